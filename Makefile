@@ -1,0 +1,52 @@
+# Everything a developer runs. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Bump by content: a changed pyproject or constraints file reinstalls, nothing else does.
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint fix bench docs constraints clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## Create .venv and install everything into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fimlora needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	touch $@
+
+demo: $(INSTALLED) ## Calibrate a real pretrained model through the whole service
+	$(BIN)/python -m demo
+
+up: $(INSTALLED) ## Start the embedded stack: Valkey, API, one worker
+	$(BIN)/fimlora up
+
+test: $(INSTALLED) ## Run every test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(INSTALLED) ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
+	$(BIN)/python benchmarks/allocate.py
+	$(BIN)/python benchmarks/measure.py
+
+docs: $(INSTALLED) ## Regenerate docs/openapi.json and docs/cli.md
+	$(BIN)/python docs/generate.py
+
+constraints: $(INSTALLED) ## Rewrite constraints.txt from the installed versions
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch | sed '1i # Versions every check runs with; wide ranges live in pyproject.toml.\ntorch==2.13.0' > constraints.txt
+
+clean: ## Remove the environment and what the demo wrote
+	rm -rf $(VENV) demo-output .fimlora

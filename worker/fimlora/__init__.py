@@ -1,0 +1,56 @@
+"""fimlora: decide how much LoRA rank each weight matrix gets, before training starts.
+
+``import fimlora`` itself loads no torch; names that need it are resolved on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
+from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
+
+__version__ = "0.1.0"
+
+# Public names that live in modules with heavier imports than this one.
+_LAZY = {
+    "allocate": "fimlora.allocation",
+    "apply_fim_ranks": "fimlora.api",
+    "find_targets": "fimlora.targets",
+    "measure": "fimlora.measure",
+    "Statistics": "fimlora.statistics",
+    "write_adapter": "fimlora.writing",
+}
+
+__all__ = [
+    "Budget",
+    "FimloraError",
+    "InfeasibleBudget",
+    "MissingExtra",
+    "RankPlan",
+    "Statistics",
+    "TargetModule",
+    "allocate",
+    "apply_fim_ranks",
+    "find_targets",
+    "load_plan",
+    "measure",
+    "write_adapter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fimlora' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fimlora"):
+            raise
+        raise MissingExtra(
+            f"fimlora.{name} needs {error.name!r}, which is not installed: "
+            "pip install 'fimlora[engine]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

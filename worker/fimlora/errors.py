@@ -1,0 +1,73 @@
+"""Every error the engine raises on purpose.
+
+Each carries a stable ``code`` (the wire's word for it) and refines the builtin a caller
+would expect, so ``except ValueError`` keeps working for people who do not know fimlora.
+"""
+
+from typing import ClassVar
+
+
+class FimloraError(Exception):
+    """Base of all engine errors; the message names what was given and what is allowed."""
+
+    code: ClassVar[str] = "internal"
+
+
+class InfeasibleBudget(FimloraError, ValueError):
+    """No plan within the bounds meets the budget; the message has the feasible interval."""
+
+    code = "budget_infeasible"
+
+
+class InvalidScore(FimloraError, ValueError):
+    """A score is NaN, infinite or negative; the message names the module."""
+
+    code = "numerical_failure"
+
+
+class InvalidOption(FimloraError, ValueError):
+    """An argument is outside what is allowed."""
+
+    code = "validation_failed"
+
+
+class UnknownTarget(FimloraError, LookupError):
+    """A target module name matches nothing in the model; the message lists near names."""
+
+    code = "validation_failed"
+
+
+class UnsupportedModule(FimloraError, TypeError):
+    """A target is of a kind the engine cannot measure or resize exactly."""
+
+    code = "unsupported_architecture"
+
+
+class MissingGradient(FimloraError, RuntimeError):
+    """A target module ran forward but no gradient reached it, so it has no score."""
+
+    code = "numerical_failure"
+
+
+class NumericalFailure(FimloraError, ArithmeticError):
+    """The loss or a gradient is NaN or infinite; the message names batch and module."""
+
+    code = "numerical_failure"
+
+
+class EmptyCalibration(FimloraError, ValueError):
+    """The loader gave no batch, or no example carries a label."""
+
+    code = "dataset_empty"
+
+
+class InvalidAdapter(FimloraError, ValueError):
+    """An adapter folder or rank map cannot be read as written by a sound tool."""
+
+    code = "validation_failed"
+
+
+class MissingExtra(FimloraError, ImportError):
+    """A name needs an optional dependency; the message names the extra to install."""
+
+    code = "internal"

@@ -1,0 +1,208 @@
+"""The plan: an integer rank for every target module, and the budget it meets.
+
+Words: a *module* is a linear map ``W`` of shape ``d_out x d_in`` that gets LoRA; its *cost*
+is what one rank adds to the trainable parameters, ``d_in + d_out``. Nothing here imports
+torch, so a service without the engine's extras can read and re-solve plans.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fimlora.errors import InvalidAdapter, InvalidOption
+
+RANK_MAP_FORMAT = "fimlora.rank_map/1"
+BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetModule:
+    """A linear map that gets LoRA.
+
+    Attributes:
+        name: Dotted name in the *base* model's tree (never with PEFT's prefix).
+        d_in: Input features.
+        d_out: Output features.
+        fan_in_fan_out: The weight is stored ``d_in x d_out`` (GPT-2's ``Conv1D``).
+    """
+
+    name: str
+    d_in: int
+    d_out: int
+    fan_in_fan_out: bool = False
+
+    @property
+    def cost(self) -> int:
+        """Trainable parameters of one rank."""
+        return self.d_in + self.d_out
+
+    @property
+    def layer(self) -> int | None:
+        """Index of the block the module sits in, ``None`` outside the repeated blocks."""
+        match = re.search(r"\.(\d+)\.", self.name)
+        return int(match[1]) if match else None
+
+    @property
+    def kind(self) -> str:
+        """What the module is inside its block, such as ``self_attn.q_proj``."""
+        return re.split(r"\.\d+\.", self.name, maxsplit=1)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a plan may spend.
+
+    Attributes:
+        unit: ``rank`` (mean rank), ``parameters`` (trainable parameters), ``fraction``
+            (of the base model's parameters) or ``bytes`` (of the saved adapter).
+        value: The amount, in that unit.
+        bytes_per_parameter: Width of a saved parameter; only read for ``bytes``.
+    """
+
+    unit: BudgetUnit
+    value: float
+    bytes_per_parameter: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < float("inf"):
+            raise InvalidOption(
+                f"budget {self.unit}={self.value}: it must be above 0 and finite"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Ranks and trainable parameters of one way to spend the budget."""
+
+    ranks: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlan:
+    """The integer rank of every target module.
+
+    Attributes:
+        modules: The target modules, in the model's order.
+        ranks: Rank per module name; every one is at least 1 (0 means "not targeted").
+        scores: Score per module name, the number the rule shared the budget by.
+        budget: The budget as requested.
+        limit: The budget in the unit the solver worked in: ranks in total for ``rank``,
+            trainable parameters for all others.
+        rule: ``proportional``, ``uniform`` or ``random``.
+        r_min: Lowest rank allowed.
+        r_max: Highest rank allowed.
+        scale: The one effective LoRA scale ``s = alpha / rank`` of every module.
+        controls: Ranks per module name of the control plans at the same budget.
+        provenance: Facts about the measurement (estimator, aggregation, examples, ...).
+    """
+
+    modules: tuple[TargetModule, ...]
+    ranks: Mapping[str, int]
+    scores: Mapping[str, float]
+    budget: Budget
+    limit: int
+    rule: str
+    r_min: int
+    r_max: int
+    scale: int
+    controls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> Spending:
+        """Ranks and trainable parameters this plan spends."""
+        return self.spending_of(self.ranks)
+
+    def spending_of(self, ranks: Mapping[str, int]) -> Spending:
+        """Ranks and trainable parameters of any rank assignment over these modules."""
+        return Spending(
+            ranks=sum(ranks.values()),
+            parameters=sum(m.cost * ranks[m.name] for m in self.modules),
+        )
+
+    def alpha(self, name: str) -> int:
+        """LoRA alpha of a module: ``scale * rank``, so that ``alpha / rank`` is constant."""
+        return self.scale * self.ranks[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """The rank map as plain data, in a fixed order: same plan, same bytes."""
+        return {
+            "format": RANK_MAP_FORMAT,
+            "budget": {**asdict(self.budget), "limit": self.limit},
+            "rule": self.rule,
+            "r_min": self.r_min,
+            "r_max": self.r_max,
+            "scale": self.scale,
+            "spent": asdict(self.spent),
+            "controls": {
+                name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
+                for name, ranks in sorted(self.controls.items())
+            },
+            "provenance": dict(self.provenance),
+            "modules": [
+                {
+                    **asdict(module),
+                    "layer": module.layer,
+                    "kind": module.kind,
+                    "score": self.scores[module.name],
+                    "rank": self.ranks[module.name],
+                    "alpha": self.alpha(module.name),
+                    "parameters": module.cost * self.ranks[module.name],
+                }
+                for module in self.modules
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "RankPlan":
+        """Read what `to_json` wrote.
+
+        Raises:
+            InvalidAdapter: The data is not a rank map of a known format.
+        """
+        if data.get("format") != RANK_MAP_FORMAT:
+            raise InvalidAdapter(
+                f"format {data.get('format')!r} is not a rank map; expected {RANK_MAP_FORMAT!r}"
+            )
+        try:
+            budget = {k: v for k, v in data["budget"].items() if k != "limit"}
+            rows = data["modules"]
+            return cls(
+                modules=tuple(
+                    TargetModule(r["name"], r["d_in"], r["d_out"], r["fan_in_fan_out"])
+                    for r in rows
+                ),
+                ranks={r["name"]: r["rank"] for r in rows},
+                scores={r["name"]: r["score"] for r in rows},
+                budget=Budget(**budget),
+                limit=data["budget"]["limit"],
+                rule=data["rule"],
+                r_min=data["r_min"],
+                r_max=data["r_max"],
+                scale=data["scale"],
+                controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
+                provenance=data["provenance"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
+
+
+def load_plan(path: str | Path) -> RankPlan:
+    """Read a plan from ``rank_map.json`` or from the adapter folder that holds it.
+
+    Raises:
+        InvalidAdapter: There is no rank map at that path, or it cannot be read.
+    """
+    path = Path(path)
+    file = path / "rank_map.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidAdapter(f"cannot read a rank map from {file}: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidAdapter(f"{file} holds {type(data).__name__}, expected a rank map object")
+    return RankPlan.from_json(data)
