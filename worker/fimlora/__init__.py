@@ -4,10 +4,18 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
+
+if TYPE_CHECKING:
+    from fimlora.allocation import allocate
+    from fimlora.api import apply_fim_ranks
+    from fimlora.measure import measure
+    from fimlora.statistics import Statistics
+    from fimlora.targets import find_targets
+    from fimlora.writing import write_adapter
 
 __version__ = "0.1.0"
 

@@ -161,6 +161,9 @@ class RankPlan:
     def from_json(cls, data: Mapping[str, Any]) -> "RankPlan":
         """Read what `to_json` wrote.
 
+        Returns:
+            The plan, equal to the one that was written.
+
         Raises:
             InvalidAdapter: The data is not a rank map of a known format.
         """
@@ -193,6 +196,9 @@ class RankPlan:
 
 def load_plan(path: str | Path) -> RankPlan:
     """Read a plan from ``rank_map.json`` or from the adapter folder that holds it.
+
+    Returns:
+        The plan, equal to the one that was written.
 
     Raises:
         InvalidAdapter: There is no rank map at that path, or it cannot be read.
