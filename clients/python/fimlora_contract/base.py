@@ -1,0 +1,20 @@
+"""The two strictness rules of the wire.
+
+A request is strict: an unknown field, a string where a number is due, NaN or infinity is
+an error, because a typo in a budget must not become a default. An answer is lenient: a
+newer service may add fields that an older client ignores.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class RequestModel(BaseModel):
+    """Base of everything a client sends."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AnswerModel(BaseModel):
+    """Base of everything the service answers."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)

@@ -1,0 +1,141 @@
+"""Find out which columns of a dataset carry the text, the label and the prompt.
+
+Service and worker call the same function: the service on the first rows of an upload, so
+that a wrong column is refused before queueing, the worker on what it loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fimlora_contract.references import Columns
+
+Task = Literal["sequence_classification", "causal_lm"]
+PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sentence2"))
+TEXTS = ("text", "sentence", "content")
+LABELS = ("label", "labels")
+
+
+class ColumnError(ValueError):
+    """The rows lack a column that is needed; the message lists the columns there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFields:
+    """The columns to read, by role; a role that is not used is ``None``."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+
+    @property
+    def task(self) -> Task:
+        """Rows with a label are classified, all others are modelled as text."""
+        return "sequence_classification" if self.label else "causal_lm"
+
+
+def find_fields(
+    names: Sequence[str], *, columns: Columns, task: Task | Literal["auto"] = "auto"
+) -> TextFields:
+    """Choose the columns: those that were given, the rest by their usual names.
+
+    Raises:
+        ColumnError: A given column does not exist, or no usual name was found.
+    """
+    given = {role: name for role, name in columns.model_dump().items() if name is not None}
+    missing = sorted(set(given.values()) - set(names))
+    if missing:
+        raise ColumnError(f"no column {missing[0]!r}; the columns are {sorted(names)}")
+    fields = TextFields(**given) if _has_text(given) else _by_convention(names, given)
+    return _fit_task(fields, names=names, task=task)
+
+
+def _has_text(given: Mapping[str, str]) -> bool:
+    return bool({"text", "prompt", "completion", "messages"} & set(given))
+
+
+def _by_convention(names: Sequence[str], given: Mapping[str, str]) -> TextFields:
+    present = set(names)
+    label = given.get("label") or next((name for name in LABELS if name in present), None)
+    if label is None:
+        if "messages" in present:
+            return TextFields(messages="messages")
+        if {"prompt", "completion"} <= present:
+            return TextFields(prompt="prompt", completion="completion")
+    for first, second in PAIRS:
+        if {first, second} <= present:
+            return TextFields(text=first, text_pair=second, label=label)
+    for text in TEXTS:
+        if text in present:
+            return TextFields(text=text, label=label)
+    raise ColumnError(
+        f"no text column among {sorted(names)}; expected one of {list(TEXTS)}, a pair such as "
+        "premise/hypothesis, prompt/completion or messages, or name it in dataset.columns"
+    )
+
+
+def _fit_task(
+    fields: TextFields, *, names: Sequence[str], task: Task | Literal["auto"]
+) -> TextFields:
+    if fields.completion and not fields.prompt:
+        raise ColumnError("dataset.columns names a completion without a prompt")
+    if fields.prompt and not fields.completion:
+        raise ColumnError("dataset.columns names a prompt without a completion")
+    if fields.label is None and fields.text and task != "causal_lm":
+        label = next((name for name in LABELS if name in names), None)
+        fields = TextFields(text=fields.text, text_pair=fields.text_pair, label=label)
+    if task == "sequence_classification" and fields.label is None:
+        raise ColumnError(
+            f"task sequence_classification needs a label column; the columns are {sorted(names)}"
+        )
+    if task == "causal_lm":
+        return TextFields(
+            text=fields.text,
+            prompt=fields.prompt,
+            completion=fields.completion,
+            messages=fields.messages,
+        )
+    return fields
+
+
+def check_row(row: Mapping[str, Any], fields: TextFields, *, where: str) -> None:
+    """Refuse a row whose used columns are absent or of the wrong kind.
+
+    Raises:
+        ColumnError: Names the row (``where``), the column and what it holds.
+    """
+    for role in ("text", "text_pair", "prompt", "completion"):
+        name = getattr(fields, role)
+        if name is not None and not isinstance(row.get(name), str):
+            raise ColumnError(
+                f"{where}: column {name!r} must be text, it holds {_kind(row, name)}"
+            )
+    if fields.messages is not None:
+        _check_messages(row.get(fields.messages), where=f"{where}: column {fields.messages!r}")
+    if fields.label is not None and not isinstance(row.get(fields.label), str | int | float):
+        raise ColumnError(
+            f"{where}: column {fields.label!r} must be a label (text, integer or number), "
+            f"it holds {_kind(row, fields.label)}"
+        )
+
+
+def _check_messages(messages: Any, *, where: str) -> None:
+    sound = (
+        isinstance(messages, list)
+        and messages
+        and all(
+            isinstance(m, Mapping)
+            and isinstance(m.get("role"), str)
+            and isinstance(m.get("content"), str)
+            for m in messages
+        )
+    )
+    if not sound:
+        raise ColumnError(f"{where} must be a list of objects with role and content")
+
+
+def _kind(row: Mapping[str, Any], name: str) -> str:
+    return f"{type(row[name]).__name__} {str(row[name])[:40]!r}" if name in row else "nothing"

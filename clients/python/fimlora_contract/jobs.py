@@ -1,0 +1,199 @@
+"""Jobs as clients see them."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fimlora_contract.base import AnswerModel
+
+
+class JobStatus(StrEnum):
+    """Where a job stands; the last three are final and never change again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELING = "canceling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self in FINAL_STATUSES
+
+
+FINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED})
+
+
+class Stage(StrEnum):
+    """What a running job is doing."""
+
+    RESOLVING = "resolving"
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    CALIBRATING = "calibrating"
+    ALLOCATING = "allocating"
+    WRITING = "writing"
+    COMMITTING = "committing"
+
+
+class Progress(AnswerModel):
+    """How far a running job is; ``seconds_left`` is null until a batch has been timed."""
+
+    stage: Stage
+    batch: int = 0
+    n_batches: int = 0
+    seconds_left: float | None = None
+
+
+class JobError(AnswerModel):
+    """Why a job failed, with the same codes as problem documents."""
+
+    code: str
+    detail: str
+    retryable: bool = False
+
+
+class Artifact(AnswerModel):
+    """One file of the result; its digest is also its ``ETag``."""
+
+    name: str
+    digest: str
+    size: int
+    media_type: str
+    href: str = ""
+
+
+class RankMapModule(AnswerModel):
+    """One target module of a rank map."""
+
+    name: str
+    d_in: int
+    d_out: int
+    layer: int | None
+    kind: str
+    score: float
+    rank: int
+    alpha: int
+    parameters: int
+
+
+class RankMap(AnswerModel):
+    """The plan as data: the same object that ``rank_map.json`` holds."""
+
+    format: str
+    budget: dict[str, Any]
+    rule: str
+    r_min: int
+    r_max: int
+    scale: int
+    spent: dict[str, int]
+    controls: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+    modules: list[RankMapModule]
+
+
+class CalibrationResult(AnswerModel):
+    """What a succeeded job delivers; polling alone is enough to use it."""
+
+    digest: str = Field(description="Content address of the artefact folder.")
+    adapter_config: dict[str, Any]
+    rank_map: RankMap
+    artifacts: list[Artifact]
+
+
+class Job(AnswerModel):
+    """One accepted calibration request."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    attempt: int = Field(description="Number of the current or last try, from 1.")
+    progress: Progress | None = Field(None, description="Null while queued for the first time.")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    request: dict[str, Any]
+    resolved: dict[str, Any] = Field(description="What the references resolved to.")
+    metadata: dict[str, str] = {}
+    error: JobError | None = Field(None, description="Set only when failed.")
+    result: CalibrationResult | None = Field(None, description="Set only when succeeded.")
+    cached: bool = Field(False, description="This request had already succeeded before.")
+
+
+class JobPage(AnswerModel):
+    """Newest jobs first; pass ``next_cursor`` as ``cursor`` for the following page."""
+
+    object: Literal["list"] = "list"
+    data: list[Job]
+    next_cursor: str | None = None
+
+
+class JobEvent(AnswerModel):
+    """One entry of a job's history; ``id`` is what ``Last-Event-ID`` takes."""
+
+    id: str
+    type: Literal["status", "progress"]
+    job_id: str
+    status: JobStatus
+    attempt: int
+    progress: Progress | None = None
+    error: JobError | None = None
+
+
+class Dataset(AnswerModel):
+    """An uploaded or registered dataset; the id of an upload is its content."""
+
+    id: str
+    object: Literal["dataset"] = "dataset"
+    source: Literal["upload", "local"]
+    format: Literal["jsonl", "parquet", "folder"]
+    rows: int | None = Field(None, description="Null for a registered folder not yet read.")
+    columns: list[str] = []
+    size: int
+    digest: str
+    created_at: datetime | None = None
+
+
+class DatasetPage(AnswerModel):
+    """All datasets the service knows."""
+
+    object: Literal["list"] = "list"
+    data: list[Dataset]
+
+
+class Model(AnswerModel):
+    """A registered local base model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    source: Literal["local"] = "local"
+    architecture: str | None = None
+    model_type: str | None = None
+    size: int
+    usable: bool
+    problem: str | None = Field(None, description="Why it is not usable.")
+
+
+class ModelPage(AnswerModel):
+    """All registered local base models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(AnswerModel):
+    """Liveness or readiness; ``checks`` names each dependency."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[str, str] = {}
+
+
+class Version(AnswerModel):
+    """Versions that matter when results are compared."""
+
+    fimlora: str
+    api: Literal["v1"] = "v1"

@@ -1,0 +1,129 @@
+"""Every problem type of the service: code, HTTP status, title, and the next step to take.
+
+A problem document (RFC 9457) has ``type`` = ``/problems/<code>``. The client raises one
+exception per code, so this table is the single place where codes are made.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from fimlora_contract.base import AnswerModel
+
+
+class Problem(AnswerModel):
+    """An RFC 9457 problem document."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    next_step: str
+    instance: str | None = Field(None, description="Path of the request.")
+    request_id: str | None = None
+    errors: list[dict[str, Any]] = Field([], description="Where a body was wrong, if it was.")
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """What is fixed about one code."""
+
+    status: int
+    title: str
+    next_step: str
+
+
+PROBLEMS: dict[str, ProblemType] = {
+    "malformed_request": ProblemType(
+        400,
+        "The body is not valid JSON",
+        "Send one JSON object with Content-Type application/json.",
+    ),
+    "not_found": ProblemType(404, "There is no such route", "See GET /docs for the routes."),
+    "job_not_found": ProblemType(404, "There is no such job", "GET /jobs lists the jobs."),
+    "artifact_not_found": ProblemType(
+        404, "The result has no such artefact", "GET /jobs/{id}/result lists the artefacts."
+    ),
+    "dataset_not_found": ProblemType(
+        404,
+        "There is no such dataset",
+        "GET /datasets lists the datasets; POST /datasets adds one.",
+    ),
+    "method_not_allowed": ProblemType(
+        405, "The route does not take this method", "See the Allow header."
+    ),
+    "job_not_finished": ProblemType(
+        409, "The job has not ended", "Poll GET /jobs/{id} until its status is final."
+    ),
+    "job_failed": ProblemType(409, "The job ended without a result", "Read the job's error."),
+    "job_already_finished": ProblemType(
+        409, "The job has already ended", "Nothing to do; GET /jobs/{id} has the outcome."
+    ),
+    "idempotency_in_flight": ProblemType(
+        409,
+        "A request with this key is being handled",
+        "Repeat it with the same key in a second.",
+    ),
+    "payload_too_large": ProblemType(413, "The body is too large", "Send a smaller body."),
+    "unsupported_media_type": ProblemType(
+        415, "The content type is not supported", "Use one of the types the detail names."
+    ),
+    "validation_failed": ProblemType(
+        422, "The request is not valid", "Correct the fields named in errors."
+    ),
+    "idempotency_mismatch": ProblemType(
+        422, "The key was used for another request", "Use a fresh Idempotency-Key."
+    ),
+    "unsupported_architecture": ProblemType(
+        422, "The model cannot be calibrated", "Use a transformer whose layers are linear maps."
+    ),
+    "budget_infeasible": ProblemType(
+        422, "No plan meets the budget", "Choose a budget or bounds inside the named interval."
+    ),
+    "dataset_schema": ProblemType(
+        422, "The dataset's rows cannot be used", "Name the columns, or correct the rows."
+    ),
+    "dataset_empty": ProblemType(422, "The dataset has no rows", "Use a dataset with rows."),
+    "unsafe_weights": ProblemType(
+        422, "The model has no safetensors weights", "Convert the checkpoint to safetensors."
+    ),
+    "model_not_found": ProblemType(
+        424,
+        "There is no such model",
+        "Check the id; GET /models lists registered local models.",
+    ),
+    "model_gated": ProblemType(
+        424,
+        "Access to the model is restricted",
+        "Accept its terms and give the service a token.",
+    ),
+    "dataset_unreachable": ProblemType(
+        424, "The dataset cannot be reached", "Check the id, revision and the hub's state."
+    ),
+    "hub_unreachable": ProblemType(
+        503, "The hub does not answer", "Try again later, or use a registered local model."
+    ),
+    "redis_unavailable": ProblemType(503, "The job store does not answer", "Try again later."),
+    "disk_full": ProblemType(507, "The service has no disk space left", "Tell the operator."),
+    "internal": ProblemType(
+        500, "The service failed", "Report the request id to the operator."
+    ),
+    # Of jobs only: these end a job and never answer a request by themselves.
+    "worker_lost": ProblemType(500, "The worker was lost too often", "Retry the job."),
+    "out_of_memory_gpu": ProblemType(
+        500, "The device ran out of memory", "Use a smaller batch_size or max_length."
+    ),
+    "out_of_memory_host": ProblemType(
+        500, "The machine ran out of memory", "Use a smaller batch_size or max_length."
+    ),
+    "timeout": ProblemType(500, "The job ran out of time", "Use fewer or smaller batches."),
+    "canceled": ProblemType(
+        409, "The job was canceled", "Submit it again if that was a mistake."
+    ),
+    "download_failed": ProblemType(500, "A download failed", "Retry the job."),
+    "numerical_failure": ProblemType(
+        422, "The calibration gave no finite numbers", "Use dtype float32, or check the data."
+    ),
+}

@@ -1,0 +1,73 @@
+"""Find jobs that nobody works on any more and queue their next attempt.
+
+Runs in the API and in every worker's parent process. A lock keeps two from sweeping at
+once, but nothing depends on it: each step is a compare-and-set, so a second sweep of the
+same job is refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fimlora_contract.jobs import JobStatus
+from fimlora_contract.records import JobRecord
+from fimlora_contract.store import JobMissing, JobStore, StaleAttempt
+from fimlora_contract.tasks import ORPHAN_GRACE_S, REAPER_INTERVAL_S
+
+
+class Transport(Protocol):
+    """What the reaper needs of the queue."""
+
+    def enqueue(self, job_id: str, attempt: int, *, at_front: bool = False) -> None:
+        """Queue one attempt; queueing it again changes nothing."""
+        ...
+
+    def is_waiting(self, job_id: str, attempt: int) -> bool:
+        """Whether the attempt is in the list that workers pop from."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """One job that was found without a worker."""
+
+    job_id: str
+    attempt: int
+    status: JobStatus
+
+
+def sweep(
+    store: JobStore, transport: Transport, *, on_reaped: Callable[[Reaped], None]
+) -> None:
+    """Give every orphaned job its next attempt, unless somebody else is sweeping."""
+    if store.hold_lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8) is None:
+        return
+    now_ms = store.now_ms()
+    for job_id in store.open_ids():
+        try:
+            record = store.get(job_id)
+            if _is_orphan(record, transport, now_ms=now_ms):
+                on_reaped(give_up(store, transport, record.id, record.attempt))
+        except (JobMissing, StaleAttempt):
+            continue  # it moved on while we looked
+
+
+def give_up(
+    store: JobStore, transport: Transport, job_id: str, attempt: int, *, counted: bool = True
+) -> Reaped:
+    """Give up an attempt and queue the next one in front, if one is left."""
+    change = store.requeue(job_id, attempt, counted=counted)
+    if change.status is JobStatus.QUEUED:
+        transport.enqueue(job_id, change.attempt, at_front=True)
+    return Reaped(job_id, change.attempt, change.status)
+
+
+def _is_orphan(record: JobRecord, transport: Transport, *, now_ms: int) -> bool:
+    if record.status.is_final:
+        return False
+    if record.status is not JobStatus.QUEUED:
+        return record.lease_until_ms < now_ms
+    waited_ms = now_ms - record.updated_at_ms
+    return waited_ms > ORPHAN_GRACE_S * 1000 and not transport.is_waiting(
+        record.id, record.attempt
+    )

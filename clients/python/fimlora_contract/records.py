@@ -1,0 +1,105 @@
+"""The job record as it lies in Redis: a hash of text fields.
+
+Status, attempt and lease are fields of their own, so that a script in Redis can compare
+and set them; everything larger is JSON.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fimlora_contract.jobs import CalibrationResult, Job, JobError, JobStatus, Progress
+
+
+def new_job_id(now_ms: int) -> str:
+    """A fresh id; ids sort by the millisecond of their creation."""
+    return f"job_{now_ms:011x}{secrets.token_hex(6)}"
+
+
+def as_time(milliseconds: str | None) -> datetime | None:
+    """A stored time as an aware datetime."""
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC) if milliseconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One job as stored."""
+
+    id: str
+    status: JobStatus
+    attempt: int
+    failures: int
+    lease_until_ms: int
+    updated_at_ms: int
+    fields: Mapping[str, str]
+
+    @classmethod
+    def from_hash(cls, stored: Mapping[bytes | str, bytes | str]) -> "JobRecord":
+        """Read what HGETALL returned, from a decoding or a bytes client."""
+        fields = {_text(key): _text(value) for key, value in stored.items()}
+        return cls(
+            id=fields["id"],
+            status=JobStatus(fields["status"]),
+            attempt=int(fields["attempt"]),
+            failures=int(fields.get("failures") or 0),
+            lease_until_ms=int(fields.get("lease_until") or 0),
+            updated_at_ms=int(fields["updated_at"]),
+            fields=fields,
+        )
+
+    def json_field(self, name: str) -> Any:
+        """A JSON field, ``None`` when it is not set."""
+        text = self.fields.get(name)
+        return json.loads(text) if text else None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The request as accepted, short forms expanded."""
+        request: dict[str, Any] = self.json_field("request") or {}
+        return request
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What the references resolved to."""
+        resolved: dict[str, Any] = self.json_field("resolved") or {}
+        return resolved
+
+    def to_job(self, *, prefix: str = "", cached: bool = False) -> Job:
+        """The record as clients see it; ``prefix`` goes before artefact links."""
+        result = self.json_field("result")
+        for artifact in result["artifacts"] if result else ():
+            artifact["href"] = f"{prefix}/jobs/{self.id}/artifacts/{artifact['name']}"
+        progress, error = self.json_field("progress"), self.json_field("error")
+        created_at = as_time(self.fields["created_at"])
+        assert created_at is not None
+        return Job(
+            id=self.id,
+            status=self.status,
+            attempt=self.attempt,
+            progress=Progress(**progress) if progress else None,
+            created_at=created_at,
+            started_at=as_time(self.fields.get("started_at")),
+            finished_at=as_time(self.fields.get("finished_at")),
+            request=_shorten_inline(self.request),
+            resolved=self.resolved,
+            metadata=self.request.get("metadata", {}),
+            error=JobError(**error) if error else None,
+            result=CalibrationResult(**result) if result else None,
+            cached=cached,
+        )
+
+
+def _shorten_inline(request: dict[str, Any]) -> dict[str, Any]:
+    """Leave inline rows out of answers: they can be megabytes, and the sender has them."""
+    rows = request.get("dataset", {}).get("rows")
+    if rows is None:
+        return request
+    dataset = {key: value for key, value in request["dataset"].items() if key != "rows"}
+    return request | {"dataset": dataset | {"n_rows": len(rows)}}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,123 @@
+"""References to base models and datasets: tagged unions, never free paths.
+
+A hub reference is ``namespace/name``; anything local must have been registered by the
+operator under a plain name. No reference can spell a path or a URL, so none can make the
+service read a file or open a connection that the operator did not offer.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from fimlora_contract.base import RequestModel
+
+HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+UPLOAD_ID = r"^ds_[0-9a-f]{32}$"
+MAX_INLINE_ROWS = 2_000
+
+HubId = Annotated[str, Field(pattern=HUB_ID)]
+Name = Annotated[str, Field(pattern=NAME)]
+Revision = Annotated[str, Field(pattern=REVISION)]
+
+
+class HubModel(RequestModel):
+    """A model repository on the hub, resolved to a commit when the job is accepted."""
+
+    source: Literal["hub"] = "hub"
+    id: HubId
+    revision: Revision = "main"
+
+
+class LocalModel(RequestModel):
+    """A model folder that the operator registered under a name."""
+
+    source: Literal["local"] = "local"
+    name: Name
+
+
+class Columns(RequestModel):
+    """Which columns to read; those left out are found by their usual names."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+
+
+class HubDataset(RequestModel):
+    """A dataset repository on the hub, resolved to a commit when the job is accepted."""
+
+    source: Literal["hub"] = "hub"
+    id: HubId
+    revision: Revision = "main"
+    config: Name | None = None
+    split: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")] = "train"
+    columns: Columns = Columns()
+
+
+class UploadedDataset(RequestModel):
+    """Rows uploaded earlier with POST /datasets."""
+
+    source: Literal["upload"] = "upload"
+    id: Annotated[str, Field(pattern=UPLOAD_ID)]
+    columns: Columns = Columns()
+
+
+class InlineDataset(RequestModel):
+    """Rows carried by the request itself; meant for tests and small probes."""
+
+    source: Literal["inline"] = "inline"
+    rows: Annotated[list[dict[str, JsonValue]], Field(min_length=1, max_length=MAX_INLINE_ROWS)]
+    columns: Columns = Columns()
+
+
+class LocalDataset(RequestModel):
+    """A dataset file or folder that the operator registered under a name."""
+
+    source: Literal["local"] = "local"
+    name: Name
+    columns: Columns = Columns()
+
+
+def _split_hub(text: str) -> dict[str, Any]:
+    """``ns/name@revision`` as the fields of a hub reference."""
+    id_, _, revision = text.partition("@")
+    return {"source": "hub", "id": id_} | ({"revision": revision} if revision else {})
+
+
+def expand_model(value: Any) -> Any:
+    """Turn the short form of a model reference into its tagged form."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("local:"):
+        return {"source": "local", "name": value.removeprefix("local:")}
+    if "/" in value:
+        return _split_hub(value)
+    return {"source": "local", "name": value}
+
+
+def expand_dataset(value: Any) -> Any:
+    """Turn the short form of a dataset reference into its tagged form."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("upload:"):
+        return {"source": "upload", "id": value.removeprefix("upload:")}
+    if value.startswith("ds_") and "/" not in value:
+        return {"source": "upload", "id": value}
+    if value.startswith("local:"):
+        return {"source": "local", "name": value.removeprefix("local:")}
+    if "/" in value:
+        return _split_hub(value)
+    return {"source": "local", "name": value}
+
+
+ModelReference = Annotated[HubModel | LocalModel, Field(discriminator="source")]
+DatasetReference = Annotated[
+    HubDataset | UploadedDataset | InlineDataset | LocalDataset, Field(discriminator="source")
+]
+AnyModel = Annotated[ModelReference, BeforeValidator(expand_model)]
+AnyDataset = Annotated[DatasetReference, BeforeValidator(expand_dataset)]

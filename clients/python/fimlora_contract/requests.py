@@ -1,0 +1,122 @@
+"""The body of POST /calibrate.
+
+Only ``base_model``, ``dataset`` and ``budget`` are required, and each has a short form.
+Defaults are the paper's best setting: eight batches, mean aggregation, a floor of half the
+mean rank and a ceiling of twice the mean rank.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fimlora_contract.base import RequestModel
+from fimlora_contract.references import AnyDataset, AnyModel
+
+BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
+BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
+
+
+class Budget(RequestModel):
+    """What the plan may spend; exactly one of the four units is given."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
+    bytes_per_parameter: Literal[2, 4] = 4
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        given = [unit for unit in BUDGET_UNITS if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"budget names {given or 'no unit'}; give exactly one of {list(BUDGET_UNITS)}"
+            )
+        return self
+
+    @property
+    def unit(self) -> BudgetUnit:
+        """The unit that was given."""
+        return next(unit for unit in BUDGET_UNITS if getattr(self, unit) is not None)
+
+    @property
+    def value(self) -> float:
+        """The amount in that unit."""
+        return float(getattr(self, self.unit))
+
+
+def expand_budget(value: Any) -> Any:
+    """Turn a bare integer, the mean rank, into a budget object."""
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return {"rank": value} if is_count else value
+
+
+class Calibration(RequestModel):
+    """How the statistics are measured."""
+
+    n_batches: Annotated[int, Field(ge=1, le=4096)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
+    estimator: Literal["exact", "sampled"] = "exact"
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    task: Literal["auto", "sequence_classification", "causal_lm"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class Allocation(RequestModel):
+    """How the budget is shared."""
+
+    rule: Literal["proportional", "uniform", "random"] = "proportional"
+    aggregation: Literal["mean", "max", "l2"] = "mean"
+    r_min: Annotated[int, Field(ge=1, le=4096)] | None = None
+    r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
+    multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.r_min is not None and self.r_max is not None and self.r_min > self.r_max:
+            raise ValueError(f"r_min={self.r_min} is above r_max={self.r_max}")
+        return self
+
+
+class AdapterOptions(RequestModel):
+    """How the adapter is written; see the README for the two layouts."""
+
+    layout: Literal["B", "C"] = "B"
+    scale: Annotated[int, Field(ge=1, le=1024)] = 2
+    weights: bool = False
+
+
+class CalibrationRequest(RequestModel):
+    """Ask for a rank plan for one base model, one dataset and one budget."""
+
+    base_model: AnyModel
+    dataset: AnyDataset
+    budget: Annotated[Budget, BeforeValidator(expand_budget)]
+    target_modules: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=256)]],
+            Field(min_length=1, max_length=10_000),
+        ]
+        | Literal["all-linear"]
+        | None
+    ) = None
+    calibration: Calibration = Calibration()
+    allocation: Allocation = Allocation()
+    adapter: AdapterOptions = AdapterOptions()
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _floor_fits_mean_rank(self) -> Self:
+        mean, low, high = self.budget.rank, self.allocation.r_min, self.allocation.r_max
+        if mean is not None and not (low or 1) <= mean <= (high or mean):
+            raise ValueError(
+                f"a mean rank of {mean} is infeasible between r_min={low or 1} and r_max={high}: "
+                f"the feasible interval is [{low or 1}, {high}]"
+            )
+        return self

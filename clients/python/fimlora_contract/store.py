@@ -1,0 +1,400 @@
+"""The truth about jobs: compare-and-set on records in Redis.
+
+Every change names the attempt it speaks for and the states it may start from; a script
+checks both and writes in one step. An attempt number is a fencing token: a worker that was
+taken for dead cannot overwrite what its successor did. Final states are sticky. Times are
+the Redis server's, so machines need no common clock.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fimlora_contract.jobs import (
+    FINAL_STATUSES,
+    JobError,
+    JobEvent,
+    JobStatus,
+    Progress,
+)
+from fimlora_contract.records import JobRecord, new_job_id
+from fimlora_contract.tasks import LEASE_S, MAX_ATTEMPTS
+
+Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
+MAX_EVENTS = 5_000
+IDEMPOTENCY_TTL_S = 24 * 3600
+
+# KEYS: job hash, ids of open jobs, events stream.
+# ARGV: expected attempt ('' = any), states it may start from, event JSON ('' = none),
+#       lease in ms ('' = keep, '0' = clear), then field/value pairs to set.
+# Returns {1 = done or 0 = refused, status, attempt}, or {-1} for an unknown job.
+_CHANGE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return {-1, '', ''} end
+local attempt = redis.call('HGET', KEYS[1], 'attempt')
+local fits = (ARGV[1] == '' or ARGV[1] == attempt)
+if not fits or not string.find(ARGV[2], '|' .. status .. '|', 1, true) then
+  return {0, status, attempt}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local text = string.format('%.0f', now)
+redis.call('HSET', KEYS[1], 'updated_at', text)
+if ARGV[4] == '0' then redis.call('HDEL', KEYS[1], 'lease_until')
+elseif ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[1], 'lease_until', string.format('%.0f', now + ARGV[4]))
+end
+for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+local after = redis.call('HGET', KEYS[1], 'status')
+if after == 'running' and status == 'queued' then
+  redis.call('HSET', KEYS[1], 'started_at', text)
+end
+if after == 'succeeded' or after == 'failed' or after == 'canceled' then
+  redis.call('HSET', KEYS[1], 'finished_at', text)
+  redis.call('SREM', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
+end
+if ARGV[3] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', MAX_EVENTS, '*', 'event', ARGV[3]) end
+return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
+""".replace("MAX_EVENTS", str(MAX_EVENTS))
+
+# KEYS: job hash, ids of open jobs, all ids, events stream. ARGV: id, event, then fields.
+_CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[1], 'id', ARGV[1], 'status', 'queued', 'attempt', '1',
+           'failures', '0', 'created_at', now, 'updated_at', now)
+for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('ZADD', KEYS[3], 0, ARGV[1])
+redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
+return 1
+"""
+
+
+class JobMissing(LookupError):
+    """There is no job with that id."""
+
+
+class StaleAttempt(RuntimeError):
+    """The change spoke for an attempt or a state that is no longer current.
+
+    Attributes:
+        status: What the job's status is instead.
+    """
+
+    def __init__(self, message: str, *, status: JobStatus) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change left behind."""
+
+    status: JobStatus
+    attempt: int
+
+
+class JobStore:
+    """Job records under one key prefix of a Redis server.
+
+    Args:
+        redis: A connected redis-py client; it may decode answers or not.
+        prefix: Before every key, so that several services can share a server.
+    """
+
+    def __init__(self, redis: Any, *, prefix: str = "fimlora:") -> None:
+        self._redis = redis
+        self._prefix = prefix
+
+    def key(self, *parts: str) -> str:
+        """A key of this service."""
+        return self._prefix + ":".join(parts)
+
+    def now_ms(self) -> int:
+        """The server's clock in milliseconds."""
+        seconds, microseconds = self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # Creating and reading
+
+    def new_id(self) -> str:
+        """A fresh job id."""
+        return new_job_id(self.now_ms())
+
+    def create(
+        self,
+        job_id: str,
+        *,
+        request: Mapping[str, Any],
+        resolved: Mapping[str, Any],
+        digest: str,
+    ) -> JobRecord:
+        """Put a queued job on record; creating the same id again changes nothing."""
+        event = _event("status", job_id, Q, 1)
+        keys = [self._job(job_id), self._open(), self.key("jobs"), self._events(job_id)]
+        fields = {
+            "request": json.dumps(request),
+            "resolved": json.dumps(resolved),
+            "request_digest": digest,
+        }
+        self._redis.eval(_CREATE, len(keys), *keys, job_id, event, *_flat(fields))
+        return self.get(job_id)
+
+    def get(self, job_id: str) -> JobRecord:
+        """Read a job.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        stored = self._redis.hgetall(self._job(job_id))
+        if not stored:
+            raise JobMissing(f"no job {job_id!r}")
+        return JobRecord.from_hash(stored)
+
+    def status_of(self, job_id: str) -> JobStatus:
+        """Read only the status: what a long poll repeats."""
+        status = self._redis.hget(self._job(job_id), "status")
+        if status is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return JobStatus(_text(status))
+
+    def page(self, *, limit: int, before: str | None = None) -> list[JobRecord]:
+        """Jobs from newest to oldest, starting after the id ``before``."""
+        start = f"({before}" if before else "+"
+        ids = self._redis.zrevrangebylex(self.key("jobs"), start, "-", start=0, num=limit)
+        records = (self._redis.hgetall(self._job(_text(id_))) for id_ in ids)
+        return [JobRecord.from_hash(stored) for stored in records if stored]
+
+    def open_ids(self) -> list[str]:
+        """Ids of all jobs that have not ended."""
+        return sorted(_text(id_) for id_ in self._redis.smembers(self._open()))
+
+    def events(self, job_id: str, *, after: str = "0", limit: int = 500) -> list[JobEvent]:
+        """The job's history behind the event ``after``, oldest first."""
+        entries = self._redis.xrange(
+            self._events(job_id), min=f"({after}", max="+", count=limit
+        )
+        return [
+            JobEvent(id=_text(id_), **json.loads(_field(fields, "event")))
+            for id_, fields in entries
+        ]
+
+    # A worker speaks for its attempt
+
+    def start(self, job_id: str, attempt: int, *, worker: str) -> JobRecord:
+        """Take a queued attempt and hold its lease.
+
+        Raises:
+            StaleAttempt: Another attempt is current, or this one is not queued any more.
+        """
+        fields = {"status": R, "worker": worker, "progress": "", "error": ""}
+        event = _event("status", job_id, R, attempt)
+        self._change(job_id, attempt, {Q}, fields, event=event, lease_s=LEASE_S)
+        return self.get(job_id)
+
+    def renew(self, job_id: str, attempt: int) -> JobStatus:
+        """Hold the lease for another term; the answer shows a cancel request."""
+        return self._change(job_id, attempt, {R, C}, {}, lease_s=LEASE_S).status
+
+    def report(self, job_id: str, attempt: int, progress: Progress) -> JobStatus:
+        """Put progress on record; the answer shows a cancel request."""
+        event = _event("progress", job_id, R, attempt, progress=progress)
+        fields = {"progress": progress.model_dump_json()}
+        return self._change(
+            job_id, attempt, {R, C}, fields, event=event, lease_s=LEASE_S
+        ).status
+
+    def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
+        """End a running job with its result.
+
+        Raises:
+            StaleAttempt: The attempt is not current, or a cancel request came first.
+        """
+        fields = {"status": JobStatus.SUCCEEDED, "result": json.dumps(result, allow_nan=False)}
+        event = _event("status", job_id, JobStatus.SUCCEEDED, attempt)
+        self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
+
+    def fail(self, job_id: str, attempt: int, error: JobError) -> None:
+        """End a job with an error; a job being canceled ends as canceled instead."""
+        fields = {"status": JobStatus.FAILED, "error": error.model_dump_json()}
+        event = _event("status", job_id, JobStatus.FAILED, attempt, error=error)
+        try:
+            self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+        except StaleAttempt as stale:
+            if stale.status is not C:
+                raise
+            self.confirm_cancel(job_id, attempt)
+
+    def confirm_cancel(self, job_id: str, attempt: int) -> None:
+        """End a job whose cancel request has been obeyed."""
+        fields = {"status": JobStatus.CANCELED}
+        event = _event("status", job_id, JobStatus.CANCELED, attempt)
+        self._change(job_id, attempt, {C}, fields, event=event, lease_s=0)
+
+    # Anyone
+
+    def request_cancel(self, job_id: str) -> JobStatus:
+        """Cancel a queued job at once, ask a running one to stop.
+
+        Raises:
+            StaleAttempt: The job has already ended.
+        """
+        while True:
+            record = self.get(job_id)
+            if record.status is C:
+                return C
+            target = JobStatus.CANCELED if record.status is Q else C
+            event = _event("status", job_id, target, record.attempt)
+            try:
+                return self._change(
+                    job_id,
+                    record.attempt,
+                    {record.status} & {Q, R},
+                    {"status": target},
+                    event=event,
+                ).status
+            except StaleAttempt as stale:
+                if stale.status in FINAL_STATUSES:
+                    raise
+
+    def requeue(
+        self, job_id: str, attempt: int, *, counted: bool = True, error: JobError | None = None
+    ) -> Change:
+        """Give up an attempt: the next one is queued, or the job fails after the last.
+
+        Args:
+            job_id: The job.
+            attempt: The attempt to give up.
+            counted: Whether it counts against the limit; an orderly shutdown does not.
+            error: What the job fails with when no attempt is left.
+
+        Raises:
+            StaleAttempt: The attempt is no longer current.
+        """
+        record = self.get(job_id)
+        failures = record.failures + int(counted)
+        if record.status is C:
+            self.confirm_cancel(job_id, attempt)
+            return Change(JobStatus.CANCELED, attempt)
+        if failures >= MAX_ATTEMPTS:
+            self.fail(job_id, attempt, error or _lost(failures))
+            return Change(JobStatus.FAILED, attempt)
+        fields = {
+            "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
+        }  # fmt: skip
+        event = _event("status", job_id, Q, attempt + 1)
+        return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+
+    # Results and requests that are already known
+
+    def remember_result(self, digest: str, job_id: str) -> None:
+        """Let the next equal request find this job."""
+        self._redis.set(self.key("cache", digest), job_id)
+
+    def find_result(self, digest: str) -> JobRecord | None:
+        """The succeeded job of an equal request, if there is one."""
+        job_id = self._redis.get(self.key("cache", digest))
+        try:
+            record = self.get(_text(job_id)) if job_id else None
+        except JobMissing:
+            return None
+        return record if record and record.status is JobStatus.SUCCEEDED else None
+
+    def claim_key(self, key: str, *, fingerprint: str, job_id: str) -> tuple[str, str]:
+        """Bind an idempotency key to a request, or learn what it is bound to.
+
+        Returns:
+            The fingerprint and the job id the key stands for.
+        """
+        name = self.key("idempotency", key)
+        self._redis.set(name, f"{fingerprint} {job_id}", nx=True, ex=IDEMPOTENCY_TTL_S)
+        bound = _text(self._redis.get(name)).split(" ")
+        return bound[0], bound[1]
+
+    def release_key(self, key: str) -> None:
+        """Unbind an idempotency key whose request was refused."""
+        self._redis.delete(self.key("idempotency", key))
+
+    def hold_lock(self, name: str, *, ttl_s: float) -> str | None:
+        """Take a named lock for a while; ``None`` when somebody else holds it."""
+        token = secrets.token_hex(8)
+        taken = self._redis.set(self.key("lock", name), token, nx=True, px=int(ttl_s * 1000))
+        return token if taken else None
+
+    # Inside
+
+    def _job(self, job_id: str) -> str:
+        return self.key("job", job_id)
+
+    def _open(self) -> str:
+        return self.key("open")
+
+    def _events(self, job_id: str) -> str:
+        return self.key("events", job_id)
+
+    def _change(
+        self,
+        job_id: str,
+        attempt: int,
+        allowed: Iterable[JobStatus],
+        fields: Mapping[str, str],
+        *,
+        event: str = "",
+        lease_s: float | None = None,
+    ) -> Change:
+        keys = [self._job(job_id), self._open(), self._events(job_id)]
+        lease = "" if lease_s is None else str(int(lease_s * 1000))
+        states = f"|{'|'.join(allowed)}|"
+        done, status, current = self._redis.eval(
+            _CHANGE, len(keys), *keys, str(attempt), states, event, lease, *_flat(fields)
+        )
+        if done == -1:
+            raise JobMissing(f"no job {job_id!r}")
+        found = Change(JobStatus(_text(status)), int(current))
+        if not done:
+            raise StaleAttempt(
+                f"job {job_id} is {found.status} in attempt {found.attempt}, "
+                f"not in attempt {attempt} and one of {sorted(allowed)}",
+                status=found.status,
+            )
+        return found
+
+
+def _lost(failures: int) -> JobError:
+    detail = f"the worker was lost in each of {failures} attempts"
+    return JobError(code="worker_lost", detail=detail, retryable=True)
+
+
+def _event(
+    type_: str,
+    job_id: str,
+    status: JobStatus,
+    attempt: int,
+    *,
+    progress: Progress | None = None,
+    error: JobError | None = None,
+) -> str:
+    body: dict[str, Any] = {
+        "type": type_, "job_id": job_id, "status": status, "attempt": attempt,
+    }  # fmt: skip
+    if progress:
+        body["progress"] = progress.model_dump(mode="json")
+    if error:
+        body["error"] = error.model_dump(mode="json")
+    return json.dumps(body)
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _field(fields: Mapping[Any, Any], name: str) -> str:
+    return _text(fields.get(name.encode()) or fields[name])
