@@ -1,0 +1,101 @@
+"""What a calibration request may say."""
+
+import pytest
+from pydantic import ValidationError
+
+from fimlora_contract.columns import ColumnError, check_row, find_fields
+from fimlora_contract.references import Columns
+from fimlora_contract.requests import CalibrationRequest
+
+SHORT = {"base_model": "org/model@v1", "dataset": "local:reviews", "budget": 8}
+
+
+def test_short_forms_expand_to_tagged_references():
+    """A string, a string and an integer are enough."""
+    request = CalibrationRequest.model_validate(SHORT)
+
+    assert request.base_model.model_dump() == {
+        "source": "hub",
+        "id": "org/model",
+        "revision": "v1",
+    }
+    assert request.dataset.source == "local"
+    assert (request.budget.unit, request.budget.value) == ("rank", 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"budget": "8"}, "budget"),
+        ({"budget": True}, "budget"),
+        ({"budget": {"rank": 8, "bytes": 1}}, "exactly one"),
+        ({"budget": {}}, "exactly one"),
+        ({"budget": {"fraction": float("nan")}}, "fraction"),
+        ({"budget": {"rank": 0}}, "rank"),
+        ({"base_model": "../etc/passwd"}, "base_model"),
+        ({"base_model": "a/b/c"}, "base_model"),
+        ({"base_model": "/abs"}, "base_model"),
+        ({"dataset": "https://x.example/d"}, "dataset"),
+        ({"dataset": {"source": "url", "url": "x"}}, "dataset"),
+        ({"allocation": {"r_min": 9, "r_max": 8}}, "above r_max"),
+        ({"allocation": {"r_min": 9}}, "feasible interval"),
+        ({"allocation": {"rmin": 2}}, "rmin"),
+        ({"calibration": {"n_batches": "8"}}, "n_batches"),
+        ({"target_modules": []}, "target_modules"),
+        ({"metadata": {"k": 1}}, "metadata"),
+    ],
+)
+def test_a_wrong_request_is_refused_where_it_is_wrong(change, where):
+    """No field is coerced, ignored or read as a path."""
+    with pytest.raises(ValidationError, match=where):
+        CalibrationRequest.model_validate(SHORT | change)
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "expected"),
+    [
+        (["text", "label"], "sequence_classification", {"text": "text", "label": "label"}),
+        (
+            ["premise", "hypothesis", "label"],
+            "sequence_classification",
+            {"text": "premise", "text_pair": "hypothesis", "label": "label"},
+        ),
+        (
+            ["prompt", "completion"],
+            "causal_lm",
+            {"prompt": "prompt", "completion": "completion"},
+        ),
+        (["messages"], "causal_lm", {"messages": "messages"}),
+        (["text"], "causal_lm", {"text": "text"}),
+    ],
+    ids=["text", "pair", "completion", "chat", "plain"],
+)
+def test_usual_columns_are_found(names, task, expected):
+    """The usual names need no configuration."""
+    fields = find_fields(names, columns=Columns())
+
+    assert fields.task == task
+    assert {k: getattr(fields, k) for k in expected} == expected
+
+
+def test_given_columns_win_and_must_exist():
+    """A named column is used; a wrong name lists what there is."""
+    fields = find_fields(["body", "topic"], columns=Columns(text="body", label="topic"))
+    assert (fields.text, fields.label) == ("body", "topic")
+
+    with pytest.raises(
+        ColumnError, match=r"no column 'txt'; the columns are \['body', 'topic'\]"
+    ):
+        find_fields(["body", "topic"], columns=Columns(text="txt"))
+
+
+def test_a_bad_row_is_named():
+    """The message has the row, the column and what it holds."""
+    fields = find_fields(["text", "label"], columns=Columns())
+
+    with pytest.raises(
+        ColumnError, match=r"line 3: column 'text' must be text, it holds int '7'"
+    ):
+        check_row({"text": 7, "label": 1}, fields, where="line 3")
+    with pytest.raises(ColumnError, match=r"column 'label' must be a label.*nothing"):
+        check_row({"text": "a"}, fields, where="line 3")
