@@ -1,0 +1,1 @@
+"""The HTTP service: resolves names, queues jobs, serves results; never imports torch."""
