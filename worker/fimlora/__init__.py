@@ -12,7 +12,7 @@ from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
 if TYPE_CHECKING:
     from fimlora.allocation import allocate
     from fimlora.api import apply_fim_ranks
-    from fimlora.measure import measure
+    from fimlora.measuring import measure
     from fimlora.statistics import Statistics
     from fimlora.targets import find_targets
     from fimlora.writing import write_adapter
@@ -24,7 +24,7 @@ _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.api",
     "find_targets": "fimlora.targets",
-    "measure": "fimlora.measure",
+    "measure": "fimlora.measuring",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.writing",
 }

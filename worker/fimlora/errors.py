@@ -71,3 +71,9 @@ class MissingExtra(FimloraError, ImportError):
     """A name needs an optional dependency; the message names the extra to install."""
 
     code = "internal"
+
+
+class InvalidStatistics(FimloraError, ValueError):
+    """A statistics file cannot be read, or statistics of unlike runs were to be merged."""
+
+    code = "validation_failed"

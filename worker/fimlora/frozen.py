@@ -1,0 +1,51 @@
+"""Lend a model to a calibration and give it back exactly as it was."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def frozen(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
+    """Freeze every parameter inside the block; put everything back after it.
+
+    Inside, no parameter requires grad, so a backward pass computes gradients of activations
+    only and leaves every ``.grad`` alone. The random state is seeded, so a loader or dropout
+    without a generator of its own draws the same numbers in every calibration.
+
+    Args:
+        model: The model to lend.
+        train_mode: Run it in training mode, with dropout.
+        seed: Seed of the random state inside the block.
+
+    Yields:
+        None. Flags, modes and random state are restored when the block ends, also when it
+        raises.
+    """
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            _seed(seed, devices)
+            model.train(train_mode)
+            for parameter, _ in flags:
+                parameter.requires_grad = False
+            yield
+    finally:
+        for parameter, required in flags:
+            parameter.requires_grad = required
+        for module, training in modes:
+            module.training = training
+
+
+def _seed(seed: int, devices: list[int]) -> None:
+    """Seed the forked generators, and no others."""
+    torch.default_generator.manual_seed(seed)
+    for device in devices:
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -1,0 +1,165 @@
+"""The one place that puts hooks on a model: see a module's input and output gradient.
+
+A forward hook passes the module's output through an identity whose backward step reports
+the gradient. That has four consequences a plain tensor hook does not give. An in-place
+operation after the module acts on the identity's output, so it cannot drop the hook (it
+does after a biased ``nn.Linear``, whose output is a view). The identity also takes an
+*anchor* that requires grad, so a fully frozen model still builds a graph, and only from its
+lowest target upwards. What is kept of the input is a saved tensor of the graph, so gradient
+checkpointing recomputes it instead of holding it. And a forward pass that is run again by
+checkpointing reports one gradient, not two.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.errors import MissingGradient
+
+# What is kept of one call's input, and the gradient of that call's output.
+Call = tuple[tuple[Tensor, ...], Tensor]
+Keep = Callable[[str, Tensor], tuple[Tensor, ...]]
+OnGradients = Callable[[str, list[Call]], None]
+
+
+class _ReportGradient(torch.autograd.Function):
+    """Identity; its backward step hands the gradient and the kept tensors on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        anchor: Tensor,  # noqa: ARG004 - being an input that requires grad is its whole part
+        report: Callable[[tuple[Tensor, ...], Tensor], None],
+        *kept: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(*kept)
+        ctx.report = report
+        # Not `output` itself: autograd would call that a view and refuse in-place operations.
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        kept = ctx.saved_tensors  # read once: checkpointing recomputes on every read
+        ctx.report(kept, gradient)
+        passed_on = gradient if ctx.needs_input_grad[0] else None
+        return passed_on, None, None, *[None] * len(kept)
+
+
+class Watch:
+    """Counts calls against gradients, and hands over a module's calls when all have come.
+
+    Attributes:
+        calls: How often each module ran in the current forward pass.
+    """
+
+    def __init__(self, names: tuple[str, ...], keep: Keep, on_gradients: OnGradients) -> None:
+        self.calls: Counter[str] = Counter()
+        self._names = names
+        self._keep = keep
+        self._on_gradients = on_gradients
+        self._pending: dict[str, list[Call]] = defaultdict(list)
+        self._reported: set[str] = set()
+        self._in_backward = False
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    def begin_forward(self) -> None:
+        """Forget the last pass; from now on every run of a module is a call."""
+        self.calls.clear()
+        self._pending.clear()
+        self._reported.clear()
+        self._in_backward = False
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the backward pass and see that every call got its gradient.
+
+        Args:
+            loss: Scalar to differentiate.
+
+        Raises:
+            MissingGradient: A module did not run, or a call of it got no gradient.
+        """
+        self._in_backward = True  # a module that runs now is recomputed, not called again
+        if loss.requires_grad:
+            loss.backward()
+        for name in self._names:
+            if name not in self._reported:
+                raise MissingGradient(self._complaint(name))
+
+    def _complaint(self, name: str) -> str:
+        calls, gradients = self.calls[name], len(self._pending[name])
+        if not calls:
+            return f"target module {name!r} did not run in the forward pass; leave it out"
+        return (
+            f"target module {name!r} ran {calls} time(s) but got {gradients} gradient(s): the "
+            "loss does not depend on it, or the model cuts the graph; leave it out"
+        )
+
+    def see(self, name: str, module_input: Tensor, output: Tensor) -> Tensor:
+        """Take note of a call; the module's output is replaced by what this returns.
+
+        Args:
+            name: The module's name.
+            module_input: Its input.
+            output: Its output.
+
+        Returns:
+            The same values, on a graph that reports their gradient.
+        """
+        if not self._in_backward:
+            self.calls[name] += 1
+        if not torch.is_grad_enabled():  # reentrant checkpointing comes back with it enabled
+            return output
+        with torch.no_grad():
+            kept = self._keep(name, module_input.detach())
+        report = partial(self._receive, name)
+        apply: Callable[..., Tensor] = _ReportGradient.apply
+        return apply(output, self._anchor, report, *kept)
+
+    def _receive(self, name: str, kept: tuple[Tensor, ...], gradient: Tensor) -> None:
+        pending = self._pending[name]
+        pending.append((kept, gradient))
+        if len(pending) == self.calls[name]:
+            self._reported.add(name)
+            self._on_gradients(name, self._pending.pop(name))
+
+
+@contextmanager
+def watch_modules(
+    modules: Mapping[str, nn.Module], keep: Keep, on_gradients: OnGradients
+) -> Iterator[Watch]:
+    """Watch modules for as long as the block lasts.
+
+    Args:
+        modules: The modules by the name they are reported under.
+        keep: Called with a module's name and input on every forward pass; what it returns
+            is kept until the gradient comes, and shared tensors are kept once.
+        on_gradients: Called once per backward pass and module, with all its calls.
+
+    Yields:
+        The watch. All hooks are gone when the block ends, also when it raises.
+    """
+    watch = Watch(tuple(modules), keep, on_gradients)
+
+    def hook(
+        module: nn.Module,  # noqa: ARG001 - torch's signature
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Tensor,
+        *,
+        name: str,
+    ) -> Tensor:
+        module_input = args[0] if args else next(iter(kwargs.values()))
+        return watch.see(name, module_input, output)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(partial(hook, name=name), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield watch

@@ -1,0 +1,180 @@
+"""One loss per example, and what each example counts in the loss of its batch.
+
+Symbols: N examples, T tokens, C classes, V vocabulary. An example's loss is the mean over
+its own labels, so an example means the same in any batch. The model's own loss is a mean
+over all labels of the batch; it is ``sum_n weights[n] * losses[n]`` with
+``weights[n] = (labels of n) / (labels of the batch)``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.shapes import Float, Int
+from fimlora.targets import base_model_of
+
+IGNORED = -100
+
+# A loss of one's own: model outputs and batch to one loss per example.
+LossFn = Callable[[Any, Mapping[str, Any]], Tensor]
+
+
+class LossKind(StrEnum):
+    """How logits and labels become a loss."""
+
+    CAUSAL_LM = "causal_lm"
+    """Cross-entropy of every token with the next one."""
+    SINGLE_LABEL = "single_label_classification"
+    """Cross-entropy of one class per example."""
+    MULTI_LABEL = "multi_label_classification"
+    """Binary cross-entropy, averaged over the classes."""
+    REGRESSION = "regression"
+    """Squared error, averaged over the outputs."""
+    CUSTOM = "custom"
+    """What the caller's ``loss_fn`` says."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss per example.
+
+    Attributes:
+        kind: What it is.
+        loss_fn: The caller's own function, for ``LossKind.CUSTOM``.
+    """
+
+    kind: LossKind
+    loss_fn: LossFn | None = None
+
+    def count_labels(self, batch: Mapping[str, Any], n_examples: int) -> Int[Tensor, " N"]:
+        """Count what each example contributes to the mean over the batch.
+
+        Args:
+            batch: The batch, with ``labels`` unless the loss is the caller's own.
+            n_examples: Its number of examples.
+
+        Returns:
+            Labels per example; 0 for an example that carries none.
+        """
+        if self.loss_fn is not None:
+            return torch.ones(n_examples, dtype=torch.long)
+        return count_labels(batch["labels"], self.kind)
+
+    def per_example(self, outputs: Any, batch: Mapping[str, Any]) -> Float[Tensor, " N"]:
+        """Evaluate the loss of every example.
+
+        Args:
+            outputs: What the model returned.
+            batch: The batch it was given.
+
+        Returns:
+            One loss per example.
+        """
+        if self.loss_fn is not None:
+            return self.loss_fn(outputs, batch)
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        return per_example_loss(logits, batch["labels"], self.kind)
+
+
+def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | None) -> Loss:
+    """Find out which loss the model is trained with.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        batch: A batch; its labels tell classes from numbers.
+        loss_fn: The caller's own loss, if there is one.
+
+    Returns:
+        The loss.
+
+    Raises:
+        InvalidOption: The batch has no labels, or the model's kind is not known.
+        UnsupportedModule: The model is an encoder-decoder.
+    """
+    if loss_fn is not None:
+        return Loss(LossKind.CUSTOM, loss_fn)
+    base = base_model_of(model)
+    config, kind = getattr(base, "config", None), type(base).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModule(f"{kind} is an encoder-decoder; give a loss_fn to measure it")
+    if not isinstance(batch.get("labels"), Tensor):
+        raise InvalidOption(f"the batch has no tensor 'labels', only {sorted(batch)}")
+    if "ForSequenceClassification" in kind:
+        return Loss(_classification_kind(config, batch["labels"]))
+    if "ForCausalLM" in kind or "LMHeadModel" in kind or "ForConditionalGeneration" in kind:
+        return Loss(LossKind.CAUSAL_LM)
+    raise InvalidOption(
+        f"the loss of {kind} is not known: use a ForSequenceClassification or ForCausalLM "
+        "model, or give a loss_fn that returns one loss per example"
+    )
+
+
+def _classification_kind(config: Any, labels: Tensor) -> LossKind:
+    """Decide as transformers does, without writing the answer into the model's config."""
+    if config.problem_type is not None:
+        return LossKind(config.problem_type)
+    if config.num_labels == 1:
+        return LossKind.REGRESSION
+    return LossKind.MULTI_LABEL if labels.is_floating_point() else LossKind.SINGLE_LABEL
+
+
+def count_labels(labels: Tensor, kind: LossKind) -> Int[Tensor, " N"]:
+    """Count the labels of each example that enter its loss.
+
+    Args:
+        labels: Labels as the model takes them; -100 stands for none.
+        kind: How they are read.
+
+    Returns:
+        Labels per example; always 1 where an example has one target.
+    """
+    if kind is LossKind.CAUSAL_LM:
+        return (labels[:, 1:] != IGNORED).sum(dim=1)
+    if kind is LossKind.SINGLE_LABEL:
+        return (labels.flatten() != IGNORED).long()
+    return labels.new_ones(labels.shape[0]).long()
+
+
+def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Tensor, " N"]:
+    """Evaluate each example's mean loss over its own labels.
+
+    Args:
+        logits: (N C), or (N T V) for a language model.
+        labels: As the model takes them.
+        kind: How they are read.
+
+    Returns:
+        One loss per example in float32 at least; 0 for an example without labels.
+    """
+    if kind is LossKind.CAUSAL_LM:
+        return _next_token_loss(logits, labels)
+    logits = logits if logits.element_size() >= 4 else logits.float()
+    if kind is LossKind.SINGLE_LABEL:
+        return functional.cross_entropy(
+            logits, labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+    outputs = logits.reshape(logits.shape[0], -1)
+    wanted = labels.reshape(outputs.shape).to(outputs.dtype)
+    if kind is LossKind.MULTI_LABEL:
+        losses = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+    else:
+        losses = functional.mse_loss(outputs, wanted, reduction="none")
+    return losses.mean(dim=1)
+
+
+def _next_token_loss(
+    logits: Float[Tensor, "N T V"], labels: Int[Tensor, "N T"]
+) -> Float[Tensor, " N"]:
+    targets = labels[:, 1:]
+    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    picked = logits[rows, columns]  # only positions that have a label become float32
+    picked = picked if picked.element_size() >= 4 else picked.float()
+    losses = functional.cross_entropy(picked, targets[rows, columns], reduction="none")
+    counts = count_labels(labels, LossKind.CAUSAL_LM).clamp_min(1)
+    return losses.new_zeros(len(labels)).index_add(0, rows, losses) / counts

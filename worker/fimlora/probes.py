@@ -1,0 +1,34 @@
+"""The seeded LoRA-A of a target module, which depends on its name and on nothing else.
+
+Symbols: R rank, I input features. PEFT initialises A with Kaiming-uniform at a = sqrt(5),
+which is U(-1/sqrt(I), 1/sqrt(I)), of variance 1/(3 I).
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from fimlora.plan import TargetModule
+from fimlora.shapes import Float
+
+
+def draw_probe(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, "R I"]:
+    """Draw the A of one module from a generator of its own.
+
+    The order of the modules, and which others are targets, change nothing. The draw is
+    made on the CPU, so every device sees the same numbers.
+
+    Args:
+        module: The target module; its name enters the seed.
+        rank: Rows of A.
+        seed: The calibration's seed.
+
+    Returns:
+        A in float32 on the CPU.
+    """
+    digest = hashlib.sha256(f"{seed}:{module.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    bound = module.d_in**-0.5
+    A = torch.empty(rank, module.d_in)
+    return A.uniform_(-bound, bound, generator=generator)

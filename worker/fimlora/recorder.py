@@ -1,0 +1,229 @@
+"""Turn what the hooks see into the sums of a calibration run.
+
+Symbols as in `fimlora.energies`: ``x`` module input, ``g`` output gradient, ``K`` Gram
+matrix of an example's tokens, ``z`` input seen through the sampled A.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fimlora.energies import (
+    gram_is_cheaper,
+    lora_b_gradient,
+    row_energies_by_gram,
+    row_energies_directly,
+    token_gram,
+    widen,
+)
+from fimlora.errors import UnsupportedModule
+from fimlora.hooks import Call
+from fimlora.plan import TargetModule
+from fimlora.probes import draw_probe
+from fimlora.statistics import Estimator
+
+
+class Recorder:
+    """Keeps what a module's input must be remembered by, and adds up what comes of it.
+
+    One example's gradient must be told from another's. Where a module's input does not have
+    the examples as its first axis (position embeddings shared by all, tokens of all examples
+    in one axis), only a batch of one example can do that; where a module runs twice in a
+    pass, its inputs themselves are needed. Both show after the forward pass: `adapt` then
+    asks for it to be run again, and remembers.
+
+    Attributes:
+        one_at_a_time: Whether examples must be run one at a time.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[TargetModule],
+        *,
+        estimator: Estimator,
+        rank: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.one_at_a_time = False
+        self._modules = {module.name: module for module in modules}
+        self._exact, self._sampled = estimator.has_exact, estimator.has_sampled
+        self._probes = {
+            module.name: draw_probe(module, rank=rank, seed=seed).to(device)
+            for module in self._modules.values()
+            if self._sampled
+        }
+        self._repeated: set[str] = set()
+        self._mixed: set[str] = set()  # inputs of this pass that mix the examples
+        self._n = 0
+        self._weights = torch.empty(0)
+        self._last_gram: tuple[Tensor, int, Tensor] | None = None
+        # Sums of the batch at hand, over its micro-batches.
+        self._gradients: dict[str, Tensor] = {}
+        self._energies: dict[str, list[Tensor]] = defaultdict(list)
+        # Sums of the run.
+        self._rows: dict[str, Tensor] = {}
+        self._examples: dict[str, list[Tensor]] = defaultdict(list)
+        self._squares: dict[str, Tensor] = {}
+
+    def begin(self, weights: Tensor) -> None:
+        """Expect a forward pass over some examples of a batch.
+
+        Args:
+            weights: What each of them counts in the loss of the whole batch.
+        """
+        self._n, self._weights = len(weights), weights
+        self._last_gram = None
+        self._mixed.clear()
+
+    def keep(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
+        """Reduce a module's input to what its gradient will be combined with.
+
+        Args:
+            name: The module's name.
+            x: Its input.
+
+        Returns:
+            A Gram matrix or the input itself if exact, then z if sampled.
+        """
+        if self._n > 1 and x.shape[0] != self._n:
+            self._mixed.add(name)
+            return ()
+        tokens = self._by_example(x)
+        kept = []
+        if self._exact and self._by_gram(name, tokens):
+            kept.append(self._shared_gram(x, tokens))
+        elif self._exact:
+            kept.append(tokens)
+        if self._sampled:
+            kept.append(widen(tokens) @ self._probes[name].to(tokens.device).T)
+        return tuple(kept)
+
+    def adapt(self, calls: dict[str, int]) -> bool:
+        """See whether the forward pass kept what the backward pass will need.
+
+        Args:
+            calls: How often each module ran in it.
+
+        Returns:
+            Whether the pass must be run again, differently.
+
+        Raises:
+            UnsupportedModule: It was run differently already, to no avail.
+        """
+        repeated = {name for name, n in calls.items() if self._exact and n > 1}
+        again = bool(self._mixed) or not repeated <= self._repeated
+        if self._mixed and self.one_at_a_time:
+            raise UnsupportedModule(f"the input of {min(self._mixed)!r} has no example axis")
+        self.one_at_a_time |= bool(self._mixed)
+        self._repeated |= repeated
+        return again
+
+    def on_gradients(self, name: str, calls: list[Call]) -> None:
+        """Take the gradients of a module, from all its calls in one pass.
+
+        Args:
+            name: The module's name.
+            calls: What `keep` returned, and the output gradient, of each call.
+        """
+        gradients = [self._by_example(g) for _, g in calls]
+        if self._exact:
+            self._add_energies(name, [kept[0] for kept, _ in calls], gradients)
+        if self._sampled:
+            weights = self._weights.to(gradients[0].device)
+            for (kept, _), g in zip(calls, gradients, strict=True):
+                added = lora_b_gradient(kept[-1], g, weights)
+                held = self._gradients.get(name)
+                self._gradients[name] = added if held is None else held.add_(added)
+
+    def end_batch(self) -> Tensor:
+        """Close a batch: square its gradients and add them to the run's sums.
+
+        Returns:
+            One number per module, in order, that is finite iff all its sums are.
+        """
+        checks = []
+        for name in self._modules:
+            total = torch.zeros(())
+            if self._exact:
+                energies = torch.cat(self._energies.pop(name))
+                self._examples[name].append(energies)
+                total = total.to(energies.device) + energies.sum()
+            if self._sampled:
+                square = self._gradients.pop(name).square_()
+                self._squares[name] = _plus(self._squares.get(name), square.double())
+                total = total.to(square.device) + square.sum()
+            checks.append(total)
+        device = checks[0].device
+        return torch.stack([check.to(device) for check in checks])
+
+    def row_energies(self) -> dict[str, NDArray[np.float64]]:
+        """Give the sums over all examples, (O) per module; empty unless exact."""
+        return {name: _array(self._rows[name]) for name in self._modules if self._exact}
+
+    def example_energies(self) -> dict[str, NDArray[np.float64]]:
+        """Give the energy of every example, (N) per module; empty unless exact."""
+        return {
+            name: _array(torch.cat(self._examples[name]))
+            for name in self._modules
+            if self._exact
+        }
+
+    def squared_gradients(self) -> dict[str, NDArray[np.float64]]:
+        """Give the sums over all batches, (O R) per module; empty unless sampled."""
+        return {name: _array(self._squares[name]) for name in self._modules if self._sampled}
+
+    def _by_example(self, tensor: Tensor) -> Tensor:
+        """View as N examples x T tokens x features; a 2-D tensor has one token each."""
+        return tensor.reshape(self._n, -1, tensor.shape[-1])
+
+    def _by_gram(self, name: str, tokens: Tensor) -> bool:
+        module = self._modules[name]
+        if name in self._repeated:
+            return False
+        return gram_is_cheaper(tokens.shape[1], module.d_in, module.d_out)
+
+    def _shared_gram(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Gram matrix of an input, computed once for modules called in turn on the same one."""
+        version = x._version  # noqa: SLF001 - how autograd itself tells in-place changes
+        last = self._last_gram
+        if last is None or last[1] != version or not _is_same(last[0], x):
+            last = self._last_gram = (x, version, token_gram(tokens))
+        return last[2]
+
+    def _add_energies(self, name: str, kept: list[Tensor], gradients: list[Tensor]) -> None:
+        module, g = self._modules[name], torch.cat(gradients, dim=1)
+        if name not in self._repeated and gram_is_cheaper(
+            g.shape[1], module.d_in, module.d_out
+        ):
+            rows = row_energies_by_gram(kept[0], g)
+        else:
+            x = torch.cat(kept, dim=1)
+            if gram_is_cheaper(g.shape[1], module.d_in, module.d_out):
+                rows = row_energies_by_gram(token_gram(x), g)
+            else:
+                rows = row_energies_directly(x, g)
+        self._rows[name] = _plus(self._rows.get(name), rows.sum(dim=0, dtype=torch.float64))
+        self._energies[name].append(rows.sum(dim=1))
+
+
+def _is_same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors are views of the same memory; detached ones are new objects."""
+    return (
+        left.data_ptr() == right.data_ptr()
+        and left.shape == right.shape
+        and left.stride() == right.stride()
+        and left.dtype == right.dtype
+    )
+
+
+def _plus(total: Tensor | None, added: Tensor) -> Tensor:
+    return added if total is None else total.add_(added)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.double().cpu().numpy()

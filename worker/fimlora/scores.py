@@ -1,0 +1,85 @@
+"""One number per target module from its statistics: the paper's equation 4, three ways.
+
+Symbols: O and I output and input features, R rank, N examples, T batches, s LoRA scale,
+``G[n]`` (O I) the weight gradient of example n. F is the diagonal Fisher information of
+LoRA-B, an O x R matrix. With A drawn at random, ``F[o, k]`` has for every column k the
+expectation ``f[o] = s^2 sum_n ||G[n, o, :]||^2 / (3 I N)``, which is what ``exact`` uses;
+``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``.
+"""
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.errors import InvalidOption
+from fimlora.plan import TargetModule
+from fimlora.statistics import Estimator, Statistics
+
+
+class Aggregation(StrEnum):
+    """How the entries of F become one number."""
+
+    MEAN = "mean"
+    """Their mean, as in the paper: comparable between matrices of unlike size."""
+    MAX = "max"
+    """The largest."""
+    L2 = "l2"
+    """The Euclidean norm of a column, as a root mean square over the columns."""
+
+
+def module_scores(
+    statistics: Statistics, *, aggregation: str = "mean", estimator: str | None = None
+) -> dict[str, float]:
+    """Score every target module.
+
+    For ``exact``, mean, max and L2 are taken of the expected Fisher information; of a
+    random A's, only the mean has the same expectation.
+
+    Args:
+        statistics: What `fimlora.measure` returned.
+        aggregation: ``mean``, ``max`` or ``l2``.
+        estimator: ``exact`` or ``sampled``; by default what was recorded, and ``exact``
+            if both were.
+
+    Returns:
+        Score per module name, in the order of the modules.
+
+    Raises:
+        InvalidOption: The aggregation is unknown, or the estimator was not recorded.
+    """
+    if aggregation not in set(Aggregation):
+        raise InvalidOption(
+            f"aggregation={aggregation!r}; allowed are {', '.join(map(repr, Aggregation))}"
+        )
+    if estimator is None:
+        estimator = "exact" if statistics.estimator.has_exact else "sampled"
+    if statistics.estimator not in {estimator, Estimator.BOTH} or estimator == "both":
+        raise InvalidOption(
+            f"estimator={estimator!r} has no scores here; recorded: {statistics.estimator!r}"
+        )
+    entries = _expected_entries if estimator == "exact" else _sampled_entries
+    return {
+        module.name: _aggregate(entries(statistics, module), Aggregation(aggregation))
+        for module in statistics.modules
+    }
+
+
+def _expected_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
+    """Expected F, O x 1: all its columns are equal."""
+    rows = statistics.row_energies[module.name][:, None]
+    return statistics.scale**2 * rows / (3 * module.d_in * statistics.n_examples)
+
+
+def _sampled_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
+    """F of the sampled A, O x R."""
+    squares = statistics.squared_gradients[module.name]
+    return statistics.scale**2 * squares / statistics.n_batches
+
+
+def _aggregate(F: NDArray[np.float64], aggregation: Aggregation) -> float:
+    if aggregation is Aggregation.MAX:
+        return float(F.max())
+    if aggregation is Aggregation.L2:
+        return float(np.sqrt(np.square(F).sum() / F.shape[1]))
+    return float(F.mean())

@@ -1,0 +1,223 @@
+"""What one calibration run records per target module: sums that add up over batches.
+
+Everything an aggregation or a budget could ask for is here, so another one costs no second
+pass. The sums are numpy arrays in float64: reading and scoring them needs no torch.
+
+Symbols: O output features, R rank of the sampled A, N examples, ``G[n]`` (O I) the gradient
+of example n's loss with respect to the weight, ``D[b]`` (O R) the gradient of batch b's loss
+with respect to LoRA-B at B = 0 and s = 1.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fimlora.errors import InvalidStatistics
+from fimlora.plan import TargetModule
+
+STATISTICS_FORMAT = "fimlora.statistics/1"
+Arrays = Mapping[str, NDArray[np.float64]]
+
+
+class Estimator(StrEnum):
+    """How the Fisher information of LoRA-B is estimated."""
+
+    EXACT = "exact"
+    """Per example, in expectation over the random A: no seed involved."""
+    SAMPLED = "sampled"
+    """The published code's way: one seeded A, the gradient of a batch squared."""
+    BOTH = "both"
+    """Both of them, from the same passes."""
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether row and example energies are recorded."""
+        return self is not Estimator.SAMPLED
+
+    @property
+    def has_sampled(self) -> bool:
+        """Whether squared gradients of LoRA-B are recorded."""
+        return self is not Estimator.EXACT
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The sums of one calibration run, or of several merged ones.
+
+    Attributes:
+        modules: The target modules, in the model's order.
+        estimator: What was recorded.
+        n_examples: Examples that carried a label.
+        n_batches: Batches they came in.
+        base_parameters: Parameters of the base model.
+        loss: Kind of the loss.
+        dtype: Dtype the model ran in.
+        scale: LoRA scale s; it enters the scores, not the sums.
+        train_mode: Whether dropout was active.
+        rank: Rows of the sampled A; ``None`` without a sampled estimate.
+        seed: Seed of the sampled A; ``None`` without a sampled estimate.
+        row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact.
+        example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
+        squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
+    """
+
+    modules: tuple[TargetModule, ...]
+    estimator: Estimator
+    n_examples: int
+    n_batches: int
+    base_parameters: int
+    loss: str
+    dtype: str
+    scale: float
+    train_mode: bool
+    rank: int | None
+    seed: int | None
+    row_energies: Arrays
+    example_energies: Arrays
+    squared_gradients: Arrays
+
+    def scores(
+        self, aggregation: str = "mean", estimator: str | None = None
+    ) -> dict[str, float]:
+        """Score every target module; see `fimlora.scores.module_scores`.
+
+        Returns:
+            Score per module name.
+        """
+        from fimlora.scores import module_scores
+
+        return module_scores(self, aggregation=aggregation, estimator=estimator)
+
+    def provenance(self) -> dict[str, Any]:
+        """Say what was measured, in facts that are the same on every run.
+
+        Returns:
+            Plain data for a rank map.
+        """
+        facts = {
+            name: getattr(self, name) for name in (*_MUST_MATCH, "n_examples", "n_batches")
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Add the sums of another run over other examples.
+
+        Args:
+            other: Statistics of the same model, modules and settings.
+
+        Returns:
+            Statistics of both runs together; this run's examples come first.
+
+        Raises:
+            InvalidStatistics: The two differ in a setting; the message names it.
+        """
+        for name in ("modules", *_MUST_MATCH):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
+                raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
+        return replace(
+            self,
+            n_examples=self.n_examples + other.n_examples,
+            n_batches=self.n_batches + other.n_batches,
+            row_energies=_added(self.row_energies, other.row_energies),
+            squared_gradients=_added(self.squared_gradients, other.squared_gradients),
+            example_energies={
+                name: np.concatenate([values, other.example_energies[name]])
+                for name, values in self.example_energies.items()
+            },
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: same statistics, same bytes.
+
+        Args:
+            path: Where to; an existing file is replaced in one step.
+        """
+        facts = {
+            name: getattr(self, name) for name in (*_MUST_MATCH, "n_examples", "n_batches")
+        }
+        header = {
+            "format": STATISTICS_FORMAT,
+            **facts,
+            "modules": [asdict(module) for module in self.modules],
+        }
+        arrays = {
+            f"{group}/{name}": np.ascontiguousarray(array)
+            for group in _GROUPS
+            for name, array in getattr(self, group).items()
+        }
+        # One metadata key only: safetensors writes several in a random order.
+        content = save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
+        _replace_file(Path(path), content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Statistics":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The statistics, with the same sums to the last bit.
+
+        Raises:
+            InvalidStatistics: There is no such file, or it holds something else.
+        """
+        try:
+            content = Path(path).read_bytes()
+            header = _read_header(content)
+            groups: dict[str, dict[str, NDArray[np.float64]]] = {g: {} for g in _GROUPS}
+            for key, array in load(content).items():
+                group, _, name = key.partition("/")
+                groups[group][name] = array
+            modules = tuple(TargetModule(**row) for row in header.pop("modules"))
+            estimator = Estimator(header.pop("estimator"))
+            arrays: dict[str, Any] = groups
+            return cls(modules=modules, estimator=estimator, **header, **arrays)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InvalidStatistics(f"cannot read statistics from {path}: {error}") from error
+
+
+_GROUPS = ("row_energies", "example_energies", "squared_gradients")
+_COUNTS = ("n_examples", "n_batches")
+_MUST_MATCH = tuple(
+    field.name
+    for field in fields(Statistics)
+    if field.name not in {"modules", *_COUNTS, *_GROUPS}
+)
+
+
+def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
+    return {name: values + right[name] for name, values in left.items()}
+
+
+def _read_header(content: bytes) -> dict[str, Any]:
+    """Read our metadata from the JSON header that opens a safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    header: dict[str, Any] = json.loads(metadata.get("fimlora", "{}"))
+    if header.pop("format", None) != STATISTICS_FORMAT:
+        raise ValueError(f"not in format {STATISTICS_FORMAT!r}")
+    return header
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

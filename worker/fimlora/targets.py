@@ -1,0 +1,207 @@
+"""Which linear maps of a model are target modules, and where they sit.
+
+Names are those of the base model's tree. On a model that PEFT has wrapped, a LoRA layer
+stands where the linear map was; its ``base_layer`` is that map, and what is measured.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.plan import TargetModule
+
+ALL_LINEAR = "all-linear"
+# How transformers names the head of a sequence classification model, as PEFT has it.
+_CLASSIFICATION_HEADS = ("score", "classifier")
+_MAX_NAMES_IN_MESSAGE = 5
+
+
+def find_targets(
+    model: nn.Module, target_modules: str | Sequence[str] | None = None
+) -> tuple[TargetModule, ...]:
+    """Find the target modules of a model, in the model's own order.
+
+    Args:
+        model: A transformers model, wrapped by PEFT or not.
+        target_modules: Names or dotted name endings; ``"all-linear"`` for every linear map
+            but the output head; any other string is a regular expression over full names,
+            as in PEFT. ``None`` stands for the modules that carry LoRA already or, when
+            none does, for PEFT's default for the architecture.
+
+    Returns:
+        The target modules; never empty.
+
+    Raises:
+        InvalidOption: An empty list was given.
+        UnknownTarget: An entry matches nothing; the message lists near names.
+        UnsupportedModule: An entry matches something that is not a linear map.
+    """  # noqa: DOC502 - the helpers raise
+    modules = dict(_base_modules(base_model_of(model)))
+    if target_modules is None:
+        names = _carriers(model) or _by_entries(_default_entries(model), modules)
+    elif isinstance(target_modules, str):
+        if target_modules.lower() == ALL_LINEAR:
+            names = _all_linear(base_model_of(model), modules)
+        else:
+            names = _by_expression(target_modules, modules)
+    else:
+        names = _by_entries(target_modules, modules)
+    return tuple(_describe(name, modules[name]) for name in modules if name in names)
+
+
+def locate(model: nn.Module, module: TargetModule) -> nn.Module:
+    """Find the linear map behind a target module, inside its LoRA layer if it has one.
+
+    Args:
+        model: The model `find_targets` was asked about.
+        module: One of its target modules.
+
+    Returns:
+        The module whose input and output are those of the linear map.
+    """
+    return _unwrap_layer(base_model_of(model).get_submodule(module.name))
+
+
+def base_model_of(model: nn.Module) -> nn.Module:
+    """See through PEFT's wrapper.
+
+    Returns:
+        The transformers model itself.
+    """
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        return cast("Callable[[], nn.Module]", model.get_base_model)()
+    return model
+
+
+def count_base_parameters(model: nn.Module) -> int:
+    """Count the parameters of the base model, without what PEFT has added.
+
+    Args:
+        model: A transformers model, wrapped by PEFT or not.
+
+    Returns:
+        The number of parameters; shared ones count once.
+    """
+    return sum(
+        parameter.numel()
+        for name, parameter in base_model_of(model).named_parameters()
+        if not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
+    )
+
+
+def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Walk the base model's tree as it was before PEFT touched it."""
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name.startswith(inside) and inside:
+            continue
+        if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
+            inside = (*inside, f"{name}.")
+        if not hasattr(module, "modules_to_save"):  # such a copy is trained in full
+            yield name, _unwrap_layer(module)
+
+
+def _unwrap_layer(module: nn.Module) -> nn.Module:
+    return cast("nn.Module", module.base_layer) if hasattr(module, "base_layer") else module
+
+
+def _carriers(model: nn.Module) -> set[str]:
+    """Names of the modules that carry LoRA already."""
+    named = base_model_of(model).named_modules()
+    return {name for name, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A")}
+
+
+def _default_entries(model: nn.Module) -> Sequence[str]:
+    from fimlora.adapter import default_target_modules
+
+    return default_target_modules(model)
+
+
+def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
+    heads = [getattr(model, name, None) for name in _CLASSIFICATION_HEADS]
+    if hasattr(model, "get_output_embeddings"):
+        heads.append(cast("Callable[[], nn.Module | None]", model.get_output_embeddings)())
+    in_heads = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}
+    embeddings = {id(m.weight) for m in modules.values() if isinstance(m, nn.Embedding)}
+    names = {
+        name
+        for name, module in modules.items()
+        if _is_linear(module)
+        and id(module) not in in_heads
+        # A head that shares its weight with an embedding is the embedding.
+        and id(module.weight) not in embeddings
+    }
+    if not names:
+        raise UnknownTarget(f"{type(model).__name__} has no linear map besides its output head")
+    return names
+
+
+def _by_expression(expression: str, modules: dict[str, nn.Module]) -> set[str]:
+    try:
+        names = {name for name in modules if re.fullmatch(expression, name)}
+    except re.error as error:
+        raise InvalidOption(
+            f"target_modules={expression!r} is no regular expression: {error}"
+        ) from error
+    if not names:
+        raise UnknownTarget(
+            f"target_modules={expression!r} matches no full module name (a string is a regular "
+            f"expression; use a list for name endings). {_near_names(expression, modules)}"
+        )
+    return _refuse_nonlinear(expression, names, modules)
+
+
+def _by_entries(entries: Sequence[str], modules: dict[str, nn.Module]) -> set[str]:
+    if not entries:
+        raise InvalidOption("target_modules is empty: name at least one module")
+    found: set[str] = set()
+    for entry in entries:
+        names = {name for name in modules if name == entry or name.endswith(f".{entry}")}
+        if not names:
+            raise UnknownTarget(
+                f"no module is named {entry!r} or ends in '.{entry}'. "
+                f"{_near_names(entry, modules)}"
+            )
+        found |= _refuse_nonlinear(entry, names, modules)
+    return found
+
+
+def _refuse_nonlinear(entry: str, names: set[str], modules: dict[str, nn.Module]) -> set[str]:
+    for name in sorted(names):
+        if not _is_linear(modules[name]):
+            raise UnsupportedModule(
+                f"target_modules entry {entry!r} matches {name!r}, a "
+                f"{type(modules[name]).__name__}; only Linear and Conv1D can be measured"
+            )
+    return names
+
+
+def _near_names(entry: str, modules: dict[str, nn.Module]) -> str:
+    linear = [name for name, module in modules.items() if _is_linear(module)]
+    endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    last = entry.rsplit(".", 1)[-1]
+    pool = linear if "." in entry else endings
+    near = difflib.get_close_matches(entry, pool, n=_MAX_NAMES_IN_MESSAGE, cutoff=0.5)
+    near = near or difflib.get_close_matches(last, endings, n=_MAX_NAMES_IN_MESSAGE, cutoff=0.5)
+    return (
+        f"Near names: {', '.join(near)}"
+        if near
+        else f"Linear maps end in: {', '.join(endings)}"
+    )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _describe(name: str, module: nn.Module) -> TargetModule:
+    if isinstance(module, Conv1D):
+        d_in, d_out = module.weight.shape
+        return TargetModule(name, d_in, d_out, fan_in_fan_out=True)
+    linear = cast("nn.Linear", module)
+    return TargetModule(name, linear.in_features, linear.out_features)
