@@ -1,3 +1,3 @@
 """Fixtures that every test folder may use."""
 
-pytest_plugins = ["support.valkey"]
+pytest_plugins = ["support.hub", "support.valkey"]
