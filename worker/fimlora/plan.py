@@ -63,7 +63,7 @@ class Budget:
     """
 
     unit: BudgetUnit
-    value: float
+    value: int | float
     bytes_per_parameter: int = 4
 
     def __post_init__(self) -> None:
@@ -71,6 +71,8 @@ class Budget:
             raise InvalidOption(
                 f"budget {self.unit}={self.value}: it must be above 0 and finite"
             )
+        if self.value == int(self.value):  # 8 and 8.0 are one budget and print alike
+            object.__setattr__(self, "value", int(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class RankPlan:
     Attributes:
         modules: The target modules, in the model's order.
         ranks: Rank per module name; every one is at least 1 (0 means "not targeted").
-        scores: Score per module name, the number the rule shared the budget by.
+        scores: Score per module name as measured, whatever the rule made of it.
         budget: The budget as requested.
         limit: The budget in the unit the solver worked in: ranks in total for ``rank``,
             trainable parameters for all others.

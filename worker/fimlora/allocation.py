@@ -1,0 +1,268 @@
+"""From scores and a budget to a plan: bounds, units, the rule, and two controls.
+
+Torch-free, so that a service can solve a plan anew from stored statistics.
+"""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+from fimlora.errors import InfeasibleBudget, InvalidOption
+from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.waterfilling import allocate_ranks
+
+__all__ = ["RULES", "Measured", "allocate", "allocate_ranks"]
+
+RULES = ("proportional", "uniform", "random")
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What `allocate` reads from measured statistics."""
+
+    @property
+    def modules(self) -> tuple[TargetModule, ...]:
+        """The target modules, in the model's order."""
+
+    @property
+    def base_parameters(self) -> int:
+        """Parameters of the base model."""
+
+    def scores(self, aggregation: str = "mean") -> Mapping[str, float]:
+        """Score per module name."""
+
+    def provenance(self) -> Mapping[str, Any]:
+        """Facts about the measurement."""
+
+
+def allocate(
+    scores: Mapping[str, float] | Measured,
+    modules: Sequence[TargetModule] | None = None,
+    budget: int | float | Budget = 8,
+    *,
+    rule: str = "proportional",
+    r_min: int | None = None,
+    r_max: int | None = None,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+    scale: int = 2,
+    seed: int = 0,
+    aggregation: str = "mean",
+    base_parameters: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> RankPlan:
+    """Turn scores and a budget into the rank of every target module.
+
+    Args:
+        scores: Score per module name, or the statistics to take scores from.
+        modules: The target modules; taken from the statistics when those are given.
+        budget: A mean rank, or a `Budget` in any unit.
+        rule: ``proportional`` shares by score, ``uniform`` and ``random`` are the controls.
+        r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
+            than this gets its full rank instead.
+        r_max: Highest rank; twice the mean rank by default.
+        multiple_of: Every rank is a multiple of this.
+        groups: Names of modules that must get one common rank.
+        scale: The effective LoRA scale ``alpha / rank`` of every module.
+        seed: Seed of the random rule and of the random control.
+        aggregation: How statistics are reduced to scores; ignored for plain scores.
+        base_parameters: Size of the base model, needed for a ``fraction`` budget.
+        provenance: Facts about the measurement, to be kept with the plan.
+
+    Returns:
+        A plan that meets a rank budget exactly, and any other as closely as whole ranks
+        allow without exceeding it, together with both controls at the same budget.
+
+    Raises:
+        InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
+            feasible interval.
+        InvalidOption: An argument is outside what is allowed.
+    """
+    facts = dict(provenance or {})
+    if not isinstance(scores, Mapping):
+        modules = scores.modules if modules is None else modules
+        base_parameters = base_parameters or scores.base_parameters
+        facts = {**scores.provenance(), "aggregation": aggregation} | facts
+        scores = scores.scores(aggregation)
+    if not isinstance(budget, Budget):
+        budget = Budget("rank", budget)
+    if rule not in RULES:
+        raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
+    modules = _check_modules(scores, modules)
+    _check_positive(r_min=r_min, r_max=r_max, multiple_of=multiple_of, scale=scale)
+
+    limit = budget_limit(budget, modules, base_parameters=base_parameters)
+    r_min, r_max = _bounds(budget, limit, modules, r_min, r_max)
+    values = {m.name: float(scores[m.name]) for m in modules}
+    try:
+        ranks = _solve_every_rule(
+            values,
+            modules,
+            limit,
+            in_ranks=budget.unit == "rank",
+            bounds=(r_min, r_max),
+            multiple_of=multiple_of,
+            groups=[tuple(group) for group in groups],
+            seed=seed,
+        )
+    except InfeasibleBudget as error:
+        raise InfeasibleBudget(
+            f"budget {budget.unit}={budget.value:g} with r_min={r_min}, r_max={r_max}: {error}"
+        ) from error
+    return RankPlan(
+        modules=modules,
+        ranks=ranks[rule],
+        scores=values,
+        budget=budget,
+        limit=limit,
+        rule=rule,
+        r_min=r_min,
+        r_max=r_max,
+        scale=scale,
+        controls={name: ranks[name] for name in ("random", "uniform")},
+        provenance=facts,
+    )
+
+
+def _solve_every_rule(
+    scores: Mapping[str, float],
+    modules: Sequence[TargetModule],
+    limit: int,
+    *,
+    in_ranks: bool,
+    bounds: tuple[int, int],
+    multiple_of: int,
+    groups: Sequence[Collection[str]],
+    seed: int,
+) -> dict[str, dict[str, int]]:
+    """Ranks by rule: one solver, one limit and one pair of bounds for all three."""
+    r_min, r_max = bounds
+    costs = {m.name: m.cost for m in modules}
+    highest = {m.name: min(r_max, m.d_in, m.d_out) for m in modules}
+    solve = partial(
+        allocate_ranks,
+        limit=limit,
+        lowest={name: min(r_min, most) for name, most in highest.items()},
+        weights=None if in_ranks else costs,
+        multiple_of=multiple_of,
+        groups=groups,
+    )
+    ranks = {
+        "proportional": solve(scores, highest=highest),
+        "random": solve(_random_scores(scores, seed=seed), highest=highest),
+    }
+    if not in_ranks:
+        # One rank for all that fits; as a ceiling the solver cannot but give it to each.
+        fits = max(limit // sum(costs.values()), -(-r_min // multiple_of) * multiple_of)
+        highest = {name: min(fits, most) for name, most in highest.items()}
+    ranks["uniform"] = solve(dict.fromkeys(scores, 1.0), highest=highest)
+    return ranks
+
+
+def budget_limit(
+    budget: Budget, modules: Sequence[TargetModule], *, base_parameters: int | None = None
+) -> int:
+    """The budget in the unit the solver works in.
+
+    Args:
+        budget: What may be spent.
+        modules: The target modules.
+        base_parameters: Size of the base model, only read for ``fraction``.
+
+    Returns:
+        Ranks in total for a ``rank`` budget, trainable parameters for all others.
+
+    Raises:
+        InvalidOption: A ``fraction`` budget without the size of the base model.
+    """
+    # As written: 0.29 of 100 parameters is 29, though the product of floats is below it.
+    value = Fraction(repr(budget.value))
+    match budget.unit:
+        case "rank":
+            return math.floor(value * len(modules))
+        case "parameters":
+            return math.floor(value)
+        case "bytes":
+            return math.floor(value) // budget.bytes_per_parameter
+        case "fraction":
+            if base_parameters is None:
+                raise InvalidOption(
+                    f"budget fraction={budget.value:g} needs base_parameters, the number of "
+                    "parameters of the base model"
+                )
+            return math.floor(value * base_parameters)
+
+
+def _bounds(
+    budget: Budget,
+    limit: int,
+    modules: Sequence[TargetModule],
+    r_min: int | None,
+    r_max: int | None,
+) -> tuple[int, int]:
+    """The bounds given, completed by the defaults around the budget's mean rank.
+
+    Returns:
+        Lowest and highest rank.
+
+    Raises:
+        InvalidOption: The floor is above the ceiling.
+    """
+    if r_min is not None and r_max is not None and r_min > r_max:
+        raise InvalidOption(f"r_min={r_min} is above r_max={r_max}")
+    if budget.unit == "rank":
+        mean = Fraction(repr(budget.value))
+    else:
+        mean = Fraction(max(1, limit // sum(m.cost for m in modules)))
+    low = max(1, math.floor(mean / 2)) if r_min is None else r_min
+    high = max(1, math.ceil(mean * 2)) if r_max is None else r_max
+    return (min(low, high), high) if r_min is None else (low, max(low, high))
+
+
+def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, float]:
+    """Uniform scores in (0, 1], each from the seed and its own name only."""
+
+    def draw(name: str) -> float:
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        return (int.from_bytes(digest[:6], "big") + 1) / 2**48
+
+    return {name: draw(name) for name in names}
+
+
+def _check_modules(
+    scores: Mapping[str, float], modules: Sequence[TargetModule] | None
+) -> tuple[TargetModule, ...]:
+    """See that each module is there once and has a score.
+
+    Returns:
+        The modules, as a tuple.
+
+    Raises:
+        InvalidOption: Modules are missing, doubled, or do not fit the scores.
+    """
+    if not modules:
+        raise InvalidOption("modules is empty: there is nothing to allocate ranks to")
+    names = [m.name for m in modules]
+    if len(set(names)) < len(names):
+        raise InvalidOption(
+            f"modules names {next(n for n in names if names.count(n) > 1)!r} twice"
+        )
+    if odd := sorted(scores.keys() ^ set(names)):
+        raise InvalidOption(
+            f"scores and modules must name the same modules; {odd[:5]} are in one only"
+        )
+    return tuple(modules)
+
+
+def _check_positive(**options: int | None) -> None:
+    """Refuse ranks and scales that are not whole numbers of at least 1.
+
+    Raises:
+        InvalidOption: An option is below 1 or not an integer.
+    """
+    for name, value in options.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
