@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fimlora_contract.jobs import JobStatus
+from fimlora_contract.jobs import JobError, JobStatus
 from fimlora_contract.records import JobRecord
 from fimlora_contract.store import JobMissing, JobStore, StaleAttempt
 from fimlora_contract.tasks import ORPHAN_GRACE_S, REAPER_INTERVAL_S
@@ -53,10 +53,16 @@ def sweep(
 
 
 def give_up(
-    store: JobStore, transport: Transport, job_id: str, attempt: int, *, counted: bool = True
+    store: JobStore,
+    transport: Transport,
+    job_id: str,
+    attempt: int,
+    *,
+    counted: bool = True,
+    error: JobError | None = None,
 ) -> Reaped:
-    """Give up an attempt and queue the next one in front, if one is left."""
-    change = store.requeue(job_id, attempt, counted=counted)
+    """Give up an attempt and queue the next one in front, or end the job with ``error``."""
+    change = store.requeue(job_id, attempt, counted=counted, error=error)
     if change.status is JobStatus.QUEUED:
         transport.enqueue(job_id, change.attempt, at_front=True)
     return Reaped(job_id, change.attempt, change.status)

@@ -1,0 +1,79 @@
+"""What counts as the content of a registered model or dataset, and its digest.
+
+Service and worker call the same functions, so a folder that changed between accepting a
+job and running it is noticed. Digests of unchanged files are remembered: hashing the
+weights of a large model takes as long as reading them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fimlora_contract.digests import digest_file, digest_of
+
+# What a model is loaded from: configuration, weights, tokenizer, chat template.
+MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
+DATA_SUFFIXES = frozenset({".jsonl", ".parquet"})
+
+
+class FolderError(ValueError):
+    """A registered name is not a usable model or dataset; the message says why."""
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """Files of a model folder by name; subfolders are not part of a model.
+
+    Raises:
+        FolderError: There is no such folder, or it holds no config.json.
+    """
+    if not folder.is_dir():
+        raise FolderError(f"there is no model folder {folder.name!r}")
+    found = sorted(path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
+    files = {path.name: path for path in found if path.is_file()}
+    if "config.json" not in files:
+        raise FolderError(f"model {folder.name!r} has no config.json")
+    return files
+
+
+def dataset_files(path: Path) -> dict[str, Path]:
+    """Data files of a dataset by name: the file itself, or those in a folder.
+
+    Raises:
+        FolderError: There is none, or JSONL and Parquet are mixed.
+    """
+    target = path.resolve()  # a registered name may be a link to data.jsonl
+    candidates = sorted(target.iterdir()) if target.is_dir() else [target]
+    found = [file for file in candidates if file.suffix in DATA_SUFFIXES and file.is_file()]
+    if not found:
+        raise FolderError(
+            f"dataset {path.name!r} holds no file ending in {sorted(DATA_SUFFIXES)}"
+        )
+    if len({file.suffix for file in found}) > 1:
+        raise FolderError(f"dataset {path.name!r} mixes {sorted(DATA_SUFFIXES)} files")
+    return {file.name: file for file in found}
+
+
+class FolderDigests:
+    """Digests of folders; files are read again only when size or time of change differ."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, int], str] = {}
+
+    def of_files(self, files: Mapping[str, Path]) -> str:
+        """One digest for all files under their names."""
+        return digest_of({name: self._of_file(path) for name, path in files.items()})
+
+    def of_model(self, folder: Path) -> str:
+        """Digest of a model folder."""
+        return self.of_files(model_files(folder))
+
+    def of_dataset(self, path: Path) -> str:
+        """Digest of a registered dataset, a file or a folder."""
+        return self.of_files(dataset_files(path))
+
+    def _of_file(self, path: Path) -> str:
+        path = path.resolve()
+        state = path.stat()
+        key = (path, state.st_size, state.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = digest_file(path)
+        return self._known[key]
