@@ -37,7 +37,7 @@ def measure(
     estimator: str = "exact",
     rank: int = 8,
     seed: int = 0,
-    scale: float = 2,
+    scale: int | float = 2,
     micro_batch_size: int | None = None,
     train_mode: bool = False,
     loss_fn: LossFn | None = None,

@@ -78,7 +78,7 @@ class Statistics:
     base_parameters: int
     loss: str
     dtype: str
-    scale: float
+    scale: int | float
     train_mode: bool
     rank: int | None
     seed: int | None
@@ -104,10 +104,7 @@ class Statistics:
         Returns:
             Plain data for a rank map.
         """
-        facts = {
-            name: getattr(self, name) for name in (*_MUST_MATCH, "n_examples", "n_batches")
-        }
-        return {name: value for name, value in facts.items() if value is not None}
+        return {name: value for name, value in self._facts().items() if value is not None}
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Add the sums of another run over other examples.
@@ -144,12 +141,9 @@ class Statistics:
         Args:
             path: Where to; an existing file is replaced in one step.
         """
-        facts = {
-            name: getattr(self, name) for name in (*_MUST_MATCH, "n_examples", "n_batches")
-        }
         header = {
             "format": STATISTICS_FORMAT,
-            **facts,
+            **self._facts(),
             "modules": [asdict(module) for module in self.modules],
         }
         arrays = {
@@ -187,6 +181,10 @@ class Statistics:
             return cls(modules=modules, estimator=estimator, **header, **arrays)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InvalidStatistics(f"cannot read statistics from {path}: {error}") from error
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
+        return {**facts, "estimator": self.estimator.value}
 
 
 _GROUPS = ("row_energies", "example_energies", "squared_gradients")
