@@ -203,9 +203,14 @@ def load_plan(path: str | Path) -> RankPlan:
         The plan, equal to the one that was written.
 
     Raises:
-        InvalidAdapter: There is no rank map at that path, or it cannot be read.
+        InvalidAdapter: There is no rank map at that path, or it cannot be read. An adapter
+            config beside it that PEFT would misread is refused as well.
     """
     path = Path(path)
+    if (path / "adapter_config.json").exists():
+        from fimlora.adapter_config import read_adapter_config
+
+        read_adapter_config(path)
     file = path / "rank_map.json" if path.is_dir() else path
     try:
         data = json.loads(file.read_text(encoding="utf-8"))

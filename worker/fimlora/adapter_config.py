@@ -1,0 +1,209 @@
+"""The plan as PEFT's ``adapter_config.json``, and reading one back without being misled.
+
+Layout B gives every module its rank and its alpha under its plain full name; layout C has
+one common rank, to which narrower modules are padded with zeros. In both, ``alpha / rank``
+is the same number for every module. Nothing here imports torch or PEFT.
+
+PEFT reads a pattern key as a regular expression that must end where the module's name ends
+and begin at its beginning or after a dot. A full name is thus also a suffix of a longer
+one; then, and only then, the key is anchored with ``^``, which PEFT knows since 0.15.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fimlora.errors import InvalidAdapter, InvalidOption, UnsupportedModule
+from fimlora.plan import RankPlan
+
+LAYOUTS = ("B", "C")
+PADDED_RANKS = (8, 16, 32, 64, 128, 256)
+TASK_TYPES = (
+    "CAUSAL_LM",
+    "FEATURE_EXTRACTION",
+    "QUESTION_ANS",
+    "SEQ_2_SEQ_LM",
+    "SEQ_CLS",
+    "TOKEN_CLS",
+)
+WRAPPER_PREFIX = "base_model.model."
+
+
+def build_adapter_config(
+    plan: RankPlan,
+    *,
+    base_model: str,
+    task_type: str | None,
+    layout: str = "B",
+    module_names: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Fill in the fields that every PEFT since 0.11 loads without a warning, and no other.
+
+    Args:
+        plan: The plan; modules of rank 0 are not targeted.
+        base_model: Hub id or path of the base model.
+        task_type: One of PEFT's task types, or ``None``.
+        layout: ``B`` for patterns, ``C`` for one padded rank.
+        module_names: Names of all modules of the base model; they allow short names in
+            ``target_modules``, which are full names otherwise.
+
+    Returns:
+        The content of ``adapter_config.json``.
+
+    Raises:
+        InvalidOption: The task type or the layout is unknown, or no module has a rank.
+    """
+    if task_type is not None and task_type not in TASK_TYPES:
+        raise InvalidOption(f"task_type={task_type!r}; allowed are {', '.join(TASK_TYPES)}")
+    if layout not in LAYOUTS:
+        raise InvalidOption(f"layout={layout!r}; allowed are {', '.join(LAYOUTS)}")
+    targets = [m for m in plan.modules if plan.ranks[m.name] > 0]
+    if not targets:
+        raise InvalidOption("every module of the plan has rank 0: there is no adapter to write")
+    names = [m.name for m in targets]
+    rank_pattern, alpha_pattern = rank_patterns(plan) if layout == "B" else ({}, {})
+    rank = max(plan.ranks.values()) if layout == "B" else padded_rank(plan)
+    return {
+        "alpha_pattern": alpha_pattern,
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": all(m.fan_in_fan_out for m in targets),
+        "inference_mode": False,
+        "init_lora_weights": True,
+        "lora_alpha": plan.scale * rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": rank_pattern,
+        "target_modules": target_names(names, module_names),
+        "task_type": task_type,
+        "use_rslora": False,
+    }
+
+
+def rank_patterns(plan: RankPlan) -> tuple[dict[str, int], dict[str, int]]:
+    """Rank and alpha of every targeted module below the highest rank.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        ``rank_pattern`` and ``alpha_pattern``, with the same keys in the same order; no key
+        matches a second target.
+    """
+    highest = max(plan.ranks.values())
+    targets = [m.name for m in plan.modules if plan.ranks[m.name] > 0]
+    longer = {end for name in targets for end in _dotted_ends(name)[1:]}
+    keys = {
+        name: f"^{name}" if name in longer else name
+        for name in sorted(targets)
+        if plan.ranks[name] != highest
+    }
+    ranks = {key: plan.ranks[name] for name, key in keys.items()}
+    return ranks, {key: plan.alpha(name) for name, key in keys.items()}
+
+
+def padded_rank(plan: RankPlan) -> int:
+    """The common rank of layout C.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The smallest rank that servers accept and no module exceeds.
+
+    Raises:
+        InvalidOption: A module's rank is above all of those.
+    """
+    highest = max(plan.ranks.values())
+    for rank in PADDED_RANKS:
+        if rank >= highest:
+            return rank
+    raise InvalidOption(
+        f"layout C pads to at most rank {PADDED_RANKS[-1]}, the plan goes up to {highest}"
+    )
+
+
+def target_names(names: Iterable[str], module_names: Iterable[str] | None = None) -> list[str]:
+    """Shortest names that make PEFT target exactly these modules.
+
+    Args:
+        names: Full names of the modules to target.
+        module_names: Names of all modules of the base model. ``None`` allows full names
+            only, as any shorter one might hit a module it should not.
+
+    Returns:
+        Sorted leaf names, or longer endings where a leaf name would hit another module.
+
+    Raises:
+        UnsupportedModule: A name cannot be told from another one, or is no plain name.
+    """
+    targets = set(names)
+    for name in targets:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UnsupportedModule(f"{name!r}: PEFT reads names as regular expressions")
+    if module_names is None:
+        return sorted(targets)
+    others = {end for name in set(module_names) - targets for end in _dotted_ends(name)}
+    found = set()
+    for name in targets:
+        ends = [end for end in reversed(_dotted_ends(name)) if end not in others]
+        if not ends:
+            raise UnsupportedModule(
+                f"{name!r} also ends the name of a module outside the plan, so PEFT would "
+                "adapt both; target both or neither"
+            )
+        found.add(ends[0])
+    return sorted(found)
+
+
+def read_adapter_config(path: str | Path) -> dict[str, Any]:
+    """Read a config that PEFT would apply as it stands.
+
+    Args:
+        path: ``adapter_config.json``, or the folder that holds it.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InvalidAdapter: It cannot be read, or its pattern keys carry the prefix that PEFT's
+            wrapper adds, so that PEFT would ignore them.
+    """
+    path = Path(path)
+    file = path / "adapter_config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidAdapter(f"cannot read an adapter config from {file}: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidAdapter(f"{file} holds {type(config).__name__}, expected an object")
+    for field in ("rank_pattern", "alpha_pattern"):
+        _refuse_prefix(field, config.get(field) or {}, file)
+    return config
+
+
+def _refuse_prefix(
+    field: str, pattern: Collection[str] | Mapping[str, Any], file: Path
+) -> None:
+    """Refuse keys that no module of a base model can match.
+
+    Raises:
+        InvalidAdapter: A key starts with the wrapper's prefix.
+    """
+    for key in pattern:
+        if key.lstrip("^").startswith(WRAPPER_PREFIX):
+            raise InvalidAdapter(
+                f"{file}: {field} key {key!r} starts with {WRAPPER_PREFIX!r}, so PEFT ignores "
+                f"it and every module gets the default rank; remove that prefix from the keys "
+                "of rank_pattern and alpha_pattern"
+            )
+
+
+def _dotted_ends(name: str) -> list[str]:
+    """The name and every ending of it that begins after a dot, longest first."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]

@@ -1,0 +1,269 @@
+"""The plan as a picture: layers down, kinds of module across, the rank in every cell.
+
+Pure text in, pure text out: the same plan gives the same bytes. Nothing here imports torch.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from fimlora.plan import RankPlan, TargetModule
+
+# Light to dark; the numbers switch from dark to white ink where the cells get dark.
+_RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48, 107))
+_WHITE_INK_FROM = 0.52
+_CELL_W, _CELL_H, _GAP, _PAD = 52, 20, 2, 16
+_CHAR_W = 6.6  # of the 11 px sans-serif used for labels
+
+_STYLE = """
+    .card{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.none{fill:none;stroke:#d1d9e0}
+    text{font:11px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
+    .h{font-size:15px;font-weight:600}.n{text-anchor:middle;font-variant-numeric:tabular-nums}
+    @media (prefers-color-scheme:dark){.card{fill:#0d1117}.ink{fill:#f0f6fc}
+    .dim{fill:#9198a1}.none{stroke:#3d444d}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Ranks of one layer by column; several modules may share a cell, as experts do."""
+
+    label: str
+    cells: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A plan as a table.
+
+    Attributes:
+        columns: Kinds of module, in the model's order; inner indices read ``*``.
+        rows: One per layer, in the model's order.
+        loose: Name and rank of the modules outside the repeated blocks.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    loose: tuple[tuple[str, int], ...]
+
+
+def layer_grid(plan: RankPlan) -> Grid:
+    """Sort a plan's modules into layers and kinds.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The table.
+    """
+    cells: dict[tuple[str, int], dict[str, list[int]]] = {}
+    columns: dict[str, None] = {}
+    loose = []
+    for module in plan.modules:
+        rank = plan.ranks[module.name]
+        if module.layer is None:
+            loose.append((module.name, rank))
+            continue
+        kind = re.sub(r"\b\d+\b", "*", module.kind)
+        columns.setdefault(kind)
+        row = cells.setdefault((_stack(module), module.layer), {})
+        row.setdefault(kind, []).append(rank)
+    several = len({stack for stack, _ in cells}) > 1
+    rows = tuple(
+        Row(
+            f"{stack}.{layer}" if several else str(layer),
+            tuple(tuple(row.get(kind, ())) for kind in columns),
+        )
+        for (stack, layer), row in cells.items()
+    )
+    return Grid(_labels(columns), rows, tuple(loose))
+
+
+def budget_line(plan: RankPlan) -> str:
+    """Say in one line what was asked for and what it buys.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The line.
+    """
+    unit = "mean rank" if plan.budget.unit == "rank" else plan.budget.unit
+    spent = f"{plan.spent.ranks:,} ranks, {plan.spent.parameters:,} trainable parameters"
+    line = f"budget: {unit} {plan.budget.value:,}; spent: {spent}"
+    if uniform := plan.controls.get("uniform"):
+        line += f" (uniform LoRA: {plan.spending_of(uniform).parameters:,})"
+    if plan.budget.unit != "rank" and all(
+        rank >= min(plan.r_max, m.d_in, m.d_out)
+        for m, rank in ((m, plan.ranks[m.name]) for m in plan.modules)
+    ):
+        line += f"; {plan.limit - plan.spent.parameters:,} unspent, as every module is at r_max"
+    return line
+
+
+def heading(plan: RankPlan) -> str:
+    """Name the plan.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The heading.
+    """
+    bounds = f"ranks {plan.r_min} to {plan.r_max}"
+    return f"Rank map: {len(plan.modules)} modules, {plan.rule}, {bounds}"
+
+
+def render_text(plan: RankPlan) -> str:
+    """Draw a plan for a terminal.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A table with the budget line below it.
+    """
+    grid = layer_grid(plan)
+    table = [
+        ("layer", *grid.columns),
+        *((r.label, *map(_text, r.cells)) for r in grid.rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in table
+    ]
+    lines = lines if grid.rows else []
+    lines += [f"{name}  {rank}" for name, rank in grid.loose]
+    return "\n".join([heading(plan), "", *lines, "", budget_line(plan), ""])
+
+
+def render_svg(plan: RankPlan) -> str:
+    """Draw a plan as a heat map that reads on light and on dark pages.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A complete SVG document.
+    """
+    grid = layer_grid(plan)
+    low, high = min(plan.ranks.values()), max(plan.ranks.values())
+    left = _PAD + 8 + int(_CHAR_W * max([5, *(len(row.label) for row in grid.rows)]))
+    # Labels lean at 35 degrees: sin 0.57, cos 0.82.
+    longest = max([0, *map(len, grid.columns)]) * _CHAR_W
+    top = 62 + int(longest * 0.57) + 14
+    n_rows = len(grid.rows) + len(grid.loose)
+    bottom = top + n_rows * (_CELL_H + _GAP)
+    lines = _wrap(budget_line(plan))
+    text_w = max(len(line) for line in (*lines, heading(plan))) * _CHAR_W * 1.15
+    cells_w = len(grid.columns) * (_CELL_W + _GAP) + longest * 0.82
+    loose_w = max([0, *(len(name) for name, _ in grid.loose)]) * _CHAR_W + _CELL_W + 12
+    width = int(max(left + cells_w, left + loose_w, text_w + _PAD, 320)) + _PAD
+    height = bottom + 46 + _PAD + len(lines) * 16
+
+    body = [
+        f'<rect class="card" width="{width}" height="{height}" rx="6"/>',
+        _label(_PAD, 30, heading(plan), "ink h"),
+        *_column_labels(grid.columns, left, top),
+        *_grid_cells(grid, left, top, low, high),
+        *_legend(left, bottom + 14, low, high),
+        *(_label(_PAD, bottom + 62 + 16 * i, line, "dim") for i, line in enumerate(lines)),
+    ]
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">',
+        f'<title id="t">{escape(heading(plan))}</title>',
+        f'<desc id="d">{escape(budget_line(plan))}</desc>',
+        f"<style>{_STYLE}</style>",
+    ]
+    return "\n".join([*head, *body, "</svg>", ""])
+
+
+def _stack(module: TargetModule) -> str:
+    """What comes before the layer index: models with two towers have two of these."""
+    return re.split(r"\.\d+\.", module.name, maxsplit=1)[0]
+
+
+def _labels(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Leaf names where they tell the kinds apart, else the whole kind."""
+    kinds = list(kinds)
+    leaves = [kind.rsplit(".", 1)[-1] for kind in kinds]
+    return tuple(
+        leaf if leaves.count(leaf) == 1 else kind
+        for kind, leaf in zip(kinds, leaves, strict=True)
+    )
+
+
+def _text(ranks: Sequence[int]) -> str:
+    if not ranks:
+        return ""
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _wrap(line: str) -> list[str]:
+    return line.split("; ")
+
+
+def _label(x: int, y: int, text: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
+
+
+def _column_labels(columns: Sequence[str], left: int, top: int) -> list[str]:
+    return [
+        f'<text class="dim" transform="translate({left + i * (_CELL_W + _GAP) + _CELL_W // 2} '
+        f'{top - 8}) rotate(-35)">{escape(column)}</text>'
+        for i, column in enumerate(columns)
+    ]
+
+
+def _grid_cells(grid: Grid, left: int, top: int, low: int, high: int) -> list[str]:
+    drawn = []
+    for i, row in enumerate(grid.rows):
+        y = top + i * (_CELL_H + _GAP)
+        drawn.append(
+            f'<text class="dim" x="{left - 8}" y="{y + 14}" text-anchor="end">'
+            f"{escape(row.label)}</text>"
+        )
+        for j, ranks in enumerate(row.cells):
+            drawn.append(_cell(left + j * (_CELL_W + _GAP), y, ranks, low, high))
+    for i, (name, rank) in enumerate(grid.loose, start=len(grid.rows)):
+        y = top + i * (_CELL_H + _GAP)
+        drawn.append(_cell(left, y, (rank,), low, high))
+        drawn.append(_label(left + _CELL_W + 8, y + 14, name, "dim"))
+    return drawn
+
+
+def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int) -> str:
+    size = f'x="{x}" y="{y}" width="{_CELL_W}" height="{_CELL_H}" rx="3"'
+    if not ranks:
+        return f'<rect class="none" {size}/>'
+    share = (sum(ranks) / len(ranks) - low) / (high - low) if high > low else 0.5
+    ink = "#fff" if share >= _WHITE_INK_FROM else "#08306b"
+    return (
+        f'<rect {size} fill="{_color(share)}"/>'
+        f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 14}">{_text(ranks)}</text>'
+    )
+
+
+def _legend(left: int, y: int, low: int, high: int) -> list[str]:
+    """A bar of the colours in use, with the ranks at its ends."""
+    shares = [i / 9 for i in range(10)] if high > low else [0.5]
+    bar = [
+        f'<rect x="{left + i * 16}" y="{y}" width="16" height="10" fill="{_color(share)}"/>'
+        for i, share in enumerate(shares)
+    ]
+    end = left + len(shares) * 16
+    text = f"rank {low} to {high}" if high > low else f"rank {low}"
+    return [*bar, _label(end + 8, y + 9, text, "dim")]
+
+
+def _color(share: float) -> str:
+    place = share * (len(_RAMP) - 1)
+    i = min(int(place), len(_RAMP) - 2)
+    mixed = (
+        round(a + (b - a) * (place - i)) for a, b in zip(_RAMP[i], _RAMP[i + 1], strict=True)
+    )
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
