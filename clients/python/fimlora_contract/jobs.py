@@ -144,6 +144,14 @@ class JobEvent(AnswerModel):
     error: JobError | None = None
 
 
+class JobEventPage(AnswerModel):
+    """Oldest events first; pass ``next_cursor`` as ``after`` for the following page."""
+
+    object: Literal["list"] = "list"
+    data: list[JobEvent]
+    next_cursor: str | None = None
+
+
 class Dataset(AnswerModel):
     """An uploaded or registered dataset; the id of an upload is its content."""
 
@@ -154,7 +162,7 @@ class Dataset(AnswerModel):
     rows: int | None = Field(None, description="Null for a registered folder not yet read.")
     columns: list[str] = []
     size: int
-    digest: str
+    digest: str | None = Field(None, description="Null for a registered dataset not yet read.")
     created_at: datetime | None = None
 
 

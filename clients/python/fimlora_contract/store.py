@@ -73,6 +73,11 @@ redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
 return 1
 """
 
+_DROP_LOCK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
 
 class JobMissing(LookupError):
     """There is no job with that id."""
@@ -324,6 +329,10 @@ class JobStore:
         token = secrets.token_hex(8)
         taken = self._redis.set(self.key("lock", name), token, nx=True, px=int(ttl_s * 1000))
         return token if taken else None
+
+    def drop_lock(self, name: str, token: str) -> None:
+        """Give a lock back, unless it ran out and somebody else holds it by now."""
+        self._redis.eval(_DROP_LOCK, 1, self.key("lock", name), token)
 
     # Inside
 

@@ -1,0 +1,120 @@
+"""The application: parts are made when it starts, and handed to handlers by its state."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fimlora_contract import __version__
+from fimlora_contract.problems import Problem
+from fimlora_contract.store import JobStore
+from fimlora_service import artifacts, calibrate, datasets, events, health, jobs, models
+from fimlora_service.data_folder import DataFolder
+from fimlora_service.dependencies import State
+from fimlora_service.hub import Hub
+from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from fimlora_service.problems import install_handlers
+from fimlora_service.queue import RqTransport
+from fimlora_service.reaping import reaping
+from fimlora_service.resolve import Resolver
+from fimlora_service.settings import Settings
+
+DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
+PARTS = (calibrate, jobs, events, artifacts, datasets, models, health)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make the application; nothing is opened before it starts."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        data_folder = DataFolder.create(settings.data_dir)
+        with (
+            closing(connect(settings.redis_url)) as redis,
+            closing(connect(settings.redis_url)) as queue_redis,
+        ):
+            store, transport = JobStore(redis), RqTransport(queue_redis)
+            with reaping(store, transport, interval_s=settings.reaper_interval_s):
+                yield make_state(settings, data_folder, store, transport)
+
+    app = FastAPI(
+        title="fimlora",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
+    app.add_middleware(
+        BodyLimitMiddleware,
+        limit=settings.max_body_bytes,
+        upload_limit=settings.max_upload_bytes,
+    )
+    app.add_middleware(RequestIdMiddleware)
+    install_handlers(app)
+    routes = make_router()
+    app.include_router(routes)
+    app.include_router(routes, prefix="/v1", include_in_schema=False)
+    document_problems(app)
+    return app
+
+
+def connect(url: str) -> Redis:
+    """A client that fails fast: a request must not wait for a server that is away."""
+    return Redis.from_url(
+        url, socket_connect_timeout=0.5, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def make_state(
+    settings: Settings, data_folder: DataFolder, store: JobStore, transport: RqTransport
+) -> State:
+    """The parts that handlers are given."""
+    token = settings.hub_token
+    hub = Hub(
+        endpoint=settings.hub_endpoint,
+        token=token.get_secret_value() if token else None,
+        cache=data_folder.hub,
+        timeout_s=settings.hub_timeout_s,
+    )
+    return State(
+        settings=settings,
+        data_folder=data_folder,
+        store=store,
+        transport=transport,
+        resolver=Resolver(data_folder, hub),
+    )
+
+
+def make_router() -> APIRouter:
+    """All routes."""
+    router = APIRouter()
+    for part in PARTS:
+        router.include_router(part.router)
+    return router
+
+
+def operation_id(route: APIRoute) -> str:
+    """The handler's name names the operation."""
+    return route.name
+
+
+def document_problems(app: FastAPI) -> None:
+    """Put the problem document into the API reference, in place of the framework's own."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = generate()
+        schemas = schema["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = Problem.model_json_schema()
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,129 @@
+"""Registered local base models: find, check and fingerprint them without loading any.
+
+Only headers are read: ``config.json`` says what the model is, the head of each safetensors
+file which weights it has.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fimlora_contract.folders import FolderDigests
+from fimlora_service.data_folder import registered_names
+from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
+
+MAX_CONFIG_BYTES = 4 << 20
+MAX_HEADER_BYTES = 100 << 20  # the safetensors format's own limit
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A base model whose content is pinned.
+
+    Attributes:
+        reference: What goes on the job's record.
+        config: The model's ``config.json``.
+        shapes: Shape of each weight by name, ``None`` when they were not looked up.
+    """
+
+    reference: dict[str, Any]
+    config: Mapping[str, Any]
+    shapes: Shapes | None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model's content."""
+        return str(self.reference["digest"])
+
+
+def resolve_local_model(name: str, *, models: Path, digests: FolderDigests) -> ResolvedModel:
+    """Check a registered model and take its digest.
+
+    Raises:
+        ModelNotFound: No model is registered under that name.
+        UnsupportedArchitecture: Its configuration cannot be used.
+        UnsafeWeights: It has no sound safetensors weights.
+    """
+    folder = models / name
+    if not folder.is_dir():
+        known = registered_names(models)
+        raise ModelNotFound(f"no local model {name!r}; registered models: {known}")
+    where = f"local model {name!r}"
+    config = read_config(folder / "config.json", where=where)
+    shapes = weight_shapes(folder, where=where)
+    reference = {"source": "local", "name": name, "digest": digests.of_model(folder)}
+    return ResolvedModel(reference | describe_config(config), config, shapes)
+
+
+def read_config(path: Path, *, where: str) -> dict[str, Any]:
+    """A model's ``config.json``, refused when it is unusable or asks for code of its own."""
+    if not path.is_file():
+        raise UnsupportedArchitecture(f"{where} has no config.json")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise UnsupportedArchitecture(
+            f"the config.json of {where} is over {MAX_CONFIG_BYTES} bytes"
+        )
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedArchitecture(f"the config.json of {where} is not JSON") from error
+    if not isinstance(config, dict):
+        raise UnsupportedArchitecture(f"the config.json of {where} is not an object")
+    if "auto_map" in config:
+        raise UnsupportedArchitecture(
+            f"{where} brings code of its own (auto_map in config.json), which is never run"
+        )
+    if not isinstance(config.get("model_type"), str):
+        raise UnsupportedArchitecture(f"the config.json of {where} names no model_type")
+    return config
+
+
+def describe_config(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The fields of a configuration that go on record."""
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    architecture = first if isinstance(first, str) else None
+    return {"model_type": config["model_type"], "architecture": architecture}
+
+
+def weight_shapes(folder: Path, *, where: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight in a folder's safetensors files."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
+        raise UnsafeWeights(f"{where} has no *.safetensors file; it has {others}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes |= read_shapes(file, where=where)
+    return shapes
+
+
+def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight in one safetensors file, from its header alone."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(MAX_HEADER_BYTES, file.stat().st_size):
+                raise ValueError(f"header of {length} bytes")
+            header = json.loads(stream.read(length))
+        return {
+            name: tuple(int(n) for n in entry["shape"])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        raise UnsafeWeights(
+            f"{file.name} of {where} is not a sound safetensors file"
+        ) from error

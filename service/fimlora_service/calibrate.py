@@ -1,0 +1,88 @@
+"""POST /calibrate: pin the request to content, put it on record, queue it, answer at once."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Header, Request, Response
+
+from fimlora_contract.jobs import Job
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_service import errors
+from fimlora_service.dependencies import (
+    DataFolderDep,
+    PrefixDep,
+    ResolverDep,
+    StoreDep,
+    TransportDep,
+    problems,
+)
+from fimlora_service.examples import CALIBRATION_EXAMPLES
+from fimlora_service.submission import Submission
+
+RETRY_AFTER_S = 2
+router = APIRouter(tags=["jobs"])
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body that does not say it is JSON."""
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise errors.UnsupportedMediaType(f"content type {given!r}; expected application/json")
+
+
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[ -~]{1,255}$",
+        description="Repeat a request under one key, and it is carried out once.",
+    ),
+]
+
+
+@router.post(
+    "/calibrate",
+    status_code=202,
+    dependencies=[Depends(require_json)],
+    response_description="The job is queued; poll the address in Location.",
+    responses={
+        200: {"model": Job, "description": "An equal request had already succeeded."},
+        **problems(
+            errors.MalformedRequest,
+            errors.DatasetNotFound,
+            errors.IdempotencyInFlight,
+            errors.PayloadTooLarge,
+            errors.UnsupportedMediaType,
+            errors.ValidationFailed,
+            errors.IdempotencyMismatch,
+            errors.UnsupportedArchitecture,
+            errors.BudgetInfeasible,
+            errors.DatasetSchema,
+            errors.DatasetEmpty,
+            errors.UnsafeWeights,
+            errors.ModelNotFound,
+            errors.ModelGated,
+            errors.DatasetUnreachable,
+            errors.HubUnreachable,
+            errors.RedisUnavailable,
+        ),
+    },
+)
+def calibrate(
+    body: Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)],
+    store: StoreDep,
+    transport: TransportDep,
+    resolver: ResolverDep,
+    data_folder: DataFolderDep,
+    prefix: PrefixDep,
+    response: Response,
+    idempotency_key: KeyHeader = None,
+) -> Job:
+    """Queue a calibration and answer at once."""
+    submission = Submission(store, transport, resolver, data_folder)
+    accepted = submission.accept(body, key=idempotency_key)
+    response.headers["Location"] = f"{prefix}/jobs/{accepted.record.id}"
+    if accepted.cached:
+        response.status_code = 200
+    elif not accepted.record.status.is_final:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return accepted.record.to_job(prefix=prefix, cached=accepted.cached)

@@ -1,0 +1,63 @@
+"""What handlers are given: parts of the running service, and common parameters."""
+
+from typing import Annotated, Any, TypedDict
+
+from fastapi import Depends, Path, Request
+
+from fimlora_contract.problems import PROBLEMS
+from fimlora_contract.store import JobStore
+from fimlora_service.data_folder import DataFolder
+from fimlora_service.errors import ServiceError
+from fimlora_service.problems import MEDIA_TYPE
+from fimlora_service.queue import RqTransport
+from fimlora_service.resolve import Resolver
+from fimlora_service.settings import Settings
+
+
+class State(TypedDict):
+    """What lives as long as the service runs."""
+
+    settings: Settings
+    data_folder: DataFolder
+    store: JobStore
+    transport: RqTransport
+    resolver: Resolver
+
+
+def _part(name: str) -> Any:
+    def read(request: Request) -> Any:
+        return getattr(request.state, name)
+
+    return Depends(read)
+
+
+SettingsDep = Annotated[Settings, _part("settings")]
+DataFolderDep = Annotated[DataFolder, _part("data_folder")]
+StoreDep = Annotated[JobStore, _part("store")]
+TransportDep = Annotated[RqTransport, _part("transport")]
+ResolverDep = Annotated[Resolver, _part("resolver")]
+JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]
+
+
+def _prefix(request: Request) -> str:
+    return "/v1" if request.url.path.startswith("/v1/") else ""
+
+
+PrefixDep = Annotated[str, Depends(_prefix)]
+
+
+def problems(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI documentation of the errors a route may answer with."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        known = PROBLEMS[kind.code]
+        entry = documented.setdefault(
+            known.status,
+            {"description": "", "content": {MEDIA_TYPE: {"schema": PROBLEM_REFERENCE}}},
+        )
+        text = f"`{kind.code}`: {known.title}."
+        entry["description"] = f"{entry['description']} {text}".strip()
+    return documented
+
+
+PROBLEM_REFERENCE = {"$ref": "#/components/schemas/Problem"}

@@ -1,0 +1,146 @@
+"""Every refusal the service makes on purpose; one handler turns any into a problem document.
+
+Status, title and next step of a code are in the contract's table.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from fimlora_contract.problems import PROBLEMS
+
+
+class ServiceError(Exception):
+    """Base of all refusals; the message names what was given and what is allowed."""
+
+    code: ClassVar[str] = "internal"
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+        if self.retry_after_s is not None:
+            self.headers.setdefault("Retry-After", str(self.retry_after_s))
+
+    @property
+    def status_code(self) -> int:
+        """HTTP status of the code."""
+        return PROBLEMS[self.code].status
+
+
+class MalformedRequest(ServiceError):
+    code = "malformed_request"
+
+
+class RouteNotFound(ServiceError):
+    code = "not_found"
+
+
+class JobNotFound(ServiceError):
+    code = "job_not_found"
+
+
+class ArtifactNotFound(ServiceError):
+    code = "artifact_not_found"
+
+
+class DatasetNotFound(ServiceError):
+    code = "dataset_not_found"
+
+
+class MethodNotAllowed(ServiceError):
+    code = "method_not_allowed"
+
+
+class JobNotFinished(ServiceError):
+    code = "job_not_finished"
+    retry_after_s = 2
+
+
+class JobFailed(ServiceError):
+    code = "job_failed"
+
+
+class JobCanceled(ServiceError):
+    code = "canceled"
+
+
+class JobAlreadyFinished(ServiceError):
+    code = "job_already_finished"
+
+
+class IdempotencyInFlight(ServiceError):
+    code = "idempotency_in_flight"
+    retry_after_s = 1
+
+
+class IdempotencyMismatch(ServiceError):
+    code = "idempotency_mismatch"
+
+
+class PayloadTooLarge(ServiceError):
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(ServiceError):
+    code = "unsupported_media_type"
+
+
+class ValidationFailed(ServiceError):
+    code = "validation_failed"
+
+
+class UnsupportedArchitecture(ServiceError):
+    code = "unsupported_architecture"
+
+
+class BudgetInfeasible(ServiceError):
+    code = "budget_infeasible"
+
+
+class DatasetSchema(ServiceError):
+    code = "dataset_schema"
+
+
+class DatasetEmpty(ServiceError):
+    code = "dataset_empty"
+
+
+class UnsafeWeights(ServiceError):
+    code = "unsafe_weights"
+
+
+class ModelNotFound(ServiceError):
+    code = "model_not_found"
+
+
+class ModelGated(ServiceError):
+    code = "model_gated"
+
+
+class DatasetUnreachable(ServiceError):
+    code = "dataset_unreachable"
+
+
+class HubUnreachable(ServiceError):
+    code = "hub_unreachable"
+    retry_after_s = 10
+
+
+class RedisUnavailable(ServiceError):
+    code = "redis_unavailable"
+    retry_after_s = 2
+
+
+class DiskFull(ServiceError):
+    code = "disk_full"
+
+
+class InternalError(ServiceError):
+    code = "internal"

@@ -1,0 +1,100 @@
+"""GET /jobs/{id}/events: a job's history, as a live stream or as a page.
+
+The stream is Server-Sent Events: each event has the id it has in the store, so a client
+that lost the connection goes on behind the last one it saw.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from fimlora_contract.jobs import JobEvent, JobEventPage
+from fimlora_contract.store import JobMissing, JobStore
+from fimlora_service import errors
+from fimlora_service.dependencies import JobId, SettingsDep, StoreDep, problems
+
+EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+RECONNECT_MS = 2_000
+router = APIRouter(tags=["jobs"])
+logger = logging.getLogger(__name__)
+
+
+@router.get(
+    "/jobs/{id}/events",
+    response_model=JobEventPage,
+    response_description="A page with `Accept: application/json`, else a stream.",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems(errors.JobNotFound, errors.ValidationFailed, errors.RedisUnavailable),
+    },
+)
+async def job_events(
+    id: JobId,
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
+    limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
+    last_event_id: Annotated[str | None, Header(pattern=EVENT_ID)] = None,
+) -> Response:
+    """Tell a job's history from behind an event on, and follow it to the end."""
+    await run_in_threadpool(store.status_of, id)
+    after = last_event_id or after
+    if wants_page(request.headers.get("accept", "")):
+        page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
+        return Response(page.model_dump_json(), media_type="application/json")
+    lines = follow(
+        store, id, after=after, every_s=settings.poll_interval_s, alive_s=settings.keep_alive_s
+    )
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+def wants_page(accept: str) -> bool:
+    """Whether a client asks for JSON and not for a stream."""
+    return "application/json" in accept and "text/event-stream" not in accept
+
+
+def read_page(store: JobStore, id: str, *, after: str, limit: int) -> JobEventPage:
+    """Some events behind one, and where to go on."""
+    events = store.events(id, after=after, limit=limit + 1)
+    more = events[limit - 1].id if len(events) > limit else None
+    return JobEventPage(data=events[:limit], next_cursor=more)
+
+
+async def follow(
+    store: JobStore, id: str, *, after: str, every_s: float, alive_s: float
+) -> AsyncIterator[str]:
+    """Lines of the stream, until the job's last event or until Redis goes away."""
+    yield f"retry: {RECONNECT_MS}\n\n"
+    spoke = time.monotonic()
+    try:
+        while True:
+            # The status first: when it is final, all events are there to be read.
+            status = await run_in_threadpool(store.status_of, id)
+            events = await run_in_threadpool(store.events, id, after=after)
+            for event in events:
+                yield as_lines(event)
+                after, spoke = event.id, time.monotonic()
+            if status.is_final and not events:
+                return
+            if not events and time.monotonic() - spoke >= alive_s:
+                yield ": keep-alive\n\n"
+                spoke = time.monotonic()
+            if not status.is_final:
+                await asyncio.sleep(every_s)
+    except (RedisError, JobMissing) as error:
+        # The answer has begun: close it, the client reconnects and is told then.
+        logger.warning("events.interrupted", extra={"job_id": id, "error": str(error)})
+
+
+def as_lines(event: JobEvent) -> str:
+    """One event in the stream's format."""
+    return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"

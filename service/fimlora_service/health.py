@@ -1,0 +1,69 @@
+"""Liveness, readiness and version."""
+
+import os
+import pathlib
+import tempfile
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from redis.exceptions import RedisError
+
+from fimlora_contract import __version__
+from fimlora_contract.jobs import Health, Version
+from fimlora_service.data_folder import DataFolder
+from fimlora_service.dependencies import DataFolderDep, TransportDep
+
+OK = "ok"
+RETRY_AFTER_S = 5
+router = APIRouter(tags=["service"])
+
+
+@router.get("/healthz")
+async def liveness() -> Health:
+    """Say that the process runs."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
+)
+def readiness(
+    data_folder: DataFolderDep, transport: TransportDep, response: Response
+) -> Health:
+    """Say whether jobs can be accepted, and whether somebody would work on them."""
+    checks = {"artifacts": check_folder(data_folder), "redis": OK, "workers": OK}
+    try:
+        count = transport.n_workers()
+        checks["workers"] = OK if count else "no live worker; jobs wait until one starts"
+    except RedisError as error:
+        checks |= {"redis": f"does not answer: {type(error).__name__}", "workers": "unknown"}
+    status = judge(checks)
+    if status == "unavailable":
+        response.status_code = 503
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return Health(status=status, checks=checks)
+
+
+def judge(checks: dict[str, str]) -> Literal["ok", "degraded", "unavailable"]:
+    """Without workers jobs wait; without Redis or disk none can be accepted."""
+    if checks["redis"] != OK or checks["artifacts"] != OK:
+        return "unavailable"
+    return "ok" if checks["workers"] == OK else "degraded"
+
+
+def check_folder(data_folder: DataFolder) -> str:
+    """Whether a file can be written where results are kept."""
+    try:
+        handle, path = tempfile.mkstemp(prefix=".ready-", dir=data_folder.artifacts)
+        os.close(handle)
+        pathlib.Path(path).unlink()
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return OK
+
+
+@router.get("/version")
+async def version() -> Version:
+    """Say which version answers."""
+    return Version(fimlora=__version__)

@@ -1,0 +1,150 @@
+"""Hub references: from a name to a commit, and the little that must be known beforehand.
+
+Nothing heavy is fetched here; the worker downloads weights and rows at that commit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from fimlora_contract.digests import digest_of
+from fimlora_contract.references import HubDataset, HubModel
+from fimlora_service.base_models import ResolvedModel, Shapes, describe_config, read_config
+from fimlora_service.errors import (
+    DatasetUnreachable,
+    HubUnreachable,
+    ModelGated,
+    ModelNotFound,
+    ServiceError,
+    UnsafeWeights,
+    UnsupportedArchitecture,
+)
+
+
+class Hub:
+    """The model hub as far as the service asks it.
+
+    Args:
+        endpoint: Its address.
+        token: Access token; without one only public repositories can be read.
+        cache: Where small files are kept; the worker uses the same folder.
+        timeout_s: How long one question may take.
+    """
+
+    def __init__(
+        self, *, endpoint: str, token: str | None, cache: Path, timeout_s: float
+    ) -> None:
+        disable_progress_bars()
+        self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
+        self._cache = cache
+        self._timeout_s = timeout_s
+
+    def resolve_model(self, model: HubModel, *, with_shapes: bool) -> ResolvedModel:
+        """Pin a model to its commit and check that it can be used.
+
+        Args:
+            model: The reference.
+            with_shapes: Whether to read the heads of the weight files, too.
+
+        Raises:
+            ServiceError: The model is missing, gated, unsafe or unusable, or the hub is away.
+        """
+        where = f"hub model {model.id!r} at revision {model.revision!r}"
+        with refusals(where, missing=ModelNotFound, gated=ModelGated):
+            info = self._api.model_info(
+                model.id, revision=model.revision, timeout=self._timeout_s
+            )
+            files = [sibling.rfilename for sibling in info.siblings or []]
+            if not any(f.endswith(".safetensors") and "/" not in f for f in files):
+                weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
+                raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
+            config = self._read_config(model.id, str(info.sha), where=where)
+            shapes = self._shapes(model.id, str(info.sha)) if with_shapes else None
+        reference = {
+            "source": "hub",
+            "id": model.id,
+            "revision": info.sha,
+            "digest": digest_of({"model": model.id, "commit": info.sha}),
+        }
+        return ResolvedModel(reference | describe_config(config), config, shapes)
+
+    def resolve_dataset(self, dataset: HubDataset) -> dict[str, Any]:
+        """Pin a dataset to its commit; columns and rows are known once it is loaded."""
+        where = f"hub dataset {dataset.id!r} at revision {dataset.revision!r}"
+        with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
+            info = self._api.dataset_info(
+                dataset.id, revision=dataset.revision, timeout=self._timeout_s
+            )
+        content = {
+            "dataset": dataset.id,
+            "commit": info.sha,
+            "config": dataset.config,
+            "split": dataset.split,
+            "columns": dataset.columns.model_dump(),
+        }
+        return {
+            "source": "hub",
+            "id": dataset.id,
+            "revision": info.sha,
+            "digest": digest_of(content),
+            "fields": None,
+            "rows": None,
+        }
+
+    def _read_config(self, id_: str, commit: str, *, where: str) -> dict[str, Any]:
+        try:
+            path = self._api.hf_hub_download(
+                id_, "config.json", revision=commit, cache_dir=self._cache,
+                etag_timeout=self._timeout_s,
+            )  # fmt: skip
+        except LocalEntryNotFoundError:
+            raise  # the hub went away in between
+        except EntryNotFoundError as error:
+            raise UnsupportedArchitecture(f"{where} has no config.json") from error
+        return read_config(Path(path), where=where)
+
+    def _shapes(self, id_: str, commit: str) -> Shapes:
+        metadata = self._api.get_safetensors_metadata(id_, revision=commit)
+        return {
+            name: tuple(tensor.shape)
+            for file in metadata.files_metadata.values()
+            for name, tensor in file.tensors.items()
+        }
+
+
+@contextmanager
+def refusals(
+    where: str, *, missing: type[ServiceError], gated: type[ServiceError]
+) -> Iterator[None]:
+    """Turn the hub library's errors into ours; the order goes from narrow to wide."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise gated(f"access to {where} is restricted") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise missing(f"the hub has no such repository or revision: {where}") from error
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise UnsafeWeights(f"the safetensors files of {where} cannot be read") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in {401, 403}:
+            raise gated(f"the hub refuses access to {where} with status {status}") from error
+        raise HubUnreachable(f"the hub answers {status} for {where}") from error
+    except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise HubUnreachable(f"the hub cannot be reached for {where}") from error

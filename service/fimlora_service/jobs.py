@@ -1,0 +1,114 @@
+"""Jobs: where they stand, how they ended, and what they delivered."""
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from fimlora_contract.jobs import CalibrationResult, Job, JobPage, JobStatus
+from fimlora_contract.store import JobStore, StaleAttempt
+from fimlora_service import errors
+from fimlora_service.dependencies import JobId, PrefixDep, SettingsDep, StoreDep, problems
+
+RETRY_AFTER_S = 2
+router = APIRouter(tags=["jobs"])
+
+
+@router.get("/jobs", responses=problems(errors.ValidationFailed, errors.RedisUnavailable))
+def list_jobs(
+    store: StoreDep,
+    prefix: PrefixDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")] = None,
+) -> JobPage:
+    """List jobs, the newest first."""
+    records = store.page(limit=limit + 1, before=cursor)
+    more = records[limit - 1].id if len(records) > limit else None
+    jobs = [record.to_job(prefix=prefix) for record in records[:limit]]
+    return JobPage(data=jobs, next_cursor=more)
+
+
+@router.get(
+    "/jobs/{id}",
+    responses=problems(errors.JobNotFound, errors.ValidationFailed, errors.RedisUnavailable),
+)
+async def retrieve_job(
+    id: JobId,
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    prefix: PrefixDep,
+    response: Response,
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="Seconds to wait for the job's end.")
+    ] = 0,
+) -> Job:
+    """Report where a job stands; with ``wait`` as soon as it has ended."""
+    if wait:
+        await wait_for_end(id, request, store, seconds=wait, every_s=settings.poll_interval_s)
+    record = await run_in_threadpool(store.get, id)
+    if not record.status.is_final:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return record.to_job(prefix=prefix)
+
+
+async def wait_for_end(
+    id: str, request: Request, store: JobStore, *, seconds: float, every_s: float
+) -> None:
+    """Return when the job has ended, the time is over, or the client has gone."""
+    deadline = time.monotonic() + seconds
+    while not (await run_in_threadpool(store.status_of, id)).is_final:
+        left = deadline - time.monotonic()
+        if left <= 0 or await request.is_disconnected():
+            return
+        await asyncio.sleep(min(every_s, left))
+
+
+@router.post(
+    "/jobs/{id}/cancel",
+    status_code=202,
+    response_description="The job is asked to stop.",
+    responses={
+        200: {"model": Job, "description": "The job is canceled."},
+        **problems(errors.JobNotFound, errors.JobAlreadyFinished, errors.RedisUnavailable),
+    },
+)
+def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response) -> Job:
+    """Cancel a queued job at once, or ask a running one to stop."""
+    try:
+        status = store.request_cancel(id)
+    except StaleAttempt as stale:
+        raise errors.JobAlreadyFinished(f"job {id!r} has already {stale.status}") from stale
+    if status is JobStatus.CANCELED:
+        response.status_code = 200
+    else:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return store.get(id).to_job(prefix=prefix)
+
+
+@router.get(
+    "/jobs/{id}/result",
+    responses=problems(
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.RedisUnavailable,
+    ),
+)
+def retrieve_result(id: JobId, store: StoreDep, prefix: PrefixDep) -> CalibrationResult:
+    """Deliver what a succeeded job found."""
+    return result_of(store.get(id).to_job(prefix=prefix))
+
+
+def result_of(job: Job) -> CalibrationResult:
+    """The result of a job, or the reason why there is none."""
+    if job.result is not None:
+        return job.result
+    if job.status is JobStatus.CANCELED:
+        raise errors.JobCanceled(f"job {job.id!r} was canceled")
+    if job.error is not None:
+        raise errors.JobFailed(f"job {job.id!r} failed: {job.error.code}: {job.error.detail}")
+    raise errors.JobNotFinished(f"job {job.id!r} is {job.status}")

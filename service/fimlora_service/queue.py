@@ -1,0 +1,57 @@
+"""The only file that talks RQ: hand an attempt to the workers, and look at the queue.
+
+Never asks a registry: RQ's registries clean up as a side effect of counting, in the
+process that counts, without a lock.
+"""
+
+from redis import Redis
+from rq import Queue
+from rq.exceptions import DuplicateJobError
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from fimlora_contract.tasks import (
+    ENQUEUE_OPTIONS,
+    JOB_TIMEOUT_S,
+    QUEUE_NAME,
+    RUN_CALIBRATION,
+    rq_job_id,
+)
+
+
+class RqTransport:
+    """The queue as the contract's reaper wants it.
+
+    Args:
+        redis: A client of its own: RQ changes the socket timeout of the one it is given.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._queue = Queue(QUEUE_NAME, connection=redis, serializer="json")
+
+    def enqueue(self, job_id: str, attempt: int, *, at_front: bool = False) -> None:
+        """Queue one attempt; queueing it again changes nothing."""
+        try:
+            self._queue.enqueue(
+                RUN_CALIBRATION,
+                args=(job_id, attempt),
+                job_id=rq_job_id(job_id, attempt),
+                job_timeout=JOB_TIMEOUT_S,
+                at_front=at_front,
+                **ENQUEUE_OPTIONS,
+            )
+        except DuplicateJobError:
+            return
+
+    def is_waiting(self, job_id: str, attempt: int) -> bool:
+        """Whether the attempt is in the list that workers pop from."""
+        return self._redis.lpos(self._queue.key, rq_job_id(job_id, attempt)) is not None
+
+    def depth(self) -> int:
+        """How many attempts wait."""
+        return int(self._redis.llen(self._queue.key))
+
+    def n_workers(self) -> int:
+        """How many workers of the queue have a living heartbeat."""
+        keys = self._redis.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
+        return int(self._redis.exists(*keys)) if keys else 0

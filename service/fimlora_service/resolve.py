@@ -1,0 +1,171 @@
+"""From names to content, before anything is queued: the first of the three stages.
+
+Whatever can be known without a device is checked here, so that a wrong request is refused
+in the answer to it and not minutes later in a job.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from fimlora_contract import __version__
+from fimlora_contract.columns import ColumnError, Task, TextFields, find_fields
+from fimlora_contract.digests import digest_of
+from fimlora_contract.folders import FolderDigests
+from fimlora_contract.references import (
+    HubDataset,
+    HubModel,
+    InlineDataset,
+    LocalDataset,
+    UploadedDataset,
+)
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.base_models import ResolvedModel, resolve_local_model
+from fimlora_service.data_folder import DataFolder
+from fimlora_service.errors import DatasetEmpty, DatasetSchema
+from fimlora_service.hub import Hub
+from fimlora_service.local_datasets import columns_of, data_files, read_rows
+from fimlora_service.rows import RowError, check_rows, check_text, survey
+from fimlora_service.targets import check_targets
+from fimlora_service.uploads import find_upload
+
+LOCAL_ROWS_CHECKED = 10_000
+TaskName = Task | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a request means, by content.
+
+    Attributes:
+        references: What goes on the job's record as ``resolved``.
+        digest: Key of the result cache: equal for requests that must give equal results.
+    """
+
+    references: dict[str, Any]
+    digest: str
+
+
+def request_digest(
+    request: CalibrationRequest, *, model_digest: str, dataset: Mapping[str, Any]
+) -> str:
+    """Digest of everything that decides a result, and of nothing else."""
+    settings = request.model_dump(
+        mode="json",
+        include={"target_modules", "calibration", "allocation", "adapter", "budget"},
+    )
+    content = {"digest": dataset["digest"], "fields": dataset["fields"]}
+    return digest_of(
+        {"engine": __version__, "base_model": model_digest, "dataset": content} | settings
+    )
+
+
+class Resolver:
+    """Resolves requests against the data folder and the hub."""
+
+    def __init__(self, data_folder: DataFolder, hub: Hub) -> None:
+        self._data = data_folder
+        self._hub = hub
+        self._digests = FolderDigests()
+        # Uploads never change, so what was checked once need not be read again.
+        self._check_upload = lru_cache(maxsize=1024)(_check_file)
+
+    def resolve(self, request: CalibrationRequest) -> Resolved:
+        """Pin a request to content.
+
+        Raises:
+            ServiceError: Names what is missing or wrong, and what is allowed.
+        """
+        model = self._resolve_model(request)
+        check_targets(request, shapes=model.shapes, config=model.config)
+        dataset = self._resolve_dataset(request)
+        return Resolved(
+            {"base_model": model.reference, "dataset": dataset},
+            request_digest(request, model_digest=model.digest, dataset=dataset),
+        )
+
+    def _resolve_model(self, request: CalibrationRequest) -> ResolvedModel:
+        model = request.base_model
+        if isinstance(model, HubModel):
+            wants_shapes = isinstance(request.target_modules, list)
+            return self._hub.resolve_model(model, with_shapes=wants_shapes)
+        return resolve_local_model(model.name, models=self._data.models, digests=self._digests)
+
+    def _resolve_dataset(self, request: CalibrationRequest) -> dict[str, Any]:
+        dataset, task = request.dataset, request.calibration.task
+        with schema_errors():
+            match dataset:
+                case HubDataset():
+                    return self._hub.resolve_dataset(dataset)
+                case UploadedDataset():
+                    return self._resolve_upload(dataset, task)
+                case InlineDataset():
+                    return _resolve_inline(dataset, task)
+                case LocalDataset():
+                    return self._resolve_local(dataset, task)
+
+    def _resolve_upload(self, dataset: UploadedDataset, task: TaskName) -> dict[str, Any]:
+        found = find_upload(dataset.id, uploads=self._data.uploads)
+        fields = find_fields(found.columns, columns=dataset.columns, task=task)
+        file = self._data.uploads / dataset.id / f"data.{found.format}"
+        rows = self._check_upload(file, fields)
+        return {
+            "source": "upload",
+            "id": dataset.id,
+            "digest": found.digest,
+            "fields": asdict(fields),
+            "rows": rows,
+        }
+
+    def _resolve_local(self, dataset: LocalDataset, task: TaskName) -> dict[str, Any]:
+        files = data_files(dataset.name, datasets=self._data.datasets)
+        names = list(dict.fromkeys(c for file in files.values() for c in columns_of(file)))
+        if not names:
+            raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
+        fields = find_fields(names, columns=dataset.columns, task=task)
+        rows = read_rows(list(files.values()), used_columns(fields))
+        # The operator's files may be huge: their first rows tell whether the columns fit.
+        checked = check_rows(islice(rows, LOCAL_ROWS_CHECKED), fields)
+        return {
+            "source": "local",
+            "name": dataset.name,
+            "digest": self._digests.of_files(files),
+            "fields": asdict(fields),
+            "rows": checked if checked < LOCAL_ROWS_CHECKED else None,
+        }
+
+
+def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
+    rows = [(f"row {number}", row) for number, row in enumerate(dataset.rows, 1)]
+    for where, row in rows:
+        check_text(row, where=where)
+    fields = find_fields(survey(rows).columns, columns=dataset.columns, task=task)
+    check_rows(rows, fields)
+    return {
+        "source": "inline",
+        "digest": digest_of(dataset.rows),
+        "fields": asdict(fields),
+        "rows": len(rows),
+    }
+
+
+def _check_file(file: Path, fields: TextFields) -> int:
+    return check_rows(read_rows([file], used_columns(fields)), fields)
+
+
+def used_columns(fields: TextFields) -> list[str]:
+    """Names of the columns that have a role."""
+    return [name for name in asdict(fields).values() if name is not None]
+
+
+@contextmanager
+def schema_errors() -> Iterator[None]:
+    """Rows that cannot be used are the dataset's fault, and refused as such."""
+    try:
+        yield
+    except (ColumnError, RowError) as error:
+        raise DatasetSchema(str(error)) from error

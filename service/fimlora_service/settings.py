@@ -1,0 +1,36 @@
+"""The only file that reads the environment."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fimlora_contract.tasks import REAPER_INTERVAL_S
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Configuration of the API process, from ``FIMLORA_*`` and three names others share."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FIMLORA_", frozen=True, populate_by_name=True, extra="ignore"
+    )
+
+    redis_url: str = Field(default="redis://localhost:6379/0", validation_alias="REDIS_URL")
+    hub_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
+    hub_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
+    data_dir: Path = Path(".fimlora")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    log_level: str = "INFO"
+    max_body_bytes: int = Field(default=8 * MIB, gt=0)
+    max_upload_bytes: int = Field(default=512 * MIB, gt=0)
+    hub_timeout_s: float = Field(default=10.0, gt=0)
+    reaper_interval_s: float = Field(default=REAPER_INTERVAL_S, gt=0)
+    poll_interval_s: float = Field(
+        default=0.2, gt=0, description="Between looks of a long poll."
+    )
+    keep_alive_s: float = Field(
+        default=15.0, gt=0, description="Between comments of a silent stream."
+    )

@@ -1,0 +1,137 @@
+"""The real app on a real Valkey, with one small registered model; workers are played by tests."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from redis import Redis
+from safetensors.numpy import save_file
+from starlette.testclient import TestClient
+
+from fimlora_contract.store import JobStore
+from fimlora_service.app import create_app
+from fimlora_service.settings import Settings
+
+ROWS = [{"text": f"text {n}", "label": n % 2} for n in range(8)]
+CONFIG = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 4}
+WEIGHTS = {
+    f"encoder.layer.{layer}.{module}.{kind}": shape
+    for layer in range(2)
+    for module in ("attention.self.query", "attention.self.value", "output.dense")
+    for kind, shape in (("weight", (4, 4)), ("bias", (4,)))
+}
+
+
+def make_model(folder: Path, *, config: dict[str, Any] | None = None) -> Path:
+    """A model folder as far as the service looks: configuration and weight headers."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
+    weights = {name: np.zeros(shape, np.float32) for name, shape in WEIGHTS.items()}
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def as_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder with the model ``tiny``."""
+    folder = tmp_path / "data"
+    make_model(folder / "models" / "tiny")
+    return folder
+
+
+@pytest.fixture
+def settings(data_dir: Path, valkey_url: str) -> Settings:
+    return Settings(
+        redis_url=valkey_url,
+        data_dir=data_dir,
+        hub_endpoint="http://127.0.0.1:9",  # nothing listens there
+        hub_token=None,
+        poll_interval_s=0.02,
+        keep_alive_s=0.1,
+        reaper_interval_s=60,
+        max_body_bytes=200_000,
+        max_upload_bytes=400_000,
+    )
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    return create_app(settings)
+
+
+@pytest.fixture
+def http(app: FastAPI) -> Iterator[TestClient]:
+    """A client of the running app; a fault of the app is an answer, not an exception."""
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis_client: Redis) -> JobStore:
+    """The same store as the app's: a test plays the worker through it."""
+    return JobStore(redis_client)
+
+
+@pytest.fixture
+def body() -> dict[str, Any]:
+    """A request that is accepted."""
+    return {
+        "base_model": "local:tiny",
+        "dataset": {"source": "inline", "rows": ROWS},
+        "budget": 8,
+    }
+
+
+@pytest.fixture
+def job_id(http: TestClient, body: dict[str, Any]) -> str:
+    """A queued job."""
+    answer = http.post("/calibrate", json=body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+@pytest.fixture
+def succeed(store: JobStore, data_dir: Path) -> Callable[[str], dict[str, Any]]:
+    """Play a worker that runs a queued job to its good end."""
+
+    def run(job_id: str) -> dict[str, Any]:
+        store.start(job_id, 1, worker="test")
+        result = commit_result(data_dir)
+        store.succeed(job_id, 1, result)
+        store.remember_result(store.get(job_id).fields["request_digest"], job_id)
+        return result
+
+    return run
+
+
+def commit_result(data_dir: Path) -> dict[str, Any]:
+    """A result as a worker commits it."""
+    digest = "sha256:" + "ab" * 32
+    folder = data_dir / "artifacts" / digest.replace(":", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = b'{"r": 8}'
+    (folder / "adapter_config.json").write_bytes(content)
+    (folder / "secret.txt").write_text("not an artefact")
+    entries = [
+        {"name": name, "digest": f"sha256:{n}", "size": 8, "media_type": "application/json"}
+        for n, name in enumerate(["adapter_config.json", "rank_map.json", "secret.txt"])
+    ]
+    return {
+        "digest": digest,
+        "adapter_config": {"r": 8},
+        "rank_map": {
+            "format": "fimlora.rank_map/1", "budget": {"unit": "rank", "value": 8},
+            "rule": "proportional", "r_min": 4, "r_max": 16, "scale": 2,
+            "spent": {"ranks": 8, "parameters": 64}, "controls": {}, "provenance": {},
+            "modules": [],
+        },
+        "artifacts": entries,
+    }  # fmt: skip
