@@ -1,0 +1,130 @@
+"""POST and GET /datasets."""
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from support.service import ROWS, as_jsonl
+
+JSONL = {"Content-Type": "application/x-ndjson"}
+PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
+
+
+def as_parquet(rows) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def left_behind(data_dir) -> list[str]:
+    """Everything in the folders an upload passes through."""
+    return [str(p) for room in ("tmp", "uploads") for p in (data_dir / room).iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "format_"),
+    [
+        (as_jsonl(ROWS), JSONL, "jsonl"),
+        (as_jsonl(ROWS), {"Content-Type": "application/jsonl; charset=utf-8"}, "jsonl"),
+        (b"\n" + as_jsonl(ROWS).replace(b"\n", b"\r\n\r\n"), JSONL, "jsonl"),
+        (as_parquet(ROWS), PARQUET, "parquet"),
+    ],
+    ids=["jsonl", "jsonl-alias", "jsonl-blank-lines", "parquet"],
+)
+def test_an_upload_is_kept_under_its_content(http, data_dir, content, headers, format_):
+    """The first time 201, then 200 with the same id; the bytes are those that were sent."""
+    first = http.post("/datasets", content=content, headers=headers)
+    second = http.post("/datasets", content=content, headers=headers)
+
+    dataset = first.json()
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+    assert (dataset["rows"], dataset["columns"]) == (8, ["text", "label"])
+    stored = data_dir / "uploads" / dataset["id"]
+    assert (stored / f"data.{format_}").read_bytes() == content
+    assert json.loads((stored / "meta.json").read_bytes())["id"] == dataset["id"]
+    assert not list((data_dir / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
+        (b'{"text": "a"}\n["b"]\n', "line 2 is not an object"),
+        (b'{"text": "a"}\n{"x": NaN}\n', "line 2 cannot be read: NaN is not a number"),
+        (b'{"x": -Infinity}\n', "line 1 cannot be read: -Infinity is not a number"),
+        (b'{"x": 1e400}\n', "line 1 cannot be read: a number is too large"),
+        (b'{"x": ' + b"9" * 5000 + b"}\n", "line 1 cannot be read: an integer has too many"),
+        (b'{"text": "\xff"}\n', "line 1 is not UTF-8"),
+        (b'{"text": "\\ud800"}\n', "line 1 holds half a character"),
+        (b'{"\\ud800": 1}\n', "line 1 holds half a character"),
+        (b'{"x": ' + b"[" * 100_000 + b"\n", "line 1 cannot be read: it is nested too deeply"),
+        (b"\xef\xbb\xbf{}\n", "line 1"),
+        (b'{"text": "a"} {"text": "b"}\n', "line 1 is not JSON: Extra data"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_line_that_cannot_be_read_is_named(http, data_dir, content, where):
+    """The message starts with its number, and nothing of the upload stays."""
+    answer = http.post("/datasets", content=content, headers=JSONL)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "dataset_schema")
+    assert answer.json()["detail"].startswith(where)
+    assert left_behind(data_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "code"),
+    [
+        (b"", JSONL, "dataset_empty"),
+        (b"\n \n", JSONL, "dataset_empty"),
+        (as_parquet(ROWS)[:-20], PARQUET, "dataset_schema"),
+        (b"PAR1PAR1", PARQUET, "dataset_schema"),
+        (as_jsonl(ROWS), PARQUET, "dataset_schema"),
+        (as_parquet(ROWS), JSONL, "dataset_schema"),
+        (as_jsonl(ROWS), {"Content-Type": "text/csv"}, "unsupported_media_type"),
+        (as_jsonl(ROWS), {}, "unsupported_media_type"),
+        (as_jsonl(ROWS), JSONL | {"Content-Encoding": "gzip"}, "unsupported_media_type"),
+        (b'{"text": "' + b"x" * 500_000, JSONL, "payload_too_large"),
+    ],
+)
+def test_an_upload_that_is_refused_leaves_nothing_behind(
+    http, data_dir, content, headers, code
+):
+    """Empty, damaged, of another type, too large."""
+    answer = http.post("/datasets", content=content, headers=headers)
+
+    assert answer.json()["code"] == code, answer.text
+    assert left_behind(data_dir) == []
+
+
+def test_a_stream_without_a_length_is_cut_at_the_limit(http, data_dir):
+    """Chunked bodies declare no length; the limit holds while they are read."""
+    chunks = (b"x" * 10_000 for _ in range(1000))
+
+    answer = http.post("/datasets", content=chunks, headers=JSONL)
+
+    assert answer.json()["code"] == "payload_too_large"
+    assert left_behind(data_dir) == []
+
+
+def test_uploaded_and_registered_datasets_are_listed(http, data_dir):
+    """A file, a folder and an upload; what holds no data is left out."""
+    (data_dir / "datasets" / "file").symlink_to(write(data_dir / "x.jsonl"))
+    write(data_dir / "datasets" / "folder" / "a.jsonl")
+    write(data_dir / "datasets" / "folder" / "b.jsonl")
+    write(data_dir / "datasets" / "junk" / "readme.txt")
+    id_ = http.post("/datasets", content=as_jsonl(ROWS), headers=JSONL).json()["id"]
+
+    listed = {d["id"]: d["format"] for d in http.get("/datasets").json()["data"]}
+
+    assert listed == {id_: "jsonl", "file": "jsonl", "folder": "folder"}
+
+
+def write(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(as_jsonl(ROWS))
+    return path

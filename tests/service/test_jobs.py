@@ -1,0 +1,192 @@
+"""Jobs, their results and their artefacts."""
+
+import threading
+import time
+
+import pytest
+
+from fimlora_contract.jobs import JobError, Progress, Stage
+
+
+class TestList:
+    def test_pages_run_from_newest_to_oldest(self, http, body):
+        """Following the cursor gives every job once."""
+        ids = [http.post("/calibrate", json=body).json()["id"] for _ in range(5)]
+
+        seen, cursor = [], None
+        while True:
+            query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+            page = http.get("/jobs", params=query).json()
+            seen += [job["id"] for job in page["data"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+
+        assert sorted(seen) == sorted(ids)
+        assert seen == sorted(seen, reverse=True)
+
+    @pytest.mark.parametrize(
+        "query", [{"limit": 0}, {"limit": 101}, {"limit": "x"}, {"cursor": "zzz"}], ids=str
+    )
+    def test_a_wrong_query_is_refused(self, http, query):
+        """The field is named."""
+        answer = http.get("/jobs", params=query)
+
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == f"query.{next(iter(query))}"
+
+
+class TestRetrieve:
+    def test_a_running_job_shows_its_progress(self, http, job_id, store):
+        """Polling shows stage and batch, and when to come again."""
+        store.start(job_id, 1, worker="w")
+        store.report(job_id, 1, Progress(stage=Stage.CALIBRATING, batch=3, n_batches=8))
+
+        answer = http.get(f"/jobs/{job_id}")
+
+        assert answer.json()["progress"]["batch"] == 3
+        assert answer.headers["Retry-After"] == "2"
+
+    def test_inline_rows_are_not_sent_back(self, http, job_id):
+        """Polling must not carry the dataset."""
+        assert http.get(f"/jobs/{job_id}").json()["request"]["dataset"]["n_rows"] == 8
+
+    @pytest.mark.parametrize("id_", ["job_0", "..%2f..", "%00", "\ud83d\ude00", "x" * 64])
+    def test_an_unknown_job_is_a_404(self, http, id_):
+        """Whatever the id looks like."""
+        answer = http.get(f"/jobs/{id_}".encode("utf-16", "surrogatepass").decode("utf-16"))
+
+        assert answer.status_code == 404
+
+    def test_waiting_ends_when_the_job_does(self, http, job_id, succeed):
+        """A long poll answers soon after the end, not at its deadline."""
+        threading.Timer(0.3, succeed, [job_id]).start()
+        began = time.monotonic()
+
+        answer = http.get(f"/jobs/{job_id}", params={"wait": 30})
+
+        assert answer.json()["status"] == "succeeded"
+        assert 0.25 < time.monotonic() - began < 5
+
+    def test_waiting_ends_at_the_deadline(self, http, job_id):
+        """Without an end the job is reported as it is."""
+        began = time.monotonic()
+
+        answer = http.get(f"/jobs/{job_id}", params={"wait": 0.2})
+
+        assert answer.json()["status"] == "queued"
+        assert time.monotonic() - began >= 0.2
+
+    @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "x"])
+    def test_a_wrong_wait_is_refused(self, http, job_id, wait):
+        """0 to 60 seconds."""
+        assert http.get(f"/jobs/{job_id}", params={"wait": wait}).status_code == 422
+
+
+class TestCancel:
+    def test_a_queued_job_is_canceled_at_once(self, http, job_id):
+        """Nobody works on it, so 200 and the final state."""
+        answer = http.post(f"/jobs/{job_id}/cancel")
+
+        assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+
+    def test_a_running_job_is_asked_to_stop(self, http, job_id, store):
+        """202 until the worker has obeyed; asking twice is the same."""
+        store.start(job_id, 1, worker="w")
+
+        first, second = (http.post(f"/jobs/{job_id}/cancel") for _ in "ab")
+
+        assert (first.status_code, first.json()["status"]) == (202, "canceling")
+        assert (second.status_code, second.json()["status"]) == (202, "canceling")
+        store.confirm_cancel(job_id, 1)
+        assert http.get(f"/jobs/{job_id}/result").json()["code"] == "canceled"
+
+    def test_a_finished_job_cannot_be_canceled(self, http, job_id, succeed):
+        """409, and the job stays as it was."""
+        succeed(job_id)
+
+        answer = http.post(f"/jobs/{job_id}/cancel")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "job_already_finished")
+
+    def test_an_unknown_job_cannot_be_canceled(self, http):
+        """404."""
+        assert http.post("/jobs/job_0/cancel").status_code == 404
+
+
+class TestResult:
+    def test_a_result_links_its_artefacts(self, http, job_id, succeed):
+        """Links keep the version of the path that was asked."""
+        succeed(job_id)
+
+        plain = http.get(f"/jobs/{job_id}/result").json()
+        versioned = http.get(f"/v1/jobs/{job_id}/result").json()
+
+        path = f"/jobs/{job_id}/artifacts/adapter_config.json"
+        assert plain["artifacts"][0]["href"] == path
+        assert versioned["artifacts"][0]["href"] == f"/v1{path}"
+
+    def test_an_unfinished_job_has_none_yet(self, http, job_id):
+        """409 with a hint when to come again."""
+        answer = http.get(f"/jobs/{job_id}/result")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "job_not_finished")
+        assert "Retry-After" in answer.headers
+
+    def test_a_failed_job_says_why(self, http, job_id, store):
+        """The engine's sentence reaches whoever asks for the result."""
+        store.start(job_id, 1, worker="w")
+        error = JobError(code="numerical_failure", detail="the loss is nan in batch 1 of 8")
+        store.fail(job_id, 1, error)
+
+        answer = http.get(f"/jobs/{job_id}/result")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "job_failed")
+        assert "the loss is nan in batch 1 of 8" in answer.json()["detail"]
+
+
+class TestArtifacts:
+    @pytest.fixture
+    def url(self, job_id, succeed) -> str:
+        succeed(job_id)
+        return f"/jobs/{job_id}/artifacts/"
+
+    def test_a_file_is_immutable_under_its_digest(self, http, url):
+        """The ETag is the digest, and caches may keep the file for ever."""
+        answer = http.get(url + "adapter_config.json", headers={"Range": "bytes=0-1"})
+
+        assert (answer.status_code, answer.content) == (200, b'{"r": 8}')
+        assert answer.headers["ETag"] == '"sha256:0"'
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.headers["Content-Type"] == "application/json"
+
+    @pytest.mark.parametrize("tag", ['"sha256:0"', 'W/"sha256:0"', '"x", "sha256:0"', "*"])
+    def test_a_copy_that_is_the_same_is_not_sent(self, http, url, tag):
+        """304 without a body."""
+        answer = http.get(url + "adapter_config.json", headers={"If-None-Match": tag})
+
+        assert (answer.status_code, answer.content) == (304, b"")
+        assert answer.headers["ETag"] == '"sha256:0"'
+
+    def test_another_copy_is_replaced(self, http, url):
+        """A different tag gets the file."""
+        headers = {"If-None-Match": '"sha256:1"'}
+
+        assert http.get(url + "adapter_config.json", headers=headers).status_code == 200
+
+    @pytest.mark.parametrize(
+        "name",
+        ["secret.txt", "statistics.safetensors", "rank_map.json", "..%2fsecret.txt", "%00"],
+    )
+    def test_only_names_of_the_closed_set_that_exist_are_found(self, http, url, name):
+        """Not what lies beside them, not what the job has not, not what is gone."""
+        answer = http.get(url + name)
+
+        assert answer.status_code == 404
+        assert answer.json()["code"] in {"artifact_not_found", "not_found"}
+
+    def test_an_unfinished_job_has_none(self, http, body):
+        """409, as for the result."""
+        id_ = http.post("/calibrate", json=body | {"force": True}).json()["id"]
+
+        assert http.get(f"/jobs/{id_}/artifacts/rank_map.json").status_code == 409
