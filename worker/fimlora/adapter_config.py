@@ -62,11 +62,15 @@ def build_adapter_config(
     targets = [m for m in plan.modules if plan.ranks[m.name] > 0]
     if not targets:
         raise InvalidOption("every module of the plan has rank 0: there is no adapter to write")
-    names = [m.name for m in targets]
-    rank_pattern, alpha_pattern = rank_patterns(plan) if layout == "B" else ({}, {})
-    rank = max(plan.ranks.values()) if layout == "B" else padded_rank(plan)
+    ranks = {m.name: plan.ranks[m.name] for m in targets}
+    if layout == "B":
+        patterns = rank_patterns(ranks, {name: plan.alpha(name) for name in ranks})
+        rank = max(ranks.values())
+    else:
+        patterns = {}, {}
+        rank = padded_rank(plan)
     return {
-        "alpha_pattern": alpha_pattern,
+        "alpha_pattern": patterns[1],
         "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": all(m.fan_in_fan_out for m in targets),
@@ -77,33 +81,41 @@ def build_adapter_config(
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
-        "rank_pattern": rank_pattern,
-        "target_modules": target_names(names, module_names),
+        "rank_pattern": patterns[0],
+        "target_modules": target_names(ranks, module_names),
         "task_type": task_type,
         "use_rslora": False,
     }
 
 
-def rank_patterns(plan: RankPlan) -> tuple[dict[str, int], dict[str, int]]:
-    """Rank and alpha of every targeted module below the highest rank.
+def rank_patterns(
+    ranks: Mapping[str, int], alphas: Mapping[str, int | float]
+) -> tuple[dict[str, int], dict[str, int | float]]:
+    """Name rank and alpha of every target that differs from the defaults.
+
+    The defaults are those of a module with the highest rank, so that a key which some
+    reader loses shows as a module that is too large, and not as a poorer adapter.
 
     Args:
-        plan: The plan.
+        ranks: Rank of every target, above 0, by full name in the base model.
+        alphas: Alpha of every target.
 
     Returns:
         ``rank_pattern`` and ``alpha_pattern``, with the same keys in the same order; no key
         matches a second target.
     """
-    highest = max(plan.ranks.values())
-    targets = [m.name for m in plan.modules if plan.ranks[m.name] > 0]
-    longer = {end for name in targets for end in _dotted_ends(name)[1:]}
+    widest = max(sorted(ranks), key=ranks.__getitem__)
+    defaults = ranks[widest], alphas[widest]
+    longer = {end for name in ranks for end in _dotted_ends(name)[1:]}
     keys = {
         name: f"^{name}" if name in longer else name
-        for name in sorted(targets)
-        if plan.ranks[name] != highest
+        for name in sorted(ranks)
+        if (ranks[name], alphas[name]) != defaults
     }
-    ranks = {key: plan.ranks[name] for name, key in keys.items()}
-    return ranks, {key: plan.alpha(name) for name, key in keys.items()}
+    return (
+        {key: ranks[name] for name, key in keys.items()},
+        {key: alphas[name] for name, key in keys.items()},
+    )
 
 
 def padded_rank(plan: RankPlan) -> int:

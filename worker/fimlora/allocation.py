@@ -48,7 +48,7 @@ def allocate(
     r_max: int | None = None,
     multiple_of: int = 1,
     groups: Iterable[Collection[str]] = (),
-    scale: int = 2,
+    scale: int | float = 2,
     seed: int = 0,
     aggregation: str = "mean",
     base_parameters: int | None = None,
@@ -92,7 +92,9 @@ def allocate(
     if rule not in RULES:
         raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
     modules = _check_modules(scores, modules)
-    _check_positive(r_min=r_min, r_max=r_max, multiple_of=multiple_of, scale=scale)
+    _check_ranks(r_min=r_min, r_max=r_max, multiple_of=multiple_of)
+    if not 0 < scale < math.inf:
+        raise InvalidOption(f"scale={scale}: it must be above 0 and finite")
 
     limit = budget_limit(budget, modules, base_parameters=base_parameters)
     r_min, r_max = _bounds(budget, limit, modules, r_min, r_max)
@@ -257,8 +259,8 @@ def _check_modules(
     return tuple(modules)
 
 
-def _check_positive(**options: int | None) -> None:
-    """Refuse ranks and scales that are not whole numbers of at least 1.
+def _check_ranks(**options: int | None) -> None:
+    """Refuse ranks that are not whole numbers of at least 1.
 
     Raises:
         InvalidOption: An option is below 1 or not an integer.

@@ -110,7 +110,7 @@ class RankPlan:
     rule: str
     r_min: int
     r_max: int
-    scale: int
+    scale: int | float
     controls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -126,9 +126,10 @@ class RankPlan:
             parameters=sum(m.cost * ranks[m.name] for m in self.modules),
         )
 
-    def alpha(self, name: str) -> int:
+    def alpha(self, name: str) -> int | float:
         """LoRA alpha of a module: ``scale * rank``, so that ``alpha / rank`` is constant."""
-        return self.scale * self.ranks[name]
+        alpha = self.scale * self.ranks[name]
+        return int(alpha) if alpha == int(alpha) else alpha
 
     def to_json(self) -> dict[str, Any]:
         """The rank map as plain data, in a fixed order: same plan, same bytes."""

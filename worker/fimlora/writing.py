@@ -6,7 +6,7 @@ The same plan gives the same bytes, and a folder appears whole or not at all.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
 from fimlora.rank_map import render_svg
 
+# PEFT trains their heads in full and wants them in every file of weights.
+CLASSIFIER_TASKS = ("SEQ_CLS", "TOKEN_CLS")
 ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -32,6 +34,7 @@ def write_adapter(
     layout: str = "B",
     weights: bool = False,
     seed: int = 0,
+    head: Mapping[str, Any] | None = None,
     module_names: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Path]:
@@ -47,12 +50,18 @@ def write_adapter(
         weights: Also write initial weights: A drawn per module from ``seed`` and its name,
             B zero. ``PeftModel.from_pretrained`` needs them; ``get_peft_model`` does not.
         seed: Seed of the initial weights.
+        head: Tensors that PEFT trains in full for this task, by parameter name in the base
+            model, as `fimlora.adapter.head_tensors` finds them; needed for the weights of
+            a classifier, which PEFT does not load without them.
         module_names: Names of all modules of the base model, for short ``target_modules``;
             see `fimlora.adapter_config.target_names`.
         overwrite: Replace an adapter that is already there.
 
     Returns:
         Path by file name.
+
+    Raises:
+        InvalidOption: The weights of a classifier were asked for without its head.
     """
     folder = Path(folder)
     _check_destination(folder, overwrite=overwrite)
@@ -69,8 +78,13 @@ def write_adapter(
         "rank_map.svg": render_svg(plan).encode(),
     }
     if weights:
+        if task_type in CLASSIFIER_TASKS and not head:
+            raise InvalidOption(
+                f"task_type={task_type!r} with weights=True needs head, the tensors of the "
+                "classification head: PEFT does not load such an adapter without them"
+            )
         width = config["r"] if layout == "C" else None
-        contents["adapter_model.safetensors"] = _initial_weights(plan, seed, width)
+        contents["adapter_model.safetensors"] = _initial_weights(plan, seed, width, head or {})
     _publish(contents, folder)
     return {name: folder / name for name in sorted(contents)}
 
@@ -79,14 +93,16 @@ def _json_bytes(data: Any, *, sort_keys: bool) -> bytes:
     return (json.dumps(data, indent=2, sort_keys=sort_keys) + "\n").encode()
 
 
-def _initial_weights(plan: RankPlan, seed: int, width: int | None) -> bytes:
+def _initial_weights(
+    plan: RankPlan, seed: int, width: int | None, head: Mapping[str, Any]
+) -> bytes:
     """The tensors of a fresh adapter in safetensors; ``width`` pads every rank with zeros."""
     import torch
     from safetensors.torch import save
 
     from fimlora.probes import draw_probe
 
-    tensors = {}
+    tensors = {f"{WRAPPER_PREFIX}{name}": t.cpu().contiguous() for name, t in head.items()}
     for module in plan.modules:
         rank = plan.ranks[module.name]
         if rank == 0:
