@@ -1,0 +1,104 @@
+"""Put jobs on record and on the queue as the service does, without the service."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from fimlora_contract.digests import digest_of
+from fimlora_contract.folders import FolderDigests
+from fimlora_contract.records import JobRecord
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.store import JobStore
+from fimlora_worker.transport import RqTransport
+
+LABELLED = [{"text": f"w{n} w{n * 7 % 50} w{n % 5}", "label": n % 3} for n in range(48)]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A registered or uploaded dataset file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@dataclass
+class Jobs:
+    """Submits jobs over one data folder and watches them."""
+
+    redis: Redis
+    data_dir: Path
+
+    def __post_init__(self) -> None:
+        self.store = JobStore(self.redis)
+        self.transport = RqTransport(self.redis)
+
+    def submit(self, *, model: str = "tiny", dataset: Any = None, **request: Any) -> str:
+        """Queue a job on registered names or inline rows; answers its id."""
+        body = {
+            "base_model": {"source": "local", "name": model},
+            "dataset": dataset or {"source": "inline", "rows": LABELLED},
+            "budget": 4,
+        } | request
+        accepted = CalibrationRequest.model_validate(body).model_dump(mode="json")
+        resolved = {"base_model": self._model(model), "dataset": self._dataset(accepted)}
+        job_id = self.store.new_id()
+        digest = digest_of([accepted, resolved])
+        self.store.create(job_id, request=accepted, resolved=resolved, digest=digest)
+        self.transport.enqueue(job_id, 1)
+        return job_id
+
+    def submit_long(self, *, n_batches: int = 4096) -> str:
+        """Queue a job that takes tens of seconds on a tiny model."""
+        name = "many.jsonl"
+        if not (self.data_dir / "datasets" / name).exists():
+            rows = [{"text": f"w{n % 50} w{n % 7}", "label": n % 2} for n in range(n_batches)]
+            write_jsonl(self.data_dir / "datasets" / name, rows)
+        return self.submit(
+            dataset={"source": "local", "name": name},
+            calibration={"n_batches": n_batches, "batch_size": 1},
+        )
+
+    def get(self, job_id: str) -> JobRecord:
+        return self.store.get(job_id)
+
+    def wait(
+        self, job_id: str, until: Callable[[JobRecord], bool], *, timeout_s: float = 60.0
+    ) -> JobRecord:
+        """Poll until a record looks as wanted."""
+        deadline = time.monotonic() + timeout_s
+        while not until(record := self.get(job_id)):
+            assert time.monotonic() < deadline, f"still {record.fields} after {timeout_s} s"
+            time.sleep(0.05)
+        return record
+
+    def wait_running(self, job_id: str, *, attempt: int = 1) -> JobRecord:
+        """Wait until batches are being measured."""
+        return self.wait(
+            job_id,
+            lambda r: (
+                r.attempt == attempt
+                and ((r.json_field("progress") or {}).get("batch") or 0) > 2
+            ),
+        )
+
+    def wait_final(self, job_id: str, *, timeout_s: float = 60.0) -> JobRecord:
+        """Wait until the job has ended."""
+        return self.wait(job_id, lambda r: r.status.is_final, timeout_s=timeout_s)
+
+    def _model(self, name: str) -> dict[str, Any]:
+        digest = FolderDigests().of_model(self.data_dir / "models" / name)
+        return {"source": "local", "name": name, "digest": digest}
+
+    def _dataset(self, accepted: dict[str, Any]) -> dict[str, Any]:
+        dataset = accepted["dataset"]
+        if dataset["source"] == "local":
+            digest = FolderDigests().of_dataset(self.data_dir / "datasets" / dataset["name"])
+        else:
+            digest = digest_of(dataset)
+        known = {key: dataset[key] for key in ("source", "id", "name") if key in dataset}
+        return known | {"digest": digest, "fields": None, "rows": None}

@@ -1,0 +1,89 @@
+"""Run one worker: ``python -m fimlora_worker``."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from uuid import uuid4
+
+from fimlora_contract.store import JobStore
+from fimlora_contract.tasks import QUEUE_NAME
+from fimlora_worker.artifacts import sweep_work_folders
+from fimlora_worker.connection import patient_redis
+from fimlora_worker.leases import Leases, ReaperThread
+from fimlora_worker.logs import configure_logging
+from fimlora_worker.settings import Settings, environment_name
+from fimlora_worker.transport import SERIALIZER, RqTransport
+from fimlora_worker.warm_worker import (
+    MAINTENANCE_EVERY_S,
+    WORKER_TTL_S,
+    IsolatedWorker,
+    LeasedWorker,
+    WarmWorker,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Take jobs from the queue until told to stop."""
+    given = _parser().parse_args(arguments)
+    settings = Settings()
+    configure_logging(settings.log_level)
+    settings.create_folders()
+    worker = create_worker(settings)
+    worker.work(burst=given.burst, max_jobs=given.max_jobs, logging_level=settings.log_level)
+    return 0
+
+
+def create_worker(settings: Settings) -> LeasedWorker:
+    """Build a worker that is ready to work."""
+    store, transport = _connect(settings)
+    reaper_store, reaper_transport = _connect(settings)
+    worker_class: type[LeasedWorker] = (
+        IsolatedWorker if settings.worker_isolation == "process" else WarmWorker
+    )
+    return worker_class(
+        [QUEUE_NAME],
+        # RQ refuses a name that is still registered, so a restart needs another one.
+        name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}",
+        connection=patient_redis(settings.redis_url),
+        serializer=SERIALIZER,
+        worker_ttl=WORKER_TTL_S,
+        maintenance_interval=MAINTENANCE_EVERY_S,
+        job_monitoring_interval=settings.monitor_every_s,
+        log_job_description=False,
+        settings=settings,
+        leases=Leases(store, transport, grace_s=settings.cancel_grace_s),
+        reaper=ReaperThread(
+            reaper_store,
+            reaper_transport,
+            also=lambda: sweep_work_folders(settings.tmp_dir, reaper_store),
+        ),
+    )
+
+
+def _connect(settings: Settings) -> tuple[JobStore, RqTransport]:
+    redis = patient_redis(settings.redis_url)
+    return JobStore(redis), RqTransport(redis)
+
+
+def _parser() -> argparse.ArgumentParser:
+    rows = [
+        f"  {environment_name(name):<36} {field.description} [{field.default}]"
+        for name, field in Settings.model_fields.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m fimlora_worker",
+        description="Take calibration jobs from the queue and run them, one at a time.",
+        epilog="environment:\n" + "\n".join(rows),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--burst", action="store_true", help="quit when the queue is empty")
+    parser.add_argument("--max-jobs", type=int, metavar="N", help="quit after N jobs")
+    return parser
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    sys.exit(main())

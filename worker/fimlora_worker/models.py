@@ -1,0 +1,253 @@
+"""Find a base model's files and load them with the head that the task needs.
+
+Models are loaded from the absolute path of a registered folder or of a snapshot, never by
+name: a name would also open a folder of that name in the current one.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fimlora_contract.columns import Task
+from fimlora_contract.folders import FolderDigests, FolderError, model_files
+from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
+from fimlora_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+# Weights and what transformers needs to read them; all at the top of the repository.
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+UNWANTED = ("*/*", "adapter_*", "consolidated*")
+# The head that a base model lacks is drawn from this seed and no other: neither the
+# request nor what ran before may change the scores.
+HEAD_SEED = 0
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Everything that makes two loaded models different; a cache key.
+
+    Attributes:
+        digest: Content of the model's files.
+        device: ``cpu`` or ``cuda``.
+    n_outputs: Outputs of a classification head.
+    problem_type: Transformers' word for its loss.
+    """
+
+    digest: str
+    task: Task
+    dtype: str
+    device: str
+    n_outputs: int | None = None
+    problem_type: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model with its head, ready to be measured."""
+
+    model: Any
+    config: Any
+
+
+def find_model(
+    reference: Mapping[str, Any], settings: Settings, digests: FolderDigests
+) -> Path:
+    """Folder of the registered base model that a job was accepted with.
+
+    Raises:
+        ModelMissing: It is not there any more, or has changed since.
+    """
+    name = str(reference["name"])
+    folder = settings.models_dir / name
+    try:
+        digest = digests.of_model(folder)
+    except FolderError as error:
+        raise ModelMissing(str(error)) from error
+    if digest != reference["digest"]:
+        raise ModelMissing(
+            f"model {name!r} has changed since the job was accepted; submit it again"
+        )
+    return folder.resolve()
+
+
+def download_model(reference: Mapping[str, Any], settings: Settings) -> Path:
+    """Snapshot of a hub model at the commit that a job was accepted with."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            str(reference["id"]),
+            revision=str(reference["revision"]),
+            cache_dir=settings.hub_dir / "models",
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+        )
+    ).absolute()
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the weights.
+
+    Raises:
+        UnsafeWeights: There are none in safetensors.
+    """
+    files = [path for path in folder.glob("*.safetensors") if path.is_file()]
+    if not files:
+        raise UnsafeWeights(f"the model has no *.safetensors file, only {_names(folder)}")
+    return sum(path.stat().st_size for path in files)
+
+
+def read_config(folder: Path) -> Any:
+    """The model's configuration.
+
+    Raises:
+        UnsupportedArchitecture: It is no model, or it wants to run code of its own.
+    """
+    from transformers import AutoConfig
+
+    try:
+        names = model_files(folder)
+    except FolderError as error:
+        raise UnsupportedArchitecture(str(error)) from error
+    if "adapter_config.json" in names:
+        raise UnsupportedArchitecture(
+            "this is an adapter (it has adapter_config.json); give its base model instead"
+        )
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if raw.get("auto_map"):
+        raise UnsupportedArchitecture(
+            "the model brings code of its own (auto_map in config.json), which is never run"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError) as error:
+        raise UnsupportedArchitecture(
+            f"transformers has no model type {raw.get('model_type')!r}"
+        ) from error
+
+
+def choose_dtype(wanted: Dtype, config: Any, *, device: str) -> str:
+    """The dtype to run in; ``auto`` is float32 on a CPU, else the model's own or bfloat16."""
+    if wanted != "auto":
+        return wanted
+    if device == "cpu":
+        return "float32"
+    own = getattr(config, "dtype", None)
+    return str(own).removeprefix("torch.") if own is not None else "bfloat16"
+
+
+def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
+    """Load weights and head.
+
+    Raises:
+        UnsupportedArchitecture: The architecture has no such head, or cannot be loaded.
+    """
+    import torch
+    import transformers
+
+    model_class = _head_class(config, request.task)
+    options: dict[str, Any] = {}
+    if request.n_outputs:
+        options = {
+            "num_labels": request.n_outputs,
+            "problem_type": request.problem_type,
+            "ignore_mismatched_sizes": True,  # a head trained for other labels is no use
+        }
+    log.info("model.load digest=%s task=%s", request.digest, request.task)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(HEAD_SEED)
+            model, report = model_class.from_pretrained(
+                folder,
+                dtype=getattr(torch, request.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (ValueError, KeyError, ImportError, AttributeError) as error:
+        raise UnsupportedArchitecture(
+            f"transformers cannot load this {config.model_type} model: {error}"
+        ) from error
+    _check_complete(model, report, request)
+    return LoadedModel(model.to(request.device).eval(), config)
+
+
+def _check_complete(model: Any, report: Mapping[str, Any], request: ModelRequest) -> None:
+    """Refuse a checkpoint that leaves more than a new head to chance.
+
+    Raises:
+        UnsupportedArchitecture: Names the weights that are missing or of another shape.
+    """
+    absent = {str(key) for key in report["missing_keys"]}
+    absent |= {
+        str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
+    }
+    if request.n_outputs:
+        prefix = f"{model.base_model_prefix}."
+        absent = {key for key in absent if key.startswith(prefix) and ".pooler." not in key}
+    if absent:
+        raise UnsupportedArchitecture(
+            f"the checkpoint lacks weights of {type(model).__name__}: {sorted(absent)[:5]}"
+        )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The model's tokenizer, padding on the right.
+
+    Raises:
+        UnsupportedArchitecture: The model has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise UnsupportedArchitecture(
+            f"the model's tokenizer cannot be loaded: {error}"
+        ) from error
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:  # decoders are often trained without
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def longest_input(wanted: int, tokenizer: Any, config: Any) -> int:
+    """Tokens per example: as asked for, but never more than the model has positions."""
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    return int(min(wanted, tokenizer.model_max_length, positions))
+
+
+def _head_class(config: Any, task: Task) -> Any:
+    import transformers
+
+    kind = type(config)
+    if task == "sequence_classification":
+        if kind not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise UnsupportedArchitecture(
+                f"{config.model_type} has no sequence classification head in transformers"
+            )
+        return transformers.AutoModelForSequenceClassification
+    is_encoder = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or (
+        is_encoder and not getattr(config, "is_decoder", False)
+    ):
+        raise UnsupportedArchitecture(
+            f"{config.model_type} is no causal language model; give a dataset with labels to "
+            "calibrate it for sequence classification"
+        )
+    return transformers.AutoModelForCausalLM
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())[:20]

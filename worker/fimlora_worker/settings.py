@@ -1,0 +1,114 @@
+"""What the worker reads from the environment; nothing else in this package does."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+GIB = 1 << 30
+
+
+class Settings(BaseSettings):
+    """Settings of one worker; every name but REDIS_URL has the prefix FIMLORA_."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FIMLORA_", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    redis_url: str = Field(
+        default="redis://localhost:6379/0",
+        validation_alias="redis_url",
+        description="Server of the queue and the job records (redis, rediss or unix URL).",
+    )
+    data_dir: Folder = Field(
+        default=Path(".fimlora"), description="Folder shared with the service."
+    )
+    worker_isolation: Literal["warm", "process"] = Field(
+        default="warm",
+        description="warm keeps models loaded; process starts anew for every job.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where models run."
+    )
+    model_cache_bytes: int = Field(
+        default=16 * GIB,
+        ge=0,
+        description="Loaded models beyond this size are dropped, oldest first.",
+    )
+    job_deadline_s: float = Field(
+        default=3 * 3600.0, gt=0, description="A job that takes longer fails with code timeout."
+    )
+    cancel_grace_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="Time a job gets to obey a cancel request before it is killed.",
+    )
+    stall_s: float = Field(
+        default=1800.0, gt=0, description="A job without any progress for this long is killed."
+    )
+    recycle_after_jobs: int = Field(
+        default=500, ge=1, description="The child process is replaced after so many jobs."
+    )
+    recycle_after_growth_bytes: int = Field(
+        default=8 * GIB, ge=0, description="... or when its memory has grown by this much."
+    )
+    monitor_every_s: int = Field(
+        default=5, ge=1, le=5, description="How often a running job's lease is renewed."
+    )
+    cuda_visible_devices: str = Field(
+        default="0",
+        validation_alias="cuda_visible_devices",
+        description="The GPU of this worker.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="What is written to standard error."
+    )
+
+    @property
+    def models_dir(self) -> Path:
+        """Registered local base models."""
+        return self.data_dir / "models"
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Registered local datasets."""
+        return self.data_dir / "datasets"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Uploaded datasets, one folder each."""
+        return self.data_dir / "uploads"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Committed results, one folder per content address."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def tmp_dir(self) -> Path:
+        """Work folders of running attempts, on the file system of the artifacts."""
+        return self.data_dir / "tmp"
+
+    @property
+    def hub_dir(self) -> Path:
+        """Cache of what was downloaded."""
+        return self.data_dir / "hub"
+
+    def create_folders(self) -> None:
+        """Create the folders that a worker writes to."""
+        for folder in (self.tmp_dir, self.artifacts_dir, self.hub_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def child_environment(self) -> dict[str, str]:
+        """This process's environment, with these settings in it."""
+        values = self.model_dump(mode="json")
+        return os.environ | {environment_name(name): str(values[name]) for name in values}
+
+
+def environment_name(field: str) -> str:
+    """The environment variable that a setting is read from."""
+    alias = Settings.model_fields[field].validation_alias
+    return f"FIMLORA_{field}".upper() if alias is None else str(alias).upper()

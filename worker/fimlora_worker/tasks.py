@@ -1,0 +1,95 @@
+"""The task that RQ runs, by its dotted name: one attempt of one job, and its end on record."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from fimlora_contract.jobs import Stage
+from fimlora_contract.reaper import give_up
+from fimlora_contract.records import JobRecord
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.store import JobMissing, StaleAttempt
+from fimlora_worker.artifacts import commit, describe, work_folder
+from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
+from fimlora_worker.failures import is_broken_device, job_error
+from fimlora_worker.process import WorkerProcess, process_for
+from fimlora_worker.progress import Reporter
+from fimlora_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def run_calibration(job_id: str, attempt: int) -> str:
+    """Run one attempt; the answer, a word for the operator, is RQ's result.
+
+    Raises:
+        Exception: What ended the attempt, after it was put on record, so that RQ marks
+            its own job as failed and logs the traceback.
+    """
+    process = process_for(Settings())
+    try:
+        record = process.store.start(job_id, attempt, worker=process.name)
+    except (StaleAttempt, JobMissing) as reason:
+        log.info("attempt.refused job=%s attempt=%d: %s", job_id, attempt, reason)
+        return "refused"
+    reporter = Reporter(
+        process.store,
+        job_id,
+        attempt,
+        is_draining=lambda: process.is_draining,
+        on_alive=process.on_alive,
+        deadline_s=process.settings.job_deadline_s,
+    )
+    try:
+        _run(record, process, reporter)
+    except StaleAttempt as reason:
+        log.warning("attempt.superseded job=%s attempt=%d: %s", job_id, attempt, reason)
+        return "superseded"
+    except CancelRequested:
+        process.store.confirm_cancel(job_id, attempt)
+        return "canceled"
+    except ShutdownRequested:
+        give_up(process.store, process.transport, job_id, attempt, counted=False)
+        return "handed over"
+    except (Exception, DeadlinePassed) as error:
+        _fail(process, job_id, attempt, error)
+        raise
+    return "succeeded"
+
+
+def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
+    reporter.enter(Stage.RESOLVING)
+    process.wait_for_imports()
+    from fimlora_worker.calibration import ADAPTER_FOLDER, Accepted, calibrate
+
+    request = CalibrationRequest.model_validate(record.request)
+    with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
+        accepted = Accepted(request, record.resolved)
+        calibrate(accepted, process=process, reporter=reporter, folder=folder)
+        reporter.enter(Stage.COMMITTING)
+        result = _commit(folder / ADAPTER_FOLDER, process)
+    process.store.succeed(record.id, record.attempt, result)
+    process.store.remember_result(record.fields["request_digest"], record.id)
+
+
+def _commit(folder: Path, process: WorkerProcess) -> dict[str, Any]:
+    texts = {
+        name: (folder / f"{name}.json").read_text() for name in ("adapter_config", "rank_map")
+    }
+    artifacts = describe(folder)
+    return {
+        "digest": commit(folder, process.settings.artifacts_dir, artifacts),
+        "artifacts": artifacts,
+        **{name: json.loads(text) for name, text in texts.items()},
+    }
+
+
+def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:
+    process.must_retire |= is_broken_device(error)
+    reported = job_error(error)
+    log.error("attempt.failed job=%s attempt=%d code=%s", job_id, attempt, reported.code)
+    try:
+        process.store.fail(job_id, attempt, reported)
+    except StaleAttempt as reason:
+        log.warning("attempt.superseded job=%s attempt=%d: %s", job_id, attempt, reason)
