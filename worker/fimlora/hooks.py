@@ -11,7 +11,7 @@ checkpointing reports one gradient, not two.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -76,18 +76,21 @@ class Watch:
         self._reported.clear()
         self._in_backward = False
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(
+        self, *roots: Tensor, gradients: Sequence[Tensor | None] | None = None
+    ) -> None:
         """Run the backward pass and see that every call got its gradient.
 
         Args:
-            loss: Scalar to differentiate.
+            *roots: What to differentiate: the loss, or the outputs of a part of the model.
+            gradients: Gradients that come from behind those outputs; the loss needs none.
 
         Raises:
             MissingGradient: A module did not run, or a call of it got no gradient.
         """
         self._in_backward = True  # a module that runs now is recomputed, not called again
-        if loss.requires_grad:
-            loss.backward()
+        if any(root.requires_grad for root in roots):
+            torch.autograd.backward(roots, gradients)
         for name in self._names:
             if name not in self._reported:
                 raise MissingGradient(self._complaint(name))

@@ -5,9 +5,7 @@ gradient of its output: both exist in the frozen base model. So nothing is attac
 see x and g while a calibration batch goes forward and backward once.
 """
 
-import inspect
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.batches import Batch, as_batch, count_examples, select, to_device
-from fimlora.errors import EmptyCalibration, InvalidOption, NumericalFailure
+from fimlora.batches import Batch, as_batch
+from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
 from fimlora.frozen import frozen
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.plan import TargetModule
 from fimlora.recorder import Recorder
 from fimlora.statistics import Estimator, Statistics
-from fimlora.targets import base_model_of, count_base_parameters, find_targets, locate
+from fimlora.targets import count_base_parameters, find_targets, locate
 
 OnBatch = Callable[[int, int], None]
 
@@ -72,16 +71,13 @@ def measure(
     Raises:
         EmptyCalibration: There is no batch, or no example with a label.
         InvalidOption: An argument is outside what is allowed.
-    """
-    _check_options(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
-    if estimator not in set(Estimator):
-        allowed = ", ".join(map(repr, Estimator))
-        raise InvalidOption(f"estimator={estimator!r}; allowed are {allowed}")
+    """  # noqa: DOC502 - the helpers raise
+    check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
+    kind = parse_estimator(estimator)
     modules = find_targets(model, target_modules)
-    kind = Estimator(estimator)
     device = next(model.parameters()).device
     recorder = Recorder(modules, estimator=kind, rank=rank, seed=seed, device=device)
-    expected = _expected(batches, n_batches)
+    expected = count_expected(batches, n_batches)
     n_examples = n_used = n_done = 0
     loss: Loss | None = None
     with frozen(model, train_mode=train_mode, seed=seed):
@@ -141,73 +137,67 @@ class _Run:
         Returns:
             Its number of examples that carry a label.
         """
-        counts = self.loss.count_labels(batch, count_examples(batch)).cpu()
-        labelled = counts > 0
-        if not labelled.all():
-            batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
-            counts = counts[labelled]
-        n = len(counts)
+        examples = labelled_examples(batch, self.loss, self.device)
+        n = len(examples)
         if not n:
             return 0
-        weights = (counts / counts.sum()).to(self.device, torch.float32)
         losses, start = [], 0
         while start < n:
             size = 1 if self.recorder.one_at_a_time else self.micro_batch_size or n
-            part = slice(start, start + size)
-            some = select(batch, part, n_examples=n) if size < n else batch
-            done = self._forward_backward(some, weights[part])
+            done = self._forward_backward(examples.part(start, size))
             if done is not None:
                 losses.append(done)
                 start += size
-        self._check(torch.cat(losses), self.recorder.end_batch(), where)
+        check_finite(self.modules, torch.cat(losses), self.recorder.end_batch(), where)
         return n
 
-    def _forward_backward(self, batch: Batch, weights: Tensor) -> Tensor | None:
+    def _forward_backward(self, examples: Examples) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
-        self.recorder.begin(weights)
-        losses = self._losses(batch, len(weights))
+        self.recorder.begin(examples.weights)
+        losses = example_losses(self.model, self.loss, examples, self.device)
         if self.recorder.adapt(self.watch.calls):
             return None
         # The sum, not the mean: each example's gradient comes out unscaled.
         self.watch.backward(losses.sum())
         return losses.detach()
 
-    def _losses(self, batch: Batch, n_examples: int) -> Tensor:
-        inputs = to_device(batch, self.device)
-        if self.loss.loss_fn is None:
-            inputs.pop("labels")  # the model's own loss would be computed for nothing
-        if "use_cache" in inspect.signature(base_model_of(self.model).forward).parameters:
-            inputs.setdefault("use_cache", False)
-        outputs = self.model(**inputs)
-        losses = self.loss.per_example(outputs, batch)
-        if losses.shape != (n_examples,):
-            raise InvalidOption(
-                f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "
-                f"({n_examples},)"
-            )
-        return losses
 
-    def _check(self, losses: Tensor, checks: Tensor, where: str) -> None:
-        """Look at a batch's numbers, in the one transfer from the device that it costs."""
-        found = torch.cat([losses.double(), checks.double().to(losses.device)]).tolist()
-        for value in found[: len(losses)]:
-            if not math.isfinite(value):
-                raise NumericalFailure(f"loss is {value} in {where}")
-        for module, value in zip(self.modules, found[len(losses) :], strict=True):
-            if not math.isfinite(value):
-                raise NumericalFailure(
-                    f"the gradient of target module {module.name!r} is {value} in {where}"
-                )
+def parse_estimator(estimator: str) -> Estimator:
+    """Read the name of an estimator.
+
+    Returns:
+        The estimator.
+
+    Raises:
+        InvalidOption: There is none of that name.
+    """
+    if estimator not in set(Estimator):
+        allowed = ", ".join(map(repr, Estimator))
+        raise InvalidOption(f"estimator={estimator!r}; allowed are {allowed}")
+    return Estimator(estimator)
 
 
-def _check_options(**options: int | None) -> None:
+def check_at_least_one(**options: int | None) -> None:
+    """Refuse a count below 1.
+
+    Args:
+        **options: Counts by the name of their argument; ``None`` is allowed.
+
+    Raises:
+        InvalidOption: One is.
+    """
     for name, value in options.items():
         if value is not None and value < 1:
             raise InvalidOption(f"{name}={value}: it must be at least 1")
 
 
-def _expected(batches: Iterable[Mapping[str, Any]], n_batches: int) -> int:
+def count_expected(batches: Iterable[Mapping[str, Any]], n_batches: int) -> int:
+    """Say how many batches a loader will give.
+
+    Returns:
+        At most ``n_batches``.
+    """
     try:
         return min(n_batches, len(batches))  # type: ignore[arg-type]
     except TypeError:  # a generator does not know its length

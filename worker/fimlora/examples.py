@@ -1,0 +1,122 @@
+"""The labelled examples of a calibration batch: what they count, their losses, their checks."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.batches import Batch, count_examples, select, to_device
+from fimlora.errors import InvalidOption, NumericalFailure
+from fimlora.losses import Loss
+from fimlora.plan import TargetModule
+from fimlora.targets import base_model_of
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some labelled examples of a calibration batch.
+
+    Attributes:
+        batch: They alone, under the model's argument names.
+        weights: What each of them counts in the loss of the whole batch.
+    """
+
+    batch: Batch
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def part(self, start: int, size: int) -> "Examples":
+        """Take a micro-batch.
+
+        Args:
+            start: Its first example.
+            size: Its number of examples at most.
+
+        Returns:
+            These examples, with the weights they have in the whole batch.
+        """
+        if size >= len(self):
+            return self
+        rows = slice(start, start + size)
+        return Examples(select(self.batch, rows, n_examples=len(self)), self.weights[rows])
+
+
+def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Examples:
+    """Leave out the examples that carry no label.
+
+    Args:
+        batch: A calibration batch.
+        loss: The loss, which knows what a label is.
+        device: Where the weights will be needed.
+
+    Returns:
+        The others; possibly none.
+    """
+    counts = loss.count_labels(batch, count_examples(batch)).cpu()
+    labelled = counts > 0
+    if not labelled.all():
+        batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
+        counts = counts[labelled]
+    return Examples(batch, (counts / counts.sum()).to(device, torch.float32))
+
+
+def example_losses(
+    model: nn.Module, loss: Loss, examples: Examples, device: torch.device
+) -> Tensor:
+    """Run the model's forward pass.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        loss: The loss.
+        examples: The examples to run.
+        device: The model's device.
+
+    Returns:
+        One loss per example, on a graph if the model builds one.
+
+    Raises:
+        InvalidOption: The caller's own loss has another shape.
+    """
+    inputs = to_device(examples.batch, device)
+    if loss.loss_fn is None:
+        inputs.pop("labels")  # the model's own loss would be computed for nothing
+    if "use_cache" in inspect.signature(base_model_of(model).forward).parameters:
+        inputs.setdefault("use_cache", False)
+    outputs = model(**inputs)
+    losses = loss.per_example(outputs, examples.batch)
+    if losses.shape != (len(examples),):
+        raise InvalidOption(
+            f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "
+            f"({len(examples)},)"
+        )
+    return losses
+
+
+def check_finite(
+    modules: Sequence[TargetModule], losses: Tensor, checks: Tensor, where: str
+) -> None:
+    """Look at a batch's numbers, in the one transfer from the device that it costs.
+
+    Args:
+        modules: Target modules.
+        losses: Losses of the batch's examples.
+        checks: One number per module, finite iff all its sums are.
+        where: What to call the batch in an error.
+
+    Raises:
+        NumericalFailure: One of them is NaN or infinite.
+    """
+    found = torch.cat([losses.double(), checks.double().to(losses.device)]).tolist()
+    for value in found[: len(losses)]:
+        if not math.isfinite(value):
+            raise NumericalFailure(f"loss is {value} in {where}")
+    for module, value in zip(modules, found[len(losses) :], strict=True):
+        if not math.isfinite(value):
+            raise NumericalFailure(
+                f"the gradient of target module {module.name!r} is {value} in {where}"
+            )
