@@ -1,6 +1,8 @@
 """Run the service: ``python -m fimlora_service``."""
 
 import argparse
+from threading import Event
+from types import FrameType
 
 import uvicorn
 
@@ -16,8 +18,23 @@ ENVIRONMENT = """environment:
   FIMLORA_MAX_UPLOAD_BYTES  limit of an uploaded dataset
   HF_ENDPOINT, HF_TOKEN     address of the model hub, token for gated repositories
 """
-# Long polls and streams would hold a restart up for as long as a minute.
 SHUTDOWN_S = 5
+
+
+class Server(uvicorn.Server):
+    """A server that lets go of long polls and streams when it is told to stop.
+
+    Without that a restart would wait for the longest of them, up to a minute.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, stopping: Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take the signal."""
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
 
 def main() -> None:
@@ -33,8 +50,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings()
     configure_logging(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
+    stopping = Event()
+    config = uvicorn.Config(
+        create_app(settings, stopping=stopping),
         host=settings.host if arguments.host is None else arguments.host,
         port=settings.port if arguments.port is None else arguments.port,
         log_config=None,
@@ -42,6 +60,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
+    Server(config, stopping=stopping).run()
 
 
 if __name__ == "__main__":

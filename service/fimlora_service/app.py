@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from threading import Event
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -28,9 +29,14 @@ DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before trainin
 PARTS = (calibrate, jobs, events, artifacts, datasets, models, health)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the application; nothing is opened before it starts."""
-    settings = settings or Settings()
+def create_app(settings: Settings | None = None, *, stopping: Event | None = None) -> FastAPI:
+    """Make the application; nothing is opened before it starts.
+
+    Args:
+        settings: Configuration; read from the environment when left out.
+        stopping: Set by the server when it is told to stop: whoever waits is let go.
+    """
+    settings, stopping = settings or Settings(), stopping or Event()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
@@ -41,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ):
             store, transport = JobStore(redis), RqTransport(queue_redis)
             with reaping(store, transport, interval_s=settings.reaper_interval_s):
-                yield make_state(settings, data_folder, store, transport)
+                yield make_state(settings, stopping, data_folder, store, transport)
 
     app = FastAPI(
         title="fimlora",
@@ -73,7 +79,11 @@ def connect(url: str) -> Redis:
 
 
 def make_state(
-    settings: Settings, data_folder: DataFolder, store: JobStore, transport: RqTransport
+    settings: Settings,
+    stopping: Event,
+    data_folder: DataFolder,
+    store: JobStore,
+    transport: RqTransport,
 ) -> State:
     """The parts that handlers are given."""
     token = settings.hub_token
@@ -85,6 +95,7 @@ def make_state(
     )
     return State(
         settings=settings,
+        stopping=stopping,
         data_folder=data_folder,
         store=store,
         transport=transport,

@@ -42,6 +42,7 @@ class WholeFile(FileResponse):
             errors.JobNotFinished,
             errors.JobFailed,
             errors.JobCanceled,
+            errors.ValidationFailed,
             errors.RedisUnavailable,
         ),
     },

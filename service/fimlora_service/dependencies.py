@@ -1,5 +1,6 @@
 """What handlers are given: parts of the running service, and common parameters."""
 
+from threading import Event
 from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Path, Request
@@ -18,6 +19,7 @@ class State(TypedDict):
     """What lives as long as the service runs."""
 
     settings: Settings
+    stopping: Event
     data_folder: DataFolder
     store: JobStore
     transport: RqTransport
@@ -31,6 +33,7 @@ def _part(name: str) -> Any:
     return Depends(read)
 
 
+StoppingDep = Annotated[Event, _part("stopping")]
 SettingsDep = Annotated[Settings, _part("settings")]
 DataFolderDep = Annotated[DataFolder, _part("data_folder")]
 StoreDep = Annotated[JobStore, _part("store")]

@@ -8,6 +8,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from threading import Event
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -18,7 +20,7 @@ from starlette.responses import StreamingResponse
 from fimlora_contract.jobs import JobEvent, JobEventPage
 from fimlora_contract.store import JobMissing, JobStore
 from fimlora_service import errors
-from fimlora_service.dependencies import JobId, SettingsDep, StoreDep, problems
+from fimlora_service.dependencies import JobId, SettingsDep, StoppingDep, StoreDep, problems
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 RECONNECT_MS = 2_000
@@ -40,6 +42,7 @@ async def job_events(
     request: Request,
     store: StoreDep,
     settings: SettingsDep,
+    stopping: StoppingDep,
     after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
     limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
     last_event_id: Annotated[str | None, Header(pattern=EVENT_ID)] = None,
@@ -50,11 +53,25 @@ async def job_events(
     if wants_page(request.headers.get("accept", "")):
         page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
         return Response(page.model_dump_json(), media_type="application/json")
-    lines = follow(
-        store, id, after=after, every_s=settings.poll_interval_s, alive_s=settings.keep_alive_s
-    )
+    pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
+    lines = follow(store, id, after=after, pace=pace)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a stream goes.
+
+    Attributes:
+        every_s: Seconds between looks at the store.
+        alive_s: Seconds of silence after which a comment keeps the connection open.
+        stopping: Set when the server stops.
+    """
+
+    every_s: float
+    alive_s: float
+    stopping: Event
 
 
 def wants_page(accept: str) -> bool:
@@ -69,14 +86,12 @@ def read_page(store: JobStore, id: str, *, after: str, limit: int) -> JobEventPa
     return JobEventPage(data=events[:limit], next_cursor=more)
 
 
-async def follow(
-    store: JobStore, id: str, *, after: str, every_s: float, alive_s: float
-) -> AsyncIterator[str]:
-    """Lines of the stream, until the job's last event or until Redis goes away."""
+async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIterator[str]:
+    """Lines of the stream, until the job's last event, or until Redis or we go away."""
     yield f"retry: {RECONNECT_MS}\n\n"
     spoke = time.monotonic()
     try:
-        while True:
+        while not pace.stopping.is_set():
             # The status first: when it is final, all events are there to be read.
             status = await run_in_threadpool(store.status_of, id)
             events = await run_in_threadpool(store.events, id, after=after)
@@ -85,11 +100,11 @@ async def follow(
                 after, spoke = event.id, time.monotonic()
             if status.is_final and not events:
                 return
-            if not events and time.monotonic() - spoke >= alive_s:
+            if not events and time.monotonic() - spoke >= pace.alive_s:
                 yield ": keep-alive\n\n"
                 spoke = time.monotonic()
             if not status.is_final:
-                await asyncio.sleep(every_s)
+                await asyncio.sleep(pace.every_s)
     except (RedisError, JobMissing) as error:
         # The answer has begun: close it, the client reconnects and is told then.
         logger.warning("events.interrupted", extra={"job_id": id, "error": str(error)})

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,7 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from fimlora_contract.jobs import CalibrationResult, Job, JobPage, JobStatus
 from fimlora_contract.store import JobStore, StaleAttempt
 from fimlora_service import errors
-from fimlora_service.dependencies import JobId, PrefixDep, SettingsDep, StoreDep, problems
+from fimlora_service.dependencies import (
+    JobId,
+    PrefixDep,
+    SettingsDep,
+    StoppingDep,
+    StoreDep,
+    problems,
+)
 
 RETRY_AFTER_S = 2
 router = APIRouter(tags=["jobs"])
@@ -39,6 +47,7 @@ async def retrieve_job(
     request: Request,
     store: StoreDep,
     settings: SettingsDep,
+    stopping: StoppingDep,
     prefix: PrefixDep,
     response: Response,
     wait: Annotated[
@@ -47,7 +56,13 @@ async def retrieve_job(
 ) -> Job:
     """Report where a job stands; with ``wait`` as soon as it has ended."""
     if wait:
-        await wait_for_end(id, request, store, seconds=wait, every_s=settings.poll_interval_s)
+        deadline = time.monotonic() + wait
+
+        async def give_up() -> bool:
+            late = time.monotonic() >= deadline or stopping.is_set()
+            return late or await request.is_disconnected()
+
+        await wait_for_end(id, store, every_s=settings.poll_interval_s, give_up=give_up)
     record = await run_in_threadpool(store.get, id)
     if not record.status.is_final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -55,15 +70,13 @@ async def retrieve_job(
 
 
 async def wait_for_end(
-    id: str, request: Request, store: JobStore, *, seconds: float, every_s: float
+    id: str, store: JobStore, *, every_s: float, give_up: Callable[[], Awaitable[bool]]
 ) -> None:
-    """Return when the job has ended, the time is over, or the client has gone."""
-    deadline = time.monotonic() + seconds
+    """Return when the job has ended, or when waiting on makes no sense."""
     while not (await run_in_threadpool(store.status_of, id)).is_final:
-        left = deadline - time.monotonic()
-        if left <= 0 or await request.is_disconnected():
+        if await give_up():
             return
-        await asyncio.sleep(min(every_s, left))
+        await asyncio.sleep(every_s)
 
 
 @router.post(
@@ -72,7 +85,12 @@ async def wait_for_end(
     response_description="The job is asked to stop.",
     responses={
         200: {"model": Job, "description": "The job is canceled."},
-        **problems(errors.JobNotFound, errors.JobAlreadyFinished, errors.RedisUnavailable),
+        **problems(
+            errors.JobNotFound,
+            errors.JobAlreadyFinished,
+            errors.ValidationFailed,
+            errors.RedisUnavailable,
+        ),
     },
 )
 def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response) -> Job:
@@ -95,6 +113,7 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
         errors.JobNotFinished,
         errors.JobFailed,
         errors.JobCanceled,
+        errors.ValidationFailed,
         errors.RedisUnavailable,
     ),
 )

@@ -119,5 +119,11 @@ ModelReference = Annotated[HubModel | LocalModel, Field(discriminator="source")]
 DatasetReference = Annotated[
     HubDataset | UploadedDataset | InlineDataset | LocalDataset, Field(discriminator="source")
 ]
-AnyModel = Annotated[ModelReference, BeforeValidator(expand_model)]
-AnyDataset = Annotated[DatasetReference, BeforeValidator(expand_dataset)]
+# The schema names the short forms too: a generated client would not offer them otherwise.
+AnyModel = Annotated[
+    ModelReference, BeforeValidator(expand_model, json_schema_input_type=str | ModelReference)
+]
+AnyDataset = Annotated[
+    DatasetReference,
+    BeforeValidator(expand_dataset, json_schema_input_type=str | DatasetReference),
+]

@@ -93,7 +93,9 @@ class CalibrationRequest(RequestModel):
 
     base_model: AnyModel
     dataset: AnyDataset
-    budget: Annotated[Budget, BeforeValidator(expand_budget)]
+    budget: Annotated[
+        Budget, BeforeValidator(expand_budget, json_schema_input_type=int | Budget)
+    ]
     target_modules: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=256)]],

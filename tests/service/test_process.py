@@ -1,0 +1,147 @@
+"""The real server process, and what runs beside its requests."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from fimlora_contract.jobs import JobStatus
+from fimlora_contract.store import JobStore
+from fimlora_service.app import connect
+from fimlora_service.logs import FieldFormatter
+from fimlora_service.queue import RqTransport
+from fimlora_service.reaping import reaping
+from support.service import ROWS
+
+ROOT = Path(__file__).parents[2]
+STARTUP_S = 20.0
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_service(data_dir: Path, redis_url: str):
+    """Start ``python -m fimlora_service``, yield a client and the process, stop it."""
+    port = free_port()
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(ROOT / p) for p in ("clients/python", "service")),
+        "REDIS_URL": redis_url,
+        "FIMLORA_DATA_DIR": str(data_dir),
+        "FIMLORA_PORT": str(port),
+    }
+    log = data_dir / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fimlora_service"], env=environment, stderr=stderr
+        )
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            _wait_until_up(client, process)
+            yield client, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_up(client: httpx2.Client, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the service ended at once"
+        try:
+            client.get("/healthz")
+        except httpx2.ConnectError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(f"the service did not answer within {STARTUP_S:g} s")
+
+
+@pytest.mark.slow
+def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_url, store):
+    """Its own environment, a real socket, a live stream, and a log a person can read."""
+    with running_service(data_dir, valkey_url) as (client, process):
+        body = {
+            "base_model": "tiny",
+            "dataset": {"source": "inline", "rows": ROWS},
+            "budget": 8,
+        }
+        job = client.post("/calibrate", json=body).json()
+        store.start(job["id"], 1, worker="w")
+        with client.stream("GET", f"/jobs/{job['id']}/events") as stream:
+            lines = stream.iter_lines()
+            running = next(line for line in lines if '"running"' in line)
+            process.send_signal(signal.SIGTERM)  # with the stream still open
+            code = process.wait(timeout=3)
+
+    assert job["status"] == "queued"
+    assert running.startswith("data: ")
+    assert code == -signal.SIGTERM  # uvicorn ends by the signal it was sent
+    log = (data_dir / "log").read_text()
+    assert f'job.queued job_id="{job["id"]}" attempt=1 request_id=' in log
+    assert "Traceback" not in log
+
+
+def test_the_service_never_loads_torch():
+    """Starting stays fast and the image small."""
+    code = (
+        "import sys, fimlora_service.app;"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'fimlora_worker'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    path = os.pathsep.join(str(ROOT / p) for p in ("clients/python", "service", "worker"))
+
+    subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=True
+    )
+
+
+def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis_client):
+    """A worker died with its lease: the loop in the API finds the job."""
+    store.start(job_id, 1, worker="w")
+    redis_client.hset(store.key("job", job_id), "lease_until", 1)
+    transport = RqTransport(redis_client)
+
+    with reaping(store, transport, interval_s=0.02):
+        deadline = time.monotonic() + 5
+        while store.get(job_id).attempt == 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    record = store.get(job_id)
+    assert (record.status, record.attempt) == (JobStatus.QUEUED, 2)
+    assert transport.is_waiting(job_id, 2)
+
+
+def test_the_reaper_outlives_an_outage(redis_client, caplog):
+    """It says what is wrong and goes on."""
+    gone = connect("unix:///tmp/fimlora-no-such-socket")
+
+    with (
+        caplog.at_level(logging.WARNING),
+        reaping(JobStore(gone), RqTransport(redis_client), interval_s=0.02),
+    ):
+        time.sleep(0.3)
+
+    assert [record.message for record in caplog.records].count("reaper.redis_unavailable") > 1
+
+
+def test_log_lines_carry_their_fields(caplog):
+    """An event name, then key=value, which both people and machines can read."""
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("x").info("job.queued", extra={"job_id": "job_1", "attempt": 2})
+
+    line = FieldFormatter().format(caplog.records[0])
+
+    assert line.endswith('INFO job.queued job_id="job_1" attempt=2')
