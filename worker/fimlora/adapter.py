@@ -105,7 +105,7 @@ class LiveAdapter:
 
     def divisor(self, rank: int) -> float:
         """What PEFT divides alpha by: the rank, or its root for rank-stabilised LoRA."""
-        return math.sqrt(rank) if self.config.use_rslora else rank
+        return math.sqrt(rank) if self.config.use_rslora else float(rank)
 
 
 def live_adapter(model: nn.Module, adapter_name: str = "default") -> LiveAdapter:
@@ -232,7 +232,7 @@ def _truncate_update(
     """
     Q_B, R_B = torch.linalg.qr(B.double())
     Q_A, R_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T)
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
     root = S[:rank].sqrt()
     new_A = root[:, None] * (Vh[:rank] @ Q_A.T)
     new_B = (Q_B @ U[:, :rank]) * root

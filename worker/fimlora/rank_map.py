@@ -10,9 +10,9 @@ from html import escape
 
 from fimlora.plan import RankPlan, TargetModule
 
-# Light to dark; the numbers switch from dark to white ink where the cells get dark.
+# Light to dark; the numbers turn from black to white where contrast is equal.
 _RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48, 107))
-_WHITE_INK_FROM = 0.52
+_WHITE_INK_FROM = 0.59
 _CELL_W, _CELL_H, _GAP, _PAD = 52, 20, 2, 16
 _CHAR_W = 6.6  # of the 11 px sans-serif used for labels
 
@@ -241,7 +241,7 @@ def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int) -> str:
     if not ranks:
         return f'<rect class="none" {size}/>'
     share = (sum(ranks) / len(ranks) - low) / (high - low) if high > low else 0.5
-    ink = "#fff" if share >= _WHITE_INK_FROM else "#08306b"
+    ink = "#fff" if share >= _WHITE_INK_FROM else "#000"
     return (
         f'<rect {size} fill="{_color(share)}"/>'
         f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 14}">{_text(ranks)}</text>'

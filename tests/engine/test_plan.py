@@ -1,0 +1,114 @@
+"""The plan type: what it derives, what it writes, what it refuses to read."""
+
+import json
+
+import pytest
+
+from fimlora.allocation import allocate
+from fimlora.errors import InvalidAdapter, InvalidOption
+from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
+
+MODULES = (
+    TargetModule("model.layers.0.self_attn.q_proj", 64, 64),
+    TargetModule("model.layers.1.mlp.down_proj", 176, 64),
+    TargetModule("transformer.h.2.attn.c_attn", 24, 72, fan_in_fan_out=True),
+    TargetModule("score", 64, 3),
+)
+SCORES = {m.name: float(i + 1) for i, m in enumerate(MODULES)}
+
+
+@pytest.fixture
+def plan():
+    return allocate(SCORES, MODULES, 8, provenance={"estimator": "exact", "n_batches": 8})
+
+
+def test_modules_know_their_layer_kind_and_cost():
+    """From the name alone; a module outside the repeated blocks has no layer."""
+    assert [(m.layer, m.kind, m.cost) for m in MODULES] == [
+        (0, "self_attn.q_proj", 128),
+        (1, "mlp.down_proj", 240),
+        (2, "attn.c_attn", 96),
+        (None, "score", 67),
+    ]
+
+
+def test_spending_counts_ranks_and_parameters(plan):
+    """The same for the plan and for any other ranks of its modules."""
+    assert plan.spent.ranks == 32
+    assert plan.spent.parameters == sum(m.cost * plan.ranks[m.name] for m in MODULES)
+    assert plan.spending_of(dict.fromkeys(plan.ranks, 1)).parameters == 128 + 240 + 96 + 67
+
+
+@pytest.mark.parametrize(("scale", "alpha"), [(2, 20), (0.5, 5), (0.25, 2.5)])
+def test_alpha_is_scale_times_rank(scale, alpha):
+    """An integer whenever it is a whole number."""
+    plan = allocate(SCORES, MODULES, 8, scale=scale, rule="uniform")
+    name = MODULES[0].name
+
+    assert plan.ranks[name] == 10  # the head holds 3 ranks at most, others get the rest
+    assert plan.alpha(name) == alpha
+    assert type(plan.alpha(name)) is type(alpha)
+
+
+def test_json_round_trip(plan, tmp_path):
+    """Through text and back the plan is equal, from the file or from its folder."""
+    (tmp_path / "rank_map.json").write_text(json.dumps(plan.to_json()))
+
+    assert load_plan(tmp_path) == plan
+    assert load_plan(str(tmp_path / "rank_map.json")) == plan
+
+
+def test_json_says_all_a_reader_needs(plan):
+    """Budget with its limit, spending of the plan and of both controls, a row per module."""
+    data = plan.to_json()
+
+    assert data["format"] == "fimlora.rank_map/1"
+    assert data["budget"] == {"unit": "rank", "value": 8, "bytes_per_parameter": 4, "limit": 32}
+    assert data["spent"]["ranks"] == data["controls"]["uniform"]["ranks"] == 32
+    assert data["controls"].keys() == {"random", "uniform"}
+    row = data["modules"][1]
+    assert (row["name"], row["layer"], row["kind"]) == (MODULES[1].name, 1, "mlp.down_proj")
+    assert (row["score"], row["rank"]) == (2.0, plan.ranks[MODULES[1].name])
+    assert row["alpha"] == 2 * row["rank"]
+    assert row["parameters"] == 240 * row["rank"]
+
+
+def test_whole_budgets_are_alike_however_they_are_written():
+    """8 and 8.0 are one budget and give the same bytes."""
+    as_text = [json.dumps(allocate(SCORES, MODULES, b).to_json()) for b in (8, 8.0)]
+
+    assert Budget("rank", 8.0) == Budget("rank", 8)
+    assert as_text[0] == as_text[1]
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_budget_is_positive_and_finite(value):
+    """Nothing else can be spent."""
+    with pytest.raises(InvalidOption, match="above 0 and finite"):
+        Budget("rank", value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("{", "cannot read"),
+        ("[]", "expected a rank map object"),
+        ("{}", "format None is not a rank map"),
+        ('{"format": "fimlora.rank_map/1"}', "lacks or misuses a field"),
+        ('{"format": "fimlora.rank_map/1", "budget": 3}', "lacks or misuses a field"),
+    ],
+)
+def test_a_file_that_is_no_rank_map_is_refused(content, message, tmp_path):
+    """Missing, broken, foreign or incomplete: one typed error that says which."""
+    if content is not None:
+        (tmp_path / "rank_map.json").write_text(content)
+
+    with pytest.raises(InvalidAdapter, match=message):
+        load_plan(tmp_path)
+
+
+def test_a_later_format_is_refused(plan):
+    """A reader must not guess at fields it does not know."""
+    with pytest.raises(InvalidAdapter, match="rank_map/2"):
+        RankPlan.from_json(plan.to_json() | {"format": "fimlora.rank_map/2"})

@@ -1,0 +1,120 @@
+"""The names and signatures that users of the engine rely on; a change here is breaking."""
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import fimlora
+from fimlora import errors
+
+NAMES = {
+    "Budget",
+    "FimloraError",
+    "InfeasibleBudget",
+    "MissingExtra",
+    "RankPlan",
+    "Statistics",
+    "TargetModule",
+    "allocate",
+    "apply_fim_ranks",
+    "find_targets",
+    "load_plan",
+    "measure",
+    "write_adapter",
+}
+
+# Parameters with their defaults; a bare * begins the keyword-only ones.
+SIGNATURES = {
+    "allocate": "scores, modules=None, budget=8, *, rule='proportional', r_min=None, r_max=None, "
+    "multiple_of=1, groups=(), scale=2, seed=0, aggregation='mean', base_parameters=None, "
+    "provenance=None",
+    "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
+    "estimator='exact', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
+    "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
+    "on_batch=None",
+    "find_targets": "model, target_modules=None",
+    "load_plan": "path",
+    "measure": "model, batches, *, target_modules=None, n_batches=8, estimator='exact', rank=8, "
+    "seed=0, scale=2, micro_batch_size=None, train_mode=False, loss_fn=None, on_batch=None",
+    "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
+    "head=None, module_names=None, overwrite=False",
+}
+
+FIELDS = {
+    "Budget": ["unit", "value", "bytes_per_parameter"],
+    "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
+    "RankPlan": [
+        *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
+        *("controls", "provenance"),
+    ],
+}
+
+
+def test_names():
+    """What ``fimlora`` offers, all of it resolvable and all of it in ``dir``."""
+    assert set(fimlora.__all__) == NAMES
+    assert set(dir(fimlora)) >= NAMES
+    assert all(getattr(fimlora, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_signatures(name):
+    """Parameters, their order, their defaults, and which are keyword-only."""
+    parameters = inspect.signature(getattr(fimlora, name)).parameters.values()
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+
+    assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_fields(name):
+    """Fields of the frozen results, in order."""
+    found = [field.name for field in dataclasses.fields(getattr(fimlora, name))]
+
+    assert found == FIELDS[name]
+
+
+def test_every_error_refines_a_builtin_and_carries_a_code():
+    """``except ValueError`` keeps working for people who do not know fimlora."""
+    found = [
+        e
+        for e in vars(errors).values()
+        if isinstance(e, type) and e.__module__ == "fimlora.errors"
+    ]
+
+    assert len(found) > 8
+    for error in found:
+        assert issubclass(error, fimlora.FimloraError)
+        assert error.code
+        if error is not fimlora.FimloraError:
+            assert len(error.__mro__) > 4
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """As for any module."""
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fimlora.nothing  # noqa: B018
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # what an import finds where torch is not installed
+import fimlora
+assert fimlora.load_plan and fimlora.Budget
+try:
+    fimlora.measure
+except fimlora.MissingExtra as error:
+    sys.exit(0 if "fimlora[engine]" in str(error) else 2)
+sys.exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_without_torch_light_names_work_and_others_name_the_extra():
+    """A machine with the base install reads plans and is told what measuring needs."""
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], env=environment, check=True)
