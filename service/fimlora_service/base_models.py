@@ -18,6 +18,11 @@ from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArch
 MAX_CONFIG_BYTES = 4 << 20
 MAX_HEADER_BYTES = 100 << 20  # the safetensors format's own limit
 
+# What reading a header can raise when the file is not what its name says.
+UNSOUND = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    RecursionError, struct.error,
+)  # fmt: skip
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -70,6 +75,8 @@ def read_config(path: Path, *, where: str) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnsupportedArchitecture(f"the config.json of {where} cannot be read") from error
     except (ValueError, RecursionError) as error:
         raise UnsupportedArchitecture(f"the config.json of {where} is not JSON") from error
     if not isinstance(config, dict):
@@ -116,14 +123,7 @@ def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        struct.error,
-    ) as error:
+    except UNSOUND as error:
         raise UnsafeWeights(
             f"{file.name} of {where} is not a sound safetensors file"
         ) from error

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
@@ -45,6 +45,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(JobMissing, on_missing_job)
     app.add_exception_handler(RedisError, on_redis_error)
     app.add_exception_handler(OSError, on_os_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_unexpected)
 
 
@@ -156,6 +157,11 @@ async def on_os_error(request: Request, exc: Exception) -> Response:
     if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         return problem_response(request, errors.DiskFull("the data folder's disk is full"))
     return await on_unexpected(request, exc)
+
+
+async def on_disconnect(request: Request, _exc: Exception) -> Response:
+    """The client went away while sending: nobody reads the answer, and nobody is at fault."""
+    return problem_response(request, errors.MalformedRequest("the body ended too early"))
 
 
 async def on_unexpected(request: Request, exc: Exception) -> Response:

@@ -26,7 +26,7 @@ from fimlora_contract.references import (
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import ResolvedModel, resolve_local_model
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.errors import DatasetEmpty, DatasetSchema
+from fimlora_service.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_service.hub import Hub
 from fimlora_service.local_datasets import columns_of, data_files, read_rows
 from fimlora_service.rows import RowError, check_rows, check_text, survey
@@ -169,3 +169,5 @@ def schema_errors() -> Iterator[None]:
         yield
     except (ColumnError, RowError) as error:
         raise DatasetSchema(str(error)) from error
+    except OSError as error:
+        raise DatasetUnreachable(f"the rows cannot be read: {error.strerror}") from error

@@ -119,7 +119,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise RowError(f"the Parquet file is damaged after row {number}") from error
 
 

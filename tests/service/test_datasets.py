@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,6 +100,19 @@ def test_an_upload_that_is_refused_leaves_nothing_behind(
 
     assert answer.json()["code"] == code, answer.text
     assert left_behind(data_dir) == []
+
+
+def test_equal_uploads_at_once_are_one_dataset(http, data_dir):
+    """One of the racers keeps its files, the others find them there."""
+
+    def post(_: int) -> int:
+        return http.post("/datasets", content=as_jsonl(ROWS), headers=JSONL).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        codes = sorted(pool.map(post, range(6)))
+
+    assert codes == [200] * 5 + [201]
+    assert len(left_behind(data_dir)) == 1
 
 
 def test_a_stream_without_a_length_is_cut_at_the_limit(http, data_dir):

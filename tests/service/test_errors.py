@@ -1,7 +1,9 @@
 """Every error is a problem document, whatever was sent."""
 
+import errno
 import json
 import logging
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -165,6 +167,16 @@ def test_a_bug_shows_a_request_id_and_no_traceback(app, http, caplog):
     assert "secret detail" in caplog.text
 
 
+def test_a_full_disk_has_its_own_code(app, http):
+    """The operator can do something about it, the user cannot."""
+
+    @app.get("/full")
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert_problem(http.get("/full"), 507, "disk_full")
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -253,5 +265,32 @@ def test_no_bytes_are_answered_with_a_fault(fuzzed, content, path):
     type_ = "application/json" if path == "/calibrate" else "application/x-ndjson"
 
     answer = fuzzed.post(path, content=content, headers={"Content-Type": type_})
+
+    assert answer.status_code < 500
+
+
+parts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+paths = [
+    "/jobs/{}", "/jobs/{}/events", "/jobs/{}/result", "/jobs/{}/artifacts/{}", "/{}/{}",
+    "/jobs?cursor={}&limit={}", "/jobs/job_0?wait={}", "/jobs/job_0/events?after={}",
+]  # fmt: skip
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(paths), parts, parts, st.text(st.characters(max_codepoint=255), max_size=9)
+)
+def test_no_address_is_answered_with_a_fault(fuzzed, path, first, second, header):
+    """Any text in a path, a query or a header."""
+    url = path.format(quote(first, safe=""), quote(second, safe=""))
+    headers = {
+        name: header.encode("latin-1")
+        .replace(b"\r", b"")
+        .replace(b"\n", b"")
+        .replace(b"\0", b"")
+        for name in ("Last-Event-ID", "X-Request-Id", "If-None-Match", "Accept")
+    }
+
+    answer = fuzzed.get(url, headers=headers)
 
     assert answer.status_code < 500

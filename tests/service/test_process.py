@@ -3,9 +3,11 @@
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +27,6 @@ STARTUP_S = 20.0
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -92,6 +92,32 @@ def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_
     log = (data_dir / "log").read_text()
     assert f'job.queued job_id="{job["id"]}" attempt=1 request_id=' in log
     assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_a_client_that_goes_away_leaves_nothing_behind(data_dir, valkey_url):
+    """In the middle of an upload and of a long poll: no file stays, no fault is logged."""
+    with running_service(data_dir, valkey_url) as (client, _):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address) as connection:
+            connection.sendall(
+                b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+                b"Content-Type: application/jsonl\r\n\r\n{"
+            )
+            wait_until(lambda: list((data_dir / "tmp").glob("upload-*")))
+        wait_until(lambda: not list((data_dir / "tmp").iterdir()))
+
+    assert list((data_dir / "uploads").iterdir()) == []
+    log = (data_dir / "log").read_text()
+    assert "Traceback" not in log
+    assert "request.failed" not in log
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def test_the_service_never_loads_torch():

@@ -75,8 +75,9 @@ class TestLocalModels:
             {"model.safetensors": b"\xff" * 16},
             {"model.safetensors": (2).to_bytes(8, "little") + b"[]"},
             {"model.safetensors": (8).to_bytes(8, "little") + b'{"a": 1}'},
+            {"model.safetensors": b"\x1b" + b"\0" * 7 + b'{"a": {"shape": [Infinity]}}'},
         ],
-        ids=["pickle", "none", "empty", "huge-header", "list", "no-shape"],
+        ids=["pickle", "none", "empty", "huge-header", "list", "no-shape", "infinite-shape"],
     )
     def test_weights_that_are_not_sound_safetensors_are_refused(
         self, refuse, data_dir, weights
@@ -88,6 +89,15 @@ class TestLocalModels:
             (folder / name).write_bytes(content)
 
         assert refuse(base_model="local:odd")[0] == "unsafe_weights"
+
+    def test_a_link_that_leads_nowhere_is_refused(self, refuse, http, data_dir):
+        """A registered model whose files were moved away is the operator's to mend."""
+        folder = data_dir / "models" / "tiny"
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").symlink_to(data_dir / "gone")
+
+        assert refuse()[0] == "unsafe_weights"
+        assert not http.get("/models").json()["data"][0]["usable"]
 
     def test_shapes_are_read_from_headers_of_all_shards(self, tmp_path: Path):
         """The same names and shapes as a real safetensors reader finds."""
