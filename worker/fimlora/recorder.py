@@ -6,6 +6,7 @@ matrix of an example's tokens, ``z`` input seen through the sampled A.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fimlora.energies import (
+    gram_blocks,
     gram_is_cheaper,
     lora_b_gradient,
     row_energies_by_gram,
     row_energies_directly,
-    token_gram,
-    widen,
+    see_through,
 )
 from fimlora.errors import UnsupportedModule
 from fimlora.hooks import Call
@@ -61,7 +62,7 @@ class Recorder:
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         self._n = 0
         self._weights = torch.empty(0)
-        self._last_gram: tuple[Tensor, int, Tensor] | None = None
+        self._last_gram: tuple[Tensor, int, list[Tensor]] | None = None
         # Sums of the batch at hand, over its micro-batches.
         self._gradients: dict[str, Tensor] = {}
         self._energies: dict[str, list[Tensor]] = defaultdict(list)
@@ -88,19 +89,19 @@ class Recorder:
             x: Its input.
 
         Returns:
-            A Gram matrix or the input itself if exact, then z if sampled.
+            The blocks of a Gram matrix or the input itself if exact, then z if sampled.
         """
         if self._n > 1 and x.shape[0] != self._n:
             self._mixed.add(name)
             return ()
         tokens = self._by_example(x)
-        kept = []
+        kept: list[Tensor] = []
         if self._exact and self._by_gram(name, tokens):
-            kept.append(self._shared_gram(x, tokens))
+            kept.extend(self._shared_gram(x, tokens))
         elif self._exact:
             kept.append(tokens)
         if self._sampled:
-            kept.append(widen(tokens) @ self._probes[name].to(tokens.device).T)
+            kept.append(see_through(self._probes[name].to(tokens.device), tokens))
         return tuple(kept)
 
     def adapt(self, calls: dict[str, int]) -> bool:
@@ -132,13 +133,13 @@ class Recorder:
         """
         gradients = [self._by_example(g) for _, g in calls]
         if self._exact:
-            self._add_energies(name, [kept[0] for kept, _ in calls], gradients)
+            inputs = [kept[: len(kept) - self._sampled] for kept, _ in calls]
+            self._add_energies(name, [*chain(*inputs)], _joined(gradients))
         if self._sampled:
             weights = self._weights.to(gradients[0].device)
             for (kept, _), g in zip(calls, gradients, strict=True):
                 added = lora_b_gradient(kept[-1], g, weights)
-                held = self._gradients.get(name)
-                self._gradients[name] = added if held is None else held.add_(added)
+                self._gradients[name] = _plus(self._gradients.get(name), added)
 
     def end_batch(self) -> Tensor:
         """Close a batch: square its gradients and add them to the run's sums.
@@ -175,7 +176,7 @@ class Recorder:
 
     def squared_gradients(self) -> dict[str, NDArray[np.float64]]:
         """Give the sums over all batches, (O R) per module; empty unless sampled."""
-        return {name: _array(self._squares[name]) for name in self._modules if self._sampled}
+        return {name: _array(self._squares[name].T) for name in self._modules if self._sampled}
 
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""
@@ -187,28 +188,27 @@ class Recorder:
             return False
         return gram_is_cheaper(tokens.shape[1], module.d_in, module.d_out)
 
-    def _shared_gram(self, x: Tensor, tokens: Tensor) -> Tensor:
+    def _shared_gram(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
         """Gram matrix of an input, computed once for modules called in turn on the same one."""
         version = x._version  # noqa: SLF001 - how autograd itself tells in-place changes
         last = self._last_gram
         if last is None or last[1] != version or not _is_same(last[0], x):
-            last = self._last_gram = (x, version, token_gram(tokens))
+            last = self._last_gram = (x, version, gram_blocks(tokens))
         return last[2]
 
-    def _add_energies(self, name: str, kept: list[Tensor], gradients: list[Tensor]) -> None:
-        module, g = self._modules[name], torch.cat(gradients, dim=1)
-        if name not in self._repeated and gram_is_cheaper(
-            g.shape[1], module.d_in, module.d_out
-        ):
-            rows = row_energies_by_gram(kept[0], g)
+    def _add_energies(self, name: str, kept: list[Tensor], g: Tensor) -> None:
+        if self._by_gram(name, g):
+            rows = row_energies_by_gram(kept, g)
         else:
-            x = torch.cat(kept, dim=1)
-            if gram_is_cheaper(g.shape[1], module.d_in, module.d_out):
-                rows = row_energies_by_gram(token_gram(x), g)
-            else:
-                rows = row_energies_directly(x, g)
+            rows = self._row_energies_of_input(name, _joined(kept), g)
         self._rows[name] = _plus(self._rows.get(name), rows.sum(dim=0, dtype=torch.float64))
         self._energies[name].append(rows.sum(dim=1))
+
+    def _row_energies_of_input(self, name: str, x: Tensor, g: Tensor) -> Tensor:
+        module = self._modules[name]
+        if gram_is_cheaper(x.shape[1], module.d_in, module.d_out):
+            return row_energies_by_gram(gram_blocks(x), g)
+        return row_energies_directly(x, g)
 
 
 def _is_same(left: Tensor, right: Tensor) -> bool:
@@ -219,6 +219,11 @@ def _is_same(left: Tensor, right: Tensor) -> bool:
         and left.stride() == right.stride()
         and left.dtype == right.dtype
     )
+
+
+def _joined(calls: list[Tensor]) -> Tensor:
+    """Tokens of all calls in one axis; nothing is copied when there is one call."""
+    return calls[0] if len(calls) == 1 else torch.cat(calls, dim=1)
 
 
 def _plus(total: Tensor | None, added: Tensor) -> Tensor:
