@@ -120,7 +120,8 @@ def see_through(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Ten
     Returns:
         z, of R numbers per token.
     """
-    z = A @ widen(x).flatten(0, 1).T
+    x = widen(x)
+    z = A.to(x.dtype) @ x.flatten(0, 1).T
     return z.view(len(A), *x.shape[:2])
 
 
@@ -137,5 +138,5 @@ def lora_b_gradient(
     Returns:
         ``sum_nt weights[n] outer(z[n, t], g[n, t])``, the transposed gradient.
     """
-    z = z * weights[:, None]
+    z = z * weights[:, None].to(z.dtype)
     return z.flatten(1) @ widen(g).flatten(0, 1)

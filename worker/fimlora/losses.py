@@ -146,7 +146,8 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
 
     Args:
         logits: (N C), or (N T V) for a language model.
-        labels: As the model takes them.
+        labels: As the model takes them. They may stay on the CPU when the logits are not:
+            what is labelled is then known without waiting for the device.
         kind: How they are read.
 
     Returns:
@@ -157,10 +158,10 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
     logits = logits if logits.element_size() >= 4 else logits.float()
     if kind is LossKind.SINGLE_LABEL:
         return functional.cross_entropy(
-            logits, labels.flatten(), ignore_index=IGNORED, reduction="none"
+            logits, labels.flatten().to(logits.device), ignore_index=IGNORED, reduction="none"
         )
     outputs = logits.reshape(logits.shape[0], -1)
-    wanted = labels.reshape(outputs.shape).to(outputs.dtype)
+    wanted = labels.reshape(outputs.shape).to(outputs)
     if kind is LossKind.MULTI_LABEL:
         losses = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
     else:
@@ -171,10 +172,12 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
 def _next_token_loss(
     logits: Float[Tensor, "N T V"], labels: Int[Tensor, "N T"]
 ) -> Float[Tensor, " N"]:
-    targets = labels[:, 1:]
+    device, targets = logits.device, labels[:, 1:]
     rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    wanted = targets[rows, columns].to(device)
+    counts = count_labels(labels, LossKind.CAUSAL_LM).clamp_min(1).to(device)
+    rows, columns = rows.to(device), columns.to(device)
     picked = logits[rows, columns]  # only positions that have a label become float32
     picked = picked if picked.element_size() >= 4 else picked.float()
-    losses = functional.cross_entropy(picked, targets[rows, columns], reduction="none")
-    counts = count_labels(labels, LossKind.CAUSAL_LM).clamp_min(1)
+    losses = functional.cross_entropy(picked, wanted, reduction="none")
     return losses.new_zeros(len(labels)).index_add(0, rows, losses) / counts
