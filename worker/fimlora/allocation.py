@@ -7,12 +7,11 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from fimlora.errors import InfeasibleBudget, InvalidOption
 from fimlora.plan import Budget, RankPlan, TargetModule
-from fimlora.waterfilling import allocate_ranks
+from fimlora.waterfilling import allocate_ranks, gather_units, share_limit
 
 __all__ = ["RULES", "Measured", "allocate", "allocate_ranks"]
 
@@ -144,24 +143,21 @@ def _solve_every_rule(
     r_min, r_max = bounds
     costs = {m.name: m.cost for m in modules}
     highest = {m.name: min(r_max, m.d_in, m.d_out) for m in modules}
-    solve = partial(
-        allocate_ranks,
-        limit=limit,
+    units = gather_units(
+        scores,
         lowest={name: min(r_min, most) for name, most in highest.items()},
+        highest=highest,
         weights=None if in_ranks else costs,
         multiple_of=multiple_of,
         groups=groups,
     )
-    ranks = {
-        "proportional": solve(scores, highest=highest),
-        "random": solve(_random_scores(scores, seed=seed), highest=highest),
+    # One rank for all that fits; as a ceiling the solver cannot but give it to each.
+    even = units if in_ranks else units.below(limit // sum(costs.values()))
+    return {
+        "proportional": share_limit(units, scores, limit),
+        "random": share_limit(units, _random_scores(scores, seed=seed), limit),
+        "uniform": share_limit(even, dict.fromkeys(scores, 1.0), limit),
     }
-    if not in_ranks:
-        # One rank for all that fits; as a ceiling the solver cannot but give it to each.
-        fits = max(limit // sum(costs.values()), -(-r_min // multiple_of) * multiple_of)
-        highest = {name: min(fits, most) for name, most in highest.items()}
-    ranks["uniform"] = solve(dict.fromkeys(scores, 1.0), highest=highest)
-    return ranks
 
 
 def budget_limit(

@@ -9,8 +9,8 @@ Nothing here imports torch.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from operator import mul
 
 import numpy as np
@@ -28,23 +28,32 @@ TIE = 2.0**-20
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What the solver gives steps to: modules, or groups tied to one rank; one row each.
+    """What the solver gives steps to: groups of modules, then single modules; one row each.
 
     Attributes:
-        members: Names of the modules.
-        precedence: Place in a tie: by falling score, then by first name.
-        score: Mean score of the members.
+        groups: Names of the modules tied to one rank, by row.
+        alone: Names of the other modules, in the rows below.
+        by_name: The rows in the order of their names.
         weight: What one step costs.
         lowest: Fewest steps allowed.
         highest: Most steps allowed.
+        step: Ranks in a step.
+        in_ranks: Whether weights count ranks, so that a limit can be met exactly.
     """
 
-    members: Sequence[tuple[str, ...]]
-    precedence: NDArray[np.intp]
-    score: Floats
+    groups: tuple[tuple[str, ...], ...]
+    alone: tuple[str, ...]
+    by_name: NDArray[np.intp]
     weight: Floats
     lowest: Floats
     highest: Floats
+    step: int
+    in_ranks: bool
+
+    def below(self, rank: int) -> "Units":
+        """The same under a lower ceiling, which no floor gives way to."""
+        highest = np.minimum(self.highest, max(rank // self.step, 0))
+        return replace(self, highest=np.maximum(highest, self.lowest))
 
 
 def allocate_ranks(
@@ -59,21 +68,94 @@ def allocate_ranks(
 ) -> dict[str, int]:
     """Share a limit over modules in proportion to their scores, within bounds.
 
-    Every module first gets the floor of its quota. What is left is handed out one step at
-    a time by largest remainder; ties go to the higher score, then to the first name.
-
     Args:
         scores: Score per module name; finite and not negative.
         limit: What may be spent: ranks in total, or parameters when ``weights`` are costs.
         lowest: Fewest ranks per module name, at least 0.
         highest: Most ranks per module name.
-        weights: What one rank of each module costs. ``None`` counts ranks, and then the
-            limit is met exactly (unless tied or multiple ranks cannot add up to it);
-            otherwise what stays unspent is less than the cheapest step still open, and a
-            limit above what ``highest`` permits leaves every module at its highest rank.
+        weights: What one rank of each module costs; ``None`` counts ranks.
         multiple_of: Every rank is a multiple of this.
-        groups: Names of modules that must get one common rank; a group is shared to by the
-            mean of its scores.
+        groups: Names of modules that must get one common rank.
+
+    Returns:
+        Rank per module name, in the order of ``scores``; see `share_limit`.
+    """
+    units = gather_units(
+        scores,
+        lowest=lowest,
+        highest=highest,
+        weights=weights,
+        multiple_of=multiple_of,
+        groups=groups,
+    )
+    return share_limit(units, scores, limit)
+
+
+def gather_units(
+    names: Collection[str],
+    *,
+    lowest: Mapping[str, int],
+    highest: Mapping[str, int],
+    weights: Mapping[str, int] | None = None,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+) -> Units:
+    """Gather modules and groups of them, counting ranks in steps of ``multiple_of``.
+
+    Args:
+        names: Names of the modules.
+        lowest: Fewest ranks per module name.
+        highest: Most ranks per module name.
+        weights: What one rank of each module costs; ``None`` counts ranks.
+        multiple_of: Every rank is a multiple of this.
+        groups: Names of modules that must get one common rank.
+
+    Returns:
+        The units, for any scores and any limit.
+
+    Raises:
+        InfeasibleBudget: A unit has no multiple of ``multiple_of`` within its bounds.
+        InvalidOption: A group names an unknown module, or two groups share one.
+    """
+    grouped = tuple(tuple(sorted(group)) for group in groups if group)
+    tied = {name for group in grouped for name in group}
+    if len(tied) < sum(map(len, grouped)) or not tied <= set(names):
+        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
+    alone = tuple(name for name in names if name not in tied)
+    first_names = [*(group[0] for group in grouped), *alone]
+    lo = _column(lowest, grouped, alone, max)
+    hi = _column(highest, grouped, alone, min)
+    units = Units(
+        grouped,
+        alone,
+        np.array(sorted(range(len(first_names)), key=first_names.__getitem__)),
+        _column(weights or dict.fromkeys(names, 1), grouped, alone, sum) * multiple_of,
+        np.ceil(lo / multiple_of),
+        np.floor(hi / multiple_of),
+        multiple_of,
+        weights is None,
+    )
+    for i in np.flatnonzero(units.lowest > units.highest):
+        raise InfeasibleBudget(
+            f"{first_names[i]}: no multiple of {multiple_of} lies within the bounds "
+            f"[{lo[i]:g}, {hi[i]:g}]"
+        )
+    return units
+
+
+def share_limit(units: Units, scores: Mapping[str, float], limit: int) -> dict[str, int]:
+    """Share a limit over units in proportion to their scores, within their bounds.
+
+    Every unit first gets the floor of its quota. What is left is handed out one step at a
+    time by largest remainder; ties go to the higher score, then to the first name. A limit
+    in ranks is met exactly (unless tied or multiple ranks cannot add up to it). Of any
+    other, less than the cheapest step still open stays unspent, and one above what the
+    bounds permit leaves every unit at its highest rank.
+
+    Args:
+        units: The modules; a group is shared to by the mean of its scores.
+        scores: Score per module name; finite and not negative.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
 
     Returns:
         Rank per module name, in the order of ``scores``.
@@ -81,95 +163,48 @@ def allocate_ranks(
     Raises:
         InfeasibleBudget: No ranks within the bounds meet the limit.
     """
-    check_scores(scores)
-    units = _units(scores, lowest, highest, weights, multiple_of, groups)
+    _check_scores(scores)
     floor = int(units.weight @ units.lowest)
     ceiling = int(units.weight @ units.highest)
-    if limit < floor or (weights is None and limit > ceiling):
-        what = "ranks" if weights is None else "parameters"
+    if limit < floor or (units.in_ranks and limit > ceiling):
+        what = "ranks" if units.in_ranks else "parameters"
         raise InfeasibleBudget(
             f"{limit} {what} for {len(scores)} modules is outside the feasible interval "
             f"[{floor}, {ceiling}] of their bounds"
         )
-    steps = _share(units, min(limit, ceiling))
-    by_name = {
-        name: count * multiple_of
-        for members, count in zip(units.members, steps, strict=True)
-        for name in members
-    }
-    return {name: by_name[name] for name in scores}
+    score = _column(scores, units.groups, units.alone, _mean)
+    steps = _share(units, score, min(limit, ceiling))
+    ranks = dict.fromkeys(scores, 0)
+    for group, count in zip(units.groups, steps, strict=False):
+        ranks.update(dict.fromkeys(group, count * units.step))
+    counts = steps[len(units.groups) :]
+    ranks.update((n, k * units.step) for n, k in zip(units.alone, counts, strict=True))
+    return ranks
 
 
-def check_scores(scores: Mapping[str, float]) -> None:
+def _check_scores(scores: Mapping[str, float]) -> None:
     """Refuse scores that no rule can share by.
 
     Raises:
         InvalidScore: A score is NaN, infinite or negative.
     """
-    for name, score in scores.items():
-        if not 0 <= score < math.inf:
-            raise InvalidScore(
-                f"the score of {name!r} is {score}; scores must be finite and not negative"
-            )
-
-
-def _units(
-    scores: Mapping[str, float],
-    lowest: Mapping[str, int],
-    highest: Mapping[str, int],
-    weights: Mapping[str, int] | None,
-    multiple_of: int,
-    groups: Iterable[Collection[str]],
-) -> Units:
-    """Gather modules and groups of them, counting ranks in steps of ``multiple_of``.
-
-    Returns:
-        The units in their order of precedence.
-
-    Raises:
-        InfeasibleBudget: A unit has no multiple of ``multiple_of`` within its bounds.
-        InvalidOption: A group names an unknown module, or two groups share one.
-    """
-    grouped = [tuple(sorted(group)) for group in groups if group]
-    tied = {name for group in grouped for name in group}
-    if len(tied) < sum(map(len, grouped)) or not tied <= scores.keys():
-        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
-    alone = [name for name in scores if name not in tied]
-    members = [*grouped, *zip(alone)]
-
-    def column(
-        values: Mapping[str, int] | Mapping[str, float],
-        combine: Callable[[list[float]], float],
-    ) -> Floats:
-        of_groups = (combine([values[name] for name in group]) for group in grouped)
-        return np.array([*of_groups, *map(values.__getitem__, alone)], dtype=np.float64)
-
-    score = column(scores, _mean)
-    weight = column(weights or dict.fromkeys(scores, 1), sum)
-    lo, hi = column(lowest, max), column(highest, min)
-    units = Units(
-        members,
-        _precedence(members, score),
-        score,
-        weight * multiple_of,
-        np.ceil(lo / multiple_of),
-        np.floor(hi / multiple_of),
-    )
-    for i in np.flatnonzero(units.lowest > units.highest):
-        raise InfeasibleBudget(
-            f"{', '.join(members[i])}: no multiple of {multiple_of} lies within the "
-            f"bounds [{lo[i]:g}, {hi[i]:g}]"
+    values = np.fromiter(scores.values(), dtype=np.float64, count=len(scores))
+    if not np.all((values >= 0) & (values < math.inf)):
+        name = next(name for name, score in scores.items() if not 0 <= score < math.inf)
+        raise InvalidScore(
+            f"the score of {name!r} is {scores[name]}; scores must be finite and not negative"
         )
-    return units
 
 
-def _precedence(members: Sequence[tuple[str, ...]], score: Floats) -> NDArray[np.intp]:
-    """Place of each row when rows are sorted by falling score, then by first name."""
-    by_name = np.array(sorted(range(len(members)), key=members.__getitem__))
-    rows = by_name[np.argsort(-score[by_name], kind="stable")]
-    place = np.empty_like(rows)
-    place[rows] = np.arange(len(rows))
-    return place
+def _column(
+    values: Mapping[str, int] | Mapping[str, float],
+    groups: Iterable[tuple[str, ...]],
+    alone: Iterable[str],
+    combine: Callable[[list[float]], float],
+) -> Floats:
+    """One number per unit: its module's, or its members' combined."""
+    of_groups = (combine([values[name] for name in group]) for group in groups)
+    return np.array([*of_groups, *map(values.__getitem__, alone)], dtype=np.float64)
 
 
 def _mean(values: list[float]) -> float:
@@ -177,16 +212,18 @@ def _mean(values: list[float]) -> float:
     return math.fsum(value / len(values) for value in values)
 
 
-def _share(units: Units, limit: int) -> list[int]:
+def _share(units: Units, score: Floats, limit: int) -> list[int]:
     """Whole steps per unit, for a limit that is feasible."""
-    quota = _quotas(units, limit)
+    quota = _quotas(units, score, limit)
     floor = np.floor(quota)
     steps: list[int] = floor.astype(int).tolist()
     weights: list[int] = units.weight.astype(int).tolist()
     left = limit - sum(map(mul, steps, weights))
     room: list[int] = (units.highest - floor).astype(int).tolist()
     remainder = np.round((quota - floor) / TIE)
-    queue = np.lexsort((units.precedence, -remainder)).tolist()
+    # Sorting is stable: by name, then by score, then by remainder.
+    by_score = units.by_name[np.argsort(-score[units.by_name], kind="stable")]
+    queue = by_score[np.argsort(-remainder[by_score], kind="stable")].tolist()
     while queue := [i for i in queue if room[i] > 0 and weights[i] <= left]:
         for i in queue:
             if weights[i] <= left:
@@ -196,9 +233,9 @@ def _share(units: Units, limit: int) -> list[int]:
     return steps
 
 
-def _quotas(units: Units, limit: int) -> Floats:
+def _quotas(units: Units, score: Floats, limit: int) -> Floats:
     """The real-valued shares, which spend the limit exactly."""
-    q = _relative_scores(units.score)
+    q = _relative_scores(score)
     w, lo, hi = units.weight, units.lowest, units.highest
     return _clip(_water_level(q, w, lo, hi, limit) * q, lo, hi)
 
