@@ -1,1 +1,35 @@
 """The Python client of fimlora and the `fimlora` command."""
+
+from fimlora_client.aio import AsyncClient, AsyncJobHandle
+from fimlora_client.client import Client, JobHandle
+from fimlora_client.errors import (
+    ApiError,
+    ClientError,
+    ConnectionFailed,
+    DigestMismatch,
+    JobCanceled,
+    JobFailed,
+    MissingExtra,
+    WaitTimeout,
+)
+from fimlora_client.results import Result
+from fimlora_client.retries import RetryPolicy
+from fimlora_contract.requests import CalibrationRequest
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AsyncJobHandle",
+    "CalibrationRequest",
+    "Client",
+    "ClientError",
+    "ConnectionFailed",
+    "DigestMismatch",
+    "JobCanceled",
+    "JobFailed",
+    "JobHandle",
+    "MissingExtra",
+    "Result",
+    "RetryPolicy",
+    "WaitTimeout",
+]

@@ -1,0 +1,276 @@
+"""What can go wrong for a caller: one exception class per problem code, and a few of our own.
+
+Every exception carries ``status``, ``code``, ``request_id`` and ``problem``; those that did
+not come from an answer of the service hold ``None`` where there is nothing to tell.
+"""
+
+from fimlora_contract.jobs import Job
+from fimlora_contract.problems import PROBLEMS, Problem
+
+
+class ClientError(Exception):
+    """Base class of everything this client raises.
+
+    Attributes:
+        status: HTTP status of the answer, if there was one.
+        code: Stable name of what happened.
+        request_id: What to quote to the operator, if there was an answer.
+        problem: The problem document, if there was one.
+        next_step: What to do about it.
+    """
+
+    code: str = "client_error"
+    next_step: str = ""
+    status: int | None = None
+    request_id: str | None = None
+    problem: Problem | None = None
+
+
+class ConnectionFailed(ClientError, ConnectionError):
+    """The service could not be reached, or the connection broke."""
+
+    code = "connection_failed"
+    next_step = "Start it with `fimlora up`, or set FIMLORA_URL to where it runs."
+
+
+class WaitTimeout(ClientError, TimeoutError):
+    """The deadline of a wait passed; the job itself goes on."""
+
+    code = "wait_timeout"
+    next_step = "Wait again with a longer timeout, or cancel the job."
+
+
+class DigestMismatch(ClientError, ValueError):
+    """A downloaded file is not what the service said it is."""
+
+    code = "digest_mismatch"
+    next_step = (
+        "Download it again; if that fails too, something between here and there alters it."
+    )
+
+
+class MissingExtra(ClientError, ImportError):
+    """A package of an extra is needed and not installed."""
+
+    code = "missing_extra"
+
+
+class InvalidFile(ClientError, ValueError):
+    """A local file cannot be sent or used as it is."""
+
+    code = "invalid_file"
+
+
+class ApiError(ClientError):
+    """The service answered with a problem; subclasses say which."""
+
+    code = "api_error"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.status = problem.status
+        self.code = problem.code
+        self.request_id = problem.request_id
+        self.next_step = problem.next_step
+
+    def __str__(self) -> str:
+        problem = self.args[0]
+        return str(problem.detail or problem.title)
+
+
+class MalformedRequest(ApiError, ValueError):
+    code = "malformed_request"
+
+
+class NotFound(ApiError, LookupError):
+    code = "not_found"
+
+
+class JobNotFound(ApiError, LookupError):
+    code = "job_not_found"
+
+
+class ArtifactNotFound(ApiError, LookupError):
+    code = "artifact_not_found"
+
+
+class DatasetNotFound(ApiError, LookupError):
+    code = "dataset_not_found"
+
+
+class MethodNotAllowed(ApiError):
+    code = "method_not_allowed"
+
+
+class JobNotFinished(ApiError):
+    code = "job_not_finished"
+
+
+class JobFailed(ApiError, RuntimeError):
+    """The job ended without a result; raised by waiting and by asking for the result.
+
+    Attributes:
+        job: The failed job when a wait found it; its ``error`` says why.
+    """
+
+    code = "job_failed"
+
+    def __init__(self, problem: Problem, job: Job | None = None) -> None:
+        super().__init__(problem)
+        self.args = (problem, job)
+        self.job = job
+
+
+class JobAlreadyFinished(ApiError):
+    code = "job_already_finished"
+
+
+class IdempotencyInFlight(ApiError):
+    code = "idempotency_in_flight"
+
+
+class PayloadTooLarge(ApiError, ValueError):
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(ApiError, ValueError):
+    code = "unsupported_media_type"
+
+
+class ValidationFailed(ApiError, ValueError):
+    code = "validation_failed"
+
+    def __str__(self) -> str:
+        fields = [f"{e.get('field')}: {e.get('message')}" for e in self.args[0].errors]
+        return "; ".join(fields).replace("body.", "") or super().__str__()
+
+
+class IdempotencyMismatch(ApiError, ValueError):
+    code = "idempotency_mismatch"
+
+
+class UnsupportedArchitecture(ApiError, ValueError):
+    code = "unsupported_architecture"
+
+
+class BudgetInfeasible(ApiError, ValueError):
+    code = "budget_infeasible"
+
+
+class DatasetSchema(ApiError, ValueError):
+    code = "dataset_schema"
+
+
+class DatasetEmpty(ApiError, ValueError):
+    code = "dataset_empty"
+
+
+class UnsafeWeights(ApiError, ValueError):
+    code = "unsafe_weights"
+
+
+class ModelNotFound(ApiError, LookupError):
+    code = "model_not_found"
+
+
+class ModelGated(ApiError, PermissionError):
+    code = "model_gated"
+
+
+class DatasetUnreachable(ApiError):
+    code = "dataset_unreachable"
+
+
+class HubUnreachable(ApiError):
+    code = "hub_unreachable"
+
+
+class RedisUnavailable(ApiError):
+    code = "redis_unavailable"
+
+
+class DiskFull(ApiError):
+    code = "disk_full"
+
+
+class Internal(ApiError):
+    code = "internal"
+
+
+class WorkerLost(JobFailed):
+    code = "worker_lost"
+
+
+class OutOfMemoryGpu(JobFailed):
+    code = "out_of_memory_gpu"
+
+
+class OutOfMemoryHost(JobFailed):
+    code = "out_of_memory_host"
+
+
+class JobTimedOut(JobFailed):
+    code = "timeout"
+
+
+class JobCanceled(ApiError, RuntimeError):
+    """The job was canceled before it had a result.
+
+    Attributes:
+        job: The canceled job when a wait found it.
+    """
+
+    code = "canceled"
+
+    def __init__(self, problem: Problem, job: Job | None = None) -> None:
+        super().__init__(problem)
+        self.args = (problem, job)
+        self.job = job
+
+
+class DownloadFailed(JobFailed):
+    code = "download_failed"
+
+
+class NumericalFailure(JobFailed):
+    code = "numerical_failure"
+
+
+def _classes(base: type[ApiError]) -> list[type[ApiError]]:
+    return [base, *(found for child in base.__subclasses__() for found in _classes(child))]
+
+
+ERRORS: dict[str, type[ApiError]] = {kind.code: kind for kind in _classes(ApiError)[1:]}
+
+
+def error_of(problem: Problem) -> ApiError:
+    """The exception for a problem document; a code from a newer service is an `ApiError`."""
+    return ERRORS.get(problem.code, ApiError)(problem)
+
+
+def problem_of(
+    code: str, detail: str, *, errors: list[dict[str, str]] | None = None
+) -> Problem:
+    """A problem document for a known code, made on this side of the wire."""
+    kind = PROBLEMS.get(code) or PROBLEMS["internal"]
+    return Problem(
+        type=f"/problems/{code}",
+        title=kind.title,
+        status=kind.status,
+        code=code,
+        detail=detail,
+        next_step=kind.next_step,
+        instance=None,
+        errors=[dict(e) for e in errors or ()],
+    )
+
+
+def failure_of(job: Job) -> JobFailed | JobCanceled:
+    """The exception for a job that ended without a result."""
+    if job.error is None:
+        problem = problem_of("canceled", f"job {job.id} was canceled")
+        return JobCanceled(problem, job)
+    kind = ERRORS.get(job.error.code, JobFailed)
+    problem = problem_of(job.error.code, f"job {job.id} failed: {job.error.detail}")
+    return (kind if issubclass(kind, JobFailed) else JobFailed)(problem, job)
