@@ -4,6 +4,9 @@ Every exception carries ``status``, ``code``, ``request_id`` and ``problem``; th
 not come from an answer of the service hold ``None`` where there is nothing to tell.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from fimlora_contract.jobs import Job
 from fimlora_contract.problems import PROBLEMS, Problem
 
@@ -142,8 +145,8 @@ class ValidationFailed(ApiError, ValueError):
     code = "validation_failed"
 
     def __str__(self) -> str:
-        fields = [f"{e.get('field')}: {e.get('message')}" for e in self.args[0].errors]
-        return "; ".join(fields).replace("body.", "") or super().__str__()
+        lines = [_field_line(error) for error in self.args[0].errors]
+        return "; ".join(lines) or super().__str__()
 
 
 class IdempotencyMismatch(ApiError, ValueError):
@@ -274,3 +277,10 @@ def failure_of(job: Job) -> JobFailed | JobCanceled:
     kind = ERRORS.get(job.error.code, JobFailed)
     problem = problem_of(job.error.code, f"job {job.id} failed: {job.error.detail}")
     return (kind if issubclass(kind, JobFailed) else JobFailed)(problem, job)
+
+
+def _field_line(error: Mapping[str, Any]) -> str:
+    """``budget.rank: must be ...``, without what only programs care about."""
+    field = str(error.get("field", "")).removeprefix("body").removeprefix(".")
+    message = str(error.get("message", "")).removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message

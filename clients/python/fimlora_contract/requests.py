@@ -115,10 +115,10 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
-        mean, low, high = self.budget.rank, self.allocation.r_min, self.allocation.r_max
-        if mean is not None and not (low or 1) <= mean <= (high or mean):
+        mean, low, high = self.budget.rank, self.allocation.r_min or 1, self.allocation.r_max
+        if mean is not None and not low <= mean <= (high or mean):
             raise ValueError(
-                f"a mean rank of {mean} is infeasible between r_min={low or 1} and r_max={high}: "
-                f"the feasible interval is [{low or 1}, {high}]"
+                f"a mean rank of {mean} is outside the feasible interval: "
+                f"at least r_min={low}" + (f", at most r_max={high}" if high else "")
             )
         return self
