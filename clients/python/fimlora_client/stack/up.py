@@ -1,0 +1,220 @@
+"""Bring the stack up: Valkey if none is given, the API, the workers; then keep it up."""
+
+import contextlib
+import importlib.util
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from fimlora_client.client import Client
+from fimlora_client.errors import ClientError
+from fimlora_client.flows import Context
+from fimlora_client.retries import RetryPolicy
+from fimlora_client.stack import valkey
+from fimlora_client.stack.children import Program
+from fimlora_client.stack.errors import StackError
+from fimlora_client.stack.ownership import Running, announce, own
+from fimlora_client.stack.server_binary import find_server_binary
+from fimlora_client.stack.supervisor import Stopped, Supervisor
+
+# A cold import of torch and transformers takes tens of seconds on a slow disk.
+READY_S = 180.0
+VALKEY_READY_S = 60.0  # loading a large append-only file takes a while
+WORKER_GRACE_S = 20.0
+# What the two processes import first, and the extra that brings it.
+NEEDED = {"fastapi": "service", "uvicorn": "service", "rq": "service", "torch": "worker"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user chose."""
+
+    data_dir: Path
+    host: str
+    port: int
+    workers: int
+    redis_url: str | None
+    runtime_dir: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack that is ready.
+
+    Attributes:
+        url: Where the API listens.
+        store: What holds the jobs, in words.
+        workers: Number of workers.
+        data_dir: Where everything is kept.
+        logs: Folder of the log files.
+        seconds: How long it took to get ready.
+    """
+
+    url: str
+    store: str
+    workers: int
+    data_dir: Path
+    logs: Path
+    seconds: float
+
+
+def run(
+    options: Options,
+    *,
+    say: Callable[[str], None],
+    step: Callable[[str], None],
+    on_ready: Callable[[Stack], None],
+) -> None:
+    """Run the stack until it is asked to stop.
+
+    Args:
+        options: What the user chose.
+        say: Told a sentence when a child dies or comes back.
+        step: Told what is being waited for.
+        on_ready: Called once, when jobs can be sent.
+
+    Raises:
+        StackError: Something is missing or does not stay up.
+    """
+    started = time.monotonic()
+    check_installed()
+    data_dir = options.data_dir.absolute()
+    with own(data_dir), contextlib.suppress(Stopped), contextlib.ExitStack() as undo:
+        logs = data_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        port = choose_port(options.host, options.port)
+        url = f"http://{_in_url(options.host)}:{port}"
+        supervisor, redis_url, store = undo.enter_context(
+            _with_store(options, data_dir=data_dir, logs=logs, say=say, step=step)
+        )
+        env = {
+            "REDIS_URL": redis_url,
+            "FIMLORA_DATA_DIR": str(data_dir),
+            "FIMLORA_HOST": options.host,
+            "FIMLORA_PORT": str(port),
+            "PYTHONUNBUFFERED": "1",
+        }
+        for program in _programs(options, env=env, logs=logs):
+            supervisor.start(program)
+        step("Starting the API and the worker")
+        supervisor.wait_for(_readiness(url), what=url, timeout_s=READY_S)
+        announce(data_dir, Running(os.getpid(), url, redis_url, str(data_dir)))
+        seconds = time.monotonic() - started
+        on_ready(Stack(url, store, options.workers, data_dir, logs, seconds))
+        supervisor.watch()
+
+
+@contextlib.contextmanager
+def _with_store(
+    options: Options,
+    *,
+    data_dir: Path,
+    logs: Path,
+    say: Callable[[str], None],
+    step: Callable[[str], None],
+) -> Iterator[tuple[Supervisor, str, str]]:
+    """A supervisor whose first child is Valkey, unless a server was given."""
+    if options.redis_url:
+        with Supervisor(say=say) as supervisor:
+            yield supervisor, options.redis_url, hide_password(options.redis_url)
+        return
+    binary = find_server_binary()
+    folder = data_dir / "valkey"
+    folder.mkdir(exist_ok=True)
+    # The socket's folder goes last: the server removes its socket when it stops.
+    with (
+        valkey.socket_folder(options.runtime_dir) as sockets,
+        Supervisor(say=say) as supervisor,
+    ):
+        socket_path = sockets / "s"
+        command = valkey.server_command(binary, socket_path=socket_path, folder=folder)
+        step(f"Starting {binary.name}")
+        supervisor.start(Program("valkey", command, fresh_log(logs, "valkey")))
+        supervisor.wait_for(
+            lambda: valkey.answers(socket_path), what=str(socket_path), timeout_s=VALKEY_READY_S
+        )
+        yield supervisor, f"unix://{socket_path}", f"{binary.name}, unix://{socket_path}"
+
+
+def _programs(options: Options, *, env: dict[str, str], logs: Path) -> Iterator[Program]:
+    service = [sys.executable, "-m", "fimlora_service"]
+    yield Program("service", service, fresh_log(logs, "service"), env)
+    for number in range(1, options.workers + 1):
+        name = "worker" if options.workers == 1 else f"worker-{number}"
+        worker = [sys.executable, "-m", "fimlora_worker"]
+        yield Program(name, worker, fresh_log(logs, name), env, grace_s=WORKER_GRACE_S)
+
+
+def _readiness(url: str) -> Callable[[], bool]:
+    """A question whether the service answers and has a worker."""
+    client = Client(url, context=Context(policy=RetryPolicy(max_retries=0)))
+
+    def ready() -> bool:
+        try:
+            return client.health().status == "ok"
+        except ClientError:
+            return False
+
+    return ready
+
+
+def check_installed() -> None:
+    """Refuse early when an extra is missing.
+
+    Raises:
+        StackError: Names the package and the extra.
+    """
+    for package, extra in NEEDED.items():
+        if importlib.util.find_spec(package) is None:
+            raise StackError(
+                f"the {extra} needs {package!r}, which is not installed",
+                "pip install 'fimlora[all]'",
+            )
+
+
+def choose_port(host: str, port: int) -> int:
+    """The port if it is free; 0 stands for any free one.
+
+    Raises:
+        StackError: It is taken, or the host is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise StackError(
+                f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
+                "Choose another port with --port, or let --port 0 find one.",
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def fresh_log(logs: Path, name: str) -> Path:
+    """Where a child's output goes; the output of the run before is kept beside it."""
+    path = logs / f"{name}.log"
+    if path.exists():
+        path.replace(logs / f"{name}.previous.log")
+    return path
+
+
+def hide_password(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user = f"{parts.username or ''}:***@"
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=user + host))
+
+
+def _in_url(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:  # noqa: S104  # listening everywhere, we ask locally
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
