@@ -1,0 +1,85 @@
+"""The command line as a whole: global options, groups, and errors without tracebacks."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fimlora_client.cli import calibrate, datasets, jobs, models, up
+from fimlora_client.cli.console import exit_code, print_plain, show_error
+from fimlora_client.cli.context import Connection
+from fimlora_client.errors import ClientError
+from fimlora_contract import __version__
+
+HELP = """
+Decide how much LoRA rank each weight matrix gets, before training starts.
+
+[bold]First steps[/bold] (the first command keeps running; use two terminals):
+
+  fimlora up
+  fimlora models add minilm ./all-MiniLM-L6-v2
+  fimlora calibrate minilm train.jsonl --budget 8 --output adapter
+
+Commands talk to FIMLORA_URL, by default http://127.0.0.1:8000. Results go to
+standard output, all else to standard error. Exit codes: 0 done, 1 error,
+2 wrong usage, 3 not found, 4 job failed, 5 not finished.
+"""
+
+
+class Commands(TyperGroup):
+    """Turns the client's exceptions into a line and an exit code, whatever command ran."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except ClientError as error:
+            show_error(error)
+            raise typer.Exit(exit_code(error)) from error
+
+
+def _show_version(wanted: bool) -> None:  # typer hands over the flag
+    if wanted:
+        print_plain(f"fimlora {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="fimlora",
+    cls=Commands,
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Where the service is.", show_default=False)
+    ] = None,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """Options before the command hold for all commands."""
+    ctx.obj = ctx.obj or Connection(url=url)
+
+
+up.register(app)
+calibrate.register(app)
+jobs.register(app)
+models.register(app)
+datasets.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fimlora")

@@ -1,0 +1,137 @@
+"""Where commands write: results to standard output, all that is said about them to error.
+
+So the output of every command can be piped, also while progress is shown.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fimlora_client.errors import (
+    ClientError,
+    DatasetNotFound,
+    JobCanceled,
+    JobFailed,
+    JobNotFinished,
+    JobNotFound,
+    ModelNotFound,
+    ValidationFailed,
+    WaitTimeout,
+)
+
+IDS = frozenset({"job", "dataset", "model"})
+OK, ERROR, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 3, 4, 5, 130
+EXIT_CODES: dict[type[ClientError], int] = {
+    JobNotFound: NOT_FOUND,
+    DatasetNotFound: NOT_FOUND,
+    ModelNotFound: NOT_FOUND,
+    JobFailed: FAILED,
+    JobCanceled: FAILED,
+    JobNotFinished: NOT_FINISHED,
+    WaitTimeout: NOT_FINISHED,
+}
+# What to type next, where the service's own advice speaks of routes.
+NEXT_STEPS: dict[type[ClientError], str] = {
+    JobNotFound: "`fimlora jobs` lists the jobs.",
+    DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl or .parquet file is uploaded.",
+    ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",
+    JobNotFinished: "`fimlora show` tells how far it is.",
+    WaitTimeout: "The job goes on; `fimlora show` tells how far it is.",
+    ValidationFailed: "",
+}
+STATUS_STYLES = {
+    "queued": "dim",
+    "running": "cyan",
+    "canceling": "yellow",
+    "succeeded": "green",
+    "failed": "red",
+    "canceled": "yellow",
+}
+
+
+def out() -> Console:
+    """Standard output; made anew each time, because tests and pipes change it."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def exit_code(error: ClientError) -> int:
+    """What a script is told about an error."""
+    found = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    return next(found, ERROR)
+
+
+def show_error(error: ClientError) -> None:
+    """One red line, and what to do next."""
+    console = err()
+    console.print(Text.assemble(("error ", "bold red"), (str(error), "red")), soft_wrap=True)
+    next_step = NEXT_STEPS.get(type(error), error.next_step)
+    if next_step:
+        console.print(Text(f"      {next_step}"), soft_wrap=True)
+    if error.request_id and (error.status or 0) >= 500:
+        console.print(Text(f"      request {error.request_id}", "dim"), soft_wrap=True)
+
+
+def say(*parts: str | tuple[str, str]) -> None:
+    """Tell the user something that is not the result; parts may carry a style."""
+    err().print(Text.assemble(*parts), soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON, for programs to read."""
+    print_plain(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_plain(text: str) -> None:
+    """Print text as it is: no wrapping, no colour."""
+    out().print(text, markup=False, soft_wrap=True)
+
+
+def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """A calm table: no frame, dim headings."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        # An id that is cut cannot be copied; other columns give way first.
+        table.add_column(column, justify=justify, no_wrap=column in IDS)
+    return table
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, STATUS_STYLES.get(status, ""))
+
+
+def ago(time: datetime | None) -> str:
+    """How long ago something was, roughly."""
+    if time is None:
+        return ""
+    return f"{duration(max((datetime.now(UTC) - time).total_seconds(), 0))} ago"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in one unit, or two where it matters."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes in a unit that fits."""
+    for unit in ("B", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"

@@ -1,0 +1,28 @@
+"""How commands reach the service."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import typer
+
+from fimlora_client.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the service is, or, in tests, a client that is already there."""
+
+    url: str | None = None
+    connect: Callable[[], Client] | None = None
+
+    def open(self) -> Client:
+        """A client of the service."""
+        return self.connect() if self.connect else Client(self.url)
+
+
+def client_of(ctx: typer.Context) -> Client:
+    """The client that this run of the command line uses; closed when the command ends."""
+    connection: Connection = ctx.find_root().obj
+    client = connection.open()
+    ctx.call_on_close(client.close)
+    return client

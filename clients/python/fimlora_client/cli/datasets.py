@@ -1,0 +1,83 @@
+"""``fimlora datasets``: rows to calibrate on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from fimlora_client.cli.console import ago, make_table, out, say, show_json, size
+from fimlora_client.cli.context import client_of
+from fimlora_client.cli.folders import DataDir, data_dir_of, link
+from fimlora_client.errors import InvalidFile
+
+group = typer.Typer(
+    help="List datasets, or add one.", invoke_without_command=True, rich_markup_mode="rich"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="datasets", rich_help_panel="Look")
+
+
+@group.callback()
+def list_datasets(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """List datasets, upload a file with [bold]datasets upload[/bold]."""
+    if ctx.invoked_subcommand:
+        return
+    page = client_of(ctx).datasets.list()
+    if as_json:
+        show_json([dataset.model_dump(mode="json") for dataset in page.data])
+        return
+    if not page.data:
+        say("no datasets yet; add one with  fimlora datasets upload FILE")
+        return
+    table = make_table(
+        "dataset", "source", "rows", "size", "columns", "added", right=("rows", "size")
+    )
+    for dataset in page.data:
+        rows = f"{dataset.rows:,}" if dataset.rows is not None else ""
+        columns = ", ".join(dataset.columns)
+        table.add_row(
+            dataset.id,
+            dataset.source,
+            rows,
+            size(dataset.size),
+            columns,
+            ago(dataset.created_at),
+        )
+    out().print(table)
+
+
+@group.command("upload")
+def upload(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl or .parquet file.")],
+) -> None:
+    """Upload a file; the same content again is the same dataset."""
+    dataset = client_of(ctx).datasets.upload(file.expanduser())
+    rows = f"{dataset.rows:,} rows" if dataset.rows is not None else "rows not counted"
+    out().print(Text(dataset.id))
+    say(("✓ ", "green"), f"{file.name}: {rows}, columns {', '.join(dataset.columns)}")
+
+
+@group.command("add")
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How requests will call it.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A .jsonl or .parquet file, or a folder of them."),
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Give a file or folder of this machine a name, by a link in the data folder."""
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise InvalidFile(f"there is no {path}")
+    made = link(data_dir_of(data_dir) / "datasets", name, path)
+    say(("✓ ", "green"), f"{name} is {path}")
+    say(("  link  ", "dim"), str(made))

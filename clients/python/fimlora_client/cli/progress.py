@@ -1,0 +1,83 @@
+"""Show how far a job is: a live bar on a terminal, a line per stage anywhere else."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from fimlora_client.cli.console import duration
+from fimlora_contract.jobs import Job, JobStatus
+
+BAR_WIDTH = 32
+
+
+class JobProgress:
+    """Call it with every job that a wait sees.
+
+    Args:
+        console: Where to show it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown = ""
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(style="cyan", finished_text="[green]✓[/]"),
+                TextColumn("{task.description:<12}"),
+                BarColumn(
+                    BAR_WIDTH, style="dim", complete_style="cyan", finished_style="green"
+                ),
+                TextColumn("{task.fields[batch]:<12}"),
+                TextColumn("[dim]{task.fields[left]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("queued", total=None, batch="", left="")
+
+    def __call__(self, job: Job) -> None:
+        """Show where the job stands now."""
+        stage = stage_of(job)
+        if self._bar:
+            self._move(job, stage)
+        elif stage != self._shown:
+            self._console.print(f"{job.id}  {stage}", soft_wrap=True)
+        self._shown = stage
+
+    def _move(self, job: Job, stage: str) -> None:
+        assert self._bar
+        progress = job.progress
+        total = progress.n_batches if progress and progress.n_batches else None
+        batch = progress.batch if progress else 0
+        left = progress.seconds_left if progress else None
+        self._bar.update(
+            self._task,
+            description=stage,
+            total=total,
+            completed=batch,
+            batch=f"batch {batch}/{total}" if total else "",
+            left=f"{duration(left)} left" if left is not None else "",
+        )
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def stage_of(job: Job) -> str:
+    """What the job is doing, in a word."""
+    if job.status is JobStatus.RUNNING and job.progress:
+        return job.progress.stage.value
+    return job.status.value

@@ -1,0 +1,166 @@
+"""A rank map as a table for the terminal: layers down, module types across.
+
+The shade of a cell follows its rank, so that the shape of the plan is seen before a number
+is read. Modules outside the repeated blocks are listed below the table; several modules in
+one cell, such as experts, show their lowest and highest rank.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from fimlora_contract.jobs import RankMap, RankMapModule
+
+# From pale to deep; the text colour keeps enough contrast on each.
+SHADES = (
+    "#eef3f7",
+    "#cfe0ea",
+    "#a9cadb",
+    "#7db0ca",
+    "#4f92b3",
+    "#2b7197",
+    "#155176",
+    "#0a3553",
+)
+DARK_FROM = 4
+EMPTY = "·"
+CELL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The modules of the repeated blocks by layer and type, and the others.
+
+    Attributes:
+        layers: Block indices, ascending.
+        kinds: Module types in the model's order.
+        cells: Ranks of the modules at a layer and type.
+        others: Modules outside the blocks.
+    """
+
+    layers: Sequence[int]
+    kinds: Sequence[str]
+    cells: Mapping[tuple[int, str], Sequence[int]]
+    others: Sequence[RankMapModule]
+
+
+def arrange(modules: Iterable[RankMapModule]) -> Grid:
+    """Sort modules into a grid; numbers inside a type, such as experts, share a cell."""
+    cells: dict[tuple[int, str], list[int]] = defaultdict(list)
+    others = []
+    for module in modules:
+        if module.layer is None:
+            others.append(module)
+        else:
+            cells[module.layer, re.sub(r"\.\d+\.", ".*.", module.kind)].append(module.rank)
+    kinds = dict.fromkeys(kind for _, kind in cells)
+    return Grid(sorted({layer for layer, _ in cells}), list(kinds), cells, others)
+
+
+def short_names(kinds: Sequence[str]) -> list[str]:
+    """As few trailing parts of each dotted name as tell it from all others."""
+    names = []
+    for kind in kinds:
+        parts = kind.split(".")
+        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        names.append(next((t for t in tails if _is_unique(t, kinds)), kind))
+    return names
+
+
+def rank_map_table(rank_map: RankMap) -> RenderableType:
+    """The whole rank map: table, other modules, budget."""
+    grid = arrange(rank_map.modules)
+    parts: list[RenderableType] = []
+    if grid.layers:
+        parts.append(Padding(_blocks(grid, rank_map), (1, 0, 0, 1)))
+    if grid.others:
+        parts.append(Padding(_others(grid.others, rank_map), (1, 0, 0, 2)))
+    parts.append(Padding(budget_lines(rank_map), (1, 0, 1, 2)))
+    return Group(*parts)
+
+
+def budget_lines(rank_map: RankMap) -> Table:
+    """What was asked, what is spent, and what uniform LoRA would spend."""
+    ranks, parameters = rank_map.spent["ranks"], rank_map.spent["parameters"]
+    in_ranks = rank_map.budget.get("unit") == "rank"
+    used, unit = (ranks, "ranks") if in_ranks else (parameters, "parameters")
+    spent = Text(f"{used:,} of {rank_map.budget.get('limit', used):,} {unit}")
+    if in_ranks:
+        spent.append(f" = {parameters:,} parameters")
+    uniform = rank_map.controls.get("uniform", {}).get("parameters")
+    if uniform:
+        spent.append(f"  (uniform LoRA: {uniform:,})", "dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    table.add_row(Text("budget", "bold"), _asked(rank_map))
+    table.add_row(Text("spent", "bold"), spent)
+    return table
+
+
+def _blocks(grid: Grid, rank_map: RankMap) -> Table:
+    table = Table(box=None, padding=(0, 0), pad_edge=False)
+    table.add_column("layer ", justify="right", style="dim", vertical="bottom")
+    for name in short_names(grid.kinds):
+        heading = Text("\n".join(f" {part} " for part in name.split(".")), "dim")
+        table.add_column(heading, justify="center", min_width=CELL, vertical="bottom")
+    table.add_column("mean", justify="right", style="dim", vertical="bottom")
+    for layer in grid.layers:
+        row = [grid.cells.get((layer, kind), ()) for kind in grid.kinds]
+        shown = [_cell(ranks, rank_map) for ranks in row]
+        table.add_row(f"{layer} ", *shown, _mean(rank for ranks in row for rank in ranks))
+    means = [
+        _mean(r for at in grid.layers for r in grid.cells.get((at, k), ())) for k in grid.kinds
+    ]
+    table.add_row("mean ", *means, "", style="dim")
+    return table
+
+
+def _others(modules: Sequence[RankMapModule], rank_map: RankMap) -> Table:
+    table = Table(box=None, padding=(0, 1), show_header=False, pad_edge=False)
+    for module in modules:
+        table.add_row(Text(module.name, "dim"), _cell([module.rank], rank_map))
+    return table
+
+
+def _cell(ranks: Sequence[int], rank_map: RankMap) -> Text:
+    if not ranks:
+        return Text(EMPTY, "dim", justify="center")
+    low, high = min(ranks), max(ranks)
+    text = str(low) if low == high else f"{low}–{high}"  # noqa: RUF001
+    return Text(f"{text:^{CELL}}", _shade((low + high) / 2, rank_map), justify="center")
+
+
+def _shade(rank: float, rank_map: RankMap) -> Style:
+    """Colour by where the rank lies between the lowest and the highest in use."""
+    ranks = [module.rank for module in rank_map.modules]
+    low, high = min(ranks), max(ranks)
+    share = (rank - low) / (high - low) if high > low else 0.5
+    step = round(share * (len(SHADES) - 1))
+    return Style(color="#ffffff" if step >= DARK_FROM else "#1c2b36", bgcolor=SHADES[step])
+
+
+def _mean(ranks: Iterable[int]) -> str:
+    values = list(ranks)
+    return f"{sum(values) / len(values):6.1f}" if values else EMPTY
+
+
+def _asked(rank_map: RankMap) -> str:
+    unit, value = rank_map.budget.get("unit"), rank_map.budget.get("value", 0)
+    match unit:
+        case "rank":
+            amount = f"mean rank {value:g}"
+        case "fraction":
+            amount = f"{value:.3%} of the base model"
+        case _:
+            amount = f"{value:,.0f} {unit}"
+    return f"{amount}, each {rank_map.r_min} to {rank_map.r_max}"
+
+
+def _is_unique(tail: str, kinds: Sequence[str]) -> bool:
+    return sum(kind == tail or kind.endswith(f".{tail}") for kind in kinds) == 1
