@@ -194,7 +194,8 @@ def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
             f"{name} is a {type(module).__module__}.{type(module).__name__}; only LoRA on "
             "plain Linear and Conv1D can be resized"
         )
-    if adapter_name in module.lora_variant or module.use_dora.get(adapter_name):
+    variants = getattr(module, "lora_variant", {})  # since PEFT 0.16
+    if adapter_name in variants or module.use_dora.get(adapter_name):
         raise UnsupportedModule(
             f"{name} uses DoRA or another LoRA variant; only plain LoRA can"
         )
