@@ -38,7 +38,8 @@ SIGNATURES = {
     "find_targets": "model, target_modules=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, n_batches=8, estimator='exact', rank=8, "
-    "seed=0, scale=2, micro_batch_size=None, train_mode=False, loss_fn=None, on_batch=None",
+    "seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
+    "train_mode=False, loss_fn=None, on_batch=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, overwrite=False",
 }

@@ -33,6 +33,20 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def is_same_memory(left: Tensor, right: Tensor) -> bool:
+    """See whether two tensors are the same view; a detached one is always a new object.
+
+    Returns:
+        Whether they share memory, shape and type.
+    """
+    return (
+        left.data_ptr() == right.data_ptr()
+        and left.shape == right.shape
+        and left.stride() == right.stride()
+        and left.dtype == right.dtype
+    )
+
+
 def gram_is_cheaper(n_tokens: int, d_in: int, d_out: int) -> bool:
     """Compare the multiplications by Gram matrix, ``T^2 (I + O)``, with ``T I O`` directly.
 

@@ -30,6 +30,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.weights)
 
+    @property
+    def token_mask(self) -> Tensor | None:
+        """Which tokens are not padding, examples by tokens, if the batch says so."""
+        mask = self.batch.get("attention_mask")
+        return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
     def part(self, start: int, size: int) -> "Examples":
         """Take a micro-batch.
 

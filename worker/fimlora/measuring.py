@@ -6,7 +6,7 @@ see x and g while a calibration batch goes forward and backward once.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fimlora.batches import Batch, as_batch
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
 from fimlora.frozen import frozen
+from fimlora.gradient_sums import SPECTRA_BYTES, GradientSums, parse_record
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.plan import TargetModule
@@ -37,6 +38,8 @@ def measure(
     rank: int = 8,
     seed: int = 0,
     scale: int | float = 2,
+    record: str | Collection[str] = (),
+    spectra_bytes: int = SPECTRA_BYTES,
     micro_batch_size: int | None = None,
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
@@ -59,6 +62,11 @@ def measure(
         rank: Rows of the A that ``sampled`` draws.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
+        record: What to record besides: ``spectra``, which ``allocate(..., rule="spectral")``
+            needs (experimental), and ``moments``; see `fimlora.gradient_sums.Record`. Both
+            keep the modules' inputs until the backward pass.
+        spectra_bytes: Memory for the gradients that spectra are taken of. Where they need
+            more they are sketched, and the statistics state the error.
         micro_batch_size: Examples per forward pass, to save memory; changes no result.
         train_mode: Leave dropout on, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
@@ -76,7 +84,11 @@ def measure(
     kind = parse_estimator(estimator)
     modules = find_targets(model, target_modules)
     device = next(model.parameters()).device
-    recorder = Recorder(modules, estimator=kind, rank=rank, seed=seed, device=device)
+    wanted = parse_record(record)
+    sums = GradientSums(modules, record=wanted, spectra_bytes=spectra_bytes) if wanted else None
+    recorder = Recorder(
+        modules, estimator=kind, rank=rank, seed=seed, device=device, gradient_sums=sums
+    )
     expected = count_expected(batches, n_batches)
     n_examples = n_used = n_done = 0
     loss: Loss | None = None
@@ -112,6 +124,7 @@ def measure(
         row_energies=recorder.row_energies(),
         example_energies=recorder.example_energies(),
         squared_gradients=recorder.squared_gradients(),
+        **(sums.results(n_examples) if sums is not None else {}),
     )
 
 
@@ -154,7 +167,7 @@ class _Run:
     def _forward_backward(self, examples: Examples) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
-        self.recorder.begin(examples.weights)
+        self.recorder.begin(examples.weights, examples.token_mask)
         losses = example_losses(self.model, self.loss, examples, self.device)
         if self.recorder.adapt(self.watch.calls):
             return None

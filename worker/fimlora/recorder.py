@@ -16,12 +16,14 @@ from torch import Tensor
 from fimlora.energies import (
     gram_blocks,
     gram_is_cheaper,
+    is_same_memory,
     lora_b_gradient,
     row_energies_by_gram,
     row_energies_directly,
     see_through,
 )
 from fimlora.errors import UnsupportedModule
+from fimlora.gradient_sums import GradientSums
 from fimlora.hooks import Call
 from fimlora.plan import TargetModule
 from fimlora.probes import draw_probe
@@ -49,6 +51,7 @@ class Recorder:
         rank: int,
         seed: int,
         device: torch.device,
+        gradient_sums: GradientSums | None = None,
     ) -> None:
         self.one_at_a_time = False
         self._modules = {module.name: module for module in modules}
@@ -58,6 +61,7 @@ class Recorder:
             for module in self._modules.values()
             if self._sampled
         }
+        self._sums = gradient_sums
         self._repeated: set[str] = set()
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         self._n = 0
@@ -71,14 +75,17 @@ class Recorder:
         self._examples: dict[str, list[Tensor]] = defaultdict(list)
         self._squares: dict[str, Tensor] = {}
 
-    def begin(self, weights: Tensor) -> None:
+    def begin(self, weights: Tensor, token_mask: Tensor | None = None) -> None:
         """Expect a forward pass over some examples of a batch.
 
         Args:
             weights: What each of them counts in the loss of the whole batch.
+            token_mask: Which of their tokens are not padding, if that is known.
         """
         self._n, self._weights = len(weights), weights
         self._last_gram = None
+        if self._sums is not None:
+            self._sums.begin(token_mask)
         self._mixed.clear()
 
     def keep(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +96,8 @@ class Recorder:
             x: Its input.
 
         Returns:
-            The blocks of a Gram matrix or the input itself if exact, then z if sampled.
+            The blocks of a Gram matrix or the input itself if exact, then the input if
+            gradients are summed, then z if sampled.
         """
         if self._n > 1 and x.shape[0] != self._n:
             self._mixed.add(name)
@@ -99,6 +107,8 @@ class Recorder:
         if self._exact and self._by_gram(name, tokens):
             kept.extend(self._shared_gram(x, tokens))
         elif self._exact:
+            kept.append(tokens)
+        if self._sums is not None:
             kept.append(tokens)
         if self._sampled:
             kept.append(see_through(self._probes[name].to(tokens.device), tokens))
@@ -132,8 +142,12 @@ class Recorder:
             calls: What `keep` returned, and the output gradient, of each call.
         """
         gradients = [self._by_example(g) for _, g in calls]
+        n_after = self._sampled + (self._sums is not None)  # what follows the part for exact
+        if self._sums is not None:
+            for (kept, _), g in zip(calls, gradients, strict=True):
+                self._sums.add(name, kept[len(kept) - n_after], g)
         if self._exact:
-            inputs = [kept[: len(kept) - self._sampled] for kept, _ in calls]
+            inputs = [kept[: len(kept) - n_after] for kept, _ in calls]
             self._add_energies(name, [*chain(*inputs)], _joined(gradients))
         if self._sampled:
             weights = self._weights.to(gradients[0].device)
@@ -192,7 +206,7 @@ class Recorder:
         """Gram matrix of an input, computed once for modules called in turn on the same one."""
         version = x._version  # noqa: SLF001 - how autograd itself tells in-place changes
         last = self._last_gram
-        if last is None or last[1] != version or not _is_same(last[0], x):
+        if last is None or last[1] != version or not is_same_memory(last[0], x):
             last = self._last_gram = (x, version, gram_blocks(tokens))
         return last[2]
 
@@ -209,16 +223,6 @@ class Recorder:
         if gram_is_cheaper(x.shape[1], module.d_in, module.d_out):
             return row_energies_by_gram(gram_blocks(x), g)
         return row_energies_directly(x, g)
-
-
-def _is_same(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors are views of the same memory; detached ones are new objects."""
-    return (
-        left.data_ptr() == right.data_ptr()
-        and left.shape == right.shape
-        and left.stride() == right.stride()
-        and left.dtype == right.dtype
-    )
 
 
 def _joined(calls: list[Tensor]) -> Tensor:

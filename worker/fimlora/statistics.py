@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from safetensors.numpy import load, save
 from fimlora.errors import InvalidStatistics
 from fimlora.plan import TargetModule
 
+# A spectrum whose leading values may be further off than this is called unresolved.
+RESOLVED_ERROR = 0.01
 STATISTICS_FORMAT = "fimlora.statistics/1"
 Arrays = Mapping[str, NDArray[np.float64]]
 
@@ -69,6 +71,13 @@ class Statistics:
         row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact.
         example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
         squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
+        input_squares: Sum over tokens of the squared input (I) per module, if recorded.
+        token_counts: Tokens in that sum (1), if recorded.
+        spectra: The leading singular values (K) of the mean gradient ``sum_n G[n] / N`` per
+            module, falling, if recorded.
+        mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
+        spectrum_errors: How far off the energy of the leading values may be, as a share of
+            it (1), if spectra were recorded; 0 where no sketch was needed.
     """
 
     modules: tuple[TargetModule, ...]
@@ -85,6 +94,11 @@ class Statistics:
     row_energies: Arrays
     example_energies: Arrays
     squared_gradients: Arrays
+    input_squares: Arrays = field(default_factory=dict)
+    token_counts: Arrays = field(default_factory=dict)
+    spectra: Arrays = field(default_factory=dict)
+    mean_energies: Arrays = field(default_factory=dict)
+    spectrum_errors: Arrays = field(default_factory=dict)
 
     def scores(
         self, aggregation: str = "mean", estimator: str | None = None
@@ -104,7 +118,35 @@ class Statistics:
         Returns:
             Plain data for a rank map.
         """
-        return {name: value for name, value in self._facts().items() if value is not None}
+        facts = {name: value for name, value in self._facts().items() if value is not None}
+        if self.spectra:
+            facts["unresolved_spectra"] = list(self.unresolved_spectra())
+        return facts
+
+    def unresolved_spectra(self) -> tuple[str, ...]:
+        """Name the modules whose spectrum is too flat for the sketch it was read from.
+
+        Returns:
+            Names, in the order of the modules; a larger ``spectra_bytes`` resolves them.
+        """
+        return tuple(
+            module.name
+            for module in self.modules
+            if module.name in self.spectra
+            and self.spectrum_errors[module.name].item() > RESOLVED_ERROR
+        )
+
+    def resolved_shares(self) -> dict[str, float]:
+        """Say how much of each mean gradient's energy the recorded values hold.
+
+        Returns:
+            Share per module name, if spectra were recorded; 0 where there is no energy.
+        """
+        return {
+            name: min(1.0, float(np.square(values).sum()) / energy) if energy else 0.0
+            for name, values in self.spectra.items()
+            for energy in self.mean_energies[name].tolist()
+        }
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Add the sums of another run over other examples.
@@ -116,8 +158,16 @@ class Statistics:
             Statistics of both runs together; this run's examples come first.
 
         Raises:
-            InvalidStatistics: The two differ in a setting; the message names it.
+            InvalidStatistics: The two differ in a setting, which the message names, or
+                hold spectra, as singular values do not add up.
         """
+        if self.spectra or other.spectra:
+            raise InvalidStatistics(
+                "statistics with spectra are not merged, as singular values do not add up; "
+                "measure all batches in one run, or merge runs without spectra"
+            )
+        if self.input_squares.keys() != other.input_squares.keys():
+            raise InvalidStatistics("only one of the statistics holds moments; not merged")
         for name in ("modules", *_MUST_MATCH):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -129,6 +179,8 @@ class Statistics:
             n_batches=self.n_batches + other.n_batches,
             row_energies=_added(self.row_energies, other.row_energies),
             squared_gradients=_added(self.squared_gradients, other.squared_gradients),
+            input_squares=_added(self.input_squares, other.input_squares),
+            token_counts=_added(self.token_counts, other.token_counts),
             example_energies={
                 name: np.concatenate([values, other.example_energies[name]])
                 for name, values in self.example_energies.items()
@@ -187,12 +239,21 @@ class Statistics:
         return {**facts, "estimator": self.estimator.value}
 
 
-_GROUPS = ("row_energies", "example_energies", "squared_gradients")
+_GROUPS = (
+    "row_energies",
+    "example_energies",
+    "squared_gradients",
+    "input_squares",
+    "token_counts",
+    "spectra",
+    "mean_energies",
+    "spectrum_errors",
+)
 _COUNTS = ("n_examples", "n_batches")
 _MUST_MATCH = tuple(
-    field.name
-    for field in fields(Statistics)
-    if field.name not in {"modules", *_COUNTS, *_GROUPS}
+    attribute.name
+    for attribute in fields(Statistics)
+    if attribute.name not in {"modules", *_COUNTS, *_GROUPS}
 )
 
 

@@ -1,0 +1,294 @@
+"""What a run records beyond energies, on request: mean gradients and input moments.
+
+Symbols: T tokens of all examples at hand, I and O input and output features, ``x`` (T I)
+module input, ``g`` (T O) gradient of the summed per-example losses at its output, so that
+``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.spectra`.
+"""
+
+from collections.abc import Collection, Iterable
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fimlora.energies import is_same_memory, widen
+from fimlora.errors import InvalidOption
+from fimlora.plan import TargetModule
+from fimlora.shapes import Float
+from fimlora.spectra import (
+    SKETCH_WIDTH,
+    Spectrum,
+    draw_signs,
+    exact_spectrum,
+    sketched_spectrum,
+)
+
+# Memory for mean gradients; above it they are sketched.
+SPECTRA_BYTES = 2**30
+_BYTES_PER_ENTRY = 4
+Groups = dict[str, dict[str, NDArray[np.float64]]]
+
+
+class Record(StrEnum):
+    """What `fimlora.measure` records on request."""
+
+    SPECTRA = "spectra"
+    """The leading singular values of each module's mean weight gradient (experimental)."""
+    MOMENTS = "moments"
+    """The second moments of each module's input features."""
+
+
+def parse_record(record: str | Collection[str]) -> frozenset[Record]:
+    """Read a request.
+
+    Args:
+        record: One name or several.
+
+    Returns:
+        What to record.
+
+    Raises:
+        InvalidOption: A name is not known.
+    """
+    names = {record} if isinstance(record, str) else set(record)
+    if unknown := sorted(names - set(Record)):
+        allowed = ", ".join(repr(str(name)) for name in Record)
+        raise InvalidOption(f"record={unknown[0]!r}; allowed are {allowed}")
+    return frozenset(map(Record, names))
+
+
+class GradientSum(Protocol):
+    """The weight gradient of one module, summed over tokens and batches."""
+
+    def add(self, x: Tensor, g: Tensor) -> None:
+        """Add ``g^T x``."""
+
+    def spectrum(self, n_examples: int) -> Spectrum:
+        """Give the spectrum of the mean over the examples."""
+
+
+class ExactSum:
+    """The gradient itself."""
+
+    def __init__(self) -> None:
+        self._total: Float[Tensor, "O I"] | None = None
+
+    def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
+        """Add ``g^T x``, without a gradient of the batch beside the sum."""
+        x, g = widen(x), widen(g)
+        if self._total is None:
+            self._total = g.mT @ x
+        else:
+            self._total.addmm_(g.mT, x)
+
+    def spectrum(self, n_examples: int) -> Spectrum:
+        """Give the spectrum of the mean over the examples.
+
+        Returns:
+            The spectrum, without an error.
+        """
+        assert self._total is not None, "the module got no gradient"
+        return exact_spectrum(self._total / n_examples)
+
+
+class Signs:
+    """The sign matrices of a run, and the last products with them.
+
+    Modules called in turn on one input, such as query, key and value, see it through the
+    same signs; the products are computed once.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._drawn: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        self._last: tuple[Tensor, dict[int, Tensor]] | None = None
+
+    def omega(self, tensor: Float[Tensor, "T S"]) -> Float[Tensor, "S P"]:
+        """Draw the signs that a tensor's features are mixed by for Y."""
+        return self._get(tensor, self.width)
+
+    def psi(self, tensor: Float[Tensor, "T L"]) -> Float[Tensor, "L Q"]:
+        """Draw the signs that a tensor's features are mixed by for Z, transposed."""
+        return self._get(tensor, 2 * self.width + 1)
+
+    def mix_input(self, x: Float[Tensor, "T I"], signs: Tensor) -> Float[Tensor, "T M"]:
+        """Multiply a module's input by signs, unless that was just done."""
+        last = self._last
+        if last is None or not is_same_memory(last[0], x):
+            last = self._last = (x, {})
+        found = last[1].get(signs.shape[1])
+        if found is None:
+            found = last[1][signs.shape[1]] = widen(x) @ signs
+        return found
+
+    def forget(self) -> None:
+        """Let go of the last input."""
+        self._last = None
+
+    def _get(self, tensor: Tensor, n_columns: int) -> Tensor:
+        key = (tensor.shape[1], n_columns, tensor.device, widen(tensor[:0]).dtype)
+        if key not in self._drawn:
+            purpose = "omega" if n_columns == self.width else "psi"
+            drawn = draw_signs(tensor.shape[1], n_columns, purpose=purpose)
+            self._drawn[key] = drawn.to(key[2], key[3])
+        return self._drawn[key]
+
+
+class SketchedSum:
+    """Two products of the gradient with random signs, from which its spectrum is read."""
+
+    def __init__(self, module: TargetModule, signs: Signs) -> None:
+        self._is_wide = module.d_in > module.d_out  # then it is the transpose that is G
+        self._signs = signs
+        self._Y: Float[Tensor, "L P"] | None = None
+        self._Z: Float[Tensor, "Q S"] | None = None
+        self._Psi: Float[Tensor, "L Q"] | None = None
+
+    def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
+        """Add what ``g^T x`` is to the sketch, at P + Q products per token and feature."""
+        long, short = (x, g) if self._is_wide else (g, x)
+        Omega, self._Psi = self._signs.omega(short), self._signs.psi(long)
+        if self._is_wide:
+            by_psi, by_omega = self._signs.mix_input(x, self._Psi), widen(g) @ Omega
+        else:
+            by_psi, by_omega = widen(g) @ self._Psi, self._signs.mix_input(x, Omega)
+        long, short = widen(long), widen(short)
+        if self._Y is None or self._Z is None:
+            self._Y, self._Z = long.mT @ by_omega, by_psi.mT @ short
+        else:
+            self._Y.addmm_(long.mT, by_omega)
+            self._Z.addmm_(by_psi.mT, short)
+
+    def spectrum(self, n_examples: int) -> Spectrum:
+        """Give the spectrum of the mean over the examples.
+
+        Returns:
+            The spectrum, with the error that is stated for it.
+        """
+        assert self._Y is not None, "the module got no gradient"
+        assert self._Z is not None
+        assert self._Psi is not None
+        return sketched_spectrum(self._Y / n_examples, self._Z / n_examples, self._Psi.mT)
+
+
+def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> bool:
+    """Compare the entries of Y and Z with those of the gradient.
+
+    Returns:
+        Whether a sketch saves memory for a module of this size.
+    """
+    long, short = max(module.d_in, module.d_out), min(module.d_in, module.d_out)
+    return width * long + (2 * width + 1) * short < long * short
+
+
+class InputMoments:
+    """Second moments of the features of one module's input.
+
+    Padding does not count. An input that the mask does not fit, such as one vector per
+    example or a table of positions, counts as a whole.
+    """
+
+    def __init__(self) -> None:
+        self.squares: Float[Tensor, " I"] | None = None
+        self.n_tokens: Tensor | None = None
+
+    def add(self, x: Float[Tensor, "N T I"], token_mask: Tensor | None) -> None:
+        """Add the squares of the tokens that are not padding."""
+        squares, counted = widen(x).square(), x.new_ones(x.shape[:2], dtype=torch.bool)
+        if token_mask is not None and token_mask.shape == counted.shape:
+            counted = token_mask.to(x.device) != 0
+        squares = squares.mul_(counted[:, :, None]).sum(dim=(0, 1), dtype=torch.float64)
+        self.squares = squares if self.squares is None else self.squares.add_(squares)
+        n_tokens = counted.sum()
+        self.n_tokens = n_tokens if self.n_tokens is None else self.n_tokens.add_(n_tokens)
+
+
+class GradientSums:
+    """The sums behind what was asked for, for all target modules.
+
+    Args:
+        modules: The target modules.
+        record: What to record.
+        spectra_bytes: Memory for mean gradients. If the gradients of all modules together
+            take more, those that a sketch is smaller than are sketched.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[TargetModule],
+        *,
+        record: frozenset[Record],
+        spectra_bytes: int = SPECTRA_BYTES,
+    ) -> None:
+        modules = tuple(modules)
+        self._signs = Signs(SKETCH_WIDTH)
+        self._gradients: dict[str, GradientSum] = {}
+        self._moments: dict[str, InputMoments] = {}
+        self._token_mask: Tensor | None = None
+        if Record.MOMENTS in record:
+            self._moments = {module.name: InputMoments() for module in modules}
+        if Record.SPECTRA in record:
+            fits = _BYTES_PER_ENTRY * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
+            self._gradients = {
+                module.name: ExactSum()
+                if fits or not sketch_is_smaller(module)
+                else SketchedSum(module, self._signs)
+                for module in modules
+            }
+
+    def begin(self, token_mask: Tensor | None) -> None:
+        """Expect a forward pass.
+
+        Args:
+            token_mask: Which tokens are not padding, if that is known.
+        """
+        self._token_mask = token_mask
+        self._signs.forget()
+
+    def add(self, name: str, x: Tensor, g: Tensor) -> None:
+        """Take one call of a module.
+
+        Args:
+            name: The module's name.
+            x: Its input, examples by tokens by features.
+            g: The gradient of its output, likewise.
+        """
+        if name in self._gradients:
+            self._gradients[name].add(x.flatten(0, 1), g.flatten(0, 1))
+        if name in self._moments:
+            self._moments[name].add(x, self._token_mask)
+
+    def results(self, n_examples: int) -> Groups:
+        """Give what `fimlora.Statistics` holds of this.
+
+        Args:
+            n_examples: Examples that were seen.
+
+        Returns:
+            Arrays by the name of the statistics' field and of the module.
+        """
+        groups: Groups = {
+            "input_squares": {
+                name: _array(moments.squares) for name, moments in self._moments.items()
+            },
+            "token_counts": {
+                name: _array(moments.n_tokens) for name, moments in self._moments.items()
+            },
+            "spectra": {},
+            "mean_energies": {},
+            "spectrum_errors": {},
+        }
+        for name, gradient in self._gradients.items():
+            spectrum = gradient.spectrum(n_examples)
+            groups["spectra"][name] = _array(spectrum.values)
+            groups["mean_energies"][name] = np.array([spectrum.energy])
+            groups["spectrum_errors"][name] = np.array([spectrum.error])
+        return groups
+
+
+def _array(tensor: Tensor | None) -> NDArray[np.float64]:
+    assert tensor is not None, "the module got no gradient"
+    return tensor.double().cpu().reshape(-1).numpy()
