@@ -46,6 +46,14 @@ class Jobs:
         } | request
         accepted = CalibrationRequest.model_validate(body).model_dump(mode="json")
         resolved = {"base_model": self._model(model), "dataset": self._dataset(accepted)}
+        return self._put(accepted, resolved)
+
+    def submit_resolved(self, *, resolved: dict[str, Any], **body: Any) -> str:
+        """Queue a job whose references a test has resolved."""
+        request = CalibrationRequest.model_validate({"budget": 4} | body)
+        return self._put(request.model_dump(mode="json"), resolved)
+
+    def _put(self, accepted: dict[str, Any], resolved: dict[str, Any]) -> str:
         job_id = self.store.new_id()
         digest = digest_of([accepted, resolved])
         self.store.create(job_id, request=accepted, resolved=resolved, digest=digest)

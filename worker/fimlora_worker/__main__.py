@@ -13,7 +13,7 @@ from fimlora_contract.tasks import QUEUE_NAME
 from fimlora_worker.artifacts import sweep_work_folders
 from fimlora_worker.connection import patient_redis
 from fimlora_worker.leases import Leases, ReaperThread
-from fimlora_worker.logs import configure_logging
+from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.settings import Settings, environment_name
 from fimlora_worker.transport import SERIALIZER, RqTransport
 from fimlora_worker.warm_worker import (
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     settings.create_folders()
     worker = create_worker(settings)
-    worker.work(burst=given.burst, max_jobs=given.max_jobs, logging_level=settings.log_level)
+    worker.work(
+        burst=given.burst, max_jobs=given.max_jobs, logging_level=rq_level(settings.log_level)
+    )
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fimlora import RankPlan, Statistics, allocate, find_targets, measure, write_adapter
 from fimlora import __version__ as engine_version
+from fimlora.adapter import head_tensors
 from fimlora.plan import Budget
 from fimlora_contract.columns import TextFields, find_fields
 from fimlora_contract.jobs import Stage
@@ -87,6 +88,7 @@ def calibrate(
         layout=accepted.request.adapter.layout,
         weights=accepted.request.adapter.weights,
         seed=accepted.request.calibration.seed,
+        head=head_tensors(prepared.loaded.model),
         module_names=[name for name, _ in prepared.loaded.model.named_modules()],
     )
     statistics.save(target / "statistics.safetensors")

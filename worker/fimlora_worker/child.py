@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
 from fimlora_worker.horse import DRAIN_SIGNAL
@@ -26,7 +25,16 @@ from fimlora_worker.settings import Settings
 from fimlora_worker.warm_worker import run_order
 
 log = logging.getLogger(__name__)
-HEAVY = ("torch", "transformers", "fimlora_worker.calibration")
+HEAVY = (
+    "torch",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "fimlora.adapter",
+    "fimlora.measuring",
+    "fimlora.writing",
+    "fimlora_worker.calibration",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     process = process_for(settings)
     _take_signals(process)
-    _leave_working_folder(settings.tmp_dir)
+    settings.leave_working_folder()
     process.imports = threading.Thread(target=_import_heavy, daemon=True)
     process.imports.start()
     with os.fdopen(given.orders, "rb") as orders, os.fdopen(given.replies, "wb", 0) as replies:
@@ -85,13 +93,6 @@ def _take_signals(process: WorkerProcess) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(DRAIN_SIGNAL, drain)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN_SIGNAL})
-
-
-def _leave_working_folder(tmp_dir: Path) -> None:
-    """Work in an empty folder: libraries look for ``namespace/name`` in the current one."""
-    empty = tmp_dir / "empty"
-    empty.mkdir(mode=0o555, exist_ok=True)
-    os.chdir(empty)
 
 
 def _import_heavy() -> None:

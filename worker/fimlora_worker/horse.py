@@ -2,10 +2,13 @@
 
 RQ calls the process that does a job its work horse. This one lives on between jobs: it
 gets an order through one pipe and answers through another. RQ interrupts the wait for an
-answer by SIGALRM whenever it wants to send a heartbeat, and it kills from another thread;
-so what was read is stored with that signal blocked, and killing takes a lock.
+answer by SIGALRM whenever it wants to send a heartbeat, and the handler raises. Blocking
+the signal would not help: another thread gets it then, and the handler still runs in the
+main one. So a thread of its own, where no handler ever runs, reads and stores the answers,
+and the wait itself consumes nothing that an exception could lose.
 """
 
+import logging
 import os
 import select
 import signal
@@ -13,25 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 
-from fimlora_worker.messages import Order, decode_reply, encode
+from fimlora_worker.messages import Order, Reply, decode_reply, encode
 
+log = logging.getLogger(__name__)
 DRAIN_SIGNAL = signal.SIGUSR1
 FAILED_STATUS = 256  # wait status of exit code 1
-REAP_EVERY_S = 0.01
 CLOSE_PATIENCE_S = 5.0
-
-
-@contextmanager
-def _blocked(*signals: signal.Signals) -> Iterator[None]:
-    try:
-        # Inside try: a handler that is already due runs, and may raise, in this very call.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 class Horse:
@@ -49,26 +42,25 @@ class Horse:
         self, environment: Mapping[str, str], *, module: str = "fimlora_worker.child"
     ) -> None:
         down_read, self._down = os.pipe()
-        self._up, up_write = os.pipe()
-        self._ends: tuple[int, ...] = (self._down, self._up)
-        os.set_blocking(self._up, False)
+        up, up_write = os.pipe()
         command = [
             sys.executable, "-P", "-m", module, "--orders", str(down_read),
             "--replies", str(up_write), "--parent", str(os.getpid()),
         ]  # fmt: skip
+        # The child inherits a blocked drain signal, so that one sent while its interpreter
+        # starts waits for the handler instead of killing it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN_SIGNAL})
         try:
-            # The child inherits a blocked drain signal, so that one sent while its
-            # interpreter starts waits for the handler instead of killing it.
-            with _blocked(DRAIN_SIGNAL):
-                self._process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    pass_fds=(down_read, up_write),
-                    stdin=subprocess.DEVNULL,
-                    stdout=sys.__stderr__,  # libraries print; the pipe is for replies only
-                    start_new_session=True,  # RQ kills by process group
-                )
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                pass_fds=(down_read, up_write),
+                stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__,  # libraries print; the pipe is for replies only
+                start_new_session=True,  # RQ kills by process group
+            )
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN_SIGNAL})
             os.close(down_read)
             os.close(up_write)
         self.pid = self._process.pid
@@ -77,13 +69,17 @@ class Horse:
         self._lock = threading.RLock()
         self._in_flight: str | None = None
         self._status: int | None = None
-        self._partial = b""
-        self._at_end = False
+        self._is_closed = False
+        # Readable for as long as there is an answer; only `give` takes the byte out.
+        self._answered, self._wake = os.pipe()
+        os.set_blocking(self._answered, False)
+        self._reader = threading.Thread(target=self._read, args=(up,), daemon=True)
+        self._reader.start()
 
     @property
     def is_usable(self) -> bool:
         """Whether another order can be given."""
-        return not (self._at_end or self.is_retiring) and self._process.poll() is None
+        return not self.is_retiring and self._process.poll() is None and self._reader.is_alive()
 
     def silent_for_s(self) -> float:
         """Seconds since the child was last heard of, or was given its order."""
@@ -97,6 +93,8 @@ class Horse:
         """
         with self._lock:
             self._in_flight, self._status = order.execution_id, None
+            with suppress(BlockingIOError):
+                os.read(self._answered, 1)
         self._last_sign_of_life = time.monotonic()
         os.write(self._down, encode(order))
 
@@ -107,15 +105,7 @@ class Horse:
             A wait status: 0, that of exit code 1, or how the child really ended.
         """
         while self._status is None:
-            if self._at_end:
-                time.sleep(REAP_EVERY_S)
-            else:
-                select.select([self._up], [], [])  # an alarm may end this: nothing is lost
-            with _blocked(signal.SIGALRM), self._lock:
-                if not self._at_end:
-                    self._read()
-                if self._at_end and self._status is None:
-                    self._reap()
+            select.select([self._answered], [], [])
         return self._status
 
     def kill(self, sig: signal.Signals = signal.SIGKILL) -> bool:
@@ -135,39 +125,48 @@ class Horse:
 
     def close(self) -> None:
         """End the child: it exits by itself when its orders end, else it is killed."""
-        for end in self._ends:
-            os.close(end)
-        self._ends = ()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        os.close(self._down)
+        self._reader.join(CLOSE_PATIENCE_S)
+        if self._reader.is_alive():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._reader.join()
+        os.close(self._answered)
+        os.close(self._wake)
+
+    # In the reader's thread
+
+    def _read(self, up: int) -> None:
         try:
-            self._process.wait(CLOSE_PATIENCE_S)
-        except subprocess.TimeoutExpired:
+            with os.fdopen(up, "rb") as replies:
+                for line in replies:
+                    self._note(decode_reply(line))
+        except (ValueError, TypeError):
+            log.exception("horse.unreadable pid=%d", self.pid)
+        code = self._reap()
+        with self._lock:
+            if self._in_flight is not None:
+                self._answer(-code if code < 0 else code << 8)
+
+    def _reap(self) -> int:
+        try:
+            return self._process.wait(CLOSE_PATIENCE_S)
+        except subprocess.TimeoutExpired:  # it no longer speaks to us, so it must go
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+            return self._process.wait()
 
-    def _read(self) -> None:
-        with suppress(BlockingIOError):
-            data = os.read(self._up, 1 << 16)
-            self._at_end = not data
-            *lines, self._partial = (self._partial + data).split(b"\n")
-            for line in lines:
-                self._note(line)
-
-    def _note(self, line: bytes) -> None:
-        reply = decode_reply(line)
+    def _note(self, reply: Reply) -> None:
         self._last_sign_of_life = time.monotonic()
-        self.is_retiring |= reply.retiring
-        if reply.execution_id != self._in_flight or reply.code is None:
-            return  # an answer to an execution that is over, or a sign of life
-        self._in_flight = None
-        self._status = FAILED_STATUS if reply.code else 0
+        with self._lock:
+            self.is_retiring |= reply.retiring
+            # An answer to an execution that is over, or only a sign of life, ends no wait.
+            if reply.execution_id == self._in_flight and reply.code is not None:
+                self._answer(FAILED_STATUS if reply.code else 0)
 
-    def _reap(self) -> None:
-        """Learn how the child ended; it has closed its pipe, so it ends now or never."""
-        code = self._process.poll()
-        if code is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-        else:
-            self._in_flight = None
-            self._status = -code if code < 0 else code << 8
+    def _answer(self, status: int) -> None:
+        self._in_flight, self._status = None, status
+        os.write(self._wake, b"!")

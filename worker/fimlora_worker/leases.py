@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from redis.exceptions import RedisError
-
 from fimlora_contract.jobs import JobError, JobStatus
 from fimlora_contract.reaper import Reaped, Transport, give_up, sweep
 from fimlora_contract.store import JobMissing, JobStore, StaleAttempt
@@ -166,8 +164,8 @@ class ReaperThread:
             try:
                 sweep(self._store, self._transport, on_reaped=_log_reaped)
                 self._also()
-            except (RedisError, OSError):
-                log.warning("reaper.failed", exc_info=True)
+            except Exception:  # whatever one record holds, the others need this thread
+                log.exception("reaper.failed")
 
 
 def _log_reaped(reaped: Reaped) -> None:

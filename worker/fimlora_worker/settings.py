@@ -102,6 +102,14 @@ class Settings(BaseSettings):
         for folder in (self.tmp_dir, self.artifacts_dir, self.hub_dir):
             folder.mkdir(parents=True, exist_ok=True)
 
+    def leave_working_folder(self) -> None:
+        """Work in an empty folder: libraries look for ``namespace/name`` in the current one."""
+        empty = self.tmp_dir / "empty"
+        empty.mkdir(mode=0o555, parents=True, exist_ok=True)
+        # Relative, it would mean another folder from here.
+        os.environ[environment_name("data_dir")] = str(self.data_dir)
+        os.chdir(empty)
+
     def child_environment(self) -> dict[str, str]:
         """This process's environment, with these settings in it."""
         values = self.model_dump(mode="json")

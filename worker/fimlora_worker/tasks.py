@@ -33,6 +33,7 @@ def run_calibration(job_id: str, attempt: int) -> str:
     except (StaleAttempt, JobMissing) as reason:
         log.info("attempt.refused job=%s attempt=%d: %s", job_id, attempt, reason)
         return "refused"
+    log.info("attempt.started job=%s attempt=%d", job_id, attempt)
     reporter = Reporter(
         process.store,
         job_id,
@@ -43,19 +44,21 @@ def run_calibration(job_id: str, attempt: int) -> str:
     )
     try:
         _run(record, process, reporter)
+        end = "succeeded"
     except StaleAttempt as reason:
-        log.warning("attempt.superseded job=%s attempt=%d: %s", job_id, attempt, reason)
-        return "superseded"
+        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
+        end = "superseded"
     except CancelRequested:
         process.store.confirm_cancel(job_id, attempt)
-        return "canceled"
+        end = "canceled"
     except ShutdownRequested:
         give_up(process.store, process.transport, job_id, attempt, counted=False)
-        return "handed over"
+        end = "handed over"
     except (Exception, DeadlinePassed) as error:
         _fail(process, job_id, attempt, error)
         raise
-    return "succeeded"
+    log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
+    return end
 
 
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
@@ -92,4 +95,4 @@ def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseExceptio
     try:
         process.store.fail(job_id, attempt, reported)
     except StaleAttempt as reason:
-        log.warning("attempt.superseded job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)

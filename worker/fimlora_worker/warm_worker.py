@@ -5,6 +5,7 @@ command and failure handling stay as they are. Nothing here may import torch: a 
 had touched the device could not protect it.
 """
 
+import logging
 import random
 import signal
 from typing import Any
@@ -16,11 +17,13 @@ from rq.job import Job
 
 from fimlora_worker.horse import Horse
 from fimlora_worker.leases import Leases, ReaperThread
+from fimlora_worker.logs import configure_logging
 from fimlora_worker.messages import Order
 from fimlora_worker.parent_death import die_with_parent
 from fimlora_worker.settings import Settings
 from fimlora_worker.transport import SERIALIZER
 
+log = logging.getLogger(__name__)
 HEARTBEAT_TTL_S = 20  # RQ's own is a minute more than the interval: too late for us
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 15
@@ -48,6 +51,7 @@ class LeasedWorker(Worker):
     def bootstrap(self, *args: Any, **options: Any) -> None:
         """Register with RQ, then begin to look for orphans."""
         super().bootstrap(*args, **options)
+        log.info("worker.ready name=%s queues=%s", self.name, ",".join(self.queue_names()))
         if self._reaper:
             self._reaper.start()
 
@@ -75,7 +79,7 @@ class LeasedWorker(Worker):
         super().maintain_heartbeats(job, execution)
         assert self._leases
         if self._leases.hold(job.id) or self.is_stalled():
-            self.log.warning("Worker %s: killing the process of job %s", self.name, job.id)
+            log.warning("attempt.overdue rq_id=%s", job.id)
             self.kill_horse()
 
     def become_horse(self) -> None:
@@ -106,6 +110,9 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         """Run in the child: die with the parent, then do the job."""
         die_with_parent(int(self.pid or 0))
+        settings = Settings()
+        configure_logging(settings.log_level)
+        settings.leave_working_folder()
         super().main_work_horse(job, queue)
 
 
@@ -144,7 +151,7 @@ class WarmWorker(LeasedWorker):
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Kill the child if it is working; a stop that comes late kills nobody."""
         if self._horse and self.horse_pid and self._horse.kill(sig):
-            self.log.info("Worker %s: killed horse pid %s", self.name, self._horse.pid)
+            log.warning("horse.killed pid=%d", self._horse.pid)
 
     def is_stalled(self) -> bool:
         """Whether the child has sent no sign of life for too long."""
