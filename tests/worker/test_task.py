@@ -6,10 +6,12 @@ import peft
 import pytest
 import torch
 import transformers
+from rq.job import Job
 
 from fimlora import Statistics, load_plan
 from fimlora_contract.digests import digest_file
 from fimlora_contract.jobs import JobError
+from fimlora_contract.tasks import rq_job_id
 from fimlora_worker.process import process_for
 from fimlora_worker.settings import Settings
 from fimlora_worker.tasks import run_calibration
@@ -127,6 +129,37 @@ def test_an_equal_request_finds_the_result(jobs: Jobs, run_queue):
     assert found.id == job_id
 
 
+TEXT = [f"w{n} w{n + 1} w{n + 2}" for n in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "task_type"),
+    [
+        ("decoder", [{"text": t} for t in TEXT], "CAUSAL_LM"),
+        ("decoder", [{"prompt": t, "completion": "w9"} for t in TEXT], "CAUSAL_LM"),
+        ("chat", [{"messages": [{"role": "w1", "content": t}]} for t in TEXT], "CAUSAL_LM"),
+        ("decoder", [{"text": t, "label": len(t) % 2} for t in TEXT], "SEQ_CLS"),
+        ("tiny", [{"sentence1": t, "sentence2": t, "label": n / 8} for n, t in enumerate(TEXT)],
+         "SEQ_CLS"),
+    ],
+    ids=["text", "completion", "chat", "decoder classifier", "regression on pairs"],
+)  # fmt: skip
+def test_every_kind_of_rows_can_be_calibrated(jobs: Jobs, run_queue, model, rows, task_type):
+    """Text, completions, chats, classes and numbers, on the model class that fits."""
+    job_id = jobs.submit(
+        model=model,
+        dataset={"source": "inline", "rows": rows},
+        target_modules="all-linear",
+        calibration={"batch_size": 4},
+    )
+
+    assert run_calibration(job_id, 1) == "succeeded"
+    result = jobs.get(job_id).to_job().result
+    assert result.adapter_config["task_type"] == task_type
+    assert result.rank_map.provenance["n_examples"] == 16
+    assert all(module.score > 0 for module in result.rank_map.modules)
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "detail"),
     [
@@ -172,6 +205,8 @@ def test_a_job_that_cannot_be_done_says_why(jobs: Jobs, run_queue, request_, cod
     error = JobError(**record.json_field("error"))
     assert (record.status, error.code) == ("failed", code)
     assert detail in error.detail
+    rq_job = Job.fetch(rq_job_id(job_id, 1), connection=jobs.redis, serializer="json")
+    assert rq_job.get_status() == "failed"
     assert list((jobs.data_dir / "artifacts").iterdir()) == []
 
 

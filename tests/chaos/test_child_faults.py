@@ -1,0 +1,138 @@
+"""What becomes of a job whose child process is killed, stopped or told to cancel.
+
+All tests share one worker: each leaves it idle and sound for the next.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from rq.command import send_kill_horse_command, send_stop_job_command
+from rq.worker import Worker
+
+from fimlora_contract.tasks import rq_job_id
+from support.jobs import Jobs
+from support.workers import WorkerHandle
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("child_faults")]
+
+
+def test_a_killed_child_is_replaced_and_the_job_succeeds(jobs: Jobs, worker: WorkerHandle):
+    """The attempt counts as lost, the next one runs at once on a fresh child."""
+    job_id = jobs.submit_long(n_batches=200)
+    jobs.wait_running(job_id)
+    killed = worker.child_pid
+
+    os.kill(killed, signal.SIGKILL)
+    lost_at = time.monotonic()
+    jobs.wait(job_id, lambda r: r.attempt == 2 and r.status == "running")
+    waited_s = time.monotonic() - lost_at
+    record = jobs.wait_final(job_id)
+
+    assert (record.status, record.attempt, record.failures) == ("succeeded", 2, 1)
+    assert worker.child_pid != killed
+    assert waited_s < 10
+
+
+def test_the_parent_never_loads_torch(jobs: Jobs, worker: WorkerHandle):
+    """The child has it mapped, the parent that speaks to Redis has not."""
+    jobs.wait_final(jobs.submit())
+
+    assert "libtorch" in Path(f"/proc/{worker.child_pid}/maps").read_text()
+    assert "libtorch" not in Path(f"/proc/{worker.process.pid}/maps").read_text()
+
+
+def test_the_second_job_on_a_model_does_not_load_it(jobs: Jobs, worker: WorkerHandle):
+    """Everything but measuring takes well under half a second on a warm child."""
+    jobs.wait_final(jobs.submit())
+    loads = worker.count("model.load ")
+
+    started = time.monotonic()
+    record = jobs.wait_final(jobs.submit(budget=5))
+
+    assert record.status == "succeeded"
+    assert worker.count("model.load ") == loads
+    assert time.monotonic() - started < 5  # 0.2 s on an idle machine; a load takes longer
+
+
+def test_a_running_job_is_canceled_between_two_batches(jobs: Jobs, worker: WorkerHandle):
+    """The child obeys at once, stays warm and takes the next job."""
+    job_id = jobs.submit_long()
+    jobs.wait_running(job_id)
+    child = worker.child_pid
+
+    jobs.store.request_cancel(job_id)
+    record = jobs.wait_final(job_id, timeout_s=5)
+
+    assert record.status == "canceled"
+    assert jobs.wait_final(jobs.submit()).status == "succeeded"
+    assert worker.child_pid == child
+
+
+def test_a_child_that_does_not_obey_a_cancel_is_killed(jobs: Jobs, worker: WorkerHandle):
+    """A hanging child is ended after the grace period, and the job is canceled."""
+    job_id = jobs.submit_long()
+    jobs.wait_running(job_id)
+    child = worker.child_pid
+
+    os.kill(child, signal.SIGSTOP)  # as a device that never answers
+    jobs.store.request_cancel(job_id)
+    record = jobs.wait_final(job_id, timeout_s=15)
+
+    assert record.status == "canceled"
+    assert worker.child_pid != child
+
+
+def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
+    """An operator who stops the RQ job gets a canceled job, not another attempt."""
+    job_id = jobs.submit_long()
+    jobs.wait_running(job_id)
+
+    send_stop_job_command(jobs.redis, rq_job_id(job_id, 1), serializer="json")
+    record = jobs.wait_final(job_id, timeout_s=15)
+
+    assert (record.status, record.attempt) == ("canceled", 1)
+
+
+def test_a_late_stop_hits_neither_parent_nor_idle_child(jobs: Jobs, worker: WorkerHandle):
+    """RQ's commands for a job that has ended leave both processes alone."""
+    job_id = jobs.submit()
+    jobs.wait_final(job_id)
+    child = worker.child_pid
+
+    [name] = [w.name for w in Worker.all(jobs.redis, serializer="json")]
+    send_stop_job_command(jobs.redis, rq_job_id(job_id, 1), serializer="json")
+    send_kill_horse_command(jobs.redis, name)
+    time.sleep(0.5)
+
+    assert worker.process.poll() is None
+    assert jobs.wait_final(jobs.submit()).status == "succeeded"
+    assert worker.child_pid == child
+
+
+def test_a_job_that_loses_its_worker_three_times_fails(jobs: Jobs, worker: WorkerHandle):
+    """The third loss is the last: the error names it and can be retried by the user."""
+    job_id = jobs.submit_long()
+    for attempt in (1, 2, 3):
+        jobs.wait(job_id, lambda r, n=attempt: r.attempt == n and r.status == "running")
+        os.kill(worker.child_pid, signal.SIGKILL)
+    record = jobs.wait_final(job_id)
+
+    error = record.json_field("error")
+    assert (record.status, record.attempt, record.failures) == ("failed", 3, 2)
+    assert error == {
+        "code": "worker_lost",
+        "detail": "the worker's process was ended by SIGKILL",
+        "retryable": True,
+    }
+
+
+def test_nothing_is_left_of_attempts_that_died(jobs: Jobs, worker: WorkerHandle):
+    """The reaper removes work folders whose attempt is over."""
+    deadline = time.monotonic() + 15
+    while list((jobs.data_dir / "tmp").glob("job_*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert worker.process.poll() is None
