@@ -88,8 +88,9 @@ async def on_invalid_request(request: Request, exc: Exception) -> Response:
     if any(e["type"] == "missing" and tuple(e["loc"]) == ("body",) for e in found):
         return problem_response(request, errors.MalformedRequest("the body is empty"))
     listed = [field_error(e) for e in found[:MAX_ERRORS]]
-    fields = ", ".join(e["field"] for e in listed[:5])
-    detail = f"{len(found)} field{'s are' if len(found) > 1 else ' is'} not valid: {fields}"
+    reasons = "; ".join(f"{e['field']}: {e['message']}" for e in listed[:5])
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    detail = f"{reasons}{more}"
     return problem_response(request, errors.ValidationFailed(detail, errors=listed))
 
 

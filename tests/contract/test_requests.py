@@ -26,8 +26,9 @@ def test_short_forms_expand_to_tagged_references():
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"budget": "8"}, "budget"),
-        ({"budget": True}, "budget"),
+        ({"budget": "8"}, "must be an integer"),
+        ({"budget": True}, "must be an integer"),
+        ({"budget": float("nan")}, "must be an integer"),
         ({"budget": {"rank": 8, "bytes": 1}}, "exactly one"),
         ({"budget": {}}, "exactly one"),
         ({"budget": {"fraction": float("nan")}}, "fraction"),

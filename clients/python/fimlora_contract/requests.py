@@ -46,9 +46,19 @@ class Budget(RequestModel):
 
 
 def expand_budget(value: Any) -> Any:
-    """Turn a bare integer, the mean rank, into a budget object."""
-    is_count = isinstance(value, int) and not isinstance(value, bool)
-    return {"rank": value} if is_count else value
+    """Turn a bare integer, the mean rank, into a budget object.
+
+    Raises:
+        ValueError: The value is neither an integer nor an object.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"rank": value}
+    if isinstance(value, dict | Budget):
+        return value
+    raise ValueError(
+        "budget must be an integer (the mean rank) or an object with exactly one of "
+        f"{list(BUDGET_UNITS)}"
+    )
 
 
 class Calibration(RequestModel):
