@@ -1,0 +1,165 @@
+"""``make demo``: calibrate a real pretrained model through the whole service.
+
+Starts the embedded stack, registers MiniLM, builds a dataset from Python's own docstrings,
+calibrates through the Python client, shows the rank map, loads the adapter with stock PEFT
+and trains it. Ends with status 0 only if all of that happened and everything is stopped.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from demo.base_model import find_minilm
+from demo.docstrings import Row, build_rows, write_jsonl
+from demo.errors import DemoFailed
+from demo.stack import running_stack
+from demo.training import N_STEPS, check, train
+from fimlora_client import Client, ClientError, JobHandle, Result
+from fimlora_client.cli.folders import link
+from fimlora_client.cli.progress import JobProgress
+from fimlora_client.rank_map import rank_map_table
+
+DATA_DIR = Path(".fimlora/demo")
+OUTPUT = Path("demo-output")
+MODEL = "minilm"
+MEAN_RANK = 8
+MIN_CLASSES, MIN_ROWS = 8, 1_500
+FILES = ("adapter_config.json", "rank_map.json", "rank_map.svg")
+
+
+class Story:
+    """Tells what happens and how long each step took."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """A titled step of the demonstration."""
+        self.console.print(Text(f"\n{title}", "bold"))
+        started = time.monotonic()
+        yield
+        self.seconds[title] = time.monotonic() - started
+
+    def tell(self, text: str, style: str = "") -> None:
+        """A line below the title."""
+        self.console.print(Text(f"  {text}", style), soft_wrap=True)
+
+    def summary(self) -> str:
+        """How long each step took, and all together."""
+        parts = [f"{title.lower()} {taken:.1f} s" for title, taken in self.seconds.items()]
+        return f"{', '.join(parts)}; {sum(self.seconds.values()):.1f} s in all"
+
+
+def main() -> int:
+    """Run the demonstration; the exit status says whether all of it happened."""
+    story = Story(Console(highlight=False))
+    try:
+        tell(story)
+    except (DemoFailed, ClientError) as error:
+        story.console.print(Text(f"\nThe demonstration failed: {error}", "red"), soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        story.console.print("\nStopped.")
+        return 130
+    story.console.print(Text(f"\nDone: {story.summary()}.", "green"), soft_wrap=True)
+    return 0
+
+
+def tell(story: Story) -> None:
+    """The whole story, in order."""
+    model_folder = find_minilm()
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+    with story.step("Dataset"):
+        rows = build_dataset(story)
+    with ExitStack() as stack:
+        with story.step("Start"):
+            running = stack.enter_context(running_stack(DATA_DIR.absolute()))
+            story.tell(f"fimlora up: embedded Valkey, API at {running.url}, one warm worker")
+            story.tell(f"state in {DATA_DIR}, logs in {DATA_DIR / 'logs'}", "dim")
+        client = stack.enter_context(Client(running.url))
+        with story.step("Calibrate"):
+            result = calibrate(story, client, model_folder)
+        story.console.print(rank_map_table(result.rank_map))
+        with story.step("Train"):
+            train_adapter(story, model_folder, result, rows)
+        with story.step("Stop"):
+            stack.close()
+            story.tell("API, worker and Valkey have ended")
+
+
+def build_dataset(story: Story) -> list[Row]:
+    """Build the rows and check that they are worth calibrating on."""
+    rows = build_rows()
+    classes = sorted({row["label"] for row in rows})
+    story.tell(f"{len(rows):,} docstrings of the standard library, {len(classes)} classes:")
+    story.tell(", ".join(classes), "dim")
+    if len(classes) < MIN_CLASSES or len(rows) < MIN_ROWS:
+        raise DemoFailed(
+            f"expected at least {MIN_ROWS} rows in {MIN_CLASSES} classes; is the source of "
+            "the standard library installed?"
+        )
+    write_jsonl(rows, DATA_DIR / "docstrings.jsonl")
+    return rows
+
+
+def calibrate(story: Story, client: Client, model_folder: Path) -> Result:
+    """Register the model, upload the rows, ask for a plan, wait, write it to a folder."""
+    link(DATA_DIR.absolute() / "models", MODEL, model_folder)
+    dataset = client.datasets.upload(DATA_DIR / "docstrings.jsonl")
+    story.tell(f"{MODEL} registered, {dataset.rows:,} rows uploaded as {dataset.id}")
+    job = client.calibrate(base_model=f"local:{MODEL}", dataset=dataset.id, budget=MEAN_RANK)
+    if job.cached:
+        story.tell(f"answered from the cache: {job.id} had asked the same before", "green")
+    with JobProgress(story.console) as progress:
+        result = job.wait(poll_every=0.1, on_progress=progress)
+    if not job.cached:
+        story.tell(f"{job.id} succeeded")
+    write(story, job)
+    return result
+
+
+def write(story: Story, job: JobHandle) -> None:
+    """Fetch the files, each checked by its digest.
+
+    Raises:
+        DemoFailed: One is missing.
+    """
+    files = job.download(OUTPUT)
+    missing = [name for name in FILES if name not in files]
+    if missing:
+        raise DemoFailed(f"the result has no {', '.join(missing)}")
+    story.tell(f"wrote {', '.join(FILES)} to {OUTPUT}/")
+
+
+def train_adapter(story: Story, model_folder: Path, result: Result, rows: list[Row]) -> None:
+    """Load what was written with stock PEFT, train it, and see that the loss falls."""
+    with Progress(
+        TextColumn("  {task.description}"), BarColumn(32), TextColumn("{task.fields[loss]}"),
+        console=story.console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("loading", total=N_STEPS, loss="")
+
+        def on_step(step: int, loss: float) -> None:
+            bar.update(
+                task, description=f"step {step:2}", completed=step, loss=f"loss {loss:.3f}"
+            )
+
+        trained = train(model_folder, OUTPUT, rows, on_step=on_step)
+    story.tell(f"PEFT loaded {len(trained.ranks)} modules with the planned ranks")
+    for start in range(0, N_STEPS, 5):
+        losses = "  ".join(f"{loss:.3f}" for loss in trained.losses[start : start + 5])
+        story.tell(f"steps {start + 1:2}-{start + 5:<2}  loss  {losses}")
+    check(trained, planned=result.rank_pattern)
+    story.tell(f"mean loss {trained.first:.3f} at first, {trained.last:.3f} at last")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
