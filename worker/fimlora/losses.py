@@ -66,7 +66,7 @@ class Loss:
             return torch.ones(n_examples, dtype=torch.long)
         return count_labels(batch["labels"], self.kind)
 
-    def per_example(self, outputs: Any, batch: Mapping[str, Any]) -> Float[Tensor, " N"]:
+    def per_example(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
         """Evaluate the loss of every example.
 
         Args:
@@ -74,7 +74,7 @@ class Loss:
             batch: The batch it was given.
 
         Returns:
-            One loss per example.
+            One loss per example, unless the caller's own function gives something else.
         """
         if self.loss_fn is not None:
             return self.loss_fn(outputs, batch)

@@ -186,7 +186,7 @@ def parse_estimator(estimator: str) -> Estimator:
         InvalidOption: There is none of that name.
     """
     if estimator not in set(Estimator):
-        allowed = ", ".join(map(repr, Estimator))
+        allowed = ", ".join(repr(known.value) for known in Estimator)
         raise InvalidOption(f"estimator={estimator!r}; allowed are {allowed}")
     return Estimator(estimator)
 

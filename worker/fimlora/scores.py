@@ -50,13 +50,13 @@ def module_scores(
     """
     if aggregation not in set(Aggregation):
         raise InvalidOption(
-            f"aggregation={aggregation!r}; allowed are {', '.join(map(repr, Aggregation))}"
+            f"aggregation={aggregation!r}; allowed are {', '.join(repr(known.value) for known in Aggregation)}"
         )
     if estimator is None:
         estimator = "exact" if statistics.estimator.has_exact else "sampled"
     if statistics.estimator not in {estimator, Estimator.BOTH} or estimator == "both":
         raise InvalidOption(
-            f"estimator={estimator!r} has no scores here; recorded: {statistics.estimator!r}"
+            f"estimator={estimator!r} has no scores here; recorded: {statistics.estimator.value!r}"
         )
     entries = _expected_entries if estimator == "exact" else _sampled_entries
     return {

@@ -1,0 +1,221 @@
+"""What `measure` accepts, refuses and reports."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+
+from fimlora import measure
+from fimlora.errors import (
+    EmptyCalibration,
+    InvalidOption,
+    MissingGradient,
+    NumericalFailure,
+    UnsupportedModule,
+)
+from support.models import make_batch, tiny
+from support.toys import make_toy, squared_sum, toy_batch
+
+NAME = "bert_classifier"
+
+
+@pytest.fixture
+def model():
+    return tiny(NAME)[0]
+
+
+@pytest.fixture
+def batches():
+    return [make_batch(NAME, [5, 3], seed=i) for i in range(3)]
+
+
+def test_it_stops_after_n_batches(model, batches):
+    """The rest of the loader is not touched."""
+    loader = iter(batches)
+
+    statistics = measure(model, loader, target_modules=["query"], n_batches=2)
+
+    assert (statistics.n_batches, statistics.n_examples) == (2, 4)
+    assert next(loader) is batches[2]
+
+
+def test_a_short_loader_is_used_up(model, batches):
+    """The statistics say how many batches there were."""
+    statistics = measure(model, batches, target_modules=["query"], n_batches=50)
+
+    assert statistics.n_batches == 3
+
+
+@pytest.mark.parametrize(
+    ("wrap", "total"), [(list, 3), (iter, 8)], ids=["with_length", "without_length"]
+)
+def test_progress_counts_batches(model, batches, wrap, total):
+    """After each batch: how many are done, and how many are expected."""
+    seen = []
+
+    measure(model, wrap(batches), target_modules=["query"], on_batch=lambda *n: seen.append(n))
+
+    assert seen == [(1, total), (2, total), (3, total)]
+
+
+def test_no_batch_is_an_error(model):
+    """An empty loader has nothing to measure."""
+    with pytest.raises(EmptyCalibration, match="gave no batch"):
+        measure(model, [], target_modules=["query"])
+
+
+def test_no_label_is_an_error(model, batches):
+    """Neither has a loader whose labels are all left out."""
+    for batch in batches:
+        batch["labels"][:] = -100
+
+    with pytest.raises(EmptyCalibration, match="no example carries a label"):
+        measure(model, batches, target_modules=["query"])
+
+
+def test_a_batch_without_labels_is_not_counted(model, batches):
+    """Between two others it changes nothing, in the mean over batches neither."""
+    wanted = measure(model, batches[::2], target_modules=["query"], estimator="both")
+    batches[1]["labels"][:] = -100
+
+    found = measure(model, batches, target_modules=["query"], estimator="both")
+
+    assert found.n_batches == 2
+    assert found.scores() == wanted.scores()
+    assert found.scores(estimator="sampled") == wanted.scores(estimator="sampled")
+
+
+def test_a_nan_loss_names_its_batch(model, batches):
+    """The first batch is fine, the second is not."""
+    model.config.problem_type = "regression"
+    model.num_labels = model.config.num_labels = 1
+    model.classifier = torch.nn.Linear(24, 1)
+    batches[0]["labels"] = torch.tensor([0.5, 1.0])
+    batches[1]["labels"] = torch.tensor([0.5, float("nan")])
+
+    with pytest.raises(NumericalFailure, match="loss is nan in batch 2 of 3"):
+        measure(model, batches, target_modules=["query"])
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+def test_an_infinite_gradient_names_its_module(estimator):
+    """A finite loss whose gradient is not: the square root at 0."""
+    batch = toy_batch()
+
+    def root(outputs, batch):
+        return (outputs - outputs.detach()).flatten(1).sum(dim=1).sqrt()
+
+    with pytest.raises(NumericalFailure, match="gradient of target module 'first' is"):
+        measure(
+            make_toy("plain"), [batch], target_modules=["first"], loss_fn=root,
+            estimator=estimator,
+        )  # fmt: skip
+
+
+def test_a_module_that_does_not_run_is_named():
+    """It is never scored zero."""
+    with pytest.raises(MissingGradient, match="'unused' did not run"):
+        measure(
+            make_toy("plain"), [toy_batch()], target_modules=["first", "unused"],
+            loss_fn=squared_sum,
+        )  # fmt: skip
+
+
+def test_a_module_without_a_gradient_is_named(model, batches):
+    """The loss here reads the hidden states, which the pooler does not reach."""
+
+    def loss_fn(outputs, batch):
+        return outputs.hidden_states[-1].square().sum(dim=(1, 2))
+
+    for batch in batches:
+        batch["output_hidden_states"] = True
+
+    with pytest.raises(MissingGradient, match=r"pooler.dense' ran 1 time\(s\) but got 0"):
+        measure(model, batches, target_modules="all-linear", loss_fn=loss_fn)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "fisher"}, "estimator='fisher'; allowed are 'exact', 'sampled', 'both'"),
+        ({"n_batches": 0}, "n_batches=0: it must be at least 1"),
+        ({"rank": 0}, "rank=0: it must be at least 1"),
+        ({"micro_batch_size": 0}, "micro_batch_size=0: it must be at least 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_argument_outside_its_range_is_refused(model, batches, options, message):
+    """The message says what was given and what is allowed."""
+    with pytest.raises(InvalidOption, match=message):
+        measure(model, batches, target_modules=["query"], **options)
+
+
+def test_a_batch_must_be_a_mapping(model):
+    """A loader of tuples does not say what is what."""
+    with pytest.raises(InvalidOption, match=r"must map .* got tuple"):
+        measure(model, iter([(torch.zeros(1, 2), torch.zeros(1))]), target_modules=["query"])
+
+
+def test_labels_must_be_there(model, batches):
+    """Without labels there is no loss; the message lists what there is."""
+    del batches[0]["labels"]
+
+    with pytest.raises(InvalidOption, match=r"no tensor 'labels', only \['attention_mask'"):
+        measure(model, batches, target_modules=["query"])
+
+
+def test_a_model_without_a_known_loss_asks_for_one(batches):
+    """A headless encoder has none of its own."""
+    model = BertModel(BertConfig(vocab_size=61, hidden_size=8, num_hidden_layers=1,
+                                 num_attention_heads=1, intermediate_size=8))  # fmt: skip
+
+    with pytest.raises(InvalidOption, match=r"loss of BertModel is not known.*loss_fn"):
+        measure(model, batches, target_modules=["query"])
+
+
+def test_an_encoder_decoder_is_refused(batches):
+    """Its loss would be read wrongly."""
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=61, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    )
+
+    with pytest.raises(UnsupportedModule, match="encoder-decoder"):
+        measure(model, batches, target_modules=["q"])
+
+
+def test_a_loss_of_ones_own_gives_one_number_per_example(model, batches):
+    """A mean over the batch cannot be taken apart again."""
+    with pytest.raises(InvalidOption, match=r"loss_fn gave shape \(\); expected .* \(2,\)"):
+        measure(
+            model, batches, target_modules=["query"],
+            loss_fn=lambda outputs, batch: outputs.logits.mean(),
+        )  # fmt: skip
+
+
+def test_a_loss_of_ones_own_that_is_the_models_own_agrees(model, batches):
+    """Cross-entropy by hand gives the statistics that the default gives."""
+
+    def loss_fn(outputs, batch):
+        return torch.nn.functional.cross_entropy(
+            outputs.logits, batch["labels"], reduction="none"
+        )
+
+    found = measure(model, batches, target_modules=["query"], loss_fn=loss_fn, estimator="both")
+
+    wanted = measure(model, batches, target_modules=["query"], estimator="both")
+    assert found.loss == "custom"
+    assert found.scores() == pytest.approx(wanted.scores(), rel=1e-6)
+    for module in wanted.modules:
+        assert found.squared_gradients[module.name] == pytest.approx(
+            wanted.squared_gradients[module.name], rel=1e-5, abs=1e-12
+        )
+
+
+def test_half_precision_is_accumulated_in_float32(batches):
+    """In bfloat16 the statistics are near those in float32, small modules too."""
+    model, targets = tiny(NAME)
+    wanted = measure(model, batches, target_modules=targets).scores()
+
+    found = measure(model.to(torch.bfloat16), batches, target_modules=targets)
+
+    assert found.dtype == "bfloat16"
+    assert found.scores() == pytest.approx(wanted, rel=0.2)
