@@ -144,3 +144,15 @@ def test_a_closed_child_ends_by_itself(horse: Horse):
     horse.close()
 
     assert not is_alive(horse.pid)
+
+
+def test_silence_is_measured_from_the_last_sign_of_life(horse: Horse):
+    """A hanging child grows ever more silent; an order starts the count anew."""
+    horse.give(order("answer"))
+    horse.wait()
+    time.sleep(0.2)
+    before = horse.silent_for_s()
+    horse.give(order("hang"))
+
+    assert before >= 0.2
+    assert horse.silent_for_s() < 0.1

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         description="Time a job gets to obey a cancel request before it is killed.",
     )
     stall_s: float = Field(
-        default=1800.0, gt=0, description="A job without any progress for this long is killed."
+        default=3600.0, gt=0, description="A job without any progress for this long is killed."
     )
     recycle_after_jobs: int = Field(
         default=500, ge=1, description="The child process is replaced after so many jobs."
