@@ -38,6 +38,7 @@ def build_adapter_config(
     task_type: str | None,
     layout: str = "B",
     module_names: Iterable[str] | None = None,
+    target_modules: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """Fill in the fields that every PEFT since 0.11 loads without a warning, and no other.
 
@@ -48,6 +49,8 @@ def build_adapter_config(
         layout: ``B`` for patterns, ``C`` for one padded rank.
         module_names: Names of all modules of the base model; they allow short names in
             ``target_modules``, which are full names otherwise.
+        target_modules: Names that are known to target these modules and no other; they
+            are written as they stand.
 
     Returns:
         The content of ``adapter_config.json``.
@@ -82,7 +85,11 @@ def build_adapter_config(
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": patterns[0],
-        "target_modules": target_names(ranks, module_names),
+        "target_modules": (
+            target_names(ranks, module_names)
+            if target_modules is None
+            else sorted(target_modules)
+        ),
         "task_type": task_type,
         "use_rslora": False,
     }

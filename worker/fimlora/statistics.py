@@ -188,11 +188,15 @@ class Statistics:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: same statistics, same bytes.
+        """Write a safetensors file.
 
         Args:
             path: Where to; an existing file is replaced in one step.
         """
+        _replace_file(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The statistics as a safetensors file: same statistics, same bytes."""
         header = {
             "format": STATISTICS_FORMAT,
             **self._facts(),
@@ -204,8 +208,7 @@ class Statistics:
             for name, array in getattr(self, group).items()
         }
         # One metadata key only: safetensors writes several in a random order.
-        content = save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
-        _replace_file(Path(path), content)
+        return save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Statistics":

@@ -3,7 +3,6 @@
 The same plan gives the same bytes, and a folder appears whole or not at all.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from fimlora.adapter_config import WRAPPER_PREFIX, build_adapter_config
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
-from fimlora.rank_map import render_svg
+from fimlora.text_files import text_files
 
 # PEFT trains their heads in full and wants them in every file of weights.
 CLASSIFIER_TASKS = ("SEQ_CLS", "TOKEN_CLS")
@@ -36,6 +35,7 @@ def write_adapter(
     seed: int = 0,
     head: Mapping[str, Any] | None = None,
     module_names: Iterable[str] | None = None,
+    target_modules: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write a plan as an adapter that stock PEFT loads.
@@ -55,6 +55,8 @@ def write_adapter(
             a classifier, which PEFT does not load without them.
         module_names: Names of all modules of the base model, for short ``target_modules``;
             see `fimlora.adapter_config.target_names`.
+        target_modules: Names that are known to target the plan's modules and no other;
+            they are written as they stand.
         overwrite: Replace an adapter that is already there.
 
     Returns:
@@ -71,12 +73,9 @@ def write_adapter(
         task_type=task_type,
         layout=layout,
         module_names=module_names,
+        target_modules=target_modules,
     )
-    contents = {
-        "adapter_config.json": _json_bytes(config, sort_keys=True),
-        "rank_map.json": _json_bytes(plan.to_json(), sort_keys=False),
-        "rank_map.svg": render_svg(plan).encode(),
-    }
+    contents = text_files(plan, config)
     if weights:
         if task_type in CLASSIFIER_TASKS and not head:
             raise InvalidOption(
@@ -87,10 +86,6 @@ def write_adapter(
         contents["adapter_model.safetensors"] = _initial_weights(plan, seed, width, head or {})
     _publish(contents, folder)
     return {name: folder / name for name in sorted(contents)}
-
-
-def _json_bytes(data: Any, *, sort_keys: bool) -> bytes:
-    return (json.dumps(data, indent=2, sort_keys=sort_keys) + "\n").encode()
 
 
 def _initial_weights(
