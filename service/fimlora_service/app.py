@@ -14,7 +14,16 @@ from redis.retry import Retry
 from fimlora_contract import __version__
 from fimlora_contract.problems import Problem
 from fimlora_contract.store import JobStore
-from fimlora_service import artifacts, calibrate, datasets, events, health, jobs, models
+from fimlora_service import (
+    artifacts,
+    calibrate,
+    datasets,
+    events,
+    health,
+    jobs,
+    models,
+    plans,
+)
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
 from fimlora_service.hub import Hub
@@ -26,7 +35,7 @@ from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
-PARTS = (calibrate, jobs, events, artifacts, datasets, models, health)
+PARTS = (calibrate, jobs, plans, events, artifacts, datasets, models, health)
 
 
 def create_app(settings: Settings | None = None, *, stopping: Event | None = None) -> FastAPI:

@@ -37,7 +37,9 @@ def running_service(data_dir: Path, redis_url: str):
     """Start ``python -m fimlora_service``, yield a client and the process, stop it."""
     port = free_port()
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(ROOT / p) for p in ("clients/python", "service")),
+        "PYTHONPATH": os.pathsep.join(
+            str(ROOT / p) for p in ("clients/python", "service", "worker")
+        ),
         "REDIS_URL": redis_url,
         "FIMLORA_DATA_DIR": str(data_dir),
         "FIMLORA_PORT": str(port),

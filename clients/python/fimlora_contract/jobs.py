@@ -73,6 +73,7 @@ class RankMapModule(AnswerModel):
     name: str
     d_in: int
     d_out: int
+    fan_in_fan_out: bool = False
     layer: int | None
     kind: str
     score: float
@@ -103,6 +104,16 @@ class CalibrationResult(AnswerModel):
     adapter_config: dict[str, Any]
     rank_map: RankMap
     artifacts: list[Artifact]
+
+
+class Plan(AnswerModel):
+    """Another plan from a job's statistics; nothing was queued and nothing is stored."""
+
+    object: Literal["plan"] = "plan"
+    job_id: str = Field(description="The job whose statistics were used.")
+    digest: str = Field(description="Content address the plan would have as a result.")
+    adapter_config: dict[str, Any]
+    rank_map: RankMap
 
 
 class Job(AnswerModel):

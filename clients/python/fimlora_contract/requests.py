@@ -90,12 +90,48 @@ class Allocation(RequestModel):
         return self
 
 
-class AdapterOptions(RequestModel):
-    """How the adapter is written; see the README for the two layouts."""
+class LayoutOptions(RequestModel):
+    """How the adapter config is written; see the README for the two layouts."""
 
     layout: Literal["B", "C"] = "B"
     scale: Annotated[int, Field(ge=1, le=1024)] = 2
+
+
+class AdapterOptions(LayoutOptions):
+    """How the adapter is written, and whether with initial weights."""
+
     weights: bool = False
+
+
+AnyBudget = Annotated[
+    Budget, BeforeValidator(expand_budget, json_schema_input_type=int | Budget)
+]
+
+
+def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
+    """Refuse a mean rank that no ranks within the bounds can have."""
+    mean, low, high = budget.rank, allocation.r_min or 1, allocation.r_max
+    if mean is not None and not low <= mean <= (high or mean):
+        raise ValueError(
+            f"a mean rank of {mean} is outside the feasible interval: "
+            f"at least r_min={low}" + (f", at most r_max={high}" if high else "")
+        )
+
+
+class PlanRequest(RequestModel):
+    """Ask for another plan from the statistics of a job that has succeeded.
+
+    What is left out has the default it has in POST /calibrate, not the job's own value.
+    """
+
+    budget: AnyBudget
+    allocation: Allocation = Allocation()
+    adapter: LayoutOptions = LayoutOptions()
+
+    @model_validator(mode="after")
+    def _floor_fits_mean_rank(self) -> Self:
+        check_mean_rank(self.budget, self.allocation)
+        return self
 
 
 class CalibrationRequest(RequestModel):
@@ -103,9 +139,7 @@ class CalibrationRequest(RequestModel):
 
     base_model: AnyModel
     dataset: AnyDataset
-    budget: Annotated[
-        Budget, BeforeValidator(expand_budget, json_schema_input_type=int | Budget)
-    ]
+    budget: AnyBudget
     target_modules: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=256)]],
@@ -125,10 +159,5 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
-        mean, low, high = self.budget.rank, self.allocation.r_min or 1, self.allocation.r_max
-        if mean is not None and not low <= mean <= (high or mean):
-            raise ValueError(
-                f"a mean rank of {mean} is outside the feasible interval: "
-                f"at least r_min={low}" + (f", at most r_max={high}" if high else "")
-            )
+        check_mean_rank(self.budget, self.allocation)
         return self

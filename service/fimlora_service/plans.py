@@ -1,0 +1,95 @@
+"""POST /jobs/{id}/allocate: another plan from a job's statistics, in this process, at once.
+
+Nothing is queued and nothing is written: the answer tells what POST /calibrate would give.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends
+
+from fimlora import Budget, FimloraError, InfeasibleBudget, RankPlan, Statistics
+from fimlora.errors import InvalidStatistics
+from fimlora.replanning import Known, replan, replanned_config, rescaled
+from fimlora.text_files import text_files
+from fimlora_contract.digests import digest_bytes, digest_of
+from fimlora_contract.jobs import Plan, RankMap
+from fimlora_contract.requests import PlanRequest
+from fimlora_service import errors
+from fimlora_service.artifacts import locate
+from fimlora_service.calibrate import require_json
+from fimlora_service.dependencies import DataFolderDep, JobId, StoreDep, problems
+from fimlora_service.examples import PLAN_EXAMPLES
+from fimlora_service.jobs import result_of
+
+STATISTICS = "statistics.safetensors"
+router = APIRouter(tags=["jobs"])
+
+
+@router.post(
+    "/jobs/{id}/allocate",
+    dependencies=[Depends(require_json)],
+    responses=problems(
+        errors.MalformedRequest,
+        errors.JobNotFound,
+        errors.ArtifactNotFound,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.PayloadTooLarge,
+        errors.UnsupportedMediaType,
+        errors.ValidationFailed,
+        errors.BudgetInfeasible,
+        errors.RedisUnavailable,
+    ),
+)
+def allocate_again(
+    id: JobId,
+    body: Annotated[PlanRequest, Body(openapi_examples=PLAN_EXAMPLES)],
+    store: StoreDep,
+    data_folder: DataFolderDep,
+) -> Plan:
+    """Solve another plan from what a job has measured; no device and no queue."""
+    record = store.get(id)
+    result = result_of(record.to_job())
+    path, digest, _ = locate(result, STATISTICS, data_folder.result(result.digest))
+    try:
+        statistics = Statistics.load(path)
+    except InvalidStatistics as error:
+        raise errors.ArtifactNotFound(f"{STATISTICS} of job {id!r} cannot be read") from error
+    stored = record.json_field("result")
+    known = Known(stored["rank_map"], stored["adapter_config"])
+    plan, config = solve(body, statistics, known)
+    if statistics.scale != plan.scale:
+        digest = digest_bytes(rescaled(statistics, plan.scale).to_bytes())
+    files = {name: digest_bytes(text) for name, text in text_files(plan, config).items()}
+    return Plan(
+        job_id=id,
+        digest=digest_of(files | {STATISTICS: digest}),
+        adapter_config=config,
+        rank_map=RankMap.model_validate(plan.to_json()),
+    )
+
+
+def solve(
+    request: PlanRequest, statistics: Statistics, known: Known
+) -> tuple[RankPlan, dict[str, Any]]:
+    """The plan a request asks for, and its adapter config.
+
+    Raises:
+        BudgetInfeasible: No plan meets the budget.
+        ValidationFailed: An option does not fit these statistics.
+    """
+    budget, adapter = request.budget, request.adapter
+    try:
+        plan = replan(
+            statistics,
+            known,
+            Budget(budget.unit, budget.value, budget.bytes_per_parameter),
+            scale=adapter.scale,
+            **request.allocation.model_dump(),
+        )
+        return plan, replanned_config(plan, known, layout=adapter.layout)
+    except InfeasibleBudget as error:
+        raise errors.BudgetInfeasible(str(error)) from error
+    except FimloraError as error:
+        raise errors.ValidationFailed(str(error)) from error

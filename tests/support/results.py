@@ -1,0 +1,90 @@
+"""Whole results as a worker commits them, from made-up statistics and without torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fimlora import Budget, Statistics, TargetModule, allocate
+from fimlora.adapter_config import build_adapter_config
+from fimlora.statistics import Estimator
+from fimlora.text_files import text_files
+from fimlora_contract.digests import digest_bytes, digest_of
+
+KINDS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+
+
+def make_statistics(
+    *, n_layers: int = 4, width: int = 64, seed: int = 0, estimator: str = "exact"
+) -> Statistics:
+    """Statistics of a model whose modules differ in score by orders of magnitude."""
+    random = np.random.default_rng(seed)
+    modules = tuple(
+        TargetModule(f"model.layers.{layer}.{kind}", width, width)
+        for layer in range(n_layers)
+        for kind in KINDS
+    )
+    energies = {m.name: random.lognormal(0, 2, m.d_out) for m in modules}
+    squares = {m.name: random.lognormal(0, 2, (m.d_out, 8)) for m in modules}
+    exact = estimator == "exact"
+    return Statistics(
+        modules=modules,
+        estimator=Estimator(estimator),
+        n_examples=16,
+        n_batches=4,
+        base_parameters=1_000_000,
+        loss="sequence_classification",
+        dtype="float32",
+        scale=2,
+        train_mode=False,
+        rank=None if exact else 8,
+        seed=None if exact else 0,
+        row_energies=energies if exact else {},
+        example_energies={m.name: np.ones(16) for m in modules} if exact else {},
+        squared_gradients={} if exact else squares,
+    )
+
+
+def make_result(
+    data_dir: Path,
+    *,
+    statistics: Statistics | None = None,
+    budget: int | float = 8,
+    layout: str = "B",
+    **options: Any,
+) -> dict[str, Any]:
+    """Put a result into the artefact folder; answers what goes on the job's record."""
+    statistics = statistics or make_statistics()
+    facts = {"engine": "0.1.0", "dataset": {"source": "inline", "digest": "sha256:1"}}
+    plan = allocate(
+        statistics, budget=Budget("rank", budget), provenance=facts, scale=statistics.scale,
+        **options,
+    )  # fmt: skip
+    config = build_adapter_config(
+        plan,
+        base_model="tiny",
+        task_type="SEQ_CLS",
+        layout=layout,
+        target_modules=[kind.rpartition(".")[2] for kind in KINDS],
+    )
+    files = text_files(plan, config) | {"statistics.safetensors": statistics.to_bytes()}
+    digests = {name: digest_bytes(content) for name, content in files.items()}
+    digest = digest_of(digests)
+    folder = data_dir / "artifacts" / digest.replace(":", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return {
+        "digest": digest,
+        "adapter_config": config,
+        "rank_map": plan.to_json(),
+        "artifacts": [
+            {
+                "name": name,
+                "digest": digests[name],
+                "size": len(files[name]),
+                "media_type": "application/json",
+            }
+            for name in sorted(files)
+        ],
+    }
