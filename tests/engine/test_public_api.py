@@ -41,7 +41,7 @@ SIGNATURES = {
     "seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
-    "head=None, module_names=None, overwrite=False",
+    "head=None, module_names=None, target_modules=None, overwrite=False",
 }
 
 FIELDS = {
