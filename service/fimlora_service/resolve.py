@@ -4,7 +4,7 @@ Whatever can be known without a device is checked here, so that a wrong request 
 in the answer to it and not minutes later in a job.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -44,23 +44,33 @@ class Resolved:
     Attributes:
         references: What goes on the job's record as ``resolved``.
         digest: Key of the result cache: equal for requests that must give equal results.
+        statistics_digest: Key of the statistics: equal for requests that measure the same.
     """
 
     references: dict[str, Any]
     digest: str
+    statistics_digest: str
+
+
+MEASURED = frozenset({"target_modules", "calibration"})
+PLANNED = frozenset({"allocation", "adapter", "budget"})
 
 
 def request_digest(
-    request: CalibrationRequest, *, model_digest: str, dataset: Mapping[str, Any]
+    request: CalibrationRequest,
+    *,
+    model_digest: str,
+    dataset: Mapping[str, Any],
+    settings: Set[str] = MEASURED | PLANNED,
 ) -> str:
-    """Digest of everything that decides a result, and of nothing else."""
-    settings = request.model_dump(
-        mode="json",
-        include={"target_modules", "calibration", "allocation", "adapter", "budget"},
-    )
+    """Digest of everything that decides a result, and of nothing else.
+
+    With ``settings=MEASURED``, of everything that decides the statistics.
+    """
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
     return digest_of(
-        {"engine": __version__, "base_model": model_digest, "dataset": content} | settings
+        {"engine": __version__, "base_model": model_digest, "dataset": content}
+        | request.model_dump(mode="json", include=set(settings))
     )
 
 
@@ -83,9 +93,11 @@ class Resolver:
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
+        content: dict[str, Any] = {"model_digest": model.digest, "dataset": dataset}
         return Resolved(
             {"base_model": model.reference, "dataset": dataset},
-            request_digest(request, model_digest=model.digest, dataset=dataset),
+            request_digest(request, **content),
+            request_digest(request, **content, settings=MEASURED),
         )
 
     def _resolve_model(self, request: CalibrationRequest) -> ResolvedModel:

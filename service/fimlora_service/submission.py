@@ -85,11 +85,14 @@ class Submission:
         if not request.force and (known := self._find_result(resolved)):
             logger.info("job.cached", extra={"job_id": known.id, "digest": resolved.digest})
             return Accepted(known, cached=True)
+        measured = None if request.force else self._find_statistics(resolved)
         record = self.store.create(
             job_id,
             request=request.model_dump(mode="json"),
             resolved=resolved.references,
             digest=resolved.digest,
+            statistics_digest=resolved.statistics_digest,
+            statistics_from=measured.id if measured else "",
         )
         self._enqueue(record)
         return Accepted(record, cached=False)
@@ -100,10 +103,20 @@ class Submission:
         is_there = result is not None and self.data_folder.result(result["digest"]).is_dir()
         return record if is_there else None
 
+    def _find_statistics(self, resolved: Resolved) -> JobRecord | None:
+        record = self.store.find_statistics(resolved.statistics_digest)
+        result = record.json_field("result") if record else None
+        if result is None:
+            return None
+        file = self.data_folder.result(result["digest"]) / "statistics.safetensors"
+        return record if file.is_file() else None
+
     def _enqueue(self, record: JobRecord) -> None:
         fields = {"job_id": record.id, "attempt": record.attempt}
+        # Without a measurement a job takes milliseconds: it need not wait for those with.
+        at_front = bool(record.fields.get("statistics_from"))
         try:
-            self.transport.enqueue(record.id, record.attempt)
+            self.transport.enqueue(record.id, record.attempt, at_front=at_front)
         except RedisError as error:
             # The job is on record, so it is accepted: the reaper queues it.
             logger.warning("job.enqueue_failed", extra=fields | {"error": str(error)})

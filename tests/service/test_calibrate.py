@@ -9,6 +9,8 @@ from fimlora_contract.jobs import JobStatus
 from fimlora_contract.reaper import sweep
 from fimlora_contract.tasks import QUEUE_NAME, RUN_CALIBRATION, rq_job_id
 from fimlora_service.queue import RqTransport
+from support.results import make_result
+from support.service import ROWS
 
 
 def test_a_request_is_recorded_and_queued(http, body, store, redis_client):
@@ -86,6 +88,68 @@ def test_a_changed_model_is_another_model(http, body, job_id, succeed, data_dir)
     (data_dir / "models" / "tiny" / "tokenizer.json").write_text("{}")
 
     assert http.post("/calibrate", json=body).status_code == 202
+
+
+class TestMeasuredBefore:
+    @pytest.fixture
+    def measured(self, job_id, store, data_dir) -> str:
+        """A job that a worker has finished, with statistics."""
+        store.start(job_id, 1, worker="w")
+        store.succeed(job_id, 1, make_result(data_dir))
+        store.remember_statistics(store.get(job_id).fields["statistics_digest"], job_id)
+        return job_id
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"budget": {"parameters": 900}},
+            {"allocation": {"rule": "uniform", "r_min": 2, "aggregation": "max"}},
+            {"adapter": {"layout": "C", "scale": 4, "weights": True}},
+        ],
+        ids=str,
+    )
+    def test_only_what_is_planned_differs(self, http, body, measured, change):
+        """The job says whose statistics it uses."""
+        answer = http.post("/calibrate", json=body | change)
+
+        assert answer.status_code == 202
+        assert answer.json()["statistics_from"] == measured
+        assert http.get(f"/jobs/{measured}").json()["statistics_from"] is None
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"calibration": {"n_batches": 9}},
+            {"calibration": {"estimator": "sampled"}},
+            {"target_modules": "all-linear"},
+            {"dataset": {"source": "inline", "rows": [*ROWS, {"text": "t", "label": 1}]}},
+            {"budget": 9, "force": True},
+        ],
+        ids=str,
+    )
+    def test_what_is_measured_differs(self, http, body, measured, change):
+        """Other settings, targets or rows, and `force`, are measured."""
+        answer = http.post("/calibrate", json=body | change)
+
+        assert (answer.status_code, answer.json()["statistics_from"]) == (202, None)
+
+    def test_statistics_that_are_gone_are_not_offered(self, http, body, measured, data_dir):
+        """The file counts, not the memory of it."""
+        [file] = data_dir.glob("artifacts/*/statistics.safetensors")
+        file.unlink()
+
+        answer = http.post("/calibrate", json=body | {"budget": 9})
+
+        assert answer.json()["statistics_from"] is None
+
+    def test_a_plan_need_not_wait_for_measurements(self, http, body, measured, redis_client):
+        """It takes milliseconds, so it goes to the front of the queue."""
+        http.post("/calibrate", json=body | {"calibration": {"seed": 1}})
+
+        id_ = http.post("/calibrate", json=body | {"budget": 9}).json()["id"]
+
+        first = Queue(QUEUE_NAME, connection=redis_client, serializer="json").job_ids[0]
+        assert first == rq_job_id(id_, 1)
 
 
 class TestIdempotencyKey:

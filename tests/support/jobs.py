@@ -37,7 +37,14 @@ class Jobs:
         self.store = JobStore(self.redis)
         self.transport = RqTransport(self.redis)
 
-    def submit(self, *, model: str = "tiny", dataset: Any = None, **request: Any) -> str:
+    def submit(
+        self,
+        *,
+        model: str = "tiny",
+        dataset: Any = None,
+        statistics_from: str = "",
+        **request: Any,
+    ) -> str:
         """Queue a job on registered names or inline rows; answers its id."""
         body = {
             "base_model": {"source": "local", "name": model},
@@ -46,17 +53,25 @@ class Jobs:
         } | request
         accepted = CalibrationRequest.model_validate(body).model_dump(mode="json")
         resolved = {"base_model": self._model(model), "dataset": self._dataset(accepted)}
-        return self._put(accepted, resolved)
+        return self._put(accepted, resolved, statistics_from=statistics_from)
 
     def submit_resolved(self, *, resolved: dict[str, Any], **body: Any) -> str:
         """Queue a job whose references a test has resolved."""
         request = CalibrationRequest.model_validate({"budget": 4} | body)
         return self._put(request.model_dump(mode="json"), resolved)
 
-    def _put(self, accepted: dict[str, Any], resolved: dict[str, Any]) -> str:
+    def _put(
+        self, accepted: dict[str, Any], resolved: dict[str, Any], *, statistics_from: str = ""
+    ) -> str:
         job_id = self.store.new_id()
         digest = digest_of([accepted, resolved])
-        self.store.create(job_id, request=accepted, resolved=resolved, digest=digest)
+        self.store.create(
+            job_id,
+            request=accepted,
+            resolved=resolved,
+            digest=digest,
+            statistics_from=statistics_from,
+        )
         self.transport.enqueue(job_id, 1)
         return job_id
 

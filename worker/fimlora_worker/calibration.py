@@ -31,6 +31,7 @@ from fimlora_worker.models import (
 )
 from fimlora_worker.process import WorkerProcess
 from fimlora_worker.progress import Reporter
+from fimlora_worker.reuse import Measured, model_name, sources, write_again
 from fimlora_worker.rows import Rows, open_rows
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,17 @@ ADAPTER_FOLDER = "adapter"
 
 @dataclass(frozen=True)
 class Accepted:
-    """A request and what its references resolved to when it was accepted."""
+    """A request and what its references resolved to when it was accepted.
+
+    Attributes:
+        request: The request.
+        resolved: Content of base model and dataset.
+        measured: Statistics of an earlier job, when they are what this one would measure.
+    """
 
     request: CalibrationRequest
     resolved: dict[str, Any]
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -71,19 +79,29 @@ def calibrate(
     Returns:
         The plan that was written.
     """
+    measured, target = accepted.measured, folder / ADAPTER_FOLDER
+    if measured and measured.suffices_for(accepted.request):
+        return write_again(accepted.request, measured, reporter, folder=target)
+    return _calibrate_model(accepted, process, reporter, target)
+
+
+def _calibrate_model(
+    accepted: Accepted, process: WorkerProcess, reporter: Reporter, target: Path
+) -> RankPlan:
+    measured = accepted.measured
     model_folder, rows = _fetch(accepted, process, reporter)
     reporter.enter(Stage.LOADING)
     prepared = _prepare(accepted.request, accepted.resolved, model_folder, rows, process)
-    statistics = _measure(accepted.request, prepared, reporter)
+    statistics = (
+        measured.statistics if measured else _measure(accepted.request, prepared, reporter)
+    )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)
     reporter.enter(Stage.WRITING)
-    target = folder / ADAPTER_FOLDER
-    reference = accepted.resolved["base_model"]
     write_adapter(
         plan,
         target,
-        base_model=str(reference.get("id") or reference["name"]),
+        base_model=model_name(accepted.resolved),
         task_type=TASK_TYPES[prepared.fields.task],
         layout=accepted.request.adapter.layout,
         weights=accepted.request.adapter.weights,
@@ -184,12 +202,7 @@ def _allocate(accepted: Accepted, statistics: Statistics, prepared: _Prepared) -
     calibration = accepted.request.calibration
     provenance = {
         "engine": engine_version,
-        "base_model": accepted.resolved["base_model"],
-        "dataset": {
-            key: value
-            for key, value in accepted.resolved["dataset"].items()
-            if key not in {"fields", "rows"}
-        },
+        **sources(accepted.resolved),
         "task": prepared.fields.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,

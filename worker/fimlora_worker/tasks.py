@@ -65,15 +65,19 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.wait_for_imports()
     from fimlora_worker.calibration import ADAPTER_FOLDER, Accepted, calibrate
+    from fimlora_worker.reuse import find_measured
 
     request = CalibrationRequest.model_validate(record.request)
     with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
-        accepted = Accepted(request, record.resolved)
+        measured = find_measured(record, process)
+        accepted = Accepted(request, record.resolved, measured)
         calibrate(accepted, process=process, reporter=reporter, folder=folder)
         reporter.enter(Stage.COMMITTING)
         result = _commit(folder / ADAPTER_FOLDER, process)
     process.store.succeed(record.id, record.attempt, result)
     process.store.remember_result(record.fields["request_digest"], record.id)
+    if digest := record.fields.get("statistics_digest"):
+        process.store.remember_statistics(digest, record.id)
 
 
 def _commit(folder: Path, process: WorkerProcess) -> dict[str, Any]:

@@ -132,6 +132,9 @@ class Job(AnswerModel):
     metadata: dict[str, str] = {}
     error: JobError | None = Field(None, description="Set only when failed.")
     result: CalibrationResult | None = Field(None, description="Set only when succeeded.")
+    statistics_from: str | None = Field(
+        None, description="The job whose statistics were used instead of measuring again."
+    )
     cached: bool = Field(False, description="This request had already succeeded before.")
 
 

@@ -88,6 +88,7 @@ class JobRecord:
             metadata=self.request.get("metadata", {}),
             error=JobError(**error) if error else None,
             result=CalibrationResult(**result) if result else None,
+            statistics_from=self.fields.get("statistics_from") or None,
             cached=cached,
         )
 

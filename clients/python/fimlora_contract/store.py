@@ -137,14 +137,27 @@ class JobStore:
         request: Mapping[str, Any],
         resolved: Mapping[str, Any],
         digest: str,
+        statistics_digest: str = "",
+        statistics_from: str = "",
     ) -> JobRecord:
-        """Put a queued job on record; creating the same id again changes nothing."""
+        """Put a queued job on record; creating the same id again changes nothing.
+
+        Args:
+            job_id: Its id.
+            request: The request as accepted, short forms expanded.
+            resolved: What the references resolved to.
+            digest: Equal for requests that must give equal results.
+            statistics_digest: Equal for requests that must measure equal statistics.
+            statistics_from: A job whose statistics are used instead of measuring.
+        """
         event = _event("status", job_id, Q, 1)
         keys = [self._job(job_id), self._open(), self.key("jobs"), self._events(job_id)]
         fields = {
             "request": json.dumps(request),
             "resolved": json.dumps(resolved),
             "request_digest": digest,
+            "statistics_digest": statistics_digest,
+            "statistics_from": statistics_from,
         }
         self._redis.eval(_CREATE, len(keys), *keys, job_id, event, *_flat(fields))
         return self.get(job_id)
@@ -212,6 +225,10 @@ class JobStore:
         return self._change(
             job_id, attempt, {R, C}, fields, event=event, lease_s=LEASE_S
         ).status
+
+    def measure_anew(self, job_id: str, attempt: int) -> None:
+        """Take back that a running job uses another job's statistics: they are gone."""
+        self._change(job_id, attempt, {R, C}, {"statistics_from": ""}, lease_s=LEASE_S)
 
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
         """End a running job with its result.
@@ -302,7 +319,17 @@ class JobStore:
 
     def find_result(self, digest: str) -> JobRecord | None:
         """The succeeded job of an equal request, if there is one."""
-        job_id = self._redis.get(self.key("cache", digest))
+        return self._succeeded(self._redis.get(self.key("cache", digest)))
+
+    def remember_statistics(self, digest: str, job_id: str) -> None:
+        """Let the next request that would measure the same find this job."""
+        self._redis.set(self.key("statistics", digest), job_id)
+
+    def find_statistics(self, digest: str) -> JobRecord | None:
+        """A succeeded job that has measured the same, if there is one."""
+        return self._succeeded(self._redis.get(self.key("statistics", digest)))
+
+    def _succeeded(self, job_id: Any) -> JobRecord | None:
         try:
             record = self.get(_text(job_id)) if job_id else None
         except JobMissing:
