@@ -10,12 +10,19 @@ from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 from fimlora.errors import InfeasibleBudget, InvalidOption
+from fimlora.marginal_gain import (
+    Spectra,
+    captured_energies,
+    check_spectra,
+    highest_known_rank,
+    share_by_gain,
+)
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.waterfilling import allocate_ranks, gather_units, share_limit
 
 __all__ = ["RULES", "Measured", "allocate", "allocate_ranks"]
 
-RULES = ("proportional", "uniform", "random")
+RULES = ("proportional", "spectral", "uniform", "random")
 
 
 @runtime_checkable
@@ -30,6 +37,10 @@ class Measured(Protocol):
     def base_parameters(self) -> int:
         """Parameters of the base model."""
 
+    @property
+    def spectra(self) -> Mapping[str, Any]:
+        """Singular values of the mean gradient per module name; empty if not recorded."""
+
     def scores(self, aggregation: str = "mean") -> Mapping[str, float]:
         """Score per module name."""
 
@@ -38,7 +49,7 @@ class Measured(Protocol):
 
 
 def allocate(
-    scores: Mapping[str, float] | Measured,
+    scores: Mapping[str, float] | Spectra | Measured,
     modules: Sequence[TargetModule] | None = None,
     budget: int | float | Budget = 8,
     *,
@@ -56,13 +67,18 @@ def allocate(
     """Turn scores and a budget into the rank of every target module.
 
     Args:
-        scores: Score per module name, or the statistics to take scores from.
+        scores: Score per module name, or the statistics to take scores from. For the rule
+            ``spectral`` singular values per module name, or statistics that hold spectra.
         modules: The target modules; taken from the statistics when those are given.
         budget: A mean rank, or a `Budget` in any unit.
         rule: ``proportional`` shares by score, ``uniform`` and ``random`` are the controls.
+            ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
+            ``uniform``. Its plan's scores are the energy that the ranks capture.
         r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
-            than this gets its full rank instead.
-        r_max: Highest rank; twice the mean rank by default.
+            than this gets its full rank instead. With ``spectral`` it may be 0: a module
+            of rank 0 is not targeted, which some servers cannot serve.
+        r_max: Highest rank; twice the mean rank by default. With ``spectral`` at most the
+            number of singular values that were recorded.
         multiple_of: Every rank is a multiple of this.
         groups: Names of modules that must get one common rank.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
@@ -80,26 +96,33 @@ def allocate(
             feasible interval.
         InvalidOption: An argument is outside what is allowed.
     """
-    facts = dict(provenance or {})
-    if not isinstance(scores, Mapping):
-        modules = scores.modules if modules is None else modules
-        base_parameters = base_parameters or scores.base_parameters
-        facts = {**scores.provenance(), "aggregation": aggregation} | facts
-        scores = scores.scores(aggregation)
-    if not isinstance(budget, Budget):
-        budget = Budget("rank", budget)
     if rule not in RULES:
         raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
-    modules = _check_modules(scores, modules)
-    _check_ranks(r_min=r_min, r_max=r_max, multiple_of=multiple_of)
+    facts, by_spectrum = dict(provenance or {}), rule == "spectral"
+    values: dict[str, Any]
+    if isinstance(scores, Mapping):
+        values = dict(scores)
+    else:
+        modules = scores.modules if modules is None else modules
+        base_parameters = base_parameters or scores.base_parameters
+        reduced = {} if by_spectrum else {"aggregation": aggregation}
+        facts = {**scores.provenance(), **reduced, **facts}
+        values = dict(_spectra(scores) if by_spectrum else scores.scores(aggregation))
+    if not isinstance(budget, Budget):
+        budget = Budget("rank", budget)
+    modules = _check_modules(values, modules)
+    values = {m.name: values[m.name] if by_spectrum else float(values[m.name]) for m in modules}
+    _check_ranks(0 if by_spectrum else 1, r_min=r_min)
+    _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
     if not 0 < scale < math.inf:
         raise InvalidOption(f"scale={scale}: it must be above 0 and finite")
 
     limit = budget_limit(budget, modules, base_parameters=base_parameters)
-    r_min, r_max = _bounds(budget, limit, modules, r_min, r_max)
-    values = {m.name: float(scores[m.name]) for m in modules}
+    known = highest_known_rank(values, modules) if by_spectrum else None
+    r_min, r_max = _bounds(budget, limit, modules, r_min, r_max, known=known)
     try:
-        ranks = _solve_every_rule(
+        ranks = _solve(
+            rule,
             values,
             modules,
             limit,
@@ -116,7 +139,7 @@ def allocate(
     return RankPlan(
         modules=modules,
         ranks=ranks[rule],
-        scores=values,
+        scores=captured_energies(values, ranks[rule]) if by_spectrum else values,
         budget=budget,
         limit=limit,
         rule=rule,
@@ -128,8 +151,26 @@ def allocate(
     )
 
 
-def _solve_every_rule(
-    scores: Mapping[str, float],
+def _spectra(statistics: Measured) -> Mapping[str, Any]:
+    """The spectra that statistics hold.
+
+    Returns:
+        Singular values per module name.
+
+    Raises:
+        InvalidOption: There are none.
+    """
+    if not statistics.spectra:
+        raise InvalidOption(
+            "rule 'spectral' needs spectra and these statistics hold none; "
+            "measure with record='spectra'"
+        )
+    return statistics.spectra
+
+
+def _solve(
+    rule: str,
+    values: Mapping[str, Any],
     modules: Sequence[TargetModule],
     limit: int,
     *,
@@ -139,12 +180,12 @@ def _solve_every_rule(
     groups: Sequence[Collection[str]],
     seed: int,
 ) -> dict[str, dict[str, int]]:
-    """Ranks by rule: one solver, one limit and one pair of bounds for all three."""
+    """Ranks of the rule and of both controls: the same limit and the same bounds for all."""
     r_min, r_max = bounds
     costs = {m.name: m.cost for m in modules}
     highest = {m.name: min(r_max, m.d_in, m.d_out) for m in modules}
     units = gather_units(
-        scores,
+        values,
         lowest={name: min(r_min, most) for name, most in highest.items()},
         highest=highest,
         weights=None if in_ranks else costs,
@@ -153,11 +194,16 @@ def _solve_every_rule(
     )
     # One rank for all that fits; as a ceiling the solver cannot but give it to each.
     even = units if in_ranks else units.below(limit // sum(costs.values()))
-    return {
-        "proportional": share_limit(units, scores, limit),
-        "random": share_limit(units, _random_scores(scores, seed=seed), limit),
-        "uniform": share_limit(even, dict.fromkeys(scores, 1.0), limit),
+    ranks = {
+        "random": share_limit(units, _random_scores(values, seed=seed), limit),
+        "uniform": share_limit(even, dict.fromkeys(values, 1.0), limit),
     }
+    if rule == "proportional":
+        ranks[rule] = share_limit(units, values, limit)
+    elif rule == "spectral":
+        check_spectra(values, highest)
+        ranks[rule] = share_by_gain(units, values, limit)
+    return ranks
 
 
 def budget_limit(
@@ -200,8 +246,18 @@ def _bounds(
     modules: Sequence[TargetModule],
     r_min: int | None,
     r_max: int | None,
+    *,
+    known: int | None,
 ) -> tuple[int, int]:
     """The bounds given, completed by the defaults around the budget's mean rank.
+
+    Args:
+        budget: What may be spent.
+        limit: The same in the unit of the solver.
+        modules: The target modules.
+        r_min: The floor, if given.
+        r_max: The ceiling, if given.
+        known: What the ceiling may be by default at most, if anything limits it.
 
     Returns:
         Lowest and highest rank.
@@ -216,7 +272,11 @@ def _bounds(
     else:
         mean = Fraction(max(1, limit // sum(m.cost for m in modules)))
     low = max(1, math.floor(mean / 2)) if r_min is None else r_min
-    high = max(1, math.ceil(mean * 2)) if r_max is None else r_max
+    if r_max is None:
+        high = max(1, math.ceil(mean * 2))
+        high = high if known is None else min(high, known)
+    else:
+        high = r_max
     return (min(low, high), high) if r_min is None else (low, max(low, high))
 
 
@@ -231,7 +291,7 @@ def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, float]:
 
 
 def _check_modules(
-    scores: Mapping[str, float], modules: Sequence[TargetModule] | None
+    scores: Mapping[str, Any], modules: Sequence[TargetModule] | None
 ) -> tuple[TargetModule, ...]:
     """See that each module is there once and has a score.
 
@@ -255,12 +315,12 @@ def _check_modules(
     return tuple(modules)
 
 
-def _check_ranks(**options: int | None) -> None:
-    """Refuse ranks that are not whole numbers of at least 1.
+def _check_ranks(least: int, /, **options: int | None) -> None:
+    """Refuse ranks that are not whole numbers, or too low.
 
     Raises:
-        InvalidOption: An option is below 1 or not an integer.
+        InvalidOption: An option is below the least or not an integer.
     """
     for name, value in options.items():
-        if value is not None and (type(value) is not int or value < 1):
-            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
+        if value is not None and (type(value) is not int or value < least):
+            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least {least}")

@@ -48,7 +48,8 @@ def apply_fim_ranks(
         r_max: Highest rank; twice the mean rank by default.
         estimator: ``exact``, or ``sampled`` as in the published code.
         aggregation: ``mean``, ``max`` or ``l2``.
-        rule: ``proportional``, or ``uniform`` or ``random`` as controls.
+        rule: ``proportional``, or ``uniform`` or ``random`` as controls; ``spectral`` is
+            experimental, see `fimlora.allocate`.
         budget: A mean rank or a `Budget`; by default the ranks the adapter has.
         multiple_of: Every rank is a multiple of this.
         adapter_name: The adapter's name.
@@ -73,6 +74,7 @@ def apply_fim_ranks(
         rank=round(sum(ranks.values()) / len(ranks)),
         seed=seed,
         scale=scale,
+        record="spectra" if rule == "spectral" else (),
         micro_batch_size=micro_batch_size,
         train_mode=train_mode,
         loss_fn=loss_fn,

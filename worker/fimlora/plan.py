@@ -89,12 +89,13 @@ class RankPlan:
 
     Attributes:
         modules: The target modules, in the model's order.
-        ranks: Rank per module name; every one is at least 1 (0 means "not targeted").
-        scores: Score per module name as measured, whatever the rule made of it.
+        ranks: Rank per module name; 0, which only ``spectral`` gives, means "not targeted".
+        scores: Score per module name as measured, whatever the rule made of it; for
+            ``spectral`` the energy of the mean gradient that the rank captures.
         budget: The budget as requested.
         limit: The budget in the unit the solver worked in: ranks in total for ``rank``,
             trainable parameters for all others.
-        rule: ``proportional``, ``uniform`` or ``random``.
+        rule: ``proportional``, ``spectral``, ``uniform`` or ``random``.
         r_min: Lowest rank allowed.
         r_max: Highest rank allowed.
         scale: The one effective LoRA scale ``s = alpha / rank`` of every module.

@@ -94,6 +94,8 @@ def budget_line(plan: RankPlan) -> str:
     line = f"budget: {unit} {plan.budget.value:,}; spent: {spent}"
     if uniform := plan.controls.get("uniform"):
         line += f" (uniform LoRA: {plan.spending_of(uniform).parameters:,})"
+    if holes := sum(rank == 0 for rank in plan.ranks.values()):
+        line += f"; {holes} modules not targeted, check that your server allows that"
     if plan.budget.unit != "rank" and all(
         rank >= min(plan.r_max, m.d_in, m.d_out)
         for m, rank in ((m, plan.ranks[m.name]) for m in plan.modules)

@@ -55,6 +55,35 @@ class Units:
         highest = np.minimum(self.highest, max(rank // self.step, 0))
         return replace(self, highest=np.maximum(highest, self.lowest))
 
+    def affordable(self, limit: int) -> int:
+        """See that the bounds can meet a limit.
+
+        Returns:
+            The limit, or what the bounds permit at most where that is less.
+
+        Raises:
+            InfeasibleBudget: No ranks within the bounds meet it.
+        """
+        floor = int(self.weight @ self.lowest)
+        ceiling = int(self.weight @ self.highest)
+        if limit < floor or (self.in_ranks and limit > ceiling):
+            what = "ranks" if self.in_ranks else "parameters"
+            n_modules = sum(map(len, self.groups)) + len(self.alone)
+            raise InfeasibleBudget(
+                f"{limit} {what} for {n_modules} modules is outside the feasible interval "
+                f"[{floor}, {ceiling}] of their bounds"
+            )
+        return min(limit, ceiling)
+
+    def ranks(self, steps: list[int], names: Iterable[str]) -> dict[str, int]:
+        """Rank per module name, in the order of the names, from steps per row."""
+        ranks = dict.fromkeys(names, 0)
+        for group, count in zip(self.groups, steps, strict=False):
+            ranks.update(dict.fromkeys(group, count * self.step))
+        counts = steps[len(self.groups) :]
+        ranks.update((n, k * self.step) for n, k in zip(self.alone, counts, strict=True))
+        return ranks
+
 
 def allocate_ranks(
     scores: Mapping[str, float],
@@ -159,27 +188,11 @@ def share_limit(units: Units, scores: Mapping[str, float], limit: int) -> dict[s
 
     Returns:
         Rank per module name, in the order of ``scores``.
-
-    Raises:
-        InfeasibleBudget: No ranks within the bounds meet the limit.
     """
     _check_scores(scores)
-    floor = int(units.weight @ units.lowest)
-    ceiling = int(units.weight @ units.highest)
-    if limit < floor or (units.in_ranks and limit > ceiling):
-        what = "ranks" if units.in_ranks else "parameters"
-        raise InfeasibleBudget(
-            f"{limit} {what} for {len(scores)} modules is outside the feasible interval "
-            f"[{floor}, {ceiling}] of their bounds"
-        )
+    spendable = units.affordable(limit)
     score = _column(scores, units.groups, units.alone, _mean)
-    steps = _share(units, score, min(limit, ceiling))
-    ranks = dict.fromkeys(scores, 0)
-    for group, count in zip(units.groups, steps, strict=False):
-        ranks.update(dict.fromkeys(group, count * units.step))
-    counts = steps[len(units.groups) :]
-    ranks.update((n, k * units.step) for n, k in zip(units.alone, counts, strict=True))
-    return ranks
+    return units.ranks(_share(units, score, spendable), scores)
 
 
 def _check_scores(scores: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from fimlora import RankPlan, Statistics, allocate, find_targets, measure, write
 from fimlora import __version__ as engine_version
 from fimlora.adapter import head_tensors
 from fimlora.plan import Budget
+from fimlora.spectra import N_VALUES
 from fimlora_contract.columns import TextFields, find_fields
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
@@ -185,6 +186,7 @@ def _measure(
         estimator=calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
+        record="spectra" if request.allocation.rule == "spectral" else (),
         on_batch=reporter.on_batch,
     )
 
@@ -193,9 +195,10 @@ def _check_budget(request: CalibrationRequest, model: Any) -> None:
     """Solve with equal scores first: an infeasible budget costs no calibration."""
     modules = find_targets(model, request.target_modules)
     n_parameters = sum(p.numel() for p in model.parameters())
-    _solve(
-        request, {m.name: 1.0 for m in modules}, modules=modules, base_parameters=n_parameters
-    )
+    scores: dict[str, Any] = {m.name: 1.0 for m in modules}
+    if request.allocation.rule == "spectral":
+        scores = {m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules}
+    _solve(request, scores, modules=modules, base_parameters=n_parameters)
 
 
 def _allocate(accepted: Accepted, statistics: Statistics, prepared: _Prepared) -> RankPlan:

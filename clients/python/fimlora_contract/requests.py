@@ -76,15 +76,29 @@ class Calibration(RequestModel):
 class Allocation(RequestModel):
     """How the budget is shared."""
 
-    rule: Literal["proportional", "uniform", "random"] = "proportional"
+    rule: Annotated[
+        Literal["proportional", "spectral", "uniform", "random"],
+        Field(
+            description="By score; by marginal gain from gradient spectra (experimental: not "
+            "shown to beat uniform); or one of the two controls."
+        ),
+    ] = "proportional"
     aggregation: Literal["mean", "max", "l2"] = "mean"
-    r_min: Annotated[int, Field(ge=1, le=4096)] | None = None
+    r_min: Annotated[
+        Annotated[int, Field(ge=0, le=4096)] | None,
+        Field(description="At least 1; 0 only with rule spectral, for modules left out."),
+    ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if self.r_min == 0 and self.rule != "spectral":
+            raise ValueError(
+                f"r_min=0 with rule {self.rule}: it must be at least 1; only rule spectral may "
+                "leave modules out"
+            )
         if self.r_min is not None and self.r_max is not None and self.r_min > self.r_max:
             raise ValueError(f"r_min={self.r_min} is above r_max={self.r_max}")
         return self

@@ -80,7 +80,12 @@ def calibrate(
     ] = None,
     rule: Annotated[
         str | None,
-        _option("--rule", panel=ALLOCATION, help="proportional (default), uniform or random."),
+        _option(
+            "--rule",
+            panel=ALLOCATION,
+            help="proportional (default), uniform, random, or spectral (experimental: not "
+            "shown to beat uniform).",
+        ),
     ] = None,
     r_min: Annotated[
         int | None,
