@@ -41,7 +41,8 @@ def check_targets(
         if not found and entry.rpartition(".")[2] not in HEADS:
             raise _unknown(entry, index, costs)
         matched |= found
-    floor = (request.allocation.r_min or 1) * sum(costs[name] for name in matched)
+    lowest = 1 if request.allocation.r_min is None else request.allocation.r_min
+    floor = lowest * sum(costs[name] for name in matched)
     check_budget(request.budget, floor=floor, n_modules=len(matched))
 
 

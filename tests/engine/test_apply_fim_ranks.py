@@ -174,6 +174,7 @@ def failing_batches():
         ({"dataloader": failing_batches()}, ConnectionError),
         ({"r_min": 9, "r_max": 9}, InfeasibleBudget),
         ({"adapter_name": "other"}, InvalidOption),
+        ({"rule": "spectral", "r_min": 0}, InvalidOption),
         (
             {"loss_fn": lambda outputs, batch: outputs.logits[:, 0, 0] * float("nan")},
             NumericalFailure,

@@ -66,6 +66,16 @@ class TestAllocate:
         assert plan["adapter_config"] == fresh["adapter_config"]
         assert plan["digest"] == fresh["digest"]
 
+    def test_the_rule_spectral_says_what_the_statistics_lack(self, http, job_id, measured):
+        """They hold spectra only if the job was measured for that rule."""
+        measured()
+        asked = {"budget": 8, "allocation": {"rule": "spectral", "r_min": 0}}
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json=asked)
+
+        assert answer.status_code == 422
+        assert "spectra" in answer.json()["detail"]
+
     def test_another_scale_changes_alphas_but_no_rank(self, http, job_id, measured):
         """The scale enters all scores alike; the statistics' file has another digest."""
         measured()

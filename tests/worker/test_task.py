@@ -129,6 +129,21 @@ def test_an_equal_request_finds_the_result(jobs: Jobs, run_queue):
     assert found.id == job_id
 
 
+def test_the_rule_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
+    """Spectra are recorded for it and for no other rule, and may leave modules out."""
+    spectral = jobs.submit(allocation={"rule": "spectral", "r_min": 0})
+    plain = jobs.submit()
+    run_queue()
+
+    results = [jobs.get(job_id).to_job().result for job_id in (spectral, plain)]
+    folders = [jobs.data_dir / "artifacts" / r.digest.replace(":", "-") for r in results]
+    held = [Statistics.load(folder / "statistics.safetensors").spectra for folder in folders]
+    plan = load_plan(folders[0])
+    assert set(held[0]) == set(plan.ranks)
+    assert held[1] == {}
+    assert (plan.rule, plan.r_min, plan.spent.ranks) == ("spectral", 0, 4 * len(plan.modules))
+
+
 TEXT = [f"w{n} w{n + 1} w{n + 2}" for n in range(16)]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fimlora.adapter import LiveAdapter, live_adapter, resize_adapter
 from fimlora.allocation import allocate
-from fimlora.errors import UnsupportedModule
+from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.losses import LossFn
 from fimlora.measuring import measure
 from fimlora.plan import Budget, RankPlan
@@ -44,7 +44,7 @@ def apply_fim_ranks(
         model: A model with a LoRA adapter, as `peft.get_peft_model` returns it.
         dataloader: Batches with labels, as the model takes them.
         n_batches: Batches to measure at most.
-        r_min: Lowest rank; half the mean rank (at least 1) by default.
+        r_min: Lowest rank, at least 1; half the mean rank by default.
         r_max: Highest rank; twice the mean rank by default.
         estimator: ``exact``, or ``sampled`` as in the published code.
         aggregation: ``mean``, ``max`` or ``l2``.
@@ -61,7 +61,12 @@ def apply_fim_ranks(
 
     Returns:
         The plan that the adapter now has.
+
+    Raises:
+        InvalidOption: An argument is outside what is allowed.
     """
+    if r_min is not None and r_min < 1:
+        raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
     adapter = live_adapter(model, adapter_name)
     scale = _common_scale(adapter)
     ranks = adapter.ranks
