@@ -1,6 +1,7 @@
 """What docker-compose.yml and the Dockerfiles promise, read from the files themselves."""
 
 import contextlib
+import importlib
 import re
 import subprocess
 import tempfile
@@ -98,11 +99,13 @@ def test_service_and_worker_share_data_and_environment(
 ) -> None:
     """Artefacts and uploads go through one volume, jobs through one Valkey."""
     service, worker = (services[name] for name in OURS)
+    common = compose["x-environment"].items()
 
     assert service["volumes"] == worker["volumes"] == ["data:/data"]
     assert services["valkey"]["volumes"] == ["valkey:/data"]
     assert set(compose["volumes"]) == {"data", "valkey"}
-    assert worker["environment"].items() <= service["environment"].items()
+    assert common <= service["environment"].items()
+    assert common <= worker["environment"].items()
     assert with_defaults(worker["environment"]["REDIS_URL"]) == "redis://valkey:6379/0"
     assert worker["environment"]["FIMLORA_DATA_DIR"] == "/data"
 
@@ -117,6 +120,19 @@ def test_only_the_service_is_published_and_only_on_this_host(
     ]
     assert services["valkey"]["networks"] == ["queue"]
     assert compose["networks"]["queue"] == {"internal": True}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_passed_on_is_one_that_the_process_reads(
+    services: dict[str, Any], name: str
+) -> None:
+    """A misspelt FIMLORA_ name would be ignored in silence."""
+    settings = importlib.import_module(f"fimlora_{name}.settings").Settings
+    known = {f"FIMLORA_{field.upper()}" for field in settings.model_fields}
+    passed = {key for key in services[name]["environment"] if key.startswith("FIMLORA_")}
+
+    assert passed >= {"FIMLORA_DATA_DIR", "FIMLORA_LOG_LEVEL"}
+    assert passed <= known
 
 
 @contextlib.contextmanager
