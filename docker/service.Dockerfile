@@ -30,10 +30,11 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     pip wheel --no-deps --find-links /wheels --wheel-dir /dist .
 
 FROM ${BASE_IMAGE}
-# The same user and group in both images, because they share the data volume.
+# The same user and group in both images, because they share the data volume. Nothing lies
+# in /data: Docker copies it into a new volume, and two containers at once would collide.
 RUN groupadd --gid 10001 fimlora \
     && useradd --uid 10001 --gid fimlora --home-dir /tmp --no-create-home --shell /usr/sbin/nologin fimlora \
-    && install -d -o fimlora -g fimlora /data /data/models /data/datasets
+    && install -d -o fimlora -g fimlora /data
 COPY --from=dependencies /opt/fimlora /opt/fimlora
 RUN --mount=type=bind,from=package,source=/dist,target=/dist \
     pip --python /opt/fimlora/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl

@@ -68,7 +68,7 @@ def test_every_process_is_checked_and_hardened(services: dict[str, Any], name: s
     assert process["read_only"] is True
     assert process["tmpfs"] == ["/tmp"]
     assert process["cap_drop"] == ["ALL"]
-    assert process["security_opt"] == ["no-new-privileges:true"]
+    assert process["security_opt"] == ["no-new-privileges=true"]
     assert process["deploy"]["resources"]["limits"]["memory"]
     assert process["stop_grace_period"] == ("30s" if name == "valkey" else "120s")
 
@@ -253,3 +253,12 @@ def test_what_is_copied_is_in_the_build_context(dockerfile: Path) -> None:
     for source in copied:
         assert (ROOT / source).exists(), source
         assert any(Path(source).match(pattern) for pattern in allowed), source
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_holds_nothing_in_the_data_folder(dockerfile: Path) -> None:
+    """Docker would copy it into the new volume, for two containers at the same time."""
+    makes = [line for line in stages(dockerfile)[-1] if line.startswith(("RUN ", "COPY "))]
+    named = [word for line in makes for word in line.split() if word.startswith("/data")]
+
+    assert named == ["/data"]
