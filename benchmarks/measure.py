@@ -177,16 +177,18 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Sequence[dict[str, Tensor]]], No
 }
 
 
+def share_weights(model: nn.Module) -> nn.Module:
+    """A copy with hooks and layers of its own on the same weights, which fit only once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def time_ways(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
     """Seconds per batch of every way, in turns."""
     case = CASES[args.model]
     model = case.build(device)
     batches = make_batches(model, args.examples, args.tokens, args.batches)
-    ways = {}
-    for name in args.ways:
-        # A GPU holds one copy of a large model; only PEFT's layers and hooks change it.
-        own = model if args.model == "llama-8b" else copy.deepcopy(model)
-        ways[name] = WAYS[name](own)
+    ways = {name: WAYS[name](share_weights(model)) for name in args.ways}
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(args.repeats + 1):

@@ -126,6 +126,7 @@ class Recorder:
         Raises:
             UnsupportedModule: It was run differently already, to no avail.
         """
+        self._last_gram = None  # the forward pass is over; let go of its last input
         repeated = {name for name, n in calls.items() if self._exact and n > 1}
         again = bool(self._mixed) or not repeated <= self._repeated
         if self._mixed and self.one_at_a_time:
