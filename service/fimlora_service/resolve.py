@@ -71,6 +71,8 @@ def request_digest(
     return digest_of(
         {"engine": __version__, "base_model": model_digest, "dataset": content}
         | request.model_dump(mode="json", include=set(settings))
+        # What this rule needs is measured for it only.
+        | ({"record": "spectra"} if request.allocation.rule == "spectral" else {})
     )
 
 

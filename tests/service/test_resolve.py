@@ -10,7 +10,7 @@ import pytest
 
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import weight_shapes
-from fimlora_service.resolve import request_digest
+from fimlora_service.resolve import MEASURED, request_digest
 from support.service import CONFIG, ROWS, as_jsonl, make_model
 
 
@@ -335,3 +335,17 @@ class TestRequestDigest:
     def test_what_can_change_the_result_counts(self, change):
         """Content and settings give another key."""
         assert self.digest(**change) != self.digest()
+
+
+def test_statistics_without_spectra_are_not_taken_for_the_rule_spectral():
+    """Other rules share one key of the statistics; this one measures more."""
+    dataset = {"source": "upload", "digest": "sha256:0", "fields": None}
+
+    def key(rule: str) -> str:
+        body = {"base_model": "local:m", "dataset": "ds_" + "0" * 32, "budget": 8}
+        request = CalibrationRequest.model_validate(body | {"allocation": {"rule": rule}})
+        return request_digest(
+            request, model_digest="sha256:1", dataset=dataset, settings=MEASURED
+        )
+
+    assert key("proportional") == key("random") != key("spectral")
