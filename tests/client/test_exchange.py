@@ -315,7 +315,9 @@ def test_events_go_on_behind_the_last_one_after_a_lost_connection(played):
 
     def stream(*lines):
         headers = {"content-type": "text/event-stream"}
-        return httpx2.Response(200, text=": hello\n\n" + "".join(lines), headers=headers)
+        return httpx2.Response(
+            200, text="retry: 2000\n\n: hello\n\n" + "".join(lines), headers=headers
+        )
 
     script = [
         stream(line("1-0", "queued")),

@@ -82,7 +82,8 @@ class Transport:
             with self._http.stream(**options) as response:
                 if not response.is_success:
                     raise_for_problem(_answer(response, response.read()))
-                yield ((event.id, event.data) for event in httpx2.EventSource(response))
+                # A message without data only sets the pace of reconnecting.
+                yield ((e.id, e.data) for e in httpx2.EventSource(response) if e.data)
         except httpx2.TransportError as error:
             raise _failed(self._http.base_url, error) from error
 
@@ -126,7 +127,7 @@ class AsyncTransport:
             async with self._http.stream(**options) as response:
                 if not response.is_success:
                     raise_for_problem(_answer(response, await response.aread()))
-                yield ((event.id, event.data) async for event in httpx2.EventSource(response))
+                yield ((e.id, e.data) async for e in httpx2.EventSource(response) if e.data)
         except httpx2.TransportError as error:
             raise _failed(self._http.base_url, error) from error
 

@@ -1,10 +1,11 @@
 """``fimlora calibrate``: ask for a plan, watch it being made, look at it, keep it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from fimlora_client.cli import options
 from fimlora_client.cli.console import (
     INTERRUPTED,
     err,
@@ -23,176 +24,81 @@ from fimlora_contract.jobs import Job
 from fimlora_contract.references import expand_dataset
 from fimlora_contract.requests import CalibrationRequest
 
-BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
-    "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
-)  # fmt: skip
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(rich_help_panel="Work")(calibrate)
 
 
-def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, help=help, show_default=False, **more)
-
-
 def calibrate(
     ctx: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A registered name, or namespace/name\\[@revision] on the hub.",
-        ),
-    ],
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET",
-            help="A .jsonl or .parquet file here, an uploaded id (ds_...), a registered name, "
-            "or namespace/name\\[@revision] on the hub.",
-        ),
-    ],
-    budget: Annotated[
-        int | None, _option("--budget", "-b", panel=BUDGET, help="Mean rank, such as 8.")
-    ] = None,
-    budget_parameters: Annotated[
-        int | None,
-        _option("--budget-parameters", panel=BUDGET, help="Trainable parameters at most."),
-    ] = None,
-    budget_fraction: Annotated[
-        float | None,
-        _option("--budget-fraction", panel=BUDGET, help="Share of the base model, e.g. 0.01."),
-    ] = None,
-    budget_bytes: Annotated[
-        int | None,
-        _option("--budget-bytes", panel=BUDGET, help="Size of the saved adapter at most."),
-    ] = None,
-    target_modules: Annotated[
-        str | None,
-        _option(
-            "--target-modules",
-            "-t",
-            panel=ALLOCATION,
-            help="all-linear, or names with commas between; PEFT's choice if left out.",
-        ),
-    ] = None,
-    rule: Annotated[
-        str | None,
-        _option(
-            "--rule",
-            panel=ALLOCATION,
-            help="proportional (default), uniform, random, or spectral (experimental: not "
-            "shown to beat uniform).",
-        ),
-    ] = None,
-    r_min: Annotated[
-        int | None,
-        _option("--r-min", panel=ALLOCATION, help="Lowest rank; half the mean if left out."),
-    ] = None,
-    r_max: Annotated[
-        int | None,
-        _option("--r-max", panel=ALLOCATION, help="Highest rank; twice the mean if left out."),
-    ] = None,
-    multiple_of: Annotated[
-        int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
-    ] = None,
-    batches: Annotated[
-        int | None, _option("--batches", panel=CALIBRATION, help="Batches to measure (8).")
-    ] = None,
-    batch_size: Annotated[
-        int | None, _option("--batch-size", panel=CALIBRATION, help="Examples per batch (8).")
-    ] = None,
-    max_length: Annotated[
-        int | None, _option("--max-length", panel=CALIBRATION, help="Tokens per example (512).")
-    ] = None,
-    estimator: Annotated[
-        str | None,
-        _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        _option("--dtype", panel=CALIBRATION, help="auto, float32, bfloat16 or float16."),
-    ] = None,
-    task: Annotated[
-        str | None,
-        _option("--task", panel=DATA, help="auto, sequence_classification or causal_lm."),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        _option(
-            "--column",
-            panel=DATA,
-            help="ROLE=NAME, e.g. text=review; found by usual names if left out. Repeatable.",
-        ),
-    ] = None,
-    split: Annotated[
-        str | None, _option("--split", panel=DATA, help="Split of a hub dataset (train).")
-    ] = None,
-    layout: Annotated[
-        str | None,
-        _option(
-            "--layout", panel=ADAPTER, help="B: unequal ranks (default); C: padded to one."
-        ),
-    ] = None,
-    weights: Annotated[
-        bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        _option("--output", "-o", panel=RUN, help="Write the adapter into this folder."),
-    ] = None,
-    wait: Annotated[
-        bool,
-        _option("--wait/--no-wait", panel=RUN, help="Wait for the result (default)."),
-    ] = True,
-    timeout: Annotated[
-        float, _option("--timeout", panel=RUN, help="Seconds to wait at most (3600).")
-    ] = 3600,
-    force: Annotated[
-        bool, _option("--force", panel=RUN, help="Measure again, even if it is known.")
-    ] = False,
-    as_json: Annotated[
-        bool, _option("--json", panel=RUN, help="Print the job as JSON.")
-    ] = False,
+    model: options.Model,
+    dataset: options.Dataset,
+    budget: options.Budget = None,
+    budget_parameters: options.BudgetParameters = None,
+    budget_fraction: options.BudgetFraction = None,
+    budget_bytes: options.BudgetBytes = None,
+    target_modules: options.TargetModules = None,
+    rule: options.Rule = None,
+    r_min: options.RMin = None,
+    r_max: options.RMax = None,
+    multiple_of: options.MultipleOf = None,
+    aggregation: options.Aggregation = None,
+    seed: options.Seed = None,
+    batches: options.Batches = None,
+    batch_size: options.BatchSize = None,
+    max_length: options.MaxLength = None,
+    estimator: options.Estimator = None,
+    dtype: options.Dtype = None,
+    task: options.Task = None,
+    column: options.Column = None,
+    split: options.Split = None,
+    layout: options.Layout = None,
+    weights: options.Weights = False,
+    output: options.Output = None,
+    wait: options.Wait = True,
+    timeout: options.Timeout = 3600,
+    force: options.Force = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure a model on a dataset and share a rank budget over its modules.
 
     [bold]Examples[/bold]
 
       fimlora calibrate minilm reviews.jsonl --budget 8 --output adapter
-
       fimlora calibrate org/model org/dataset --budget-parameters 2000000
-
       fimlora calibrate minilm my-rows --budget 16 --r-max 64 -t query,value
     """
-    client = client_of(ctx)
-    amounts = {
-        "rank": budget, "parameters": budget_parameters,
-        "fraction": budget_fraction, "bytes": budget_bytes,
-    }  # fmt: skip
     fields: dict[str, Any] = {
         "base_model": _checked_model(model),
-        "budget": _given(amounts) or _no_budget(),
+        "budget": _given(
+            rank=budget, parameters=budget_parameters, fraction=budget_fraction,
+            bytes=budget_bytes,
+        ) or _no_budget(),
         "target_modules": _split_names(target_modules),
         "calibration": _given(
-            {
-                "n_batches": batches, "batch_size": batch_size, "max_length": max_length,
-                "estimator": estimator, "dtype": dtype, "task": task,
-            }
+            n_batches=batches, batch_size=batch_size, max_length=max_length,
+            estimator=estimator, dtype=dtype, task=task, seed=seed,
         ),
         "allocation": _given(
-            {"rule": rule, "r_min": r_min, "r_max": r_max, "multiple_of": multiple_of}
+            rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            aggregation=aggregation, seed=seed,
         ),
-        "adapter": _given({"layout": layout, "weights": weights or None}),
+        "adapter": _given(layout=layout, weights=weights or None),
         "force": force,
     }  # fmt: skip
-    more = _given({"columns": _columns(column), "split": split})
+    client = client_of(ctx)
+    request = _request(client, dataset, fields, columns=_columns(column), split=split)
+    _run(client, request, output=output, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _request(
+    client: Client, dataset: str, fields: dict[str, Any], **more: Any
+) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
     build_request(None, **fields, dataset="local:unchecked")
-    request = build_request(None, **fields, dataset=_find_dataset(client, dataset) | more)
-    _run(client, request, output=output, wait=wait, timeout=timeout, as_json=as_json)
+    reference = _find_dataset(client, dataset) | _given(**more)
+    return build_request(None, **fields, dataset=reference)
 
 
 def _run(
@@ -270,7 +176,7 @@ def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     return found
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
+def _given(**options: Any) -> dict[str, Any]:
     """Options that were given; the contract has the defaults of all others."""
     return {name: value for name, value in options.items() if value is not None}
 

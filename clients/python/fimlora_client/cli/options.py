@@ -1,0 +1,137 @@
+"""The options of ``fimlora calibrate``, by what they are about."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
+    "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
+)  # fmt: skip
+
+
+def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, help=help, show_default=False, **more)
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A registered name, or namespace/name\\[@revision] on the hub.",
+    ),
+]
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="A .jsonl or .parquet file here, an uploaded id (ds_...), a registered name, "
+        "or namespace/name\\[@revision] on the hub.",
+    ),
+]
+Budget = Annotated[
+    int | None, _option("--budget", "-b", panel=BUDGET, help="Mean rank, such as 8.")
+]
+BudgetParameters = Annotated[
+    int | None,
+    _option("--budget-parameters", panel=BUDGET, help="Trainable parameters at most."),
+]
+BudgetFraction = Annotated[
+    float | None,
+    _option("--budget-fraction", panel=BUDGET, help="Share of the base model, e.g. 0.01."),
+]
+BudgetBytes = Annotated[
+    int | None,
+    _option("--budget-bytes", panel=BUDGET, help="Size of the saved adapter at most."),
+]
+TargetModules = Annotated[
+    str | None,
+    _option(
+        "--target-modules",
+        "-t",
+        panel=ALLOCATION,
+        help="all-linear, or names with commas between; PEFT's choice if left out.",
+    ),
+]
+Rule = Annotated[
+    str | None,
+    _option(
+        "--rule",
+        panel=ALLOCATION,
+        help="proportional (default), uniform, random, or spectral (experimental: not "
+        "shown to beat uniform).",
+    ),
+]
+RMin = Annotated[
+    int | None,
+    _option("--r-min", panel=ALLOCATION, help="Lowest rank; half the mean if left out."),
+]
+RMax = Annotated[
+    int | None,
+    _option("--r-max", panel=ALLOCATION, help="Highest rank; twice the mean if left out."),
+]
+MultipleOf = Annotated[
+    int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
+]
+Aggregation = Annotated[
+    str | None,
+    _option("--aggregation", panel=ALLOCATION, help="mean (default), max or l2."),
+]
+Seed = Annotated[
+    int | None,
+    _option("--seed", panel=CALIBRATION, help="Of sampled probes and of the random rule (0)."),
+]
+Batches = Annotated[
+    int | None, _option("--batches", panel=CALIBRATION, help="Batches to measure (8).")
+]
+BatchSize = Annotated[
+    int | None, _option("--batch-size", panel=CALIBRATION, help="Examples per batch (8).")
+]
+MaxLength = Annotated[
+    int | None, _option("--max-length", panel=CALIBRATION, help="Tokens per example (512).")
+]
+Estimator = Annotated[
+    str | None,
+    _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
+]
+Dtype = Annotated[
+    str | None,
+    _option("--dtype", panel=CALIBRATION, help="auto, float32, bfloat16 or float16."),
+]
+Task = Annotated[
+    str | None,
+    _option("--task", panel=DATA, help="auto, sequence_classification or causal_lm."),
+]
+Column = Annotated[
+    list[str] | None,
+    _option(
+        "--column",
+        panel=DATA,
+        help="ROLE=NAME, e.g. text=review; found by usual names if left out. Repeatable.",
+    ),
+]
+Split = Annotated[
+    str | None, _option("--split", panel=DATA, help="Split of a hub dataset (train).")
+]
+Layout = Annotated[
+    str | None,
+    _option("--layout", panel=ADAPTER, help="B: unequal ranks (default); C: padded to one."),
+]
+Weights = Annotated[
+    bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
+]
+Output = Annotated[
+    Path | None,
+    _option("--output", "-o", panel=RUN, help="Write the adapter into this folder."),
+]
+Wait = Annotated[
+    bool,
+    _option("--wait/--no-wait", panel=RUN, help="Wait for the result (default)."),
+]
+Timeout = Annotated[
+    float, _option("--timeout", panel=RUN, help="Seconds to wait at most (3600).")
+]
+Force = Annotated[
+    bool, _option("--force", panel=RUN, help="Measure again, even if it is known.")
+]
+AsJson = Annotated[bool, _option("--json", panel=RUN, help="Print the job as JSON.")]

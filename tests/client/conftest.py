@@ -1,0 +1,73 @@
+"""The real client on the real app; each pause of the client runs the jobs in the queue."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import SimpleWorker
+from starlette.testclient import TestClient
+
+from fimlora_client import Client
+from fimlora_contract.store import JobStore
+from fimlora_contract.tasks import QUEUE_NAME
+from fimlora_service.app import create_app
+from fimlora_service.settings import Settings
+from support.jobs import LABELLED, write_jsonl
+from support.model_folders import make_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer BERT with its tokenizer, as an operator would have it."""
+    return make_encoder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with the model ``tiny``, which commands find by themselves."""
+    folder = tmp_path / "data"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "tiny").symlink_to(tiny_model)
+    monkeypatch.setenv("FIMLORA_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A file that can be uploaded."""
+    return write_jsonl(tmp_path / "rows.jsonl", LABELLED)
+
+
+@pytest.fixture
+def store(redis_client: Redis) -> JobStore:
+    """The records themselves: a test plays a worker that fails through them."""
+    return JobStore(redis_client)
+
+
+@pytest.fixture
+def http(data_dir: Path, valkey_url: str) -> Iterator[TestClient]:
+    """The real app."""
+    settings = Settings(redis_url=valkey_url, data_dir=data_dir, poll_interval_s=0.02)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def run_queue(
+    redis_client: Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Run everything that is queued, in this process, with the real engine."""
+    monkeypatch.setenv("REDIS_URL", valkey_url)
+
+    def run() -> None:
+        worker = SimpleWorker([QUEUE_NAME], connection=redis_client, serializer="json")
+        worker.work(burst=True)
+
+    return run
+
+
+@pytest.fixture
+def client(http: TestClient, run_queue: Callable[[], None]) -> Client:
+    """No time passes: where the client would sleep, the jobs run."""
+    return Client(http=http, sleep=lambda _: run_queue())
