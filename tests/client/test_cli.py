@@ -1,0 +1,272 @@
+"""The command line on the real app: what it prints, where, and its exit codes."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fimlora_client import Client, RetryPolicy
+from fimlora_client.cli import app
+from fimlora_client.cli.context import Connection
+from fimlora_client.flows import Context
+from fimlora_contract import __version__
+from fimlora_contract.jobs import JobError
+from support.jobs import LABELLED, write_jsonl
+
+REQUEST = ["calibrate", "tiny", "--budget", "4", "--batches", "2"]
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    """A terminal of a known width and without colours."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def run(client):
+    """Run a command line on the real app; answers typer's result."""
+
+    def run(*arguments):
+        connection = Connection(connect=lambda: client)
+        result = CliRunner().invoke(app, [str(a) for a in arguments], obj=connection)
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def job_id(run, rows):
+    """A queued job."""
+    result = run(*REQUEST, rows, "--no-wait")
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def test_a_file_is_uploaded_calibrated_shown_and_kept(run, rows, tmp_path):
+    """One command from rows to adapter; the table is all that goes to standard output."""
+    folder = tmp_path / "adapter"
+
+    result = run(*REQUEST, rows, "--output", folder)
+
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert lines[0] == ["layer", "query", "value", "mean"]
+    assert [line[0] for line in lines[1:4]] == ["0", "1", "mean"]
+    assert "mean rank 4, each 2 to 8" in result.stdout
+    assert "16 of 16 ranks" in result.stdout
+    assert "uploaded rows.jsonl as ds_" in result.stderr
+    assert "48 rows" in result.stderr
+    assert "succeeded" in result.stderr
+    plan = json.loads((folder / "rank_map.json").read_text())
+    assert sum(module["rank"] for module in plan["modules"]) == 16
+
+
+def test_an_equal_request_says_that_it_was_known(run, rows):
+    """The second answer names the first one's job."""
+    run(*REQUEST, rows)
+
+    result = run(*REQUEST, rows)
+
+    assert "answered from the cache by job_" in result.stderr
+    assert "16 of 16 ranks" in result.stdout
+
+
+def test_json_is_all_that_goes_to_standard_output(run, rows):
+    """A script can read it, whatever is said beside it."""
+    job = json.loads(run(*REQUEST, rows, "--json").stdout)
+
+    assert job["status"] == "succeeded"
+    assert job["result"]["rank_map"]["budget"]["value"] == 4
+
+
+def test_options_reach_the_request(run, rows):
+    """Each option is where the contract wants it; what is left out has its default."""
+    options = [
+        "--budget-parameters", "4000", "--target-modules", "query, key", "--r-min", "2",
+        "--r-max", "30", "--rule", "random", "--aggregation", "l2", "--seed", "7",
+        "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
+        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
+        "--column", "text=text", "--task", "causal_lm", "--batches", "5",
+    ]  # fmt: skip
+
+    result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
+
+    request = json.loads(result.stdout)["request"]
+    assert request["budget"]["parameters"] == 4000
+    assert request["target_modules"] == ["query", "key"]
+    assert request["dataset"]["columns"]["text"] == "text"
+    assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}
+    assert request["allocation"] == {
+        "rule": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
+    }  # fmt: skip
+    assert request["calibration"] == {
+        "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
+        "task": "causal_lm", "dtype": "float32",
+    }  # fmt: skip
+
+
+def test_a_job_can_be_followed_by_its_id(run, job_id, run_queue, tmp_path):
+    """Queued, listed, fetched too early, fetched in time."""
+    early = run("fetch", job_id, "--output", tmp_path / "a")
+    shown = run("show", job_id)
+    run_queue()
+    listed = run("jobs")
+    fetched = run("fetch", job_id, "--output", tmp_path / "a")
+
+    assert (early.exit_code, early.stdout) == (5, "")
+    assert "is queued" in early.stderr
+    assert "queued" in shown.stdout
+    assert job_id in listed.stdout
+    assert "rank 4" in listed.stdout
+    assert fetched.exit_code == 0
+    assert set(fetched.stdout.split()) == {str(path) for path in (tmp_path / "a").iterdir()}
+    assert "16 of 16 ranks" in run("show", job_id).stdout
+    assert json.loads(run("show", job_id, "--json").stdout)["id"] == job_id
+    assert json.loads(run("jobs", "--json").stdout)[0]["id"] == job_id
+
+
+def test_a_failed_job_has_its_own_exit_code(run, job_id, store, tmp_path):
+    """A script can tell it from a job that is not there."""
+    store.start(job_id, 1, worker="test")
+    store.fail(job_id, 1, JobError(code="worker_lost", detail="the worker was lost"))
+
+    fetched = run("fetch", job_id, "--output", tmp_path / "a")
+
+    assert fetched.exit_code == 4
+    assert f"job {job_id} failed: the worker was lost" in fetched.stderr
+    assert "worker_lost: the worker was lost" in run("show", job_id).stdout
+
+
+def test_a_job_can_be_canceled(run, job_id, tmp_path):
+    """Afterwards there is nothing to fetch and nothing to cancel."""
+    assert "is canceled" in run("cancel", job_id).stderr
+    assert run("fetch", job_id, "--output", tmp_path / "a").exit_code == 4
+    again = run("cancel", job_id)
+    assert again.exit_code == 1
+    assert "has already canceled" in again.stderr
+
+
+@pytest.mark.parametrize("command", [["show"], ["cancel"], ["fetch", "--output", "x"]])
+def test_an_unknown_job_is_not_found(run, command):
+    """Exit code 3, one line, and what to type next."""
+    result = run(*command, "job_none")
+
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[0] == "error no job 'job_none'"
+    assert "`fimlora jobs`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tiny", "ROWS"], 2, "--budget 8"),
+        (["tiny", "ROWS", "-b", "4", "--budget-bytes", "9"], 1, "exactly one of"),
+        (["tiny", "ROWS", "-b", "4", "--r-min", "9"], 1, "at least r_min=9"),
+        (["tiny", "ROWS", "-b", "4", "--rule", "fair"], 1, "allocation.rule"),
+        (["tiny", "ROWS", "-b", "4", "--column", "text"], 2, "ROLE=NAME"),
+        (["tiny", "ROWS", "-b", "4", "--split", "test"], 1, "split"),
+        (["tiny", "none.jsonl", "-b", "4"], 1, "cannot read none.jsonl"),
+        (["tiny", "nothing", "-b", "4"], 3, "no local dataset 'nothing'"),
+        (["nobody", "ROWS", "-b", "4"], 3, "no local model 'nobody'"),
+        (["./nobody", "ROWS", "-b", "4"], 1, "fimlora models add NAME ./nobody"),
+        (["tiny", "ROWS", "-b", "4", "-t", "nope"], 1, "nope"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_next_step(run, rows, arguments, code, message):
+    """And no job is left behind."""
+    result = run("calibrate", *[rows if a == "ROWS" else a for a in arguments])
+
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "no jobs yet" in run("jobs").stderr
+
+
+def test_a_typo_costs_no_upload(run, rows):
+    """The request is checked before the file is sent."""
+    run("calibrate", "tiny", rows, "--budget", "0")
+
+    assert "no datasets yet" in run("datasets").stderr
+
+
+def test_leaving_a_wait_says_that_the_job_goes_on(http, rows):
+    """Ctrl-C stops the waiting only."""
+
+    def interrupt(_seconds):
+        raise KeyboardInterrupt
+
+    connection = Connection(connect=lambda: Client(http=http, sleep=interrupt))
+
+    result = CliRunner().invoke(app, [*REQUEST, str(rows)], obj=connection)
+
+    assert result.exit_code == 130
+    assert "the job goes on" in result.stderr
+    assert "fimlora cancel job_" in result.stderr
+
+
+def test_a_service_that_is_away_is_named():
+    """With the command that starts it."""
+    context = Context(RetryPolicy(max_retries=0))
+    connection = Connection(connect=lambda: Client("http://127.0.0.1:9", context=context))
+
+    result = CliRunner().invoke(app, ["jobs"], obj=connection)
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error no answer from http://127.0.0.1:9")
+    assert "fimlora up" in result.stderr
+
+
+def test_models_are_registered_and_listed(run, data_dir, tiny_model):
+    """A registered name can be used at once; the wrong folder and name are refused."""
+    added = run("models", "add", "mine", tiny_model)
+
+    assert added.exit_code == 0
+    assert (data_dir / "models" / "mine").resolve() == tiny_model
+    assert {line.split()[0] for line in run("models").stdout.splitlines()} == {
+        "model", "mine", "tiny",
+    }  # fmt: skip
+    assert "holds no config.json" in run("models", "add", "x", data_dir).stderr
+    assert "cannot be a name" in run("models", "add", "../x", tiny_model).stderr
+    assert run("models", "add", "mine", tiny_model).exit_code == 0  # again is fine
+
+
+def test_a_name_that_is_a_folder_is_not_replaced(run, data_dir, tiny_model):
+    """What the operator put there by hand stays."""
+    (data_dir / "models" / "kept").mkdir()
+
+    result = run("models", "add", "kept", tiny_model)
+
+    assert result.exit_code == 1
+    assert "is not a link" in result.stderr
+
+
+def test_datasets_are_uploaded_registered_and_listed(run, rows, tmp_path):
+    """Uploads print their id for scripts."""
+    id_ = run("datasets", "upload", rows).stdout.strip()
+    added = run("datasets", "add", "mine", write_jsonl(tmp_path / "b.jsonl", LABELLED))
+
+    listed = run("datasets").stdout
+
+    assert added.exit_code == 0
+    assert id_.startswith("ds_")
+    assert id_ in listed
+    assert "mine" in listed
+    assert {d["id"] for d in json.loads(run("datasets", "--json").stdout)} == {id_, "mine"}
+    assert run(*REQUEST, "mine").exit_code == 0
+
+
+def test_help_shows_every_command_and_an_example(run):
+    """A beginner finds the first three steps on the first page."""
+    text = run("--help").stdout
+
+    for command in ("up", "calibrate", "jobs", "show", "cancel", "fetch", "models", "datasets"):
+        assert f"│ {command} " in text
+        assert "Usage" in run(command, "--help").stdout
+    assert "fimlora calibrate minilm train.jsonl --budget 8" in text
+
+
+def test_the_version_is_that_of_the_package(run):
+    """And nothing else is printed."""
+    assert run("--version").stdout == f"fimlora {__version__}\n"
