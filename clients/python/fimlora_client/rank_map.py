@@ -132,7 +132,7 @@ def _cell(ranks: Sequence[int], rank_map: RankMap) -> Text:
     if not ranks:
         return Text(EMPTY, "dim", justify="center")
     low, high = min(ranks), max(ranks)
-    text = str(low) if low == high else f"{low}–{high}"  # noqa: RUF001
+    text = str(low) if low == high else f"{low}\N{EN DASH}{high}"
     return Text(f"{text:^{CELL}}", _shade((low + high) / 2, rank_map), justify="center")
 
 

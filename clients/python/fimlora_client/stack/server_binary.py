@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,22 @@ class ServerBinary:
 
 
 def find_server_binary() -> ServerBinary:
-    """The first usable server.
+    """The first usable server on PATH or in the extra.
+
+    Raises:
+        StackError: There is none.
+    """
+    return choose([*_on_path(), *_in_extra()])
+
+
+def choose(candidates: Iterable[Path]) -> ServerBinary:
+    """The first program that is a server and new enough.
 
     Raises:
         StackError: There is none; says what was looked at and how to get one.
     """
     refused = []
-    for path in [*_on_path(), *_in_extra()]:
+    for path in candidates:
         version = _version_of(path)
         if version >= MINIMUM:
             return ServerBinary(path, ".".join(map(str, version)))

@@ -1,0 +1,144 @@
+"""The rank map in the terminal."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from fimlora_client.rank_map import arrange, rank_map_table, short_names
+from fimlora_contract.jobs import RankMap
+
+
+def module(name, rank, *, layer=None, kind=None):
+    return {
+        "name": name, "d_in": 4, "d_out": 4, "layer": layer, "kind": kind or name,
+        "score": 1.0, "rank": rank, "alpha": 2 * rank, "parameters": 8 * rank,
+    }  # fmt: skip
+
+
+def make(modules, **budget):
+    ranks = sum(m["rank"] for m in modules)
+    return RankMap(
+        format="fimlora.rank_map/1", budget=budget or {"unit": "rank", "value": 8, "limit": 99},
+        rule="proportional", r_min=4, r_max=16, scale=2, modules=modules, provenance={},
+        spent={"ranks": ranks, "parameters": 8 * ranks},
+        controls={"uniform": {"ranks": 8, "parameters": 12_345, "pattern": {}}},
+    )  # fmt: skip
+
+
+def shown(rank_map, *, width=100, colour=False):
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=colour, no_color=False,
+        color_system="truecolor" if colour else None,
+    )  # fmt: skip
+    console.print(rank_map_table(rank_map))
+    return console.file.getvalue()
+
+
+BLOCKS = [
+    module("layers.0.q", 4, layer=0, kind="attn.q"),
+    module("layers.0.v", 16, layer=0, kind="attn.v"),
+    module("layers.1.q", 8, layer=1, kind="attn.q"),
+]
+
+
+def test_layers_go_down_and_kinds_across():
+    """A module that is not there leaves its cell empty."""
+    rows = [line.split() for line in shown(make(BLOCKS)).splitlines() if line.strip()]
+
+    assert rows[0] == ["layer", "q", "v", "mean"]
+    assert rows[1] == ["0", "4", "16", "10.0"]
+    assert rows[2] == ["1", "8", "·", "8.0"]
+    assert rows[3] == ["mean", "6.0", "16.0"]
+
+
+def test_modules_outside_the_blocks_are_listed_below():
+    """A pooler belongs to no layer."""
+    rows = [
+        line.split() for line in shown(make([*BLOCKS, module("pooler.dense", 9)])).splitlines()
+    ]
+
+    assert ["pooler.dense", "9"] in rows
+
+
+def test_a_map_without_blocks_has_no_table():
+    """Only the list, and the budget."""
+    text = shown(make([module("head", 9)]))
+
+    assert "layer" not in text
+    assert "head" in text
+
+
+def test_experts_share_a_cell_with_their_lowest_and_highest_rank():
+    """Hundreds of experts would not fit as columns."""
+    experts = [
+        module(f"l.0.mlp.experts.{n}.up", 4 + n, layer=0, kind=f"mlp.experts.{n}.up")
+        for n in range(3)
+    ]
+
+    grid = arrange(make(experts).modules)
+
+    assert grid.kinds == ["mlp.experts.*.up"]
+    assert "4\N{EN DASH}6" in shown(make(experts))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        (["self_attn.q_proj", "mlp.up_proj"], ["q_proj", "up_proj"]),
+        (
+            ["attention.output.dense", "output.dense"],
+            ["attention.output.dense", "output.dense"],
+        ),
+        (["a.dense", "b.dense", "key"], ["a.dense", "b.dense", "key"]),
+    ],
+)
+def test_names_are_as_short_as_they_can_be(kinds, names):
+    """But never so short that two look alike."""
+    assert short_names(kinds) == names
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked", "spent"),
+    [
+        (
+            {"unit": "rank", "value": 8, "limit": 99},
+            "mean rank 8",
+            "28 of 99 ranks = 224 param",
+        ),
+        (
+            {"unit": "parameters", "value": 300, "limit": 300},
+            "300 parameters",
+            "224 of 300 param",
+        ),
+        (
+            {"unit": "fraction", "value": 0.0125, "limit": 300},
+            "1.250% of the base",
+            "224 of 300",
+        ),
+        (
+            {"unit": "bytes", "value": 1200, "limit": 300},
+            "1,200 bytes",
+            "224 of 300 parameters",
+        ),
+    ],
+)
+def test_the_budget_is_said_in_its_own_unit(budget, asked, spent):
+    """What was asked, what is spent, and what uniform LoRA would spend."""
+    text = shown(make(BLOCKS, **budget))
+
+    assert asked in text
+    assert spent in text
+    assert "each 4 to 16" in text
+    assert "uniform LoRA: 12,345" in text
+
+
+def test_a_deeper_shade_is_a_higher_rank():
+    """The lowest and the highest rank have the two ends of the scale."""
+    text = shown(make(BLOCKS), colour=True)
+
+    shades = dict(re.findall(r"48;2;(\d+;\d+;\d+)m +(\d+) ", text))
+    assert shades["238;243;247"] == "4"
+    assert shades["10;53;83"] == "16"
+    assert len(shades) == 3

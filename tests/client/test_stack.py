@@ -1,0 +1,338 @@
+"""Children that are kept running: restarted, given up, stopped in order, never left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fimlora_client.stack.children import Program, RestartPolicy, describe_exit
+from fimlora_client.stack.errors import StackError
+from fimlora_client.stack.ownership import Running, announce, find_running, own
+from fimlora_client.stack.server_binary import choose, find_server_binary
+from fimlora_client.stack.supervisor import Stopped, Supervisor
+from fimlora_client.stack.up import choose_port, fresh_log, hide_password
+from fimlora_client.stack.valkey import (
+    SOCKET_PATH_LIMIT,
+    answers,
+    server_command,
+    socket_folder,
+)
+from support.workers import PYTHONPATH, is_alive, wait_dead
+
+# Says its pid and that it was asked to stop.
+POLITE = """
+import os, signal, sys, time
+def stop(*_):
+    open({notes!r}, "a").write("{name}\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+open({notes!r} + ".{name}", "a").write(f"{{os.getpid()}}\\n")
+time.sleep(60)
+"""
+
+
+def polite(name, folder):
+    """A program that notes its start and its stop."""
+    code = POLITE.format(notes=str(folder / "notes"), name=name)
+    return Program(name, [sys.executable, "-I", "-S", "-c", code], folder / f"{name}.log")
+
+
+def pids(folder, name):
+    """Process ids that a polite program had."""
+    file = folder / f"notes.{name}"
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+
+def wait_until(condition, *, timeout_s=10):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "pause"),
+    [
+        ([0], 0.5),
+        ([0, 1], 1),
+        ([0, 1, 2], 2),
+        ([0, 1, 2, 3, 4], 8),
+        ([0, 1, 2, 3, 4, 5], None),
+        ([-200, -150, -100, 0], 0.5),
+    ],
+)
+def test_pauses_grow_until_we_give_up_and_old_deaths_are_forgiven(deaths, pause):
+    """Half a second, doubled with each death of the last minute; the sixth is the last."""
+    assert RestartPolicy().pause(deaths, now=max(deaths)) == pause
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "ended with status 0"),
+        (-9, "was killed by SIGKILL"),
+        (-99, "was killed by signal 99"),
+    ],
+)
+def test_an_exit_status_is_said_in_words(code, words):
+    """An operator should not have to look numbers up."""
+    assert describe_exit(code) == words
+
+
+def test_children_are_stopped_in_the_opposite_order(tmp_path):
+    """What was started last may need what was started first until its end."""
+    with Supervisor(say=print) as supervisor:
+        for name in ("first", "second", "third"):
+            supervisor.start(polite(name, tmp_path))
+            wait_until(lambda name=name: pids(tmp_path, name))
+
+    assert (tmp_path / "notes").read_text().split() == ["third", "second", "first"]
+    assert not any(is_alive(pid) for n in ("first", "second") for pid in pids(tmp_path, n))
+
+
+def test_a_child_that_dies_is_started_again(tmp_path):
+    """And the operator is told both times."""
+    news = []
+
+    def say(sentence):
+        news.append(sentence)
+        if "restarted" in sentence:
+            raise Stopped
+
+    with Supervisor(say=say, policy=RestartPolicy(first_pause_s=0.05)) as supervisor:
+        supervisor.start(polite("child", tmp_path))
+        wait_until(lambda: pids(tmp_path, "child"))
+        os.kill(pids(tmp_path, "child")[0], signal.SIGKILL)
+        with pytest.raises(Stopped):
+            supervisor.watch()
+        wait_until(lambda: len(pids(tmp_path, "child")) == 2)
+
+    first, second = pids(tmp_path, "child")
+    assert news[0] == "child was killed by SIGKILL; restarting in 0.05 s"
+    assert news[1] == f"child restarted as process {second}"
+    assert not is_alive(first)
+    assert not is_alive(second)
+
+
+def test_a_child_that_dies_too_often_is_given_up_with_its_log(tmp_path):
+    """The last lines of its log are what the operator needs."""
+    command = [sys.executable, "-c", "raise SystemExit('no such file: rows')"]
+    policy = RestartPolicy(max_deaths=2, first_pause_s=0.01)
+
+    with Supervisor(say=lambda _: None, policy=policy) as supervisor:
+        supervisor.start(Program("worker", command, tmp_path / "log"))
+        with pytest.raises(StackError, match="worker died 3 times") as caught:
+            supervisor.watch()
+
+    assert str(caught.value).count("no such file: rows") == 3
+    assert str(tmp_path / "log") in caught.value.next_step
+
+
+def test_a_child_that_dies_while_starting_ends_the_start(tmp_path):
+    """Nobody waits three minutes for an API that cannot listen."""
+    command = [sys.executable, "-c", "raise SystemExit('address in use')"]
+
+    with Supervisor(say=print) as supervisor:
+        supervisor.start(Program("service", command, tmp_path / "log"))
+        with pytest.raises(StackError, match=r"ended with status 1 while(.|\n)*address in use"):
+            supervisor.wait_for(lambda: False, what="it", timeout_s=30)
+
+
+def test_a_stack_that_is_never_ready_is_given_up(tmp_path):
+    """With the name of what did not answer."""
+    with Supervisor(say=print) as supervisor:
+        supervisor.start(polite("service", tmp_path))
+        with pytest.raises(
+            StackError, match=r"not ready after 0\.1 s; http://x does not answer"
+        ):
+            supervisor.wait_for(lambda: False, what="http://x", timeout_s=0.1)
+
+
+def test_a_child_that_will_not_end_is_forced_with_all_it_started(tmp_path):
+    """Its grace is over after a while, and its own children do not outlive it."""
+    code = (
+        "import signal, subprocess, sys, time, pathlib\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(p.pid))\n"
+        "time.sleep(60)\n"
+    )
+    program = Program("stubborn", [sys.executable, "-c", code], tmp_path / "log", grace_s=0.2)
+
+    with Supervisor(say=print) as supervisor:
+        supervisor.start(program)
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+
+    wait_dead(int((tmp_path / "pid").read_text()))
+
+
+SUPERVISED = """
+import sys
+from pathlib import Path
+from fimlora_client.stack.children import Program
+from fimlora_client.stack.supervisor import Supervisor
+code, folder = sys.argv[1], Path(sys.argv[2])
+with Supervisor(say=print) as supervisor:
+    supervisor.start(Program("child", [sys.executable, "-c", code], folder / "log"))
+    supervisor.watch()
+"""
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL]
+)
+def test_no_child_outlives_its_supervisor(tmp_path, number):
+    """Whatever ends the supervisor; a kill leaves the clearing up to the guardian."""
+    code = POLITE.format(notes=str(tmp_path / "notes"), name="child")
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISED, code, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": PYTHONPATH},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: pids(tmp_path, "child"))
+
+    supervisor.send_signal(number)
+    supervisor.wait(20)
+
+    wait_dead(pids(tmp_path, "child")[0])
+    wait_until((tmp_path / "notes").exists)  # it was asked, not killed
+
+
+def test_a_data_folder_has_one_owner(tmp_path):
+    """The second one is told who has it, and gets it when the first has gone."""
+    running = Running(pid=7, url="http://127.0.0.1:1", redis_url="unix:///s", data_dir="d")
+    with own(tmp_path):
+        announce(tmp_path, running)
+        assert find_running(tmp_path) == running
+        with (
+            pytest.raises(StackError, match=r"in use by process 7 at http://127\.0\.0\.1:1"),
+            own(tmp_path),
+        ):
+            pass
+
+    assert find_running(tmp_path) is None
+    with own(tmp_path):
+        pass
+
+
+def test_a_data_folder_that_cannot_be_made_is_an_error(tmp_path):
+    """It names the folder."""
+    (tmp_path / "file").write_text("")
+
+    with (
+        pytest.raises(StackError, match="cannot write to the data folder"),
+        own(tmp_path / "file"),
+    ):
+        pass
+
+
+def server(folder, name, shown):
+    """A program that prints a version."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{shown}'\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_server_on_path_comes_before_the_one_we_bring(tmp_path, monkeypatch):
+    """Unless it is too old."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    server(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0 malloc=libc bits=64")
+    assert find_server_binary().path.parent != tmp_path
+
+    server(tmp_path, "valkey-server", "Valkey server v=7.2.5 sha=0 malloc=libc bits=64")
+    assert find_server_binary().name == "Valkey 7.2.5"
+
+
+def test_without_a_server_the_error_says_what_was_looked_at(tmp_path):
+    """And the three ways out."""
+    old = server(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0")
+    odd = server(tmp_path, "valkey-server", "hello")
+
+    with pytest.raises(StackError, match=r"is 5\.0\.7; .* is not a server") as caught:
+        choose([old, odd])
+
+    for way in ("fimlora[embedded]", "PATH", "REDIS_URL"):
+        assert way in caught.value.next_step
+
+
+def test_the_embedded_server_keeps_what_it_is_told(tmp_path):
+    """Killed without warning and started again, it has the same data and only a socket."""
+    with socket_folder(None) as folder:
+        path = folder / "s"
+        command = server_command(find_server_binary(), socket_path=path, folder=tmp_path)
+        program = Program("valkey", [*command, "--appendfsync", "always"], tmp_path / "log")
+        with Supervisor(say=print) as supervisor:
+            supervisor.start(program)
+            supervisor.wait_for(lambda: answers(path), what="valkey", timeout_s=10)
+            assert talk(path, "SET a kept") == "+OK"
+            pid = int(talk(path, "INFO server").partition("process_id:")[2].split()[0])
+            os.kill(pid, signal.SIGKILL)
+            wait_dead(pid)
+        with Supervisor(say=print) as supervisor:
+            supervisor.start(program)
+            supervisor.wait_for(lambda: answers(path), what="valkey", timeout_s=10)
+            assert "kept" in talk(path, "GET a")
+            assert "noeviction" in talk(path, "CONFIG GET maxmemory-policy")
+
+    assert not folder.exists()
+
+
+def talk(path, command):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(f"{command}\r\n".encode())
+        return connection.recv(65536).decode().strip()
+
+
+def test_a_socket_folder_is_private_and_short(tmp_path):
+    """A path that the kernel would refuse is not taken, even if it is preferred."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+
+    for preferred in (long, tmp_path / "none", None):
+        with socket_folder(preferred) as folder:
+            assert len(str(folder / "s")) < SOCKET_PATH_LIMIT
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert Path(folder).is_dir()
+
+
+def test_a_port_in_use_is_refused_and_0_finds_another():
+    """Before anything is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(StackError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
+            choose_port("127.0.0.1", port)
+        assert "--port 0" in caught.value.next_step
+        assert choose_port("127.0.0.1", 0) not in {0, port}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("rediss://me:secret@redis.test:6380/1", "rediss://me:***@redis.test:6380/1"),
+        ("redis://:secret@redis.test", "redis://:***@redis.test"),
+        ("unix:///run/s", "unix:///run/s"),
+    ],
+)
+def test_a_password_is_never_shown(url, shown):
+    """The terminal is not a place for secrets."""
+    assert hide_password(url) == shown
+
+
+def test_the_log_of_the_run_before_is_kept(tmp_path):
+    """One run back, so that the reason of a crash is still there."""
+    fresh_log(tmp_path, "worker").write_text("first")
+    fresh_log(tmp_path, "worker").write_text("second")
+
+    assert (tmp_path / "worker.previous.log").read_text() == "first"
+    assert (tmp_path / "worker.log").read_text() == "second"
