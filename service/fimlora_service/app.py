@@ -23,6 +23,7 @@ from fimlora_service import (
     jobs,
     models,
     plans,
+    rank_patterns,
 )
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
@@ -35,7 +36,7 @@ from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
-PARTS = (calibrate, jobs, plans, events, artifacts, datasets, models, health)
+PARTS = (calibrate, jobs, plans, rank_patterns, events, artifacts, datasets, models, health)
 
 
 def create_app(settings: Settings | None = None, *, stopping: Event | None = None) -> FastAPI:

@@ -50,6 +50,10 @@ class ArtifactNotFound(ServiceError):
     code = "artifact_not_found"
 
 
+class NoPattern(ServiceError):
+    code = "no_pattern"
+
+
 class DatasetNotFound(ServiceError):
     code = "dataset_not_found"
 

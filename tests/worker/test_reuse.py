@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
+from fimlora_contract.catalogue import Catalogue, lookup_key
 from fimlora_worker.process import process_for
 from fimlora_worker.settings import Settings
-from support.jobs import Jobs
+from support.jobs import LABELLED, Jobs, write_jsonl
 
 # A causal language model has no head of its own to load.
 TEXTS = {
@@ -108,6 +109,20 @@ def test_an_infeasible_budget_fails_as_ever(jobs: Jobs, run_queue):
     error = jobs.get(again).to_job().error
     assert error is not None
     assert error.code == "budget_infeasible"
+
+
+def test_a_succeeded_job_is_found_by_its_inputs(jobs: Jobs, run_queue):
+    """By the names of its request, with the budget and without."""
+    write_jsonl(jobs.data_dir / "datasets" / "rows.jsonl", LABELLED)
+    job_id = jobs.submit(dataset={"source": "local", "name": "rows.jsonl"})
+    run_queue()
+
+    catalogue = Catalogue(jobs.store)
+    for budget in ({"rank": 4}, None):
+        found = catalogue.newest(lookup_key("local:tiny", "local:rows.jsonl", budget))
+        assert found is not None
+        assert found.id == job_id
+    assert catalogue.newest(lookup_key("local:tiny", "local:rows.jsonl", {"rank": 5})) is None
 
 
 def test_statistics_are_remembered_under_their_digest(jobs: Jobs, run_queue):

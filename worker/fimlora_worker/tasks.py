@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from fimlora_contract.catalogue import Catalogue
 from fimlora_contract.jobs import Stage
 from fimlora_contract.reaper import give_up
 from fimlora_contract.records import JobRecord
@@ -78,6 +79,7 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     process.store.remember_result(record.fields["request_digest"], record.id)
     if digest := record.fields.get("statistics_digest"):
         process.store.remember_statistics(digest, record.id)
+    Catalogue(process.store).file(record)
 
 
 def _commit(folder: Path, process: WorkerProcess) -> dict[str, Any]:

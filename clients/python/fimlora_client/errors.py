@@ -98,6 +98,10 @@ class ArtifactNotFound(ApiError, LookupError):
     code = "artifact_not_found"
 
 
+class NoPattern(ApiError, LookupError):
+    code = "no_pattern"
+
+
 class DatasetNotFound(ApiError, LookupError):
     code = "dataset_not_found"
 

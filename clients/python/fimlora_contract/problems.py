@@ -46,6 +46,11 @@ PROBLEMS: dict[str, ProblemType] = {
     "artifact_not_found": ProblemType(
         404, "The result has no such artefact", "GET /jobs/{id}/result lists the artefacts."
     ),
+    "no_pattern": ProblemType(
+        404,
+        "There is no such rank pattern",
+        "POST /calibrate makes one; looking one up never starts work.",
+    ),
     "dataset_not_found": ProblemType(
         404,
         "There is no such dataset",

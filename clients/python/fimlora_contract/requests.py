@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from fimlora_contract.base import RequestModel
 from fimlora_contract.references import AnyDataset, AnyModel
 
+DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
@@ -145,6 +146,19 @@ class PlanRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+
+class PinRequest(RequestModel):
+    """Let a name and tag stand for a result: its digest, or the job that made it."""
+
+    digest: Annotated[str, Field(pattern=DIGEST)] | None = None
+    job_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.digest is None) == (self.job_id is None):
+            raise ValueError("give exactly one of digest and job_id")
         return self
 
 

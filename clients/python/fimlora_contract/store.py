@@ -115,6 +115,11 @@ class JobStore:
         self._redis = redis
         self._prefix = prefix
 
+    @property
+    def redis(self) -> Any:
+        """The client, for what is kept beside the jobs."""
+        return self._redis
+
     def key(self, *parts: str) -> str:
         """A key of this service."""
         return self._prefix + ":".join(parts)
