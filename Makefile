@@ -41,6 +41,7 @@ fix: $(INSTALLED) ## Let ruff mend what it can
 bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/allocate.py
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/spectra.py
 
 docs: $(INSTALLED) ## Regenerate docs/openapi.json and docs/cli.md
 	$(BIN)/python docs/generate.py
