@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fimlora.api import apply_fim_ranks
     from fimlora.measuring import measure
     from fimlora.statistics import Statistics
+    from fimlora.streaming import measure_streamed
     from fimlora.targets import find_targets
     from fimlora.writing import write_adapter
 
@@ -25,6 +26,7 @@ _LAZY = {
     "apply_fim_ranks": "fimlora.api",
     "find_targets": "fimlora.targets",
     "measure": "fimlora.measuring",
+    "measure_streamed": "fimlora.streaming",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.writing",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "find_targets",
     "load_plan",
     "measure",
+    "measure_streamed",
     "write_adapter",
 ]
 

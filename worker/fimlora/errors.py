@@ -77,3 +77,9 @@ class InvalidStatistics(FimloraError, ValueError):
     """A statistics file cannot be read, or statistics of unlike runs were to be merged."""
 
     code = "validation_failed"
+
+
+class InvalidCheckpoint(FimloraError, ValueError):
+    """A model's weights cannot be read, or do not fit the model; the message names which."""
+
+    code = "unsupported_architecture"

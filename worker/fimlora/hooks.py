@@ -166,3 +166,27 @@ def watch_modules(
             handle = module.register_forward_hook(partial(hook, name=name), with_kwargs=True)
             stack.callback(handle.remove)
         yield watch
+
+
+@contextmanager
+def before_calls(
+    modules: Mapping[str, nn.Module], action: Callable[[str], None]
+) -> Iterator[None]:
+    """Do something before every call of some modules, for as long as the block lasts.
+
+    Args:
+        modules: The modules by name.
+        action: Called with the name of the module that is about to run.
+
+    Yields:
+        None. All hooks are gone when the block ends, also when it raises.
+    """
+
+    def hook(module: nn.Module, args: tuple[Any, ...], *, name: str) -> None:  # noqa: ARG001
+        action(name)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_pre_hook(partial(hook, name=name))
+            stack.callback(handle.remove)
+        yield

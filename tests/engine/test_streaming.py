@@ -1,0 +1,255 @@
+"""Streamed statistics are the resident ones, and the memory for them is bounded."""
+
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from fimlora import measure, measure_streamed
+from fimlora.checkpoint import Checkpoint
+from fimlora.errors import InvalidCheckpoint
+from support.models import PAD, TINY_MODELS, VOCABULARY, make_batch, tiny
+
+GROUPS = ("row_energies", "example_energies", "squared_gradients")
+LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
+# What runs examples one at a time; there a matrix kernel may pick its path by alignment.
+ROUNDED = {"deberta_v2_classifier"}
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "pad_token_id": PAD,
+    "initializer_range": 0.2,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    transformers.utils.logging.enable_progress_bar()
+
+
+def save(model: nn.Module, folder: Path) -> nn.Module:
+    """Save in many small shards; what comes back is loaded from them, with weights of its own."""
+    model.save_pretrained(folder, max_shard_size="20KB")
+    loaded = type(model).from_pretrained(folder).eval()
+    for parameter in loaded.parameters():
+        parameter.data = parameter.data.clone()
+    return loaded
+
+
+def batches_for(name: str) -> list:
+    return [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
+
+
+def assert_same(streamed, resident, *, rounded=False) -> None:
+    assert streamed.modules == resident.modules
+    assert streamed.provenance() == resident.provenance()
+    for group in GROUPS:
+        found, wanted = getattr(streamed, group), getattr(resident, group)
+        assert list(found) == list(wanted)
+        for name in wanted:
+            if rounded:
+                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-3, atol=1e-6)
+            else:
+                assert np.array_equal(found[name], wanted[name]), (group, name)
+
+
+@pytest.mark.parametrize("name", sorted(TINY_MODELS))
+def test_streamed_equals_resident(name, tmp_path):
+    """Encoders and decoders, tied or not, Conv1D or not, padded, from a sharded folder."""
+    model, targets = tiny(name)
+    resident = save(model, tmp_path)
+    options = {"target_modules": targets, "estimator": "both", "rank": 4}
+
+    streamed = measure_streamed(tmp_path, batches_for(name), **options)
+
+    wanted = measure(resident, batches_for(name), **options)
+    assert_same(streamed, wanted, rounded=name in ROUNDED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+        ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ],
+)
+def test_masks_and_experts_are_the_architecture_s_own(kind, extra, tmp_path):
+    """Sliding windows that differ by layer; experts that are stored apart and run fused."""
+    config = getattr(transformers, f"{kind}Config")(**DECODER, **extra)
+    torch.manual_seed(0)
+    resident = save(getattr(transformers, f"{kind}ForCausalLM")(config), tmp_path)
+    options = {"target_modules": ["q_proj", "v_proj"], "estimator": "both"}
+    batches = batches_for("llama_gqa_lm")
+
+    streamed = measure_streamed(tmp_path, batches, **options)
+
+    assert_same(streamed, measure(resident, batches, **options))
+
+
+def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):
+    """None of them changes anything; no file and no thread is left."""
+    model, _ = tiny("llama_gqa_lm")
+    folder, spill = tmp_path / "model", tmp_path / "spill"
+    spill.mkdir()
+    resident = save(model, folder)
+    options = {"target_modules": ["layers.1.mlp.up_proj"], "micro_batch_size": 2}
+    batches = batches_for("llama_gqa_lm")
+    n_threads = threading.active_count()
+
+    streamed = measure_streamed(
+        folder, batches, max_boundary_bytes=0, boundary_folder=spill, **options
+    )
+
+    assert_same(streamed, measure(resident, batches, **options))
+    assert not list(spill.iterdir())
+    assert threading.active_count() == n_threads
+
+
+@pytest.mark.parametrize("name", ["bert_classifier", "gpt2_lm", "llama_gqa_lm"])
+def test_every_tensor_is_read_at_most_twice(name, tmp_path, monkeypatch):
+    """Whatever the number of batches."""
+    model, targets = tiny(name)
+    save(model, tmp_path)
+    opened = []
+    start = Checkpoint.__init__
+    monkeypatch.setattr(
+        Checkpoint,
+        "__init__",
+        lambda self, folder: (start(self, folder), opened.append(self))[0],
+    )
+
+    measure_streamed(tmp_path, batches_for(name) * 3, target_modules=targets)
+
+    (checkpoint,) = opened
+    assert set(checkpoint.reads) == set(checkpoint.tensors)
+    assert max(checkpoint.reads.values()) <= 2
+
+
+def test_a_fresh_head_is_that_of_from_pretrained(tmp_path):
+    """Weights that the folder lacks are drawn as transformers draws them from the seed."""
+    model, targets = tiny("bert_classifier")
+    model.bert.save_pretrained(tmp_path)
+    cls = transformers.BertForSequenceClassification
+    config = transformers.AutoConfig.from_pretrained(tmp_path, num_labels=3)
+    batches = batches_for("bert_classifier")
+
+    streamed = measure_streamed(
+        tmp_path, batches, model_class=cls, config=config, target_modules=targets, seed=5
+    )
+
+    torch.manual_seed(5)
+    resident = cls.from_pretrained(tmp_path, config=config)
+    assert_same(streamed, measure(resident, batches, target_modules=targets, seed=5))
+
+
+def test_an_exception_leaves_nothing_behind(tmp_path):
+    """What ``on_batch`` raises comes out; threads, files and random state are as before."""
+    model, targets = tiny("llama_gqa_lm")
+    folder, spill = tmp_path / "model", tmp_path / "spill"
+    spill.mkdir()
+    save(model, folder)
+    n_threads, state = threading.active_count(), torch.get_rng_state()
+
+    def stop(done: int, expected: int) -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        measure_streamed(
+            folder,
+            batches_for("llama_gqa_lm"),
+            target_modules=targets,
+            max_boundary_bytes=0,
+            boundary_folder=spill,
+            on_batch=stop,
+        )
+
+    assert threading.active_count() == n_threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not list(spill.iterdir())
+
+
+def test_a_folder_without_weights_or_with_too_few_is_refused(tmp_path):
+    """By the name of what is missing."""
+    model, targets = tiny("llama_gqa_lm")
+    with pytest.raises(InvalidCheckpoint, match=r"neither model\.safetensors"):
+        measure_streamed(tmp_path, [], target_modules=targets)
+    save(model, tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path, num_hidden_layers=3)
+
+    with pytest.raises(InvalidCheckpoint, match=r"no weights for 'model\.layers\.2\."):
+        measure_streamed(tmp_path, [], config=config, target_modules=targets)
+
+
+MEASURE = """
+import resource, sys, torch, transformers
+from fimlora import measure_streamed
+torch.set_num_threads(1)
+transformers.utils.logging.disable_progress_bar()
+import fimlora.streaming, transformers.models.llama.modeling_llama, fimlora.adapter
+from pathlib import Path
+fields = dict(l.split(":") for l in Path("/proc/self/status").read_text().splitlines())
+data = int(fields["VmData"].split()[0]) * 1024
+limit = data + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+ids = torch.arange(24).view(2, 12)
+batch = {"input_ids": ids, "labels": ids}
+kw = dict(target_modules=["q_proj", "down_proj"])
+if sys.argv[3] == "streamed":
+    measure_streamed(sys.argv[1], [batch, batch], **kw)
+else:
+    from fimlora import measure
+    model = transformers.LlamaForCausalLM.from_pretrained(sys.argv[1])
+    measure(model, [batch, batch], **kw)
+print("measured")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads and limits memory as Linux does")
+def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
+    """Under a limit of a quarter of its weights, where the resident model cannot even load."""
+    config = transformers.LlamaConfig(
+        **{**DECODER, "hidden_size": 512, "num_hidden_layers": 48, "intermediate_size": 2048}
+    )
+    torch.set_num_threads(1)
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    model = model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else nn.init.ones_(
+            parameter
+        )
+    model.save_pretrained(tmp_path)
+    n_bytes = sum(p.numel() * 4 for p in model.parameters())
+    del model
+
+    def run(how: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", MEASURE, str(tmp_path), str(n_bytes // 4), how]
+        path = str(Path(__file__).parents[2] / "worker")
+        env = {
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": "1",
+            "PATH": "",
+            "HOME": tempfile.gettempdir(),
+        }
+        return subprocess.run(
+            command, capture_output=True, text=True, env=env, timeout=120, check=False
+        )
+
+    streamed = run("streamed")
+    assert "measured" in streamed.stdout, streamed.stderr[-2000:]
+    assert "measured" not in run("resident").stdout

@@ -1,0 +1,144 @@
+"""Read single tensors of a safetensors checkpoint straight into memory of one's own.
+
+No memory map: mapped pages count as resident while they are in use, and a page that comes
+in during compute stalls it. A read goes into the buffer it is meant for, whatever the file's
+size, and releases the interpreter meanwhile.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fimlora.errors import InvalidCheckpoint
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies.
+
+    Attributes:
+        file: The shard.
+        offset: Its first byte in that file.
+        dtype: Its element type.
+        shape: Its shape.
+    """
+
+    file: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Checkpoint:
+    """The tensors of a folder as transformers saves it, in one file or in shards.
+
+    Attributes:
+        tensors: Where each one lies, by its name in the checkpoint.
+        reads: How often each one was read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        tensors: dict[str, StoredTensor] = {}
+        for file in _shards(folder):
+            tensors.update(_read_header(file))
+        self.tensors: Mapping[str, StoredTensor] = MappingProxyType(tensors)
+        self.reads: Counter[str] = Counter()
+
+    def read_into(self, name: str, memory: Tensor) -> None:
+        """Read a tensor's bytes.
+
+        Args:
+            name: Its name in the checkpoint.
+            memory: A flat uint8 tensor of its size, on the CPU.
+
+        Raises:
+            InvalidCheckpoint: The file is cut off.
+        """
+        stored = self.tensors[name]
+        self.reads[name] += 1
+        view, start = memoryview(cast("bytearray", memory.numpy())), 0
+        with stored.file.open("rb", buffering=0) as file:
+            file.seek(stored.offset)
+            while start < stored.n_bytes:  # one call reads 2 GiB at most
+                n = file.readinto(view[start:])
+                if not n:
+                    raise InvalidCheckpoint(f"{stored.file} ends inside tensor {name!r}")
+                start += n
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor into memory of its own.
+
+        Args:
+            name: Its name in the checkpoint.
+
+        Returns:
+            The tensor, on the CPU, in the dtype it is stored in.
+        """
+        stored = self.tensors[name]
+        memory = torch.empty(stored.n_bytes, dtype=torch.uint8)
+        self.read_into(name, memory)
+        return memory.view(stored.dtype).view(stored.shape)
+
+
+def _shards(folder: Path) -> list[Path]:
+    if (folder / _INDEX).is_file():
+        try:
+            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            names = sorted(set(index["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InvalidCheckpoint(f"{folder / _INDEX} is no shard index: {error}") from error
+        if outside := [name for name in names if Path(name).name != name]:
+            raise InvalidCheckpoint(f"{folder / _INDEX} names a file elsewhere: {outside[0]!r}")
+        return [folder / name for name in names]
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    raise InvalidCheckpoint(f"{folder} has neither {_SINGLE} nor {_INDEX}")
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """Read the JSON header that opens a safetensors file."""
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if size > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(opened.read(size))
+        return {
+            name: StoredTensor(
+                file=file,
+                offset=8 + size + entry["data_offsets"][0],
+                dtype=_DTYPES[entry["dtype"]],
+                shape=tuple(entry["shape"]),
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpoint(f"cannot read {file} as safetensors: {error!r}") from error

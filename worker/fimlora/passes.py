@@ -1,0 +1,134 @@
+"""Run a model's own forward pass, and stop it wherever it calls a unit.
+
+Each pass is a thread, so that whatever the model does between its blocks (masks, rotary
+tables, relative positions, encoder states) happens as written and needs no knowledge of the
+architecture. One thread runs at a time: `Pass.advance` returns when the pass has stopped.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class UnitCall:
+    """A unit, and what the model called it with."""
+
+    unit: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Abandoned(BaseException):
+    """Unwinds a pass that nobody will advance again."""
+
+
+class Pass(threading.Thread):
+    """A forward pass that waits at every unit for somebody to say what it returns.
+
+    Attributes:
+        call: The call it waits at; ``None`` when it has ended.
+        result: What its body returned.
+    """
+
+    def __init__(self, body: Callable[[], Tensor]) -> None:
+        super().__init__(daemon=True, name="fimlora-pass")
+        self.call: UnitCall | None = None
+        self.result: Tensor | None = None
+        self._body = body
+        self._outputs: Any = None
+        self._error: BaseException | None = None
+        self._is_abandoned = False
+        self._may_run, self._has_stopped = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self) -> None:
+        """Run the body; what it raises is for `advance` to raise."""
+        try:
+            self.result = self._body()
+        except _Abandoned:
+            pass
+        except BaseException as error:  # for the thread that waits
+            self._error = error
+        finally:
+            self.call = None
+            self._has_stopped.release()
+
+    def advance(self, outputs: Any = None) -> None:
+        """Go on to the next unit, or to the end.
+
+        Args:
+            outputs: What the unit returns that the pass waits at; not read the first time.
+        """
+        self._outputs = outputs
+        if self.ident is None:
+            self.start()
+        else:
+            self._may_run.release()
+        self._has_stopped.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def stop_at(self, unit: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Wait, on the pass's own thread, for what a unit returns.
+
+        Args:
+            unit: The unit's name.
+            args: What it was called with.
+            kwargs: And by name.
+
+        Returns:
+            What `advance` was given.
+
+        Raises:
+            _Abandoned: The pass is to end here.
+        """
+        self.call = UnitCall(unit, args, kwargs)
+        del args, kwargs  # the call alone says how long they live
+        self._has_stopped.release()
+        self._may_run.acquire()
+        if self._is_abandoned:
+            raise _Abandoned
+        outputs, self._outputs = self._outputs, None
+        return outputs
+
+    def abandon(self) -> None:
+        """End the pass where it stands; nothing happens if it has ended."""
+        self._is_abandoned = True
+        if self.ident is not None:
+            self._may_run.release()
+            self.join()
+
+
+@contextmanager
+def stops(units: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Make passes stop at these modules inside the block; other threads run them as ever.
+
+    Args:
+        units: The modules by name.
+
+    Yields:
+        None. The modules are as before when the block ends, also when it raises.
+    """
+
+    def stopping(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            thread = threading.current_thread()
+            if isinstance(thread, Pass):
+                return thread.stop_at(name, args, kwargs)
+            return forward(*args, **kwargs)
+
+        return stop
+
+    try:
+        for name, unit in units.items():
+            unit.forward = stopping(name, unit.forward)
+        yield
+    finally:
+        for unit in units.values():
+            unit.__dict__.pop("forward", None)
