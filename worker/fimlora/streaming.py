@@ -58,8 +58,8 @@ def measure_streamed(
     """Do what `fimlora.measure` does with a model of any size, from its folder.
 
     The statistics are those of the resident model to the last bit, on the same device and
-    in the same dtype; where examples run one at a time, to rounding, as a matrix kernel may
-    add up in another order for weights that lie elsewhere in memory. Memory holds two blocks, the embedding or the output head while they
+    in the same dtype, if its weights are aligned as torch allocates them; from_pretrained may
+    leave them where the file has them, and a matrix kernel may then round otherwise. Memory holds two blocks, the embedding or the output head while they
     run, the inputs of all blocks up to ``max_boundary_bytes``, and what one micro-batch
     needs inside one block. Dropout is off: its random numbers would come in another order.
 
