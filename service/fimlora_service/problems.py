@@ -7,7 +7,6 @@ traceback: users see a code and a sentence, operators find the rest in the log.
 import errno
 import json
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,10 +20,10 @@ from starlette.routing import Match
 from fimlora_contract.problems import PROBLEMS, Problem
 from fimlora_contract.store import JobMissing
 from fimlora_service import errors
+from fimlora_service.field_errors import clip, field_error
 from fimlora_service.middleware import REQUEST_ID
 
 MEDIA_TYPE = "application/problem+json"
-MAX_PATH_CHARS = 200
 MAX_ERRORS = 50
 BY_STATUS: dict[int, type[errors.ServiceError]] = {
     400: errors.MalformedRequest,
@@ -60,7 +59,7 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
         code=error.code,
         detail=str(error),
         next_step=kind.next_step,
-        instance=_clip(request.url.path),
+        instance=clip(request.url.path),
         request_id=request_id,
         errors=[dict(e) for e in error.errors],
     )
@@ -94,26 +93,10 @@ async def on_invalid_request(request: Request, exc: Exception) -> Response:
     return problem_response(request, errors.ValidationFailed(detail, errors=listed))
 
 
-def field_error(error: Mapping[str, Any]) -> dict[str, str]:
-    """Where a request is wrong and why, without what was sent."""
-    message = error["msg"]
-    if error["type"] == "union_tag_invalid":
-        message = f"source must be one of {error['ctx']['expected_tags']}"
-    return {"field": field_path(error["loc"]), "message": message, "type": error["type"]}
-
-
-def field_path(location: Sequence[int | str]) -> str:
-    """``body.dataset.rows[3].text`` for pydantic's location tuple."""
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return _clip(path.lstrip("."))
-
-
 async def on_http_exception(request: Request, exc: Exception) -> Response:
     """What the framework refuses: unknown routes and methods, unreadable bodies."""
     assert isinstance(exc, HTTPException)
-    path = _clip(request.url.path)
+    path = clip(request.url.path)
     match exc.status_code:
         case 404:
             error: errors.ServiceError = errors.RouteNotFound(f"no route {path!r}")
@@ -170,7 +153,3 @@ async def on_unexpected(request: Request, exc: Exception) -> Response:
     logger.error("request.failed", extra={"path": request.url.path}, exc_info=exc)
     detail = "an unexpected error; the operator finds it in the log under the request id"
     return problem_response(request, errors.InternalError(detail))
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= MAX_PATH_CHARS else f"{text[:MAX_PATH_CHARS]}..."

@@ -5,6 +5,8 @@ an error, because a typo in a budget must not become a default. An answer is len
 newer service may add fields that an older client ignores.
 """
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -18,3 +20,20 @@ class AnswerModel(BaseModel):
     """Base of everything the service answers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def json_kind(value: Any) -> str:
+    """What a JSON value is, in words that do not repeat it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return "an object"

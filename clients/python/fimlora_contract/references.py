@@ -9,13 +9,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from fimlora_contract.base import RequestModel
+from fimlora_contract.base import RequestModel, json_kind
 
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 UPLOAD_ID = r"^ds_[0-9a-f]{32}$"
 MAX_INLINE_ROWS = 2_000
+_WORD = "starting with a letter or digit, then letters, digits, '.', '_' and '-', 96 at most"
+# What each pattern asks for, as nobody should have to read it.
+PATTERN_MEANINGS = {
+    HUB_ID: f"must be namespace/name, each {_WORD}",
+    NAME: f"must be a plain name, not a path: {_WORD}",
+    REVISION: (
+        "must be a branch, tag or commit: starting with a letter or digit, then letters, "
+        "digits, '.', '_', '/' and '-', 128 at most"
+    ),
+    UPLOAD_ID: "must be the id of an upload: ds_ and 32 hexadecimal digits",
+}
 
 HubId = Annotated[str, Field(pattern=HUB_ID)]
 Name = Annotated[str, Field(pattern=NAME)]
@@ -55,7 +66,7 @@ class HubDataset(RequestModel):
     id: HubId
     revision: Revision = "main"
     config: Name | None = None
-    split: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")] = "train"
+    split: Name = "train"
     columns: Columns = Columns()
 
 
@@ -83,6 +94,10 @@ class LocalDataset(RequestModel):
     columns: Columns = Columns()
 
 
+MODEL_SOURCES = ("hub", "local")
+DATASET_SOURCES = ("hub", "upload", "inline", "local")
+
+
 def _split_hub(text: str) -> dict[str, Any]:
     """``ns/name@revision`` as the fields of a hub reference."""
     id_, _, revision = text.partition("@")
@@ -90,9 +105,13 @@ def _split_hub(text: str) -> dict[str, Any]:
 
 
 def expand_model(value: Any) -> Any:
-    """Turn the short form of a model reference into its tagged form."""
+    """Turn the short form of a model reference into its tagged form.
+
+    Raises:
+        ValueError: It is neither text nor an object with a known source.
+    """
     if not isinstance(value, str):
-        return value
+        return _check_source(value, MODEL_SOURCES, short="namespace/name or a registered name")
     if value.startswith("local:"):
         return {"source": "local", "name": value.removeprefix("local:")}
     if "/" in value:
@@ -101,9 +120,15 @@ def expand_model(value: Any) -> Any:
 
 
 def expand_dataset(value: Any) -> Any:
-    """Turn the short form of a dataset reference into its tagged form."""
+    """Turn the short form of a dataset reference into its tagged form.
+
+    Raises:
+        ValueError: It is neither text nor an object with a known source.
+    """
     if not isinstance(value, str):
-        return value
+        return _check_source(
+            value, DATASET_SOURCES, short="namespace/name, a registered name or an upload's id"
+        )
     if value.startswith("upload:"):
         return {"source": "upload", "id": value.removeprefix("upload:")}
     if value.startswith("ds_") and "/" not in value:
@@ -113,6 +138,21 @@ def expand_dataset(value: Any) -> Any:
     if "/" in value:
         return _split_hub(value)
     return {"source": "local", "name": value}
+
+
+def _check_source(value: Any, sources: tuple[str, ...], *, short: str) -> Any:
+    if isinstance(value, RequestModel):
+        return value
+    wanted = f"source must be one of {list(sources)}"
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"must be text ({short}) or an object whose {wanted}; it is {json_kind(value)}"
+        )
+    if "source" not in value:
+        raise ValueError(f"has no source; {wanted}")
+    if value["source"] not in sources:
+        raise ValueError(wanted)
+    return value
 
 
 ModelReference = Annotated[HubModel | LocalModel, Field(discriminator="source")]

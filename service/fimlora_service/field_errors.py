@@ -1,0 +1,66 @@
+"""Where a request is wrong and why, in a client's words instead of the validator's.
+
+No message repeats what was sent, except the names of fields.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fimlora_contract.references import DATASET_SOURCES, MODEL_SOURCES, PATTERN_MEANINGS
+
+MAX_PATH_CHARS = 200
+MESSAGES = {
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "extra_forbidden": "there is no such field",
+    "missing": "this field is required",
+}
+# Forms of what is not in a body, by the name of the parameter.
+FORMS = {
+    "Idempotency-Key": "must be 1 to 255 printable ASCII characters",
+    "cursor": "must be the next_cursor of a page",
+    "after": "must be the id of an event",
+    "last-event-id": "must be the id of an event",
+}
+SOURCES = {"base_model": MODEL_SOURCES, "dataset": DATASET_SOURCES}
+
+
+def field_error(error: Mapping[str, Any]) -> dict[str, str]:
+    """One error of the validator as it goes on a problem document."""
+    field, type_ = field_path(error["loc"]), error["type"]
+    return {"field": field, "message": message_of(error), "type": type_}
+
+
+def message_of(error: Mapping[str, Any]) -> str:
+    """What is wrong, in a sentence that says what is allowed."""
+    if error["type"] == "string_pattern_mismatch":
+        form = FORMS.get(str(error["loc"][-1]), "has not the form that this field takes")
+        return PATTERN_MEANINGS.get(error["ctx"]["pattern"], form)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return MESSAGES.get(error["type"]) or message.replace("Input should be", "must be")
+
+
+def field_path(location: Sequence[int | str]) -> str:
+    """``body.dataset.rows[3].text`` for the validator's location tuple."""
+    path = ""
+    for part in without_tags(location):
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return clip(path.lstrip("."))
+
+
+def without_tags(location: Sequence[int | str]) -> list[int | str]:
+    """A location as the client wrote it: the validator adds which form of a union it tried."""
+    parts = list(location)
+    if len(parts) > 2 and parts[2] in SOURCES.get(str(parts[1]), ()):
+        del parts[2]
+    if parts[1:3] == ["dataset", "rows"]:
+        del parts[5:]  # inside a value of a row, every other part is a tag
+    return parts
+
+
+def clip(text: str) -> str:
+    """A text short enough for an answer."""
+    return text if len(text) <= MAX_PATH_CHARS else f"{text[:MAX_PATH_CHARS]}..."

@@ -1,0 +1,71 @@
+"""A wrong field is explained in words that need no knowledge of the validator."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"dataset": {"rows": [{}]}}, "dataset", "has no source; source must be one of"),
+        ({"dataset": {"source": "s3cret"}}, "dataset", "source must be one of ['hub', "),
+        ({"target_modules": "s3cret"}, "target_modules", "must be a list of names such as"),
+        ({"target_modules": ["q", 1]}, "target_modules", "name 2 must be text; it is a number"),
+        ({"base_model": "../s3cret"}, "base_model.id", "must be namespace/name, each starting"),
+        (
+            {"base_model": "local:/s3cret"},
+            "base_model.name",
+            "must be a plain name, not a path",
+        ),
+        (
+            {"base_model": "a/b@s3 cret"},
+            "base_model.revision",
+            "must be a branch, tag or commit",
+        ),
+        ({"dataset": "ds_s3cret"}, "dataset.id", "must be the id of an upload"),
+        (
+            {"dataset": {"source": "inline", "rows": [3]}},
+            "dataset.rows[0]",
+            "must be an object",
+        ),
+        ({"calibration": 3}, "calibration", "must be an object"),
+        ({"calibration": {"nbatches": 3}}, "calibration.nbatches", "there is no such field"),
+        ({"allocation": {"rule": "s3cret"}}, "allocation.rule", "must be 'proportional', "),
+    ],
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_wrong_field_says_what_is_allowed(http, body, change, field, message):
+    """One error per mistake, at the path the client wrote, without what was sent."""
+    answer = http.post("/calibrate", json=body | change)
+
+    problem = answer.json()
+    assert answer.status_code == 422
+    [error] = problem["errors"]
+    assert error["field"] == f"body.{field}"
+    assert error["message"].startswith(message)
+    assert "s3" not in answer.text
+
+
+def test_a_number_in_a_row_is_named_by_its_column(http, body):
+    """The path ends at the column; what the validator tried inside it is left out."""
+    rows = '{"source": "inline", "rows": [{"text": "a", "label": NaN}]}'
+    content = json.dumps(body | {"dataset": 0}).replace('"dataset": 0', f'"dataset": {rows}')
+
+    answer = http.post(
+        "/calibrate", content=content, headers={"Content-Type": "application/json"}
+    )
+
+    [error] = answer.json()["errors"]
+    assert error["field"] == "body.dataset.rows[0].label"
+
+
+def test_a_header_or_query_has_its_form_explained(http, body):
+    """Not by a regular expression."""
+    for answer in (
+        http.post("/calibrate", json=body, headers={"Idempotency-Key": "tab\there"}),
+        http.get("/jobs?cursor=zzz"),
+    ):
+        [error] = answer.json()["errors"]
+        assert error["message"].startswith("must be ")
+        assert "^" not in answer.text
