@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from fimlora import Budget, allocate, apply_fim_ranks, measure
 from fimlora.errors import InfeasibleBudget, InvalidOption, NumericalFailure, UnsupportedModule
 from support.models import make_batch, tiny
 from support.peft_models import (
+    lora_layers,
     lora_tensors,
     planned,
     resolved,
@@ -149,18 +150,59 @@ def test_a_fractional_scale_is_carried_into_the_plan():
     assert resolved(peft_model) == planned(plan)
 
 
+def with_second(peft_model):
+    """A second adapter on fewer modules, which is not the active one."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        peft_model.add_adapter("second", config)
+    return peft_model
+
+
 def test_only_the_named_adapter_is_measured_and_resized():
-    """A second adapter on fewer modules gets a plan for those."""
+    """A trained and active ``default`` beside it moves no rank, no score, and stays."""
+    batches = batches_of("llama_gqa_lm")
     peft_model = adapted("llama_gqa_lm")
-    second = peft_model.peft_config["default"].__class__(
-        r=2, lora_alpha=4, target_modules=["q_proj"]
-    )
-    peft_model.add_adapter("second", second)
+    train(peft_model, batches[0], steps=30)
+    with_second(peft_model)
+    flags = {n: p.requires_grad for n, p in peft_model.named_parameters()}
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    alone = get_peft_model(tiny("llama_gqa_lm")[0], config, adapter_name="second")
+    wanted = apply_fim_ranks(alone, batches, adapter_name="second")
 
-    plan = apply_fim_ranks(peft_model, batches_of("llama_gqa_lm", 1), adapter_name="second")
+    plan = apply_fim_ranks(peft_model, batches, adapter_name="second")
 
-    assert {m.kind for m in plan.modules} == {"self_attn.q_proj"}
+    assert {m.kind for m in plan.modules} == {"self_attn.q_proj", "self_attn.v_proj"}
+    assert plan.scores == wanted.scores
+    assert plan.ranks == wanted.ranks
     assert {r for r, _, _ in resolved(peft_model).values()} == {R}
+    assert peft_model.active_adapters == ["default"]
+    assert {n: p.requires_grad for n, p in peft_model.named_parameters()} == flags
+
+
+def test_a_disabled_adapter_acts_while_it_is_measured():
+    """And it is disabled again afterwards."""
+    batches = batches_of("llama_gqa_lm")
+    plans, models = [], [adapted("llama_gqa_lm") for _ in range(2)]
+    for peft_model in models:
+        train(peft_model, batches[0], steps=30)
+    plans.append(apply_fim_ranks(models[0], batches))
+
+    with models[1].disable_adapter():
+        plans.append(apply_fim_ranks(models[1], batches))
+
+        assert all(layer.disable_adapters for layer in lora_layers(models[1]).values())
+
+    assert plans[0].scores == plans[1].scores
+
+
+def test_beside_a_merged_adapter_nothing_is_measured():
+    """It is part of the base weights, so the scores would be those of another model."""
+    peft_model = with_second(adapted("llama_gqa_lm"))
+    peft_model.merge_adapter(["default"])
+
+    with pytest.raises(InvalidOption, match="'default' is merged"):
+        apply_fim_ranks(peft_model, batches_of("llama_gqa_lm", 1), adapter_name="second")
 
 
 def failing_batches():
@@ -183,8 +225,9 @@ def failing_batches():
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_after_an_error_the_model_is_as_it_was(options, error):
-    """Nothing is resized, frozen or left hooked."""
-    peft_model = adapted("llama_gqa_lm")
+    """Nothing is resized, frozen, left hooked or switched to another adapter."""
+    peft_model = with_second(adapted("llama_gqa_lm"))
+    peft_model.set_adapter("second")
     before = {n: (p, p.requires_grad, p.grad) for n, p in peft_model.named_parameters()}
     config = peft_model.peft_config["default"].to_dict()
     arguments = {"dataloader": batches_of("llama_gqa_lm")} | options
@@ -195,6 +238,7 @@ def test_after_an_error_the_model_is_as_it_was(options, error):
     assert {n: (p, p.requires_grad, p.grad) for n, p in peft_model.named_parameters()} == before
     assert peft_model.peft_config["default"].to_dict() == config
     assert not any(m._forward_hooks for m in peft_model.modules())
+    assert all(m.active_adapters == ["second"] for m in lora_layers(peft_model).values())
 
 
 def test_modules_of_unequal_scale_are_refused():

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fimlora.acting import acting_alone
 from fimlora.adapter import LiveAdapter, live_adapter, resize_adapter
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidOption, UnsupportedModule
@@ -37,7 +38,8 @@ def apply_fim_ranks(
     """Measure a few batches, plan a rank for every adapted module, and resize in place.
 
     The adapter keeps the ranks it has in sum, unless a budget is given; only where they go
-    changes. Afterwards the model trains, saves and loads like any PEFT model. When anything
+    changes. Other adapters that the model carries do not act while it is measured, and stay as
+    they are. Afterwards the model trains, saves and loads like any PEFT model. When anything
     raises, the model is as it was.
 
     Args:
@@ -52,7 +54,7 @@ def apply_fim_ranks(
             experimental, see `fimlora.allocate`.
         budget: A mean rank or a `Budget`; by default the ranks the adapter has.
         multiple_of: Every rank is a multiple of this.
-        adapter_name: The adapter's name.
+        adapter_name: The adapter's name; it need not be the active one.
         seed: Seed of all that is drawn.
         micro_batch_size: Examples per forward pass, to save memory; changes no result.
         train_mode: Leave dropout on while measuring, as the published code does.
@@ -70,21 +72,22 @@ def apply_fim_ranks(
     adapter = live_adapter(model, adapter_name)
     scale = _common_scale(adapter)
     ranks = adapter.ranks
-    statistics = measure(
-        model,
-        dataloader,
-        target_modules=list(ranks),
-        n_batches=n_batches,
-        estimator=estimator,
-        rank=round(sum(ranks.values()) / len(ranks)),
-        seed=seed,
-        scale=scale,
-        record="spectra" if rule == "spectral" else (),
-        micro_batch_size=micro_batch_size,
-        train_mode=train_mode,
-        loss_fn=loss_fn,
-        on_batch=on_batch,
-    )
+    with acting_alone(model, adapter_name):
+        statistics = measure(
+            model,
+            dataloader,
+            target_modules=list(ranks),
+            n_batches=n_batches,
+            estimator=estimator,
+            rank=round(sum(ranks.values()) / len(ranks)),
+            seed=seed,
+            scale=scale,
+            record="spectra" if rule == "spectral" else (),
+            micro_batch_size=micro_batch_size,
+            train_mode=train_mode,
+            loss_fn=loss_fn,
+            on_batch=on_batch,
+        )
     plan = allocate(
         statistics,
         budget=_mean_rank(ranks) if budget is None else budget,
