@@ -110,7 +110,7 @@ def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):
 
     assert_same(streamed, measure(resident, batches, **options))
     assert not list(spill.iterdir())
-    assert threading.active_count() == n_threads
+    assert threading.active_count() <= n_threads  # loading may still end some
 
 
 @pytest.mark.parametrize("name", ["bert_classifier", "gpt2_lm", "llama_gqa_lm"])
@@ -171,7 +171,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
             on_batch=stop,
         )
 
-    assert threading.active_count() == n_threads
+    assert threading.active_count() <= n_threads  # loading may still end some
     assert torch.equal(torch.get_rng_state(), state)
     assert not list(spill.iterdir())
 
@@ -195,13 +195,14 @@ torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
 import fimlora.streaming, transformers.models.llama.modeling_llama, fimlora.adapter
 from pathlib import Path
+ids = torch.arange(24).view(2, 12)
+batch = {"input_ids": ids, "labels": ids}
+kw = dict(target_modules=["q_proj", "down_proj"])
+measure_streamed(sys.argv[4], [batch], **kw)  # what torch loads on first use is no weight
 fields = dict(l.split(":") for l in Path("/proc/self/status").read_text().splitlines())
 data = int(fields["VmData"].split()[0]) * 1024
 limit = data + int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-ids = torch.arange(24).view(2, 12)
-batch = {"input_ids": ids, "labels": ids}
-kw = dict(target_modules=["q_proj", "down_proj"])
 if sys.argv[3] == "streamed":
     measure_streamed(sys.argv[1], [batch, batch], **kw)
 else:
@@ -219,7 +220,8 @@ def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
     config = transformers.LlamaConfig(
         **{**DECODER, "hidden_size": 512, "num_hidden_layers": 48, "intermediate_size": 2048}
     )
-    torch.set_num_threads(1)
+    folder, small = tmp_path / "large", tmp_path / "small"
+    tiny("llama_gqa_lm")[0].save_pretrained(small)
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
     model = model.to_empty(device="cpu")
@@ -227,12 +229,20 @@ def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
         nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else nn.init.ones_(
             parameter
         )
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
     n_bytes = sum(p.numel() * 4 for p in model.parameters())
     del model
 
     def run(how: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", MEASURE, str(tmp_path), str(n_bytes // 4), how]
+        command = [
+            sys.executable,
+            "-c",
+            MEASURE,
+            str(folder),
+            str(n_bytes // 4),
+            how,
+            str(small),
+        ]
         path = str(Path(__file__).parents[2] / "worker")
         env = {
             "PYTHONPATH": path,
