@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from fimlora_contract.jobs import CalibrationResult, Job, JobPage, JobStatus
-from fimlora_contract.store import JobStore, StaleAttempt
+from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage, JobStatus
+from fimlora_contract.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.dependencies import (
     JobId,
@@ -104,6 +104,40 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
     else:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return store.get(id).to_job(prefix=prefix)
+
+
+@router.delete(
+    "/jobs/{id}",
+    status_code=204,
+    responses=problems(
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+)
+def delete_job(id: JobId, store: StoreDep) -> None:
+    """Forget a job that has ended; results that are pinned or shared stay."""
+    try:
+        store.delete(id)
+    except JobOpen as error:
+        raise errors.JobNotFinished(f"{error}; cancel it first") from error
+
+
+@router.get(
+    "/jobs/{id}/artifacts",
+    responses=problems(
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+)
+def list_artifacts(id: JobId, store: StoreDep, prefix: PrefixDep) -> ArtifactPage:
+    """List the files of a result with their digests and links."""
+    return ArtifactPage(data=result_of(store.get(id).to_job(prefix=prefix)).artifacts)
 
 
 @router.get(

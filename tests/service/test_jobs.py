@@ -114,6 +114,52 @@ class TestCancel:
         assert http.post("/jobs/job_0/cancel").status_code == 404
 
 
+class TestDelete:
+    def test_an_ended_job_is_forgotten(self, http, job_id, succeed, redis_client):
+        """Gone from everywhere but the cache, which notices; asking again is a 404."""
+        succeed(job_id)
+
+        answer = http.delete(f"/jobs/{job_id}")
+
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert http.get(f"/jobs/{job_id}").status_code == 404
+        assert http.get(f"/jobs/{job_id}/events").status_code == 404
+        assert http.get("/jobs").json()["data"] == []
+        assert http.delete(f"/jobs/{job_id}").status_code == 404
+        named = [key for key in redis_client.scan_iter() if job_id.encode() in key]
+        assert [key for key in named if not key.startswith(b"rq:")] == []
+
+    def test_an_equal_request_after_that_is_calibrated(self, http, body, job_id, succeed):
+        """The cache answers with jobs that are there, never with a memory of one."""
+        succeed(job_id)
+        http.delete(f"/jobs/{job_id}")
+
+        assert http.post("/calibrate", json=body).status_code == 202
+
+    def test_an_open_job_cannot_be_deleted(self, http, job_id, store):
+        """409 while queued and while running; it goes on."""
+        queued = http.delete(f"/jobs/{job_id}")
+        store.start(job_id, 1, worker="w")
+        running = http.delete(f"/jobs/{job_id}")
+
+        assert [a.json()["code"] for a in (queued, running)] == ["job_not_finished"] * 2
+        assert (queued.status_code, running.status_code) == (409, 409)
+        assert http.get(f"/jobs/{job_id}").json()["status"] == "running"
+
+
+class TestListArtifacts:
+    def test_every_file_has_its_link(self, http, job_id, succeed):
+        """The same entries as in the result; 409 before there is one."""
+        before = http.get(f"/jobs/{job_id}/artifacts")
+        succeed(job_id)
+
+        listed = http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+
+        assert before.status_code == 409
+        assert listed == http.get(f"/v1/jobs/{job_id}/result").json()["artifacts"]
+        assert listed[0]["href"] == f"/v1/jobs/{job_id}/artifacts/adapter_config.json"
+
+
 class TestResult:
     def test_a_result_links_its_artefacts(self, http, job_id, succeed):
         """Links keep the version of the path that was asked."""

@@ -67,6 +67,13 @@ class Artifact(AnswerModel):
     href: str = ""
 
 
+class ArtifactPage(AnswerModel):
+    """All files of a result."""
+
+    object: Literal["list"] = "list"
+    data: list[Artifact]
+
+
 class RankMapModule(AnswerModel):
     """One target module of a rank map."""
 

@@ -73,6 +73,18 @@ redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
 return 1
 """
 
+# KEYS: job hash, its events, ids of open jobs, all ids. ARGV: id. Returns 1 = gone,
+# 0 = still open, -1 = unknown.
+_DELETE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return -1 end
+if status ~= 'succeeded' and status ~= 'failed' and status ~= 'canceled' then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
+return 1
+"""
+
 _DROP_LOCK = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
@@ -81,6 +93,10 @@ return 0
 
 class JobMissing(LookupError):
     """There is no job with that id."""
+
+
+class JobOpen(RuntimeError):
+    """What is asked for is possible only once the job has ended."""
 
 
 class StaleAttempt(RuntimeError):
@@ -287,6 +303,20 @@ class JobStore:
             except StaleAttempt as stale:
                 if stale.status in FINAL_STATUSES:
                     raise
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended; its files stay for others that have the same.
+
+        Raises:
+            JobMissing: There is no such job.
+            JobOpen: It has not ended.
+        """
+        keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
+        done = self._redis.eval(_DELETE, len(keys), *keys, job_id)
+        if done == -1:
+            raise JobMissing(f"no job {job_id!r}")
+        if not done:
+            raise JobOpen(f"job {job_id!r} has not ended")
 
     def requeue(
         self, job_id: str, attempt: int, *, counted: bool = True, error: JobError | None = None
