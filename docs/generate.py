@@ -1,9 +1,11 @@
 """Write the generated reference pages: ``python docs/generate.py``."""
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 
@@ -16,8 +18,39 @@ def openapi() -> str:
     return json.dumps(create_app(Settings()).openapi(), indent=2, ensure_ascii=False) + "\n"
 
 
+def cli() -> str:
+    """The command line, as its own help shows it."""
+    from typer.main import get_command
+
+    from fimlora_client.cli import app
+
+    intro = "The help of every command. Made by `make docs` from the commands themselves.\n"
+    parts = ["# The fimlora command\n", intro]
+    for words in _commands(get_command(app)):
+        help_text = _help(app, words)
+        parts.append(f"## {' '.join(['fimlora', *words])}\n\n```text\n{help_text}\n```\n")
+    return "\n".join(parts)
+
+
+def _commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, (*words, name))
+
+
+def _help(app: Any, words: tuple[str, ...]) -> str:
+    from typer.testing import CliRunner
+
+    environment = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    arguments = [*words, "--help"]
+    shown = CliRunner().invoke(app, arguments, env=environment, prog_name="fimlora").stdout
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)  # some CI systems force colours on
+    return "\n".join(line.rstrip() for line in plain.strip().splitlines())
+
+
 PAGES: list[tuple[str, Callable[[], str]]] = [
     ("openapi.json", openapi),
+    ("cli.md", cli),
 ]
 
 
