@@ -9,6 +9,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_service import errors
 from fimlora_service.dependencies import (
     DataFolderDep,
+    JobId,
     PrefixDep,
     ResolverDep,
     StoreDep,
@@ -86,3 +87,32 @@ def calibrate(
     elif not accepted.record.status.is_final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return accepted.record.to_job(prefix=prefix, cached=accepted.cached)
+
+
+@router.post(
+    "/jobs/{id}/retry",
+    status_code=202,
+    response_description="A new job is queued; poll the address in Location.",
+    responses=problems(
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobAlreadyFinished,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+)
+def retry_job(
+    id: JobId,
+    store: StoreDep,
+    transport: TransportDep,
+    resolver: ResolverDep,
+    data_folder: DataFolderDep,
+    prefix: PrefixDep,
+    response: Response,
+) -> Job:
+    """Queue the request of a failed or canceled job once more, on the same content."""
+    submission = Submission(store, transport, resolver, data_folder)
+    again = submission.repeat(store.get(id))
+    response.headers["Location"] = f"{prefix}/jobs/{again.id}"
+    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return again.to_job(prefix=prefix)

@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from fimlora_contract.digests import digest_of
+from fimlora_contract.jobs import JobStatus
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing, JobStore
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.errors import IdempotencyInFlight, IdempotencyMismatch, ServiceError
+from fimlora_service.errors import (
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    JobAlreadyFinished,
+    JobNotFinished,
+    ServiceError,
+)
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolved, Resolver
 
@@ -62,6 +69,30 @@ class Submission:
             return Accepted(self.store.get(job_id), cached=False)
         except JobMissing:
             return self._accept_once(request, job_id, key=key)
+
+    def repeat(self, record: JobRecord) -> JobRecord:
+        """Queue the request of a job that failed or was canceled once more, as a new job.
+
+        A final state never changes, so whoever followed the first job has seen its end.
+
+        Raises:
+            JobNotFinished: It has not ended.
+            JobAlreadyFinished: It has succeeded.
+        """
+        if not record.status.is_final:
+            raise JobNotFinished(f"job {record.id!r} is {record.status}")
+        if record.status is JobStatus.SUCCEEDED:
+            raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
+        fields = ("statistics_digest", "statistics_from")
+        again = self.store.create(
+            self.store.new_id(),
+            request=record.request,
+            resolved=record.resolved,
+            digest=record.fields["request_digest"],
+            **{name: record.fields.get(name, "") for name in fields},
+        )
+        self._enqueue(again)
+        return again
 
     def _accept_once(self, request: CalibrationRequest, job_id: str, *, key: str) -> Accepted:
         lock = f"submit:{job_id}"

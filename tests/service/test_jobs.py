@@ -114,6 +114,40 @@ class TestCancel:
         assert http.post("/jobs/job_0/cancel").status_code == 404
 
 
+class TestRetry:
+    @pytest.mark.parametrize("end", ["failed", "canceled"])
+    def test_the_same_request_is_queued_as_a_new_job(self, http, job_id, store, end):
+        """On the same content; the old job keeps its end."""
+        if end == "failed":
+            store.start(job_id, 1, worker="w")
+            store.fail(job_id, 1, JobError(code="worker_lost", detail="gone"))
+        else:
+            http.post(f"/jobs/{job_id}/cancel")
+
+        answer = http.post(f"/jobs/{job_id}/retry")
+
+        again = answer.json()
+        assert (answer.status_code, again["status"]) == (202, "queued")
+        assert answer.headers["Location"] == f"/jobs/{again['id']}"
+        assert again["id"] != job_id
+        assert store.get(again["id"]).request == store.get(job_id).request
+        assert again["resolved"] == store.get(job_id).resolved
+        assert store.get(job_id).status == end
+
+    def test_only_what_ended_without_a_result_is_retried(self, http, job_id, succeed):
+        """409 before the end and after success, 404 for an unknown job."""
+        queued = http.post(f"/jobs/{job_id}/retry")
+        succeed(job_id)
+        succeeded = http.post(f"/jobs/{job_id}/retry")
+
+        assert (queued.status_code, queued.json()["code"]) == (409, "job_not_finished")
+        assert (succeeded.status_code, succeeded.json()["code"]) == (
+            409,
+            "job_already_finished",
+        )
+        assert http.post("/jobs/job_0/retry").status_code == 404
+
+
 class TestDelete:
     def test_an_ended_job_is_forgotten(self, http, job_id, succeed, redis_client):
         """Gone from everywhere but the cache, which notices; asking again is a 404."""
