@@ -131,7 +131,7 @@ def test_an_unknown_route_is_a_problem(http, path):
     ("method", "path", "allowed"),
     [
         ("DELETE", "/datasets", "GET, POST"),
-        ("PUT", "/jobs/x", "GET"),
+        ("PUT", "/jobs/x", "DELETE, GET"),
         ("GET", "/calibrate", "POST"),
         ("GET", "/v1/calibrate", "POST"),
     ],
