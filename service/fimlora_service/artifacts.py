@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from fimlora_contract.jobs import CalibrationResult
 from fimlora_service import errors
 from fimlora_service.dependencies import DataFolderDep, JobId, StoreDep, problems
+from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
 
 NAMES = frozenset({
@@ -73,9 +74,3 @@ def locate(result: CalibrationResult, name: str, folder: Path) -> tuple[Path, st
     if not path.is_file():
         raise errors.ArtifactNotFound(f"artefact {name!r} is no longer stored")
     return path, artifact.digest, artifact.media_type
-
-
-def matches(if_none_match: str, digest: str) -> bool:
-    """Whether the header names this digest; weak tags compare equal for GET."""
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
-    return digest in tags or "*" in tags

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from fimlora_contract.digests import digest_bytes
 from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage, JobStatus
 from fimlora_contract.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
@@ -19,6 +20,7 @@ from fimlora_service.dependencies import (
     StoreDep,
     problems,
 )
+from fimlora_service.etags import matches
 
 RETRY_AFTER_S = 2
 router = APIRouter(tags=["jobs"])
@@ -40,7 +42,11 @@ def list_jobs(
 
 @router.get(
     "/jobs/{id}",
-    responses=problems(errors.JobNotFound, errors.ValidationFailed, errors.RedisUnavailable),
+    response_model=Job,
+    responses={
+        304: {"description": "Nothing has changed since the client's copy."},
+        **problems(errors.JobNotFound, errors.ValidationFailed, errors.RedisUnavailable),
+    },
 )
 async def retrieve_job(
     id: JobId,
@@ -49,11 +55,10 @@ async def retrieve_job(
     settings: SettingsDep,
     stopping: StoppingDep,
     prefix: PrefixDep,
-    response: Response,
     wait: Annotated[
         float, Query(ge=0, le=60, description="Seconds to wait for the job's end.")
     ] = 0,
-) -> Job:
+) -> Response:
     """Report where a job stands; with ``wait`` as soon as it has ended."""
     if wait:
         deadline = time.monotonic() + wait
@@ -64,9 +69,14 @@ async def retrieve_job(
 
         await wait_for_end(id, store, every_s=settings.poll_interval_s, give_up=give_up)
     record = await run_in_threadpool(store.get, id)
+    body = record.to_job(prefix=prefix).model_dump_json()
+    tag = digest_bytes(body.encode())
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
     if not record.status.is_final:
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return record.to_job(prefix=prefix)
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if matches(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
 
 
 async def wait_for_end(

@@ -19,11 +19,11 @@ from fimlora_contract.records import as_time
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_service import errors
-from fimlora_service.artifacts import matches
 from fimlora_service.calibrate import require_json
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import DataFolderDep, JobId, StoreDep, problems
 from fimlora_service.drift import rank_changes, rank_drift
+from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
 
 BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"

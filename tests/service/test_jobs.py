@@ -47,6 +47,19 @@ class TestRetrieve:
         assert answer.json()["progress"]["batch"] == 3
         assert answer.headers["Retry-After"] == "2"
 
+    def test_an_unchanged_job_is_not_sent_again(self, http, job_id, store):
+        """304 until something changes, however little."""
+        tag = http.get(f"/jobs/{job_id}").headers["ETag"]
+        same = http.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
+        store.start(job_id, 1, worker="w")
+
+        changed = http.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
+
+        assert (same.status_code, same.content) == (304, b"")
+        assert same.headers["Retry-After"] == "2"
+        assert (changed.status_code, changed.json()["status"]) == (200, "running")
+        assert changed.headers["ETag"] != tag
+
     def test_inline_rows_are_not_sent_back(self, http, job_id):
         """Polling must not carry the dataset."""
         assert http.get(f"/jobs/{job_id}").json()["request"]["dataset"]["n_rows"] == 8
