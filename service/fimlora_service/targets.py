@@ -5,6 +5,7 @@ adds it, and transformers fuses the experts of a mixture when it loads them: wha
 model's modules are called is only known to the worker.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -15,35 +16,93 @@ from fimlora_service.errors import BudgetInfeasible, ValidationFailed
 
 HEADS = frozenset({"lm_head", "score", "classifier", "embed_out"})
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "pooler_hidden_size")
 N_NEAR = 5
 
 
 def check_targets(
     request: CalibrationRequest, *, shapes: Shapes | None, config: Mapping[str, Any]
 ) -> None:
-    """Refuse target modules that the checkpoint cannot have, and budgets they exceed.
+    """Refuse target modules that the checkpoint cannot have, and budgets out of reach.
 
     Raises:
         ValidationFailed: An entry matches no weight; the message lists near names.
-        BudgetInfeasible: Even the lowest ranks cost more than the budget.
+        BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
+            ranks have a lower mean.
     """
-    entries = request.target_modules
-    if not isinstance(entries, list) or shapes is None or has_experts(config):
+    if shapes is None:
         return
-    costs = {
-        name.removesuffix(".weight"): sum(shape)
-        for name, shape in shapes.items()
-        if name.endswith(".weight") and len(shape) == 2
+    matrices = {
+        name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2
     }
-    matched: set[str] = set()
+    entries = request.target_modules
+    is_named = isinstance(entries, list) and not has_experts(config)
+    matched = match_entries(entries, matrices) if is_named and entries else None
+    if not matrices or config.get("quantization_config"):
+        return  # packed weights have shapes of their own
+    check_ceiling(request, matrices, config)
+    check_floor(request, matrices, matched)
+
+
+def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
+    """Names of the weights that entries mean; ``None`` if a head is among them.
+
+    Raises:
+        ValidationFailed: An entry matches no weight; the message lists near names.
+    """
+    matched: dict[str, None] = {}
+    has_head = False
     for index, entry in enumerate(entries):
-        found = {name for name in costs if is_match(entry, name)}
+        found = [name for name in matrices if is_match(entry, name)]
         if not found and entry.rpartition(".")[2] not in HEADS:
-            raise _unknown(entry, index, costs)
-        matched |= found
-    lowest = 1 if request.allocation.r_min is None else request.allocation.r_min
-    floor = lowest * sum(costs[name] for name in matched)
-    check_budget(request.budget, floor=floor, n_modules=len(matched))
+            raise _unknown(entry, index, matrices)
+        has_head |= not found
+        matched |= dict.fromkeys(found)
+    return None if has_head else list(matched)
+
+
+def check_ceiling(
+    request: CalibrationRequest, matrices: Shapes, config: Mapping[str, Any]
+) -> None:
+    """Refuse a mean rank above the smaller side of every matrix the model can have.
+
+    Maps that loading joins by their outputs, and heads that it adds, are still no wider on
+    one side than the hidden states, so the width that the configuration states counts too.
+    """
+    widths = [_find(config, key) for key in WIDTHS]
+    highest = max([min(shape) for shape in matrices.values()] + widths)
+    mean = request.budget.rank
+    if mean is not None and mean > highest:
+        lowest = min(request.allocation.r_min or 1, highest)
+        raise BudgetInfeasible(
+            f"a mean rank of {mean} is outside the feasible interval [{lowest}, {highest}]: "
+            f"no linear map of the model can have a rank above {highest}"
+        )
+
+
+def check_floor(
+    request: CalibrationRequest, matrices: Shapes, matched: list[str] | None
+) -> None:
+    """Refuse a budget in parameters or bytes below what the lowest ranks cost.
+
+    Which of the named maps survive loading is not certain: a pretraining head or a tower is
+    dropped. Of several stacks of blocks one is, so the cheapest one's cost is demanded.
+    Without names, one rank of one map is, whose smaller side loading may have cut.
+    """
+    allocation = request.allocation
+    lowest = 1 if allocation.r_min is None else allocation.r_min
+    if matched is None:
+        one_rank = min(min(shape) for shape in matrices.values()) + 1
+        floor, what = min(lowest, 1) * one_rank, "even one rank of one module needs"
+    else:
+        costs: dict[str, int] = {}
+        for name in matched:
+            stack, *block = re.split(r"\.\d+\.", name, maxsplit=1)
+            key = stack if block else name
+            shape = matrices[name]
+            costs[key] = costs.get(key, 0) + min(lowest, *shape) * sum(shape)
+        floor, what = min(costs.values()), "the lowest ranks of the modules need"
+    check_budget(request.budget, floor=floor, what=what)
 
 
 def is_match(entry: str, name: str) -> bool:
@@ -52,12 +111,12 @@ def is_match(entry: str, name: str) -> bool:
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:
-    """Whether the model is a mixture of experts."""
-    return any(config.get(key) for key in EXPERT_COUNTS)
+    """Whether the model, or the language part of it, is a mixture of experts."""
+    return any(_find(config, key) for key in EXPERT_COUNTS)
 
 
-def check_budget(budget: Budget, *, floor: int, n_modules: int) -> None:
-    """Refuse a budget in parameters or bytes below what the lowest ranks cost."""
+def check_budget(budget: Budget, *, floor: int, what: str) -> None:
+    """Refuse a budget in parameters or bytes below a floor in parameters."""
     limits = {
         "parameters": budget.parameters,
         "bytes": budget.bytes and budget.bytes // budget.bytes_per_parameter,
@@ -65,9 +124,15 @@ def check_budget(budget: Budget, *, floor: int, n_modules: int) -> None:
     limit = limits.get(budget.unit)
     if limit is not None and limit < floor:
         raise BudgetInfeasible(
-            f"budget {budget.unit}={budget.value:.0f} allows {limit} parameters; the lowest "
-            f"ranks of {n_modules} modules need {floor}: the feasible interval starts there"
+            f"budget {budget.unit}={budget.value:.0f} allows {limit} parameters; {what} "
+            f"{floor}: the feasible interval starts no lower"
         )
+
+
+def _find(config: Mapping[str, Any], key: str) -> int:
+    """The largest number under a key, in a configuration or in those of its parts."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    return max((v for part in parts if isinstance(v := part.get(key), int)), default=0)
 
 
 def _unknown(entry: str, index: int, names: Iterable[str]) -> ValidationFailed:

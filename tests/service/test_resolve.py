@@ -11,6 +11,7 @@ import pytest
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import weight_shapes
 from fimlora_service.resolve import MEASURED, request_digest
+from fimlora_service.targets import check_targets
 from support.service import CONFIG, ROWS, as_jsonl, make_model
 
 
@@ -151,16 +152,16 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("budget", "fits"),
         [
-            ({"parameters": 31}, False),
-            ({"parameters": 32}, True),
-            ({"bytes": 127}, False),
-            ({"bytes": 128}, True),
-            ({"bytes": 64, "bytes_per_parameter": 2}, True),
+            ({"parameters": 127}, False),
+            ({"parameters": 128}, True),
+            ({"bytes": 511}, False),
+            ({"bytes": 512}, True),
+            ({"bytes": 256, "bytes_per_parameter": 2}, True),
         ],
         ids=str,
     )
     def test_a_budget_below_the_lowest_ranks_is_refused(self, http, body, budget, fits):
-        """Two modules of 4 x 4 at rank 2 cost 2 * 2 * (4 + 4) = 32 parameters."""
+        """Two modules of 16 x 16 at rank 2 cost 2 * 2 * (16 + 16) = 128 parameters."""
         change = {"target_modules": ["query"], "budget": budget, "allocation": {"r_min": 2}}
 
         answer = http.post("/calibrate", json=body | change)
@@ -168,7 +169,58 @@ class TestTargets:
         assert (answer.status_code == 202) is fits
         if not fits:
             assert answer.json()["code"] == "budget_infeasible"
-            assert "32" in answer.json()["detail"]
+            assert "128" in answer.json()["detail"]
+
+    @pytest.mark.parametrize("targets", [None, "all-linear", ["query"]], ids=str)
+    def test_a_mean_rank_above_every_matrix_is_refused(self, http, body, targets):
+        """All maps are 16 x 16: rank 16 is the highest they can have, whatever is targeted."""
+        for budget, fits in ((17, False), (512, False), (16, True)):
+            answer = http.post(
+                "/calibrate", json=body | {"target_modules": targets, "budget": budget}
+            )
+
+            assert (answer.status_code == 202) is fits, answer.text
+            if not fits:
+                assert answer.json()["code"] == "budget_infeasible"
+                assert "feasible interval [1, 16]" in answer.json()["detail"]
+
+    def test_a_budget_below_one_rank_is_refused(self, http, body):
+        """Without names only what no choice of targets could meet is refused."""
+        for budget, fits in (({"parameters": 16}, False), ({"parameters": 32}, True)):
+            answer = http.post("/calibrate", json=body | {"budget": budget})
+
+            assert (answer.status_code == 202) is fits, answer.text
+            if not fits:
+                assert answer.json()["code"] == "budget_infeasible"
+
+    @pytest.mark.parametrize(
+        ("change", "shapes", "config"),
+        [
+            # A pretraining head that a classifier does not load.
+            ({"target_modules": ["dense"], "budget": {"parameters": 8}},
+             {"layer.0.dense.weight": (4, 4), "cls.transform.dense.weight": (400, 400)}, {}),
+            # A floor above what a small map can have counts as its highest rank.
+            ({"target_modules": ["query"], "budget": {"parameters": 32},
+              "allocation": {"r_min": 9}}, {"layer.0.query.weight": (4, 4)}, {}),
+            # A head of two classes is cheaper than every map of the checkpoint.
+            ({"target_modules": ["score"], "budget": {"parameters": 42}},
+             {"layer.0.query.weight": (40, 40)}, {}),
+            # A head on hidden states wider than the maps of the checkpoint.
+            ({"target_modules": ["score"], "budget": 16}, {"layer.0.q.weight": (4, 4)},
+             {"text_config": {"hidden_size": 16}}),
+            # Modules left out by the rule spectral cost nothing.
+            ({"budget": {"parameters": 1}, "allocation": {"r_min": 0, "rule": "spectral"}},
+             {"layer.0.query.weight": (4, 4)}, {}),
+            # Four-bit weights lie packed in one column.
+            ({"budget": 8}, {"layer.0.query.weight": (128, 1)}, {"quantization_config": {"b": 4}}),
+        ],
+        ids=["dropped-head", "small-map", "added-head", "wide-head", "left-out", "packed"],
+    )  # fmt: skip
+    def test_what_may_be_feasible_is_not_refused(self, body, change, shapes, config):
+        """A doubt is left to the worker, who has the model."""
+        request = CalibrationRequest.model_validate(body | change)
+
+        check_targets(request, shapes=shapes, config=config)
 
 
 class TestUploads:

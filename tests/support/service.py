@@ -8,12 +8,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 ROWS = [{"text": f"text {n}", "label": n % 2} for n in range(8)]
-CONFIG = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 4}
+CONFIG = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 16}
 WEIGHTS = {
     f"encoder.layer.{layer}.{module}.{kind}": shape
     for layer in range(2)
     for module in ("attention.self.query", "attention.self.value", "output.dense")
-    for kind, shape in (("weight", (4, 4)), ("bias", (4,)))
+    for kind, shape in (("weight", (16, 16)), ("bias", (16,)))
 }
 
 
