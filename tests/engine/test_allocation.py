@@ -318,6 +318,16 @@ def test_a_score_no_rule_can_share_by_is_refused_by_name(score):
         paper_call({"a": 1.0, "b": score}, 4, 1)
 
 
+@pytest.mark.parametrize("score", [None, "1.0", True, [1.0, 2.0]], ids=repr)
+def test_a_score_that_is_no_number_is_refused_by_name(score):
+    """Also a text that reads like a number: it came from somewhere it should not."""
+    modules = llama_like(1)
+    scores = scores_of(modules)
+
+    with pytest.raises(InvalidScore, match=r"v_proj' is .* must be numbers"):
+        allocate(scores | {modules[1].name: score}, modules)
+
+
 # --- budgets and bounds ------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """The plan type: what it derives, what it writes, what it refuses to read."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -86,6 +88,64 @@ def test_a_budget_is_positive_and_finite(value):
     """Nothing else can be spent."""
     with pytest.raises(InvalidOption, match="above 0 and finite"):
         Budget("rank", value)
+
+
+UNTYPED = """
+import json, sys
+from fractions import Fraction
+import numpy as np
+from fimlora.errors import InvalidOption
+from fimlora.plan import Budget
+for arguments in json.loads(sys.argv[1]):
+    try:
+        Budget(*arguments)
+        sys.exit(f"{arguments} passed")
+    except InvalidOption as error:
+        print(error)
+for number in (np.int64, np.float64, np.float32, Fraction):
+    whole, half = Budget("rank", number(8)), Budget("rank", number(17) / 2)
+    assert (whole, half) == (Budget("rank", 8), Budget("rank", 8.5))
+    assert (type(whole.value), type(half.value)) == (int, float)
+"""
+
+NO_BUDGETS = [
+    (["ranks", 8], "unit 'ranks' is unknown; allowed are rank, parameters, fraction, bytes"),
+    (["rank", "8"], "rank='8': it must be a number"),
+    (["rank", None], "rank=None: it must be a number"),
+    (["rank", True], "rank=True: it must be a number"),
+    (["rank", [8]], "rank=[8]: it must be a number"),
+    (["fraction", 1.01], "fraction=1.01: a fraction of the base model is at most 1"),
+    (["bytes", 4000, 0], "bytes_per_parameter=0; allowed are 1, 2, 4 and 8"),
+    (["bytes", 4000, 3], "bytes_per_parameter=3; allowed"),
+    (["bytes", 4000, True], "bytes_per_parameter=True; allowed"),
+    (["bytes", 4000, "4"], "bytes_per_parameter='4'; allowed"),
+]
+
+
+@pytest.mark.slow
+def test_budgets_that_mean_nothing_are_refused():
+    """Each error says what was given; any kind of real number is stored as a plain one.
+
+    In a process of its own, as types are checked here before the code can see them.
+    """
+    given = json.dumps([arguments for arguments, _ in NO_BUDGETS])
+    run = subprocess.run(
+        [sys.executable, "-c", UNTYPED, given],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+
+    for said, (_, message) in zip(run.stdout.splitlines(), NO_BUDGETS, strict=True):
+        assert message in said
+
+
+def test_a_rank_map_with_such_a_budget_is_refused(plan):
+    """It was not written by a sound tool."""
+    data = plan.to_json()
+    data["budget"] |= {"unit": "fraction", "value": 2}
+
+    with pytest.raises(InvalidAdapter, match="at most 1"):
+        RankPlan.from_json(data)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ Torch-free, so that a service can solve a plan anew from stored statistics.
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
-from fimlora.errors import InfeasibleBudget, InvalidOption
+from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.marginal_gain import (
     Spectra,
     captured_energies,
@@ -111,7 +112,10 @@ def allocate(
     if not isinstance(budget, Budget):
         budget = Budget("rank", budget)
     modules = _check_modules(values, modules)
-    values = {m.name: values[m.name] if by_spectrum else float(values[m.name]) for m in modules}
+    values = {
+        m.name: values[m.name] if by_spectrum else _as_score(m.name, values[m.name])
+        for m in modules
+    }
     _check_ranks(0 if by_spectrum else 1, r_min=r_min)
     _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
     if not 0 < scale < math.inf:
@@ -313,6 +317,23 @@ def _check_modules(
             f"scores and modules must name the same modules; {odd[:5]} are in one only"
         )
     return tuple(modules)
+
+
+def _as_score(name: str, value: Any) -> float:
+    """Read the score of a module.
+
+    Returns:
+        The score.
+
+    Raises:
+        InvalidScore: It is no number.
+    """
+    with suppress(TypeError, ValueError):
+        if not isinstance(value, bool | str | bytes):
+            return float(value)
+    raise InvalidScore(
+        f"the score of {name!r} is {value!r}; scores must be numbers, finite and not negative"
+    )
 
 
 def _check_ranks(least: int, /, **options: int | None) -> None:

@@ -105,7 +105,10 @@ def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
             gain is not known.
     """
     for name, values in spectra.items():
-        found = np.asarray(values, dtype=np.float64)
+        try:
+            found = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InvalidScore(f"the spectrum of {name!r} is no list of numbers") from None
         if not np.all((found >= 0) & (found < np.inf)):
             raise InvalidScore(
                 f"the spectrum of {name!r} has a value that is NaN, infinite or negative"

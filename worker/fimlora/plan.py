@@ -9,13 +9,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fimlora.errors import InvalidAdapter, InvalidOption
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
+_WIDTHS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,11 @@ class Budget:
 
     Attributes:
         unit: ``rank`` (mean rank), ``parameters`` (trainable parameters), ``fraction``
-            (of the base model's parameters) or ``bytes`` (of the saved adapter).
-        value: The amount, in that unit.
-        bytes_per_parameter: Width of a saved parameter; only read for ``bytes``.
+            (of the base model's parameters) or ``bytes`` (of the LoRA matrices A and B,
+            unpadded).
+        value: The amount, in that unit; a fraction is at most 1.
+        bytes_per_parameter: Width of a saved parameter, 1, 2, 4 or 8; only read for
+            ``bytes``.
     """
 
     unit: BudgetUnit
@@ -67,12 +71,25 @@ class Budget:
     bytes_per_parameter: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.value < float("inf"):
-            raise InvalidOption(
-                f"budget {self.unit}={self.value}: it must be above 0 and finite"
-            )
-        if self.value == int(self.value):  # 8 and 8.0 are one budget and print alike
-            object.__setattr__(self, "value", int(self.value))
+        if self.unit not in get_args(BudgetUnit):
+            allowed = ", ".join(get_args(BudgetUnit))
+            raise InvalidOption(f"budget unit {self.unit!r} is unknown; allowed are {allowed}")
+        value: Any = self.value
+        given = f"budget {self.unit}={value!r}"
+        # bool is a number to Python, and NumPy's numbers are not int or float.
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise InvalidOption(f"{given}: it must be a number above 0 and finite")
+        if not 0 < value < float("inf"):
+            raise InvalidOption(f"{given}: it must be above 0 and finite")
+        if self.unit == "fraction" and value > 1:
+            raise InvalidOption(f"{given}: a fraction of the base model is at most 1")
+        width: Any = self.bytes_per_parameter
+        if isinstance(width, bool) or width not in _WIDTHS:
+            raise InvalidOption(f"bytes_per_parameter={width!r}; allowed are 1, 2, 4 and 8")
+        whole = value == int(value)  # 8 and 8.0 are one budget and print alike
+        object.__setattr__(self, "value", int(value) if whole else float(value))
+        object.__setattr__(self, "bytes_per_parameter", int(width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +211,7 @@ class RankPlan:
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, InvalidOption) as error:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
 
 

@@ -24,7 +24,10 @@ class Budget(RequestModel):
     rank: Annotated[int, Field(ge=1, le=4096)] | None = None
     parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
+    bytes: Annotated[
+        Annotated[int, Field(ge=1, le=10**14)] | None,
+        Field(description="Bytes of the LoRA matrices A and B, unpadded."),
+    ] = None
     bytes_per_parameter: Literal[2, 4] = 4
 
     @model_validator(mode="after")

@@ -42,7 +42,11 @@ BudgetFraction = Annotated[
 ]
 BudgetBytes = Annotated[
     int | None,
-    _option("--budget-bytes", panel=BUDGET, help="Size of the saved adapter at most."),
+    _option(
+        "--budget-bytes",
+        panel=BUDGET,
+        help="Bytes of the LoRA matrices A and B, unpadded, at most.",
+    ),
 ]
 TargetModules = Annotated[
     str | None,
