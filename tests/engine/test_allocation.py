@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import pickle
 import random
+import re
 import subprocess
 import sys
 
@@ -398,10 +400,53 @@ def test_one_given_bound_moves_the_default_of_the_other_out_of_its_way():
     """A floor above twice the mean, or a ceiling below half of it, is the caller's word."""
     modules = llama_like()
 
-    with pytest.raises(InfeasibleBudget, match=r"r_min=9, r_max=9.*\[108, 108\]"):
+    with pytest.raises(InfeasibleBudget, match=r"with r_min=9, default r_max=9.*\[108, 108\]"):
         allocate(scores_of(modules), modules, 4, r_min=9)
-    with pytest.raises(InfeasibleBudget, match=r"r_min=3, r_max=3.*\[36, 36\]"):
+    with pytest.raises(InfeasibleBudget, match=r"default r_min=3, r_max=3.*\[36, 36\]"):
         allocate(scores_of(modules), modules, 8, r_max=3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget("rank", 3), "rank from 4 to 8"),
+        (Budget("parameters", 99), f"parameters from {4 * COST} to {8 * COST}"),
+        (Budget("bytes", 99), f"bytes from {16 * COST} to {32 * COST}"),
+        (Budget("bytes", 99, 2), f"bytes from {8 * COST} to {16 * COST}"),
+        (Budget("fraction", 0.001), "fraction from 0.04 to 0.08"),
+    ],
+    ids=lambda value: value.unit if isinstance(value, Budget) else "",
+)
+def test_an_infeasible_budget_names_the_interval_in_its_own_unit(budget, said):
+    """So that the reader can ask again without a calculation."""
+    modules = llama_like()
+
+    with pytest.raises(InfeasibleBudget, match=rf"{said}$") as caught:
+        allocate(
+            scores_of(modules), modules, budget, r_min=4, r_max=8, base_parameters=100 * COST
+        )
+
+    factor = 12 if budget.unit == "rank" else COST
+    assert caught.value.interval == (4 * factor, 8 * factor)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.interval) == (str(caught.value), caught.value.interval)
+
+
+@pytest.mark.parametrize("least", [True, False])
+def test_the_ends_of_an_odd_interval_are_feasible(least):
+    """Seven modules and one of rank 3 at most: ends that are rounded are rounded inwards."""
+    modules = (*llama_like(2), TargetModule("score", 64, 3))
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(scores_of(modules), modules, 1, r_min=5, r_max=17)
+    low, high = re.search(r"rank from ([\d.]+) to ([\d.]+)$", str(caught.value)).groups()
+
+    plan = allocate(
+        scores_of(modules), modules, float(low if least else high), r_min=5, r_max=17
+    )
+
+    assert (low, high) == ("4.71429", "14.7142")
+    assert plan.spent.ranks == (33 if least else 102)
+    assert caught.value.interval == (33, 103)
 
 
 def test_no_rank_exceeds_the_modules_own_size():

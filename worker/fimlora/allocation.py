@@ -10,6 +10,7 @@ from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
+from fimlora.budgets import budget_limit, explain
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.marginal_gain import (
     Spectra,
@@ -123,6 +124,7 @@ def allocate(
 
     limit = budget_limit(budget, modules, base_parameters=base_parameters)
     known = highest_known_rank(values, modules) if by_spectrum else None
+    given = r_min, r_max
     r_min, r_max = _bounds(budget, limit, modules, r_min, r_max, known=known)
     try:
         ranks = _solve(
@@ -137,9 +139,15 @@ def allocate(
             seed=seed,
         )
     except InfeasibleBudget as error:
-        raise InfeasibleBudget(
-            f"budget {budget.unit}={budget.value:g} with r_min={r_min}, r_max={r_max}: {error}"
-        ) from error
+        message = explain(
+            error,
+            budget,
+            n_modules=len(modules),
+            base_parameters=base_parameters,
+            bounds=(r_min, r_max),
+            given=given,
+        )
+        raise InfeasibleBudget(message, interval=error.interval) from error
     return RankPlan(
         modules=modules,
         ranks=ranks[rule],
@@ -208,40 +216,6 @@ def _solve(
         check_spectra(values, highest)
         ranks[rule] = share_by_gain(units, values, limit)
     return ranks
-
-
-def budget_limit(
-    budget: Budget, modules: Sequence[TargetModule], *, base_parameters: int | None = None
-) -> int:
-    """The budget in the unit the solver works in.
-
-    Args:
-        budget: What may be spent.
-        modules: The target modules.
-        base_parameters: Size of the base model, only read for ``fraction``.
-
-    Returns:
-        Ranks in total for a ``rank`` budget, trainable parameters for all others.
-
-    Raises:
-        InvalidOption: A ``fraction`` budget without the size of the base model.
-    """
-    # As written: 0.29 of 100 parameters is 29, though the product of floats is below it.
-    value = Fraction(repr(budget.value))
-    match budget.unit:
-        case "rank":
-            return math.floor(value * len(modules))
-        case "parameters":
-            return math.floor(value)
-        case "bytes":
-            return math.floor(value) // budget.bytes_per_parameter
-        case "fraction":
-            if base_parameters is None:
-                raise InvalidOption(
-                    f"budget fraction={budget.value:g} needs base_parameters, the number of "
-                    "parameters of the base model"
-                )
-            return math.floor(value * base_parameters)
 
 
 def _bounds(

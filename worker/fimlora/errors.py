@@ -14,9 +14,19 @@ class FimloraError(Exception):
 
 
 class InfeasibleBudget(FimloraError, ValueError):
-    """No plan within the bounds meets the budget; the message has the feasible interval."""
+    """No plan within the bounds meets the budget; the message has the feasible interval.
+
+    Attributes:
+        interval: The least and the most that the bounds permit, in ranks in total for a
+            budget in ranks and in parameters for all others; ``None`` where no limit would
+            help.
+    """
 
     code = "budget_infeasible"
+
+    def __init__(self, message: str, *, interval: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.interval = interval
 
 
 class InvalidScore(FimloraError, ValueError):

@@ -71,7 +71,8 @@ class Units:
             n_modules = sum(map(len, self.groups)) + len(self.alone)
             raise InfeasibleBudget(
                 f"{limit} {what} for {n_modules} modules is outside the feasible interval "
-                f"[{floor}, {ceiling}] of their bounds"
+                f"[{floor}, {ceiling}] of their bounds",
+                interval=(floor, ceiling),
             )
         return min(limit, ceiling)
 
