@@ -221,31 +221,70 @@ def test_only_a_succeeded_job_answers_an_equal_request(store, job_id):
     assert found.id == job_id
 
 
-@pytest.mark.parametrize(
-    ("running", "waiting", "age_s", "expected"),
-    [
-        (True, False, 1, [2]),
-        (False, False, 16, [2]),
-        (False, False, 5, []),
-        (False, True, 60, []),
-    ],
-    ids=["lease-expired", "queued-but-in-no-list", "just-queued", "waiting-in-line"],
-)
-def test_the_reaper_queues_what_nobody_works_on(
-    redis_client, store, job_id, running, waiting, age_s, expected
-):
-    """Orphans get their next attempt in front of the line; all others are left alone."""
-    transport, reaped = ListTransport(), list[Reaped]()
-    if running:
-        store.start(job_id, 1, worker="dead")
-    if waiting:
-        transport.enqueue(job_id, 1)
-    age(redis_client, store, job_id, seconds=age_s)
-
+def sweep_after(
+    redis: Redis, store: JobStore, transport: ListTransport, job_id: str, *, seconds: float
+) -> list[int]:
+    """Let time pass, sweep once, and list the attempts that were queued by it."""
+    age(redis, store, job_id, seconds=seconds)
+    redis.delete(store.key("lock", "reaper"))
+    reaped: list[Reaped] = []
     reaper.sweep(store, transport, on_reaped=reaped.append)
+    return [r.attempt for r in reaped]
 
-    assert [r.attempt for r in reaped] == expected
-    assert [a for _, a in transport.waiting if a > 1] == expected
+
+def test_the_reaper_queues_a_job_whose_lease_has_run_out(redis_client, store, job_id):
+    """The next attempt of a lost job goes in front of the line."""
+    transport = ListTransport()
+    transport.enqueue("job_other", 1)
+    store.start(job_id, 1, worker="dead")
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=1) == [2]
+    assert transport.waiting == [(job_id, 2), ("job_other", 1)]
+
+
+def test_the_reaper_queues_a_job_that_stays_in_no_list(redis_client, store, job_id):
+    """Popped by a worker that died before it began: seen missing, then given up."""
+    transport = ListTransport()
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=1) == []
+    assert sweep_after(redis_client, store, transport, job_id, seconds=5) == []
+    assert sweep_after(redis_client, store, transport, job_id, seconds=16) == [2]
+
+
+def test_a_job_popped_after_a_long_wait_keeps_its_attempt(redis_client, store, job_id):
+    """However long it stood in line, its worker gets the whole grace to begin."""
+    transport = ListTransport()
+    transport.enqueue(job_id, 1)
+    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+
+    transport.waiting.clear()
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+    assert store.start(job_id, 1, worker="w").status is JobStatus.RUNNING
+
+
+def test_a_job_back_in_line_is_not_missing_any_more(redis_client, store, job_id):
+    """Seen missing before it was queued, seen waiting, popped: the grace starts anew."""
+    transport = ListTransport()
+    sweep_after(redis_client, store, transport, job_id, seconds=1)
+    transport.enqueue(job_id, 1)
+    sweep_after(redis_client, store, transport, job_id, seconds=1)
+    transport.waiting.clear()
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+
+
+def test_a_popped_job_is_held_before_it_is_started(redis_client, store, job_id):
+    """A worker's parent holds the lease while the child still imports."""
+    age(redis_client, store, job_id, seconds=3600)
+    store.note_missing(job_id, 1, missing=True)
+    store.renew(job_id, 1)
+    redis_client.hset(store.key("job", job_id), "updated_at", "0")
+    reaped: list[Reaped] = []
+
+    reaper.sweep(store, ListTransport(), on_reaped=reaped.append)
+
+    assert reaped == []
 
 
 def test_the_reaper_leaves_a_live_lease_alone(store, job_id):
@@ -261,6 +300,7 @@ def test_the_reaper_leaves_a_live_lease_alone(store, job_id):
 
 def test_two_reapers_do_not_sweep_at_once(store, redis_client, job_id):
     """The lock turns the second one away for a while."""
+    store.start(job_id, 1, worker="dead")
     age(redis_client, store, job_id, seconds=60)
     transport, reaped = ListTransport(), list[Reaped]()
 

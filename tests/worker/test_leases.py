@@ -33,11 +33,7 @@ def job_id(jobs: Jobs) -> str:
 
 @pytest.fixture
 def leases(jobs: Jobs, clock: Clock) -> Leases:
-    leases = Leases(
-        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: None
-    )
-    leases.begin()
-    return leases
+    return Leases(jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: None)
 
 
 def test_holding_renews_the_lease(jobs: Jobs, leases: Leases, job_id):
@@ -49,11 +45,13 @@ def test_holding_renews_the_lease(jobs: Jobs, leases: Leases, job_id):
 
 
 def test_an_attempt_that_has_not_begun_is_left_alone(jobs: Jobs, leases: Leases, clock):
-    """The child may still be importing: there is no lease to renew and nothing to kill."""
+    """The child may still be importing: the lease is held for it, and nothing is killed."""
     job_id = jobs.submit()
+    leases.begin(f"{job_id}-1")
     clock.now = 100
 
     assert [leases.hold(f"{job_id}-1") for _ in range(3)] == [False] * 3
+    assert jobs.get(job_id).lease_until_ms > jobs.store.now_ms() + 10_000
 
 
 @pytest.mark.parametrize("end", ["cancel", "overtaken", "failed", "gone"])
@@ -93,7 +91,7 @@ def test_a_kill_for_memory_names_memory(jobs: Jobs, clock, job_id):
     leases = Leases(
         jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: next(counts)
     )
-    leases.begin()
+    leases.begin(f"{job_id}-1")
     jobs.redis.hset(f"fimlora:job:{job_id}", "failures", "2")
 
     leases.lost(f"{job_id}-1", signal.SIGKILL)

@@ -47,9 +47,10 @@ class Leases:
         self._kills_before: int | None = None
         self._unwanted_since: float | None = None
 
-    def begin(self) -> None:
-        """Forget the previous attempt."""
+    def begin(self, rq_id: str) -> None:
+        """Forget the previous attempt, and hold the new one until its process starts it."""
         self._unwanted_since = None
+        self.hold(rq_id)
         self._kills_before = self._count_kills()
 
     def hold(self, rq_id: str) -> bool:
@@ -93,11 +94,7 @@ class Leases:
     def _is_wanted(self, job_id: str, attempt: int) -> bool:
         try:
             return self._store.renew(job_id, attempt) is not JobStatus.CANCELING
-        except StaleAttempt:
-            record = self._store.get(job_id)
-            # Queued in this very attempt: the child has not begun yet.
-            return record.status is JobStatus.QUEUED and record.attempt == attempt
-        except JobMissing:
+        except (StaleAttempt, JobMissing):
             return False
 
     def _give_up(self, rq_id: str, error: JobError | None) -> None:

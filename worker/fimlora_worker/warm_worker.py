@@ -70,7 +70,7 @@ class LeasedWorker(Worker):
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
         """Watch over a job until its end is on record."""
         assert self._leases
-        self._leases.begin()
+        self._leases.begin(job.id)
         super().monitor_work_horse(job, queue, execution)
         self._leases.settle(job.id)
 

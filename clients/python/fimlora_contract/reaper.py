@@ -46,7 +46,7 @@ def sweep(
     for job_id in store.open_ids():
         try:
             record = store.get(job_id)
-            if _is_orphan(record, transport, now_ms=now_ms):
+            if _is_orphan(record, store, transport, now_ms=now_ms):
                 on_reaped(give_up(store, transport, record.id, record.attempt))
         except (JobMissing, StaleAttempt):
             continue  # it moved on while we looked
@@ -68,12 +68,17 @@ def give_up(
     return Reaped(job_id, change.attempt, change.status)
 
 
-def _is_orphan(record: JobRecord, transport: Transport, *, now_ms: int) -> bool:
-    if record.status.is_final:
+def _is_orphan(
+    record: JobRecord, store: JobStore, transport: Transport, *, now_ms: int
+) -> bool:
+    if record.status.is_final or record.lease_until_ms > now_ms:
         return False
     if record.status is not JobStatus.QUEUED:
-        return record.lease_until_ms < now_ms
-    waited_ms = now_ms - record.updated_at_ms
-    return waited_ms > ORPHAN_GRACE_S * 1000 and not transport.is_waiting(
-        record.id, record.attempt
-    )
+        return True
+    is_missing = not transport.is_waiting(record.id, record.attempt)
+    if is_missing is not record.is_missing:
+        # The grace runs from here, not from when the job was queued: however long it has
+        # waited in line, a worker may have popped it just now.
+        store.note_missing(record.id, record.attempt, missing=is_missing)
+        return False
+    return is_missing and now_ms - record.updated_at_ms > ORPHAN_GRACE_S * 1000

@@ -56,6 +56,11 @@ class JobRecord:
         return json.loads(text) if text else None
 
     @property
+    def is_missing(self) -> bool:
+        """Whether the current attempt was seen queued, but in no list to pop from."""
+        return self.fields.get("missing_attempt") == str(self.attempt)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The request as accepted, short forms expanded."""
         request: dict[str, Any] = self.json_field("request") or {}

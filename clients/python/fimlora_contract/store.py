@@ -236,8 +236,11 @@ class JobStore:
         return self.get(job_id)
 
     def renew(self, job_id: str, attempt: int) -> JobStatus:
-        """Hold the lease for another term; the answer shows a cancel request."""
-        return self._change(job_id, attempt, {R, C}, {}, lease_s=LEASE_S).status
+        """Hold the lease for another term; the answer shows a cancel request.
+
+        An attempt that a worker has popped and not yet started is still queued.
+        """
+        return self._change(job_id, attempt, {Q, R, C}, {}, lease_s=LEASE_S).status
 
     def report(self, job_id: str, attempt: int, progress: Progress) -> JobStatus:
         """Put progress on record; the answer shows a cancel request."""
@@ -345,6 +348,11 @@ class JobStore:
         }  # fmt: skip
         event = _event("status", job_id, Q, attempt + 1)
         return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+
+    def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
+        """Put on record whether a queued attempt was found in no list; see the reaper."""
+        fields = {"missing_attempt": str(attempt) if missing else ""}
+        self._change(job_id, attempt, {Q}, fields)
 
     # Results and requests that are already known
 
