@@ -79,7 +79,7 @@ def test_a_child_that_does_not_obey_a_cancel_is_killed(jobs: Jobs, worker: Worke
 
     os.kill(child, signal.SIGSTOP)  # as a device that never answers
     jobs.store.request_cancel(job_id)
-    record = jobs.wait_final(job_id, timeout_s=15)
+    record = jobs.wait_final(job_id, timeout_s=30)
 
     assert record.status == "canceled"
     assert worker.child_pid != child
@@ -91,7 +91,7 @@ def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
     jobs.wait_running(job_id)
 
     send_stop_job_command(jobs.redis, rq_job_id(job_id, 1), serializer="json")
-    record = jobs.wait_final(job_id, timeout_s=15)
+    record = jobs.wait_final(job_id, timeout_s=30)
 
     assert (record.status, record.attempt) == ("canceled", 1)
 

@@ -247,8 +247,10 @@ def test_a_job_that_could_not_be_queued_is_queued_by_the_reaper(
     answer = http.post("/calibrate", json=body)
     id_ = answer.json()["id"]
     redis_client.delete("rq:queue:fimlora")
-    redis_client.hset(store.key("job", id_), "updated_at", store.now_ms() - 60_000)
-    sweep(store, transport, on_reaped=lambda reaped: None)
+    for _ in range(2):  # seen in no list, and still in none after the grace
+        redis_client.hset(store.key("job", id_), "updated_at", store.now_ms() - 60_000)
+        redis_client.delete(store.key("lock", "reaper"))
+        sweep(store, transport, on_reaped=lambda reaped: None)
 
     assert answer.status_code == 202
     record = store.get(id_)
