@@ -4,10 +4,10 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from fimlora import TargetModule, find_targets
+from fimlora import TargetModule, allocate, find_targets, measure
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.targets import count_base_parameters, locate
-from support.models import tiny
+from fimlora.targets import count_base_parameters, find_left_out, locate
+from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
 
 
@@ -195,3 +195,34 @@ def test_targets_come_in_the_models_order():
     model = nn.ModuleDict({"b": nn.Linear(1, 2), "a": nn.Linear(2, 1)})
 
     assert names_of(model, ["a", "b"]) == ["b", "a"]
+
+
+EXPERTS = [
+    f"model.layers.{layer}.mlp.experts.{name}"
+    for layer in (0, 1)
+    for name in ("down_proj", "gate_up_proj")
+]
+
+
+def test_fused_experts_that_are_left_out_are_named():
+    """``all-linear`` does not reach them; statistics and rank map say so."""
+    model, targets = tiny("mixtral_lm")
+    batches = [make_batch("mixtral_lm", [5, 3])]
+
+    statistics = measure(model, batches, target_modules="all-linear")
+
+    assert list(statistics.not_targeted) == EXPERTS
+    plan = allocate(statistics, budget=4)
+    assert plan.provenance["not_targeted"] == {"count": 4, "names": EXPERTS}
+    assert find_left_out(model, targets) == ()
+    assert find_left_out(model, ["q_proj", "experts.down_proj"]) == (EXPERTS[0], EXPERTS[2])
+    assert "not_targeted" not in measure(model, batches, target_modules=targets).provenance()
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "gate_up_proj"], EXPERTS[:1], r".*gate_up_proj"]
+)
+def test_fused_experts_that_are_asked_for_are_refused(targets):
+    """A plan without them would not be what was asked for."""
+    with pytest.raises(UnsupportedModule, match="fused experts are not measured"):
+        find_targets(tiny("mixtral_lm")[0], targets)

@@ -103,6 +103,20 @@ TINY_MODELS = {
         _model("LlamaForSequenceClassification", "LlamaConfig", **_LLAMA, num_labels=N_CLASSES),
         _LLAMA_TARGETS,
     ),
+    "mixtral_lm": TinyModel(
+        # Its experts are 3-D parameters, which are run through but not measured.
+        _model(
+            "MixtralForCausalLM",
+            "MixtralConfig",
+            **_LLAMA,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            experts_implementation="eager",  # the grouped kernel knows no float64
+            tie_word_embeddings=False,
+        ),
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        is_causal_lm=True,
+    ),
     "gpt2_lm": TinyModel(
         _model("GPT2LMHeadModel", "GPT2Config", **_GPT2, bos_token_id=1, eos_token_id=2),
         ("c_attn", "c_proj", "c_fc"),  # Conv1D

@@ -23,7 +23,7 @@ from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.plan import TargetModule
 from fimlora.recorder import Recorder
 from fimlora.statistics import Estimator, Statistics
-from fimlora.targets import count_base_parameters, find_targets, locate
+from fimlora.targets import count_base_parameters, find_left_out, find_targets, locate
 
 OnBatch = Callable[[int, int], None]
 
@@ -124,6 +124,7 @@ def measure(
         row_energies=recorder.row_energies(),
         example_energies=recorder.example_energies(),
         squared_gradients=recorder.squared_gradients(),
+        not_targeted=find_left_out(model, target_modules),
         **(sums.results(n_examples) if sums is not None else {}),
     )
 

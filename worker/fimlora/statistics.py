@@ -27,6 +27,7 @@ from fimlora.plan import TargetModule
 
 # A spectrum whose leading values may be further off than this is called unresolved.
 RESOLVED_ERROR = 0.01
+MAX_LISTED = 20  # names of modules that are not targeted, in a rank map
 STATISTICS_FORMAT = "fimlora.statistics/1"
 Arrays = Mapping[str, NDArray[np.float64]]
 
@@ -71,6 +72,7 @@ class Statistics:
         row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact.
         example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
         squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
+        not_targeted: Fused experts that the choice of targets means but that are not measured.
         input_squares: Sum over tokens of the squared input (I) per module, if recorded.
         token_counts: Tokens in that sum (1), if recorded.
         spectra: The leading singular values (K) of the mean gradient ``sum_n G[n] / N`` per
@@ -94,6 +96,7 @@ class Statistics:
     row_energies: Arrays
     example_energies: Arrays
     squared_gradients: Arrays
+    not_targeted: tuple[str, ...] = ()
     input_squares: Arrays = field(default_factory=dict)
     token_counts: Arrays = field(default_factory=dict)
     spectra: Arrays = field(default_factory=dict)
@@ -119,6 +122,9 @@ class Statistics:
             Plain data for a rank map.
         """
         facts = {name: value for name, value in self._facts().items() if value is not None}
+        names = facts.pop("not_targeted")
+        if names:
+            facts["not_targeted"] = {"count": len(names), "names": names[:MAX_LISTED]}
         if self.spectra:
             facts["unresolved_spectra"] = list(self.unresolved_spectra())
         return facts
@@ -232,6 +238,7 @@ class Statistics:
                 groups[group][name] = array
             modules = tuple(TargetModule(**row) for row in header.pop("modules"))
             estimator = Estimator(header.pop("estimator"))
+            header["not_targeted"] = tuple(header.get("not_targeted", ()))
             arrays: dict[str, Any] = groups
             return cls(modules=modules, estimator=estimator, **header, **arrays)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -239,7 +246,8 @@ class Statistics:
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
-        return {**facts, "estimator": self.estimator.value}
+        plain = {"estimator": self.estimator.value, "not_targeted": list(self.not_targeted)}
+        return {**facts, **plain}
 
 
 _GROUPS = (

@@ -31,7 +31,7 @@ from fimlora.recorder import Recorder
 from fimlora.skeleton import build_skeleton
 from fimlora.statistics import Estimator, Statistics
 from fimlora.tape import Rerun, Tape
-from fimlora.targets import count_base_parameters, find_targets, locate
+from fimlora.targets import count_base_parameters, find_left_out, find_targets, locate
 from fimlora.weights import Weights
 
 
@@ -137,6 +137,7 @@ def measure_streamed(
         row_energies=_gather(modules, [r.row_energies() for r in recorders]),
         example_energies=_gather(modules, [r.example_energies() for r in recorders]),
         squared_gradients=_gather(modules, [r.squared_gradients() for r in recorders]),
+        not_targeted=find_left_out(model, target_modules),
     )
 
 

@@ -26,6 +26,10 @@ def find_targets(
 ) -> tuple[TargetModule, ...]:
     """Find the target modules of a model, in the model's own order.
 
+    Experts of a mixture that transformers keeps as one 3-D parameter are no linear maps of
+    their own and are not measured. `find_left_out` names those that the same
+    ``target_modules`` would mean, and statistics and rank map report them.
+
     Args:
         model: A transformers model, wrapped by PEFT or not.
         target_modules: Names or dotted name endings; ``"all-linear"`` for every linear map
@@ -39,19 +43,45 @@ def find_targets(
     Raises:
         InvalidOption: An empty list was given.
         UnknownTarget: An entry matches nothing; the message lists near names.
-        UnsupportedModule: An entry matches something that is not a linear map.
+        UnsupportedModule: An entry matches something that is not a linear map, or nothing
+            but fused experts.
     """  # noqa: DOC502 - the helpers raise
     modules = dict(_base_modules(base_model_of(model)))
+    fused = _fused_experts(model)
     if target_modules is None:
-        names = _carriers(model) or _by_entries(_default_entries(model), modules)
+        names = _carriers(model) or _by_entries(_default_entries(model), modules, fused)
     elif isinstance(target_modules, str):
         if target_modules.lower() == ALL_LINEAR:
             names = _all_linear(base_model_of(model), modules)
         else:
-            names = _by_expression(target_modules, modules)
+            names = _by_expression(target_modules, modules, fused)
     else:
-        names = _by_entries(target_modules, modules)
+        names = _by_entries(target_modules, modules, fused)
     return tuple(_describe(name, modules[name]) for name in modules if name in names)
+
+
+def find_left_out(
+    model: nn.Module, target_modules: str | Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Name the fused experts that a choice of targets means but that are not measured.
+
+    Args:
+        model: The model `find_targets` was asked about.
+        target_modules: What it was asked for.
+
+    Returns:
+        Names of 3-D parameters, sorted; empty for a model without fused experts.
+    """
+    fused = _fused_experts(model)
+    if not fused or (target_modules is None and _carriers(model)):
+        return ()
+    if target_modules is None:
+        target_modules = _default_entries(model)
+    if not isinstance(target_modules, str):
+        return tuple(n for n in fused if any(_is_ending(e, n) for e in target_modules))
+    if target_modules.lower() == ALL_LINEAR:
+        return tuple(fused)
+    return tuple(name for name in fused if re.fullmatch(target_modules, name))
 
 
 def locate(model: nn.Module, module: TargetModule) -> nn.Module:
@@ -67,12 +97,23 @@ def locate(model: nn.Module, module: TargetModule) -> nn.Module:
     return _unwrap_layer(base_model_of(model).get_submodule(module.name))
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """See through the wrapper of ``torch.compile``: hooks need the modules to run as such.
+
+    Returns:
+        The model that was compiled, or the model itself.
+    """
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def base_model_of(model: nn.Module) -> nn.Module:
     """See through PEFT's wrapper.
 
     Returns:
         The transformers model itself.
     """
+    model = uncompiled(model)
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         return cast("Callable[[], nn.Module]", model.get_base_model)()
     return model
@@ -141,7 +182,37 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
     return names
 
 
-def _by_expression(expression: str, modules: dict[str, nn.Module]) -> set[str]:
+def _fused_experts(model: nn.Module) -> list[str]:
+    """Names of the parameters that hold one matrix per expert, sorted."""
+    return sorted(
+        f"{name}.{parameter_name}"
+        for name, module in base_model_of(model).named_modules()
+        if "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
+        for parameter_name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3
+    )
+
+
+def _refuse_fused(given: str, names: list[str]) -> None:
+    """Refuse targets that are fused experts only.
+
+    Raises:
+        UnsupportedModule: There are some.
+    """
+    if names:
+        raise UnsupportedModule(
+            f"{given} matches {names[0]!r}, which holds the matrices of all experts in one "
+            "parameter; fused experts are not measured: name Linear or Conv1D modules only"
+        )
+
+
+def _is_ending(entry: str, name: str) -> bool:
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _by_expression(
+    expression: str, modules: dict[str, nn.Module], fused: list[str]
+) -> set[str]:
     try:
         names = {name for name in modules if re.fullmatch(expression, name)}
     except re.error as error:
@@ -149,6 +220,8 @@ def _by_expression(expression: str, modules: dict[str, nn.Module]) -> set[str]:
             f"target_modules={expression!r} is no regular expression: {error}"
         ) from error
     if not names:
+        matched = [name for name in fused if re.fullmatch(expression, name)]
+        _refuse_fused(f"target_modules={expression!r}", matched)
         raise UnknownTarget(
             f"target_modules={expression!r} matches no full module name (a string is a regular "
             f"expression; use a list for name endings). {_near_names(expression, modules)}"
@@ -156,13 +229,17 @@ def _by_expression(expression: str, modules: dict[str, nn.Module]) -> set[str]:
     return _refuse_nonlinear(expression, names, modules)
 
 
-def _by_entries(entries: Sequence[str], modules: dict[str, nn.Module]) -> set[str]:
+def _by_entries(
+    entries: Sequence[str], modules: dict[str, nn.Module], fused: list[str]
+) -> set[str]:
     if not entries:
         raise InvalidOption("target_modules is empty: name at least one module")
     found: set[str] = set()
     for entry in entries:
-        names = {name for name in modules if name == entry or name.endswith(f".{entry}")}
+        names = {name for name in modules if _is_ending(entry, name)}
         if not names:
+            matched = [name for name in fused if _is_ending(entry, name)]
+            _refuse_fused(f"target_modules entry {entry!r}", matched)
             raise UnknownTarget(
                 f"no module is named {entry!r} or ends in '.{entry}'. "
                 f"{_near_names(entry, modules)}"
