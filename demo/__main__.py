@@ -5,6 +5,7 @@ calibrates through the Python client, shows the rank map, loads the adapter with
 and trains it. Ends with status 0 only if all of that happened and everything is stopped.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -50,7 +52,7 @@ class Story:
 
     def tell(self, text: str, style: str = "") -> None:
         """A line below the title."""
-        self.console.print(Text(f"  {text}", style), soft_wrap=True)
+        self.console.print(Padding(Text(text, style), (0, 0, 0, 2), expand=False))
 
     def summary(self) -> str:
         """How long each step took, and all together."""
@@ -60,6 +62,7 @@ class Story:
 
 def main() -> int:
     """Run the demonstration; the exit status says whether all of it happened."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that all is stopped
     story = Story(Console(highlight=False))
     try:
         tell(story)
@@ -143,7 +146,7 @@ def train_adapter(story: Story, model_folder: Path, result: Result, rows: list[R
     """Load what was written with stock PEFT, train it, and see that the loss falls."""
     with Progress(
         TextColumn("  {task.description}"), BarColumn(32), TextColumn("{task.fields[loss]}"),
-        console=story.console, transient=True,
+        console=story.console, transient=True, auto_refresh=False,
     ) as bar:  # fmt: skip
         task = bar.add_task("loading", total=N_STEPS, loss="")
 

@@ -1,6 +1,7 @@
 """Start ``fimlora up`` for the demonstration and stop it, with all that it started."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demo.errors import DemoFailed
+from fimlora_client.stack.children import Guardian
 from fimlora_client.stack.ownership import Running, find_running
 
 START_S = 240.0
@@ -24,22 +26,31 @@ def running_stack(data_dir: Path) -> Iterator[Running]:
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "up.log"
-    command = [sys.executable, "-m", "fimlora_client.cli", "up", "--port", "0"]
-    with log.open("wb") as file:
-        # Its own session: Ctrl-C reaches only us, and we stop it in order.
-        process = subprocess.Popen(
-            [*command, "--data-dir", str(data_dir)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    guardian = Guardian()  # stops it should we be killed
+    process = _start(data_dir, log)
+    guardian.tell("+", process.pid)
     try:
         yield _wait_until_up(process, data_dir, log)
-    except BaseException:
-        _stop(process)
-        raise
-    if _stop(process) != 0:
+    finally:
+        status = _stop(process)
+        guardian.tell("-", process.pid)
+        guardian.close()
+    if status != 0:
         raise DemoFailed(f"`fimlora up` did not stop cleanly:\n{_tail(log)}")
+
+
+def _start(data_dir: Path, log: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "fimlora_client.cli", "up", "--port", "0"]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [*command, "--data-dir", str(data_dir)],
+            # A server of the user's own is none of our business: ours is embedded.
+            env={name: value for name, value in os.environ.items() if name != "REDIS_URL"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Its own session: Ctrl-C reaches only us, and we stop it in order.
+            start_new_session=True,
+        )
 
 
 def _wait_until_up(process: "subprocess.Popen[bytes]", data_dir: Path, log: Path) -> Running:

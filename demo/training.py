@@ -51,6 +51,9 @@ def train(
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # Steps this small gain little from more, and threads that must wait for each other on
+    # a busy machine lose a lot.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     labels = sorted({row["label"] for row in rows})
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)

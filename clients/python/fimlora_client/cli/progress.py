@@ -34,6 +34,7 @@ class JobProgress:
                 TextColumn("[dim]{task.fields[left]}"),
                 console=console,
                 transient=True,
+                refresh_per_second=5,  # calm, and the worker may need the core
             )
             self._task = self._bar.add_task("queued", total=None, batch="", left="")
 
