@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Depends, Response
 from fimlora import Budget, FimloraError, InfeasibleBudget, RankPlan, Statistics
 from fimlora.errors import InvalidStatistics
 from fimlora.replanning import Known, replan, replanned_config, rescaled
-from fimlora.text_files import text_files
+from fimlora.text_files import rank_map, text_files
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import Plan, RankMap
 from fimlora_contract.requests import PlanRequest
@@ -62,12 +62,14 @@ def allocate_again(
     plan, config = solve(body, statistics, known)
     if statistics.scale != plan.scale:
         digest = digest_bytes(rescaled(statistics, plan.scale).to_bytes())
-    files = {name: digest_bytes(text) for name, text in text_files(plan, config).items()}
+    layout = body.adapter.layout
+    texts = text_files(plan, config, layout=layout)
+    files = {name: digest_bytes(text) for name, text in texts.items()}
     again = Plan(
         job_id=id,
         digest=digest_of(files | {STATISTICS: digest}),
         adapter_config=config,
-        rank_map=RankMap.model_validate(plan.to_json()),
+        rank_map=RankMap.model_validate(rank_map(plan, layout=layout)),
     )
     # Not left to the framework, which would check the whole rank map once more.
     return Response(again.model_dump_json(), media_type="application/json")

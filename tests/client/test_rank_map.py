@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fimlora_client.rank_map import arrange, rank_map_table, short_names
-from fimlora_contract.jobs import RankMap
+from fimlora_contract.jobs import RankMap, WrittenAdapter
 
 
 def module(name, rank, *, layer=None, kind=None):
@@ -132,6 +132,28 @@ def test_the_budget_is_said_in_its_own_unit(budget, asked, spent):
     assert spent in text
     assert "each 4 to 16" in text
     assert "uniform LoRA: 12,345" in text
+
+
+def test_what_is_not_spent_is_said():
+    """In the unit of the limit, and only when something is left."""
+    budget = {"unit": "rank", "value": 9, "limit": 29}
+
+    assert "1 ranks unspent" in shown(make(BLOCKS, **budget, unspent=1))
+    assert "unspent" not in shown(make(BLOCKS, **budget, unspent=0))
+
+
+def test_padding_is_said():
+    """Layout C trains more than the plan spends; layout B does not."""
+    padded = {"layout": "C", "width": 16, "trainable_parameters": 4_321}
+    plain = {"layout": "B", "width": None, "trainable_parameters": 224}
+    both = [
+        make(BLOCKS).model_copy(update={"adapter": WrittenAdapter(**a)})
+        for a in (padded, plain)
+    ]
+
+    assert "4,321 parameters, each module padded to rank 16" in shown(both[0])
+    assert "padded" not in shown(both[1])
+    assert "padded" not in shown(make(BLOCKS))
 
 
 def test_a_deeper_shade_is_a_higher_rank():

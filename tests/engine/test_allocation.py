@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fimlora.allocation import allocate, allocate_ranks
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
-from fimlora.plan import Budget, TargetModule
+from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.rank_map import render_text
 
 # Two test processes share two cores: time is no sign of a wrong result.
 settings.register_profile("untimed", deadline=None)
@@ -511,6 +512,42 @@ def test_scores_and_modules_must_fit():
         allocate(scores, (*modules, modules[0]))
     with pytest.raises(InvalidOption, match="extra"):
         allocate(scores | {"extra": 1.0}, modules)
+
+
+@pytest.mark.parametrize(
+    ("options", "unspent"),
+    [
+        ({"budget": 9, "multiple_of": 8, "r_min": 8, "r_max": 16}, 4),
+        ({"budget": 8, "multiple_of": 8}, 0),
+        ({"budget": 8.5}, 0),
+        ({"budget": Budget("parameters", 9 * COST + 5), "r_min": 9, "r_max": 9}, 5),
+    ],
+    ids=lambda value: "" if isinstance(value, int) else str(value),
+)
+def test_what_cannot_be_spent_is_reported(options, unspent):
+    """In the unit of the limit: 12 modules in multiples of 8 miss 108 ranks by 4."""
+    modules = llama_like()
+
+    plan = allocate(scores_of(modules), modules, **options)
+
+    assert plan.unspent == unspent
+    assert plan.to_json()["budget"]["unspent"] == unspent
+    assert RankPlan.from_json(plan.to_json()) == plan
+    if plan.budget.unit == "rank":
+        assert plan.spent.ranks + unspent == plan.limit
+        assert (f"{unspent} ranks unspent" in render_text(plan)) == bool(unspent)
+
+
+def test_tied_modules_report_what_they_miss():
+    """Twelve modules in three groups of four: 50 ranks are two more than they can add up to."""
+    modules = llama_like()
+    names = [m.name for m in modules]
+
+    plan = allocate(
+        scores_of(modules), modules, 50 / 12, groups=[names[i::3] for i in range(3)], r_min=1
+    )
+
+    assert (plan.limit, plan.spent.ranks, plan.unspent) == (50, 48, 2)
 
 
 # --- controls ----------------------------------------------------------------------------

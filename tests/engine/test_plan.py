@@ -65,7 +65,8 @@ def test_json_says_all_a_reader_needs(plan):
     data = plan.to_json()
 
     assert data["format"] == "fimlora.rank_map/1"
-    assert data["budget"] == {"unit": "rank", "value": 8, "bytes_per_parameter": 4, "limit": 32}
+    budget = {"unit": "rank", "value": 8, "bytes_per_parameter": 4}
+    assert data["budget"] == budget | {"limit": 32, "unspent": 0}
     assert data["spent"]["ranks"] == data["controls"]["uniform"]["ranks"] == 32
     assert data["controls"].keys() == {"random", "uniform"}
     row = data["modules"][1]

@@ -349,6 +349,24 @@ def test_layout_c_is_one_rank_without_patterns(tmp_path):
         assert A[: plan.ranks[module.name]].any(dim=1).all()
 
 
+@pytest.mark.parametrize("layout", ["B", "C"])
+@pytest.mark.parametrize("name", ["llama_gqa_lm", "bert_classifier"], indirect=True)
+def test_the_rank_map_counts_what_peft_trains(name, layout, tmp_path):
+    """Also where padding and modules of rank 0 set plan and adapter apart."""
+    model, plan = write(name, tmp_path / "a", ranks=[3, 9, 0], layout=layout, weights=True)
+    adapter = json.loads((tmp_path / "a" / "rank_map.json").read_text())["adapter"]
+
+    loaded = PeftModel.from_pretrained(model, tmp_path / "a", is_trainable=True)
+
+    assert adapter == {
+        "layout": layout,
+        "width": 16 if layout == "C" else None,
+        "trainable_parameters": lora_parameters(loaded),
+    }
+    assert (adapter["trainable_parameters"] > plan.spent.parameters) == (layout == "C")
+    assert load_plan(tmp_path / "a") == plan
+
+
 @pytest.mark.parametrize("name", ["llama_gqa_lm", "bert_classifier", "gpt2_lm"], indirect=True)
 def test_both_layouts_train_to_the_same_update(name, tmp_path):
     """After 40 AdamW steps the padding is still exactly zero and every delta W is equal.

@@ -8,7 +8,7 @@ import numpy as np
 from fimlora import Budget, Statistics, TargetModule, allocate
 from fimlora.adapter_config import build_adapter_config
 from fimlora.statistics import Estimator
-from fimlora.text_files import text_files
+from fimlora.text_files import rank_map, text_files
 from fimlora_contract.digests import digest_bytes, digest_of
 
 KINDS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
@@ -67,7 +67,9 @@ def make_result(
         layout=layout,
         target_modules=[kind.rpartition(".")[2] for kind in KINDS],
     )
-    files = text_files(plan, config) | {"statistics.safetensors": statistics.to_bytes()}
+    files = text_files(plan, config, layout=layout) | {
+        "statistics.safetensors": statistics.to_bytes()
+    }
     digests = {name: digest_bytes(content) for name, content in files.items()}
     digest = digest_of(digests)
     folder = data_dir / "artifacts" / digest.replace(":", "-")
@@ -77,7 +79,7 @@ def make_result(
     return {
         "digest": digest,
         "adapter_config": config,
-        "rank_map": plan.to_json(),
+        "rank_map": rank_map(plan, layout=layout),
         "artifacts": [
             {
                 "name": name,

@@ -91,7 +91,8 @@ def allocate(
 
     Returns:
         A plan that meets a rank budget exactly, and any other as closely as whole ranks
-        allow without exceeding it, together with both controls at the same budget.
+        allow without exceeding it, together with both controls at the same budget. Where
+        tied or multiple ranks cannot add up to it, the plan's ``unspent`` has what is left.
 
     Raises:
         InfeasibleBudget: No ranks within the bounds meet the budget; the message has the

@@ -18,6 +18,7 @@ from fimlora.errors import InvalidAdapter, InvalidOption
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 _WIDTHS = (1, 2, 4, 8)
+_DERIVED = ("limit", "unspent")  # beside the budget's own fields in a rank map
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,15 @@ class RankPlan:
         """Ranks and trainable parameters this plan spends."""
         return self.spending_of(self.ranks)
 
+    @property
+    def unspent(self) -> int:
+        """What is left of the limit, in its unit.
+
+        Ranks are left only where tied or multiple ranks cannot add up to the limit.
+        """
+        spent = self.spent
+        return self.limit - (spent.ranks if self.budget.unit == "rank" else spent.parameters)
+
     def spending_of(self, ranks: Mapping[str, int]) -> Spending:
         """Ranks and trainable parameters of any rank assignment over these modules."""
         return Spending(
@@ -153,7 +163,7 @@ class RankPlan:
         """The rank map as plain data, in a fixed order: same plan, same bytes."""
         return {
             "format": RANK_MAP_FORMAT,
-            "budget": {**asdict(self.budget), "limit": self.limit},
+            "budget": {**asdict(self.budget), "limit": self.limit, "unspent": self.unspent},
             "rule": self.rule,
             "r_min": self.r_min,
             "r_max": self.r_max,
@@ -193,7 +203,7 @@ class RankPlan:
                 f"format {data.get('format')!r} is not a rank map; expected {RANK_MAP_FORMAT!r}"
             )
         try:
-            budget = {k: v for k, v in data["budget"].items() if k != "limit"}
+            budget = {k: v for k, v in data["budget"].items() if k not in _DERIVED}
             rows = data["modules"]
             return cls(
                 modules=tuple(

@@ -96,11 +96,14 @@ def budget_line(plan: RankPlan) -> str:
         line += f" (uniform LoRA: {plan.spending_of(uniform).parameters:,})"
     if holes := sum(rank == 0 for rank in plan.ranks.values()):
         line += f"; {holes} modules not targeted, check that your server allows that"
-    if plan.budget.unit != "rank" and all(
+    if plan.budget.unit == "rank":
+        if plan.unspent:
+            line += f"; {plan.unspent:,} ranks unspent, as tied or multiple ranks miss them"
+    elif all(
         rank >= min(plan.r_max, m.d_in, m.d_out)
         for m, rank in ((m, plan.ranks[m.name]) for m in plan.modules)
     ):
-        line += f"; {plan.limit - plan.spent.parameters:,} unspent, as every module is at r_max"
+        line += f"; {plan.unspent:,} unspent, as every module is at r_max"
     return line
 
 

@@ -75,7 +75,7 @@ def write_adapter(
         module_names=module_names,
         target_modules=target_modules,
     )
-    contents = text_files(plan, config)
+    contents = text_files(plan, config, layout=layout)
     if weights:
         if task_type in CLASSIFIER_TASKS and not head:
             raise InvalidOption(

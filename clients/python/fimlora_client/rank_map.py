@@ -97,9 +97,15 @@ def budget_lines(rank_map: RankMap) -> Table:
     uniform = rank_map.controls.get("uniform", {}).get("parameters")
     if uniform:
         spent.append(f"  (uniform LoRA: {uniform:,})", "dim")
+    if unspent := rank_map.budget.get("unspent"):
+        spent.append(f", {unspent:,} {unit} unspent")
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
     table.add_row(Text("budget", "bold"), _asked(rank_map))
     table.add_row(Text("spent", "bold"), spent)
+    if rank_map.adapter and rank_map.adapter.width:
+        trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
+        padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
+        table.add_row(Text("trained", "bold"), Text(padded))
     return table
 
 

@@ -89,6 +89,18 @@ class RankMapModule(AnswerModel):
     parameters: int
 
 
+class WrittenAdapter(AnswerModel):
+    """What the adapter of a plan holds, as written."""
+
+    layout: str
+    width: int | None = Field(
+        None, description="The common rank that layout C pads to; null in layout B."
+    )
+    trainable_parameters: int = Field(
+        description="Of all LoRA matrices, with their padding; without a trained head."
+    )
+
+
 class RankMap(AnswerModel):
     """The plan as data: the same object that ``rank_map.json`` holds."""
 
@@ -101,6 +113,9 @@ class RankMap(AnswerModel):
     spent: dict[str, int]
     controls: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
+    adapter: WrittenAdapter | None = Field(
+        None, description="Null in rank maps of before it was recorded."
+    )
     modules: list[RankMapModule]
 
 
