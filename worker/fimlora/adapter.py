@@ -1,4 +1,4 @@
-"""Everything that touches PEFT: its defaults, and resizing a live adapter in place.
+"""PEFT's defaults, and resizing a live adapter in place.
 
 Symbols: A (r I) and B (O r) are the matrices of a LoRA layer with I input and O output
 features; its update of the weight is ``s * B @ A``.
