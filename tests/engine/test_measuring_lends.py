@@ -1,5 +1,8 @@
 """A model that was measured is exactly as it was, whatever happened in between."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from fimlora import measure
 from fimlora.errors import NumericalFailure
+from fimlora.frozen import frozen
 from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
 
@@ -158,6 +162,20 @@ def test_a_shuffling_loader_gives_the_same_batches_every_time(model):
     torch.manual_seed(99)
 
     assert run() == first
+
+
+def test_the_random_states_of_python_and_numpy_are_put_back(model):
+    """A loader may shuffle with them; on the engine itself, as type checkers draw, too."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+
+    with frozen(model, train_mode=False, seed=0):
+        random.random()
+        np.random.rand()
+        assert random.getstate() != python_state
+
+    assert random.getstate() == python_state
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])
+    assert np.random.get_state()[2:] == numpy_state[2:]
 
 
 def test_dropout_is_off_unless_asked_for(batches):

@@ -1,9 +1,11 @@
 """Lend a model to a calibration and give it back exactly as it was."""
 
 import itertools
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,8 +15,9 @@ def frozen(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
     """Freeze every parameter inside the block; put everything back after it.
 
     Inside, no parameter requires grad, so a backward pass computes gradients of activations
-    only and leaves every ``.grad`` alone. The random state is seeded, so a loader or dropout
-    without a generator of its own draws the same numbers in every calibration.
+    only and leaves every ``.grad`` alone. Torch's random state is seeded, so a loader or
+    dropout without a generator of its own draws the same numbers in every calibration. Those
+    of Python and numpy, which a loader may draw from too, go on from where they are.
 
     Args:
         model: The model to lend.
@@ -22,13 +25,14 @@ def frozen(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
         seed: Seed of the random state inside the block.
 
     Yields:
-        None. Flags, modes and random state are restored when the block ends, also when it
+        None. Flags, modes and all three random states are restored when the block ends, also when it
         raises.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     tensors = itertools.chain(model.parameters(), model.buffers())
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices), torch.enable_grad():
             _seed(seed, devices)
@@ -37,6 +41,8 @@ def frozen(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
                 parameter.requires_grad = False
             yield
     finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
         for parameter, required in flags:
             parameter.requires_grad = required
         for module, training in modes:
