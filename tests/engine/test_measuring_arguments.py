@@ -138,6 +138,9 @@ def test_a_module_without_a_gradient_is_named(model, batches):
     [
         ({"estimator": "fisher"}, "estimator='fisher'; allowed are 'exact', 'sampled', 'both'"),
         ({"n_batches": 0}, "n_batches=0: it must be at least 1"),
+        ({"n_batches": True}, "n_batches=True: it must be an integer of at least 1"),
+        ({"scale": 0}, "scale=0: it must be a number above 0 and finite"),
+        ({"scale": float("nan")}, "scale=nan: it must be a number above 0 and finite"),
         ({"rank": 0}, "rank=0: it must be at least 1"),
         ({"micro_batch_size": 0}, "micro_batch_size=0: it must be at least 1"),
     ],
@@ -219,3 +222,56 @@ def test_half_precision_is_accumulated_in_float32(batches):
 
     assert found.dtype == "bfloat16"
     assert found.scores() == pytest.approx(wanted, rel=0.2)
+
+
+def test_a_label_out_of_range_names_its_batch(model, batches):
+    """Otherwise it would be an assertion on the device, which ends the process."""
+    batches[1]["labels"][0] = 3
+
+    with pytest.raises(
+        InvalidOption, match=r"label 3 in batch 2 of 3 .* from 0 to 2, and -100"
+    ):
+        measure(model, batches, target_modules=["query"])
+
+
+def test_a_token_outside_the_vocabulary_is_no_label():
+    """The first token of a row is never predicted, so its label does not matter."""
+    model, batch = tiny("llama_gqa_lm")[0], make_batch("llama_gqa_lm", [5, 3])
+    batch["labels"][:, 0] = 61
+    measure(model, [batch], target_modules=["q_proj"])
+    batch["labels"][1, 2] = 61
+
+    with pytest.raises(InvalidOption, match=r"label 61 in batch 1 of 1 .* from 0 to 60"):
+        measure(model, [batch], target_modules=["q_proj"])
+
+
+def test_inference_mode_is_refused(model, batches):
+    """No graph is recorded there, whatever is enabled inside."""
+    with (
+        torch.inference_mode(),
+        pytest.raises(InvalidOption, match=r"outside; torch.no_grad"),
+    ):
+        measure(model, batches, target_modules=["query"])
+
+
+def test_a_model_without_values_is_refused(model, batches):
+    """On the meta device there is nothing to run."""
+    with pytest.raises(InvalidOption, match="on the meta device and has no values"):
+        measure(model.to("meta"), batches, target_modules=["query"])
+
+
+def test_a_compiled_model_is_measured_as_itself(model, batches):
+    """Names and statistics are those of the model that was compiled."""
+    wanted = measure(model, batches, target_modules=["query"]).scores()
+
+    found = measure(torch.compile(model, backend="eager"), batches, target_modules=["query"])
+
+    assert found.scores() == wanted
+
+
+def test_the_modules_that_do_run_are_listed():
+    """The message can be pasted as the remedy."""
+    with pytest.raises(MissingGradient, match=r"target_modules=\['first', 'second'\]"):
+        measure(
+            make_toy("plain"), [toy_batch()], target_modules="all-linear", loss_fn=squared_sum
+        )

@@ -63,6 +63,8 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
     Returns:
         The others; possibly none.
     """
+    if loss.loss_fn is None:
+        batch = batch | {"labels": batch["labels"].cpu()}  # to be looked at without waiting
     counts = loss.count_labels(batch, count_examples(batch)).cpu()
     labelled = counts > 0
     if not labelled.all():
@@ -72,7 +74,11 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
 
 
 def example_losses(
-    model: nn.Module, loss: Loss, examples: Examples, device: torch.device
+    model: nn.Module,
+    loss: Loss,
+    examples: Examples,
+    device: torch.device,
+    where: str = "the batch",
 ) -> Tensor:
     """Run the model's forward pass.
 
@@ -81,6 +87,7 @@ def example_losses(
         loss: The loss.
         examples: The examples to run.
         device: The model's device.
+        where: What to call the batch in an error.
 
     Returns:
         One loss per example, on a graph if the model builds one.
@@ -94,7 +101,7 @@ def example_losses(
     if "use_cache" in inspect.signature(base_model_of(model).forward).parameters:
         inputs.setdefault("use_cache", False)
     outputs = model(**inputs)
-    losses = loss.per_example(outputs, examples.batch)
+    losses = loss.per_example(outputs, examples.batch, where)
     if losses.shape != (len(examples),):
         raise InvalidOption(
             f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "

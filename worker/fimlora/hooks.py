@@ -98,11 +98,21 @@ class Watch:
     def _complaint(self, name: str) -> str:
         calls, gradients = self.calls[name], len(self._pending[name])
         if not calls:
-            return f"target module {name!r} did not run in the forward pass; leave it out"
+            return (
+                f"target module {name!r} did not run in the forward pass; leave it out"
+                f"{self._remedy()}"
+            )
         return (
             f"target module {name!r} ran {calls} time(s) but got {gradients} gradient(s): the "
-            "loss does not depend on it, or the model cuts the graph; leave it out"
+            f"loss does not depend on it, or the model cuts the graph; leave it out"
+            f"{self._remedy()}"
         )
+
+    def _remedy(self) -> str:
+        """Say which endings of names reach only modules that did get their gradients."""
+        unseen = {n.rpartition(".")[2] for n in self._names if n not in self._reported}
+        endings = sorted({n.rpartition(".")[2] for n in self._names} - unseen)
+        return f": target_modules={endings}" if endings else ""
 
     def see(self, name: str, module_input: Tensor, output: Tensor) -> Tensor:
         """Take note of a call; the module's output is replaced by what this returns.

@@ -66,12 +66,15 @@ class Loss:
             return torch.ones(n_examples, dtype=torch.long)
         return count_labels(batch["labels"], self.kind)
 
-    def per_example(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+    def per_example(
+        self, outputs: Any, batch: Mapping[str, Any], where: str = "the batch"
+    ) -> Tensor:
         """Evaluate the loss of every example.
 
         Args:
             outputs: What the model returned.
             batch: The batch it was given.
+            where: What to call it in an error.
 
         Returns:
             One loss per example, unless the caller's own function gives something else.
@@ -79,6 +82,7 @@ class Loss:
         if self.loss_fn is not None:
             return self.loss_fn(outputs, batch)
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        check_labels(batch["labels"], logits.shape[-1], self.kind, where)
         return per_example_loss(logits, batch["labels"], self.kind)
 
 
@@ -139,6 +143,30 @@ def count_labels(labels: Tensor, kind: LossKind) -> Int[Tensor, " N"]:
     if kind is LossKind.SINGLE_LABEL:
         return (labels.flatten() != IGNORED).long()
     return labels.new_ones(labels.shape[0]).long()
+
+
+def check_labels(labels: Tensor, n_classes: int, kind: LossKind, where: str) -> None:
+    """Refuse labels that are no class; on a GPU they would end the process.
+
+    Args:
+        labels: As the model takes them. What is not on the CPU is not looked at, as that
+            would wait for the device.
+        n_classes: Classes or tokens that the model tells apart.
+        kind: How labels are read.
+        where: What to call the batch in an error.
+
+    Raises:
+        InvalidOption: One is out of range.
+    """
+    if labels.device.type != "cpu" or kind not in {LossKind.CAUSAL_LM, LossKind.SINGLE_LABEL}:
+        return
+    labels = labels[:, 1:] if kind is LossKind.CAUSAL_LM else labels
+    is_wrong = (labels != IGNORED) & ((labels < 0) | (labels >= n_classes))
+    if is_wrong.any():
+        raise InvalidOption(
+            f"label {labels[is_wrong][0].item()} in {where} is out of range: the model's "
+            f"labels go from 0 to {n_classes - 1}, and {IGNORED} stands for none"
+        )
 
 
 def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Tensor, " N"]:

@@ -6,6 +6,7 @@ see x and g while a calibration batch goes forward and backward once.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,13 @@ from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.plan import TargetModule
 from fimlora.recorder import Recorder
 from fimlora.statistics import Estimator, Statistics
-from fimlora.targets import count_base_parameters, find_left_out, find_targets, locate
+from fimlora.targets import (
+    count_base_parameters,
+    find_left_out,
+    find_targets,
+    locate,
+    uncompiled,
+)
 
 OnBatch = Callable[[int, int], None]
 
@@ -81,6 +88,9 @@ def measure(
         InvalidOption: An argument is outside what is allowed.
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
+    check_scale(scale)
+    model = uncompiled(model)
+    check_can_run(model)
     kind = parse_estimator(estimator)
     modules = find_targets(model, target_modules)
     device = next(model.parameters()).device
@@ -158,18 +168,18 @@ class _Run:
         losses, start = [], 0
         while start < n:
             size = 1 if self.recorder.one_at_a_time else self.micro_batch_size or n
-            done = self._forward_backward(examples.part(start, size))
+            done = self._forward_backward(examples.part(start, size), where)
             if done is not None:
                 losses.append(done)
                 start += size
         check_finite(self.modules, torch.cat(losses), self.recorder.end_batch(), where)
         return n
 
-    def _forward_backward(self, examples: Examples) -> Tensor | None:
+    def _forward_backward(self, examples: Examples, where: str) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
         self.recorder.begin(examples.weights, examples.token_mask)
-        losses = example_losses(self.model, self.loss, examples, self.device)
+        losses = example_losses(self.model, self.loss, examples, self.device, where)
         if self.recorder.adapt(self.watch.calls):
             return None
         # The sum, not the mean: each example's gradient comes out unscaled.
@@ -193,7 +203,7 @@ def parse_estimator(estimator: str) -> Estimator:
 
 
 def check_at_least_one(**options: int | None) -> None:
-    """Refuse a count below 1.
+    """Refuse a count that is not a whole number or below 1.
 
     Args:
         **options: Counts by the name of their argument; ``None`` is allowed.
@@ -202,8 +212,46 @@ def check_at_least_one(**options: int | None) -> None:
         InvalidOption: One is.
     """
     for name, value in options.items():
+        if value is not None and (value is True or not hasattr(value, "__index__")):
+            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
         if value is not None and value < 1:
             raise InvalidOption(f"{name}={value}: it must be at least 1")
+
+
+def check_scale(scale: int | float) -> None:
+    """Refuse a LoRA scale that no score can be stated for.
+
+    Args:
+        scale: The scale.
+
+    Raises:
+        InvalidOption: It is not a number above 0, or not finite.
+    """
+    if not 0 < scale < math.inf:
+        raise InvalidOption(f"scale={scale!r}: it must be a number above 0 and finite")
+
+
+def check_can_run(model: nn.Module) -> None:
+    """Refuse a model or a place in which no backward pass can run.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InvalidOption: The message says what to do instead.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InvalidOption(
+            "measuring needs gradients, which torch.inference_mode() rules out: call it "
+            "outside; torch.no_grad() is allowed"
+        )
+    is_offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    name = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    if name is not None and not is_offloaded:
+        raise InvalidOption(
+            f"parameter {name!r} is on the meta device and has no values: load the weights "
+            "first, or give their folder to measure_streamed"
+        )
 
 
 def count_expected(batches: Iterable[Mapping[str, Any]], n_batches: int) -> int:

@@ -24,7 +24,7 @@ from fimlora.examples import Examples, check_finite, example_losses, labelled_ex
 from fimlora.frozen import frozen
 from fimlora.hooks import watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
-from fimlora.measuring import OnBatch, check_at_least_one, parse_estimator
+from fimlora.measuring import OnBatch, check_at_least_one, check_scale, parse_estimator
 from fimlora.passes import Pass, stops
 from fimlora.plan import TargetModule
 from fimlora.recorder import Recorder
@@ -96,6 +96,7 @@ def measure_streamed(
         UnsupportedModule: The model cannot be cut into blocks that run one by one.
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
+    check_scale(scale)
     kind = parse_estimator(estimator)
     folder, on = Path(model_path), torch.device(device)
     checkpoint = Checkpoint(folder)
@@ -207,18 +208,18 @@ class _Sweep:
         self.order.clear()
         return [
             [
-                self._part(examples.part(start, size or len(examples)))
+                self._part(examples.part(start, size or len(examples)), f"batch {number}")
                 for start in range(0, len(examples), size or len(examples))
             ]
-            for examples in self.batches
+            for number, examples in enumerate(self.batches, 1)
             if len(examples)
         ]
 
-    def _part(self, examples: Examples) -> _Part:
+    def _part(self, examples: Examples, where: str) -> _Part:
         tape = Tape(self.store)
 
         def body() -> Tensor:
-            losses = example_losses(self.model, self.loss, examples, self.device)
+            losses = example_losses(self.model, self.loss, examples, self.device, where)
             if losses.requires_grad:
                 # The sum, not the mean: each example's gradient comes out unscaled.
                 losses.sum().backward(retain_graph=tape.has_glue)
