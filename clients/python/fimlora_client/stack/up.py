@@ -106,7 +106,11 @@ def run(
         announce(data_dir, Running(os.getpid(), url, redis_url, str(data_dir)))
         seconds = time.monotonic() - started
         on_ready(Stack(url, store, options.workers, data_dir, logs, seconds))
-        supervisor.watch()
+        try:
+            supervisor.watch()
+        except Stopped:
+            step("Stopping")
+            raise
 
 
 @contextlib.contextmanager
