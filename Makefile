@@ -26,7 +26,7 @@ up: $(INSTALLED) ## Start the embedded stack: Valkey, API, one worker
 	$(BIN)/fimlora up
 
 test: $(INSTALLED) ## Run every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .

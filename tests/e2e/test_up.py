@@ -24,7 +24,7 @@ ROWS = [
     for verb, noun in (("open", "socket"), ("parse", "date"), ("sort", "list"))
 ]
 FIELDS = {"base_model": "minilm", "budget": 8, "calibration": {"n_batches": 2, "batch_size": 4}}
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("up")]
+pytestmark = pytest.mark.slow
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "peft", "fastapi", "redis", "rq", "datasets")
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("light_install")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
