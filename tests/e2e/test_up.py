@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from fimlora_client import AsyncClient, Client, ConnectionFailed
 from fimlora_client.stack.ownership import Running, find_running
@@ -34,12 +35,12 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"} | more
 
 
-def start(data_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fimlora_client.cli", "up", "--port", "0"]
+def start(data_dir: Path, log: Path, *options: str, **more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fimlora_client.cli", "up", "--port", "0", *options]
     with log.open("wb") as file:
         return subprocess.Popen(
             [*command, "--data-dir", str(data_dir)],
-            env=environment(), stdout=file, stderr=file, start_new_session=True,
+            env=environment(**more), stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
 
 
@@ -195,3 +196,24 @@ def test_nothing_is_left_when_it_ends(tmp_path, number):
     if number is signal.SIGTERM:
         assert find_running(tmp_path / "data") is None
         assert not Path(running.redis_url.removeprefix("unix://")).parent.exists()
+
+
+def test_a_given_server_is_used_by_as_many_workers_as_asked_for(tmp_path, valkey_url):
+    """Then no server is started, and the given one goes on when the stack ends."""
+    log = tmp_path / "log"
+    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL=valkey_url)
+    try:
+        running = wait_until_up(process, tmp_path / "data", log)
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        lines = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
+    finally:
+        process.terminate()
+        status = process.wait(60)
+
+    assert status == 0
+    assert running.redis_url == valkey_url
+    assert sum("fimlora_worker" in line for line in lines) == 2
+    assert not any("valkey-server" in line for line in lines)
+    assert not (tmp_path / "data" / "valkey").exists()
+    with Redis.from_url(valkey_url) as redis:
+        assert redis.ping()
