@@ -96,15 +96,23 @@ def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
     assert (record.status, record.attempt) == ("canceled", 1)
 
 
+def wait_idle(worker: Worker) -> None:
+    deadline = time.monotonic() + 10
+    while worker.get_current_job_id() is not None:
+        assert time.monotonic() < deadline, "the worker is still busy"
+        time.sleep(0.02)
+
+
 def test_a_late_stop_hits_neither_parent_nor_idle_child(jobs: Jobs, worker: WorkerHandle):
     """RQ's commands for a job that has ended leave both processes alone."""
     job_id = jobs.submit()
     jobs.wait_final(job_id)
+    [listening] = Worker.all(jobs.redis, serializer="json")
+    wait_idle(listening)  # the record ends a moment before RQ hears of it
     child = worker.child_pid
 
-    [name] = [w.name for w in Worker.all(jobs.redis, serializer="json")]
     send_stop_job_command(jobs.redis, rq_job_id(job_id, 1), serializer="json")
-    send_kill_horse_command(jobs.redis, name)
+    send_kill_horse_command(jobs.redis, listening.name)
     time.sleep(0.5)
 
     assert worker.process.poll() is None

@@ -112,8 +112,8 @@ def test_a_child_without_an_end_on_record_is_settled(jobs: Jobs, leases: Leases,
 def test_kills_for_memory_are_read_from_the_control_group(tmp_path):
     """The counter of this process's own group, or nothing where there is none."""
     membership = tmp_path / "cgroup"
-    membership.write_text("0::/work/er\n")
-    group = tmp_path / "root" / "work" / "er"
+    membership.write_text("0::/some/group\n")
+    group = tmp_path / "root" / "some" / "group"
     group.mkdir(parents=True)
     (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
 
