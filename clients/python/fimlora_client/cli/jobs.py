@@ -48,13 +48,12 @@ def list_jobs(
     if not page.data:
         say("no jobs yet; start one with  fimlora calibrate MODEL DATASET --budget 8")
         return
-    table = make_table("job", "status", "model", "dataset", "budget", "created", "took")
+    table = make_table("job", "status", "model", "budget", "created", "took")
     for job in page.data:
         table.add_row(
             job.id,
             status_text(job.status),
             reference(job.request.get("base_model")),
-            reference(job.request.get("dataset")),
             budget(job.request.get("budget")),
             ago(job.created_at),
             _took(job),
