@@ -64,7 +64,9 @@ def test_the_short_forms_are_described(schema):
 @pytest.mark.parametrize("name", CALIBRATION_EXAMPLES)
 def test_an_example_is_a_request(name):
     """What the reference shows can be sent."""
-    CalibrationRequest.model_validate(CALIBRATION_EXAMPLES[name]["value"])
+    example = CALIBRATION_EXAMPLES[name]["value"]
+
+    assert CalibrationRequest.model_validate(example).model_fields_set == set(example)
 
 
 def test_operations_have_names_and_sentences(schema):
