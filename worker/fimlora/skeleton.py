@@ -4,7 +4,7 @@ Buffers that no checkpoint holds (rotary frequencies, position ids) are computed
 model is built, so they must exist; parameters must not, they are what does not fit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,19 @@ def _named_class(config: Any, folder: Path) -> Any:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Put every parameter on the meta device at the moment a module takes it."""
+    """Put every parameter on the meta device, at the latest when a module takes it.
+
+    The large ones begin there: memory that one weight after the other takes and gives back
+    can leave the heap in pieces too small for the next, and a limited process without any.
+    """
     register = nn.Module.register_parameter
+    begin: dict[Any, Any] = {kind: kind.__init__ for kind in (nn.Linear, nn.Embedding)}
+
+    def beginning_on_meta(kind: Any) -> Callable[..., None]:
+        def init(module: nn.Module, *args: Any, **options: Any) -> None:
+            begin[kind](module, *args, **{"device": "meta", **options})
+
+        return init
 
     def register_on_meta(module: nn.Module, name: str, parameter: Parameter | None) -> None:
         if parameter is not None and parameter.device.type != "meta":  # else it may be tied
@@ -73,9 +84,13 @@ def _parameters_on_meta() -> Iterator[None]:
         register(module, name, parameter)
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[assignment, method-assign]
+    for kind in begin:
+        kind.__init__ = beginning_on_meta(kind)
     try:
         yield
     finally:
+        for kind, init in begin.items():
+            kind.__init__ = init
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
