@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fimlora_contract import scripts
 from fimlora_contract.jobs import (
     FINAL_STATUSES,
     JobError,
@@ -23,72 +24,7 @@ from fimlora_contract.records import JobRecord, new_job_id
 from fimlora_contract.tasks import LEASE_S, MAX_ATTEMPTS
 
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
-MAX_EVENTS = 5_000
 IDEMPOTENCY_TTL_S = 24 * 3600
-
-# KEYS: job hash, ids of open jobs, events stream.
-# ARGV: expected attempt ('' = any), states it may start from, event JSON ('' = none),
-#       lease in ms ('' = keep, '0' = clear), then field/value pairs to set.
-# Returns {1 = done or 0 = refused, status, attempt}, or {-1} for an unknown job.
-_CHANGE = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if not status then return {-1, '', ''} end
-local attempt = redis.call('HGET', KEYS[1], 'attempt')
-local fits = (ARGV[1] == '' or ARGV[1] == attempt)
-if not fits or not string.find(ARGV[2], '|' .. status .. '|', 1, true) then
-  return {0, status, attempt}
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local text = string.format('%.0f', now)
-redis.call('HSET', KEYS[1], 'updated_at', text)
-if ARGV[4] == '0' then redis.call('HDEL', KEYS[1], 'lease_until')
-elseif ARGV[4] ~= '' then
-  redis.call('HSET', KEYS[1], 'lease_until', string.format('%.0f', now + ARGV[4]))
-end
-for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-local after = redis.call('HGET', KEYS[1], 'status')
-if after == 'running' and status == 'queued' then
-  redis.call('HSET', KEYS[1], 'started_at', text)
-end
-if after == 'succeeded' or after == 'failed' or after == 'canceled' then
-  redis.call('HSET', KEYS[1], 'finished_at', text)
-  redis.call('SREM', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
-end
-if ARGV[3] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', MAX_EVENTS, '*', 'event', ARGV[3]) end
-return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
-""".replace("MAX_EVENTS", str(MAX_EVENTS))
-
-# KEYS: job hash, ids of open jobs, all ids, events stream. ARGV: id, event, then fields.
-_CREATE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-redis.call('HSET', KEYS[1], 'id', ARGV[1], 'status', 'queued', 'attempt', '1',
-           'failures', '0', 'created_at', now, 'updated_at', now)
-for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('SADD', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], 0, ARGV[1])
-redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
-return 1
-"""
-
-# KEYS: job hash, its events, ids of open jobs, all ids. ARGV: id. Returns 1 = gone,
-# 0 = still open, -1 = unknown.
-_DELETE = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if not status then return -1 end
-if status ~= 'succeeded' and status ~= 'failed' and status ~= 'canceled' then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('SREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
-return 1
-"""
-
-_DROP_LOCK = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
 
 
 class JobMissing(LookupError):
@@ -180,7 +116,7 @@ class JobStore:
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
         }
-        self._redis.eval(_CREATE, len(keys), *keys, job_id, event, *_flat(fields))
+        self._redis.eval(scripts.CREATE, len(keys), *keys, job_id, event, *_flat(fields))
         return self.get(job_id)
 
     def get(self, job_id: str) -> JobRecord:
@@ -315,7 +251,7 @@ class JobStore:
             JobOpen: It has not ended.
         """
         keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
-        done = self._redis.eval(_DELETE, len(keys), *keys, job_id)
+        done = self._redis.eval(scripts.DELETE, len(keys), *keys, job_id)
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         if not done:
@@ -402,7 +338,7 @@ class JobStore:
 
     def drop_lock(self, name: str, token: str) -> None:
         """Give a lock back, unless it ran out and somebody else holds it by now."""
-        self._redis.eval(_DROP_LOCK, 1, self.key("lock", name), token)
+        self._redis.eval(scripts.DROP_LOCK, 1, self.key("lock", name), token)
 
     # Inside
 
@@ -429,7 +365,7 @@ class JobStore:
         lease = "" if lease_s is None else str(int(lease_s * 1000))
         states = f"|{'|'.join(allowed)}|"
         done, status, current = self._redis.eval(
-            _CHANGE, len(keys), *keys, str(attempt), states, event, lease, *_flat(fields)
+            scripts.CHANGE, len(keys), *keys, str(attempt), states, event, lease, *_flat(fields)
         )
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")

@@ -1,0 +1,72 @@
+"""What Redis does in one step: scripts that check a job record and write it, or refuse.
+
+Every change of a field raises the record's version, so that a reader can tell whether what it made of
+a record is still what the record says.
+"""
+
+MAX_EVENTS = 5_000
+
+# KEYS: job hash, ids of open jobs, events stream.
+# ARGV: expected attempt ('' = any), states it may start from, event JSON ('' = none),
+#       lease in ms ('' = keep, '0' = clear), then field/value pairs to set.
+# Returns {1 = done or 0 = refused, status, attempt}, or {-1} for an unknown job.
+CHANGE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return {-1, '', ''} end
+local attempt = redis.call('HGET', KEYS[1], 'attempt')
+local fits = (ARGV[1] == '' or ARGV[1] == attempt)
+if not fits or not string.find(ARGV[2], '|' .. status .. '|', 1, true) then
+  return {0, status, attempt}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local text = string.format('%.0f', now)
+redis.call('HSET', KEYS[1], 'updated_at', text)
+if #ARGV > 4 then redis.call('HINCRBY', KEYS[1], 'version', 1) end
+if ARGV[4] == '0' then redis.call('HDEL', KEYS[1], 'lease_until')
+elseif ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[1], 'lease_until', string.format('%.0f', now + ARGV[4]))
+end
+for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+local after = redis.call('HGET', KEYS[1], 'status')
+if after == 'running' and status == 'queued' then
+  redis.call('HSET', KEYS[1], 'started_at', text)
+end
+if after == 'succeeded' or after == 'failed' or after == 'canceled' then
+  redis.call('HSET', KEYS[1], 'finished_at', text)
+  redis.call('SREM', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
+end
+if ARGV[3] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', MAX_EVENTS, '*', 'event', ARGV[3]) end
+return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
+""".replace("MAX_EVENTS", str(MAX_EVENTS))
+
+# KEYS: job hash, ids of open jobs, all ids, events stream. ARGV: id, event, then fields.
+CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[1], 'id', ARGV[1], 'status', 'queued', 'attempt', '1',
+           'failures', '0', 'version', '1', 'created_at', now, 'updated_at', now)
+for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('ZADD', KEYS[3], 0, ARGV[1])
+redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
+return 1
+"""
+
+# KEYS: job hash, its events, ids of open jobs, all ids. ARGV: id. Returns 1 = gone,
+# 0 = still open, -1 = unknown.
+DELETE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return -1 end
+if status ~= 'succeeded' and status ~= 'failed' and status ~= 'canceled' then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
+return 1
+"""
+
+DROP_LOCK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
