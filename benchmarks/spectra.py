@@ -46,6 +46,8 @@ def sketch_of(G: torch.Tensor) -> Spectrum:
     n_rows, n_columns = G.shape
     sketch = SketchedSum(TargetModule("m", n_columns, n_rows), Signs(SKETCH_WIDTH))
     sketch.add(torch.eye(n_columns, device=G.device), G.T)
+    for staged in sketch.sums():
+        staged.commit()
     return sketch.spectrum(1)
 
 

@@ -54,6 +54,8 @@ def sketched(G, *, width=256, n_parts=1):
     sketch = SketchedSum(TargetModule("m", d_in, d_out), Signs(width))
     for some_x, some_g in zip(x.chunk(n_parts), g.chunk(n_parts), strict=True):
         sketch.add(some_x, some_g)
+        for staged in sketch.sums():
+            staged.commit()
     return sketch.spectrum(1)
 
 
@@ -279,6 +281,7 @@ def test_gradients_are_sketched_above_the_memory_bound_and_only_where_it_saves()
         )
         for m in modules:
             sums.add(m.name, x.detach()[None], gs[m.name][None])
+        sums.commit()
         return sums.results(2)
 
     exact, sketch = run(needed), run(needed - 1)

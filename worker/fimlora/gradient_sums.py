@@ -5,7 +5,7 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 ``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.spectra`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from typing import Protocol
 
@@ -25,8 +25,10 @@ from fimlora.spectra import (
     exact_spectrum,
     sketched_spectrum,
 )
+from fimlora.staged import StagedSum
 
-# Memory for mean gradients; above it they are sketched.
+# Memory for mean gradients; above it they are sketched. A pass needs as much again, for
+# what it adds to them.
 SPECTRA_BYTES = 2**30
 _BYTES_PER_ENTRY = 4
 Groups = dict[str, dict[str, NDArray[np.float64]]]
@@ -64,7 +66,10 @@ class GradientSum(Protocol):
     """The weight gradient of one module, summed over tokens and batches."""
 
     def add(self, x: Tensor, g: Tensor) -> None:
-        """Add ``g^T x``."""
+        """Add ``g^T x``, once the pass is over."""
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of."""
 
     def spectrum(self, n_examples: int) -> Spectrum:
         """Give the spectrum of the mean over the examples."""
@@ -74,15 +79,19 @@ class ExactSum:
     """The gradient itself."""
 
     def __init__(self) -> None:
-        self._total: Float[Tensor, "O I"] | None = None
+        self._sum = StagedSum()  # (O I)
 
     def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
-        """Add ``g^T x``, without a gradient of the batch beside the sum."""
-        x, g = widen(x), widen(g)
-        if self._total is None:
-            self._total = g.mT @ x
-        else:
-            self._total.addmm_(g.mT, x)
+        """Add ``g^T x``, once the pass is over."""
+        self._sum.stage_product(widen(g).mT, widen(x))
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of.
+
+        Returns:
+            The gradient.
+        """
+        return (self._sum,)
 
     def spectrum(self, n_examples: int) -> Spectrum:
         """Give the spectrum of the mean over the examples.
@@ -90,8 +99,8 @@ class ExactSum:
         Returns:
             The spectrum, without an error.
         """
-        assert self._total is not None, "the module got no gradient"
-        return exact_spectrum(self._total / n_examples)
+        assert self._sum.total is not None, "the module got no gradient"
+        return exact_spectrum(self._sum.total / n_examples)
 
 
 class Signs:
@@ -143,8 +152,7 @@ class SketchedSum:
     def __init__(self, module: TargetModule, signs: Signs) -> None:
         self._is_wide = module.d_in > module.d_out  # then it is the transpose that is G
         self._signs = signs
-        self._Y: Float[Tensor, "L P"] | None = None
-        self._Z: Float[Tensor, "Q S"] | None = None
+        self._Y, self._Z = StagedSum(), StagedSum()  # (L P), (Q S)
         self._Psi: Float[Tensor, "L Q"] | None = None
 
     def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
@@ -156,11 +164,16 @@ class SketchedSum:
         else:
             by_psi, by_omega = widen(g) @ self._Psi, self._signs.mix_input(x, Omega)
         long, short = widen(long), widen(short)
-        if self._Y is None or self._Z is None:
-            self._Y, self._Z = long.mT @ by_omega, by_psi.mT @ short
-        else:
-            self._Y.addmm_(long.mT, by_omega)
-            self._Z.addmm_(by_psi.mT, short)
+        self._Y.stage_product(long.mT, by_omega)
+        self._Z.stage_product(by_psi.mT, short)
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of.
+
+        Returns:
+            Y and Z.
+        """
+        return self._Y, self._Z
 
     def spectrum(self, n_examples: int) -> Spectrum:
         """Give the spectrum of the mean over the examples.
@@ -168,10 +181,11 @@ class SketchedSum:
         Returns:
             The spectrum, with the error that is stated for it.
         """
-        assert self._Y is not None, "the module got no gradient"
-        assert self._Z is not None
+        Y, Z = self._Y.total, self._Z.total
+        assert Y is not None, "the module got no gradient"
+        assert Z is not None
         assert self._Psi is not None
-        return sketched_spectrum(self._Y / n_examples, self._Z / n_examples, self._Psi.mT)
+        return sketched_spectrum(Y / n_examples, Z / n_examples, self._Psi.mT)
 
 
 def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> bool:
@@ -192,8 +206,8 @@ class InputMoments:
     """
 
     def __init__(self) -> None:
-        self.squares: Float[Tensor, " I"] | None = None
-        self.n_tokens: Tensor | None = None
+        self.squares = StagedSum()  # (I)
+        self.n_tokens = StagedSum()
 
     def add(self, x: Float[Tensor, "N T I"], token_mask: Tensor | None) -> None:
         """Add the squares of the tokens that are not padding."""
@@ -201,9 +215,16 @@ class InputMoments:
         if token_mask is not None and token_mask.shape == counted.shape:
             counted = token_mask.to(x.device) != 0
         squares = squares.mul_(counted[:, :, None]).sum(dim=(0, 1), dtype=torch.float64)
-        self.squares = squares if self.squares is None else self.squares.add_(squares)
-        n_tokens = counted.sum()
-        self.n_tokens = n_tokens if self.n_tokens is None else self.n_tokens.add_(n_tokens)
+        self.squares.stage(squares)
+        self.n_tokens.stage(counted.sum())
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of.
+
+        Returns:
+            Squares and number of tokens.
+        """
+        return self.squares, self.n_tokens
 
 
 class GradientSums:
@@ -261,6 +282,24 @@ class GradientSums:
         if name in self._moments:
             self._moments[name].add(x, self._token_mask)
 
+    def discard(self) -> None:
+        """Forget what a pass that was not committed has added."""
+        self._signs.forget()
+        for staged in self._all_sums():
+            staged.discard()
+
+    def commit(self) -> None:
+        """Add what a finished pass has given."""
+        self._signs.forget()
+        for staged in self._all_sums():
+            staged.commit()
+
+    def _all_sums(self) -> Iterator[StagedSum]:
+        for gradient in self._gradients.values():
+            yield from gradient.sums()
+        for moments in self._moments.values():
+            yield from moments.sums()
+
     def results(self, n_examples: int) -> Groups:
         """Give what `fimlora.Statistics` holds of this.
 
@@ -272,10 +311,10 @@ class GradientSums:
         """
         groups: Groups = {
             "input_squares": {
-                name: _array(moments.squares) for name, moments in self._moments.items()
+                name: _array(moments.squares.total) for name, moments in self._moments.items()
             },
             "token_counts": {
-                name: _array(moments.n_tokens) for name, moments in self._moments.items()
+                name: _array(moments.n_tokens.total) for name, moments in self._moments.items()
             },
             "spectra": {},
             "mean_energies": {},

@@ -184,6 +184,7 @@ class _Run:
             return None
         # The sum, not the mean: each example's gradient comes out unscaled.
         self.watch.backward(losses.sum())
+        self.recorder.commit()
         return losses.detach()
 
 

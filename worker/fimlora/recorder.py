@@ -27,6 +27,7 @@ from fimlora.gradient_sums import GradientSums
 from fimlora.hooks import Call
 from fimlora.plan import TargetModule
 from fimlora.probes import draw_probe
+from fimlora.staged import StagedSum
 from fimlora.statistics import Estimator
 
 
@@ -68,10 +69,11 @@ class Recorder:
         self._weights = torch.empty(0)
         self._last_gram: tuple[Tensor, int, list[Tensor]] | None = None
         # Sums of the batch at hand, over its micro-batches.
-        self._gradients: dict[str, Tensor] = {}
+        self._gradients: dict[str, StagedSum] = defaultdict(StagedSum)
         self._energies: dict[str, list[Tensor]] = defaultdict(list)
+        self._staged_energies: dict[str, Tensor] = {}
         # Sums of the run.
-        self._rows: dict[str, Tensor] = {}
+        self._rows: dict[str, StagedSum] = defaultdict(StagedSum)
         self._examples: dict[str, list[Tensor]] = defaultdict(list)
         self._squares: dict[str, Tensor] = {}
 
@@ -82,11 +84,30 @@ class Recorder:
             weights: What each of them counts in the loss of the whole batch.
             token_mask: Which of their tokens are not padding, if that is known.
         """
+        self.discard()
         self._n, self._weights = len(weights), weights
-        self._last_gram = None
         if self._sums is not None:
             self._sums.begin(token_mask)
+
+    def discard(self) -> None:
+        """Forget a pass that was not committed: the sums are as before it began."""
+        self._last_gram = None
         self._mixed.clear()
+        self._staged_energies.clear()
+        for staged in chain(self._gradients.values(), self._rows.values()):
+            staged.discard()
+        if self._sums is not None:
+            self._sums.discard()
+
+    def commit(self) -> None:
+        """Add what a finished pass has given to the sums."""
+        for name, energies in self._staged_energies.items():
+            self._energies[name].append(energies)
+        self._staged_energies.clear()
+        for staged in chain(self._gradients.values(), self._rows.values()):
+            staged.commit()
+        if self._sums is not None:
+            self._sums.commit()
 
     def keep(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
         """Reduce a module's input to what its gradient will be combined with.
@@ -138,6 +159,8 @@ class Recorder:
     def on_gradients(self, name: str, calls: list[Call]) -> None:
         """Take the gradients of a module, from all its calls in one pass.
 
+        They count once the pass is over and `commit` says so.
+
         Args:
             name: The module's name.
             calls: What `keep` returned, and the output gradient, of each call.
@@ -153,8 +176,7 @@ class Recorder:
         if self._sampled:
             weights = self._weights.to(gradients[0].device)
             for (kept, _), g in zip(calls, gradients, strict=True):
-                added = lora_b_gradient(kept[-1], g, weights)
-                self._gradients[name] = _plus(self._gradients.get(name), added)
+                self._gradients[name].stage(lora_b_gradient(kept[-1], g, weights))
 
     def end_batch(self) -> Tensor:
         """Close a batch: square its gradients and add them to the run's sums.
@@ -170,7 +192,9 @@ class Recorder:
                 self._examples[name].append(energies)
                 total = total.to(energies.device) + energies.sum()
             if self._sampled:
-                square = self._gradients.pop(name).square_()
+                gradient = self._gradients[name].take()
+                assert gradient is not None, "the module got no gradient"
+                square = gradient.square_()
                 self._squares[name] = _plus(self._squares.get(name), square.double())
                 total = total.to(square.device) + square.sum()
             checks.append(total)
@@ -179,7 +203,7 @@ class Recorder:
 
     def row_energies(self) -> dict[str, NDArray[np.float64]]:
         """Give the sums over all examples, (O) per module; empty unless exact."""
-        return {name: _array(self._rows[name]) for name in self._modules if self._exact}
+        return {name: _array(self._rows[name].total) for name in self._modules if self._exact}
 
     def example_energies(self) -> dict[str, NDArray[np.float64]]:
         """Give the energy of every example, (N) per module; empty unless exact."""
@@ -216,8 +240,8 @@ class Recorder:
             rows = row_energies_by_gram(kept, g)
         else:
             rows = self._row_energies_of_input(name, _joined(kept), g)
-        self._rows[name] = _plus(self._rows.get(name), rows.sum(dim=0, dtype=torch.float64))
-        self._energies[name].append(rows.sum(dim=1))
+        self._rows[name].stage(rows.sum(dim=0, dtype=torch.float64))
+        self._staged_energies[name] = rows.sum(dim=1)
 
     def _row_energies_of_input(self, name: str, x: Tensor, g: Tensor) -> Tensor:
         module = self._modules[name]
@@ -235,5 +259,6 @@ def _plus(total: Tensor | None, added: Tensor) -> Tensor:
     return added if total is None else total.add_(added)
 
 
-def _array(tensor: Tensor) -> NDArray[np.float64]:
+def _array(tensor: Tensor | None) -> NDArray[np.float64]:
+    assert tensor is not None, "the module got no gradient"
     return tensor.double().cpu().numpy()

@@ -333,6 +333,7 @@ class _Sweep:
                         rerun = Rerun(self.units[unit], step)
                         is_kept = not recorder.adapt(watch.calls)
                     watch.backward(*rerun.roots, gradients=rerun.gradients)
+                    recorder.commit()
                     rerun.pass_on()
                 if targets:
                     self._check(targets, torch.empty(0), number, recorder.end_batch())
