@@ -28,6 +28,7 @@ from fimlora_service import (
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
 from fimlora_service.hub import Hub
+from fimlora_service.job_views import JobViews
 from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
@@ -108,6 +109,7 @@ def make_state(
         stopping=stopping,
         data_folder=data_folder,
         store=store,
+        job_views=JobViews(store),
         transport=transport,
         resolver=Resolver(data_folder, hub),
     )

@@ -9,6 +9,7 @@ from fimlora_contract.problems import PROBLEMS
 from fimlora_contract.store import JobStore
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import ServiceError
+from fimlora_service.job_views import JobViews
 from fimlora_service.problems import MEDIA_TYPE
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolver
@@ -22,6 +23,7 @@ class State(TypedDict):
     stopping: Event
     data_folder: DataFolder
     store: JobStore
+    job_views: JobViews
     transport: RqTransport
     resolver: Resolver
 
@@ -37,6 +39,7 @@ StoppingDep = Annotated[Event, _part("stopping")]
 SettingsDep = Annotated[Settings, _part("settings")]
 DataFolderDep = Annotated[DataFolder, _part("data_folder")]
 StoreDep = Annotated[JobStore, _part("store")]
+JobViewsDep = Annotated[JobViews, _part("job_views")]
 TransportDep = Annotated[RqTransport, _part("transport")]
 ResolverDep = Annotated[Resolver, _part("resolver")]
 JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]

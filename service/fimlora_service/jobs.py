@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from fimlora_contract.digests import digest_bytes
 from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage, JobStatus
 from fimlora_contract.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.dependencies import (
     JobId,
+    JobViewsDep,
     PrefixDep,
     SettingsDep,
     StoppingDep,
@@ -52,6 +52,7 @@ async def retrieve_job(
     id: JobId,
     request: Request,
     store: StoreDep,
+    views: JobViewsDep,
     settings: SettingsDep,
     stopping: StoppingDep,
     prefix: PrefixDep,
@@ -68,15 +69,13 @@ async def retrieve_job(
             return late or await request.is_disconnected()
 
         await wait_for_end(id, store, every_s=settings.poll_interval_s, give_up=give_up)
-    record = await run_in_threadpool(store.get, id)
-    body = record.to_job(prefix=prefix).model_dump_json()
-    tag = digest_bytes(body.encode())
-    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
-    if not record.status.is_final:
+    view = await run_in_threadpool(views.get, id, prefix=prefix)
+    headers = {"ETag": f'"{view.digest}"', "Cache-Control": "no-cache"}
+    if not view.is_final:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if matches(request.headers.get("if-none-match", ""), tag):
+    if matches(request.headers.get("if-none-match", ""), view.digest):
         return Response(status_code=304, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+    return Response(view.body, media_type="application/json", headers=headers)
 
 
 async def wait_for_end(
@@ -113,7 +112,7 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
         response.status_code = 200
     else:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return store.get(id).to_job(prefix=prefix)
+    return store.shown(id).to_job(prefix=prefix)
 
 
 @router.delete(
@@ -147,7 +146,7 @@ def delete_job(id: JobId, store: StoreDep) -> None:
 )
 def list_artifacts(id: JobId, store: StoreDep, prefix: PrefixDep) -> ArtifactPage:
     """List the files of a result with their digests and links."""
-    return ArtifactPage(data=result_of(store.get(id).to_job(prefix=prefix)).artifacts)
+    return ArtifactPage(data=result_of(store.shown(id).to_job(prefix=prefix)).artifacts)
 
 
 @router.get(
@@ -163,7 +162,7 @@ def list_artifacts(id: JobId, store: StoreDep, prefix: PrefixDep) -> ArtifactPag
 )
 def retrieve_result(id: JobId, store: StoreDep, prefix: PrefixDep) -> CalibrationResult:
     """Deliver what a succeeded job found."""
-    return result_of(store.get(id).to_job(prefix=prefix))
+    return result_of(store.shown(id).to_job(prefix=prefix))
 
 
 def result_of(job: Job) -> CalibrationResult:

@@ -14,6 +14,7 @@ from fimlora_contract.tasks import (
     JOB_TIMEOUT_S,
     QUEUE_NAME,
     RUN_CALIBRATION,
+    attempts_in,
     rq_job_id,
 )
 
@@ -43,9 +44,9 @@ class RqTransport:
         except DuplicateJobError:
             return
 
-    def is_waiting(self, job_id: str, attempt: int) -> bool:
-        """Whether the attempt is in the list that workers pop from."""
-        return self._redis.lpos(self._queue.key, rq_job_id(job_id, attempt)) is not None
+    def waiting(self) -> set[tuple[str, int]]:
+        """Job ids and attempts in the list that workers pop from."""
+        return attempts_in(self._redis.lrange(self._queue.key, 0, -1))
 
     def depth(self) -> int:
         """How many attempts wait."""

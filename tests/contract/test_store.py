@@ -9,20 +9,20 @@ from fimlora_contract import reaper
 from fimlora_contract.jobs import JobError, JobStatus, Progress, Stage
 from fimlora_contract.reaper import Reaped
 from fimlora_contract.store import JobMissing, JobStore, StaleAttempt
-from fimlora_contract.tasks import MAX_ATTEMPTS
+from fimlora_contract.tasks import MAX_ATTEMPTS, attempts_in
 
 
 class ListTransport:
     """A queue that remembers what it was told; hand-written, no mock."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[str, int]] = []
+        self.queue: list[tuple[str, int]] = []
 
     def enqueue(self, job_id: str, attempt: int, *, at_front: bool = False) -> None:
-        self.waiting.insert(0 if at_front else len(self.waiting), (job_id, attempt))
+        self.queue.insert(0 if at_front else len(self.queue), (job_id, attempt))
 
-    def is_waiting(self, job_id: str, attempt: int) -> bool:
-        return (job_id, attempt) in self.waiting
+    def waiting(self) -> set[tuple[str, int]]:
+        return set(self.queue)
 
 
 @pytest.fixture(params=[False, True], ids=["bytes-client", "decoding-client"])
@@ -239,7 +239,7 @@ def test_the_reaper_queues_a_job_whose_lease_has_run_out(redis_client, store, jo
     store.start(job_id, 1, worker="dead")
 
     assert sweep_after(redis_client, store, transport, job_id, seconds=1) == [2]
-    assert transport.waiting == [(job_id, 2), ("job_other", 1)]
+    assert transport.queue == [(job_id, 2), ("job_other", 1)]
 
 
 def test_the_reaper_queues_a_job_that_stays_in_no_list(redis_client, store, job_id):
@@ -257,7 +257,7 @@ def test_a_job_popped_after_a_long_wait_keeps_its_attempt(redis_client, store, j
     transport.enqueue(job_id, 1)
     assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
 
-    transport.waiting.clear()
+    transport.queue.clear()
 
     assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
     assert store.start(job_id, 1, worker="w").status is JobStatus.RUNNING
@@ -269,7 +269,7 @@ def test_a_job_back_in_line_is_not_missing_any_more(redis_client, store, job_id)
     sweep_after(redis_client, store, transport, job_id, seconds=1)
     transport.enqueue(job_id, 1)
     sweep_after(redis_client, store, transport, job_id, seconds=1)
-    transport.waiting.clear()
+    transport.queue.clear()
 
     assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
 
@@ -308,3 +308,61 @@ def test_two_reapers_do_not_sweep_at_once(store, redis_client, job_id):
         reaper.sweep(store, transport, on_reaped=reaped.append)
 
     assert len(reaped) == 1
+
+
+def test_the_reaper_asks_the_server_a_few_times_however_many_jobs_wait(redis_client, store):
+    """Ten thousand waiting jobs must not cost ten thousand round trips every few seconds."""
+    transport = ListTransport()
+    for n in range(300):
+        store.create(f"job_{n:023x}", request={}, resolved={}, digest="sha256:00")
+        transport.enqueue(f"job_{n:023x}", 1)
+    before = reads(redis_client)
+
+    reaper.sweep(store, transport, on_reaped=lambda reaped: None)
+
+    assert reads(redis_client) - before < 20
+
+
+def reads(redis: Redis) -> int:
+    """How often the server's sockets were read."""
+    return int(redis.info("stats")["total_reads_processed"])
+
+
+ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+
+
+def test_inline_rows_are_kept_apart_until_the_job_succeeds(store):
+    """The worker reads them; whoever looks at the job reads their number."""
+    id_ = store.new_id()
+    request = {"dataset": {"source": "inline", "rows": ROWS}}
+    shown = store.create(id_, request=request, resolved={}, digest="sha256:00")
+
+    assert shown.shown_request == {"dataset": {"source": "inline", "n_rows": 2}}
+    assert "rows" not in store.shown(id_).fields
+    assert store.get(id_).request == request
+    store.start(id_, 1, worker="w")
+    store.succeed(id_, 1, {"digest": "d", "artifacts": []})
+    assert store.get(id_).request == {"dataset": {"source": "inline", "n_rows": 2}}
+
+
+def test_every_visible_change_raises_the_version(store, job_id):
+    """An answer that was made from a record holds as long as its version."""
+    versions = [store.version_of(job_id)]
+    store.start(job_id, 1, worker="w")
+    versions.append(store.version_of(job_id))
+    store.report(job_id, 1, Progress(stage=Stage.CALIBRATING, batch=3, n_batches=8))
+    versions.append(store.version_of(job_id))
+    store.renew(job_id, 1)
+    assert store.version_of(job_id) == versions[-1]
+    store.succeed(job_id, 1, {"digest": "d", "artifacts": []})
+    versions.append(store.version_of(job_id))
+
+    assert versions == sorted(set(versions))
+
+
+def test_what_somebody_else_queued_is_passed_over():
+    """An id that is not ours must not end the reaper."""
+    assert attempts_in([b"job_1-2", "job_3-1", b"theirs", b"a-b"]) == {
+        ("job_1", 2),
+        ("job_3", 1),
+    }

@@ -255,4 +255,4 @@ def test_a_job_that_could_not_be_queued_is_queued_by_the_reaper(
     assert answer.status_code == 202
     record = store.get(id_)
     assert record.status is JobStatus.QUEUED
-    assert transport.is_waiting(id_, record.attempt)
+    assert (id_, record.attempt) in transport.waiting()

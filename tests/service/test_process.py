@@ -149,7 +149,7 @@ def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis
 
     record = store.get(job_id)
     assert (record.status, record.attempt) == (JobStatus.QUEUED, 2)
-    assert transport.is_waiting(job_id, 2)
+    assert (job_id, 2) in transport.waiting()
 
 
 def test_the_reaper_outlives_an_outage(redis_client, caplog):

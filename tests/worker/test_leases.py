@@ -82,7 +82,7 @@ def test_a_lost_attempt_is_followed_by_the_next_at_once(jobs: Jobs, leases: Leas
 
     record = jobs.get(job_id)
     assert (record.status, record.attempt, record.failures) == ("queued", 2, 1)
-    assert jobs.transport.is_waiting(job_id, 2)
+    assert (job_id, 2) in jobs.transport.waiting()
 
 
 def test_a_kill_for_memory_names_memory(jobs: Jobs, clock, job_id):

@@ -6,6 +6,7 @@ same job is refused.
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +23,8 @@ class Transport(Protocol):
         """Queue one attempt; queueing it again changes nothing."""
         ...
 
-    def is_waiting(self, job_id: str, attempt: int) -> bool:
-        """Whether the attempt is in the list that workers pop from."""
+    def waiting(self) -> AbstractSet[tuple[str, int]]:
+        """Job ids and attempts in the list that workers pop from."""
         ...
 
 
@@ -42,11 +43,11 @@ def sweep(
     """Give every orphaned job its next attempt, unless somebody else is sweeping."""
     if store.hold_lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8) is None:
         return
-    now_ms = store.now_ms()
-    for job_id in store.open_ids():
+    now_ms, waiting = store.now_ms(), transport.waiting()
+    for record in store.open_records():
         try:
-            record = store.get(job_id)
-            if _is_orphan(record, store, transport, now_ms=now_ms):
+            is_waiting = (record.id, record.attempt) in waiting
+            if _is_orphan(record, store, is_waiting=is_waiting, now_ms=now_ms):
                 on_reaped(give_up(store, transport, record.id, record.attempt))
         except (JobMissing, StaleAttempt):
             continue  # it moved on while we looked
@@ -68,17 +69,14 @@ def give_up(
     return Reaped(job_id, change.attempt, change.status)
 
 
-def _is_orphan(
-    record: JobRecord, store: JobStore, transport: Transport, *, now_ms: int
-) -> bool:
+def _is_orphan(record: JobRecord, store: JobStore, *, is_waiting: bool, now_ms: int) -> bool:
     if record.status.is_final or record.lease_until_ms > now_ms:
         return False
     if record.status is not JobStatus.QUEUED:
         return True
-    is_missing = not transport.is_waiting(record.id, record.attempt)
-    if is_missing is not record.is_missing:
+    if is_waiting is record.is_missing:
         # The grace runs from here, not from when the job was queued: however long it has
         # waited in line, a worker may have popped it just now.
-        store.note_missing(record.id, record.attempt, missing=is_missing)
+        store.note_missing(record.id, record.attempt, missing=not is_waiting)
         return False
-    return is_missing and now_ms - record.updated_at_ms > ORPHAN_GRACE_S * 1000
+    return not is_waiting and now_ms - record.updated_at_ms > ORPHAN_GRACE_S * 1000

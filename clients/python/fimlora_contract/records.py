@@ -1,7 +1,8 @@
 """The job record as it lies in Redis: a hash of text fields.
 
 Status, attempt and lease are fields of their own, so that a script in Redis can compare
-and set them; everything larger is JSON.
+and set them; everything larger is JSON. Inline rows, which can be megabytes, are kept apart
+from the request they came with: only the worker reads them, and only until the job succeeds.
 """
 
 import json
@@ -17,6 +18,25 @@ from fimlora_contract.jobs import CalibrationResult, Job, JobError, JobStatus, P
 def new_job_id(now_ms: int) -> str:
     """A fresh id; ids sort by the millisecond of their creation."""
     return f"job_{now_ms:011x}{secrets.token_hex(6)}"
+
+
+# What is read to look after a job, and what is read to show it.
+STATE_FIELDS = (
+    "id", "status", "attempt", "failures", "lease_until", "updated_at", "missing_attempt",
+)  # fmt: skip
+SHOWN_FIELDS = (
+    *STATE_FIELDS, "version", "created_at", "started_at", "finished_at", "progress", "request",
+    "resolved", "error", "result", "statistics_from",
+)  # fmt: skip
+
+
+def split_rows(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any] | None]:
+    """A request without its inline rows, but with their number; and the rows."""
+    dataset = dict(request.get("dataset", {}))
+    rows = dataset.pop("rows", None)
+    if rows is None:
+        return dict(request), None
+    return {**request, "dataset": dataset | {"n_rows": len(rows)}}, rows
 
 
 def as_time(milliseconds: str | None) -> datetime | None:
@@ -62,9 +82,23 @@ class JobRecord:
 
     @property
     def request(self) -> dict[str, Any]:
-        """The request as accepted, short forms expanded."""
+        """The request as accepted, short forms expanded; its inline rows until it succeeds."""
+        request, rows = self.shown_request, self.json_field("rows")
+        if rows is not None:
+            dataset = {k: v for k, v in request["dataset"].items() if k != "n_rows"}
+            request["dataset"] = dataset | {"rows": rows}
+        return request
+
+    @property
+    def shown_request(self) -> dict[str, Any]:
+        """The request with the number of its inline rows in their place."""
         request: dict[str, Any] = self.json_field("request") or {}
         return request
+
+    @property
+    def version(self) -> int:
+        """Raised by every change of a field."""
+        return int(self.fields["version"])
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -78,7 +112,7 @@ class JobRecord:
         for artifact in result["artifacts"] if result else ():
             artifact["href"] = f"{prefix}/jobs/{self.id}/artifacts/{artifact['name']}"
         progress, error = self.json_field("progress"), self.json_field("error")
-        created_at = as_time(self.fields["created_at"])
+        request, created_at = self.shown_request, as_time(self.fields["created_at"])
         assert created_at is not None
         return Job(
             id=self.id,
@@ -88,23 +122,14 @@ class JobRecord:
             created_at=created_at,
             started_at=as_time(self.fields.get("started_at")),
             finished_at=as_time(self.fields.get("finished_at")),
-            request=_shorten_inline(self.request),
+            request=request,
             resolved=self.resolved,
-            metadata=self.request.get("metadata", {}),
+            metadata=request.get("metadata", {}),
             error=JobError(**error) if error else None,
             result=CalibrationResult(**result) if result else None,
             statistics_from=self.fields.get("statistics_from") or None,
             cached=cached,
         )
-
-
-def _shorten_inline(request: dict[str, Any]) -> dict[str, Any]:
-    """Leave inline rows out of answers: they can be megabytes, and the sender has them."""
-    rows = request.get("dataset", {}).get("rows")
-    if rows is None:
-        return request
-    dataset = {key: value for key, value in request["dataset"].items() if key != "rows"}
-    return request | {"dataset": dataset | {"n_rows": len(rows)}}
 
 
 def _text(value: bytes | str) -> str:

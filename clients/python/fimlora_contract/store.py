@@ -8,7 +8,7 @@ the Redis server's, so machines need no common clock.
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,18 @@ from fimlora_contract.jobs import (
     JobStatus,
     Progress,
 )
-from fimlora_contract.records import JobRecord, new_job_id
+from fimlora_contract.records import (
+    SHOWN_FIELDS,
+    STATE_FIELDS,
+    JobRecord,
+    new_job_id,
+    split_rows,
+)
 from fimlora_contract.tasks import LEASE_S, MAX_ATTEMPTS
 
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
 IDEMPOTENCY_TTL_S = 24 * 3600
+BATCH = 500
 
 
 class JobMissing(LookupError):
@@ -109,15 +116,17 @@ class JobStore:
         """
         event = _event("status", job_id, Q, 1)
         keys = [self._job(job_id), self._open(), self.key("jobs"), self._events(job_id)]
+        shown, rows = split_rows(request)
         fields = {
-            "request": json.dumps(request),
+            "request": json.dumps(shown),
+            "rows": json.dumps(rows) if rows is not None else "",
             "resolved": json.dumps(resolved),
             "request_digest": digest,
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
         }
         self._redis.eval(scripts.CREATE, len(keys), *keys, job_id, event, *_flat(fields))
-        return self.get(job_id)
+        return self.shown(job_id)
 
     def get(self, job_id: str) -> JobRecord:
         """Read a job.
@@ -130,6 +139,28 @@ class JobStore:
             raise JobMissing(f"no job {job_id!r}")
         return JobRecord.from_hash(stored)
 
+    def shown(self, job_id: str) -> JobRecord:
+        """Read of a job what clients see: all but inline rows.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        [record] = self._read([job_id], SHOWN_FIELDS)
+        if record is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return record
+
+    def version_of(self, job_id: str) -> int:
+        """Read only the version: what tells whether an earlier answer still holds.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        version = self._redis.hget(self._job(job_id), "version")
+        if version is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return int(version)
+
     def status_of(self, job_id: str) -> JobStatus:
         """Read only the status: what a long poll repeats."""
         status = self._redis.hget(self._job(job_id), "status")
@@ -141,12 +172,18 @@ class JobStore:
         """Jobs from newest to oldest, starting after the id ``before``."""
         start = f"({before}" if before else "+"
         ids = self._redis.zrevrangebylex(self.key("jobs"), start, "-", start=0, num=limit)
-        records = (self._redis.hgetall(self._job(_text(id_))) for id_ in ids)
-        return [JobRecord.from_hash(stored) for stored in records if stored]
+        records = self._read([_text(id_) for id_ in ids], SHOWN_FIELDS)
+        return [record for record in records if record]
 
     def open_ids(self) -> list[str]:
         """Ids of all jobs that have not ended."""
         return sorted(_text(id_) for id_ in self._redis.smembers(self._open()))
+
+    def open_records(self) -> Iterator[JobRecord]:
+        """All jobs that have not ended, with what is needed to look after them."""
+        ids = self.open_ids()
+        for start in range(0, len(ids), BATCH):
+            yield from filter(None, self._read(ids[start : start + BATCH], STATE_FIELDS))
 
     def events(self, job_id: str, *, after: str = "0", limit: int = 500) -> list[JobEvent]:
         """The job's history behind the event ``after``, oldest first."""
@@ -196,7 +233,11 @@ class JobStore:
         Raises:
             StaleAttempt: The attempt is not current, or a cancel request came first.
         """
-        fields = {"status": JobStatus.SUCCEEDED, "result": json.dumps(result, allow_nan=False)}
+        fields = {
+            "status": JobStatus.SUCCEEDED,
+            "result": json.dumps(result, allow_nan=False),
+            "rows": "",  # nobody runs it again
+        }
         event = _event("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
 
@@ -341,6 +382,17 @@ class JobStore:
         self._redis.eval(scripts.DROP_LOCK, 1, self.key("lock", name), token)
 
     # Inside
+
+    def _read(self, ids: Sequence[str], fields: Sequence[str]) -> list[JobRecord | None]:
+        """Some fields of some jobs in one round trip; ``None`` for a job that is gone."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for id_ in ids:
+            pipeline.hmget(self._job(id_), fields)
+        found: list[dict[Any, Any]] = [
+            {name: value for name, value in zip(fields, values, strict=True) if value}
+            for values in pipeline.execute()
+        ]
+        return [JobRecord.from_hash(stored) if "id" in stored else None for stored in found]
 
     def _job(self, job_id: str) -> str:
         return self.key("job", job_id)

@@ -4,6 +4,7 @@ One RQ job per attempt, enqueued as unique, so RQ itself never repeats anything 
 reapers cannot queue the same attempt twice.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 QUEUE_NAME = "fimlora"
@@ -30,3 +31,9 @@ def parse_rq_job_id(rq_id: str) -> tuple[str, int]:
     """Job id and attempt number of an RQ job."""
     job_id, _, attempt = rq_id.rpartition("-")
     return job_id, int(attempt)
+
+
+def attempts_in(rq_ids: Iterable[bytes | str]) -> set[tuple[str, int]]:
+    """Job ids and attempt numbers of RQ jobs; what somebody else queued is passed over."""
+    texts = (rq_id.decode() if isinstance(rq_id, bytes) else rq_id for rq_id in rq_ids)
+    return {parse_rq_job_id(text) for text in texts if text.rpartition("-")[2].isdecimal()}
