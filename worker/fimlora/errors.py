@@ -93,3 +93,15 @@ class InvalidCheckpoint(FimloraError, ValueError):
     """A model's weights cannot be read, or do not fit the model; the message names which."""
 
     code = "unsupported_architecture"
+
+
+class OutOfMemory(FimloraError, MemoryError):
+    """Not even one example at a time fits; the message names need, limit and a way out."""
+
+    code = "out_of_memory_host"
+
+
+class OutOfDeviceMemory(OutOfMemory):
+    """As `OutOfMemory`, in the memory of a GPU."""
+
+    code = "out_of_memory_gpu"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -55,3 +55,28 @@ def _seed(seed: int, devices: list[int]) -> None:
     for device in devices:
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """Note where torch's generators stand.
+
+    Args:
+        device: The device whose generator counts, besides the CPU's.
+
+    Returns:
+        Their states.
+    """
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def restore_random_states(states: list[Tensor], device: torch.device) -> None:
+    """Let torch's generators draw again what they have drawn since.
+
+    Args:
+        states: What `random_states` gave.
+        device: The device it was asked about.
+    """
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from fimlora.batches import Batch, as_batch
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
-from fimlora.frozen import frozen
+from fimlora.execution import Execution, Executor
+from fimlora.frozen import frozen, random_states, restore_random_states
 from fimlora.gradient_sums import SPECTRA_BYTES, GradientSums, parse_record
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
+from fimlora.memory import peak_bytes
+from fimlora.memory_errors import is_out_of_memory, out_of_memory, release
+from fimlora.micro_batches import MicroBatches
 from fimlora.plan import TargetModule
 from fimlora.recorder import Recorder
 from fimlora.statistics import Estimator, Statistics
@@ -33,6 +37,7 @@ from fimlora.targets import (
 )
 
 OnBatch = Callable[[int, int], None]
+_LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
 
 
 def measure(
@@ -74,7 +79,8 @@ def measure(
             keep the modules' inputs until the backward pass.
         spectra_bytes: Memory for the gradients that spectra are taken of. Where they need
             more they are sketched, and the statistics state the error.
-        micro_batch_size: Examples per forward pass, to save memory; changes no result.
+        micro_batch_size: Examples per forward pass, to save memory; changes no result. When
+            memory runs out it is halved, and the pass that failed is run again.
         train_mode: Leave dropout on, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch; what it
@@ -86,6 +92,7 @@ def measure(
     Raises:
         EmptyCalibration: There is no batch, or no example with a label.
         InvalidOption: An argument is outside what is allowed.
+        OutOfMemory: Not even one example at a time fits.
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
     check_scale(scale)
@@ -100,6 +107,7 @@ def measure(
         modules, estimator=kind, rank=rank, seed=seed, device=device, gradient_sums=sums
     )
     expected = count_expected(batches, n_batches)
+    sizes = MicroBatches(micro_batch_size)
     n_examples = n_used = n_done = 0
     loss: Loss | None = None
     with frozen(model, train_mode=train_mode, seed=seed):
@@ -108,7 +116,7 @@ def measure(
             for item in itertools.islice(batches, n_batches):
                 batch = as_batch(item)
                 loss = loss or choose_loss(model, batch, loss_fn)
-                run = _Run(model, modules, loss, watch, recorder, device, micro_batch_size)
+                run = _Run(model, modules, loss, watch, recorder, device, sizes)
                 n_labelled = run.measure_batch(batch, f"batch {n_done + 1} of {expected}")
                 n_examples += n_labelled
                 n_used += n_labelled > 0
@@ -135,6 +143,7 @@ def measure(
         example_energies=recorder.example_energies(),
         squared_gradients=recorder.squared_gradients(),
         not_targeted=find_left_out(model, target_modules),
+        execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
         **(sums.results(n_examples) if sums is not None else {}),
     )
 
@@ -149,7 +158,7 @@ class _Run:
     watch: Watch
     recorder: Recorder
     device: torch.device
-    micro_batch_size: int | None
+    sizes: MicroBatches
 
     def measure_batch(self, batch: Batch, where: str) -> int:
         """Take one calibration batch through the model, in micro-batches, and record it.
@@ -167,13 +176,35 @@ class _Run:
             return 0
         losses, start = [], 0
         while start < n:
-            size = 1 if self.recorder.one_at_a_time else self.micro_batch_size or n
-            done = self._forward_backward(examples.part(start, size), where)
+            size = 1 if self.recorder.one_at_a_time else self.sizes.of(n - start)
+            part = examples.part(start, size)
+            done = self._try(part, where)
             if done is not None:
+                self.sizes.succeed(len(part))
                 losses.append(done)
-                start += size
+                start += len(part)
         check_finite(self.modules, torch.cat(losses), self.recorder.end_batch(), where)
         return n
+
+    def _try(self, part: Examples, where: str) -> Tensor | None:
+        """Run some examples; ``None`` when they are to be run differently, or fewer of them."""
+        states = random_states(self.device) if self.model.training else None
+        try:
+            return self._forward_backward(part, where)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            named = out_of_memory(
+                f"one example of {where} does not fit; {_LESS}", error, self.device
+            )
+            self.watch.begin_forward()
+            self.recorder.discard()
+            release(error, self.device)
+            if not self.sizes.halve(len(part)):
+                raise named from error
+        if states is not None:  # dropout is to draw what it had drawn
+            restore_random_states(states, self.device)
+        return None
 
     def _forward_backward(self, examples: Examples, where: str) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fimlora.errors import InvalidStatistics
+from fimlora.execution import Execution
 from fimlora.plan import TargetModule
 
 # A spectrum whose leading values may be further off than this is called unresolved.
@@ -80,6 +81,8 @@ class Statistics:
         mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
         spectrum_errors: How far off the energy of the leading values may be, as a share of
             it (1), if spectra were recorded; 0 where no sketch was needed.
+        execution: How this run was carried out; ``None`` for what was merged or read from a
+            file. It is no part of the content: equal statistics have equal bytes.
     """
 
     modules: tuple[TargetModule, ...]
@@ -102,6 +105,7 @@ class Statistics:
     spectra: Arrays = field(default_factory=dict)
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
+    execution: Execution | None = field(default=None, compare=False)
 
     def scores(
         self, aggregation: str = "mean", estimator: str | None = None
@@ -181,6 +185,7 @@ class Statistics:
                 raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
         return replace(
             self,
+            execution=None,
             n_examples=self.n_examples + other.n_examples,
             n_batches=self.n_batches + other.n_batches,
             row_energies=_added(self.row_energies, other.row_energies),
@@ -264,7 +269,7 @@ _COUNTS = ("n_examples", "n_batches")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
-    if attribute.name not in {"modules", *_COUNTS, *_GROUPS}
+    if attribute.name not in {"modules", "execution", *_COUNTS, *_GROUPS}
 )
 
 
