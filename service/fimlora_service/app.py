@@ -24,6 +24,7 @@ from fimlora_service import (
     models,
     plans,
     rank_patterns,
+    workers,
 )
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
@@ -37,7 +38,9 @@ from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
-PARTS = (calibrate, jobs, plans, rank_patterns, events, artifacts, datasets, models, health)
+PARTS = (
+    calibrate, jobs, plans, rank_patterns, events, artifacts, datasets, models, workers, health,
+)  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, *, stopping: Event | None = None) -> FastAPI:

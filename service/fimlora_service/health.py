@@ -10,8 +10,9 @@ from redis.exceptions import RedisError
 
 from fimlora_contract import __version__
 from fimlora_contract.jobs import Health, Version
+from fimlora_contract.workers import WorkerRegistry
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.dependencies import DataFolderDep, TransportDep
+from fimlora_service.dependencies import DataFolderDep, StoreDep
 
 OK = "ok"
 RETRY_AFTER_S = 5
@@ -28,14 +29,12 @@ async def liveness() -> Health:
     "/readyz",
     responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
 )
-def readiness(
-    data_folder: DataFolderDep, transport: TransportDep, response: Response
-) -> Health:
+def readiness(data_folder: DataFolderDep, store: StoreDep, response: Response) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
     checks = {"artifacts": check_folder(data_folder), "redis": OK, "workers": OK}
     try:
-        count = transport.n_workers()
-        checks["workers"] = OK if count else "no live worker; jobs wait until one starts"
+        living = WorkerRegistry(store).living()
+        checks["workers"] = OK if living else "no live worker; jobs wait until one starts"
     except RedisError as error:
         checks |= {"redis": f"does not answer: {type(error).__name__}", "workers": "unknown"}
     status = judge(checks)

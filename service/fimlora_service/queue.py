@@ -7,7 +7,6 @@ process that counts, without a lock.
 from redis import Redis
 from rq import Queue
 from rq.exceptions import DuplicateJobError
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from fimlora_contract.tasks import (
     ENQUEUE_OPTIONS,
@@ -51,8 +50,3 @@ class RqTransport:
     def depth(self) -> int:
         """How many attempts wait."""
         return int(self._redis.llen(self._queue.key))
-
-    def n_workers(self) -> int:
-        """How many workers of the queue have a living heartbeat."""
-        keys = self._redis.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
-        return int(self._redis.exists(*keys)) if keys else 0

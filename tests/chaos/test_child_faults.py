@@ -13,6 +13,7 @@ from rq.command import send_kill_horse_command, send_stop_job_command
 from rq.worker import Worker
 
 from fimlora_contract.tasks import rq_job_id
+from fimlora_contract.workers import WorkerRegistry
 from support.jobs import Jobs
 from support.workers import WorkerHandle
 
@@ -69,6 +70,24 @@ def test_a_running_job_is_canceled_between_two_batches(jobs: Jobs, worker: Worke
     assert record.status == "canceled"
     assert jobs.wait_final(jobs.submit()).status == "succeeded"
     assert worker.child_pid == child
+
+
+def test_a_worker_tells_what_it_is_busy_with(jobs: Jobs, worker: WorkerHandle):
+    """The registry of living workers has the job while it runs."""
+    registry = WorkerRegistry(jobs.store)
+    job_id = jobs.submit_long()
+    jobs.wait_running(job_id)
+    [busy] = registry.living()
+
+    jobs.store.request_cancel(job_id)
+    jobs.wait_final(job_id)
+    deadline = time.monotonic() + 10
+    while registry.living()[0].state == "busy" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    [idle] = registry.living()
+
+    assert (busy.state, busy.job_id) == ("busy", job_id)
+    assert (idle.state, idle.job_id, idle.name) == ("idle", None, busy.name)
 
 
 def test_a_child_that_does_not_obey_a_cancel_is_killed(jobs: Jobs, worker: WorkerHandle):

@@ -1,13 +1,11 @@
 """Liveness, readiness, version."""
 
 import pytest
-from redis import Redis
-from rq import Worker
 from starlette.testclient import TestClient
 
 from fimlora_contract import __version__
-from fimlora_contract.tasks import QUEUE_NAME
 from fimlora_service.app import create_app
+from support.presence import enter_worker
 
 
 def test_the_process_is_alive(http):
@@ -28,13 +26,12 @@ def test_without_workers_it_is_degraded_but_ready(http):
     assert "no live worker" in answer.json()["checks"]["workers"]
 
 
-def test_with_a_live_worker_it_is_ready(http, redis_client: Redis):
-    """A registered worker whose heartbeat has not run out counts."""
-    worker = Worker([QUEUE_NAME], connection=redis_client, serializer="json")
-    worker.register_birth()
+def test_with_a_live_worker_it_is_ready(http, store):
+    """A worker that keeps its entry fresh counts, and one that has left does not."""
+    presence = enter_worker(store)
 
     assert http.get("/readyz").json()["status"] == "ok"
-    redis_client.delete(worker.key)  # its heartbeat ran out
+    presence.leave()
     assert http.get("/readyz").json()["status"] == "degraded"
 
 

@@ -10,10 +10,13 @@ from uuid import uuid4
 
 from fimlora_contract.store import JobStore
 from fimlora_contract.tasks import QUEUE_NAME
+from fimlora_contract.workers import WorkerRegistry
 from fimlora_worker.artifacts import sweep_work_folders
 from fimlora_worker.connection import patient_redis
+from fimlora_worker.hardware import find_hardware
 from fimlora_worker.leases import Leases, ReaperThread
 from fimlora_worker.logs import configure_logging, rq_level
+from fimlora_worker.presence import Presence
 from fimlora_worker.settings import Settings, environment_name
 from fimlora_worker.transport import SERIALIZER, RqTransport
 from fimlora_worker.warm_worker import (
@@ -42,13 +45,16 @@ def create_worker(settings: Settings) -> LeasedWorker:
     """Build a worker that is ready to work."""
     store, transport = _connect(settings)
     reaper_store, reaper_transport = _connect(settings)
+    # RQ refuses a name that is still registered, so a restart needs another one.
+    name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    hardware = find_hardware(settings.device, visible=settings.cuda_visible_devices)
+    presence = Presence(WorkerRegistry(reaper_store), name=name, hardware=hardware)
     worker_class: type[LeasedWorker] = (
         IsolatedWorker if settings.worker_isolation == "process" else WarmWorker
     )
     return worker_class(
         [QUEUE_NAME],
-        # RQ refuses a name that is still registered, so a restart needs another one.
-        name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}",
+        name=name,
         connection=patient_redis(settings.redis_url),
         serializer=SERIALIZER,
         worker_ttl=WORKER_TTL_S,
@@ -60,8 +66,12 @@ def create_worker(settings: Settings) -> LeasedWorker:
         reaper=ReaperThread(
             reaper_store,
             reaper_transport,
-            also=lambda: sweep_work_folders(settings.tmp_dir, reaper_store),
+            also=(
+                presence.refresh,
+                lambda: sweep_work_folders(settings.tmp_dir, reaper_store),
+            ),
         ),
+        presence=presence,
     )
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fimlora_contract.jobs import JobError, JobStatus
 from fimlora_contract.reaper import Reaped, Transport, give_up, sweep
@@ -129,7 +129,7 @@ class ReaperThread:
     Args:
         store: The job records, over a connection of this thread's own.
         transport: Where next attempts are queued.
-        also: Called after each sweep.
+        also: Called after each sweep, whether or not it went well.
         every_s: Seconds between two sweeps.
     """
 
@@ -138,7 +138,7 @@ class ReaperThread:
         store: JobStore,
         transport: Transport,
         *,
-        also: Callable[[], None],
+        also: Sequence[Callable[[], None]],
         every_s: float = REAPER_INTERVAL_S,
     ) -> None:
         self._store = store
@@ -158,11 +158,14 @@ class ReaperThread:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
-            try:
-                sweep(self._store, self._transport, on_reaped=_log_reaped)
-                self._also()
-            except Exception:  # whatever one record holds, the others need this thread
-                log.exception("reaper.failed")
+            for chore in (self._sweep, *self._also):
+                try:
+                    chore()
+                except Exception:  # whatever one record holds, the others need this thread
+                    log.exception("reaper.failed")
+
+    def _sweep(self) -> None:
+        sweep(self._store, self._transport, on_reaped=_log_reaped)
 
 
 def _log_reaped(reaped: Reaped) -> None:

@@ -20,6 +20,7 @@ from fimlora_worker.leases import Leases, ReaperThread
 from fimlora_worker.logs import configure_logging
 from fimlora_worker.messages import Order
 from fimlora_worker.parent_death import die_with_parent
+from fimlora_worker.presence import Presence
 from fimlora_worker.settings import Settings
 from fimlora_worker.transport import SERIALIZER
 
@@ -41,17 +42,21 @@ class LeasedWorker(Worker):
         settings: Settings | None = None,
         leases: Leases | None = None,
         reaper: ReaperThread | None = None,
+        presence: Presence | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.settings = settings
         self._leases = leases
         self._reaper = reaper
+        self._presence = presence
 
     def bootstrap(self, *args: Any, **options: Any) -> None:
         """Register with RQ, then begin to look for orphans."""
         super().bootstrap(*args, **options)
         log.info("worker.ready name=%s queues=%s", self.name, ",".join(self.queue_names()))
+        if self._presence:
+            self._presence.refresh()
         if self._reaper:
             self._reaper.start()
 
@@ -62,6 +67,8 @@ class LeasedWorker(Worker):
         finally:
             if self._reaper:
                 self._reaper.stop()
+            if self._presence:
+                self._presence.leave()
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
         """Seconds after which RQ may take the job's worker for dead."""
@@ -71,8 +78,12 @@ class LeasedWorker(Worker):
         """Watch over a job until its end is on record."""
         assert self._leases
         self._leases.begin(job.id)
+        if self._presence:
+            self._presence.begin(job.id)
         super().monitor_work_horse(job, queue, execution)
         self._leases.settle(job.id)
+        if self._presence:
+            self._presence.end()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Renew RQ's heartbeat and our lease; end a job that outstays its welcome."""

@@ -1,0 +1,66 @@
+"""What a worker runs on, found without touching the device: the parent must not.
+
+The driver's own tool knows GPUs without a CUDA context, and the control group knows how much
+of the machine's memory is ours.
+"""
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+from fimlora_contract.workers import Hardware
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+MIB = 1 << 20
+PATIENCE_S = 10.0
+log = logging.getLogger(__name__)
+
+
+def find_hardware(device: str, *, visible: str, nvidia_smi: str = "nvidia-smi") -> Hardware:
+    """Device and memory of this worker.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        visible: Index or id of the GPU, as in ``CUDA_VISIBLE_DEVICES``.
+        nvidia_smi: The driver's tool.
+    """
+    memory = host_memory_bytes()
+    gpu = None if device == "cpu" else ask_driver(visible, nvidia_smi=nvidia_smi)
+    if gpu is None and device != "cuda":
+        return Hardware(
+            device="cpu", device_name=None, memory_bytes=memory, host_memory_bytes=memory
+        )
+    name, gpu_memory = gpu or (None, None)
+    return Hardware(
+        device="cuda", device_name=name, memory_bytes=gpu_memory, host_memory_bytes=memory
+    )
+
+
+def ask_driver(visible: str, *, nvidia_smi: str) -> tuple[str, int] | None:
+    """Name and memory of a GPU; ``None`` if there is none that the driver knows."""
+    question = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+    try:
+        answer = subprocess.run(
+            [nvidia_smi, *question, f"--id={visible.split(',', maxsplit=1)[0]}"],
+            capture_output=True, text=True, timeout=PATIENCE_S, check=True,
+        ).stdout  # fmt: skip
+        name, _, mebibytes = answer.splitlines()[0].rpartition(",")
+        return name.strip(), int(mebibytes) * MIB
+    except FileNotFoundError:
+        return None
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        log.warning("hardware.driver_unclear error=%s", type(error).__name__)
+        return None
+
+
+def host_memory_bytes(*, root: Path = CGROUP_ROOT) -> int:
+    """Memory this process may use: the machine's, or the control group's if that is less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [total]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
+        try:
+            limits.append(int((root / name).read_text()))
+        except (OSError, ValueError):  # "max": no limit
+            continue
+    return min(limits)
