@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fimlora.batches import Batch, count_examples, select, to_device
 from fimlora.errors import InvalidOption, NumericalFailure
+from fimlora.hooks import first_token_only
 from fimlora.losses import Loss
 from fimlora.plan import TargetModule
 from fimlora.targets import base_model_of
@@ -100,8 +101,16 @@ def example_losses(
         inputs.pop("labels")  # the model's own loss would be computed for nothing
     if "use_cache" in inspect.signature(base_model_of(model).forward).parameters:
         inputs.setdefault("use_cache", False)
-    outputs = model(**inputs)
-    losses = loss.per_example(outputs, examples.batch, where)
+    if loss.head is None:
+        losses = loss.per_example(model(**inputs), examples.batch, where)
+    else:
+        # The head sees one token of each example, the loss what it would have seen.
+        with first_token_only(loss.head.linear, examples.batch["labels"].shape) as hidden:
+            outputs = model(**inputs)
+        if hidden:
+            losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)
+        else:
+            losses = loss.per_example(outputs, examples.batch, where)
     if losses.shape != (len(examples),):
         raise InvalidOption(
             f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "

@@ -10,6 +10,7 @@ checkpointing recomputes it instead of holding it. And a forward pass that is ru
 checkpointing reports one gradient, not two.
 """
 
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -200,3 +201,31 @@ def before_calls(
             handle = module.register_forward_pre_hook(partial(hook, name=name))
             stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def first_token_only(module: nn.Module, shape: tuple[int, ...]) -> Iterator[list[Tensor]]:
+    """Let a module see the first token of each example, for as long as the block lasts.
+
+    Args:
+        module: A module that is called with examples by tokens by features.
+        shape: Examples and tokens. A call with others goes through as it is.
+
+    Yields:
+        The whole inputs it would have seen, of calls on this thread: other passes through
+        the model may be under way on theirs. All hooks are gone when the block ends.
+    """
+    seen: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:  # noqa: ARG001
+        if threading.get_ident() != thread or not args or args[0].shape[:-1] != shape:
+            return None
+        seen.append(args[0])
+        return (args[0][:, :1].detach().contiguous(),)  # a strided one would repeat the weight
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield seen
+    finally:
+        handle.remove()

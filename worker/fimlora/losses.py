@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.lm_head import LargeHead, find_large_head, next_token_losses
 from fimlora.shapes import Float, Int
 from fimlora.targets import base_model_of
 
@@ -47,10 +48,12 @@ class Loss:
     Attributes:
         kind: What it is.
         loss_fn: The caller's own function, for ``LossKind.CUSTOM``.
+        head: The head of a language model that `per_example_from_hidden` can be used with.
     """
 
     kind: LossKind
     loss_fn: LossFn | None = None
+    head: LargeHead | None = None
 
     def count_labels(self, batch: Mapping[str, Any], n_examples: int) -> Int[Tensor, " N"]:
         """Count what each example contributes to the mean over the batch.
@@ -85,6 +88,23 @@ class Loss:
         check_labels(batch["labels"], logits.shape[-1], self.kind, where)
         return per_example_loss(logits, batch["labels"], self.kind)
 
+    def per_example_from_hidden(
+        self, hidden: Float[Tensor, "N T H"], batch: Mapping[str, Any], where: str = "the batch"
+    ) -> Float[Tensor, " N"]:
+        """Evaluate the loss of every example without the logits of all its tokens.
+
+        Args:
+            hidden: What the head is given.
+            batch: The batch the model was given.
+            where: What to call it in an error.
+
+        Returns:
+            One loss per example, as `per_example` gives it from the head's logits.
+        """
+        assert self.head is not None
+        check_labels(batch["labels"], self.head.linear.out_features, self.kind, where)
+        return _next_token_loss_behind(self.head, hidden, batch["labels"])
+
 
 def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | None) -> Loss:
     """Find out which loss the model is trained with.
@@ -112,7 +132,7 @@ def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | No
     if "ForSequenceClassification" in kind:
         return Loss(_classification_kind(config, batch["labels"]))
     if "ForCausalLM" in kind or "LMHeadModel" in kind or "ForConditionalGeneration" in kind:
-        return Loss(LossKind.CAUSAL_LM)
+        return Loss(LossKind.CAUSAL_LM, head=find_large_head(base))
     raise InvalidOption(
         f"the loss of {kind} is not known: use a ForSequenceClassification or ForCausalLM "
         "model, or give a loss_fn that returns one loss per example"
@@ -200,12 +220,26 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
 def _next_token_loss(
     logits: Float[Tensor, "N T V"], labels: Int[Tensor, "N T"]
 ) -> Float[Tensor, " N"]:
-    device, targets = logits.device, labels[:, 1:]
-    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-    wanted = targets[rows, columns].to(device)
-    counts = count_labels(labels, LossKind.CAUSAL_LM).clamp_min(1).to(device)
-    rows, columns = rows.to(device), columns.to(device)
+    rows, columns, wanted, counts = _predicted(labels, logits.device)
     picked = logits[rows, columns]  # only positions that have a label become float32
     picked = picked if picked.element_size() >= 4 else picked.float()
     losses = functional.cross_entropy(picked, wanted, reduction="none")
     return losses.new_zeros(len(labels)).index_add(0, rows, losses) / counts
+
+
+def _next_token_loss_behind(
+    head: LargeHead, hidden: Float[Tensor, "N T H"], labels: Int[Tensor, "N T"]
+) -> Float[Tensor, " N"]:
+    rows, columns, wanted, counts = _predicted(labels, hidden.device)
+    return next_token_losses(head, hidden[rows, columns], wanted, rows, counts)
+
+
+def _predicted(
+    labels: Int[Tensor, "N T"], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows and columns of tokens that have a label, the labels, and each row's number of them."""
+    targets = labels[:, 1:]
+    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    counts = count_labels(labels, LossKind.CAUSAL_LM).clamp_min(1)
+    found = (rows, columns, targets[rows, columns], counts)
+    return tuple(tensor.to(device, non_blocking=True) for tensor in found)  # type: ignore[return-value]
