@@ -109,6 +109,8 @@ def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):
     )
 
     assert_same(streamed, measure(resident, batches, **options))
+    assert streamed.execution is not None
+    assert (streamed.execution.executor, streamed.execution.micro_batch_size) == ("streamed", 2)
     assert not list(spill.iterdir())
     assert threading.active_count() <= n_threads  # loading may still end some
 

@@ -198,6 +198,15 @@ def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> boo
     return width * long + (2 * width + 1) * short < long * short
 
 
+def gradients_fit(modules: Iterable[TargetModule], spectra_bytes: int) -> bool:
+    """Compare the memory for the gradients of all modules with what it may be.
+
+    Returns:
+        Whether none needs to be sketched.
+    """
+    return _BYTES_PER_ENTRY * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
+
+
 class InputMoments:
     """Second moments of the features of one module's input.
 
@@ -252,7 +261,7 @@ class GradientSums:
         if Record.MOMENTS in record:
             self._moments = {module.name: InputMoments() for module in modules}
         if Record.SPECTRA in record:
-            fits = _BYTES_PER_ENTRY * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
+            fits = gradients_fit(modules, spectra_bytes)
             self._gradients = {
                 module.name: ExactSum()
                 if fits or not sketch_is_smaller(module)

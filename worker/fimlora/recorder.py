@@ -23,7 +23,7 @@ from fimlora.energies import (
     see_through,
 )
 from fimlora.errors import UnsupportedModule
-from fimlora.gradient_sums import GradientSums
+from fimlora.gradient_sums import GradientSums, Groups
 from fimlora.hooks import Call
 from fimlora.plan import TargetModule
 from fimlora.probes import draw_probe
@@ -200,6 +200,22 @@ class Recorder:
             checks.append(total)
         device = checks[0].device
         return torch.stack([check.to(device) for check in checks])
+
+    def groups(self, n_examples: int) -> Groups:
+        """Give what `fimlora.Statistics` holds of all that was recorded.
+
+        Args:
+            n_examples: Examples that were seen.
+
+        Returns:
+            Arrays by the name of the statistics' field and of the module.
+        """
+        return {
+            "row_energies": self.row_energies(),
+            "example_energies": self.example_energies(),
+            "squared_gradients": self.squared_gradients(),
+            **(self._sums.results(n_examples) if self._sums is not None else {}),
+        }
 
     def row_energies(self) -> dict[str, NDArray[np.float64]]:
         """Give the sums over all examples, (O) per module; empty unless exact."""

@@ -1,0 +1,250 @@
+"""Take all calibration batches through a model unit by unit: forward, and back.
+
+Forward, every batch goes through a unit before the next unit is loaded, and what units are
+called with is kept. The model's own head and loss give the gradients behind the last unit;
+then the units come back in reverse, and each is run again with its targets being recorded.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.blocks import targets_of
+from fimlora.boundary import BoundaryStore
+from fimlora.errors import MissingGradient, UnsupportedModule
+from fimlora.examples import Examples, check_finite, example_losses
+from fimlora.gradient_sums import Groups
+from fimlora.hooks import watch_modules
+from fimlora.losses import Loss
+from fimlora.measuring import OnBatch
+from fimlora.passes import Pass
+from fimlora.plan import TargetModule
+from fimlora.recorder import Recorder
+from fimlora.tape import Rerun, Tape
+from fimlora.targets import locate
+from fimlora.weights import Weights
+
+NewRecorder = Callable[[Sequence[TargetModule]], Recorder]
+
+
+class _MixedExamplesError(Exception):
+    """A target's input does not have the examples as its first axis."""
+
+
+@dataclass
+class _Part:
+    """A micro-batch on its way through the model."""
+
+    examples: Examples
+    forward: Pass
+    tape: Tape
+
+
+@dataclass
+class Sweep:
+    """One calibration: forward through all units, and back.
+
+    Attributes:
+        model: The model; passes stop at its units.
+        modules: Its target modules.
+        units: Its units by name.
+        weights: Gives units their weights.
+        store: Keeps what units are called with.
+        loss: The loss.
+        device: Where units compute.
+        on_batch: Called as `fimlora.measure_streamed` says.
+        batches: The labelled examples of each calibration batch.
+        new_recorder: Makes a recorder for the targets of one unit.
+        order: The units that ran, in that order.
+        largest: Examples that went through the model at once.
+    """
+
+    model: nn.Module
+    modules: tuple[TargetModule, ...]
+    units: Mapping[str, nn.Module]
+    weights: Weights
+    store: BoundaryStore
+    loss: Loss
+    device: torch.device
+    on_batch: OnBatch | None
+    batches: list[Examples]
+    new_recorder: NewRecorder
+    order: list[str] = field(default_factory=list)
+    largest: int = 0
+
+    def measure(self, micro_batch_size: int | None) -> list[Groups]:
+        """Go through the model and back.
+
+        Args:
+            micro_batch_size: Examples per pass; ``None`` for whole batches.
+
+        Returns:
+            What was recorded, for every unit with targets, the last unit first.
+        """
+        parts: list[list[_Part]] = []
+        one_at_a_time = False
+        try:
+            try:
+                parts = self._cut(micro_batch_size)
+                self._go_forward(parts)
+            except _MixedExamplesError:
+                self._abandon(parts)
+                one_at_a_time = True
+                parts = self._cut(1)
+                self._go_forward(parts)
+            return self._go_backward(parts, one_at_a_time=one_at_a_time)
+        finally:
+            self._abandon(parts)
+
+    def _cut(self, size: int | None) -> list[list[_Part]]:
+        self.order.clear()
+        self.largest = 0
+        return [
+            [
+                self._part(examples.part(start, size or len(examples)), f"batch {number}")
+                for start in range(0, len(examples), size or len(examples))
+            ]
+            for number, examples in enumerate(self.batches, 1)
+            if len(examples)
+        ]
+
+    def _part(self, examples: Examples, where: str) -> _Part:
+        tape = Tape(self.store)
+        self.largest = max(self.largest, len(examples))
+
+        def body() -> Tensor:
+            losses = example_losses(self.model, self.loss, examples, self.device, where)
+            if losses.requires_grad:
+                # The sum, not the mean: each example's gradient comes out unscaled.
+                losses.sum().backward(retain_graph=tape.has_glue)
+            return losses.detach()
+
+        return _Part(examples, Pass(body), tape)
+
+    @staticmethod
+    def _abandon(parts: list[list[_Part]]) -> None:
+        for part in itertools.chain(*parts):
+            part.forward.abandon()
+
+    def _go_forward(self, parts: list[list[_Part]]) -> None:
+        """Take all parts through all units, and from the loss to the last unit's outputs."""
+        guess = list(self.units)
+        self.weights.prefetch(guess[0])
+        flat = [*itertools.chain(*parts)]
+        for part in flat:
+            part.forward.advance()
+        is_kept = False
+        while (unit := _next_unit(flat)) is not None:
+            if unit in self.order:
+                raise UnsupportedModule(f"block {unit!r} runs twice in a pass")
+            self.order.append(unit)
+            self.weights.release_ends()
+            self.weights.load(unit)
+            if following := guess[guess.index(unit) + 1 :]:
+                self.weights.prefetch(following[0])
+            targets = targets_of(unit, self.modules)
+            is_kept |= bool(targets)
+            for part in flat:
+                self._forward_unit(part, unit, targets, is_kept=is_kept)
+            self._report(len(self.order))
+        self.weights.release_ends()
+        ran = {module.name for unit in self.order for module in targets_of(unit, self.modules)}
+        for module in self.modules:
+            if module.name not in ran:
+                raise MissingGradient(
+                    f"target module {module.name!r} did not run in the forward pass; leave it out"
+                )
+        for number, some in enumerate(parts, 1):
+            losses = [part.forward.result for part in some if part.forward.result is not None]
+            self._check((), torch.cat(losses), number)
+
+    def _forward_unit(
+        self, part: _Part, unit: str, targets: Sequence[TargetModule], *, is_kept: bool
+    ) -> None:
+        n = len(part.examples)
+
+        def look(name: str, x: Tensor) -> tuple[Tensor, ...]:
+            if n > 1 and x.shape[0] != n:
+                raise _MixedExamplesError(name)
+            return ()
+
+        call = part.forward.call
+        assert call is not None
+        located = {module.name: locate(self.model, module) for module in targets}
+        with watch_modules(located, look, lambda name, calls: None):  # noqa: ARG005
+            outputs = part.tape.run(self.units[unit], call, keeps=is_kept)
+        del call
+        part.forward.advance(outputs)
+
+    def _go_backward(self, parts: list[list[_Part]], *, one_at_a_time: bool) -> list[Groups]:
+        """Take all parts back from the last unit to the lowest with a target."""
+        n_kept = len(next(itertools.chain(*parts)).tape.steps)
+        n_examples = sum(len(examples) for examples in self.batches)
+        found = []
+        kept = self.order[len(self.order) - n_kept :]
+        for done, unit in enumerate(reversed(kept), 1):
+            self.weights.load(unit)
+            if done < n_kept:
+                self.weights.prefetch(kept[-done - 1])
+            targets = targets_of(unit, self.modules)
+            recorder = self.new_recorder(targets)
+            recorder.one_at_a_time = one_at_a_time
+            self._reverse_unit(unit, targets, recorder, parts)
+            if targets:
+                found.append(recorder.groups(n_examples))
+            self._report(len(self.order) + 3 * done)
+        if self.on_batch is not None:
+            self.on_batch(len(self.batches), len(self.batches))
+        return found
+
+    def _reverse_unit(
+        self,
+        unit: str,
+        targets: tuple[TargetModule, ...],
+        recorder: Recorder,
+        parts: list[list[_Part]],
+    ) -> None:
+        located = {module.name: locate(self.model, module) for module in targets}
+        with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
+            for number, some in enumerate(parts, 1):
+                for part in some:
+                    step, is_kept = part.tape.steps.pop(), False
+                    while not is_kept:
+                        watch.begin_forward()
+                        recorder.begin(part.examples.weights, part.examples.token_mask)
+                        rerun = Rerun(self.units[unit], step)
+                        is_kept = not recorder.adapt(watch.calls)
+                    watch.backward(*rerun.roots, gradients=rerun.gradients)
+                    recorder.commit()
+                    rerun.pass_on()
+                if targets:
+                    self._check(targets, torch.empty(0), number, recorder.end_batch())
+
+    def _check(
+        self,
+        targets: tuple[TargetModule, ...],
+        losses: Tensor,
+        number: int,
+        checks: Tensor | None = None,
+    ) -> None:
+        if losses.is_meta:
+            raise UnsupportedModule("a weight is used outside of the module that holds it")
+        where = f"batch {number} of {len(self.batches)}"
+        check_finite(targets, losses, torch.empty(0) if checks is None else checks, where)
+
+    def _report(self, work: int) -> None:
+        """Tell how far it is; going back through a unit is three times the work."""
+        if self.on_batch is not None:
+            n = len(self.batches)
+            self.on_batch(min(n - 1, n * work // (4 * len(self.units))), n)
+
+
+def _next_unit(parts: Sequence[_Part]) -> str | None:
+    """Name the unit that all parts wait at; ``None`` when all have ended."""
+    names = {part.forward.call.unit if part.forward.call else None for part in parts}
+    if len(names) > 1:
+        raise UnsupportedModule(f"batches take different ways through the model: {names}")
+    return names.pop()
