@@ -43,6 +43,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/service.py
+	$(BIN)/python benchmarks/many_jobs.py
 
 docs: $(INSTALLED) ## Regenerate docs/openapi.json and docs/cli.md
 	$(BIN)/python docs/generate.py

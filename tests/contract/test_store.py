@@ -66,7 +66,7 @@ def test_a_job_goes_from_queued_to_succeeded(store, job_id):
         ("progress", "running"),
         ("status", "succeeded"),
     ]
-    assert store.open_ids() == []
+    assert store.open_jobs() == {}
 
 
 def test_creating_a_job_twice_changes_nothing(store, job_id):

@@ -43,14 +43,25 @@ def sweep(
     """Give every orphaned job its next attempt, unless somebody else is sweeping."""
     if store.hold_lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8) is None:
         return
-    now_ms, waiting = store.now_ms(), transport.waiting()
-    for record in store.open_records():
+    now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
+    open_jobs = store.open_jobs()
+    # Most open jobs wait in line and need no look: only those that do not, and those that
+    # were once found missing.
+    doubtful = open_jobs.keys() & noted
+    for job_id, (status, attempt) in open_jobs.items():
+        if status is not JobStatus.QUEUED or (job_id, attempt) not in waiting:
+            doubtful.add(job_id)
+    done = noted - open_jobs.keys()
+    for record in store.states(doubtful):
         try:
             is_waiting = (record.id, record.attempt) in waiting
             if _is_orphan(record, store, is_waiting=is_waiting, now_ms=now_ms):
                 on_reaped(give_up(store, transport, record.id, record.attempt))
+            if is_waiting:
+                done.add(record.id)
         except (JobMissing, StaleAttempt):
             continue  # it moved on while we looked
+    store.unlist_missing(done)
 
 
 def give_up(

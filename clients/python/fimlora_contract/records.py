@@ -98,7 +98,7 @@ class JobRecord:
     @property
     def version(self) -> int:
         """Raised by every change of a field."""
-        return int(self.fields["version"])
+        return int(self.fields.get("version") or 0)
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ a record is still what the record says.
 
 MAX_EVENTS = 5_000
 
-# KEYS: job hash, ids of open jobs, events stream.
+# KEYS: job hash, open jobs, events stream.
 # ARGV: expected attempt ('' = any), states it may start from, event JSON ('' = none),
 #       lease in ms ('' = keep, '0' = clear), then field/value pairs to set.
 # Returns {1 = done or 0 = refused, status, attempt}, or {-1} for an unknown job.
@@ -34,13 +34,16 @@ if after == 'running' and status == 'queued' then
 end
 if after == 'succeeded' or after == 'failed' or after == 'canceled' then
   redis.call('HSET', KEYS[1], 'finished_at', text)
-  redis.call('SREM', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
+  redis.call('HDEL', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
+else
+  local id, number = unpack(redis.call('HMGET', KEYS[1], 'id', 'attempt'))
+  redis.call('HSET', KEYS[2], id, after .. ' ' .. number)
 end
 if ARGV[3] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', MAX_EVENTS, '*', 'event', ARGV[3]) end
 return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
 """.replace("MAX_EVENTS", str(MAX_EVENTS))
 
-# KEYS: job hash, ids of open jobs, all ids, events stream. ARGV: id, event, then fields.
+# KEYS: job hash, open jobs, all ids, events stream. ARGV: id, event, then fields.
 CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local time = redis.call('TIME')
@@ -48,20 +51,20 @@ local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('HSET', KEYS[1], 'id', ARGV[1], 'status', 'queued', 'attempt', '1',
            'failures', '0', 'version', '1', 'created_at', now, 'updated_at', now)
 for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], 'queued 1')
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
 redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
 return 1
 """
 
-# KEYS: job hash, its events, ids of open jobs, all ids. ARGV: id. Returns 1 = gone,
+# KEYS: job hash, its events, open jobs, all ids. ARGV: id. Returns 1 = gone,
 # 0 = still open, -1 = unknown.
 DELETE = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return -1 end
 if status ~= 'succeeded' and status ~= 'failed' and status ~= 'canceled' then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
 return 1
 """

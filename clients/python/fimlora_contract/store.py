@@ -9,8 +9,7 @@ the Redis server's, so machines need no common clock.
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fimlora_contract import scripts
 from fimlora_contract.jobs import (
@@ -54,9 +53,8 @@ class StaleAttempt(RuntimeError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a change left behind."""
+class Change(NamedTuple):
+    """Where a job stands after a change."""
 
     status: JobStatus
     attempt: int
@@ -125,8 +123,13 @@ class JobStore:
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
         }
-        self._redis.eval(scripts.CREATE, len(keys), *keys, job_id, event, *_flat(fields))
-        return self.shown(job_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.eval(scripts.CREATE, len(keys), *keys, job_id, event, *_flat(fields))
+        pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
+        record = _record(SHOWN_FIELDS, pipeline.execute()[1])
+        if record is None:
+            raise JobMissing(f"job {job_id!r} was deleted while it was made")
+        return record
 
     def get(self, job_id: str) -> JobRecord:
         """Read a job.
@@ -156,10 +159,10 @@ class JobStore:
         Raises:
             JobMissing: There is no such job.
         """
-        version = self._redis.hget(self._job(job_id), "version")
-        if version is None:
+        id_, version = self._redis.hmget(self._job(job_id), ("id", "version"))
+        if id_ is None:
             raise JobMissing(f"no job {job_id!r}")
-        return int(version)
+        return int(version or 0)
 
     def status_of(self, job_id: str) -> JobStatus:
         """Read only the status: what a long poll repeats."""
@@ -175,15 +178,21 @@ class JobStore:
         records = self._read([_text(id_) for id_ in ids], SHOWN_FIELDS)
         return [record for record in records if record]
 
-    def open_ids(self) -> list[str]:
-        """Ids of all jobs that have not ended."""
-        return sorted(_text(id_) for id_ in self._redis.smembers(self._open()))
+    def open_jobs(self) -> dict[str, Change]:
+        """All jobs that have not ended, each with its status and attempt."""
+        stored = self._redis.hgetall(self._open())
+        parts = {_text(id_): _text(value).split(" ") for id_, value in stored.items()}
+        return {id_: Change(JobStatus(status), int(n)) for id_, (status, n) in parts.items()}
 
-    def open_records(self) -> Iterator[JobRecord]:
-        """All jobs that have not ended, with what is needed to look after them."""
-        ids = self.open_ids()
-        for start in range(0, len(ids), BATCH):
-            yield from filter(None, self._read(ids[start : start + BATCH], STATE_FIELDS))
+    def missing_ids(self) -> set[str]:
+        """Jobs of which an attempt was noted as missing."""
+        return {_text(id_) for id_ in self._redis.smembers(self.key("missing"))}
+
+    def states(self, ids: Iterable[str]) -> Iterator[JobRecord]:
+        """What is needed to look after jobs, of those that are still on record."""
+        wanted = sorted(ids)
+        for start in range(0, len(wanted), BATCH):
+            yield from filter(None, self._read(wanted[start : start + BATCH], STATE_FIELDS))
 
     def events(self, job_id: str, *, after: str = "0", limit: int = 500) -> list[JobEvent]:
         """The job's history behind the event ``after``, oldest first."""
@@ -328,8 +337,16 @@ class JobStore:
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
         """Put on record whether a queued attempt was found in no list; see the reaper."""
+        # Listed before the record says so: what the record says is then always found.
+        if missing:
+            self._redis.sadd(self.key("missing"), job_id)
         fields = {"missing_attempt": str(attempt) if missing else ""}
         self._change(job_id, attempt, {Q}, fields)
+
+    def unlist_missing(self, ids: Iterable[str]) -> None:
+        """Take jobs off the list of those that were noted as missing."""
+        if ids := list(ids):
+            self._redis.srem(self.key("missing"), *ids)
 
     # Results and requests that are already known
 
@@ -388,17 +405,13 @@ class JobStore:
         pipeline = self._redis.pipeline(transaction=False)
         for id_ in ids:
             pipeline.hmget(self._job(id_), fields)
-        found: list[dict[Any, Any]] = [
-            {name: value for name, value in zip(fields, values, strict=True) if value}
-            for values in pipeline.execute()
-        ]
-        return [JobRecord.from_hash(stored) if "id" in stored else None for stored in found]
+        return [_record(fields, values) for values in pipeline.execute()]
 
     def _job(self, job_id: str) -> str:
         return self.key("job", job_id)
 
     def _open(self) -> str:
-        return self.key("open")
+        return self.key("open_jobs")
 
     def _events(self, job_id: str) -> str:
         return self.key("events", job_id)
@@ -429,6 +442,12 @@ class JobStore:
                 status=found.status,
             )
         return found
+
+
+def _record(fields: Sequence[str], values: Sequence[Any]) -> JobRecord | None:
+    """What HMGET returned for some fields; ``None`` for a job that is gone."""
+    stored: dict[Any, Any] = {f: v for f, v in zip(fields, values, strict=True) if v}
+    return JobRecord.from_hash(stored) if "id" in stored else None
 
 
 def _lost(failures: int) -> JobError:
