@@ -6,7 +6,7 @@ file which weights it has.
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fimlora_service.data_folder import registered_names
 from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 4 << 20
+MAX_SIDE = 1 << 40
 MAX_HEADER_BYTES = 100 << 20  # the safetensors format's own limit
 
 # What reading a header can raise when the file is not what its name says.
@@ -34,11 +35,14 @@ class ResolvedModel:
         reference: What goes on the job's record.
         config: The model's ``config.json``.
         shapes: Shape of each weight by name, ``None`` when they were not looked up.
+        sizes: Bytes of each file on the hub that a worker needs, ``None`` when they were not
+            looked up; a local model needs none.
     """
 
     reference: dict[str, Any]
     config: Mapping[str, Any]
     shapes: Shapes | None
+    sizes: Mapping[str, int] | None = None
 
     @property
     def digest(self) -> str:
@@ -62,7 +66,7 @@ def resolve_local_model(name: str, *, models: Path, digests: FolderDigests) -> R
     config = read_config(folder / "config.json", where=where)
     shapes = weight_shapes(folder, where=where)
     reference = {"source": "local", "name": name, "digest": digests.of_model(folder)}
-    return ResolvedModel(reference | describe_config(config), config, shapes)
+    return ResolvedModel(reference | describe_config(config), config, shapes, sizes={})
 
 
 def read_config(path: Path, *, where: str) -> dict[str, Any]:
@@ -110,6 +114,18 @@ def weight_shapes(folder: Path, *, where: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def sound_shape(sides: Iterable[Any]) -> tuple[int, ...]:
+    """A shape as a header states it.
+
+    Raises:
+        ValueError: No tensor can have it.
+    """
+    shape = tuple(int(side) for side in sides)
+    if not all(0 <= side < MAX_SIDE for side in shape):
+        raise ValueError(f"shape {shape}")
+    return shape
+
+
 def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
     """Shape of every weight in one safetensors file, from its header alone."""
     try:
@@ -119,7 +135,7 @@ def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
                 raise ValueError(f"header of {length} bytes")
             header = json.loads(stream.read(length))
         return {
-            name: tuple(int(n) for n in entry["shape"])
+            name: sound_shape(entry["shape"])
             for name, entry in header.items()
             if name != "__metadata__"
         }

@@ -1,9 +1,13 @@
-"""POST /calibrate: pin the request to content, put it on record, queue it, answer at once."""
+"""POST /calibrate: pin the request to content, put it on record, queue it, answer at once.
+
+POST /estimate goes the same way up to the record.
+"""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
 
+from fimlora_contract.estimates import Estimate
 from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service import errors
@@ -16,10 +20,29 @@ from fimlora_service.dependencies import (
     TransportDep,
     problems,
 )
+from fimlora_service.estimating import make_estimate
 from fimlora_service.examples import CALIBRATION_EXAMPLES
 from fimlora_service.submission import Submission
 
 RETRY_AFTER_S = 2
+# What is wrong with a body, however it is submitted.
+REFUSALS = (
+    errors.MalformedRequest,
+    errors.DatasetNotFound,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.ValidationFailed,
+    errors.UnsupportedArchitecture,
+    errors.BudgetInfeasible,
+    errors.DatasetSchema,
+    errors.DatasetEmpty,
+    errors.UnsafeWeights,
+    errors.ModelNotFound,
+    errors.ModelGated,
+    errors.DatasetUnreachable,
+    errors.HubUnreachable,
+    errors.RedisUnavailable,
+)
 router = APIRouter(tags=["jobs"])
 
 
@@ -48,23 +71,9 @@ KeyHeader = Annotated[
     responses={
         200: {"model": Job, "description": "An equal request had already succeeded."},
         **problems(
-            errors.MalformedRequest,
-            errors.DatasetNotFound,
+            *REFUSALS,
             errors.IdempotencyInFlight,
-            errors.PayloadTooLarge,
-            errors.UnsupportedMediaType,
-            errors.ValidationFailed,
             errors.IdempotencyMismatch,
-            errors.UnsupportedArchitecture,
-            errors.BudgetInfeasible,
-            errors.DatasetSchema,
-            errors.DatasetEmpty,
-            errors.UnsafeWeights,
-            errors.ModelNotFound,
-            errors.ModelGated,
-            errors.DatasetUnreachable,
-            errors.HubUnreachable,
-            errors.RedisUnavailable,
         ),
     },
 )
@@ -87,6 +96,18 @@ def calibrate(
     elif not accepted.record.status.is_final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return accepted.record.to_job(prefix=prefix, cached=accepted.cached)
+
+
+@router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
+def estimate(
+    body: Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)],
+    store: StoreDep,
+    transport: TransportDep,
+    resolver: ResolverDep,
+    data_folder: DataFolderDep,
+) -> Estimate:
+    """Check a request as POST /calibrate does and say what it would need; nothing is queued."""
+    return make_estimate(body, Submission(store, transport, resolver, data_folder))
 
 
 @router.post(

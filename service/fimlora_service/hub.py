@@ -3,13 +3,14 @@
 Nothing heavy is fetched here; the worker downloads weights and rows at that commit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelInfo, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -24,8 +25,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from fimlora_contract.digests import digest_of
+from fimlora_contract.folders import is_wanted
 from fimlora_contract.references import HubDataset, HubModel
-from fimlora_service.base_models import ResolvedModel, Shapes, describe_config, read_config
+from fimlora_service.base_models import (
+    ResolvedModel,
+    Shapes,
+    describe_config,
+    read_config,
+    sound_shape,
+)
 from fimlora_service.errors import (
     DatasetUnreachable,
     HubUnreachable,
@@ -35,6 +43,9 @@ from fimlora_service.errors import (
     UnsafeWeights,
     UnsupportedArchitecture,
 )
+
+N_HEADS_AT_ONCE = 8
+NO_DATA = frozenset({".md", ".py", ".gitattributes", ".gitignore", ""})
 
 
 class Hub:
@@ -55,12 +66,15 @@ class Hub:
         self._cache = cache
         self._timeout_s = timeout_s
 
-    def resolve_model(self, model: HubModel, *, with_shapes: bool) -> ResolvedModel:
+    def resolve_model(
+        self, model: HubModel, *, with_shapes: bool, with_sizes: bool = False
+    ) -> ResolvedModel:
         """Pin a model to its commit and check that it can be used.
 
         Args:
             model: The reference.
             with_shapes: Whether to read the heads of the weight files, too.
+            with_sizes: Whether to ask for the sizes of the files that a worker needs.
 
         Raises:
             ServiceError: The model is missing, gated, unsafe or unusable, or the hub is away.
@@ -68,21 +82,49 @@ class Hub:
         where = f"hub model {model.id!r} at revision {model.revision!r}"
         with refusals(where, missing=ModelNotFound, gated=ModelGated):
             info = self._api.model_info(
-                model.id, revision=model.revision, timeout=self._timeout_s
+                model.id,
+                revision=model.revision,
+                timeout=self._timeout_s,
+                files_metadata=with_sizes,
             )
             files = [sibling.rfilename for sibling in info.siblings or []]
-            if not any(f.endswith(".safetensors") and "/" not in f for f in files):
+            heads = [f for f in files if f.endswith(".safetensors") and is_wanted(f)]
+            if not heads:
                 weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
             config = self._read_config(model.id, str(info.sha), where=where)
-            shapes = self._shapes(model.id, str(info.sha)) if with_shapes else None
+            shapes = self._shapes(model.id, str(info.sha), heads) if with_shapes else None
         reference = {
             "source": "hub",
             "id": model.id,
             "revision": info.sha,
             "digest": digest_of({"model": model.id, "commit": info.sha}),
         }
-        return ResolvedModel(reference | describe_config(config), config, shapes)
+        sizes = sizes_of(info) if with_sizes else None
+        return ResolvedModel(reference | describe_config(config), config, shapes, sizes)
+
+    def missing_bytes(self, model: ResolvedModel) -> int:
+        """Bytes of a resolved model that no worker over this cache has fetched yet."""
+        if not model.sizes:
+            return 0
+        known = {"repo_id": model.reference["id"], "revision": model.reference["revision"]}
+        return sum(
+            size
+            for name, size in model.sizes.items()
+            if not try_to_load_from_cache(
+                filename=name, cache_dir=self._cache / "models", **known
+            )
+        )
+
+    def dataset_bytes(self, dataset: HubDataset, commit: str) -> int:
+        """Bytes of a dataset's files; one configuration or split may need fewer."""
+        where = f"hub dataset {dataset.id!r} at commit {commit}"
+        with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
+            info = self._api.dataset_info(
+                dataset.id, revision=commit, timeout=self._timeout_s, files_metadata=True
+            )
+        files = info.siblings or []
+        return sum(f.size or 0 for f in files if PurePath(f.rfilename).suffix not in NO_DATA)
 
     def resolve_dataset(self, dataset: HubDataset) -> dict[str, Any]:
         """Pin a dataset to its commit; columns and rows are known once it is loaded."""
@@ -119,13 +161,28 @@ class Hub:
             raise UnsupportedArchitecture(f"{where} has no config.json") from error
         return read_config(Path(path), where=where)
 
-    def _shapes(self, id_: str, commit: str) -> Shapes:
-        metadata = self._api.get_safetensors_metadata(id_, revision=commit)
-        return {
-            name: tuple(tensor.shape)
-            for file in metadata.files_metadata.values()
-            for name, tensor in file.tensors.items()
-        }
+    def _shapes(self, id_: str, commit: str, files: Iterable[str]) -> Shapes:
+        def read(name: str) -> Any:
+            return self._api.parse_safetensors_file_metadata(
+                id_, name, revision=commit, timeout=self._timeout_s
+            )
+
+        with ThreadPoolExecutor(N_HEADS_AT_ONCE) as pool:
+            heads = list(pool.map(read, files))
+        try:
+            return {
+                name: sound_shape(tensor.shape)
+                for head in heads
+                for name, tensor in head.tensors.items()
+            }
+        except ValueError as error:
+            raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
+
+
+def sizes_of(info: ModelInfo) -> dict[str, int]:
+    """Bytes of the files that a worker fetches."""
+    files = info.siblings or []
+    return {f.rfilename: f.size or 0 for f in files if is_wanted(f.rfilename)}
 
 
 @contextmanager

@@ -45,11 +45,13 @@ class Resolved:
         references: What goes on the job's record as ``resolved``.
         digest: Key of the result cache: equal for requests that must give equal results.
         statistics_digest: Key of the statistics: equal for requests that measure the same.
+        model: The base model.
     """
 
     references: dict[str, Any]
     digest: str
     statistics_digest: str
+    model: ResolvedModel
 
 
 MEASURED = frozenset({"target_modules", "calibration"})
@@ -76,6 +78,19 @@ def request_digest(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ToFetch:
+    """Bytes that a worker downloads before it can measure.
+
+    Attributes:
+        model: Of the base model's files, without those that are there already.
+        dataset: Of the dataset's files, at most.
+    """
+
+    model: int
+    dataset: int
+
+
 class Resolver:
     """Resolves requests against the data folder and the hub."""
 
@@ -86,13 +101,17 @@ class Resolver:
         # Uploads never change, so what was checked once need not be read again.
         self._check_upload = lru_cache(maxsize=1024)(_check_file)
 
-    def resolve(self, request: CalibrationRequest) -> Resolved:
+    def resolve(self, request: CalibrationRequest, *, in_detail: bool = False) -> Resolved:
         """Pin a request to content.
+
+        Args:
+            request: The request.
+            in_detail: Whether to look up the model's sizes and shapes in any case.
 
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
-        model = self._resolve_model(request)
+        model = self._resolve_model(request, in_detail=in_detail)
         check_targets(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
         content: dict[str, Any] = {"model_digest": model.digest, "dataset": dataset}
@@ -100,13 +119,24 @@ class Resolver:
             {"base_model": model.reference, "dataset": dataset},
             request_digest(request, **content),
             request_digest(request, **content, settings=MEASURED),
+            model,
         )
 
-    def _resolve_model(self, request: CalibrationRequest) -> ResolvedModel:
+    def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
+        """What a worker must download for a request that was resolved in detail."""
+        dataset, data = request.dataset, 0
+        if isinstance(dataset, HubDataset):
+            commit = resolved.references["dataset"]["revision"]
+            data = self._hub.dataset_bytes(dataset, commit)
+        return ToFetch(self._hub.missing_bytes(resolved.model), data)
+
+    def _resolve_model(self, request: CalibrationRequest, *, in_detail: bool) -> ResolvedModel:
         model = request.base_model
         if isinstance(model, HubModel):
-            wants_shapes = isinstance(request.target_modules, list)
-            return self._hub.resolve_model(model, with_shapes=wants_shapes)
+            wants_shapes = in_detail or isinstance(request.target_modules, list)
+            return self._hub.resolve_model(
+                model, with_shapes=wants_shapes, with_sizes=in_detail
+            )
         return resolve_local_model(model.name, models=self._data.models, digests=self._digests)
 
     def _resolve_dataset(self, request: CalibrationRequest) -> dict[str, Any]:

@@ -44,6 +44,19 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Earlier jobs that save work.
+
+    Attributes:
+        result: One that an equal request has made.
+        measured: One that has measured the same.
+    """
+
+    result: JobRecord | None = None
+    measured: JobRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """Everything needed to accept requests."""
 
@@ -111,19 +124,28 @@ class Submission:
         finally:
             self.store.drop_lock(lock, token)
 
+    def find_known(self, request: CalibrationRequest, resolved: Resolved) -> Known:
+        """What earlier jobs have found of what a request asks for."""
+        if request.force:
+            return Known()
+        if result := self._find_result(resolved):
+            return Known(result=result)
+        return Known(measured=self._find_statistics(resolved))
+
     def _resolve_and_queue(self, request: CalibrationRequest, job_id: str) -> Accepted:
         resolved = self.resolver.resolve(request)
-        if not request.force and (known := self._find_result(resolved)):
-            logger.info("job.cached", extra={"job_id": known.id, "digest": resolved.digest})
-            return Accepted(known, cached=True)
-        measured = None if request.force else self._find_statistics(resolved)
+        known = self.find_known(request, resolved)
+        if known.result:
+            fields = {"job_id": known.result.id, "digest": resolved.digest}
+            logger.info("job.cached", extra=fields)
+            return Accepted(known.result, cached=True)
         record = self.store.create(
             job_id,
             request=request.model_dump(mode="json"),
             resolved=resolved.references,
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
-            statistics_from=measured.id if measured else "",
+            statistics_from=known.measured.id if known.measured else "",
         )
         self._enqueue(record)
         return Accepted(record, cached=False)

@@ -69,7 +69,7 @@ def check_ceiling(
     Maps that loading joins by their outputs, and heads that it adds, are still no wider on
     one side than the hidden states, so the width that the configuration states counts too.
     """
-    widths = [_find(config, key) for key in WIDTHS]
+    widths = [largest_number(config, key) for key in WIDTHS]
     highest = max([min(shape) for shape in matrices.values()] + widths)
     mean = request.budget.rank
     if mean is not None and mean > highest:
@@ -112,7 +112,7 @@ def is_match(entry: str, name: str) -> bool:
 
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Whether the model, or the language part of it, is a mixture of experts."""
-    return any(_find(config, key) for key in EXPERT_COUNTS)
+    return any(largest_number(config, key) for key in EXPERT_COUNTS)
 
 
 def check_budget(budget: Budget, *, floor: int, what: str) -> None:
@@ -129,7 +129,7 @@ def check_budget(budget: Budget, *, floor: int, what: str) -> None:
         )
 
 
-def _find(config: Mapping[str, Any], key: str) -> int:
+def largest_number(config: Mapping[str, Any], key: str) -> int:
     """The largest number under a key, in a configuration or in those of its parts."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     return max((v for part in parts if isinstance(v := part.get(key), int)), default=0)

@@ -253,16 +253,17 @@ def test_no_json_body_is_answered_with_a_fault(fuzzed, value):
     """Whatever JSON is sent: a client error, or the hub that is not there."""
     content = json.dumps(value)
 
-    answer = fuzzed.post("/calibrate", content=content, headers=JSON)
+    for path in ("/calibrate", "/estimate"):
+        answer = fuzzed.post(path, content=content, headers=JSON)
 
-    assert answer.status_code < 500 or answer.json()["code"] == "hub_unreachable"
+        assert answer.status_code < 500 or answer.json()["code"] == "hub_unreachable"
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from(["/calibrate", "/datasets"]))
+@given(st.binary(max_size=200), st.sampled_from(["/calibrate", "/estimate", "/datasets"]))
 def test_no_bytes_are_answered_with_a_fault(fuzzed, content, path):
     """Bytes that are no JSON, no JSONL, no UTF-8."""
-    type_ = "application/json" if path == "/calibrate" else "application/x-ndjson"
+    type_ = "application/x-ndjson" if path == "/datasets" else "application/json"
 
     answer = fuzzed.post(path, content=content, headers={"Content-Type": type_})
 

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fimlora_contract.columns import Task
-from fimlora_contract.folders import FolderDigests, FolderError, model_files
+from fimlora_contract.folders import (
+    UNWANTED,
+    WANTED,
+    FolderDigests,
+    FolderError,
+    model_files,
+)
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-# Weights and what transformers needs to read them; all at the top of the repository.
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-UNWANTED = ("*/*", "adapter_*", "consolidated*")
 # The head that a base model lacks is drawn from this seed and no other: neither the
 # request nor what ran before may change the scores.
 HEAD_SEED = 0

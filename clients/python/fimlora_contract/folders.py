@@ -6,6 +6,7 @@ weights of a large model takes as long as reading them.
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from fimlora_contract.digests import digest_file, digest_of
@@ -13,10 +14,21 @@ from fimlora_contract.digests import digest_file, digest_of
 # What a model is loaded from: configuration, weights, tokenizer, chat template.
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 DATA_SUFFIXES = frozenset({".jsonl", ".parquet"})
+# What is fetched of a model on the hub: weights and what transformers needs to read them, all
+# at the top of the repository.
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+UNWANTED = ("*/*", "adapter_*", "consolidated*")
 
 
 class FolderError(ValueError):
     """A registered name is not a usable model or dataset; the message says why."""
+
+
+def is_wanted(path: str) -> bool:
+    """Whether a file of a model on the hub is fetched."""
+    if any(fnmatch(path, pattern) for pattern in UNWANTED):
+        return False
+    return any(fnmatch(path, pattern) for pattern in WANTED)
 
 
 def model_files(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,86 @@
+"""What a calibration would need and cost, known before anything is fetched or queued."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fimlora_contract.base import AnswerModel
+from fimlora_contract.requests import BudgetUnit
+
+
+class FetchEstimate(AnswerModel):
+    """Bytes that a worker would download; 0 for what is local."""
+
+    model_bytes: int = Field(description="Files of the base model that are not there yet.")
+    dataset_bytes: int = Field(description="All files of the dataset; a split may need fewer.")
+
+
+class BudgetInterval(AnswerModel):
+    """What the budget may be with the bounds of the request, in the unit of its budget."""
+
+    unit: BudgetUnit
+    lowest: float
+    highest: float
+    is_feasible: bool = Field(description="Whether the budget of the request lies inside.")
+
+
+class ModelEstimate(AnswerModel):
+    """The base model as its weight files describe it; loading may drop or join a few maps."""
+
+    parameters: int | None = Field(None, description="Null for packed, quantised weights.")
+    weight_bytes: int = Field(
+        description="Of the checkpoint's tensors in the dtype of the run."
+    )
+    target_modules: int | None = Field(
+        None, description="Null when only the loaded model can tell, as for the default."
+    )
+    budget: BudgetInterval | None = Field(None, description="Null without target_modules.")
+
+
+class WorkerFit(AnswerModel):
+    """Whether one living worker has the memory; null where its memory is not known."""
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    memory_bytes: int | None
+    resident: bool | None
+    streamed: bool | None
+
+
+class MemoryEstimate(AnswerModel):
+    """Memory that measuring needs, roughly.
+
+    Weights, what the blocks keep for the backward pass, a language model's logits, and 1 GiB.
+    """
+
+    dtype: str
+    resident_bytes: int = Field(description="With the whole model on the device.")
+    streamed_bytes: int = Field(description="With one block at a time on the device.")
+    boundary_bytes: int = Field(
+        description="Inputs of blocks that streaming keeps in host memory or on disk."
+    )
+    workers: list[WorkerFit]
+
+
+class QueueEstimate(AnswerModel):
+    """The line a job would stand in."""
+
+    ahead: int = Field(description="Attempts that would run before it.")
+    workers: int = Field(description="Living workers.")
+
+
+class Estimate(AnswerModel):
+    """What POST /calibrate would do with the same body; nothing was queued or put on record."""
+
+    object: Literal["estimate"] = "estimate"
+    outcome: Literal["cached", "replanned", "measured"] = Field(
+        description="An equal request has succeeded; its statistics would be reused; or a "
+        "worker would measure."
+    )
+    job_id: str | None = Field(None, description="The job that has the result or statistics.")
+    request_digest: str = Field(description="Equal for requests that must give equal results.")
+    resolved: dict[str, Any] = Field(description="What the references resolve to.")
+    fetch: FetchEstimate
+    model: ModelEstimate
+    memory: MemoryEstimate
+    queue: QueueEstimate

@@ -1,0 +1,110 @@
+"""What POST /calibrate would do with a request, without doing it."""
+
+from collections.abc import Sequence
+
+from fimlora_contract.columns import TextFields
+from fimlora_contract.estimates import (
+    Estimate,
+    FetchEstimate,
+    MemoryEstimate,
+    ModelEstimate,
+    QueueEstimate,
+    WorkerFit,
+)
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.workers import Worker, WorkerRegistry
+from fimlora_service.base_models import ResolvedModel
+from fimlora_service.checkpoints import (
+    Checkpoint,
+    budget_interval,
+    find_target_shapes,
+    measure_checkpoint,
+)
+from fimlora_service.memory import Demand, choose_dtype, demand_of, is_packed
+from fimlora_service.resolve import Resolved
+from fimlora_service.submission import Submission
+
+
+def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
+    """Resolve a request in detail and sum up what is known.
+
+    Raises:
+        ServiceError: POST /calibrate would refuse it, too.
+    """
+    resolved = submission.resolver.resolve(request, in_detail=True)
+    known = submission.find_known(request, resolved)
+    to_fetch = submission.resolver.bytes_to_fetch(request, resolved)
+    workers = WorkerRegistry(submission.store).living()
+    model, config = resolved.model, resolved.model.config
+    checkpoint = measure_checkpoint(model.shapes or {})
+    dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
+    demand = demand_of(
+        checkpoint,
+        config,
+        request.calibration,
+        dtype=dtype,
+        has_logits=has_logits(request, resolved),
+    )
+    helps = known.result or known.measured
+    # Without a measurement it is answered at once, or queued in front.
+    ahead = 0 if helps else submission.transport.depth()
+    return Estimate(
+        outcome="cached" if known.result else "replanned" if helps else "measured",
+        job_id=helps.id if helps else None,
+        request_digest=resolved.digest,
+        resolved=resolved.references,
+        fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
+        model=describe_model(request, model, checkpoint, demand),
+        memory=describe_memory(demand, dtype, workers),
+        queue=QueueEstimate(ahead=ahead, workers=len(workers)),
+    )
+
+
+def device_of(workers: Sequence[Worker]) -> str:
+    """The kind of device that would run a job: a GPU unless all living workers have none."""
+    return "cpu" if workers and all(w.device == "cpu" for w in workers) else "cuda"
+
+
+def has_logits(request: CalibrationRequest, resolved: Resolved) -> bool:
+    """Whether the run has a language model's head; where nobody knows yet, it may."""
+    fields = resolved.references["dataset"].get("fields")
+    task = TextFields(**fields).task if fields else request.calibration.task
+    return task != "sequence_classification"
+
+
+def describe_model(
+    request: CalibrationRequest, model: ResolvedModel, checkpoint: Checkpoint, demand: Demand
+) -> ModelEstimate:
+    """The model and its targets, as far as its files tell."""
+    shapes, config = model.shapes or {}, model.config
+    targets = find_target_shapes(request.target_modules, shapes=shapes, config=config)
+    size, packed = checkpoint.parameters, is_packed(config)
+    return ModelEstimate(
+        parameters=None if packed else size,
+        weight_bytes=demand.weights,
+        target_modules=len(targets) if targets else None,
+        budget=budget_interval(request, targets, parameters=size) if targets else None,
+    )
+
+
+def describe_memory(demand: Demand, dtype: str, workers: Sequence[Worker]) -> MemoryEstimate:
+    """The memory that is needed, against what each worker has."""
+    return MemoryEstimate(
+        dtype=dtype,
+        resident_bytes=demand.resident,
+        streamed_bytes=demand.streamed,
+        boundary_bytes=demand.boundary,
+        workers=[fit(demand, worker) for worker in workers],
+    )
+
+
+def fit(demand: Demand, worker: Worker) -> WorkerFit:
+    """Whether a worker has the memory; boundaries may go to disk, so they are not counted."""
+    memory = worker.memory_bytes
+    return WorkerFit(
+        name=worker.name,
+        device=worker.device,
+        memory_bytes=memory,
+        resident=None if memory is None else demand.resident <= memory,
+        streamed=None if memory is None else demand.streamed <= memory,
+    )
