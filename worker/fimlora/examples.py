@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fimlora.batches import Batch, count_examples, select, to_device
 from fimlora.errors import InvalidOption, NumericalFailure
 from fimlora.hooks import first_token_only
-from fimlora.losses import Loss
+from fimlora.losses import Loss, LossKind
+from fimlora.padding import Padding, find_padding
 from fimlora.plan import TargetModule
 from fimlora.targets import base_model_of
 
@@ -23,10 +24,14 @@ class Examples:
     Attributes:
         batch: They alone, under the model's argument names.
         weights: What each of them counts in the loss of the whole batch.
+        padding: Where their padding is, if it may be cut.
+        order: Where each example of the calibration batch has gone, if they were sorted.
     """
 
     batch: Batch
     weights: Tensor
+    padding: Padding | None = None
+    order: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -40,6 +45,9 @@ class Examples:
     def part(self, start: int, size: int) -> "Examples":
         """Take a micro-batch.
 
+        Its padding is cut to its longest example. It ends early where the next example is
+        so much shorter that it is better run with others of its length.
+
         Args:
             start: Its first example.
             size: Its number of examples at most.
@@ -47,14 +55,34 @@ class Examples:
         Returns:
             These examples, with the weights they have in the whole batch.
         """
-        if size >= len(self):
-            return self
-        rows = slice(start, start + size)
-        return Examples(select(self.batch, rows, n_examples=len(self)), self.weights[rows])
+        stop, batch = min(start + size, len(self)), self.batch
+        if self.padding is not None:
+            on_cpu = self.weights.device.type == "cpu"
+            stop = start + self.padding.of(range(start, stop)).count_alike(on_cpu=on_cpu)
+        rows = slice(start, stop)
+        if stop - start < len(self):
+            batch = select(batch, rows, n_examples=len(self))
+        if self.padding is not None:
+            batch = self.padding.of(range(start, stop)).cut(batch)
+        return Examples(batch, self.weights[rows])
+
+    def parts(self, size: int) -> list["Examples"]:
+        """Cut them into micro-batches.
+
+        Args:
+            size: Examples of each at most.
+
+        Returns:
+            All of them, in order.
+        """
+        found: list[Examples] = []
+        while (start := sum(map(len, found))) < len(self):
+            found.append(self.part(start, size))
+        return found
 
 
 def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Examples:
-    """Leave out the examples that carry no label.
+    """Leave out the examples that carry no label, and sort the others by length.
 
     Args:
         batch: A calibration batch.
@@ -62,7 +90,7 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
         device: Where the weights will be needed.
 
     Returns:
-        The others; possibly none.
+        The others, the longest first where padding may be cut; possibly none.
     """
     if loss.loss_fn is None:
         batch = batch | {"labels": batch["labels"].cpu()}  # to be looked at without waiting
@@ -71,7 +99,15 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
     if not labelled.all():
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
         counts = counts[labelled]
-    return Examples(batch, (counts / counts.sum()).to(device, torch.float32))
+    padding, order = None, None
+    if loss.loss_fn is None and len(counts):
+        padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
+    if padding is not None and (rows := padding.by_length()) != sorted(rows):
+        padding, sorting = padding.of(rows), torch.tensor(rows)
+        batch = select(batch, sorting, n_examples=len(counts))
+        counts, order = counts[sorting], sorting.argsort().to(device)
+    weights = (counts / counts.sum()).to(device, torch.float32)
+    return Examples(batch, weights, padding, order)
 
 
 def example_losses(

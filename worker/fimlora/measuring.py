@@ -183,7 +183,8 @@ class _Run:
                 self.sizes.succeed(len(part))
                 losses.append(done)
                 start += len(part)
-        check_finite(self.modules, torch.cat(losses), self.recorder.end_batch(), where)
+        checks = self.recorder.end_batch(examples.order)
+        check_finite(self.modules, torch.cat(losses), checks, where)
         return n
 
     def _try(self, part: Examples, where: str) -> Tensor | None:

@@ -178,8 +178,11 @@ class Recorder:
             for (kept, _), g in zip(calls, gradients, strict=True):
                 self._gradients[name].stage(lora_b_gradient(kept[-1], g, weights))
 
-    def end_batch(self) -> Tensor:
+    def end_batch(self, order: Tensor | None = None) -> Tensor:
         """Close a batch: square its gradients and add them to the run's sums.
+
+        Args:
+            order: Where each example of the batch has gone, if they were run in another order.
 
         Returns:
             One number per module, in order, that is finite iff all its sums are.
@@ -189,6 +192,7 @@ class Recorder:
             total = torch.zeros(())
             if self._exact:
                 energies = torch.cat(self._energies.pop(name))
+                energies = energies if order is None else energies[order.to(energies.device)]
                 self._examples[name].append(energies)
                 total = total.to(energies.device) + energies.sum()
             if self._sampled:

@@ -104,8 +104,8 @@ class Sweep:
         self.largest = 0
         return [
             [
-                self._part(examples.part(start, size or len(examples)), f"batch {number}")
-                for start in range(0, len(examples), size or len(examples))
+                self._part(part, f"batch {number}")
+                for part in examples.parts(size or len(examples))
             ]
             for number, examples in enumerate(self.batches, 1)
             if len(examples)
@@ -208,8 +208,9 @@ class Sweep:
         parts: list[list[_Part]],
     ) -> None:
         located = {module.name: locate(self.model, module) for module in targets}
+        orders = [examples.order for examples in self.batches if len(examples)]
         with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
-            for number, some in enumerate(parts, 1):
+            for number, (some, order) in enumerate(zip(parts, orders, strict=True), 1):
                 for part in some:
                     step, is_kept = part.tape.steps.pop(), False
                     while not is_kept:
@@ -221,7 +222,7 @@ class Sweep:
                     recorder.commit()
                     rerun.pass_on()
                 if targets:
-                    self._check(targets, torch.empty(0), number, recorder.end_batch())
+                    self._check(targets, torch.empty(0), number, recorder.end_batch(order))
 
     def _check(
         self,
