@@ -45,7 +45,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/many_jobs.py
 
-docs: $(INSTALLED) ## Regenerate docs/openapi.json and docs/cli.md
+docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
 	$(BIN)/python docs/generate.py
 
 constraints: $(INSTALLED) ## Rewrite constraints.txt from the installed versions

@@ -1,13 +1,17 @@
-"""Write the generated reference pages: ``python docs/generate.py``."""
+"""Write everything that is made from the code: ``python docs/generate.py``."""
 
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # the pages beside this file, wherever it is run from
+
+from blocking import INIT, SOURCES, TARGET, make_blocking  # noqa: E402
 
 
 def openapi() -> str:
@@ -48,19 +52,26 @@ def _help(app: Any, words: tuple[str, ...]) -> str:
     return "\n".join(line.rstrip() for line in plain.strip().splitlines())
 
 
-PAGES: list[tuple[str, Callable[[], str]]] = [
-    ("openapi.json", openapi),
-    ("cli.md", cli),
+# The blocking client first: the pages describe it.
+PAGES: list[tuple[Path, Callable[[], str]]] = [
+    (TARGET / "__init__.py", lambda: INIT),
+    *((TARGET / source.name, partial(make_blocking, source)) for source in SOURCES),
+    (HERE / "openapi.json", openapi),
+    (HERE / "cli.md", cli),
 ]
 
 
 def main() -> None:
     """Write every page, and name those that changed."""
-    for name, generate in PAGES:
-        path, text = HERE / name, generate()
+    for path, generate in PAGES:
+        text = generate()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             sys.stderr.write(f"wrote {path}\n")
+    for path in set(TARGET.glob("*.py")) - {path for path, _ in PAGES}:
+        path.unlink()
+        sys.stderr.write(f"removed {path}\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from fimlora_client import Client, RetryPolicy
 from fimlora_client.cli import app
 from fimlora_client.cli.context import Connection
-from fimlora_client.flows import Context
+from fimlora_client.context import Context
 from fimlora_contract import __version__
 from fimlora_contract.jobs import JobError
 from support.jobs import LABELLED, write_jsonl

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from fimlora_client import endpoints, errors
+from fimlora_client import bodies, errors
 from fimlora_client.calls import Answer, raise_for_problem, read_answer
 from fimlora_contract.jobs import Job, JobError, JobStatus
 from fimlora_contract.problems import PROBLEMS
@@ -84,6 +84,6 @@ def test_a_canceled_job_raises_its_own_class():
 def test_a_wrong_field_is_refused_before_anything_is_sent():
     """The same exception as the service's refusal, naming the field."""
     with pytest.raises(errors.ValidationFailed, match=r"budget.*exactly one of"):
-        endpoints.build_request(None, base_model="m", dataset="d", budget={})
+        bodies.build_request(None, base_model="m", dataset="d", budget={})
     with pytest.raises(errors.ValidationFailed, match=r"budgets: .*[Ee]xtra"):
-        endpoints.build_request(None, base_model="m", dataset="d", budget=8, budgets=9)
+        bodies.build_request(None, base_model="m", dataset="d", budget=8, budgets=9)

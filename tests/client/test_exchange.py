@@ -16,8 +16,8 @@ from fimlora_client import (
     RetryPolicy,
     WaitTimeout,
 )
+from fimlora_client.context import Context
 from fimlora_client.errors import IdempotencyMismatch, Internal, InvalidFile, RedisUnavailable
-from fimlora_client.flows import Context
 from fimlora_contract.digests import digest_bytes
 from fimlora_contract.problems import PROBLEMS
 
@@ -257,8 +257,8 @@ RESULT = {
 def serve(request, content=CONTENT, result=RESULT):
     """A service that has one result and its files."""
     name = request.url.path.rpartition("/")[2]
-    if name == "result":
-        return httpx2.Response(200, json=result)
+    if name == "artifacts":
+        return httpx2.Response(200, json={"data": result["artifacts"]})
     return httpx2.Response(200, content=content[name])
 
 

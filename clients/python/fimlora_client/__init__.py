@@ -1,7 +1,9 @@
 """The Python client of fimlora and the `fimlora` command."""
 
-from fimlora_client.aio import AsyncClient, AsyncJobHandle
-from fimlora_client.client import Client, JobHandle
+from fimlora_client.aio.client import AsyncClient
+from fimlora_client.aio.handle import AsyncJobHandle
+from fimlora_client.blocking.client import Client
+from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.errors import (
     ApiError,
     ClientError,
@@ -12,6 +14,7 @@ from fimlora_client.errors import (
     MissingExtra,
     WaitTimeout,
 )
+from fimlora_client.patterns import FetchedPattern
 from fimlora_client.results import Result
 from fimlora_client.retries import RetryPolicy
 from fimlora_contract.requests import CalibrationRequest
@@ -25,6 +28,7 @@ __all__ = [
     "ClientError",
     "ConnectionFailed",
     "DigestMismatch",
+    "FetchedPattern",
     "JobCanceled",
     "JobFailed",
     "JobHandle",

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
 from fimlora_client.errors import ApiError, error_of
+from fimlora_contract.jobs import Health
 from fimlora_contract.problems import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
+JSON = {"content-type": "application/json"}
+NOT_MODIFIED = 304
 TITLE_LENGTH = 200
 
 
@@ -30,6 +34,7 @@ class Call:
         content: The body.
         wait_s: How long the service may hold the request before it answers.
         save_to: Where the body of a good answer goes, instead of into memory.
+        is_final: Whether any answer will do, so that there is no second try.
     """
 
     method: str
@@ -39,6 +44,7 @@ class Call:
     content: bytes | None = None
     wait_s: float = 0.0
     save_to: Path | None = None
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,25 @@ class Answer:
     def is_good(self) -> bool:
         """Whether the service did what was asked."""
         return 200 <= self.status < 300
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the copy that the request named is still right."""
+        return self.status == NOT_MODIFIED
+
+
+def route(*parts: str) -> str:
+    """A path of these parts, each percent-encoded; an empty one would be another route."""
+    return "".join(f"/{quote(part, safe='') or '-'}" for part in parts)
+
+
+def given(**options: str | float | None) -> dict[str, str]:
+    """Query parameters: those that were given, as text."""
+    return {
+        name: value if isinstance(value, str) else f"{value:g}"
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 def json_body(value: Any) -> bytes:
@@ -71,6 +96,13 @@ def read_answer(answer: Answer, model: type[Model]) -> Model:
         return model.model_validate_json(answer.content)
     except ValidationError as error:
         raise ApiError(_foreign(answer, f"is not a {model.__name__}")) from error
+
+
+def read_health(answer: Answer) -> Health:
+    """How the service is; it answers 503 with the same body when it is not well."""
+    if answer.status == 503 and b'"checks"' in answer.content:
+        return Health.model_validate_json(answer.content)
+    return read_answer(answer, Health)
 
 
 def raise_for_problem(answer: Answer) -> None:

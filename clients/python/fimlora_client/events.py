@@ -1,7 +1,7 @@
 """Read a job's stream of events, over lost connections if need be."""
 
+from fimlora_client.context import Context
 from fimlora_client.errors import ConnectionFailed
-from fimlora_client.flows import Context
 from fimlora_contract.jobs import JobEvent
 
 
@@ -18,6 +18,11 @@ class EventReader:
         self._silent_tries = 0
         self.last_id = after
         self.ended = False
+
+    @property
+    def position(self) -> dict[str, str]:
+        """The header that says where to go on."""
+        return {"last-event-id": self.last_id} if self.last_id else {}
 
     def read(self, id_: str, data: str) -> JobEvent:
         """The event that a message of the stream carries."""

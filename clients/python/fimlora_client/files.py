@@ -1,51 +1,101 @@
 """Put the files of a result into a folder, all of them or none.
 
-Every file lands in a temporary folder beside the target first and is compared with its
-digest; only when all are sound do they move.
+Every file that is fetched lands in a temporary folder beside the target first and is compared
+with its digest; only when all are sound do they move. A file that is there already, with the
+right digest, is left untouched.
 """
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
-from fimlora_client.endpoints import job_artifact
 from fimlora_client.errors import DigestMismatch, InvalidFile
-from fimlora_client.flows import Context, Flow, save, save_to
 from fimlora_contract.digests import digest_file
 from fimlora_contract.jobs import Artifact
 
+OnFile = Callable[[Artifact], object]
 
-def download(
-    job_id: str, artifacts: Sequence[Artifact], folder: str | Path, context: Context
-) -> Flow[dict[str, Path]]:
-    """Fetch artefacts into a folder, which is made if it does not exist.
+
+class Download:
+    """Files on their way into a folder; a ``with`` block that ends well moves them there.
+
+    Attributes:
+        missing: What is to be fetched.
+        paths: Where each file will be.
 
     Raises:
-        DigestMismatch: A file is not what the service said; nothing was written.
         InvalidFile: The service names a file that would land outside the folder.
     """
-    names = [_checked_name(artifact.name) for artifact in artifacts]
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+
+    def __init__(self, artifacts: Sequence[Artifact], folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self.paths = {a.name: self._folder / _checked_name(a.name) for a in artifacts}
+        self.missing = [a for a in artifacts if not _is(self.paths[a.name], a.digest)]
+
+    def __enter__(self) -> Self:
+        parent = self._folder.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            self._staging = Path(tempfile.mkdtemp(prefix=f".{self._folder.name}-", dir=parent))
+        except OSError as error:
+            raise _cannot_write(self._folder, error) from error
+        return self
+
+    def part(self, artifact: Artifact) -> Path:
+        """Where a file is kept until all are there."""
+        return self._staging / artifact.name
+
+    def check(self, artifact: Artifact) -> None:
+        """Compare a file with its digest.
+
+        Raises:
+            DigestMismatch: It is not what the service said.
+        """
+        digest = digest_file(self.part(artifact))
+        if digest != artifact.digest:
+            raise DigestMismatch(
+                f"{artifact.name} has digest {digest}, the job says {artifact.digest}"
+            )
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._move()
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _move(self) -> None:
+        try:
+            self._folder.mkdir(exist_ok=True)
+            for artifact in self.missing:
+                self.part(artifact).replace(self.paths[artifact.name])
+        except OSError as error:
+            raise _cannot_write(self._folder, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by text, as a whole or not at all.
+
+    Raises:
+        InvalidFile: It cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
     try:
-        for artifact in artifacts:
-            part = staging / artifact.name
-            yield from save(save_to(job_artifact(job_id, artifact.name), part), context)
-            _check(artifact, part)
-        folder.mkdir(exist_ok=True)
-        return {name: (staging / name).replace(folder / name) for name in names}
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
-def _check(artifact: Artifact, path: Path) -> None:
-    digest = digest_file(path)
-    if digest != artifact.digest:
-        raise DigestMismatch(
-            f"{artifact.name} has digest {digest}, the job says {artifact.digest}"
-        )
+def _cannot_write(path: Path, error: OSError) -> InvalidFile:
+    return InvalidFile(f"cannot write {path}: {error.strerror}")
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and digest_file(path) == digest
 
 
 def _checked_name(name: str) -> str:

@@ -5,6 +5,9 @@ from typing import Any
 
 import typer
 
+from fimlora_client.blocking.client import Client
+from fimlora_client.blocking.handle import JobHandle
+from fimlora_client.bodies import UPLOADS, build_request
 from fimlora_client.cli import options
 from fimlora_client.cli.console import (
     INTERRUPTED,
@@ -15,8 +18,6 @@ from fimlora_client.cli.console import (
 )
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.progress import JobProgress
-from fimlora_client.client import Client, JobHandle
-from fimlora_client.endpoints import UPLOADS, build_request
 from fimlora_client.errors import InvalidFile
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import typer
 
-from fimlora_client.client import Client
+from fimlora_client.blocking.client import Client
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from fimlora_client.client import Client
+from fimlora_client.blocking.client import Client
+from fimlora_client.context import Context
 from fimlora_client.errors import ClientError
-from fimlora_client.flows import Context
 from fimlora_client.retries import RetryPolicy
 from fimlora_client.stack import valkey
 from fimlora_client.stack.children import Program

@@ -1,0 +1,43 @@
+"""What the service knows by name: datasets and base models."""
+
+from fimlora_client.aio.sender import AsyncSender
+from fimlora_client.bodies import Rows, read_rows
+from fimlora_client.calls import Call
+from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
+
+
+class AsyncDatasets:
+    """Rows to calibrate on."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def upload(self, data: Rows) -> Dataset:
+        """Upload a JSONL or Parquet file, or rows; equal content gives the same dataset.
+
+        ``POST /datasets``
+        """
+        headers, content = read_rows(data)
+        call = Call("POST", "/datasets", headers=headers, content=content)
+        return await self._sender.ask(call, Dataset)
+
+    async def list(self) -> DatasetPage:
+        """All datasets the service knows.
+
+        ``GET /datasets``
+        """
+        return await self._sender.ask(Call("GET", "/datasets"), DatasetPage)
+
+
+class AsyncModels:
+    """Base models the operator registered."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def list(self) -> ModelPage:
+        """All registered local base models.
+
+        ``GET /models``
+        """
+        return await self._sender.ask(Call("GET", "/models"), ModelPage)

@@ -1,0 +1,110 @@
+"""The client: where a conversation with the service begins."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Self, Unpack
+
+from fimlora_client.aio.catalogues import AsyncDatasets, AsyncModels
+from fimlora_client.aio.handle import AsyncJobHandle
+from fimlora_client.aio.jobs import AsyncJobs
+from fimlora_client.aio.rank_patterns import AsyncRankPatterns
+from fimlora_client.aio.sender import AsyncSender
+from fimlora_client.aio.transport import AsyncHttpClient, AsyncTransport
+from fimlora_client.bodies import CalibrationFields, as_json, build_request
+from fimlora_client.calls import JSON, Answer, Call, read_health
+from fimlora_client.context import Context
+from fimlora_client.settings import read_settings
+from fimlora_contract.jobs import Health, Job, Version
+from fimlora_contract.requests import CalibrationRequest
+
+
+class AsyncClient:
+    """Talks to a fimlora service; use it in a ``with`` block, or close it.
+
+    Args:
+        base_url: Where the service is; ``FIMLORA_URL`` when not given.
+        api_key: Sent as a bearer token; ``FIMLORA_API_KEY`` when not given.
+        http: A connected HTTP client to use instead of one of our own.
+        sleep: Lets seconds pass between polls and retries.
+        context: Retry policy, clock and randomness.
+
+    Attributes:
+        jobs: Accepted calibration requests.
+        rank_patterns: Results by content, by inputs and by name.
+        datasets: Rows to calibrate on.
+        models: Base models the operator registered.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        http: AsyncHttpClient | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        context: Context | None = None,
+    ) -> None:
+        settings = read_settings()
+        self.base_url = base_url or settings.url
+        key = api_key or settings.api_key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        transport = AsyncTransport(http, base_url=self.base_url, headers=headers)
+        self._sender = AsyncSender(transport, sleep, context or Context())
+        self.jobs = AsyncJobs(self._sender)
+        self.rank_patterns = AsyncRankPatterns(self._sender)
+        self.datasets = AsyncDatasets(self._sender)
+        self.models = AsyncModels(self._sender)
+
+    async def calibrate(
+        self,
+        request: CalibrationRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[CalibrationFields],
+    ) -> AsyncJobHandle:
+        """Ask for a rank plan; give a request, or its fields as keyword arguments.
+
+        ``POST /calibrate``
+        """
+        headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        body = as_json(build_request(request, **fields))
+        call = Call("POST", "/calibrate", headers=headers, content=body)
+        return AsyncJobHandle(self.jobs, await self._sender.ask(call, Job))
+
+    async def health(self) -> Health:
+        """Whether the service can take jobs, and which part fails if it cannot.
+
+        ``GET /readyz``
+        """
+        # Once: an answer of 503 is what we want to know.
+        return read_health(await self._sender.send(Call("GET", "/readyz", is_final=True)))
+
+    async def liveness(self) -> Health:
+        """Whether the process of the service runs, whatever it depends on.
+
+        ``GET /healthz``
+        """
+        return await self._sender.ask(Call("GET", "/healthz", is_final=True), Health)
+
+    async def version(self) -> Version:
+        """Versions that matter when results are compared.
+
+        ``GET /version``
+        """
+        return await self._sender.ask(Call("GET", "/version"), Version)
+
+    def watch(self, on_answer: Callable[[Call, Answer], None]) -> None:
+        """Be told of every exchange with the service from now on."""
+        self._sender.context = replace(self._sender.context, on_answer=on_answer)
+
+    async def close(self) -> None:
+        """Close the connections this client opened."""
+        await self._sender.transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

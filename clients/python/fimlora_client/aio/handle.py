@@ -1,0 +1,91 @@
+"""A job and what can be done with it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Unpack
+
+from fimlora_client.aio.jobs import AsyncJobs
+from fimlora_client.bodies import PlanFields
+from fimlora_client.files import OnFile
+from fimlora_client.polling import OnProgress
+from fimlora_client.results import Result
+from fimlora_contract.jobs import Job, JobEvent, Plan
+
+
+class AsyncJobHandle:
+    """A job and what can be done with it.
+
+    Attributes:
+        job: The job as it was when last heard of.
+    """
+
+    def __init__(self, jobs: AsyncJobs, job: Job) -> None:
+        self._jobs = jobs
+        self.job = job
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def cached(self) -> bool:
+        """Whether the request had been answered before."""
+        return self.job.cached
+
+    async def refresh(self) -> Job:
+        """Ask where the job stands now."""
+        return self._keep(await self._jobs.retrieve(self.id))
+
+    async def wait(
+        self,
+        *,
+        timeout: float = 3600,
+        poll_every: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Result:
+        """Wait for the result; see `AsyncJobs.wait` for what it raises."""
+        if self.job.result is None:
+            self._keep(
+                await self._jobs.wait(
+                    self.id, timeout=timeout, poll_every=poll_every, on_progress=on_progress
+                )
+            )
+        return Result.of(self.job)
+
+    async def result(self) -> Result:
+        """The result of the job if it has one by now."""
+        job = await self.refresh()
+        result = job.result or await self._jobs.result(self.id)
+        return Result.of(job.model_copy(update={"result": result}))
+
+    async def allocate(self, **fields: Unpack[PlanFields]) -> Plan:
+        """Another plan from what the job has measured, at once."""
+        return await self._jobs.allocate(self.id, **fields)
+
+    async def cancel(self) -> Job:
+        """Cancel the job."""
+        return self._keep(await self._jobs.cancel(self.id))
+
+    async def retry(self) -> "AsyncJobHandle":
+        """Queue the request once more; answers the new job."""
+        return AsyncJobHandle(self._jobs, await self._jobs.retry(self.id))
+
+    async def delete(self) -> None:
+        """Forget the job."""
+        await self._jobs.delete(self.id)
+
+    def events(self, *, after: str | None = None) -> AsyncIterator[JobEvent]:
+        """Every event of the job as it happens, until it has ended."""
+        return self._jobs.events(self.id, after=after)
+
+    async def download(
+        self, folder: str | Path, *, on_file: OnFile | None = None
+    ) -> dict[str, Path]:
+        """Fetch the files of the result into a folder."""
+        return await self._jobs.download(self.id, folder, on_file=on_file)
+
+    def _keep(self, job: Job) -> Job:
+        # Only the answer to POST /calibrate says that a result was cached; remember it.
+        self.job = job.model_copy(update={"cached": True}) if self.job.cached else job
+        return self.job

@@ -1,0 +1,1 @@
+"""The blocking client: made from `fimlora_client.aio` by `make docs`."""

@@ -1,0 +1,44 @@
+# Made from aio/catalogues.py by `make docs`; edit that file.
+"""What the service knows by name: datasets and base models."""
+
+from fimlora_client.blocking.sender import Sender
+from fimlora_client.bodies import Rows, read_rows
+from fimlora_client.calls import Call
+from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
+
+
+class Datasets:
+    """Rows to calibrate on."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def upload(self, data: Rows) -> Dataset:
+        """Upload a JSONL or Parquet file, or rows; equal content gives the same dataset.
+
+        ``POST /datasets``
+        """
+        headers, content = read_rows(data)
+        call = Call("POST", "/datasets", headers=headers, content=content)
+        return self._sender.ask(call, Dataset)
+
+    def list(self) -> DatasetPage:
+        """All datasets the service knows.
+
+        ``GET /datasets``
+        """
+        return self._sender.ask(Call("GET", "/datasets"), DatasetPage)
+
+
+class Models:
+    """Base models the operator registered."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def list(self) -> ModelPage:
+        """All registered local base models.
+
+        ``GET /models``
+        """
+        return self._sender.ask(Call("GET", "/models"), ModelPage)

@@ -1,0 +1,111 @@
+# Made from aio/client.py by `make docs`; edit that file.
+"""The client: where a conversation with the service begins."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Self, Unpack
+
+from fimlora_client.blocking.catalogues import Datasets, Models
+from fimlora_client.blocking.handle import JobHandle
+from fimlora_client.blocking.jobs import Jobs
+from fimlora_client.blocking.rank_patterns import RankPatterns
+from fimlora_client.blocking.sender import Sender
+from fimlora_client.blocking.transport import HttpClient, Transport
+from fimlora_client.bodies import CalibrationFields, as_json, build_request
+from fimlora_client.calls import JSON, Answer, Call, read_health
+from fimlora_client.context import Context
+from fimlora_client.settings import read_settings
+from fimlora_contract.jobs import Health, Job, Version
+from fimlora_contract.requests import CalibrationRequest
+
+
+class Client:
+    """Talks to a fimlora service; use it in a ``with`` block, or close it.
+
+    Args:
+        base_url: Where the service is; ``FIMLORA_URL`` when not given.
+        api_key: Sent as a bearer token; ``FIMLORA_API_KEY`` when not given.
+        http: A connected HTTP client to use instead of one of our own.
+        sleep: Lets seconds pass between polls and retries.
+        context: Retry policy, clock and randomness.
+
+    Attributes:
+        jobs: Accepted calibration requests.
+        rank_patterns: Results by content, by inputs and by name.
+        datasets: Rows to calibrate on.
+        models: Base models the operator registered.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        http: HttpClient | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        context: Context | None = None,
+    ) -> None:
+        settings = read_settings()
+        self.base_url = base_url or settings.url
+        key = api_key or settings.api_key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        transport = Transport(http, base_url=self.base_url, headers=headers)
+        self._sender = Sender(transport, sleep, context or Context())
+        self.jobs = Jobs(self._sender)
+        self.rank_patterns = RankPatterns(self._sender)
+        self.datasets = Datasets(self._sender)
+        self.models = Models(self._sender)
+
+    def calibrate(
+        self,
+        request: CalibrationRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[CalibrationFields],
+    ) -> JobHandle:
+        """Ask for a rank plan; give a request, or its fields as keyword arguments.
+
+        ``POST /calibrate``
+        """
+        headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        body = as_json(build_request(request, **fields))
+        call = Call("POST", "/calibrate", headers=headers, content=body)
+        return JobHandle(self.jobs, self._sender.ask(call, Job))
+
+    def health(self) -> Health:
+        """Whether the service can take jobs, and which part fails if it cannot.
+
+        ``GET /readyz``
+        """
+        # Once: an answer of 503 is what we want to know.
+        return read_health(self._sender.send(Call("GET", "/readyz", is_final=True)))
+
+    def liveness(self) -> Health:
+        """Whether the process of the service runs, whatever it depends on.
+
+        ``GET /healthz``
+        """
+        return self._sender.ask(Call("GET", "/healthz", is_final=True), Health)
+
+    def version(self) -> Version:
+        """Versions that matter when results are compared.
+
+        ``GET /version``
+        """
+        return self._sender.ask(Call("GET", "/version"), Version)
+
+    def watch(self, on_answer: Callable[[Call, Answer], None]) -> None:
+        """Be told of every exchange with the service from now on."""
+        self._sender.context = replace(self._sender.context, on_answer=on_answer)
+
+    def close(self) -> None:
+        """Close the connections this client opened."""
+        self._sender.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

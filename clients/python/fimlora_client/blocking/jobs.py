@@ -1,0 +1,188 @@
+# Made from aio/jobs.py by `make docs`; edit that file.
+"""Accepted calibration requests: where they stand, and what became of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Unpack
+
+from fimlora_client.blocking.sender import Sender
+from fimlora_client.bodies import PlanFields, as_json, checked
+from fimlora_client.calls import JSON, Call, given, read_answer, route
+from fimlora_client.errors import ConnectionFailed, WaitTimeout, failure_of
+from fimlora_client.events import EventReader
+from fimlora_client.files import Download, OnFile
+from fimlora_client.polling import OnProgress, Pace
+from fimlora_contract.jobs import (
+    ArtifactPage,
+    CalibrationResult,
+    Job,
+    JobEvent,
+    JobEventPage,
+    JobPage,
+    JobStatus,
+    Plan,
+    RankDiff,
+)
+from fimlora_contract.requests import PlanRequest
+
+
+class Jobs:
+    """Accepted calibration requests."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def retrieve(self, job_id: str, *, wait: float = 0) -> Job:
+        """Where a job stands; ``wait`` lets the service hold the answer until it has ended.
+
+        ``GET /jobs/{id}``
+        """
+        call = Call("GET", route("jobs", job_id), params=given(wait=wait or None), wait_s=wait)
+        return self._sender.ask(call, Job)
+
+    def list(self, *, limit: int | None = None, cursor: str | None = None) -> JobPage:
+        """A page of jobs, newest first.
+
+        ``GET /jobs``
+        """
+        call = Call("GET", "/jobs", params=given(limit=limit, cursor=cursor))
+        return self._sender.ask(call, JobPage)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once, ask a running one to stop.
+
+        ``POST /jobs/{id}/cancel``
+        """
+        return self._sender.ask(Call("POST", route("jobs", job_id, "cancel")), Job)
+
+    def retry(self, job_id: str) -> Job:
+        """Queue the request of a failed or canceled job once more; answers the new job.
+
+        ``POST /jobs/{id}/retry``
+        """
+        return self._sender.ask(Call("POST", route("jobs", job_id, "retry")), Job)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended; results that are pinned or shared stay.
+
+        ``DELETE /jobs/{id}``
+        """
+        self._sender.do(Call("DELETE", route("jobs", job_id)))
+
+    def allocate(self, job_id: str, **fields: Unpack[PlanFields]) -> Plan:
+        """Another plan from what a job has measured, at once: no queue and no device.
+
+        ``POST /jobs/{id}/allocate``
+        """
+        body = as_json(checked(PlanRequest, fields))
+        path = route("jobs", job_id, "allocate")
+        return self._sender.ask(Call("POST", path, headers=JSON, content=body), Plan)
+
+    def diff(self, job_id: str, other_id: str) -> RankDiff:
+        """How the ranks of two results differ, per module and in sum.
+
+        ``GET /jobs/{id}/diff/{other}``
+        """
+        return self._sender.ask(Call("GET", route("jobs", job_id, "diff", other_id)), RankDiff)
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout: float = 3600,
+        poll_every: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
+        """Wait until a job has succeeded.
+
+        Raises:
+            WaitTimeout: It has not ended after ``timeout`` seconds.
+            JobFailed: It failed; the exception carries the job.
+            JobCanceled: It was canceled.
+        """
+        context = self._sender.context
+        deadline = context.clock() + timeout
+        pace = Pace(poll_every)
+        while True:
+            answer = self._sender.send(Call("GET", route("jobs", job_id)))
+            job = read_answer(answer, Job)
+            if on_progress:
+                on_progress(job)
+            if job.status is JobStatus.SUCCEEDED:
+                return job
+            if job.status.is_final:
+                raise failure_of(job)
+            left = deadline - context.clock()
+            if left <= 0:
+                raise WaitTimeout(f"job {job.id} is still {job.status} after {timeout:g} s")
+            self._sender.pause(min(pace.next(context.hint(answer)), left))
+
+    def events(self, job_id: str, *, after: str | None = None) -> Iterator[JobEvent]:
+        """Every event of a job as it happens, until the job has ended.
+
+        ``GET /jobs/{id}/events`` as a stream, taken up again when the connection is lost.
+        """
+        reader = EventReader(self._sender.context, after=after)
+        while not reader.ended:
+            headers = {"accept": "text/event-stream"} | reader.position
+            call = Call("GET", route("jobs", job_id, "events"), headers=headers)
+            try:
+                with self._sender.listen(call) as stream:
+                    for id_, data in stream:
+                        yield reader.read(id_, data)
+            except ConnectionFailed as error:
+                reader.lost(error)
+            if not reader.ended:
+                self._sender.pause(reader.pause())
+
+    def history(
+        self, job_id: str, *, after: str | None = None, limit: int | None = None
+    ) -> JobEventPage:
+        """A page of what has happened to a job, oldest first.
+
+        ``GET /jobs/{id}/events`` as JSON
+        """
+        call = Call(
+            "GET",
+            route("jobs", job_id, "events"),
+            params=given(after=after, limit=limit),
+            headers={"accept": "application/json"},
+        )
+        return self._sender.ask(call, JobEventPage)
+
+    def result(self, job_id: str) -> CalibrationResult:
+        """The result of a job that has succeeded.
+
+        ``GET /jobs/{id}/result``
+        """
+        return self._sender.ask(Call("GET", route("jobs", job_id, "result")), CalibrationResult)
+
+    def artifacts(self, job_id: str) -> ArtifactPage:
+        """The files of a result with their digests.
+
+        ``GET /jobs/{id}/artifacts``
+        """
+        return self._sender.ask(Call("GET", route("jobs", job_id, "artifacts")), ArtifactPage)
+
+    def download(
+        self, job_id: str, folder: str | Path, *, on_file: OnFile | None = None
+    ) -> dict[str, Path]:
+        """Fetch the files of a result into a folder, all of them or none.
+
+        ``GET /jobs/{id}/artifacts/{name}`` for each file that is not there already;
+        ``on_file`` is told of every file that was fetched.
+
+        Raises:
+            DigestMismatch: A file is not what the service said; nothing was written.
+        """
+        download = Download((self.artifacts(job_id)).data, folder)
+        if download.missing:
+            with download:
+                for artifact in download.missing:
+                    path = route("jobs", job_id, "artifacts", artifact.name)
+                    part = download.part(artifact)
+                    self._sender.do(Call("GET", path, save_to=part))
+                    download.check(artifact)
+                    if on_file:
+                        on_file(artifact)
+        return download.paths

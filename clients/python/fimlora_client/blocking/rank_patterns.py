@@ -1,0 +1,86 @@
+# Made from aio/rank_patterns.py by `make docs`; edit that file.
+"""Rank patterns for CI and clusters: by content, by inputs and by name."""
+
+from fimlora_client.blocking.sender import Sender
+from fimlora_client.bodies import as_json, budget_text, checked
+from fimlora_client.calls import JSON, Call, given, route
+from fimlora_client.patterns import FetchedPattern, Format, read_pattern
+from fimlora_contract.jobs import Pin
+from fimlora_contract.requests import Budget, PinRequest
+
+
+class RankPatterns:
+    """Results by content, by inputs and by name; looking one up never starts work.
+
+    Each look-up takes a ``format``, whose words the pattern is written in, and the ``etag``
+    of a copy: while that copy is still right, the answer is ``unchanged`` and has no text.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def retrieve(
+        self, digest: str, *, format: Format = "json", etag: str | None = None
+    ) -> FetchedPattern:
+        """The result with this content address; it never changes.
+
+        ``GET /rank-patterns/{digest}``
+        """
+        return self._get(route("rank-patterns", digest), format=format, etag=etag)
+
+    def find(
+        self,
+        model: str,
+        dataset: str,
+        *,
+        budget: int | str | Budget | None = None,
+        format: Format = "json",
+        etag: str | None = None,
+    ) -> FetchedPattern:
+        """The newest result for a model and a dataset, and a budget if one is given.
+
+        ``GET /rank-patterns?model=&dataset=&budget=``
+        """
+        asked = None if budget is None else budget_text(budget)
+        params = given(model=model, dataset=dataset, budget=asked)
+        return self._get("/rank-patterns", params, format=format, etag=etag)
+
+    def pinned(
+        self, name: str, tag: str, *, format: Format = "json", etag: str | None = None
+    ) -> FetchedPattern:
+        """The result that a pin stands for.
+
+        ``GET /rank-patterns/{name}/{tag}``
+        """
+        return self._get(route("rank-patterns", name, tag), format=format, etag=etag)
+
+    def pin(
+        self, name: str, tag: str, *, digest: str | None = None, job_id: str | None = None
+    ) -> Pin:
+        """Let a name and tag stand for a result: its digest, or the job that made it.
+
+        ``PUT /rank-patterns/{name}/{tag}``
+        """
+        fields = {"digest": digest, "job_id": job_id}
+        body = as_json(checked(PinRequest, {k: v for k, v in fields.items() if v is not None}))
+        path = route("rank-patterns", name, tag)
+        return self._sender.ask(Call("PUT", path, headers=JSON, content=body), Pin)
+
+    def history(self, name: str, tag: str) -> Pin:
+        """What a pin stands for and stood for, the newest first.
+
+        ``GET /rank-patterns/{name}/{tag}/history``
+        """
+        return self._sender.ask(Call("GET", route("rank-patterns", name, tag, "history")), Pin)
+
+    def _get(
+        self,
+        path: str,
+        params: dict[str, str] | None = None,
+        *,
+        format: Format,
+        etag: str | None,
+    ) -> FetchedPattern:
+        headers = {"if-none-match": etag} if etag else {}
+        call = Call("GET", path, params=(params or {}) | {"format": format}, headers=headers)
+        return read_pattern(self._sender.send(call), format)

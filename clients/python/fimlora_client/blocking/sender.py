@@ -1,0 +1,71 @@
+# Made from aio/sender.py by `make docs`; edit that file.
+"""Sends calls, again where that may help; every resource of a client speaks through it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from fimlora_client.blocking.transport import Events, Transport
+from fimlora_client.calls import Answer, Call, raise_for_problem, read_answer
+from fimlora_client.context import Context
+from fimlora_client.errors import ConnectionFailed
+from fimlora_client.retries import is_retryable
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(slots=True)
+class Sender:
+    """A connection with its retry policy.
+
+    Attributes:
+        transport: Does the HTTP.
+        pause: Lets seconds pass.
+        context: Retry policy, clock and randomness.
+    """
+
+    transport: Transport
+    pause: Callable[[float], object]
+    context: Context
+
+    def send(self, call: Call) -> Answer:
+        """Send a call until its answer is final or the retries are used up.
+
+        The call is the same object every time, so it carries the same ``Idempotency-Key``.
+
+        Raises:
+            ConnectionFailed: The service was not reached in the last try.
+        """
+        context = self.context
+        for retry in range(0 if call.is_final else context.policy.max_retries):
+            hint = None
+            try:
+                answer = self._send_once(call)
+            except ConnectionFailed:
+                pass
+            else:
+                if not is_retryable(answer):
+                    return answer
+                hint = context.hint(answer)
+            self.pause(context.policy.pause(retry, hint_s=hint, random=context.random()))
+        return self._send_once(call)
+
+    def ask(self, call: Call, model: type[T]) -> T:
+        """Send a call and read its answer."""
+        return read_answer(self.send(call), model)
+
+    def do(self, call: Call) -> None:
+        """Send a call whose answer has nothing to read, or goes to a file."""
+        raise_for_problem(self.send(call))
+
+    def listen(self, call: Call) -> AbstractContextManager[Events]:
+        """Open a stream of events as pairs of id and data."""
+        return self.transport.listen(call)
+
+    def _send_once(self, call: Call) -> Answer:
+        answer = self.transport.send(call)
+        self.context.on_answer(call, answer)
+        return answer

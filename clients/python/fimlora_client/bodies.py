@@ -1,0 +1,122 @@
+"""What the client sends: bodies built and checked from arguments, before they travel."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from pydantic import BaseModel, ValidationError
+
+from fimlora_client.calls import json_body
+from fimlora_client.errors import InvalidFile, ValidationFailed, problem_of
+from fimlora_contract.references import (
+    HubDataset,
+    HubModel,
+    InlineDataset,
+    LocalDataset,
+    LocalModel,
+    UploadedDataset,
+)
+from fimlora_contract.requests import (
+    AdapterOptions,
+    Allocation,
+    Budget,
+    Calibration,
+    CalibrationRequest,
+    LayoutOptions,
+)
+
+UPLOADS = {".jsonl": "application/x-ndjson", ".parquet": "application/vnd.apache.parquet"}
+Model = TypeVar("Model", bound=BaseModel)
+AnyModel = str | HubModel | LocalModel | Mapping[str, Any]
+AnyDataset = (
+    str | HubDataset | UploadedDataset | InlineDataset | LocalDataset | Mapping[str, Any]
+)
+AnyBudget = int | Budget | Mapping[str, Any]
+Rows = str | Path | Iterable[Mapping[str, Any]]
+
+
+class CalibrationFields(TypedDict, total=False):
+    """The fields of a calibration request as keyword arguments."""
+
+    base_model: AnyModel
+    dataset: AnyDataset
+    budget: AnyBudget
+    target_modules: list[str] | str | None
+    calibration: Calibration | Mapping[str, Any]
+    allocation: Allocation | Mapping[str, Any]
+    adapter: AdapterOptions | Mapping[str, Any]
+    metadata: dict[str, str]
+    force: bool
+
+
+class PlanFields(TypedDict, total=False):
+    """The fields of a request for another plan as keyword arguments."""
+
+    budget: AnyBudget
+    allocation: Allocation | Mapping[str, Any]
+    adapter: LayoutOptions | Mapping[str, Any]
+
+
+def build_request(
+    request: CalibrationRequest | None, **fields: Unpack[CalibrationFields]
+) -> CalibrationRequest:
+    """The request as given, or built and checked from its fields.
+
+    Raises:
+        ValidationFailed: A field is wrong; the same exception the service's refusal raises.
+    """
+    if request is not None:
+        return request.model_copy(update=dict(fields)) if fields else request
+    return checked(CalibrationRequest, fields)
+
+
+def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """A request of some kind from its fields.
+
+    Raises:
+        ValidationFailed: A field is wrong.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(map(str, e["loc"])), "message": e["msg"], "type": e["type"]}
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        problem = problem_of("validation_failed", "the request is not valid", errors=errors)
+        raise ValidationFailed(problem) from None
+
+
+def as_json(model: BaseModel) -> bytes:
+    """A checked request as a body."""
+    return json_body(model.model_dump(mode="json"))
+
+
+def read_rows(data: Rows) -> tuple[dict[str, str], bytes]:
+    """The headers and the body of an upload: a JSONL or Parquet file, or rows.
+
+    Raises:
+        InvalidFile: There is no such file, or it has another format.
+    """
+    if not isinstance(data, str | Path):
+        return _type_of(".jsonl"), b"".join(json_body(dict(row)) + b"\n" for row in data)
+    path = Path(data)
+    if path.suffix not in UPLOADS:
+        raise InvalidFile(f"{path} is not one of {sorted(UPLOADS)}, the formats for uploads")
+    try:
+        return _type_of(path.suffix), path.read_bytes()
+    except OSError as error:
+        raise InvalidFile(f"cannot read {path}: {error.strerror}") from error
+
+
+def _type_of(suffix: str) -> dict[str, str]:
+    return {"content-type": UPLOADS[suffix]}
+
+
+def budget_text(budget: int | str | Budget) -> str:
+    """A budget as a look-up names it: a mean rank, or ``parameters:2000000``."""
+    if not isinstance(budget, Budget):
+        return str(budget)
+    if budget.unit == "fraction":
+        return f"fraction:{budget.value:.12f}".rstrip("0").rstrip(".")
+    return f"{budget.unit}:{budget.value:.0f}"

@@ -1,0 +1,70 @@
+"""A rank pattern as it was fetched: text in some tool's words, with the tag of its content."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fimlora_client.calls import Answer, raise_for_problem, read_answer
+from fimlora_client.errors import ApiError, DigestMismatch, problem_of
+from fimlora_contract.digests import digest_bytes
+from fimlora_contract.jobs import RankPattern
+
+Format = Literal[
+    "json", "yaml", "peft", "layout-c", "axolotl", "llama-factory", "ms-swift", "trl",
+    "unsloth", "vllm",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedPattern:
+    """A rank pattern in a format, or the news that the caller's copy is still right.
+
+    Attributes:
+        digest: Content address of the result.
+        format: Whose words it is written in.
+        etag: Give it to the next fetch, which then only says whether anything changed.
+        text: The pattern; ``None`` when it is what the caller has already.
+    """
+
+    digest: str
+    format: Format
+    etag: str
+    text: str | None = field(repr=False)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the caller's copy is still right."""
+        return self.text is None
+
+    @property
+    def pattern(self) -> RankPattern:
+        """The pattern as data.
+
+        Raises:
+            ApiError: It was fetched in another format than ``json``, or is unchanged.
+        """
+        if self.text is None or self.format != "json":
+            detail = f"there is no JSON here: format={self.format}, unchanged={self.unchanged}"
+            raise ApiError(problem_of("no_pattern", detail))
+        return RankPattern.model_validate_json(self.text)
+
+
+def read_pattern(answer: Answer, format: Format) -> FetchedPattern:
+    """The pattern that came back, checked against its digest.
+
+    Raises:
+        DigestMismatch: The text is not what its tag says.
+    """
+    etag = answer.headers.get("etag", "")
+    # Not the tag: in other formats than JSON that is the tag of the text.
+    digest = answer.headers.get("content-location", "").rpartition("/")[2]
+    if answer.is_unchanged:
+        return FetchedPattern(digest, format, etag, None)
+    raise_for_problem(answer)
+    expected = etag.removeprefix("W/").strip('"')
+    if format == "json":
+        found = read_answer(answer, RankPattern).digest
+    else:
+        found = digest_bytes(answer.content)
+    if expected.startswith("sha256:") and found != expected:
+        raise DigestMismatch(f"the pattern has digest {found}, the service says {expected}")
+    return FetchedPattern(digest, format, etag, answer.content.decode())

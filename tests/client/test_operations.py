@@ -1,0 +1,115 @@
+"""Every route of the service has a method in both clients."""
+
+import asyncio
+import contextlib
+import json
+import re
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from fimlora_client import ApiError, AsyncClient, Client, RetryPolicy
+from fimlora_client.context import Context
+
+OPENAPI = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())
+DIGEST = "sha256:" + "0" * 64
+OPERATIONS = {
+    operation["operationId"]: (verb.upper(), path)
+    for path, verbs in OPENAPI["paths"].items()
+    for verb, operation in verbs.items()
+}
+# How a user asks for each of them.
+METHODS = {
+    "calibrate": lambda c: c.calibrate(base_model="m", dataset="d", budget=8),
+    "list_jobs": lambda c: c.jobs.list(limit=5, cursor="job_0"),
+    "retrieve_job": lambda c: c.jobs.retrieve("job_1", wait=10),
+    "cancel_job": lambda c: c.jobs.cancel("job_1"),
+    "retry_job": lambda c: c.jobs.retry("job_1"),
+    "delete_job": lambda c: c.jobs.delete("job_1"),
+    "job_events": lambda c: c.jobs.history("job_1", after="1-0", limit=5),
+    "retrieve_result": lambda c: c.jobs.result("job_1"),
+    "list_artifacts": lambda c: c.jobs.artifacts("job_1"),
+    "retrieve_artifact": lambda c: c.jobs.download("job_1", "adapter"),
+    "allocate_again": lambda c: c.jobs.allocate("job_1", budget=16),
+    "diff_jobs": lambda c: c.jobs.diff("job_1", "job_2"),
+    "retrieve_rank_pattern": lambda c: c.rank_patterns.retrieve(DIGEST, format="axolotl"),
+    "find_rank_pattern": lambda c: c.rank_patterns.find("m", "d", budget="bytes:900"),
+    "retrieve_pinned_rank_pattern": lambda c: c.rank_patterns.pinned("sst2", "prod", etag="x"),
+    "pin_rank_pattern": lambda c: c.rank_patterns.pin("sst2", "prod", digest=DIGEST),
+    "retrieve_pin_history": lambda c: c.rank_patterns.history("sst2", "prod"),
+    "upload_dataset": lambda c: c.datasets.upload([{"text": "a"}]),
+    "list_datasets": lambda c: c.datasets.list(),
+    "list_models": lambda c: c.models.list(),
+    "readiness": lambda c: c.health(),
+    "liveness": lambda c: c.liveness(),
+    "version": lambda c: c.version(),
+}
+
+
+class Recorder:
+    """A service that notes what it is asked and refuses everything but a list of files."""
+
+    def __init__(self):
+        self.requests = []
+
+    def answer(self, request):
+        request.read()
+        self.requests.append(request)
+        if request.url.path.endswith("/artifacts"):
+            file = {"name": "a.json", "digest": DIGEST, "size": 1, "media_type": "x/y"}
+            return httpx2.Response(200, json={"data": [file]})
+        return httpx2.Response(418, text="a teapot")
+
+
+def blocking(ask, transport, context):
+    with httpx2.Client(transport=transport, base_url="http://fimlora.test") as http:
+        ask(Client(http=http, context=context))
+
+
+def asynchronous(ask, transport, context):
+    async def run():
+        async with httpx2.AsyncClient(transport=transport, base_url="http://f.test") as http:
+            await ask(AsyncClient(http=http, context=context))
+
+    asyncio.run(run())
+
+
+@pytest.fixture(params=[blocking, asynchronous])
+def requests_of(request, tmp_path, monkeypatch):
+    """What a client sends when it is asked for something."""
+    monkeypatch.chdir(tmp_path)
+
+    def play(ask):
+        recorder = Recorder()
+        context = Context(RetryPolicy(max_retries=0))
+        with contextlib.suppress(ApiError):
+            request.param(ask, httpx2.MockTransport(recorder.answer), context)
+        return recorder.requests
+
+    return play
+
+
+def parameters_of(operation):
+    """Names of the query parameters that a route takes."""
+    verb, path = OPERATIONS[operation]
+    known = OPENAPI["paths"][path][verb.lower()].get("parameters", [])
+    return {p["name"] for p in known if p["in"] == "query"}
+
+
+def test_every_operation_has_a_method():
+    """A route without one is a route that users of the client cannot reach."""
+    assert set(METHODS) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", METHODS)
+def test_a_method_asks_for_its_route(requests_of, operation):
+    """Method, path and query are those of the service's own description."""
+    verb, path = OPERATIONS[operation]
+    template = re.sub(r"\{\w+\}", "[^/]+", path)
+
+    sent = requests_of(METHODS[operation])[-1]
+
+    assert sent.method == verb
+    assert re.fullmatch(template, sent.url.path)
+    assert set(sent.url.params) <= parameters_of(operation)
