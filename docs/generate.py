@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the pages beside this file, wherever it is run from
 
 from blocking import INIT, SOURCES, TARGET, make_blocking  # noqa: E402
+from client_reference import client_reference  # noqa: E402
 
 
 def openapi() -> str:
@@ -58,6 +59,7 @@ PAGES: list[tuple[Path, Callable[[], str]]] = [
     *((TARGET / source.name, partial(make_blocking, source)) for source in SOURCES),
     (HERE / "openapi.json", openapi),
     (HERE / "cli.md", cli),
+    (HERE / "client.md", client_reference),
 ]
 
 
