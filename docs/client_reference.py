@@ -14,6 +14,7 @@ CLASSES = {
     "client.rank_patterns": ("blocking/rank_patterns.py", "RankPatterns"),
     "client.datasets": ("blocking/catalogues.py", "Datasets"),
     "client.models": ("blocking/catalogues.py", "Models"),
+    "client.workers": ("blocking/catalogues.py", "Workers"),
     "job": ("blocking/handle.py", "JobHandle"),
     "result": ("results.py", "Result"),
     "fetched": ("patterns.py", "FetchedPattern"),

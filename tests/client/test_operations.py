@@ -41,6 +41,7 @@ METHODS = {
     "upload_dataset": lambda c: c.datasets.upload([{"text": "a"}]),
     "list_datasets": lambda c: c.datasets.list(),
     "list_models": lambda c: c.models.list(),
+    "list_workers": lambda c: c.workers.list(),
     "readiness": lambda c: c.health(),
     "liveness": lambda c: c.liveness(),
     "version": lambda c: c.version(),

@@ -1,9 +1,10 @@
-"""What the service knows by name: datasets and base models."""
+"""What the service knows by name: datasets, base models and workers."""
 
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import Rows, read_rows
 from fimlora_client.calls import Call
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
+from fimlora_contract.workers import WorkerPage
 
 
 class AsyncDatasets:
@@ -41,3 +42,17 @@ class AsyncModels:
         ``GET /models``
         """
         return await self._sender.ask(Call("GET", "/models"), ModelPage)
+
+
+class AsyncWorkers:
+    """The workers that are alive."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def list(self) -> WorkerPage:
+        """All living workers: device, memory, and the job each is busy with.
+
+        ``GET /workers``
+        """
+        return await self._sender.ask(Call("GET", "/workers"), WorkerPage)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
-from fimlora_client.aio.catalogues import AsyncDatasets, AsyncModels
+from fimlora_client.aio.catalogues import AsyncDatasets, AsyncModels, AsyncWorkers
 from fimlora_client.aio.handle import AsyncJobHandle
 from fimlora_client.aio.jobs import AsyncJobs
 from fimlora_client.aio.rank_patterns import AsyncRankPatterns
@@ -35,6 +35,7 @@ class AsyncClient:
         rank_patterns: Results by content, by inputs and by name.
         datasets: Rows to calibrate on.
         models: Base models the operator registered.
+        workers: The workers that are alive.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class AsyncClient:
         self.rank_patterns = AsyncRankPatterns(self._sender)
         self.datasets = AsyncDatasets(self._sender)
         self.models = AsyncModels(self._sender)
+        self.workers = AsyncWorkers(self._sender)
 
     async def calibrate(
         self,

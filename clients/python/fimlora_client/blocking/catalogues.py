@@ -1,10 +1,11 @@
 # Made from aio/catalogues.py by `make docs`; edit that file.
-"""What the service knows by name: datasets and base models."""
+"""What the service knows by name: datasets, base models and workers."""
 
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import Rows, read_rows
 from fimlora_client.calls import Call
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
+from fimlora_contract.workers import WorkerPage
 
 
 class Datasets:
@@ -42,3 +43,17 @@ class Models:
         ``GET /models``
         """
         return self._sender.ask(Call("GET", "/models"), ModelPage)
+
+
+class Workers:
+    """The workers that are alive."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def list(self) -> WorkerPage:
+        """All living workers: device, memory, and the job each is busy with.
+
+        ``GET /workers``
+        """
+        return self._sender.ask(Call("GET", "/workers"), WorkerPage)

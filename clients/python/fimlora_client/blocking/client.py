@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
-from fimlora_client.blocking.catalogues import Datasets, Models
+from fimlora_client.blocking.catalogues import Datasets, Models, Workers
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.blocking.jobs import Jobs
 from fimlora_client.blocking.rank_patterns import RankPatterns
@@ -36,6 +36,7 @@ class Client:
         rank_patterns: Results by content, by inputs and by name.
         datasets: Rows to calibrate on.
         models: Base models the operator registered.
+        workers: The workers that are alive.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Client:
         self.rank_patterns = RankPatterns(self._sender)
         self.datasets = Datasets(self._sender)
         self.models = Models(self._sender)
+        self.workers = Workers(self._sender)
 
     def calibrate(
         self,
