@@ -43,7 +43,8 @@ SIGNATURES = {
     "train_mode=False, loss_fn=None, on_batch=None",
     "measure_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
     "device='cpu', target_modules=None, n_batches=8, estimator='exact', rank=8, seed=0, scale=2, "
-    "micro_batch_size=None, max_boundary_bytes=None, boundary_folder=None, loss_fn=None, "
+    "record=(), spectra_bytes=1073741824, micro_batch_size=None, max_boundary_bytes=None, "
+    "boundary_folder=None, loss_fn=None, "
     "on_batch=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, overwrite=False",

@@ -6,7 +6,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,10 +14,11 @@ from torch import nn
 from fimlora import measure, measure_streamed
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidCheckpoint
-from support.models import PAD, TINY_MODELS, VOCABULARY, make_batch, tiny
+from support.models import PAD, TINY_MODELS, VOCABULARY, tiny
+from support.streaming import ALL, assert_same, batches_for, quiet, save
 
-GROUPS = ("row_energies", "example_energies", "squared_gradients")
-LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
+__all__ = ["quiet"]  # a fixture of every test here
+
 DECODER = {
     "vocab_size": VOCABULARY,
     "pad_token_id": PAD,
@@ -32,42 +32,12 @@ DECODER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    transformers.utils.logging.disable_progress_bar()
-    yield
-    transformers.utils.logging.enable_progress_bar()
-
-
-def save(model: nn.Module, folder: Path) -> nn.Module:
-    """Save in small shards and load them; cloned, as kernels may round by a weight's alignment."""
-    model.save_pretrained(folder, max_shard_size="20KB")
-    loaded = type(model).from_pretrained(folder).eval()
-    for parameter in loaded.parameters():
-        parameter.data = parameter.data.clone()
-    return loaded
-
-
-def batches_for(name: str) -> list:
-    return [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
-
-
-def assert_same(streamed, resident) -> None:
-    assert streamed.modules == resident.modules
-    assert streamed.provenance() == resident.provenance()
-    for group in GROUPS:
-        found, wanted = getattr(streamed, group), getattr(resident, group)
-        assert list(found) == list(wanted)
-        for name in wanted:
-            assert np.array_equal(found[name], wanted[name]), (group, name)
-
-
 @pytest.mark.parametrize("name", sorted(TINY_MODELS))
 def test_streamed_equals_resident(name, tmp_path):
     """Encoders and decoders, tied or not, Conv1D or not, padded, from a sharded folder."""
     model, targets = tiny(name)
     resident = save(model, tmp_path)
-    options = {"target_modules": targets, "estimator": "both", "rank": 4}
+    options = {"target_modules": targets, "rank": 4, **ALL}
 
     streamed = measure_streamed(tmp_path, batches_for(name), **options)
 

@@ -244,6 +244,8 @@ class GradientSums:
         record: What to record.
         spectra_bytes: Memory for mean gradients. If the gradients of all modules together
             take more, those that a sketch is smaller than are sketched.
+        signs: Signs to sketch with, drawn before for other modules; the same are drawn anew
+            when there are none.
     """
 
     def __init__(
@@ -252,9 +254,10 @@ class GradientSums:
         *,
         record: frozenset[Record],
         spectra_bytes: int = SPECTRA_BYTES,
+        signs: Signs | None = None,
     ) -> None:
         modules = tuple(modules)
-        self._signs = Signs(SKETCH_WIDTH)
+        self._signs = signs or Signs(SKETCH_WIDTH)
         self._gradients: dict[str, GradientSum] = {}
         self._moments: dict[str, InputMoments] = {}
         self._token_mask: Tensor | None = None

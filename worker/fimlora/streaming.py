@@ -4,7 +4,7 @@ Each weight is read at most twice, whatever the number of batches; `fimlora.swee
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ from fimlora.errors import EmptyCalibration
 from fimlora.examples import Examples, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.frozen import frozen
-from fimlora.gradient_sums import Groups
+from fimlora.gradient_sums import (
+    SPECTRA_BYTES,
+    GradientSums,
+    Groups,
+    Record,
+    Signs,
+    gradients_fit,
+    parse_record,
+)
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.measuring import OnBatch, check_at_least_one, check_scale, parse_estimator
 from fimlora.memory import peak_bytes
@@ -27,6 +35,7 @@ from fimlora.passes import stops
 from fimlora.plan import TargetModule
 from fimlora.recorder import Recorder
 from fimlora.skeleton import build_skeleton
+from fimlora.spectra import SKETCH_WIDTH
 from fimlora.statistics import Statistics
 from fimlora.sweep import Sweep
 from fimlora.targets import count_base_parameters, find_left_out, find_targets
@@ -47,6 +56,8 @@ def measure_streamed(
     rank: int = 8,
     seed: int = 0,
     scale: int | float = 2,
+    record: str | Collection[str] = (),
+    spectra_bytes: int = SPECTRA_BYTES,
     micro_batch_size: int | None = None,
     max_boundary_bytes: int | None = None,
     boundary_folder: str | Path | None = None,
@@ -76,6 +87,9 @@ def measure_streamed(
         seed: As for `fimlora.measure`; also of weights that the checkpoint lacks (a fresh
             head), which are those of ``from_pretrained`` after ``torch.manual_seed(seed)``.
         scale: As for `fimlora.measure`.
+        record: As for `fimlora.measure`.
+        spectra_bytes: As for `fimlora.measure`, where it is compared with the gradients of
+            all modules; but only those of one block are in memory at once.
         micro_batch_size: As for `fimlora.measure`.
         max_boundary_bytes: How much of the blocks' inputs may stay in host memory; the
             rest goes to disk. ``None`` for all.
@@ -95,7 +109,7 @@ def measure_streamed(
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
     check_scale(scale)
-    kind = parse_estimator(estimator)
+    kind, wanted = parse_estimator(estimator), parse_record(record)
     folder, on = Path(model_path), torch.device(device)
     checkpoint = Checkpoint(folder)
     model = build_skeleton(folder, model_class=model_class, config=config, dtype=dtype)
@@ -104,9 +118,12 @@ def measure_streamed(
     units = find_units(model, modules)
     weights = Weights(model, checkpoint, units, on)
     spill = Path(boundary_folder) if boundary_folder is not None else None
+    new_sums = _sums_of_units(modules, wanted, spectra_bytes)
 
     def new_recorder(targets: Sequence[TargetModule]) -> Recorder:
-        return Recorder(targets, estimator=kind, rank=rank, seed=seed, device=on)
+        sums = new_sums(targets) if wanted else None
+        options: dict[str, Any] = {"rank": rank, "seed": seed, "gradient_sums": sums}
+        return Recorder(targets, estimator=kind, device=on, **options)
 
     with (
         weights.attached(seed=seed),
@@ -152,6 +169,20 @@ def _read(
     if not any(len(examples) for examples in found):
         raise EmptyCalibration("no example carries a label")
     return loss, found
+
+
+def _sums_of_units(
+    modules: Sequence[TargetModule], record: frozenset[Record], spectra_bytes: int
+) -> Callable[[Sequence[TargetModule]], GradientSums]:
+    """Decide once, for all modules, whether gradients are sketched; share the signs."""
+    signs = Signs(SKETCH_WIDTH)
+    fits = gradients_fit(modules, spectra_bytes)
+
+    def new(targets: Sequence[TargetModule]) -> GradientSums:
+        n_bytes = spectra_bytes if fits else 0
+        return GradientSums(targets, record=record, spectra_bytes=n_bytes, signs=signs)
+
+    return new
 
 
 def _join(modules: Sequence[TargetModule], parts: Sequence[Groups]) -> Groups:

@@ -1,0 +1,58 @@
+"""What the tests of streamed execution share: models in folders, and "the same statistics"."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from torch import nn
+
+from fimlora import Statistics
+from support.models import make_batch
+
+LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
+# Everything that a run can record.
+ALL = {"estimator": "both", "record": ("spectra", "moments")}
+GROUPS = (
+    "row_energies",
+    "example_energies",
+    "squared_gradients",
+    "input_squares",
+    "token_counts",
+    "spectra",
+    "mean_energies",
+    "spectrum_errors",
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Loading draws no progress bars."""
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    transformers.utils.logging.enable_progress_bar()
+
+
+def save(model: nn.Module, folder: Path) -> nn.Module:
+    """Save in small shards and load them; cloned, as kernels may round by a weight's alignment."""
+    model.save_pretrained(folder, max_shard_size="20KB")
+    loaded = type(model).from_pretrained(folder).eval()
+    for parameter in loaded.parameters():
+        parameter.data = parameter.data.clone()
+    return loaded
+
+
+def batches_for(name: str) -> list:
+    """Two batches of unequal lengths for a model of `support.models`."""
+    return [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
+
+
+def assert_same(streamed: Statistics, resident: Statistics) -> None:
+    """Equal to the last bit, in all that was recorded and said about it."""
+    assert streamed.modules == resident.modules
+    assert streamed.provenance() == resident.provenance()
+    for group in GROUPS:
+        found, wanted = getattr(streamed, group), getattr(resident, group)
+        assert list(found) == list(wanted)
+        for name in wanted:
+            assert np.array_equal(found[name], wanted[name]), (group, name)
