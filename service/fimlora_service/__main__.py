@@ -14,6 +14,7 @@ ENVIRONMENT = """environment:
   REDIS_URL                 redis://, rediss:// or unix:// address of Redis or Valkey
   FIMLORA_DATA_DIR          folder shared with the workers (default .fimlora)
   FIMLORA_HOST, FIMLORA_PORT, FIMLORA_LOG_LEVEL
+  FIMLORA_JOB_RETENTION_DAYS  how long the record of a job is kept (default 90)
   FIMLORA_MAX_BODY_BYTES    limit of a JSON body
   FIMLORA_MAX_UPLOAD_BYTES  limit of an uploaded dataset
   HF_ENDPOINT, HF_TOKEN     address of the model hub, token for gated repositories

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -28,12 +29,12 @@ from fimlora_service import (
 )
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
+from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.hub import Hub
 from fimlora_service.job_views import JobViews
 from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
-from fimlora_service.reaping import reaping
 from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
 
@@ -60,7 +61,12 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
             closing(connect(settings.redis_url)) as queue_redis,
         ):
             store, transport = JobStore(redis), RqTransport(queue_redis)
-            with reaping(store, transport, interval_s=settings.reaper_interval_s):
+            reaping = partial(reap, store, transport)
+            forgetting = partial(forget, store, days=settings.job_retention_days)
+            with (
+                repeating("reaper", reaping, every_s=settings.reaper_interval_s),
+                repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
+            ):
                 yield make_state(settings, stopping, data_folder, store, transport)
 
     app = FastAPI(

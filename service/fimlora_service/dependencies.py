@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Request
 from fimlora_contract.problems import PROBLEMS
 from fimlora_contract.store import JobStore
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.errors import ServiceError
+from fimlora_service.errors import JobGone, JobNotFound, ServiceError
 from fimlora_service.job_views import JobViews
 from fimlora_service.problems import MEDIA_TYPE
 from fimlora_service.queue import RqTransport
@@ -55,7 +55,9 @@ PrefixDep = Annotated[str, Depends(_prefix)]
 def problems(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI documentation of the errors a route may answer with."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for kind in kinds:
+    # Wherever a job may be unknown, it may also be known to be forgotten.
+    gone = (JobGone,) if JobNotFound in kinds else ()
+    for kind in (*kinds, *gone):
         known = PROBLEMS[kind.code]
         entry = documented.setdefault(
             known.status,

@@ -46,6 +46,10 @@ class JobNotFound(ServiceError):
     code = "job_not_found"
 
 
+class JobGone(ServiceError):
+    code = "job_gone"
+
+
 class ArtifactNotFound(ServiceError):
     code = "artifact_not_found"
 

@@ -7,6 +7,7 @@ traceback: users see a code and a sentence, operators find the rest in the log.
 import errno
 import json
 import logging
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from fimlora_contract.problems import PROBLEMS, Problem
+from fimlora_contract.retention import is_past
 from fimlora_contract.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.field_errors import clip, field_error
@@ -126,7 +128,12 @@ def _takes(app: FastAPI, scope: dict[str, Any]) -> bool:
 
 
 async def on_missing_job(request: Request, exc: Exception) -> Response:
-    """The store knows no such job."""
+    """The store knows no such job, any more or at all."""
+    days = request.state.settings.job_retention_days
+    missing = str(request.path_params.get("id", ""))
+    if is_past(missing, now_ms=int(time.time() * 1000), days=days):
+        text = f"job {missing!r} is over {days:g} days old; its record is deleted"
+        return problem_response(request, errors.JobGone(text))
     return problem_response(request, errors.JobNotFound(str(exc)))
 
 

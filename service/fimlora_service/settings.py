@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=512 * MIB, gt=0)
     hub_timeout_s: float = Field(default=10.0, gt=0)
     reaper_interval_s: float = Field(default=REAPER_INTERVAL_S, gt=0)
+    job_retention_days: float = Field(
+        default=90, gt=0, description="How long the record of a job is kept at least."
+    )
     poll_interval_s: float = Field(
         default=0.2, gt=0, description="Between looks of a long poll."
     )

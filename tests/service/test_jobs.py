@@ -6,6 +6,8 @@ import time
 import pytest
 
 from fimlora_contract.jobs import JobError, Progress, Stage
+from fimlora_contract.records import new_job_id
+from fimlora_contract.retention import DAY_MS
 
 
 class TestList:
@@ -283,3 +285,17 @@ class TestArtifacts:
         id_ = http.post("/calibrate", json=body | {"force": True}).json()["id"]
 
         assert http.get(f"/jobs/{id_}/artifacts/rank_map.json").status_code == 409
+
+
+def test_a_forgotten_job_is_gone(http, store):
+    """410 with its age, where an id that never was is a 404; every route of a job agrees."""
+    old = new_job_id(store.now_ms() - 200 * DAY_MS)
+
+    for answer in (
+        http.get(f"/jobs/{old}"),
+        http.post(f"/jobs/{old}/cancel"),
+        http.get(f"/jobs/{old}/result"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (410, "job_gone")
+        assert "90 days" in answer.json()["detail"]
+    assert http.get(f"/jobs/{new_job_id(store.now_ms())}").status_code == 404

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -17,9 +18,9 @@ import pytest
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.store import JobStore
 from fimlora_service.app import connect
+from fimlora_service.housekeeping import reap, repeating
 from fimlora_service.logs import FieldFormatter
 from fimlora_service.queue import RqTransport
-from fimlora_service.reaping import reaping
 from support.service import ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,7 @@ def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis
     redis_client.hset(store.key("job", job_id), "lease_until", 1)
     transport = RqTransport(redis_client)
 
-    with reaping(store, transport, interval_s=0.02):
+    with repeating("reaper", partial(reap, store, transport), every_s=0.02):
         deadline = time.monotonic() + 5
         while store.get(job_id).attempt == 1 and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -154,11 +155,11 @@ def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis
 
 def test_the_reaper_outlives_an_outage(redis_client, caplog):
     """It says what is wrong and goes on."""
-    gone = connect("unix:///tmp/fimlora-no-such-socket")
+    gone, transport = connect("unix:///tmp/fimlora-no-such-socket"), RqTransport(redis_client)
 
     with (
         caplog.at_level(logging.WARNING),
-        reaping(JobStore(gone), RqTransport(redis_client), interval_s=0.02),
+        repeating("reaper", partial(reap, JobStore(gone), transport), every_s=0.02),
     ):
         time.sleep(0.3)
 

@@ -94,6 +94,10 @@ class JobNotFound(ApiError, LookupError):
     code = "job_not_found"
 
 
+class JobGone(ApiError, LookupError):
+    code = "job_gone"
+
+
 class ArtifactNotFound(ApiError, LookupError):
     code = "artifact_not_found"
 

@@ -43,6 +43,11 @@ PROBLEMS: dict[str, ProblemType] = {
     ),
     "not_found": ProblemType(404, "There is no such route", "See GET /docs for the routes."),
     "job_not_found": ProblemType(404, "There is no such job", "GET /jobs lists the jobs."),
+    "job_gone": ProblemType(
+        410,
+        "The job ended long ago and is forgotten",
+        "Send the request again: what is still cached answers at once.",
+    ),
     "artifact_not_found": ProblemType(
         404, "The result has no such artefact", "GET /jobs/{id}/result lists the artefacts."
     ),

@@ -6,6 +6,7 @@ from the request they came with: only the worker reads them, and only until the 
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ from fimlora_contract.jobs import CalibrationResult, Job, JobError, JobStatus, P
 def new_job_id(now_ms: int) -> str:
     """A fresh id; ids sort by the millisecond of their creation."""
     return f"job_{now_ms:011x}{secrets.token_hex(6)}"
+
+
+def created_ms(job_id: str) -> int | None:
+    """The time of creation that an id of ours begins with; ``None`` for any other text."""
+    match = re.fullmatch(r"job_([0-9a-f]{11})[0-9a-f]{12}", job_id)
+    return int(match[1], 16) if match else None
 
 
 # What is read to look after a job, and what is read to show it.

@@ -178,6 +178,12 @@ class JobStore:
         records = self._read([_text(id_) for id_ in ids], SHOWN_FIELDS)
         return [record for record in records if record]
 
+    def ids_before(self, created_ms: int, *, limit: int) -> list[str]:
+        """Ids of jobs created before a time, the oldest first."""
+        end = f"(job_{max(created_ms, 0):011x}"
+        ids = self._redis.zrangebylex(self.key("jobs"), "-", end, start=0, num=limit)
+        return [_text(id_) for id_ in ids]
+
     def open_jobs(self) -> dict[str, Change]:
         """All jobs that have not ended, each with its status and attempt."""
         stored = self._redis.hgetall(self._open())

@@ -16,6 +16,7 @@ from fimlora_client.errors import (
     DatasetNotFound,
     JobCanceled,
     JobFailed,
+    JobGone,
     JobNotFinished,
     JobNotFound,
     ModelNotFound,
@@ -27,6 +28,7 @@ IDS = frozenset({"job", "dataset", "model"})
 OK, ERROR, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 3, 4, 5, 130
 EXIT_CODES: dict[type[ClientError], int] = {
     JobNotFound: NOT_FOUND,
+    JobGone: NOT_FOUND,
     DatasetNotFound: NOT_FOUND,
     ModelNotFound: NOT_FOUND,
     JobFailed: FAILED,
