@@ -1,5 +1,6 @@
 """Running out of memory costs time, never a result."""
 
+import errno
 import gc
 import subprocess
 import sys
@@ -203,6 +204,8 @@ def test_errors_of_torch_are_recognised_and_read():
     assert bytes_asked_for(refused.value) == 1 << 50
     assert bytes_asked_for(ERRORS["gpu"]()) == 20 * 2**20
     assert bytes_asked_for(MemoryError()) is None
+    assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
     assert not is_out_of_memory(ValueError("out of memory"))
     assert [format_bytes(n) for n in (7, 2048, 3 << 19, 5 << 30)] == [
         "7 bytes", "2.0 KiB", "1.5 MiB", "5.0 GiB",

@@ -12,6 +12,7 @@ from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
 if TYPE_CHECKING:
     from fimlora.allocation import allocate
     from fimlora.api import apply_fim_ranks
+    from fimlora.folders import measure_folder
     from fimlora.measuring import measure
     from fimlora.statistics import Statistics
     from fimlora.streaming import measure_streamed
@@ -26,6 +27,7 @@ _LAZY = {
     "apply_fim_ranks": "fimlora.api",
     "find_targets": "fimlora.targets",
     "measure": "fimlora.measuring",
+    "measure_folder": "fimlora.folders",
     "measure_streamed": "fimlora.streaming",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.writing",
@@ -44,6 +46,7 @@ __all__ = [
     "find_targets",
     "load_plan",
     "measure",
+    "measure_folder",
     "measure_streamed",
     "write_adapter",
 ]

@@ -42,6 +42,19 @@ def count_examples(batch: Batch) -> int:
     return first.shape[0]
 
 
+def count_tokens(batch: Batch) -> int:
+    """Count the tokens of an example of a batch, with padding.
+
+    Returns:
+        The second axis of the input ids, or the longest of any tensor when there are none.
+    """
+    ids = batch.get("input_ids")
+    tensors = [ids] if isinstance(ids, Tensor) else batch.values()
+    return max(
+        (v.shape[1] for v in tensors if isinstance(v, Tensor) and v.dim() > 1), default=1
+    )
+
+
 def select(batch: Batch, rows: slice | Tensor, *, n_examples: int) -> Batch:
     """Take some examples of a batch.
 

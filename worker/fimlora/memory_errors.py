@@ -5,6 +5,7 @@ below it have further words for it. A traceback keeps the variables of every fun
 it went through, activations among them, for as long as anybody keeps the exception.
 """
 
+import errno
 import gc
 import re
 import traceback
@@ -18,6 +19,7 @@ from fimlora.memory import free_bytes
 
 _SIGNS = (
     "DefaultCPUAllocator",
+    "Cannot allocate memory",  # a file that cannot be mapped
     "bad_alloc",
     "out of memory",
     "ALLOC_FAILED",  # cuBLAS and cuDNN
@@ -38,6 +40,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.alignment import ALIGNMENT
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidCheckpoint
 from fimlora.sources import Source
-
-_ALIGNMENT = 64  # as torch's own allocator; matrix kernels may round otherwise elsewhere
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def lay_out(tensors: Mapping[str, Tensor]) -> dict[str, Place]:
     places: dict[str, Place] = {}
     end = 0
     for name, tensor in tensors.items():
-        places[name] = Place(-(-end // _ALIGNMENT) * _ALIGNMENT, tensor.dtype, tensor.shape)
+        places[name] = Place(-(-end // ALIGNMENT) * ALIGNMENT, tensor.dtype, tensor.shape)
         end = places[name].end
     return places
 

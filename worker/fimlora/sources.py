@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fimlora.checkpoint import StoredTensor
 from fimlora.errors import MissingExtra
 
 Read = Callable[[str], Tensor]
@@ -98,6 +99,26 @@ def find_sources(model: nn.Module, keys: Iterable[str]) -> dict[str, Source]:
         if converter is not None and pattern is not None:
             source.patterns.append(pattern)
     return {**_by_tied_weight(model, sources), **sources}
+
+
+def fitting_sources(model: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str, Source]:
+    """Map weights to tensors of their own shape; a head for other labels has no source then.
+
+    Args:
+        model: As for `find_sources`.
+        tensors: The checkpoint's tensors.
+
+    Returns:
+        The source of each weight that has one.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {
+        name: source
+        for name, source in find_sources(model, tensors).items()
+        if source.converter is not None
+        or name not in shapes
+        or tensors[source.keys[-1]].shape == shapes[name]
+    }
 
 
 def _by_tied_weight(model: nn.Module, sources: Mapping[str, Source]) -> dict[str, Source]:

@@ -61,6 +61,8 @@ def measure_streamed(
     micro_batch_size: int | None = None,
     max_boundary_bytes: int | None = None,
     boundary_folder: str | Path | None = None,
+    weights_seed: int | None = None,
+    ignore_mismatched_sizes: bool = False,
     loss_fn: LossFn | None = None,
     on_batch: OnBatch | None = None,
 ) -> Statistics:
@@ -84,8 +86,7 @@ def measure_streamed(
         n_batches: As for `fimlora.measure`.
         estimator: As for `fimlora.measure`.
         rank: As for `fimlora.measure`.
-        seed: As for `fimlora.measure`; also of weights that the checkpoint lacks (a fresh
-            head), which are those of ``from_pretrained`` after ``torch.manual_seed(seed)``.
+        seed: As for `fimlora.measure`.
         scale: As for `fimlora.measure`.
         record: As for `fimlora.measure`.
         spectra_bytes: As for `fimlora.measure`, where it is compared with the gradients of
@@ -94,6 +95,10 @@ def measure_streamed(
         max_boundary_bytes: How much of the blocks' inputs may stay in host memory; the
             rest goes to disk. ``None`` for all.
         boundary_folder: Where on disk; ``None`` for the system's temporary folder.
+        weights_seed: Seed of weights that the checkpoint lacks (a fresh head), which are
+            those of ``from_pretrained`` after ``torch.manual_seed``; ``None`` for ``seed``.
+        ignore_mismatched_sizes: As for ``from_pretrained``: a head whose shape in the
+            checkpoint is another is drawn anew.
         loss_fn: As for `fimlora.measure`.
         on_batch: Called with (batches done, batches expected) after each block. All batches
             advance together, so "done" is the share of the work; numbers may repeat.
@@ -116,7 +121,7 @@ def measure_streamed(
     modules = find_targets(model, target_modules)
     n_parameters = count_base_parameters(model)
     units = find_units(model, modules)
-    weights = Weights(model, checkpoint, units, on)
+    weights = Weights(model, checkpoint, units, on, redraws=ignore_mismatched_sizes)
     spill = Path(boundary_folder) if boundary_folder is not None else None
     new_sums = _sums_of_units(modules, wanted, spectra_bytes)
 
@@ -126,7 +131,7 @@ def measure_streamed(
         return Recorder(targets, estimator=kind, device=on, **options)
 
     with (
-        weights.attached(seed=seed),
+        weights.attached(seed=seed if weights_seed is None else weights_seed),
         frozen(model, train_mode=False, seed=seed),
         boundary_store(max_boundary_bytes, spill) as store,
         stops(units),

@@ -14,7 +14,7 @@ from fimlora.errors import InvalidCheckpoint
 from fimlora.hooks import before_calls
 from fimlora.skeleton import initialise_missing
 from fimlora.slots import Place, Reader, Slot, lay_out
-from fimlora.sources import find_sources
+from fimlora.sources import find_sources, fitting_sources
 
 
 class Weights:
@@ -23,6 +23,13 @@ class Weights:
     The rest of the model (norms, poolers, small heads) is loaded once and stays; the
     embedding and the output head, which can each outweigh a block, are loaded when they
     run and let go with `release_ends`.
+
+    Args:
+        model: The skeleton.
+        checkpoint: Its weights.
+        units: Its units by name.
+        device: Where they compute.
+        redraws: Draw a head anew whose shape in the checkpoint is another.
     """
 
     def __init__(
@@ -31,9 +38,12 @@ class Weights:
         checkpoint: Checkpoint,
         units: Mapping[str, nn.Module],
         device: torch.device,
+        *,
+        redraws: bool = False,
     ) -> None:
         self._model, self._device = model, device
-        self._sources = find_sources(model, checkpoint.tensors)
+        find = fitting_sources if redraws else find_sources
+        self._sources = find(model, checkpoint.tensors)
         self._reader = Reader(model, checkpoint, self._sources)
         self._meta = dict(model.named_parameters(remove_duplicate=False))
         self._places = {unit: self._lay_out(unit) for unit in units}
@@ -174,3 +184,28 @@ class Weights:
             module._parameters[leaf] = tensor  # noqa: SLF001
         assert replaced is not None
         return replaced
+
+
+def read_weights(
+    model: nn.Module, checkpoint: Checkpoint, names: Iterable[str], *, seed: int
+) -> dict[str, Tensor]:
+    """Read a few weights, such as a head's.
+
+    Args:
+        model: A skeleton; weights that the checkpoint lacks are drawn on it.
+        checkpoint: The weights.
+        names: Names in the model.
+        seed: Seed of what is drawn.
+
+    Returns:
+        Tensor by name, on the CPU, in the model's dtype.
+    """
+    sources = fitting_sources(model, checkpoint.tensors)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names, missing = set(names), set(parameters) - set(sources)
+    if names & missing:
+        initialise_missing(model, missing, seed=seed)
+    read = Reader(model, checkpoint, sources).read_whole(
+        {name: parameters[name] for name in names - missing}, torch.device("cpu")
+    )
+    return read | {name: model.get_parameter(name).detach() for name in names & missing}

@@ -1,0 +1,113 @@
+"""Measure a model that lies in a folder, whatever its size."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fimlora.alignment import align
+from fimlora.batches import as_batch, count_examples, count_tokens
+from fimlora.checkpoint import Checkpoint
+from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.measuring import check_at_least_one, measure
+from fimlora.needs import estimate_need
+from fimlora.skeleton import build_skeleton
+from fimlora.statistics import Statistics
+from fimlora.streaming import measure_streamed
+
+
+def measure_folder(
+    model_path: str | Path,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    executor: str = "auto",
+    model_class: Any = None,
+    config: Any = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    n_batches: int = 8,
+    seed: int = 0,
+    micro_batch_size: int | None = None,
+    **options: Any,
+) -> Statistics:
+    """Measure the model of a folder in memory if it fits, else block by block.
+
+    Args:
+        model_path: A folder as ``save_pretrained`` writes it, with safetensors weights.
+        batches: As for `fimlora.measure`; those that are used are all read first.
+        executor: ``resident``, ``streamed``, or ``auto``: resident if weights and the
+            activations of one example seem to fit, and streamed if they do not after all.
+        model_class: As for `fimlora.measure_streamed`.
+        config: As for `fimlora.measure_streamed`.
+        dtype: As for `fimlora.measure_streamed`.
+        device: Where to run.
+        n_batches: Batches to use at most.
+        seed: As for `fimlora.measure_streamed`.
+        micro_batch_size: Examples at once, to begin with; halved when memory runs out.
+        **options: Whatever else `fimlora.measure` and `fimlora.measure_streamed` share.
+
+    Returns:
+        The statistics; their ``execution`` tells how they were measured.
+
+    Raises:
+        OutOfMemory: One example at a time does not fit, not even streamed.
+        InvalidOption: An argument is outside what is allowed.
+        UnsupportedModule: The model was to be streamed and cannot be.
+    """  # noqa: DOC502 - the helpers raise
+    check_at_least_one(n_batches=n_batches, micro_batch_size=micro_batch_size)
+    kind, on, folder = parse_executor(executor), torch.device(device), Path(model_path)
+    items = [as_batch(item) for item in islice(batches, n_batches)]
+    built: Any = build_skeleton(folder, model_class=model_class, config=config, dtype=dtype)
+    shared = {"n_batches": n_batches, "seed": seed, **options}
+
+    def resident(size: int) -> Statistics:
+        model = _load(type(built), folder, built.config, built.dtype, seed).to(on)
+        return measure(model, items, micro_batch_size=size, **shared)
+
+    def streamed(size: int) -> Statistics:
+        return measure_streamed(
+            folder,
+            items,
+            model_class=model_class,
+            config=config,
+            dtype=dtype,
+            device=on,
+            micro_batch_size=size,
+            max_boundary_bytes=boundary_limit(),
+            **shared,
+        )
+
+    return measure_where_it_fits(
+        kind,
+        device=on,
+        need=estimate_need(
+            Checkpoint(folder).tensors,
+            itemsize=built.dtype.itemsize,
+            n_tokens=max(map(count_tokens, items), default=1),
+            experts_per_token=experts_per_token(built.config),
+        ),
+        largest_batch=micro_batch_size or max(map(count_examples, items), default=1),
+        resident=resident,
+        streamed=streamed,
+    )
+
+
+def experts_per_token(config: Any) -> int:
+    """Say how many experts of a mixture a token goes through.
+
+    Returns:
+        What the config says; 1 for a model that is no mixture.
+    """
+    return getattr(config, "num_experts_per_tok", None) or 1
+
+
+def _load(model_class: Any, folder: Path, config: Any, dtype: torch.dtype, seed: int) -> Any:
+    """Load as streaming does: missing weights from the seed, and aligned."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        model = model_class.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    return align(model)

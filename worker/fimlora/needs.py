@@ -1,0 +1,94 @@
+"""How much memory a resident model needs, from the headers of its checkpoint alone.
+
+A rough upper estimate: it decides where to begin, and running out of memory corrects it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fimlora.checkpoint import StoredTensor
+
+# The allocator's rounding, kernels' workspaces, and what else a process holds.
+_MARGIN = 1.05
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What a model needs where it runs.
+
+    Attributes:
+        weight_bytes: All of its weights.
+        example_bytes: What a backward pass through one example keeps, roughly.
+    """
+
+    weight_bytes: int
+    example_bytes: int
+
+    @property
+    def least(self) -> int:
+        """Bytes without which not even one example can run."""
+        return round(_MARGIN * (self.weight_bytes + self.example_bytes))
+
+    def fits(self, free_bytes: int | None) -> bool:
+        """Compare with what there is.
+
+        Args:
+            free_bytes: Memory that is left; ``None`` where nobody says.
+
+        Returns:
+            Whether it is enough, as far as one knows.
+        """
+        return free_bytes is None or self.least <= free_bytes
+
+    def examples_within(self, free_bytes: int | None, wanted: int) -> int:
+        """Say how many examples may run at once.
+
+        Args:
+            free_bytes: Memory that is left; ``None`` where nobody says.
+            wanted: As many as there are, or were asked for.
+
+        Returns:
+            That many, or as many as seem to fit; never less than one.
+        """
+        if free_bytes is None or not self.example_bytes:
+            return wanted
+        for_examples = free_bytes / _MARGIN - self.weight_bytes
+        return max(1, min(wanted, int(for_examples // self.example_bytes)))
+
+
+def estimate_need(
+    tensors: Mapping[str, StoredTensor],
+    *,
+    itemsize: int,
+    n_tokens: int,
+    experts_per_token: int = 1,
+) -> MemoryNeed:
+    """Estimate the need of a model from its checkpoint.
+
+    A backward pass keeps about the input and the output of every linear map: the maps
+    between them are the ones whose derivative needs them.
+
+    Args:
+        tensors: The checkpoint's tensors.
+        itemsize: Bytes per number in the dtype it will run in.
+        n_tokens: Tokens of the longest example.
+        experts_per_token: How many of a mixture's experts a token goes through.
+
+    Returns:
+        The need.
+    """
+    n_weights = n_features = 0
+    for name, tensor in tensors.items():
+        n_weights += tensor.n_bytes // tensor.dtype.itemsize
+        n_features += _features(name, tensor.shape, experts_per_token)
+    return MemoryNeed(n_weights * itemsize, n_features * n_tokens * itemsize)
+
+
+def _features(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
+    """Numbers per token that go into a linear map and come out of it."""
+    expert = _EXPERT.search(name)
+    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
+        return 0
+    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
