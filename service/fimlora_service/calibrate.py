@@ -3,25 +3,33 @@
 POST /estimate goes the same way up to the record.
 """
 
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.estimates import Estimate
 from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.dependencies import (
     DataFolderDep,
     JobId,
     PrefixDep,
     ResolverDep,
+    SettingsDep,
+    StoppingDep,
     StoreDep,
     TransportDep,
     problems,
 )
 from fimlora_service.estimating import make_estimate
 from fimlora_service.examples import CALIBRATION_EXAMPLES
+from fimlora_service.jobs import Patience
+from fimlora_service.preferences import wait_preference
 from fimlora_service.submission import Submission
 
 RETRY_AFTER_S = 2
@@ -53,6 +61,22 @@ def require_json(request: Request) -> None:
         raise errors.UnsupportedMediaType(f"content type {given!r}; expected application/json")
 
 
+async def make_submission(
+    store: StoreDep, transport: TransportDep, resolver: ResolverDep, data_folder: DataFolderDep
+) -> Submission:
+    """What accepts requests."""
+    return Submission(store, transport, resolver, data_folder)
+
+
+SubmissionDep = Annotated[Submission, Depends(make_submission)]
+RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]
+PreferHeader = Annotated[
+    list[str],
+    Header(
+        alias="Prefer",
+        description="`wait=N`: answer when the job has ended, or after N seconds, at most 60.",
+    ),
+]
 KeyHeader = Annotated[
     str | None,
     Header(
@@ -66,10 +90,15 @@ KeyHeader = Annotated[
 @router.post(
     "/calibrate",
     status_code=202,
+    response_model=Job,
     dependencies=[Depends(require_json)],
     response_description="The job is queued; poll the address in Location.",
     responses={
-        200: {"model": Job, "description": "An equal request had already succeeded."},
+        200: {
+            "model": Job | Estimate,
+            "description": "An equal request had already succeeded; the job has ended within "
+            "the time to wait; or, with `validate_only`, an estimate and no job.",
+        },
         **problems(
             *REFUSALS,
             errors.IdempotencyInFlight,
@@ -77,37 +106,42 @@ KeyHeader = Annotated[
         ),
     },
 )
-def calibrate(
-    body: Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)],
-    store: StoreDep,
-    transport: TransportDep,
-    resolver: ResolverDep,
-    data_folder: DataFolderDep,
+async def calibrate(
+    body: RequestBody,
+    request: Request,
+    submission: SubmissionDep,
+    settings: SettingsDep,
+    stopping: StoppingDep,
     prefix: PrefixDep,
     response: Response,
     idempotency_key: KeyHeader = None,
-) -> Job:
-    """Queue a calibration and answer at once."""
-    submission = Submission(store, transport, resolver, data_folder)
-    accepted = submission.accept(body, key=idempotency_key)
-    response.headers["Location"] = f"{prefix}/jobs/{accepted.record.id}"
-    if accepted.cached:
+    prefer: PreferHeader = [],  # noqa: B006 - FastAPI copies defaults
+) -> Any:
+    """Queue a calibration and answer at once, or once it has ended if the client waits."""
+    if body.validate_only:
+        made = await run_in_threadpool(make_estimate, body, submission)
+        return Response(made.model_dump_json(), media_type="application/json")
+    accepted = await run_in_threadpool(submission.accept, body, key=idempotency_key)
+    record, wait = accepted.record, wait_preference(prefer)
+    if wait is not None:
+        response.headers["Preference-Applied"] = f"wait={wait}"
+        patience = Patience(request, settings, stopping)
+        # The job is accepted, whatever becomes of the wait.
+        with suppress(RedisError, JobMissing):
+            await patience.wait_for_end(record.id, submission.store, at_most_s=wait)
+            record = await run_in_threadpool(submission.store.shown, record.id)
+    response.headers["Location"] = f"{prefix}/jobs/{record.id}"
+    if accepted.cached or (wait is not None and record.status.is_final):
         response.status_code = 200
-    elif not accepted.record.status.is_final:
+    elif not record.status.is_final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return accepted.record.to_job(prefix=prefix, cached=accepted.cached)
+    return record.to_job(prefix=prefix, cached=accepted.cached)
 
 
 @router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
-def estimate(
-    body: Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)],
-    store: StoreDep,
-    transport: TransportDep,
-    resolver: ResolverDep,
-    data_folder: DataFolderDep,
-) -> Estimate:
+def estimate(body: RequestBody, submission: SubmissionDep) -> Estimate:
     """Check a request as POST /calibrate does and say what it would need; nothing is queued."""
-    return make_estimate(body, Submission(store, transport, resolver, data_folder))
+    return make_estimate(body, submission)
 
 
 @router.post(
@@ -123,17 +157,10 @@ def estimate(
     ),
 )
 def retry_job(
-    id: JobId,
-    store: StoreDep,
-    transport: TransportDep,
-    resolver: ResolverDep,
-    data_folder: DataFolderDep,
-    prefix: PrefixDep,
-    response: Response,
+    id: JobId, submission: SubmissionDep, prefix: PrefixDep, response: Response
 ) -> Job:
     """Queue the request of a failed or canceled job once more, on the same content."""
-    submission = Submission(store, transport, resolver, data_folder)
-    again = submission.repeat(store.get(id))
+    again = submission.repeat(submission.store.get(id))
     response.headers["Location"] = f"{prefix}/jobs/{again.id}"
     response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return again.to_job(prefix=prefix)

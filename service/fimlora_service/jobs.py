@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from threading import Event
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -21,6 +22,7 @@ from fimlora_service.dependencies import (
     problems,
 )
 from fimlora_service.etags import matches
+from fimlora_service.settings import Settings
 
 RETRY_AFTER_S = 2
 router = APIRouter(tags=["jobs"])
@@ -62,13 +64,7 @@ async def retrieve_job(
 ) -> Response:
     """Report where a job stands; with ``wait`` as soon as it has ended."""
     if wait:
-        deadline = time.monotonic() + wait
-
-        async def give_up() -> bool:
-            late = time.monotonic() >= deadline or stopping.is_set()
-            return late or await request.is_disconnected()
-
-        await wait_for_end(id, store, every_s=settings.poll_interval_s, give_up=give_up)
+        await Patience(request, settings, stopping).wait_for_end(id, store, at_most_s=wait)
     view = await run_in_threadpool(views.get, id, prefix=prefix)
     headers = {"ETag": f'"{view.digest}"', "Cache-Control": "no-cache"}
     if not view.is_final:
@@ -78,14 +74,23 @@ async def retrieve_job(
     return Response(view.body, media_type="application/json", headers=headers)
 
 
-async def wait_for_end(
-    id: str, store: JobStore, *, every_s: float, give_up: Callable[[], Awaitable[bool]]
-) -> None:
-    """Return when the job has ended, or when waiting on makes no sense."""
-    while not (await run_in_threadpool(store.status_of, id)).is_final:
-        if await give_up():
-            return
-        await asyncio.sleep(every_s)
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a request waits: not when the client has gone or the service stops."""
+
+    request: Request
+    settings: Settings
+    stopping: Event
+
+    async def wait_for_end(self, id: str, store: JobStore, *, at_most_s: float) -> None:
+        """Return when the job has ended, or when waiting on makes no sense."""
+        deadline = time.monotonic() + at_most_s
+        while not (await run_in_threadpool(store.status_of, id)).is_final:
+            if time.monotonic() >= deadline or self.stopping.is_set():
+                return
+            if await self.request.is_disconnected():
+                return
+            await asyncio.sleep(self.settings.poll_interval_s)
 
 
 @router.post(

@@ -141,7 +141,7 @@ class Submission:
             return Accepted(known.result, cached=True)
         record = self.store.create(
             job_id,
-            request=request.model_dump(mode="json"),
+            request=request.model_dump(mode="json", exclude={"validate_only"}),
             resolved=resolved.references,
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,

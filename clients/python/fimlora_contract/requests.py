@@ -220,6 +220,9 @@ class CalibrationRequest(RequestModel):
         Field(max_length=16),
     ] = {}
     force: bool = False
+    validate_only: Annotated[
+        bool, Field(description="Answer with an estimate, as POST /estimate does; no job.")
+    ] = False
 
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
