@@ -1,14 +1,30 @@
-"""POST and GET /datasets."""
+"""Datasets: upload, list, look at, and delete."""
 
-from fastapi import APIRouter, Request, Response
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
 
 from fimlora_contract.jobs import Dataset, DatasetPage
+from fimlora_contract.references import UPLOAD_ID
+from fimlora_contract.store import JobStore
 from fimlora_service import errors
-from fimlora_service.dependencies import DataFolderDep, problems
+from fimlora_service.dependencies import DataFolderDep, StoreDep, problems
 from fimlora_service.local_datasets import list_local_datasets
-from fimlora_service.uploads import MEDIA_TYPES, Format, list_uploads, receive_upload
+from fimlora_service.uploads import (
+    MEDIA_TYPES,
+    Format,
+    delete_upload,
+    find_upload,
+    list_uploads,
+    receive_upload,
+)
 
 router = APIRouter(tags=["datasets"])
+DatasetId = Annotated[
+    str,
+    Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
+]
 BODY = {
     "required": True,
     "content": {
@@ -64,3 +80,45 @@ def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     """List uploaded and registered datasets."""
     local = list_local_datasets(data_folder.datasets)
     return DatasetPage(data=[*list_uploads(data_folder.uploads), *local])
+
+
+@router.get(
+    "/datasets/{id}", responses=problems(errors.DatasetNotFound, errors.ValidationFailed)
+)
+def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
+    """Describe one uploaded or registered dataset."""
+    if re.fullmatch(UPLOAD_ID, id):
+        return find_upload(id, uploads=data_folder.uploads)
+    for dataset in list_local_datasets(data_folder.datasets):
+        if dataset.id == id:
+            return dataset
+    raise errors.DatasetNotFound(f"no dataset {id!r}")
+
+
+@router.delete(
+    "/datasets/{id}",
+    status_code=204,
+    responses=problems(
+        errors.DatasetNotFound,
+        errors.DatasetInUse,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+)
+def delete_dataset(id: DatasetId, data_folder: DataFolderDep, store: StoreDep) -> None:
+    """Delete an upload that no open job needs; results that were made from it stay."""
+    if not re.fullmatch(UPLOAD_ID, id):
+        raise errors.DatasetNotFound(
+            f"no uploaded dataset {id!r}; only uploads can be deleted, registered datasets are "
+            "the operator's"
+        )
+    delete_upload(id, data_folder=data_folder, find_users=lambda: jobs_on(id, store))
+
+
+def jobs_on(id: str, store: JobStore) -> list[str]:
+    """Ids of the open jobs whose dataset is an upload."""
+    return [
+        job_id
+        for job_id, request in store.open_requests()
+        if (request["dataset"]["source"], request["dataset"].get("id")) == ("upload", id)
+    ]

@@ -83,6 +83,10 @@ class JobAlreadyFinished(ServiceError):
     code = "job_already_finished"
 
 
+class DatasetInUse(ServiceError):
+    code = "dataset_in_use"
+
+
 class IdempotencyInFlight(ServiceError):
     code = "idempotency_in_flight"
     retry_after_s = 1

@@ -10,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,15 @@ from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import Dataset
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.errors import DatasetEmpty, DatasetNotFound, DatasetSchema
+from fimlora_service.errors import (
+    DatasetEmpty,
+    DatasetInUse,
+    DatasetNotFound,
+    DatasetSchema,
+)
 from fimlora_service.rows import RowError, Sighting, read_jsonl, survey, survey_parquet
 
+MAX_USERS_NAMED = 100
 Format = Literal["jsonl", "parquet"]
 MEDIA_TYPES: dict[str, Format] = {
     "application/x-ndjson": "jsonl",
@@ -138,5 +145,54 @@ def find_upload(id_: str, *, uploads: Path) -> Dataset:
 
 def list_uploads(uploads: Path) -> list[Dataset]:
     """All uploaded datasets by id."""
-    ids = sorted(path.name for path in uploads.glob("ds_*"))
-    return [find_upload(id_, uploads=uploads) for id_ in ids]
+    listed = []
+    for id_ in sorted(path.name for path in uploads.glob("ds_*")):
+        with suppress(DatasetNotFound):  # deleted while we look
+            listed.append(find_upload(id_, uploads=uploads))
+    return listed
+
+
+def delete_upload(
+    id_: str, *, data_folder: DataFolder, find_users: Callable[[], list[str]]
+) -> None:
+    """Remove an uploaded dataset that no open job needs.
+
+    It goes in one step; if a job was accepted just before, it is put back in one, too.
+
+    Raises:
+        DatasetNotFound: There is none.
+        DatasetInUse: Open jobs need it; they are named.
+    """
+    uploads = data_folder.uploads
+    find_upload(id_, uploads=uploads)
+    check_unused(id_, find_users())
+    gone = data_folder.tmp / f"deleted-{uuid.uuid4().hex}"
+    try:
+        (uploads / id_).rename(gone)
+    except FileNotFoundError:
+        raise DatasetNotFound(f"no uploaded dataset {id_!r}") from None
+    try:
+        check_unused(id_, find_users())
+    except DatasetInUse:
+        put_back(gone, uploads / id_)
+        raise
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def check_unused(id_: str, users: list[str]) -> None:
+    """Refuse to delete what open jobs need."""
+    if users:
+        raise DatasetInUse(
+            f"dataset {id_!r} is needed by {len(users)} jobs that have not ended",
+            errors=[{"job_id": job_id} for job_id in users[:MAX_USERS_NAMED]],
+        )
+
+
+def put_back(gone: Path, place: Path) -> None:
+    """Undo a removal, unless the same bytes have been uploaded again."""
+    try:
+        gone.rename(place)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        shutil.rmtree(gone, ignore_errors=True)

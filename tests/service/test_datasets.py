@@ -1,4 +1,4 @@
-"""POST and GET /datasets."""
+"""Datasets: upload, list, look at, delete."""
 
 import io
 import json
@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fimlora_service.data_folder import DataFolder
+from fimlora_service.errors import DatasetInUse
+from fimlora_service.uploads import delete_upload
 from support.service import ROWS, as_jsonl
 
 JSONL = {"Content-Type": "application/x-ndjson"}
@@ -142,3 +145,90 @@ def write(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(as_jsonl(ROWS))
     return path
+
+
+@pytest.fixture
+def upload(http) -> str:
+    """Id of an uploaded dataset."""
+    return http.post("/datasets", content=as_jsonl(ROWS), headers=JSONL).json()["id"]
+
+
+def test_one_dataset_is_described_as_in_the_list(http, upload, data_dir):
+    """Uploaded or registered."""
+    (data_dir / "datasets" / "mine.jsonl").write_bytes(as_jsonl(ROWS))
+
+    listed = http.get("/datasets").json()["data"]
+
+    assert [http.get(f"/datasets/{d['id']}").json() for d in listed] == listed
+    assert [d["id"] for d in listed] == [upload, "mine.jsonl"]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize(
+    "id_", ["ds_" + "0" * 32, "none", "..", "%2e%2e", "ds_x", "a%5Cb", ".git"]
+)
+def test_a_dataset_that_is_not_there_is_not_found(http, data_dir, method, id_):
+    """404, and no name is a path."""
+    before = sorted(data_dir.rglob("*"))
+
+    answer = http.request(method, f"/datasets/{id_}")
+
+    assert answer.status_code == 404, answer.text
+    assert answer.json()["code"] in {"dataset_not_found", "not_found"}
+    assert sorted(data_dir.rglob("*")) == before
+
+
+def test_a_deleted_upload_is_gone(http, body, upload, data_dir):
+    """204, then 404; it can be uploaded again, under the same id."""
+    answer = http.delete(f"/datasets/{upload}")
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert left_behind(data_dir) == []
+    assert http.delete(f"/datasets/{upload}").status_code == 404
+    request = http.post("/calibrate", json=body | {"dataset": upload})
+    assert request.json()["code"] == "dataset_not_found"
+    again = http.post("/datasets", content=as_jsonl(ROWS), headers=JSONL)
+    assert (again.status_code, again.json()["id"]) == (201, upload)
+
+
+def test_an_upload_that_open_jobs_need_is_kept(http, body, upload, store, data_dir):
+    """409 names the jobs, queued and running; once they have ended it may go."""
+    ids = [
+        http.post("/calibrate", json=body | {"dataset": upload, "budget": n}).json()["id"]
+        for n in (2, 3)
+    ]
+    http.post("/calibrate", json=body)
+    store.start(ids[0], 1, worker="w")
+
+    refused = http.delete(f"/datasets/{upload}")
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "dataset_in_use")
+    assert [error["job_id"] for error in refused.json()["errors"]] == sorted(ids)
+    assert (data_dir / "uploads" / upload).is_dir()
+    for id_ in ids:
+        http.post(f"/jobs/{id_}/cancel")
+    store.confirm_cancel(ids[0], 1)
+    assert http.delete(f"/datasets/{upload}").status_code == 204
+
+
+def test_a_job_accepted_in_the_same_moment_keeps_its_dataset(http, upload, data_dir):
+    """It is put back as if nothing had happened."""
+    answers = iter([[], ["job_1"]])
+    folder = DataFolder(data_dir)
+    before = sorted(p.read_bytes() for p in (data_dir / "uploads" / upload).iterdir())
+
+    with pytest.raises(DatasetInUse, match="needed by 1 job"):
+        delete_upload(upload, data_folder=folder, find_users=lambda: next(answers))
+
+    assert sorted(p.read_bytes() for p in (data_dir / "uploads" / upload).iterdir()) == before
+    assert not list((data_dir / "tmp").iterdir())
+
+
+def test_a_registered_dataset_is_the_operators(http, data_dir):
+    """404 that says so; the file stays."""
+    (data_dir / "datasets" / "mine.jsonl").write_bytes(as_jsonl(ROWS))
+
+    answer = http.delete("/datasets/mine.jsonl")
+
+    assert "registered datasets are the operator's" in answer.json()["detail"]
+    assert (data_dir / "datasets" / "mine.jsonl").is_file()

@@ -132,6 +132,9 @@ def test_an_unknown_route_is_a_problem(http, path):
     [
         ("DELETE", "/datasets", "GET, POST"),
         ("PUT", "/jobs/x", "DELETE, GET"),
+        ("PATCH", "/datasets/x", "DELETE, GET"),
+        ("PUT", "/estimate", "POST"),
+        ("POST", "/workers", "GET"),
         ("GET", "/calibrate", "POST"),
         ("GET", "/v1/calibrate", "POST"),
     ],
@@ -181,6 +184,8 @@ def test_a_full_disk_has_its_own_code(app, http):
     ("method", "path"),
     [
         ("GET", "/jobs"),
+        ("GET", "/workers"),
+        ("POST", "/estimate"),
         ("GET", "/jobs/job_0"),
         ("GET", "/jobs/job_0?wait=5"),
         ("GET", "/jobs/job_0/events"),
@@ -192,7 +197,9 @@ def test_without_redis_the_client_is_asked_to_come_again(settings, body, method,
     """503 with Retry-After, and fast."""
     gone = settings.model_copy(update={"redis_url": "unix:///tmp/fimlora-no-such-socket"})
     with TestClient(create_app(gone), raise_server_exceptions=False) as http:
-        answer = http.request(method, path, json=body if path == "/calibrate" else None)
+        answer = http.request(
+            method, path, json=body if path in {"/calibrate", "/estimate"} else None
+        )
 
     assert_problem(answer, 503, "redis_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
@@ -273,7 +280,7 @@ def test_no_bytes_are_answered_with_a_fault(fuzzed, content, path):
 parts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 paths = [
     "/jobs/{}", "/jobs/{}/events", "/jobs/{}/result", "/jobs/{}/artifacts/{}", "/{}/{}",
-    "/jobs?cursor={}&limit={}", "/jobs/job_0?wait={}", "/jobs/job_0/events?after={}",
+    "/datasets/{}", "/workers?{}", "/jobs?cursor={}&limit={}", "/jobs/job_0?wait={}", "/jobs/job_0/events?after={}",
 ]  # fmt: skip
 
 

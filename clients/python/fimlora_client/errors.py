@@ -137,6 +137,10 @@ class JobAlreadyFinished(ApiError):
     code = "job_already_finished"
 
 
+class DatasetInUse(ApiError):
+    code = "dataset_in_use"
+
+
 class IdempotencyInFlight(ApiError):
     code = "idempotency_in_flight"
 

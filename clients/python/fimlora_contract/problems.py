@@ -71,6 +71,11 @@ PROBLEMS: dict[str, ProblemType] = {
     "job_already_finished": ProblemType(
         409, "The job has already ended", "Nothing to do; GET /jobs/{id} has the outcome."
     ),
+    "dataset_in_use": ProblemType(
+        409,
+        "Jobs that have not ended need the dataset",
+        "Wait for the jobs named in errors, or cancel them.",
+    ),
     "idempotency_in_flight": ProblemType(
         409,
         "A request with this key is being handled",

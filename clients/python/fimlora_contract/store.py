@@ -190,6 +190,14 @@ class JobStore:
         parts = {_text(id_): _text(value).split(" ") for id_, value in stored.items()}
         return {id_: Change(JobStatus(status), int(n)) for id_, (status, n) in parts.items()}
 
+    def open_requests(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Id and request, without inline rows, of every job that has not ended."""
+        ids = sorted(self.open_jobs())
+        for start in range(0, len(ids), BATCH):
+            for record in self._read(ids[start : start + BATCH], (*STATE_FIELDS, "request")):
+                if record:
+                    yield record.id, record.shown_request
+
     def missing_ids(self) -> set[str]:
         """Jobs of which an attempt was noted as missing."""
         return {_text(id_) for id_ in self._redis.smembers(self.key("missing"))}
