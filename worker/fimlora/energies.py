@@ -12,6 +12,7 @@ All products run in float32 at least, whatever the model's dtype.
 import torch
 from torch import Tensor
 
+from fimlora.products import as_factor, multiply, multiply_wide
 from fimlora.shapes import Float
 
 # A Gram matrix is cut into this many rows of blocks, of at least so many tokens each. With
@@ -20,17 +21,12 @@ _N_BLOCK_ROWS = 4
 _MIN_BLOCK_TOKENS = 16
 _GRAM_SHARE = (_N_BLOCK_ROWS + 1) / (2 * _N_BLOCK_ROWS)
 
+# Bits of a float32 factor that bfloat16 units are given, by 8. The error of a Gram matrix is
+# averaged over its entries; the few rows of an A cost nothing and are kept whole.
+_GRAM_PARTS, _PROBE_PARTS = 2, 3
+
 # Entries of per-example gradients held at once by the direct product (256 MB in float32).
 _MAX_DIRECT_ENTRIES = 64 * 2**20
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Lift half precision to float32; wider types stay as they are.
-
-    Returns:
-        The tensor itself when it is wide enough already.
-    """
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def is_same_memory(left: Tensor, right: Tensor) -> bool:
@@ -68,12 +64,12 @@ def gram_blocks(x: Float[Tensor, "N T I"]) -> list[Tensor]:
     Returns:
         Rows of blocks from the top, each (N B S): B tokens against the S up to its last.
     """
-    x = widen(x)
+    x = as_factor(x)
     size = max(_MIN_BLOCK_TOKENS, -(-x.shape[1] // _N_BLOCK_ROWS))
     blocks = []
     for start in range(0, x.shape[1], size):
         stop = min(start + size, x.shape[1])
-        block = torch.bmm(x[:, start:stop], x[:, :stop].mT)
+        block = multiply(x[:, start:stop], x[:, :stop].mT)
         block[:, :, :start] *= 2
         blocks.append(block)
     return blocks
@@ -91,11 +87,11 @@ def row_energies_by_gram(
     Returns:
         ``||G[n, o, :]||^2``.
     """
-    g = widen(g)
-    rows = g.new_zeros(g.shape[0], g.shape[2])
+    g, rows = as_factor(g), blocks[0].new_zeros(g.shape[0], g.shape[2])
     for block in blocks:
         n_tokens, stop = block.shape[1:]
-        rows += torch.bmm(block, g[:, :stop]).mul_(g[:, stop - n_tokens : stop]).sum(dim=1)
+        product = multiply_wide(block, g[:, :stop], n_parts=_GRAM_PARTS)
+        rows += product.mul_(g[:, stop - n_tokens : stop]).sum(dim=1)
     return rows.clamp_min_(0)  # rounding can leave a vanishing form just below zero
 
 
@@ -111,11 +107,10 @@ def row_energies_directly(
     Returns:
         ``||G[n, o, :]||^2``.
     """
-    x, g = widen(x), widen(g)
     step = max(1, _MAX_DIRECT_ENTRIES // (x.shape[-1] * g.shape[-1]))
     return torch.cat(
         [
-            torch.bmm(some_g.mT, some_x).square_().sum(dim=2)
+            multiply(some_g.mT, some_x).square_().sum(dim=2)
             for some_x, some_g in zip(x.split(step), g.split(step), strict=True)
         ]
     )
@@ -134,8 +129,7 @@ def see_through(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Ten
     Returns:
         z, of R numbers per token.
     """
-    x = widen(x)
-    z = A.to(x.dtype) @ x.flatten(0, 1).T
+    z = multiply_wide(A, x.flatten(0, 1).T, n_parts=_PROBE_PARTS)
     return z.view(len(A), *x.shape[:2])
 
 
@@ -153,4 +147,4 @@ def lora_b_gradient(
         ``sum_nt weights[n] outer(z[n, t], g[n, t])``, the transposed gradient.
     """
     z = z * weights[:, None].to(z.dtype)
-    return z.flatten(1) @ widen(g).flatten(0, 1)
+    return multiply_wide(z.flatten(1), g.flatten(0, 1), n_parts=_PROBE_PARTS)

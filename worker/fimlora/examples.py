@@ -40,7 +40,9 @@ class Examples:
     def token_mask(self) -> Tensor | None:
         """Which tokens are not padding, examples by tokens, if the batch says so."""
         mask = self.batch.get("attention_mask")
-        return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if not isinstance(mask, Tensor) or mask.dim() != 2:
+            return None
+        return mask.to(self.weights.device, non_blocking=True)  # once, not for every module
 
     def part(self, start: int, size: int) -> "Examples":
         """Take a micro-batch.

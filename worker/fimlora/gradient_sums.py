@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fimlora.energies import is_same_memory, widen
+from fimlora.energies import is_same_memory
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
+from fimlora.products import widen
 from fimlora.shapes import Float
 from fimlora.spectra import (
     SKETCH_WIDTH,
