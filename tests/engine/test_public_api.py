@@ -15,6 +15,7 @@ NAMES = {
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
+    "ProgressFile",
     "RankPlan",
     "Statistics",
     "TargetModule",
@@ -41,7 +42,7 @@ SIGNATURES = {
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, n_batches=8, estimator='exact', rank=8, "
     "seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
-    "train_mode=False, loss_fn=None, on_batch=None",
+    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None",
     "measure_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
     "device='cpu', target_modules=None, n_batches=8, estimator='exact', rank=8, seed=0, scale=2, "
     "record=(), spectra_bytes=1073741824, micro_batch_size=None, max_boundary_bytes=None, "
@@ -55,6 +56,7 @@ SIGNATURES = {
 
 FIELDS = {
     "Budget": ["unit", "value", "bytes_per_parameter"],
+    "ProgressFile": ["path", "model_digest", "max_share", "on_resume"],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fimlora.api import apply_fim_ranks
     from fimlora.folders import measure_folder
     from fimlora.measuring import measure
+    from fimlora.progress_file import ProgressFile
     from fimlora.statistics import Statistics
     from fimlora.streaming import measure_streamed
     from fimlora.targets import find_targets
@@ -29,6 +30,7 @@ _LAZY = {
     "measure": "fimlora.measuring",
     "measure_folder": "fimlora.folders",
     "measure_streamed": "fimlora.streaming",
+    "ProgressFile": "fimlora.progress_file",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.writing",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
+    "ProgressFile",
     "RankPlan",
     "Statistics",
     "TargetModule",

@@ -4,6 +4,7 @@ Each carries a stable ``code`` (the wire's word for it) and refines the builtin 
 would expect, so ``except ValueError`` keeps working for people who do not know fimlora.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -105,3 +106,29 @@ class OutOfDeviceMemory(OutOfMemory):
     """As `OutOfMemory`, in the memory of a GPU."""
 
     code = "out_of_memory_gpu"
+
+
+class InvalidProgress(FimloraError, ValueError):
+    """A file of saved sums cannot be read, or comes from another run.
+
+    Attributes:
+        path: The file.
+        field: What differs; ``None`` where the file cannot be read at all.
+        given: What the file says of it.
+        expected: What it is in this run.
+    """
+
+    code = "validation_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | None = None,
+        field: str | None = None,
+        given: object = None,
+        expected: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.path, self.field = path, field
+        self.given, self.expected = given, expected

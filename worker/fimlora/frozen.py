@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -57,26 +57,30 @@ def _seed(seed: int, devices: list[int]) -> None:
             torch.cuda.manual_seed(seed)
 
 
-def random_states(device: torch.device) -> list[Tensor]:
+def random_states(*devices: torch.device) -> dict[str, Tensor]:
     """Note where torch's generators stand.
 
     Args:
-        device: The device whose generator counts, besides the CPU's.
+        *devices: The devices whose generators count, besides the CPU's.
 
     Returns:
-        Their states.
+        Their states by the name of the device.
     """
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+    states = {"cpu": torch.get_rng_state()}
+    for device in devices:
+        if device.type == "cuda":
+            states[str(device)] = torch.cuda.get_rng_state(device)
+    return states
 
 
-def restore_random_states(states: list[Tensor], device: torch.device) -> None:
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
     """Let torch's generators draw again what they have drawn since.
 
     Args:
         states: What `random_states` gave.
-        device: The device it was asked about.
     """
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+    for name, state in states.items():
+        if name == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, name)

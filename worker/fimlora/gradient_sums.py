@@ -5,7 +5,7 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 ``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.spectra`.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -154,16 +154,15 @@ class SketchedSum:
         self._is_wide = module.d_in > module.d_out  # then it is the transpose that is G
         self._signs = signs
         self._Y, self._Z = StagedSum(), StagedSum()  # (L P), (Q S)
-        self._Psi: Float[Tensor, "L Q"] | None = None
 
     def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
         """Add what ``g^T x`` is to the sketch, at P + Q products per token and feature."""
         long, short = (x, g) if self._is_wide else (g, x)
-        Omega, self._Psi = self._signs.omega(short), self._signs.psi(long)
+        Omega, Psi = self._signs.omega(short), self._signs.psi(long)
         if self._is_wide:
-            by_psi, by_omega = self._signs.mix_input(x, self._Psi), widen(g) @ Omega
+            by_psi, by_omega = self._signs.mix_input(x, Psi), widen(g) @ Omega
         else:
-            by_psi, by_omega = widen(g) @ self._Psi, self._signs.mix_input(x, Omega)
+            by_psi, by_omega = widen(g) @ Psi, self._signs.mix_input(x, Omega)
         long, short = widen(long), widen(short)
         self._Y.stage_product(long.mT, by_omega)
         self._Z.stage_product(by_psi.mT, short)
@@ -185,8 +184,8 @@ class SketchedSum:
         Y, Z = self._Y.total, self._Z.total
         assert Y is not None, "the module got no gradient"
         assert Z is not None
-        assert self._Psi is not None
-        return sketched_spectrum(Y / n_examples, Z / n_examples, self._Psi.mT)
+        Psi = self._signs.psi(Y.mT)  # (L Q)
+        return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)
 
 
 def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> bool:
@@ -298,20 +297,37 @@ class GradientSums:
     def discard(self) -> None:
         """Forget what a pass that was not committed has added."""
         self._signs.forget()
-        for staged in self._all_sums():
+        for _, staged in self._all_sums():
             staged.discard()
 
     def commit(self) -> None:
         """Add what a finished pass has given."""
         self._signs.forget()
-        for staged in self._all_sums():
+        for _, staged in self._all_sums():
             staged.commit()
 
-    def _all_sums(self) -> Iterator[StagedSum]:
-        for gradient in self._gradients.values():
-            yield from gradient.sums()
-        for moments in self._moments.values():
-            yield from moments.sums()
+    def state(self) -> dict[str, Tensor]:
+        """Give the sums that `restore` goes on from, not copied."""
+        sums = self._all_sums()
+        return {key: staged.total for key, staged in sums if staged.total is not None}
+
+    def restore(self, sums: Mapping[str, Tensor]) -> None:
+        """Go on from what another run's `state` gave.
+
+        Args:
+            sums: Its sums, which nobody else writes to; others may be among them.
+        """
+        for key, staged in self._all_sums():
+            staged.total = sums.get(key)
+
+    def _all_sums(self) -> Iterator[tuple[str, StagedSum]]:
+        """Name every sum by its kind, its number in that kind, and its module."""
+        for name, gradient in self._gradients.items():
+            for i, staged in enumerate(gradient.sums()):
+                yield f"gradient {i}/{name}", staged
+        for name, moments in self._moments.items():
+            for i, staged in enumerate(moments.sums()):
+                yield f"moments {i}/{name}", staged
 
     def results(self, n_examples: int) -> Groups:
         """Give what `fimlora.Statistics` holds of this.

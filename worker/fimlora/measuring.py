@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ from fimlora.memory import peak_bytes
 from fimlora.memory_errors import is_out_of_memory, out_of_memory, release
 from fimlora.micro_batches import MicroBatches
 from fimlora.plan import TargetModule
+from fimlora.progress_file import ProgressFile, open_progress
 from fimlora.recorder import Recorder
+from fimlora.run_progress import RunProgress
 from fimlora.statistics import Estimator, Statistics
 from fimlora.targets import (
     count_base_parameters,
@@ -56,6 +59,7 @@ def measure(
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
     on_batch: OnBatch | None = None,
+    progress_file: str | Path | ProgressFile | None = None,
 ) -> Statistics:
     """Run a few calibration batches and record what scores are made from.
 
@@ -85,6 +89,9 @@ def measure(
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch; what it
             raises ends the measurement.
+        progress_file: Save the sums here after batches. If a run was cut off and left the
+            file, this one goes on from it, over the same batches, to the same statistics; see
+            `fimlora.ProgressFile`.
 
     Returns:
         The statistics of the batches that were used.
@@ -93,6 +100,7 @@ def measure(
         EmptyCalibration: There is no batch, or no example with a label.
         InvalidOption: An argument is outside what is allowed.
         OutOfMemory: Not even one example at a time fits.
+        InvalidProgress: The progress file is damaged, or comes from another run.
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
     check_scale(scale)
@@ -108,30 +116,36 @@ def measure(
     )
     expected = count_expected(batches, n_batches)
     sizes = MicroBatches(micro_batch_size)
-    n_examples = n_used = n_done = 0
+    settings = {
+        "estimator": kind, "rank": rank, "seed": seed, "scale": scale,
+        "record": sorted(wanted), "spectra_bytes": spectra_bytes, "n_batches": n_batches,
+        "micro_batch_size": micro_batch_size, "train_mode": train_mode,
+    }  # fmt: skip
+    saved = open_progress(progress_file, model, modules, settings, loss_fn)
+    progress = RunProgress(recorder, sizes, expected=expected, saved=saved, on_batch=on_batch)
     loss: Loss | None = None
     with frozen(model, train_mode=train_mode, seed=seed):
+        progress.resume()
         located = {module.name: locate(model, module) for module in modules}
         with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
             for item in itertools.islice(batches, n_batches):
                 batch = as_batch(item)
                 loss = loss or choose_loss(model, batch, loss_fn)
+                if progress.skips(batch):
+                    continue
                 run = _Run(model, modules, loss, watch, recorder, device, sizes)
-                n_labelled = run.measure_batch(batch, f"batch {n_done + 1} of {expected}")
-                n_examples += n_labelled
-                n_used += n_labelled > 0
-                n_done += 1
-                if on_batch is not None:
-                    on_batch(n_done, expected)
-    if loss is None or not n_examples:
+                where = f"batch {progress.n_done + 1} of {expected}"
+                progress.count(run.measure_batch(batch, where))
+        progress.check_complete()
+    if loss is None or not progress.n_examples:
         raise EmptyCalibration(
-            "no example carries a label" if n_done else "the loader gave no batch"
+            "no example carries a label" if progress.n_done else "the loader gave no batch"
         )
     return Statistics(
         modules=modules,
         estimator=kind,
-        n_examples=n_examples,
-        n_batches=n_used,
+        n_examples=progress.n_examples,
+        n_batches=progress.n_used,
         base_parameters=count_base_parameters(model),
         loss=loss.kind.value,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -144,7 +158,7 @@ def measure(
         squared_gradients=recorder.squared_gradients(),
         not_targeted=find_left_out(model, target_modules),
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
-        **(sums.results(n_examples) if sums is not None else {}),
+        **(sums.results(progress.n_examples) if sums is not None else {}),
     )
 
 
@@ -204,7 +218,7 @@ class _Run:
             if not self.sizes.halve(len(part)):
                 raise named from error
         if states is not None:  # dropout is to draw what it had drawn
-            restore_random_states(states, self.device)
+            restore_random_states(states)
         return None
 
     def _forward_backward(self, examples: Examples, where: str) -> Tensor | None:

@@ -10,12 +10,13 @@ class MicroBatches:
         size: Examples at once; ``None`` for a whole batch.
 
     Attributes:
+        size: The most that may run at once; ``None`` for a whole batch.
         largest: The most that went through at once since the size was last halved.
     """
 
     def __init__(self, size: int | None) -> None:
         self.largest = 0
-        self._size = size
+        self.size = size
 
     def of(self, n_left: int) -> int:
         """Say how many examples to run next.
@@ -26,7 +27,7 @@ class MicroBatches:
         Returns:
             That many, or as many as may run at once.
         """
-        return min(n_left, self._size or n_left)
+        return min(n_left, self.size or n_left)
 
     def succeed(self, n: int) -> None:
         """Take note that examples went through.
@@ -47,5 +48,5 @@ class MicroBatches:
         """
         if n == 1:
             return False
-        self._size, self.largest = n // 2, 0
+        self.size, self.largest = n // 2, 0
         return True

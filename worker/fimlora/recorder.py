@@ -5,8 +5,9 @@ matrix of an example's tokens, ``z`` input seen through the sampled A.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,6 +238,42 @@ class Recorder:
         """Give the sums over all batches, (O R) per module; empty unless sampled."""
         return {name: _array(self._squares[name].T) for name in self._modules if self._sampled}
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give what another recorder needs to go on from here, between two batches.
+
+        Returns:
+            The run's sums, not copied, by kind and module; and what was learned of the model.
+        """
+        for name, energies in self._examples.items():
+            self._examples[name] = [torch.cat(energies)]
+        sums = {f"rows/{name}": _present(rows.total) for name, rows in self._rows.items()}
+        sums |= {f"examples/{name}": values for name, [values] in self._examples.items()}
+        sums |= {f"squares/{name}": square for name, square in self._squares.items()}
+        if self._sums is not None:
+            sums |= self._sums.state()
+        repeated = sorted(self._repeated)
+        return sums, {"one_at_a_time": self.one_at_a_time, "repeated": repeated}
+
+    def restore(self, sums: Mapping[str, Tensor], learned: Mapping[str, Any]) -> None:
+        """Go on from what another recorder's `state` gave.
+
+        Args:
+            sums: Its sums, which nobody else writes to.
+            learned: What it had learned.
+        """
+        for key, tensor in sums.items():
+            kind, _, name = key.partition("/")
+            if kind == "rows":
+                self._rows[name].total = tensor
+            elif kind == "examples":
+                self._examples[name] = [tensor]
+            elif kind == "squares":
+                self._squares[name] = tensor
+        if self._sums is not None:
+            self._sums.restore(sums)
+        self.one_at_a_time = learned["one_at_a_time"]
+        self._repeated = set(learned["repeated"])
+
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""
         return tensor.reshape(self._n, -1, tensor.shape[-1])
@@ -279,6 +316,10 @@ def _plus(total: Tensor | None, added: Tensor) -> Tensor:
     return added if total is None else total.add_(added)
 
 
-def _array(tensor: Tensor | None) -> NDArray[np.float64]:
+def _present(tensor: Tensor | None) -> Tensor:
     assert tensor is not None, "the module got no gradient"
-    return tensor.double().cpu().numpy()
+    return tensor
+
+
+def _array(tensor: Tensor | None) -> NDArray[np.float64]:
+    return _present(tensor).double().cpu().numpy()
