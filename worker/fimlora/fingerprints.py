@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.alignment import ALIGNMENT
 from fimlora.checkpoint import Checkpoint
 
 # Values of each of the three places that are sampled, and bytes where a file is read.
@@ -31,8 +32,8 @@ def describe_model(model: nn.Module, checkpoint: Checkpoint | None = None) -> Fa
         checkpoint: Where its weights are, if it has none itself.
 
     Returns:
-        Its class, and digests of its config, its parameters' names, shapes and dtypes, and
-        of the sampled values.
+        Its class, and digests of its config, its parameters' names, shapes and dtypes, of
+        the sampled values and of where they begin in memory.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     shapes = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in named]
@@ -46,6 +47,10 @@ def describe_model(model: nn.Module, checkpoint: Checkpoint | None = None) -> Fa
         ),
         "model parameters": digest_list(shapes),
         "model weights": digest_list(values),
+        # Products may round otherwise where a weight begins elsewhere.
+        "alignment of the weights": digest_list(
+            str(tensor.data_ptr() % ALIGNMENT) for _, tensor in named if not tensor.is_meta
+        ),
     }
 
 
