@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,43 +14,71 @@ from fimlora_service.base_models import Shapes
 from fimlora_service.targets import HEADS, has_experts, match_entries
 
 BLOCK = re.compile(r"(.*?\.\d+)\.")
+EXPERT = re.compile(r"\.experts\.([0-9]{1,9})\.")
+OUTSIDE = ""
 EMBEDDINGS = re.compile(r"(^|\.|_)(embeddings?|embed_\w+|wte|wpe)(\.|$)")
 Matrix = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Sizes in parameters.
+    """Sums over the tensors of a checkpoint.
 
     Attributes:
         parameters: All of them.
-        largest_block: Those of the largest repeated block.
-        largest_other: Those of the largest tensor outside of blocks, mostly an embedding.
-        n_blocks: How many blocks there are.
+        features: Numbers that go into all linear maps and come out of them, per token.
+        n_blocks: How many repeated blocks there are.
+        largest_block: Parameters of the largest one.
+        block_features: Features of the one that has most.
+        largest_other: Parameters of the largest tensor outside of blocks, mostly an embedding.
     """
 
     parameters: int
-    largest_block: int
-    largest_other: int
+    features: int
     n_blocks: int
+    largest_block: int
+    block_features: int
+    largest_other: int
 
 
-def measure_checkpoint(shapes: Shapes) -> Checkpoint:
-    """Sum up the tensors of a checkpoint; those with a number in their name form blocks."""
-    blocks: dict[str, int] = {}
+def measure_checkpoint(shapes: Shapes, *, experts_per_token: int = 1) -> Checkpoint:
+    """Sum up the tensors of a checkpoint; those with a number in their name form blocks.
+
+    Args:
+        shapes: Shape of each tensor by name.
+        experts_per_token: How many of a mixture's experts a token goes through.
+    """
+    parameters, features = Counter[str](), Counter[str]()
     others = [0]
     for name, shape in shapes.items():
         block = BLOCK.match(name)
-        if block:
-            blocks[block[1]] = blocks.get(block[1], 0) + math.prod(shape)
-        else:
+        key = block[1] if block else OUTSIDE
+        parameters[key] += math.prod(shape)
+        features[key] += features_of(name, shape, experts_per_token)
+        if not block:
             others.append(math.prod(shape))
+    blocks = parameters.keys() - {OUTSIDE}
     return Checkpoint(
-        parameters=sum(blocks.values()) + sum(others),
-        largest_block=max(blocks.values(), default=0),
-        largest_other=max(others),
+        parameters=parameters.total(),
+        features=features.total(),
         n_blocks=len(blocks),
+        largest_block=max((parameters[key] for key in blocks), default=0),
+        block_features=max((features[key] for key in blocks), default=0),
+        largest_other=max(others),
     )
+
+
+def features_of(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
+    """Numbers per token that go into a linear map and come out of it."""
+    expert = EXPERT.search(name)
+    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
+        return 0
+    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
+
+
+def is_packed(config: Mapping[str, Any]) -> bool:
+    """Whether the weights are quantised, so that their shapes are not those of the maps."""
+    return bool(config.get("quantization_config"))
 
 
 def find_target_shapes(
@@ -60,7 +89,7 @@ def find_target_shapes(
     That is so for the default of an architecture, packed weights, fused experts, and a head
     that is not part of the checkpoint.
     """
-    if targets is None or has_experts(config) or config.get("quantization_config"):
+    if targets is None or has_experts(config) or is_packed(config):
         return None
     matrices = {
         name.removesuffix(".weight"): (shape[0], shape[1])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from fimlora_contract.columns import TextFields
 from fimlora_contract.estimates import (
     Estimate,
     FetchEstimate,
@@ -18,10 +17,10 @@ from fimlora_service.checkpoints import (
     Checkpoint,
     budget_interval,
     find_target_shapes,
+    is_packed,
     measure_checkpoint,
 )
-from fimlora_service.memory import Demand, choose_dtype, demand_of, is_packed
-from fimlora_service.resolve import Resolved
+from fimlora_service.memory import Demand, choose_dtype, demand_of, find
 from fimlora_service.submission import Submission
 
 
@@ -36,15 +35,10 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     to_fetch = submission.resolver.bytes_to_fetch(request, resolved)
     workers = WorkerRegistry(submission.store).living()
     model, config = resolved.model, resolved.model.config
-    checkpoint = measure_checkpoint(model.shapes or {})
+    experts = find(config, ("num_experts_per_tok",))
+    checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
     dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
-    demand = demand_of(
-        checkpoint,
-        config,
-        request.calibration,
-        dtype=dtype,
-        has_logits=has_logits(request, resolved),
-    )
+    demand = demand_of(checkpoint, config, request.calibration, dtype=dtype)
     helps = known.result or known.measured
     # Without a measurement it is answered at once, or queued in front.
     ahead = 0 if helps else submission.transport.depth()
@@ -63,13 +57,6 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
 def device_of(workers: Sequence[Worker]) -> str:
     """The kind of device that would run a job: a GPU unless all living workers have none."""
     return "cpu" if workers and all(w.device == "cpu" for w in workers) else "cuda"
-
-
-def has_logits(request: CalibrationRequest, resolved: Resolved) -> bool:
-    """Whether the run has a language model's head; where nobody knows yet, it may."""
-    fields = resolved.references["dataset"].get("fields")
-    task = TextFields(**fields).task if fields else request.calibration.task
-    return task != "sequence_classification"
 
 
 def describe_model(

@@ -1,16 +1,14 @@
-"""How much memory measuring needs, roughly, from a model's configuration and weight heads.
+"""How much memory measuring needs, roughly: the engine's own rule, without torch.
 
-Symbols: N tokens per batch, h hidden width, f width inside an MLP, V vocabulary, L blocks,
-b bytes of a number in the dtype of the run.
+Symbols: b bytes of a number in the dtype of the run, N tokens of one example, F numbers that
+go into a model's linear maps and come out of them per token (its features).
 
 - weights: all parameters times b; 4 bytes for an element of packed, quantised weights
-- activations of one block: ``N (8 h + 3 f) b``: what a frozen block keeps for the backward
-  pass, with its inputs, attention and MLP; attention scores themselves are not kept
-- logits of a language model: ``N V (b + 8)``, with their float32 copy and its gradient
-- resident: weights + L blocks' activations + logits + overhead
-- streamed: the larger of two blocks' weights, and one block's plus the largest other tensor;
-  one block's activations + logits + overhead
-- boundary: each block's inputs for all batches, ``n_batches (L + 1) N h b``, in host memory
+- resident: 1.05 (weights + N F b), the least with which one example at a time can run
+- streamed: two blocks' weights, or one block's and the largest tensor outside of blocks if
+  that is more; with the features of one block, and 1 GiB for everything else
+- boundary: the inputs of L blocks and the head for all examples, ``n_examples (L + 1) N h b``
+  with h the hidden width; in host memory, or on disk where they do not fit
 """
 
 from collections.abc import Mapping
@@ -18,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora_contract.requests import Calibration
-from fimlora_service.checkpoints import Checkpoint
+from fimlora_service.checkpoints import Checkpoint, is_packed
 from fimlora_service.targets import WIDTHS, largest_number
 
-OVERHEAD_BYTES = 1 << 30  # libraries, the device's context, the allocator's reserve
+MARGIN = 1.05
+OVERHEAD_BYTES = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-INNER_WIDTHS = ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim")
 POSITIONS = ("max_position_embeddings", "n_positions")
 LARGEST = 1 << 40  # no honest configuration states more
 
@@ -55,35 +53,22 @@ def choose_dtype(wanted: str, config: Mapping[str, Any], *, device: str) -> str:
     return own if isinstance(own, str) and own in BYTES else "bfloat16"
 
 
-def is_packed(config: Mapping[str, Any]) -> bool:
-    """Whether the weights are quantised, so that their shapes are not those of the maps."""
-    return bool(config.get("quantization_config"))
-
-
 def demand_of(
-    checkpoint: Checkpoint,
-    config: Mapping[str, Any],
-    calibration: Calibration,
-    *,
-    dtype: str,
-    has_logits: bool,
+    checkpoint: Checkpoint, config: Mapping[str, Any], calibration: Calibration, *, dtype: str
 ) -> Demand:
-    """Bytes by the formula above."""
+    """Bytes by the rules above."""
     size = BYTES[dtype]
     weight_size = 4 if is_packed(config) else size
-    positions = find(config, POSITIONS) or calibration.max_length
-    tokens = calibration.batch_size * min(calibration.max_length, positions)
-    hidden = find(config, WIDTHS)
-    inner = find(config, INNER_WIDTHS) or 4 * hidden
-    block = tokens * (8 * hidden + 3 * inner) * size
-    logits = tokens * find(config, ("vocab_size",)) * (size + 8) if has_logits else 0
-    weights = checkpoint.parameters * weight_size
-    loaded = checkpoint.largest_block + max(checkpoint.largest_block, checkpoint.largest_other)
+    n_tokens = min(calibration.max_length, find(config, POSITIONS) or calibration.max_length)
+    n_examples = calibration.n_batches * calibration.batch_size
+    weights, block = checkpoint.parameters * weight_size, checkpoint.largest_block
+    loaded = (block + max(block, checkpoint.largest_other)) * weight_size
+    inputs = (checkpoint.n_blocks + 1) * n_tokens * find(config, WIDTHS)
     return Demand(
         weights=weights,
-        resident=weights + checkpoint.n_blocks * block + logits + OVERHEAD_BYTES,
-        streamed=loaded * weight_size + block + logits + OVERHEAD_BYTES,
-        boundary=calibration.n_batches * (checkpoint.n_blocks + 1) * tokens * hidden * size,
+        resident=round(MARGIN * (weights + checkpoint.features * n_tokens * size)),
+        streamed=loaded + checkpoint.block_features * n_tokens * size + OVERHEAD_BYTES,
+        boundary=n_examples * inputs * size,
     )
 
 

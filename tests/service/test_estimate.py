@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from fimlora.checkpoint import Checkpoint
+from fimlora.needs import estimate_need
+from fimlora_contract.requests import Calibration
 from fimlora_service.app import create_app
+from fimlora_service.checkpoints import measure_checkpoint
+from fimlora_service.memory import demand_of
 from support.hub import Hub
 from support.presence import CPU, GIB, GPU, enter_worker
-from support.service import CONFIG, ROWS, WEIGHTS, make_model
+from support.service import CONFIG, WEIGHTS, make_model
 
 TARGETS = ["query", "value"]
 N_PARAMETERS = 2 * 3 * (16 * 16 + 16)
@@ -19,6 +24,13 @@ N_PARAMETERS = 2 * 3 * (16 * 16 + 16)
 def app(settings, hub: Hub):
     """The app with a hub it can reach."""
     return create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
+
+
+def head_of(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A safetensors file as far as its header goes: the service reads no further."""
+    entry = {"dtype": "F32", "data_offsets": [0, 0]}
+    header = json.dumps({name: entry | {"shape": shape} for name, shape in shapes.items()})
+    return len(header).to_bytes(8, "little") + header.encode()
 
 
 def everything(redis_client, data_dir) -> tuple[list[bytes], list[str]]:
@@ -149,33 +161,71 @@ def test_targets_are_counted_where_the_files_tell(
 
 
 def test_memory_is_compared_with_every_worker(http, body, data_dir, store):
-    """By the formula in `memory`, worked out here by hand."""
+    """By the rules in `memory`, worked out here by hand."""
     big = {
-        "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32_000,
-        "max_position_embeddings": 2048, "model_type": "llama", "torch_dtype": "bfloat16",
+        "hidden_size": 4096, "max_position_embeddings": 500_000_000, "model_type": "llama",
+        "torch_dtype": "bfloat16",
     }  # fmt: skip
     make_model(data_dir / "models" / "big", config=big)
     enter_worker(store, name="cpu", hardware=CPU)
     enter_worker(store, name="gpu", hardware=GPU)
     enter_worker(store, name="unknown", hardware=GPU.model_copy(update={"memory_bytes": None}))
-    calibration = {"batch_size": 64, "max_length": 100_000, "n_batches": 2}
-    rows = [{"text": row["text"]} for row in ROWS]
-    request = body | {
-        "base_model": "local:big",
-        "dataset": {"source": "inline", "rows": rows},
-        "calibration": calibration,
-    }
+    tokens = 100_000
+    calibration = {"batch_size": 3, "max_length": tokens, "n_batches": 2}
+    request = body | {"base_model": "local:big", "calibration": calibration}
 
     memory = http.post("/estimate", json=request).json()["memory"]
 
-    tokens = 64 * 2048
-    block, logits = tokens * (8 * 4096 + 3 * 11008) * 2, tokens * 32_000 * 10
+    features = 3 * (16 + 16)  # of three maps in each of two blocks
     assert memory["dtype"] == "bfloat16"
-    assert memory["resident_bytes"] == N_PARAMETERS * 2 + 2 * block + logits + GIB
-    assert memory["streamed_bytes"] == N_PARAMETERS * 2 + block + logits + GIB
-    assert memory["boundary_bytes"] == 2 * 3 * tokens * 4096 * 2
+    assert memory["resident_bytes"] == round(1.05 * (N_PARAMETERS + 2 * features * tokens) * 2)
+    assert memory["streamed_bytes"] == (N_PARAMETERS + features * tokens) * 2 + GIB
+    assert memory["boundary_bytes"] == 6 * 3 * tokens * 4096 * 2
     fits = {w["name"]: (w["resident"], w["streamed"]) for w in memory["workers"]}
-    assert fits == {"cpu": (False, False), "gpu": (True, True), "unknown": (None, None)}
+    assert fits == {"cpu": (True, True), "gpu": (True, True), "unknown": (None, None)}
+
+
+def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
+    """Whoever is told that a model fits is not surprised by the worker."""
+    shapes = {
+        "model.embed_tokens.weight": (100, 8),
+        "model.layers.0.q_proj.weight": (8, 8),
+        "model.layers.0.norm.weight": (8,),
+        "model.layers.0.experts.gate": (4, 8, 16),
+        "model.layers.1.experts.0.up.weight": (16, 8),
+        "model.layers.1.experts.3.up.weight": (16, 8),
+        "lm_head.weight": (100, 8),
+    }
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    engine = estimate_need(
+        Checkpoint(tmp_path).tensors, itemsize=2, n_tokens=64, experts_per_token=2
+    )
+
+    ours = demand_of(
+        measure_checkpoint(shapes, experts_per_token=2),
+        {},
+        Calibration(max_length=64),
+        dtype="bfloat16",
+    )
+
+    assert (ours.weights, ours.resident) == (engine.weight_bytes, engine.least)
+
+
+def test_a_model_too_large_for_a_worker_is_streamed_there(http, body, data_dir, store):
+    """Blocks fit where the whole does not; with less, neither."""
+    shapes = {f"layers.{n}.q.weight": (2048, 2048) for n in range(64)}
+    folder = make_model(data_dir / "models" / "deep")
+    (folder / "model.safetensors").write_bytes(head_of(shapes))
+    for name, size in (("small", GIB // 2), ("middle", GIB + 2**26), ("large", 2 * GIB)):
+        enter_worker(store, name=name, hardware=CPU.model_copy(update={"memory_bytes": size}))
+
+    memory = http.post("/estimate", json=body | {"base_model": "local:deep"}).json()["memory"]
+
+    fits = {w["name"]: (w["resident"], w["streamed"]) for w in memory["workers"]}
+    assert fits["small"] == (False, False)
+    assert fits["large"] == (True, True)
+    assert fits["middle"] == (False, True)
 
 
 def test_workers_without_a_gpu_calculate_in_float32(http, body, store):
@@ -232,8 +282,7 @@ def test_every_shard_counts(http, body, hub: Hub, tmp_path):
 @pytest.mark.parametrize("side", [-1, 1 << 41, 10**300])
 def test_a_head_that_states_nonsense_is_refused(http, body, hub: Hub, tmp_path, side):
     """422, not an answer with absurd numbers."""
-    header = json.dumps({"a.weight": {"dtype": "F32", "shape": [side], "data_offsets": [0, 4]}})
-    file = len(header).to_bytes(8, "little") + header.encode() + b"0000"
+    file = head_of({"a.weight": (side,)})
     hub.add("org/odd", {"config.json": json.dumps(CONFIG), "model.safetensors": file})
 
     problem = http.post("/estimate", json=body | {"base_model": "org/odd"}).json()

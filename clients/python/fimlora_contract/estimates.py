@@ -50,7 +50,8 @@ class WorkerFit(AnswerModel):
 class MemoryEstimate(AnswerModel):
     """Memory that measuring needs, roughly.
 
-    Weights, what the blocks keep for the backward pass, a language model's logits, and 1 GiB.
+    A worker measures resident if that fits its memory, else streamed, and runs as many
+    examples at once as fit; these are the least, with which one example at a time can run.
     """
 
     dtype: str
