@@ -98,7 +98,10 @@ class Patience:
     status_code=202,
     response_description="The job is asked to stop.",
     responses={
-        200: {"model": Job, "description": "The job is canceled."},
+        200: {
+            "model": Job,
+            "description": "The job is canceled, or goes on for equal requests that share it.",
+        },
         **problems(
             errors.JobNotFound,
             errors.JobAlreadyFinished,
@@ -108,12 +111,15 @@ class Patience:
     },
 )
 def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response) -> Job:
-    """Cancel a queued job at once, or ask a running one to stop."""
+    """Cancel a queued job at once, or ask a running one to stop.
+
+    A job that several equal requests share goes on until each has been taken back.
+    """
     try:
-        status = store.request_cancel(id)
+        status = store.withdraw(id)
     except StaleAttempt as stale:
         raise errors.JobAlreadyFinished(f"job {id!r} has already {stale.status}") from stale
-    if status is JobStatus.CANCELED:
+    if status is not JobStatus.CANCELING:
         response.status_code = 200
     else:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -2,11 +2,14 @@
 
 The order makes every crash harmless. A key is bound to a job id before the job exists, so
 a repeated request finds that id and finishes what was begun; the record is made before the
-queue is told, so a job that was never queued is found by the reaper.
+queue is told, so a job that was never queued is found by the reaper. Equal requests that come
+while one of them is open share its job: a hundred of them cost one calibration.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -14,7 +17,7 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_contract.store import JobMissing, JobStore
+from fimlora_contract.store import JobMissing, JobStore, RequestTaken
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import (
     IdempotencyInFlight,
@@ -57,6 +60,28 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a job is to do.
+
+    Attributes:
+        request: The request as accepted.
+        resolved: What its references resolved to.
+        digest: Equal for requests that must give equal results.
+        statistics_digest: Equal for requests that must measure equal statistics.
+    """
+
+    request: dict[str, Any]
+    resolved: dict[str, Any]
+    digest: str
+    statistics_digest: str
+
+    @property
+    def alone(self) -> bool:
+        """Whether it shares no job with equal requests: it asks to be done in any case."""
+        return bool(self.request.get("force"))
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """Everything needed to accept requests."""
 
@@ -81,7 +106,7 @@ class Submission:
         try:
             return Accepted(self.store.get(job_id), cached=False)
         except JobMissing:
-            return self._accept_once(request, job_id, key=key)
+            return self._accept_once(request, job_id, key=key, fingerprint=fingerprint)
 
     def repeat(self, record: JobRecord) -> JobRecord:
         """Queue the request of a job that failed or was canceled once more, as a new job.
@@ -96,18 +121,18 @@ class Submission:
             raise JobNotFinished(f"job {record.id!r} is {record.status}")
         if record.status is JobStatus.SUCCEEDED:
             raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
-        fields = ("statistics_digest", "statistics_from")
-        again = self.store.create(
-            self.store.new_id(),
-            request=record.request,
-            resolved=record.resolved,
+        work = Work(
+            record.request,
+            record.resolved,
             digest=record.fields["request_digest"],
-            **{name: record.fields.get(name, "") for name in fields},
+            statistics_digest=record.fields.get("statistics_digest", ""),
         )
-        self._enqueue(again)
-        return again
+        known = Known(measured=self._measured_by(record.fields.get("statistics_from")))
+        return self._share_or_queue(work, self.store.new_id(), lambda: known).record
 
-    def _accept_once(self, request: CalibrationRequest, job_id: str, *, key: str) -> Accepted:
+    def _accept_once(
+        self, request: CalibrationRequest, job_id: str, *, key: str, fingerprint: str
+    ) -> Accepted:
         lock = f"submit:{job_id}"
         token = self.store.hold_lock(lock, ttl_s=SUBMIT_LOCK_S)
         if token is None:
@@ -120,6 +145,9 @@ class Submission:
         else:
             if accepted.cached:
                 self.store.release_key(key)  # the cache answers a repetition just the same
+            elif accepted.record.id != job_id:
+                shared = accepted.record.id
+                self.store.rebind_key(key, fingerprint=fingerprint, job_id=shared)
             return accepted
         finally:
             self.store.drop_lock(lock, token)
@@ -134,21 +162,50 @@ class Submission:
 
     def _resolve_and_queue(self, request: CalibrationRequest, job_id: str) -> Accepted:
         resolved = self.resolver.resolve(request)
-        known = self.find_known(request, resolved)
-        if known.result:
-            fields = {"job_id": known.result.id, "digest": resolved.digest}
-            logger.info("job.cached", extra=fields)
-            return Accepted(known.result, cached=True)
-        record = self.store.create(
-            job_id,
-            request=request.model_dump(mode="json", exclude={"validate_only"}),
-            resolved=resolved.references,
+        work = Work(
+            request.model_dump(mode="json", exclude={"validate_only"}),
+            resolved.references,
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
-            statistics_from=known.measured.id if known.measured else "",
         )
-        self._enqueue(record)
-        return Accepted(record, cached=False)
+
+        return self._share_or_queue(work, job_id, lambda: self.find_known(request, resolved))
+
+    def _share_or_queue(
+        self, work: Work, job_id: str, find_known: Callable[[], Known]
+    ) -> Accepted:
+        """Share the open job of equal requests, or put a new one on record and queue it.
+
+        Args:
+            work: What is asked for.
+            job_id: The id of the new job.
+            find_known: Finds earlier jobs that save work.
+        """
+        while True:
+            # In this order: a job that ends after the first line is found by the last look.
+            first = "" if work.alone else self.store.shared(work.digest)
+            if first and (record := self.store.join(first)):
+                logger.info("job.shared", extra={"job_id": first, "digest": work.digest})
+                return Accepted(record, cached=False)
+            known = find_known()
+            if known.result:
+                fields = {"job_id": known.result.id, "digest": work.digest}
+                logger.info("job.cached", extra=fields)
+                return Accepted(known.result, cached=True)
+            try:
+                record = self.store.create(
+                    job_id,
+                    request=work.request,
+                    resolved=work.resolved,
+                    digest=work.digest,
+                    statistics_digest=work.statistics_digest,
+                    statistics_from=known.measured.id if known.measured else "",
+                    in_place_of=None if work.alone else first,
+                )
+            except RequestTaken:
+                continue  # an equal request was faster
+            self._enqueue(record)
+            return Accepted(record, cached=False)
 
     def _find_result(self, resolved: Resolved) -> JobRecord | None:
         record = self.store.find_result(resolved.digest)
@@ -163,6 +220,13 @@ class Submission:
             return None
         file = self.data_folder.result(result["digest"]) / "statistics.safetensors"
         return record if file.is_file() else None
+
+    def _measured_by(self, job_id: str | None) -> JobRecord | None:
+        """The job whose statistics another was accepted with, if it is still on record."""
+        try:
+            return self.store.get(job_id) if job_id else None
+        except JobMissing:
+            return None
 
     def _enqueue(self, record: JobRecord) -> None:
         fields = {"job_id": record.id, "attempt": record.attempt}

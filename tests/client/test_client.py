@@ -140,7 +140,7 @@ def test_uploads_that_cannot_be_used_are_refused(client, tmp_path):
 
 def test_pages_of_jobs_follow_each_other(client, inline):
     """Newest first, and the cursor leads on."""
-    ids = [client.calibrate(**inline, metadata={"n": str(n)}).id for n in range(3)]
+    ids = [client.calibrate(**inline | {"budget": 4 + n}).id for n in range(3)]
 
     first = client.jobs.list(limit=2)
     second = client.jobs.list(limit=2, cursor=first.next_cursor)

@@ -13,7 +13,10 @@ from fimlora_contract.retention import DAY_MS
 class TestList:
     def test_pages_run_from_newest_to_oldest(self, http, body):
         """Following the cursor gives every job once."""
-        ids = [http.post("/calibrate", json=body).json()["id"] for _ in range(5)]
+        ids = [
+            http.post("/calibrate", json=body | {"budget": 8 + n}).json()["id"]
+            for n in range(5)
+        ]
 
         seen, cursor = [], None
         while True:

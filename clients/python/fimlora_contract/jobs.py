@@ -219,6 +219,9 @@ class Job(AnswerModel):
         None, description="The job whose statistics were used instead of measuring again."
     )
     cached: bool = Field(False, description="This request had already succeeded before.")
+    requests: int = Field(
+        1, description="How many equal requests share the job; a cancel withdraws one of them."
+    )
 
 
 class JobPage(AnswerModel):

@@ -33,7 +33,7 @@ STATE_FIELDS = (
 )  # fmt: skip
 SHOWN_FIELDS = (
     *STATE_FIELDS, "version", "created_at", "started_at", "finished_at", "progress", "request",
-    "resolved", "error", "result", "statistics_from",
+    "resolved", "error", "result", "statistics_from", "requests",
 )  # fmt: skip
 
 
@@ -135,6 +135,7 @@ class JobRecord:
             error=JobError(**error) if error else None,
             result=CalibrationResult(**result) if result else None,
             statistics_from=self.fields.get("statistics_from") or None,
+            requests=int(self.fields.get("requests") or 1),
             cached=cached,
         )
 

@@ -43,18 +43,48 @@ if ARGV[3] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', MAX_EVENTS, '*'
 return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
 """.replace("MAX_EVENTS", str(MAX_EVENTS))
 
-# KEYS: job hash, open jobs, all ids, events stream. ARGV: id, event, then fields.
+# KEYS: job hash, open jobs, all ids, events stream, and the key that names the job of equal
+# requests, if they are to find this one. ARGV: id, event, the id which that key must still hold
+# ('' = none), then fields. Returns 1 = done, 0 = was there, -1 = another job came first.
 CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if KEYS[5] then
+  if (redis.call('GET', KEYS[5]) or '') ~= ARGV[3] then return -1 end
+  redis.call('SET', KEYS[5], ARGV[1], 'EX', SHARED_TTL_S)
+end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('HSET', KEYS[1], 'id', ARGV[1], 'status', 'queued', 'attempt', '1',
-           'failures', '0', 'version', '1', 'created_at', now, 'updated_at', now)
-for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+           'failures', '0', 'version', '1', 'requests', '1', 'created_at', now,
+           'updated_at', now)
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[2], ARGV[1], 'queued 1')
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
 redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
 return 1
+""".replace("SHARED_TTL_S", str(7 * 24 * 3600))
+
+# KEYS: job hash. Returns 1 when one more request shares the job, 0 when it has ended or was
+# given up by all who asked for it.
+JOIN = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+if redis.call('HGET', KEYS[1], 'requests') == '0' then return 0 end
+redis.call('HINCRBY', KEYS[1], 'requests', 1)
+redis.call('HINCRBY', KEYS[1], 'version', 1)
+return 1
+"""
+
+# KEYS: job hash. Returns 1 when others still want the open job, 0 when nobody does: from then
+# on nobody can join it.
+LEAVE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+local requests = tonumber(redis.call('HGET', KEYS[1], 'requests') or '1')
+if requests < 1 then return 0 end
+redis.call('HSET', KEYS[1], 'requests', requests - 1)
+redis.call('HINCRBY', KEYS[1], 'version', 1)
+return requests > 1 and 1 or 0
 """
 
 # KEYS: job hash, its events, open jobs, all ids. ARGV: id. Returns 1 = gone,

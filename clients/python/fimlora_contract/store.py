@@ -37,6 +37,10 @@ class JobMissing(LookupError):
     """There is no job with that id."""
 
 
+class RequestTaken(RuntimeError):
+    """Another job was put on record for equal requests in the meantime."""
+
+
 class JobOpen(RuntimeError):
     """What is asked for is possible only once the job has ended."""
 
@@ -101,6 +105,7 @@ class JobStore:
         digest: str,
         statistics_digest: str = "",
         statistics_from: str = "",
+        in_place_of: str | None = None,
     ) -> JobRecord:
         """Put a queued job on record; creating the same id again changes nothing.
 
@@ -111,6 +116,11 @@ class JobStore:
             digest: Equal for requests that must give equal results.
             statistics_digest: Equal for requests that must measure equal statistics.
             statistics_from: A job whose statistics are used instead of measuring.
+            in_place_of: What `shared` said; equal requests find this job from then on. With
+                ``None`` they do not.
+
+        Raises:
+            RequestTaken: `shared` says something else by now.
         """
         event = _event("status", job_id, Q, 1)
         keys = [self._job(job_id), self._open(), self.key("jobs"), self._events(job_id)]
@@ -124,12 +134,27 @@ class JobStore:
             "statistics_from": statistics_from,
         }
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.eval(scripts.CREATE, len(keys), *keys, job_id, event, *_flat(fields))
+        if in_place_of is not None:
+            keys.append(self.key("shared", digest))
+        given = [job_id, event, in_place_of or "", *_flat(fields)]
+        pipeline.eval(scripts.CREATE, len(keys), *keys, *given)
         pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
-        record = _record(SHOWN_FIELDS, pipeline.execute()[1])
+        created, values = pipeline.execute()
+        if created == -1:
+            raise RequestTaken(f"another job was put on record for {digest}")
+        record = _record(SHOWN_FIELDS, values)
         if record is None:
             raise JobMissing(f"job {job_id!r} was deleted while it was made")
         return record
+
+    def shared(self, digest: str) -> str:
+        """Id of the newest job that equal requests may share, empty when there was none."""
+        return _text(self._redis.get(self.key("shared", digest)) or "")
+
+    def join(self, job_id: str) -> JobRecord | None:
+        """Let one more request share an open job; ``None`` when it is too late for that."""
+        joined = self._redis.eval(scripts.JOIN, 1, self._job(job_id))
+        return self.shown(job_id) if joined else None
 
     def get(self, job_id: str) -> JobRecord:
         """Read a job.
@@ -283,8 +308,18 @@ class JobStore:
 
     # Anyone
 
+    def withdraw(self, job_id: str) -> JobStatus:
+        """Take back one request: a job that no other shares is canceled.
+
+        Raises:
+            StaleAttempt: The job has already ended.
+        """
+        if self._redis.eval(scripts.LEAVE, 1, self._job(job_id)):
+            return self.status_of(job_id)
+        return self.request_cancel(job_id)
+
     def request_cancel(self, job_id: str) -> JobStatus:
-        """Cancel a queued job at once, ask a running one to stop.
+        """Cancel a queued job at once, ask a running one to stop, whoever shares it.
 
         Raises:
             StaleAttempt: The job has already ended.
@@ -370,7 +405,9 @@ class JobStore:
 
     def find_result(self, digest: str) -> JobRecord | None:
         """The succeeded job of an equal request, if there is one."""
-        return self._succeeded(self._redis.get(self.key("cache", digest)))
+        known = self._succeeded(self._redis.get(self.key("cache", digest)))
+        # A job that others share is known a moment before it is remembered.
+        return known or self._succeeded(self.shared(digest))
 
     def remember_statistics(self, digest: str, job_id: str) -> None:
         """Let the next request that would measure the same find this job."""
@@ -397,6 +434,11 @@ class JobStore:
         self._redis.set(name, f"{fingerprint} {job_id}", nx=True, ex=IDEMPOTENCY_TTL_S)
         bound = _text(self._redis.get(name)).split(" ")
         return bound[0], bound[1]
+
+    def rebind_key(self, key: str, *, fingerprint: str, job_id: str) -> None:
+        """Let an idempotency key stand for the job that its request came to share."""
+        value = f"{fingerprint} {job_id}"
+        self._redis.set(self.key("idempotency", key), value, ex=IDEMPOTENCY_TTL_S)
 
     def release_key(self, key: str) -> None:
         """Unbind an idempotency key whose request was refused."""
