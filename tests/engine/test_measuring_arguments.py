@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertModel
 
 from fimlora import measure
 from fimlora.errors import (
@@ -10,7 +10,6 @@ from fimlora.errors import (
     InvalidOption,
     MissingGradient,
     NumericalFailure,
-    UnsupportedModule,
 )
 from support.models import make_batch, tiny
 from support.toys import make_toy, squared_sum, toy_batch
@@ -173,16 +172,6 @@ def test_a_model_without_a_known_loss_asks_for_one(batches):
 
     with pytest.raises(InvalidOption, match=r"loss of BertModel is not known.*loss_fn"):
         measure(model, batches, target_modules=["query"])
-
-
-def test_an_encoder_decoder_is_refused(batches):
-    """Its loss would be read wrongly."""
-    model = T5ForConditionalGeneration(
-        T5Config(vocab_size=61, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    )
-
-    with pytest.raises(UnsupportedModule, match="encoder-decoder"):
-        measure(model, batches, target_modules=["q"])
 
 
 def test_a_loss_of_ones_own_gives_one_number_per_example(model, batches):

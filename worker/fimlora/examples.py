@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,9 +136,12 @@ def example_losses(
         InvalidOption: The caller's own loss has another shape.
     """
     inputs = to_device(examples.batch, device)
+    base: Any = base_model_of(model)
     if loss.loss_fn is None:
-        inputs.pop("labels")  # the model's own loss would be computed for nothing
-    if "use_cache" in inspect.signature(base_model_of(model).forward).parameters:
+        labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
+        if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
+    if "use_cache" in inspect.signature(base.forward).parameters:
         inputs.setdefault("use_cache", False)
     if loss.head is None:
         losses = loss.per_example(model(**inputs), examples.batch, where)

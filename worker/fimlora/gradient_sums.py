@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fimlora.energies import is_same_memory
-from fimlora.errors import InvalidOption
+from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.plan import TargetModule
 from fimlora.products import widen
 from fimlora.shapes import Float
@@ -27,6 +27,7 @@ from fimlora.spectra import (
     sketched_spectrum,
 )
 from fimlora.staged import StagedSum
+from fimlora.targets import base_model_of
 
 # Memory for mean gradients; above it they are sketched. A pass needs as much again, for
 # what it adds to them.
@@ -61,6 +62,25 @@ def parse_record(record: str | Collection[str]) -> frozenset[Record]:
         allowed = ", ".join(repr(str(name)) for name in Record)
         raise InvalidOption(f"record={unknown[0]!r}; allowed are {allowed}")
     return frozenset(map(Record, names))
+
+
+def check_record(record: frozenset[Record], model: nn.Module) -> None:
+    """Refuse to record what would be wrong for a model.
+
+    Args:
+        record: What to record.
+        model: The model, wrapped by PEFT or not.
+
+    Raises:
+        UnsupportedModule: Moments are wanted of an encoder-decoder.
+    """
+    base = base_model_of(model)
+    is_encoder_decoder = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
+    if is_encoder_decoder and Record.MOMENTS in record:
+        raise UnsupportedModule(
+            f"record='moments' leaves out padding by one attention mask, and {type(base).__name__} "
+            "has tokens of two kinds; record='spectra' is allowed"
+        )
 
 
 class GradientSum(Protocol):

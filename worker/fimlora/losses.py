@@ -31,6 +31,8 @@ class LossKind(StrEnum):
 
     CAUSAL_LM = "causal_lm"
     """Cross-entropy of every token with the next one."""
+    SEQ2SEQ_LM = "seq2seq_lm"
+    """Cross-entropy of every token that a decoder puts out with its label."""
     SINGLE_LABEL = "single_label_classification"
     """Cross-entropy of one class per example."""
     MULTI_LABEL = "multi_label_classification"
@@ -39,6 +41,9 @@ class LossKind(StrEnum):
     """Squared error, averaged over the outputs."""
     CUSTOM = "custom"
     """What the caller's ``loss_fn`` says."""
+
+
+_BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
 
 
 @dataclass(frozen=True)
@@ -119,18 +124,23 @@ def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | No
 
     Raises:
         InvalidOption: The batch has no labels, or the model's kind is not known.
-        UnsupportedModule: The model is an encoder-decoder.
+        UnsupportedModule: The model is an encoder-decoder that reads no labels.
     """
     if loss_fn is not None:
         return Loss(LossKind.CUSTOM, loss_fn)
     base = base_model_of(model)
     config, kind = getattr(base, "config", None), type(base).__name__
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModule(f"{kind} is an encoder-decoder; give a loss_fn to measure it")
     if not isinstance(batch.get("labels"), Tensor):
         raise InvalidOption(f"the batch has no tensor 'labels', only {sorted(batch)}")
     if "ForSequenceClassification" in kind:
         return Loss(_classification_kind(config, batch["labels"]))
+    if getattr(config, "is_encoder_decoder", False):
+        if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
+            raise UnsupportedModule(
+                f"{kind} is an encoder-decoder that does not say how its decoder reads labels; "
+                "give a loss_fn to measure it"
+            )
+        return Loss(LossKind.SEQ2SEQ_LM)
     if "ForCausalLM" in kind or "LMHeadModel" in kind or "ForConditionalGeneration" in kind:
         return Loss(LossKind.CAUSAL_LM, head=find_large_head(base))
     raise InvalidOption(
@@ -158,11 +168,24 @@ def count_labels(labels: Tensor, kind: LossKind) -> Int[Tensor, " N"]:
     Returns:
         Labels per example; always 1 where an example has one target.
     """
-    if kind is LossKind.CAUSAL_LM:
-        return (labels[:, 1:] != IGNORED).sum(dim=1)
+    if kind in _BY_TOKEN:
+        return (predicted(labels, kind) != IGNORED).sum(dim=1)
     if kind is LossKind.SINGLE_LABEL:
         return (labels.flatten() != IGNORED).long()
     return labels.new_ones(labels.shape[0]).long()
+
+
+def predicted(labels: Tensor, kind: LossKind) -> Tensor:
+    """Leave out the labels that no position of a causal language model predicts.
+
+    Args:
+        labels: As the model takes them.
+        kind: How they are read.
+
+    Returns:
+        The label of each position, or of each example.
+    """
+    return labels[:, 1:] if kind is LossKind.CAUSAL_LM else labels
 
 
 def check_labels(labels: Tensor, n_classes: int, kind: LossKind, where: str) -> None:
@@ -178,9 +201,9 @@ def check_labels(labels: Tensor, n_classes: int, kind: LossKind, where: str) -> 
     Raises:
         InvalidOption: One is out of range.
     """
-    if labels.device.type != "cpu" or kind not in {LossKind.CAUSAL_LM, LossKind.SINGLE_LABEL}:
+    if labels.device.type != "cpu" or kind not in {*_BY_TOKEN, LossKind.SINGLE_LABEL}:
         return
-    labels = labels[:, 1:] if kind is LossKind.CAUSAL_LM else labels
+    labels = predicted(labels, kind)
     is_wrong = (labels != IGNORED) & ((labels < 0) | (labels >= n_classes))
     if is_wrong.any():
         raise InvalidOption(
@@ -201,8 +224,8 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
     Returns:
         One loss per example in float32 at least; 0 for an example without labels.
     """
-    if kind is LossKind.CAUSAL_LM:
-        return _next_token_loss(logits, labels)
+    if kind in _BY_TOKEN:
+        return _token_loss(logits, labels, kind)
     logits = logits if logits.element_size() >= 4 else logits.float()
     if kind is LossKind.SINGLE_LABEL:
         return functional.cross_entropy(
@@ -217,10 +240,10 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
     return losses.mean(dim=1)
 
 
-def _next_token_loss(
-    logits: Float[Tensor, "N T V"], labels: Int[Tensor, "N T"]
+def _token_loss(
+    logits: Float[Tensor, "N T V"], labels: Int[Tensor, "N T"], kind: LossKind
 ) -> Float[Tensor, " N"]:
-    rows, columns, wanted, counts = _predicted(labels, logits.device)
+    rows, columns, wanted, counts = _predicted(labels, kind, logits.device)
     picked = logits[rows, columns]  # only positions that have a label become float32
     picked = picked if picked.element_size() >= 4 else picked.float()
     losses = functional.cross_entropy(picked, wanted, reduction="none")
@@ -230,16 +253,16 @@ def _next_token_loss(
 def _next_token_loss_behind(
     head: LargeHead, hidden: Float[Tensor, "N T H"], labels: Int[Tensor, "N T"]
 ) -> Float[Tensor, " N"]:
-    rows, columns, wanted, counts = _predicted(labels, hidden.device)
+    rows, columns, wanted, counts = _predicted(labels, LossKind.CAUSAL_LM, hidden.device)
     return next_token_losses(head, hidden[rows, columns], wanted, rows, counts)
 
 
 def _predicted(
-    labels: Int[Tensor, "N T"], device: torch.device
+    labels: Int[Tensor, "N T"], kind: LossKind, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows and columns of tokens that have a label, the labels, and each row's number of them."""
-    targets = labels[:, 1:]
+    targets = predicted(labels, kind)
     rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-    counts = count_labels(labels, LossKind.CAUSAL_LM).clamp_min(1)
+    counts = count_labels(labels, kind).clamp_min(1)
     found = (rows, columns, targets[rows, columns], counts)
     return tuple(tensor.to(device, non_blocking=True) for tensor in found)  # type: ignore[return-value]

@@ -20,7 +20,7 @@ from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.frozen import frozen, random_states, restore_random_states
-from fimlora.gradient_sums import SPECTRA_BYTES, GradientSums, parse_record
+from fimlora.gradient_sums import SPECTRA_BYTES, GradientSums, check_record, parse_record
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.memory import peak_bytes
@@ -68,8 +68,8 @@ def measure(
     the adapter acting as it does; a fresh one (B = 0) changes nothing.
 
     Args:
-        model: A transformers model for sequence classification or causal language
-            modelling, on any device; for others give a ``loss_fn``.
+        model: A transformers model for sequence classification, causal or sequence-to-sequence
+            language modelling, on any device; for others give a ``loss_fn``.
         batches: Mappings of the model's argument names to tensors whose first axis counts
             examples. One that is shorter than ``n_batches`` is used up.
         target_modules: See `fimlora.targets.find_targets`.
@@ -110,6 +110,7 @@ def measure(
     modules = find_targets(model, target_modules)
     device = next(model.parameters()).device
     wanted = parse_record(record)
+    check_record(wanted, model)
     sums = GradientSums(modules, record=wanted, spectra_bytes=spectra_bytes) if wanted else None
     recorder = Recorder(
         modules, estimator=kind, rank=rank, seed=seed, device=device, gradient_sums=sums

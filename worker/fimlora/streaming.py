@@ -25,6 +25,7 @@ from fimlora.gradient_sums import (
     Groups,
     Record,
     Signs,
+    check_record,
     gradients_fit,
     parse_record,
 )
@@ -118,6 +119,7 @@ def measure_streamed(
     folder, on = Path(model_path), torch.device(device)
     checkpoint = Checkpoint(folder)
     model = build_skeleton(folder, model_class=model_class, config=config, dtype=dtype)
+    check_record(wanted, model)
     modules = find_targets(model, target_modules)
     n_parameters = count_base_parameters(model)
     units = find_units(model, modules)
