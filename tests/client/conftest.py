@@ -7,8 +7,11 @@ import pytest
 from redis import Redis
 from rq import SimpleWorker
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from fimlora_client import Client
+from fimlora_client.cli import app
+from fimlora_client.cli.context import Connection
 from fimlora_contract.store import JobStore
 from fimlora_contract.tasks import QUEUE_NAME
 from fimlora_service.app import create_app
@@ -71,3 +74,23 @@ def run_queue(
 def client(http: TestClient, run_queue: Callable[[], None]) -> Client:
     """No time passes: where the client would sleep, the jobs run."""
     return Client(http=http, sleep=lambda _: run_queue())
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of a known width and without colours."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def run(client: Client, terminal: None) -> Callable[..., object]:
+    """Run a command line on the real app; answers typer's result."""
+
+    def run(*arguments: object) -> object:
+        connection = Connection(connect=lambda: client)
+        result = CliRunner().invoke(app, [str(a) for a in arguments], obj=connection)
+        assert "Traceback" not in result.output
+        return result
+
+    return run

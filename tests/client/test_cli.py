@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from fimlora_client import Client, RetryPolicy
@@ -14,26 +15,6 @@ from fimlora_contract.jobs import JobError
 from support.jobs import LABELLED, write_jsonl
 
 REQUEST = ["calibrate", "tiny", "--budget", "4", "--batches", "2"]
-
-
-@pytest.fixture(autouse=True)
-def terminal(monkeypatch):
-    """A terminal of a known width and without colours."""
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
-@pytest.fixture
-def run(client):
-    """Run a command line on the real app; answers typer's result."""
-
-    def run(*arguments):
-        connection = Connection(connect=lambda: client)
-        result = CliRunner().invoke(app, [str(a) for a in arguments], obj=connection)
-        assert "Traceback" not in result.output
-        return result
-
-    return run
 
 
 @pytest.fixture
@@ -191,7 +172,7 @@ def test_a_typo_costs_no_upload(run, rows):
     assert "no datasets yet" in run("datasets").stderr
 
 
-def test_leaving_a_wait_says_that_the_job_goes_on(http, rows):
+def test_leaving_a_wait_says_that_the_job_goes_on(http, rows, terminal):
     """Ctrl-C stops the waiting only."""
 
     def interrupt(_seconds):
@@ -206,7 +187,7 @@ def test_leaving_a_wait_says_that_the_job_goes_on(http, rows):
     assert "fimlora cancel job_" in result.stderr
 
 
-def test_a_service_that_is_away_is_named():
+def test_a_service_that_is_away_is_named(terminal):
     """With the command that starts it."""
     context = Context(RetryPolicy(max_retries=0))
     connection = Connection(connect=lambda: Client("http://127.0.0.1:9", context=context))
@@ -261,7 +242,7 @@ def test_help_shows_every_command_and_an_example(run):
     """A beginner finds the first three steps on the first page."""
     text = run("--help").stdout
 
-    for command in ("up", "calibrate", "jobs", "show", "cancel", "fetch", "models", "datasets"):
+    for command in get_command(app).commands:
         assert f"│ {command} " in text
         assert "Usage" in run(command, "--help").stdout
     assert "fimlora calibrate minilm train.jsonl --budget 8" in text

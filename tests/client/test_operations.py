@@ -1,4 +1,4 @@
-"""Every route of the service has a method in both clients."""
+"""Every route of the service has a method in both clients, and a command."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from typer.testing import CliRunner
 
 from fimlora_client import ApiError, AsyncClient, Client, RetryPolicy
+from fimlora_client.cli import app
+from fimlora_client.cli.context import Connection
 from fimlora_client.context import Context
 
 OPENAPI = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())
@@ -48,8 +51,54 @@ METHODS = {
 }
 
 
+# What a user types for each of them, or why there is no command.
+COMMANDS = {
+    "calibrate": ["calibrate", "m", "org/d", "--budget", "8"],
+    "list_jobs": ["jobs"],
+    "retrieve_job": ["show", "job_1"],
+    "cancel_job": ["cancel", "job_1"],
+    "retry_job": ["retry", "job_1"],
+    "delete_job": ["delete", "job_1"],
+    "job_events": ["events", "job_1"],
+    "retrieve_result": "`fimlora show` prints the whole job with its result",
+    "list_artifacts": ["artifacts", "job_1"],
+    "retrieve_artifact": ["fetch", "job_1", "--output", "adapter"],
+    "allocate_again": ["plan", "job_1", "--budget", "16"],
+    "diff_jobs": ["diff", "job_1", "job_2"],
+    "retrieve_rank_pattern": ["fetch", "job_1", "--format", "peft"],
+    "find_rank_pattern": ["fetch", "--model", "m", "--dataset", "d", "--budget", "8"],
+    "retrieve_pinned_rank_pattern": ["fetch", "--pin", "sst2:prod"],
+    "pin_rank_pattern": ["pin", "sst2", "prod", "job_1"],
+    "retrieve_pin_history": ["pin", "sst2", "prod"],
+    "upload_dataset": ["datasets", "upload", "rows.jsonl"],
+    "list_datasets": ["datasets"],
+    "list_models": ["models"],
+    "list_workers": ["workers"],
+    "readiness": ["status"],
+    "liveness": "`fimlora status` asks for readiness, which says more",
+    "version": ["status"],
+}
+FILE = {"name": "a.json", "digest": DIGEST, "size": 1, "media_type": "x/y"}
+RANK_MAP = {
+    "format": "fimlora.rank_map/1", "budget": {"unit": "rank", "value": 8}, "rule": "uniform",
+    "r_min": 4, "r_max": 16, "scale": 2, "spent": {}, "controls": {}, "provenance": {},
+    "modules": [],
+}  # fmt: skip
+RESULT = {"digest": DIGEST, "adapter_config": {}, "rank_map": RANK_MAP, "artifacts": [FILE]}
+JOB = {
+    "id": "job_1", "status": "succeeded", "attempt": 1, "created_at": 0, "request": {},
+    "resolved": {}, "result": RESULT,
+}  # fmt: skip
+# What has to be answered so that the client gets as far as the route in question.
+ANSWERS = {
+    "/jobs/job_1": JOB,
+    "/jobs/job_1/artifacts": {"data": [FILE]},
+    "/readyz": {"status": "ok"},
+}
+
+
 class Recorder:
-    """A service that notes what it is asked and refuses everything but a list of files."""
+    """A service that notes what it is asked and refuses nearly everything."""
 
     def __init__(self):
         self.requests = []
@@ -57,9 +106,8 @@ class Recorder:
     def answer(self, request):
         request.read()
         self.requests.append(request)
-        if request.url.path.endswith("/artifacts"):
-            file = {"name": "a.json", "digest": DIGEST, "size": 1, "media_type": "x/y"}
-            return httpx2.Response(200, json={"data": [file]})
+        if known := ANSWERS.get(request.url.path):
+            return httpx2.Response(200, json=known)
         return httpx2.Response(418, text="a teapot")
 
 
@@ -91,26 +139,41 @@ def requests_of(request, tmp_path, monkeypatch):
     return play
 
 
-def parameters_of(operation):
-    """Names of the query parameters that a route takes."""
+def is_for(operation, request):
+    """Whether a request is for an operation, and asks for nothing that it does not know."""
     verb, path = OPERATIONS[operation]
     known = OPENAPI["paths"][path][verb.lower()].get("parameters", [])
-    return {p["name"] for p in known if p["in"] == "query"}
+    return (
+        request.method == verb
+        and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path)
+        and set(request.url.params) <= {p["name"] for p in known if p["in"] == "query"}
+    )
 
 
-def test_every_operation_has_a_method():
+def test_every_operation_has_a_method_and_a_command():
     """A route without one is a route that users of the client cannot reach."""
     assert set(METHODS) == set(OPERATIONS)
+    assert set(COMMANDS) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("operation", METHODS)
 def test_a_method_asks_for_its_route(requests_of, operation):
     """Method, path and query are those of the service's own description."""
-    verb, path = OPERATIONS[operation]
-    template = re.sub(r"\{\w+\}", "[^/]+", path)
+    assert is_for(operation, requests_of(METHODS[operation])[-1])
 
-    sent = requests_of(METHODS[operation])[-1]
 
-    assert sent.method == verb
-    assert re.fullmatch(template, sent.url.path)
-    assert set(sent.url.params) <= parameters_of(operation)
+@pytest.mark.parametrize("operation", [o for o, c in COMMANDS.items() if isinstance(c, list)])
+def test_a_command_asks_for_its_route(operation, tmp_path, monkeypatch, terminal):
+    """Among other things it needs to know."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    recorder = Recorder()
+    http = httpx2.Client(
+        transport=httpx2.MockTransport(recorder.answer), base_url="http://fimlora.test"
+    )
+    client = Client(http=http, context=Context(RetryPolicy(max_retries=0)))
+
+    with http:
+        CliRunner().invoke(app, COMMANDS[operation], obj=Connection(connect=lambda: client))
+
+    assert any(is_for(operation, request) for request in recorder.requests)

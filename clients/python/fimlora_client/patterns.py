@@ -1,11 +1,14 @@
 """A rank pattern as it was fetched: text in some tool's words, with the tag of its content."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from fimlora_client.calls import Answer, raise_for_problem, read_answer
 from fimlora_client.errors import ApiError, DigestMismatch, problem_of
-from fimlora_contract.digests import digest_bytes
+from fimlora_client.files import write_text
+from fimlora_contract.digests import digest_bytes, digest_file
 from fimlora_contract.jobs import RankPattern
 
 Format = Literal[
@@ -68,3 +71,34 @@ def read_pattern(answer: Answer, format: Format) -> FetchedPattern:
     if expected.startswith("sha256:") and found != expected:
         raise DigestMismatch(f"the pattern has digest {found}, the service says {expected}")
     return FetchedPattern(digest, format, etag, answer.content.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A fetched pattern in a file, with its tag in another beside it.
+
+    Attributes:
+        path: The file; its tag is in ``<path>.etag``.
+    """
+
+    path: Path
+
+    @property
+    def etag(self) -> str | None:
+        """The tag of what is in the file; ``None`` unless the file is as it was fetched."""
+        try:
+            kept = json.loads(self._beside.read_text(encoding="utf-8"))
+            same = kept["digest"] == digest_file(self.path)
+            return str(kept["etag"]) if same else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # whatever is there, fetching anew puts it right
+
+    def write(self, text: str, *, etag: str) -> None:
+        """Replace the file and its tag."""
+        write_text(self.path, text)
+        kept = {"etag": etag, "digest": digest_bytes(text.encode())}
+        write_text(self._beside, json.dumps(kept) + "\n")
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.etag")

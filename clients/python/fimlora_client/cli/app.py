@@ -1,11 +1,24 @@
 """The command line as a whole: global options, groups, and errors without tracebacks."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from fimlora_client.cli import calibrate, datasets, jobs, models, up
+from fimlora_client.cli import (
+    calibrate,
+    control,
+    datasets,
+    fetch,
+    history,
+    jobs,
+    models,
+    pins,
+    plan,
+    status,
+    up,
+)
 from fimlora_client.cli.console import exit_code, print_plain, show_error
 from fimlora_client.cli.context import Connection
 from fimlora_client.errors import ClientError
@@ -73,11 +86,30 @@ def root(
     ctx.obj = ctx.obj or Connection(url=url)
 
 
-up.register(app)
-calibrate.register(app)
-jobs.register(app)
-models.register(app)
-datasets.register(app)
+# What the help page shows, in its order.
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start": {"up": up.up, "status": status.status},
+    "Work": {
+        "calibrate": calibrate.calibrate,
+        "plan": plan.plan,
+        "cancel": control.cancel,
+        "retry": control.retry,
+        "delete": control.delete,
+    },
+    "Results": {"fetch": fetch.fetch, "pin": pins.pin, "diff": plan.diff},
+    "Look": {
+        "jobs": jobs.list_jobs,
+        "show": jobs.show,
+        "events": history.events,
+        "artifacts": history.artifacts,
+        "workers": status.workers,
+    },
+}
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(models.group, name="models", rich_help_panel="Look")
+app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
 
 
 def main() -> None:

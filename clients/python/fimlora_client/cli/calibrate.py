@@ -26,11 +26,6 @@ from fimlora_contract.references import expand_dataset
 from fimlora_contract.requests import CalibrationRequest
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Work")(calibrate)
-
-
 def calibrate(
     ctx: typer.Context,
     model: options.Model,
@@ -62,7 +57,7 @@ def calibrate(
     force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure a model on a dataset and share a rank budget over its modules.
+    """Measure a model on a dataset and share out a rank budget.
 
     [bold]Examples[/bold]
 
@@ -72,20 +67,17 @@ def calibrate(
     """
     fields: dict[str, Any] = {
         "base_model": _checked_model(model),
-        "budget": _given(
-            rank=budget, parameters=budget_parameters, fraction=budget_fraction,
-            bytes=budget_bytes,
-        ) or _no_budget(),
+        "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "target_modules": _split_names(target_modules),
-        "calibration": _given(
+        "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
             estimator=estimator, dtype=dtype, task=task, seed=seed,
         ),
-        "allocation": _given(
+        "allocation": options.given(
             rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
             aggregation=aggregation, seed=seed,
         ),
-        "adapter": _given(layout=layout, weights=weights or None),
+        "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
     }  # fmt: skip
     client = client_of(ctx)
@@ -98,7 +90,7 @@ def _request(
 ) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
     build_request(None, **fields, dataset="local:unchecked")
-    reference = _find_dataset(client, dataset) | _given(**more)
+    reference = _find_dataset(client, dataset) | options.given(**more)
     return build_request(None, **fields, dataset=reference)
 
 
@@ -175,15 +167,6 @@ def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
         return {"source": "upload", "id": uploaded.id}
     found: dict[str, Any] = expand_dataset(dataset)
     return found
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Options that were given; the contract has the defaults of all others."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _no_budget() -> dict[str, Any]:
-    raise typer.BadParameter("how much may it spend? For example --budget 8, the mean rank.")
 
 
 def _split_names(names: str | None) -> str | list[str] | None:

@@ -12,25 +12,30 @@ from rich.table import Table
 from rich.text import Text
 
 from fimlora_client.errors import (
+    ArtifactNotFound,
     ClientError,
     DatasetNotFound,
+    JobAlreadyFinished,
     JobCanceled,
     JobFailed,
     JobGone,
     JobNotFinished,
     JobNotFound,
     ModelNotFound,
+    NoPattern,
     ValidationFailed,
     WaitTimeout,
 )
 
-IDS = frozenset({"job", "dataset", "model"})
+IDS = frozenset({"job", "dataset", "model", "digest", "worker"})
 OK, ERROR, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 3, 4, 5, 130
 EXIT_CODES: dict[type[ClientError], int] = {
     JobNotFound: NOT_FOUND,
     JobGone: NOT_FOUND,
     DatasetNotFound: NOT_FOUND,
     ModelNotFound: NOT_FOUND,
+    ArtifactNotFound: NOT_FOUND,
+    NoPattern: NOT_FOUND,
     JobFailed: FAILED,
     JobCanceled: FAILED,
     JobNotFinished: NOT_FINISHED,
@@ -41,7 +46,12 @@ NEXT_STEPS: dict[type[ClientError], str] = {
     JobNotFound: "`fimlora jobs` lists the jobs.",
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl or .parquet file is uploaded.",
     ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",
+    NoPattern: "`fimlora calibrate` makes a result, `fimlora pin` names one.",
+    ArtifactNotFound: "`fimlora artifacts` lists the files of a result.",
     JobNotFinished: "`fimlora show` tells how far it is.",
+    JobFailed: "`fimlora show` tells why; `fimlora retry` queues it once more.",
+    JobCanceled: "`fimlora retry` queues it once more.",
+    JobAlreadyFinished: "`fimlora show` has the outcome.",
     WaitTimeout: "The job goes on; `fimlora show` tells how far it is.",
     ValidationFailed: "",
 }

@@ -16,11 +16,6 @@ group = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="datasets", rich_help_panel="Look")
-
-
 @group.callback()
 def list_datasets(
     ctx: typer.Context,

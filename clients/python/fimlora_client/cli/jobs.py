@@ -1,6 +1,5 @@
-"""``fimlora jobs``, ``show``, ``cancel`` and ``fetch``: what became of a request."""
+"""``fimlora jobs`` and ``show``: where requests stand, and what became of them."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,23 +15,10 @@ from fimlora_client.cli.console import (
     status_text,
 )
 from fimlora_client.cli.context import client_of
-from fimlora_client.errors import JobNotFinished, failure_of, problem_of
+from fimlora_client.cli.options import AsJson, JobId
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.requests import BUDGET_UNITS
-
-JobId = Annotated[
-    str, typer.Argument(metavar="ID", help="Id of the job, job_...", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("jobs", rich_help_panel="Look")(list_jobs)
-    app.command("show", rich_help_panel="Look")(show)
-    app.command("fetch", rich_help_panel="Work")(fetch)
-    app.command("cancel", rich_help_panel="Work")(cancel)
 
 
 def list_jobs(
@@ -40,7 +26,12 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest jobs."""
+    """List the newest jobs.
+
+    [bold]Example[/bold]
+
+      fimlora jobs --limit 5
+    """
     page = client_of(ctx).jobs.list(limit=limit)
     if as_json:
         show_json([job.model_dump(mode="json", exclude={"result"}) for job in page.data])
@@ -62,7 +53,12 @@ def list_jobs(
 
 
 def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Show a job and, when it has succeeded, its rank map."""
+    """Show a job and, when it has succeeded, its rank map.
+
+    [bold]Example[/bold]
+
+      fimlora show job_... --json
+    """
     job = client_of(ctx).jobs.retrieve(job_id)
     if as_json:
         show_json(job.model_dump(mode="json"))
@@ -72,38 +68,9 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     console.print(_inputs(job), soft_wrap=True)
     if job.error:
         console.print(Text(f"  {job.error.code}: {job.error.detail}", "red"), soft_wrap=True)
+        say(("  try again with  ", "dim"), f"fimlora retry {job.id}")
     if job.result:
         console.print(rank_map_table(job.result.rank_map))
-
-
-def cancel(ctx: typer.Context, job_id: JobId) -> None:
-    """Cancel a queued job at once, ask a running one to stop."""
-    job = client_of(ctx).jobs.cancel(job_id)
-    say(job.id, " is ", (job.status.value, "yellow"))
-
-
-def fetch(
-    ctx: typer.Context,
-    job_id: JobId,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder to write into.", show_default=False),
-    ],
-) -> None:
-    """Write the files of a succeeded job into a folder, each checked by its digest.
-
-    Made for scripts: exits with 0 when all files are there, 3 when there is no such job, 4
-    when it failed or was canceled, 5 when it has not ended yet.
-    """
-    client = client_of(ctx)
-    job = client.jobs.retrieve(job_id)
-    if not job.status.is_final:
-        raise JobNotFinished(problem_of("job_not_finished", f"job {job.id} is {job.status}"))
-    if job.status is not JobStatus.SUCCEEDED:
-        raise failure_of(job)
-    files = client.jobs.download(job_id, output)
-    for name in sorted(files):
-        out().print(Text(str(files[name])), soft_wrap=True)
 
 
 def reference(value: dict[str, Any] | None) -> str:

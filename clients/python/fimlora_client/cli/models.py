@@ -17,11 +17,6 @@ group = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="models", rich_help_panel="Look")
-
-
 @group.callback()
 def list_models(
     ctx: typer.Context,

@@ -1,4 +1,4 @@
-"""The options of ``fimlora calibrate``, by what they are about."""
+"""Options that several commands take, by what they are about."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +8,11 @@ import typer
 BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
     "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
 )  # fmt: skip
+
+
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of the job, job_...", show_default=False)
+]
 
 
 def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
@@ -138,4 +143,21 @@ Timeout = Annotated[
 Force = Annotated[
     bool, _option("--force", panel=RUN, help="Measure again, even if it is known.")
 ]
-AsJson = Annotated[bool, _option("--json", panel=RUN, help="Print the job as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Options that were given; the contract has the defaults of all others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def budget_of(
+    rank: int | None, parameters: int | None, fraction: float | None, n_bytes: int | None
+) -> dict[str, Any]:
+    """The budget that was asked for, in whatever unit."""
+    budget = given(rank=rank, parameters=parameters, fraction=fraction, bytes=n_bytes)
+    if not budget:
+        raise typer.BadParameter(
+            "how much may it spend? For example --budget 8, the mean rank."
+        )
+    return budget

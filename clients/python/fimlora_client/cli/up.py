@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from fimlora_client.stack.up import Stack
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Start")(up)
-
-
 def up(
     data_dir: DataDir = None,
     host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
@@ -33,7 +28,7 @@ def up(
         int, typer.Option(min=1, max=64, help="Workers; each keeps its own models loaded.")
     ] = 1,
 ) -> None:
-    """Start Valkey, the API and a worker here, and stop them together with Ctrl-C.
+    """Start Valkey, the API and a worker here; Ctrl-C stops them all.
 
     Nothing needs to be installed or configured. What dies is started again; jobs, uploads
     and results are kept in the data folder and are there again next time. With REDIS_URL

@@ -1,0 +1,183 @@
+"""``fimlora fetch``: bring a result here, and touch nothing that is right already."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+from rich.text import Text
+
+from fimlora_client.blocking.client import Client
+from fimlora_client.calls import Answer, Call
+from fimlora_client.cli.console import err, out, print_plain, say, size
+from fimlora_client.cli.context import client_of
+from fimlora_client.errors import JobNotFinished, failure_of, problem_of
+from fimlora_client.patterns import FetchedPattern, Format, KeptFile
+from fimlora_contract.jobs import Artifact, Job, JobStatus
+
+LookUp = Callable[[str | None], FetchedPattern]
+SHOWN = ("content-type", "content-length", "etag", "cache-control", "content-location")
+WHICH, HOW = "Which result (exactly one)", "How"
+
+
+def fetch(
+    ctx: typer.Context,
+    job_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Id of a job, job_...", show_default=False),
+    ] = None,
+    pin: Annotated[
+        str | None,
+        typer.Option(metavar="NAME:TAG", help="What a pin stands for.", rich_help_panel=WHICH),
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="By content, sha256:...", rich_help_panel=WHICH)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The newest for a model and --dataset.", rich_help_panel=WHICH),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="With --model.", rich_help_panel=WHICH)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="With --model: a mean rank, or parameters:2000000 and the like.",
+            rich_help_panel=WHICH,
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help=f"One of {', '.join(get_args(Format))}."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File for a pattern (standard output if left out); folder for the files "
+            "of a job.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show requests and answers.")
+    ] = False,
+) -> None:
+    """Bring here the files of a job, or a rank pattern for CI.
+
+    Files go into a folder, a pattern into a file. What is here already and
+    still right is not sent again and left untouched; all is checked by its
+    digest. The tag of a pattern is kept beside it, in FILE.etag.
+
+    Exit codes: 0 it is there, 3 not found, 4 the job failed or was canceled,
+    5 the job has not ended.
+
+    [bold]Examples[/bold]
+
+      fimlora fetch job_... --output adapter
+      fimlora fetch --pin sst2:prod --format axolotl --output lora.yaml
+      fimlora fetch --model minilm --dataset my-rows --budget 8 --format peft
+    """
+    client = client_of(ctx)
+    if verbose:
+        client.watch(_show)
+    by_name = {"ID": job_id, "--pin": pin, "--digest": digest, "--model": model}
+    if len([given for given in by_name.values() if given is not None]) != 1:
+        raise typer.BadParameter(f"which result? Give exactly one of {', '.join(by_name)}.")
+    if job_id and format is None:
+        _fetch_files(client, job_id, output)
+        return
+    words = _format(format)
+    look_up = _look_up(client, job_id, pin, digest, (model, dataset, budget), words)
+    if output is None:
+        print_plain((look_up(None).text or "").rstrip("\n"))
+    else:
+        _keep(output.expanduser(), look_up)
+
+
+def _look_up(
+    client: Client,
+    job_id: str | None,
+    pin: str | None,
+    digest: str | None,
+    inputs: tuple[str | None, str | None, str | None],
+    format: Format,
+) -> LookUp:
+    """How to ask for the pattern; the argument is the tag of a copy."""
+    patterns = client.rank_patterns
+    if job_id:
+        digest = _succeeded(client, job_id)
+    if digest:
+        return lambda etag: patterns.retrieve(digest, format=format, etag=etag)
+    if pin:
+        name, _, tag = pin.partition(":")
+        if not (name and tag):
+            raise typer.BadParameter(f"--pin {pin!r} is not of the form NAME:TAG")
+        return lambda etag: patterns.pinned(name, tag, format=format, etag=etag)
+    model, dataset, budget = inputs
+    if not (model and dataset):
+        raise typer.BadParameter("--model needs --dataset, the other half of the inputs")
+    return lambda etag: patterns.find(model, dataset, budget=budget, format=format, etag=etag)
+
+
+def _keep(path: Path, look_up: LookUp) -> None:
+    """Fetch a pattern into a file, unless the file is right already."""
+    kept = KeptFile(path)
+    fetched = look_up(kept.etag)
+    if fetched.text is None:
+        say(("✓ ", "green"), f"not modified: {path} is still right and was left untouched")
+    else:
+        kept.write(fetched.text, etag=fetched.etag)
+        say(("✓ ", "green"), f"fetched {size(len(fetched.text.encode()))} of {fetched.digest}")
+    out().print(Text(str(path)), soft_wrap=True)
+
+
+def _fetch_files(client: Client, job_id: str, folder: Path | None) -> None:
+    if folder is None:
+        raise typer.BadParameter("where to? Give --output DIR, or a --format for one pattern.")
+    _succeeded(client, job_id)
+    fetched: list[str] = []
+
+    def on_file(artifact: Artifact) -> None:
+        fetched.append(artifact.name)
+        err().print(Text(f"  {artifact.name}  {size(artifact.size)}", "dim"), soft_wrap=True)
+
+    files = client.jobs.download(job_id, folder.expanduser(), on_file=on_file)
+    if same := len(files) - len(fetched):
+        say(("✓ ", "green"), f"{same} of {len(files)} files were right and left untouched")
+    for name in sorted(files):
+        out().print(Text(str(files[name])), soft_wrap=True)
+
+
+def _succeeded(client: Client, job_id: str) -> str:
+    """The digest of a job's result.
+
+    Raises:
+        JobNotFinished: It has not ended.
+        JobFailed: It failed.
+        JobCanceled: It was canceled.
+    """
+    job: Job = client.jobs.retrieve(job_id)
+    if not job.status.is_final:
+        raise JobNotFinished(problem_of("job_not_finished", f"job {job.id} is {job.status}"))
+    if job.status is not JobStatus.SUCCEEDED or job.result is None:
+        raise failure_of(job)
+    return job.result.digest
+
+
+def _format(given: str | None) -> Format:
+    if given is not None and given not in get_args(Format):
+        raise typer.BadParameter(f"--format {given!r}; allowed: {', '.join(get_args(Format))}")
+    return cast("Format", given or "json")
+
+
+def _show(call: Call, answer: Answer) -> None:
+    """An exchange as curl would show it."""
+    query = "&".join(f"{name}={value}" for name, value in call.params.items())
+    lines = [f"> {call.method} {call.path}{'?' if query else ''}{query}"]
+    lines += [f"> {name}: {value}" for name, value in call.headers.items()]
+    lines += [f"< {answer.status}"]
+    lines += [f"< {name}: {answer.headers[name]}" for name in SHOWN if name in answer.headers]
+    err().print(Text("\n".join(lines), "dim"), soft_wrap=True)

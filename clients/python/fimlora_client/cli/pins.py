@@ -1,0 +1,58 @@
+"""``fimlora pin``: give a result a name that CI and clusters fetch it by."""
+
+from typing import Annotated
+
+import typer
+
+from fimlora_client.cli.console import ago, make_table, out, say, show_json
+from fimlora_client.cli.context import client_of
+from fimlora_client.cli.options import AsJson
+from fimlora_contract.jobs import Pin
+
+
+def pin(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as the task's name.")],
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="Such as prod.")],
+    result: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RESULT",
+            help="A job (job_...) or a digest (sha256:...); left out, the name is shown.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a result a name that CI fetches it by.
+
+    Without RESULT, show what the name stands for and stood for.
+
+    [bold]Examples[/bold]
+
+      fimlora pin sst2 prod job_...
+      fimlora pin sst2 prod
+      fimlora fetch --pin sst2:prod --format axolotl --output lora.yaml
+    """
+    patterns = client_of(ctx).rank_patterns
+    if result is None:
+        found = patterns.history(name, tag)
+    elif result.startswith("sha256:"):
+        found = patterns.pin(name, tag, digest=result)
+    else:
+        found = patterns.pin(name, tag, job_id=result)
+    if as_json:
+        show_json(found.model_dump(mode="json"))
+    elif result is None:
+        _show_history(found)
+    else:
+        out().print(found.digest)
+        say(("✓ ", "green"), f"{name}:{tag} stands for this result")
+        say(("  fetch it with  ", "dim"), f"fimlora fetch --pin {name}:{tag} --output FILE")
+
+
+def _show_history(pin: Pin) -> None:
+    table = make_table("digest", "pinned")
+    for entry in pin.history:
+        table.add_row(entry.digest, ago(entry.pinned_at))
+    out().print(table)

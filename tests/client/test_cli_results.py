@@ -1,0 +1,282 @@
+"""Commands that work with results: other plans, pins, and fetching what is not here yet."""
+
+import json
+
+import pytest
+
+from fimlora_contract.jobs import JobError
+
+REQUEST = ["calibrate", "tiny", "--batches", "2"]
+
+
+@pytest.fixture
+def calibrate(run, rows):
+    """Ids of jobs that have succeeded, by mean rank."""
+    known = {}
+
+    def calibrate(rank=4):
+        if rank not in known:
+            result = run(*REQUEST, rows, "--budget", rank, "--json")
+            assert result.exit_code == 0, result.output
+            known[rank] = json.loads(result.stdout)["id"]
+        return known[rank]
+
+    return calibrate
+
+
+@pytest.fixture
+def queued(run, rows):
+    """A job that nobody has worked on."""
+    return run(*REQUEST, rows, "--budget", 4, "--no-wait").stdout.strip()
+
+
+def state_of(folder):
+    """Everything in a folder, with the time of its last change."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()
+    }
+
+
+class TestFetchingPatterns:
+    def test_a_pin_is_sent_once(self, run, calibrate, tmp_path):
+        """200 with the text, then 304 with nothing, and the file is left untouched."""
+        run("pin", "task", "prod", calibrate())
+        folder = tmp_path / "ci"
+        command = [
+            "fetch",
+            "-v",
+            "--pin",
+            "task:prod",
+            "--format",
+            "axolotl",
+            "-o",
+            folder / "f",
+        ]
+
+        first = run(*command)
+        before = state_of(folder)
+        second = run(*command)
+
+        assert (first.exit_code, second.exit_code) == (0, 0)
+        assert "< 200" in first.stderr
+        assert "if-none-match" not in first.stderr
+        assert "< 304" in second.stderr
+        assert "> if-none-match: " in second.stderr
+        assert "left untouched" in second.stderr
+        assert first.stdout.strip() == second.stdout.strip() == str(folder / "f")
+        assert state_of(folder) == before
+        assert set(before) == {"f", "f.etag"}
+        assert b"lora_rank_pattern" in before["f"][0]
+
+    def test_what_is_not_right_any_more_is_fetched(self, run, calibrate, tmp_path):
+        """A tag speaks for the bytes it came with, for nothing else."""
+        file, tag = tmp_path / "f", tmp_path / "f.etag"
+        command = ["fetch", calibrate(), "--format", "json", "--output", file]
+        run(*command)
+        fetched = file.read_bytes()
+        spoils = [
+            lambda: file.write_text("mine"),
+            file.unlink,
+            tag.unlink,
+            lambda: tag.write_text("[]"),
+        ]
+
+        for spoil in spoils:
+            spoil()
+            again = run(*command)
+
+            assert again.exit_code == 0
+            assert "left untouched" not in again.stderr
+            assert file.read_bytes() == fetched
+
+    def test_a_moved_pin_is_fetched(self, run, calibrate, tmp_path):
+        """Its history keeps both results, the newest first."""
+        command = ["fetch", "--pin", "task:prod", "--output", tmp_path / "f"]
+        digests = []
+        for rank in (4, 5):
+            run("pin", "task", "prod", calibrate(rank))
+            assert run(*command).exit_code == 0
+            digests.append(json.loads((tmp_path / "f").read_text())["digest"])
+
+        history = json.loads(run("pin", "task", "prod", "--json").stdout)["history"]
+        shown = run("pin", "task", "prod").stdout
+
+        assert len(set(digests)) == 2
+        assert [entry["digest"] for entry in history] == digests[::-1]
+        assert shown.index(digests[1]) < shown.index(digests[0])
+
+    def test_every_way_of_naming_a_result_leads_to_it(self, run, calibrate, client):
+        """By job, content, pin and inputs; without --output it goes to standard output."""
+        job_id = calibrate()
+        digest = run("pin", "task", "prod", job_id).stdout.strip()
+        dataset = client.jobs.retrieve(job_id).request["dataset"]["id"]
+        inputs = ["--model", "tiny", "--dataset", dataset]
+
+        found = [
+            run("fetch", *which)
+            for which in (
+                [job_id, "--format", "json"], ["--digest", digest], ["--pin", "task:prod"],
+                inputs, [*inputs, "--budget", "4"], [*inputs, "--budget", "rank:4"],
+            )
+        ]  # fmt: skip
+
+        assert {json.loads(result.stdout)["digest"] for result in found} == {digest}
+        assert run("pin", "task", "again", digest).stdout.strip() == digest
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            ([], 2, "which result?"),
+            (["job_1", "--pin", "a:b"], 2, "exactly one of"),
+            (["--pin", "task"], 2, "NAME:TAG"),
+            (["--model", "tiny"], 2, "--dataset"),
+            (["--pin", "a:b", "--format", "toml"], 2, "axolotl"),
+            (["job_1"], 2, "--output DIR"),
+            (["--pin", "nobody:prod"], 3, "nothing is pinned as nobody/prod"),
+            (["--digest", "sha256:" + "0" * 64], 3, "no result with digest"),
+            (["--model", "tiny", "--dataset", "none"], 3, "no job has succeeded for"),
+            (["--digest", "latest"], 1, "digest"),
+        ],
+    )
+    def test_a_mistake_says_what_to_do(self, run, tmp_path, arguments, code, message):
+        """With an exit code that tells wrong usage from what is not there."""
+        result = run("fetch", *arguments)
+
+        assert result.exit_code == code, result.output
+        assert message in " ".join(result.stderr.split())
+        assert result.stdout == ""
+
+    def test_a_file_that_cannot_be_written_is_named(self, run, calibrate, tmp_path):
+        """A folder is where a file should go."""
+        result = run("fetch", calibrate(), "--format", "peft", "--output", tmp_path)
+
+        assert result.exit_code == 1
+        assert f"cannot write {tmp_path}" in result.stderr
+
+    def test_a_failed_job_and_an_open_one_have_their_own_exit_codes(self, run, queued, store):
+        """Also when a pattern is asked for."""
+        command = ["fetch", queued, "--format", "peft"]
+        early = run(*command)
+        store.start(queued, 1, worker="test")
+        store.fail(queued, 1, JobError(code="worker_lost", detail="the worker was lost"))
+        failed = run(*command)
+
+        assert (early.exit_code, failed.exit_code) == (5, 4)
+        assert "fimlora retry" in run("show", queued).stderr
+
+
+def test_a_second_fetch_leaves_the_files_of_a_job_untouched(run, calibrate, tmp_path):
+    """Only what is missing or altered is sent again."""
+    folder = tmp_path / "adapter"
+    command = ["fetch", calibrate(), "--output", folder]
+    run(*command)
+    before = state_of(folder)
+    same = run(*command)
+    assert state_of(folder) == before
+    (folder / "rank_map.json").write_text("{}")
+
+    mended = run("fetch", "-v", *command[1:])
+
+    assert f"{len(before)} of {len(before)} files were right" in same.stderr
+    assert state_of(folder)["rank_map.json"][0] == before["rank_map.json"][0]
+    assert mended.stderr.count("/artifacts/") == 1
+    assert set(mended.stdout.split()) == {str(folder / name) for name in before}
+
+
+def test_another_plan_is_shown_at_once(run, calibrate):
+    """The plan is the one that a calibration with that budget gives."""
+    job_id = calibrate()
+
+    shown = run("plan", job_id, "--budget", 6, "--r-max", 9)
+    plan = json.loads(run("plan", job_id, "--budget", 5, "--json").stdout)
+    refused = run("plan", job_id, "--budget-parameters", 1)
+
+    assert "mean rank 6, each 3 to 9" in shown.stdout
+    ranks = {module["name"]: module["rank"] for module in plan["rank_map"]["modules"]}
+    other = json.loads(run("show", calibrate(5), "--json").stdout)["result"]["rank_map"]
+    assert ranks == {module["name"]: module["rank"] for module in other["modules"]}
+    assert refused.exit_code == 1
+    assert "1" in refused.stderr
+    assert run("plan", job_id).exit_code == 2
+
+
+def test_the_ranks_of_two_jobs_are_compared(run, calibrate):
+    """Module by module and in a sentence."""
+    a, b = calibrate(), calibrate(8)
+
+    shown = run("diff", a, b, "--limit", 1)
+    found = json.loads(run("diff", a, b, "--json").stdout)
+
+    assert f"{found['drift']['n_changed']} of 4 modules differ" in shown.stdout
+    assert "16 ranks before, 32 after" in shown.stdout
+    assert found["modules"][0]["name"] in shown.stdout
+    assert "more with" in shown.stderr
+    assert "no rank differs" in run("diff", a, a).stdout
+    assert run("diff", a, "job_none").exit_code == 3
+
+
+def test_a_canceled_job_is_queued_again_and_forgotten(run, queued, run_queue):
+    """The new job has its own id; only one that has ended can be forgotten."""
+    open_ = run("delete", queued)
+    run("cancel", queued)
+    again = run("retry", queued).stdout.strip()
+    run_queue()
+
+    assert open_.exit_code == 5
+    assert again.startswith("job_")
+    assert again != queued
+    assert run("delete", queued).exit_code == 0
+    assert run("show", queued).exit_code == 3
+    assert run("retry", again).exit_code == 1
+
+
+def test_what_has_happened_is_told(run, queued, run_queue):
+    """A line per event, as text and as JSON, whole pages or as it happens."""
+    run_queue()
+
+    told = run("events", queued).stdout.splitlines()
+    followed = run("events", queued, "--follow", "--json").stdout.splitlines()
+
+    assert "queued" in told[0]
+    assert "succeeded" in told[-1]
+    assert any("batch 2 of 2" in line for line in told)
+    assert [json.loads(line)["id"] for line in followed] == [line.split()[0] for line in told]
+
+
+def test_the_files_of_a_result_are_listed(run, calibrate):
+    """With their sizes and digests."""
+    shown = run("artifacts", calibrate())
+    files = json.loads(run("artifacts", calibrate(), "--json").stdout)
+
+    assert all(file["name"] in shown.stdout for file in files)
+    assert {"adapter_config.json", "rank_map.json"} <= {file["name"] for file in files}
+
+
+def test_the_service_tells_how_it_is(run):
+    """Without workers it takes jobs, and says that they wait."""
+    status, workers = run("status"), run("workers")
+
+    assert status.exit_code == 0
+    assert status.stdout.startswith("degraded")
+    assert "no live worker" in status.stdout
+    assert json.loads(run("status", "--json").stdout)["checks"]["redis"] == "ok"
+    assert "fimlora up" in workers.stderr
+    assert json.loads(run("workers", "--json").stdout) == []
+
+
+def test_tables_fit_a_terminal_of_eighty_columns(run, calibrate, client):
+    """And no id is cut, or it could not be copied."""
+    job_id = calibrate()
+    dataset = client.jobs.retrieve(job_id).request["dataset"]["id"]
+    run("pin", "task", "prod", job_id)
+    commands = [
+        ["jobs"], ["datasets"], ["models"], ["artifacts", job_id], ["pin", "task", "prod"],
+        ["diff", job_id, calibrate(8)], ["status"],
+    ]  # fmt: skip
+
+    tables = {words[0]: run(*words).stdout for words in commands}
+
+    lengths = {name: max(map(len, table.splitlines())) for name, table in tables.items()}
+    assert max(lengths.values()) <= 80, lengths
+    assert job_id in tables["jobs"]
+    assert dataset in tables["datasets"]
