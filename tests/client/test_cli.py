@@ -236,6 +236,9 @@ def test_datasets_are_uploaded_registered_and_listed(run, rows, tmp_path):
     assert "mine" in listed
     assert {d["id"] for d in json.loads(run("datasets", "--json").stdout)} == {id_, "mine"}
     assert run(*REQUEST, "mine").exit_code == 0
+    assert json.loads(run("datasets", "show", id_).stdout)["rows"] == len(LABELLED)
+    assert run("datasets", "delete", id_).exit_code == 0
+    assert run("datasets", "show", id_).exit_code == 3
 
 
 def test_help_shows_every_command_and_an_example(run):

@@ -200,6 +200,24 @@ def test_another_plan_is_shown_at_once(run, calibrate):
     assert run("plan", job_id).exit_code == 2
 
 
+def test_an_estimate_is_a_page_to_read(run, rows, calibrate):
+    """Before a job it says what is needed, after it that all is known."""
+    command = [*REQUEST, rows, "--budget", 4, "--target-modules", "query,value", "--estimate"]
+
+    before = run(*command)
+    found = json.loads(run(*command, "--json").stdout)
+
+    assert before.exit_code == 0, before.output
+    assert "measured by a worker" in before.stdout
+    assert "4 target modules" in before.stdout
+    assert "feasible; rank from" in before.stdout
+    assert max(map(len, before.stdout.splitlines())) <= 80
+    assert found["outcome"] == "measured"
+    assert "no jobs yet" in run("jobs").stderr
+    job_id = calibrate()
+    assert f"known already, by {job_id}" in run(*REQUEST, rows, "-b", 4, "--estimate").stdout
+
+
 def test_the_ranks_of_two_jobs_are_compared(run, calibrate):
     """Module by module and in a sentence."""
     a, b = calibrate(), calibrate(8)

@@ -1,13 +1,17 @@
 """The client through the real app and the real worker code to the real engine."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fimlora_client import Client, JobCanceled, JobFailed
+from fimlora_client import CalibrationRequest, Client, JobCanceled, JobFailed
 from fimlora_client.errors import (
     BudgetInfeasible,
     DatasetEmpty,
+    DatasetInUse,
+    DatasetNotFound,
     DatasetSchema,
     InvalidFile,
     JobAlreadyFinished,
@@ -52,6 +56,61 @@ def test_an_equal_request_is_answered_from_the_cache(client, inline):
     assert second.id == first.id
     assert second.wait().cached
     assert second.refresh().cached
+
+
+def test_an_estimate_starts_nothing(client, inline):
+    """It tells what the service would do with the same request, before and after."""
+    inline = inline | {"target_modules": ["query", "value"]}
+    before = client.estimate(**inline)
+    assert client.jobs.list().data == []
+    job = client.calibrate(**inline).wait().job
+
+    after = client.estimate(**inline)
+
+    assert (before.outcome, after.outcome) == ("measured", "cached")
+    assert before.request_digest == after.request_digest
+    assert after.job_id == job.id
+    assert before.model.target_modules == 4
+
+
+def test_a_request_that_only_wants_to_be_validated_is_no_job(client, inline):
+    """The caller is told where to ask."""
+    request = CalibrationRequest.model_validate(inline | {"validate_only": True})
+
+    with pytest.raises(ValidationFailed, match=r"estimate\(\)"):
+        client.calibrate(request)
+
+    assert client.estimate(request).outcome == "measured"
+
+
+def test_the_answer_can_wait_for_the_result(client, inline, run_queue):
+    """One exchange is enough when the job ends in time."""
+    client.calibrate(**inline).wait()
+    again = inline | {"force": True}
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.calibrate, **again, wait=60)
+        while not asked.done():
+            run_queue()
+            time.sleep(0.05)
+
+    assert asked.result().job.status is JobStatus.SUCCEEDED
+    assert not asked.result().cached
+
+
+def test_a_dataset_can_be_looked_at_and_deleted(client, rows):
+    """Unless an open job needs it."""
+    dataset = client.datasets.upload(rows)
+    job = client.calibrate(**FIELDS, dataset=dataset.id)
+
+    with pytest.raises(DatasetInUse, match=job.id):
+        client.datasets.delete(dataset.id)
+    job.cancel()
+
+    assert client.datasets.retrieve(dataset.id) == dataset
+    client.datasets.delete(dataset.id)
+    with pytest.raises(DatasetNotFound, match=dataset.id):
+        client.datasets.retrieve(dataset.id)
 
 
 def test_rows_can_be_uploaded_without_a_file(client):

@@ -25,6 +25,7 @@ OPERATIONS = {
 # How a user asks for each of them.
 METHODS = {
     "calibrate": lambda c: c.calibrate(base_model="m", dataset="d", budget=8),
+    "estimate": lambda c: c.estimate(base_model="m", dataset="d", budget=8),
     "list_jobs": lambda c: c.jobs.list(limit=5, cursor="job_0"),
     "retrieve_job": lambda c: c.jobs.retrieve("job_1", wait=10),
     "cancel_job": lambda c: c.jobs.cancel("job_1"),
@@ -43,6 +44,8 @@ METHODS = {
     "retrieve_pin_history": lambda c: c.rank_patterns.history("sst2", "prod"),
     "upload_dataset": lambda c: c.datasets.upload([{"text": "a"}]),
     "list_datasets": lambda c: c.datasets.list(),
+    "retrieve_dataset": lambda c: c.datasets.retrieve("ds_1"),
+    "delete_dataset": lambda c: c.datasets.delete("ds_1"),
     "list_models": lambda c: c.models.list(),
     "list_workers": lambda c: c.workers.list(),
     "readiness": lambda c: c.health(),
@@ -54,6 +57,7 @@ METHODS = {
 # What a user types for each of them, or why there is no command.
 COMMANDS = {
     "calibrate": ["calibrate", "m", "org/d", "--budget", "8"],
+    "estimate": ["calibrate", "m", "org/d", "--budget", "8", "--estimate"],
     "list_jobs": ["jobs"],
     "retrieve_job": ["show", "job_1"],
     "cancel_job": ["cancel", "job_1"],
@@ -72,6 +76,8 @@ COMMANDS = {
     "retrieve_pin_history": ["pin", "sst2", "prod"],
     "upload_dataset": ["datasets", "upload", "rows.jsonl"],
     "list_datasets": ["datasets"],
+    "retrieve_dataset": ["datasets", "show", "ds_1"],
+    "delete_dataset": ["datasets", "delete", "ds_1"],
     "list_models": ["models"],
     "list_workers": ["workers"],
     "readiness": ["status"],

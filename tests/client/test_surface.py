@@ -29,7 +29,7 @@ NAMES = {
 SIGNATURES = {
     "Client": "base_url=None, *, api_key=None, http=None, sleep=<built-in function sleep>, "
     "context=None",
-    "Client.calibrate": "self, request=None, *, idempotency_key=None, **fields",
+    "Client.calibrate": "self, request=None, *, idempotency_key=None, wait=0, **fields",
     "JobHandle.wait": "self, *, timeout=3600, poll_every=None, on_progress=None",
     "JobHandle.events": "self, *, after=None",
     "JobHandle.download": "self, folder, *, on_file=None",

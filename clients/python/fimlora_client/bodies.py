@@ -70,6 +70,18 @@ def build_request(
     return checked(CalibrationRequest, fields)
 
 
+def for_a_job(request: CalibrationRequest) -> CalibrationRequest:
+    """The request, if a job is what it asks for.
+
+    Raises:
+        ValidationFailed: It only wants to be validated.
+    """
+    if request.validate_only:
+        detail = "validate_only=true makes no job: give the request to estimate()"
+        raise ValidationFailed(problem_of("validation_failed", detail))
+    return request
+
+
 def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
     """A request of some kind from its fields.
 

@@ -140,6 +140,15 @@ class JobAlreadyFinished(ApiError):
 class DatasetInUse(ApiError):
     code = "dataset_in_use"
 
+    @property
+    def job_ids(self) -> list[str]:
+        """The open jobs that need it, or the first hundred of them."""
+        return [str(e["job_id"]) for e in self.args[0].errors if "job_id" in e]
+
+    def __str__(self) -> str:
+        named = ", ".join(self.job_ids)
+        return f"{super().__str__()}: {named}" if named else super().__str__()
+
 
 class IdempotencyInFlight(ApiError):
     code = "idempotency_in_flight"

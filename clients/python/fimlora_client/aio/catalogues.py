@@ -2,7 +2,7 @@
 
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import Rows, read_rows
-from fimlora_client.calls import Call
+from fimlora_client.calls import Call, route
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
 from fimlora_contract.workers import WorkerPage
 
@@ -28,6 +28,20 @@ class AsyncDatasets:
         ``GET /datasets``
         """
         return await self._sender.ask(Call("GET", "/datasets"), DatasetPage)
+
+    async def retrieve(self, dataset_id: str) -> Dataset:
+        """One uploaded or registered dataset.
+
+        ``GET /datasets/{id}``
+        """
+        return await self._sender.ask(Call("GET", route("datasets", dataset_id)), Dataset)
+
+    async def delete(self, dataset_id: str) -> None:
+        """Delete an upload that no open job needs; results made from it stay.
+
+        ``DELETE /datasets/{id}``
+        """
+        await self._sender.do(Call("DELETE", route("datasets", dataset_id)))
 
 
 class AsyncModels:

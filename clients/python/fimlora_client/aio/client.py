@@ -12,10 +12,11 @@ from fimlora_client.aio.jobs import AsyncJobs
 from fimlora_client.aio.rank_patterns import AsyncRankPatterns
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.aio.transport import AsyncHttpClient, AsyncTransport
-from fimlora_client.bodies import CalibrationFields, as_json, build_request
+from fimlora_client.bodies import CalibrationFields, as_json, build_request, for_a_job
 from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
+from fimlora_contract.estimates import Estimate
 from fimlora_contract.jobs import Health, Job, Version
 from fimlora_contract.requests import CalibrationRequest
 
@@ -64,16 +65,34 @@ class AsyncClient:
         request: CalibrationRequest | None = None,
         *,
         idempotency_key: str | None = None,
+        wait: int = 0,
         **fields: Unpack[CalibrationFields],
     ) -> AsyncJobHandle:
         """Ask for a rank plan; give a request, or its fields as keyword arguments.
 
-        ``POST /calibrate``
+        ``POST /calibrate``; with ``wait`` the service holds the answer for up to so many
+        seconds, at most 60, until the job has ended.
+
+        Raises:
+            ValidationFailed: A field is wrong.
         """
         headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        body = as_json(build_request(request, **fields))
-        call = Call("POST", "/calibrate", headers=headers, content=body)
+        if wait:
+            headers |= {"prefer": f"wait={wait}"}
+        body = as_json(for_a_job(build_request(request, **fields)))
+        call = Call("POST", "/calibrate", headers=headers, content=body, wait_s=wait)
         return AsyncJobHandle(self.jobs, await self._sender.ask(call, Job))
+
+    async def estimate(
+        self, request: CalibrationRequest | None = None, **fields: Unpack[CalibrationFields]
+    ) -> Estimate:
+        """What `calibrate` would do, fetch and need; nothing is queued.
+
+        ``POST /estimate``
+        """
+        body = as_json(build_request(request, **fields))
+        call = Call("POST", "/estimate", headers=JSON, content=body)
+        return await self._sender.ask(call, Estimate)
 
     async def health(self) -> Health:
         """Whether the service can take jobs, and which part fails if it cannot.

@@ -3,7 +3,7 @@
 
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import Rows, read_rows
-from fimlora_client.calls import Call
+from fimlora_client.calls import Call, route
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
 from fimlora_contract.workers import WorkerPage
 
@@ -29,6 +29,20 @@ class Datasets:
         ``GET /datasets``
         """
         return self._sender.ask(Call("GET", "/datasets"), DatasetPage)
+
+    def retrieve(self, dataset_id: str) -> Dataset:
+        """One uploaded or registered dataset.
+
+        ``GET /datasets/{id}``
+        """
+        return self._sender.ask(Call("GET", route("datasets", dataset_id)), Dataset)
+
+    def delete(self, dataset_id: str) -> None:
+        """Delete an upload that no open job needs; results made from it stay.
+
+        ``DELETE /datasets/{id}``
+        """
+        self._sender.do(Call("DELETE", route("datasets", dataset_id)))
 
 
 class Models:

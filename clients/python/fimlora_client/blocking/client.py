@@ -13,10 +13,11 @@ from fimlora_client.blocking.jobs import Jobs
 from fimlora_client.blocking.rank_patterns import RankPatterns
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.blocking.transport import HttpClient, Transport
-from fimlora_client.bodies import CalibrationFields, as_json, build_request
+from fimlora_client.bodies import CalibrationFields, as_json, build_request, for_a_job
 from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
+from fimlora_contract.estimates import Estimate
 from fimlora_contract.jobs import Health, Job, Version
 from fimlora_contract.requests import CalibrationRequest
 
@@ -65,16 +66,34 @@ class Client:
         request: CalibrationRequest | None = None,
         *,
         idempotency_key: str | None = None,
+        wait: int = 0,
         **fields: Unpack[CalibrationFields],
     ) -> JobHandle:
         """Ask for a rank plan; give a request, or its fields as keyword arguments.
 
-        ``POST /calibrate``
+        ``POST /calibrate``; with ``wait`` the service holds the answer for up to so many
+        seconds, at most 60, until the job has ended.
+
+        Raises:
+            ValidationFailed: A field is wrong.
         """
         headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        body = as_json(build_request(request, **fields))
-        call = Call("POST", "/calibrate", headers=headers, content=body)
+        if wait:
+            headers |= {"prefer": f"wait={wait}"}
+        body = as_json(for_a_job(build_request(request, **fields)))
+        call = Call("POST", "/calibrate", headers=headers, content=body, wait_s=wait)
         return JobHandle(self.jobs, self._sender.ask(call, Job))
+
+    def estimate(
+        self, request: CalibrationRequest | None = None, **fields: Unpack[CalibrationFields]
+    ) -> Estimate:
+        """What `calibrate` would do, fetch and need; nothing is queued.
+
+        ``POST /estimate``
+        """
+        body = as_json(build_request(request, **fields))
+        call = Call("POST", "/estimate", headers=JSON, content=body)
+        return self._sender.ask(call, Estimate)
 
     def health(self) -> Health:
         """Whether the service can take jobs, and which part fails if it cannot.

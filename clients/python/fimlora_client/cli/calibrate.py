@@ -17,6 +17,7 @@ from fimlora_client.cli.console import (
     show_json,
 )
 from fimlora_client.cli.context import client_of
+from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.progress import JobProgress
 from fimlora_client.errors import InvalidFile
 from fimlora_client.rank_map import rank_map_table
@@ -55,6 +56,7 @@ def calibrate(
     wait: options.Wait = True,
     timeout: options.Timeout = 3600,
     force: options.Force = False,
+    estimate: options.Estimate = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure a model on a dataset and share out a rank budget.
@@ -64,6 +66,7 @@ def calibrate(
       fimlora calibrate minilm reviews.jsonl --budget 8 --output adapter
       fimlora calibrate org/model org/dataset --budget-parameters 2000000
       fimlora calibrate minilm my-rows --budget 16 --r-max 64 -t query,value
+      fimlora calibrate minilm my-rows --budget 8 --estimate
     """
     fields: dict[str, Any] = {
         "base_model": _checked_model(model),
@@ -82,6 +85,9 @@ def calibrate(
     }  # fmt: skip
     client = client_of(ctx)
     request = _request(client, dataset, fields, columns=_columns(column), split=split)
+    if estimate:
+        show_estimate(client.estimate(request), as_json=as_json)
+        return
     _run(client, request, output=output, wait=wait, timeout=timeout, as_json=as_json)
 
 

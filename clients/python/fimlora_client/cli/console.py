@@ -14,6 +14,7 @@ from rich.text import Text
 from fimlora_client.errors import (
     ArtifactNotFound,
     ClientError,
+    DatasetInUse,
     DatasetNotFound,
     JobAlreadyFinished,
     JobCanceled,
@@ -44,6 +45,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
 # What to type next, where the service's own advice speaks of routes.
 NEXT_STEPS: dict[type[ClientError], str] = {
     JobNotFound: "`fimlora jobs` lists the jobs.",
+    DatasetInUse: "Wait for these jobs, or `fimlora cancel` them.",
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl or .parquet file is uploaded.",
     ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",
     NoPattern: "`fimlora calibrate` makes a result, `fimlora pin` names one.",

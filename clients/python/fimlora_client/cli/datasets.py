@@ -11,6 +11,9 @@ from fimlora_client.cli.context import client_of
 from fimlora_client.cli.folders import DataDir, data_dir_of, link
 from fimlora_client.errors import InvalidFile
 
+DatasetId = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of the dataset, ds_...", show_default=False)
+]
 group = typer.Typer(
     help="List datasets, or add one.", invoke_without_command=True, rich_markup_mode="rich"
 )
@@ -58,6 +61,19 @@ def upload(
     rows = f"{dataset.rows:,} rows" if dataset.rows is not None else "rows not counted"
     out().print(Text(dataset.id))
     say(("✓ ", "green"), f"{file.name}: {rows}, columns {', '.join(dataset.columns)}")
+
+
+@group.command("show")
+def show(ctx: typer.Context, dataset_id: DatasetId) -> None:
+    """Show one dataset as JSON."""
+    show_json(client_of(ctx).datasets.retrieve(dataset_id).model_dump(mode="json"))
+
+
+@group.command("delete")
+def delete(ctx: typer.Context, dataset_id: DatasetId) -> None:
+    """Delete an upload that no open job needs; results made from it stay."""
+    client_of(ctx).datasets.delete(dataset_id)
+    say(dataset_id, " is deleted")
 
 
 @group.command("add")

@@ -140,6 +140,10 @@ Wait = Annotated[
 Timeout = Annotated[
     float, _option("--timeout", panel=RUN, help="Seconds to wait at most (3600).")
 ]
+Estimate = Annotated[
+    bool,
+    _option("--estimate", panel=RUN, help="Say what it would need, and start nothing."),
+]
 Force = Annotated[
     bool, _option("--force", panel=RUN, help="Measure again, even if it is known.")
 ]
