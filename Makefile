@@ -42,6 +42,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/allocate.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/many_jobs.py
 	$(BIN)/python benchmarks/warm_job.py
