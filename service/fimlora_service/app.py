@@ -32,6 +32,7 @@ from fimlora_service.dependencies import State
 from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.hub import Hub
 from fimlora_service.job_views import JobViews
+from fimlora_service.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
@@ -52,6 +53,7 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         stopping: Set by the server when it is told to stop: whoever waits is let go.
     """
     settings, stopping = settings or Settings(), stopping or Event()
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
@@ -61,13 +63,16 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
             closing(connect(settings.redis_url)) as queue_redis,
         ):
             store, transport = JobStore(redis), RqTransport(queue_redis)
+            collector = StoreCollector(store, transport)
             reaping = partial(reap, store, transport)
             forgetting = partial(forget, store, days=settings.job_retention_days)
             with (
                 repeating("reaper", reaping, every_s=settings.reaper_interval_s),
                 repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
             ):
-                yield make_state(settings, stopping, data_folder, store, transport)
+                metrics.registry.register(collector)
+                yield make_state(settings, stopping, data_folder, store, transport, metrics)
+            metrics.registry.unregister(collector)
 
     app = FastAPI(
         title="fimlora",
@@ -82,6 +87,7 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         limit=settings.max_body_bytes,
         upload_limit=settings.max_upload_bytes,
     )
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
     install_handlers(app)
     routes = make_router()
@@ -104,6 +110,7 @@ def make_state(
     data_folder: DataFolder,
     store: JobStore,
     transport: RqTransport,
+    metrics: Metrics,
 ) -> State:
     """The parts that handlers are given."""
     token = settings.hub_token
@@ -121,6 +128,7 @@ def make_state(
         job_views=JobViews(store),
         transport=transport,
         resolver=Resolver(data_folder, hub),
+        metrics=metrics,
     )
 
 

@@ -18,6 +18,7 @@ from fimlora_service import errors
 from fimlora_service.dependencies import (
     DataFolderDep,
     JobId,
+    MetricsDep,
     PrefixDep,
     ResolverDep,
     SettingsDep,
@@ -110,6 +111,7 @@ async def calibrate(
     body: RequestBody,
     request: Request,
     submission: SubmissionDep,
+    metrics: MetricsDep,
     settings: SettingsDep,
     stopping: StoppingDep,
     prefix: PrefixDep,
@@ -122,6 +124,7 @@ async def calibrate(
         made = await run_in_threadpool(make_estimate, body, submission)
         return Response(made.model_dump_json(), media_type="application/json")
     accepted = await run_in_threadpool(submission.accept, body, key=idempotency_key)
+    metrics.accepted.labels(accepted.outcome).inc()
     record, wait = accepted.record, wait_preference(prefer)
     if wait is not None:
         response.headers["Preference-Applied"] = f"wait={wait}"

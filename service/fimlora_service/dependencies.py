@@ -10,6 +10,7 @@ from fimlora_contract.store import JobStore
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import JobGone, JobNotFound, ServiceError
 from fimlora_service.job_views import JobViews
+from fimlora_service.metrics import Metrics
 from fimlora_service.problems import MEDIA_TYPE
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolver
@@ -26,6 +27,7 @@ class State(TypedDict):
     job_views: JobViews
     transport: RqTransport
     resolver: Resolver
+    metrics: Metrics
 
 
 def _part(name: str) -> Any:
@@ -41,6 +43,7 @@ DataFolderDep = Annotated[DataFolder, _part("data_folder")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 TransportDep = Annotated[RqTransport, _part("transport")]
+MetricsDep = Annotated[Metrics, _part("metrics")]
 ResolverDep = Annotated[Resolver, _part("resolver")]
 JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]
 

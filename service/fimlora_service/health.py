@@ -1,4 +1,4 @@
-"""Liveness, readiness and version."""
+"""Liveness, readiness, metrics and version."""
 
 import os
 import pathlib
@@ -6,13 +6,15 @@ import tempfile
 from typing import Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from fimlora_contract import __version__
 from fimlora_contract.jobs import Health, Version
 from fimlora_contract.workers import WorkerRegistry
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.dependencies import DataFolderDep, StoreDep
+from fimlora_service.dependencies import DataFolderDep, MetricsDep, StoreDep
 
 OK = "ok"
 RETRY_AFTER_S = 5
@@ -60,6 +62,16 @@ def check_folder(data_folder: DataFolder) -> str:
     except OSError as error:
         return f"cannot be written: {error.strerror}"
     return OK
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    response_description="The text format of Prometheus.",
+)
+def show_metrics(metrics: MetricsDep) -> Response:
+    """Show figures for Prometheus: requests, jobs, queue, workers."""
+    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version")

@@ -40,10 +40,21 @@ class Accepted:
     Attributes:
         record: The job that carries it.
         cached: Whether that job belongs to an earlier, equal request.
+        repeated: Whether it was accepted before, under the same idempotency key.
     """
 
     record: JobRecord
     cached: bool
+    repeated: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """A word for what earlier jobs have saved."""
+        if self.cached:
+            return "cached"
+        if self.repeated:
+            return "repeated"
+        return "replanned" if self.record.fields.get("statistics_from") else "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,7 @@ class Submission:
         if bound != fingerprint:
             raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another body")
         try:
-            return Accepted(self.store.get(job_id), cached=False)
+            return Accepted(self.store.get(job_id), cached=False, repeated=True)
         except JobMissing:
             return self._accept_once(request, job_id, key=key, fingerprint=fingerprint)
 

@@ -5,8 +5,10 @@ a record is still what the record says.
 """
 
 MAX_EVENTS = 5_000
+# Upper bounds of the classes that durations are counted in.
+DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 
-# KEYS: job hash, open jobs, events stream.
+# KEYS: job hash, open jobs, events stream, tallies.
 # ARGV: expected attempt ('' = any), states it may start from, event JSON ('' = none),
 #       lease in ms ('' = keep, '0' = clear), then field/value pairs to set.
 # Returns {1 = done or 0 = refused, status, attempt}, or {-1} for an unknown job.
@@ -35,13 +37,28 @@ end
 if after == 'succeeded' or after == 'failed' or after == 'canceled' then
   redis.call('HSET', KEYS[1], 'finished_at', text)
   redis.call('HDEL', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
+  redis.call('HINCRBY', KEYS[4], 'ended:' .. after, 1)
+  local started, reused = unpack(redis.call('HMGET', KEYS[1], 'started_at', 'statistics_from'))
+  if after == 'succeeded' and started and (not reused or reused == '') then
+    local seconds = (now - started) / 1000
+    redis.call('HINCRBY', KEYS[4], 'measured', 1)
+    redis.call('HINCRBYFLOAT', KEYS[4], 'seconds', string.format('%.3f', seconds))
+    for bound in string.gmatch('DURATION_BOUNDS', '%d+') do
+      if seconds <= tonumber(bound) then
+        redis.call('HINCRBY', KEYS[4], 'within:' .. bound, 1)
+        break
+      end
+    end
+  end
 else
   local id, number = unpack(redis.call('HMGET', KEYS[1], 'id', 'attempt'))
   redis.call('HSET', KEYS[2], id, after .. ' ' .. number)
 end
 if ARGV[3] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', MAX_EVENTS, '*', 'event', ARGV[3]) end
 return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
-""".replace("MAX_EVENTS", str(MAX_EVENTS))
+""".replace("MAX_EVENTS", str(MAX_EVENTS)).replace(
+    "DURATION_BOUNDS", " ".join(map(str, DURATION_BOUNDS_S))
+)
 
 # KEYS: job hash, open jobs, all ids, events stream, and the key that names the job of equal
 # requests, if they are to find this one. ARGV: id, event, the id which that key must still hold

@@ -482,7 +482,9 @@ class JobStore:
         event: str = "",
         lease_s: float | None = None,
     ) -> Change:
-        keys = [self._job(job_id), self._open(), self._events(job_id)]
+        keys = [
+            self._job(job_id), self._open(), self._events(job_id), self.key("tallies"),
+        ]  # fmt: skip
         lease = "" if lease_s is None else str(int(lease_s * 1000))
         states = f"|{'|'.join(allowed)}|"
         done, status, current = self._redis.eval(
