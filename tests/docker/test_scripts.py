@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def project() -> dict[str, object]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {line.split(">")[0].split("=")[0] for line in requirements}
+    return {re.split(r"[\[<>=]", line)[0] for line in requirements}
 
 
 def test_the_api_image_gets_no_torch(project: dict[str, object]) -> None:
