@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 from fimlora import Statistics
+from fimlora.alignment import align
 from support.models import make_batch
 
 LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
@@ -34,12 +35,9 @@ def quiet():
 
 
 def save(model: nn.Module, folder: Path) -> nn.Module:
-    """Save in small shards and load them; cloned, as kernels may round by a weight's alignment."""
+    """Save in small shards and load them, as streaming has them in memory."""
     model.save_pretrained(folder, max_shard_size="20KB")
-    loaded = type(model).from_pretrained(folder).eval()
-    for parameter in loaded.parameters():
-        parameter.data = parameter.data.clone()
-    return loaded
+    return align(type(model).from_pretrained(folder).eval())
 
 
 def batches_for(name: str) -> list:

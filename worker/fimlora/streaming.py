@@ -15,7 +15,7 @@ from fimlora.batches import as_batch
 from fimlora.blocks import find_units
 from fimlora.boundary import boundary_store
 from fimlora.checkpoint import Checkpoint
-from fimlora.errors import EmptyCalibration
+from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.frozen import frozen
@@ -62,6 +62,7 @@ def measure_streamed(
     micro_batch_size: int | None = None,
     max_boundary_bytes: int | None = None,
     boundary_folder: str | Path | None = None,
+    train_mode: bool = False,
     weights_seed: int | None = None,
     ignore_mismatched_sizes: bool = False,
     loss_fn: LossFn | None = None,
@@ -70,10 +71,12 @@ def measure_streamed(
     """Do what `fimlora.measure` does with a model of any size, from its folder.
 
     The statistics are those of the resident model to the last bit, on the same device and
-    in the same dtype, if its weights are aligned as torch allocates them; from_pretrained may
-    leave them where the file has them, and a matrix kernel may then round otherwise. Memory holds two blocks, the embedding or the output head while they
-    run, the inputs of all blocks up to ``max_boundary_bytes``, and what one micro-batch
-    needs inside one block. Dropout is off: its random numbers would come in another order.
+    in the same dtype, if its weights begin in memory where torch would put them. Those that
+    ``from_pretrained`` reads may not, and a matrix kernel may round otherwise there;
+    `fimlora.alignment.align` moves them.
+
+    Memory holds two blocks, the embedding or the output head while they run, the inputs of
+    all blocks up to ``max_boundary_bytes``, and what one micro-batch needs inside one block.
 
     Args:
         model_path: A folder as ``save_pretrained`` writes it, with safetensors weights.
@@ -96,6 +99,8 @@ def measure_streamed(
         max_boundary_bytes: How much of the blocks' inputs may stay in host memory; the
             rest goes to disk. ``None`` for all.
         boundary_folder: Where on disk; ``None`` for the system's temporary folder.
+        train_mode: Must be off; a resident model would draw its dropout batch after batch,
+            not block after block, and the statistics would differ.
         weights_seed: Seed of weights that the checkpoint lacks (a fresh head), which are
             those of ``from_pretrained`` after ``torch.manual_seed``; ``None`` for ``seed``.
         ignore_mismatched_sizes: As for ``from_pretrained``: a head whose shape in the
@@ -115,6 +120,11 @@ def measure_streamed(
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
     check_scale(scale)
+    if train_mode:
+        raise InvalidOption(
+            "train_mode=True cannot be streamed, as dropout would be drawn in another order "
+            "than resident; measure it resident, or without dropout"
+        )
     kind, wanted = parse_estimator(estimator), parse_record(record)
     folder, on = Path(model_path), torch.device(device)
     checkpoint = Checkpoint(folder)

@@ -139,7 +139,9 @@ class Sweep:
         is_kept = False
         while (unit := _next_unit(flat)) is not None:
             if unit in self.order:
-                raise UnsupportedModule(f"block {unit!r} runs twice in a pass")
+                raise UnsupportedModule(
+                    f"block {unit!r} runs twice in a pass; measure it resident"
+                )
             self.order.append(unit)
             self.weights.release_ends()
             self.weights.load(unit)
