@@ -47,7 +47,7 @@ SIGNATURES = {
     "device='cpu', target_modules=None, n_batches=8, estimator='exact', rank=8, seed=0, scale=2, "
     "record=(), spectra_bytes=1073741824, micro_batch_size=None, max_boundary_bytes=None, "
     "boundary_folder=None, train_mode=False, weights_seed=None, ignore_mismatched_sizes=False, "
-    "loss_fn=None, on_batch=None",
+    "loss_fn=None, on_batch=None, progress_file=None",
     "measure_folder": "model_path, batches, *, executor='auto', model_class=None, config=None, "
     "dtype=None, device='cpu', n_batches=8, seed=0, micro_batch_size=None, **options",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "

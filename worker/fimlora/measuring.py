@@ -118,7 +118,7 @@ def measure(
     expected = count_expected(batches, n_batches)
     sizes = MicroBatches(micro_batch_size)
     settings = {
-        "estimator": kind, "rank": rank, "seed": seed, "scale": scale,
+        "executor": Executor.RESIDENT, "estimator": kind, "rank": rank, "seed": seed, "scale": scale,
         "record": sorted(wanted), "spectra_bytes": spectra_bytes, "n_batches": n_batches,
         "micro_batch_size": micro_batch_size, "train_mode": train_mode,
     }  # fmt: skip

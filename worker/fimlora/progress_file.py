@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,34 @@ class SavedSums:
         write_tensors(Path(self.file.path), tensors, {**known, **facts})
         self._saved_at = self.clock()
         self._cost_s = self._saved_at - started
+
+    def save_quietly(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Save what the caller is about to end; it is to hear of its own reason.
+
+        Args:
+            tensors: Sums, on any device.
+            facts: Plain data.
+        """
+        with suppress(OSError):
+            self.save(tensors, facts)
+
+    def expect(self, more: Mapping[str, Any]) -> None:
+        """Add to the fingerprint.
+
+        Args:
+            more: Parts that are known only now.
+        """
+        self.fingerprint = {**self.fingerprint, **more}
+
+    def tell_resumed(self, n_done: int, expected: int) -> None:
+        """Tell the caller that the run goes on from the file.
+
+        Args:
+            n_done: Batches in it.
+            expected: Batches the run will take.
+        """
+        if self.file.on_resume is not None:
+            self.file.on_resume(n_done, expected)
 
 
 def open_progress(

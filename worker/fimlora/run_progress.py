@@ -1,7 +1,6 @@
 """How far a resident run is: counts its batches, saves its sums, and goes on from saved ones."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -89,8 +88,7 @@ class RunProgress:
         if len(self._seen) == len(self._before):
             # Only now: the loader may have drawn from it too.
             restore_random_states(self._random)
-            if self._saved.file.on_resume is not None:
-                self._saved.file.on_resume(self.n_done, self._expected)
+            self._saved.tell_resumed(self.n_done, self._expected)
         return n < len(self._before)
 
     def count(self, n_labelled: int) -> None:
@@ -110,8 +108,7 @@ class RunProgress:
             self._on_batch(self.n_done, self._expected)
         except BaseException:
             if self._saved is not None:
-                with suppress(OSError):  # the caller is to hear of its own reason
-                    self._saved.save(*self._state(self._saved))
+                self._saved.save_quietly(*self._state(self._saved))
             raise
 
     def check_complete(self) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from fimlora.batches import as_batch
+from fimlora.batches import Batch, as_batch
 from fimlora.blocks import find_units
 from fimlora.boundary import boundary_store
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, labelled_examples
 from fimlora.execution import Execution, Executor
+from fimlora.fingerprints import digest_batch
 from fimlora.frozen import frozen
 from fimlora.gradient_sums import (
     SPECTRA_BYTES,
@@ -34,6 +35,7 @@ from fimlora.measuring import OnBatch, check_at_least_one, check_scale, parse_es
 from fimlora.memory import peak_bytes
 from fimlora.passes import stops
 from fimlora.plan import TargetModule
+from fimlora.progress_file import ProgressFile, open_progress
 from fimlora.recorder import Recorder
 from fimlora.skeleton import build_skeleton
 from fimlora.spectra import SKETCH_WIDTH
@@ -67,6 +69,7 @@ def measure_streamed(
     ignore_mismatched_sizes: bool = False,
     loss_fn: LossFn | None = None,
     on_batch: OnBatch | None = None,
+    progress_file: str | Path | ProgressFile | None = None,
 ) -> Statistics:
     """Do what `fimlora.measure` does with a model of any size, from its folder.
 
@@ -108,6 +111,8 @@ def measure_streamed(
         loss_fn: As for `fimlora.measure`.
         on_batch: Called with (batches done, batches expected) after each block. All batches
             advance together, so "done" is the share of the work; numbers may repeat.
+        progress_file: As for `fimlora.measure`, but saved after blocks on the way back. A run
+            that goes on from it runs forward once more, up to the blocks that are done.
 
     Returns:
         The statistics of the batches that were used.
@@ -116,6 +121,7 @@ def measure_streamed(
         EmptyCalibration: There is no batch, or no example with a label.
         InvalidOption: An argument is outside what is allowed.
         InvalidCheckpoint: The weights cannot be read, or do not fit the model.
+        InvalidProgress: The progress file is damaged, or comes from another run.
         UnsupportedModule: The model cannot be cut into blocks that run one by one.
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
@@ -136,6 +142,15 @@ def measure_streamed(
     weights = Weights(model, checkpoint, units, on, redraws=ignore_mismatched_sizes)
     spill = Path(boundary_folder) if boundary_folder is not None else None
     new_sums = _sums_of_units(modules, wanted, spectra_bytes)
+    settings = {
+        "executor": Executor.STREAMED, "estimator": kind, "rank": rank, "seed": seed,
+        "scale": scale, "record": sorted(wanted), "spectra_bytes": spectra_bytes,
+        "n_batches": n_batches, "micro_batch_size": micro_batch_size,
+        "weights_seed": weights_seed, "ignore_mismatched_sizes": ignore_mismatched_sizes,
+    }  # fmt: skip
+    saved = open_progress(
+        progress_file, model, modules, settings, loss_fn, checkpoint=checkpoint, devices=[on]
+    )
 
     def new_recorder(targets: Sequence[TargetModule]) -> Recorder:
         sums = new_sums(targets) if wanted else None
@@ -148,9 +163,25 @@ def measure_streamed(
         boundary_store(max_boundary_bytes, spill) as store,
         stops(units),
     ):
-        loss, found = _read(itertools.islice(batches, n_batches), model, loss_fn, on)
+        items = [as_batch(item) for item in itertools.islice(batches, n_batches)]
+        if saved is not None:
+            digests = {
+                f"batch {i}": digest_batch(item).hex() for i, item in enumerate(items, 1)
+            }
+            saved.expect(digests)
+        loss, found = _read(items, model, loss_fn, on)
         sweep = Sweep(
-            model, modules, units, weights, store, loss, on, on_batch, found, new_recorder
+            model,
+            modules,
+            units,
+            weights,
+            store,
+            loss,
+            on,
+            on_batch,
+            found,
+            new_recorder,
+            saved,
         )
         groups = _join(modules, sweep.measure(micro_batch_size))
     return Statistics(
@@ -172,13 +203,12 @@ def measure_streamed(
 
 
 def _read(
-    batches: Iterable[Mapping[str, Any]],
+    items: Sequence[Batch],
     model: nn.Module,
     loss_fn: LossFn | None,
     device: torch.device,
 ) -> tuple[Loss, list[Examples]]:
-    """Read all batches, and find out the loss from the first."""
-    items = [as_batch(item) for item in batches]
+    """Find out the loss from the first batch, and the labelled examples of all."""
     if not items:
         raise EmptyCalibration("the loader gave no batch")
     loss = choose_loss(model, items[0], loss_fn)

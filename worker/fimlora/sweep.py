@@ -22,7 +22,9 @@ from fimlora.losses import Loss
 from fimlora.measuring import OnBatch
 from fimlora.passes import Pass
 from fimlora.plan import TargetModule
+from fimlora.progress_file import SavedSums
 from fimlora.recorder import Recorder
+from fimlora.sweep_progress import SweepProgress
 from fimlora.tape import Rerun, Tape
 from fimlora.targets import locate
 from fimlora.weights import Weights
@@ -58,8 +60,10 @@ class Sweep:
         on_batch: Called as `fimlora.measure_streamed` says.
         batches: The labelled examples of each calibration batch.
         new_recorder: Makes a recorder for the targets of one unit.
+        saved: The run's file, if it has one.
         order: The units that ran, in that order.
         largest: Examples that went through the model at once.
+        progress: How far the way back is.
     """
 
     model: nn.Module
@@ -72,8 +76,10 @@ class Sweep:
     on_batch: OnBatch | None
     batches: list[Examples]
     new_recorder: NewRecorder
+    saved: SavedSums | None = None
     order: list[str] = field(default_factory=list)
     largest: int = 0
+    progress: SweepProgress = field(default_factory=SweepProgress)
 
     def measure(self, micro_batch_size: int | None) -> list[Groups]:
         """Go through the model and back.
@@ -85,17 +91,18 @@ class Sweep:
             What was recorded, for every unit with targets, the last unit first.
         """
         parts: list[list[_Part]] = []
-        one_at_a_time = False
+        self.progress = SweepProgress.load(self.saved)
+        self._tell_resumed()
         try:
             try:
-                parts = self._cut(micro_batch_size)
+                parts = self._cut(1 if self.progress.one_at_a_time else micro_batch_size)
                 self._go_forward(parts)
             except _MixedExamplesError:
                 self._abandon(parts)
-                one_at_a_time = True
+                self.progress.one_at_a_time = True
                 parts = self._cut(1)
                 self._go_forward(parts)
-            return self._go_backward(parts, one_at_a_time=one_at_a_time)
+            return self._go_backward(parts)
         finally:
             self._abandon(parts)
 
@@ -131,13 +138,17 @@ class Sweep:
 
     def _go_forward(self, parts: list[list[_Part]]) -> None:
         """Take all parts through all units, and from the loss to the last unit's outputs."""
-        guess = list(self.units)
+        if not self.progress.n_left:
+            return
+        # Units that an earlier run has finished are left out, with all that is behind them.
+        stop, guess = self.progress.stop, list(self.units)
         self.weights.prefetch(guess[0])
         flat = [*itertools.chain(*parts)]
         for part in flat:
             part.forward.advance()
         is_kept = False
-        while (unit := _next_unit(flat)) is not None:
+        while (unit := _next_unit(flat)) not in {None, stop}:
+            assert unit is not None
             if unit in self.order:
                 raise UnsupportedModule(
                     f"block {unit!r} runs twice in a pass; measure it resident"
@@ -145,7 +156,8 @@ class Sweep:
             self.order.append(unit)
             self.weights.release_ends()
             self.weights.load(unit)
-            if following := guess[guess.index(unit) + 1 :]:
+            following = guess[guess.index(unit) + 1 :]
+            if following and following[0] != stop:
                 self.weights.prefetch(following[0])
             targets = targets_of(unit, self.modules)
             is_kept |= bool(targets)
@@ -153,6 +165,10 @@ class Sweep:
                 self._forward_unit(part, unit, targets, is_kept=is_kept)
             self._report(len(self.order))
         self.weights.release_ends()
+        if stop is not None:
+            self._abandon(parts)
+            self.progress.restore([part.tape for part in flat])
+            return
         ran = {module.name for unit in self.order for module in targets_of(unit, self.modules)}
         for module in self.modules:
             if module.name not in ran:
@@ -181,26 +197,41 @@ class Sweep:
         del call
         part.forward.advance(outputs)
 
-    def _go_backward(self, parts: list[list[_Part]], *, one_at_a_time: bool) -> list[Groups]:
+    def _go_backward(self, parts: list[list[_Part]]) -> list[Groups]:
         """Take all parts back from the last unit to the lowest with a target."""
-        n_kept = len(next(itertools.chain(*parts)).tape.steps)
+        tapes = [part.tape for part in itertools.chain(*parts)]
         n_examples = sum(len(examples) for examples in self.batches)
-        found = []
-        kept = self.order[len(self.order) - n_kept :]
-        for done, unit in enumerate(reversed(kept), 1):
+        kept = self.order[len(self.order) - len(tapes[0].steps) :]
+        while kept:
+            unit = kept.pop()
             self.weights.load(unit)
-            if done < n_kept:
-                self.weights.prefetch(kept[-done - 1])
+            if kept:
+                self.weights.prefetch(kept[-1])
             targets = targets_of(unit, self.modules)
             recorder = self.new_recorder(targets)
-            recorder.one_at_a_time = one_at_a_time
+            recorder.one_at_a_time = self.progress.one_at_a_time
             self._reverse_unit(unit, targets, recorder, parts)
-            if targets:
-                found.append(recorder.groups(n_examples))
-            self._report(len(self.order) + 3 * done)
+            groups = recorder.groups(n_examples) if targets else None
+            self.progress.finish(unit, groups, n_left=len(kept))
+            self._save_and_report(tapes)
         if self.on_batch is not None:
             self.on_batch(len(self.batches), len(self.batches))
-        return found
+        return self.progress.found
+
+    def _save_and_report(self, tapes: list[Tape]) -> None:
+        if self.saved is not None and self.saved.is_due():
+            self.saved.save_if_due(*self.progress.state(tapes))
+        try:
+            self._report(len(self.units) + 3 * self.progress.n_done)
+        except BaseException:
+            if self.saved is not None:
+                self.saved.save_quietly(*self.progress.state(tapes))
+            raise
+
+    def _tell_resumed(self) -> None:
+        if self.saved is not None and self.progress.n_done:
+            work = len(self.units) + 3 * self.progress.n_done
+            self.saved.tell_resumed(self._share_of(work), len(self.batches))
 
     def _reverse_unit(
         self,
@@ -241,8 +272,11 @@ class Sweep:
     def _report(self, work: int) -> None:
         """Tell how far it is; going back through a unit is three times the work."""
         if self.on_batch is not None:
-            n = len(self.batches)
-            self.on_batch(min(n - 1, n * work // (4 * len(self.units))), n)
+            self.on_batch(self._share_of(work), len(self.batches))
+
+    def _share_of(self, work: int) -> int:
+        n = len(self.batches)
+        return min(n - 1, n * work // (4 * len(self.units)))
 
 
 def _next_unit(parts: Sequence[_Part]) -> str | None:
