@@ -56,6 +56,8 @@ class Resolved:
 
 MEASURED = frozenset({"target_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
+# Where the weights are while they are measured changes no number.
+NEITHER = {"calibration": {"executor"}}
 
 
 def request_digest(
@@ -67,12 +69,13 @@ def request_digest(
 ) -> str:
     """Digest of everything that decides a result, and of nothing else.
 
-    With ``settings=MEASURED``, of everything that decides the statistics.
+    With ``settings=MEASURED``, of everything that decides the statistics. The executor is
+    in neither: a request that is equal but for it finds the same result.
     """
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
     return digest_of(
         {"engine": __version__, "base_model": model_digest, "dataset": content}
-        | request.model_dump(mode="json", include=set(settings))
+        | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
         # What this rule needs is measured for it only.
         | ({"record": "spectra"} if request.allocation.rule == "spectral" else {})
     )

@@ -70,6 +70,7 @@ def test_options_reach_the_request(run, rows):
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
         "--column", "text=text", "--task", "causal_lm", "--batches", "5",
+        "--executor", "streamed",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
@@ -84,7 +85,7 @@ def test_options_reach_the_request(run, rows):
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
-        "task": "causal_lm", "dtype": "float32",
+        "task": "causal_lm", "dtype": "float32", "executor": "streamed",
     }  # fmt: skip
 
 
@@ -103,7 +104,9 @@ def test_a_job_can_be_followed_by_its_id(run, job_id, run_queue, tmp_path):
     assert "rank 4" in listed.stdout
     assert fetched.exit_code == 0
     assert set(fetched.stdout.split()) == {str(path) for path in (tmp_path / "a").iterdir()}
-    assert "16 of 16 ranks" in run("show", job_id).stdout
+    shown = run("show", job_id).stdout
+    assert "16 of 16 ranks" in shown
+    assert "measured resident, 8 examples at a time, peak memory " in shown
     assert json.loads(run("show", job_id, "--json").stdout)["id"] == job_id
     assert json.loads(run("jobs", "--json").stdout)[0]["id"] == job_id
 

@@ -203,6 +203,7 @@ def test_errors_of_torch_are_recognised_and_read():
     assert is_out_of_memory(refused.value)
     assert bytes_asked_for(refused.value) == 1 << 50
     assert bytes_asked_for(ERRORS["gpu"]()) == 20 * 2**20
+    assert bytes_asked_for(RuntimeError("unable to mmap 77 bytes from file <x>")) == 77
     assert bytes_asked_for(MemoryError()) is None
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
     assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
@@ -267,8 +268,9 @@ run(1)  # what torch loads on first use is no activation
 lines = Path("/proc/self/status").read_text().splitlines()
 data = dict(line.split(":", 1) for line in lines)["VmData"]
 limit = int(data.split()[0]) * 1024 + 80 * 2**20
-resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 halved = run(None)
+resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY,) * 2)
 size = halved.execution.micro_batch_size
 print(size, halved.to_bytes() == run(size).to_bytes())
 """

@@ -363,6 +363,7 @@ class TestRequestDigest:
             {"base_model": "other"},
             {"dataset": "local:e"},
             {"calibration": {"n_batches": 8}},
+            {"calibration": {"executor": "streamed"}},
             {"rows": 3},
         ],
         ids=str,

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from fimlora_contract.folders import FolderDigests
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
+from fimlora_worker.heads import ModelRequest
 from fimlora_worker.model_cache import ModelCache
 from fimlora_worker.models import (
-    ModelRequest,
     choose_dtype,
     find_model,
     load_model,

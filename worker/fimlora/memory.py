@@ -76,6 +76,16 @@ def peak_bytes(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak * _KIB
 
 
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` begin anew, where it can: on CUDA.
+
+    Args:
+        device: The device.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def _free_cuda_bytes(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     used = torch.cuda.memory_allocated(device)

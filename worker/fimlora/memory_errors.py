@@ -25,7 +25,9 @@ _SIGNS = (
     "ALLOC_FAILED",  # cuBLAS and cuDNN
     "could not create a memory object",  # oneDNN
 )
-_ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMG]iB)", re.IGNORECASE)
+_ASKED = re.compile(
+    r"(?:tried to allocate|unable to mmap) ([\d.]+) (bytes|[KMG]iB)", re.IGNORECASE
+)
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 

@@ -86,6 +86,16 @@ class PaddedBatches:
         self._batch_size = batch_size
         self._fill = {"input_ids": pad_id, "labels": IGNORED}
 
+    @property
+    def width(self) -> int:
+        """Tokens of the longest example."""
+        return max(len(example["input_ids"]) for example in self._examples)
+
+    @property
+    def largest(self) -> int:
+        """Examples of the largest batch."""
+        return min(self._batch_size, len(self._examples))
+
     def __len__(self) -> int:
         """Number of batches."""
         return math.ceil(len(self._examples) / self._batch_size)

@@ -34,6 +34,18 @@ class ModelCache:
         self.largest_bytes = max(self.largest_bytes, self._total())
         return value
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a value is there."""
+        return key in self._kept
+
+    def __len__(self) -> int:
+        """Number of values."""
+        return len(self._kept)
+
+    def drop(self, key: Hashable) -> None:
+        """Drop one value, if it is there."""
+        self._kept.pop(key, None)
+
     def clear(self) -> None:
         """Drop everything."""
         self._kept.clear()

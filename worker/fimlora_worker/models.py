@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fimlora_contract.columns import Task
 from fimlora_contract.folders import (
     UNWANTED,
     WANTED,
@@ -20,33 +19,18 @@ from fimlora_contract.folders import (
     model_files,
 )
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
+from fimlora_worker.heads import (
+    HEAD_SEED,
+    ModelRequest,
+    check_complete,
+    head_class,
+    head_options,
+    named_architecture_errors,
+)
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-# The head that a base model lacks is drawn from this seed and no other: neither the
-# request nor what ran before may change the scores.
-HEAD_SEED = 0
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """Everything that makes two loaded models different; a cache key.
-
-    Attributes:
-        digest: Content of the model's files.
-        device: ``cpu`` or ``cuda``.
-    n_outputs: Outputs of a classification head.
-    problem_type: Transformers' word for its loss.
-    """
-
-    digest: str
-    task: Task
-    dtype: str
-    device: str
-    n_outputs: int | None = None
-    problem_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,54 +137,33 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     import torch
     import transformers
 
-    model_class = _head_class(config, request.task)
-    options: dict[str, Any] = {}
-    if request.n_outputs:
-        options = {
-            "num_labels": request.n_outputs,
-            "problem_type": request.problem_type,
-            "ignore_mismatched_sizes": True,  # a head trained for other labels is no use
-        }
+    from fimlora.alignment import align
+
+    model_class = head_class(config, request.task)
+    options = head_options(request)
+    if options:  # a head trained for other labels is no use
+        options["ignore_mismatched_sizes"] = True
     log.info("model.load digest=%s task=%s", request.digest, request.task)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(HEAD_SEED)
-            model, report = model_class.from_pretrained(
-                folder,
-                dtype=getattr(torch, request.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (ValueError, KeyError, ImportError, AttributeError) as error:
-        raise UnsupportedArchitecture(
-            f"transformers cannot load this {config.model_type} model: {error}"
-        ) from error
-    _check_complete(model, report, request)
-    return LoadedModel(model.to(request.device).eval(), config)
-
-
-def _check_complete(model: Any, report: Mapping[str, Any], request: ModelRequest) -> None:
-    """Refuse a checkpoint that leaves more than a new head to chance.
-
-    Raises:
-        UnsupportedArchitecture: Names the weights that are missing or of another shape.
-    """
+    with named_architecture_errors(config), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(HEAD_SEED)
+        model, report = model_class.from_pretrained(
+            folder,
+            dtype=getattr(torch, request.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     absent = {str(key) for key in report["missing_keys"]}
     absent |= {
         str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
     }
-    if request.n_outputs:
-        prefix = f"{model.base_model_prefix}."
-        absent = {key for key in absent if key.startswith(prefix) and ".pooler." not in key}
-    if absent:
-        raise UnsupportedArchitecture(
-            f"the checkpoint lacks weights of {type(model).__name__}: {sorted(absent)[:5]}"
-        )
+    check_complete(model, absent, request)
+    # Aligned, it gives the same bits as when it is streamed.
+    return LoadedModel(align(model.to(request.device).eval()), config)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -229,27 +192,6 @@ def longest_input(wanted: int, tokenizer: Any, config: Any) -> int:
     """Tokens per example: as asked for, but never more than the model has positions."""
     positions = getattr(config, "max_position_embeddings", None) or wanted
     return int(min(wanted, tokenizer.model_max_length, positions))
-
-
-def _head_class(config: Any, task: Task) -> Any:
-    import transformers
-
-    kind = type(config)
-    if task == "sequence_classification":
-        if kind not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise UnsupportedArchitecture(
-                f"{config.model_type} has no sequence classification head in transformers"
-            )
-        return transformers.AutoModelForSequenceClassification
-    is_encoder = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or (
-        is_encoder and not getattr(config, "is_decoder", False)
-    ):
-        raise UnsupportedArchitecture(
-            f"{config.model_type} is no causal language model; give a dataset with labels to "
-            "calibrate it for sequence classification"
-        )
-    return transformers.AutoModelForCausalLM
 
 
 def _names(folder: Path) -> list[str]:

@@ -52,13 +52,16 @@ class Reporter:
         now = self.clock()
         if done < expected and now - self._reported < SHORTEST_INTERVAL_S:
             return
-        per_batch_s = (now - self._stage_started) / done
+        seconds_left = None
+        if done:  # a streamed model passes blocks before all batches of any are done
+            per_batch_s = (now - self._stage_started) / done
+            seconds_left = round(per_batch_s * (expected - done), 3)
         self._send(
             Progress(
                 stage=Stage.CALIBRATING,
                 batch=done,
                 n_batches=expected,
-                seconds_left=round(per_batch_s * (expected - done), 3),
+                seconds_left=seconds_left,
             )
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,11 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
         measured = find_measured(record, process)
         accepted = Accepted(request, record.resolved, measured)
-        calibrate(accepted, process=process, reporter=reporter, folder=folder)
+        outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
         reporter.enter(Stage.COMMITTING)
         result = _commit(folder / ADAPTER_FOLDER, process)
+        # Beside the artefacts, not among them: they are the same however it was measured.
+        result["execution"] = asdict(outcome.execution) if outcome.execution else None
     process.store.succeed(record.id, record.attempt, result)
     process.store.remember_result(record.fields["request_digest"], record.id)
     if digest := record.fields.get("statistics_digest"):

@@ -119,6 +119,20 @@ class RankMap(AnswerModel):
     modules: list[RankMapModule]
 
 
+class Execution(AnswerModel):
+    """How a measurement was carried out; it changes no result and is in no artefact."""
+
+    executor: Literal["resident", "streamed"]
+    micro_batch_size: int = Field(
+        description="Examples that went through the model at once, after all halvings."
+    )
+    peak_memory_bytes: int | None = Field(
+        None,
+        description="The most memory in use: on a GPU what torch had allocated, on a CPU the "
+        "worker process's largest resident size so far. Null where nobody counts.",
+    )
+
+
 class CalibrationResult(AnswerModel):
     """What a succeeded job delivers; polling alone is enough to use it."""
 
@@ -126,6 +140,9 @@ class CalibrationResult(AnswerModel):
     adapter_config: dict[str, Any]
     rank_map: RankMap
     artifacts: list[Artifact]
+    execution: Execution | None = Field(
+        None, description="Null when the statistics of another job were used."
+    )
 
 
 class Plan(AnswerModel):

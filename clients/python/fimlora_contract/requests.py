@@ -102,6 +102,13 @@ class Calibration(RequestModel):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task: Literal["auto", "sequence_classification", "causal_lm"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    executor: Annotated[
+        Literal["auto", "resident", "streamed"],
+        Field(
+            description="Whether the model is held in memory or streamed from disk, block by "
+            "block; auto goes by the memory there is. It changes no result."
+        ),
+    ] = "auto"
 
 
 class Allocation(RequestModel):

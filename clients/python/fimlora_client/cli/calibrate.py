@@ -47,6 +47,7 @@ def calibrate(
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
     dtype: options.Dtype = None,
+    executor: options.Executor = None,
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
@@ -74,7 +75,7 @@ def calibrate(
         "target_modules": _split_names(target_modules),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, dtype=dtype, task=task, seed=seed,
+            estimator=estimator, dtype=dtype, executor=executor, task=task, seed=seed,
         ),
         "allocation": options.given(
             rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,

@@ -17,7 +17,7 @@ from fimlora_client.cli.console import (
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.options import AsJson, JobId
 from fimlora_client.rank_map import rank_map_table
-from fimlora_contract.jobs import Job, JobStatus
+from fimlora_contract.jobs import Execution, Job, JobStatus
 from fimlora_contract.requests import BUDGET_UNITS
 
 
@@ -66,6 +66,8 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     console = out()
     console.print(_headline(job), soft_wrap=True)
     console.print(_inputs(job), soft_wrap=True)
+    if job.result and job.result.execution:
+        console.print(Text(f"  {execution(job.result.execution)}", "dim"), soft_wrap=True)
     if job.error:
         console.print(Text(f"  {job.error.code}: {job.error.detail}", "red"), soft_wrap=True)
         say(("  try again with  ", "dim"), f"fimlora retry {job.id}")
@@ -91,6 +93,17 @@ def budget(value: dict[str, Any] | None) -> str:
     if unit is None or value is None:
         return ""
     return f"rank {value[unit]}" if unit == "rank" else f"{value[unit]:,} {unit}"
+
+
+def execution(done: Execution) -> str:
+    """How a measurement was carried out, in words."""
+    examples = (
+        "1 example" if done.micro_batch_size == 1 else f"{done.micro_batch_size} examples"
+    )
+    words = f"measured {done.executor}, {examples} at a time"
+    if done.peak_memory_bytes is None:
+        return words
+    return f"{words}, peak memory {done.peak_memory_bytes / 2**30:.1f} GiB"
 
 
 def _headline(job: Job) -> Text:

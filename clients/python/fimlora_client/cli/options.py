@@ -107,6 +107,14 @@ Dtype = Annotated[
     str | None,
     _option("--dtype", panel=CALIBRATION, help="auto, float32, bfloat16 or float16."),
 ]
+Executor = Annotated[
+    str | None,
+    _option(
+        "--executor",
+        panel=CALIBRATION,
+        help="resident, streamed from disk, or auto by the memory there is (default).",
+    ),
+]
 Task = Annotated[
     str | None,
     _option("--task", panel=DATA, help="auto, sequence_classification or causal_lm."),

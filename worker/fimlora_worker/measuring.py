@@ -1,0 +1,83 @@
+"""Measure a job's base model where it fits: loaded, or streamed from its folder."""
+
+from pathlib import Path
+from typing import Any
+
+from fimlora import Statistics, measure, measure_streamed
+from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.memory import reset_peak
+from fimlora.memory_errors import is_out_of_memory
+from fimlora_contract.jobs import Stage
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_worker.base_model import BaseModel
+from fimlora_worker.calibration_data import PaddedBatches
+from fimlora_worker.progress import Reporter
+from fimlora_worker.solving import check_budget
+
+
+def measure_model(
+    request: CalibrationRequest,
+    model: BaseModel,
+    batches: PaddedBatches,
+    reporter: Reporter,
+    *,
+    folder: Path,
+) -> Statistics:
+    """Measure by the executor of the request.
+
+    Args:
+        request: The request.
+        model: Its base model.
+        batches: Its examples.
+        reporter: Told about every batch.
+        folder: For what a streamed model keeps on disk meanwhile.
+
+    Returns:
+        The statistics; they say how they were measured.
+    """
+    calibration = request.calibration
+    options: dict[str, Any] = {
+        "target_modules": request.target_modules,
+        "n_batches": calibration.n_batches,
+        "estimator": calibration.estimator,
+        "seed": calibration.seed,
+        "scale": request.adapter.scale,
+        "record": "spectra" if request.allocation.rule == "spectral" else (),
+        "on_batch": reporter.on_batch,
+    }
+
+    def begin(outline: Any) -> None:
+        check_budget(request, outline)
+        reporter.enter(Stage.CALIBRATING, n_batches=len(batches))
+
+    def resident(size: int) -> Statistics:
+        try:
+            loaded = model.load()
+            begin(loaded)
+            return measure(loaded, batches, micro_batch_size=size, **options)
+        except Exception as error:
+            if is_out_of_memory(error):
+                model.unload()  # what is streamed instead needs the memory
+            raise
+
+    def streamed(size: int) -> Statistics:
+        begin(model.skeleton)
+        return measure_streamed(
+            model.folder,
+            batches,
+            micro_batch_size=size,
+            max_boundary_bytes=boundary_limit(),
+            boundary_folder=folder,
+            **model.streaming_options(),
+            **options,
+        )
+
+    reset_peak(model.device)
+    return measure_where_it_fits(
+        parse_executor(calibration.executor),
+        device=model.device,
+        need=model.need(n_tokens=batches.width),
+        largest_batch=batches.largest,
+        resident=resident,
+        streamed=streamed,
+    )
