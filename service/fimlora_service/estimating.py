@@ -41,7 +41,9 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype)
     helps = known.result or known.measured
     # Without a measurement it is answered at once, or queued in front.
-    ahead = 0 if helps else submission.transport.depth()
+    transport = submission.transport
+    line = transport.n_high if request.priority == "high" else transport.depth
+    ahead = 0 if helps else line()
     return Estimate(
         outcome="cached" if known.result else "replanned" if helps else "measured",
         job_id=helps.id if helps else None,

@@ -51,8 +51,8 @@ class Metrics:
         )
         self.accepted = Counter(
             "fimlora_calibrations_accepted",
-            "Accepted calibrations: cached, replanned from statistics, measured, or repeated "
-            "under an Idempotency-Key.",
+            "Accepted calibrations: cached, shared with an open job, replanned from statistics, "
+            "measured, or repeated under an Idempotency-Key.",
             ["outcome"],
             registry=self.registry,
         )

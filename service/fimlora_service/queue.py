@@ -17,9 +17,32 @@ from fimlora_contract.tasks import (
     rq_job_id,
 )
 
+LAST_HIGH_KEY = "fimlora:last_high"
+# Move an attempt behind the last one of high priority, or to the front if that has gone.
+# KEYS: queue, id of the last one of high priority. ARGV: id. Returns 0 if it waits no more.
+PROMOTE = """
+if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then return 0 end
+local last = redis.call('GET', KEYS[2])
+if not last or redis.call('LINSERT', KEYS[1], 'AFTER', last, ARGV[1]) < 1 then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+end
+redis.call('SET', KEYS[2], ARGV[1])
+return 1
+"""
+
+# KEYS as above.
+N_HIGH = """
+local last = redis.call('GET', KEYS[2])
+local place = last and redis.call('LPOS', KEYS[1], last)
+return place and place + 1 or 0
+"""
+
 
 class RqTransport:
     """The queue as the contract's reaper wants it.
+
+    There is one queue: with two, RQ would lose an attempt whose worker dies while it takes it.
+    Its front belongs to attempts of high priority, in the order they came.
 
     Args:
         redis: A client of its own: RQ changes the socket timeout of the one it is given.
@@ -42,6 +65,16 @@ class RqTransport:
             )
         except DuplicateJobError:
             return
+
+    def promote(self, job_id: str, attempt: int) -> None:
+        """Let a waiting attempt go before all that are not of high priority."""
+        keys = [self._queue.key, LAST_HIGH_KEY]
+        self._redis.eval(PROMOTE, len(keys), *keys, rq_job_id(job_id, attempt))
+
+    def n_high(self) -> int:
+        """How many attempts wait up to the last one of high priority."""
+        keys = [self._queue.key, LAST_HIGH_KEY]
+        return int(self._redis.eval(N_HIGH, len(keys), *keys))
 
     def waiting(self) -> set[tuple[str, int]]:
         """Job ids and attempts in the list that workers pop from."""

@@ -41,19 +41,21 @@ class Accepted:
         record: The job that carries it.
         cached: Whether that job belongs to an earlier, equal request.
         repeated: Whether it was accepted before, under the same idempotency key.
+        shared: Whether it was open already, for an equal request.
     """
 
     record: JobRecord
     cached: bool
     repeated: bool = False
+    shared: bool = False
 
     @property
     def outcome(self) -> str:
         """A word for what earlier jobs have saved."""
         if self.cached:
             return "cached"
-        if self.repeated:
-            return "repeated"
+        if self.repeated or self.shared:
+            return "repeated" if self.repeated else "shared"
         return "replanned" if self.record.fields.get("statistics_from") else "measured"
 
 
@@ -88,8 +90,16 @@ class Work:
 
     @property
     def alone(self) -> bool:
-        """Whether it shares no job with equal requests: it asks to be done in any case."""
-        return bool(self.request.get("force"))
+        """Whether it shares no job with equal requests.
+
+        It asks to be done in any case, or to be given up at a time that others did not ask for.
+        """
+        return bool(self.request.get("force") or self.request.get("deadline_s"))
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it goes before others."""
+        return self.request.get("priority") == "high"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +207,9 @@ class Submission:
             first = "" if work.alone else self.store.shared(work.digest)
             if first and (record := self.store.join(first)):
                 logger.info("job.shared", extra={"job_id": first, "digest": work.digest})
-                return Accepted(record, cached=False)
+                if work.is_urgent:
+                    self._promote(record)
+                return Accepted(record, cached=False, shared=True)
             known = find_known()
             if known.result:
                 fields = {"job_id": known.result.id, "digest": work.digest}
@@ -215,7 +227,7 @@ class Submission:
                 )
             except RequestTaken:
                 continue  # an equal request was faster
-            self._enqueue(record)
+            self._enqueue(record, is_urgent=work.is_urgent)
             return Accepted(record, cached=False)
 
     def _find_result(self, resolved: Resolved) -> JobRecord | None:
@@ -239,7 +251,7 @@ class Submission:
         except JobMissing:
             return None
 
-    def _enqueue(self, record: JobRecord) -> None:
+    def _enqueue(self, record: JobRecord, *, is_urgent: bool) -> None:
         fields = {"job_id": record.id, "attempt": record.attempt}
         # Without a measurement a job takes milliseconds: it need not wait for those with.
         at_front = bool(record.fields.get("statistics_from"))
@@ -250,3 +262,12 @@ class Submission:
             logger.warning("job.enqueue_failed", extra=fields | {"error": str(error)})
         else:
             logger.info("job.queued", extra=fields)
+            if is_urgent and not at_front:
+                self._promote(record)
+
+    def _promote(self, record: JobRecord) -> None:
+        try:
+            self.transport.promote(record.id, record.attempt)
+        except RedisError as error:
+            fields = {"job_id": record.id, "error": str(error)}
+            logger.warning("job.promote_failed", extra=fields)

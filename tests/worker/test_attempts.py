@@ -132,6 +132,10 @@ class TestReporter:
         with pytest.raises(DeadlinePassed, match="101 s of 100 s"):
             reporter.on_batch(1, 5)
         state["now"] = 1.0
+        reporter.due_in_s = 1.0
+        with pytest.raises(DeadlinePassed, match="deadline_s had passed"):
+            reporter.on_batch(1, 5)
+        reporter.due_in_s = 1.1
         jobs.store.request_cancel(reporter.job_id)
         with pytest.raises(CancelRequested):
             reporter.on_batch(1, 5)

@@ -255,3 +255,15 @@ def test_a_duplicate_execution_leaves_without_writing(jobs: Jobs, run_queue, mon
     assert run_calibration(job_id, 1) == "refused"
     assert jobs.get(job_id).attempt == 2
     assert run_calibration("job_unknown", 1) == "refused"
+
+
+def test_a_job_popped_after_its_deadline_fails_with_timeout(jobs: Jobs, run_queue):
+    """The worker looks at the clock before it does anything; one with time left succeeds."""
+    late, early = jobs.submit(deadline_s=60), jobs.submit(deadline_s=600)
+    jobs.redis.hincrby(f"fimlora:job:{late}", "deadline_at", -60_000)
+    run_queue()
+
+    record = jobs.get(late)
+    assert (record.status, record.json_field("error")["code"]) == ("failed", "timeout")
+    assert "deadline_s" in record.json_field("error")["detail"]
+    assert jobs.get(early).status == "succeeded"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fimlora_contract.jobs import JobStatus, Progress, Stage
+from fimlora_contract.reaper import DEADLINE_PASSED
 from fimlora_contract.store import JobStore
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 
@@ -23,6 +24,7 @@ class Reporter:
         is_draining: Whether the worker wants to shut down.
         on_alive: Called with every report.
         deadline_s: Time the attempt may take.
+        due_in_s: Time that is left of the request's own deadline, if it has one.
     """
 
     store: JobStore
@@ -31,6 +33,7 @@ class Reporter:
     is_draining: Callable[[], bool]
     on_alive: Callable[[], None]
     deadline_s: float
+    due_in_s: float | None = None
     clock: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
     _stage_started: float = field(init=False)
@@ -69,6 +72,8 @@ class Reporter:
         if self.is_draining():
             raise ShutdownRequested(f"attempt {self.attempt} of {self.job_id} is handed over")
         used_s = self.clock() - self._started
+        if self.due_in_s is not None and used_s >= self.due_in_s:
+            raise DeadlinePassed(DEADLINE_PASSED.detail)
         if used_s > self.deadline_s:
             raise DeadlinePassed(f"the job ran for {used_s:.0f} s of {self.deadline_s:g} s")
 

@@ -43,6 +43,7 @@ def run_calibration(job_id: str, attempt: int) -> str:
         is_draining=lambda: process.is_draining,
         on_alive=process.on_alive,
         deadline_s=process.settings.job_deadline_s,
+        due_in_s=_due_in_s(record, process),
     )
     try:
         _run(record, process, reporter)
@@ -61,6 +62,11 @@ def run_calibration(job_id: str, attempt: int) -> str:
         raise
     log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
     return end
+
+
+def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
+    due_ms = record.deadline_at_ms
+    return None if due_ms is None else (due_ms - process.store.now_ms()) / 1000
 
 
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:

@@ -227,6 +227,9 @@ class Job(AnswerModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    deadline_at: datetime | None = Field(
+        None, description="When it fails with code timeout if it has not ended by then."
+    )
     request: dict[str, Any]
     resolved: dict[str, Any] = Field(description="What the references resolved to.")
     metadata: dict[str, str] = {}

@@ -15,6 +15,10 @@ from fimlora_contract.records import JobRecord
 from fimlora_contract.store import JobMissing, JobStore, StaleAttempt
 from fimlora_contract.tasks import ORPHAN_GRACE_S, REAPER_INTERVAL_S
 
+DEADLINE_PASSED = JobError(
+    code="timeout", detail="the job had not ended when its deadline_s had passed"
+)
+
 
 class Transport(Protocol):
     """What the reaper needs of the queue."""
@@ -43,6 +47,7 @@ def sweep(
     """Give every orphaned job its next attempt, unless somebody else is sweeping."""
     if store.hold_lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8) is None:
         return
+    end_overdue(store, on_reaped=on_reaped)
     now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
     open_jobs = store.open_jobs()
     # Most open jobs wait in line and need no look: only those that do not, and those that
@@ -62,6 +67,24 @@ def sweep(
         except (JobMissing, StaleAttempt):
             continue  # it moved on while we looked
     store.unlist_missing(done)
+
+
+def end_overdue(store: JobStore, *, on_reaped: Callable[[Reaped], None]) -> None:
+    """Fail jobs whose deadline has passed, queued or running; a worker notices by itself.
+
+    One that is being canceled is left to that.
+    """
+    ids = store.overdue_ids()
+    done = set(ids)
+    for record in store.states(ids):
+        if record.status not in {JobStatus.QUEUED, JobStatus.RUNNING}:
+            continue
+        try:
+            store.fail(record.id, record.attempt, DEADLINE_PASSED)
+            on_reaped(Reaped(record.id, record.attempt, JobStatus.FAILED))
+        except (JobMissing, StaleAttempt):
+            done.discard(record.id)  # it moved on while we looked: look again
+    store.unlist_overdue(done)
 
 
 def give_up(

@@ -30,6 +30,7 @@ def created_ms(job_id: str) -> int | None:
 # What is read to look after a job, and what is read to show it.
 STATE_FIELDS = (
     "id", "status", "attempt", "failures", "lease_until", "updated_at", "missing_attempt",
+    "deadline_at",
 )  # fmt: skip
 SHOWN_FIELDS = (
     *STATE_FIELDS, "version", "created_at", "started_at", "finished_at", "progress", "request",
@@ -88,6 +89,11 @@ class JobRecord:
         return self.fields.get("missing_attempt") == str(self.attempt)
 
     @property
+    def deadline_at_ms(self) -> int | None:
+        """When the job fails if it has not ended; ``None`` without a deadline."""
+        return int(self.fields["deadline_at"]) if self.fields.get("deadline_at") else None
+
+    @property
     def request(self) -> dict[str, Any]:
         """The request as accepted, short forms expanded; its inline rows until it succeeds."""
         request, rows = self.shown_request, self.json_field("rows")
@@ -129,6 +135,7 @@ class JobRecord:
             created_at=created_at,
             started_at=as_time(self.fields.get("started_at")),
             finished_at=as_time(self.fields.get("finished_at")),
+            deadline_at=as_time(self.fields.get("deadline_at")),
             request=request,
             resolved=self.resolved,
             metadata=request.get("metadata", {}),

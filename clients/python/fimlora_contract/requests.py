@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from fimlora_contract.base import RequestModel, json_kind
 from fimlora_contract.references import AnyDataset, AnyModel
 
+LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 MAX_TARGETS, MAX_TARGET_CHARS = 10_000, 256
@@ -227,6 +228,17 @@ class CalibrationRequest(RequestModel):
         Field(max_length=16),
     ] = {}
     force: bool = False
+    priority: Annotated[
+        Literal["normal", "high"],
+        Field(description="A job of high priority waits for no normal one."),
+    ] = "normal"
+    deadline_s: Annotated[
+        Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_S)] | None,
+        Field(
+            description="Seconds from acceptance after which a job that has not ended fails "
+            "with code timeout; such a job is not shared with equal requests."
+        ),
+    ] = None
     validate_only: Annotated[
         bool, Field(description="Answer with an estimate, as POST /estimate does; no job.")
     ] = False

@@ -123,7 +123,10 @@ class JobStore:
             RequestTaken: `shared` says something else by now.
         """
         event = _event("status", job_id, Q, 1)
-        keys = [self._job(job_id), self._open(), self.key("jobs"), self._events(job_id)]
+        keys = [
+            self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
+            self.key("deadlines"),
+        ]  # fmt: skip
         shown, rows = split_rows(request)
         fields = {
             "request": json.dumps(shown),
@@ -136,7 +139,9 @@ class JobStore:
         pipeline = self._redis.pipeline(transaction=False)
         if in_place_of is not None:
             keys.append(self.key("shared", digest))
-        given = [job_id, event, in_place_of or "", *_flat(fields)]
+        deadline_s = request.get("deadline_s")
+        until_ms = str(round(deadline_s * 1000)) if deadline_s else ""
+        given = [job_id, event, in_place_of or "", until_ms, *_flat(fields)]
         pipeline.eval(scripts.CREATE, len(keys), *keys, *given)
         pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
         created, values = pipeline.execute()
@@ -222,6 +227,16 @@ class JobStore:
             for record in self._read(ids[start : start + BATCH], (*STATE_FIELDS, "request")):
                 if record:
                     yield record.id, record.shown_request
+
+    def overdue_ids(self) -> list[str]:
+        """Ids of jobs whose deadline has passed and that nobody has looked at since."""
+        passed = self._redis.zrangebyscore(self.key("deadlines"), "-inf", self.now_ms())
+        return [_text(id_) for id_ in passed]
+
+    def unlist_overdue(self, ids: Iterable[str]) -> None:
+        """Look no more after these jobs' deadlines."""
+        if given := list(ids):
+            self._redis.zrem(self.key("deadlines"), *given)
 
     def missing_ids(self) -> set[str]:
         """Jobs of which an attempt was noted as missing."""
