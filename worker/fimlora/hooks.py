@@ -13,7 +13,7 @@ checkpointing reports one gradient, not two.
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from fimlora.errors import MissingGradient
 Call = tuple[tuple[Tensor, ...], Tensor]
 Keep = Callable[[str, Tensor], tuple[Tensor, ...]]
 OnGradients = Callable[[str, list[Call]], None]
+_AS_EVER: AbstractContextManager[object] = nullcontext()
 
 
 class _ReportGradient(torch.autograd.Function):
@@ -130,7 +131,7 @@ class Watch:
             self.calls[name] += 1
         if not torch.is_grad_enabled():  # reentrant checkpointing comes back with it enabled
             return output
-        with torch.no_grad():
+        with torch.no_grad(), _as_they_are(module_input):
             kept = self._keep(name, module_input.detach())
         report = partial(self._receive, name)
         apply: Callable[..., Tensor] = _ReportGradient.apply
@@ -141,7 +142,14 @@ class Watch:
         pending.append((kept, gradient))
         if len(pending) == self.calls[name]:
             self._reported.add(name)
-            self._on_gradients(name, self._pending.pop(name))
+            with _as_they_are(gradient):
+                self._on_gradients(name, self._pending.pop(name))
+
+
+def _as_they_are(tensor: Tensor) -> AbstractContextManager[object]:
+    """Let no autocast that the model runs under narrow what is made of its tensors."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_EVER
 
 
 @contextmanager

@@ -279,6 +279,19 @@ def check_scale(scale: int | float) -> None:
         raise InvalidOption(f"scale={scale!r}: it must be a number above 0 and finite")
 
 
+def check_gradients_allowed() -> None:
+    """Refuse to run where torch builds no graph whatever is asked of it.
+
+    Raises:
+        InvalidOption: This is in inference mode.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InvalidOption(
+            "measuring needs gradients, which torch.inference_mode() rules out: call it "
+            "outside; torch.no_grad() is allowed"
+        )
+
+
 def check_can_run(model: nn.Module) -> None:
     """Refuse a model or a place in which no backward pass can run.
 
@@ -288,11 +301,7 @@ def check_can_run(model: nn.Module) -> None:
     Raises:
         InvalidOption: The message says what to do instead.
     """
-    if torch.is_inference_mode_enabled():
-        raise InvalidOption(
-            "measuring needs gradients, which torch.inference_mode() rules out: call it "
-            "outside; torch.no_grad() is allowed"
-        )
+    check_gradients_allowed()
     is_offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
     name = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if name is not None and not is_offloaded:

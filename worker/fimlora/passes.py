@@ -8,10 +8,11 @@ architecture. One thread runs at a time: `Pass.advance` returns when the pass ha
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -41,6 +42,7 @@ class Pass(threading.Thread):
         self.call: UnitCall | None = None
         self.result: Tensor | None = None
         self._body = body
+        self._casts = _autocasts()
         self._outputs: Any = None
         self._error: BaseException | None = None
         self._is_abandoned = False
@@ -49,7 +51,10 @@ class Pass(threading.Thread):
     def run(self) -> None:
         """Run the body; what it raises is for `advance` to raise."""
         try:
-            self.result = self._body()
+            with ExitStack() as stack:
+                for cast in self._casts:
+                    stack.enter_context(cast)
+                self.result = self._body()
         except _Abandoned:
             pass
         except BaseException as error:  # for the thread that waits
@@ -102,6 +107,33 @@ class Pass(threading.Thread):
         if self.ident is not None:
             self._may_run.release()
             self.join()
+
+
+def _autocasts() -> list[torch.autocast]:
+    """What this thread has autocast for; it is not handed on to threads by itself."""
+    return [
+        torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
+        for kind in ("cpu", "cuda")
+        if torch.is_autocast_enabled(kind)
+    ]
+
+
+@contextmanager
+def casting_as_one_graph() -> Iterator[None]:
+    """Let autocast keep no casts inside the block.
+
+    It keeps those of leaves that require grad: in a frozen model there is none, but units
+    that run alone begin with some, and gradients would be added up before they are widened.
+
+    Yields:
+        None. It is as before when the block ends.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 @contextmanager

@@ -31,9 +31,15 @@ from fimlora.gradient_sums import (
     parse_record,
 )
 from fimlora.losses import Loss, LossFn, choose_loss
-from fimlora.measuring import OnBatch, check_at_least_one, check_scale, parse_estimator
+from fimlora.measuring import (
+    OnBatch,
+    check_at_least_one,
+    check_gradients_allowed,
+    check_scale,
+    parse_estimator,
+)
 from fimlora.memory import peak_bytes
-from fimlora.passes import stops
+from fimlora.passes import casting_as_one_graph, stops
 from fimlora.plan import TargetModule
 from fimlora.progress_file import ProgressFile, open_progress
 from fimlora.recorder import Recorder
@@ -126,6 +132,7 @@ def measure_streamed(
     """  # noqa: DOC502 - the helpers raise
     check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
     check_scale(scale)
+    check_gradients_allowed()
     if train_mode:
         raise InvalidOption(
             "train_mode=True cannot be streamed, as dropout would be drawn in another order "
@@ -162,6 +169,7 @@ def measure_streamed(
         frozen(model, train_mode=False, seed=seed),
         boundary_store(max_boundary_bytes, spill) as store,
         stops(units),
+        casting_as_one_graph(),
     ):
         items = [as_batch(item) for item in itertools.islice(batches, n_batches)]
         if saved is not None:
