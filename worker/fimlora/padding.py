@@ -17,10 +17,8 @@ from fimlora.losses import IGNORED
 _SEQUENCES = frozenset(
     {"input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids"}
 )
-# An example begins a micro-batch of its own when it is this much shorter than the longest,
-_SHORTER = 0.75
-# and what goes before it is worth a pass: in tokens, on a CPU and elsewhere.
-_ENOUGH_ON_CPU, _ENOUGH = 512, 4096
+# What a pass costs besides its tokens, in tokens: on a CPU and elsewhere.
+_PASS_ON_CPU, _PASS = 128, 2048
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,10 @@ class Padding:
         return batch | {name: batch[name][:, start:stop] for name in self.names}
 
     def count_alike(self, *, on_cpu: bool) -> int:
-        """Count the examples, from the first on, that are better run together.
+        """Count the examples that make the first of the cheapest micro-batches.
+
+        A pass costs its examples times the longest of them, and something for itself. The
+        examples are to be in order of their length.
 
         Args:
             on_cpu: Whether the model runs on a CPU, where small passes cost little.
@@ -75,11 +76,19 @@ class Padding:
         Returns:
             At least one; all of them unless the others are much shorter.
         """
-        longest, enough = _length(self.spans[0]), _ENOUGH_ON_CPU if on_cpu else _ENOUGH
-        for n, span in enumerate(self.spans):
-            if n * longest >= enough and _length(span) <= _SHORTER * longest:
-                return n
-        return len(self.spans)
+        lengths, per_pass = [*map(_length, self.spans)], _PASS_ON_CPU if on_cpu else _PASS
+        # Examples of one length stay together, so these are the places to cut at.
+        starts = [i for i, n in enumerate(lengths) if not i or n != lengths[i - 1]]
+        ends = [*starts[1:], len(lengths)]
+        # From the last one back: what all from here on cost, and where the first pass ends.
+        best = {len(lengths): (0, 0)}
+        for k in reversed(range(len(starts))):
+            start = starts[k]
+            best[start] = min(
+                ((end - start) * lengths[start] + per_pass + best[end][0], -end)
+                for end in ends[k:]
+            )
+        return -best[0][1]
 
 
 def find_padding(batch: Batch, *, labels_by_token: bool) -> Padding | None:
