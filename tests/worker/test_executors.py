@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from fimlora_contract.jobs import Job
+from fimlora_contract.jobs import Job, JobError
+from fimlora_contract.reaper import give_up
 from fimlora_worker.process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs
@@ -85,6 +86,28 @@ def test_statistics_of_another_job_were_not_measured_in_any_way(jobs: Jobs, run_
 
     assert ended(jobs, first).result.execution.executor == "resident"
     assert ended(jobs, second).result.execution is None
+
+
+@pytest.mark.parametrize(
+    ("kills", "executor", "wanted"),
+    [
+        (1, "auto", ("resident", 1)),
+        (2, "auto", ("streamed", 1)),
+        (2, "resident", ("resident", 1)),
+    ],
+)
+def test_an_attempt_after_a_kill_needs_less(jobs: Jobs, run_queue, kills, executor, wanted):
+    """A process that took too much is killed and cannot adapt by itself."""
+    job_id = submit(jobs, "tiny", "labels", executor)
+    kill = JobError(code="out_of_memory_host", detail="killed", retryable=True)
+    lost = JobError(code="worker_lost", detail="lost", retryable=True)
+    for attempt in range(kills):
+        give_up(jobs.store, jobs.transport, job_id, attempt + 1, error=kill)
+    give_up(jobs.store, jobs.transport, job_id, kills + 1, error=lost, counted=False)
+    run_queue()
+
+    execution = ended(jobs, job_id).result.execution
+    assert (execution.executor, execution.micro_batch_size) == wanted
 
 
 @pytest.mark.parametrize(

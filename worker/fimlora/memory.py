@@ -83,17 +83,20 @@ def reset_peak(device: torch.device) -> None:
         device: The device.
     """
     if device.type == "cuda":
+        torch.cuda.init()  # there are no counters before
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def _free_cuda_bytes(device: torch.device) -> int:
-    free, total = torch.cuda.mem_get_info(device)
-    used = torch.cuda.memory_allocated(device)
-    free += torch.cuda.memory_reserved(device) - used
-    share: Callable[..., float] = getattr(
+    # The share is known by index only, and "cuda" alone has none.
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    used = torch.cuda.memory_allocated(index)
+    free += torch.cuda.memory_reserved(index) - used
+    share: Callable[[int], float] = getattr(
         torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0
     )
-    return max(0, min(free, int(share(device) * total) - used))
+    return max(0, min(free, int(share(index) * total) - used))
 
 
 def _left_to_process(status: Path) -> Iterator[int]:

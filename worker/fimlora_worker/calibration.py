@@ -47,11 +47,13 @@ class Accepted:
         request: The request.
         resolved: Content of base model and dataset.
         measured: Statistics of an earlier job, when they are what this one would measure.
+        memory_kills: Attempts that the system has ended for want of memory.
     """
 
     request: CalibrationRequest
     resolved: dict[str, Any]
     measured: Measured | None = None
+    memory_kills: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ def _calibrate_model(
         statistics = measured.statistics
     else:
         statistics = measure_model(
-            accepted.request, prepared.model, prepared.batches, reporter, folder=folder
+            accepted.request,
+            prepared.model,
+            prepared.batches,
+            reporter,
+            folder=folder,
+            memory_kills=accepted.memory_kills,
         )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora import Statistics, measure, measure_streamed
+from fimlora.execution import Executor
 from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.memory import reset_peak
 from fimlora.memory_errors import is_out_of_memory
@@ -22,8 +23,12 @@ def measure_model(
     reporter: Reporter,
     *,
     folder: Path,
+    memory_kills: int = 0,
 ) -> Statistics:
     """Measure by the executor of the request.
+
+    A kill cannot be caught, but the attempt after it needs less: first one example at a
+    time, then, if the choice is ours, one block of the model.
 
     Args:
         request: The request.
@@ -31,6 +36,7 @@ def measure_model(
         batches: Its examples.
         reporter: Told about every batch.
         folder: For what a streamed model keeps on disk meanwhile.
+        memory_kills: Attempts that the system has ended for want of memory.
 
     Returns:
         The statistics; they say how they were measured.
@@ -72,12 +78,15 @@ def measure_model(
             **options,
         )
 
+    executor = parse_executor(calibration.executor)
+    if executor is Executor.AUTO and memory_kills > 1:
+        executor = Executor.STREAMED
     reset_peak(model.device)
     return measure_where_it_fits(
-        parse_executor(calibration.executor),
+        executor,
         device=model.device,
         need=model.need(n_tokens=batches.width),
-        largest_batch=batches.largest,
+        largest_batch=1 if memory_kills else batches.largest,
         resident=resident,
         streamed=streamed,
     )

@@ -78,7 +78,7 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     request = CalibrationRequest.model_validate(record.request)
     with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
         measured = find_measured(record, process)
-        accepted = Accepted(request, record.resolved, measured)
+        accepted = Accepted(request, record.resolved, measured, record.memory_kills)
         outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
         reporter.enter(Stage.COMMITTING)
         result = _commit(folder / ADAPTER_FOLDER, process)

@@ -128,10 +128,10 @@ PROBLEMS: dict[str, ProblemType] = {
     # Of jobs only: these end a job and never answer a request by themselves.
     "worker_lost": ProblemType(500, "The worker was lost too often", "Retry the job."),
     "out_of_memory_gpu": ProblemType(
-        500, "The device ran out of memory", "Use a smaller batch_size or max_length."
+        500, "The device ran out of memory", "Use a smaller max_length, or executor streamed."
     ),
     "out_of_memory_host": ProblemType(
-        500, "The machine ran out of memory", "Use a smaller batch_size or max_length."
+        500, "The machine ran out of memory", "Use a smaller max_length, or executor streamed."
     ),
     "timeout": ProblemType(500, "The job ran out of time", "Use fewer or smaller batches."),
     "canceled": ProblemType(

@@ -94,6 +94,11 @@ class JobRecord:
         return int(self.fields["deadline_at"]) if self.fields.get("deadline_at") else None
 
     @property
+    def memory_kills(self) -> int:
+        """How many attempts the system has ended for want of memory."""
+        return int(self.fields.get("memory_kills") or 0)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The request as accepted, short forms expanded; its inline rows until it succeeds."""
         request, rows = self.shown_request, self.json_field("rows")

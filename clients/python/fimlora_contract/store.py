@@ -380,7 +380,8 @@ class JobStore:
             job_id: The job.
             attempt: The attempt to give up.
             counted: Whether it counts against the limit; an orderly shutdown does not.
-            error: What the job fails with when no attempt is left.
+            error: What the job fails with when no attempt is left; a want of memory is noted
+                for the next one.
 
         Raises:
             StaleAttempt: The attempt is no longer current.
@@ -396,6 +397,8 @@ class JobStore:
         fields = {
             "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
         }  # fmt: skip
+        if error and error.code == "out_of_memory_host":
+            fields["memory_kills"] = str(record.memory_kills + 1)
         event = _event("status", job_id, Q, attempt + 1)
         return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
 
