@@ -105,6 +105,18 @@ class TestFetchingPatterns:
         assert [entry["digest"] for entry in history] == digests[::-1]
         assert shown.index(digests[1]) < shown.index(digests[0])
 
+    def test_a_calibration_can_be_pinned_at_once(self, run, rows):
+        """Which needs the result, so it waits."""
+        command = [*REQUEST, rows, "--budget", 4, "--pin", "task:prod"]
+
+        without = run(*command, "--no-wait")
+        pinned = run(*command, "--json")
+
+        assert without.exit_code == 2
+        assert "task:prod stands for this result" in pinned.stderr
+        digest = json.loads(pinned.stdout)["result"]["digest"]
+        assert json.loads(run("fetch", "--pin", "task:prod").stdout)["digest"] == digest
+
     def test_every_way_of_naming_a_result_leads_to_it(self, run, calibrate, client):
         """By job, content, pin and inputs; without --output it goes to standard output."""
         job_id = calibrate()

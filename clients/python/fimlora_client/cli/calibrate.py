@@ -18,6 +18,7 @@ from fimlora_client.cli.console import (
 )
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.estimate import show_estimate
+from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
 from fimlora_client.errors import InvalidFile
 from fimlora_client.rank_map import rank_map_table
@@ -54,6 +55,7 @@ def calibrate(
     layout: options.Layout = None,
     weights: options.Weights = False,
     output: options.Output = None,
+    pin: options.Pin = None,
     wait: options.Wait = True,
     timeout: options.Timeout = 3600,
     force: options.Force = False,
@@ -68,6 +70,7 @@ def calibrate(
       fimlora calibrate org/model org/dataset --budget-parameters 2000000
       fimlora calibrate minilm my-rows --budget 16 --r-max 64 -t query,value
       fimlora calibrate minilm my-rows --budget 8 --estimate
+      fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod
     """
     fields: dict[str, Any] = {
         "base_model": _checked_model(model),
@@ -84,12 +87,23 @@ def calibrate(
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
     }  # fmt: skip
+    name_tag = read_pin(pin) if pin else None
+    if pin and not wait:
+        raise typer.BadParameter("--pin names the result: it needs --wait")
     client = client_of(ctx)
     request = _request(client, dataset, fields, columns=_columns(column), split=split)
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return
-    _run(client, request, output=output, wait=wait, timeout=timeout, as_json=as_json)
+    handle = client.calibrate(request)
+    if not wait:
+        _leave(handle, as_json=as_json)
+        return
+    _show(_wait(handle, timeout=timeout), as_json=as_json)
+    if name_tag:
+        client.rank_patterns.pin(*name_tag, job_id=handle.id)
+        say_pinned(*name_tag)
+    _keep(handle, output)
 
 
 def _request(
@@ -101,27 +115,17 @@ def _request(
     return build_request(None, **fields, dataset=reference)
 
 
-def _run(
-    client: Client,
-    request: CalibrationRequest,
-    *,
-    output: Path | None,
-    wait: bool,
-    timeout: float,
-    as_json: bool,
-) -> None:
-    handle = client.calibrate(request)
-    if not wait:
-        _leave(handle, as_json=as_json)
-        return
-    result = _wait(handle, timeout=timeout)
+def _show(result: Result, *, as_json: bool) -> None:
     if as_json:
         show_json(result.job.model_dump(mode="json"))
     else:
         out().print(rank_map_table(result.rank_map))
-    if output:
-        files = handle.download(output)
-        say(("✓ ", "green"), f"{', '.join(sorted(files))} in {output}")
+
+
+def _keep(handle: JobHandle, folder: Path | None) -> None:
+    if folder:
+        files = handle.download(folder)
+        say(("✓ ", "green"), f"{', '.join(sorted(files))} in {folder}")
     else:
         say(("  keep it with  ", "dim"), f"fimlora fetch {handle.id} --output DIR")
 

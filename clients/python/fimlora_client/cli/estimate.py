@@ -45,7 +45,7 @@ def _lines(estimate: Estimate) -> Iterator[tuple[str, str]]:
     yield "", streamed
     for worker in memory.workers:
         yield "worker", f"{worker.name}: {_fit(worker)}"
-    yield "queue", f"{estimate.queue.ahead} ahead, {estimate.queue.workers} workers"
+    yield "queue", f"{estimate.queue.ahead} ahead, workers: {estimate.queue.workers}"
 
 
 def _interval(budget: BudgetInterval) -> str:

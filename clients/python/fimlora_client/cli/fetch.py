@@ -11,6 +11,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.calls import Answer, Call
 from fimlora_client.cli.console import err, out, print_plain, say, size
 from fimlora_client.cli.context import client_of
+from fimlora_client.cli.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
 from fimlora_client.patterns import FetchedPattern, Format, KeptFile
 from fimlora_contract.jobs import Artifact, Job, JobStatus
@@ -112,9 +113,7 @@ def _look_up(
     if digest:
         return lambda etag: patterns.retrieve(digest, format=format, etag=etag)
     if pin:
-        name, _, tag = pin.partition(":")
-        if not (name and tag):
-            raise typer.BadParameter(f"--pin {pin!r} is not of the form NAME:TAG")
+        name, tag = read_pin(pin)
         return lambda etag: patterns.pinned(name, tag, format=format, etag=etag)
     model, dataset, budget = inputs
     if not (model and dataset):

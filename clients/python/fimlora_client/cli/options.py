@@ -148,6 +148,10 @@ Wait = Annotated[
 Timeout = Annotated[
     float, _option("--timeout", panel=RUN, help="Seconds to wait at most (3600).")
 ]
+Pin = Annotated[
+    str | None,
+    _option("--pin", metavar="NAME:TAG", panel=RUN, help="Let this name stand for the result."),
+]
 Estimate = Annotated[
     bool,
     _option("--estimate", panel=RUN, help="Say what it would need, and start nothing."),

@@ -47,12 +47,25 @@ def pin(
         _show_history(found)
     else:
         out().print(found.digest)
-        say(("✓ ", "green"), f"{name}:{tag} stands for this result")
-        say(("  fetch it with  ", "dim"), f"fimlora fetch --pin {name}:{tag} --output FILE")
+        say_pinned(name, tag)
+
+
+def read_pin(text: str) -> tuple[str, str]:
+    """Name and tag of ``NAME:TAG``."""
+    name, _, tag = text.partition(":")
+    if not (name and tag):
+        raise typer.BadParameter(f"--pin {text!r} is not of the form NAME:TAG")
+    return name, tag
+
+
+def say_pinned(name: str, tag: str) -> None:
+    """Tell that a pin was set, and how to use it."""
+    say(("✓ ", "green"), f"{name}:{tag} stands for this result")
+    say(("  fetch it with  ", "dim"), f"fimlora fetch --pin {name}:{tag} --output FILE")
 
 
 def _show_history(pin: Pin) -> None:
-    table = make_table("digest", "pinned")
+    table = make_table("digest", "age")
     for entry in pin.history:
-        table.add_row(entry.digest, ago(entry.pinned_at))
+        table.add_row(entry.digest, ago(entry.pinned_at).removesuffix(" ago"))
     out().print(table)

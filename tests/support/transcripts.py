@@ -1,0 +1,48 @@
+"""Transcripts in the documentation: the commands of ``console`` blocks with their output."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# What differs from run to run, and what it is called instead.
+VARYING = {
+    r"sha256:[0-9a-f]{64}": "sha256:…",
+    r"\bjob_[0-9a-f]{23}\b": "job_…",
+    r"^(< content-length|content-length): \d+": r"\1: …",
+    r"^(date|x-request-id): .*": r"\1: …",
+    r"fetched \d+ k?B": "fetched …",
+    r"  \d+ s$": "  … s",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command and what the page says that it prints; ``...`` is any number of lines."""
+
+    line: str
+    output: tuple[str, ...]
+
+
+def read_commands(page: Path) -> list[Command]:
+    """Every command of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    found = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)]
+    return [
+        Command(line, tuple(rest)) for line, *rest in map(str.splitlines, filter(None, found))
+    ]
+
+
+def plain(text: str) -> list[str]:
+    """Lines of output without what differs from run to run."""
+    for pattern, name in VARYING.items():
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def agrees(command: Command, printed: str) -> bool:
+    """Whether a command printed what its page says."""
+    expected = "\n".join(plain("\n".join(command.output)))
+    pattern = re.escape(expected).replace(re.escape("..."), ".*?")
+    found = "\n".join(plain(printed)).rstrip()
+    return re.fullmatch(pattern, found, flags=re.DOTALL) is not None
