@@ -69,7 +69,8 @@ def test_options_reach_the_request(run, rows):
         "--r-max", "30", "--rule", "random", "--aggregation", "l2", "--seed", "7",
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
-        "--column", "text=text", "--task", "causal_lm", "--batches", "5",
+        "--column", "text=text", "--task", "causal_lm", "--batches", "5", "--priority", "high",
+        "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed",
     ]  # fmt: skip
 
@@ -77,6 +78,8 @@ def test_options_reach_the_request(run, rows):
 
     request = json.loads(result.stdout)["request"]
     assert request["budget"]["parameters"] == 4000
+    assert (request["priority"], request["deadline_s"]) == ("high", 900)
+    assert request["metadata"] == {"team": "nlp"}
     assert request["target_modules"] == ["query", "key"]
     assert request["dataset"]["columns"]["text"] == "text"
     assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}

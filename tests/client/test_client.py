@@ -212,6 +212,8 @@ def test_the_rest_of_the_api(client):
     """Models, version and health; an unknown job is not found."""
     assert [model.id for model in client.models.list().data] == ["tiny"]
     assert client.version().api == "v1"
+    assert client.liveness().status == "ok"
+    assert "# TYPE" in client.metrics()
     assert client.health().checks["redis"] == "ok"
     with pytest.raises(JobNotFound, match="job_none"):
         client.jobs.retrieve("job_none")

@@ -51,6 +51,7 @@ METHODS = {
     "readiness": lambda c: c.health(),
     "liveness": lambda c: c.liveness(),
     "version": lambda c: c.version(),
+    "show_metrics": lambda c: c.metrics(),
 }
 
 
@@ -83,6 +84,7 @@ COMMANDS = {
     "readiness": ["status"],
     "liveness": "`fimlora status` asks for readiness, which says more",
     "version": ["status"],
+    "show_metrics": "Prometheus reads them, `fimlora status` is for people",
 }
 FILE = {"name": "a.json", "digest": DIGEST, "size": 1, "media_type": "x/y"}
 RANK_MAP = {

@@ -5,6 +5,8 @@ import inspect
 import pytest
 
 import fimlora_client
+from fimlora_client.bodies import CalibrationFields, PlanFields
+from fimlora_contract.requests import CalibrationRequest, PlanRequest
 
 NAMES = {
     "ApiError",
@@ -46,6 +48,16 @@ def signature(path):
     parameters = inspect.signature(found).parameters.values()
     plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
     return str(inspect.Signature(plain))[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "request_"),
+    [(CalibrationFields, CalibrationRequest), (PlanFields, PlanRequest)],
+    ids=["calibrate", "allocate"],
+)
+def test_every_field_of_a_request_is_a_keyword(fields, request_):
+    """An editor offers what the service takes; validating alone is a method of its own."""
+    assert set(fields.__annotations__) == set(request_.model_fields) - {"validate_only"}
 
 
 def test_the_public_names_are_pinned():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
 
@@ -47,6 +47,8 @@ class CalibrationFields(TypedDict, total=False):
     adapter: AdapterOptions | Mapping[str, Any]
     metadata: dict[str, str]
     force: bool
+    priority: Literal["normal", "high"]
+    deadline_s: float | None
 
 
 class PlanFields(TypedDict, total=False):

@@ -116,6 +116,13 @@ class AsyncClient:
         """
         return await self._sender.ask(Call("GET", "/version"), Version)
 
+    async def metrics(self) -> str:
+        """Figures of jobs, queues and workers in the words of Prometheus.
+
+        ``GET /metrics``
+        """
+        return (await self._sender.do(Call("GET", "/metrics"))).content.decode()
+
     def watch(self, on_answer: Callable[[Call, Answer], None]) -> None:
         """Be told of every exchange with the service from now on."""
         self._sender.context = replace(self._sender.context, on_answer=on_answer)

@@ -56,9 +56,11 @@ class AsyncSender:
         """Send a call and read its answer."""
         return read_answer(await self.send(call), model)
 
-    async def do(self, call: Call) -> None:
-        """Send a call whose answer has nothing to read, or goes to a file."""
-        raise_for_problem(await self.send(call))
+    async def do(self, call: Call) -> Answer:
+        """Send a call whose answer is no model: nothing, text, or a file that is saved."""
+        answer = await self.send(call)
+        raise_for_problem(answer)
+        return answer
 
     def listen(self, call: Call) -> AbstractAsyncContextManager[AsyncEvents]:
         """Open a stream of events as pairs of id and data."""

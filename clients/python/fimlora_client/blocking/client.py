@@ -117,6 +117,13 @@ class Client:
         """
         return self._sender.ask(Call("GET", "/version"), Version)
 
+    def metrics(self) -> str:
+        """Figures of jobs, queues and workers in the words of Prometheus.
+
+        ``GET /metrics``
+        """
+        return (self._sender.do(Call("GET", "/metrics"))).content.decode()
+
     def watch(self, on_answer: Callable[[Call, Answer], None]) -> None:
         """Be told of every exchange with the service from now on."""
         self._sender.context = replace(self._sender.context, on_answer=on_answer)

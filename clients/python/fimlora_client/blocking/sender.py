@@ -57,9 +57,11 @@ class Sender:
         """Send a call and read its answer."""
         return read_answer(self.send(call), model)
 
-    def do(self, call: Call) -> None:
-        """Send a call whose answer has nothing to read, or goes to a file."""
-        raise_for_problem(self.send(call))
+    def do(self, call: Call) -> Answer:
+        """Send a call whose answer is no model: nothing, text, or a file that is saved."""
+        answer = self.send(call)
+        raise_for_problem(answer)
+        return answer
 
     def listen(self, call: Call) -> AbstractContextManager[Events]:
         """Open a stream of events as pairs of id and data."""

@@ -58,6 +58,9 @@ def calibrate(
     pin: options.Pin = None,
     wait: options.Wait = True,
     timeout: options.Timeout = 3600,
+    priority: options.Priority = None,
+    deadline: options.Deadline = None,
+    label: options.Label = None,
     force: options.Force = False,
     estimate: options.Estimate = False,
     as_json: options.AsJson = False,
@@ -86,12 +89,17 @@ def calibrate(
         ),
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
+        **options.given(
+            priority=priority, deadline_s=deadline, metadata=_pairs("--label", "KEY=VALUE", label)
+        ),
     }  # fmt: skip
     name_tag = read_pin(pin) if pin else None
     if pin and not wait:
         raise typer.BadParameter("--pin names the result: it needs --wait")
     client = client_of(ctx)
-    request = _request(client, dataset, fields, columns=_columns(column), split=split)
+    request = _request(
+        client, dataset, fields, columns=_pairs("--column", "ROLE=NAME", column), split=split
+    )
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return
@@ -186,11 +194,12 @@ def _split_names(names: str | None) -> str | list[str] | None:
     return [name.strip() for name in names.split(",")]
 
 
-def _columns(pairs: list[str] | None) -> dict[str, str] | None:
+def _pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str] | None:
+    """What a repeatable option of the form KEY=VALUE says."""
     if not pairs:
         return None
     split = [pair.partition("=") for pair in pairs]
-    for role, _, name in split:
-        if not (role and name):
-            raise typer.BadParameter(f"--column {role!r} is not of the form ROLE=NAME")
-    return {role: name for role, _, name in split}
+    for key, _, value in split:
+        if not (key and value):
+            raise typer.BadParameter(f"{option} {key!r} is not of the form {form}")
+    return {key: value for key, _, value in split}

@@ -156,6 +156,18 @@ Estimate = Annotated[
     bool,
     _option("--estimate", panel=RUN, help="Say what it would need, and start nothing."),
 ]
+Priority = Annotated[
+    str | None,
+    _option("--priority", panel=RUN, help="normal (default), or high: before all normal ones."),
+]
+Deadline = Annotated[
+    float | None,
+    _option("--deadline", panel=RUN, help="Seconds after which a job that goes on fails."),
+]
+Label = Annotated[
+    list[str] | None,
+    _option("--label", panel=RUN, help="KEY=VALUE to find the job by. Repeatable."),
+]
 Force = Annotated[
     bool, _option("--force", panel=RUN, help="Measure again, even if it is known.")
 ]
