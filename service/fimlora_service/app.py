@@ -15,6 +15,7 @@ from redis.retry import Retry
 from fimlora_contract import __version__
 from fimlora_contract.problems import Problem
 from fimlora_contract.store import JobStore
+from fimlora_contract.webhooks import Outbox
 from fimlora_service import (
     artifacts,
     calibrate,
@@ -38,6 +39,7 @@ from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
+from fimlora_service.webhooks import Courier
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
@@ -64,10 +66,12 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         ):
             store, transport = JobStore(redis), RqTransport(queue_redis)
             collector = StoreCollector(store, transport)
+            courier = Courier(Outbox(store), settings, metrics)
             reaping = partial(reap, store, transport)
             forgetting = partial(forget, store, days=settings.job_retention_days)
             with (
                 repeating("reaper", reaping, every_s=settings.reaper_interval_s),
+                repeating("webhooks", courier.deliver_due, every_s=settings.webhook_interval_s),
                 repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
             ):
                 metrics.registry.register(collector)

@@ -37,6 +37,7 @@ RETRY_AFTER_S = 2
 # What is wrong with a body, however it is submitted.
 REFUSALS = (
     errors.MalformedRequest,
+    errors.WebhookNotAllowed,
     errors.DatasetNotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
@@ -63,10 +64,16 @@ def require_json(request: Request) -> None:
 
 
 async def make_submission(
-    store: StoreDep, transport: TransportDep, resolver: ResolverDep, data_folder: DataFolderDep
+    store: StoreDep,
+    transport: TransportDep,
+    resolver: ResolverDep,
+    data_folder: DataFolderDep,
+    settings: SettingsDep,
 ) -> Submission:
     """What accepts requests."""
-    return Submission(store, transport, resolver, data_folder)
+    return Submission(
+        store, transport, resolver, data_folder, webhook_hosts=settings.webhook_hosts
+    )
 
 
 SubmissionDep = Annotated[Submission, Depends(make_submission)]

@@ -38,6 +38,10 @@ class MalformedRequest(ServiceError):
     code = "malformed_request"
 
 
+class WebhookNotAllowed(ServiceError):
+    code = "webhook_not_allowed"
+
+
 class RouteNotFound(ServiceError):
     code = "not_found"
 

@@ -30,6 +30,7 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     Raises:
         ServiceError: POST /calibrate would refuse it, too.
     """
+    submission.check_webhook(request)
     resolved = submission.resolver.resolve(request, in_detail=True)
     known = submission.find_known(request, resolved)
     to_fetch = submission.resolver.bytes_to_fetch(request, resolved)

@@ -20,6 +20,7 @@ MESSAGES = {
 }
 # Forms of what is not in a body, by the name of the parameter.
 FORMS = {
+    "webhook": "must be an http or https address of plain ASCII, without user or fragment",
     "Idempotency-Key": "must be 1 to 255 printable ASCII characters",
     "cursor": "must be the next_cursor of a page",
     "after": "must be the id of an event",

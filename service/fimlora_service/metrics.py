@@ -23,6 +23,7 @@ from fimlora_contract.records import created_ms
 from fimlora_contract.scripts import DURATION_BOUNDS_S
 from fimlora_contract.store import JobStore
 from fimlora_contract.tallies import read_tallies
+from fimlora_contract.webhooks import Outbox
 from fimlora_contract.workers import WorkerRegistry
 from fimlora_service.queue import RqTransport
 
@@ -37,6 +38,7 @@ class Metrics:
         registry: Everything that GET /metrics shows.
         requests: Requests and how long they took.
         accepted: Accepted calibrations by what earlier jobs saved.
+        webhooks: Tries to deliver a webhook.
     """
 
     def __init__(self) -> None:
@@ -53,6 +55,13 @@ class Metrics:
             "fimlora_calibrations_accepted",
             "Accepted calibrations: cached, shared with an open job, replanned from statistics, "
             "measured, or repeated under an Idempotency-Key.",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+        self.webhooks = Counter(
+            "fimlora_webhook_tries",
+            "Tries to deliver a webhook: delivered, retry, refused, dropped or given_up.",
             ["outcome"],
             registry=self.registry,
         )
@@ -132,6 +141,10 @@ class StoreCollector(Collector):
     def _queue(self) -> Iterator[Metric]:
         depth = self._transport.depth()
         yield GaugeMetricFamily("fimlora_queue_length", "Attempts that wait.", value=depth)
+        waiting = Outbox(self._store).waiting()
+        yield GaugeMetricFamily(
+            "fimlora_webhooks_waiting", "Webhooks not delivered or given up.", value=waiting
+        )
         workers = WorkerRegistry(self._store).living()
         family = GaugeMetricFamily(
             "fimlora_workers", "Living workers.", labels=["state", "device"]

@@ -31,6 +31,15 @@ class Settings(BaseSettings):
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )
+    webhook_hosts: str = Field(
+        default="", description="Hosts that webhooks may call, separated by commas."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="What webhooks are signed with."
+    )
+    webhook_interval_s: float = Field(
+        default=1.0, gt=0, description="Between looks into the outbox."
+    )
     poll_interval_s: float = Field(
         default=0.2, gt=0, description="Between looks of a long poll."
     )

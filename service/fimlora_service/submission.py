@@ -7,7 +7,8 @@ while one of them is open share its job: a hundred of them cost one calibration.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from fimlora_contract.jobs import JobStatus
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing, JobStore, RequestTaken
+from fimlora_contract.webhooks import Outbox
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import (
     IdempotencyInFlight,
@@ -28,6 +30,7 @@ from fimlora_service.errors import (
 )
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolved, Resolver
+from fimlora_service.webhooks import allowed_origins, check_webhook
 
 SUBMIT_LOCK_S = 120.0
 logger = logging.getLogger(__name__)
@@ -110,6 +113,7 @@ class Submission:
     transport: RqTransport
     resolver: Resolver
     data_folder: DataFolder
+    webhook_hosts: str = ""
 
     def accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
         """Accept a request, once per idempotency key.
@@ -117,6 +121,18 @@ class Submission:
         Raises:
             ServiceError: The request is refused; its key stays free.
         """
+        self.check_webhook(request)
+        accepted = self._accept(request, key=key)
+        if request.webhook and not accepted.cached:
+            self._announce(accepted.record, [request.webhook])
+        return accepted
+
+    def check_webhook(self, request: CalibrationRequest) -> None:
+        """Refuse a webhook that would never be called."""
+        if request.webhook:
+            check_webhook(request.webhook, allowed=allowed_origins(self.webhook_hosts))
+
+    def _accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
         job_id = self.store.new_id()
         if key is None:
             return self._resolve_and_queue(request, job_id)
@@ -149,7 +165,9 @@ class Submission:
             statistics_digest=record.fields.get("statistics_digest", ""),
         )
         known = Known(measured=self._measured_by(record.fields.get("statistics_from")))
-        return self._share_or_queue(work, self.store.new_id(), lambda: known).record
+        again = self._share_or_queue(work, self.store.new_id(), lambda: known).record
+        self._announce(again, Outbox(self.store).addresses(record.id))
+        return again
 
     def _accept_once(
         self, request: CalibrationRequest, job_id: str, *, key: str, fingerprint: str
@@ -184,7 +202,7 @@ class Submission:
     def _resolve_and_queue(self, request: CalibrationRequest, job_id: str) -> Accepted:
         resolved = self.resolver.resolve(request)
         work = Work(
-            request.model_dump(mode="json", exclude={"validate_only"}),
+            request.model_dump(mode="json", exclude={"validate_only", "webhook"}),
             resolved.references,
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
@@ -264,6 +282,11 @@ class Submission:
             logger.info("job.queued", extra=fields)
             if is_urgent and not at_front:
                 self._promote(record)
+
+    def _announce(self, record: JobRecord, addresses: Iterable[str]) -> None:
+        with suppress(JobMissing):  # deleted in the meantime: nobody is to be told
+            for address in addresses:
+                Outbox(self.store).add(record.id, address)
 
     def _promote(self, record: JobRecord) -> None:
         try:

@@ -65,6 +65,7 @@ def test_a_body_that_is_no_request_is_refused(http, content, status, code):
         ("metadata", {"k": "\ud800"}, "body.metadata.k"),
         ("dataset", {"source": "url", "url": "http://x.example"}, "body.dataset"),
         ("secret_token", "hunter2", "body.secret_token"),
+        ("webhook", "https://u:hunter2@x.example/", "body.webhook"),
         ("target_modules", ["a", 3], "body.target_modules"),
     ],
     ids=lambda value: str(value)[:20].encode("ascii", "replace").decode(),
@@ -246,7 +247,15 @@ requests = st.fixed_dictionaries(
         ),
         "budget": values | st.integers(1, 8),
     },
-    optional={"calibration": values, "allocation": values, "target_modules": values},
+    optional={
+        "calibration": values,
+        "allocation": values,
+        "target_modules": values,
+        "webhook": values | st.just("https://a.example"),
+        "deadline_s": values | st.floats(),
+        "priority": values | st.just("high"),
+        "validate_only": st.booleans(),
+    },
 )
 
 

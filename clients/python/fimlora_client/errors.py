@@ -86,6 +86,10 @@ class MalformedRequest(ApiError, ValueError):
     code = "malformed_request"
 
 
+class WebhookNotAllowed(ApiError, PermissionError):
+    code = "webhook_not_allowed"
+
+
 class NotFound(ApiError, LookupError):
     code = "not_found"
 

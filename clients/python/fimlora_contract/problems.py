@@ -41,6 +41,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "The body is not valid JSON",
         "Send one JSON object with Content-Type application/json.",
     ),
+    "webhook_not_allowed": ProblemType(
+        403,
+        "The webhook's host is not allowed",
+        "Leave it out, or ask the operator to add its host to FIMLORA_WEBHOOK_HOSTS.",
+    ),
     "not_found": ProblemType(404, "There is no such route", "See GET /docs for the routes."),
     "job_not_found": ProblemType(404, "There is no such job", "GET /jobs lists the jobs."),
     "job_gone": ProblemType(

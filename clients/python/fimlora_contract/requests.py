@@ -12,6 +12,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from fimlora_contract.base import RequestModel, json_kind
 from fimlora_contract.references import AnyDataset, AnyModel
 
+# Stricter than the standard, so that no two parsers can see two hosts in one address.
+WEBHOOK_URL = (
+    r"^(https?)://([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:[0-9]{1,5})?"
+    r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?$"
+)
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -237,6 +242,13 @@ class CalibrationRequest(RequestModel):
         Field(
             description="Seconds from acceptance after which a job that has not ended fails "
             "with code timeout; such a job is not shared with equal requests."
+        ),
+    ] = None
+    webhook: Annotated[
+        Annotated[str, Field(max_length=2048, pattern=WEBHOOK_URL)] | None,
+        Field(
+            description="Address that is told of the job's end; its host must be allowed by the "
+            "operator. Answers do not show it, and a cached answer calls none."
         ),
     ] = None
     validate_only: Annotated[

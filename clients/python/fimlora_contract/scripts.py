@@ -8,7 +8,7 @@ MAX_EVENTS = 5_000
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 
-# KEYS: job hash, open jobs, events stream, tallies.
+# KEYS: job hash, open jobs, events stream, tallies, addresses of webhooks, outbox.
 # ARGV: expected attempt ('' = any), states it may start from, event JSON ('' = none),
 #       lease in ms ('' = keep, '0' = clear), then field/value pairs to set.
 # Returns {1 = done or 0 = refused, status, attempt}, or {-1} for an unknown job.
@@ -36,7 +36,11 @@ if after == 'running' and status == 'queued' then
 end
 if after == 'succeeded' or after == 'failed' or after == 'canceled' then
   redis.call('HSET', KEYS[1], 'finished_at', text)
-  redis.call('HDEL', KEYS[2], redis.call('HGET', KEYS[1], 'id'))
+  local ended = redis.call('HGET', KEYS[1], 'id')
+  redis.call('HDEL', KEYS[2], ended)
+  for _, address in ipairs(redis.call('SMEMBERS', KEYS[5])) do
+    redis.call('ZADD', KEYS[6], now, ended .. ' ' .. address)
+  end
   redis.call('HINCRBY', KEYS[4], 'ended:' .. after, 1)
   local started, reused = unpack(redis.call('HMGET', KEYS[1], 'started_at', 'statistics_from'))
   if after == 'succeeded' and started and (not reused or reused == '') then

@@ -502,6 +502,7 @@ class JobStore:
     ) -> Change:
         keys = [
             self._job(job_id), self._open(), self._events(job_id), self.key("tallies"),
+            self.key("webhooks", job_id), self.key("outbox"),
         ]  # fmt: skip
         lease = "" if lease_s is None else str(int(lease_s * 1000))
         states = f"|{'|'.join(allowed)}|"

@@ -1,0 +1,155 @@
+"""Deliver webhooks: signed, only to hosts the operator allows, again until it works.
+
+Signed as Standard Webhooks 1.0 has it: HMAC-SHA256 over id, timestamp and body. No redirect is
+followed, no proxy of the environment used, and of an answer only the status is read.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+
+from fimlora_contract.store import JobMissing
+from fimlora_contract.webhooks import Notice, Outbox, event_of, origin_of
+from fimlora_service.errors import WebhookNotAllowed
+from fimlora_service.metrics import Metrics
+from fimlora_service.settings import Settings
+
+# Seconds before each further try; after the last one the notice is given up.
+PAUSES_S = (5, 30, 120, 600, 1800, 7200, 21_600)
+JITTER = 0.2
+TIMEOUT_S = 10.0
+N_AT_ONCE = 4
+GONE = 410
+logger = logging.getLogger(__name__)
+
+
+def allowed_origins(hosts: str) -> frozenset[str]:
+    """What FIMLORA_WEBHOOK_HOSTS allows: ``host``, ``host:port``, or ``http://host:port``.
+
+    Raises:
+        ValueError: An entry is none of these.
+    """
+    origins = set()
+    for entry in filter(None, (part.strip() for part in hosts.split(","))):
+        url = entry if "://" in entry else f"https://{entry}"
+        origin = origin_of(url)
+        if origin is None or url.count("/") > 2:
+            raise ValueError(
+                f"FIMLORA_WEBHOOK_HOSTS has {entry!r}; allowed are host, host:port and "
+                "http://host:port, separated by commas"
+            )
+        origins.add(origin)
+    return frozenset(origins)
+
+
+def check_webhook(url: str, *, allowed: frozenset[str]) -> None:
+    """Refuse an address whose host the operator has not allowed.
+
+    Raises:
+        WebhookNotAllowed: The message says what is allowed.
+    """
+    if origin_of(url) not in allowed:
+        what = f"allowed are {sorted(allowed)}" if allowed else "this service calls none"
+        raise WebhookNotAllowed(f"webhook: scheme, host and port must be allowed; {what}")
+
+
+class Courier:
+    """Delivers what is due.
+
+    Args:
+        outbox: Where notices lie.
+        settings: Allowed hosts and the secret.
+        metrics: Where deliveries are counted.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._outbox = outbox
+        self._allowed = allowed_origins(settings.webhook_hosts)
+        secret = settings.webhook_secret
+        self._key = key_of(secret.get_secret_value()) if secret else None
+        self._metrics = metrics
+        self._clock = clock
+
+    def deliver_due(self) -> None:
+        """Try everything that is due now, a few at a time."""
+        with ThreadPoolExecutor(N_AT_ONCE, thread_name_prefix="webhook") as pool:
+            while notices := self._outbox.take(at_most=N_AT_ONCE):
+                list(pool.map(self._try, notices))
+
+    def _try(self, notice: Notice) -> None:
+        outcome = self._send(notice)
+        if outcome == "retry":
+            tries = self._outbox.count_try(notice)
+            if tries <= len(PAUSES_S):
+                pause = PAUSES_S[tries - 1] * random.uniform(1 - JITTER, 1 + JITTER)
+                self._outbox.put_off(notice, seconds=pause)
+            else:
+                outcome = "given_up"
+        if outcome != "retry":
+            self._outbox.settle(notice)
+        self._metrics.webhooks.labels(outcome).inc()
+        fields = {"job_id": notice.job_id, "origin": origin_of(notice.url), "outcome": outcome}
+        logger.info("webhook.tried", extra=fields)
+
+    def _send(self, notice: Notice) -> str:
+        """One try; answers ``delivered``, ``retry``, ``refused`` or ``dropped``."""
+        if origin_of(notice.url) not in self._allowed:
+            return "dropped"  # allowed once, and not any more
+        try:
+            body = event_of(self._outbox.store.shown(notice.job_id)).model_dump_json().encode()
+        except JobMissing:
+            return "dropped"
+        headers = sign(notice.id, body, key=self._key, now=int(self._clock()))
+        try:
+            with (
+                httpx2.Client(timeout=TIMEOUT_S, trust_env=False) as client,
+                client.stream("POST", notice.url, content=body, headers=headers) as answer,
+            ):
+                status = answer.status_code
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+            fields = {"job_id": notice.job_id, "error": type(error).__name__}
+            logger.warning("webhook.unreachable", extra=fields)
+            return "retry"
+        if status == GONE:
+            return "refused"  # the receiver wants no more
+        return "delivered" if 200 <= status < 300 else "retry"
+
+
+def key_of(secret: str) -> bytes:
+    """The key of a secret: what follows ``whsec_`` in base64, or the text itself."""
+    if secret.startswith("whsec_"):
+        try:
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error as error:
+            raise ValueError("FIMLORA_WEBHOOK_SECRET is not base64 after whsec_") from error
+    return secret.encode()
+
+
+def sign(id_: str, body: bytes, *, key: bytes | None, now: int) -> dict[str, str]:
+    """Headers of a webhook."""
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "fimlora-webhook",
+        "webhook-id": id_,
+        "webhook-timestamp": str(now),
+    }
+    if key is not None:
+        signed = hmac.new(key, f"{id_}.{now}.".encode() + body, hashlib.sha256).digest()
+        headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
+    return headers
