@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fimlora import measure
 from support.models import TINY_MODELS, make_batch, tiny
@@ -27,3 +28,48 @@ def test_the_device_changes_nothing(name):
     for group in ("row_energies", "example_energies", "squared_gradients"):
         for module, values in getattr(wanted, group).items():
             assert relative_error(getattr(found, group)[module], values) <= FLOAT64
+
+
+class Deep(nn.Module):
+    """Keeps sixteen times its input for the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.up(x)
+        for _ in range(16):
+            x = torch.sin(x)
+        return self.down(x)
+
+
+@pytest.mark.gpu
+def test_memory_that_really_runs_out_halves_the_micro_batch():
+    """A batch keeps 128 MiB; the process may take 96 MiB more than it has."""
+    model = Deep().cuda()
+    x = torch.randn(32, 1024, 64, generator=torch.Generator().manual_seed(1))
+
+    def run(size):
+        return measure(
+            model,
+            [{"x": x}, {"x": x}],
+            target_modules="all-linear",
+            loss_fn=lambda y, batch: y.square().mean(dim=(1, 2)),
+            estimator="both",
+            micro_batch_size=size,
+        )
+
+    run(1)  # what torch reserves on first use is no activation
+    total = torch.cuda.get_device_properties(0).total_memory
+    limit = torch.cuda.memory_reserved() + 96 * 2**20
+    torch.cuda.set_per_process_memory_fraction(limit / total)
+    try:
+        halved = run(None)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+    assert halved.execution is not None
+    assert 1 <= halved.execution.micro_batch_size <= 16
+    assert halved.to_bytes() == run(halved.execution.micro_batch_size).to_bytes()

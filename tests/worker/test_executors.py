@@ -71,6 +71,15 @@ def test_a_streamed_job_writes_what_a_resident_one_writes(
     assert (loads_streamed, n_loads()) == (0, 1)
 
 
+def test_what_is_streamed_is_not_held_as_well(jobs: Jobs, run_queue):
+    """A model that an earlier job has loaded makes room for its own blocks."""
+    for executor in ("resident", "streamed"):
+        submit(jobs, "tiny", "labels", executor, budget=len(executor))
+    run_queue()
+
+    assert (n_loads(), len(process_for(Settings()).models)) == (1, 0)
+
+
 def test_statistics_of_another_job_were_not_measured_in_any_way(jobs: Jobs, run_queue):
     """Nothing is said of an execution that there was not."""
     first = submit(jobs, "tiny", "labels", "auto")
@@ -160,15 +169,20 @@ def deep(jobs: Jobs, model_folders: Path, tmp_path: Path) -> int:
     return sum(p.numel() * 4 for p in model.parameters())
 
 
+def prepare(jobs: Jobs, run_queue) -> None:
+    """Let this process load whatever torch loads on first use: it is no weight."""
+    for executor in ("resident", "streamed"):
+        submit(jobs, "decoder", "text", executor)
+    run_queue()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads and limits memory as Linux does")
 def test_a_model_that_does_not_fit_is_streamed_unless_it_must_not_be(
     jobs: Jobs, run_queue, deep
 ):
     """Under a limit of half its weights; forced to be resident, the job says what it lacked."""
-    for executor in ("resident", "streamed"):  # what torch loads on first use is no weight
-        submit(jobs, "decoder", "text", executor)
-    run_queue()
+    prepare(jobs, run_queue)
     forced = submit(jobs, "deep", "text", "resident")
     chosen = submit(jobs, "deep", "text", "auto")
 
@@ -182,3 +196,20 @@ def test_a_model_that_does_not_fit_is_streamed_unless_it_must_not_be(
     assert ended(jobs, chosen).error is None
     assert ended(jobs, chosen).result.execution.executor == "streamed"
     assert len(process_for(Settings()).models) == 0  # the small one has made room
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads and limits memory as Linux does")
+def test_a_model_that_only_seemed_to_fit_is_streamed_after_all(jobs: Jobs, run_queue, deep):
+    """Its weights fit, but not beside the file that they are loaded from."""
+    prepare(jobs, run_queue)
+    loads = n_loads()
+    job_id = submit(jobs, "deep", "text", "auto")
+
+    with memory_for(deep * 3 // 2):
+        run_queue()
+
+    assert ended(jobs, job_id).error is None
+    assert ended(jobs, job_id).result.execution.executor == "streamed"
+    assert n_loads() == loads + 1  # it was tried
+    assert process_for(Settings()).models.largest_bytes < deep

@@ -85,6 +85,7 @@ class BaseModel:
     def unload(self) -> None:
         """Let go of it, for memory."""
         self.cache.drop(self.request)
+        self._free_memory()
 
     def need(self, *, n_tokens: int) -> MemoryNeed:
         """What it needs besides what it has; models of earlier jobs make room for it."""
@@ -98,9 +99,7 @@ class BaseModel:
             return MemoryNeed(0, need.example_bytes)
         if len(self.cache) and shortage(need, self.device):
             self.cache.clear()
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._free_memory()
         return need
 
     def outline(self) -> nn.Module:
@@ -137,6 +136,11 @@ class BaseModel:
             "weights_seed": HEAD_SEED,
             "ignore_mismatched_sizes": bool(self.request.n_outputs),
         }
+
+    def _free_memory(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def _dtype(self) -> torch.dtype:

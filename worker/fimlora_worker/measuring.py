@@ -67,6 +67,7 @@ def measure_model(
             raise
 
     def streamed(size: int) -> Statistics:
+        model.unload()  # an earlier job may have left it loaded
         begin(model.skeleton)
         return measure_streamed(
             model.folder,
