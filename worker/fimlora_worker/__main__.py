@@ -18,6 +18,7 @@ from fimlora_worker.leases import Leases, ReaperThread
 from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.presence import Presence
 from fimlora_worker.settings import Settings, environment_name
+from fimlora_worker.threads import thread_environment
 from fimlora_worker.transport import SERIALIZER, RqTransport
 from fimlora_worker.warm_worker import (
     MAINTENANCE_EVERY_S,
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings()
     configure_logging(settings.log_level)
     settings.create_folders()
+    # For the processes that load torch; this one does not.
+    os.environ.update(thread_environment(settings.torch_threads, os.environ))
     worker = create_worker(settings)
     worker.work(
         burst=given.burst, max_jobs=given.max_jobs, logging_level=rq_level(settings.log_level)

@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where models run."
     )
+    torch_threads: int = Field(
+        default=0,
+        ge=0,
+        description="Threads of a model on the CPU; 0 for as many as the cores it may use.",
+    )
     model_cache_bytes: int = Field(
         default=16 * GIB,
         ge=0,
