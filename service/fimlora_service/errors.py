@@ -70,6 +70,10 @@ class MethodNotAllowed(ServiceError):
     code = "method_not_allowed"
 
 
+class NotAcceptable(ServiceError):
+    code = "not_acceptable"
+
+
 class JobNotFinished(ServiceError):
     code = "job_not_finished"
     retry_after_s = 2

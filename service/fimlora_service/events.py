@@ -23,6 +23,9 @@ from fimlora_service import errors
 from fimlora_service.dependencies import JobId, SettingsDep, StoppingDep, StoreDep, problems
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+STREAM = "text/event-stream"
+PAGES = {"application/json", "application/*"}
+STREAMS = {STREAM, "text/*", "*/*"}
 RECONNECT_MS = 2_000
 router = APIRouter(tags=["jobs"])
 logger = logging.getLogger(__name__)
@@ -34,7 +37,12 @@ logger = logging.getLogger(__name__)
     response_description="A page with `Accept: application/json`, else a stream.",
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **problems(errors.JobNotFound, errors.ValidationFailed, errors.RedisUnavailable),
+        **problems(
+            errors.JobNotFound,
+            errors.NotAcceptable,
+            errors.ValidationFailed,
+            errors.RedisUnavailable,
+        ),
     },
 )
 async def job_events(
@@ -48,15 +56,16 @@ async def job_events(
     last_event_id: Annotated[str | None, Header(pattern=EVENT_ID)] = None,
 ) -> Response:
     """Tell a job's history from behind an event on, and follow it to the end."""
+    is_page = wants_page(request.headers.get("accept") or STREAM)
     await run_in_threadpool(store.status_of, id)
     after = last_event_id or after
-    if wants_page(request.headers.get("accept", "")):
+    if is_page:
         page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
         return Response(page.model_dump_json(), media_type="application/json")
     pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
     lines = follow(store, id, after=after, pace=pace)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(lines, media_type=STREAM, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,17 @@ class Pace:
 
 
 def wants_page(accept: str) -> bool:
-    """Whether a client asks for JSON and not for a stream."""
-    return "application/json" in accept and "text/event-stream" not in accept
+    """Whether a client asks for JSON and not for a stream.
+
+    Raises:
+        NotAcceptable: It asks for neither.
+    """
+    types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    if not types & (PAGES | STREAMS):
+        raise errors.NotAcceptable(
+            "the events are there as application/json or text/event-stream only"
+        )
+    return STREAM not in types and bool(types & PAGES)
 
 
 def read_page(store: JobStore, id: str, *, after: str, limit: int) -> JobEventPage:

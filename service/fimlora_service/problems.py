@@ -31,6 +31,7 @@ BY_STATUS: dict[int, type[errors.ServiceError]] = {
     400: errors.MalformedRequest,
     404: errors.RouteNotFound,
     405: errors.MethodNotAllowed,
+    406: errors.NotAcceptable,
     413: errors.PayloadTooLarge,
     415: errors.UnsupportedMediaType,
 }

@@ -305,7 +305,7 @@ def test_no_address_is_answered_with_a_fault(fuzzed, path, first, second, header
         .replace(b"\r", b"")
         .replace(b"\n", b"")
         .replace(b"\0", b"")
-        for name in ("Last-Event-ID", "X-Request-Id", "If-None-Match", "Accept")
+        for name in ("Last-Event-ID", "X-Request-Id", "If-None-Match", "Accept", "Prefer")
     }
 
     answer = fuzzed.get(url, headers=headers)

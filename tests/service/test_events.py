@@ -101,3 +101,28 @@ def test_streams_and_long_polls_leave_room_for_others(http, job_id, succeed):
         waiter.join()
 
     assert took < 2.0
+
+
+@pytest.mark.parametrize(
+    "accept", ["image/png", "text/html, application/xml;q=0.9", ";", "json"]
+)
+def test_another_format_is_not_acceptable(http, job_id, accept):
+    """406 names the two there are."""
+    answer = http.get(f"/jobs/{job_id}/events", headers={"Accept": accept})
+
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+    assert "text/event-stream" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/json",
+        "Application/JSON;q=0.5, image/png",
+        "application/*",
+        "application/json, */*",
+    ],
+)
+def test_a_page_is_acceptable_in_any_spelling(http, job_id, accept):
+    """Types are compared without regard to case, and one of several is enough."""
+    assert http.get(f"/jobs/{job_id}/events", headers={"Accept": accept}).status_code == 200

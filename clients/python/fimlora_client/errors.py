@@ -118,6 +118,10 @@ class MethodNotAllowed(ApiError):
     code = "method_not_allowed"
 
 
+class NotAcceptable(ApiError):
+    code = "not_acceptable"
+
+
 class JobNotFinished(ApiError):
     code = "job_not_finished"
 

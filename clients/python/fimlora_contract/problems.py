@@ -69,6 +69,9 @@ PROBLEMS: dict[str, ProblemType] = {
     "method_not_allowed": ProblemType(
         405, "The route does not take this method", "See the Allow header."
     ),
+    "not_acceptable": ProblemType(
+        406, "The route has no such format", "Ask for one of the types the detail names."
+    ),
     "job_not_finished": ProblemType(
         409, "The job has not ended", "Poll GET /jobs/{id} until its status is final."
     ),
