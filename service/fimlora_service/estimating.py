@@ -1,6 +1,7 @@
 """What POST /calibrate would do with a request, without doing it."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from fimlora_contract.estimates import (
     Estimate,
@@ -22,6 +23,7 @@ from fimlora_service.checkpoints import (
 )
 from fimlora_service.memory import Demand, choose_dtype, demand_of, find
 from fimlora_service.submission import Submission
+from fimlora_service.work import Known
 
 
 def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
@@ -40,14 +42,15 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
     dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype)
+    open_job = submission.find_open(request, resolved)
     helps = known.result or known.measured
     # Without a measurement it is answered at once, or queued in front.
     transport = submission.transport
     line = transport.n_high if request.priority == "high" else transport.depth
-    ahead = 0 if helps else line()
+    ahead = 0 if helps or open_job else line()
     return Estimate(
-        outcome="cached" if known.result else "replanned" if helps else "measured",
-        job_id=helps.id if helps else None,
+        outcome=foresee(known, is_open=open_job is not None),
+        job_id=open_job or (helps.id if helps else None),
         request_digest=resolved.digest,
         resolved=resolved.references,
         fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
@@ -55,6 +58,17 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
         memory=describe_memory(demand, dtype, workers),
         queue=QueueEstimate(ahead=ahead, workers=len(workers)),
     )
+
+
+def foresee(
+    known: Known, *, is_open: bool
+) -> Literal["cached", "shared", "replanned", "measured"]:
+    """What POST /calibrate would do, in the order in which it looks."""
+    if is_open:
+        return "shared"
+    if known.result:
+        return "cached"
+    return "replanned" if known.measured else "measured"
 
 
 def device_of(workers: Sequence[Worker]) -> str:

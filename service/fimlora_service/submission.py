@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -31,78 +30,10 @@ from fimlora_service.errors import (
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolved, Resolver
 from fimlora_service.webhooks import allowed_origins, check_webhook
+from fimlora_service.work import Accepted, Known, Work
 
 SUBMIT_LOCK_S = 120.0
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of a request.
-
-    Attributes:
-        record: The job that carries it.
-        cached: Whether that job belongs to an earlier, equal request.
-        repeated: Whether it was accepted before, under the same idempotency key.
-        shared: Whether it was open already, for an equal request.
-    """
-
-    record: JobRecord
-    cached: bool
-    repeated: bool = False
-    shared: bool = False
-
-    @property
-    def outcome(self) -> str:
-        """A word for what earlier jobs have saved."""
-        if self.cached:
-            return "cached"
-        if self.repeated or self.shared:
-            return "repeated" if self.repeated else "shared"
-        return "replanned" if self.record.fields.get("statistics_from") else "measured"
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Earlier jobs that save work.
-
-    Attributes:
-        result: One that an equal request has made.
-        measured: One that has measured the same.
-    """
-
-    result: JobRecord | None = None
-    measured: JobRecord | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a job is to do.
-
-    Attributes:
-        request: The request as accepted.
-        resolved: What its references resolved to.
-        digest: Equal for requests that must give equal results.
-        statistics_digest: Equal for requests that must measure equal statistics.
-    """
-
-    request: dict[str, Any]
-    resolved: dict[str, Any]
-    digest: str
-    statistics_digest: str
-
-    @property
-    def alone(self) -> bool:
-        """Whether it shares no job with equal requests.
-
-        It asks to be done in any case, or to be given up at a time that others did not ask for.
-        """
-        return bool(self.request.get("force") or self.request.get("deadline_s"))
-
-    @property
-    def is_urgent(self) -> bool:
-        """Whether it goes before others."""
-        return self.request.get("priority") == "high"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +72,7 @@ class Submission:
         if bound != fingerprint:
             raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another body")
         try:
-            return Accepted(self.store.get(job_id), cached=False, repeated=True)
+            return Accepted(self.store.get(job_id), "repeated")
         except JobMissing:
             return self._accept_once(request, job_id, key=key, fingerprint=fingerprint)
 
@@ -191,6 +122,15 @@ class Submission:
         finally:
             self.store.drop_lock(lock, token)
 
+    def find_open(self, request: CalibrationRequest, resolved: Resolved) -> str | None:
+        """Id of the open job that a request would share, if there is one."""
+        work = Work.of(request, resolved)
+        job_id = "" if work.alone else self.store.shared(work.digest)
+        with suppress(JobMissing):
+            if job_id and self.store.status_of(job_id) in {JobStatus.QUEUED, JobStatus.RUNNING}:
+                return job_id
+        return None
+
     def find_known(self, request: CalibrationRequest, resolved: Resolved) -> Known:
         """What earlier jobs have found of what a request asks for."""
         if request.force:
@@ -201,13 +141,7 @@ class Submission:
 
     def _resolve_and_queue(self, request: CalibrationRequest, job_id: str) -> Accepted:
         resolved = self.resolver.resolve(request)
-        work = Work(
-            request.model_dump(mode="json", exclude={"validate_only", "webhook"}),
-            resolved.references,
-            digest=resolved.digest,
-            statistics_digest=resolved.statistics_digest,
-        )
-
+        work = Work.of(request, resolved)
         return self._share_or_queue(work, job_id, lambda: self.find_known(request, resolved))
 
     def _share_or_queue(
@@ -227,12 +161,12 @@ class Submission:
                 logger.info("job.shared", extra={"job_id": first, "digest": work.digest})
                 if work.is_urgent:
                     self._promote(record)
-                return Accepted(record, cached=False, shared=True)
+                return Accepted(record, "shared")
             known = find_known()
             if known.result:
                 fields = {"job_id": known.result.id, "digest": work.digest}
                 logger.info("job.cached", extra=fields)
-                return Accepted(known.result, cached=True)
+                return Accepted(known.result, "cached")
             try:
                 record = self.store.create(
                     job_id,
@@ -246,7 +180,7 @@ class Submission:
             except RequestTaken:
                 continue  # an equal request was faster
             self._enqueue(record, is_urgent=work.is_urgent)
-            return Accepted(record, cached=False)
+            return Accepted(record, "replanned" if known.measured else "measured")
 
     def _find_result(self, resolved: Resolved) -> JobRecord | None:
         record = self.store.find_result(resolved.digest)

@@ -65,6 +65,11 @@ def test_what_earlier_jobs_have_found_is_told(http, body, job_id, succeed, data_
     result = succeed(job_id)
     cached = http.post("/estimate", json=body).json()
     other = http.post("/estimate", json=body | {"budget": 4}).json()
+    open_id = http.post("/calibrate", json=body | {"budget": 5}).json()["id"]
+    shared = http.post("/estimate", json=body | {"budget": 5}).json()
+    late = http.post("/estimate", json=body | {"budget": 5, "deadline_s": 60}).json()
+    store.request_cancel(open_id)
+    over = http.post("/estimate", json=body | {"budget": 5}).json()
     folder = data_dir / "artifacts" / result["digest"].replace(":", "-")
     (folder / "statistics.safetensors").write_bytes(b"x")
     store.remember_statistics(store.get(job_id).fields["statistics_digest"], job_id)
@@ -73,6 +78,8 @@ def test_what_earlier_jobs_have_found_is_told(http, body, job_id, succeed, data_
 
     assert (cached["outcome"], cached["job_id"]) == ("cached", job_id)
     assert (other["outcome"], other["job_id"]) == ("measured", None)
+    assert (shared["outcome"], shared["job_id"]) == ("shared", open_id)
+    assert late["outcome"] == over["outcome"] == "measured"
     assert (replanned["outcome"], replanned["job_id"]) == ("replanned", job_id)
     assert (forced["outcome"], forced["job_id"]) == ("measured", None)
     assert (cached["queue"]["ahead"], other["queue"]["ahead"]) == (0, 1)

@@ -74,11 +74,13 @@ class Estimate(AnswerModel):
     """What POST /calibrate would do with the same body; nothing was queued or put on record."""
 
     object: Literal["estimate"] = "estimate"
-    outcome: Literal["cached", "replanned", "measured"] = Field(
-        description="An equal request has succeeded; its statistics would be reused; or a "
-        "worker would measure."
+    outcome: Literal["cached", "shared", "replanned", "measured"] = Field(
+        description="An equal request has succeeded; one is open and its job would be shared; "
+        "statistics would be reused; or a worker would measure."
     )
-    job_id: str | None = Field(None, description="The job that has the result or statistics.")
+    job_id: str | None = Field(
+        None, description="The job that has the result or statistics, or would be shared."
+    )
     request_digest: str = Field(description="Equal for requests that must give equal results.")
     resolved: dict[str, Any] = Field(description="What the references resolve to.")
     fetch: FetchEstimate
