@@ -230,6 +230,13 @@ def test_an_estimate_is_a_page_to_read(run, rows, calibrate):
     assert f"known already, by {job_id}" in run(*REQUEST, rows, "-b", 4, "--estimate").stdout
 
 
+def test_an_estimate_names_the_open_job_it_would_share(run, rows, queued):
+    """Asking for the same twice costs one calibration."""
+    shown = run(*REQUEST, rows, "-b", 4, "--estimate")
+
+    assert f"the open job of an equal request, by {queued}" in " ".join(shown.stdout.split())
+
+
 def test_the_ranks_of_two_jobs_are_compared(run, calibrate):
     """Module by module and in a sentence."""
     a, b = calibrate(), calibrate(8)

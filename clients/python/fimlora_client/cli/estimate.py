@@ -10,6 +10,7 @@ from fimlora_contract.estimates import BudgetInterval, Estimate, WorkerFit
 
 OUTCOMES = {
     "cached": "known already",
+    "shared": "the open job of an equal request",
     "replanned": "planned anew from known statistics",
     "measured": "measured by a worker",
 }
