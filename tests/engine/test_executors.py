@@ -1,5 +1,6 @@
 """A model is measured where it fits; the statistics do not say where that was."""
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from fimlora import measure, measure_folder
+from fimlora import ProgressFile, measure, measure_folder
 from fimlora.alignment import align
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidOption, OutOfMemory, UnsupportedModule
@@ -226,6 +227,32 @@ def test_every_executor_gives_the_same_bytes(executor, tmp_path):
     assert found.execution is not None
     assert found.execution.executor == {"auto": "resident"}.get(executor, executor)
     assert found.execution.micro_batch_size == 2
+
+
+def test_sums_of_a_resident_run_do_not_stop_the_streamed_one(tmp_path):
+    """They were saved after the first batch; memory runs out in the second, then no more."""
+    model, targets = tiny("llama_gqa_lm")
+    model.save_pretrained(tmp_path)
+    batches = [make_batch("llama_gqa_lm", lengths) for lengths in ([9, 9], [6, 6])]
+    calls = []
+
+    def loss(outputs, batch):
+        calls.append(len(outputs.logits))
+        if calls[1:] in ([2], [2, 1]):
+            raise torch.OutOfMemoryError("Tried to allocate 1.00 GiB.")
+        return outputs.logits.square().mean(dim=(1, 2))
+
+    file = tmp_path / "sums"
+    options = {"target_modules": targets, "loss_fn": loss}
+    found = measure_folder(
+        tmp_path, batches, progress_file=ProgressFile(file, max_share=math.inf), **options
+    )
+
+    assert calls == [2, 2, 1, 2, 2]
+    assert found.execution is not None
+    assert found.execution.executor == "streamed"
+    assert found.to_bytes() == measure(align(model), batches, **options).to_bytes()
+    assert file.exists()
 
 
 @pytest.mark.parametrize("saved_labels", [None, 5, 3], ids=["none", "others", "its own"])

@@ -1,6 +1,7 @@
 """Measure a model that lies in a folder, whatever its size."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import torch
 from fimlora.alignment import align
 from fimlora.batches import as_batch, count_examples, count_tokens
 from fimlora.checkpoint import Checkpoint
+from fimlora.execution import Executor
 from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.measuring import check_at_least_one, measure
+from fimlora.memory_errors import is_out_of_memory
 from fimlora.needs import estimate_need
+from fimlora.progress_file import ProgressFile
 from fimlora.skeleton import build_skeleton
 from fimlora.statistics import Statistics
 from fimlora.streaming import measure_streamed
@@ -63,21 +67,23 @@ def measure_folder(
     shared = {"n_batches": n_batches, "seed": seed, **options}
 
     def resident(size: int) -> Statistics:
-        model = _load(type(built), folder, built.config, built.dtype, seed).to(on)
-        return measure(model, items, micro_batch_size=size, **shared)
+        with _forgotten_sums(options.get("progress_file"), when=kind is Executor.AUTO):
+            model = _load(type(built), folder, built.config, built.dtype, seed).to(on)
+            return measure(model, items, micro_batch_size=size, **shared)
 
     def streamed(size: int) -> Statistics:
-        return measure_streamed(
-            folder,
-            items,
-            model_class=model_class,
-            config=config,
-            dtype=dtype,
-            device=on,
-            micro_batch_size=size,
-            max_boundary_bytes=boundary_limit(),
-            **shared,
-        )
+        with _forgotten_sums(options.get("progress_file"), when=size > 1):
+            return measure_streamed(
+                folder,
+                items,
+                model_class=model_class,
+                config=config,
+                dtype=dtype,
+                device=on,
+                micro_batch_size=size,
+                max_boundary_bytes=boundary_limit(),
+                **shared,
+            )
 
     return measure_where_it_fits(
         kind,
@@ -101,6 +107,23 @@ def experts_per_token(config: Any) -> int:
         What the config says; 1 for a model that is no mixture.
     """
     return getattr(config, "num_experts_per_tok", None) or 1
+
+
+@contextmanager
+def _forgotten_sums(
+    progress_file: str | Path | ProgressFile | None, *, when: bool
+) -> Iterator[None]:
+    """Remove what a run has saved when memory ends it and another way is tried next.
+
+    Sums go on only in the very run that they come from.
+    """
+    try:
+        yield
+    except Exception as error:
+        file = ProgressFile.of(progress_file)
+        if when and file is not None and is_out_of_memory(error):
+            Path(file.path).unlink(missing_ok=True)
+        raise
 
 
 def _load(model_class: Any, folder: Path, config: Any, dtype: torch.dtype, seed: int) -> Any:
