@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from fimlora.boundary import BoundaryStore, Held
 from fimlora.errors import UnsupportedModule
 from fimlora.passes import UnitCall
+from fimlora.unread import noting_reads, products_left_out
 
 _CUT_NODE = "_CutBackward"  # what torch calls a `_Cut` on the graph
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
@@ -50,12 +51,14 @@ class Step:
         spec: How to put them together again.
         new: Tensors that no unit before it was called with.
         gradients: Gradients of its outputs, by position.
+        unread: Linear maps of the unit whose values only leave it.
     """
 
     leaves: list[Any]
     spec: Any
     new: list[Held]
     gradients: dict[int, Tensor] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
 
     def take(self, position: int, gradient: Tensor) -> None:
         """Add to the gradient of an output."""
@@ -97,7 +100,13 @@ class Tape:
         inputs = [fresh.get(id(leaf), leaf) for leaf in leaves]
         args, kwargs = pytree.tree_unflatten(inputs, spec)
         # With a graph, dropped at once: kernels may differ where no gradient is asked for.
-        found, out_spec = pytree.tree_flatten(unit(*args, **kwargs))
+        if step is None:
+            made = unit(*args, **kwargs)
+        else:
+            with noting_reads(unit) as reads:
+                made = unit(*args, **kwargs)
+            step.unread = reads.unread
+        found, out_spec = pytree.tree_flatten(made)
         outputs = [self._cut(value, step, i) for i, value in enumerate(found)]
         return pytree.tree_unflatten(outputs, out_spec)
 
@@ -155,7 +164,8 @@ class Rerun:
         self.gradients: list[Tensor] = []
         inputs = [self._fetch(x) if isinstance(x, Held) else x for x in step.leaves]
         args, kwargs = pytree.tree_unflatten(inputs, step.spec)
-        outputs = pytree.tree_leaves(unit(*args, **kwargs))
+        with products_left_out(unit, step.unread):
+            outputs = pytree.tree_leaves(unit(*args, **kwargs))
         for position, gradient in step.gradients.items():
             self.roots.append(outputs[position])
             self.gradients.append(gradient)
