@@ -8,7 +8,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-pytest_plugins = ["support.hub", "support.receiver", "support.valkey"]
+pytest_plugins = ["support.hub", "support.receiver", "support.s3", "support.valkey"]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

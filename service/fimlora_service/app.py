@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fimlora_contract import __version__
+from fimlora_contract.object_artifacts import open_artifacts
 from fimlora_contract.problems import Problem
 from fimlora_contract.store import JobStore
 from fimlora_contract.webhooks import Outbox
@@ -108,6 +109,14 @@ def connect(url: str) -> Redis:
     )
 
 
+def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
+    """A file system of fsspec's, which is imported only where results are kept in one."""
+    from fsspec.core import url_to_fs
+
+    connected: tuple[Any, str] = url_to_fs(url, **options)
+    return connected
+
+
 def make_state(
     settings: Settings,
     stopping: Event,
@@ -128,6 +137,9 @@ def make_state(
         settings=settings,
         stopping=stopping,
         data_folder=data_folder,
+        artifacts=open_artifacts(
+            settings.artifacts_url, data_dir=data_folder.root, connect=connect_storage
+        ),
         store=store,
         job_views=JobViews(store),
         transport=transport,

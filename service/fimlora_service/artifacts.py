@@ -1,14 +1,15 @@
 """GET /jobs/{id}/artifacts/{name}: the files of a result, immutable under their digest."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import FileResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import StreamingResponse
 
-from fimlora_contract.jobs import CalibrationResult
+from fimlora_contract.digests import CHUNK
+from fimlora_contract.jobs import Artifact, CalibrationResult
 from fimlora_service import errors
-from fimlora_service.dependencies import DataFolderDep, JobId, StoreDep, problems
+from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
 from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
 
@@ -22,14 +23,6 @@ NAMES = frozenset({
 router = APIRouter(tags=["jobs"])
 
 
-class WholeFile(FileResponse):
-    """A file that is always sent whole: a digest speaks for the whole file only."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
-        await super().__call__({**scope, "headers": headers}, receive, send)
-
-
 @router.get(
     "/jobs/{id}/artifacts/{name}",
     response_class=Response,
@@ -40,6 +33,8 @@ class WholeFile(FileResponse):
         **problems(
             errors.JobNotFound,
             errors.ArtifactNotFound,
+            errors.ResultExpired,
+            errors.StorageUnavailable,
             errors.JobNotFinished,
             errors.JobFailed,
             errors.JobCanceled,
@@ -49,28 +44,37 @@ class WholeFile(FileResponse):
     },
 )
 def retrieve_artifact(
-    id: JobId, name: str, request: Request, store: StoreDep, data_folder: DataFolderDep
+    id: JobId, name: str, request: Request, store: StoreDep, artifacts: ArtifactsDep
 ) -> Response:
     """Deliver one file of a result."""
     result = result_of(store.get(id).to_job())
-    path, digest, media_type = locate(result, name, data_folder.result(result.digest))
+    artifact = find_artifact(result, name)
     headers = {
-        "ETag": f'"{digest}"',
+        "ETag": f'"{artifact.digest}"',
         "Cache-Control": "public, max-age=31536000, immutable",
+        # A digest speaks for the whole file only, so the file is always sent whole.
         "Accept-Ranges": "none",
     }
-    if matches(request.headers.get("if-none-match", ""), digest):
+    if matches(request.headers.get("if-none-match", ""), artifact.digest):
         return Response(status_code=304, headers=headers)
-    return WholeFile(path, media_type=media_type, headers=headers, filename=name)
+    file = artifacts.open(result.digest, name)
+    headers |= {
+        "Content-Length": str(artifact.size),
+        "Content-Disposition": f'attachment; filename="{name}"',
+    }
+    return StreamingResponse(pieces(file), media_type=artifact.media_type, headers=headers)
 
 
-def locate(result: CalibrationResult, name: str, folder: Path) -> tuple[Path, str, str]:
-    """Path, digest and media type of an artefact; its name is never made a path unchecked."""
+def find_artifact(result: CalibrationResult, name: str) -> Artifact:
+    """An artefact by name; only a name of the closed set is ever looked for."""
     listed = {a.name: a for a in result.artifacts if a.name in NAMES}
-    artifact = listed.get(name)
-    if artifact is None:
+    if name not in listed:
         raise errors.ArtifactNotFound(f"no artefact of that name; there are {sorted(listed)}")
-    path = folder / artifact.name
-    if not path.is_file():
-        raise errors.ArtifactNotFound(f"artefact {name!r} is no longer stored")
-    return path, artifact.digest, artifact.media_type
+    return listed[name]
+
+
+def pieces(file: BinaryIO) -> Iterator[bytes]:
+    """A file piece by piece, closed at the end or when nobody reads on."""
+    with file:
+        while piece := file.read(CHUNK):
+            yield piece

@@ -16,7 +16,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.dependencies import (
-    DataFolderDep,
+    ArtifactsDep,
     JobId,
     MetricsDep,
     PrefixDep,
@@ -67,12 +67,12 @@ async def make_submission(
     store: StoreDep,
     transport: TransportDep,
     resolver: ResolverDep,
-    data_folder: DataFolderDep,
+    artifacts: ArtifactsDep,
     settings: SettingsDep,
 ) -> Submission:
     """What accepts requests."""
     return Submission(
-        store, transport, resolver, data_folder, webhook_hosts=settings.webhook_hosts
+        store, transport, resolver, artifacts, webhook_hosts=settings.webhook_hosts
     )
 
 

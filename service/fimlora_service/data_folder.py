@@ -52,10 +52,6 @@ class DataFolder:
         """Cache of hub downloads."""
         return self.root / "hub"
 
-    def result(self, digest: str) -> Path:
-        """The folder of a committed result."""
-        return self.artifacts / digest.replace(":", "-", 1)
-
 
 def registered_names(folder: Path) -> list[str]:
     """Names the operator registered in a folder; hidden entries are not names."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Path, Request
 
+from fimlora_contract.artifacts import ArtifactStore
 from fimlora_contract.problems import PROBLEMS
 from fimlora_contract.store import JobStore
 from fimlora_service.data_folder import DataFolder
@@ -23,6 +24,7 @@ class State(TypedDict):
     settings: Settings
     stopping: Event
     data_folder: DataFolder
+    artifacts: ArtifactStore
     store: JobStore
     job_views: JobViews
     transport: RqTransport
@@ -40,6 +42,7 @@ def _part(name: str) -> Any:
 StoppingDep = Annotated[Event, _part("stopping")]
 SettingsDep = Annotated[Settings, _part("settings")]
 DataFolderDep = Annotated[DataFolder, _part("data_folder")]
+ArtifactsDep = Annotated[ArtifactStore, _part("artifacts")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 TransportDep = Annotated[RqTransport, _part("transport")]

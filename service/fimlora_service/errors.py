@@ -58,6 +58,10 @@ class ArtifactNotFound(ServiceError):
     code = "artifact_not_found"
 
 
+class ResultExpired(ServiceError):
+    code = "result_expired"
+
+
 class NoPattern(ServiceError):
     code = "no_pattern"
 
@@ -156,6 +160,11 @@ class HubUnreachable(ServiceError):
 class RedisUnavailable(ServiceError):
     code = "redis_unavailable"
     retry_after_s = 2
+
+
+class StorageUnavailable(ServiceError):
+    code = "storage_unavailable"
+    retry_after_s = 5
 
 
 class DiskFull(ServiceError):

@@ -1,8 +1,5 @@
 """Liveness, readiness, metrics and version."""
 
-import os
-import pathlib
-import tempfile
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -11,10 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from fimlora_contract import __version__
+from fimlora_contract.artifacts import ArtifactStore, StorageUnavailable
 from fimlora_contract.jobs import Health, Version
 from fimlora_contract.workers import WorkerRegistry
-from fimlora_service.data_folder import DataFolder
-from fimlora_service.dependencies import DataFolderDep, MetricsDep, StoreDep
+from fimlora_service.dependencies import ArtifactsDep, MetricsDep, StoreDep
 
 OK = "ok"
 RETRY_AFTER_S = 5
@@ -31,9 +28,9 @@ async def liveness() -> Health:
     "/readyz",
     responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
 )
-def readiness(data_folder: DataFolderDep, store: StoreDep, response: Response) -> Health:
+def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
-    checks = {"artifacts": check_folder(data_folder), "redis": OK, "workers": OK}
+    checks = {"artifacts": check_storage(artifacts), "redis": OK, "workers": OK}
     try:
         living = WorkerRegistry(store).living()
         checks["workers"] = OK if living else "no live worker; jobs wait until one starts"
@@ -53,14 +50,12 @@ def judge(checks: dict[str, str]) -> Literal["ok", "degraded", "unavailable"]:
     return "ok" if checks["workers"] == OK else "degraded"
 
 
-def check_folder(data_folder: DataFolder) -> str:
-    """Whether a file can be written where results are kept."""
+def check_storage(artifacts: ArtifactStore) -> str:
+    """Whether a result could be kept now."""
     try:
-        handle, path = tempfile.mkstemp(prefix=".ready-", dir=data_folder.artifacts)
-        os.close(handle)
-        pathlib.Path(path).unlink()
-    except OSError as error:
-        return f"cannot be written: {error.strerror}"
+        artifacts.check()
+    except StorageUnavailable as error:
+        return str(error)
     return OK
 
 

@@ -15,9 +15,9 @@ from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import Plan, RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
-from fimlora_service.artifacts import locate
+from fimlora_service.artifacts import find_artifact
 from fimlora_service.calibrate import require_json
-from fimlora_service.dependencies import DataFolderDep, JobId, StoreDep, problems
+from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
 from fimlora_service.examples import PLAN_EXAMPLES
 from fimlora_service.jobs import result_of
 
@@ -33,6 +33,8 @@ router = APIRouter(tags=["jobs"])
         errors.MalformedRequest,
         errors.JobNotFound,
         errors.ArtifactNotFound,
+        errors.ResultExpired,
+        errors.StorageUnavailable,
         errors.JobNotFinished,
         errors.JobFailed,
         errors.JobCanceled,
@@ -47,12 +49,13 @@ def allocate_again(
     id: JobId,
     body: Annotated[PlanRequest, Body(openapi_examples=PLAN_EXAMPLES)],
     store: StoreDep,
-    data_folder: DataFolderDep,
+    artifacts: ArtifactsDep,
 ) -> Response:
     """Solve another plan from what a job has measured; no device and no queue."""
     record = store.get(id)
     result = result_of(record.to_job())
-    path, digest, _ = locate(result, STATISTICS, data_folder.result(result.digest))
+    digest = find_artifact(result, STATISTICS).digest
+    path = artifacts.local(result.digest, STATISTICS)
     try:
         statistics = Statistics.load(path)
     except InvalidStatistics as error:

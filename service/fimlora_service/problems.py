@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from fimlora_contract.artifacts import ResultMissing, StorageUnavailable
 from fimlora_contract.problems import PROBLEMS, Problem
 from fimlora_contract.retention import is_past
 from fimlora_contract.store import JobMissing
@@ -45,6 +46,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(JobMissing, on_missing_job)
+    app.add_exception_handler(ResultMissing, on_missing_result)
+    app.add_exception_handler(StorageUnavailable, on_storage_error)
     app.add_exception_handler(RedisError, on_redis_error)
     app.add_exception_handler(OSError, on_os_error)
     app.add_exception_handler(ClientDisconnect, on_disconnect)
@@ -136,6 +139,17 @@ async def on_missing_job(request: Request, exc: Exception) -> Response:
         text = f"job {missing!r} is over {days:g} days old; its record is deleted"
         return problem_response(request, errors.JobGone(text))
     return problem_response(request, errors.JobNotFound(str(exc)))
+
+
+async def on_missing_result(request: Request, exc: Exception) -> Response:
+    """A job's result was there once: it was deleted to make room."""
+    return problem_response(request, errors.ResultExpired(str(exc.args[0])))
+
+
+async def on_storage_error(request: Request, exc: Exception) -> Response:
+    """What keeps the results is away; the client may come again."""
+    logger.warning("storage.unavailable", extra={"error": f"{exc}: {exc.__cause__}"})
+    return problem_response(request, errors.StorageUnavailable(str(exc)))
 
 
 async def on_redis_error(request: Request, exc: Exception) -> Response:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fimlora.errors import FimloraError
 from fimlora.exports import FORMATS, as_yaml, export
 from fimlora.plan import RankPlan
+from fimlora_contract.artifacts import ArtifactStore, ResultMissing
 from fimlora_contract.catalogue import Catalogue, lookup_key
 from fimlora_contract.digests import digest_bytes
 from fimlora_contract.jobs import Pin, PinEntry, RankDiff, RankPattern
@@ -20,8 +21,7 @@ from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_service import errors
 from fimlora_service.calibrate import require_json
-from fimlora_service.data_folder import DataFolder
-from fimlora_service.dependencies import DataFolderDep, JobId, StoreDep, problems
+from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
 from fimlora_service.drift import rank_changes, rank_drift
 from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
@@ -46,17 +46,22 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         },
     },
     304: {"description": "The client's copy is the same."},
-    **problems(errors.NoPattern, errors.ValidationFailed, errors.RedisUnavailable),
+    **problems(
+        errors.NoPattern,
+        errors.StorageUnavailable,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
 }
 router = APIRouter(tags=["rank patterns"])
 
 
 @router.get("/rank-patterns/{digest}", response_class=Response, responses=ANSWERS)
 def retrieve_rank_pattern(
-    digest: Digest, request: Request, data_folder: DataFolderDep, format: FormatQuery = "json"
+    digest: Digest, request: Request, artifacts: ArtifactsDep, format: FormatQuery = "json"
 ) -> Response:
     """Deliver a result by its content address, for CI and clusters."""
-    return answer(request, data_folder, digest, format, cache=ForEver)
+    return answer(request, artifacts, digest, format, cache=ForEver)
 
 
 @router.get("/rank-patterns", response_class=Response, responses=ANSWERS)
@@ -65,7 +70,7 @@ def find_rank_pattern(
     dataset: Annotated[str, Query(max_length=256, description="As in a request.")],
     request: Request,
     store: StoreDep,
-    data_folder: DataFolderDep,
+    artifacts: ArtifactsDep,
     budget: Annotated[
         str | None,
         Query(
@@ -81,7 +86,7 @@ def find_rank_pattern(
     if result is None:
         asked = f"model={model!r}, dataset={dataset!r}, budget={budget or 'any'}"
         raise errors.NoPattern(f"no job has succeeded for {asked}")
-    return answer(request, data_folder, result["digest"], format, cache=Revalidate)
+    return answer(request, artifacts, result["digest"], format, cache=Revalidate)
 
 
 @router.put(
@@ -109,12 +114,12 @@ def pin_rank_pattern(
     tag: Tag,
     body: PinRequest,
     store: StoreDep,
-    data_folder: DataFolderDep,
+    artifacts: ArtifactsDep,
     response: Response,
 ) -> Pin:
     """Let a name and tag stand for a result; what they stood for stays in the history."""
     digest = body.digest or result_of(store.get(body.job_id or "").to_job()).digest
-    read_pattern(data_folder, digest)
+    read_pattern(artifacts, digest)
     if Catalogue(store).pin(name, tag, digest):
         response.status_code = 201
     return pin_of(Catalogue(store), name, tag)
@@ -126,17 +131,22 @@ def retrieve_pinned_rank_pattern(
     tag: Tag,
     request: Request,
     store: StoreDep,
-    data_folder: DataFolderDep,
+    artifacts: ArtifactsDep,
     format: FormatQuery = "json",
 ) -> Response:
     """Deliver the result that a pin stands for."""
     digest = pin_of(Catalogue(store), name, tag).digest
-    return answer(request, data_folder, digest, format, cache=Revalidate)
+    return answer(request, artifacts, digest, format, cache=Revalidate)
 
 
 @router.get(
     "/rank-patterns/{name}/{tag}/history",
-    responses=problems(errors.NoPattern, errors.ValidationFailed, errors.RedisUnavailable),
+    responses=problems(
+        errors.NoPattern,
+        errors.StorageUnavailable,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
 )
 def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep) -> Pin:
     """Tell what a pin stands for and stood for."""
@@ -162,10 +172,10 @@ def diff_jobs(id: JobId, other: JobId, store: StoreDep) -> RankDiff:
 
 
 def answer(
-    request: Request, data_folder: DataFolder, digest: str, format: Format, *, cache: str
+    request: Request, artifacts: ArtifactStore, digest: str, format: Format, *, cache: str
 ) -> Response:
     """A pattern in a format, or 304; the tag of JSON is the content address itself."""
-    text, media_type, tag = render(read_pattern(data_folder, digest), format)
+    text, media_type, tag = render(read_pattern(artifacts, digest), format)
     headers = {"ETag": f'"{tag}"', "Cache-Control": cache, "Content-Location": location(digest)}
     if matches(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=headers)
@@ -193,19 +203,18 @@ def render(pattern: RankPattern, format: Format) -> tuple[str, str, str]:
     return text, media_type, digest_bytes(text.encode())
 
 
-def read_pattern(data_folder: DataFolder, digest: str) -> RankPattern:
+def read_pattern(artifacts: ArtifactStore, digest: str) -> RankPattern:
     """A committed result by its content address.
 
     Raises:
         NoPattern: There is none.
     """
-    folder = data_folder.result(digest)
     try:
         rank_map, config = (
-            json.loads((folder / f"{name}.json").read_bytes())
+            json.loads(artifacts.local(digest, f"{name}.json").read_bytes())
             for name in ("rank_map", "adapter_config")
         )
-    except FileNotFoundError:
+    except (ResultMissing, FileNotFoundError):
         raise errors.NoPattern(f"no result with digest {digest}") from None
     return RankPattern(digest=digest, adapter_config=config, rank_map=rank_map)
 

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     hub_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
     hub_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
     data_dir: Path = Path(".fimlora")
+    artifacts_url: str = Field(
+        default="", description="Where results are kept, for example s3://bucket/prefix."
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     log_level: str = "INFO"

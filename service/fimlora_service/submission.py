@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
+from fimlora_contract.artifacts import ArtifactStore
 from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing, JobStore, RequestTaken
 from fimlora_contract.webhooks import Outbox
-from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import (
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -33,6 +33,7 @@ from fimlora_service.webhooks import allowed_origins, check_webhook
 from fimlora_service.work import Accepted, Known, Work
 
 SUBMIT_LOCK_S = 120.0
+STATISTICS = "statistics.safetensors"
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +44,7 @@ class Submission:
     store: JobStore
     transport: RqTransport
     resolver: Resolver
-    data_folder: DataFolder
+    artifacts: ArtifactStore
     webhook_hosts: str = ""
 
     def accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
@@ -185,7 +186,7 @@ class Submission:
     def _find_result(self, resolved: Resolved) -> JobRecord | None:
         record = self.store.find_result(resolved.digest)
         result = record.json_field("result") if record else None
-        is_there = result is not None and self.data_folder.result(result["digest"]).is_dir()
+        is_there = result is not None and self.artifacts.exists(result["digest"])
         return record if is_there else None
 
     def _find_statistics(self, resolved: Resolved) -> JobRecord | None:
@@ -193,8 +194,7 @@ class Submission:
         result = record.json_field("result") if record else None
         if result is None:
             return None
-        file = self.data_folder.result(result["digest"]) / "statistics.safetensors"
-        return record if file.is_file() else None
+        return record if self.artifacts.exists(result["digest"], STATISTICS) else None
 
     def _measured_by(self, job_id: str | None) -> JobRecord | None:
         """The job whose statistics another was accepted with, if it is still on record."""

@@ -274,14 +274,20 @@ class TestArtifacts:
 
     @pytest.mark.parametrize(
         "name",
-        ["secret.txt", "statistics.safetensors", "rank_map.json", "..%2fsecret.txt", "%00"],
+        ["secret.txt", "statistics.safetensors", "..%2fsecret.txt", "%00"],
     )
-    def test_only_names_of_the_closed_set_that_exist_are_found(self, http, url, name):
-        """Not what lies beside them, not what the job has not, not what is gone."""
+    def test_only_names_of_the_closed_set_are_found(self, http, url, name):
+        """Not what lies beside them, not what the job has not."""
         answer = http.get(url + name)
 
         assert answer.status_code == 404
         assert answer.json()["code"] in {"artifact_not_found", "not_found"}
+
+    def test_what_is_gone_is_told_from_what_never_was(self, http, url):
+        """410 for a file that the record names and nobody has any more."""
+        answer = http.get(url + "rank_map.json")
+
+        assert (answer.status_code, answer.json()["code"]) == (410, "result_expired")
 
     def test_an_unfinished_job_has_none(self, http, body):
         """409, as for the result."""

@@ -152,14 +152,15 @@ class TestAllocate:
     def test_statistics_that_cannot_be_read_are_told(
         self, http, job_id, measured, data_dir, damage
     ):
-        """404 with the artefact's name, not a fault."""
+        """A refusal with the artefact's name, not a fault."""
         digest = measured()["digest"]
         file = data_dir / "artifacts" / digest.replace(":", "-") / "statistics.safetensors"
         file.unlink() if damage == "gone" else file.write_bytes(b"no statistics")
 
         answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 8})
 
-        assert (answer.status_code, answer.json()["code"]) == (404, "artifact_not_found")
+        expected = (410, "result_expired") if damage == "gone" else (404, "artifact_not_found")
+        assert (answer.status_code, answer.json()["code"]) == expected
         assert "statistics.safetensors" in answer.json()["detail"]
 
     def test_nothing_is_queued_or_written(self, http, job_id, measured, data_dir, redis_client):

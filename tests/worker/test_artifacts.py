@@ -1,11 +1,17 @@
-"""Committing a result once, whoever else commits it at the same time."""
-
-from concurrent.futures import ThreadPoolExecutor
+"""Work folders, and commits that outlast a storage that is away for a moment."""
 
 import pytest
 
-from fimlora_contract.digests import digest_bytes, digest_of
-from fimlora_worker.artifacts import commit, describe, sweep_work_folders, work_folder
+from fimlora_contract.artifacts import StorageUnavailable, describe
+from fimlora_contract.digests import digest_bytes
+from fimlora_contract.local_artifacts import LocalArtifacts
+from fimlora_contract.object_artifacts import open_artifacts
+from fimlora_worker.artifacts import (
+    commit_patiently,
+    connect_storage,
+    sweep_work_folders,
+    work_folder,
+)
 from support.jobs import Jobs
 
 
@@ -16,29 +22,11 @@ def write_result(folder):
     return folder
 
 
-def test_racing_committers_make_one_folder(tmp_path):
-    """Eight attempts with the same result: all get the same address, all succeed."""
-    artifacts = tmp_path / "artifacts"
-    artifacts.mkdir()
-    folders = [write_result(tmp_path / f"attempt{n}") for n in range(8)]
-
-    with ThreadPoolExecutor(8) as pool:
-        digests = list(pool.map(lambda f: commit(f, artifacts, describe(f)), folders))
-
-    expected = digest_of({
-        "adapter_config.json": digest_bytes(b"{}"), "rank_map.svg": digest_bytes(b"<svg/>")
-    })  # fmt: skip
-    assert set(digests) == {expected}
-    [committed] = artifacts.iterdir()
-    assert committed.name == expected.replace(":", "-")
-    assert (committed / "adapter_config.json").read_text() == "{}"
-
-
 def test_files_are_described_by_content_and_kind(tmp_path):
     """What a client needs to check a download."""
     described = describe(write_result(tmp_path / "f"))
 
-    assert described == [
+    assert [file.model_dump() for file in described] == [
         {
             "name": "adapter_config.json",
             "digest": digest_bytes(b"{}"),
@@ -56,12 +44,46 @@ def test_files_are_described_by_content_and_kind(tmp_path):
 
 def test_a_commit_that_fails_leaves_nothing(tmp_path):
     """A missing target is an error of the job; the work folder still goes."""
+    missing = LocalArtifacts(tmp_path / "missing")
     with work_folder(tmp_path, "job_1", 1) as folder:
         result = write_result(folder / "adapter")
         with pytest.raises(FileNotFoundError):
-            commit(result, tmp_path / "missing", describe(result))
+            commit_patiently(
+                missing, result, describe(result), patience_s=0, before_each=lambda: None
+            )
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_commit_waits_for_a_storage_that_comes_back(tmp_path, s3):
+    """It is tried again after growing waits, and only then is the attempt given up."""
+    artifacts = open_artifacts(s3.url, data_dir=tmp_path, connect=connect_storage)
+    result = write_result(tmp_path / "adapter")
+    s3.stop()
+    tries, waits = [], []
+
+    def sleep(wait_s):
+        waits.append(wait_s)
+        if len(waits) == 2:
+            s3.start()
+
+    digest = commit_patiently(
+        artifacts,
+        result,
+        describe(result),
+        patience_s=10,
+        before_each=lambda: tries.append(1),
+        sleep=sleep,
+    )
+
+    assert artifacts.exists(digest)
+    assert (len(tries), waits) == (3, [1.0, 3.0])
+    s3.stop()
+    other = write_result(tmp_path / "other")
+    with pytest.raises(StorageUnavailable):
+        commit_patiently(
+            artifacts, other, describe(other), patience_s=0, before_each=lambda: None
+        )
 
 
 def test_only_folders_of_dead_attempts_are_swept(jobs: Jobs, tmp_path):

@@ -1,26 +1,62 @@
-"""Results on disk: written to a folder per attempt, then renamed once to their digest.
+"""Results: written to a folder per attempt, then committed to where results are kept."""
 
-A folder under its digest is complete or not there at all, and two attempts that made the
-same result make the same folder.
-"""
-
-import errno
-import os
+import logging
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fimlora_contract.digests import digest_file, digest_of
+from fimlora_contract.artifacts import ArtifactStore, StorageUnavailable, StoredFile
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.store import JobMissing, JobStore
 from fimlora_contract.tasks import parse_rq_job_id, rq_job_id
 
-MEDIA_TYPES = {".json": "application/json", ".svg": "image/svg+xml"}
-BINARY = "application/octet-stream"
-ALREADY_THERE = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
+log = logging.getLogger(__name__)
+
+
+def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
+    """A file system of fsspec's, which is imported only where results are kept in one."""
+    from fsspec.core import url_to_fs
+
+    connected: tuple[Any, str] = url_to_fs(url, **options)
+    return connected
+
+
+def commit_patiently(
+    artifacts: ArtifactStore,
+    folder: Path,
+    files: Sequence[StoredFile],
+    *,
+    patience_s: float,
+    before_each: Callable[[], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """Commit a result, again if the storage is away, and answer its digest.
+
+    Args:
+        artifacts: What keeps results.
+        folder: The result.
+        files: Its files.
+        patience_s: How long to wait in all: a measurement is worth it.
+        before_each: Called before each try; ends the attempt by raising.
+        sleep: Waits some seconds.
+
+    Raises:
+        StorageUnavailable: It stays away.
+    """
+    for wait_s in (share * patience_s for share in SHARES):
+        before_each()
+        try:
+            return artifacts.commit(folder, files)
+        except StorageUnavailable as error:
+            log.warning("commit.failed wait_s=%g: %s", wait_s, error, exc_info=True)
+            sleep(wait_s)
+    before_each()
+    return artifacts.commit(folder, files)
 
 
 @contextmanager
@@ -51,49 +87,3 @@ def _is_running(name: str, store: JobStore) -> bool:
         JobStatus.RUNNING,
         JobStatus.CANCELING,
     }
-
-
-def describe(folder: Path) -> list[dict[str, Any]]:
-    """Name, digest, size and media type of every file, in order of name."""
-    return [
-        {
-            "name": path.name,
-            "digest": digest_file(path),
-            "size": path.stat().st_size,
-            "media_type": MEDIA_TYPES.get(path.suffix, BINARY),
-        }
-        for path in sorted(folder.iterdir())
-    ]
-
-
-def commit(folder: Path, artifacts_dir: Path, described: list[dict[str, Any]]) -> str:
-    """Move a finished folder to its content address.
-
-    Args:
-        folder: What was written, on the file system of ``artifacts_dir``.
-        artifacts_dir: Where content addresses live.
-        described: What `describe` says about the folder.
-
-    Returns:
-        The digest; the folder may have been there already.
-    """
-    digest = digest_of({file["name"]: file["digest"] for file in described})
-    for file in described:
-        _sync(folder / file["name"])
-    _sync(folder)
-    target = artifacts_dir / digest.replace(":", "-")
-    try:
-        folder.rename(target)
-    except OSError as error:
-        if error.errno not in ALREADY_THERE:
-            raise
-    _sync(artifacts_dir)
-    return digest
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

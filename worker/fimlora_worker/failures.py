@@ -17,11 +17,14 @@ from huggingface_hub.errors import (
 from rq.timeouts import BaseTimeoutException
 
 from fimlora.errors import FimloraError
+from fimlora_contract.artifacts import StorageUnavailable
 from fimlora_contract.columns import ColumnError
 from fimlora_contract.jobs import JobError
 from fimlora_worker.errors import DeadlinePassed, WorkerError
 
-RETRYABLE = frozenset({"worker_lost", "download_failed", "disk_full", "out_of_memory_host"})
+RETRYABLE = frozenset({
+    "worker_lost", "download_failed", "disk_full", "out_of_memory_host", "storage_unavailable",
+})  # fmt: skip
 
 
 def job_error(error: BaseException) -> JobError:
@@ -39,6 +42,8 @@ def code_of(error: BaseException) -> str:
         return error.code
     if isinstance(error, ColumnError):
         return "dataset_schema"
+    if isinstance(error, StorageUnavailable):
+        return "storage_unavailable"
     if isinstance(error, BaseTimeoutException | DeadlinePassed):
         return "timeout"
     return _memory_code(error) or _hub_code(error) or _system_code(error)

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 
 from redis import Redis
 
+from fimlora_contract.artifacts import ArtifactStore
 from fimlora_contract.folders import FolderDigests
+from fimlora_contract.object_artifacts import open_artifacts
 from fimlora_contract.store import JobStore
+from fimlora_worker.artifacts import connect_storage
 from fimlora_worker.connection import patient_redis
 from fimlora_worker.device import DeviceLock
 from fimlora_worker.model_cache import ModelCache
@@ -36,6 +39,7 @@ class WorkerProcess:
         models: Loaded models.
         readers: Configurations and tokenizers.
         digests: Digests of registered folders.
+        artifacts: What keeps results.
         is_draining: The worker is shutting down; running jobs are handed over.
         must_retire: Something broke that only a new process repairs.
         on_alive: Tells the parent that the job is alive.
@@ -48,6 +52,7 @@ class WorkerProcess:
     transport: RqTransport
     models: ModelCache
     digests: FolderDigests
+    artifacts: ArtifactStore
     readers: ModelCache = field(default_factory=lambda: ModelCache(limit_bytes=N_READERS))
     device_lock: DeviceLock = field(default_factory=DeviceLock)
     is_draining: bool = False
@@ -67,6 +72,9 @@ class WorkerProcess:
             transport=RqTransport(redis),
             models=ModelCache(limit_bytes=settings.model_cache_bytes),
             digests=FolderDigests(),
+            artifacts=open_artifacts(
+                settings.artifacts_url, data_dir=settings.data_dir, connect=connect_storage
+            ),
         )
 
     @property

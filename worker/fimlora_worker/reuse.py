@@ -61,8 +61,7 @@ def _load(process: WorkerProcess, earlier: str, record: JobRecord) -> Measured:
     result: dict[str, Any] | None = process.store.get(earlier).json_field("result")
     if result is None:
         raise LookupError(f"job {earlier!r} has no result")
-    folder = process.settings.artifacts_dir / result["digest"].replace(":", "-")
-    statistics = Statistics.load(folder / STATISTICS_FILE)
+    statistics = Statistics.load(process.artifacts.local(result["digest"], STATISTICS_FILE))
     # Equal content may go by another name now, and the adapter is to bear that one.
     facts = result["rank_map"]["provenance"] | sources(record.resolved)
     known = Known(

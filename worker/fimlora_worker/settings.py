@@ -26,6 +26,13 @@ class Settings(BaseSettings):
     data_dir: Folder = Field(
         default=Path(".fimlora"), description="Folder shared with the service."
     )
+    artifacts_url: str = Field(
+        default="",
+        description="Where results are kept, as the service has it; empty for the data folder.",
+    )
+    storage_patience_s: float = Field(
+        default=10.0, ge=0, description="How long a result waits for a storage that is away."
+    )
     worker_isolation: Literal["warm", "process"] = Field(
         default="warm",
         description="warm keeps models loaded; process starts anew for every job.",
@@ -88,13 +95,8 @@ class Settings(BaseSettings):
         return self.data_dir / "uploads"
 
     @property
-    def artifacts_dir(self) -> Path:
-        """Committed results, one folder per content address."""
-        return self.data_dir / "artifacts"
-
-    @property
     def tmp_dir(self) -> Path:
-        """Work folders of running attempts, on the file system of the artifacts."""
+        """Work folders of running attempts."""
         return self.data_dir / "tmp"
 
     @property
@@ -104,7 +106,7 @@ class Settings(BaseSettings):
 
     def create_folders(self) -> None:
         """Create the folders that a worker writes to."""
-        for folder in (self.tmp_dir, self.artifacts_dir, self.hub_dir):
+        for folder in (self.tmp_dir, self.hub_dir):
             folder.mkdir(parents=True, exist_ok=True)
 
     def leave_working_folder(self) -> None:

@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fimlora_contract.artifacts import StorageUnavailable, describe
 from fimlora_contract.catalogue import Catalogue
 from fimlora_contract.jobs import Stage
 from fimlora_contract.reaper import give_up
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing, StaleAttempt
-from fimlora_worker.artifacts import commit, describe, work_folder
+from fimlora_worker.artifacts import commit_patiently, work_folder
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 from fimlora_worker.failures import is_broken_device, job_error
 from fimlora_worker.process import WorkerProcess, process_for
@@ -57,6 +58,11 @@ def run_calibration(job_id: str, attempt: int) -> str:
     except ShutdownRequested:
         give_up(process.store, process.transport, job_id, attempt, counted=False)
         end = "handed over"
+    except StorageUnavailable as error:
+        log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
+        away = job_error(error)
+        give_up(process.store, process.transport, job_id, attempt, error=away)
+        end = "given up"
     except (Exception, DeadlinePassed) as error:
         _fail(process, job_id, attempt, error)
         raise
@@ -80,8 +86,7 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
         measured = find_measured(record, process)
         accepted = Accepted(request, record.resolved, measured, record.memory_kills)
         outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
-        reporter.enter(Stage.COMMITTING)
-        result = _commit(folder / ADAPTER_FOLDER, process)
+        result = _commit(folder / ADAPTER_FOLDER, process, reporter)
         # Beside the artefacts, not among them: they are the same however it was measured.
         result["execution"] = asdict(outcome.execution) if outcome.execution else None
     process.store.succeed(record.id, record.attempt, result)
@@ -91,14 +96,21 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     Catalogue(process.store).file(record)
 
 
-def _commit(folder: Path, process: WorkerProcess) -> dict[str, Any]:
+def _commit(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
     texts = {
         name: (folder / f"{name}.json").read_text() for name in ("adapter_config", "rank_map")
     }
-    artifacts = describe(folder)
+    files = describe(folder)
+    digest = commit_patiently(
+        process.artifacts,
+        folder,
+        files,
+        patience_s=process.settings.storage_patience_s,
+        before_each=lambda: reporter.enter(Stage.COMMITTING),
+    )
     return {
-        "digest": commit(folder, process.settings.artifacts_dir, artifacts),
-        "artifacts": artifacts,
+        "digest": digest,
+        "artifacts": [file.model_dump() for file in files],
         **{name: json.loads(text) for name, text in texts.items()},
     }
 

@@ -102,6 +102,10 @@ class JobGone(ApiError, LookupError):
     code = "job_gone"
 
 
+class ResultExpired(ApiError, LookupError):
+    code = "result_expired"
+
+
 class ArtifactNotFound(ApiError, LookupError):
     code = "artifact_not_found"
 
@@ -216,6 +220,10 @@ class DatasetUnreachable(ApiError):
 
 class HubUnreachable(ApiError):
     code = "hub_unreachable"
+
+
+class StorageUnavailable(ApiError):
+    code = "storage_unavailable"
 
 
 class RedisUnavailable(ApiError):

@@ -53,6 +53,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "The job ended long ago and is forgotten",
         "Send the request again: what is still cached answers at once.",
     ),
+    "result_expired": ProblemType(
+        410,
+        "The result is no longer stored",
+        "Send the request again: it is calibrated anew.",
+    ),
     "artifact_not_found": ProblemType(
         404, "The result has no such artefact", "GET /jobs/{id}/result lists the artefacts."
     ),
@@ -129,6 +134,9 @@ PROBLEMS: dict[str, ProblemType] = {
         503, "The hub does not answer", "Try again later, or use a registered local model."
     ),
     "redis_unavailable": ProblemType(503, "The job store does not answer", "Try again later."),
+    "storage_unavailable": ProblemType(
+        503, "The artefact storage does not answer", "Try again later."
+    ),
     "disk_full": ProblemType(507, "The service has no disk space left", "Tell the operator."),
     "internal": ProblemType(
         500, "The service failed", "Report the request id to the operator."
