@@ -48,9 +48,10 @@ class Blocking:
             clock=lambda: self.now,
             unix_time=lambda: 0.0,
         )
-        self.client = self.make(httpx2.MockTransport(self.answer), context)
+        self.client = self.make(context)
 
-    def make(self, transport, context):
+    def make(self, context):
+        transport = httpx2.MockTransport(self.answer_blocking)
         http = httpx2.Client(transport=transport, base_url="http://fimlora.test")
         return Client(http=http, sleep=self.sleep, context=context)
 
@@ -58,8 +59,11 @@ class Blocking:
         self.pauses.append(seconds)
         self.now += seconds
 
-    def answer(self, request):
+    def answer_blocking(self, request):
         request.read()
+        return self.answer(request)
+
+    def answer(self, request):
         self.requests.append(request)
         # The last answer is given for ever.
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -74,7 +78,12 @@ class Blocking:
 class Asynchronous(Blocking):
     """The same for an `AsyncClient`."""
 
-    def make(self, transport, context):
+    async def answer_async(self, request):
+        await request.aread()
+        return self.answer(request)
+
+    def make(self, context):
+        transport = httpx2.MockTransport(self.answer_async)
         http = httpx2.AsyncClient(transport=transport, base_url="http://fimlora.test")
         return AsyncClient(http=http, sleep=self.asleep, context=context)
 
@@ -114,6 +123,21 @@ def test_two_requests_have_two_keys(played):
 
     keys = {request.headers["idempotency-key"] for request in player.requests}
     assert len(keys) == 2
+
+
+def test_an_upload_is_read_anew_for_every_try(played, tmp_path):
+    """In pieces, so that a large file needs no memory, with its length said beforehand."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"text": "a"}\n' * 100_000)  # more than one piece
+    dataset = {"id": "ds_1", "source": "upload", "format": "jsonl", "size": 1}
+    player = played([problem("redis_unavailable"), httpx2.Response(201, json=dataset)])
+
+    player.do(lambda client: client.datasets.upload(file))
+
+    assert [request.content for request in player.requests] == [file.read_bytes()] * 2
+    for request in player.requests:
+        assert request.headers["content-length"] == str(file.stat().st_size)
+        assert "transfer-encoding" not in request.headers
 
 
 def test_the_last_problem_is_raised_when_retries_are_used_up(played):

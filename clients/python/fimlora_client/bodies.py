@@ -1,6 +1,7 @@
 """What the client sends: bodies built and checked from arguments, before they travel."""
 
 from collections.abc import Iterable, Mapping
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -49,6 +50,7 @@ class CalibrationFields(TypedDict, total=False):
     force: bool
     priority: Literal["normal", "high"]
     deadline_s: float | None
+    webhook: str | None
 
 
 class PlanFields(TypedDict, total=False):
@@ -106,7 +108,7 @@ def as_json(model: BaseModel) -> bytes:
     return json_body(model.model_dump(mode="json"))
 
 
-def read_rows(data: Rows) -> tuple[dict[str, str], bytes]:
+def upload_of(data: Rows) -> tuple[dict[str, str], bytes | Path]:
     """The headers and the body of an upload: a JSONL or Parquet file, or rows.
 
     Raises:
@@ -118,9 +120,12 @@ def read_rows(data: Rows) -> tuple[dict[str, str], bytes]:
     if path.suffix not in UPLOADS:
         raise InvalidFile(f"{path} is not one of {sorted(UPLOADS)}, the formats for uploads")
     try:
-        return _type_of(path.suffix), path.read_bytes()
+        with path.open("rb") as file:
+            # Said beforehand: a body in pieces has no length of its own.
+            length = file.seek(0, SEEK_END)
     except OSError as error:
         raise InvalidFile(f"cannot read {path}: {error.strerror}") from error
+    return _type_of(path.suffix) | {"content-length": str(length)}, path
 
 
 def _type_of(suffix: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Call:
         path: Below the base URL, beginning with a slash.
         params: Query parameters.
         headers: Headers of this request alone.
-        content: The body.
+        content: The body, or the file that is the body, read in pieces.
         wait_s: How long the service may hold the request before it answers.
         save_to: Where the body of a good answer goes, instead of into memory.
         is_final: Whether any answer will do, so that there is no second try.
@@ -41,7 +41,7 @@ class Call:
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes | None = None
+    content: bytes | Path | None = None
     wait_s: float = 0.0
     save_to: Path | None = None
     is_final: bool = False

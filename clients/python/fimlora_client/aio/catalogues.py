@@ -1,7 +1,7 @@
 """What the service knows by name: datasets, base models and workers."""
 
 from fimlora_client.aio.sender import AsyncSender
-from fimlora_client.bodies import Rows, read_rows
+from fimlora_client.bodies import Rows, upload_of
 from fimlora_client.calls import Call, route
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
 from fimlora_contract.workers import WorkerPage
@@ -18,7 +18,7 @@ class AsyncDatasets:
 
         ``POST /datasets``
         """
-        headers, content = read_rows(data)
+        headers, content = upload_of(data)
         call = Call("POST", "/datasets", headers=headers, content=content)
         return await self._sender.ask(call, Dataset)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ from fimlora_client.errors import ConnectionFailed
 AsyncHttpClient = httpx2.AsyncClient
 CONNECT_S = 5.0
 READ_S = 30.0
+PIECE = 1 << 20
 # The stream of events is quiet between batches; the service sends a comment now and then.
 QUIET_S = 60.0
 AsyncEvents = AsyncIterator[tuple[str, str]]
@@ -79,9 +81,16 @@ def _options(call: Call, headers: dict[str, str], *, read_s: float) -> dict[str,
         "url": call.path,
         "params": dict(call.params),
         "headers": headers | dict(call.headers),
-        "content": call.content,
+        # Opened anew for each try.
+        "content": _pieces(call.content) if isinstance(call.content, Path) else call.content,
         "timeout": httpx2.Timeout(read_s, connect=CONNECT_S),
     }
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def _answer(response: httpx2.Response, content: bytes) -> Answer:

@@ -2,7 +2,7 @@
 """What the service knows by name: datasets, base models and workers."""
 
 from fimlora_client.blocking.sender import Sender
-from fimlora_client.bodies import Rows, read_rows
+from fimlora_client.bodies import Rows, upload_of
 from fimlora_client.calls import Call, route
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
 from fimlora_contract.workers import WorkerPage
@@ -19,7 +19,7 @@ class Datasets:
 
         ``POST /datasets``
         """
-        headers, content = read_rows(data)
+        headers, content = upload_of(data)
         call = Call("POST", "/datasets", headers=headers, content=content)
         return self._sender.ask(call, Dataset)
 

@@ -17,6 +17,7 @@ from fimlora_client.cli.console import (
     show_json,
 )
 from fimlora_client.cli.context import client_of
+from fimlora_client.cli.datasets import upload_file
 from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
@@ -60,6 +61,7 @@ def calibrate(
     timeout: options.Timeout = 3600,
     priority: options.Priority = None,
     deadline: options.Deadline = None,
+    webhook: options.Webhook = None,
     label: options.Label = None,
     force: options.Force = False,
     estimate: options.Estimate = False,
@@ -90,7 +92,7 @@ def calibrate(
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
         **options.given(
-            priority=priority, deadline_s=deadline, metadata=_pairs("--label", "KEY=VALUE", label)
+            priority=priority, deadline_s=deadline, webhook=webhook, metadata=_pairs("--label", "KEY=VALUE", label)
         ),
     }  # fmt: skip
     name_tag = read_pin(pin) if pin else None
@@ -180,7 +182,7 @@ def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     """The reference for a dataset; a file here is uploaded first."""
     path = Path(dataset).expanduser()
     if path.suffix in UPLOADS or dataset.startswith((".", "/", "~")):
-        uploaded = client.datasets.upload(path)
+        uploaded = upload_file(client, path)
         rows = f", {uploaded.rows:,} rows" if uploaded.rows is not None else ""
         say(("✓ ", "green"), f"uploaded {path.name} as {uploaded.id}{rows}")
         return {"source": "upload", "id": uploaded.id}

@@ -164,6 +164,10 @@ Deadline = Annotated[
     float | None,
     _option("--deadline", panel=RUN, help="Seconds after which a job that goes on fails."),
 ]
+Webhook = Annotated[
+    str | None,
+    _option("--webhook", panel=RUN, help="Address to be told of the job's end."),
+]
 Label = Annotated[
     list[str] | None,
     _option("--label", panel=RUN, help="KEY=VALUE to find the job by. Repeatable."),
