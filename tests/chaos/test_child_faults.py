@@ -37,6 +37,25 @@ def test_a_killed_child_is_replaced_and_the_job_succeeds(jobs: Jobs, worker: Wor
     assert waited_s < 10
 
 
+def test_a_second_attempt_goes_on_from_the_sums_of_the_first(jobs: Jobs, worker: WorkerHandle):
+    """To the same result as a job that nothing happened to; nothing of it is left."""
+    job_id = jobs.submit_long(n_batches=200)
+    jobs.wait(job_id, lambda r: ((r.json_field("progress") or {}).get("batch") or 0) > 50)
+
+    os.kill(worker.child_pid, signal.SIGKILL)
+    record = jobs.wait_final(job_id)
+    undisturbed = jobs.wait_final(jobs.submit_long(n_batches=200))
+
+    steps = [event.progress for event in jobs.store.events(job_id) if event.attempt == 2]
+    batches = [step.batch for step in steps if step and step.resumed_from]
+    assert (record.status, record.attempt) == ("succeeded", 2)
+    assert batches[0] > 0
+    assert batches[0] == next(step.resumed_from for step in steps if step and step.resumed_from)
+    assert record.json_field("result")["digest"] == undisturbed.json_field("result")["digest"]
+    assert worker.has_logged(f"attempt.resumed job={job_id} batch={batches[0]} of 200")
+    assert not list((jobs.data_dir / "tmp").glob(f"{job_id}.*"))
+
+
 def test_the_parent_never_loads_torch(jobs: Jobs, worker: WorkerHandle):
     """The child has it mapped, the parent that speaks to Redis has not."""
     jobs.wait_final(jobs.submit())

@@ -56,7 +56,7 @@ SIGNATURES = {
 
 FIELDS = {
     "Budget": ["unit", "value", "bytes_per_parameter"],
-    "ProgressFile": ["path", "model_digest", "max_share", "on_resume"],
+    "ProgressFile": ["path", "model_digest", "max_share", "on_resume", "on_error"],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),

@@ -326,6 +326,20 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_runs(tmp_path):
             measure(model, iter(()), progress_file=file)
 
 
+def test_a_file_that_cannot_be_written_ends_the_run_unless_the_caller_says_otherwise(tmp_path):
+    """A caller for whom the statistics are worth more is told, and gets them."""
+    model, _ = tiny("bert_classifier")
+    batches, errors = batches_for("bert_classifier"), []
+    file = tmp_path / ("long" * 62)  # no room for the name of the temporary file
+    with pytest.raises(OSError, match="name too long"):
+        measure(model, batches, progress_file=file)
+    told = ProgressFile(file, max_share=math.inf, on_error=errors.append)
+    found = measure(model, batches, progress_file=told)
+
+    assert_same(found, measure(model, batches))
+    assert len(errors) == 4
+
+
 def test_the_file_is_safetensors_and_alone(cut):
     """Other tools can look into it; no temporary file is left beside it."""
     from safetensors import safe_open

@@ -77,7 +77,7 @@ class Jobs:
 
     def submit_long(self, *, n_batches: int = 4096) -> str:
         """Queue a job that takes tens of seconds on a tiny model."""
-        name = "many.jsonl"
+        name = f"many-{n_batches}.jsonl"
         if not (self.data_dir / "datasets" / name).exists():
             rows = [{"text": f"w{n % 50} w{n % 7}", "label": n % 2} for n in range(n_batches)]
             write_jsonl(self.data_dir / "datasets" / name, rows)

@@ -8,6 +8,7 @@ from redis import Redis
 from rq import SimpleWorker
 
 from fimlora_contract.tasks import QUEUE_NAME
+from fimlora_worker.sums_folders import sweep_sums
 from support.jobs import Jobs
 from support.model_folders import make_decoder, make_encoder, minilm_folder
 
@@ -50,4 +51,7 @@ def run_queue(
         worker.work(burst=True)
 
     yield run
-    assert not list((jobs.data_dir / "tmp").iterdir()), "an attempt left its work folder behind"
+    # Saved sums are for the next attempt; the sweep takes those of jobs that have ended.
+    sweep_sums(jobs.data_dir / "tmp", jobs.store)
+    left = [path for path in (jobs.data_dir / "tmp").iterdir() if path.suffix != ".sums"]
+    assert not left, "an attempt left its work folder behind"

@@ -111,6 +111,17 @@ class TestReporter:
         progress = self.progress(jobs, reporter)
         assert (progress.batch, progress.n_batches, progress.seconds_left) == (2, 5, 9.0)
 
+    def test_batches_of_an_earlier_attempt_are_told_and_not_timed(self, jobs, reporter, state):
+        """Six were done before; two more took four seconds, so the last two take four."""
+        reporter.enter(Stage.CALIBRATING, n_batches=10)
+        state["now"] = 5.0
+        reporter.on_resume(6, 10)
+        state["now"] = 9.0
+        reporter.on_batch(8, 10)
+
+        progress = self.progress(jobs, reporter)
+        assert (progress.batch, progress.seconds_left, progress.resumed_from) == (8, 4.0, 6)
+
     def test_very_fast_batches_are_not_all_reported_but_the_last_is(
         self, jobs, reporter, state
     ):

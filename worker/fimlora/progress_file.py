@@ -45,12 +45,15 @@ class ProgressFile:
             then; ``math.inf`` saves every one.
         on_resume: Called with (batches in the file, batches expected) when a run goes on
             from one.
+        on_error: Called with what kept the file from being written, such as a full disk; the
+            run goes on, and tries again later. ``None`` ends the run with it.
     """
 
     path: str | Path
     model_digest: str | None = None
     max_share: int | float = 0.01
     on_resume: Callable[[int, int], None] | None = None
+    on_error: Callable[[OSError], None] | None = None
 
     @classmethod
     def of(cls, given: "str | Path | ProgressFile | None") -> "ProgressFile | None":
@@ -166,6 +169,9 @@ class SavedSums:
         Args:
             tensors: Sums, on any device.
             facts: Plain data.
+
+        Raises:
+            OSError: It cannot be written, and the caller does not want to be told instead.
         """
         started = self.clock()
         devices = {n: str(t.device) for n, t in tensors.items() if t.device.type != "cpu"}
@@ -174,7 +180,12 @@ class SavedSums:
             "fingerprint": dict(self.fingerprint),
             "devices": devices,
         }
-        write_tensors(Path(self.file.path), tensors, {**known, **facts})
+        try:
+            write_tensors(Path(self.file.path), tensors, {**known, **facts})
+        except OSError as error:
+            if self.file.on_error is None:
+                raise
+            self.file.on_error(error)
         self._saved_at = self.clock()
         self._cost_s = self._saved_at - started
 

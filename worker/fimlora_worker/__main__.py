@@ -18,6 +18,7 @@ from fimlora_worker.leases import Leases, ReaperThread
 from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.presence import Presence
 from fimlora_worker.settings import Settings, environment_name
+from fimlora_worker.sums_folders import sweep_sums
 from fimlora_worker.threads import thread_environment
 from fimlora_worker.transport import SERIALIZER, RqTransport
 from fimlora_worker.warm_worker import (
@@ -72,6 +73,7 @@ def create_worker(settings: Settings) -> LeasedWorker:
             also=(
                 presence.refresh,
                 lambda: sweep_work_folders(settings.tmp_dir, reaper_store),
+                lambda: sweep_sums(settings.tmp_dir, reaper_store),
             ),
         ),
         presence=presence,

@@ -32,7 +32,9 @@ from fimlora_worker.process import WorkerProcess
 from fimlora_worker.progress import Reporter
 from fimlora_worker.reuse import Measured, model_name, sources, write_again
 from fimlora_worker.rows import Rows, open_rows
+from fimlora_worker.saved_sums import SavedSums
 from fimlora_worker.solving import solve
+from fimlora_worker.sums_folders import sums_folder
 
 log = logging.getLogger(__name__)
 TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
@@ -109,12 +111,19 @@ def _calibrate_model(
     if measured:
         statistics = measured.statistics
     else:
+        sums = SavedSums(
+            sums_folder(process.settings.tmp_dir, reporter.job_id),
+            reporter.attempt,
+            prepared.model.request.digest,
+            reporter.on_resume,
+        )
         statistics = measure_model(
             accepted.request,
             prepared.model,
             prepared.batches,
             reporter,
             folder=folder,
+            sums=sums,
             memory_kills=accepted.memory_kills,
         )
     reporter.enter(Stage.ALLOCATING)

@@ -1,5 +1,6 @@
 """Measure a job's base model where it fits: loaded, or streamed from its folder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.base_model import BaseModel
 from fimlora_worker.calibration_data import PaddedBatches
 from fimlora_worker.progress import Reporter
+from fimlora_worker.saved_sums import SavedSums
 from fimlora_worker.solving import check_budget
 
 
@@ -23,9 +25,10 @@ def measure_model(
     reporter: Reporter,
     *,
     folder: Path,
+    sums: SavedSums,
     memory_kills: int = 0,
 ) -> Statistics:
-    """Measure by the executor of the request.
+    """Measure by the executor of the request, from where an earlier attempt was.
 
     A kill cannot be caught, but the attempt after it needs less: first one example at a
     time, then, if the choice is ours, one block of the model.
@@ -36,6 +39,7 @@ def measure_model(
         batches: Its examples.
         reporter: Told about every batch.
         folder: For what a streamed model keeps on disk meanwhile.
+        sums: What earlier attempts have saved.
         memory_kills: Attempts that the system has ended for want of memory.
 
     Returns:
@@ -60,7 +64,8 @@ def measure_model(
         try:
             loaded = model.load()
             begin(loaded)
-            return measure(loaded, batches, micro_batch_size=size, **options)
+            run = partial(measure, loaded, batches, micro_batch_size=size, **options)
+            return sums.go_on(Executor.RESIDENT, lambda file: run(progress_file=file))
         except Exception as error:
             if is_out_of_memory(error):
                 model.unload()  # what is streamed instead needs the memory
@@ -69,7 +74,8 @@ def measure_model(
     def streamed(size: int) -> Statistics:
         model.unload()  # an earlier job may have left it loaded
         begin(model.skeleton)
-        return measure_streamed(
+        run = partial(
+            measure_streamed,
             model.folder,
             batches,
             micro_batch_size=size,
@@ -78,6 +84,7 @@ def measure_model(
             **model.streaming_options(),
             **options,
         )
+        return sums.go_on(Executor.STREAMED, lambda file: run(progress_file=file))
 
     executor = parse_executor(calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:

@@ -3,6 +3,7 @@
 A job is interrupted only here: between stages and between batches.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from fimlora_contract.reaper import DEADLINE_PASSED
 from fimlora_contract.store import JobStore
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 
+log = logging.getLogger(__name__)
 # Batches of a tiny model take a millisecond; nobody watches a bar that fast.
 SHORTEST_INTERVAL_S = 0.1
 
@@ -38,6 +40,7 @@ class Reporter:
     _started: float = field(init=False)
     _stage_started: float = field(init=False)
     _reported: float = field(default=float("-inf"), init=False)
+    _resumed_from: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
@@ -46,8 +49,15 @@ class Reporter:
     def enter(self, stage: Stage, *, n_batches: int = 0) -> None:
         """Enter a stage."""
         self._stage_started = self.clock()
+        self._resumed_from = None
         self._check()
         self._send(Progress(stage=stage, n_batches=n_batches))
+
+    def on_resume(self, done: int, expected: int) -> None:
+        """Note that an earlier attempt had done some batches."""
+        log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
+        self._stage_started, self._resumed_from = self.clock(), done
+        self._send(self._calibrating(done, expected))
 
     def on_batch(self, done: int, expected: int) -> None:
         """Note a finished batch; what this raises ends the measurement."""
@@ -55,17 +65,22 @@ class Reporter:
         now = self.clock()
         if done < expected and now - self._reported < SHORTEST_INTERVAL_S:
             return
-        seconds_left = None
-        if done:  # a streamed model passes blocks before all batches of any are done
-            per_batch_s = (now - self._stage_started) / done
+        # A streamed model passes blocks before all batches of any are done.
+        done_here, seconds_left = done - (self._resumed_from or 0), None
+        if done_here > 0:
+            per_batch_s = (now - self._stage_started) / done_here
             seconds_left = round(per_batch_s * (expected - done), 3)
-        self._send(
-            Progress(
-                stage=Stage.CALIBRATING,
-                batch=done,
-                n_batches=expected,
-                seconds_left=seconds_left,
-            )
+        self._send(self._calibrating(done, expected, seconds_left))
+
+    def _calibrating(
+        self, done: int, expected: int, seconds_left: float | None = None
+    ) -> Progress:
+        return Progress(
+            stage=Stage.CALIBRATING,
+            batch=done,
+            n_batches=expected,
+            seconds_left=seconds_left,
+            resumed_from=self._resumed_from,
         )
 
     def _check(self) -> None:

@@ -19,6 +19,7 @@ from fimlora_worker.failures import is_broken_device, job_error
 from fimlora_worker.process import WorkerProcess, process_for
 from fimlora_worker.progress import Reporter
 from fimlora_worker.settings import Settings
+from fimlora_worker.sums_folders import forget_sums
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     process.store.remember_result(record.fields["request_digest"], record.id)
     if digest := record.fields.get("statistics_digest"):
         process.store.remember_statistics(digest, record.id)
+    forget_sums(process.settings.tmp_dir, record.id)
     Catalogue(process.store).file(record)
 
 

@@ -47,6 +47,10 @@ class Progress(AnswerModel):
     batch: int = 0
     n_batches: int = 0
     seconds_left: float | None = None
+    resumed_from: int | None = Field(
+        default=None,
+        description="Batches that an earlier attempt had done and saved, if it had.",
+    )
 
 
 class JobError(AnswerModel):
