@@ -15,7 +15,7 @@ from rq.worker import Worker
 from fimlora_contract.tasks import rq_job_id
 from fimlora_contract.workers import WorkerRegistry
 from support.jobs import Jobs
-from support.workers import WorkerHandle
+from support.workers import WorkerHandle, wait_dead
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("child_faults")]
 
@@ -120,7 +120,7 @@ def test_a_child_that_does_not_obey_a_cancel_is_killed(jobs: Jobs, worker: Worke
     record = jobs.wait_final(job_id, timeout_s=30)
 
     assert record.status == "canceled"
-    assert worker.child_pid != child
+    wait_dead(child)
 
 
 def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
