@@ -10,7 +10,10 @@ import torch
 import transformers
 
 from fimlora import measure, measure_streamed
+from fimlora.boundary import BoundaryStore
 from fimlora.errors import UnsupportedModule
+from fimlora.passes import UnitCall
+from fimlora.tape import Tape
 from support.models import N_CLASSES, PAD, VOCABULARY, make_batch
 from support.streaming import ALL, assert_same, quiet, save
 
@@ -38,6 +41,14 @@ DECODERS = {
     "Gemma2": WINDOW,  # caps its logits, too
     "Gemma3": {**WINDOW, "layer_types": ALTERNATING},  # a rotary table for each kind of layer
     "GptOss": {**WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},  # attention sinks
+    "Llama4": {  # complex rotary factors; asks for the device of its embedding
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "intermediate_size_mlp": 40,
+        "interleave_moe_layer_step": 2,
+        "attention_chunk_size": 4,
+        "head_dim": 8,
+    },
     "Phi": {},  # attention and feed-forward side by side
     "GPTNeoX": {},
     "GPTNeo": {"num_layers": 3, "attention_types": [[["global", "local", "global"], 1]]},
@@ -74,7 +85,7 @@ ENCODERS = {
 
 
 def build(kind: str, head: str, **options):
-    name = {"Gemma3": "Gemma3Text"}.get(kind, kind)
+    name = {"Gemma3": "Gemma3Text", "Llama4": "Llama4Text"}.get(kind, kind)
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**{**COMMON, **options})
     return getattr(transformers, f"{kind}For{head}")(config)
@@ -96,9 +107,11 @@ def test_decoders(kind, tmp_path):
     right, left = (make_batch("llama_gqa_lm", n) for n in ([9, 5, 7, 2], [6, 9, 3]))
     batches = [right, from_the_left(left)]
 
-    streamed = measure_streamed(tmp_path, batches, target_modules="all-linear", **ALL)
+    targets = "all-linear" if kind != "Llama4" else ["q_proj", "down_proj"]
 
-    assert_same(streamed, measure(resident, batches, target_modules="all-linear", **ALL))
+    streamed = measure_streamed(tmp_path, batches, target_modules=targets, **ALL)
+
+    assert_same(streamed, measure(resident, batches, target_modules=targets, **ALL))
 
 
 @pytest.mark.parametrize("kind", sorted(ENCODERS))
@@ -111,6 +124,34 @@ def test_encoders(kind, tmp_path):
     streamed = measure_streamed(tmp_path, batches, target_modules="all-linear", **ALL)
 
     assert_same(streamed, measure(resident, batches, target_modules="all-linear", **ALL))
+
+
+def test_the_text_part_of_a_model_that_also_sees(tmp_path):
+    """Blocks of its vision tower never run; its configs ask for a cache that is not wanted."""
+    eye = transformers.CLIPVisionConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
+        image_size=8, patch_size=4,
+    )  # fmt: skip
+    text = transformers.LlamaConfig(**COMMON)
+    config = transformers.LlavaConfig(text_config=text, vision_config=eye, image_token_index=60)
+    torch.manual_seed(0)
+    resident = save(transformers.LlavaForConditionalGeneration(config), tmp_path)
+    batches = [make_batch("llama_gqa_lm", [9, 5])]
+    options = {"target_modules": r".*language_model.*(q_proj|down_proj)", "config": config}
+
+    streamed = measure_streamed(tmp_path, batches, **options, **ALL)
+
+    options.pop("config")
+    assert_same(streamed, measure(resident, batches, **options, **ALL))
+    assert config.text_config.use_cache
+
+
+def test_an_input_without_values_is_refused_by_name(tmp_path):
+    """A model that looks at the device of a block's weights makes some; no kernel minds."""
+    call = UnitCall("layers.0", (torch.empty(2, 3, device="meta"),), {})
+
+    with pytest.raises(UnsupportedModule, match=r"layers\.0.*no values.*measure it resident"):
+        Tape(BoundaryStore(tmp_path, None)).run(torch.nn.Identity(), call, keeps=False)
 
 
 def test_a_block_that_all_layers_share_is_refused_by_name(tmp_path):

@@ -6,6 +6,7 @@ model is built, so they must exist; parameters must not, they are what does not 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,19 @@ def build_skeleton(
     Raises:
         UnsupportedModule: The weights are quantised.
     """
-    config = config or transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = deepcopy(config) or transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True
+    )
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModule(f"{folder} holds quantised weights, which cannot be streamed")
     model_class = model_class or _named_class(config, folder)
     build = getattr(model_class, "from_config", None) or model_class._from_config  # noqa: SLF001
-    options = {"dtype": dtype or getattr(config, "dtype", None) or torch.float32}
+    wanted = dtype or getattr(config, "dtype", None) or torch.float32
+    options = {"dtype": getattr(torch, wanted) if isinstance(wanted, str) else wanted}
     with torch.random.fork_rng([]), _parameters_on_meta():
         model: nn.Module = build(config, **options)
     _widen_by_plan(model, options["dtype"])
+    _forget_caches(model)
     return model.eval()
 
 
@@ -92,6 +97,14 @@ def _parameters_on_meta() -> Iterator[None]:
         for kind, init in begin.items():
             kind.__init__ = init
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _forget_caches(model: nn.Module) -> None:
+    """Keep no keys and values of past tokens; not every model takes it as an argument."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
 
 
 def _widen_by_plan(model: Any, dtype: torch.dtype) -> None:

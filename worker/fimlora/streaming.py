@@ -1,6 +1,7 @@
 """Measure a model that does not fit: one block in memory at a time, all batches through it.
 
-Each weight is read at most twice, whatever the number of batches; `fimlora.sweep` says how.
+Each block is read at most twice, and an embedding or output head as often as a pass uses it,
+whatever the number of batches; `fimlora.sweep` says how.
 """
 
 import itertools

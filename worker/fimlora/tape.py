@@ -90,8 +90,16 @@ class Tape:
 
         Returns:
             Its outputs, to go on with.
+
+        Raises:
+            UnsupportedModule: An input has no values, or cannot be kept.
         """
         leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+            raise UnsupportedModule(
+                f"block {call.unit!r} is called with a tensor that has no values: the model "
+                "looks at the device of weights that are not loaded; measure it resident"
+            )
         step = self._record(call.unit, leaves, spec) if keeps else None
         fresh: dict[int, Tensor] = {}
         for leaf in leaves:

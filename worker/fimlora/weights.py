@@ -1,5 +1,6 @@
 """Weights of one unit at a time: two buffers, one computes while the other fills."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ class Weights:
 
     The rest of the model (norms, poolers, small heads) is loaded once and stays; the
     embedding and the output head, which can each outweigh a block, are loaded when they
-    run and let go with `release_ends`.
+    run and let go with `release_ends`. Meanwhile something stands for them that has their
+    device and no values: models ask for the device of their first parameter.
 
     Args:
         model: The skeleton.
@@ -48,6 +50,7 @@ class Weights:
         self._meta = dict(model.named_parameters(remove_duplicate=False))
         self._places = {unit: self._lay_out(unit) for unit in units}
         self._ends = self._find_ends(units)
+        self._stand_ins = {n: self._stand_in(self._meta[n]) for n in self._names_in(self._ends)}
         n_bytes = max(p.end for places in self._places.values() for p in places.values())
         self._slots = [Slot.of_size(n_bytes, device) for _ in range(2)]
         self._current: Slot | None = None
@@ -66,11 +69,13 @@ class Weights:
         """
         try:
             self._load_rest(seed)
+            self.release_ends()
             with before_calls(self._ends, self._load_end):
                 yield
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
-            self.release_ends()
+            for name in self._stand_ins:
+                self._set(name, self._meta[name])
             for slot in self._slots:
                 self._unload(slot)
 
@@ -108,8 +113,8 @@ class Weights:
 
     def release_ends(self) -> None:
         """Let go of embedding and output head until they run again."""
-        for name in self._names_in(self._ends):
-            self._set(name, self._meta[name])
+        for name, stand_in in self._stand_ins.items():
+            self._set(name, stand_in)
 
     def _lay_out(self, unit: str) -> dict[str, Place]:
         tensors = self._model.get_submodule(unit).state_dict(prefix=f"{unit}.")
@@ -119,13 +124,21 @@ class Weights:
         return lay_out({name: t for name, t in tensors.items() if name in self._sources})
 
     def _find_ends(self, units: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """Find the modules that are embedding or output head, or share a weight with one."""
         ends = [self._model.get_input_embeddings(), self._model.get_output_embeddings()]  # type: ignore[operator]
-        found = {n: m for n, m in self._model.named_modules() if any(m is end for end in ends)}
+        of_ends = {id(p) for end in ends if end is not None for p in end.parameters()}
         return {
             name: module
-            for name, module in found.items()
-            if name not in units and self._names_in([name]) <= set(self._sources)
+            for name, module in self._model.named_modules()
+            if any(id(p) in of_ends for p in module.parameters(recurse=False))
+            and name not in units
+            and self._names_in([name]) <= set(self._sources)
         }
+
+    def _stand_in(self, weight: Tensor) -> Parameter:
+        """One element that is seen as a whole weight; whoever computes with it gets NaN."""
+        element = torch.full((), math.nan, dtype=weight.dtype, device=self._device)
+        return Parameter(element.expand(weight.shape), requires_grad=False)
 
     def _names_in(self, modules: Iterable[str]) -> set[str]:
         prefixes = tuple(f"{module}." for module in modules)
@@ -154,7 +167,7 @@ class Weights:
 
     def _load_end(self, module: str) -> None:
         names = self._names_in([module])
-        if any(self._model.get_parameter(name).is_meta for name in names):
+        if any(self._model.get_parameter(name) is self._stand_ins[name] for name in names):
             self._load_whole(names)
 
     def _load_whole(self, names: Iterable[str]) -> None:
