@@ -2,8 +2,13 @@
 
 import json
 
+import httpx2
 import pytest
+from typer.testing import CliRunner
 
+from fimlora_client import Client
+from fimlora_client.cli import app
+from fimlora_client.cli.context import Connection
 from fimlora_contract.jobs import JobError
 
 REQUEST = ["calibrate", "tiny", "--batches", "2"]
@@ -299,6 +304,26 @@ def test_the_service_tells_how_it_is(run):
     assert json.loads(run("status", "--json").stdout)["checks"]["redis"] == "ok"
     assert "fimlora up" in workers.stderr
     assert json.loads(run("workers", "--json").stdout) == []
+
+
+def test_workers_fit_a_terminal_of_eighty_columns(terminal):
+    """One on a GPU with a long name, busy with a job whose id can be copied, and an idle one."""
+    since = {"since": 0, "started_at": 0, "last_seen": 0}
+    gpu = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85e9}
+    busy = {"name": "gpu-worker-17-4f2a", "state": "busy", "job_id": f"job_{'f' * 23}"} | gpu
+    idle = {"name": "vm-1", "state": "idle", "device": "cpu"}
+    page = {"data": [busy | since, idle | since]}
+    transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, json=page))
+
+    with httpx2.Client(transport=transport, base_url="http://fimlora.test") as http:
+        connection = Connection(connect=lambda: Client(http=http))
+        shown = CliRunner().invoke(app, ["workers"], obj=connection).stdout
+
+    assert max(map(len, shown.splitlines())) <= 80
+    assert busy["name"] in shown
+    assert busy["job_id"] in shown
+    assert "85.0 GB" in shown
+    assert "idle" in shown
 
 
 def test_tables_fit_a_terminal_of_eighty_columns(run, calibrate, client):

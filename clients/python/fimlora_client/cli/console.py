@@ -28,7 +28,7 @@ from fimlora_client.errors import (
     WaitTimeout,
 )
 
-IDS = frozenset({"job", "dataset", "model", "digest", "worker"})
+IDS = frozenset({"job", "dataset", "model", "digest", "worker", "busy with"})
 OK, ERROR, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 3, 4, 5, 130
 EXIT_CODES: dict[type[ClientError], int] = {
     JobNotFound: NOT_FOUND,

@@ -6,7 +6,6 @@ from rich.text import Text
 from fimlora_client.cli.console import ERROR, ago, make_table, out, say, show_json, size
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.options import AsJson
-from fimlora_contract.workers import Worker
 
 STYLES = {"ok": "green", "degraded": "yellow", "unavailable": "red"}
 
@@ -53,17 +52,12 @@ def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
     if not living:
         say("no workers; jobs wait until one starts, as with  fimlora up")
         return
-    table = make_table("worker", "device", "memory", "state", "job", right=("memory",))
+    table = make_table("worker", "device", "memory", "busy with", right=("memory",))
     for worker in living:
         table.add_row(
             worker.name,
             worker.device_name or worker.device,
-            _memory(worker),
-            f"{worker.state} for {ago(worker.since).removesuffix(' ago')}",
-            worker.job_id or "",
+            "" if worker.memory_bytes is None else size(worker.memory_bytes),
+            f"{worker.job_id or worker.state}\nfor {ago(worker.since).removesuffix(' ago')}",
         )
     out().print(table)
-
-
-def _memory(worker: Worker) -> str:
-    return "" if worker.memory_bytes is None else size(worker.memory_bytes)
