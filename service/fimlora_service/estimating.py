@@ -12,6 +12,7 @@ from fimlora_contract.estimates import (
     WorkerFit,
 )
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.tallies import read_tallies
 from fimlora_contract.workers import Worker, WorkerRegistry
 from fimlora_service.base_models import ResolvedModel
 from fimlora_service.checkpoints import (
@@ -45,9 +46,6 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     open_job = submission.find_open(request, resolved)
     helps = known.result or known.measured
     # Without a measurement it is answered at once, or queued in front.
-    transport = submission.transport
-    line = transport.n_high if request.priority == "high" else transport.depth
-    ahead = 0 if helps or open_job else line()
     return Estimate(
         outcome=foresee(known, is_open=open_job is not None),
         job_id=open_job or (helps.id if helps else None),
@@ -56,7 +54,30 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
         fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
         model=describe_model(request, model, checkpoint, demand),
         memory=describe_memory(demand, dtype, workers),
-        queue=QueueEstimate(ahead=ahead, workers=len(workers)),
+        queue=describe_queue(request, submission, workers, is_answered=bool(helps or open_job)),
+    )
+
+
+def describe_queue(
+    request: CalibrationRequest,
+    submission: Submission,
+    workers: Sequence[Worker],
+    *,
+    is_answered: bool,
+) -> QueueEstimate:
+    """The line a job would stand in; none if another one answers or it need not measure."""
+    if is_answered:
+        return QueueEstimate(ahead=0, workers=len(workers), wait_s=0.0)
+    transport = submission.transport
+    ahead = transport.n_high() if request.priority == "high" else transport.depth()
+    mean_s = read_tallies(submission.store).mean_s
+    idle = sum(worker.state == "idle" for worker in workers)
+    n_before = max(0, ahead + 1 - idle)
+    wait_s = None if mean_s is None or not workers else n_before * mean_s / len(workers)
+    return QueueEstimate(
+        ahead=ahead,
+        workers=len(workers),
+        wait_s=0.0 if workers and not n_before else wait_s,
     )
 
 

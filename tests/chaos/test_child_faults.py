@@ -123,6 +123,19 @@ def test_a_child_that_does_not_obey_a_cancel_is_killed(jobs: Jobs, worker: Worke
     wait_dead(child)
 
 
+def test_a_running_job_fails_when_its_deadline_passes(jobs: Jobs, worker: WorkerHandle):
+    """Between two batches, with code timeout; the child stays warm."""
+    jobs.wait_final(jobs.submit())
+    child = worker.child_pid
+    job_id = jobs.submit_long(deadline_s=4)
+
+    record = jobs.wait_final(job_id, timeout_s=30)
+
+    assert (record.status, record.json_field("error")["code"]) == ("failed", "timeout")
+    assert jobs.wait_final(jobs.submit()).status == "succeeded"
+    assert worker.child_pid == child
+
+
 def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
     """An operator who stops the RQ job gets a canceled job, not another attempt."""
     job_id = jobs.submit_long()

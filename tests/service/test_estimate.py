@@ -51,7 +51,7 @@ def test_a_request_is_estimated_and_nothing_is_written(http, body, redis_client,
     assert (estimate["object"], estimate["outcome"]) == ("estimate", "measured")
     assert estimate["job_id"] is None
     assert estimate["fetch"] == {"model_bytes": 0, "dataset_bytes": 0}
-    assert estimate["queue"] == {"ahead": 0, "workers": 0}
+    assert estimate["queue"] == {"ahead": 0, "workers": 0, "wait_s": None}
     job = http.post("/calibrate", json=body).json()
     assert estimate["resolved"] == job["resolved"]
     assert (
@@ -313,3 +313,22 @@ def test_an_odd_configuration_is_no_fault(http, body, data_dir, config):
     answer = http.post("/estimate", json=body | {"base_model": "local:odd"})
 
     assert answer.status_code == 200, answer.text
+
+
+def test_the_wait_is_guessed_from_jobs_before(http, body, store, redis_client):
+    """None for an idle worker; else so many jobs at the mean time, over all workers."""
+
+    def wait() -> float | None:
+        return http.post("/estimate", json=body).json()["queue"]["wait_s"]
+
+    first, second = enter_worker(store, name="w1"), enter_worker(store, name="w2")
+    idle = wait()
+    first.begin("job_0-1")
+    second.begin("job_1-1")
+    untold = wait()
+    redis_client.hset("fimlora:tallies", mapping={"seconds": "300.0", "measured": "5"})
+    for budget in (2, 3, 4):
+        http.post("/calibrate", json=body | {"budget": budget})
+
+    assert (idle, untold) == (0.0, None)
+    assert wait() == pytest.approx(4 * 60 / 2)

@@ -75,7 +75,7 @@ class Jobs:
         self.transport.enqueue(job_id, 1)
         return job_id
 
-    def submit_long(self, *, n_batches: int = 4096) -> str:
+    def submit_long(self, *, n_batches: int = 4096, **request: Any) -> str:
         """Queue a job that takes tens of seconds on a tiny model."""
         name = f"many-{n_batches}.jsonl"
         if not (self.data_dir / "datasets" / name).exists():
@@ -84,6 +84,7 @@ class Jobs:
         return self.submit(
             dataset={"source": "local", "name": name},
             calibration={"n_batches": n_batches, "batch_size": 1},
+            **request,
         )
 
     def get(self, job_id: str) -> JobRecord:

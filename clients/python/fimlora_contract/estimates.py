@@ -68,6 +68,11 @@ class QueueEstimate(AnswerModel):
 
     ahead: int = Field(description="Attempts that would run before it.")
     workers: int = Field(description="Living workers.")
+    wait_s: float | None = Field(
+        None,
+        description="Until a worker is free for it, if jobs take as long as those before did on "
+        "average; null when nobody can tell.",
+    )
 
 
 class Estimate(AnswerModel):

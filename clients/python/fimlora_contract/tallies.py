@@ -28,6 +28,11 @@ class Tallies:
     seconds: float
     within: tuple[int, ...]
 
+    @property
+    def mean_s(self) -> float | None:
+        """How long a measurement took on average; ``None`` before the first."""
+        return self.seconds / self.n_measured if self.n_measured else None
+
 
 def read_tallies(store: JobStore) -> Tallies:
     """What has been counted so far."""
