@@ -1,12 +1,15 @@
-"""On a CUDA device the statistics are those of the CPU."""
+"""On a CUDA device the statistics are those of the CPU, and streamed those of resident."""
 
 import pytest
 import torch
 from torch import nn
 
-from fimlora import measure
+from fimlora import measure, measure_streamed
 from support.models import TINY_MODELS, make_batch, tiny
 from support.reference import relative_error
+from support.streaming import ALL, assert_same, batches_for, quiet, save
+
+__all__ = ["quiet"]  # a fixture of every test here
 
 # Other kernels add in another order.
 FLOAT64 = 1e-9
@@ -73,3 +76,19 @@ def test_memory_that_really_runs_out_halves_the_micro_batch():
     assert halved.execution is not None
     assert 1 <= halved.execution.micro_batch_size <= 16
     assert halved.to_bytes() == run(halved.execution.micro_batch_size).to_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("max_boundary_bytes", [None, 0], ids=["pinned", "on_disk"])
+@pytest.mark.parametrize("name", ["bert_classifier", "gpt2_lm", "llama_gqa_lm"])
+def test_streamed_equals_resident(name, max_boundary_bytes, tmp_path):
+    """Bit for bit, as on a CPU: blocks come through pinned memory, on a stream of their own."""
+    model, targets = tiny(name)
+    resident, batches = save(model, tmp_path).cuda(), batches_for(name)
+    options = {"target_modules": targets, **ALL}
+
+    streamed = measure_streamed(
+        tmp_path, batches, device="cuda", max_boundary_bytes=max_boundary_bytes, **options
+    )
+
+    assert_same(streamed, measure(resident, batches, **options))

@@ -14,6 +14,7 @@ from torch import nn
 from fimlora import measure, measure_streamed
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidCheckpoint, InvalidOption
+from fimlora.passes import Pass
 from support.models import PAD, TINY_MODELS, VOCABULARY, tiny
 from support.streaming import ALL, assert_same, batches_for, quiet, save
 
@@ -132,6 +133,16 @@ def test_dropout_is_refused_with_the_reason(tmp_path):
     """Its random numbers would be others than the resident model's."""
     with pytest.raises(InvalidOption, match=r"train_mode=True cannot be streamed.*resident"):
         measure_streamed(tmp_path, [], train_mode=True)
+
+
+def test_more_passes_than_threads_are_refused_with_a_way_out():
+    """Each micro-batch is on a thread of its own while it waits for the next block."""
+    before = threading.stack_size(2**46)  # no system has room for such a thread
+    try:
+        with pytest.raises(InvalidOption, match=r"fewer batches.*micro_batch_size"):
+            Pass(lambda: torch.zeros(1)).advance()
+    finally:
+        threading.stack_size(before)
 
 
 def test_a_folder_without_weights_or_with_too_few_is_refused(tmp_path):

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.errors import InvalidOption
+
 
 @dataclass(frozen=True)
 class UnitCall:
@@ -68,15 +70,27 @@ class Pass(threading.Thread):
 
         Args:
             outputs: What the unit returns that the pass waits at; not read the first time.
-        """
+
+        Raises:
+            InvalidOption: There are more passes at once than the system has threads for.
+        """  # noqa: DOC502 - starting raises
         self._outputs = outputs
         if self.ident is None:
-            self.start()
+            self._start()
         else:
             self._may_run.release()
         self._has_stopped.acquire()
         if self._error is not None:
             raise self._error
+
+    def _start(self) -> None:
+        try:
+            self.start()
+        except RuntimeError as error:
+            raise InvalidOption(
+                f"no thread for another pass of the model beside {threading.active_count()}: "
+                "calibrate with fewer batches, or with a larger micro_batch_size"
+            ) from error
 
     def stop_at(self, unit: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Wait, on the pass's own thread, for what a unit returns.
