@@ -4,11 +4,12 @@ import asyncio
 import time
 from dataclasses import dataclass
 from threading import Event
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage, JobStatus
 from fimlora_contract.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
@@ -144,9 +145,9 @@ def delete_job(id: JobId, store: StoreDep) -> None:
         raise errors.JobNotFinished(f"{error}; cancel it first") from error
 
 
-@router.get(
-    "/jobs/{id}/artifacts",
-    responses=problems(
+RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The client's copy is the result; a result never changes."},
+    **problems(
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobFailed,
@@ -154,26 +155,31 @@ def delete_job(id: JobId, store: StoreDep) -> None:
         errors.ValidationFailed,
         errors.RedisUnavailable,
     ),
-)
-def list_artifacts(id: JobId, store: StoreDep, prefix: PrefixDep) -> ArtifactPage:
+}
+
+
+@router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
+def list_artifacts(id: JobId, request: Request, store: StoreDep, prefix: PrefixDep) -> Response:
     """List the files of a result with their digests and links."""
-    return ArtifactPage(data=result_of(store.shown(id).to_job(prefix=prefix)).artifacts)
+    result = result_of(store.shown(id).to_job(prefix=prefix))
+    return tagged(request, ArtifactPage(data=result.artifacts), digest=result.digest)
 
 
-@router.get(
-    "/jobs/{id}/result",
-    responses=problems(
-        errors.JobNotFound,
-        errors.JobNotFinished,
-        errors.JobFailed,
-        errors.JobCanceled,
-        errors.ValidationFailed,
-        errors.RedisUnavailable,
-    ),
-)
-def retrieve_result(id: JobId, store: StoreDep, prefix: PrefixDep) -> CalibrationResult:
+@router.get("/jobs/{id}/result", response_model=CalibrationResult, responses=RESULT_RESPONSES)
+def retrieve_result(
+    id: JobId, request: Request, store: StoreDep, prefix: PrefixDep
+) -> Response:
     """Deliver what a succeeded job found."""
-    return result_of(store.shown(id).to_job(prefix=prefix))
+    result = result_of(store.shown(id).to_job(prefix=prefix))
+    return tagged(request, result, digest=result.digest)
+
+
+def tagged(request: Request, body: AnswerModel, *, digest: str) -> Response:
+    """An answer whose tag is the content address of the result it tells of."""
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+    if matches(request.headers.get("if-none-match", ""), digest):
+        return Response(status_code=304, headers=headers)
+    return Response(body.model_dump_json(), media_type="application/json", headers=headers)
 
 
 def result_of(job: Job) -> CalibrationResult:

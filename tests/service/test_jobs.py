@@ -308,3 +308,18 @@ def test_a_forgotten_job_is_gone(http, store):
         assert (answer.status_code, answer.json()["code"]) == (410, "job_gone")
         assert "90 days" in answer.json()["detail"]
     assert http.get(f"/jobs/{new_job_id(store.now_ms())}").status_code == 404
+
+
+@pytest.mark.parametrize("what", ["result", "artifacts"])
+def test_a_result_is_fetched_once(http, job_id, succeed, what):
+    """Its tag is its content address; whoever has it is told so without it."""
+    result = succeed(job_id)
+
+    first = http.get(f"/jobs/{job_id}/{what}")
+    again = http.get(f"/jobs/{job_id}/{what}", headers={"If-None-Match": first.headers["ETag"]})
+    other = http.get(f"/jobs/{job_id}/{what}", headers={"If-None-Match": '"sha256:0"'})
+
+    assert first.headers["ETag"] == f'"{result["digest"]}"'
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert (other.status_code, other.json()) == (200, first.json())
