@@ -171,6 +171,7 @@ def test_the_need_is_about_the_weights_and_what_autograd_keeps(name, tmp_path):
     need = estimate_need(Checkpoint(tmp_path).tensors, itemsize=4, n_tokens=30)
 
     assert need.weight_bytes == sum(p.numel() * 4 for p in model.parameters())
+    assert need.converted_bytes == 0
     assert 0.5 <= need.example_bytes / sum(saved.values()) <= 2.5
 
 
@@ -190,6 +191,7 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     )
 
     assert mixture.weight_bytes == 17 * dense.weight_bytes == 17 * 8 * 4 * 2
+    assert mixture.converted_bytes == mixture.weight_bytes  # stored in four bytes each
     assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
 
 

@@ -5,7 +5,6 @@ Both give the same statistics, so which one it was is a fact about the run only;
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -107,8 +106,8 @@ def shortage(need: MemoryNeed, device: torch.device) -> OutOfMemory | None:
         An error that names both; ``None`` if it seems to fit.
     """
     needs = {device: need}
-    if device.type != "cpu":  # weights go there by way of the host
-        needs[torch.device("cpu")] = replace(need, example_bytes=0)
+    if device.type != "cpu":
+        needs[torch.device("cpu")] = MemoryNeed(need.converted_bytes, 0)
     for place, there in needs.items():
         left = free_bytes(place)
         if left is not None and not there.fits(left):

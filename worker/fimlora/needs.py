@@ -21,10 +21,13 @@ class MemoryNeed:
     Attributes:
         weight_bytes: All of its weights.
         example_bytes: What a backward pass through one example keeps, roughly.
+        converted_bytes: Those of the weights that are stored in another width, and so pass
+            through host memory on their way to a device; others come from the file as it is.
     """
 
     weight_bytes: int
     example_bytes: int
+    converted_bytes: int = 0
 
     @property
     def least(self) -> int:
@@ -79,11 +82,15 @@ def estimate_need(
     Returns:
         The need.
     """
-    n_weights = n_features = 0
+    n_weights = n_converted = n_features = 0
     for name, tensor in tensors.items():
-        n_weights += tensor.n_bytes // tensor.dtype.itemsize
+        n = tensor.n_bytes // tensor.dtype.itemsize
+        n_weights += n
+        n_converted += n if tensor.dtype.itemsize != itemsize else 0
         n_features += _features(name, tensor.shape, experts_per_token)
-    return MemoryNeed(n_weights * itemsize, n_features * n_tokens * itemsize)
+    return MemoryNeed(
+        n_weights * itemsize, n_features * n_tokens * itemsize, n_converted * itemsize
+    )
 
 
 def _features(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
