@@ -152,7 +152,9 @@ class TestFetchingPatterns:
             (["--pin", "nobody:prod"], 3, "nothing is pinned as nobody/prod"),
             (["--digest", "sha256:" + "0" * 64], 3, "no result with digest"),
             (["--model", "tiny", "--dataset", "none"], 3, "no job has succeeded for"),
-            (["--digest", "latest"], 1, "digest"),
+            (["--digest", "latest"], 2, "64 hexadecimal digits"),
+            (["--digest", ""], 2, "64 hexadecimal digits"),
+            (["--pin", "task/v1:prod"], 1, "name: 'task/v1' cannot be one"),
         ],
     )
     def test_a_mistake_says_what_to_do(self, run, tmp_path, arguments, code, message):

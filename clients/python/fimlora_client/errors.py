@@ -319,5 +319,6 @@ def failure_of(job: Job) -> JobFailed | JobCanceled:
 def _field_line(error: Mapping[str, Any]) -> str:
     """``budget.rank: must be ...``, without what only programs care about."""
     field = str(error.get("field", "")).removeprefix("body").removeprefix(".")
+    field = field.removeprefix("path.").removeprefix("query.")
     message = str(error.get("message", "")).removeprefix("Value error, ")
     return f"{field}: {message}" if field else message

@@ -1,15 +1,17 @@
 """A rank pattern as it was fetched: text in some tool's words, with the tag of its content."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fimlora_client.calls import Answer, raise_for_problem, read_answer
-from fimlora_client.errors import ApiError, DigestMismatch, problem_of
+from fimlora_client.calls import Answer, raise_for_problem, read_answer, route
+from fimlora_client.errors import ApiError, DigestMismatch, ValidationFailed, problem_of
 from fimlora_client.files import write_text
 from fimlora_contract.digests import digest_bytes, digest_file
 from fimlora_contract.jobs import RankPattern
+from fimlora_contract.references import NAME
 
 Format = Literal[
     "json", "yaml", "peft", "layout-c", "axolotl", "llama-factory", "ms-swift", "trl",
@@ -49,6 +51,23 @@ class FetchedPattern:
             detail = f"there is no JSON here: format={self.format}, unchanged={self.unchanged}"
             raise ApiError(problem_of("no_pattern", detail))
         return RankPattern.model_validate_json(self.text)
+
+
+def pin_route(name: str, tag: str, *rest: str) -> str:
+    """The path of a pin; a name with a slash would lead to another route.
+
+    Raises:
+        ValidationFailed: Name or tag cannot be one.
+    """
+    for field_, value in {"name": name, "tag": tag}.items():
+        if not re.match(NAME, value):
+            message = (
+                f"{value!r} cannot be one: use letters, digits, '.', '_' and '-', at most 96"
+            )
+            errors = [{"field": field_, "message": message}]
+            problem = problem_of("validation_failed", "no such pin can be", errors=errors)
+            raise ValidationFailed(problem)
+    return route("rank-patterns", name, tag, *rest)
 
 
 def read_pattern(answer: Answer, format: Format) -> FetchedPattern:

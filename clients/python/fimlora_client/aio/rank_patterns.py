@@ -3,7 +3,7 @@
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import as_json, budget_text, checked
 from fimlora_client.calls import JSON, Call, given, route
-from fimlora_client.patterns import FetchedPattern, Format, read_pattern
+from fimlora_client.patterns import FetchedPattern, Format, pin_route, read_pattern
 from fimlora_contract.jobs import Pin
 from fimlora_contract.requests import Budget, PinRequest
 
@@ -51,7 +51,7 @@ class AsyncRankPatterns:
 
         ``GET /rank-patterns/{name}/{tag}``
         """
-        return await self._get(route("rank-patterns", name, tag), format=format, etag=etag)
+        return await self._get(pin_route(name, tag), format=format, etag=etag)
 
     async def pin(
         self, name: str, tag: str, *, digest: str | None = None, job_id: str | None = None
@@ -62,7 +62,7 @@ class AsyncRankPatterns:
         """
         fields = {"digest": digest, "job_id": job_id}
         body = as_json(checked(PinRequest, {k: v for k, v in fields.items() if v is not None}))
-        path = route("rank-patterns", name, tag)
+        path = pin_route(name, tag)
         return await self._sender.ask(Call("PUT", path, headers=JSON, content=body), Pin)
 
     async def history(self, name: str, tag: str) -> Pin:
@@ -70,9 +70,7 @@ class AsyncRankPatterns:
 
         ``GET /rank-patterns/{name}/{tag}/history``
         """
-        return await self._sender.ask(
-            Call("GET", route("rank-patterns", name, tag, "history")), Pin
-        )
+        return await self._sender.ask(Call("GET", pin_route(name, tag, "history")), Pin)
 
     async def _get(
         self,

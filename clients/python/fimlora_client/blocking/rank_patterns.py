@@ -4,7 +4,7 @@
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import as_json, budget_text, checked
 from fimlora_client.calls import JSON, Call, given, route
-from fimlora_client.patterns import FetchedPattern, Format, read_pattern
+from fimlora_client.patterns import FetchedPattern, Format, pin_route, read_pattern
 from fimlora_contract.jobs import Pin
 from fimlora_contract.requests import Budget, PinRequest
 
@@ -52,7 +52,7 @@ class RankPatterns:
 
         ``GET /rank-patterns/{name}/{tag}``
         """
-        return self._get(route("rank-patterns", name, tag), format=format, etag=etag)
+        return self._get(pin_route(name, tag), format=format, etag=etag)
 
     def pin(
         self, name: str, tag: str, *, digest: str | None = None, job_id: str | None = None
@@ -63,7 +63,7 @@ class RankPatterns:
         """
         fields = {"digest": digest, "job_id": job_id}
         body = as_json(checked(PinRequest, {k: v for k, v in fields.items() if v is not None}))
-        path = route("rank-patterns", name, tag)
+        path = pin_route(name, tag)
         return self._sender.ask(Call("PUT", path, headers=JSON, content=body), Pin)
 
     def history(self, name: str, tag: str) -> Pin:
@@ -71,7 +71,7 @@ class RankPatterns:
 
         ``GET /rank-patterns/{name}/{tag}/history``
         """
-        return self._sender.ask(Call("GET", route("rank-patterns", name, tag, "history")), Pin)
+        return self._sender.ask(Call("GET", pin_route(name, tag, "history")), Pin)
 
     def _get(
         self,

@@ -1,5 +1,6 @@
 """``fimlora fetch``: bring a result here, and touch nothing that is right already."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -15,6 +16,7 @@ from fimlora_client.cli.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
 from fimlora_client.patterns import FetchedPattern, Format, KeptFile
 from fimlora_contract.jobs import Artifact, Job, JobStatus
+from fimlora_contract.requests import DIGEST
 
 LookUp = Callable[[str | None], FetchedPattern]
 SHOWN = ("content-type", "content-length", "etag", "cache-control", "content-location")
@@ -87,7 +89,7 @@ def fetch(
     by_name = {"ID": job_id, "--pin": pin, "--digest": digest, "--model": model}
     if len([given for given in by_name.values() if given is not None]) != 1:
         raise typer.BadParameter(f"which result? Give exactly one of {', '.join(by_name)}.")
-    if job_id and format is None:
+    if job_id is not None and format is None:
         _fetch_files(client, job_id, output)
         return
     words = _format(format)
@@ -108,11 +110,15 @@ def _look_up(
 ) -> LookUp:
     """How to ask for the pattern; the argument is the tag of a copy."""
     patterns = client.rank_patterns
-    if job_id:
+    if job_id is not None:
         digest = _succeeded(client, job_id)
-    if digest:
+    if digest is not None:
+        if not re.match(DIGEST, digest):
+            raise typer.BadParameter(
+                f"--digest {digest!r} is not sha256: and 64 hexadecimal digits"
+            )
         return lambda etag: patterns.retrieve(digest, format=format, etag=etag)
-    if pin:
+    if pin is not None:
         name, tag = read_pin(pin)
         return lambda etag: patterns.pinned(name, tag, format=format, etag=etag)
     model, dataset, budget = inputs
