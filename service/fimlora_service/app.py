@@ -15,10 +15,13 @@ from redis.retry import Retry
 from fimlora_contract import __version__
 from fimlora_contract.object_artifacts import open_artifacts
 from fimlora_contract.problems import Problem
+from fimlora_contract.result_index import ResultIndex
 from fimlora_contract.store import JobStore
+from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_contract.webhooks import Outbox
 from fimlora_service import (
     artifacts,
+    cache,
     calibrate,
     datasets,
     events,
@@ -31,6 +34,7 @@ from fimlora_service import (
 )
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
+from fimlora_service.evicting import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.hub import Hub
 from fimlora_service.job_views import JobViews
@@ -44,7 +48,7 @@ from fimlora_service.webhooks import Courier
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
-    calibrate, jobs, plans, rank_patterns, events, artifacts, datasets, models, workers, health,
+    calibrate, jobs, plans, rank_patterns, events, artifacts, datasets, models, workers, cache, health,
 )  # fmt: skip
 
 
@@ -69,14 +73,17 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
             collector = StoreCollector(store, transport)
             courier = Courier(Outbox(store), settings, metrics)
             reaping = partial(reap, store, transport)
+            results = open_results(settings, data_folder, store)
+            evicting = partial(make_room, results, limits_of(settings))
             forgetting = partial(forget, store, days=settings.job_retention_days)
             with (
                 repeating("reaper", reaping, every_s=settings.reaper_interval_s),
                 repeating("webhooks", courier.deliver_due, every_s=settings.webhook_interval_s),
                 repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
+                repeating("eviction", evicting, every_s=EVICTION_INTERVAL_S),
             ):
                 metrics.registry.register(collector)
-                yield make_state(settings, stopping, data_folder, store, transport, metrics)
+                yield make_state(settings, stopping, data_folder, results, transport, metrics)
             metrics.registry.unregister(collector)
 
     app = FastAPI(
@@ -117,15 +124,26 @@ def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
     return connected
 
 
+def open_results(
+    settings: Settings, data_folder: DataFolder, store: JobStore
+) -> TrackedArtifacts:
+    """What keeps the results."""
+    artifacts = open_artifacts(
+        settings.artifacts_url, data_dir=data_folder.root, connect=connect_storage
+    )
+    return TrackedArtifacts(artifacts, ResultIndex(store))
+
+
 def make_state(
     settings: Settings,
     stopping: Event,
     data_folder: DataFolder,
-    store: JobStore,
+    results: TrackedArtifacts,
     transport: RqTransport,
     metrics: Metrics,
 ) -> State:
     """The parts that handlers are given."""
+    store = results.index.store
     token = settings.hub_token
     hub = Hub(
         endpoint=settings.hub_endpoint,
@@ -137,9 +155,7 @@ def make_state(
         settings=settings,
         stopping=stopping,
         data_folder=data_folder,
-        artifacts=open_artifacts(
-            settings.artifacts_url, data_dir=data_folder.root, connect=connect_storage
-        ),
+        artifacts=results,
         store=store,
         job_views=JobViews(store),
         transport=transport,

@@ -5,9 +5,9 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Path, Request
 
-from fimlora_contract.artifacts import ArtifactStore
 from fimlora_contract.problems import PROBLEMS
 from fimlora_contract.store import JobStore
+from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import JobGone, JobNotFound, ServiceError
 from fimlora_service.job_views import JobViews
@@ -24,7 +24,7 @@ class State(TypedDict):
     settings: Settings
     stopping: Event
     data_folder: DataFolder
-    artifacts: ArtifactStore
+    artifacts: TrackedArtifacts
     store: JobStore
     job_views: JobViews
     transport: RqTransport
@@ -42,7 +42,7 @@ def _part(name: str) -> Any:
 StoppingDep = Annotated[Event, _part("stopping")]
 SettingsDep = Annotated[Settings, _part("settings")]
 DataFolderDep = Annotated[DataFolder, _part("data_folder")]
-ArtifactsDep = Annotated[ArtifactStore, _part("artifacts")]
+ArtifactsDep = Annotated[TrackedArtifacts, _part("artifacts")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 TransportDep = Annotated[RqTransport, _part("transport")]

@@ -14,6 +14,7 @@ from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage,
 from fimlora_contract.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.dependencies import (
+    ArtifactsDep,
     JobId,
     JobViewsDep,
     PrefixDep,
@@ -152,6 +153,7 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
         errors.JobNotFinished,
         errors.JobFailed,
         errors.JobCanceled,
+        errors.ResultExpired,
         errors.ValidationFailed,
         errors.RedisUnavailable,
     ),
@@ -159,18 +161,22 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
-def list_artifacts(id: JobId, request: Request, store: StoreDep, prefix: PrefixDep) -> Response:
+def list_artifacts(
+    id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
+) -> Response:
     """List the files of a result with their digests and links."""
     result = result_of(store.shown(id).to_job(prefix=prefix))
+    artifacts.use(result.digest)
     return tagged(request, ArtifactPage(data=result.artifacts), digest=result.digest)
 
 
 @router.get("/jobs/{id}/result", response_model=CalibrationResult, responses=RESULT_RESPONSES)
 def retrieve_result(
-    id: JobId, request: Request, store: StoreDep, prefix: PrefixDep
+    id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
     """Deliver what a succeeded job found."""
     result = result_of(store.shown(id).to_job(prefix=prefix))
+    artifacts.use(result.digest)
     return tagged(request, result, digest=result.digest)
 
 

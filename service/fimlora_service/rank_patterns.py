@@ -5,20 +5,23 @@ addressed by inputs or by name is revalidated with the content's tag.
 """
 
 import json
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from redis.exceptions import RedisError
 
 from fimlora.errors import FimloraError
 from fimlora.exports import FORMATS, as_yaml, export
 from fimlora.plan import RankPlan
-from fimlora_contract.artifacts import ArtifactStore, ResultMissing
+from fimlora_contract.artifacts import ResultMissing
 from fimlora_contract.catalogue import Catalogue, lookup_key
 from fimlora_contract.digests import digest_bytes
 from fimlora_contract.jobs import Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.records import as_time
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
+from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_service import errors
 from fimlora_service.calibrate import require_json
 from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
@@ -48,6 +51,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is the same."},
     **problems(
         errors.NoPattern,
+        errors.ResultExpired,
         errors.StorageUnavailable,
         errors.ValidationFailed,
         errors.RedisUnavailable,
@@ -143,6 +147,7 @@ def retrieve_pinned_rank_pattern(
     "/rank-patterns/{name}/{tag}/history",
     responses=problems(
         errors.NoPattern,
+        errors.ResultExpired,
         errors.StorageUnavailable,
         errors.ValidationFailed,
         errors.RedisUnavailable,
@@ -172,7 +177,7 @@ def diff_jobs(id: JobId, other: JobId, store: StoreDep) -> RankDiff:
 
 
 def answer(
-    request: Request, artifacts: ArtifactStore, digest: str, format: Format, *, cache: str
+    request: Request, artifacts: TrackedArtifacts, digest: str, format: Format, *, cache: str
 ) -> Response:
     """A pattern in a format, or 304; the tag of JSON is the content address itself."""
     text, media_type, tag = render(read_pattern(artifacts, digest), format)
@@ -203,15 +208,17 @@ def render(pattern: RankPattern, format: Format) -> tuple[str, str, str]:
     return text, media_type, digest_bytes(text.encode())
 
 
-def read_pattern(artifacts: ArtifactStore, digest: str) -> RankPattern:
+def read_pattern(artifacts: TrackedArtifacts, digest: str) -> RankPattern:
     """A committed result by its content address.
 
     Raises:
         NoPattern: There is none.
     """
+    with suppress(RedisError):  # what never changes can be read without it
+        artifacts.use(digest)
     try:
         rank_map, config = (
-            json.loads(artifacts.local(digest, f"{name}.json").read_bytes())
+            json.loads(artifacts.store.local(digest, f"{name}.json").read_bytes())
             for name in ("rank_map", "adapter_config")
         )
     except (ResultMissing, FileNotFoundError):

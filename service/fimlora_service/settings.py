@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     webhook_interval_s: float = Field(
         default=1.0, gt=0, description="Between looks into the outbox."
     )
+    cache_max_bytes: int = Field(
+        default=0, ge=0, description="Results beyond this size are evicted; 0 for no limit."
+    )
+    cache_max_age_days: float = Field(
+        default=0, ge=0, description="Results unused for so long are evicted; 0 for no limit."
+    )
     poll_interval_s: float = Field(
         default=0.2, gt=0, description="Between looks of a long poll."
     )

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from fimlora_contract.artifacts import ArtifactStore
 from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing, JobStore, RequestTaken
+from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_contract.webhooks import Outbox
 from fimlora_service.errors import (
     IdempotencyInFlight,
@@ -44,7 +44,7 @@ class Submission:
     store: JobStore
     transport: RqTransport
     resolver: Resolver
-    artifacts: ArtifactStore
+    artifacts: TrackedArtifacts
     webhook_hosts: str = ""
 
     def accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
@@ -143,7 +143,12 @@ class Submission:
     def _resolve_and_queue(self, request: CalibrationRequest, job_id: str) -> Accepted:
         resolved = self.resolver.resolve(request)
         work = Work.of(request, resolved)
-        return self._share_or_queue(work, job_id, lambda: self.find_known(request, resolved))
+        accepted = self._share_or_queue(
+            work, job_id, lambda: self.find_known(request, resolved)
+        )
+        with suppress(RedisError):  # the job is accepted, counted or not
+            self.artifacts.index.count(accepted.outcome)
+        return accepted
 
     def _share_or_queue(
         self, work: Work, job_id: str, find_known: Callable[[], Known]

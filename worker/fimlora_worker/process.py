@@ -16,7 +16,9 @@ from redis import Redis
 from fimlora_contract.artifacts import ArtifactStore
 from fimlora_contract.folders import FolderDigests
 from fimlora_contract.object_artifacts import open_artifacts
+from fimlora_contract.result_index import ResultIndex
 from fimlora_contract.store import JobStore
+from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_worker.artifacts import connect_storage
 from fimlora_worker.connection import patient_redis
 from fimlora_worker.device import DeviceLock
@@ -65,16 +67,18 @@ class WorkerProcess:
         """Connect, and create the folders a worker writes to."""
         settings.create_folders()
         redis = patient_redis(settings.redis_url)
+        store = JobStore(redis)
+        artifacts = open_artifacts(
+            settings.artifacts_url, data_dir=settings.data_dir, connect=connect_storage
+        )
         return cls(
             settings=settings,
             redis=redis,
-            store=JobStore(redis),
+            store=store,
             transport=RqTransport(redis),
             models=ModelCache(limit_bytes=settings.model_cache_bytes),
             digests=FolderDigests(),
-            artifacts=open_artifacts(
-                settings.artifacts_url, data_dir=settings.data_dir, connect=connect_storage
-            ),
+            artifacts=TrackedArtifacts(artifacts, ResultIndex(store)),
         )
 
     @property

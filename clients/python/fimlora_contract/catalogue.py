@@ -115,6 +115,14 @@ class Catalogue:
         entries = self.store.redis.lrange(self._pin(name, tag), 0, -1)
         return [Pinned(**json.loads(_text(entry))) for entry in entries]
 
+    def pinned_digests(self) -> set[str]:
+        """Everything that some pin stands for now."""
+        redis = self.store.redis
+        pipeline = redis.pipeline(transaction=False)
+        for key in redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
+            pipeline.lindex(key, 0)
+        return {json.loads(_text(entry))["digest"] for entry in pipeline.execute() if entry}
+
     def _pin(self, name: str, tag: str) -> str:
         return self.store.key("pin", name, tag)
 

@@ -183,6 +183,12 @@ class JobStore:
             raise JobMissing(f"no job {job_id!r}")
         return record
 
+    def shown_many(self, job_ids: Iterable[str]) -> Iterator[JobRecord]:
+        """Read of some jobs what clients see; those that are gone are passed over."""
+        ids = sorted(job_ids)
+        for start in range(0, len(ids), BATCH):
+            yield from filter(None, self._read(ids[start : start + BATCH], SHOWN_FIELDS))
+
     def version_of(self, job_id: str) -> int:
         """Read only the version: what tells whether an earlier answer still holds.
 

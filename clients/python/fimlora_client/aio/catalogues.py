@@ -1,8 +1,9 @@
-"""What the service knows by name: datasets, base models and workers."""
+"""What the service knows by name: datasets, base models and workers; and its cache."""
 
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import Rows, upload_of
 from fimlora_client.calls import Call, route
+from fimlora_contract.cache import CacheFigures, EvictionReport
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
 from fimlora_contract.workers import WorkerPage
 
@@ -70,3 +71,24 @@ class AsyncWorkers:
         ``GET /workers``
         """
         return await self._sender.ask(Call("GET", "/workers"), WorkerPage)
+
+
+class AsyncCache:
+    """What earlier calibrations have left."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def figures(self) -> CacheFigures:
+        """What is kept, how often it spared a calibration, and what was evicted.
+
+        ``GET /cache``
+        """
+        return await self._sender.ask(Call("GET", "/cache"), CacheFigures)
+
+    async def evict(self) -> EvictionReport:
+        """Delete results beyond the service's limits now.
+
+        ``POST /cache/evict``
+        """
+        return await self._sender.ask(Call("POST", "/cache/evict"), EvictionReport)

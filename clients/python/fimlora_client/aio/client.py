@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
-from fimlora_client.aio.catalogues import AsyncDatasets, AsyncModels, AsyncWorkers
+from fimlora_client.aio.catalogues import AsyncCache, AsyncDatasets, AsyncModels, AsyncWorkers
 from fimlora_client.aio.handle import AsyncJobHandle
 from fimlora_client.aio.jobs import AsyncJobs
 from fimlora_client.aio.rank_patterns import AsyncRankPatterns
@@ -37,6 +37,7 @@ class AsyncClient:
         datasets: Rows to calibrate on.
         models: Base models the operator registered.
         workers: The workers that are alive.
+        cache: What earlier calibrations have left.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class AsyncClient:
         self.datasets = AsyncDatasets(self._sender)
         self.models = AsyncModels(self._sender)
         self.workers = AsyncWorkers(self._sender)
+        self.cache = AsyncCache(self._sender)
 
     async def calibrate(
         self,

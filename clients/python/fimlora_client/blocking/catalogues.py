@@ -1,9 +1,10 @@
 # Made from aio/catalogues.py by `make docs`; edit that file.
-"""What the service knows by name: datasets, base models and workers."""
+"""What the service knows by name: datasets, base models and workers; and its cache."""
 
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import Rows, upload_of
 from fimlora_client.calls import Call, route
+from fimlora_contract.cache import CacheFigures, EvictionReport
 from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
 from fimlora_contract.workers import WorkerPage
 
@@ -71,3 +72,24 @@ class Workers:
         ``GET /workers``
         """
         return self._sender.ask(Call("GET", "/workers"), WorkerPage)
+
+
+class Cache:
+    """What earlier calibrations have left."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def figures(self) -> CacheFigures:
+        """What is kept, how often it spared a calibration, and what was evicted.
+
+        ``GET /cache``
+        """
+        return self._sender.ask(Call("GET", "/cache"), CacheFigures)
+
+    def evict(self) -> EvictionReport:
+        """Delete results beyond the service's limits now.
+
+        ``POST /cache/evict``
+        """
+        return self._sender.ask(Call("POST", "/cache/evict"), EvictionReport)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
-from fimlora_client.blocking.catalogues import Datasets, Models, Workers
+from fimlora_client.blocking.catalogues import Cache, Datasets, Models, Workers
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.blocking.jobs import Jobs
 from fimlora_client.blocking.rank_patterns import RankPatterns
@@ -38,6 +38,7 @@ class Client:
         datasets: Rows to calibrate on.
         models: Base models the operator registered.
         workers: The workers that are alive.
+        cache: What earlier calibrations have left.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Client:
         self.datasets = Datasets(self._sender)
         self.models = Models(self._sender)
         self.workers = Workers(self._sender)
+        self.cache = Cache(self._sender)
 
     def calibrate(
         self,

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from fimlora_client.cli import (
+    cache,
     calibrate,
     control,
     datasets,
@@ -103,6 +104,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "events": history.events,
         "artifacts": history.artifacts,
         "workers": status.workers,
+        "cache": cache.cache,
     },
 }
 for panel, commands in COMMANDS.items():
