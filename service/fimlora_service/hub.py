@@ -3,6 +3,7 @@
 Nothing heavy is fetched here; the worker downloads weights and rows at that commit.
 """
 
+import hmac
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, try_to_load_from_cache
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -56,6 +57,9 @@ class Hub:
         token: Access token; without one only public repositories can be read.
         cache: Where small files are kept; the worker uses the same folder.
         timeout_s: How long one question may take.
+
+    Attributes:
+        tenant: Stands for the token in keys of what only its owner may read.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
         self._cache = cache
         self._timeout_s = timeout_s
+        self.tenant = tenant_of(token)
 
     def resolve_model(
         self, model: HubModel, *, with_shapes: bool, with_sizes: bool = False
@@ -94,14 +99,15 @@ class Hub:
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
             config = self._read_config(model.id, str(info.sha), where=where)
             shapes = self._shapes(model.id, str(info.sha), heads) if with_shapes else None
-        reference = {
+        reference: dict[str, Any] = {
             "source": "hub",
             "id": model.id,
             "revision": info.sha,
             "digest": digest_of({"model": model.id, "commit": info.sha}),
         }
+        reference |= describe_config(config) | restriction(info)
         sizes = sizes_of(info) if with_sizes else None
-        return ResolvedModel(reference | describe_config(config), config, shapes, sizes)
+        return ResolvedModel(reference, config, shapes, sizes)
 
     def missing_bytes(self, model: ResolvedModel) -> int:
         """Bytes of a resolved model that no worker over this cache has fetched yet."""
@@ -147,7 +153,7 @@ class Hub:
             "digest": digest_of(content),
             "fields": None,
             "rows": None,
-        }
+        } | restriction(info)
 
     def _read_config(self, id_: str, commit: str, *, where: str) -> dict[str, Any]:
         try:
@@ -177,6 +183,18 @@ class Hub:
             }
         except ValueError as error:
             raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
+
+
+def tenant_of(token: str | None) -> str:
+    """Who asks the hub, as it may appear in keys: no token can be found from it."""
+    if token is None:
+        return "anonymous"
+    return hmac.new(b"fimlora tenant", token.encode(), "sha256").hexdigest()
+
+
+def restriction(info: ModelInfo | DatasetInfo) -> dict[str, bool]:
+    """What a reference says of a repository that not everybody may read."""
+    return {"restricted": True} if info.private or info.gated else {}
 
 
 def sizes_of(info: ModelInfo) -> dict[str, int]:

@@ -24,7 +24,7 @@ from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_service import errors
 from fimlora_service.calibrate import require_json
-from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
+from fimlora_service.dependencies import ArtifactsDep, JobId, ResolverDep, StoreDep, problems
 from fimlora_service.drift import rank_changes, rank_drift
 from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
@@ -75,6 +75,7 @@ def find_rank_pattern(
     request: Request,
     store: StoreDep,
     artifacts: ArtifactsDep,
+    resolver: ResolverDep,
     budget: Annotated[
         str | None,
         Query(
@@ -85,7 +86,9 @@ def find_rank_pattern(
     format: FormatQuery = "json",
 ) -> Response:
     """Deliver the newest result for some inputs; never starts work."""
-    record = Catalogue(store).newest(lookup_key(model, dataset, read_budget(budget)))
+    inputs = (model, dataset, read_budget(budget))
+    keys = [lookup_key(*inputs, tenant=tenant) for tenant in ("", resolver.tenant)]
+    record = Catalogue(store).newest_of(keys)
     result = record.json_field("result") if record else None
     if result is None:
         asked = f"model={model!r}, dataset={dataset!r}, budget={budget or 'any'}"

@@ -46,12 +46,14 @@ class Resolved:
         digest: Key of the result cache: equal for requests that must give equal results.
         statistics_digest: Key of the statistics: equal for requests that measure the same.
         model: The base model.
+        tenant: Who may find the result by its inputs; empty for everybody.
     """
 
     references: dict[str, Any]
     digest: str
     statistics_digest: str
     model: ResolvedModel
+    tenant: str = ""
 
 
 MEASURED = frozenset({"target_modules", "calibration"})
@@ -65,6 +67,7 @@ def request_digest(
     *,
     model_digest: str,
     dataset: Mapping[str, Any],
+    tenant: str = "",
     settings: Set[str] = MEASURED | PLANNED,
 ) -> str:
     """Digest of everything that decides a result, and of nothing else.
@@ -78,6 +81,8 @@ def request_digest(
         | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
         # What this rule needs is measured for it only.
         | ({"record": "spectra"} if request.allocation.rule == "spectral" else {})
+        # What only some may read is found only by who may read it.
+        | ({"tenant": tenant} if tenant else {})
     )
 
 
@@ -117,13 +122,24 @@ class Resolver:
         model = self._resolve_model(request, in_detail=in_detail)
         check_targets(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
-        content: dict[str, Any] = {"model_digest": model.digest, "dataset": dataset}
+        references = {"base_model": model.reference, "dataset": dataset}
+        is_restricted = any(reference.get("restricted") for reference in references.values())
+        tenant = self._hub.tenant if is_restricted else ""
+        content: dict[str, Any] = {
+            "model_digest": model.digest, "dataset": dataset, "tenant": tenant,
+        }  # fmt: skip
         return Resolved(
-            {"base_model": model.reference, "dataset": dataset},
+            references,
             request_digest(request, **content),
             request_digest(request, **content, settings=MEASURED),
             model,
+            tenant,
         )
+
+    @property
+    def tenant(self) -> str:
+        """Who this service is to the hub."""
+        return self._hub.tenant
 
     def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
         """What a worker must download for a request that was resolved in detail."""

@@ -95,6 +95,7 @@ class Submission:
             record.resolved,
             digest=record.fields["request_digest"],
             statistics_digest=record.fields.get("statistics_digest", ""),
+            tenant=record.fields.get("tenant", ""),
         )
         known = Known(measured=self._measured_by(record.fields.get("statistics_from")))
         again = self._share_or_queue(work, self.store.new_id(), lambda: known).record
@@ -180,6 +181,7 @@ class Submission:
                     resolved=work.resolved,
                     digest=work.digest,
                     statistics_digest=work.statistics_digest,
+                    tenant=work.tenant,
                     statistics_from=known.measured.id if known.measured else "",
                     in_place_of=None if work.alone else first,
                 )

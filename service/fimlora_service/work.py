@@ -52,12 +52,14 @@ class Work:
         resolved: What its references resolved to.
         digest: Equal for requests that must give equal results.
         statistics_digest: Equal for requests that must measure equal statistics.
+        tenant: Who may find the result by its inputs; empty for everybody.
     """
 
     request: dict[str, Any]
     resolved: dict[str, Any]
     digest: str
     statistics_digest: str
+    tenant: str = ""
 
     @classmethod
     def of(cls, request: CalibrationRequest, resolved: Resolved) -> "Work":
@@ -67,6 +69,7 @@ class Work:
             resolved.references,
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
+            tenant=resolved.tenant,
         )
 
     @property

@@ -36,6 +36,7 @@ class Repository:
     Attributes:
         files: Content by path.
         gated: Whether its files are refused to everybody.
+        private: Whether it says of itself that not everybody may read it.
         revisions: Names of the one commit, besides its hash.
     """
 
@@ -44,6 +45,7 @@ class Repository:
     files: dict[str, bytes]
     gated: bool = False
     revisions: tuple[str, ...] = ("main",)
+    private: bool = False
 
     @property
     def commit(self) -> str:
@@ -78,7 +80,7 @@ class Repository:
         ]
         return {
             "_id": "0" * 24, "id": self.id, "sha": self.commit, "siblings": siblings,
-            "private": False, "gated": "manual" if self.gated else False, "disabled": False,
+            "private": self.private, "gated": "manual" if self.gated else False, "disabled": False,
             "downloads": 0, "likes": 0, "tags": [], "author": self.id.split("/")[0],
             "lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2024-01-01T00:00:00.000Z",
         }  # fmt: skip

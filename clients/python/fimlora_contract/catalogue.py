@@ -5,7 +5,7 @@ filed under each combination of them, so that finding one is a single read.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -31,19 +31,26 @@ def input_keys(record: JobRecord) -> list[str]:
         _names(request["dataset"], resolved["dataset"]),
         budgets,
     )
-    return [digest_of(parts) for parts in references]
+    tenant = record.fields.get("tenant", "")
+    return [_key(model, dataset, spent, tenant) for model, dataset, spent in references]
 
 
-def lookup_key(model: str, dataset: str, budget: Mapping[str, Any] | None) -> str:
+def lookup_key(
+    model: str, dataset: str, budget: Mapping[str, Any] | None, *, tenant: str = ""
+) -> str:
     """The key that a look-up reads.
 
     Args:
         model: Short form of a base model, or the digest of its content.
         dataset: Short form of a dataset, or the digest of its content.
         budget: The amount under its unit; ``None`` for any.
+        tenant: Who asks for what not everybody may read; empty for what everybody may.
     """
-    asked = (_asked(expand_model(model)), _asked(expand_dataset(dataset)), budget)
-    return digest_of(asked)
+    return _key(_asked(expand_model(model)), _asked(expand_dataset(dataset)), budget, tenant)
+
+
+def _key(model: Any, dataset: Any, budget: Any, tenant: str) -> str:
+    return digest_of([model, dataset, budget, *([tenant] if tenant else [])])
 
 
 def _asked(reference: Mapping[str, Any]) -> list[Any]:
@@ -85,6 +92,11 @@ class Catalogue:
         """Let look-ups by its inputs find a job that has succeeded."""
         for key in input_keys(record):
             self.store.redis.zadd(self.store.key("inputs", key), {record.id: 0})
+
+    def newest_of(self, keys: Iterable[str]) -> JobRecord | None:
+        """The newest job that is filed under any of some keys."""
+        found = filter(None, map(self.newest, keys))
+        return max(found, key=lambda record: record.id, default=None)
 
     def newest(self, key: str) -> JobRecord | None:
         """The newest job that is filed under a key and still there."""

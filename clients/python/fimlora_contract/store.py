@@ -105,6 +105,7 @@ class JobStore:
         digest: str,
         statistics_digest: str = "",
         statistics_from: str = "",
+        tenant: str = "",
         in_place_of: str | None = None,
     ) -> JobRecord:
         """Put a queued job on record; creating the same id again changes nothing.
@@ -116,6 +117,7 @@ class JobStore:
             digest: Equal for requests that must give equal results.
             statistics_digest: Equal for requests that must measure equal statistics.
             statistics_from: A job whose statistics are used instead of measuring.
+            tenant: Who may find its result by its inputs; empty for everybody.
             in_place_of: What `shared` said; equal requests find this job from then on. With
                 ``None`` they do not.
 
@@ -135,6 +137,7 @@ class JobStore:
             "request_digest": digest,
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
+            "tenant": tenant,
         }
         pipeline = self._redis.pipeline(transaction=False)
         if in_place_of is not None:
