@@ -15,6 +15,7 @@ CLASSES = {
     "client.datasets": ("blocking/catalogues.py", "Datasets"),
     "client.models": ("blocking/catalogues.py", "Models"),
     "client.workers": ("blocking/catalogues.py", "Workers"),
+    "client.cache": ("blocking/catalogues.py", "Cache"),
     "job": ("blocking/handle.py", "JobHandle"),
     "result": ("results.py", "Result"),
     "fetched": ("patterns.py", "FetchedPattern"),

@@ -6,6 +6,7 @@ import pytest
 
 from fimlora_client import bodies, errors
 from fimlora_client.calls import Answer, raise_for_problem, read_answer
+from fimlora_client.cli.console import exit_code
 from fimlora_contract.jobs import Job, JobError, JobStatus
 from fimlora_contract.problems import PROBLEMS
 
@@ -34,6 +35,16 @@ def test_an_answer_raises_the_class_of_its_code(code):
         assert (error.status, error.code) == (PROBLEMS[code].status, code)
         assert (error.request_id, error.problem) == ("r1", problem)
         assert error.next_step == PROBLEMS[code].next_step
+
+
+@pytest.mark.parametrize(
+    "code", [c for c, kind in PROBLEMS.items() if kind.status in {404, 410}]
+)
+def test_a_script_can_tell_what_is_not_there(code):
+    """Exit code 3, but for a route: then it is the address that is wrong."""
+    error = errors.error_of(errors.problem_of(code, "gone"))
+
+    assert exit_code(error) == (1 if code == "not_found" else 3)
 
 
 def test_a_code_of_a_newer_service_is_a_plain_api_error():

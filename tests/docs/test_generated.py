@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fimlora_client import Client
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,6 +28,17 @@ GENERATOR = load_generator()
 def test_a_page_is_up_to_date(path, generate):
     """Run `make docs` and commit what it writes."""
     assert path.read_text(encoding="utf-8") == generate()
+
+
+def test_the_reference_describes_all_of_the_client():
+    """A resource that is added to the client is added to its page."""
+    page = (ROOT / "docs/client.md").read_text(encoding="utf-8")
+
+    with Client() as client:
+        resources = [name for name, value in vars(client).items() if hasattr(value, "_sender")]
+
+    assert len(resources) >= 6
+    assert [name for name in resources if f"## client.{name}\n" not in page] == []
 
 
 def test_the_blocking_client_has_no_file_that_nobody_makes():

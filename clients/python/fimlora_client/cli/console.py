@@ -24,6 +24,7 @@ from fimlora_client.errors import (
     JobNotFound,
     ModelNotFound,
     NoPattern,
+    ResultExpired,
     ValidationFailed,
     WaitTimeout,
 )
@@ -37,6 +38,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
     ModelNotFound: NOT_FOUND,
     ArtifactNotFound: NOT_FOUND,
     NoPattern: NOT_FOUND,
+    ResultExpired: NOT_FOUND,
     JobFailed: FAILED,
     JobCanceled: FAILED,
     JobNotFinished: NOT_FINISHED,
@@ -49,6 +51,7 @@ NEXT_STEPS: dict[type[ClientError], str] = {
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl or .parquet file is uploaded.",
     ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",
     NoPattern: "`fimlora calibrate` makes a result, `fimlora pin` names one.",
+    ResultExpired: "`fimlora calibrate` with the same inputs makes it anew.",
     ArtifactNotFound: "`fimlora artifacts` lists the files of a result.",
     JobNotFinished: "`fimlora show` tells how far it is.",
     JobFailed: "`fimlora show` tells why; `fimlora retry` queues it once more.",
