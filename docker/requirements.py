@@ -1,4 +1,4 @@
-"""Print what an extra of pyproject.toml needs, without the package itself.
+"""Print what some extras of pyproject.toml need, without the package itself.
 
 The images install these first, so that a change of our own code leaves the large layer
 of dependencies as it was.
@@ -27,4 +27,5 @@ def requirements(project: dict, extra: str) -> list[str]:
 
 if __name__ == "__main__":
     pyproject = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
-    sys.stdout.write("\n".join(requirements(pyproject["project"], sys.argv[1])) + "\n")
+    lines = (r for extra in sys.argv[1:] for r in requirements(pyproject["project"], extra))
+    sys.stdout.write("\n".join(dict.fromkeys(lines)) + "\n")

@@ -50,8 +50,11 @@ def evict(artifacts: TrackedArtifacts, limits: Limits) -> Evicted:
 
 
 def make_room(artifacts: TrackedArtifacts, limits: Limits) -> None:
-    """Take one step of the loop that keeps the limits."""
+    """Take one step of the loop that keeps the limits, and once a day clear up."""
     evict(artifacts, limits)
+    store = artifacts.index.store
+    if store.hold_lock("sweep", ttl_s=DAY_MS / 1000):
+        artifacts.sweep(before_ms=store.now_ms() - DAY_MS)
 
 
 def _evict(artifacts: TrackedArtifacts, limits: Limits) -> Evicted:

@@ -20,8 +20,12 @@ from fimlora_contract.artifacts import (
     describe,
 )
 from fimlora_contract.digests import digest_bytes, digest_of
+from fimlora_contract.local_artifacts import LocalArtifacts
 from fimlora_contract.object_artifacts import ObjectArtifacts, open_artifacts
 from fimlora_contract.read_cache import ReadCache
+from fimlora_contract.result_index import ResultIndex
+from fimlora_contract.store import JobStore
+from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from support.s3 import S3Server
 
 FILES = {"adapter_config.json": b'{"r": 8}', "rank_map.svg": b"<svg/>", "w.bin": b"\0" * 3000}
@@ -153,6 +157,45 @@ def test_a_commit_that_fails_half_way_leaves_nothing_to_find(remote, tmp_path, s
     assert list(remote.list()) == []
     assert commit(remote, tmp_path / "again") == DIGEST
     assert remote.exists(DIGEST)
+
+
+def test_what_was_never_finished_is_swept(artifacts, tmp_path):
+    """Old files without a manifest go; new ones may belong to a commit under way."""
+    digest = commit(artifacts, tmp_path / "work")
+    [listed] = artifacts.list()
+    if isinstance(artifacts, LocalArtifacts):
+        left = write_result(artifacts.root / ".incoming-x")
+        is_left = left.exists
+    else:
+        key = f"{artifacts.root}/sha256-{'0' * 64}/w.bin"
+        artifacts.files.pipe_file(key, b"1")
+
+        def is_left():
+            return artifacts.files.exists(key)
+
+    artifacts.sweep(before_ms=listed.changed_ms - 60_000, may_delete=lambda _: True)
+    assert is_left()
+    artifacts.sweep(before_ms=listed.changed_ms + 60_000, may_delete=lambda _: True)
+
+    assert not is_left()
+    assert artifacts.local(digest, "w.bin").read_bytes() == FILES["w.bin"]
+
+
+def test_a_commit_that_began_again_is_not_swept(remote, tmp_path, redis_client):
+    """What an attempt left long ago is kept from the moment that another commits the same."""
+    index = ResultIndex(JobStore(redis_client))
+    tracked = TrackedArtifacts(remote, index)
+    key = f"{remote.root}/{DIGEST.replace(':', '-')}/w.bin"
+    remote.files.pipe_file(key, FILES["w.bin"])
+    far = 2**53
+
+    tracked.sweep(before_ms=far, may_delete=index.revive)
+
+    assert remote.files.exists(key)
+    tracked.sweep(before_ms=far)
+    assert not remote.files.exists(key)
+    assert commit(tracked, tmp_path / "work") == DIGEST
+    assert tracked.exists(DIGEST, "w.bin")
 
 
 def test_objects_lie_under_their_digest(remote, tmp_path, s3):

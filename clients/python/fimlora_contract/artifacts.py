@@ -6,7 +6,7 @@ and what is there never changes until it is deleted. Two attempts that made the 
 commit the same files, so whichever comes first, both have committed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -97,6 +97,15 @@ class ArtifactStore(Protocol):
 
     def delete(self, digest: str) -> None:
         """Delete a result; deleting it again changes nothing."""
+        ...
+
+    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
+        """Delete what commits and deletions that never ended have left.
+
+        Args:
+            before_ms: Only what nothing was added to since then.
+            may_delete: Asked by digest right before: a commit may have begun again.
+        """
         ...
 
     def check(self) -> None:

@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -93,8 +93,15 @@ class LocalArtifacts:
         gone = self.root / f".deleted-{uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):
             self._folder(digest).rename(gone)
-        for left in self.root.glob(".deleted-*"):  # what a killed process left, too
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:  # noqa: ARG002
+        """Delete what commits and deletions that never ended have left, under names of its own."""
+        for pattern in (".deleted-*", ".incoming-*"):
+            for left in self.root.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    if left.stat().st_mtime_ns < before_ms * 1_000_000:
+                        shutil.rmtree(left, ignore_errors=True)
 
     def check(self) -> None:
         """Try to write a file."""

@@ -131,17 +131,8 @@ class ObjectArtifacts:
 
     def list(self) -> Iterator[StoredResult]:
         """All results that are there."""
-        with self._errors("*"):
-            try:
-                found = self.files.find(self.root, detail=True)
-            except FileNotFoundError:
-                return  # no object was ever put
-        by_folder: dict[str, dict[str, dict[str, Any]]] = {}
-        for key, entry in found.items():
-            folder, _, name = key.rpartition("/")
-            by_folder.setdefault(folder.rpartition("/")[2], {})[name] = entry
-        for folder, entries in sorted(by_folder.items()):
-            if folder.startswith(PREFIX) and MANIFEST in entries:
+        for folder, entries in self._folders().items():
+            if MANIFEST in entries:
                 sizes = {name: int(entry["size"]) for name, entry in entries.items()}
                 yield StoredResult(digest_named(folder), sizes, _changed_ms(entries[MANIFEST]))
 
@@ -154,6 +145,31 @@ class ObjectArtifacts:
         for name in (MANIFEST, *(file.name for file in manifest.files)):
             with self._errors(digest), suppress(FileNotFoundError):
                 self.files.rm_file(self._key(digest, name))
+
+    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
+        """Delete objects without a manifest, if none was put since a time."""
+        for folder, entries in self._folders().items():
+            newest = max(map(_changed_ms, entries.values()))
+            is_left = MANIFEST not in entries and newest < before_ms
+            if is_left and may_delete(digest_named(folder)):
+                for name in entries:
+                    with self._errors(folder), suppress(FileNotFoundError):
+                        self.files.rm_file(f"{self.root}/{folder}/{name}")
+
+    def _folders(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """All objects under a digest: folder, then name, then what is known of it."""
+        with self._errors("*"):
+            try:
+                found = self.files.find(self.root, detail=True)
+            except FileNotFoundError:
+                return {}  # no object was ever put
+        folders: dict[str, dict[str, dict[str, Any]]] = {}
+        for key, entry in found.items():
+            path, _, name = key.rpartition("/")
+            folder = path.rpartition("/")[2]
+            if folder.startswith(PREFIX):
+                folders.setdefault(folder, {})[name] = entry
+        return dict(sorted(folders.items()))
 
     def check(self) -> None:
         """Ask for an object that is not there: the answer is what counts."""

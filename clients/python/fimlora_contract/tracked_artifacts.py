@@ -84,6 +84,24 @@ class TrackedArtifacts:
         """Delete a result that was claimed."""
         self.store.delete(digest)
 
+    def sweep(
+        self, *, before_ms: int, may_delete: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """Delete what commits and deletions that never ended have left."""
+        used, claimed = self.index.last_uses(), []
+
+        def claim(digest: str) -> bool:
+            if not may_delete(digest) or not self.index.claim(digest, seen_ms=used.get(digest)):
+                return False
+            claimed.append(digest)
+            return True
+
+        try:
+            self.store.sweep(before_ms=before_ms, may_delete=claim)
+        finally:
+            for digest in claimed:
+                self.index.release(digest)
+
     def check(self) -> None:
         """Raise unless results can be kept now."""
         self.store.check()
