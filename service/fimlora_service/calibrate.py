@@ -51,6 +51,7 @@ REFUSALS = (
     errors.ModelGated,
     errors.DatasetUnreachable,
     errors.HubUnreachable,
+    errors.StorageUnavailable,
     errors.RedisUnavailable,
 )
 router = APIRouter(tags=["jobs"])

@@ -106,6 +106,8 @@ def find_rank_pattern(
             errors.MalformedRequest,
             errors.JobNotFound,
             errors.NoPattern,
+            errors.ResultExpired,
+            errors.StorageUnavailable,
             errors.JobNotFinished,
             errors.JobFailed,
             errors.JobCanceled,
