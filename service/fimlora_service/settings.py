@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fimlora_contract.tasks import REAPER_INTERVAL_S
+from fimlora_service.webhook_settings import allowed_origins, key_of
 
 MIB = 1 << 20
 
@@ -55,3 +56,16 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(
         default=15.0, gt=0, description="Between comments of a silent stream."
     )
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _hosts_are_origins(cls, hosts: str) -> str:
+        allowed_origins(hosts)
+        return hosts
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret:
+            key_of(secret.get_secret_value())
+        return secret

@@ -29,7 +29,8 @@ from fimlora_service.errors import (
 )
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolved, Resolver
-from fimlora_service.webhooks import allowed_origins, check_webhook
+from fimlora_service.webhook_settings import allowed_origins
+from fimlora_service.webhooks import check_webhook
 from fimlora_service.work import Accepted, Known, Work
 
 SUBMIT_LOCK_S = 120.0

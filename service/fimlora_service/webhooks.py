@@ -5,7 +5,6 @@ followed, no proxy of the environment used, and of an answer only the status is 
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import logging
@@ -21,6 +20,7 @@ from fimlora_contract.webhooks import Notice, Outbox, event_of, origin_of
 from fimlora_service.errors import WebhookNotAllowed
 from fimlora_service.metrics import Metrics
 from fimlora_service.settings import Settings
+from fimlora_service.webhook_settings import allowed_origins, key_of
 
 # Seconds before each further try; after the last one the notice is given up.
 PAUSES_S = (5, 30, 120, 600, 1800, 7200, 21_600)
@@ -29,25 +29,6 @@ TIMEOUT_S = 10.0
 N_AT_ONCE = 4
 GONE = 410
 logger = logging.getLogger(__name__)
-
-
-def allowed_origins(hosts: str) -> frozenset[str]:
-    """What FIMLORA_WEBHOOK_HOSTS allows: ``host``, ``host:port``, or ``http://host:port``.
-
-    Raises:
-        ValueError: An entry is none of these.
-    """
-    origins = set()
-    for entry in filter(None, (part.strip() for part in hosts.split(","))):
-        url = entry if "://" in entry else f"https://{entry}"
-        origin = origin_of(url)
-        if origin is None or url.count("/") > 2:
-            raise ValueError(
-                f"FIMLORA_WEBHOOK_HOSTS has {entry!r}; allowed are host, host:port and "
-                "http://host:port, separated by commas"
-            )
-        origins.add(origin)
-    return frozenset(origins)
 
 
 def check_webhook(url: str, *, allowed: frozenset[str]) -> None:
@@ -129,16 +110,6 @@ class Courier:
         if status == GONE:
             return "refused"  # the receiver wants no more
         return "delivered" if 200 <= status < 300 else "retry"
-
-
-def key_of(secret: str) -> bytes:
-    """The key of a secret: what follows ``whsec_`` in base64, or the text itself."""
-    if secret.startswith("whsec_"):
-        try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error as error:
-            raise ValueError("FIMLORA_WEBHOOK_SECRET is not base64 after whsec_") from error
-    return secret.encode()
 
 
 def sign(id_: str, body: bytes, *, key: bytes | None, now: int) -> dict[str, str]:

@@ -14,7 +14,9 @@ from fimlora_contract.jobs import JobError
 from fimlora_contract.webhooks import Notice, Outbox, origin_of
 from fimlora_service.app import create_app
 from fimlora_service.metrics import Metrics
-from fimlora_service.webhooks import PAUSES_S, Courier, allowed_origins
+from fimlora_service.settings import Settings
+from fimlora_service.webhook_settings import allowed_origins
+from fimlora_service.webhooks import PAUSES_S, Courier
 from support.receiver import Receiver
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
@@ -90,7 +92,15 @@ def test_the_operators_list_is_read_strictly():
     }  # fmt: skip
     for wrong in ("*", "a.example/path", "ftp://a", "a b", "https://u@a"):
         with pytest.raises(ValueError, match="FIMLORA_WEBHOOK_HOSTS"):
-            allowed_origins(wrong)
+            Settings(webhook_hosts=wrong)
+
+
+def test_a_secret_that_is_no_key_stops_the_service():
+    """Deliveries would fail otherwise; the message does not show it."""
+    with pytest.raises(ValueError, match="not base64") as refused:
+        Settings(webhook_secret=SecretStr("whsec_s3cr=t!"))
+
+    assert "s3cr" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
