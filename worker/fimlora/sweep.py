@@ -20,7 +20,7 @@ from fimlora.gradient_sums import Groups
 from fimlora.hooks import watch_modules
 from fimlora.losses import Loss
 from fimlora.measuring import OnBatch
-from fimlora.passes import Pass
+from fimlora.parts import MixedExamplesError, Part, next_unit
 from fimlora.plan import TargetModule
 from fimlora.progress_file import SavedSums
 from fimlora.recorder import Recorder
@@ -30,19 +30,6 @@ from fimlora.targets import locate
 from fimlora.weights import Weights
 
 NewRecorder = Callable[[Sequence[TargetModule]], Recorder]
-
-
-class _MixedExamplesError(Exception):
-    """A target's input does not have the examples as its first axis."""
-
-
-@dataclass
-class _Part:
-    """A micro-batch on its way through the model."""
-
-    examples: Examples
-    forward: Pass
-    tape: Tape
 
 
 @dataclass
@@ -90,14 +77,14 @@ class Sweep:
         Returns:
             What was recorded, for every unit with targets, the last unit first.
         """
-        parts: list[list[_Part]] = []
+        parts: list[list[Part]] = []
         self.progress = SweepProgress.load(self.saved)
         self._tell_resumed()
         try:
             try:
                 parts = self._cut(1 if self.progress.one_at_a_time else micro_batch_size)
                 self._go_forward(parts)
-            except _MixedExamplesError:
+            except MixedExamplesError:
                 self._abandon(parts)
                 self.progress.one_at_a_time = True
                 parts = self._cut(1)
@@ -106,7 +93,7 @@ class Sweep:
         finally:
             self._abandon(parts)
 
-    def _cut(self, size: int | None) -> list[list[_Part]]:
+    def _cut(self, size: int | None) -> list[list[Part]]:
         self.order.clear()
         self.largest = 0
         return [
@@ -118,25 +105,20 @@ class Sweep:
             if len(examples)
         ]
 
-    def _part(self, examples: Examples, where: str) -> _Part:
-        tape = Tape(self.store)
+    def _part(self, examples: Examples, where: str) -> Part:
         self.largest = max(self.largest, len(examples))
-
-        def body() -> Tensor:
-            losses = example_losses(self.model, self.loss, examples, self.device, where)
-            if losses.requires_grad:
-                # The sum, not the mean: each example's gradient comes out unscaled.
-                losses.sum().backward(retain_graph=tape.has_glue)
-            return losses.detach()
-
-        return _Part(examples, Pass(body), tape)
+        return Part.of(
+            examples,
+            lambda: example_losses(self.model, self.loss, examples, self.device, where),
+            self.store,
+        )
 
     @staticmethod
-    def _abandon(parts: list[list[_Part]]) -> None:
+    def _abandon(parts: list[list[Part]]) -> None:
         for part in itertools.chain(*parts):
             part.forward.abandon()
 
-    def _go_forward(self, parts: list[list[_Part]]) -> None:
+    def _go_forward(self, parts: list[list[Part]]) -> None:
         """Take all parts through all units, and from the loss to the last unit's outputs."""
         if not self.progress.n_left:
             return
@@ -147,7 +129,7 @@ class Sweep:
         for part in flat:
             part.forward.advance()
         is_kept = False
-        while (unit := _next_unit(flat)) not in {None, stop}:
+        while (unit := next_unit(flat)) not in {None, stop}:
             assert unit is not None
             if unit in self.order:
                 raise UnsupportedModule(
@@ -160,9 +142,10 @@ class Sweep:
             if following and following[0] != stop:
                 self.weights.prefetch(following[0])
             targets = targets_of(unit, self.modules)
+            located = {module.name: locate(self.model, module) for module in targets}
             is_kept |= bool(targets)
             for part in flat:
-                self._forward_unit(part, unit, targets, is_kept=is_kept)
+                part.go_through(self.units[unit], located, keeps=is_kept)
             self._report(len(self.order))
         self.weights.release_ends()
         if stop is not None:
@@ -179,25 +162,7 @@ class Sweep:
             losses = [part.forward.result for part in some if part.forward.result is not None]
             self._check((), torch.cat(losses), number)
 
-    def _forward_unit(
-        self, part: _Part, unit: str, targets: Sequence[TargetModule], *, is_kept: bool
-    ) -> None:
-        n = len(part.examples)
-
-        def look(name: str, x: Tensor) -> tuple[Tensor, ...]:
-            if n > 1 and x.shape[0] != n:
-                raise _MixedExamplesError(name)
-            return ()
-
-        call = part.forward.call
-        assert call is not None
-        located = {module.name: locate(self.model, module) for module in targets}
-        with watch_modules(located, look, lambda name, calls: None):  # noqa: ARG005
-            outputs = part.tape.run(self.units[unit], call, keeps=is_kept)
-        del call
-        part.forward.advance(outputs)
-
-    def _go_backward(self, parts: list[list[_Part]]) -> list[Groups]:
+    def _go_backward(self, parts: list[list[Part]]) -> list[Groups]:
         """Take all parts back from the last unit to the lowest with a target."""
         tapes = [part.tape for part in itertools.chain(*parts)]
         n_examples = sum(len(examples) for examples in self.batches)
@@ -238,7 +203,7 @@ class Sweep:
         unit: str,
         targets: tuple[TargetModule, ...],
         recorder: Recorder,
-        parts: list[list[_Part]],
+        parts: list[list[Part]],
     ) -> None:
         located = {module.name: locate(self.model, module) for module in targets}
         orders = [examples.order for examples in self.batches if len(examples)]
@@ -277,11 +242,3 @@ class Sweep:
     def _share_of(self, work: int) -> int:
         n = len(self.batches)
         return min(n - 1, n * work // (4 * len(self.units)))
-
-
-def _next_unit(parts: Sequence[_Part]) -> str | None:
-    """Name the unit that all parts wait at; ``None`` when all have ended."""
-    names = {part.forward.call.unit if part.forward.call else None for part in parts}
-    if len(names) > 1:
-        raise UnsupportedModule(f"batches take different ways through the model: {names}")
-    return names.pop()

@@ -1,0 +1,101 @@
+"""A micro-batch on its way through a streamed model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fimlora.boundary import BoundaryStore
+from fimlora.errors import UnsupportedModule
+from fimlora.examples import Examples
+from fimlora.hooks import watch_modules
+from fimlora.passes import Pass
+from fimlora.tape import Tape
+
+
+class MixedExamplesError(Exception):
+    """A target's input does not have the examples as its first axis."""
+
+
+@dataclass
+class Part:
+    """A micro-batch.
+
+    Attributes:
+        examples: Its examples.
+        forward: Its pass through the model, up to the losses.
+        tape: What that pass has left behind.
+    """
+
+    examples: Examples
+    forward: Pass
+    tape: Tape
+
+    @classmethod
+    def of(
+        cls, examples: Examples, losses: Callable[[], Tensor], store: BoundaryStore
+    ) -> "Part":
+        """Make one that has not begun.
+
+        Args:
+            examples: Its examples.
+            losses: Runs the model's forward pass.
+            store: Holds what units are called with.
+
+        Returns:
+            The micro-batch.
+        """
+        tape = Tape(store)
+
+        def body() -> Tensor:
+            found = losses()
+            if found.requires_grad:
+                # The sum, not the mean: each example's gradient comes out unscaled.
+                found.sum().backward(retain_graph=tape.has_glue)
+            return found.detach()
+
+        return cls(examples, Pass(body), tape)
+
+    def go_through(
+        self, unit: nn.Module, targets: Mapping[str, nn.Module], *, keeps: bool
+    ) -> None:
+        """Go through the unit that it waits at, on to the next one.
+
+        Args:
+            unit: The unit.
+            targets: Its target modules by name.
+            keeps: Whether the unit will be run again.
+
+        Raises:
+            MixedExamplesError: The examples must go one at a time.
+        """  # noqa: DOC502 - `look` raises
+        n, call = len(self.examples), self.forward.call
+        assert call is not None
+
+        def look(name: str, x: Tensor) -> tuple[Tensor, ...]:
+            if n > 1 and x.shape[0] != n:
+                raise MixedExamplesError(name)
+            return ()
+
+        with watch_modules(targets, look, lambda name, calls: None):  # noqa: ARG005
+            outputs = self.tape.run(unit, call, keeps=keeps)
+        del call  # what it holds may go as soon as the pass lets go of it
+        self.forward.advance(outputs)
+
+
+def next_unit(parts: Sequence[Part]) -> str | None:
+    """Name the unit that all micro-batches wait at.
+
+    Args:
+        parts: The micro-batches.
+
+    Returns:
+        The unit's name; ``None`` when all have ended.
+
+    Raises:
+        UnsupportedModule: They wait at different ones.
+    """
+    names = {part.forward.call.unit if part.forward.call else None for part in parts}
+    if len(names) > 1:
+        raise UnsupportedModule(f"batches take different ways through the model: {names}")
+    return names.pop()
