@@ -164,14 +164,14 @@ class TestAllocate:
         assert "statistics.safetensors" in answer.json()["detail"]
 
     def test_nothing_is_queued_or_written(self, http, job_id, measured, data_dir, redis_client):
-        """A question leaves no trace: no key, no file, no job."""
+        """A question leaves no trace but the time of last use: no file, no job."""
         measured()
         redis_client.delete("rq:queue:fimlora")
         keys, files = set(redis_client.keys()), set(data_dir.rglob("*"))
 
         http.post(f"/jobs/{job_id}/allocate", json={"budget": 3})
 
-        assert set(redis_client.keys()) == keys
+        assert set(redis_client.keys()) - keys == {b"fimlora:results_used"}
         assert set(data_dir.rglob("*")) == files
 
 
