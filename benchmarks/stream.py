@@ -85,8 +85,8 @@ def take_turns(args: argparse.Namespace, folder: Path) -> dict[str, Runs]:
     resident: Runs = {n: [] for n in ((args.blocks,) if fits else fit)}
     streamed: Runs = {n: [] for n in sorted({max(resident), args.blocks})}
     with process("resident", folder) as keep, process("streamed", folder) as stream:
-        if fits:  # else a run is long enough to need none that warms up
-            keep(args.blocks)
+        keep(min(resident))  # the first run of a process also chooses kernels
+        if fits:  # else it is a small part of the run
             stream(args.blocks)
         for _ in range(args.turns):
             for n_streamed, runs in streamed.items():

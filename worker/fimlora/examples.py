@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fimlora.batches import Batch, count_examples, select, to_device
 from fimlora.errors import InvalidOption, NumericalFailure
-from fimlora.hooks import first_token_only
+from fimlora.hooks import without_tokens
 from fimlora.losses import Loss, LossKind
 from fimlora.padding import Padding, find_padding
 from fimlora.plan import TargetModule
@@ -146,8 +146,8 @@ def example_losses(
     if loss.head is None:
         losses = loss.per_example(model(**inputs), examples.batch, where)
     else:
-        # The head sees one token of each example, the loss what it would have seen.
-        with first_token_only(loss.head.linear, examples.batch["labels"].shape) as hidden:
+        # The head sees no token, the loss what the head would have seen.
+        with without_tokens(loss.head.linear, examples.batch["labels"].shape) as hidden:
             outputs = model(**inputs)
         if hidden:
             losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)

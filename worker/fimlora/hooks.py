@@ -212,8 +212,8 @@ def before_calls(
 
 
 @contextmanager
-def first_token_only(module: nn.Module, shape: tuple[int, ...]) -> Iterator[list[Tensor]]:
-    """Let a module see the first token of each example, for as long as the block lasts.
+def without_tokens(module: nn.Module, shape: tuple[int, ...]) -> Iterator[list[Tensor]]:
+    """Let a module see no token of any example, for as long as the block lasts.
 
     Args:
         module: A module that is called with examples by tokens by features.
@@ -230,7 +230,8 @@ def first_token_only(module: nn.Module, shape: tuple[int, ...]) -> Iterator[list
         if threading.get_ident() != thread or not args or args[0].shape[:-1] != shape:
             return None
         seen.append(args[0])
-        return (args[0][:, :1].detach().contiguous(),)  # a strided one would repeat the weight
+        # Not one token: for that, kernels may first repeat the whole weight in their order.
+        return (args[0][:, :0].detach().contiguous(),)
 
     handle = module.register_forward_pre_hook(hook)
     try:

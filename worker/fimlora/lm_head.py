@@ -113,7 +113,7 @@ class _Stand(nn.Module):
 
 
 class _HeadStand(_Stand):
-    """Takes one positional argument only, as `hooks.first_token_only` wants it."""
+    """Takes one positional argument only, as `hooks.without_tokens` wants it."""
 
     def forward(self, hidden: Tensor, /) -> Any:
         return super().forward(hidden)

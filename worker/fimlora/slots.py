@@ -59,6 +59,7 @@ class Slot:
     """A buffer, and the unit that is in it.
 
     Attributes:
+        n_bytes: Its size.
         host: Where files are read to.
         device: Where the unit computes from; the same memory on a CPU.
         unit: The unit's name.
@@ -66,6 +67,7 @@ class Slot:
         replaced: What the model had in their stead.
     """
 
+    n_bytes: int
     host: Tensor
     device: Tensor
     unit: str | None = None
@@ -85,7 +87,21 @@ class Slot:
         """
         on_gpu = device.type == "cuda"
         host = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=on_gpu)
-        return cls(host, torch.empty_like(host, device=device) if on_gpu else host)
+        return cls(n_bytes, host, torch.empty_like(host, device=device) if on_gpu else host)
+
+    def give_back(self) -> None:
+        """Let go of the memory that units compute from, until `prepare`."""
+        is_shared, self.device = self.host is self.device, self.device.new_empty(0)
+        if is_shared:
+            self.host = self.device
+
+    def prepare(self) -> None:
+        """See that there is memory for a unit."""
+        if self.device.numel() < self.n_bytes:
+            is_shared = self.host is self.device
+            self.device = self.device.new_empty(self.n_bytes)
+            if is_shared:
+                self.host = self.device
 
     def copy_over(self, stream: Any, computed: Any) -> Any:
         """Copy the host's twin to the device.

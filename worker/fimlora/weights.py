@@ -54,6 +54,7 @@ class Weights:
         n_bytes = max(p.end for places in self._places.values() for p in places.values())
         self._slots = [Slot.of_size(n_bytes, device) for _ in range(2)]
         self._current: Slot | None = None
+        self._expected: str | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fimlora-prefetch")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -85,9 +86,11 @@ class Weights:
         Args:
             unit: Its name.
         """
+        self._expected = unit
         if all(slot.unit != unit for slot in self._slots):
             slot = next(slot for slot in self._slots if slot is not self._current)
             self._unload(slot)
+            slot.prepare()
             slot.unit = unit
             computed = None
             if self._device.type == "cuda":  # the last user of this buffer may still run
@@ -168,7 +171,15 @@ class Weights:
     def _load_end(self, module: str) -> None:
         names = self._names_in([module])
         if any(self._model.get_parameter(name) is self._stand_ins[name] for name in names):
+            self._make_room()
             self._load_whole(names)
+
+    def _make_room(self) -> None:
+        """Let go of a unit that is kept only in case it is needed again."""
+        for slot in self._slots:
+            if slot is not self._current and slot.unit != self._expected:
+                self._unload(slot)
+                slot.give_back()
 
     def _load_whole(self, names: Iterable[str]) -> None:
         tensors = self._model.state_dict(keep_vars=True)
