@@ -5,7 +5,7 @@ and a stream of its own copies it over while the compute stream works.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,10 +103,11 @@ class Slot:
             if is_shared:
                 self.host = self.device
 
-    def copy_over(self, stream: Any, computed: Any) -> Any:
-        """Copy the host's twin to the device.
+    def copy_over(self, read: Iterable[Place], stream: Any, computed: Any) -> Any:
+        """Copy the host's twin to the device, while it is being read.
 
         Args:
+            read: Each place, as soon as the twin has it.
             stream: The CUDA stream to copy on.
             computed: When the buffer's last user is done.
 
@@ -115,7 +116,9 @@ class Slot:
         """
         with torch.cuda.stream(stream):
             stream.wait_event(computed)
-            self.device.copy_(self.host, non_blocking=True)
+            for place in read:
+                part = slice(place.start, place.end)
+                self.device[part].copy_(self.host[part], non_blocking=True)
             copied = stream.record_event()
         copied.synchronize()  # the twin may be overwritten from here on
         return copied
@@ -129,17 +132,22 @@ class Reader:
     ) -> None:
         self._model, self._checkpoint, self._sources = model, checkpoint, sources
 
-    def fill(self, places: Mapping[str, Place], buffer: Tensor) -> None:
+    def fill(self, places: Mapping[str, Place], buffer: Tensor) -> Iterator[Place]:
         """Read weights into their places.
 
         Args:
             places: The places by name.
             buffer: The buffer, on the CPU.
+
+        Yields:
+            Each place, as soon as its weight is there.
         """
         done = set[str]()
         for name in places:
             if name not in done:
-                done |= self._read(self._sources[name], name, places, buffer)
+                read = self._read(self._sources[name], name, places, buffer)
+                done |= read
+                yield from (places[weight] for weight in read)
 
     def _read(
         self, source: Source, name: str, places: Mapping[str, Place], buffer: Tensor

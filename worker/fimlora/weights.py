@@ -149,8 +149,12 @@ class Weights:
 
     def _fill(self, slot: Slot, unit: str, computed: Any) -> Any:
         """Read a unit, in the background; on CUDA, returns when its copy will be done."""
-        self._reader.fill(self._places[unit], slot.host)
-        return None if self._stream is None else slot.copy_over(self._stream, computed)
+        read = self._reader.fill(self._places[unit], slot.host)
+        if self._stream is not None:
+            return slot.copy_over(read, self._stream, computed)
+        for _ in read:
+            pass
+        return None
 
     def _load_rest(self, seed: int) -> None:
         inside = {name for places in self._places.values() for name in places}
