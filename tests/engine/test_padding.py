@@ -6,7 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch.nn import functional
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
 from fimlora import measure, measure_streamed, padding
 from fimlora.examples import labelled_examples
@@ -207,3 +213,25 @@ def test_streamed_equals_resident_on_sorted_examples(tmp_path, monkeypatch):
     for group in GROUPS[:3]:
         for name, values in getattr(wanted, group).items():
             assert (getattr(found, group)[name] == values).all()
+
+
+def test_a_model_that_reads_padding_gets_all_of_it(tokens_run):
+    """XLNet predicts a class from the last column, whatever is there."""
+    torch.manual_seed(0)
+    config = XLNetConfig(
+        vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=24, pad_token_id=PAD
+    )
+    model = XLNetForSequenceClassification(config).double().eval()
+    batch = make_batch("bert_classifier", LENGTHS, width=20)
+    batch = {n: batch[n] for n in ("input_ids", "attention_mask", "labels")}
+    batch["labels"] = batch["labels"] % 2
+
+    def own_loss(outputs, given):  # with a loss of the caller's own nothing is ever cut
+        return functional.cross_entropy(outputs["logits"], given["labels"], reduction="none")
+
+    options = {"target_modules": ["ff.layer_1"]}
+    wanted = measure(model, [batch], loss_fn=own_loss, **options)
+
+    for size in (None, 1, 2):
+        assert_same(measure(model, [batch], micro_batch_size=size, **options), wanted)
+    assert not tokens_run

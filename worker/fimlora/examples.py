@@ -103,7 +103,7 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
         counts = counts[labelled]
     padding, order = None, None
-    if loss.loss_fn is None and len(counts):
+    if loss.loss_fn is None and not loss.reads_padding and len(counts):
         padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
     if padding is not None and (rows := padding.by_length()) != sorted(rows):
         padding, sorting = padding.of(rows), torch.tensor(rows)

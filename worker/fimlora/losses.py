@@ -43,6 +43,12 @@ class LossKind(StrEnum):
     """What the caller's ``loss_fn`` says."""
 
 
+# Architectures whose outputs for real tokens depend on how much padding follows: they read
+# the last column, mix neighbouring or all columns, or choose their attention by the length.
+_READ_PADDING = frozenset({
+    "big_bird", "bigbird_pegasus", "canine", "convbert", "fnet", "mra", "nystromformer",
+    "reformer", "xlnet", "yoso",
+})  # fmt: skip
 _BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
 
 
@@ -54,11 +60,14 @@ class Loss:
         kind: What it is.
         loss_fn: The caller's own function, for ``LossKind.CUSTOM``.
         head: The head of a language model that `per_example_from_hidden` can be used with.
+        reads_padding: Whether the model's outputs depend on how much padding there is, so
+            that none may be cut.
     """
 
     kind: LossKind
     loss_fn: LossFn | None = None
     head: LargeHead | None = None
+    reads_padding: bool = False
 
     def count_labels(self, batch: Mapping[str, Any], n_examples: int) -> Int[Tensor, " N"]:
         """Count what each example contributes to the mean over the batch.
@@ -132,17 +141,19 @@ def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | No
     config, kind = getattr(base, "config", None), type(base).__name__
     if not isinstance(batch.get("labels"), Tensor):
         raise InvalidOption(f"the batch has no tensor 'labels', only {sorted(batch)}")
+    reads_padding = getattr(config, "model_type", None) in _READ_PADDING
     if "ForSequenceClassification" in kind:
-        return Loss(_classification_kind(config, batch["labels"]))
+        return Loss(_classification_kind(config, batch["labels"]), reads_padding=reads_padding)
     if getattr(config, "is_encoder_decoder", False):
         if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
             raise UnsupportedModule(
                 f"{kind} is an encoder-decoder that does not say how its decoder reads labels; "
                 "give a loss_fn to measure it"
             )
-        return Loss(LossKind.SEQ2SEQ_LM)
+        return Loss(LossKind.SEQ2SEQ_LM, reads_padding=reads_padding)
     if "ForCausalLM" in kind or "LMHeadModel" in kind or "ForConditionalGeneration" in kind:
-        return Loss(LossKind.CAUSAL_LM, head=find_large_head(base))
+        head = find_large_head(base)
+        return Loss(LossKind.CAUSAL_LM, head=head, reads_padding=reads_padding)
     raise InvalidOption(
         f"the loss of {kind} is not known: use a ForSequenceClassification or ForCausalLM "
         "model, or give a loss_fn that returns one loss per example"
