@@ -286,6 +286,21 @@ def test_another_number_of_threads_is_refused(cut):
     assert refused.value.field == "number of threads"
 
 
+def test_another_autocast_is_refused(cut):
+    """Sums of two widths are no sums."""
+    model, _ = tiny("bert_classifier")
+
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(
+            InvalidProgress, match="its autocast is '', this run's is 'cpu"
+        ) as refused,
+    ):
+        measure(model, batches_for("bert_classifier"), progress_file=cut)
+
+    assert refused.value.field == "autocast"
+
+
 def flipped(content: bytes) -> bytes:
     at = len(content) - 100
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]

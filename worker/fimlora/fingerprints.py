@@ -61,7 +61,7 @@ def describe_place(devices: Iterable[torch.device]) -> Facts:
         devices: Devices of the model.
 
     Returns:
-        Versions, devices, threads and the precision of products.
+        Versions, devices, threads, the precision of products and autocast.
     """
     import fimlora
 
@@ -74,6 +74,7 @@ def describe_place(devices: Iterable[torch.device]) -> Facts:
         "device": ", ".join(kinds),
         "number of threads": torch.get_num_threads(),
         "precision of products": torch.get_float32_matmul_precision(),
+        "autocast": ", ".join(_autocasts()),
     }
 
 
@@ -127,6 +128,13 @@ def _config(model: nn.Module) -> Facts:
             acting = [module.active_adapters, getattr(module, "disable_adapters", False)]
             found[f"adapter of {name}"] = [*acting, module.scaling]
     return found
+
+
+def _autocasts() -> Iterable[str]:
+    """What the caller has torch narrow, on which kind of device."""
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            yield f"{kind} {torch.get_autocast_dtype(kind)}"
 
 
 def _device_name(device: torch.device) -> str:
