@@ -1,5 +1,6 @@
 """Streamed statistics are the resident ones, and the memory for them is bounded."""
 
+import errno
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import transformers
 from torch import nn
 
 from fimlora import measure, measure_streamed
+from fimlora.boundary import BoundaryStore
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidCheckpoint, InvalidOption
 from fimlora.passes import Pass
@@ -229,3 +231,15 @@ def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
     streamed = run("streamed")
     assert "measured" in streamed.stdout, streamed.stderr[-2000:]
     assert "measured" not in run("resident").stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is full")
+def test_a_full_disk_is_called_that(tmp_path):
+    """Whoever runs the calibration tells by the number of the error."""
+    (tmp_path / "1.bin").symlink_to("/dev/full")
+    store = BoundaryStore(tmp_path, 0)
+
+    with pytest.raises(OSError, match="No space left") as full:
+        store.hold(torch.ones(8), move=True)
+
+    assert full.value.errno == errno.ENOSPC

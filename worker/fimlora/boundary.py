@@ -42,7 +42,9 @@ class Held:
     def _move(self, tensor: Tensor) -> None:
         if not self._store.admits(self.n_bytes):
             self._file, self._tensor = self._store.new_file(), None
-            tensor.cpu().flatten().view(torch.uint8).numpy().tofile(self._file)
+            content = tensor.cpu().flatten().view(torch.uint8).numpy()
+            with self._file.open("wb") as file:  # numpy's own writer hides that a disk is full
+                file.write(content.data)
         elif tensor.device.type == "cuda":
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._tensor = host.copy_(tensor, non_blocking=True)
