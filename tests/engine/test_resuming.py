@@ -316,8 +316,9 @@ def flipped(content: bytes) -> bytes:
         lambda content: b"\xff" * 100,
         lambda content: (20).to_bytes(8, "little") + b"[1, 2, 3]           ",
         flipped,
+        lambda content: content.replace(b'counts\\": [2,', b'counts\\": [3,'),
     ],
-    ids=["empty", "header cut", "data cut", "longer", "noise", "no object", "one bit"],
+    ids=["empty", "header cut", "data cut", "longer", "noise", "no object", "one bit", "facts"],
 )
 def test_a_damaged_file_is_refused(damage, cut, tmp_path):
     """Its path is named, nothing is measured from it."""

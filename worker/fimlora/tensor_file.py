@@ -1,8 +1,8 @@
 """Tensors and facts in one safetensors file that is whole or not there at all.
 
 Written by hand, as the library would first copy all tensors into one more piece of memory.
-A checksum over the data stands in the header, so that a damaged file is told from a sound
-one, which safetensors alone does not.
+A checksum over header and data stands in the header, so that a damaged file is told from a
+sound one, which safetensors alone does not.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
         with os.fdopen(handle, "wb") as file:
             header = _header(tensors, facts, _NO_CHECKSUM)
             file.write(header)
-            checksum = hashlib.sha256()
+            checksum = hashlib.sha256(header)
             for tensor in tensors.values():
                 content = _bytes_of(tensor)
                 checksum.update(content)
@@ -72,15 +72,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: The file is cut off, damaged or something else.
     """
     with path.open("rb") as file:
-        start, header = _read_header(file)
+        content = _read_header(file)
+        start, header = len(content), _parsed(content)
         known = json.loads(header.pop("__metadata__", {}).get("fimlora", "{}"))
-        checksum, tensors = hashlib.sha256(), {}
+        written = str(known.get("checksum"))
+        without = content.replace(written.encode(), _NO_CHECKSUM.encode(), 1)
+        checksum, tensors = hashlib.sha256(without), {}
         for name, dtype, shape, end in _entries(header):
             tensor = torch.empty(shape, dtype=_DTYPES[dtype])
-            content = _bytes_of(tensor)
-            if file.readinto(content) != len(content) or file.tell() != start + end:
+            memory = _bytes_of(tensor)
+            if file.readinto(memory) != len(memory) or file.tell() != start + end:
                 raise ValueError(f"it ends inside {name!r}")
-            checksum.update(content)
+            checksum.update(memory)
             tensors[name] = tensor
         if file.read(1):
             raise ValueError("there is more in it than its header says")
@@ -108,14 +111,20 @@ def _header(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checksum: s
     return len(text).to_bytes(8, "little") + text
 
 
-def _read_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
-    n_bytes = int.from_bytes(file.read(8), "little")
+def _read_header(file: BinaryIO) -> bytes:
+    """Read the length that opens the file, and as much behind it."""
+    length = file.read(8)
+    n_bytes = int.from_bytes(length, "little")
     if not 0 < n_bytes <= os.fstat(file.fileno()).st_size:
         raise ValueError("it has no header")
-    header = json.loads(file.read(n_bytes))
-    if not isinstance(header, dict):
+    return length + file.read(n_bytes)
+
+
+def _parsed(header: bytes) -> dict[str, Any]:
+    found = json.loads(header[8:])
+    if not isinstance(found, dict):
         raise TypeError("its header is no object")
-    return 8 + n_bytes, header
+    return found
 
 
 def _entries(header: Mapping[str, Any]) -> Iterator[tuple[str, str, list[int], int]]:
