@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 import transformers
 from torch import nn
 
-from fimlora import measure, measure_streamed
-from fimlora.boundary import BoundaryStore
+from fimlora import measure, measure_streamed, streaming
+from fimlora.boundary import BoundaryStore, boundary_store
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidCheckpoint, InvalidOption
 from fimlora.passes import Pass
@@ -45,6 +46,26 @@ def test_streamed_equals_resident(name, tmp_path):
     streamed = measure_streamed(tmp_path, batches_for(name), **options)
 
     assert_same(streamed, measure(resident, batches_for(name), **options))
+
+
+def test_nothing_is_held_of_a_pass_that_is_run_anew(tmp_path, monkeypatch):
+    """One whose examples turned out mixed leaves the memory for boundaries to the next."""
+    stores = []
+
+    @contextmanager
+    def remembered(*options):
+        with boundary_store(*options) as store:
+            stores.append(store)
+            yield store
+
+    monkeypatch.setattr(streaming, "boundary_store", remembered)
+    model, targets = tiny("deberta_v2_classifier")
+    save(model, tmp_path)
+
+    measure_streamed(tmp_path, batches_for("deberta_v2_classifier"), target_modules=targets)
+
+    assert [store.held_bytes for store in stores] == [0]
+    assert stores[0].peak_bytes > 0
 
 
 def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):

@@ -81,6 +81,7 @@ class BoundaryStore:
     """Where held tensors are.
 
     Attributes:
+        held_bytes: What is held in memory.
         peak_bytes: The most that was held in memory at once.
         bytes_on_disk: What was written to disk.
     """
@@ -88,7 +89,7 @@ class BoundaryStore:
     def __init__(self, folder: Path, max_bytes: int | None) -> None:
         self.peak_bytes = self.bytes_on_disk = 0
         self._folder, self._max_bytes = folder, max_bytes
-        self._bytes = self._n_files = 0
+        self.held_bytes = self._n_files = 0
 
     def hold(self, tensor: Tensor, *, move: bool) -> Held:
         """Keep a tensor.
@@ -102,19 +103,19 @@ class BoundaryStore:
         """
         held = Held(tensor, self, move=move)
         if held._file is None:  # noqa: SLF001
-            self._bytes += held.n_bytes
-            self.peak_bytes = max(self.peak_bytes, self._bytes)
+            self.held_bytes += held.n_bytes
+            self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         else:
             self.bytes_on_disk += held.n_bytes
         return held
 
     def admits(self, n_bytes: int) -> bool:
         """Whether so many more bytes may stay in memory."""
-        return self._max_bytes is None or self._bytes + n_bytes <= self._max_bytes
+        return self._max_bytes is None or self.held_bytes + n_bytes <= self._max_bytes
 
     def forget(self, n_bytes: int) -> None:
         """Count bytes as no longer held."""
-        self._bytes -= n_bytes
+        self.held_bytes -= n_bytes
 
     def new_file(self) -> Path:
         """Name a file that nobody else writes."""

@@ -86,6 +86,8 @@ class Sweep:
                 self._go_forward(parts)
             except MixedExamplesError:
                 self._abandon(parts)
+                for part in itertools.chain(*parts):
+                    part.tape.give_up()
                 self.progress.one_at_a_time = True
                 parts = self._cut(1)
                 self._go_forward(parts)

@@ -80,6 +80,12 @@ class Tape:
         self._store = store
         self._held: Any = WeakTensorKeyDictionary()
 
+    def give_up(self) -> None:
+        """Let go of all that is held for going back: the pass is run anew."""
+        while self.steps:
+            for held in self.steps.pop().new:
+                held.release()
+
     def run(self, unit: nn.Module, call: UnitCall, *, keeps: bool) -> Any:
         """Run a unit for its outputs.
 

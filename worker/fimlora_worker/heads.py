@@ -21,8 +21,8 @@ class ModelRequest:
     Attributes:
         digest: Content of the model's files.
         device: ``cpu`` or ``cuda``.
-    n_outputs: Outputs of a classification head.
-    problem_type: Transformers' word for its loss.
+        n_outputs: Outputs of a classification head.
+        problem_type: Transformers' word for its loss.
     """
 
     digest: str
