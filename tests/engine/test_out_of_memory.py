@@ -287,6 +287,9 @@ def test_memory_that_really_runs_out_halves_the_micro_batch():
         env={
             "PYTHONPATH": str(Path(__file__).parents[2] / "worker"),
             "OMP_NUM_THREADS": "1",
+            "MALLOC_MMAP_THRESHOLD_": str(
+                2**17
+            ),  # what is freed is free, however the heap lies
             "PATH": "",
             "HOME": tempfile.gettempdir(),
         },
