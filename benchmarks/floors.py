@@ -26,11 +26,13 @@ class Floors:
         bare: Forward and backward to the activations of the frozen model.
         exact: Products of the estimator ``exact``, besides.
         sampled: Products of the estimator ``sampled``, besides.
+        batch: Products of ``batch_energies``, besides: the weight gradients themselves.
     """
 
     bare: int
     exact: int
     sampled: int
+    batch: int
 
     def of(self, way: str) -> float | None:
         """The least time of a way over that of the bare pass, at one rate of arithmetic."""
@@ -39,6 +41,7 @@ class Floors:
             "sampled": self.sampled,
             "exact": self.exact,
             "both": self.exact + self.sampled,
+            "sampled+batch": self.sampled + self.batch,
         }
         return 1 + added[way] / self.bare if way in added else None
 
@@ -55,13 +58,14 @@ def count_flops(
         rank: Rank of the probe of ``sampled``.
     """
     n = len(batch["input_ids"])
-    exact = sampled = 0
+    exact = sampled = of_batch = 0
     last: Tensor | None = None
 
     def count(x: Tensor, d_in: int, d_out: int) -> None:
-        nonlocal exact, sampled, last
+        nonlocal exact, sampled, of_batch, last
         n_tokens = x.numel() // d_in // n
         sampled += 2 * n * n_tokens * rank * (d_in + d_out)
+        of_batch += 2 * n * n_tokens * d_in * d_out
         if gram_is_cheaper(n_tokens, d_in, d_out):
             features = d_out if last is not None and is_same_memory(last, x) else d_in + d_out
             exact += n * n_tokens * (n_tokens + 1) * features
@@ -79,7 +83,7 @@ def count_flops(
             FlopCounterMode(display=False, custom_mapping=_attention_on_cpu())
         )
         bare([batch])
-    return Floors(counter.get_total_flops(), exact, sampled)
+    return Floors(counter.get_total_flops(), exact, sampled, of_batch)
 
 
 def _attention_on_cpu() -> dict[Any, Callable[..., int]]:

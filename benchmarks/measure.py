@@ -56,13 +56,13 @@ class Bare:
 class Ours:
     """`fimlora.measure` on the model as it is."""
 
-    def __init__(self, model: nn.Module, estimator: str) -> None:
-        self.model, self.estimator = model, estimator
+    def __init__(self, model: nn.Module, estimator: str, record: str | tuple[()] = ()) -> None:
+        self.model, self.estimator, self.record = model, estimator, record
 
     def __call__(self, batches: Sequence[dict[str, Tensor]]) -> None:
         measure(
             self.model, batches, target_modules="all-linear", n_batches=len(batches),
-            estimator=self.estimator, rank=SCORED_RANK,
+            estimator=self.estimator, rank=SCORED_RANK, record=self.record,
         )  # fmt: skip
 
 
@@ -95,6 +95,7 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Sequence[dict[str, Tensor]]], No
     "sampled": lambda model: Ours(model, "sampled"),
     "exact": lambda model: Ours(model, "exact"),
     "both": lambda model: Ours(model, "both"),
+    "sampled+batch": lambda model: Ours(model, "sampled", "batch_energies"),
     "peft": Peft,
 }
 

@@ -26,6 +26,7 @@ GROUPS = (
     "squared_gradients",
     "input_squares",
     "token_counts",
+    "batch_energies",
     "spectra",
     "mean_energies",
 )
@@ -88,7 +89,10 @@ class Limited(nn.Module):
 
 
 def measured(model: nn.Module, batches: list, **options) -> Statistics:
-    options = {"estimator": "both", "record": ["spectra", "moments"]} | options
+    options = {
+        "estimator": "both",
+        "record": ["spectra", "moments", "batch_energies"],
+    } | options
     return measure(model, batches, target_modules="all-linear", loss_fn=squared_sum, **options)
 
 

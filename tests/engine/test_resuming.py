@@ -60,7 +60,7 @@ def cut_off(path: Path, model, batches, *, after: int, **options) -> None:
         {"estimator": "exact"},
         {"estimator": "sampled", "rank": 4},
         {"estimator": "both", "rank": 4, "micro_batch_size": 2},
-        {"record": ["spectra", "moments"]},
+        {"record": ["spectra", "moments", "batch_energies"]},
         {"estimator": "sampled", "record": "spectra", "spectra_bytes": 0},
         {"estimator": "both", "train_mode": True},
     ],

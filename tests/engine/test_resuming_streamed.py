@@ -60,7 +60,10 @@ class Calls:
 CASES = {
     "bert_classifier": {"estimator": "both", "rank": 4},
     "deberta_v2_classifier": {},  # one example at a time, and graphs between the units
-    "llama_tied_lm": {"record": ["spectra", "moments"], "micro_batch_size": 2},
+    "llama_tied_lm": {
+        "record": ["spectra", "moments", "batch_energies"],
+        "micro_batch_size": 2,
+    },
     "mixtral_lm": {"estimator": "sampled"},
     "gpt2_lm": {"target_modules": ["h.1.attn.c_attn"]},
 }

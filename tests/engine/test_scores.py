@@ -13,6 +13,7 @@ from support.reference import relative_error
 # Two examples, two batches, s = 2, a module of 3 inputs and 2 outputs, A of rank 2.
 ROWS = np.array([9.0, 18.0])  # so expected F = 4 / (3 * 3 * 2) * ROWS = [2, 4] per column
 SQUARES = np.array([[1.0, 2.0], [3.0, 6.0]])  # so F = 4 / 2 * SQUARES = [[2, 4], [6, 12]]
+BATCHES = np.array([13.5, 18.0])  # so its expectation is 4 / (3 * 3 * 2) * BATCHES = [3, 4]
 
 
 def make(estimator="both"):
@@ -32,6 +33,7 @@ def make(estimator="both"):
         row_energies={"m": ROWS} if kind.has_exact else {},
         example_energies={"m": np.array([13.5, 13.5])} if kind.has_exact else {},
         squared_gradients={"m": SQUARES} if kind.has_sampled else {},
+        batch_energies={"m": BATCHES} if kind is Estimator.BOTH else {},
     )
 
 
@@ -44,6 +46,9 @@ def make(estimator="both"):
         ("sampled", "mean", 6.0),
         ("sampled", "max", 12.0),
         ("sampled", "l2", 100**0.5),
+        ("batch", "mean", 3.5),
+        ("batch", "max", 4.0),
+        ("batch", "l2", 5.0),
     ],
 )
 def test_each_aggregation_by_hand(estimator, aggregation, wanted):
@@ -65,8 +70,9 @@ def test_what_was_recorded_is_scored(recorded, wanted):
         ({"aggregation": "sum"}, "aggregation='sum'; allowed are 'mean', 'max', 'l2'"),
         ({"estimator": "sampled"}, "estimator='sampled' has no scores here; recorded: 'exact'"),
         ({"estimator": "both"}, "estimator='both' has no scores"),
+        ({"estimator": "batch"}, "estimator='batch' has no scores here; recorded: 'exact'"),
     ],
-    ids=["unknown_aggregation", "not_recorded", "two_at_once"],
+    ids=["unknown_aggregation", "not_recorded", "two_at_once", "not_asked_for"],
 )
 def test_what_cannot_be_scored_is_refused(options, message):
     """The message says what there is."""

@@ -10,14 +10,10 @@ from transformers import AutoModelForSequenceClassification
 
 from fimlora import Statistics, find_targets, measure
 from fimlora.errors import InvalidOption, InvalidStatistics
-from fimlora.gradient_sums import (
-    GradientSums,
-    Record,
-    Signs,
-    SketchedSum,
-    sketch_is_smaller,
-)
+from fimlora.gradient_sums import Signs, SketchedSum, sketch_is_smaller
 from fimlora.plan import TargetModule
+from fimlora.record import Record
+from fimlora.recorded_sums import RecordedSums
 from fimlora.spectra import N_LEADING, exact_spectrum
 from fimlora.statistics import RESOLVED_ERROR
 from support.models import TINY_MODELS, make_batch, minilm_path, tiny
@@ -181,7 +177,7 @@ def test_moments_merge_and_spectra_refuse_to():
         assert merged.token_counts[name] == at_once.token_counts[name]
     with pytest.raises(InvalidStatistics, match="spectra"):
         run([first], BOTH).merge(run([second], "moments"))
-    with pytest.raises(InvalidStatistics, match="moments"):
+    with pytest.raises(InvalidStatistics, match="input_squares"):
         run([first], ()).merge(run([second], "moments"))
 
 
@@ -276,11 +272,11 @@ def test_gradients_are_sketched_above_the_memory_bound_and_only_where_it_saves()
     needed = 4 * sum(m.d_in * m.d_out for m in modules)
 
     def run(spectra_bytes):
-        sums = GradientSums(
+        sums = RecordedSums(
             modules, record=frozenset({Record.SPECTRA}), spectra_bytes=spectra_bytes
         )
         for m in modules:
-            sums.add(m.name, x.detach()[None], gs[m.name][None])
+            sums.add(m.name, [(x.detach()[None], gs[m.name][None])])
         sums.commit()
         return sums.results(2)
 

@@ -8,7 +8,8 @@ import transformers
 
 from fimlora import measure, measure_streamed
 from fimlora.errors import InvalidOption
-from fimlora.gradient_sums import GradientSums, sketch_is_smaller
+from fimlora.gradient_sums import sketch_is_smaller
+from fimlora.recorded_sums import RecordedSums
 from support.models import PAD, VOCABULARY, make_batch, tiny
 from support.streaming import ALL, assert_same, batches_for, quiet, save
 
@@ -16,7 +17,7 @@ __all__ = ["quiet"]  # a fixture of every test here
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
-@pytest.mark.parametrize("record", ["spectra", "moments"])
+@pytest.mark.parametrize("record", ["spectra", "moments", "batch_energies"])
 def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     """In micro-batches too; and nothing is recorded that was not asked for."""
     model, targets = tiny("llama_gqa_lm")
@@ -28,6 +29,7 @@ def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
     assert bool(streamed.spectra) == (record == "spectra")
     assert bool(streamed.input_squares) == (record == "moments")
+    assert bool(streamed.batch_energies) == (record == "batch_energies")
 
 
 def test_sketches_are_the_resident_ones(tmp_path):
@@ -62,16 +64,16 @@ def test_gradients_of_one_block_are_in_memory_at_once(tmp_path, monkeypatch):
     """Whatever the number of blocks; each one's are gone when the next one's begin."""
     model, targets = tiny("gpt2_lm")
     save(model, tmp_path)
-    alive: weakref.WeakSet[GradientSums] = weakref.WeakSet()
+    alive: weakref.WeakSet[RecordedSums] = weakref.WeakSet()
     counts = []
-    add = GradientSums.add
+    add = RecordedSums.add
 
-    def counting(self, name, x, g):
+    def counting(self, name, calls):
         alive.add(self)
         counts.append(len(alive))
-        add(self, name, x, g)
+        add(self, name, calls)
 
-    monkeypatch.setattr(GradientSums, "add", counting)
+    monkeypatch.setattr(RecordedSums, "add", counting)
 
     batches = batches_for("gpt2_lm")
     streamed = measure_streamed(tmp_path, batches, target_modules=targets, **ALL)
@@ -82,5 +84,7 @@ def test_gradients_of_one_block_are_in_memory_at_once(tmp_path, monkeypatch):
 
 def test_an_unknown_record_is_refused_before_anything_is_read(tmp_path):
     """The message says what can be recorded."""
-    with pytest.raises(InvalidOption, match=r"'spectrum'.*'spectra', 'moments'"):
+    with pytest.raises(
+        InvalidOption, match=r"'spectrum'.*'spectra', 'moments', 'batch_energies'"
+    ):
         measure_streamed(tmp_path, [], record="spectrum")

@@ -61,6 +61,21 @@ def weight_gradients_by_example(
     return {name: torch.stack(gradients) for name, gradients in found.items()}
 
 
+def weight_gradients_by_batch(
+    model: nn.Module, batches: Sequence[Mapping[str, Any]], modules: Sequence[TargetModule]
+) -> dict[str, Tensor]:
+    """Full weight gradients (B O I), by one backward pass per batch and the model's own loss."""
+    model = copy.deepcopy(model).eval()
+    found: dict[str, list[Tensor]] = {module.name: [] for module in modules}
+    for batch in batches:
+        model.zero_grad()
+        model(**batch).loss.backward()
+        for module in modules:
+            G = model.get_submodule(module.name).weight.grad.clone()
+            found[module.name].append(G.T if module.fan_in_fan_out else G)
+    return {name: torch.stack(gradients) for name, gradients in found.items()}
+
+
 def _loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """The model's own loss, without the cast to float32 that some models put before it."""
     logits, labels = model(**batch).logits, batch["labels"]

@@ -13,13 +13,14 @@ from support.models import make_batch
 
 LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
 # Everything that a run can record.
-ALL = {"estimator": "both", "record": ("spectra", "moments")}
+ALL = {"estimator": "both", "record": ("spectra", "moments", "batch_energies")}
 GROUPS = (
     "row_energies",
     "example_energies",
     "squared_gradients",
     "input_squares",
     "token_counts",
+    "batch_energies",
     "spectra",
     "mean_energies",
     "spectrum_errors",

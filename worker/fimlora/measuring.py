@@ -20,7 +20,7 @@ from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.frozen import frozen, random_states, restore_random_states
-from fimlora.gradient_sums import SPECTRA_BYTES, GradientSums, check_record, parse_record
+from fimlora.gradient_sums import SPECTRA_BYTES
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.memory import peak_bytes
@@ -28,6 +28,8 @@ from fimlora.memory_errors import is_out_of_memory, out_of_memory, release
 from fimlora.micro_batches import MicroBatches
 from fimlora.plan import TargetModule
 from fimlora.progress_file import ProgressFile, open_progress
+from fimlora.record import check_record, parse_record
+from fimlora.recorded_sums import RecordedSums
 from fimlora.recorder import Recorder
 from fimlora.run_progress import RunProgress
 from fimlora.statistics import Estimator, Statistics
@@ -79,8 +81,8 @@ def measure(
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which ``allocate(..., rule="spectral")``
-            needs (experimental), and ``moments``; see `fimlora.gradient_sums.Record`. Both
-            keep the modules' inputs until the backward pass.
+            needs (experimental), ``moments`` and ``batch_energies``; see
+            `fimlora.record.Record`. All keep the modules' inputs until the backward pass.
         spectra_bytes: Memory for the gradients that spectra are taken of. Where they need
             more they are sketched, and the statistics state the error.
         micro_batch_size: Examples per forward pass, to save memory; changes no result. When
@@ -111,9 +113,9 @@ def measure(
     device = next(model.parameters()).device
     wanted = parse_record(record)
     check_record(wanted, model)
-    sums = GradientSums(modules, record=wanted, spectra_bytes=spectra_bytes) if wanted else None
+    sums = RecordedSums(modules, record=wanted, spectra_bytes=spectra_bytes) if wanted else None
     recorder = Recorder(
-        modules, estimator=kind, rank=rank, seed=seed, device=device, gradient_sums=sums
+        modules, estimator=kind, rank=rank, seed=seed, device=device, recorded=sums
     )
     expected = count_expected(batches, n_batches)
     sizes = MicroBatches(micro_batch_size)
@@ -193,7 +195,7 @@ class _Run:
         while start < n:
             size = 1 if self.recorder.one_at_a_time else self.sizes.of(n - start)
             part = examples.part(start, size)
-            done = self._try(part, where)
+            done = self._try(part, where, is_whole=len(part) == n)
             if done is not None:
                 self.sizes.succeed(len(part))
                 losses.append(done)
@@ -202,11 +204,11 @@ class _Run:
         check_finite(self.modules, torch.cat(losses), checks, where)
         return n
 
-    def _try(self, part: Examples, where: str) -> Tensor | None:
+    def _try(self, part: Examples, where: str, *, is_whole: bool) -> Tensor | None:
         """Run some examples; ``None`` when they are to be run differently, or fewer of them."""
         states = random_states(self.device) if self.model.training else None
         try:
-            return self._forward_backward(part, where)
+            return self._forward_backward(part, where, is_whole=is_whole)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -222,10 +224,12 @@ class _Run:
             restore_random_states(states)
         return None
 
-    def _forward_backward(self, examples: Examples, where: str) -> Tensor | None:
+    def _forward_backward(
+        self, examples: Examples, where: str, *, is_whole: bool
+    ) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
-        self.recorder.begin(examples.weights, examples.token_mask)
+        self.recorder.begin(examples.weights, examples.token_mask, is_whole=is_whole)
         losses = example_losses(self.model, self.loss, examples, self.device, where)
         if self.recorder.adapt(self.watch.calls):
             return None

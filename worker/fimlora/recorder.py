@@ -24,12 +24,12 @@ from fimlora.energies import (
     see_through,
 )
 from fimlora.errors import UnsupportedModule
-from fimlora.gradient_sums import GradientSums, Groups
 from fimlora.hooks import Call
 from fimlora.plan import TargetModule
 from fimlora.probes import draw_probe
+from fimlora.recorded_sums import RecordedSums
 from fimlora.staged import StagedSum
-from fimlora.statistics import Estimator
+from fimlora.statistics import Estimator, Groups
 
 
 class Recorder:
@@ -53,7 +53,7 @@ class Recorder:
         rank: int,
         seed: int,
         device: torch.device,
-        gradient_sums: GradientSums | None = None,
+        recorded: RecordedSums | None = None,
     ) -> None:
         self.one_at_a_time = False
         self._modules = {module.name: module for module in modules}
@@ -63,7 +63,7 @@ class Recorder:
             for module in self._modules.values()
             if self._sampled
         }
-        self._sums = gradient_sums
+        self._sums = recorded
         self._repeated: set[str] = set()
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         self._n = 0
@@ -78,17 +78,20 @@ class Recorder:
         self._examples: dict[str, list[Tensor]] = defaultdict(list)
         self._squares: dict[str, Tensor] = {}
 
-    def begin(self, weights: Tensor, token_mask: Tensor | None = None) -> None:
+    def begin(
+        self, weights: Tensor, token_mask: Tensor | None = None, *, is_whole: bool
+    ) -> None:
         """Expect a forward pass over some examples of a batch.
 
         Args:
             weights: What each of them counts in the loss of the whole batch.
             token_mask: Which of their tokens are not padding, if that is known.
+            is_whole: Whether they are all examples of the batch.
         """
         self.discard()
         self._n, self._weights = len(weights), weights
         if self._sums is not None:
-            self._sums.begin(token_mask)
+            self._sums.begin(weights, token_mask, is_whole=is_whole)
 
     def discard(self) -> None:
         """Forget a pass that was not committed: the sums are as before it began."""
@@ -169,11 +172,11 @@ class Recorder:
         gradients = [self._by_example(g) for _, g in calls]
         n_after = self._sampled + (self._sums is not None)  # what follows the part for exact
         if self._sums is not None:
-            for (kept, _), g in zip(calls, gradients, strict=True):
-                self._sums.add(name, kept[len(kept) - n_after], g)
+            inputs = [kept[len(kept) - n_after] for kept, _ in calls]
+            self._sums.add(name, [*zip(inputs, gradients, strict=True)])
         if self._exact:
-            inputs = [kept[: len(kept) - n_after] for kept, _ in calls]
-            self._add_energies(name, [*chain(*inputs)], _joined(gradients))
+            parts = [kept[: len(kept) - n_after] for kept, _ in calls]
+            self._add_energies(name, [*chain(*parts)], _joined(gradients))
         if self._sampled:
             weights = self._weights.to(gradients[0].device)
             for (kept, _), g in zip(calls, gradients, strict=True):
@@ -189,8 +192,9 @@ class Recorder:
             One number per module, in order, that is finite iff all its sums are.
         """
         checks = []
+        recorded = self._sums.end_batch() if self._sums is not None else {}
         for name in self._modules:
-            total = torch.zeros(())
+            total = recorded.get(name, torch.zeros(()))
             if self._exact:
                 energies = torch.cat(self._energies.pop(name))
                 energies = energies if order is None else energies[order.to(energies.device)]

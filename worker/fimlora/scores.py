@@ -4,9 +4,11 @@ Symbols: O and I output and input features, R rank, N examples, T batches, s LoR
 ``G[n]`` (O I) the weight gradient of example n. F is the diagonal Fisher information of
 LoRA-B, an O x R matrix. With A drawn at random, ``F[o, k]`` has for every column k the
 expectation ``f[o] = s^2 sum_n ||G[n, o, :]||^2 / (3 I N)``, which is what ``exact`` uses;
-``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``.
+``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``. Its expectation over A is ``batch``:
+``s^2 sum_b ||H[b, o, :]||^2 / (3 I T)`` for every column, with ``H[b]`` (O I) batch b's gradient.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import numpy as np
@@ -14,7 +16,9 @@ from numpy.typing import NDArray
 
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
-from fimlora.statistics import Estimator, Statistics
+from fimlora.statistics import Statistics
+
+Entries = Callable[[Statistics, TargetModule], NDArray[np.float64]]
 
 
 class Aggregation(StrEnum):
@@ -33,14 +37,14 @@ def module_scores(
 ) -> dict[str, float]:
     """Score every target module.
 
-    For ``exact``, mean, max and L2 are taken of the expected Fisher information; of a
+    For ``exact`` and ``batch``, mean, max and L2 are taken of the expected Fisher information; of a
     random A's, only the mean has the same expectation.
 
     Args:
         statistics: What `fimlora.measure` returned.
         aggregation: ``mean``, ``max`` or ``l2``.
-        estimator: ``exact`` or ``sampled``; by default what was recorded, and ``exact``
-            if both were.
+        estimator: ``exact``, ``sampled`` or ``batch`` (where ``batch_energies`` were
+            recorded); by default the estimator of the run, and ``exact`` if it was both.
 
     Returns:
         Score per module name, in the order of the modules.
@@ -54,21 +58,42 @@ def module_scores(
         )
     if estimator is None:
         estimator = "exact" if statistics.estimator.has_exact else "sampled"
-    if statistics.estimator not in {estimator, Estimator.BOTH} or estimator == "both":
-        raise InvalidOption(
-            f"estimator={estimator!r} has no scores here; recorded: {statistics.estimator.value!r}"
-        )
-    entries = _expected_entries if estimator == "exact" else _sampled_entries
+    entries = _recorded_entries(statistics)
+    if estimator not in entries:
+        recorded = ", ".join(map(repr, entries))
+        raise InvalidOption(f"estimator={estimator!r} has no scores here; recorded: {recorded}")
     return {
-        module.name: _aggregate(entries(statistics, module), Aggregation(aggregation))
+        module.name: _aggregate(
+            entries[estimator](statistics, module), Aggregation(aggregation)
+        )
         for module in statistics.modules
     }
+
+
+def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
+    """How to get at F for every estimator that was recorded, by its name."""
+    found: dict[str, Entries] = {}
+    if statistics.estimator.has_exact:
+        found["exact"] = _expected_entries
+    if statistics.estimator.has_sampled:
+        found["sampled"] = _sampled_entries
+    if statistics.batch_energies:
+        found["batch"] = _expected_batch_entries
+    return found
 
 
 def _expected_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """Expected F, O x 1: all its columns are equal."""
     rows = statistics.row_energies[module.name][:, None]
     return statistics.scale**2 * rows / (3 * module.d_in * statistics.n_examples)
+
+
+def _expected_batch_entries(
+    statistics: Statistics, module: TargetModule
+) -> NDArray[np.float64]:
+    """What F of the sampled A is in expectation, O x 1."""
+    rows = statistics.batch_energies[module.name][:, None]
+    return statistics.scale**2 * rows / (3 * module.d_in * statistics.n_batches)
 
 
 def _sampled_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:

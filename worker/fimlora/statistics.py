@@ -4,8 +4,8 @@ Everything an aggregation or a budget could ask for is here, so another one cost
 pass. The sums are numpy arrays in float64: reading and scoring them needs no torch.
 
 Symbols: O output features, R rank of the sampled A, N examples, ``G[n]`` (O I) the gradient
-of example n's loss with respect to the weight, ``D[b]`` (O R) the gradient of batch b's loss
-with respect to LoRA-B at B = 0 and s = 1.
+of example n's loss with respect to the weight, ``H[b]`` (O I) that of batch b's loss, ``D[b]``
+(O R) the gradient of batch b's loss with respect to LoRA-B at B = 0 and s = 1.
 """
 
 import json
@@ -31,6 +31,7 @@ RESOLVED_ERROR = 0.01
 MAX_LISTED = 20  # names of modules that are not targeted, in a rank map
 STATISTICS_FORMAT = "fimlora.statistics/1"
 Arrays = Mapping[str, NDArray[np.float64]]
+Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
 
 
 class Estimator(StrEnum):
@@ -76,6 +77,7 @@ class Statistics:
         not_targeted: Fused experts that the choice of targets means but that are not measured.
         input_squares: Sum over tokens of the squared input (I) per module, if recorded.
         token_counts: Tokens in that sum (1), if recorded.
+        batch_energies: ``sum_b ||H[b, o, :]||^2`` (O) per module, if recorded.
         spectra: The leading singular values (K) of the mean gradient ``sum_n G[n] / N`` per
             module, falling, if recorded.
         mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
@@ -102,6 +104,7 @@ class Statistics:
     not_targeted: tuple[str, ...] = ()
     input_squares: Arrays = field(default_factory=dict)
     token_counts: Arrays = field(default_factory=dict)
+    batch_energies: Arrays = field(default_factory=dict)
     spectra: Arrays = field(default_factory=dict)
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
@@ -176,8 +179,9 @@ class Statistics:
                 "statistics with spectra are not merged, as singular values do not add up; "
                 "measure all batches in one run, or merge runs without spectra"
             )
-        if self.input_squares.keys() != other.input_squares.keys():
-            raise InvalidStatistics("only one of the statistics holds moments; not merged")
+        for group in ("input_squares", "batch_energies"):
+            if getattr(self, group).keys() != getattr(other, group).keys():
+                raise InvalidStatistics(f"only one of the statistics holds {group}; not merged")
         for name in ("modules", *_MUST_MATCH):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -192,6 +196,7 @@ class Statistics:
             squared_gradients=_added(self.squared_gradients, other.squared_gradients),
             input_squares=_added(self.input_squares, other.input_squares),
             token_counts=_added(self.token_counts, other.token_counts),
+            batch_energies=_added(self.batch_energies, other.batch_energies),
             example_energies={
                 name: np.concatenate([values, other.example_energies[name]])
                 for name, values in self.example_energies.items()
@@ -261,6 +266,7 @@ _GROUPS = (
     "squared_gradients",
     "input_squares",
     "token_counts",
+    "batch_energies",
     "spectra",
     "mean_energies",
     "spectrum_errors",

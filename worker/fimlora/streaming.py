@@ -21,16 +21,7 @@ from fimlora.examples import Examples, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.fingerprints import digest_batch
 from fimlora.frozen import frozen
-from fimlora.gradient_sums import (
-    SPECTRA_BYTES,
-    GradientSums,
-    Groups,
-    Record,
-    Signs,
-    check_record,
-    gradients_fit,
-    parse_record,
-)
+from fimlora.gradient_sums import SPECTRA_BYTES, Signs, gradients_fit
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.measuring import (
     OnBatch,
@@ -43,10 +34,12 @@ from fimlora.memory import peak_bytes
 from fimlora.passes import casting_as_one_graph, stops
 from fimlora.plan import TargetModule
 from fimlora.progress_file import ProgressFile, open_progress
+from fimlora.record import Record, check_record, parse_record
+from fimlora.recorded_sums import RecordedSums
 from fimlora.recorder import Recorder
 from fimlora.skeleton import build_skeleton
 from fimlora.spectra import SKETCH_WIDTH
-from fimlora.statistics import Statistics
+from fimlora.statistics import Groups, Statistics
 from fimlora.sweep import Sweep
 from fimlora.targets import count_base_parameters, find_left_out, find_targets
 from fimlora.weights import Weights
@@ -162,7 +155,7 @@ def measure_streamed(
 
     def new_recorder(targets: Sequence[TargetModule]) -> Recorder:
         sums = new_sums(targets) if wanted else None
-        options: dict[str, Any] = {"rank": rank, "seed": seed, "gradient_sums": sums}
+        options: dict[str, Any] = {"rank": rank, "seed": seed, "recorded": sums}
         return Recorder(targets, estimator=kind, device=on, **options)
 
     with (
@@ -229,14 +222,14 @@ def _read(
 
 def _sums_of_units(
     modules: Sequence[TargetModule], record: frozenset[Record], spectra_bytes: int
-) -> Callable[[Sequence[TargetModule]], GradientSums]:
+) -> Callable[[Sequence[TargetModule]], RecordedSums]:
     """Decide once, for all modules, whether gradients are sketched; share the signs."""
     signs = Signs(SKETCH_WIDTH)
     fits = gradients_fit(modules, spectra_bytes)
 
-    def new(targets: Sequence[TargetModule]) -> GradientSums:
+    def new(targets: Sequence[TargetModule]) -> RecordedSums:
         n_bytes = spectra_bytes if fits else 0
-        return GradientSums(targets, record=record, spectra_bytes=n_bytes, signs=signs)
+        return RecordedSums(targets, record=record, spectra_bytes=n_bytes, signs=signs)
 
     return new
 

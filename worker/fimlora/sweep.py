@@ -16,7 +16,6 @@ from fimlora.blocks import targets_of
 from fimlora.boundary import BoundaryStore
 from fimlora.errors import MissingGradient, UnsupportedModule
 from fimlora.examples import Examples, check_finite, example_losses
-from fimlora.gradient_sums import Groups
 from fimlora.hooks import watch_modules
 from fimlora.losses import Loss
 from fimlora.measuring import OnBatch
@@ -24,6 +23,7 @@ from fimlora.parts import MixedExamplesError, Part, next_unit
 from fimlora.plan import TargetModule
 from fimlora.progress_file import SavedSums
 from fimlora.recorder import Recorder
+from fimlora.statistics import Groups
 from fimlora.sweep_progress import SweepProgress
 from fimlora.tape import Rerun, Tape
 from fimlora.targets import locate
@@ -215,7 +215,11 @@ class Sweep:
                     step, is_kept = part.tape.steps.pop(), False
                     while not is_kept:
                         watch.begin_forward()
-                        recorder.begin(part.examples.weights, part.examples.token_mask)
+                        recorder.begin(
+                            part.examples.weights,
+                            part.examples.token_mask,
+                            is_whole=len(some) == 1,
+                        )
                         rerun = Rerun(self.units[unit], step)
                         is_kept = not recorder.adapt(watch.calls)
                     watch.backward(*rerun.roots, gradients=rerun.gradients)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fimlora.gradient_sums import Groups
 from fimlora.progress_file import SavedSums
+from fimlora.statistics import Groups
 from fimlora.tape import Tape
 
 _FOUND, _GRADIENT = "found", "gradient"
