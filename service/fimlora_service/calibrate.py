@@ -57,7 +57,7 @@ REFUSALS = (
 router = APIRouter(tags=["jobs"])
 
 
-def require_json(request: Request) -> None:
+async def require_json(request: Request) -> None:
     """Refuse a body that does not say it is JSON."""
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":

@@ -32,8 +32,12 @@ class State(TypedDict):
     metrics: Metrics
 
 
+# Dependencies that only look something up are `async def`: a `def` is sent to a thread, and a
+# dozen of those per request cost more than the request.
+
+
 def _part(name: str) -> Any:
-    def read(request: Request) -> Any:
+    async def read(request: Request) -> Any:
         return getattr(request.state, name)
 
     return Depends(read)
@@ -51,7 +55,7 @@ ResolverDep = Annotated[Resolver, _part("resolver")]
 JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]
 
 
-def _prefix(request: Request) -> str:
+async def _prefix(request: Request) -> str:
     return "/v1" if request.url.path.startswith("/v1/") else ""
 
 
