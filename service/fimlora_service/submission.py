@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 
 from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
-from fimlora_contract.records import JobRecord
+from fimlora_contract.known_requests import Glance
+from fimlora_contract.records import JobRecord, new_job_id
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing, JobStore, RequestTaken
 from fimlora_contract.tracked_artifacts import TrackedArtifacts
@@ -31,7 +32,7 @@ from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolved, Resolver
 from fimlora_service.webhook_settings import allowed_origins
 from fimlora_service.webhooks import check_webhook
-from fimlora_service.work import Accepted, Known, Work
+from fimlora_service.work import Accepted, Known, Outcome, Work
 
 SUBMIT_LOCK_S = 120.0
 STATISTICS = "statistics.safetensors"
@@ -66,9 +67,9 @@ class Submission:
             check_webhook(request.webhook, allowed=allowed_origins(self.webhook_hosts))
 
     def _accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
-        job_id = self.store.new_id()
         if key is None:
-            return self._resolve_and_queue(request, job_id)
+            return self._resolve_and_queue(request)
+        job_id = self.store.new_id()
         fingerprint = digest_of(request.model_dump(mode="json"))
         bound, job_id = self.store.claim_key(key, fingerprint=fingerprint, job_id=job_id)
         if bound != fingerprint:
@@ -99,7 +100,7 @@ class Submission:
             tenant=record.fields.get("tenant", ""),
         )
         known = Known(measured=self._measured_by(record.fields.get("statistics_from")))
-        again = self._share_or_queue(work, self.store.new_id(), lambda: known).record
+        again = self._share_or_queue(work, lambda _: known).record
         self._announce(again, Outbox(self.store).addresses(record.id))
         return again
 
@@ -111,7 +112,7 @@ class Submission:
         if token is None:
             raise IdempotencyInFlight(f"a request with Idempotency-Key {key!r} is in flight")
         try:
-            accepted = self._resolve_and_queue(request, job_id)
+            accepted = self._resolve_and_queue(request, job_id=job_id)
         except ServiceError:
             self.store.release_key(key)  # nothing came of it: the key stays free
             raise
@@ -142,42 +143,56 @@ class Submission:
             return Known(result=result)
         return Known(measured=self._find_statistics(resolved))
 
-    def _resolve_and_queue(self, request: CalibrationRequest, job_id: str) -> Accepted:
+    def _resolve_and_queue(
+        self, request: CalibrationRequest, *, job_id: str | None = None
+    ) -> Accepted:
         resolved = self.resolver.resolve(request)
         work = Work.of(request, resolved)
-        accepted = self._share_or_queue(
-            work, job_id, lambda: self.find_known(request, resolved)
-        )
-        with suppress(RedisError):  # the job is accepted, counted or not
-            self.artifacts.index.count(accepted.outcome)
+
+        def find_known(glance: Glance) -> Known:
+            # Most requests are new: what was not there a moment ago need not be looked at.
+            return Known() if glance.is_new else self.find_known(request, resolved)
+
+        accepted = self._share_or_queue(work, find_known, job_id=job_id, counted=True)
+        if accepted.outcome in {"cached", "shared"}:  # a new job is counted as it is made
+            with suppress(RedisError):  # the job is accepted, counted or not
+                self.artifacts.index.count(accepted.outcome)
         return accepted
 
     def _share_or_queue(
-        self, work: Work, job_id: str, find_known: Callable[[], Known]
+        self,
+        work: Work,
+        find_known: Callable[[Glance], Known],
+        *,
+        job_id: str | None = None,
+        counted: bool = False,
     ) -> Accepted:
         """Share the open job of equal requests, or put a new one on record and queue it.
 
         Args:
             work: What is asked for.
-            job_id: The id of the new job.
             find_known: Finds earlier jobs that save work.
+            job_id: The id of the new job, if it has been promised.
+            counted: Whether a new job is counted by what it saves.
         """
         while True:
             # In this order: a job that ends after the first line is found by the last look.
-            first = "" if work.alone else self.store.shared(work.digest)
+            glance = self.store.glance(work.digest, work.statistics_digest)
+            first = "" if work.alone else glance.shared
             if first and (record := self.store.join(first)):
                 logger.info("job.shared", extra={"job_id": first, "digest": work.digest})
                 if work.is_urgent:
                     self._promote(record)
                 return Accepted(record, "shared")
-            known = find_known()
+            known = find_known(glance)
             if known.result:
                 fields = {"job_id": known.result.id, "digest": work.digest}
                 logger.info("job.cached", extra=fields)
                 return Accepted(known.result, "cached")
+            outcome: Outcome = "replanned" if known.measured else "measured"
             try:
                 record = self.store.create(
-                    job_id,
+                    job_id or new_job_id(glance.now_ms),
                     request=work.request,
                     resolved=work.resolved,
                     digest=work.digest,
@@ -185,11 +200,12 @@ class Submission:
                     tenant=work.tenant,
                     statistics_from=known.measured.id if known.measured else "",
                     in_place_of=None if work.alone else first,
+                    counted_as=outcome if counted else "",
                 )
             except RequestTaken:
                 continue  # an equal request was faster
             self._enqueue(record, is_urgent=work.is_urgent)
-            return Accepted(record, "replanned" if known.measured else "measured")
+            return Accepted(record, outcome)
 
     def _find_result(self, resolved: Resolved) -> JobRecord | None:
         record = self.store.find_result(resolved.digest)

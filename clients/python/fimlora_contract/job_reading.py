@@ -46,8 +46,7 @@ class JobReader:
 
     def now_ms(self) -> int:
         """The server's clock in milliseconds."""
-        seconds, microseconds = self._redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return as_ms(self._redis.time())
 
     def shared(self, digest: str) -> str:
         """Id of the newest job that equal requests may share, empty when there was none."""
@@ -187,6 +186,12 @@ def read_record(fields: Sequence[str], values: Sequence[Any]) -> JobRecord | Non
     """What HMGET returned for some fields; ``None`` for a job that is gone."""
     stored: dict[Any, Any] = {f: v for f, v in zip(fields, values, strict=True) if v}
     return JobRecord.from_hash(stored) if "id" in stored else None
+
+
+def as_ms(time: tuple[int, int]) -> int:
+    """What TIME returned, in milliseconds."""
+    seconds, microseconds = time
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def text_of(value: Any) -> str:

@@ -1,16 +1,49 @@
 """Requests that were seen before: their results, their statistics, their idempotency keys."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from fimlora_contract.job_reading import JobMissing, JobReader, text_of
+from fimlora_contract.job_reading import JobMissing, JobReader, as_ms, text_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.records import JobRecord
 
 IDEMPOTENCY_TTL_S = 24 * 3600
+FIGURES = "cache_figures"
+
+
+class Glance(NamedTuple):
+    """What is on record under the digests of a request; ids are empty where there is none.
+
+    Attributes:
+        now_ms: The server's time.
+        shared: Id of the newest job that equal requests may share.
+        result: Id of a job that an equal request has made.
+        statistics: Id of a job that has measured the same.
+    """
+
+    now_ms: int
+    shared: str
+    result: str
+    statistics: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is on record."""
+        return not (self.shared or self.result or self.statistics)
 
 
 class KnownRequests(JobReader):
     """What the next equal request finds."""
+
+    def glance(self, digest: str, statistics_digest: str) -> Glance:
+        """Look for all that may be on record about a request, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        # First the job to share: one that ends in the meantime is found by its result.
+        pipeline.get(self.key("shared", digest))
+        pipeline.get(self.key("cache", digest))
+        pipeline.get(self.key("statistics", statistics_digest))
+        time, *ids = pipeline.execute()
+        return Glance(as_ms(time), *(text_of(id_ or "") for id_ in ids))
 
     def remember_result(self, digest: str, job_id: str) -> None:
         """Let the next equal request find this job."""
@@ -44,8 +77,10 @@ class KnownRequests(JobReader):
             The fingerprint and the job id the key stands for.
         """
         name = self.key("idempotency", key)
-        self._redis.set(name, f"{fingerprint} {job_id}", nx=True, ex=IDEMPOTENCY_TTL_S)
-        bound = text_of(self._redis.get(name)).split(" ")
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(name, f"{fingerprint} {job_id}", nx=True, ex=IDEMPOTENCY_TTL_S)
+        pipeline.get(name)
+        bound = text_of(pipeline.execute()[1]).split(" ")
         return bound[0], bound[1]
 
     def rebind_key(self, key: str, *, fingerprint: str, job_id: str) -> None:

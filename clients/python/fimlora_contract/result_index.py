@@ -8,6 +8,7 @@ since it was chosen, and a use fails when the result was claimed.
 from dataclasses import dataclass
 
 from fimlora_contract.catalogue import Catalogue
+from fimlora_contract.known_requests import FIGURES
 from fimlora_contract.store import JobStore
 
 EVICTING_TTL_S = 60  # a process that dies while it deletes keeps committers waiting this long
@@ -89,11 +90,11 @@ class ResultIndex:
 
     def count(self, what: str, by: int = 1) -> None:
         """Add to a figure."""
-        self.store.redis.hincrby(self.store.key("cache_figures"), what, by)
+        self.store.redis.hincrby(self.store.key(FIGURES), what, by)
 
     def figures(self) -> dict[str, int]:
         """All figures."""
-        found = self.store.redis.hgetall(self.store.key("cache_figures"))
+        found = self.store.redis.hgetall(self.store.key(FIGURES))
         return {_text(name): int(value) for name, value in found.items()}
 
     def _planned_from(self) -> set[str]:

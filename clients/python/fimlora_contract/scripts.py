@@ -64,14 +64,15 @@ return {1, after, redis.call('HGET', KEYS[1], 'attempt')}
     "DURATION_BOUNDS", " ".join(map(str, DURATION_BOUNDS_S))
 )
 
-# KEYS: job hash, open jobs, all ids, events stream, deadlines, and the key that names the job of equal
-# requests, if they are to find this one. ARGV: id, event, the id which that key must still hold
-# ('' = none), ms until the deadline ('' = none), then fields. Returns 1 = done, 0 = was there, -1 = another job came first.
+# KEYS: job hash, open jobs, all ids, events stream, deadlines, figures, and the key that names the
+# job of equal requests, if they are to find this one. ARGV: id, event, the id which that key must
+# still hold ('' = none), ms until the deadline ('' = none), the figure that counts it ('' = none),
+# then fields. Returns 1 = done, 0 = was there, -1 = another job came first.
 CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-if KEYS[6] then
-  if (redis.call('GET', KEYS[6]) or '') ~= ARGV[3] then return -1 end
-  redis.call('SET', KEYS[6], ARGV[1], 'EX', SHARED_TTL_S)
+if KEYS[7] then
+  if (redis.call('GET', KEYS[7]) or '') ~= ARGV[3] then return -1 end
+  redis.call('SET', KEYS[7], ARGV[1], 'EX', SHARED_TTL_S)
 end
 local time = redis.call('TIME')
 local ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -84,7 +85,8 @@ if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'deadline_at', due)
   redis.call('ZADD', KEYS[5], due, ARGV[1])
 end
-for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], unpack(ARGV, 6))
+if ARGV[5] ~= '' then redis.call('HINCRBY', KEYS[6], ARGV[5], 1) end
 redis.call('HSET', KEYS[2], ARGV[1], 'queued 1')
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
 redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])

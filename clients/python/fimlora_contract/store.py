@@ -18,7 +18,7 @@ from fimlora_contract.jobs import (
     JobStatus,
     Progress,
 )
-from fimlora_contract.known_requests import KnownRequests
+from fimlora_contract.known_requests import FIGURES, KnownRequests
 from fimlora_contract.records import (
     SHOWN_FIELDS,
     JobRecord,
@@ -71,6 +71,7 @@ class JobStore(KnownRequests):
         statistics_from: str = "",
         tenant: str = "",
         in_place_of: str | None = None,
+        counted_as: str = "",
     ) -> JobRecord:
         """Put a queued job on record; creating the same id again changes nothing.
 
@@ -84,6 +85,7 @@ class JobStore(KnownRequests):
             tenant: Who may find its result by its inputs; empty for everybody.
             in_place_of: What `shared` said; equal requests find this job from then on. With
                 ``None`` they do not.
+            counted_as: The figure that counts it; empty for none.
 
         Raises:
             RequestTaken: `shared` says something else by now.
@@ -91,7 +93,7 @@ class JobStore(KnownRequests):
         event = _event("status", job_id, Q, 1)
         keys = [
             self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
-            self.key("deadlines"),
+            self.key("deadlines"), self.key(FIGURES),
         ]  # fmt: skip
         shown, rows = split_rows(request)
         fields = {
@@ -108,7 +110,7 @@ class JobStore(KnownRequests):
             keys.append(self.key("shared", digest))
         deadline_s = request.get("deadline_s")
         until_ms = str(round(deadline_s * 1000)) if deadline_s else ""
-        given = [job_id, event, in_place_of or "", until_ms, *_flat(fields)]
+        given = [job_id, event, in_place_of or "", until_ms, counted_as, *_flat(fields)]
         pipeline.eval(scripts.CREATE, len(keys), *keys, *given)
         pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
         created, values = pipeline.execute()
