@@ -44,6 +44,7 @@ from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
+from fimlora_service.submission import Submission
 from fimlora_service.webhooks import Courier
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
@@ -151,6 +152,10 @@ def make_state(
         cache=data_folder.hub,
         timeout_s=settings.hub_timeout_s,
     )
+    resolver = Resolver(data_folder, hub)
+    submission = Submission(
+        store, transport, resolver, results, webhook_hosts=settings.webhook_hosts
+    )
     return State(
         settings=settings,
         stopping=stopping,
@@ -158,8 +163,8 @@ def make_state(
         artifacts=results,
         store=store,
         job_views=JobViews(store),
-        transport=transport,
-        resolver=Resolver(data_folder, hub),
+        resolver=resolver,
+        submission=submission,
         metrics=metrics,
     )
 

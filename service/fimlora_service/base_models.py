@@ -1,4 +1,4 @@
-"""Registered local base models: find, check and fingerprint them without loading any.
+"""Base models on disk: check and describe them without loading any.
 
 Only headers are read: ``config.json`` says what the model is, the head of each safetensors
 file which weights it has.
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fimlora_contract.folders import FolderDigests
-from fimlora_service.data_folder import registered_names
-from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
+from fimlora_service.errors import UnsafeWeights, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_SIDE = 1 << 40
@@ -48,25 +46,6 @@ class ResolvedModel:
     def digest(self) -> str:
         """Digest of the model's content."""
         return str(self.reference["digest"])
-
-
-def resolve_local_model(name: str, *, models: Path, digests: FolderDigests) -> ResolvedModel:
-    """Check a registered model and take its digest.
-
-    Raises:
-        ModelNotFound: No model is registered under that name.
-        UnsupportedArchitecture: Its configuration cannot be used.
-        UnsafeWeights: It has no sound safetensors weights.
-    """
-    folder = models / name
-    if not folder.is_dir():
-        known = registered_names(models)
-        raise ModelNotFound(f"no local model {name!r}; registered models: {known}")
-    where = f"local model {name!r}"
-    config = read_config(folder / "config.json", where=where)
-    shapes = weight_shapes(folder, where=where)
-    reference = {"source": "local", "name": name, "digest": digests.of_model(folder)}
-    return ResolvedModel(reference | describe_config(config), config, shapes, sizes={})
 
 
 def read_config(path: Path, *, where: str) -> dict[str, Any]:

@@ -16,22 +16,18 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.dependencies import (
-    ArtifactsDep,
     JobId,
     MetricsDep,
     PrefixDep,
-    ResolverDep,
     SettingsDep,
     StoppingDep,
-    StoreDep,
-    TransportDep,
+    SubmissionDep,
     problems,
 )
 from fimlora_service.estimating import make_estimate
 from fimlora_service.examples import CALIBRATION_EXAMPLES
 from fimlora_service.jobs import Patience
 from fimlora_service.preferences import wait_preference
-from fimlora_service.submission import Submission
 
 RETRY_AFTER_S = 2
 # What is wrong with a body, however it is submitted.
@@ -64,20 +60,6 @@ async def require_json(request: Request) -> None:
         raise errors.UnsupportedMediaType(f"content type {given!r}; expected application/json")
 
 
-async def make_submission(
-    store: StoreDep,
-    transport: TransportDep,
-    resolver: ResolverDep,
-    artifacts: ArtifactsDep,
-    settings: SettingsDep,
-) -> Submission:
-    """What accepts requests."""
-    return Submission(
-        store, transport, resolver, artifacts, webhook_hosts=settings.webhook_hosts
-    )
-
-
-SubmissionDep = Annotated[Submission, Depends(make_submission)]
 RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]
 PreferHeader = Annotated[
     list[str],

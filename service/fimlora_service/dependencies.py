@@ -13,9 +13,9 @@ from fimlora_service.errors import JobGone, JobNotFound, ServiceError
 from fimlora_service.job_views import JobViews
 from fimlora_service.metrics import Metrics
 from fimlora_service.problems import MEDIA_TYPE
-from fimlora_service.queue import RqTransport
 from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
+from fimlora_service.submission import Submission
 
 
 class State(TypedDict):
@@ -27,8 +27,8 @@ class State(TypedDict):
     artifacts: TrackedArtifacts
     store: JobStore
     job_views: JobViews
-    transport: RqTransport
     resolver: Resolver
+    submission: Submission
     metrics: Metrics
 
 
@@ -49,7 +49,7 @@ DataFolderDep = Annotated[DataFolder, _part("data_folder")]
 ArtifactsDep = Annotated[TrackedArtifacts, _part("artifacts")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
-TransportDep = Annotated[RqTransport, _part("transport")]
+SubmissionDep = Annotated[Submission, _part("submission")]
 MetricsDep = Annotated[Metrics, _part("metrics")]
 ResolverDep = Annotated[Resolver, _part("resolver")]
 JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]

@@ -24,11 +24,12 @@ from fimlora_contract.references import (
     UploadedDataset,
 )
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_service.base_models import ResolvedModel, resolve_local_model
+from fimlora_service.base_models import ResolvedModel
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_service.hub import Hub
 from fimlora_service.local_datasets import columns_of, data_files, read_rows
+from fimlora_service.local_models import LocalModels
 from fimlora_service.rows import RowError, check_rows, check_text, survey
 from fimlora_service.targets import check_targets
 from fimlora_service.uploads import find_upload
@@ -105,6 +106,7 @@ class Resolver:
     def __init__(self, data_folder: DataFolder, hub: Hub) -> None:
         self._data = data_folder
         self._hub = hub
+        self._models = LocalModels(data_folder.models)
         self._digests = FolderDigests()
         # Uploads never change, so what was checked once need not be read again.
         self._check_upload = lru_cache(maxsize=1024)(_check_file)
@@ -156,7 +158,7 @@ class Resolver:
             return self._hub.resolve_model(
                 model, with_shapes=wants_shapes, with_sizes=in_detail
             )
-        return resolve_local_model(model.name, models=self._data.models, digests=self._digests)
+        return self._models.resolve(model.name)
 
     def _resolve_dataset(self, request: CalibrationRequest) -> dict[str, Any]:
         dataset, task = request.dataset, request.calibration.task
