@@ -165,6 +165,37 @@ def report_load(address: str, queued_id: str, finished_id: str, o: argparse.Name
         print(f"{name:32} {rate:9.0f} {median:6.1f} ms {p99:6.1f} ms   {share:6.0%}")
 
 
+def report_mixture(address: str, queued_id: str, o: argparse.Namespace) -> None:
+    """What one client who looks at a job notices of many who ask for something else."""
+    routes = requests_of(queued_id)
+    times: dict[str, list[float]] = {"GET /empty": [], "POST /calibrate": []}
+    for _ in range(o.rounds):
+        for name, taken in times.items():
+            one = beside(address, routes["GET /jobs/{id}"], routes[name], o.connections)
+            taken.extend(one)
+    print(f"\nGET /jobs/{{id}} on one connection, beside {o.connections} that ask for")
+    for name, taken in times.items():
+        rate, p99 = len(taken) / o.rounds, sorted(taken)[int(0.99 * (len(taken) - 1))]
+        median = statistics.median(taken)
+        print(f"{name:32} {rate:9.0f} {median:6.1f} ms {p99:6.1f} ms")
+
+
+def beside(
+    address: str, make: Callable[[], Request], others: Callable[[], Request], connections: int
+) -> list[float]:
+    """Milliseconds of every answer on one connection while others are busy with theirs."""
+    load = threading.Thread(
+        target=under_load,
+        args=(address, others),
+        kwargs={"connections": connections, "seconds": 1.5},
+    )
+    load.start()
+    time.sleep(0.25)  # all of them are connected
+    times = under_load(address, make, connections=1, seconds=1)
+    load.join()
+    return times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs to put on record")
@@ -180,6 +211,7 @@ def main() -> None:
             queued_id = report_sizes(address, client, redis, o)
             finished_id = succeeded_job(client, redis_url, data_dir, 32)
             report_load(address, queued_id, finished_id, o)
+            report_mixture(address, queued_id, o)
 
 
 if __name__ == "__main__":

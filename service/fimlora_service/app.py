@@ -38,6 +38,7 @@ from fimlora_service.evicting import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.hub import Hub
 from fimlora_service.job_views import JobViews
+from fimlora_service.lanes import Lanes
 from fimlora_service.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from fimlora_service.problems import install_handlers
@@ -165,6 +166,7 @@ def make_state(
         job_views=JobViews(store),
         resolver=resolver,
         submission=submission,
+        lanes=Lanes(),
         metrics=metrics,
     )
 

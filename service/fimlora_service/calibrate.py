@@ -4,6 +4,7 @@ POST /estimate goes the same way up to the record.
 """
 
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
@@ -17,6 +18,7 @@ from fimlora_contract.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.dependencies import (
     JobId,
+    LanesDep,
     MetricsDep,
     PrefixDep,
     SettingsDep,
@@ -101,6 +103,7 @@ async def calibrate(
     body: RequestBody,
     request: Request,
     submission: SubmissionDep,
+    lanes: LanesDep,
     metrics: MetricsDep,
     settings: SettingsDep,
     stopping: StoppingDep,
@@ -111,9 +114,10 @@ async def calibrate(
 ) -> Any:
     """Queue a calibration and answer at once, or once it has ended if the client waits."""
     if body.validate_only:
-        made = await run_in_threadpool(make_estimate, body, submission)
+        made = await lanes.run(body, partial(make_estimate, body, submission))
         return Response(made.model_dump_json(), media_type="application/json")
-    accepted = await run_in_threadpool(submission.accept, body, key=idempotency_key)
+    accept = partial(submission.accept, body, key=idempotency_key)
+    accepted = await lanes.run(body, accept)
     metrics.accepted.labels(accepted.outcome).inc()
     record, wait = accepted.record, wait_preference(prefer)
     if wait is not None:
@@ -132,9 +136,9 @@ async def calibrate(
 
 
 @router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
-def estimate(body: RequestBody, submission: SubmissionDep) -> Estimate:
+async def estimate(body: RequestBody, submission: SubmissionDep, lanes: LanesDep) -> Estimate:
     """Check a request as POST /calibrate does and say what it would need; nothing is queued."""
-    return make_estimate(body, submission)
+    return await lanes.run(body, partial(make_estimate, body, submission))
 
 
 @router.post(

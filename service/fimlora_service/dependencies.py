@@ -11,6 +11,7 @@ from fimlora_contract.tracked_artifacts import TrackedArtifacts
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import JobGone, JobNotFound, ServiceError
 from fimlora_service.job_views import JobViews
+from fimlora_service.lanes import Lanes
 from fimlora_service.metrics import Metrics
 from fimlora_service.problems import MEDIA_TYPE
 from fimlora_service.resolve import Resolver
@@ -29,6 +30,7 @@ class State(TypedDict):
     job_views: JobViews
     resolver: Resolver
     submission: Submission
+    lanes: Lanes
     metrics: Metrics
 
 
@@ -50,6 +52,7 @@ ArtifactsDep = Annotated[TrackedArtifacts, _part("artifacts")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 SubmissionDep = Annotated[Submission, _part("submission")]
+LanesDep = Annotated[Lanes, _part("lanes")]
 MetricsDep = Annotated[Metrics, _part("metrics")]
 ResolverDep = Annotated[Resolver, _part("resolver")]
 JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]

@@ -8,7 +8,7 @@ from redis import Redis
 from fimlora_contract import reaper
 from fimlora_contract.jobs import JobError, JobStatus, Progress, Stage
 from fimlora_contract.reaper import Reaped
-from fimlora_contract.store import JobMissing, JobStore, StaleAttempt
+from fimlora_contract.store import JobMissing, JobStore, RequestTaken, StaleAttempt
 from fimlora_contract.tasks import MAX_ATTEMPTS, attempts_in
 
 
@@ -206,6 +206,35 @@ def test_a_key_is_bound_to_its_first_request(store):
     """The second request with a key learns what the first one was."""
     assert store.claim_key("k", fingerprint="f1", job_id="job_1") == ("f1", "job_1")
     assert store.claim_key("k", fingerprint="f2", job_id="job_2") == ("f1", "job_1")
+
+
+def test_one_glance_finds_what_is_known_of_a_request(store, job_id):
+    """Nothing at first; then the job to share, the result and the statistics, each by its key."""
+    before = store.now_ms()
+    nothing = store.glance("sha256:aa", "sha256:ss")
+    assert nothing.is_new
+    assert before <= nothing.now_ms <= store.now_ms()
+
+    store.create("job_2", request={}, resolved={}, digest="sha256:aa", in_place_of="")
+    store.remember_result("sha256:aa", job_id)
+    store.remember_statistics("sha256:ss", "job_3")
+
+    found = store.glance("sha256:aa", "sha256:ss")
+    assert (found.shared, found.result, found.statistics) == ("job_2", job_id, "job_3")
+    assert not found.is_new
+    assert store.glance("sha256:bb", "sha256:ss").statistics == "job_3"
+    assert not store.glance("sha256:bb", "sha256:ss").is_new
+
+
+def test_a_new_job_is_counted_once(store, redis_client):
+    """Making it again, or in a place that is taken, counts nothing."""
+    fields = {"request": {}, "resolved": {}, "digest": "sha256:aa", "counted_as": "measured"}
+    for _ in range(2):
+        store.create("job_1", **fields, in_place_of="")
+    with pytest.raises(RequestTaken):
+        store.create("job_2", **fields, in_place_of="")
+
+    assert redis_client.hgetall(store.key("cache_figures")) == {b"measured": b"1"}
 
 
 def test_only_a_succeeded_job_answers_an_equal_request(store, job_id):

@@ -1,0 +1,77 @@
+"""What a request may cost the service: counted, not timed."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from inspect import iscoroutinefunction
+from threading import Event
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+from fastapi.params import Depends
+from redis import Redis
+from redis.connection import UnixDomainSocketConnection
+
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.store import JobStore
+from fimlora_service import calibrate, dependencies
+from fimlora_service.app import make_state, open_results
+from fimlora_service.data_folder import DataFolder
+from fimlora_service.metrics import Metrics
+from fimlora_service.queue import RqTransport
+from fimlora_service.submission import Submission
+
+
+class CountingConnection(UnixDomainSocketConnection):
+    """A connection that counts what is sent: each sending waits for an answer."""
+
+    n_sent = 0
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        type(self).n_sent += 1
+        super().send_packed_command(*args, **kwargs)
+
+
+@pytest.fixture
+def submission(settings, valkey_url) -> Iterator[Submission]:
+    def connect() -> Redis:
+        return Redis.from_url(valkey_url, connection_class=CountingConnection)
+
+    with closing(connect()) as redis, closing(connect()) as queue_redis:
+        store, data_folder = JobStore(redis), DataFolder.create(settings.data_dir)
+        results = open_results(settings, data_folder, store)
+        transport = RqTransport(queue_redis)
+        state = make_state(settings, Event(), data_folder, results, transport, Metrics())
+        yield state["submission"]
+
+
+@pytest.mark.parametrize(("key", "n_expected"), [(None, 4), ("k", 9)], ids=["plain", "keyed"])
+def test_a_new_request_is_on_record_and_queued_in_few_round_trips(
+    submission, body, key, n_expected
+):
+    """One look, one script that makes the job and counts it, two of RQ's; a key takes five."""
+
+    def submit(seed: int, key: str | None) -> str:
+        request = CalibrationRequest.model_validate(body | {"calibration": {"seed": seed}})
+        return submission.accept(request, key=key).outcome
+
+    submit(0, "before")  # connects, and lets RQ load its script
+    CountingConnection.n_sent = 0
+
+    outcome = submit(1, key)
+
+    assert (outcome, CountingConnection.n_sent) == ("measured", n_expected)
+
+
+def test_no_dependency_is_sent_to_a_thread():
+    """FastAPI calls a plain function in a thread, which costs more than what ours look up."""
+    found = {
+        name: part.dependency
+        for module in (calibrate, dependencies)
+        for name, kind in vars(module).items()
+        if get_origin(kind) is Annotated
+        for part in get_args(kind)
+        if isinstance(part, Depends)
+    } | {"require_json": calibrate.require_json}
+
+    assert len(found) > 10
+    assert [name for name, call in found.items() if not iscoroutinefunction(call)] == []
