@@ -14,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from fimlora_contract.references import HubDataset, HubModel
 from fimlora_contract.requests import CalibrationRequest
 
-# More than one, so that a large dataset that is checked for the first time holds up no other.
+# More than one, so that a large dataset that is checked for the first time holds up no other. Few
+# also means that, while Redis hangs, they are refused three at a time, each after its timeout.
 N_NEAR = 3
 # These mostly wait for the network, which costs nobody a turn; but they must leave threads to
 # all others when the hub is slow to answer.
