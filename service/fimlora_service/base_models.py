@@ -113,11 +113,12 @@ def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
             if length > min(MAX_HEADER_BYTES, file.stat().st_size):
                 raise ValueError(f"header of {length} bytes")
             header = json.loads(stream.read(length))
-        return {
-            name: sound_shape(entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
+        header.pop("__metadata__", None)
+        shapes = {name: sound_shape(entry["shape"]) for name, entry in header.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        if 8 + length + end != file.stat().st_size:
+            raise ValueError(f"tensors end at {8 + length + end}")
+        return shapes
     except UNSOUND as error:
         raise UnsafeWeights(
             f"{file.name} of {where} is not a sound safetensors file"

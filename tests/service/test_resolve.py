@@ -91,6 +91,15 @@ class TestLocalModels:
 
         assert refuse(base_model="local:odd")[0] == "unsafe_weights"
 
+    @pytest.mark.parametrize("change", [-1, 1], ids=["cut off", "too long"])
+    def test_a_file_of_another_size_than_its_tensors_is_refused(self, refuse, data_dir, change):
+        """Before it is queued: no worker could read it."""
+        file = make_model(data_dir / "models" / "odd") / "model.safetensors"
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] if change < 0 else content + b"\0")
+
+        assert refuse(base_model="local:odd")[0] == "unsafe_weights"
+
     def test_a_link_that_leads_nowhere_is_refused(self, refuse, http, data_dir):
         """A registered model whose files were moved away is the operator's to mend."""
         folder = data_dir / "models" / "tiny"

@@ -125,6 +125,34 @@ def test_models_that_transformers_does_not_know_are_refused(folder, fields, mess
         read_config(folder)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": "six"}, "expected int, got str"),
+        ({"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; its checkpoint"),
+        ({"text_config": {"num_experts": 10**9}}, "asks for num_experts=1000000000"),
+        ({"hidden_size": -8, "num_attention_heads": 1}, "negative dimension"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_is_refused_at_once(folder, fields, message):
+    """By the code of a wrong model, not as a fault of the worker, nor after hours of work."""
+    change_config(folder, **fields)
+
+    with pytest.raises(UnsupportedArchitecture, match=message):
+        load(folder, CLASSIFIER)
+
+
+def test_weights_that_are_cut_off_are_refused(folder):
+    """A copy that was broken off is no fault of the worker."""
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+    with pytest.raises(
+        UnsafeWeights, match=r"model\.safetensors is not a sound safetensors file"
+    ):
+        load(folder, CLASSIFIER)
+
+
 def test_an_adapter_is_no_base_model(folder):
     """Loading it would silently fetch the base model it names."""
     (folder / "adapter_config.json").write_text("{}")

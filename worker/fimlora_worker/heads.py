@@ -104,7 +104,10 @@ def named_architecture_errors(config: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, ImportError, AttributeError) as error:
+    except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        # Of torch's own errors, which are mostly about memory, one is the configuration's.
+        if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
+            raise
         raise UnsupportedArchitecture(
             f"transformers cannot load this {config.model_type} model: {error}"
         ) from error

@@ -6,10 +6,14 @@ name: a name would also open a folder of that name in the current one.
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 
 from fimlora_contract.folders import (
     UNWANTED,
@@ -30,6 +34,9 @@ from fimlora_worker.heads import (
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
+# Fields that say how often a part is built, and a number that no known model exceeds.
+REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
+MOST_REPEATS = 1_000
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -110,12 +117,53 @@ def read_config(folder: Path) -> Any:
         raise UnsupportedArchitecture(
             "the model brings code of its own (auto_map in config.json), which is never run"
         )
+    check_counts(raw, n_tensors=count_tensors(folder))
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise UnsupportedArchitecture(
+            f"the config.json of the model cannot be used: {' '.join(str(error).split())}"
+        ) from error
     except (ValueError, KeyError) as error:
         raise UnsupportedArchitecture(
             f"transformers has no model type {raw.get('model_type')!r}"
         ) from error
+
+
+def count_tensors(folder: Path) -> int:
+    """How many tensors the weights' files hold.
+
+    Raises:
+        UnsafeWeights: One of them is damaged.
+    """
+    n_tensors = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                n_tensors += len(tensors.keys())
+        except SafetensorError as error:
+            raise UnsafeWeights(
+                f"{file.name} is not a sound safetensors file: {error}"
+            ) from error
+    return n_tensors
+
+
+def check_counts(config: Mapping[str, Any], *, n_tensors: int) -> None:
+    """Refuse a configuration of far more layers or experts than there are weights for.
+
+    Building them would take the worker's time and memory before the first one is missed.
+
+    Raises:
+        UnsupportedArchitecture: Names the field.
+    """
+    most = max(MOST_REPEATS, n_tensors)
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for key, value in ((k, v) for part in parts for k, v in part.items()):
+        if REPEATS.search(key) and isinstance(value, int) and value > most:
+            raise UnsupportedArchitecture(
+                f"the config.json of the model asks for {key}={value}; its checkpoint has "
+                f"{n_tensors} tensors"
+            )
 
 
 def choose_dtype(wanted: Dtype, config: Any, *, device: str) -> str:
