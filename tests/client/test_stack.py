@@ -12,10 +12,11 @@ import pytest
 
 from fimlora_client.stack.children import Program, RestartPolicy, describe_exit
 from fimlora_client.stack.errors import StackError
+from fimlora_client.stack.given_store import check_reachable, hide_password
 from fimlora_client.stack.ownership import Running, announce, find_running, own
 from fimlora_client.stack.server_binary import choose, find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
-from fimlora_client.stack.up import choose_port, fresh_log, hide_password
+from fimlora_client.stack.up import choose_port, fresh_log
 from fimlora_client.stack.valkey import (
     SOCKET_PATH_LIMIT,
     answers,
@@ -336,3 +337,36 @@ def test_the_log_of_the_run_before_is_kept(tmp_path):
 
     assert (tmp_path / "worker.previous.log").read_text() == "first"
     assert (tmp_path / "worker.log").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("localhost:6379", "it must begin with redis://, rediss:// or unix://"),
+        ("http://localhost", "it must begin with redis://, rediss:// or unix://"),
+        ("redis://127.0.0.1:1/0", "Connection refused"),
+        ("redis://127.0.0.1:99999", "Port out of range"),
+        ("redis://[::1", "Invalid IPv6 URL"),
+        ("unix:///nonexistent/s", "No such file or directory"),
+    ],
+)
+def test_a_redis_that_is_not_there_is_named_at_once(url, reason):
+    """Not after minutes of waiting for processes that cannot start."""
+    with pytest.raises(StackError, match="REDIS_URL") as refused:
+        check_reachable(url)
+
+    assert reason in str(refused.value)
+    assert "unset it" in refused.value.next_step
+
+
+def test_a_redis_that_is_there_is_accepted(valkey_url):
+    """By whatever address the tests' own server has."""
+    check_reachable(valkey_url)
+
+
+def test_a_password_is_not_told():
+    """It may be wrong, but it is secret."""
+    with pytest.raises(StackError) as refused:
+        check_reachable("redis://me:s3cret@127.0.0.1:1/0?password=s3cret")
+
+    assert "s3cret" not in str(refused.value)

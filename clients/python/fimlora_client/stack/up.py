@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.context import Context
@@ -18,6 +17,7 @@ from fimlora_client.retries import RetryPolicy
 from fimlora_client.stack import valkey
 from fimlora_client.stack.children import Program
 from fimlora_client.stack.errors import StackError
+from fimlora_client.stack.given_store import check_reachable, hide_password
 from fimlora_client.stack.ownership import Running, announce, own
 from fimlora_client.stack.server_binary import find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
@@ -124,6 +124,7 @@ def _with_store(
 ) -> Iterator[tuple[Supervisor, str, str]]:
     """A supervisor whose first child is Valkey, unless a server was given."""
     if options.redis_url:
+        check_reachable(options.redis_url)
         with Supervisor(say=say) as supervisor:
             yield supervisor, options.redis_url, hide_password(options.redis_url)
         return
@@ -206,16 +207,6 @@ def fresh_log(logs: Path, name: str) -> Path:
     if path.exists():
         path.replace(logs / f"{name}.previous.log")
     return path
-
-
-def hide_password(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = f"{parts.username or ''}:***@"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=user + host))
 
 
 def _in_url(host: str) -> str:
