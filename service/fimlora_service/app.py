@@ -35,6 +35,7 @@ from fimlora_service import (
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.dependencies import State
 from fimlora_service.evicting import EVICTION_INTERVAL_S, limits_of, make_room
+from fimlora_service.head_requests import HeadMiddleware
 from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.hub import Hub
 from fimlora_service.job_views import JobViews
@@ -96,6 +97,7 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
     )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(
         BodyLimitMiddleware,
         limit=settings.max_body_bytes,

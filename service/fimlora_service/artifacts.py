@@ -6,12 +6,14 @@ from typing import BinaryIO
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from fimlora_contract.artifacts import BINARY, MEDIA_TYPES
 from fimlora_contract.digests import CHUNK
 from fimlora_contract.jobs import Artifact, CalibrationResult
 from fimlora_service import errors
 from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
 from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
+from fimlora_service.queries import StrictQueryRoute
 
 NAMES = frozenset({
     "adapter_config.json",
@@ -20,7 +22,7 @@ NAMES = frozenset({
     "rank_map.svg",
     "statistics.safetensors",
 })  # fmt: skip
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
 
 @router.get(
@@ -28,7 +30,7 @@ router = APIRouter(tags=["jobs"])
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={
-        200: {"content": {"application/octet-stream": {}}},
+        200: {"content": {kind: {} for kind in sorted({BINARY, *MEDIA_TYPES.values()})}},
         304: {"description": "The client's copy is the same."},
         **problems(
             errors.JobNotFound,

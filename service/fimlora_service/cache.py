@@ -13,13 +13,15 @@ from fimlora_service.dependencies import (
     problems,
 )
 from fimlora_service.evicting import evict, limits_of
+from fimlora_service.queries import StrictQueryRoute
 from fimlora_service.submission import STATISTICS
 from fimlora_service.uploads import list_uploads
 
-router = APIRouter(tags=["service"])
+REFUSALS = (errors.ValidationFailed, errors.StorageUnavailable, errors.RedisUnavailable)
+router = APIRouter(tags=["service"], route_class=StrictQueryRoute)
 
 
-@router.get("/cache", responses=problems(errors.StorageUnavailable, errors.RedisUnavailable))
+@router.get("/cache", responses=problems(*REFUSALS))
 def show_cache(
     artifacts: ArtifactsDep, data_folder: DataFolderDep, settings: SettingsDep
 ) -> CacheFigures:
@@ -46,9 +48,7 @@ def show_cache(
     )
 
 
-@router.post(
-    "/cache/evict", responses=problems(errors.StorageUnavailable, errors.RedisUnavailable)
-)
+@router.post("/cache/evict", responses=problems(*REFUSALS))
 def evict_now(artifacts: ArtifactsDep, settings: SettingsDep) -> EvictionReport:
     """Delete results beyond the limits now, and not at the next round."""
     evicted = evict(artifacts, limits_of(settings))

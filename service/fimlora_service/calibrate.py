@@ -29,7 +29,9 @@ from fimlora_service.dependencies import (
 from fimlora_service.estimating import make_estimate
 from fimlora_service.examples import CALIBRATION_EXAMPLES
 from fimlora_service.jobs import Patience
+from fimlora_service.media_types import media_type_of
 from fimlora_service.preferences import wait_preference
+from fimlora_service.queries import StrictQueryRoute
 
 RETRY_AFTER_S = 2
 # What is wrong with a body, however it is submitted.
@@ -52,14 +54,12 @@ REFUSALS = (
     errors.StorageUnavailable,
     errors.RedisUnavailable,
 )
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
 
 async def require_json(request: Request) -> None:
     """Refuse a body that does not say it is JSON."""
-    given = request.headers.get("content-type", "")
-    if given.partition(";")[0].strip().lower() != "application/json":
-        raise errors.UnsupportedMediaType(f"content type {given!r}; expected application/json")
+    media_type_of(request, allowed=["application/json"])
 
 
 RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]

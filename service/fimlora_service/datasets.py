@@ -9,8 +9,10 @@ from fimlora_contract.jobs import Dataset, DatasetPage
 from fimlora_contract.references import UPLOAD_ID
 from fimlora_contract.store import JobStore
 from fimlora_service import errors
-from fimlora_service.dependencies import DataFolderDep, StoreDep, problems
+from fimlora_service.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
 from fimlora_service.local_datasets import list_local_datasets
+from fimlora_service.media_types import media_type_of
+from fimlora_service.queries import StrictQueryRoute
 from fimlora_service.uploads import (
     MEDIA_TYPES,
     Format,
@@ -20,7 +22,7 @@ from fimlora_service.uploads import (
     receive_upload,
 )
 
-router = APIRouter(tags=["datasets"])
+router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
 DatasetId = Annotated[
     str,
     Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
@@ -44,19 +46,21 @@ BODY = {
             errors.UnsupportedMediaType,
             errors.DatasetSchema,
             errors.DatasetEmpty,
+            errors.ValidationFailed,
             errors.DiskFull,
         ),
     },
     openapi_extra={"requestBody": BODY},
 )
 async def upload_dataset(
-    request: Request, data_folder: DataFolderDep, response: Response
+    request: Request, data_folder: DataFolderDep, prefix: PrefixDep, response: Response
 ) -> Dataset:
     """Upload rows, as JSONL or Parquet, to calibrate on."""
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
         request.stream(), format=format_, data_folder=data_folder
     )
+    response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:
         response.status_code = 200
     return dataset
@@ -64,18 +68,10 @@ async def upload_dataset(
 
 def format_of(request: Request) -> Format:
     """The format that the content type names."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given not in MEDIA_TYPES:
-        raise errors.UnsupportedMediaType(
-            f"content type {given[:100]!r}; expected one of {sorted(MEDIA_TYPES)}"
-        )
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise errors.UnsupportedMediaType(f"content encoding {encoding[:100]!r}; send it plain")
-    return MEDIA_TYPES[given]
+    return MEDIA_TYPES[media_type_of(request, allowed=sorted(MEDIA_TYPES))]
 
 
-@router.get("/datasets")
+@router.get("/datasets", responses=problems(errors.ValidationFailed))
 def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     """List uploaded and registered datasets."""
     local = list_local_datasets(data_folder.datasets)

@@ -20,14 +20,17 @@ from starlette.responses import StreamingResponse
 from fimlora_contract.jobs import JobEvent, JobEventPage
 from fimlora_contract.store import JobMissing, JobStore
 from fimlora_service import errors
+from fimlora_service.accepting import quality_of
 from fimlora_service.dependencies import JobId, SettingsDep, StoppingDep, StoreDep, problems
+from fimlora_service.queries import StrictQueryRoute
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 STREAM = "text/event-stream"
-PAGES = {"application/json", "application/*"}
-STREAMS = {STREAM, "text/*", "*/*"}
+# How clients spell what there is; anything (*/*) is a stream.
+PAGES = ("application/json", "application/*")
+STREAMS = (STREAM, "text/*", "*/*")
 RECONNECT_MS = 2_000
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 logger = logging.getLogger(__name__)
 
 
@@ -84,17 +87,18 @@ class Pace:
 
 
 def wants_page(accept: str) -> bool:
-    """Whether a client asks for JSON and not for a stream.
+    """Whether a client would rather have JSON than a stream.
 
     Raises:
-        NotAcceptable: It asks for neither.
+        NotAcceptable: It takes neither.
     """
-    types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
-    if not types & (PAGES | STREAMS):
+    if page := quality_of(accept, PAGES):
+        return page > quality_of(accept, (STREAM,))
+    if not quality_of(accept, STREAMS):
         raise errors.NotAcceptable(
             "the events are there as application/json or text/event-stream only"
         )
-    return STREAM not in types and bool(types & PAGES)
+    return False
 
 
 def read_page(store: JobStore, id: str, *, after: str, limit: int) -> JobEventPage:

@@ -3,10 +3,12 @@
 No message repeats what was sent, except the names of fields.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fimlora_contract.references import DATASET_SOURCES, MODEL_SOURCES, PATTERN_MEANINGS
+from fimlora_service.known_fields import fields_at
 
 MAX_PATH_CHARS = 200
 MESSAGES = {
@@ -15,33 +17,46 @@ MESSAGES = {
     "dict_type": "must be an object",
     "list_type": "must be a list",
     "string_type": "must be text",
-    "extra_forbidden": "there is no such field",
     "missing": "this field is required",
+    "recursion_loop": "is nested too deeply",
+    "string_unicode": "holds half a character (a lone surrogate)",
 }
 # Forms of what is not in a body, by the name of the parameter.
 FORMS = {
     "webhook": "must be an http or https address of plain ASCII, without user or fragment",
     "Idempotency-Key": "must be 1 to 255 printable ASCII characters",
+    "digest": "must be sha256: and 64 lower-case hexadecimal digits",
+    "budget": "must be a mean rank such as 8, or a unit and an amount such as "
+    "parameters:2000000, bytes:8000000 or fraction:0.01",
     "cursor": "must be the next_cursor of a page",
     "after": "must be the id of an event",
     "last-event-id": "must be the id of an event",
 }
+VALIDATOR_WORDS = re.compile(r"^(Input|String|List|Dictionary) should ")
 SOURCES = {"base_model": MODEL_SOURCES, "dataset": DATASET_SOURCES}
 
 
-def field_error(error: Mapping[str, Any]) -> dict[str, str]:
-    """One error of the validator as it goes on a problem document."""
+def field_error(error: Mapping[str, Any], *, body: Any = None) -> dict[str, str]:
+    """One error of the validator as it goes on a problem document.
+
+    Args:
+        error: As the validator tells it.
+        body: Type of the body, where the route takes one.
+    """
     field, type_ = field_path(error["loc"]), error["type"]
-    return {"field": field, "message": message_of(error), "type": type_}
+    return {"field": field, "message": message_of(error, body=body), "type": type_}
 
 
-def message_of(error: Mapping[str, Any]) -> str:
+def message_of(error: Mapping[str, Any], *, body: Any = None) -> str:
     """What is wrong, in a sentence that says what is allowed."""
+    if error["type"] == "extra_forbidden" and error["loc"][0] == "body":
+        return f"there is no such field; there are {fields_at(body, error['loc'][1:-1])}"
     if error["type"] == "string_pattern_mismatch":
         form = FORMS.get(str(error["loc"][-1]), "has not the form that this field takes")
         return PATTERN_MEANINGS.get(error["ctx"]["pattern"], form)
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return MESSAGES.get(error["type"]) or message.replace("Input should be", "must be")
+    message = str(error["msg"]).removeprefix("Value error, ").removesuffix(" after validation")
+    known = MESSAGES.get(error["type"])
+    return known or VALIDATOR_WORDS.sub("must ", message)
 
 
 def field_path(location: Sequence[int | str]) -> str:

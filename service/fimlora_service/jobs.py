@@ -24,10 +24,11 @@ from fimlora_service.dependencies import (
     problems,
 )
 from fimlora_service.etags import matches
+from fimlora_service.queries import StrictQueryRoute
 from fimlora_service.settings import Settings
 
 RETRY_AFTER_S = 2
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
 
 @router.get("/jobs", responses=problems(errors.ValidationFailed, errors.RedisUnavailable))

@@ -7,13 +7,14 @@ from fastapi import APIRouter
 from fimlora_contract.jobs import Model, ModelPage
 from fimlora_service.base_models import describe_config, read_config, weight_shapes
 from fimlora_service.data_folder import registered_names
-from fimlora_service.dependencies import DataFolderDep
-from fimlora_service.errors import ServiceError
+from fimlora_service.dependencies import DataFolderDep, problems
+from fimlora_service.errors import ServiceError, ValidationFailed
+from fimlora_service.queries import StrictQueryRoute
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=StrictQueryRoute)
 
 
-@router.get("/models")
+@router.get("/models", responses=problems(ValidationFailed))
 def list_models(data_folder: DataFolderDep) -> ModelPage:
     """List registered base models, and say of each whether it can be used."""
     names = registered_names(data_folder.models)

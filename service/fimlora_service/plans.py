@@ -20,9 +20,10 @@ from fimlora_service.calibrate import require_json
 from fimlora_service.dependencies import ArtifactsDep, JobId, StoreDep, problems
 from fimlora_service.examples import PLAN_EXAMPLES
 from fimlora_service.jobs import result_of
+from fimlora_service.queries import StrictQueryRoute
 
 STATISTICS = "statistics.safetensors"
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
 
 @router.post(

@@ -24,6 +24,7 @@ from fimlora_contract.retention import is_past
 from fimlora_contract.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.field_errors import clip, field_error
+from fimlora_service.media_types import refuse_encoded
 from fimlora_service.middleware import REQUEST_ID
 
 MEDIA_TYPE = "application/problem+json"
@@ -92,11 +93,27 @@ async def on_invalid_request(request: Request, exc: Exception) -> Response:
         )
     if any(e["type"] == "missing" and tuple(e["loc"]) == ("body",) for e in found):
         return problem_response(request, errors.MalformedRequest("the body is empty"))
-    listed = [field_error(e) for e in found[:MAX_ERRORS]]
+    body = body_type(request)
+    listed = [field_error(e, body=body) for e in found[:MAX_ERRORS]]
     reasons = "; ".join(f"{e['field']}: {e['message']}" for e in listed[:5])
     more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
     detail = f"{reasons}{more}"
     return problem_response(request, errors.ValidationFailed(detail, errors=listed))
+
+
+def encoding_error(request: Request) -> errors.ServiceError | None:
+    """What is wrong with a body that cannot be read because it is compressed."""
+    try:
+        refuse_encoded(request)
+    except errors.UnsupportedMediaType as error:
+        return error
+    return None
+
+
+def body_type(request: Request) -> Any:
+    """Type of the body that the route takes, if it takes one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return field.field_info.annotation if field else None
 
 
 async def on_http_exception(request: Request, exc: Exception) -> Response:
@@ -112,7 +129,10 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
                 f"{request.method} on {path!r}; allowed: {allowed}", headers={"Allow": allowed}
             )
         case 400:
-            error = errors.MalformedRequest("the body cannot be read as JSON in UTF-8")
+            error = encoding_error(request) or errors.MalformedRequest(
+                "the body cannot be read as JSON in UTF-8: other bytes, nested too deeply, or "
+                "a number of too many digits"
+            )
         case status if status in BY_STATUS:
             error = BY_STATUS[status](str(exc.detail))
         case _:
@@ -124,7 +144,10 @@ def allowed_methods(request: Request) -> list[str]:
     """All methods that some route takes on this path."""
     scope = dict(request.scope)
     methods = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-    return [m for m in methods if _takes(request.app, scope | {"method": m})]
+    taken = {m for m in methods if _takes(request.app, scope | {"method": m})}
+    if "GET" in taken:
+        taken.add("HEAD")
+    return sorted(taken)
 
 
 def _takes(app: FastAPI, scope: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ from fimlora_service.dependencies import ArtifactsDep, JobId, ResolverDep, Store
 from fimlora_service.drift import rank_changes, rank_drift
 from fimlora_service.etags import matches
 from fimlora_service.jobs import result_of
+from fimlora_service.queries import StrictQueryRoute
 
 BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"
 Format = Literal[
@@ -57,7 +58,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.RedisUnavailable,
     ),
 }
-router = APIRouter(tags=["rank patterns"])
+router = APIRouter(tags=["rank patterns"], route_class=StrictQueryRoute)
 
 
 @router.get("/rank-patterns/{digest}", response_class=Response, responses=ANSWERS)

@@ -45,7 +45,7 @@ def test_an_upload_is_kept_under_its_content(http, data_dir, content, headers, f
 
     dataset = first.json()
     assert (first.status_code, second.status_code) == (201, 200)
-    assert first.json() == second.json()
+    assert first.json() == second.json() == http.get(first.headers["Location"]).json()
     assert (dataset["rows"], dataset["columns"]) == (8, ["text", "label"])
     stored = data_dir / "uploads" / dataset["id"]
     assert (stored / f"data.{format_}").read_bytes() == content

@@ -1,6 +1,7 @@
 """Every error is a problem document, whatever was sent."""
 
 import errno
+import gzip
 import json
 import logging
 from urllib.parse import quote
@@ -122,6 +123,16 @@ def test_another_content_type_is_refused(http, content_type):
     assert "application/json" in assert_problem(answer, 415, "unsupported_media_type")["detail"]
 
 
+def test_a_compressed_body_is_refused_as_such(http):
+    """It is JSON, but not as it comes."""
+    headers = JSON | {"Content-Encoding": "gzip"}
+
+    answer = http.post("/calibrate", content=gzip.compress(b"{}"), headers=headers)
+
+    problem = assert_problem(answer, 415, "unsupported_media_type")
+    assert "content encoding 'gzip'; send it plain" in problem["detail"]
+
+
 @pytest.mark.parametrize("path", ["/", "/nope", "/jobs/", "/v1", "/v2/jobs", "/jobs/a/b/c/d"])
 def test_an_unknown_route_is_a_problem(http, path):
     """404."""
@@ -131,11 +142,11 @@ def test_an_unknown_route_is_a_problem(http, path):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/datasets", "GET, POST"),
-        ("PUT", "/jobs/x", "DELETE, GET"),
-        ("PATCH", "/datasets/x", "DELETE, GET"),
+        ("DELETE", "/datasets", "GET, HEAD, POST"),
+        ("PUT", "/jobs/x", "DELETE, GET, HEAD"),
+        ("PATCH", "/datasets/x", "DELETE, GET, HEAD"),
         ("PUT", "/estimate", "POST"),
-        ("POST", "/workers", "GET"),
+        ("POST", "/workers", "GET, HEAD"),
         ("GET", "/calibrate", "POST"),
         ("GET", "/v1/calibrate", "POST"),
     ],

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from fimlora_contract.jobs import Progress, Stage
+from fimlora_service.events import wants_page
 
 
 def parse(stream: str) -> list[dict[str, str]]:
@@ -126,3 +127,29 @@ def test_another_format_is_not_acceptable(http, job_id, accept):
 def test_a_page_is_acceptable_in_any_spelling(http, job_id, accept):
     """Types are compared without regard to case, and one of several is enough."""
     assert http.get(f"/jobs/{job_id}/events", headers={"Accept": accept}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_page"),
+    [
+        ("text/event-stream", False),
+        ("*/*", False),
+        ("application/json, text/plain, */*", True),
+        ("application/json, text/event-stream", False),
+        ("application/json, text/event-stream;q=0.5", True),
+        ("application/json;q=0.5, text/event-stream", False),
+        ("text/event-stream;q=0, application/json", True),
+        ("application/json;q=0, */*", False),
+    ],
+)
+def test_a_client_gets_what_it_likes_best(accept, is_page):
+    """By weight; 0 means: on no account."""
+    assert wants_page(accept) is is_page
+
+
+@pytest.mark.parametrize("accept", ["application/json;q=0", "text/event-stream;q=0, */*"])
+def test_what_a_client_excludes_it_does_not_get(http, job_id, accept):
+    """406, as if it had not been named."""
+    answer = http.get(f"/jobs/{job_id}/events", headers={"Accept": accept})
+
+    assert answer.status_code == 406

@@ -69,3 +69,70 @@ def test_a_header_or_query_has_its_form_explained(http, body):
         [error] = answer.json()["errors"]
         assert error["message"].startswith("must be ")
         assert "^" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"modle": "x"}, ["base_model", "dataset", "budget"]),
+        ({"calibration": {"nbatches": 3}}, ["n_batches", "batch_size"]),
+        ({"budget": {"ranks": 3}}, ["rank", "parameters", "fraction", "bytes"]),
+        ({"dataset": {"source": "local", "name": "a", "colums": {}}}, ["name", "columns"]),
+        (
+            {"dataset": {"source": "local", "name": "a", "columns": {"txt": "a"}}},
+            ["text", "text_pair", "label"],
+        ),
+    ],
+    ids=["body", "object", "short form", "union", "object in a union"],
+)
+def test_an_unknown_field_is_answered_with_those_there_are(http, body, change, allowed):
+    """Of that very object, and of no other."""
+    problem = http.post("/calibrate", json=body | change).json()
+
+    message = next(e["message"] for e in problem["errors"] if e["type"] == "extra_forbidden")
+    assert message.startswith("there is no such field; there are [")
+    assert all(repr(name) in message for name in allowed)
+    assert ("revision" in message) is False
+    assert ("webhook" in message) is ("modle" in change)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        ("GET", "/rank-patterns/sha256:0", "must be sha256: and 64 lower-case hexadecimal"),
+        ("GET", "/rank-patterns?model=a&dataset=b&budget=x", "must be a mean rank such as 8"),
+        ("GET", "/jobs/" + "a" * 65, "must have at most 64 characters"),
+    ],
+)
+def test_a_wrong_parameter_says_its_form(http, method, path, message):
+    """Not only that it is wrong."""
+    [error] = http.request(method, path).json()["errors"]
+
+    assert error["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/jobs?status=failed", "there is no such parameter; there are ['limit', 'cursor']"),
+        (
+            "/rank-patterns?model=a&dataset=b&bugdet=8",
+            "there is no such parameter; there are ['model', 'dataset', 'budget', 'format']",
+        ),
+        ("/v1/models?x", "there is no such parameter; this route takes none"),
+    ],
+)
+def test_an_unknown_query_parameter_is_refused(http, path, message):
+    """Ignored, it would be answered as if it had not been asked."""
+    answer = http.get(path)
+
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["message"] == message
+    assert error["field"].startswith("query.")
+
+
+def test_probes_may_carry_any_query(http):
+    """Monitoring appends what it likes to defeat caches."""
+    for path in ("/healthz?t=1", "/readyz?t=1", "/version?t=1", "/metrics?t=1"):
+        assert http.get(path).status_code in {200, 503}
