@@ -19,11 +19,11 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from fimlora_contract.artifacts import ResultMissing, StorageUnavailable
+from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
 from fimlora_contract.retention import is_past
 from fimlora_contract.store import JobMissing
 from fimlora_service import errors
-from fimlora_service.field_errors import clip, field_error
 from fimlora_service.media_types import refuse_encoded
 from fimlora_service.middleware import REQUEST_ID
 

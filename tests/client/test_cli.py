@@ -260,3 +260,31 @@ def test_help_shows_every_command_and_an_example(run):
 def test_the_version_is_that_of_the_package(run):
     """And nothing else is printed."""
     assert run("--version").stdout == f"fimlora {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "0"], "budget.rank: must be greater than or equal to 1"),
+        (["--budget", "8", "--rule", "best"], "allocation.rule: must be 'proportional', "),
+        (["--budget", "8", "--column", "txt=a"], "there is no such field; there are ['text', "),
+    ],
+)
+def test_a_wrong_option_says_what_is_allowed(run, tmp_path, options, message):
+    """In the service's words, which know nothing of the validator."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": 0}\n')
+
+    result = run("calibrate", "tiny", tmp_path / "rows.jsonl", *options)
+
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_a_cancel_of_a_shared_job_says_that_it_goes_on(run, rows, job_id):
+    """Else a beginner would think that nothing had happened."""
+    for _ in range(2):
+        assert run(*REQUEST, rows, "--no-wait").stdout.strip() == job_id
+
+    assert "it goes on for 2 equal requests" in run("cancel", job_id).stderr
+    assert "it goes on for another equal request" in run("cancel", job_id).stderr
+    assert "goes on" not in run("cancel", job_id).stderr

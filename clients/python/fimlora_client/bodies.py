@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fimlora_client.calls import json_body
 from fimlora_client.errors import InvalidFile, ValidationFailed, problem_of
+from fimlora_contract.field_errors import field_error
 from fimlora_contract.references import (
     HubDataset,
     HubModel,
@@ -95,10 +96,8 @@ def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        errors = [
-            {"field": ".".join(map(str, e["loc"])), "message": e["msg"], "type": e["type"]}
-            for e in error.errors(include_url=False, include_input=False)
-        ]
+        found = error.errors(include_url=False, include_input=False)
+        errors = [field_error({**e, "loc": ("body", *e["loc"])}, body=model) for e in found]
         problem = problem_of("validation_failed", "the request is not valid", errors=errors)
         raise ValidationFailed(problem) from None
 

@@ -5,6 +5,9 @@ import typer
 from fimlora_client.cli.console import out, say
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.options import JobId
+from fimlora_contract.jobs import JobStatus
+
+GOES_ON = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 
 
 def cancel(ctx: typer.Context, job_id: JobId) -> None:
@@ -16,6 +19,11 @@ def cancel(ctx: typer.Context, job_id: JobId) -> None:
     """
     job = client_of(ctx).jobs.cancel(job_id)
     say(job.id, " is ", (job.status.value, "yellow"))
+    if job.status in GOES_ON:
+        others = (
+            "another equal request" if job.requests == 1 else f"{job.requests} equal requests"
+        )
+        say((f"  it goes on for {others}; cancel once for each to stop it", "dim"))
 
 
 def retry(ctx: typer.Context, job_id: JobId) -> None:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fimlora_contract.known_fields import fields_at
 from fimlora_contract.references import DATASET_SOURCES, MODEL_SOURCES, PATTERN_MEANINGS
-from fimlora_service.known_fields import fields_at
 
 MAX_PATH_CHARS = 200
 MESSAGES = {
