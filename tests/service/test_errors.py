@@ -215,7 +215,7 @@ def test_without_redis_the_client_is_asked_to_come_again(settings, body, method,
 
     assert_problem(answer, 503, "redis_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
-    assert answer.elapsed.total_seconds() < 1
+    assert answer.elapsed.total_seconds() < 2.5  # redis-py left to itself tries for 2.9 s
 
 
 @pytest.fixture(scope="module")
