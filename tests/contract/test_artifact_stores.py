@@ -294,6 +294,28 @@ def test_a_library_that_is_not_installed_is_named(tmp_path):
         open_artifacts("s3://bucket", data_dir=tmp_path, connect=connect)
 
 
+def test_a_bucket_that_does_not_exist_is_said_to_be_missing(s3, tmp_path):
+    """Readiness names it before a job has been measured in vain, and so does the job."""
+    url = s3.url.replace("results", "no-such-bucket", 1)
+    artifacts = open_artifacts(url, data_dir=tmp_path / "data", connect=url_to_fs)
+
+    with pytest.raises(StorageUnavailable, match="no such bucket"):
+        artifacts.check()
+    with pytest.raises(StorageUnavailable, match="no such bucket"):
+        commit(artifacts, tmp_path / "work")
+    assert not (s3.folder / "no-such-bucket").exists()
+
+
+def test_a_store_that_is_ready_has_no_result(artifacts):
+    """Looking whether a store can be written leaves nothing that is taken for a result."""
+    artifacts.check()
+    artifacts.check()
+
+    artifacts.sweep(before_ms=1 << 60, may_delete=lambda digest: True)
+    artifacts.check()
+    assert list(artifacts.list()) == []
+
+
 def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path):
     """Readiness names the reason."""
     artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)

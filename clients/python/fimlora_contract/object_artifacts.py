@@ -31,6 +31,7 @@ from fimlora_contract.local_artifacts import LocalArtifacts
 from fimlora_contract.read_cache import ReadCache
 
 CHUNK = 1 << 20
+READY = ".ready"  # beside the results: an object that says that objects can be put
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # A request must not wait for long for a store that is away; a worker tries again by itself.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -93,6 +94,7 @@ class ObjectArtifacts:
         manifest = make_manifest(files)
         if self.exists(manifest.digest):
             return manifest.digest
+        self.check()  # else a missing bucket would read as a missing result
         with self._errors(manifest.digest):
             for file in files:
                 self.files.put_file(
@@ -172,9 +174,21 @@ class ObjectArtifacts:
         return dict(sorted(folders.items()))
 
     def check(self) -> None:
-        """Ask for an object that is not there: the answer is what counts."""
-        with self._errors("check"), suppress(FileNotFoundError):
-            self.files.info(f"{self.root}/.ready")
+        """Ask for an object, and put it the first time.
+
+        Asking alone does not tell: a missing bucket has no such object either.
+        """
+        key = f"{self.root}/{READY}"
+        try:
+            with self._errors(READY):
+                try:
+                    self.files.info(key)
+                except FileNotFoundError:
+                    self.files.pipe_file(key, b"")
+        except ResultMissing as error:
+            raise StorageUnavailable(
+                "the artefact storage fails: there is no such bucket as its URL names"
+            ) from error
 
     def _key(self, digest: str, name: str) -> str:
         return f"{self.root}/{folder_name(digest)}/{name}"
