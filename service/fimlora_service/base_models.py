@@ -6,12 +6,13 @@ file which weights it has.
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fimlora_service.errors import UnsafeWeights, UnsupportedArchitecture
+from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_SIDE = 1 << 40
@@ -48,6 +49,17 @@ class ResolvedModel:
         return str(self.reference["digest"])
 
 
+@contextmanager
+def permission_errors(where: str) -> Iterator[None]:
+    """Files that their owner alone may read are the operator's to mend, not a fault of ours."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ModelNotFound(
+            f"{where} may not be read by the service's user: {Path(error.filename).name}"
+        ) from error
+
+
 def read_config(path: Path, *, where: str) -> dict[str, Any]:
     """A model's ``config.json``, refused when it is unusable or asks for code of its own."""
     if not path.is_file():
@@ -58,6 +70,8 @@ def read_config(path: Path, *, where: str) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_bytes())
+    except PermissionError:
+        raise
     except OSError as error:
         raise UnsupportedArchitecture(f"the config.json of {where} cannot be read") from error
     except (ValueError, RecursionError) as error:
@@ -83,7 +97,8 @@ def describe_config(config: Mapping[str, Any]) -> dict[str, str | None]:
 
 def weight_shapes(folder: Path, *, where: str) -> dict[str, tuple[int, ...]]:
     """Shape of every weight in a folder's safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
+    # A glob finds nothing in a folder that may not be read; this says so.
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
         raise UnsafeWeights(f"{where} has no *.safetensors file; it has {others}")
@@ -119,6 +134,8 @@ def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
         if 8 + length + end != file.stat().st_size:
             raise ValueError(f"tensors end at {8 + length + end}")
         return shapes
+    except PermissionError:
+        raise
     except UNSOUND as error:
         raise UnsafeWeights(
             f"{file.name} of {where} is not a sound safetensors file"

@@ -8,7 +8,12 @@ from typing import Literal
 from fimlora_contract.folders import FolderError, dataset_files
 from fimlora_contract.jobs import Dataset
 from fimlora_service.data_folder import registered_names
-from fimlora_service.errors import DatasetNotFound, DatasetSchema, ServiceError
+from fimlora_service.errors import (
+    DatasetNotFound,
+    DatasetSchema,
+    DatasetUnreachable,
+    ServiceError,
+)
 from fimlora_service.rows import Row, read_jsonl, read_parquet, survey_parquet
 
 FORMATS: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".parquet": "parquet"}
@@ -20,6 +25,7 @@ def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
     Raises:
         DatasetNotFound: Nothing is registered under that name.
         DatasetSchema: What is registered holds no data, or mixes formats.
+        DatasetUnreachable: The service's user may not read it.
     """
     if not (datasets / name).exists():
         known = registered_names(datasets)
@@ -28,6 +34,10 @@ def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
         return dataset_files(datasets / name)
     except FolderError as error:
         raise DatasetSchema(str(error)) from error
+    except PermissionError as error:
+        raise DatasetUnreachable(
+            f"local dataset {name!r} may not be read by the service's user"
+        ) from error
 
 
 def columns_of(file: Path) -> list[str]:

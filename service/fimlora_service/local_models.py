@@ -14,6 +14,7 @@ from fimlora_contract.folders import FolderDigests
 from fimlora_service.base_models import (
     ResolvedModel,
     describe_config,
+    permission_errors,
     read_config,
     weight_shapes,
 )
@@ -42,10 +43,14 @@ class LocalModels:
         """Check a registered model and take its digest.
 
         Raises:
-            ModelNotFound: No model is registered under that name.
+            ModelNotFound: No model is registered under that name, or none that may be read.
             UnsupportedArchitecture: Its configuration cannot be used.
             UnsafeWeights: It has no sound safetensors weights.
         """
+        with permission_errors(f"local model {name!r}"):
+            return self._resolve(name)
+
+    def _resolve(self, name: str) -> ResolvedModel:
         # Taken first: a change while the model is read shows at the next request.
         state = self._state(name)
         with self._lock:

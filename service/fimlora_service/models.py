@@ -5,7 +5,12 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from fimlora_contract.jobs import Model, ModelPage
-from fimlora_service.base_models import describe_config, read_config, weight_shapes
+from fimlora_service.base_models import (
+    describe_config,
+    permission_errors,
+    read_config,
+    weight_shapes,
+)
 from fimlora_service.data_folder import registered_names
 from fimlora_service.dependencies import DataFolderDep, problems
 from fimlora_service.errors import ServiceError, ValidationFailed
@@ -24,12 +29,14 @@ def list_models(data_folder: DataFolderDep) -> ModelPage:
 def describe_model(folder: Path) -> Model:
     """What a registered folder holds, read from headers alone."""
     where = f"local model {folder.name!r}"
-    size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-    model = Model(id=folder.name, size=size, usable=True, problem=None)
+    model = Model(id=folder.name, size=0, usable=True, problem=None)
     try:
-        config = describe_config(read_config(folder / "config.json", where=where))
-        model = model.model_copy(update=config)
-        weight_shapes(folder, where=where)
+        with permission_errors(where):
+            size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+            model = model.model_copy(update={"size": size})
+            config = describe_config(read_config(folder / "config.json", where=where))
+            model = model.model_copy(update=config)
+            weight_shapes(folder, where=where)
     except ServiceError as error:
         return model.model_copy(update={"usable": False, "problem": str(error)})
     return model

@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fimlora_service.data_folder import DataFolder
-from fimlora_service.errors import DatasetInUse
+from fimlora_service.errors import DatasetInUse, DatasetUnreachable
+from fimlora_service.local_datasets import data_files, list_local_datasets
 from fimlora_service.uploads import delete_upload
+from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import ROWS, as_jsonl
 
 JSONL = {"Content-Type": "application/x-ndjson"}
@@ -139,6 +141,21 @@ def test_uploaded_and_registered_datasets_are_listed(http, data_dir):
     listed = {d["id"]: d["format"] for d in http.get("/datasets").json()["data"]}
 
     assert listed == {id_: "jsonl", "file": "jsonl", "folder": "folder"}
+
+
+def test_a_dataset_that_may_not_be_read_hides_no_other():
+    """A folder closed to the service is left out of the list, and refused by its name."""
+    with open_folder() as datasets:
+        write(datasets / "open" / "a.jsonl")
+        closed = write(datasets / "closed" / "a.jsonl").parent
+        closed.chmod(0)
+        with as_ordinary_user():
+            listed = [dataset.id for dataset in list_local_datasets(datasets)]
+            with pytest.raises(DatasetUnreachable, match="may not be read"):
+                data_files("closed", datasets=datasets)
+        closed.chmod(0o755)
+
+    assert listed == ["open"]
 
 
 def write(path):

@@ -10,8 +10,12 @@ import pytest
 
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import weight_shapes
+from fimlora_service.errors import ModelNotFound
+from fimlora_service.local_models import LocalModels
+from fimlora_service.models import describe_model
 from fimlora_service.resolve import MEASURED, request_digest
 from fimlora_service.targets import check_targets
+from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import CONFIG, ROWS, as_jsonl, make_model
 
 
@@ -108,6 +112,20 @@ class TestLocalModels:
 
         assert refuse()[0] == "unsafe_weights"
         assert not http.get("/models").json()["data"][0]["usable"]
+
+    @pytest.mark.parametrize("closed", [".", "config.json", "model.safetensors"])
+    def test_a_model_that_may_not_be_read_is_refused(self, closed: str):
+        """It is said to be closed, not to be broken; and it is listed, with the reason."""
+        with open_folder() as models:
+            (make_model(models / "odd") / closed).chmod(0)
+            with as_ordinary_user():
+                listed = describe_model(models / "odd")
+                with pytest.raises(ModelNotFound, match="'odd' may not be read"):
+                    LocalModels(models).resolve("odd")
+            (models / "odd").chmod(0o755)
+
+        assert not listed.usable
+        assert "'odd' may not be read" in (listed.problem or "")
 
     def test_shapes_are_read_from_headers_of_all_shards(self, tmp_path: Path):
         """The same names and shapes as a real safetensors reader finds."""
