@@ -135,6 +135,44 @@ def test_every_setting_passed_on_is_one_that_the_process_reads(
     assert passed <= known
 
 
+def first_cells(path: Path) -> list[str]:
+    """The first cell of each row of a file's tables."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.split("|")[1] for line in lines if line.startswith("| `")]
+
+
+def test_every_variable_that_compose_reads_is_in_the_table(
+    services: dict[str, Any],
+) -> None:
+    """docker/README.md names what may be set in the shell or in .env, and nothing else."""
+    texts = [p.read_text(encoding="utf-8") for p in (ROOT / "docker-compose.yml", *OVERRIDES)]
+    read = set(re.findall(r"\$\{(\w+)[:}]", "".join(texts)))
+    for process in services.values():
+        read |= {key for key, value in process.get("environment", {}).items() if value is None}
+    table = re.findall(r"`(\w+)`", "".join(first_cells(ROOT / "docker" / "README.md")))
+
+    assert set(table) == read
+    assert len(table) == len(read)
+
+
+def test_every_setting_of_the_configuration_table_can_be_set(
+    services: dict[str, Any],
+) -> None:
+    """README.md's table holds for the containers too, but for where the API listens."""
+    rows = [
+        line.split("|")
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith(("| `FIMLORA_", "| `REDIS_URL", "| `HF_"))
+    ]
+    for name in OURS:
+        cells = [cell for _, cell, readers, *_ in rows if name in readers]
+        listed = set(re.findall(r"`(\w+)`", "".join(cells)))
+
+        assert len(listed) > 5
+        missing = listed - services[name]["environment"].keys()
+        assert missing <= {"FIMLORA_HOST", "FIMLORA_PORT"}
+
+
 @contextlib.contextmanager
 def valkey_with(
     flags: list[str], socket: Path
