@@ -96,5 +96,7 @@ def test_a_wrong_field_is_refused_before_anything_is_sent():
     """The same exception as the service's refusal, naming the field."""
     with pytest.raises(errors.ValidationFailed, match=r"budget.*exactly one of"):
         bodies.build_request(None, base_model="m", dataset="d", budget={})
-    with pytest.raises(errors.ValidationFailed, match=r"budgets: there is no such field; there are .*'budget'"):
+    with pytest.raises(
+        errors.ValidationFailed, match=r"budgets: there is no such field; there are .*'budget'"
+    ):
         bodies.build_request(None, base_model="m", dataset="d", budget=8, budgets=9)
