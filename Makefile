@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint fix bench docs constraints clean
+.PHONY: help install demo up test lint consumers fix bench docs constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ up: $(INSTALLED) ## Start the embedded stack: Valkey, API, one worker
 
 test: $(INSTALLED) ## Run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
+	$(BIN)/python tests/consumers/run.py $(ONLY)
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .
@@ -54,4 +57,4 @@ constraints: $(INSTALLED) ## Rewrite constraints.txt from the installed versions
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch | sed '1i # Versions every check runs with; wide ranges live in pyproject.toml.\ntorch==2.13.0' > constraints.txt
 
 clean: ## Remove the environment and what the demo wrote
-	rm -rf $(VENV) demo-output .fimlora
+	rm -rf $(VENV) .consumers demo-output .fimlora

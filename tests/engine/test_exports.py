@@ -1,13 +1,18 @@
-"""Exports: what each tool would read, checked by stock PEFT or by the tool's own rule."""
+"""Exports: what each tool would read, checked by stock PEFT or by the tool's own rule.
+
+The tools themselves read them in `tests/consumers`.
+"""
 
 import ast
 import json
 
 import pytest
+import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
-from fimlora import TargetModule, find_targets
+from fimlora import TargetModule, find_targets, write_adapter
 from fimlora.adapter_config import build_adapter_config
 from fimlora.errors import InvalidOption
 from fimlora.exports import FORMATS, NEEDS_ANCHORS, NEEDS_WEIGHTS, export, server_rank
@@ -121,6 +126,31 @@ def test_tools_without_patterns_start_from_a_folder():
     assert not any("rank" in key for key in settings)
     assert swift.splitlines()[-1] == "--model org/model --adapters ./adapter"
     assert all(NEEDS_WEIGHTS in text for text in (factory, swift))
+
+
+def test_servers_of_one_rank_find_it_in_every_tensor(tmp_path):
+    """The rule of SGLang, TGI and LoRAX, none of which installs without a GPU.
+
+    They read ``r``, ``lora_alpha`` and ``target_modules`` alone, stack q, k and v of a layer
+    or a type over all layers, and so need one rank in all tensors and no hole.
+    """
+    model, plan, config = adapter_of("llama_gqa_lm", ranks=[3, 8, 1, 5])
+    served = json.loads(export(plan, config, "layout-c").text)
+    write_adapter(
+        plan, tmp_path / "a", base_model="m", task_type="CAUSAL_LM", layout="C", weights=True
+    )
+
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+
+    assert served["lora_alpha"] / served["r"] == plan.scale
+    assert isinstance(served["target_modules"], list)
+    assert not any("." in name for name in served["target_modules"])
+    assert {t.shape[0] for n, t in tensors.items() if ".lora_A." in n} == {served["r"]}
+    assert {t.shape[1] for n, t in tensors.items() if ".lora_B." in n} == {served["r"]}
+    for leaf in served["target_modules"]:
+        layers = [n for n, _ in model.named_modules() if n.endswith(f".{leaf}")]
+        stacked = [tensors[f"base_model.model.{name}.lora_A.weight"] for name in layers]
+        assert torch.stack(stacked).shape[0] == model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize(
