@@ -1,5 +1,6 @@
 """What a process may still take, as the kernel's own files say."""
 
+import ctypes
 import resource
 import subprocess
 import sys
@@ -72,6 +73,40 @@ def test_a_group_that_is_full_leaves_nothing(proc, tmp_path):
 def test_a_system_that_does_not_say(tmp_path):
     """Nobody knows is not the same as nothing."""
     assert free_host_bytes(proc=tmp_path, groups=tmp_path) is None
+
+
+FREED = """
+from fimlora.memory import return_freed_memory
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+pieces = [libc.malloc(100_000) for _ in range(1000)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 100_000)
+for piece in pieces[:-1]:  # the last one keeps the heap from shrinking by itself
+    libc.free(piece)
+before = resident()
+return_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at memory as Linux shows it")
+def test_what_was_freed_goes_back_to_the_system():
+    """A hundred megabytes below a piece that is still in use; nothing where libc cannot."""
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("another C library than glibc")
+    env = {"PYTHONPATH": str(Path(__file__).parents[2] / "worker"), "PATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", FREED], env=env, capture_output=True, text=True, check=True
+    )
+
+    assert int(run.stdout) > 90_000_000
 
 
 LIMITED = """

@@ -22,23 +22,35 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_block_that_only_waits_goes_before_the_head_comes(folder, monkeypatch):
-    """It is read again on the way back; the block that has just run is not."""
-    opened = []
+def test_no_block_is_in_memory_beside_the_head(folder, monkeypatch):
+    """All batches leave the last block before the first sees the head; then it is read again."""
+    opened, weights, beside_head = [], [], []
 
     class Watched(Checkpoint):
         def __init__(self, path):
             super().__init__(path)
             opened.append(self)
 
+        def read(self, name):
+            if name == "lm_head.weight":
+                beside_head.extend(slot.device.numel() for slot in weights[0]._slots)
+            return super().read(name)
+
+    class Remembered(streaming.Weights):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            weights.append(self)
+
     monkeypatch.setattr(streaming, "Checkpoint", Watched)
-    batches = [make_batch("llama_gqa_lm", [6, 4])]
+    monkeypatch.setattr(streaming, "Weights", Remembered)
+    batches = [make_batch("llama_gqa_lm", [6, 4]), make_batch("llama_gqa_lm", [5, 3, 7])]
 
     measure_streamed(folder, batches, target_modules=["q_proj"])
 
     reads = opened[0].reads
     of_blocks = [reads[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(4)]
-    assert of_blocks == [2, 2, 2, 1]
+    assert beside_head == [0, 0]
+    assert of_blocks == [2, 2, 2, 2]
     assert reads["lm_head.weight"] == reads["model.embed_tokens.weight"] == 1
 
 

@@ -4,6 +4,7 @@ On a CPU that is what the machine, the process's control groups and its own limi
 whichever is least; a process that takes more than a group has is killed, not refused.
 """
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -74,6 +75,16 @@ def peak_bytes(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * _KIB
+
+
+def return_freed_memory() -> None:
+    """Give the system what this process has freed, where its C library can be told to (glibc).
+
+    The heap keeps freed pieces for later; those of a block's activations are a few hundred
+    megabytes that a tensor of another size cannot use.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another library, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -56,15 +56,16 @@ class Part:
 
         return cls(examples, Pass(body), tape)
 
-    def go_through(
-        self, unit: nn.Module, targets: Mapping[str, nn.Module], *, keeps: bool
-    ) -> None:
-        """Go through the unit that it waits at, on to the next one.
+    def run(self, unit: nn.Module, targets: Mapping[str, nn.Module], *, keeps: bool) -> object:
+        """Run the unit that it waits at; the pass waits on for what the unit returned.
 
         Args:
             unit: The unit.
             targets: Its target modules by name.
             keeps: Whether the unit will be run again.
+
+        Returns:
+            What to advance the pass with.
 
         Raises:
             MixedExamplesError: The examples must go one at a time.
@@ -78,9 +79,7 @@ class Part:
             return ()
 
         with watch_modules(targets, look, lambda name, calls: None):  # noqa: ARG005
-            outputs = self.tape.run(unit, call, keeps=keeps)
-        del call  # what it holds may go as soon as the pass lets go of it
-        self.forward.advance(outputs)
+            return self.tape.run(unit, call, keeps=keeps)
 
 
 def next_unit(parts: Sequence[Part]) -> str | None:

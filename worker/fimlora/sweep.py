@@ -6,7 +6,7 @@ then the units come back in reverse, and each is run again with its targets bein
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -146,8 +146,13 @@ class Sweep:
             targets = targets_of(unit, self.modules)
             located = {module.name: locate(self.model, module) for module in targets}
             is_kept |= bool(targets)
-            for part in flat:
-                part.go_through(self.units[unit], located, keeps=is_kept)
+            module, keeps = self.units[unit], is_kept
+            made: Iterable[object] = (part.run(module, located, keeps=keeps) for part in flat)
+            if not following:  # what comes now may be a head as large as several blocks
+                made = list(made)
+                self.weights.retire(unit)
+            for part, outputs in zip(flat, made, strict=True):
+                part.forward.advance(outputs)
             self._report(len(self.order))
         self.weights.release_ends()
         if stop is not None:

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidCheckpoint
 from fimlora.hooks import before_calls
+from fimlora.memory import return_freed_memory
 from fimlora.skeleton import initialise_missing
 from fimlora.slots import Place, Reader, Slot, lay_out
 from fimlora.sources import find_sources, fitting_sources
@@ -114,6 +115,16 @@ class Weights:
             for name, place in self._places[unit].items():
                 slot.replaced[name] = self._set(name, place.view(slot.device))
 
+    def retire(self, unit: str) -> None:
+        """Say that a unit does not run again soon: an end may take its memory.
+
+        Args:
+            unit: Its name; it is the one that was loaded last.
+        """
+        assert self._current is not None
+        assert self._current.unit == unit
+        self._current = self._expected = None
+
     def release_ends(self) -> None:
         """Let go of embedding and output head until they run again."""
         for name, stand_in in self._stand_ins.items():
@@ -179,11 +190,12 @@ class Weights:
             self._load_whole(names)
 
     def _make_room(self) -> None:
-        """Let go of a unit that is kept only in case it is needed again."""
+        """Let go of units that are kept only in case they are needed again."""
         for slot in self._slots:
             if slot is not self._current and slot.unit != self._expected:
                 self._unload(slot)
                 slot.give_back()
+        return_freed_memory()
 
     def _load_whole(self, names: Iterable[str]) -> None:
         tensors = self._model.state_dict(keep_vars=True)
