@@ -15,6 +15,10 @@ from fimlora.examples import Examples, example_losses
 from fimlora.losses import choose_loss
 from support.models import PAD, VOCABULARY, make_batch, tiny
 from support.reference import relative_error
+from support.seq2seq import SEQ2SEQ_MODELS, make_seq2seq_batch
+from support.streaming import assert_same, quiet, save
+
+__all__ = ["quiet"]  # a fixture of every test here
 
 # Chunks of three tokens round otherwise than all at once.
 SAME = {torch.float32: 1e-6, torch.bfloat16: 2e-2}
@@ -52,20 +56,22 @@ def labelled(width: int | None = None):
 
 
 def losses_and_gradient(model, loss, batch):
-    """Losses per example, and the gradient of their weighted sum at the embedding."""
+    """Losses per example, and the gradient of their weighted sum at every embedding."""
     embedded = []
 
     def keep(module, args, output):
         embedded.append(output.detach().requires_grad_())
-        return embedded[0]
+        return embedded[-1]
 
-    handle = model.get_input_embeddings().register_forward_hook(keep)
+    found = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    handles = [module.register_forward_hook(keep) for module in found]
     try:
         losses = example_losses(model, loss, Examples(batch, torch.ones(3)), CPU)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
-    return losses.detach(), embedded[0].grad
+    return losses.detach(), torch.cat([x.grad.flatten() for x in embedded])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -92,6 +98,28 @@ def test_losses_and_gradients_are_those_of_all_logits(kind, options, dtype):
     wanted = losses_and_gradient(model, replace(loss, head=None), batch)
     for left, right in zip(found, wanted, strict=True):
         assert relative_error(left, right) <= SAME[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["t5", "t5_gated_untied", "bart"])
+def test_losses_and_gradients_of_an_encoder_decoder(name, dtype):
+    """Hidden states are scaled before the head of T5, a bias is added behind BART's."""
+    model = SEQ2SEQ_MODELS[name]().requires_grad_(False).to(dtype)
+    if name == "bart":
+        model.final_logits_bias.copy_(torch.linspace(-2, 2, VOCABULARY))
+    batch = make_seq2seq_batch(name, [9, 4, 6], [5, 7, 3])
+    loss = choose_loss(model, batch, None)
+    assert loss.head is not None
+    assert loss.head.linear is model.lm_head
+    without_bias = replace(loss, head=replace(loss.head, follow=lambda logits: logits))
+
+    found = losses_and_gradient(model, loss, batch)
+
+    wanted = losses_and_gradient(model, replace(loss, head=None), batch)
+    for left, right in zip(found, wanted, strict=True):
+        assert relative_error(left, right) <= SAME[dtype]
+    others = losses_and_gradient(model, without_bias, batch)
+    assert (relative_error(others[0], wanted[0]) > SAME[dtype]) is (name == "bart")
 
 
 def test_statistics_do_not_depend_on_it(monkeypatch):
@@ -133,6 +161,24 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_streamed_equals_resident_behind_the_head_of_a_decoder(name, tmp_path):
+    """In micro-batches; the bias comes from the checkpoint."""
+    model = SEQ2SEQ_MODELS[name]()
+    if name == "bart":
+        model.final_logits_bias.copy_(torch.linspace(-2, 2, VOCABULARY))
+    resident = save(model, tmp_path)
+    batches = [
+        make_seq2seq_batch(name, [9, 5, 7], [4, 6, 3]),
+        make_seq2seq_batch(name, [6, 9], [5, 2], seed=1),
+    ]
+    options = {"target_modules": "all-linear", "estimator": "both", "micro_batch_size": 2}
+
+    found = measure_streamed(tmp_path, batches, **options)
+
+    assert_same(found, measure(resident, batches, **options))
+
+
 @pytest.mark.parametrize("is_large", [True, False])
 def test_the_logits_of_all_tokens_never_exist(is_large, monkeypatch):
     """With a large head no tensor of a measurement outgrows the head's weight."""
@@ -143,6 +189,26 @@ def test_the_logits_of_all_tokens_never_exist(is_large, monkeypatch):
 
     with LargestTensor() as largest:
         measure(model, [{"input_ids": ids, "labels": ids}], target_modules=["down_proj"])
+
+    assert (largest.entries <= 5000 * 24) is is_large
+    assert largest.entries < ids.numel() * 5000 or not is_large
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_the_logits_of_a_decoder_never_exist(is_large, monkeypatch):
+    """As of a causal model: the bias behind the head is added chunk by chunk."""
+    monkeypatch.setattr(lm_head, "_MIN_VOCABULARY", 1000 if is_large else 9999)
+    monkeypatch.setattr(lm_head, "_MIN_CHUNK_TOKENS", 16)
+    config = transformers.BartConfig(
+        vocab_size=5000, d_model=24, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=40,
+        decoder_ffn_dim=40, max_position_embeddings=64,
+    )  # fmt: skip
+    model = transformers.BartForConditionalGeneration(config).eval().requires_grad_(False)
+    ids = torch.arange(3, 131).view(4, 32)
+
+    with LargestTensor() as largest:
+        measure(model, [{"input_ids": ids, "labels": ids}], target_modules=["fc1"])
 
     assert (largest.entries <= 5000 * 24) is is_large
     assert largest.entries < ids.numel() * 5000 or not is_large

@@ -1,4 +1,4 @@
-"""Next-token losses straight from what the output head sees, a few tokens' logits at a time.
+"""Token losses straight from what the output head sees, a few tokens' logits at a time.
 
 Symbols: N examples, T tokens, M tokens with a label, H hidden features, V vocabulary.
 
@@ -31,7 +31,7 @@ Follow = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LargeHead:
-    """The output head of a causal language model.
+    """The output head of a language model.
 
     Attributes:
         linear: The head.
@@ -49,7 +49,7 @@ def find_large_head(model: Any) -> LargeHead | None:
     model's own forward pass has been seen to do just that.
 
     Args:
-        model: A causal language model of transformers, not wrapped.
+        model: A language model of transformers, causal or an encoder-decoder, not wrapped.
 
     Returns:
         The head; ``None`` where it is small, is not a plain linear map, is watched by
@@ -68,10 +68,10 @@ def find_large_head(model: Any) -> LargeHead | None:
     wide = torch.linspace(-60, 60, linear.out_features, dtype=weight.dtype, device=device)
     try:
         seen = _behind_head(model, linear, wide[None, None])
+        known = (f for f in _known_functions(model) if torch.equal(seen, f(wide[None, None])))
+        follow = next(known, None)
     except Exception:  # whatever it is that such a model misses, it is not a plain one
         return None
-    known = (f for f in _known_functions(model) if torch.equal(seen, f(wide[None, None])))
-    follow = next(known, None)
     return LargeHead(linear, follow) if follow is not None else None
 
 
@@ -79,6 +79,8 @@ def _known_functions(model: Any) -> Iterator[Follow]:
     """What models of transformers do to the output of their heads."""
     config = model.config.get_text_config()
     yield lambda logits: logits
+    if (bias := getattr(model, "final_logits_bias", None)) is not None:  # BART and its like
+        yield lambda logits: logits + bias.to(logits.device)
     if cap := getattr(config, "final_logit_softcapping", None):
         yield lambda logits: torch.tanh(logits / cap) * cap
         yield lambda logits: torch.tanh(logits.float() / cap) * cap
@@ -98,6 +100,11 @@ class _Hidden(ModelOutput):
     attentions: Any = None
     cross_attentions: Any = None
     router_logits: Any = None
+    decoder_hidden_states: Any = None
+    decoder_attentions: Any = None
+    encoder_last_hidden_state: Any = None
+    encoder_hidden_states: Any = None
+    encoder_attentions: Any = None
 
 
 class _Stand(nn.Module):
@@ -134,18 +141,26 @@ def _behind_head(model: Any, linear: nn.Linear, output: Float[Tensor, "1 1 V"]) 
         RuntimeError: It is a model of another kind.
     """
     hidden = output.new_zeros(1, 2, linear.in_features)
-    backbone, head = _Stand(_Hidden(last_hidden_state=hidden)), _HeadStand(output)
+    parts = {part: _Stand(_Hidden(last_hidden_state=hidden)) for part in _backbone(model)}
+    parts[linear] = _HeadStand(output)
     ids = torch.zeros(1, 2, dtype=torch.long, device=output.device)
-    with (
-        torch.no_grad(),
-        _replaced(model, getattr(model, model.base_model_prefix), backbone),
-        _replaced(model, linear, head),
-    ):
+    inputs = {"input_ids": ids, "attention_mask": ids + 1}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    with torch.no_grad(), ExitStack() as stack:
+        for part, stand in parts.items():
+            stack.enter_context(_replaced(model, part, stand))
         # Not through hooks that others may have on the model.
-        logits: Tensor = model.forward(input_ids=ids, attention_mask=ids + 1)["logits"]
-    if backbone.n_calls != 1 or head.n_calls != 1:
+        logits: Tensor = model.forward(**inputs)["logits"]
+    if any(stand.n_calls != 1 for stand in parts.values()):
         raise RuntimeError("backbone and head are not called once each")
     return logits
+
+
+def _backbone(model: Any) -> tuple[nn.Module, ...]:
+    """Name what is below the head: one module, or an encoder and a decoder (T5)."""
+    whole = getattr(model, model.base_model_prefix, None)
+    return (whole,) if whole is not None else (model.encoder, model.decoder)
 
 
 @contextmanager
@@ -160,7 +175,7 @@ def _replaced(model: nn.Module, part: nn.Module, stand: nn.Module) -> Iterator[N
         yield
 
 
-def next_token_losses(
+def token_losses(
     head: LargeHead,
     hidden: Float[Tensor, "M H"],
     wanted: Int[Tensor, " M"],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fimlora.errors import InvalidOption, UnsupportedModule
-from fimlora.lm_head import LargeHead, find_large_head, next_token_losses
+from fimlora.lm_head import LargeHead, find_large_head, token_losses
 from fimlora.shapes import Float, Int
 from fimlora.targets import base_model_of
 
@@ -117,7 +117,7 @@ class Loss:
         """
         assert self.head is not None
         check_labels(batch["labels"], self.head.linear.out_features, self.kind, where)
-        return _next_token_loss_behind(self.head, hidden, batch["labels"])
+        return _token_loss_behind(self.head, hidden, batch["labels"], self.kind)
 
 
 def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | None) -> Loss:
@@ -150,7 +150,8 @@ def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | No
                 f"{kind} is an encoder-decoder that does not say how its decoder reads labels; "
                 "give a loss_fn to measure it"
             )
-        return Loss(LossKind.SEQ2SEQ_LM, reads_padding=reads_padding)
+        head = find_large_head(base)
+        return Loss(LossKind.SEQ2SEQ_LM, head=head, reads_padding=reads_padding)
     if "ForCausalLM" in kind or "LMHeadModel" in kind or "ForConditionalGeneration" in kind:
         head = find_large_head(base)
         return Loss(LossKind.CAUSAL_LM, head=head, reads_padding=reads_padding)
@@ -261,11 +262,14 @@ def _token_loss(
     return losses.new_zeros(len(labels)).index_add(0, rows, losses) / counts
 
 
-def _next_token_loss_behind(
-    head: LargeHead, hidden: Float[Tensor, "N T H"], labels: Int[Tensor, "N T"]
+def _token_loss_behind(
+    head: LargeHead,
+    hidden: Float[Tensor, "N T H"],
+    labels: Int[Tensor, "N T"],
+    kind: LossKind,
 ) -> Float[Tensor, " N"]:
-    rows, columns, wanted, counts = _predicted(labels, LossKind.CAUSAL_LM, hidden.device)
-    return next_token_losses(head, hidden[rows, columns], wanted, rows, counts)
+    rows, columns, wanted, counts = _predicted(labels, kind, hidden.device)
+    return token_losses(head, hidden[rows, columns], wanted, rows, counts)
 
 
 def _predicted(
