@@ -4,21 +4,25 @@ import math
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
-from fimlora import ProgressFile, measure, measure_folder
+from fimlora import ProgressFile, executors, measure, measure_folder
 from fimlora.alignment import align
 from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidOption, OutOfMemory, UnsupportedModule
 from fimlora.execution import Executor
-from fimlora.executors import measure_where_it_fits, parse_executor
+from fimlora.executors import measure_where_it_fits, parse_executor, shortage
+from fimlora.gradient_sums import GradientSums, Signs, parse_record
 from fimlora.memory import free_bytes
-from fimlora.needs import MemoryNeed, estimate_need
+from fimlora.needs import MemoryNeed, bytes_recorded, estimate_need
+from fimlora.plan import TargetModule
 from fimlora.skeleton import build_skeleton
+from fimlora.spectra import SKETCH_WIDTH
 from fimlora.weights import read_weights
 from support.models import make_batch, tiny
 
@@ -193,6 +197,66 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     assert mixture.weight_bytes == 17 * dense.weight_bytes == 17 * 8 * 4 * 2
     assert mixture.converted_bytes == mixture.weight_bytes  # stored in four bytes each
     assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
+
+
+@pytest.mark.parametrize("record", [(), "moments", "spectra", ("spectra", "moments")])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("spectra_bytes", [0, 2**30])
+def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
+    """Sums, what the second pass adds to them, and the signs of sketches."""
+    shapes = [(900, 1100), (1100, 900), (900, 1100), (1500, 900), (8, 4)]
+    modules = [
+        TargetModule(f"layers.{i}.up", d_in, d_out) for i, (d_in, d_out) in enumerate(shapes)
+    ]
+    signs, seen = Signs(SKETCH_WIDTH), set()
+    wanted = parse_record(record)
+    sums = GradientSums(modules, record=wanted, spectra_bytes=spectra_bytes, signs=signs)
+
+    for _ in range(2):
+        sums.commit()
+        sums.begin(None)
+        for module in modules:
+            x = torch.ones(2, 3, module.d_in, dtype=dtype)
+            sums.add(module.name, x, torch.ones(2, 3, module.d_out, dtype=dtype))
+
+    for _, staged in sums._all_sums():
+        seen |= {staged.total, staged._staged}
+    seen |= set(signs._drawn.values())
+    options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}
+    found = bytes_recorded(modules, record, **options)
+    assert found == sum(tensor.numel() * tensor.itemsize for tensor in seen)
+
+
+def test_what_is_recorded_takes_its_part_of_the_memory():
+    """It does not grow with the examples, and is named where it does not fit."""
+    need = estimate_need({"a": stored(8, 4)}, itemsize=4, n_tokens=10, recorded_bytes=2**20)
+    without = replace(need, recorded_bytes=0)
+    free = round(1.05 * (need.weight_bytes + 2**20 + 5.5 * need.example_bytes))
+
+    assert need.examples_within(free, 99999) == 5
+    assert without.examples_within(free, 99999) > 5
+    assert not need.fits(without.least)
+    assert need.fits(need.least)
+    found = shortage(replace(need, recorded_bytes=2**60), torch.device("cpu"))
+    assert "GiB to record and about" in str(found)
+
+
+def test_a_model_is_streamed_for_its_spectra(tmp_path, monkeypatch):
+    """Where it would fit without; only those of one block are in memory at once."""
+    model, targets = tiny("llama_gqa_lm")
+    model.save_pretrained(tmp_path)
+    batch = make_batch("llama_gqa_lm", [5, 3])
+    modules = measure(model, [batch], target_modules=targets).modules
+    need = estimate_need(Checkpoint(tmp_path).tensors, itemsize=4, n_tokens=5)
+    left = need.least + bytes_recorded(modules, "spectra") // 2
+    monkeypatch.setattr(executors, "free_bytes", lambda _: left)  # a machine with so much
+
+    ways = [
+        measure_folder(tmp_path, [batch], target_modules=targets, record=record).execution
+        for record in ((), "spectra")
+    ]
+
+    assert [way.executor for way in ways] == [Executor.RESIDENT, Executor.STREAMED]
 
 
 def stored(*shape: int):

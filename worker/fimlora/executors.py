@@ -112,8 +112,9 @@ def shortage(need: MemoryNeed, device: torch.device) -> OutOfMemory | None:
         left = free_bytes(place)
         if left is not None and not there.fits(left):
             return error_for(place)(
-                f"weights of {format_bytes(there.weight_bytes)} and about "
-                f"{format_bytes(there.example_bytes)} for one example, with "
+                f"weights of {format_bytes(there.weight_bytes)}"
+                + (f", {format_bytes(r)} to record" if (r := there.recorded_bytes) else "")
+                + f" and about {format_bytes(there.example_bytes)} for one example, with "
                 f"{format_bytes(left)} left on {place}"
             )
     return None

@@ -1,6 +1,6 @@
 """Measure a model that lies in a folder, whatever its size."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -13,13 +13,15 @@ from fimlora.batches import as_batch, count_examples, count_tokens
 from fimlora.checkpoint import Checkpoint
 from fimlora.execution import Executor
 from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.gradient_sums import SPECTRA_BYTES, parse_record
 from fimlora.measuring import check_at_least_one, measure
 from fimlora.memory_errors import is_out_of_memory
-from fimlora.needs import estimate_need
+from fimlora.needs import bytes_recorded, estimate_need
 from fimlora.progress_file import ProgressFile
 from fimlora.skeleton import build_skeleton
 from fimlora.statistics import Statistics
 from fimlora.streaming import measure_streamed
+from fimlora.targets import find_targets
 
 
 def measure_folder(
@@ -93,6 +95,7 @@ def measure_folder(
             itemsize=built.dtype.itemsize,
             n_tokens=max(map(count_tokens, items), default=1),
             experts_per_token=experts_per_token(built.config),
+            recorded_bytes=_bytes_recorded(built, **options),
         ),
         largest_batch=micro_batch_size or max(map(count_examples, items), default=1),
         resident=resident,
@@ -107,6 +110,21 @@ def experts_per_token(config: Any) -> int:
         What the config says; 1 for a model that is no mixture.
     """
     return getattr(config, "num_experts_per_tok", None) or 1
+
+
+def _bytes_recorded(
+    model: Any,
+    *,
+    target_modules: str | Sequence[str] | None = None,
+    record: str | Collection[str] = (),
+    spectra_bytes: int = SPECTRA_BYTES,
+    **others: Any,  # noqa: ARG001 - of no weight here
+) -> int:
+    """Count what these options of `fimlora.measure` record."""
+    if not parse_record(record):
+        return 0
+    modules, itemsize = find_targets(model, target_modules), model.dtype.itemsize
+    return bytes_recorded(modules, record, spectra_bytes=spectra_bytes, itemsize=itemsize)
 
 
 @contextmanager

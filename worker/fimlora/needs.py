@@ -1,16 +1,29 @@
-"""How much memory a resident model needs, from the headers of its checkpoint alone.
+"""How much memory a resident model needs, from headers and shapes alone.
 
 A rough upper estimate: it decides where to begin, and running out of memory corrects it.
+What is recorded on request is known to the byte.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fimlora.checkpoint import StoredTensor
+from fimlora.gradient_sums import (
+    SPECTRA_BYTES,
+    Record,
+    gradients_fit,
+    parse_record,
+    sketch_is_smaller,
+)
+from fimlora.plan import TargetModule
+from fimlora.spectra import SKETCH_WIDTH
 
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
 _MARGIN = 1.05
+# Bytes of a number in a sum, and of one in a sum of squares.
+_LEAST_BYTES, _MOMENT_BYTES = 4, 8
+_PSI_WIDTH = 2 * SKETCH_WIDTH + 1
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
@@ -23,16 +36,18 @@ class MemoryNeed:
         example_bytes: What a backward pass through one example keeps, roughly.
         converted_bytes: Those of the weights that are stored in another width, and so pass
             through host memory on their way to a device; others come from the file as it is.
+        recorded_bytes: What is recorded on request, whatever the number of examples.
     """
 
     weight_bytes: int
     example_bytes: int
     converted_bytes: int = 0
+    recorded_bytes: int = 0
 
     @property
     def least(self) -> int:
         """Bytes without which not even one example can run."""
-        return round(_MARGIN * (self.weight_bytes + self.example_bytes))
+        return round(_MARGIN * (self.weight_bytes + self.recorded_bytes + self.example_bytes))
 
     def fits(self, free_bytes: int | None) -> bool:
         """Compare with what there is.
@@ -57,7 +72,7 @@ class MemoryNeed:
         """
         if free_bytes is None or not self.example_bytes:
             return wanted
-        for_examples = free_bytes / _MARGIN - self.weight_bytes
+        for_examples = free_bytes / _MARGIN - self.weight_bytes - self.recorded_bytes
         return max(1, min(wanted, int(for_examples // self.example_bytes)))
 
 
@@ -67,6 +82,7 @@ def estimate_need(
     itemsize: int,
     n_tokens: int,
     experts_per_token: int = 1,
+    recorded_bytes: int = 0,
 ) -> MemoryNeed:
     """Estimate the need of a model from its checkpoint.
 
@@ -78,6 +94,7 @@ def estimate_need(
         itemsize: Bytes per number in the dtype it will run in.
         n_tokens: Tokens of the longest example.
         experts_per_token: How many of a mixture's experts a token goes through.
+        recorded_bytes: What else is recorded, as `bytes_recorded` says.
 
     Returns:
         The need.
@@ -89,8 +106,54 @@ def estimate_need(
         n_converted += n if tensor.dtype.itemsize != itemsize else 0
         n_features += _features(name, tensor.shape, experts_per_token)
     return MemoryNeed(
-        n_weights * itemsize, n_features * n_tokens * itemsize, n_converted * itemsize
+        n_weights * itemsize,
+        n_features * n_tokens * itemsize,
+        n_converted * itemsize,
+        recorded_bytes,
     )
+
+
+def bytes_recorded(
+    modules: Sequence[TargetModule],
+    record: str | Collection[str],
+    *,
+    spectra_bytes: int = SPECTRA_BYTES,
+    itemsize: int = 4,
+) -> int:
+    """Count what is recorded on request: sums, and as much again that a pass adds to them.
+
+    Args:
+        modules: The target modules.
+        record: As for `fimlora.measure`.
+        spectra_bytes: As for `fimlora.measure`.
+        itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
+
+    Returns:
+        Bytes while the second pass is under way and later.
+    """
+    wanted = parse_record(record)
+    n_bytes = 0
+    if Record.MOMENTS in wanted:
+        n_bytes += 2 * sum(_MOMENT_BYTES * (m.d_in + 1) for m in modules)
+    if Record.SPECTRA not in wanted:
+        return n_bytes
+    signs: set[tuple[int, int]] = set()
+    fits, n_numbers = gradients_fit(modules, spectra_bytes), 0
+    for module in modules:
+        if fits or not sketch_is_smaller(module):
+            n_numbers += module.d_in * module.d_out
+            continue
+        shapes = _sketch_shapes(module)
+        n_numbers += sum(rows * columns for rows, columns in shapes)
+        signs |= {(shapes[1][1], SKETCH_WIDTH), (shapes[0][0], _PSI_WIDTH)}
+    drawn = sum(rows * columns for rows, columns in signs)
+    return n_bytes + (2 * n_numbers + drawn) * max(itemsize, _LEAST_BYTES)
+
+
+def _sketch_shapes(module: TargetModule) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of Y and Z, as `fimlora.spectra` calls them."""
+    short, long = sorted((module.d_in, module.d_out))
+    return (long, SKETCH_WIDTH), (_PSI_WIDTH, short)
 
 
 def _features(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:

@@ -5,7 +5,7 @@ would load, down to a head that is drawn.
 """
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,17 @@ class BaseModel:
         self.cache.drop(self.request)
         self._free_memory()
 
-    def need(self, *, n_tokens: int) -> MemoryNeed:
+    def need(self, *, n_tokens: int, recorded_bytes: int = 0) -> MemoryNeed:
         """What it needs besides what it has; models of earlier jobs make room for it."""
         need = estimate_need(
             Checkpoint(self.folder).tensors,
             itemsize=self._dtype.itemsize,
             n_tokens=n_tokens,
             experts_per_token=experts_per_token(self.config),
+            recorded_bytes=recorded_bytes,
         )
         if self.request in self.cache:
-            return MemoryNeed(0, need.example_bytes)
+            return replace(need, weight_bytes=0, converted_bytes=0)
         if len(self.cache) and shortage(need, self.device):
             self.cache.clear()
             self._free_memory()

@@ -9,6 +9,8 @@ from fimlora.execution import Executor
 from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.memory import reset_peak
 from fimlora.memory_errors import is_out_of_memory
+from fimlora.needs import bytes_recorded
+from fimlora.targets import find_targets
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.base_model import BaseModel
@@ -89,11 +91,15 @@ def measure_model(
     executor = parse_executor(calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
+    recorded_bytes = 0
+    if record := options["record"]:
+        modules = find_targets(model.outline(), request.target_modules)
+        recorded_bytes = bytes_recorded(modules, record)
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
         device=model.device,
-        need=model.need(n_tokens=batches.width),
+        need=model.need(n_tokens=batches.width, recorded_bytes=recorded_bytes),
         largest_batch=1 if memory_kills else batches.largest,
         resident=resident,
         streamed=streamed,
