@@ -146,8 +146,8 @@ class Sweep:
             targets = targets_of(unit, self.modules)
             located = {module.name: locate(self.model, module) for module in targets}
             is_kept |= bool(targets)
-            module, keeps = self.units[unit], is_kept
-            made: Iterable[object] = (part.run(module, located, keeps=keeps) for part in flat)
+            block, keeps = self.units[unit], is_kept
+            made: Iterable[object] = (part.run(block, located, keeps=keeps) for part in flat)
             if not following:  # what comes now may be a head as large as several blocks
                 made = list(made)
                 self.weights.retire(unit)
