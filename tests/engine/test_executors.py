@@ -17,10 +17,12 @@ from fimlora.checkpoint import Checkpoint
 from fimlora.errors import InvalidOption, OutOfMemory, UnsupportedModule
 from fimlora.execution import Executor
 from fimlora.executors import measure_where_it_fits, parse_executor, shortage
-from fimlora.gradient_sums import GradientSums, Signs, parse_record
+from fimlora.gradient_sums import Signs
 from fimlora.memory import free_bytes
 from fimlora.needs import MemoryNeed, bytes_recorded, estimate_need
 from fimlora.plan import TargetModule
+from fimlora.record import parse_record
+from fimlora.recorded_sums import RecordedSums
 from fimlora.skeleton import build_skeleton
 from fimlora.spectra import SKETCH_WIDTH
 from fimlora.weights import read_weights
@@ -199,28 +201,30 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
 
 
-@pytest.mark.parametrize("record", [(), "moments", "spectra", ("spectra", "moments")])
+@pytest.mark.parametrize(
+    "record", [(), "moments", "spectra", "batch_energies", ("spectra", "moments")]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("spectra_bytes", [0, 2**30])
 def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
-    """Sums, what the second pass adds to them, and the signs of sketches."""
+    """Sums, what the second pass over a batch adds to them, and the signs of sketches."""
     shapes = [(900, 1100), (1100, 900), (900, 1100), (1500, 900), (8, 4)]
     modules = [
         TargetModule(f"layers.{i}.up", d_in, d_out) for i, (d_in, d_out) in enumerate(shapes)
     ]
     signs, seen = Signs(SKETCH_WIDTH), set()
     wanted = parse_record(record)
-    sums = GradientSums(modules, record=wanted, spectra_bytes=spectra_bytes, signs=signs)
+    sums = RecordedSums(modules, record=wanted, spectra_bytes=spectra_bytes, signs=signs)
 
     for _ in range(2):
         sums.commit()
-        sums.begin(None)
+        sums.begin(torch.ones(2), None, is_whole=False)
         for module in modules:
             x = torch.ones(2, 3, module.d_in, dtype=dtype)
-            sums.add(module.name, x, torch.ones(2, 3, module.d_out, dtype=dtype))
+            sums.add(module.name, [(x, torch.ones(2, 3, module.d_out, dtype=dtype))])
 
-    for _, staged in sums._all_sums():
-        seen |= {staged.total, staged._staged}
+    for staged in sums._staged():
+        seen |= {staged.total, staged._staged} - {None}
     seen |= set(signs._drawn.values())
     options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}
     found = bytes_recorded(modules, record, **options)

@@ -9,14 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fimlora.checkpoint import StoredTensor
-from fimlora.gradient_sums import (
-    SPECTRA_BYTES,
-    Record,
-    gradients_fit,
-    parse_record,
-    sketch_is_smaller,
-)
+from fimlora.gradient_sums import SPECTRA_BYTES, gradients_fit, sketch_is_smaller
 from fimlora.plan import TargetModule
+from fimlora.record import Record, parse_record
 from fimlora.spectra import SKETCH_WIDTH
 
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
@@ -131,12 +126,18 @@ def bytes_recorded(
     Returns:
         Bytes while the second pass is under way and later.
     """
-    wanted = parse_record(record)
+    wanted, width = parse_record(record), max(itemsize, _LEAST_BYTES)
     n_bytes = 0
     if Record.MOMENTS in wanted:
         n_bytes += 2 * sum(_MOMENT_BYTES * (m.d_in + 1) for m in modules)
-    if Record.SPECTRA not in wanted:
-        return n_bytes
+    if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
+        n_bytes += 2 * sum(width * m.d_in * m.d_out for m in modules)
+    if Record.SPECTRA in wanted:
+        n_bytes += width * _numbers_for_spectra(modules, spectra_bytes)
+    return n_bytes
+
+
+def _numbers_for_spectra(modules: Sequence[TargetModule], spectra_bytes: int) -> int:
     signs: set[tuple[int, int]] = set()
     fits, n_numbers = gradients_fit(modules, spectra_bytes), 0
     for module in modules:
@@ -147,7 +148,7 @@ def bytes_recorded(
         n_numbers += sum(rows * columns for rows, columns in shapes)
         signs |= {(shapes[1][1], SKETCH_WIDTH), (shapes[0][0], _PSI_WIDTH)}
     drawn = sum(rows * columns for rows, columns in signs)
-    return n_bytes + (2 * n_numbers + drawn) * max(itemsize, _LEAST_BYTES)
+    return 2 * n_numbers + drawn
 
 
 def _sketch_shapes(module: TargetModule) -> tuple[tuple[int, int], tuple[int, int]]:
