@@ -6,9 +6,9 @@ file which weights it has.
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class ResolvedModel:
         shapes: Shape of each weight by name, ``None`` when they were not looked up.
         sizes: Bytes of each file on the hub that a worker needs, ``None`` when they were not
             looked up; a local model needs none.
+        may_chat: Tells whether its tokenizer has a chat template, or may have one.
     """
 
     reference: dict[str, Any]
     config: Mapping[str, Any]
     shapes: Shapes | None
     sizes: Mapping[str, int] | None = None
+    may_chat: Callable[[], bool] = field(default=lambda: True, compare=False)
 
     @property
     def digest(self) -> str:

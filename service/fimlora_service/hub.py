@@ -4,9 +4,10 @@ Nothing heavy is fetched here; the worker downloads weights and rows at that com
 """
 
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,6 +36,7 @@ from fimlora_service.base_models import (
     read_config,
     sound_shape,
 )
+from fimlora_service.chat_templates import TOKENIZER_CONFIG, may_have_template
 from fimlora_service.errors import (
     DatasetUnreachable,
     HubUnreachable,
@@ -107,7 +109,8 @@ class Hub:
         }
         reference |= describe_config(config) | restriction(info)
         sizes = sizes_of(info) if with_sizes else None
-        return ResolvedModel(reference, config, shapes, sizes)
+        may_chat = partial(self._may_chat, model.id, str(info.sha), files, where=where)
+        return ResolvedModel(reference, config, shapes, sizes, may_chat)
 
     def missing_bytes(self, model: ResolvedModel) -> int:
         """Bytes of a resolved model that no worker over this cache has fetched yet."""
@@ -157,15 +160,25 @@ class Hub:
 
     def _read_config(self, id_: str, commit: str, *, where: str) -> dict[str, Any]:
         try:
-            path = self._api.hf_hub_download(
-                id_, "config.json", revision=commit, cache_dir=self._cache,
-                etag_timeout=self._timeout_s,
-            )  # fmt: skip
+            path = self._fetch(id_, "config.json", commit)
         except LocalEntryNotFoundError:
             raise  # the hub went away in between
         except EntryNotFoundError as error:
             raise UnsupportedArchitecture(f"{where} has no config.json") from error
-        return read_config(Path(path), where=where)
+        return read_config(path, where=where)
+
+    def _may_chat(self, id_: str, commit: str, files: Collection[str], *, where: str) -> bool:
+        with refusals(where, missing=ModelNotFound, gated=ModelGated):
+            return may_have_template(
+                files, read=lambda: self._fetch(id_, TOKENIZER_CONFIG, commit)
+            )
+
+    def _fetch(self, id_: str, name: str, commit: str) -> Path:
+        """A small file, kept here for the next time."""
+        path = self._api.hf_hub_download(
+            id_, name, revision=commit, cache_dir=self._cache, etag_timeout=self._timeout_s
+        )
+        return Path(path)
 
     def _shapes(self, id_: str, commit: str, files: Iterable[str]) -> Shapes:
         def read(name: str) -> Any:

@@ -5,6 +5,7 @@ and operators rarely touch a model they have registered.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -18,6 +19,7 @@ from fimlora_service.base_models import (
     read_config,
     weight_shapes,
 )
+from fimlora_service.chat_templates import folder_may_have_template
 from fimlora_service.data_folder import registered_names
 from fimlora_service.errors import ModelNotFound
 
@@ -81,7 +83,13 @@ class LocalModels:
         reference = {
             "source": "local", "name": name, "digest": self._digests.of_model(folder),
         }  # fmt: skip
-        return ResolvedModel(reference | describe_config(config), config, shapes, sizes={})
+        return ResolvedModel(
+            reference | describe_config(config),
+            config,
+            shapes,
+            sizes={},
+            may_chat=partial(folder_may_have_template, folder),
+        )
 
 
 def _stamp(entry: "os.DirEntry[str]") -> tuple[int, ...] | None:

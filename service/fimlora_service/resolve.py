@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fimlora_contract import __version__
-from fimlora_contract.columns import ColumnError, Task, TextFields, find_fields
+from fimlora_contract.columns import (
+    NO_CHAT_TEMPLATE,
+    ColumnError,
+    Task,
+    TextFields,
+    find_fields,
+)
 from fimlora_contract.digests import digest_of
 from fimlora_contract.folders import FolderDigests
 from fimlora_contract.references import (
@@ -124,6 +130,7 @@ class Resolver:
         model = self._resolve_model(request, in_detail=in_detail)
         check_targets(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
+        check_chat(model, dataset["fields"])
         references = {"base_model": model.reference, "dataset": dataset}
         is_restricted = any(reference.get("restricted") for reference in references.values())
         tenant = self._hub.tenant if is_restricted else ""
@@ -220,6 +227,17 @@ def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
 
 def _check_file(file: Path, fields: TextFields) -> int:
     return check_rows(read_rows([file], used_columns(fields)), fields)
+
+
+def check_chat(model: ResolvedModel, fields: Mapping[str, Any] | None) -> None:
+    """Refuse chat messages for a tokenizer without a chat template.
+
+    Raises:
+        DatasetSchema: They cannot be turned into text.
+    """
+    # The columns of a hub dataset are known to the worker only; rows with a label are no chat.
+    if fields and fields["messages"] and not fields["label"] and not model.may_chat():
+        raise DatasetSchema(NO_CHAT_TEMPLATE)
 
 
 def used_columns(fields: TextFields) -> list[str]:

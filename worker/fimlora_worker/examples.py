@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fimlora_contract.columns import TextFields
+from fimlora_contract.columns import NO_CHAT_TEMPLATE, TextFields
 from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.labels import Labels
 
@@ -75,10 +75,7 @@ class Encoder:
 
     def _chat(self, messages: list[dict[str, str]], where: str) -> list[int]:
         if not self.tokenizer.chat_template:
-            raise DatasetSchema(
-                "the rows are chat messages, but the model's tokenizer has no chat template; "
-                "use a chat model, or prompt and completion columns"
-            )
+            raise DatasetSchema(NO_CHAT_TEMPLATE)
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         except Exception as error:  # templates raise whatever they like

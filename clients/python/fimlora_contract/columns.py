@@ -14,6 +14,10 @@ Task = Literal["sequence_classification", "causal_lm"]
 PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sentence2"))
 TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
+NO_CHAT_TEMPLATE = (
+    "the rows are chat messages, but the model's tokenizer has no chat template; use a chat "
+    "model, or prompt and completion columns"
+)
 
 
 class ColumnError(ValueError):
