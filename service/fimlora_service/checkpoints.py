@@ -11,12 +11,11 @@ from typing import Any
 from fimlora_contract.estimates import BudgetInterval
 from fimlora_contract.requests import CalibrationRequest, TargetModules
 from fimlora_service.base_models import Shapes
-from fimlora_service.targets import HEADS, has_experts, match_entries
+from fimlora_service.targets import has_experts, is_inner, match_entries
 
 BLOCK = re.compile(r"(.*?\.\d+)\.")
 EXPERT = re.compile(r"\.experts\.([0-9]{1,9})\.")
 OUTSIDE = ""
-EMBEDDINGS = re.compile(r"(^|\.|_)(embeddings?|embed_\w+|wte|wpe)(\.|$)")
 Matrix = tuple[int, int]
 
 
@@ -101,11 +100,6 @@ def find_target_shapes(
     else:
         names = match_entries(targets, matrices)
     return [matrices[name] for name in names] if names else None
-
-
-def is_inner(name: str) -> bool:
-    """Whether a matrix is neither an embedding nor an output head, by its name."""
-    return name.rpartition(".")[2] not in HEADS and not EMBEDDINGS.search(name)
 
 
 def budget_interval(

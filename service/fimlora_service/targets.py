@@ -18,6 +18,14 @@ HEADS = frozenset({"lm_head", "score", "classifier", "embed_out"})
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "pooler_hidden_size")
 N_NEAR = 5
+EMBEDDINGS = re.compile(r"(^|\.|_)(embeddings?|embed_\w+|wte|wpe)(\.|$)")
+# Names under which transformers keeps tables, never linear maps, and what counts their rows.
+TABLES = frozenset({
+    "embed_tokens", "embed_in", "embed_positions", "word_embeddings", "token_embedding",
+    "tok_embeddings", "position_embeddings", "position_embedding", "token_type_embeddings",
+    "wte", "wpe",
+})  # fmt: skip
+ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_vocab_size")
 
 
 def check_targets(
@@ -26,7 +34,8 @@ def check_targets(
     """Refuse target modules that the checkpoint cannot have, and budgets out of reach.
 
     Raises:
-        ValidationFailed: An entry matches no weight; the message lists near names.
+        ValidationFailed: An entry matches no weight, and the message lists near names; or it
+            matches an embedding.
         BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
             ranks have a lower mean.
     """
@@ -38,6 +47,8 @@ def check_targets(
     entries = request.target_modules
     is_named = isinstance(entries, list) and not has_experts(config)
     matched = match_entries(entries, matrices) if is_named and entries else None
+    if is_named and entries:
+        check_no_tables(entries, matrices, config)
     if not matrices or config.get("quantization_config"):
         return  # packed weights have shapes of their own
     check_ceiling(request, matrices, config)
@@ -59,6 +70,33 @@ def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
         has_head |= not found
         matched |= dict.fromkeys(found)
     return None if has_head else list(matched)
+
+
+def check_no_tables(
+    entries: Iterable[str], matrices: Shapes, config: Mapping[str, Any]
+) -> None:
+    """Refuse entries that mean an embedding, as its name and its number of rows tell.
+
+    Raises:
+        ValidationFailed: An entry does.
+    """
+    for index, entry in enumerate(entries):
+        for name, shape in matrices.items():
+            if is_match(entry, name) and is_table(name, shape, config):
+                message = f"{entry!r} matches {name!r}, an embedding; only linear maps can be measured"
+                raise _wrong(index, message, "not_a_linear_map")
+
+
+def is_table(name: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
+    """Whether a weight is an embedding for certain."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    counts = [part.get(key) for part in parts for key in ROW_COUNTS]
+    return name.rpartition(".")[2] in TABLES and shape[0] in counts
+
+
+def is_inner(name: str) -> bool:
+    """Whether a matrix is neither an embedding nor an output head, by its name."""
+    return name.rpartition(".")[2] not in HEADS and not EMBEDDINGS.search(name)
 
 
 def check_ceiling(
@@ -136,9 +174,13 @@ def largest_number(config: Mapping[str, Any], key: str) -> int:
 
 
 def _unknown(entry: str, index: int, names: Iterable[str]) -> ValidationFailed:
-    leaves = sorted({name.rpartition(".")[2] for name in names})
-    near = get_close_matches(entry, [*leaves, *names], n=N_NEAR, cutoff=0.5)
+    maps = [name for name in names if is_inner(name) or name.rpartition(".")[2] in HEADS]
+    leaves = sorted({name.rpartition(".")[2] for name in maps})
+    near = get_close_matches(entry, [*leaves, *maps], n=N_NEAR, cutoff=0.5)
     hint = f"near names: {near}" if near else f"its modules end in {leaves[:20]}"
-    message = f"the model has no linear map {entry!r}; {hint}"
+    return _wrong(index, f"the model has no linear map {entry!r}; {hint}", "unknown_target")
+
+
+def _wrong(index: int, message: str, type_: str) -> ValidationFailed:
     field = {"field": f"body.target_modules[{index}]", "message": message}
-    return ValidationFailed(message, errors=[field | {"type": "unknown_target"}])
+    return ValidationFailed(message, errors=[field | {"type": type_}])

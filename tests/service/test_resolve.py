@@ -10,7 +10,7 @@ import pytest
 
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import weight_shapes
-from fimlora_service.errors import ModelNotFound
+from fimlora_service.errors import ModelNotFound, ValidationFailed
 from fimlora_service.local_models import LocalModels
 from fimlora_service.models import describe_model
 from fimlora_service.resolve import MEASURED, request_digest
@@ -168,6 +168,40 @@ class TestTargets:
     def test_part_of_a_name_is_no_match(self, refuse):
         """Only whole dotted parts count, as in PEFT."""
         assert refuse(target_modules=["uery"])[0] == "validation_failed"
+
+    def test_an_embedding_is_refused_and_never_suggested(self, body):
+        """No linear map, which the worker would find out after loading the model."""
+        config = {"model_type": "llama", "vocab_size": 55}
+        shapes = {
+            "model.embed_tokens.weight": (55, 16),
+            "model.layers.0.q_proj.weight": (16, 16),
+        }
+
+        def refused(entry: str) -> str:
+            request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
+            with pytest.raises(ValidationFailed) as caught:
+                check_targets(request, shapes=shapes, config=config)
+            assert caught.value.errors[0]["field"] == "body.target_modules[0]"
+            return str(caught.value)
+
+        named = refused("embed_tokens")
+        assert named.startswith("'embed_tokens' matches 'model.embed_tokens', an embedding")
+        assert "embed_tokens'" not in refused("embed_token").partition("; ")[2]
+        assert "['q_proj']" in refused("nothing")
+
+    @pytest.mark.parametrize(
+        ("entry", "shape"),
+        [
+            ("embed_tokens", (16, 54)),
+            ("vision_embed_tokens", (55, 16)),
+            ("embed_out", (55, 16)),
+        ],
+    )
+    def test_what_may_be_a_linear_map_is_no_embedding(self, body, entry, shape):
+        """Name and number of rows must both be those of a table."""
+        request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
+
+        check_targets(request, shapes={f"m.{entry}.weight": shape}, config={"vocab_size": 55})
 
     def test_a_mixture_of_experts_is_left_to_the_worker(self, http, body, data_dir):
         """Its modules are renamed on loading, so the checkpoint's names prove nothing."""
