@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fimlora_contract.columns import ColumnError, TextFields, check_row
+from fimlora_contract.jsonl import skip_byte_order_mark
 
 MAX_LINE_BYTES = 16 << 20
 MAX_CLASSES = 10_000
@@ -37,6 +38,7 @@ class Sighting:
 def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     """Each row of a JSONL file with its place, ``line 3``; blank lines are skipped."""
     with path.open("rb") as file:
+        skip_byte_order_mark(file)
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1

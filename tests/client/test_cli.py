@@ -12,6 +12,7 @@ from fimlora_client.cli.context import Connection
 from fimlora_client.context import Context
 from fimlora_contract import __version__
 from fimlora_contract.jobs import JobError
+from fimlora_contract.jsonl import BYTE_ORDER_MARK
 from support.jobs import LABELLED, write_jsonl
 
 REQUEST = ["calibrate", "tiny", "--budget", "4", "--batches", "2"]
@@ -52,6 +53,22 @@ def test_an_equal_request_says_that_it_was_known(run, rows):
 
     assert "answered from the cache by job_" in result.stderr
     assert "16 of 16 ranks" in result.stdout
+
+
+def test_a_byte_order_mark_is_no_part_of_the_rows(run, rows, data_dir):
+    """Editors on Windows write one; service and worker read the rows behind it."""
+    marked = rows.with_name("marked.jsonl")
+    marked.write_bytes(BYTE_ORDER_MARK + rows.read_bytes())
+    link = data_dir / "datasets" / "mine"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(marked)
+
+    uploaded, registered = run(*REQUEST, marked), run(*REQUEST, "mine")
+
+    assert uploaded.exit_code == 0, uploaded.output
+    assert registered.exit_code == 0, registered.output
+    assert "48 rows" in uploaded.stderr
+    assert uploaded.stdout == registered.stdout == run(*REQUEST, rows).stdout
 
 
 def test_json_is_all_that_goes_to_standard_output(run, rows):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fimlora_contract.jsonl import BYTE_ORDER_MARK
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import DatasetInUse, DatasetUnreachable
 from fimlora_service.local_datasets import data_files, list_local_datasets
@@ -36,9 +37,10 @@ def left_behind(data_dir) -> list[str]:
         (as_jsonl(ROWS), JSONL, "jsonl"),
         (as_jsonl(ROWS), {"Content-Type": "application/jsonl; charset=utf-8"}, "jsonl"),
         (b"\n" + as_jsonl(ROWS).replace(b"\n", b"\r\n\r\n"), JSONL, "jsonl"),
+        (BYTE_ORDER_MARK + as_jsonl(ROWS), JSONL, "jsonl"),
         (as_parquet(ROWS), PARQUET, "parquet"),
     ],
-    ids=["jsonl", "jsonl-alias", "jsonl-blank-lines", "parquet"],
+    ids=["jsonl", "jsonl-alias", "jsonl-blank-lines", "jsonl-byte-order-mark", "parquet"],
 )
 def test_an_upload_is_kept_under_its_content(http, data_dir, content, headers, format_):
     """The first time 201, then 200 with the same id; the bytes are those that were sent."""
@@ -68,7 +70,7 @@ def test_an_upload_is_kept_under_its_content(http, data_dir, content, headers, f
         (b'{"text": "\\ud800"}\n', "line 1 holds half a character"),
         (b'{"\\ud800": 1}\n', "line 1 holds half a character"),
         (b'{"x": ' + b"[" * 100_000 + b"\n", "line 1 cannot be read: it is nested too deeply"),
-        (b"\xef\xbb\xbf{}\n", "line 1"),
+        (b"{}\n\xef\xbb\xbf{}\n", "line 2 is not JSON"),
         (b'{"text": "a"} {"text": "b"}\n', "line 1 is not JSON: Extra data"),
     ],
     ids=lambda value: repr(value)[:30],

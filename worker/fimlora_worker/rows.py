@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_contract.folders import FolderDigests, FolderError, dataset_files
+from fimlora_contract.jsonl import skip_byte_order_mark
 from fimlora_contract.references import (
     DatasetReference,
     HubDataset,
@@ -102,6 +103,7 @@ def _from_jsonl(files: Sequence[Path]) -> Rows:
     places: list[tuple[str, int]] = []
     for file in files:
         with file.open("rb") as lines:
+            skip_byte_order_mark(lines)
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     rows.append(_parse(line, f"{file.name} line {number}"))
