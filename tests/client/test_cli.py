@@ -188,6 +188,23 @@ def test_a_mistake_is_one_line_and_the_next_step(run, rows, arguments, code, mes
     assert "no jobs yet" in run("jobs").stderr
 
 
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/adapter", "rows.jsonl/a/b"])
+def test_a_folder_that_cannot_be_written_is_refused_first(run, rows, place):
+    """Before anything is uploaded or measured; nothing is left beside it."""
+    before = sorted(rows.parent.iterdir())
+
+    result = run(*REQUEST, rows, "--output", rows.parent / place)
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"error cannot write {rows.parent / place}: Not a directory",
+        "      Name another place, or make this one writable.",
+    ]
+    assert "no jobs yet" in run("jobs").stderr
+    assert "no datasets yet" in run("datasets").stderr
+    assert sorted(rows.parent.iterdir()) == before
+
+
 def test_a_typo_costs_no_upload(run, rows):
     """The request is checked before the file is sent."""
     run("calibrate", "tiny", rows, "--budget", "0")

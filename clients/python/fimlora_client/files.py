@@ -75,6 +75,21 @@ class Download:
             raise _cannot_write(self._folder, error) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Try whether files could be put into a folder, which need not be there yet.
+
+    Raises:
+        InvalidFile: They could not.
+    """
+    try:
+        for place in (folder.parent, folder):  # files land beside it first
+            there = next(path for path in (place, *place.parents) if path.exists())
+            with tempfile.TemporaryDirectory(prefix=".fimlora-", dir=there):
+                pass
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file by text, as a whole or not at all.
 
@@ -91,7 +106,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> InvalidFile:
-    return InvalidFile(f"cannot write {path}: {error.strerror}")
+    failure = InvalidFile(f"cannot write {path}: {error.strerror}")
+    failure.next_step = "Name another place, or make this one writable."
+    return failure
 
 
 def _is(path: Path, digest: str) -> bool:

@@ -22,6 +22,7 @@ from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
 from fimlora_client.errors import InvalidFile
+from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result
 from fimlora_contract.jobs import Job
@@ -98,6 +99,8 @@ def calibrate(
     name_tag = read_pin(pin) if pin else None
     if pin and not wait:
         raise typer.BadParameter("--pin names the result: it needs --wait")
+    if output:
+        check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
     request = _request(
         client, dataset, fields, columns=_pairs("--column", "ROLE=NAME", column), split=split
