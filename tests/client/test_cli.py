@@ -166,16 +166,16 @@ def test_an_unknown_job_is_not_found(run, command):
     ("arguments", "code", "message"),
     [
         (["tiny", "ROWS"], 2, "--budget 8"),
-        (["tiny", "ROWS", "-b", "4", "--budget-bytes", "9"], 1, "exactly one of"),
-        (["tiny", "ROWS", "-b", "4", "--r-min", "9"], 1, "at least r_min=9"),
-        (["tiny", "ROWS", "-b", "4", "--rule", "fair"], 1, "allocation.rule"),
+        (["tiny", "ROWS", "-b", "4", "--budget-bytes", "9"], 2, "exactly one of"),
+        (["tiny", "ROWS", "-b", "4", "--r-min", "9"], 2, "at least r_min=9"),
+        (["tiny", "ROWS", "-b", "4", "--rule", "fair"], 2, "allocation.rule"),
         (["tiny", "ROWS", "-b", "4", "--column", "text"], 2, "ROLE=NAME"),
-        (["tiny", "ROWS", "-b", "4", "--split", "test"], 1, "split"),
+        (["tiny", "ROWS", "-b", "4", "--split", "test"], 2, "split"),
         (["tiny", "none.jsonl", "-b", "4"], 1, "cannot read none.jsonl"),
         (["tiny", "nothing", "-b", "4"], 3, "no local dataset 'nothing'"),
         (["nobody", "ROWS", "-b", "4"], 3, "no local model 'nobody'"),
         (["./nobody", "ROWS", "-b", "4"], 1, "fimlora models add NAME ./nobody"),
-        (["tiny", "ROWS", "-b", "4", "-t", "nope"], 1, "nope"),
+        (["tiny", "ROWS", "-b", "4", "-t", "nope"], 2, "nope"),
     ],
 )
 def test_a_mistake_is_one_line_and_the_next_step(run, rows, arguments, code, message):
@@ -300,6 +300,7 @@ def test_the_version_is_that_of_the_package(run):
     ("options", "message"),
     [
         (["--budget", "0"], "budget.rank: must be greater than or equal to 1"),
+        (["--budget", "x"], "Invalid value for '--budget'"),
         (["--budget", "8", "--rule", "best"], "allocation.rule: must be 'proportional', "),
         (["--budget", "8", "--column", "txt=a"], "there is no such field; there are ['text', "),
     ],
@@ -310,7 +311,7 @@ def test_a_wrong_option_says_what_is_allowed(run, tmp_path, options, message):
 
     result = run("calibrate", "tiny", tmp_path / "rows.jsonl", *options)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert message in result.stderr
 
 

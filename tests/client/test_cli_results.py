@@ -154,7 +154,7 @@ class TestFetchingPatterns:
             (["--model", "tiny", "--dataset", "none"], 3, "no job has succeeded for"),
             (["--digest", "latest"], 2, "64 hexadecimal digits"),
             (["--digest", ""], 2, "64 hexadecimal digits"),
-            (["--pin", "task/v1:prod"], 1, "name: 'task/v1' cannot be one"),
+            (["--pin", "task/v1:prod"], 2, "name: 'task/v1' cannot be one"),
         ],
     )
     def test_a_mistake_says_what_to_do(self, run, tmp_path, arguments, code, message):

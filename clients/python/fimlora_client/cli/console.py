@@ -30,8 +30,9 @@ from fimlora_client.errors import (
 )
 
 IDS = frozenset({"job", "dataset", "model", "digest", "worker", "busy with"})
-OK, ERROR, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 3, 4, 5, 130
+OK, ERROR, USAGE, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_CODES: dict[type[ClientError], int] = {
+    ValidationFailed: USAGE,  # as for what typer refuses by itself
     JobNotFound: NOT_FOUND,
     JobGone: NOT_FOUND,
     DatasetNotFound: NOT_FOUND,
