@@ -72,9 +72,15 @@ class LocalModels:
         except OSError as error:
             if folder.is_dir():
                 raise
-            known = registered_names(self._models)
-            message = f"no local model {name!r}; registered models: {known}"
-            raise ModelNotFound(message) from error
+            raise ModelNotFound(self._why_missing(name)) from error
+
+    def _why_missing(self, name: str) -> str:
+        known = registered_names(self._models)
+        if name not in known:
+            return f"no local model {name!r}; registered models: {known}"
+        if (self._models / name).is_symlink():
+            return f"local model {name!r} is a broken link: it leads to no folder any more"
+        return f"local model {name!r} is a file, and a model is a folder"
 
     def _read(self, name: str) -> ResolvedModel:
         folder, where = self._models / name, f"local model {name!r}"

@@ -1,6 +1,7 @@
 """Registered models are read again when their folder has changed, and only then."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,13 +95,18 @@ def test_what_was_sound_is_refused_once_it_no_longer_is(models: Path, spoil, err
 
 
 def test_a_name_that_is_no_folder_is_no_model(models: Path):
-    """A file, a link to nowhere and a link to itself are refused like an unknown name."""
+    """A file, a link to nowhere and a link to itself are there, and told from unknown names."""
     (models / "file").write_text("")
     (models / "nowhere").symlink_to("missing")
     (models / "itself").symlink_to("itself")
 
-    for name in ("file", "nowhere", "itself", "unknown"):
-        with pytest.raises(ModelNotFound, match=f"no local model '{name}'; registered"):
+    for name, reason in {
+        "file": "'file' is a file, and a model is a folder",
+        "nowhere": "'nowhere' is a broken link",
+        "itself": "'itself' is a broken link",
+        "unknown": "no local model 'unknown'; registered models: ['file', 'itself', 'nowhere', 'tiny']",
+    }.items():
+        with pytest.raises(ModelNotFound, match=re.escape(reason)):
             LocalModels(models).resolve(name)
 
 
