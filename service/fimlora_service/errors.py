@@ -21,8 +21,10 @@ class ServiceError(Exception):
         *,
         errors: Sequence[Mapping[str, Any]] = (),
         headers: Mapping[str, str] | None = None,
+        next_step: str | None = None,
     ) -> None:
         super().__init__(detail)
+        self.next_step = next_step or PROBLEMS[self.code].next_step
         self.errors = list(errors)
         self.headers = dict(headers or {})
         if self.retry_after_s is not None:

@@ -65,7 +65,7 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
         status=kind.status,
         code=error.code,
         detail=str(error),
-        next_step=kind.next_step,
+        next_step=error.next_step,
         instance=clip(request.url.path),
         request_id=request_id,
         errors=[dict(e) for e in error.errors],

@@ -240,7 +240,10 @@ def pin_of(catalogue: Catalogue, name: str, tag: str) -> Pin:
     """
     entries = catalogue.pinned(name, tag)
     if not entries:
-        raise errors.NoPattern(f"nothing is pinned as {name}/{tag}")
+        raise errors.NoPattern(
+            f"nothing is pinned as {name}/{tag}",
+            next_step=f"PUT /rank-patterns/{name}/{tag} with a job_id or a digest pins a result.",
+        )
     history = [
         PinEntry.model_validate({"digest": e.digest, "pinned_at": as_time(str(e.pinned_at_ms))})
         for e in entries

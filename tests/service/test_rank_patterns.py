@@ -202,6 +202,14 @@ class TestPins:
         assert http.put(self.URL, json={"job_id": job_id}).status_code == 409
         assert http.get(self.URL).json()["code"] == "no_pattern"
 
+    @pytest.mark.parametrize("url", [URL, URL + "/history"])
+    def test_a_pin_that_was_never_set_says_how_to_set_it(self, http, url):
+        """Another calibration would not."""
+        problem = http.get(url).json()
+
+        assert problem["detail"] == "nothing is pinned as sst2/prod"
+        assert problem["next_step"].startswith(f"PUT {self.URL} with a job_id or a digest")
+
     @pytest.mark.parametrize(
         "body_", [{}, {"digest": "x"}, {"digest": "sha256:" + "0" * 64, "job_id": "j"}], ids=str
     )
