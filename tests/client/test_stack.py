@@ -316,6 +316,17 @@ def test_a_port_in_use_is_refused_and_0_finds_another():
         assert choose_port("127.0.0.1", 0) not in {0, port}
 
 
+@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no..host", "::g"])
+def test_a_host_that_is_not_ours_is_named(host):
+    """Another port would not help."""
+    with pytest.raises(
+        StackError, match=f"--host {host} is no address of this machine"
+    ) as caught:
+        choose_port(host, 0)
+
+    assert "port" not in caught.value.next_step
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

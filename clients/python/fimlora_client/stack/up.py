@@ -1,6 +1,7 @@
 """Bring the stack up: Valkey if none is given, the API, the workers; then keep it up."""
 
 import contextlib
+import errno
 import importlib.util
 import os
 import socket
@@ -193,12 +194,23 @@ def choose_port(host: str, port: int) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
+            if _is_wrong_host(error):
+                raise StackError(
+                    f"--host {host} is no address of this machine",
+                    "Leave it out to listen on 127.0.0.1 only; 0.0.0.0 stands for all addresses.",
+                ) from error
             raise StackError(
                 f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
                 "Choose another port with --port, or let --port 0 find one.",
             ) from error
         return int(probe.getsockname()[1])
+
+
+def _is_wrong_host(error: Exception) -> bool:
+    """Whether no port could be listened on: the name stands for nothing, or for others."""
+    unknown = isinstance(error, socket.gaierror | UnicodeError)
+    return unknown or getattr(error, "errno", None) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def fresh_log(logs: Path, name: str) -> Path:
