@@ -25,6 +25,8 @@ from fimlora_service.dependencies import JobId, SettingsDep, StoppingDep, StoreD
 from fimlora_service.queries import StrictQueryRoute
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+# Empty is as good as absent: so says an event source that has seen no id.
+LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"
 STREAM = "text/event-stream"
 # How clients spell what there is; anything (*/*) is a stream.
 PAGES = ("application/json", "application/*")
@@ -56,7 +58,7 @@ async def job_events(
     stopping: StoppingDep,
     after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
     limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
-    last_event_id: Annotated[str | None, Header(pattern=EVENT_ID)] = None,
+    last_event_id: Annotated[str | None, Header(pattern=LAST_EVENT_ID)] = None,
 ) -> Response:
     """Tell a job's history from behind an event on, and follow it to the end."""
     is_page = wants_page(request.headers.get("accept") or STREAM)

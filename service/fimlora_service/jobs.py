@@ -121,7 +121,9 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
     try:
         status = store.withdraw(id)
     except StaleAttempt as stale:
-        raise errors.JobAlreadyFinished(f"job {id!r} has already {stale.status}") from stale
+        raise errors.JobAlreadyFinished(
+            f"job {id!r} has already ended: it is {stale.status}"
+        ) from stale
     if status is not JobStatus.CANCELING:
         response.status_code = 200
     else:

@@ -182,8 +182,9 @@ def delete_upload(
 def check_unused(id_: str, users: list[str]) -> None:
     """Refuse to delete what open jobs need."""
     if users:
+        jobs = "a job that has" if len(users) == 1 else f"{len(users)} jobs that have"
         raise DatasetInUse(
-            f"dataset {id_!r} is needed by {len(users)} jobs that have not ended",
+            f"dataset {id_!r} is needed by {jobs} not ended",
             errors=[{"job_id": job_id} for job_id in users[:MAX_USERS_NAMED]],
         )
 

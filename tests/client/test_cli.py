@@ -149,7 +149,7 @@ def test_a_job_can_be_canceled(run, job_id, tmp_path):
     assert run("fetch", job_id, "--output", tmp_path / "a").exit_code == 4
     again = run("cancel", job_id)
     assert again.exit_code == 1
-    assert "has already canceled" in again.stderr
+    assert "has already ended: it is canceled" in again.stderr
 
 
 @pytest.mark.parametrize("command", [["show"], ["cancel"], ["fetch", "--output", "x"]])

@@ -113,5 +113,7 @@ def test_a_bad_row_is_named():
         ColumnError, match=r"line 3: column 'text' must be text, it holds int '7'"
     ):
         check_row({"text": 7, "label": 1}, fields, where="line 3")
+    with pytest.raises(ColumnError, match=r"column 'text' must be text, it holds null$"):
+        check_row({"text": None, "label": 1}, fields, where="line 3")
     with pytest.raises(ColumnError, match=r"column 'label' must be a label.*nothing"):
         check_row({"text": "a"}, fields, where="line 3")

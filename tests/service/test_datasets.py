@@ -226,6 +226,7 @@ def test_an_upload_that_open_jobs_need_is_kept(http, body, upload, store, data_d
     assert (data_dir / "uploads" / upload).is_dir()
     for id_ in ids:
         http.post(f"/jobs/{id_}/cancel")
+    assert "by a job that has not ended" in http.delete(f"/datasets/{upload}").json()["detail"]
     store.confirm_cancel(ids[0], 1)
     assert http.delete(f"/datasets/{upload}").status_code == 204
 
@@ -236,7 +237,7 @@ def test_a_job_accepted_in_the_same_moment_keeps_its_dataset(http, upload, data_
     folder = DataFolder(data_dir)
     before = sorted(p.read_bytes() for p in (data_dir / "uploads" / upload).iterdir())
 
-    with pytest.raises(DatasetInUse, match="needed by 1 job"):
+    with pytest.raises(DatasetInUse, match="needed by a job"):
         delete_upload(upload, data_folder=folder, find_users=lambda: next(answers))
 
     assert sorted(p.read_bytes() for p in (data_dir / "uploads" / upload).iterdir()) == before

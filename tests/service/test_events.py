@@ -71,6 +71,16 @@ def test_a_page_is_given_to_who_asks_for_json(http, job_id, store):
     assert [event["id"] for event in seen] == [event.id for event in store.events(job_id)]
 
 
+def test_an_empty_last_event_id_is_none(http, job_id, store, succeed):
+    """What an event source sends that has seen no id yet: the stream begins at the start."""
+    succeed(job_id)
+
+    answer = http.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": ""})
+
+    assert answer.status_code == 200
+    assert len(parse(answer.text)[1:]) == len(store.events(job_id))
+
+
 @pytest.mark.parametrize("id_", ["x", "-1", "1-", "9" * 30, "0-0; DROP"])
 def test_a_last_event_id_of_another_make_is_refused(http, job_id, id_):
     """It never reaches Redis."""

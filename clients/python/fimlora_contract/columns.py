@@ -142,4 +142,7 @@ def _check_messages(messages: Any, *, where: str) -> None:
 
 
 def _kind(row: Mapping[str, Any], name: str) -> str:
-    return f"{type(row[name]).__name__} {str(row[name])[:40]!r}" if name in row else "nothing"
+    if name not in row:
+        return "nothing"
+    value = row[name]
+    return "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"

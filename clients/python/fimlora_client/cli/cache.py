@@ -26,7 +26,8 @@ def cache(
     client = client_of(ctx)
     if evict:
         report = client.cache.evict()
-        say(f"evicted {report.entries} results, {size(report.bytes)}")
+        results = "1 result" if report.entries == 1 else f"{report.entries} results"
+        say(f"evicted {results}, {size(report.bytes)}")
     figures = client.cache.figures()
     if as_json:
         show_json(figures.model_dump(mode="json"))
