@@ -8,6 +8,7 @@ import uvicorn
 
 from fimlora_service.app import create_app
 from fimlora_service.logs import configure_logging
+from fimlora_service.malformed_http import HttpProtocol
 from fimlora_service.settings import Settings
 
 ENVIRONMENT = """environment:
@@ -60,6 +61,7 @@ def main() -> None:
         port=settings.port if arguments.port is None else arguments.port,
         log_config=None,
         access_log=False,
+        http=HttpProtocol,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from fimlora_contract.jobs import JobStatus
+from fimlora_contract.problems import Problem
 from fimlora_contract.store import JobStore
 from fimlora_service.app import connect
 from fimlora_service.housekeeping import reap, repeating
@@ -95,6 +96,26 @@ def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_
     log = (data_dir / "log").read_text()
     assert f'job.queued job_id="{job["id"]}" attempt=1 request_id=' in log
     assert "Traceback" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sent", [b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\nHost\r\n\r\n"]
+)
+def test_what_is_no_http_is_answered_with_a_problem(data_dir, valkey_url, sent):
+    """A browser that speaks TLS, or a client with a typo in a header, reads what is wrong."""
+    with running_service(data_dir, valkey_url) as (client, _):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=5) as connection:
+            connection.sendall(sent)
+            answer = connection.makefile("rb").read()  # to the end: the connection is closed
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/problem+json" in head.lower()
+    problem = Problem.model_validate_json(body)
+    assert (problem.status, problem.code) == (400, "malformed_request")
+    assert "Traceback" not in (data_dir / "log").read_text()
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class ProblemType:
 PROBLEMS: dict[str, ProblemType] = {
     "malformed_request": ProblemType(
         400,
-        "The body is not valid JSON",
+        "The request cannot be read",
         "Send one JSON object with Content-Type application/json.",
     ),
     "webhook_not_allowed": ProblemType(
