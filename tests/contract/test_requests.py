@@ -105,6 +105,31 @@ def test_given_columns_win_and_must_exist():
         find_fields(["body", "topic"], columns=Columns(text="txt"))
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"messages": "chat", "label": "topic"}, "names a label.*name the text column too"),
+        ({"prompt": "a", "completion": "b", "label": "topic"}, "names a label"),
+        ({"text_pair": "a"}, "names a text_pair without a text"),
+    ],
+)
+def test_columns_that_do_not_go_together_are_refused(columns, message):
+    """Rather than one of them left aside, or the worker tripped."""
+    names = ["chat", "a", "b", "topic", "text"]
+
+    with pytest.raises(ColumnError, match=message):
+        find_fields(names, columns=Columns(**columns))
+
+
+def test_a_label_beside_messages_is_left_out_of_language_modelling():
+    """The task says that it does not count."""
+    columns = Columns(messages="chat", label="topic")
+
+    fields = find_fields(["chat", "topic"], columns=columns, task="causal_lm")
+
+    assert (fields.messages, fields.label) == ("chat", None)
+
+
 def test_a_bad_row_is_named():
     """The message has the row, the column and what it holds."""
     fields = find_fields(["text", "label"], columns=Columns())

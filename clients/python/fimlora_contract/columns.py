@@ -53,6 +53,8 @@ def find_fields(
     missing = sorted(set(given.values()) - set(names))
     if missing:
         raise ColumnError(f"no column {missing[0]!r}; the columns are {sorted(names)}")
+    if "text_pair" in given and "text" not in given:
+        raise ColumnError("dataset.columns names a text_pair without a text")
     fields = TextFields(**given) if _has_text(given) else _by_convention(names, given)
     return _fit_task(fields, names=names, task=task)
 
@@ -88,6 +90,11 @@ def _fit_task(
         raise ColumnError("dataset.columns names a completion without a prompt")
     if fields.prompt and not fields.completion:
         raise ColumnError("dataset.columns names a prompt without a completion")
+    if fields.label and not fields.text and task != "causal_lm":
+        raise ColumnError(
+            "dataset.columns names a label, and rows with a label are classified by their text: "
+            "name the text column too, or leave the label out, or set task causal_lm"
+        )
     if fields.label is None and fields.text and task != "causal_lm":
         label = next((name for name in LABELS if name in names), None)
         fields = TextFields(text=fields.text, text_pair=fields.text_pair, label=label)
