@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from fimlora import measure, measure_streamed, streaming
+from fimlora import weights as weights_module
 from fimlora.checkpoint import Checkpoint
 from fimlora.slots import Place, Reader, Slot, lay_out
 from support.models import make_batch
@@ -22,8 +23,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_no_block_is_in_memory_beside_the_head(folder, monkeypatch):
+@pytest.mark.parametrize("is_large", [True, False])
+def test_no_block_is_in_memory_beside_a_large_head(folder, monkeypatch, is_large):
     """All batches leave the last block before the first sees the head; then it is read again."""
+    monkeypatch.setattr(weights_module, "_LARGE_END_BYTES", 64 * 24 * 4 + (not is_large))
     opened, weights, beside_head = [], [], []
 
     class Watched(Checkpoint):
@@ -49,8 +52,8 @@ def test_no_block_is_in_memory_beside_the_head(folder, monkeypatch):
 
     reads = opened[0].reads
     of_blocks = [reads[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(4)]
-    assert beside_head == [0, 0]
-    assert of_blocks == [2, 2, 2, 2]
+    assert [n == 0 for n in beside_head] == [is_large, is_large]
+    assert of_blocks == ([2, 2, 2, 2] if is_large else [2, 2, 1, 1])
     assert reads["lm_head.weight"] == reads["model.embed_tokens.weight"] == 1
 
 

@@ -18,6 +18,10 @@ from fimlora.skeleton import initialise_missing
 from fimlora.slots import Place, Reader, Slot, lay_out
 from fimlora.sources import find_sources, fitting_sources
 
+# An embedding or head below this may lie beside two blocks: reading one of them again, and
+# filling the heap anew, would cost more than the memory is worth.
+_LARGE_END_BYTES = 2**28
+
 
 class Weights:
     """Gives a skeleton its weights when they are needed, and takes them away again.
@@ -186,7 +190,8 @@ class Weights:
     def _load_end(self, module: str) -> None:
         names = self._names_in([module])
         if any(self._model.get_parameter(name) is self._stand_ins[name] for name in names):
-            self._make_room()
+            if max(self._meta[name].nbytes for name in names) >= _LARGE_END_BYTES:
+                self._make_room()
             self._load_whole(names)
 
     def _make_room(self) -> None:
