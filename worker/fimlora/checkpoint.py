@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # the cores are left to compute.
 _READERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 _PART_BYTES = 2**24
+# What a header can raise that is not what its file's name says.
+_UNSOUND = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -73,7 +75,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         tensors: dict[str, StoredTensor] = {}
         for file in _shards(folder):
-            tensors.update(_read_header(file))
+            tensors.update(_stored_tensors(file))
         self.tensors: Mapping[str, StoredTensor] = MappingProxyType(tensors)
         self.reads: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="fimlora-read")
@@ -140,23 +142,48 @@ def _shards(folder: Path) -> list[Path]:
     raise InvalidCheckpoint(f"{folder} has neither {_SINGLE} nor {_INDEX}")
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """Read the JSON header that opens a safetensors file."""
+def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Read the JSON header that opens a safetensors file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Where its tensors begin, and what the header says of each by name.
+
+    Raises:
+        InvalidCheckpoint: It is no such file, or not all of it.
+    """
     try:
         with file.open("rb") as opened:
-            size = int.from_bytes(opened.read(8), "little")
-            if size > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
+            size, n_bytes = int.from_bytes(opened.read(8), "little"), file.stat().st_size
+            if size > n_bytes:
+                raise InvalidCheckpoint(_refusal(file, "its header is longer than the file"))
             header = json.loads(opened.read(size))
+        header.pop("__metadata__", None)
+        end = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, *_UNSOUND) as error:
+        raise InvalidCheckpoint(_refusal(file, repr(error))) from error
+    if end != n_bytes:
+        raise InvalidCheckpoint(_refusal(file, f"its tensors end at byte {end} of {n_bytes}"))
+    return 8 + size, header
+
+
+def _stored_tensors(file: Path) -> dict[str, StoredTensor]:
+    start, header = read_header(file)
+    try:
         return {
             name: StoredTensor(
                 file=file,
-                offset=8 + size + entry["data_offsets"][0],
+                offset=start + entry["data_offsets"][0],
                 dtype=_DTYPES[entry["dtype"]],
                 shape=tuple(entry["shape"]),
             )
             for name, entry in header.items()
-            if name != "__metadata__"
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidCheckpoint(f"cannot read {file} as safetensors: {error!r}") from error
+    except _UNSOUND as error:
+        raise InvalidCheckpoint(_refusal(file, repr(error))) from error
+
+
+def _refusal(file: Path, why: str) -> str:
+    return f"cannot read {file} as safetensors: {why}"
