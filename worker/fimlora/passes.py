@@ -8,7 +8,7 @@ architecture. One thread runs at a time: `Pass.advance` returns when the pass ha
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import InvalidOption
+from fimlora.half_on_cpu import widened_dtypes, widened_products
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Pass(threading.Thread):
         self.call: UnitCall | None = None
         self.result: Tensor | None = None
         self._body = body
-        self._casts = _autocasts()
+        self._contexts: list[AbstractContextManager[object]] = []
         self._outputs: Any = None
         self._error: BaseException | None = None
         self._is_abandoned = False
@@ -54,8 +55,8 @@ class Pass(threading.Thread):
         """Run the body; what it raises is for `advance` to raise."""
         try:
             with ExitStack() as stack:
-                for cast in self._casts:
-                    stack.enter_context(cast)
+                for context in self._contexts:
+                    stack.enter_context(context)
                 self.result = self._body()
         except _Abandoned:
             pass
@@ -84,6 +85,8 @@ class Pass(threading.Thread):
             raise self._error
 
     def _start(self) -> None:
+        # A thread begins without what the one that starts it has on.
+        self._contexts = [*_autocasts(), widened_products(widened_dtypes())]
         try:
             self.start()
         except RuntimeError as error:
@@ -124,7 +127,7 @@ class Pass(threading.Thread):
 
 
 def _autocasts() -> list[torch.autocast]:
-    """What this thread has autocast for; it is not handed on to threads by itself."""
+    """What this thread has autocast for."""
     return [
         torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
         for kind in ("cpu", "cuda")
