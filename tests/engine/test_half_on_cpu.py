@@ -69,7 +69,7 @@ def apply(case, dtype):
     return name(*given, **factors), name(*(t.double() for t in given), **factors)
 
 
-@pytest.mark.parametrize("entries", [2**24, 200])
+@pytest.mark.parametrize("entries", [2**20, 200])
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
     "case",

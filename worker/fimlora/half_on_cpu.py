@@ -21,8 +21,9 @@ from fimlora.shapes import Float
 
 _aten = torch.ops.aten
 _HALF = (torch.bfloat16, torch.float16)
-_PIECE_ENTRIES = 2**24  # 64 MiB of a weight in float32
-_MIN_COLUMNS = 128  # a narrower piece would read the left factor for too little
+# 4 MiB of a weight in float32 stay in a CPU's cache and in the heap; larger pieces take longer.
+_PIECE_ENTRIES = 2**20
+_MIN_COLUMNS = 64  # a narrower piece would read the left factor for too little
 _active = threading.local()  # the dtypes that are widened on this thread
 
 
