@@ -14,11 +14,12 @@ from fimlora.checkpoint import Checkpoint
 from fimlora.execution import Executor
 from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.gradient_sums import SPECTRA_BYTES
-from fimlora.measuring import check_at_least_one, measure
+from fimlora.measuring import measure
 from fimlora.memory_errors import is_out_of_memory
 from fimlora.needs import bytes_recorded, estimate_need
 from fimlora.progress_file import ProgressFile
 from fimlora.record import parse_record
+from fimlora.settings import check_at_least_one
 from fimlora.skeleton import build_skeleton
 from fimlora.statistics import Statistics
 from fimlora.streaming import measure_streamed

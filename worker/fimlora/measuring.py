@@ -6,7 +6,6 @@ see x and g while a calibration batch goes forward and backward once.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,12 @@ from fimlora.memory_errors import is_out_of_memory, out_of_memory, release
 from fimlora.micro_batches import MicroBatches
 from fimlora.plan import TargetModule
 from fimlora.progress_file import ProgressFile, open_progress
-from fimlora.record import check_record, parse_record
+from fimlora.record import check_record
 from fimlora.recorded_sums import RecordedSums
 from fimlora.recorder import Recorder
 from fimlora.run_progress import RunProgress
-from fimlora.statistics import Estimator, Statistics
+from fimlora.settings import Settings
+from fimlora.statistics import Statistics
 from fimlora.targets import (
     count_base_parameters,
     find_left_out,
@@ -105,27 +105,22 @@ def measure(
         OutOfMemory: Not even one example at a time fits.
         InvalidProgress: The progress file is damaged, or comes from another run.
     """  # noqa: DOC502 - the helpers raise
-    check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
-    check_scale(scale)
+    settings = Settings.checked(
+        estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
+        spectra_bytes=spectra_bytes, n_batches=n_batches, micro_batch_size=micro_batch_size,
+        train_mode=train_mode,
+    )  # fmt: skip
     model = uncompiled(model)
-    check_can_run(model)
-    kind = parse_estimator(estimator)
+    _check_has_values(model)
     modules = find_targets(model, target_modules)
     device = next(model.parameters()).device
-    wanted = parse_record(record)
-    check_record(wanted, model)
-    sums = RecordedSums(modules, record=wanted, spectra_bytes=spectra_bytes) if wanted else None
-    recorder = Recorder(
-        modules, estimator=kind, rank=rank, seed=seed, device=device, recorded=sums
-    )
-    expected = count_expected(batches, n_batches)
+    check_record(settings.record, model)
+    sums = RecordedSums(modules, record=settings.record, spectra_bytes=spectra_bytes)
+    recorder = new_recorder(settings, modules, device, sums)
+    expected = _count_expected(batches, n_batches)
     sizes = MicroBatches(micro_batch_size)
-    settings = {
-        "executor": Executor.RESIDENT, "estimator": kind, "rank": rank, "seed": seed, "scale": scale,
-        "record": sorted(wanted), "spectra_bytes": spectra_bytes, "n_batches": n_batches,
-        "micro_batch_size": micro_batch_size, "train_mode": train_mode,
-    }  # fmt: skip
-    saved = open_progress(progress_file, model, modules, settings, loss_fn)
+    identity = settings.identity(Executor.RESIDENT)
+    saved = open_progress(progress_file, model, modules, identity, loss_fn)
     progress = RunProgress(recorder, sizes, expected=expected, saved=saved, on_batch=on_batch)
     loss: Loss | None = None
     with frozen(model, train_mode=train_mode, seed=seed):
@@ -147,22 +142,14 @@ def measure(
         )
     return Statistics(
         modules=modules,
-        estimator=kind,
         n_examples=progress.n_examples,
         n_batches=progress.n_used,
         base_parameters=count_base_parameters(model),
         loss=loss.kind.value,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        scale=scale,
-        train_mode=train_mode,
-        rank=rank if kind.has_sampled else None,
-        seed=seed if kind.has_sampled else None,
-        row_energies=recorder.row_energies(),
-        example_energies=recorder.example_energies(),
-        squared_gradients=recorder.squared_gradients(),
         not_targeted=find_left_out(model, target_modules),
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
-        **(sums.results(progress.n_examples) if sums is not None else {}),
+        **(settings.provenance() | recorder.groups(progress.n_examples)),
     )
 
 
@@ -241,73 +228,35 @@ class _Run:
         return losses.detach()
 
 
-def parse_estimator(estimator: str) -> Estimator:
-    """Read the name of an estimator.
+def new_recorder(
+    settings: Settings,
+    modules: Sequence[TargetModule],
+    device: torch.device,
+    sums: RecordedSums,
+) -> Recorder:
+    """Make a recorder of what was asked for.
+
+    Args:
+        settings: What was asked for.
+        modules: The modules to record.
+        device: Where they compute.
+        sums: For what is recorded besides; left out if that is nothing.
 
     Returns:
-        The estimator.
-
-    Raises:
-        InvalidOption: There is none of that name.
+        The recorder.
     """
-    if estimator not in set(Estimator):
-        allowed = ", ".join(repr(known.value) for known in Estimator)
-        raise InvalidOption(f"estimator={estimator!r}; allowed are {allowed}")
-    return Estimator(estimator)
+    return Recorder(
+        modules,
+        estimator=settings.estimator,
+        rank=settings.rank,
+        seed=settings.seed,
+        device=device,
+        recorded=sums if settings.record else None,
+    )
 
 
-def check_at_least_one(**options: int | None) -> None:
-    """Refuse a count that is not a whole number or below 1.
-
-    Args:
-        **options: Counts by the name of their argument; ``None`` is allowed.
-
-    Raises:
-        InvalidOption: One is.
-    """
-    for name, value in options.items():
-        if value is not None and (value is True or not hasattr(value, "__index__")):
-            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
-        if value is not None and value < 1:
-            raise InvalidOption(f"{name}={value}: it must be at least 1")
-
-
-def check_scale(scale: int | float) -> None:
-    """Refuse a LoRA scale that no score can be stated for.
-
-    Args:
-        scale: The scale.
-
-    Raises:
-        InvalidOption: It is not a number above 0, or not finite.
-    """
-    if not 0 < scale < math.inf:
-        raise InvalidOption(f"scale={scale!r}: it must be a number above 0 and finite")
-
-
-def check_gradients_allowed() -> None:
-    """Refuse to run where torch builds no graph whatever is asked of it.
-
-    Raises:
-        InvalidOption: This is in inference mode.
-    """
-    if torch.is_inference_mode_enabled():
-        raise InvalidOption(
-            "measuring needs gradients, which torch.inference_mode() rules out: call it "
-            "outside; torch.no_grad() is allowed"
-        )
-
-
-def check_can_run(model: nn.Module) -> None:
-    """Refuse a model or a place in which no backward pass can run.
-
-    Args:
-        model: The model.
-
-    Raises:
-        InvalidOption: The message says what to do instead.
-    """
-    check_gradients_allowed()
+def _check_has_values(model: nn.Module) -> None:
+    """Refuse a model whose weights are not loaded, unless they come by themselves."""
     is_offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
     name = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if name is not None and not is_offloaded:
@@ -317,7 +266,7 @@ def check_can_run(model: nn.Module) -> None:
         )
 
 
-def count_expected(batches: Iterable[Mapping[str, Any]], n_batches: int) -> int:
+def _count_expected(batches: Iterable[Mapping[str, Any]], n_batches: int) -> int:
     """Say how many batches a loader will give.
 
     Returns:

@@ -5,7 +5,7 @@ whatever the number of batches; `fimlora.sweep` says how.
 """
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,19 @@ from fimlora.fingerprints import digest_batch
 from fimlora.frozen import frozen
 from fimlora.gradient_sums import SPECTRA_BYTES, Signs, gradients_fit
 from fimlora.losses import Loss, LossFn, choose_loss
-from fimlora.measuring import (
-    OnBatch,
-    check_at_least_one,
-    check_gradients_allowed,
-    check_scale,
-    parse_estimator,
-)
+from fimlora.measuring import OnBatch, new_recorder
 from fimlora.memory import peak_bytes
 from fimlora.passes import casting_as_one_graph, stops
 from fimlora.plan import TargetModule
 from fimlora.progress_file import ProgressFile, open_progress
-from fimlora.record import Record, check_record, parse_record
+from fimlora.record import check_record
 from fimlora.recorded_sums import RecordedSums
 from fimlora.recorder import Recorder
+from fimlora.settings import Settings
 from fimlora.skeleton import build_skeleton
 from fimlora.spectra import SKETCH_WIDTH
 from fimlora.statistics import Groups, Statistics
-from fimlora.sweep import Sweep
+from fimlora.sweep import NewRecorder, Sweep
 from fimlora.targets import count_base_parameters, find_left_out, find_targets
 from fimlora.weights import Weights
 
@@ -124,40 +119,33 @@ def measure_streamed(
         InvalidProgress: The progress file is damaged, or comes from another run.
         UnsupportedModule: The model cannot be cut into blocks that run one by one.
     """  # noqa: DOC502 - the helpers raise
-    check_at_least_one(n_batches=n_batches, rank=rank, micro_batch_size=micro_batch_size)
-    check_scale(scale)
-    check_gradients_allowed()
+    settings = Settings.checked(
+        estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
+        spectra_bytes=spectra_bytes, n_batches=n_batches, micro_batch_size=micro_batch_size,
+        train_mode=train_mode,
+    )  # fmt: skip
     if train_mode:
         raise InvalidOption(
             "train_mode=True cannot be streamed, as dropout would be drawn in another order "
             "than resident; measure it resident, or without dropout"
         )
-    kind, wanted = parse_estimator(estimator), parse_record(record)
     folder, on = Path(model_path), torch.device(device)
     checkpoint = Checkpoint(folder)
     model = build_skeleton(folder, model_class=model_class, config=config, dtype=dtype)
-    check_record(wanted, model)
+    check_record(settings.record, model)
     modules = find_targets(model, target_modules)
     n_parameters = count_base_parameters(model)
     units = find_units(model, modules)
     weights = Weights(model, checkpoint, units, on, redraws=ignore_mismatched_sizes)
     spill = Path(boundary_folder) if boundary_folder is not None else None
-    new_sums = _sums_of_units(modules, wanted, spectra_bytes)
-    settings = {
-        "executor": Executor.STREAMED, "estimator": kind, "rank": rank, "seed": seed,
-        "scale": scale, "record": sorted(wanted), "spectra_bytes": spectra_bytes,
-        "n_batches": n_batches, "micro_batch_size": micro_batch_size,
-        "weights_seed": weights_seed, "ignore_mismatched_sizes": ignore_mismatched_sizes,
-    }  # fmt: skip
+    identity = {
+        **settings.identity(Executor.STREAMED),
+        "weights_seed": weights_seed,
+        "ignore_mismatched_sizes": ignore_mismatched_sizes,
+    }
     saved = open_progress(
-        progress_file, model, modules, settings, loss_fn, checkpoint=checkpoint, devices=[on]
+        progress_file, model, modules, identity, loss_fn, checkpoint=checkpoint, devices=[on]
     )
-
-    def new_recorder(targets: Sequence[TargetModule]) -> Recorder:
-        sums = new_sums(targets) if wanted else None
-        options: dict[str, Any] = {"rank": rank, "seed": seed, "recorded": sums}
-        return Recorder(targets, estimator=kind, device=on, **options)
-
     with (
         weights.attached(seed=seed if weights_seed is None else weights_seed),
         frozen(model, train_mode=False, seed=seed),
@@ -182,25 +170,20 @@ def measure_streamed(
             on,
             on_batch,
             found,
-            new_recorder,
+            _recorders_of_units(settings, modules, on),
             saved,
         )
         groups = _join(modules, sweep.measure(micro_batch_size))
     return Statistics(
         modules=modules,
-        estimator=kind,
         n_examples=sum(len(examples) for examples in found),
         n_batches=sum(len(examples) > 0 for examples in found),
         base_parameters=n_parameters,
         loss=loss.kind.value,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        scale=scale,
-        train_mode=False,
-        rank=rank if kind.has_sampled else None,
-        seed=seed if kind.has_sampled else None,
         not_targeted=find_left_out(model, target_modules),
         execution=Execution(Executor.STREAMED, sweep.largest, peak_bytes(on)),
-        **groups,
+        **(settings.provenance() | groups),
     )
 
 
@@ -220,16 +203,17 @@ def _read(
     return loss, found
 
 
-def _sums_of_units(
-    modules: Sequence[TargetModule], record: frozenset[Record], spectra_bytes: int
-) -> Callable[[Sequence[TargetModule]], RecordedSums]:
+def _recorders_of_units(
+    settings: Settings, modules: Sequence[TargetModule], device: torch.device
+) -> NewRecorder:
     """Decide once, for all modules, whether gradients are sketched; share the signs."""
-    signs = Signs(SKETCH_WIDTH)
-    fits = gradients_fit(modules, spectra_bytes)
+    signs, wanted = Signs(SKETCH_WIDTH), settings.record
+    fits = gradients_fit(modules, settings.spectra_bytes)
+    n_bytes = settings.spectra_bytes if fits else 0
 
-    def new(targets: Sequence[TargetModule]) -> RecordedSums:
-        n_bytes = spectra_bytes if fits else 0
-        return RecordedSums(targets, record=record, spectra_bytes=n_bytes, signs=signs)
+    def new(targets: Sequence[TargetModule]) -> Recorder:
+        sums = RecordedSums(targets, record=wanted, spectra_bytes=n_bytes, signs=signs)
+        return new_recorder(settings, targets, device, sums)
 
     return new
 
