@@ -10,9 +10,9 @@ from fastapi import APIRouter, Body, Depends, Response
 from fimlora import Budget, FimloraError, InfeasibleBudget, RankPlan, Statistics
 from fimlora.errors import InvalidStatistics
 from fimlora.replanning import Known, replan, replanned_config, rescaled
-from fimlora.text_files import rank_map, text_files
+from fimlora.text_files import text_files
 from fimlora_contract.digests import digest_bytes, digest_of
-from fimlora_contract.jobs import Plan, RankMap
+from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
 from fimlora_service.artifacts import find_artifact
@@ -53,30 +53,35 @@ def allocate_again(
     artifacts: ArtifactsDep,
 ) -> Response:
     """Solve another plan from what a job has measured; no device and no queue."""
-    record = store.get(id)
-    result = result_of(record.to_job())
+    result = result_of(store.shown(id).to_job())
     digest = find_artifact(result, STATISTICS).digest
     path = artifacts.local(result.digest, STATISTICS)
+    known = known_of(result)
     try:
-        statistics = Statistics.load(path)
+        statistics = Statistics.load(path, rule=body.allocation.rule)
+        plan, config = solve(body, statistics, known)
+        if statistics.scale != plan.scale:
+            digest = digest_bytes(rescaled(Statistics.load(path), plan.scale).to_bytes())
     except InvalidStatistics as error:
         raise errors.ArtifactNotFound(f"{STATISTICS} of job {id!r} cannot be read") from error
-    stored = record.json_field("result")
-    known = Known(stored["rank_map"], stored["adapter_config"])
-    plan, config = solve(body, statistics, known)
-    if statistics.scale != plan.scale:
-        digest = digest_bytes(rescaled(statistics, plan.scale).to_bytes())
-    layout = body.adapter.layout
-    texts = text_files(plan, config, layout=layout)
+    texts = text_files(plan, config, layout=body.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
     again = Plan(
         job_id=id,
         digest=digest_of(files | {STATISTICS: digest}),
         adapter_config=config,
-        rank_map=RankMap.model_validate(rank_map(plan, layout=layout)),
+        rank_map=RankMap.model_validate_json(texts["rank_map.json"]),
     )
     # Not left to the framework, which would check the whole rank map once more.
     return Response(again.model_dump_json(), media_type="application/json")
+
+
+def known_of(result: CalibrationResult) -> Known:
+    """What a new plan takes from the one that was made when the model was at hand."""
+    rank_map = result.rank_map
+    modules = [{"name": module.name, "rank": module.rank} for module in rank_map.modules]
+    facts = {"provenance": rank_map.provenance, "modules": modules}
+    return Known(facts, result.adapter_config)
 
 
 def solve(

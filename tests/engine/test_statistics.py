@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fimlora import Statistics, measure
+from fimlora import Statistics, allocate, measure
 from fimlora.errors import InvalidStatistics
 from support.models import make_batch, tiny
 
@@ -42,6 +42,24 @@ def test_a_saved_file_reads_back_to_the_last_bit(tmp_path, estimator):
         assert getattr(found, group).keys() == wanted.keys()
         assert all(np.array_equal(getattr(found, group)[k], wanted[k]) for k in wanted)
     assert found.scores() == statistics.scores()
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled", "both"])
+@pytest.mark.parametrize("rule", ["proportional", "spectral", "uniform", "random"])
+def test_what_is_read_for_a_rule_gives_the_plan_of_the_whole_file(tmp_path, rule, estimator):
+    """The rest of the file, which may be most of it, is not read."""
+    record = ["spectra", "moments", "batch_energies"]
+    measured(estimator=estimator, record=record).save(tmp_path / "s")
+    options = {"budget": 2, "rule": rule, "r_max": 4}
+
+    part = Statistics.load(tmp_path / "s", rule=rule)
+
+    whole = Statistics.load(tmp_path / "s")
+    assert allocate(part, **options) == allocate(whole, **options)
+    read = {group for group in GROUPS if getattr(part, group)}
+    scored = "squared_gradients" if estimator == "sampled" else "row_energies"
+    assert read == (set() if rule == "spectral" else {scored})
+    assert part.spectra.keys() == whole.spectra.keys() != set()
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path, statistics):

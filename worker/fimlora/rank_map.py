@@ -6,6 +6,7 @@ Pure text in, pure text out: the same plan gives the same bytes. Nothing here im
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 
 from fimlora.plan import RankPlan, TargetModule
@@ -14,6 +15,7 @@ from fimlora.plan import RankPlan, TargetModule
 _RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48, 107))
 _WHITE_INK_FROM = 0.59
 _CELL_W, _CELL_H, _GAP, _PAD = 52, 20, 2, 16
+_INNER_INDEX = re.compile(r"\b\d+\b")  # of an expert, in a kind
 _CHAR_W = 6.6  # of the 11 px sans-serif used for labels
 
 _STYLE = """
@@ -62,12 +64,13 @@ def layer_grid(plan: RankPlan) -> Grid:
     loose = []
     for module in plan.modules:
         rank = plan.ranks[module.name]
-        if module.layer is None:
+        layer = module.layer
+        if layer is None:
             loose.append((module.name, rank))
             continue
-        kind = re.sub(r"\b\d+\b", "*", module.kind)
+        kind = _INNER_INDEX.sub("*", module.kind)
         columns.setdefault(kind)
-        row = cells.setdefault((_stack(module), module.layer), {})
+        row = cells.setdefault((_stack(module), layer), {})
         row.setdefault(kind, []).append(rank)
     several = len({stack for stack, _ in cells}) > 1
     rows = tuple(
@@ -161,8 +164,9 @@ def render_svg(plan: RankPlan) -> str:
     top = 62 + int(longest * 0.57) + 14
     n_rows = len(grid.rows) + len(grid.loose)
     bottom = top + n_rows * (_CELL_H + _GAP)
-    lines = _wrap(budget_line(plan))
-    text_w = max(len(line) for line in (*lines, heading(plan))) * _CHAR_W * 1.15
+    line = budget_line(plan)
+    lines = _wrap(line)
+    text_w = max(len(part) for part in (*lines, heading(plan))) * _CHAR_W * 1.15
     cells_w = len(grid.columns) * (_CELL_W + _GAP) + longest * 0.82
     loose_w = max([0, *(len(name) for name, _ in grid.loose)]) * _CHAR_W + _CELL_W + 12
     width = int(max(left + cells_w, left + loose_w, text_w + _PAD, 320)) + _PAD
@@ -174,13 +178,13 @@ def render_svg(plan: RankPlan) -> str:
         *_column_labels(grid.columns, left, top),
         *_grid_cells(grid, left, top, low, high),
         *_legend(left, bottom + 14, low, high),
-        *(_label(_PAD, bottom + 62 + 16 * i, line, "dim") for i, line in enumerate(lines)),
+        *(_label(_PAD, bottom + 62 + 16 * i, part, "dim") for i, part in enumerate(lines)),
     ]
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">',
         f'<title id="t">{escape(heading(plan))}</title>',
-        f'<desc id="d">{escape(budget_line(plan))}</desc>',
+        f'<desc id="d">{escape(line)}</desc>',
         f"<style>{_STYLE}</style>",
     ]
     return "\n".join([*head, *body, "</svg>", ""])
@@ -265,6 +269,7 @@ def _legend(left: int, y: int, low: int, high: int) -> list[str]:
     return [*bar, _label(end + 8, y + 9, text, "dim")]
 
 
+@lru_cache(maxsize=1024)  # a plan has many modules and few ranks
 def _color(share: float) -> str:
     place = share * (len(_RAMP) - 1)
     i = min(int(place), len(_RAMP) - 2)

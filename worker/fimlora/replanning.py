@@ -19,7 +19,8 @@ class Known:
     """An adapter that was written when the statistics were measured.
 
     Attributes:
-        rank_map: The content of its ``rank_map.json``.
+        rank_map: The content of its ``rank_map.json``; the provenance, and name and rank of
+            the modules are enough.
         config: The content of its ``adapter_config.json``.
     """
 

@@ -84,22 +84,25 @@ def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
 
 def _expected_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """Expected F, O x 1: all its columns are equal."""
-    rows = statistics.row_energies[module.name][:, None]
-    return statistics.scale**2 * rows / (3 * module.d_in * statistics.n_examples)
+    F = statistics.scale**2 * statistics.row_energies[module.name][:, None]
+    F /= 3 * module.d_in * statistics.n_examples  # in place: no second array
+    return F
 
 
 def _expected_batch_entries(
     statistics: Statistics, module: TargetModule
 ) -> NDArray[np.float64]:
     """What F of the sampled A is in expectation, O x 1."""
-    rows = statistics.batch_energies[module.name][:, None]
-    return statistics.scale**2 * rows / (3 * module.d_in * statistics.n_batches)
+    F = statistics.scale**2 * statistics.batch_energies[module.name][:, None]
+    F /= 3 * module.d_in * statistics.n_batches  # in place: no second array
+    return F
 
 
 def _sampled_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """F of the sampled A, O x R."""
-    squares = statistics.squared_gradients[module.name]
-    return statistics.scale**2 * squares / statistics.n_batches
+    F = statistics.scale**2 * statistics.squared_gradients[module.name]
+    F /= statistics.n_batches
+    return F
 
 
 def _aggregate(F: NDArray[np.float64], aggregation: Aggregation) -> float:

@@ -11,7 +11,7 @@ of example n's loss with respect to the weight, ``H[b]`` (O I) that of batch b's
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from fimlora.errors import InvalidStatistics
 from fimlora.execution import Execution
@@ -227,11 +227,13 @@ class Statistics:
         return save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
 
     @classmethod
-    def load(cls, path: str | Path) -> "Statistics":
+    def load(cls, path: str | Path, *, rule: str | None = None) -> "Statistics":
         """Read what `save` wrote.
 
         Args:
             path: The file.
+            rule: Read only the sums that `fimlora.allocate` looks at with this rule, which may
+                be a small part of the file; all others are left empty. All by default.
 
         Returns:
             The statistics, with the same sums to the last bit.
@@ -239,15 +241,17 @@ class Statistics:
         Raises:
             InvalidStatistics: There is no such file, or it holds something else.
         """
+        groups: Groups = {group: {} for group in _GROUPS}
         try:
-            content = Path(path).read_bytes()
-            header = _read_header(content)
-            groups: dict[str, dict[str, NDArray[np.float64]]] = {g: {} for g in _GROUPS}
-            for key, array in load(content).items():
-                group, _, name = key.partition("/")
-                groups[group][name] = array
+            with safe_open(Path(path), framework="numpy") as file:
+                header = _parsed(file.metadata())
+                estimator = Estimator(header.pop("estimator"))
+                wanted = _groups_for(rule, estimator)
+                for key in file.keys():  # noqa: SIM118 - it is no mapping
+                    group, _, name = key.partition("/")
+                    if group in wanted:
+                        groups[group][name] = file.get_tensor(key)
             modules = tuple(TargetModule(**row) for row in header.pop("modules"))
-            estimator = Estimator(header.pop("estimator"))
             header["not_targeted"] = tuple(header.get("not_targeted", ()))
             arrays: dict[str, Any] = groups
             return cls(modules=modules, estimator=estimator, **header, **arrays)
@@ -260,6 +264,7 @@ class Statistics:
         return {**facts, **plain}
 
 
+_SPECTRAL = ("spectra", "mean_energies", "spectrum_errors")
 _GROUPS = (
     "row_energies",
     "example_energies",
@@ -267,9 +272,7 @@ _GROUPS = (
     "input_squares",
     "token_counts",
     "batch_energies",
-    "spectra",
-    "mean_energies",
-    "spectrum_errors",
+    *_SPECTRAL,
 )
 _COUNTS = ("n_examples", "n_batches")
 _MUST_MATCH = tuple(
@@ -283,11 +286,17 @@ def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
     return {name: values + right[name] for name, values in left.items()}
 
 
-def _read_header(content: bytes) -> dict[str, Any]:
-    """Read our metadata from the JSON header that opens a safetensors file."""
-    size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    header: dict[str, Any] = json.loads(metadata.get("fimlora", "{}"))
+def _groups_for(rule: str | None, estimator: Estimator) -> Collection[str]:
+    """Name the sums that a rule looks at."""
+    if rule is None:
+        return _GROUPS
+    scored = "row_energies" if estimator.has_exact else "squared_gradients"
+    return _SPECTRAL if rule == "spectral" else (scored, *_SPECTRAL)
+
+
+def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Our facts from the metadata of a safetensors file."""
+    header: dict[str, Any] = json.loads((metadata or {}).get("fimlora", "{}"))
     if header.pop("format", None) != STATISTICS_FORMAT:
         raise ValueError(f"not in format {STATISTICS_FORMAT!r}")
     return header
