@@ -15,14 +15,12 @@ sys.path.extend(
 )
 import httpx2
 import numpy as np
-import uvicorn
 from redis import Redis
 
 from fimlora import Statistics, TargetModule
 from fimlora.statistics import Estimator
 from fimlora_contract.catalogue import Catalogue
 from fimlora_contract.store import JobStore
-from fimlora_service.app import create_app
 from support.results import make_result
 from support.service import ROWS
 
@@ -63,24 +61,13 @@ def llama_statistics(n_layers: int) -> Statistics:
     )
 
 
-def serve(port: int) -> None:
-    """The service with one route more, which does nothing."""
-    app = create_app()
-
-    @app.get("/empty")
-    def empty() -> dict[str, str]:
-        return {}
-
-    uvicorn.run(app, port=port, log_level="warning", access_log=False)
-
-
 @contextmanager
 def running_server(redis_url: str, data_dir: Path) -> Iterator[httpx2.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"REDIS_URL": redis_url, "FIMLORA_DATA_DIR": str(data_dir)}
-    command = [sys.executable, __file__, str(port)]
+    command = [sys.executable, Path(__file__).with_name("empty_route.py"), str(port)]
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment)
     try:
@@ -112,7 +99,3 @@ def succeeded_job(client: httpx2.Client, redis_url: str, data_dir: Path, layers:
     store.succeed(job_id, 1, result)
     Catalogue(store).file(store.get(job_id))
     return str(job_id)
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))

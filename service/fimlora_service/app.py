@@ -1,10 +1,10 @@
 """The application: parts are made when it starts, and handed to handlers by its state."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
-from functools import partial
+from functools import lru_cache, partial
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -37,17 +37,21 @@ from fimlora_service.dependencies import State
 from fimlora_service.evicting import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.head_requests import HeadMiddleware
 from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
-from fimlora_service.hub import Hub
 from fimlora_service.job_views import JobViews
 from fimlora_service.lanes import Lanes
 from fimlora_service.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
+from fimlora_service.readings import Readings
 from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
 from fimlora_service.submission import Submission
+from fimlora_service.tenants import tenant_of
 from fimlora_service.webhooks import Courier
+
+if TYPE_CHECKING:
+    from fimlora_service.hub import Hub
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
@@ -138,6 +142,24 @@ def open_results(
     return TrackedArtifacts(artifacts, ResultIndex(store))
 
 
+def hub_access(settings: Settings, data_folder: DataFolder) -> "Callable[[], Hub]":
+    """Gives the hub, made when it is first asked for: its library takes a while to import."""
+
+    @lru_cache(maxsize=1)
+    def hub() -> "Hub":
+        from fimlora_service.hub import Hub
+
+        token = settings.hub_token
+        return Hub(
+            endpoint=settings.hub_endpoint,
+            token=token.get_secret_value() if token else None,
+            cache=data_folder.hub,
+            timeout_s=settings.hub_timeout_s,
+        )
+
+    return hub
+
+
 def make_state(
     settings: Settings,
     stopping: Event,
@@ -149,13 +171,8 @@ def make_state(
     """The parts that handlers are given."""
     store = results.index.store
     token = settings.hub_token
-    hub = Hub(
-        endpoint=settings.hub_endpoint,
-        token=token.get_secret_value() if token else None,
-        cache=data_folder.hub,
-        timeout_s=settings.hub_timeout_s,
-    )
-    resolver = Resolver(data_folder, hub)
+    tenant = tenant_of(token.get_secret_value() if token else None)
+    resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
     submission = Submission(
         store, transport, resolver, results, webhook_hosts=settings.webhook_hosts
     )
@@ -166,6 +183,7 @@ def make_state(
         artifacts=results,
         store=store,
         job_views=JobViews(store),
+        readings=Readings(),
         resolver=resolver,
         submission=submission,
         lanes=Lanes(),

@@ -14,6 +14,7 @@ from fimlora_service.job_views import JobViews
 from fimlora_service.lanes import Lanes
 from fimlora_service.metrics import Metrics
 from fimlora_service.problems import MEDIA_TYPE
+from fimlora_service.readings import Readings
 from fimlora_service.resolve import Resolver
 from fimlora_service.settings import Settings
 from fimlora_service.submission import Submission
@@ -28,6 +29,7 @@ class State(TypedDict):
     artifacts: TrackedArtifacts
     store: JobStore
     job_views: JobViews
+    readings: Readings
     resolver: Resolver
     submission: Submission
     lanes: Lanes
@@ -49,6 +51,7 @@ StoppingDep = Annotated[Event, _part("stopping")]
 SettingsDep = Annotated[Settings, _part("settings")]
 DataFolderDep = Annotated[DataFolder, _part("data_folder")]
 ArtifactsDep = Annotated[TrackedArtifacts, _part("artifacts")]
+ReadingsDep = Annotated[Readings, _part("readings")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 SubmissionDep = Annotated[Submission, _part("submission")]

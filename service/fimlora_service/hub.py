@@ -3,7 +3,6 @@
 Nothing heavy is fetched here; the worker downloads weights and rows at that commit.
 """
 
-import hmac
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,9 +58,6 @@ class Hub:
         token: Access token; without one only public repositories can be read.
         cache: Where small files are kept; the worker uses the same folder.
         timeout_s: How long one question may take.
-
-    Attributes:
-        tenant: Stands for the token in keys of what only its owner may read.
     """
 
     def __init__(
@@ -71,7 +67,6 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
         self._cache = cache
         self._timeout_s = timeout_s
-        self.tenant = tenant_of(token)
 
     def resolve_model(
         self, model: HubModel, *, with_shapes: bool, with_sizes: bool = False
@@ -114,12 +109,11 @@ class Hub:
 
     def missing_bytes(self, model: ResolvedModel) -> int:
         """Bytes of a resolved model that no worker over this cache has fetched yet."""
-        if not model.sizes:
-            return 0
+        sizes = model.sizes or {}
         known = {"repo_id": model.reference["id"], "revision": model.reference["revision"]}
         return sum(
             size
-            for name, size in model.sizes.items()
+            for name, size in sizes.items()
             if not try_to_load_from_cache(
                 filename=name, cache_dir=self._cache / "models", **known
             )
@@ -196,13 +190,6 @@ class Hub:
             }
         except ValueError as error:
             raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
-
-
-def tenant_of(token: str | None) -> str:
-    """Who asks the hub, as it may appear in keys: no token can be found from it."""
-    if token is None:
-        return "anonymous"
-    return hmac.new(b"fimlora tenant", token.encode(), "sha256").hexdigest()
 
 
 def restriction(info: ModelInfo | DatasetInfo) -> dict[str, bool]:

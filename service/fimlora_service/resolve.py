@@ -4,13 +4,13 @@ Whatever can be known without a device is checked here, so that a wrong request 
 in the answer to it and not minutes later in a job.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fimlora_contract import __version__
 from fimlora_contract.columns import (
@@ -33,12 +33,14 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import ResolvedModel
 from fimlora_service.data_folder import DataFolder
 from fimlora_service.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
-from fimlora_service.hub import Hub
 from fimlora_service.local_datasets import columns_of, data_files, read_rows
 from fimlora_service.local_models import LocalModels
 from fimlora_service.rows import RowError, check_rows, check_text, survey
 from fimlora_service.targets import check_targets
 from fimlora_service.uploads import find_upload
+
+if TYPE_CHECKING:  # it brings the hub's library along, which not every request needs
+    from fimlora_service.hub import Hub
 
 LOCAL_ROWS_CHECKED = 10_000
 TaskName = Task | Literal["auto"]
@@ -107,9 +109,18 @@ class ToFetch:
 
 
 class Resolver:
-    """Resolves requests against the data folder and the hub."""
+    """Resolves requests against the data folder and the hub.
 
-    def __init__(self, data_folder: DataFolder, hub: Hub) -> None:
+    Args:
+        data_folder: Where registered models and datasets are.
+        hub: Gives access to the hub; called when a request names something there.
+        tenant: Who this service is to the hub.
+    """
+
+    def __init__(
+        self, data_folder: DataFolder, hub: "Callable[[], Hub]", *, tenant: str
+    ) -> None:
+        self.tenant = tenant
         self._data = data_folder
         self._hub = hub
         self._models = LocalModels(data_folder.models)
@@ -133,7 +144,7 @@ class Resolver:
         check_chat(model, dataset["fields"])
         references = {"base_model": model.reference, "dataset": dataset}
         is_restricted = any(reference.get("restricted") for reference in references.values())
-        tenant = self._hub.tenant if is_restricted else ""
+        tenant = self.tenant if is_restricted else ""
         content: dict[str, Any] = {
             "model_digest": model.digest, "dataset": dataset, "tenant": tenant,
         }  # fmt: skip
@@ -145,24 +156,20 @@ class Resolver:
             tenant,
         )
 
-    @property
-    def tenant(self) -> str:
-        """Who this service is to the hub."""
-        return self._hub.tenant
-
     def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
         """What a worker must download for a request that was resolved in detail."""
         dataset, data = request.dataset, 0
         if isinstance(dataset, HubDataset):
             commit = resolved.references["dataset"]["revision"]
-            data = self._hub.dataset_bytes(dataset, commit)
-        return ToFetch(self._hub.missing_bytes(resolved.model), data)
+            data = self._hub().dataset_bytes(dataset, commit)
+        model = self._hub().missing_bytes(resolved.model) if resolved.model.sizes else 0
+        return ToFetch(model, data)
 
     def _resolve_model(self, request: CalibrationRequest, *, in_detail: bool) -> ResolvedModel:
         model = request.base_model
         if isinstance(model, HubModel):
             wants_shapes = in_detail or isinstance(request.target_modules, list)
-            return self._hub.resolve_model(
+            return self._hub().resolve_model(
                 model, with_shapes=wants_shapes, with_sizes=in_detail
             )
         return self._models.resolve(model.name)
@@ -172,7 +179,7 @@ class Resolver:
         with schema_errors():
             match dataset:
                 case HubDataset():
-                    return self._hub.resolve_dataset(dataset)
+                    return self._hub().resolve_dataset(dataset)
                 case UploadedDataset():
                     return self._resolve_upload(dataset, task)
                 case InlineDataset():

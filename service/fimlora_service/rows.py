@@ -1,6 +1,7 @@
 """Rows of a dataset, one at a time: read, refused by line, checked for the columns in use.
 
-Memory stays bounded by one line or one record batch, whatever the size of the file.
+Memory stays bounded by one line or one record batch, whatever the size of the file. Arrow takes
+a while to import, and is imported where there is a Parquet file.
 """
 
 import json
@@ -9,9 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fimlora_contract.columns import ColumnError, TextFields, check_row
 from fimlora_contract.jsonl import skip_byte_order_mark
@@ -105,6 +103,9 @@ def survey(rows: Iterable[tuple[str, Row]]) -> Sighting:
 
 def survey_parquet(path: Path) -> Sighting:
     """Count and columns from a Parquet file's footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             return Sighting(file.metadata.num_rows, list(file.schema_arrow.names))
@@ -114,6 +115,9 @@ def survey_parquet(path: Path) -> Sighting:
 
 def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """Each row of a Parquet file with its place, only the columns asked for."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     number = 0
     try:
         with pq.ParquetFile(path) as file:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx2
-
 from fimlora_contract.store import JobMissing
 from fimlora_contract.webhooks import Notice, Outbox, event_of, origin_of
 from fimlora_service.errors import WebhookNotAllowed
@@ -90,6 +88,8 @@ class Courier:
 
     def _send(self, notice: Notice) -> str:
         """One try; answers ``delivered``, ``retry``, ``refused`` or ``dropped``."""
+        import httpx2  # not needed by a service that calls nobody
+
         if origin_of(notice.url) not in self._allowed:
             return "dropped"  # allowed once, and not any more
         try:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,34 @@ class TestAllocate:
             assert second["alpha"] == 2 * first["alpha"]
             assert second["score"] == 4 * first["score"]
         assert two.json()["digest"] != four.json()["digest"]
+
+    def test_another_scale_names_the_file_that_a_job_of_that_scale_writes(
+        self, http, job_id, measured, data_dir
+    ):
+        """With all of its sums, though the plan looks at some only."""
+        measured()
+        asked = {"budget": 8, "adapter": {"scale": 4}}
+
+        plans = [http.post(f"/jobs/{job_id}/allocate", json=asked).json() for _ in range(2)]
+
+        fresh = make_result(data_dir, statistics=replace(make_statistics(), scale=4))
+        assert [plan["digest"] for plan in plans] == [fresh["digest"]] * 2
+
+    def test_another_budget_reads_the_statistics_no_second_time(
+        self, http, job_id, measured, data_dir
+    ):
+        """What is known by content stands; what was never read is still refused."""
+        digest = measured()["digest"]
+        url = f"/jobs/{job_id}/allocate"
+        http.post(url, json={"budget": 8})
+        file = data_dir / "artifacts" / digest.replace(":", "-") / "statistics.safetensors"
+        file.write_bytes(b"no statistics")
+
+        other = http.post(url, json={"budget": 5})
+        unread = http.post(url, json={"budget": 5, "allocation": {"aggregation": "max"}})
+
+        fresh = make_result(data_dir, budget=5)
+        assert (other.json()["digest"], unread.status_code) == (fresh["digest"], 404)
 
     def test_a_sampled_estimate_is_replanned_as_such(self, http, job_id, measured):
         """The scores come from what the job recorded."""

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from fimlora_contract.catalogue import Catalogue
 from fimlora_service.app import create_app
-from fimlora_service.hub import tenant_of
+from fimlora_service.tenants import tenant_of
 from support.results import make_result
 from support.service import make_model
 

@@ -1,0 +1,109 @@
+"""Solve a plan from what a job has measured: the engine's arithmetic, no device and no queue.
+
+It brings numpy along, so it is imported when the first plan is asked for, or when there is
+nothing better to do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fimlora import Budget, FimloraError, InfeasibleBudget, RankPlan, Statistics
+from fimlora.errors import InvalidStatistics
+from fimlora.replanning import Known, Scored, replan_scored, replanned_config, rescaled, score
+from fimlora.text_files import text_files
+from fimlora_contract.digests import digest_bytes, digest_of
+from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
+from fimlora_contract.requests import PlanRequest
+from fimlora_service import errors
+from fimlora_service.readings import Reading, Readings
+from fimlora_service.submission import STATISTICS
+
+
+def solve_again(
+    job_id: str,
+    request: PlanRequest,
+    result: CalibrationResult,
+    *,
+    path: Path,
+    digest: str,
+    readings: Readings,
+) -> Plan:
+    """The plan that POST /calibrate would give with these settings.
+
+    Args:
+        job_id: The job that has measured.
+        request: The settings.
+        result: What that job found.
+        path: The file of its statistics.
+        digest: Of that file.
+        readings: What is known of such files.
+
+    Raises:
+        ServiceError: The file cannot be read, or the settings do not fit it.
+    """
+    allocation = request.allocation
+    key = digest, allocation.rule, allocation.aggregation, request.adapter.scale
+    try:
+        reading = readings.get(key, lambda: take_reading(request, path, digest=digest))
+    except InvalidStatistics as error:
+        raise errors.ArtifactNotFound(
+            f"{STATISTICS} of job {job_id!r} cannot be read"
+        ) from error
+    plan, config = solve(request, reading.scored, known_of(result))
+    texts = text_files(plan, config, layout=request.adapter.layout)
+    files = {name: digest_bytes(text) for name, text in texts.items()}
+    return Plan(
+        job_id=job_id,
+        digest=digest_of(files | {STATISTICS: reading.digest}),
+        adapter_config=config,
+        rank_map=RankMap.model_validate_json(texts["rank_map.json"]),
+    )
+
+
+def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
+    """Read a statistics file as a request's plan sees it.
+
+    Raises:
+        InvalidStatistics: It cannot be read.
+    """
+    allocation, scale = request.allocation, request.adapter.scale
+    statistics = Statistics.load(path, rule=allocation.rule)
+    if statistics.scale != scale:  # another scale makes another file, of all its sums
+        digest = digest_bytes(rescaled(Statistics.load(path), scale).to_bytes())
+    scored = score(
+        statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
+    )
+    return Reading(scored, digest)
+
+
+def known_of(result: CalibrationResult) -> Known:
+    """What a new plan takes from the one that was made when the model was at hand."""
+    rank_map = result.rank_map
+    modules = [{"name": module.name, "rank": module.rank} for module in rank_map.modules]
+    facts = {"provenance": rank_map.provenance, "modules": modules}
+    return Known(facts, result.adapter_config)
+
+
+def solve(
+    request: PlanRequest, scored: Scored, known: Known
+) -> tuple[RankPlan, dict[str, Any]]:
+    """The plan a request asks for, and its adapter config.
+
+    Raises:
+        BudgetInfeasible: No plan meets the budget.
+        ValidationFailed: An option does not fit these statistics.
+    """
+    budget, adapter = request.budget, request.adapter
+    try:
+        plan = replan_scored(
+            scored,
+            known,
+            Budget(budget.unit, budget.value, budget.bytes_per_parameter),
+            scale=adapter.scale,
+            **request.allocation.model_dump(),
+        )
+        return plan, replanned_config(plan, known, layout=adapter.layout)
+    except InfeasibleBudget as error:
+        raise errors.BudgetInfeasible(str(error)) from error
+    except FimloraError as error:
+        raise errors.ValidationFailed(str(error)) from error

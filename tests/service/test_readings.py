@@ -1,0 +1,63 @@
+"""What plans take from statistics, kept by content."""
+
+import pytest
+
+from fimlora.replanning import score
+from fimlora_service.readings import Reading, Readings
+from support.results import make_statistics
+
+
+@pytest.fixture(scope="module")
+def reading():
+    return Reading(score(make_statistics()), "sha256:1")
+
+
+class Reader:
+    """Delivers a reading and counts how often it is asked to."""
+
+    def __init__(self, reading):
+        self.reading, self.n = reading, 0
+
+    def __call__(self):
+        self.n += 1
+        return self.reading
+
+
+def test_equal_content_is_read_once(reading):
+    """And another key is another reading."""
+    readings, read = Readings(), Reader(reading)
+
+    found = [readings.get(key, read) for key in ("a", "a", "b", "a")]
+
+    assert found == [reading] * 4
+    assert read.n == 2
+
+
+def test_what_was_not_used_for_longest_gives_way(reading):
+    """The limit is in bytes: two of these fit."""
+    readings, read = Readings(2 * reading.n_bytes + 1), Reader(reading)
+
+    for key in ("a", "b", "a", "c", "a", "b"):
+        readings.get(key, read)
+
+    assert read.n == 4  # a, b, c, and b again
+
+
+def test_what_is_larger_than_the_limit_is_delivered_and_not_kept(reading):
+    """A model with very many modules is still planned."""
+    readings, read = Readings(reading.n_bytes - 1), Reader(reading)
+
+    assert readings.get("a", read) is readings.get("a", read) is reading
+    assert read.n == 2
+
+
+def test_a_reading_that_fails_leaves_nothing_behind(reading):
+    """The next request tries again."""
+    readings = Readings()
+
+    def fail():
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        readings.get("a", fail)
+    assert readings.get("a", Reader(reading)) is reading
