@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -82,28 +82,33 @@ def is_packed(config: Mapping[str, Any]) -> bool:
 
 def find_target_shapes(
     targets: TargetModules, *, shapes: Shapes, config: Mapping[str, Any]
-) -> list[Matrix] | None:
-    """Shapes of the target modules; ``None`` where only the loaded model can tell.
+) -> dict[str, Matrix] | None:
+    """Shapes of the target modules by name; ``None`` where only the loaded model can tell.
 
     That is so for the default of an architecture, packed weights, fused experts, and a head
     that is not part of the checkpoint.
     """
     if targets is None or has_experts(config) or is_packed(config):
         return None
-    matrices = {
-        name.removesuffix(".weight"): (shape[0], shape[1])
-        for name, shape in shapes.items()
-        if len(shape) == 2
-    }
+    matrices = find_matrices(shapes)
     if targets == "all-linear":
         names: Sequence[str] | None = [name for name in matrices if is_inner(name)]
     else:
         names = match_entries(targets, matrices)
-    return [matrices[name] for name in names] if names else None
+    return {name: matrices[name] for name in names} if names else None
+
+
+def find_matrices(shapes: Shapes) -> dict[str, Matrix]:
+    """All matrices of a checkpoint by the name of their module."""
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if len(shape) == 2
+    }
 
 
 def budget_interval(
-    request: CalibrationRequest, matrices: Sequence[Matrix], *, parameters: int
+    request: CalibrationRequest, matrices: Collection[Matrix], *, parameters: int
 ) -> BudgetInterval | None:
     """What the budget may be with these targets, in the unit of the request."""
     allocation, budget = request.allocation, request.budget

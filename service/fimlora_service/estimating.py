@@ -23,6 +23,7 @@ from fimlora_service.checkpoints import (
     measure_checkpoint,
 )
 from fimlora_service.memory import Demand, choose_dtype, demand_of, find
+from fimlora_service.recorded import find_recorded
 from fimlora_service.submission import Submission
 from fimlora_service.work import Known
 
@@ -42,7 +43,8 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     experts = find(config, ("num_experts_per_tok",))
     checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
     dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
-    demand = demand_of(checkpoint, config, request.calibration, dtype=dtype)
+    recorded = find_recorded(request, shapes=model.shapes or {}, config=config)
+    demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
     open_job = submission.find_open(request, resolved)
     helps = known.result or known.measured
     # Without a measurement it is answered at once, or queued in front.
@@ -108,7 +110,9 @@ def describe_model(
         parameters=None if packed else size,
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
-        budget=budget_interval(request, targets, parameters=size) if targets else None,
+        budget=(
+            budget_interval(request, targets.values(), parameters=size) if targets else None
+        ),
     )
 
 

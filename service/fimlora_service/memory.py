@@ -4,9 +4,10 @@ Symbols: b bytes of a number in the dtype of the run, N tokens of one example, F
 go into a model's linear maps and come out of them per token (its features).
 
 - weights: all parameters times b; 4 bytes for an element of packed, quantised weights
-- resident: 1.05 (weights + N F b), the least with which one example at a time can run
+- recorded: what a rule asks for beside the energies, of all modules or of one block's
+- resident: 1.05 (weights + recorded + N F b), the least with which one example can run
 - streamed: two blocks' weights, or one block's and the largest tensor outside of blocks if
-  that is more; with the features of one block, and 1 GiB for everything else
+  that is more; with the features and what is recorded of one block, and 1 GiB for the rest
 - boundary: the inputs of L blocks and the head for all examples, ``n_examples (L + 1) N h b``
   with h the hidden width; in host memory, or on disk where they do not fit
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from fimlora_contract.requests import Calibration
 from fimlora_service.checkpoints import Checkpoint, is_packed
+from fimlora_service.recorded import NOTHING, Recorded
 from fimlora_service.targets import WIDTHS, largest_number
 
 MARGIN = 1.05
@@ -54,7 +56,12 @@ def choose_dtype(wanted: str, config: Mapping[str, Any], *, device: str) -> str:
 
 
 def demand_of(
-    checkpoint: Checkpoint, config: Mapping[str, Any], calibration: Calibration, *, dtype: str
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    calibration: Calibration,
+    *,
+    dtype: str,
+    recorded: Recorded = NOTHING,
 ) -> Demand:
     """Bytes by the rules above."""
     size = BYTES[dtype]
@@ -66,8 +73,13 @@ def demand_of(
     inputs = (checkpoint.n_blocks + 1) * n_tokens * find(config, WIDTHS)
     return Demand(
         weights=weights,
-        resident=round(MARGIN * (weights + checkpoint.features * n_tokens * size)),
-        streamed=loaded + checkpoint.block_features * n_tokens * size + OVERHEAD_BYTES,
+        resident=round(
+            MARGIN * (weights + recorded.whole + checkpoint.features * n_tokens * size)
+        ),
+        streamed=loaded
+        + recorded.block
+        + checkpoint.block_features * n_tokens * size
+        + OVERHEAD_BYTES,
         boundary=n_examples * inputs * size,
     )
 

@@ -24,7 +24,7 @@ from fimlora.plan import TargetModule
 from fimlora.record import parse_record
 from fimlora.recorded_sums import RecordedSums
 from fimlora.skeleton import build_skeleton
-from fimlora.spectra import SKETCH_WIDTH
+from fimlora.spectrum_sizes import SKETCH_WIDTH
 from fimlora.weights import read_weights
 from support.models import make_batch, tiny
 

@@ -10,11 +10,12 @@ from transformers import AutoModelForSequenceClassification
 
 from fimlora import Statistics, find_targets, measure
 from fimlora.errors import InvalidOption, InvalidStatistics
-from fimlora.gradient_sums import Signs, SketchedSum, sketch_is_smaller
+from fimlora.gradient_sums import Signs, SketchedSum
 from fimlora.plan import TargetModule
 from fimlora.record import Record
 from fimlora.recorded_sums import RecordedSums
 from fimlora.spectra import N_LEADING, exact_spectrum
+from fimlora.spectrum_sizes import sketch_is_smaller
 from fimlora.statistics import RESOLVED_ERROR
 from support.models import TINY_MODELS, make_batch, minilm_path, tiny
 from support.reference import relative_error, weight_gradients_by_example

@@ -8,8 +8,8 @@ import transformers
 
 from fimlora import measure, measure_streamed
 from fimlora.errors import InvalidOption
-from fimlora.gradient_sums import sketch_is_smaller
 from fimlora.recorded_sums import RecordedSums
+from fimlora.spectrum_sizes import sketch_is_smaller
 from support.models import PAD, VOCABULARY, make_batch, tiny
 from support.streaming import ALL, assert_same, batches_for, quiet, save
 

@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from fimlora.checkpoint import Checkpoint
-from fimlora.needs import estimate_need
+from fimlora.needs import bytes_recorded, estimate_need
+from fimlora.plan import TargetModule
 from fimlora_contract.requests import Calibration
 from fimlora_service.app import create_app
 from fimlora_service.checkpoints import measure_checkpoint
@@ -217,6 +218,41 @@ def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
     )
 
     assert (ours.weights, ours.resident) == (engine.weight_bytes, engine.least)
+
+
+@pytest.mark.parametrize("side", [64, 4096], ids=["whole_gradients", "sketches"])
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], None], ids=["named", "by_default"])
+def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
+    http, body, data_dir, side, targets
+):
+    """On top of the same model's need; streamed, that of one block."""
+    sides = {"q_proj": (side, side), "up_proj": (4 * side, side)}
+    folder = make_model(data_dir / "models" / "wide")
+    (folder / "model.safetensors").write_bytes(
+        head_of(
+            {"embed_tokens.weight": (100, side)}
+            | {
+                f"layers.{n}.{kind}.weight": shape
+                for n in range(20)
+                for kind, shape in sides.items()
+            }
+        )
+    )
+    asked = body | {"base_model": "local:wide", "target_modules": targets}
+    spectral = asked | {"allocation": {"rule": "spectral"}}
+
+    without, memory = (
+        http.post("/estimate", json=b).raise_for_status().json()["memory"]
+        for b in (asked, spectral)
+    )
+
+    block = [TargetModule(kind, d_in, d_out) for kind, (d_out, d_in) in sides.items()]
+    whole = bytes_recorded(20 * block, "spectra")
+    one = bytes_recorded(block, "spectra", spectra_bytes=0 if side == 4096 else 2**30)
+    resident = memory["resident_bytes"] - without["resident_bytes"]
+    assert resident == pytest.approx(1.05 * whole, abs=1)
+    assert memory["streamed_bytes"] - without["streamed_bytes"] == one
+    assert memory["boundary_bytes"] == without["boundary_bytes"]
 
 
 def test_a_model_too_large_for_a_worker_is_streamed_there(http, body, data_dir, store):

@@ -13,7 +13,6 @@ from fimlora.batches import as_batch, count_examples, count_tokens
 from fimlora.checkpoint import Checkpoint
 from fimlora.execution import Executor
 from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
-from fimlora.gradient_sums import SPECTRA_BYTES
 from fimlora.measuring import measure
 from fimlora.memory_errors import is_out_of_memory
 from fimlora.needs import bytes_recorded, estimate_need
@@ -21,6 +20,7 @@ from fimlora.progress_file import ProgressFile
 from fimlora.record import parse_record
 from fimlora.settings import check_at_least_one
 from fimlora.skeleton import build_skeleton
+from fimlora.spectrum_sizes import SPECTRA_BYTES
 from fimlora.statistics import Statistics
 from fimlora.streaming import measure_streamed
 from fimlora.targets import find_targets

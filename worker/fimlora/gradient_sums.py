@@ -5,7 +5,6 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 ``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.spectra`.
 """
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -15,19 +14,8 @@ from fimlora.energies import is_same_memory
 from fimlora.plan import TargetModule
 from fimlora.products import widen
 from fimlora.shapes import Float
-from fimlora.spectra import (
-    SKETCH_WIDTH,
-    Spectrum,
-    draw_signs,
-    exact_spectrum,
-    sketched_spectrum,
-)
+from fimlora.spectra import Spectrum, draw_signs, exact_spectrum, sketched_spectrum
 from fimlora.staged import StagedSum
-
-# Memory for mean gradients; above it they are sketched. A pass needs as much again, for
-# what it adds to them.
-SPECTRA_BYTES = 2**30
-_BYTES_PER_ENTRY = 4
 
 
 class GradientSum(Protocol):
@@ -153,22 +141,3 @@ class SketchedSum:
         assert Z is not None
         Psi = self._signs.psi(Y.mT)  # (L Q)
         return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)
-
-
-def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> bool:
-    """Compare the entries of Y and Z with those of the gradient.
-
-    Returns:
-        Whether a sketch saves memory for a module of this size.
-    """
-    long, short = max(module.d_in, module.d_out), min(module.d_in, module.d_out)
-    return width * long + (2 * width + 1) * short < long * short
-
-
-def gradients_fit(modules: Iterable[TargetModule], spectra_bytes: int) -> bool:
-    """Compare the memory for the gradients of all modules with what it may be.
-
-    Returns:
-        Whether none needs to be sketched.
-    """
-    return _BYTES_PER_ENTRY * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes

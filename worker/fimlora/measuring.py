@@ -19,7 +19,6 @@ from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.frozen import frozen, random_states, restore_random_states
-from fimlora.gradient_sums import SPECTRA_BYTES
 from fimlora.half_on_cpu import widened_for
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
@@ -33,6 +32,7 @@ from fimlora.recorded_sums import RecordedSums
 from fimlora.recorder import Recorder
 from fimlora.run_progress import RunProgress
 from fimlora.settings import Settings
+from fimlora.spectrum_sizes import SPECTRA_BYTES
 from fimlora.statistics import Statistics
 from fimlora.targets import (
     count_base_parameters,

@@ -9,16 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fimlora.checkpoint import StoredTensor
-from fimlora.gradient_sums import SPECTRA_BYTES, gradients_fit, sketch_is_smaller
 from fimlora.plan import TargetModule
 from fimlora.record import Record, parse_record
-from fimlora.spectra import SKETCH_WIDTH
+from fimlora.spectrum_sizes import SPECTRA_BYTES, bytes_for_spectra
 
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
 _MARGIN = 1.05
 # Bytes of a number in a sum, and of one in a sum of squares.
 _LEAST_BYTES, _MOMENT_BYTES = 4, 8
-_PSI_WIDTH = 2 * SKETCH_WIDTH + 1
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
@@ -133,28 +131,8 @@ def bytes_recorded(
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += 2 * sum(width * m.d_in * m.d_out for m in modules)
     if Record.SPECTRA in wanted:
-        n_bytes += width * _numbers_for_spectra(modules, spectra_bytes)
+        n_bytes += bytes_for_spectra(modules, spectra_bytes=spectra_bytes, itemsize=width)
     return n_bytes
-
-
-def _numbers_for_spectra(modules: Sequence[TargetModule], spectra_bytes: int) -> int:
-    signs: set[tuple[int, int]] = set()
-    fits, n_numbers = gradients_fit(modules, spectra_bytes), 0
-    for module in modules:
-        if fits or not sketch_is_smaller(module):
-            n_numbers += module.d_in * module.d_out
-            continue
-        shapes = _sketch_shapes(module)
-        n_numbers += sum(rows * columns for rows, columns in shapes)
-        signs |= {(shapes[1][1], SKETCH_WIDTH), (shapes[0][0], _PSI_WIDTH)}
-    drawn = sum(rows * columns for rows, columns in signs)
-    return 2 * n_numbers + drawn
-
-
-def _sketch_shapes(module: TargetModule) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of Y and Z, as `fimlora.spectra` calls them."""
-    short, long = sorted((module.d_in, module.d_out))
-    return (long, SKETCH_WIDTH), (_PSI_WIDTH, short)
 
 
 def _features(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:

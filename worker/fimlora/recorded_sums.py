@@ -8,19 +8,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fimlora.batch_energies import BatchEnergies, Seen
-from fimlora.gradient_sums import (
-    SPECTRA_BYTES,
-    ExactSum,
-    GradientSum,
-    Signs,
-    SketchedSum,
-    gradients_fit,
-    sketch_is_smaller,
-)
+from fimlora.gradient_sums import ExactSum, GradientSum, Signs, SketchedSum
 from fimlora.input_moments import InputMoments
 from fimlora.plan import TargetModule
 from fimlora.record import Record
-from fimlora.spectra import SKETCH_WIDTH
+from fimlora.spectrum_sizes import (
+    SKETCH_WIDTH,
+    SPECTRA_BYTES,
+    gradients_fit,
+    sketch_is_smaller,
+)
 from fimlora.staged import StagedSum
 from fimlora.statistics import Groups
 

@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 
 from fimlora.shapes import Float
+from fimlora.spectrum_sizes import N_VALUES
 
-# Singular values kept per module: as many ranks can be told apart.
-N_VALUES = 64
-# P; four times the values kept, as values near P drown in the tail.
-SKETCH_WIDTH = 4 * N_VALUES
 # The error is stated for the energy of this many leading values.
 N_LEADING = 16
 _LEAK_FACTOR, _SIGN_ERROR = 3, 1e-3

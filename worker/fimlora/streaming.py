@@ -21,7 +21,7 @@ from fimlora.examples import Examples, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.fingerprints import digest_batch
 from fimlora.frozen import frozen
-from fimlora.gradient_sums import SPECTRA_BYTES, Signs, gradients_fit
+from fimlora.gradient_sums import Signs
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.measuring import OnBatch, new_recorder
 from fimlora.memory import peak_bytes
@@ -33,7 +33,7 @@ from fimlora.recorded_sums import RecordedSums
 from fimlora.recorder import Recorder
 from fimlora.settings import Settings
 from fimlora.skeleton import build_skeleton
-from fimlora.spectra import SKETCH_WIDTH
+from fimlora.spectrum_sizes import SKETCH_WIDTH, SPECTRA_BYTES, gradients_fit
 from fimlora.statistics import Groups, Statistics
 from fimlora.sweep import NewRecorder, Sweep
 from fimlora.targets import count_base_parameters, find_left_out, find_targets

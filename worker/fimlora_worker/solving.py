@@ -4,7 +4,7 @@ from typing import Any
 
 from fimlora import RankPlan, allocate, find_targets
 from fimlora.plan import Budget
-from fimlora.spectra import N_VALUES
+from fimlora.spectrum_sizes import N_VALUES
 from fimlora_contract.requests import CalibrationRequest
 
 
