@@ -149,15 +149,21 @@ async def estimate(body: RequestBody, submission: SubmissionDep, lanes: LanesDep
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobAlreadyFinished,
+        errors.IdempotencyInFlight,
+        errors.IdempotencyMismatch,
         errors.ValidationFailed,
         errors.RedisUnavailable,
     ),
 )
 def retry_job(
-    id: JobId, submission: SubmissionDep, prefix: PrefixDep, response: Response
+    id: JobId,
+    submission: SubmissionDep,
+    prefix: PrefixDep,
+    response: Response,
+    idempotency_key: KeyHeader = None,
 ) -> Job:
     """Queue the request of a failed or canceled job once more, on the same content."""
-    again = submission.repeat(submission.store.get(id))
+    again = submission.repeat(submission.store.get(id), key=idempotency_key)
     response.headers["Location"] = f"{prefix}/jobs/{again.id}"
     response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return again.to_job(prefix=prefix)

@@ -7,9 +7,11 @@ while one of them is open share its job: a hundred of them cost one calibration.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -67,22 +69,36 @@ class Submission:
             check_webhook(request.webhook, allowed=allowed_origins(self.webhook_hosts))
 
     def _accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
+        content = request.model_dump(mode="json")
+        return self._once(key, content, partial(self._resolve_and_queue, request))
+
+    def _once(
+        self, key: str | None, content: Mapping[str, Any], accept: Callable[..., Accepted]
+    ) -> Accepted:
+        """Accept something once per idempotency key.
+
+        Args:
+            key: The key, if there is one.
+            content: What the key stands for.
+            accept: Accepts it, given the ``job_id`` that is promised to the key.
+        """
         if key is None:
-            return self._resolve_and_queue(request)
-        job_id = self.store.new_id()
-        fingerprint = digest_of(request.model_dump(mode="json"))
+            return accept()
+        job_id, fingerprint = self.store.new_id(), digest_of(content)
         bound, job_id = self.store.claim_key(key, fingerprint=fingerprint, job_id=job_id)
         if bound != fingerprint:
             raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another body")
         try:
             return Accepted(self.store.get(job_id), "repeated")
         except JobMissing:
-            return self._accept_once(request, job_id, key=key, fingerprint=fingerprint)
+            return self._accept_once(accept, job_id, key=key, fingerprint=fingerprint)
 
-    def repeat(self, record: JobRecord) -> JobRecord:
+    def repeat(self, record: JobRecord, *, key: str | None) -> JobRecord:
         """Queue the request of a job that failed or was canceled once more, as a new job.
 
-        A final state never changes, so whoever followed the first job has seen its end.
+        A final state never changes, so whoever followed the first job has seen its end. Equal
+        retries share a job while it is open; those under one key do so for good, and also
+        where the request is to have a job of its own.
 
         Raises:
             JobNotFinished: It has not ended.
@@ -100,19 +116,20 @@ class Submission:
             tenant=record.fields.get("tenant", ""),
         )
         known = Known(measured=self._measured_by(record.fields.get("statistics_from")))
-        again = self._share_or_queue(work, lambda _: known).record
+        queue = partial(self._share_or_queue, work, lambda _: known)
+        again = self._once(key, {"retry": record.id}, queue).record
         self._announce(again, Outbox(self.store).addresses(record.id))
         return again
 
     def _accept_once(
-        self, request: CalibrationRequest, job_id: str, *, key: str, fingerprint: str
+        self, accept: Callable[..., Accepted], job_id: str, *, key: str, fingerprint: str
     ) -> Accepted:
         lock = f"submit:{job_id}"
         token = self.store.hold_lock(lock, ttl_s=SUBMIT_LOCK_S)
         if token is None:
             raise IdempotencyInFlight(f"a request with Idempotency-Key {key!r} is in flight")
         try:
-            accepted = self._resolve_and_queue(request, job_id=job_id)
+            accepted = accept(job_id=job_id)
         except ServiceError:
             self.store.release_key(key)  # nothing came of it: the key stays free
             raise

@@ -1,5 +1,6 @@
 """Accepted calibration requests: where they stand, and what became of them."""
 
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Unpack
@@ -59,7 +60,11 @@ class AsyncJobs:
 
         ``POST /jobs/{id}/retry``
         """
-        return await self._sender.ask(Call("POST", route("jobs", job_id, "retry")), Job)
+        headers = {
+            "idempotency-key": uuid.uuid4().hex
+        }  # of this call, however often it is sent
+        call = Call("POST", route("jobs", job_id, "retry"), headers=headers)
+        return await self._sender.ask(call, Job)
 
     async def delete(self, job_id: str) -> None:
         """Forget a job that has ended; results that are pinned or shared stay.

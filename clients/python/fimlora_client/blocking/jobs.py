@@ -1,6 +1,7 @@
 # Made from aio/jobs.py by `make docs`; edit that file.
 """Accepted calibration requests: where they stand, and what became of them."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
@@ -60,7 +61,11 @@ class Jobs:
 
         ``POST /jobs/{id}/retry``
         """
-        return self._sender.ask(Call("POST", route("jobs", job_id, "retry")), Job)
+        headers = {
+            "idempotency-key": uuid.uuid4().hex
+        }  # of this call, however often it is sent
+        call = Call("POST", route("jobs", job_id, "retry"), headers=headers)
+        return self._sender.ask(call, Job)
 
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended; results that are pinned or shared stay.
