@@ -1,14 +1,32 @@
-"""Fixtures that every test folder may use."""
+"""Fixtures that every test folder may use, and the engine's annotations checked as it runs."""
 
+import gc
 import os
+from pathlib import Path
 
 import pytest
+from beartype import BeartypeConf, BeartypeDecorPlace
+from beartype.claw import beartype_package
+from jaxtyping import install_import_hook
 
 # Before anything imports torch: two test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Before anything imports the engine. Checking shapes triples the cost of a call even where an
+# annotation has none, so that modules without shapes have their types checked only.
+ENGINE = Path(__file__).parents[1] / "worker" / "fimlora"
+SHAPED = [f.stem for f in ENGINE.glob("*.py") if "from fimlora.shapes import" in f.read_text()]
+install_import_hook([f"fimlora.{name}" for name in SHAPED], "beartype.beartype")
+CHECKS = BeartypeConf(claw_is_pep526=False, claw_decor_place_func=BeartypeDecorPlace.FIRST)
+beartype_package("fimlora", conf=CHECKS)
+
 pytest_plugins = ["support.hub", "support.receiver", "support.s3", "support.valkey"]
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what is imported by now: all of it stays."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
