@@ -19,15 +19,7 @@ sys.path[:0] = ["worker", "benchmarks"]
 """
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code where nothing else can be imported."""
-    command = [sys.executable, "-c", HIDE + code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_ranks_are_applied_to_a_live_model():
-    """The whole way from a model to a saved adapter, without the service's libraries."""
-    code = """
+APPLY = """
 import tempfile, torch, transformers
 from fimlora import apply_fim_ranks, load_plan, measure_streamed
 from peft import LoraConfig, get_peft_model
@@ -42,25 +34,33 @@ with tempfile.TemporaryDirectory() as folder:
     plan = apply_fim_ranks(peft_model, [batch], r_min=1)
     peft_model.save_pretrained(folder + "/adapter")
     statistics = measure_streamed(folder + "/base", [batch], target_modules=["query", "value"])
-print(sum(plan.ranks.values()), len(statistics.modules))
+print("applied", sum(plan.ranks.values()), len(statistics.modules))
 """
-    ran = run(code)
-
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["16", "4"]
-
-
-def test_benchmarks_start():
-    """So that a machine with a GPU and little else can run them."""
-    code = """
-for script in ("measure", "stream", "spectra", "allocate"):
+SCRIPTS = ("measure", "stream", "spectra", "allocate")
+START = f"""
+for script in {SCRIPTS}:
     sys.argv = [script + ".py", "--help"]
     try:
-        runpy.run_path(f"benchmarks/{script}.py", run_name="__main__")
+        runpy.run_path(f"benchmarks/{{script}}.py", run_name="__main__")
     except SystemExit as end:
         print(script, "ended with", end.code)
 """
-    ran = run(code)
 
+
+@pytest.fixture(scope="module")
+def ran() -> subprocess.CompletedProcess[str]:
+    """Both where nothing else can be imported; one process, as importing takes longest."""
+    command = [sys.executable, "-c", HIDE + APPLY + START]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_ranks_are_applied_to_a_live_model(ran):
+    """The whole way from a model to a saved adapter, without the service's libraries."""
+    assert "applied 16 4" in ran.stdout.splitlines(), ran.stderr
+
+
+def test_benchmarks_start(ran):
+    """So that a machine with a GPU and little else can run them."""
     ends = [line for line in ran.stdout.splitlines() if "ended with" in line]
-    assert ends == [f"{s} ended with 0" for s in ("measure", "stream", "spectra", "allocate")]
+    assert ends == [f"{script} ended with 0" for script in SCRIPTS], ran.stderr
+    assert ran.returncode == 0
