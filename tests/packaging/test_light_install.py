@@ -33,10 +33,11 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = folder.glob("fimlora-*.whl")
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")  # this interpreter's pip installs there
     bin_ = folder / "venv" / "bin"
-    pip = [bin_ / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = run(*pip, "-c", ROOT / "constraints.txt", wheel)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    into = ["--python", bin_ / "python", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    installed = run(*pip, *into, wheel)
     assert installed.returncode == 0, installed.stderr
     return bin_
 
