@@ -157,19 +157,27 @@ def test_a_stack_that_is_never_ready_is_given_up(tmp_path):
 def test_a_child_that_will_not_end_is_forced_with_all_it_started(tmp_path):
     """Its grace is over after a while, and its own children do not outlive it."""
     code = (
-        "import signal, subprocess, sys, time, pathlib\n"
+        "import os, signal, subprocess, sys, time, pathlib\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])\n"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(p.pid))\n"
+        f"pathlib.Path({str(tmp_path / 'pids')!r}).write_text(f'{{os.getpid()}} {{p.pid}}\\n')\n"
         "time.sleep(60)\n"
     )
     program = Program("stubborn", [sys.executable, "-c", code], tmp_path / "log", grace_s=0.2)
+    noted = tmp_path / "pids"
 
     with Supervisor(say=print) as supervisor:
         supervisor.start(program)
-        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        wait_until(lambda: noted.exists() and noted.read_text().endswith("\n"))
+        below = [int(pid) for pid in noted.read_text().split()]
+        lived = [is_alive(pid) for pid in below]
+        left_at = time.monotonic()
 
-    wait_dead(int((tmp_path / "pid").read_text()))
+    assert time.monotonic() - left_at >= 0.2  # it was given its grace
+    assert lived == [True, True]
+    for pid in below:
+        wait_dead(pid)
+    assert not any(is_alive(pid) for pid in below)
 
 
 SUPERVISED = """
@@ -200,8 +208,10 @@ def test_no_child_outlives_its_supervisor(tmp_path, number):
     supervisor.send_signal(number)
     supervisor.wait(20)
 
-    wait_dead(pids(tmp_path, "child")[0])
-    wait_until((tmp_path / "notes").exists)  # it was asked, not killed
+    [child] = pids(tmp_path, "child")
+    wait_dead(child)
+    assert not is_alive(child)
+    assert (tmp_path / "notes").read_text().split() == ["child"]  # asked, not killed
 
 
 def test_a_data_folder_has_one_owner(tmp_path):

@@ -1,7 +1,7 @@
 """What the engine must agree with: plain autograd, one example or one batch at a time."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,28 +48,32 @@ def weight_gradients_by_example(
     model: nn.Module, batches: Sequence[Mapping[str, Any]], modules: Sequence[TargetModule]
 ) -> dict[str, Tensor]:
     """Full weight gradients (N O I), by one backward pass per example."""
-    model = copy.deepcopy(model).eval()
-    found: dict[str, list[Tensor]] = {module.name: [] for module in modules}
-    for batch in batches:
-        for row in range(len(batch["labels"])):
-            example = {name: value[row : row + 1] for name, value in batch.items()}
-            model.zero_grad()
-            _loss(model, example).backward()
-            for module in modules:
-                G = model.get_submodule(module.name).weight.grad.clone()
-                found[module.name].append(G.T if module.fan_in_fan_out else G)
-    return {name: torch.stack(gradients) for name, gradients in found.items()}
+    examples = [
+        {name: value[row : row + 1] for name, value in batch.items()}
+        for batch in batches
+        for row in range(len(batch["labels"]))
+    ]
+    return _weight_gradients(model, examples, modules, _loss)
 
 
 def weight_gradients_by_batch(
     model: nn.Module, batches: Sequence[Mapping[str, Any]], modules: Sequence[TargetModule]
 ) -> dict[str, Tensor]:
     """Full weight gradients (B O I), by one backward pass per batch and the model's own loss."""
+    return _weight_gradients(model, batches, modules, lambda model, batch: model(**batch).loss)
+
+
+def _weight_gradients(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    modules: Sequence[TargetModule],
+    loss_of: Callable[[nn.Module, Mapping[str, Any]], Tensor],
+) -> dict[str, Tensor]:
     model = copy.deepcopy(model).eval()
     found: dict[str, list[Tensor]] = {module.name: [] for module in modules}
     for batch in batches:
         model.zero_grad()
-        model(**batch).loss.backward()
+        loss_of(model, batch).backward()
         for module in modules:
             G = model.get_submodule(module.name).weight.grad.clone()
             found[module.name].append(G.T if module.fan_in_fan_out else G)
