@@ -23,6 +23,7 @@ from fimlora_service.housekeeping import reap, repeating
 from fimlora_service.logs import FieldFormatter
 from fimlora_service.queue import RqTransport
 from support.service import ROWS
+from support.valkey import running_valkey
 
 ROOT = Path(__file__).parents[2]
 STARTUP_S = 20.0
@@ -58,6 +59,14 @@ def running_service(data_dir: Path, redis_url: str):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory):
+    """A running service and its data folder, for tests that leave it running."""
+    data_dir = tmp_path_factory.mktemp("service")
+    with running_valkey() as url, running_service(data_dir, url) as (client, _):
+        yield client, data_dir
 
 
 def _wait_until_up(client: httpx2.Client, process: subprocess.Popen) -> None:
@@ -102,13 +111,14 @@ def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_
 @pytest.mark.parametrize(
     "sent", [b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\nHost\r\n\r\n"]
 )
-def test_what_is_no_http_is_answered_with_a_problem(data_dir, valkey_url, sent):
+def test_what_is_no_http_is_answered_with_a_problem(service, sent):
     """A browser that speaks TLS, or a client with a typo in a header, reads what is wrong."""
-    with running_service(data_dir, valkey_url) as (client, _):
-        address = (client.base_url.host, client.base_url.port)
-        with socket.create_connection(address, timeout=5) as connection:
-            connection.sendall(sent)
-            answer = connection.makefile("rb").read()  # to the end: the connection is closed
+    client, data_dir = service
+    address = (client.base_url.host, client.base_url.port)
+
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(sent)
+        answer = connection.makefile("rb").read()  # to the end: the connection is closed
 
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -119,17 +129,18 @@ def test_what_is_no_http_is_answered_with_a_problem(data_dir, valkey_url, sent):
 
 
 @pytest.mark.slow
-def test_a_client_that_goes_away_leaves_nothing_behind(data_dir, valkey_url):
+def test_a_client_that_goes_away_leaves_nothing_behind(service):
     """In the middle of an upload and of a long poll: no file stays, no fault is logged."""
-    with running_service(data_dir, valkey_url) as (client, _):
-        address = (client.base_url.host, client.base_url.port)
-        with socket.create_connection(address) as connection:
-            connection.sendall(
-                b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
-                b"Content-Type: application/jsonl\r\n\r\n{"
-            )
-            wait_until(lambda: list((data_dir / "tmp").glob("upload-*")))
-        wait_until(lambda: not list((data_dir / "tmp").iterdir()))
+    client, data_dir = service
+    address = (client.base_url.host, client.base_url.port)
+
+    with socket.create_connection(address) as connection:
+        connection.sendall(
+            b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: application/jsonl\r\n\r\n{"
+        )
+        wait_until(lambda: list((data_dir / "tmp").glob("upload-*")))
+    wait_until(lambda: not list((data_dir / "tmp").iterdir()))
 
     assert list((data_dir / "uploads").iterdir()) == []
     log = (data_dir / "log").read_text()
