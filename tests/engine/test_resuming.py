@@ -15,6 +15,7 @@ import torch
 from fimlora import ProgressFile, Statistics, measure
 from fimlora.errors import InvalidOption, InvalidProgress
 from fimlora.statistics import _GROUPS
+from support.endless_run import run_endlessly
 from support.models import make_batch, tiny
 
 LENGTHS = ([9, 5, 7], [6, 3], [8, 8, 2], [4, 9])
@@ -388,32 +389,19 @@ def test_saving_keeps_to_its_share_of_the_time(tmp_path):
     assert saved == [1, 23, 45]
 
 
-WIDTH = 700
-CHILD = f"""
-import itertools, math, sys
-import torch
-from fimlora import ProgressFile, measure
+CHILD = """
+import sys, torch
+from pathlib import Path
+from support.endless_run import run_endlessly
 torch.set_num_threads(1)
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear({WIDTH}, {WIDTH}))
-model.forward = lambda x: torch.nn.Sequential.forward(model, x)
-batches = ({{"x": torch.full((2, {WIDTH}), 1.0 / (i + 1))}} for i in itertools.count())
-def loss_fn(outputs, batch):
-    return outputs.square().sum(dim=1)
-def resumed(done, expected):
-    print(done, flush=True)
-    if len(sys.argv) > 2:
-        sys.exit()
-file = ProgressFile(sys.argv[1], max_share=math.inf, on_resume=resumed)
-options = {{"target_modules": ["0"], "record": ["spectra"], "loss_fn": loss_fn}}
-measure(model, batches, n_batches=10**6, progress_file=file, **options)
+run_endlessly(Path(sys.argv[1]))
 """
 
 
 @pytest.mark.slow
 def test_a_kill_while_saving_leaves_a_sound_file(tmp_path):
     """It takes most of this run's time; whenever the kill comes, another run goes on."""
-    file = tmp_path / "sums"
+    file, resumed = tmp_path / "sums", []
     command = [sys.executable, "-c", CHILD, str(file)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment) as child:
@@ -424,6 +412,11 @@ def test_a_kill_while_saving_leaves_a_sound_file(tmp_path):
             time.sleep(0.001)  # so that a save is caught in the middle
         child.kill()
 
-    found = subprocess.run([*command, "stop"], env=environment, capture_output=True, check=True)
+    def stop(done: int, expected: int) -> None:
+        resumed.append(done)
+        raise StopError
 
-    assert int(found.stdout) >= 1
+    with pytest.raises(StopError):
+        run_endlessly(file, stop)
+
+    assert resumed[0] >= 1
