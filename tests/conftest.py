@@ -13,8 +13,8 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Before anything imports the engine. Checking shapes triples the cost of a call even where an
-# annotation has none, so that modules without shapes have their types checked only.
+# Before anything imports the engine. Checking shapes binds the arguments of every call, also
+# where no annotation has a shape: modules without shapes have their types checked only.
 ENGINE = Path(__file__).parents[1] / "worker" / "fimlora"
 SHAPED = [f.stem for f in ENGINE.glob("*.py") if "from fimlora.shapes import" in f.read_text()]
 install_import_hook([f"fimlora.{name}" for name in SHAPED], "beartype.beartype")
