@@ -20,11 +20,12 @@ PRODUCTS = {
     aten.addmm.default,
     aten.bmm.default,
     aten.baddbmm.default,
+    aten._grouped_mm.default,
 }
 
 
 class Products(TorchDispatchMode):
-    """Counts the products that reach torch, by the dtype of their last factor."""
+    """Counts the products that reach torch, by the dtype of a factor."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +33,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in PRODUCTS:
-            self.count[args[-1].dtype] += 1
+            self.count[args[1].dtype] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -92,6 +93,34 @@ def test_products_are_rounded_once(case, dtype, entries, monkeypatch):
     torch.testing.assert_close(
         found.double(), wanted, rtol=torch.finfo(dtype).eps / 2, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_rows_of_experts_are_rounded_once(dtype):
+    """Each by the matrix of its expert, forward and back; one has no rows."""
+    x, experts = draw(9, 40, dtype=dtype), draw(4, 40, 30, dtype=dtype)
+    ends, g = [3, 3, 7, 9], draw(9, 30, dtype=dtype)
+    x.requires_grad_()
+
+    with Products() as inner, widened_products([dtype]):
+        found = torch._grouped_mm(x, experts, offs=torch.tensor(ends, dtype=torch.int32))
+        found.backward(g)
+
+    assert dtype not in inner.count
+    by_row = experts.double()[[0] * 3 + [2] * 4 + [3] * 2]
+    wanted = torch.einsum("ni,nio->no", x.detach().double(), by_row)
+    of_input = torch.einsum("no,nio->ni", g.double(), by_row)
+    once = {"rtol": torch.finfo(dtype).eps / 2, "atol": 1e-5}
+    torch.testing.assert_close(found.detach().double(), wanted, **once)
+    torch.testing.assert_close(x.grad.double(), of_input, **once)
+
+
+def test_factors_of_two_dtypes_are_refused_as_ever():
+    """A model that torch would not run is not run."""
+    left, right = draw(6, 40, dtype=torch.bfloat16), draw(40, 30, dtype=torch.float16)
+
+    with widened_products(HALF), pytest.raises(RuntimeError, match="same dtype"):
+        left @ right
 
 
 def test_gradients_are_those_of_the_layer():
@@ -168,7 +197,7 @@ def test_units_are_used_where_there_are_some(monkeypatch):
 
 @pytest.mark.parametrize("name", ["llama_gqa_lm", "bert_classifier", "gpt2_lm", "mixtral_lm"])
 def test_no_narrow_product_is_left_in_a_measurement(name, no_units, tmp_path):
-    """Forward, back, streamed, in the head; and streamed still equals resident bit for bit."""
+    """Forward, back, streamed, in head and experts; streamed still equals resident bit for bit."""
     model, targets = tiny(name, torch.bfloat16)
     resident, batches = save(model, tmp_path), batches_for(name)
     options = {"target_modules": targets, **ALL}

@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fimlora.shapes import Float
 
 _aten = torch.ops.aten
+# Not yet in the oldest torch that is supported.
+_aten_grouped_mm: Any = getattr(_aten, "_grouped_mm", None)
 _HALF = (torch.bfloat16, torch.float16)
 # 4 MiB of a weight in float32 stay in a CPU's cache and in the heap; larger pieces take longer.
 _PIECE_ENTRIES = 2**20
@@ -120,8 +122,14 @@ class _Widened(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _is_narrow(self, args: tuple[Any, ...]) -> bool:
+        """Whether the factors are of one such dtype; torch refuses a mixture of two."""
         tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-        return all(t.dtype in self._dtypes and t.device.type == "cpu" for t in tensors)
+        dtypes = {t.dtype for t in tensors if t.is_floating_point()}
+        return (
+            len(dtypes) == 1
+            and dtypes <= self._dtypes
+            and all(t.device.type == "cpu" for t in tensors)
+        )
 
 
 def _mm(left: Float[Tensor, "A B"], right: Float[Tensor, "B C"]) -> Float[Tensor, "A C"]:
@@ -169,6 +177,19 @@ def _baddbmm(
     return torch.cat([product.to(left.dtype) for product in products])
 
 
+def _grouped_mm(left: Tensor, right: Tensor, *rest: Any, **options: Any) -> Tensor:
+    """A mixture's experts: rows up to an offset by one matrix, up to the next by another."""
+    has_rows_by_expert = (left.dim(), right.dim(), len(rest)) == (2, 3, 1) and not options
+    if not has_rows_by_expert:  # no frozen model multiplies so
+        narrow: Tensor = _aten_grouped_mm(left, right, *rest, **options)
+        return narrow
+    product, start = left.new_zeros(left.shape[0], right.shape[2]), 0
+    for matrix, stop in zip(right, rest[0].tolist(), strict=True):
+        product[start:stop] = _mm(left[start:stop], matrix)
+        start = stop
+    return product
+
+
 def _pieces(right: Float[Tensor, "B C"]) -> Iterator[slice]:
     """Cut a factor's columns so that a piece of it in float32 stays small."""
     length, n_columns = right.shape
@@ -188,3 +209,5 @@ _WIDE: dict[Any, Callable[..., Tensor]] = {
     _aten.bmm.default: _bmm,
     _aten.baddbmm.default: _baddbmm,
 }
+if _aten_grouped_mm is not None:
+    _WIDE[_aten_grouped_mm.default] = _grouped_mm
