@@ -4,6 +4,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from threading import Event, Thread
 from types import FrameType
@@ -41,7 +42,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the socket."""
         await super().startup(sockets)
-        Thread(target=warm_up, name="warm-up", daemon=True).start()
+        if self.started:  # a process that is about to end imports nothing
+            Thread(target=warm_up, name="warm-up", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take the signal."""
@@ -85,4 +87,5 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    Server(config, stopping=stopping).run()
+    with suppress(KeyboardInterrupt):  # raised once more after all has ended in good order
+        Server(config, stopping=stopping).run()

@@ -108,6 +108,19 @@ def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_
 
 
 @pytest.mark.slow
+def test_what_a_start_puts_off_is_made_up_for_and_ctrl_c_ends_it_quietly(data_dir, valkey_url):
+    """No request asks for numpy: the process loads it by itself. It ends in good order."""
+    with running_service(data_dir, valkey_url) as (_, process):
+        maps = Path(f"/proc/{process.pid}/maps")
+        wait_until(lambda: "_multiarray_umath" in maps.read_text())
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=5)
+
+    assert code == 0
+    assert "Traceback" not in (data_dir / "log").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent", [b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\nHost\r\n\r\n"]
 )
