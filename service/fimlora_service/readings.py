@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the engine brings numpy, and is imported when a plan is ask
     from fimlora.replanning import Scored
 
 MAX_BYTES = 64 << 20
+N_AT_ONCE = 8  # readings under way, each with the sums of a file in memory
 MODULE_BYTES = 1_000  # roughly, of a module's name, sides and score
 
 
@@ -45,13 +46,23 @@ class Readings:
         self._kept: LRUCache[Hashable, Reading] = LRUCache(
             max_bytes, getsizeof=lambda reading: reading.n_bytes
         )
+        self._under_way = tuple(Lock() for _ in range(N_AT_ONCE))
 
     def get(self, key: Hashable, read: Callable[[], Reading]) -> Reading:
-        """A reading by all that decides it, taken when it is not there."""
-        with self._lock:
-            known = self._kept.get(key)
-        if known:
+        """A reading by all that decides it, taken when it is not there.
+
+        Who asks for what another thread is reading waits for it.
+        """
+        if known := self._find(key):
             return known
+        with self._under_way[hash(key) % N_AT_ONCE]:
+            return self._find(key) or self._take(key, read)
+
+    def _find(self, key: Hashable) -> Reading | None:
+        with self._lock:
+            return self._kept.get(key)
+
+    def _take(self, key: Hashable, read: Callable[[], Reading]) -> Reading:
         reading = read()
         with self._lock:
             if reading.n_bytes <= self._kept.maxsize:

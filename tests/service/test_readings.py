@@ -1,5 +1,8 @@
 """What plans take from statistics, kept by content."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from fimlora.replanning import score
@@ -49,6 +52,21 @@ def test_what_is_larger_than_the_limit_is_delivered_and_not_kept(reading):
 
     assert readings.get("a", read) is readings.get("a", read) is reading
     assert read.n == 2
+
+
+def test_who_asks_while_it_is_read_waits_for_it(reading):
+    """A burst of plans reads a file once."""
+    readings, read = Readings(), Reader(reading)
+
+    def read_slowly():
+        time.sleep(0.1)
+        return read()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(readings.get, "a", read_slowly) for _ in range(8)]
+
+    assert [future.result() for future in found] == [reading] * 8
+    assert read.n == 1
 
 
 def test_a_reading_that_fails_leaves_nothing_behind(reading):
