@@ -32,7 +32,11 @@ NOTHING = Recorded(0, 0)
 def find_recorded(
     request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> Recorded:
-    """Bytes that a request has recorded; at most, where only the loaded model knows its targets."""
+    """Bytes that a request has recorded.
+
+    Where only the loaded model knows its targets, all inner matrices are counted. That is more
+    than it takes, unless all need to be sketched and the targets do not, or weights are packed.
+    """
     if request.allocation.rule != "spectral":
         return NOTHING
     matrices = find_target_shapes(request.target_modules, shapes=shapes, config=config)

@@ -87,7 +87,7 @@ class Submission:
         job_id, fingerprint = self.store.new_id(), digest_of(content)
         bound, job_id = self.store.claim_key(key, fingerprint=fingerprint, job_id=job_id)
         if bound != fingerprint:
-            raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another body")
+            raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another request")
         try:
             return Accepted(self.store.get(job_id), "repeated")
         except JobMissing:
