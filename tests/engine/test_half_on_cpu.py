@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fimlora import half_on_cpu, measure, measure_streamed
+from fimlora import half_on_cpu, measure, measure_streamed, wide_products
 from fimlora.half_on_cpu import widened_dtypes, widened_for, widened_products, without_units
 from support.models import tiny
 from support.reference import relative_error
@@ -21,6 +21,8 @@ PRODUCTS = {
     aten.bmm.default,
     aten.baddbmm.default,
     aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
 }
 
 
@@ -82,7 +84,7 @@ def apply(case, dtype):
 )  # fmt: skip
 def test_products_are_rounded_once(case, dtype, entries, monkeypatch):
     """In one piece and in several; half a unit in the last place, and float32's own error."""
-    monkeypatch.setattr(half_on_cpu, "_PIECE_ENTRIES", entries)
+    monkeypatch.setattr(wide_products, "_PIECE_ENTRIES", entries)
 
     with Products() as inner, widened_products([dtype]):
         found, wanted = apply(case, dtype)
@@ -113,6 +115,39 @@ def test_the_rows_of_experts_are_rounded_once(dtype):
     once = {"rtol": torch.finfo(dtype).eps / 2, "atol": 1e-5}
     torch.testing.assert_close(found.detach().double(), wanted, **once)
     torch.testing.assert_close(x.grad.double(), of_input, **once)
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "of numbers", "of flags"])
+@pytest.mark.parametrize("dtype", HALF)
+def test_attention_is_rounded_once(dtype, mask):
+    """Forward and back; gradients are those at the rounded output, as torch has them."""
+    q, k, v, g = (draw(2, 3, n, 8, dtype=dtype) for n in (5, 7, 7, 5))
+    flags = draw(2, 1, 5, 7, dtype=dtype) > -1
+    numbers = torch.zeros_like(flags, dtype=dtype).masked_fill(~flags, -1e4)
+    options = {
+        "none": {},
+        "causal": {"is_causal": True},
+        "of numbers": {"attn_mask": numbers},
+        "of flags": {"attn_mask": flags},
+    }[mask]
+    inputs = [t.requires_grad_() for t in (q, k, v)]
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+
+    with Products() as inner, widened_products([dtype]):
+        found = torch.nn.functional.scaled_dot_product_attention(*inputs, **options)
+        found.backward(g)
+    if mask == "of numbers":
+        options = {"attn_mask": numbers.double()}
+    wanted = torch.nn.functional.scaled_dot_product_attention(*wide, **options)
+    wanted.backward(g.double())
+
+    assert set(inner.count) == {torch.float32}
+    eps = torch.finfo(dtype).eps
+    once = {"rtol": eps / 2, "atol": 1e-5}
+    torch.testing.assert_close(found.detach().double(), wanted.detach(), **once)
+    for narrow, exact in zip(inputs, wide, strict=True):
+        assert narrow.grad.dtype == dtype
+        torch.testing.assert_close(narrow.grad.double(), exact.grad, rtol=eps, atol=2 * eps)
 
 
 def test_factors_of_two_dtypes_are_refused_as_ever():

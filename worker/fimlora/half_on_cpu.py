@@ -1,31 +1,22 @@
 """Half-precision matrix products on a CPU that has no units for them.
 
 There torch multiplies in plain loops: a backward pass through a bfloat16 layer can take
-hundreds of times as long as in float32. Inside `widened_products` the factors are widened, a
-piece at a time, and the product is rounded once, as the missing units would do it.
-
-Symbols: A rows, B inner length, C columns.
+hundreds of times as long as in float32. Inside `widened_products` the products of
+`fimlora.wide_products` take the place of torch's, whose units would round as they do.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fimlora.shapes import Float
+from fimlora.wide_products import WIDE_PRODUCTS
 
-_aten = torch.ops.aten
-# Not yet in the oldest torch that is supported.
-_aten_grouped_mm: Any = getattr(_aten, "_grouped_mm", None)
 _HALF = (torch.bfloat16, torch.float16)
-# 4 MiB of a weight in float32 stay in a CPU's cache and in the heap; larger pieces take longer.
-_PIECE_ENTRIES = 2**20
-_MIN_COLUMNS = 64  # a narrower piece would read the left factor for too little
 _active = threading.local()  # the dtypes that are widened on this thread
 
 
@@ -116,98 +107,14 @@ class _Widened(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run an operation, or the wide form of it."""
-        wide = _WIDE.get(func)
-        if wide is not None and self._is_narrow(args):
-            return wide(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        n_factors, wide = WIDE_PRODUCTS.get(func, (0, func))
+        if n_factors and self._are_narrow(args[:n_factors]):
+            return wide(*args, **kwargs)
+        return func(*args, **kwargs)
 
-    def _is_narrow(self, args: tuple[Any, ...]) -> bool:
-        """Whether the factors are of one such dtype; torch refuses a mixture of two."""
-        tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-        dtypes = {t.dtype for t in tensors if t.is_floating_point()}
-        return (
-            len(dtypes) == 1
-            and dtypes <= self._dtypes
-            and all(t.device.type == "cpu" for t in tensors)
-        )
-
-
-def _mm(left: Float[Tensor, "A B"], right: Float[Tensor, "B C"]) -> Float[Tensor, "A C"]:
-    product = left.new_empty(left.shape[0], right.shape[1])
-    wide = left.float()
-    for columns in _pieces(right):
-        product[:, columns] = wide @ right[:, columns].float()
-    return product
-
-
-def _addmm(
-    added: Tensor,
-    left: Float[Tensor, "A B"],
-    right: Float[Tensor, "B C"],
-    *,
-    beta: int | float = 1,
-    alpha: int | float = 1,
-) -> Float[Tensor, "A C"]:
-    product = left.new_empty(left.shape[0], right.shape[1])
-    wide, added = left.float(), added.expand(product.shape)
-    for columns in _pieces(right):
-        factors = added[:, columns].float(), wide, right[:, columns].float()
-        product[:, columns] = torch.addmm(*factors, beta=beta, alpha=alpha)
-    return product
-
-
-def _bmm(left: Float[Tensor, "N A B"], right: Float[Tensor, "N B C"]) -> Float[Tensor, "N A C"]:
-    pairs = zip(left.split(_items(right)), right.split(_items(right)), strict=True)
-    return torch.cat([torch.bmm(a.float(), b.float()).to(left.dtype) for a, b in pairs])
-
-
-def _baddbmm(
-    added: Tensor,
-    left: Float[Tensor, "N A B"],
-    right: Float[Tensor, "N B C"],
-    *,
-    beta: int | float = 1,
-    alpha: int | float = 1,
-) -> Float[Tensor, "N A C"]:
-    added = added.expand(len(left), left.shape[1], right.shape[2])
-    parts = zip(*(tensor.split(_items(right)) for tensor in (added, left, right)), strict=True)
-    products = (
-        torch.baddbmm(*(t.float() for t in some), beta=beta, alpha=alpha) for some in parts
-    )
-    return torch.cat([product.to(left.dtype) for product in products])
-
-
-def _grouped_mm(left: Tensor, right: Tensor, *rest: Any, **options: Any) -> Tensor:
-    """A mixture's experts: rows up to an offset by one matrix, up to the next by another."""
-    has_rows_by_expert = (left.dim(), right.dim(), len(rest)) == (2, 3, 1) and not options
-    if not has_rows_by_expert:  # no frozen model multiplies so
-        narrow: Tensor = _aten_grouped_mm(left, right, *rest, **options)
-        return narrow
-    product, start = left.new_zeros(left.shape[0], right.shape[2]), 0
-    for matrix, stop in zip(right, rest[0].tolist(), strict=True):
-        product[start:stop] = _mm(left[start:stop], matrix)
-        start = stop
-    return product
-
-
-def _pieces(right: Float[Tensor, "B C"]) -> Iterator[slice]:
-    """Cut a factor's columns so that a piece of it in float32 stays small."""
-    length, n_columns = right.shape
-    step = max(_MIN_COLUMNS, _PIECE_ENTRIES // max(1, length))
-    for start in range(0, n_columns, step):
-        yield slice(start, start + step)
-
-
-def _items(right: Float[Tensor, "N B C"]) -> int:
-    """Matrices of a batch that are widened at once."""
-    return max(1, _PIECE_ENTRIES // max(1, right.shape[1] * right.shape[2]))
-
-
-_WIDE: dict[Any, Callable[..., Tensor]] = {
-    _aten.mm.default: _mm,
-    _aten.addmm.default: _addmm,
-    _aten.bmm.default: _bmm,
-    _aten.baddbmm.default: _baddbmm,
-}
-if _aten_grouped_mm is not None:
-    _WIDE[_aten_grouped_mm.default] = _grouped_mm
+    def _are_narrow(self, factors: tuple[Tensor, ...]) -> bool:
+        """Whether all are of one such dtype; torch refuses a mixture of two."""
+        dtypes = {factor.dtype for factor in factors}
+        is_on_cpu = all(factor.device.type == "cpu" for factor in factors)
+        return is_on_cpu and len(dtypes) == 1 and dtypes <= self._dtypes
