@@ -35,9 +35,9 @@ KINDS = {
 }
 
 
-def llama_statistics(n_layers: int) -> Statistics:
+def llama_statistics(n_layers: int, *, seed: int) -> Statistics:
     """Made-up statistics of a model with Llama-3-8B's shapes, 7 modules a layer."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     modules = tuple(
         TargetModule(f"model.layers.{layer}.{kind}", *shape)
         for layer in range(n_layers)
@@ -87,15 +87,18 @@ def running_server(redis_url: str, data_dir: Path) -> Iterator[httpx2.Client]:
         process.wait()
 
 
-def succeeded_job(client: httpx2.Client, redis_url: str, data_dir: Path, layers: int) -> str:
-    """A job with a stored result; its worker is played here."""
+def succeeded_job(
+    client: httpx2.Client, redis_url: str, data_dir: Path, layers: int, *, seed: int = 0
+) -> str:
+    """A job with a stored result, another one for every seed; its worker is played here."""
     body = {
         "base_model": "tiny", "dataset": {"source": "inline", "rows": ROWS}, "budget": 8,
+        "calibration": {"seed": seed}, "force": True,
     }  # fmt: skip
     job_id = client.post("/calibrate", json=body).raise_for_status().json()["id"]
     store = JobStore(Redis.from_url(redis_url))
     store.start(job_id, 1, worker="benchmark")
-    result = make_result(data_dir, statistics=llama_statistics(layers))
+    result = make_result(data_dir, statistics=llama_statistics(layers, seed=seed))
     store.succeed(job_id, 1, result)
     Catalogue(store).file(store.get(job_id))
     return str(job_id)

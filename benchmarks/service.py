@@ -2,7 +2,7 @@
 
 A real server process on a real Valkey; one client on one connection asks each route in
 turn, so that every route meets the same machine. A re-plan solves a job with as many
-target modules as Llama-3-8B has from its stored statistics.
+target modules as Llama-3-8B has from its stored statistics; the first one of a job reads them.
 
     python benchmarks/service.py
 """
@@ -28,6 +28,7 @@ from support.service import make_model
 from support.valkey import running_valkey
 
 Ask = Callable[[], httpx2.Response]
+N_FIRST = 20  # jobs that are planned for the first time
 
 
 def routes(client: httpx2.Client, job_id: str, queued_id: str) -> dict[str, Ask]:
@@ -70,6 +71,16 @@ def time_in_turns(asks: dict[str, Ask], turns: int) -> dict[str, list[float]]:
     return times
 
 
+def first_plans(client: httpx2.Client, jobs: list[str]) -> dict[str, list[float]]:
+    """Milliseconds of the first new plan of every job."""
+    following = iter(jobs)
+
+    def plan() -> httpx2.Response:
+        return client.post(f"/jobs/{next(following)}/allocate", json={"budget": 6})
+
+    return time_in_turns({"POST /jobs/{id}/allocate, first": plan}, len(jobs))
+
+
 def report(times: dict[str, list[float]], *, n_modules: int, mib: float) -> None:
     """Median and slowest hundredth of every route, and the median against the empty one."""
     empty = statistics.median(times["GET /empty"])
@@ -91,7 +102,7 @@ def main() -> None:
         make_model(data_dir / "models" / "tiny")
         with running_server(redis_url, data_dir) as client:
             job_id = succeeded_job(client, redis_url, data_dir, options.layers)
-            [file] = data_dir.glob("artifacts/*/statistics.safetensors")
+            file = next(data_dir.glob("artifacts/*/statistics.safetensors"))
             mib = file.stat().st_size / 2**20
             body = {
                 "base_model": "tiny", "dataset": {"source": "inline", "rows": ROWS},
@@ -101,6 +112,11 @@ def main() -> None:
             asks = routes(client, job_id, queued_id)
             time_in_turns(asks, 3)
             times = time_in_turns(asks, options.turns)
+            others = [
+                succeeded_job(client, redis_url, data_dir, options.layers, seed=seed)
+                for seed in range(1, N_FIRST + 1)
+            ]
+            times |= first_plans(client, others)
     report(times, n_modules=7 * options.layers, mib=mib)
 
 
