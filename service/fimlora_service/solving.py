@@ -67,12 +67,12 @@ def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
         InvalidStatistics: It cannot be read.
     """
     allocation, scale = request.allocation, request.adapter.scale
-    statistics = Statistics.load(path, rule=allocation.rule)
-    if statistics.scale != scale:  # another scale makes another file, of all its sums
-        digest = digest_bytes(rescaled(Statistics.load(path), scale).to_bytes())
-    scored = score(
-        statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
-    )
+    with Statistics.opened(path, rule=allocation.rule) as statistics:
+        if statistics.scale != scale:  # another scale makes another file, of all its sums
+            digest = digest_bytes(rescaled(Statistics.load(path), scale).to_bytes())
+        scored = score(
+            statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
+        )
     return Reading(scored, digest)
 
 

@@ -60,6 +60,20 @@ def test_what_is_read_for_a_rule_gives_the_plan_of_the_whole_file(tmp_path, rule
     scored = "squared_gradients" if estimator == "sampled" else "row_energies"
     assert read == (set() if rule == "spectral" else {scored})
     assert part.spectra.keys() == whole.spectra.keys() != set()
+    with Statistics.opened(tmp_path / "s", rule=rule) as stored:
+        assert allocate(stored, **options) == allocate(whole, **options)
+        for group in GROUPS:
+            sums = dict(getattr(stored, group))
+            assert sums.keys() == getattr(part, group).keys()
+            assert all(np.array_equal(sums[name], getattr(part, group)[name]) for name in sums)
+
+
+def test_what_a_file_lacks_is_no_error_of_the_one_who_looks(tmp_path, statistics):
+    """Only opening says that a file is damaged; errors inside the block are its own."""
+    statistics.save(tmp_path / "s")
+
+    with pytest.raises(KeyError, match="absent"), Statistics.opened(tmp_path / "s") as stored:
+        stored.row_energies["absent"]
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path, statistics):

@@ -89,7 +89,7 @@ def score(
     return Scored(
         statistics.modules,
         statistics.base_parameters,
-        statistics.spectra if is_spectral else {},
+        dict(statistics.spectra) if is_spectral else {},
         {} if is_spectral else statistics.scores(aggregation),
         statistics.provenance(),
     )

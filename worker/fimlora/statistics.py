@@ -11,7 +11,8 @@ of example n's loss with respect to the weight, ``H[b]`` (O I) that of batch b's
 import json
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -240,23 +241,52 @@ class Statistics:
 
         Raises:
             InvalidStatistics: There is no such file, or it holds something else.
+        """  # noqa: DOC502 - `opened` raises
+        with cls.opened(path, rule=rule) as stored:
+            arrays: dict[str, Any] = {group: dict(getattr(stored, group)) for group in _GROUPS}
+            return replace(stored, **arrays)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: str | Path, *, rule: str | None = None) -> Iterator["Statistics"]:
+        """Look into what `save` wrote: a sum is read from the file whenever it is looked at.
+
+        Who needs each of them once and not together has no need of memory for all.
+
+        Args:
+            path: The file.
+            rule: As for `load`.
+
+        Yields:
+            The statistics, as long as the block lasts.
+
+        Raises:
+            InvalidStatistics: There is no such file, or it holds something else.
         """
-        groups: Groups = {group: {} for group in _GROUPS}
-        try:
-            with safe_open(Path(path), framework="numpy") as file:
-                header = _parsed(file.metadata())
-                estimator = Estimator(header.pop("estimator"))
-                wanted = _groups_for(rule, estimator)
-                for key in file.keys():  # noqa: SIM118 - it is no mapping
-                    group, _, name = key.partition("/")
-                    if group in wanted:
-                        groups[group][name] = file.get_tensor(key)
-            modules = tuple(TargetModule(**row) for row in header.pop("modules"))
-            header["not_targeted"] = tuple(header.get("not_targeted", ()))
-            arrays: dict[str, Any] = groups
-            return cls(modules=modules, estimator=estimator, **header, **arrays)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InvalidStatistics(f"cannot read statistics from {path}: {error}") from error
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(safe_open(Path(path), framework="numpy"))
+                stored = cls._of_file(file, rule)
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise InvalidStatistics(
+                    f"cannot read statistics from {path}: {error}"
+                ) from error
+            yield stored
+
+    @classmethod
+    def _of_file(cls, file: Any, rule: str | None) -> "Statistics":
+        header = _parsed(file.metadata())
+        estimator = Estimator(header.pop("estimator"))
+        wanted = _groups_for(rule, estimator)
+        keys: dict[str, dict[str, str]] = {group: {} for group in _GROUPS}
+        for key in file.keys():  # noqa: SIM118 - it is no mapping
+            group, _, name = key.partition("/")
+            if group in wanted:
+                keys[group][name] = key
+        modules = tuple(TargetModule(**row) for row in header.pop("modules"))
+        header["not_targeted"] = tuple(header.get("not_targeted", ()))
+        arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
+        return cls(modules=modules, estimator=estimator, **header, **arrays)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
@@ -280,6 +310,23 @@ _MUST_MATCH = tuple(
     for attribute in fields(Statistics)
     if attribute.name not in {"modules", "execution", *_COUNTS, *_GROUPS}
 )
+
+
+class _Stored(Mapping[str, NDArray[np.float64]]):
+    """Sums in an open file, by the name of their module."""
+
+    def __init__(self, file: Any, keys: Mapping[str, str]) -> None:
+        self._file, self._keys = file, keys
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        array: NDArray[np.float64] = self._file.get_tensor(self._keys[name])
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
