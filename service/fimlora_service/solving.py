@@ -67,7 +67,7 @@ def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
         InvalidStatistics: It cannot be read.
     """
     allocation, scale = request.allocation, request.adapter.scale
-    with Statistics.opened(path, rule=allocation.rule) as statistics:
+    with Statistics.opened(path) as statistics:
         if statistics.scale != scale:  # another scale makes another file, of all its sums
             digest = digest_bytes(rescaled(Statistics.load(path), scale).to_bytes())
         scored = score(

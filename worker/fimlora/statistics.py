@@ -11,7 +11,7 @@ of example n's loss with respect to the weight, ``H[b]`` (O I) that of batch b's
 import json
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
@@ -228,34 +228,31 @@ class Statistics:
         return save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
 
     @classmethod
-    def load(cls, path: str | Path, *, rule: str | None = None) -> "Statistics":
+    def load(cls, path: str | Path) -> "Statistics":
         """Read what `save` wrote.
 
         Args:
             path: The file.
-            rule: Read only the sums that `fimlora.allocate` looks at with this rule, which may
-                be a small part of the file; all others are left empty. All by default.
 
         Returns:
-            The statistics, with the same sums to the last bit.
+            The statistics.
 
         Raises:
             InvalidStatistics: There is no such file, or it holds something else.
         """  # noqa: DOC502 - `opened` raises
-        with cls.opened(path, rule=rule) as stored:
+        with cls.opened(path) as stored:
             arrays: dict[str, Any] = {group: dict(getattr(stored, group)) for group in _GROUPS}
             return replace(stored, **arrays)
 
     @classmethod
     @contextmanager
-    def opened(cls, path: str | Path, *, rule: str | None = None) -> Iterator["Statistics"]:
+    def opened(cls, path: str | Path) -> Iterator["Statistics"]:
         """Look into what `save` wrote: a sum is read from the file whenever it is looked at.
 
-        Who needs each of them once and not together has no need of memory for all.
+        What a plan looks at may be a small part of the file, and is needed once and not together.
 
         Args:
             path: The file.
-            rule: As for `load`.
 
         Yields:
             The statistics, as long as the block lasts.
@@ -266,7 +263,7 @@ class Statistics:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(safe_open(Path(path), framework="numpy"))
-                stored = cls._of_file(file, rule)
+                stored = cls._of_file(file)
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise InvalidStatistics(
                     f"cannot read statistics from {path}: {error}"
@@ -274,14 +271,13 @@ class Statistics:
             yield stored
 
     @classmethod
-    def _of_file(cls, file: Any, rule: str | None) -> "Statistics":
+    def _of_file(cls, file: Any) -> "Statistics":
         header = _parsed(file.metadata())
         estimator = Estimator(header.pop("estimator"))
-        wanted = _groups_for(rule, estimator)
         keys: dict[str, dict[str, str]] = {group: {} for group in _GROUPS}
         for key in file.keys():  # noqa: SIM118 - it is no mapping
             group, _, name = key.partition("/")
-            if group in wanted:
+            if group in keys:
                 keys[group][name] = key
         modules = tuple(TargetModule(**row) for row in header.pop("modules"))
         header["not_targeted"] = tuple(header.get("not_targeted", ()))
@@ -294,7 +290,6 @@ class Statistics:
         return {**facts, **plain}
 
 
-_SPECTRAL = ("spectra", "mean_energies", "spectrum_errors")
 _GROUPS = (
     "row_energies",
     "example_energies",
@@ -302,7 +297,9 @@ _GROUPS = (
     "input_squares",
     "token_counts",
     "batch_energies",
-    *_SPECTRAL,
+    "spectra",
+    "mean_energies",
+    "spectrum_errors",
 )
 _COUNTS = ("n_examples", "n_batches")
 _MUST_MATCH = tuple(
@@ -331,14 +328,6 @@ class _Stored(Mapping[str, NDArray[np.float64]]):
 
 def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
     return {name: values + right[name] for name, values in left.items()}
-
-
-def _groups_for(rule: str | None, estimator: Estimator) -> Collection[str]:
-    """Name the sums that a rule looks at."""
-    if rule is None:
-        return _GROUPS
-    scored = "row_energies" if estimator.has_exact else "squared_gradients"
-    return _SPECTRAL if rule == "spectral" else (scored, *_SPECTRAL)
 
 
 def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -60,9 +60,8 @@ class AsyncJobs:
 
         ``POST /jobs/{id}/retry``
         """
-        headers = {
-            "idempotency-key": uuid.uuid4().hex
-        }  # of this call, however often it is sent
+        # One key for this call, however often it is sent.
+        headers = {"idempotency-key": uuid.uuid4().hex}
         call = Call("POST", route("jobs", job_id, "retry"), headers=headers)
         return await self._sender.ask(call, Job)
 

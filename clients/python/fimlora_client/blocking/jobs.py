@@ -61,9 +61,8 @@ class Jobs:
 
         ``POST /jobs/{id}/retry``
         """
-        headers = {
-            "idempotency-key": uuid.uuid4().hex
-        }  # of this call, however often it is sent
+        # One key for this call, however often it is sent.
+        headers = {"idempotency-key": uuid.uuid4().hex}
         call = Call("POST", route("jobs", job_id, "retry"), headers=headers)
         return self._sender.ask(call, Job)
 
