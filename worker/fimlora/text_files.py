@@ -4,11 +4,11 @@ The same plan gives the same bytes. Nothing here imports torch, so a service can
 digest of an adapter that was never written.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from fimlora.adapter_config import padded_rank
-from fimlora.indented import indented_json
 from fimlora.plan import RankPlan
 from fimlora.rank_map import render_svg
 
@@ -55,4 +55,4 @@ def rank_map(plan: RankPlan, *, layout: str = "B") -> dict[str, Any]:
 
 
 def _json_bytes(data: Any, *, sort_keys: bool) -> bytes:
-    return (indented_json(data, sort_keys=sort_keys) + "\n").encode()
+    return (json.dumps(data, indent=2, sort_keys=sort_keys) + "\n").encode()
