@@ -45,7 +45,6 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/allocate.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/spectra.py
-	$(BIN)/python benchmarks/half_on_cpu.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/many_jobs.py

@@ -2,10 +2,9 @@
 
 Every way runs on the same model and batches, in turn, many times; a ratio is the median
 over the turns, so that a busy machine slows both sides of it. On the CPU processor time is
-counted, on a GPU the clock. On a CPU without units for the model's dtype the products of all
-ways are widened as fimlora does it, for torch's own would not end. Peak memory is taken in a
-process of its own for each way. Beside each ratio stands what it would be if only the
-estimator's products took time.
+counted, on a GPU the clock. Half precision is slow on a CPU without units for it: a layer took
+a hundred times as long. Peak memory is taken in a process of its own for each way. Beside each
+ratio stands what it would be if only the estimator's products took time.
 
     python benchmarks/measure.py                                  # MiniLM on the CPU
     python benchmarks/measure.py --uneven                         # with padding
@@ -33,7 +32,6 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from cases import CASES, make_batches
 from fimlora import measure
-from fimlora.half_on_cpu import widened_for
 from floors import Floors, count_flops, matrix_rate
 
 SCORED_RANK = 8
@@ -53,8 +51,7 @@ class Bare:
         extra = {"use_cache": False} if "CausalLM" in type(self.model).__name__ else {}
         for batch in batches:
             moved = {name: value.to(device) for name, value in batch.items()}
-            with widened_for(self.model, device):
-                self.model(**moved, **extra).loss.backward()
+            self.model(**moved, **extra).loss.backward()
 
 
 class Ours:
@@ -87,8 +84,7 @@ class Peft:
         for batch in batches:
             self.model.zero_grad()
             moved = {name: value.to(device) for name, value in batch.items()}
-            with widened_for(self.model, device):
-                self.model(**moved).loss.backward()
+            self.model(**moved).loss.backward()
             for square, weight in zip(squares, weights, strict=True):
                 square.add_(weight.grad.float().square())
         [square.mean().item() for square in squares]

@@ -1,7 +1,9 @@
 """Streamed execution beside resident: time, memory, reading, and the same results.
 
 Each way has a process of its own; they take turns. A model that does not fit is streamed
-whole, and the resident time of its depth is that of a few blocks and of one, extended.
+whole, and the resident time of its depth is that of a few blocks and of one, extended. The
+large models are bfloat16: a CPU without units for it multiplies in plain loops, which take about
+a hundred times as long, so that a run of them does not end there in any useful time.
 
     python benchmarks/stream.py                                  # a small Llama on the CPU
     python benchmarks/stream.py --model 8b --folder /data/8b     # writes 16 GB once

@@ -5,7 +5,6 @@ import torch
 
 from fimlora import measure, measure_streamed
 from fimlora.errors import InvalidOption
-from fimlora.half_on_cpu import widened_for
 from support.models import make_batch, tiny
 from support.reference import relative_error
 from support.streaming import ALL, assert_same, batches_for, quiet, save
@@ -34,7 +33,7 @@ def test_energies_are_those_of_what_autocast_gives():
         )
         for module in statistics.modules
     ]
-    with bfloat16(), widened_for(model, torch.device("cpu")):
+    with bfloat16():
         logits = model(batch["input_ids"]).logits.float()
         labels = batch["labels"][:, 1:]
         losses = torch.nn.functional.cross_entropy(logits[:, :-1].mT, labels, reduction="none")

@@ -19,7 +19,6 @@ from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.examples import Examples, check_finite, example_losses, labelled_examples
 from fimlora.execution import Execution, Executor
 from fimlora.frozen import frozen, random_states, restore_random_states
-from fimlora.half_on_cpu import widened_for
 from fimlora.hooks import Watch, watch_modules
 from fimlora.losses import Loss, LossFn, choose_loss
 from fimlora.memory import peak_bytes
@@ -196,8 +195,7 @@ class _Run:
         """Run some examples; ``None`` when they are to be run differently, or fewer of them."""
         states = random_states(self.device) if self.model.training else None
         try:
-            with widened_for(self.model, self.device):
-                return self._forward_backward(part, where, is_whole=is_whole)
+            return self._forward_backward(part, where, is_whole=is_whole)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

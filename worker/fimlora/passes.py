@@ -8,7 +8,7 @@ architecture. One thread runs at a time: `Pass.advance` returns when the pass ha
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import InvalidOption
-from fimlora.half_on_cpu import widened_dtypes, widened_products
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Pass(threading.Thread):
         self.call: UnitCall | None = None
         self.result: Tensor | None = None
         self._body = body
-        self._contexts: list[AbstractContextManager[object]] = []
+        self._contexts: list[torch.autocast] = []
         self._outputs: Any = None
         self._error: BaseException | None = None
         self._is_abandoned = False
@@ -85,8 +84,8 @@ class Pass(threading.Thread):
             raise self._error
 
     def _start(self) -> None:
-        # A thread begins without what the one that starts it has on.
-        self._contexts = [*_autocasts(), widened_products(widened_dtypes())]
+        # A thread begins without the autocast of the one that starts it.
+        self._contexts = _autocasts()
         try:
             self.start()
         except RuntimeError as error:

@@ -82,7 +82,8 @@ def measure_streamed(
         model_class: A model class or auto class of transformers, such as
             ``AutoModelForSequenceClassification``; ``None`` for the one the config names.
         config: The model's config, if it is not the folder's own (another ``num_labels``).
-        dtype: Dtype to run in; ``None`` for the config's.
+        dtype: Dtype to run in; ``None`` for the config's. Half precision is slow on a CPU
+            without units for it.
         device: Where blocks compute.
         target_modules: As for `fimlora.measure`.
         n_batches: As for `fimlora.measure`.

@@ -16,7 +16,6 @@ from fimlora.blocks import targets_of
 from fimlora.boundary import BoundaryStore
 from fimlora.errors import MissingGradient, UnsupportedModule
 from fimlora.examples import Examples, check_finite, example_losses
-from fimlora.half_on_cpu import widened_for
 from fimlora.hooks import watch_modules
 from fimlora.losses import Loss
 from fimlora.measuring import OnBatch
@@ -84,16 +83,14 @@ class Sweep:
         try:
             try:
                 parts = self._cut(1 if self.progress.one_at_a_time else micro_batch_size)
-                with widened_for(self.model, self.device):
-                    self._go_forward(parts)
+                self._go_forward(parts)
             except MixedExamplesError:
                 self._abandon(parts)
                 for part in itertools.chain(*parts):
                     part.tape.give_up()
                 self.progress.one_at_a_time = True
                 parts = self._cut(1)
-                with widened_for(self.model, self.device):
-                    self._go_forward(parts)
+                self._go_forward(parts)
             return self._go_backward(parts)
         finally:
             self._abandon(parts)
@@ -185,8 +182,7 @@ class Sweep:
             targets = targets_of(unit, self.modules)
             recorder = self.new_recorder(targets)
             recorder.one_at_a_time = self.progress.one_at_a_time
-            with widened_for(self.model, self.device):
-                self._reverse_unit(unit, targets, recorder, parts)
+            self._reverse_unit(unit, targets, recorder, parts)
             groups = recorder.groups(n_examples) if targets else None
             self.progress.finish(unit, groups, n_left=len(kept))
             self._save_and_report(tapes)
