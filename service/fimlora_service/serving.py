@@ -14,7 +14,6 @@ from fastapi import FastAPI
 
 from fimlora_service.app import create_app
 from fimlora_service.logs import configure_logging
-from fimlora_service.malformed_http import HttpProtocol
 from fimlora_service.settings import Settings
 
 SHUTDOWN_S = 5
@@ -83,7 +82,6 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
         port=settings.port,
         log_config=None,
         access_log=False,
-        http=HttpProtocol,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
