@@ -43,8 +43,8 @@ from fimlora_service.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from fimlora_service.problems import install_handlers
 from fimlora_service.queue import RqTransport
-from fimlora_service.readings import Readings
 from fimlora_service.resolve import Resolver
+from fimlora_service.score_cache import ScoreCache
 from fimlora_service.settings import Settings
 from fimlora_service.submission import Submission
 from fimlora_service.tenants import tenant_of
@@ -185,7 +185,7 @@ def make_state(
         artifacts=results,
         store=store,
         job_views=JobViews(store),
-        readings=Readings(),
+        score_cache=ScoreCache(),
         resolver=resolver,
         submission=submission,
         lanes=Lanes(),

@@ -14,8 +14,8 @@ from fimlora_service.job_views import JobViews
 from fimlora_service.lanes import Lanes
 from fimlora_service.metrics import Metrics
 from fimlora_service.problems import MEDIA_TYPE
-from fimlora_service.readings import Readings
 from fimlora_service.resolve import Resolver
+from fimlora_service.score_cache import ScoreCache
 from fimlora_service.settings import Settings
 from fimlora_service.submission import Submission
 
@@ -29,7 +29,7 @@ class State(TypedDict):
     artifacts: TrackedArtifacts
     store: JobStore
     job_views: JobViews
-    readings: Readings
+    score_cache: ScoreCache
     resolver: Resolver
     submission: Submission
     lanes: Lanes
@@ -51,7 +51,7 @@ StoppingDep = Annotated[Event, _part("stopping")]
 SettingsDep = Annotated[Settings, _part("settings")]
 DataFolderDep = Annotated[DataFolder, _part("data_folder")]
 ArtifactsDep = Annotated[TrackedArtifacts, _part("artifacts")]
-ReadingsDep = Annotated[Readings, _part("readings")]
+ScoreCacheDep = Annotated[ScoreCache, _part("score_cache")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 SubmissionDep = Annotated[Submission, _part("submission")]

@@ -12,7 +12,7 @@ from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
 from fimlora_service.artifacts import find_artifact
 from fimlora_service.calibrate import require_json
-from fimlora_service.dependencies import ArtifactsDep, JobId, ReadingsDep, StoreDep, problems
+from fimlora_service.dependencies import ArtifactsDep, JobId, ScoreCacheDep, StoreDep, problems
 from fimlora_service.examples import PLAN_EXAMPLES
 from fimlora_service.jobs import result_of
 from fimlora_service.queries import StrictQueryRoute
@@ -46,7 +46,7 @@ def allocate_again(
     body: Annotated[PlanRequest, Body(openapi_examples=PLAN_EXAMPLES)],
     store: StoreDep,
     artifacts: ArtifactsDep,
-    readings: ReadingsDep,
+    score_cache: ScoreCacheDep,
 ) -> Response:
     """Solve another plan from what a job has measured; no device and no queue."""
     from fimlora_service.solving import solve_again
@@ -54,6 +54,6 @@ def allocate_again(
     result = result_of(store.shown(id).to_job())
     digest = find_artifact(result, STATISTICS).digest
     path = artifacts.local(result.digest, STATISTICS)
-    again = solve_again(id, body, result, path=path, digest=digest, readings=readings)
+    again = solve_again(id, body, result, path=path, digest=digest, score_cache=score_cache)
     # Not left to the framework, which would check the whole rank map once more.
     return Response(again.model_dump_json(), media_type="application/json")

@@ -15,7 +15,7 @@ from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
-from fimlora_service.readings import Reading, Readings
+from fimlora_service.score_cache import Reading, ScoreCache
 from fimlora_service.submission import STATISTICS
 
 
@@ -26,7 +26,7 @@ def solve_again(
     *,
     path: Path,
     digest: str,
-    readings: Readings,
+    score_cache: ScoreCache,
 ) -> Plan:
     """The plan that POST /calibrate would give with these settings.
 
@@ -36,7 +36,7 @@ def solve_again(
         result: What that job found.
         path: The file of its statistics.
         digest: Of that file.
-        readings: What is known of such files.
+        score_cache: What is known of such files.
 
     Raises:
         ServiceError: The file cannot be read, or the settings do not fit it.
@@ -44,7 +44,7 @@ def solve_again(
     allocation = request.allocation
     key = digest, allocation.rule, allocation.aggregation, request.adapter.scale
     try:
-        reading = readings.get(key, lambda: take_reading(request, path, digest=digest))
+        reading = score_cache.get(key, lambda: take_reading(request, path, digest=digest))
     except InvalidStatistics as error:
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} cannot be read"

@@ -38,7 +38,7 @@ class Reading:
         return MODULE_BYTES * len(self.scored.modules) + spectra
 
 
-class Readings:
+class ScoreCache:
     """The readings of late, up to a sum of sizes; safe to use from several threads."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:

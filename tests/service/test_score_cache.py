@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fimlora.replanning import score
-from fimlora_service.readings import Reading, Readings
+from fimlora_service.score_cache import Reading, ScoreCache
 from support.results import make_statistics
 
 
@@ -28,9 +28,9 @@ class Reader:
 
 def test_equal_content_is_read_once(reading):
     """And another key is another reading."""
-    readings, read = Readings(), Reader(reading)
+    cache, read = ScoreCache(), Reader(reading)
 
-    found = [readings.get(key, read) for key in ("a", "a", "b", "a")]
+    found = [cache.get(key, read) for key in ("a", "a", "b", "a")]
 
     assert found == [reading] * 4
     assert read.n == 2
@@ -38,32 +38,32 @@ def test_equal_content_is_read_once(reading):
 
 def test_what_was_not_used_for_longest_gives_way(reading):
     """The limit is in bytes: two of these fit."""
-    readings, read = Readings(2 * reading.n_bytes + 1), Reader(reading)
+    cache, read = ScoreCache(2 * reading.n_bytes + 1), Reader(reading)
 
     for key in ("a", "b", "a", "c", "a", "b"):
-        readings.get(key, read)
+        cache.get(key, read)
 
     assert read.n == 4  # a, b, c, and b again
 
 
 def test_what_is_larger_than_the_limit_is_delivered_and_not_kept(reading):
     """A model with very many modules is still planned."""
-    readings, read = Readings(reading.n_bytes - 1), Reader(reading)
+    cache, read = ScoreCache(reading.n_bytes - 1), Reader(reading)
 
-    assert readings.get("a", read) is readings.get("a", read) is reading
+    assert cache.get("a", read) is cache.get("a", read) is reading
     assert read.n == 2
 
 
 def test_who_asks_while_it_is_read_waits_for_it(reading):
     """A burst of plans reads a file once."""
-    readings, read = Readings(), Reader(reading)
+    cache, read = ScoreCache(), Reader(reading)
 
     def read_slowly():
         time.sleep(0.1)
         return read()
 
     with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(readings.get, "a", read_slowly) for _ in range(8)]
+        found = [pool.submit(cache.get, "a", read_slowly) for _ in range(8)]
 
     assert [future.result() for future in found] == [reading] * 8
     assert read.n == 1
@@ -71,11 +71,11 @@ def test_who_asks_while_it_is_read_waits_for_it(reading):
 
 def test_a_reading_that_fails_leaves_nothing_behind(reading):
     """The next request tries again."""
-    readings = Readings()
+    cache = ScoreCache()
 
     def fail():
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        readings.get("a", fail)
-    assert readings.get("a", Reader(reading)) is reading
+        cache.get("a", fail)
+    assert cache.get("a", Reader(reading)) is reading
