@@ -6,10 +6,10 @@ and scoring its statistics takes as long as all the rest.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from threading import Lock
+from threading import BoundedSemaphore, Condition
 from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 
 if TYPE_CHECKING:  # the engine brings numpy, and is imported when a plan is asked for
     from fimlora.replanning import Scored
@@ -39,32 +39,28 @@ class Reading:
 
 
 class ScoreCache:
-    """The readings of late, up to a sum of sizes; safe to use from several threads."""
+    """The readings of late, up to a sum of sizes; safe to use from several threads.
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._lock = Lock()
-        self._kept: LRUCache[Hashable, Reading] = LRUCache(
+    Args:
+        max_bytes: That sum. What is larger by itself is delivered and not kept.
+        n_at_once: How many keys are read at the same time.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES, *, n_at_once: int = N_AT_ONCE) -> None:
+        self._slots = BoundedSemaphore(n_at_once)
+        kept: LRUCache[Hashable, Reading] = LRUCache(
             max_bytes, getsizeof=lambda reading: reading.n_bytes
         )
-        self._under_way = tuple(Lock() for _ in range(N_AT_ONCE))
+        keep = cached(kept, key=lambda key, _: key, condition=Condition())
+        self._get = keep(self._read)
 
     def get(self, key: Hashable, read: Callable[[], Reading]) -> Reading:
         """A reading by all that decides it, taken when it is not there.
 
         Who asks for what another thread is reading waits for it.
         """
-        if known := self._find(key):
-            return known
-        with self._under_way[hash(key) % N_AT_ONCE]:
-            return self._find(key) or self._take(key, read)
+        return self._get(key, read)
 
-    def _find(self, key: Hashable) -> Reading | None:
-        with self._lock:
-            return self._kept.get(key)
-
-    def _take(self, key: Hashable, read: Callable[[], Reading]) -> Reading:
-        reading = read()
-        with self._lock:
-            if reading.n_bytes <= self._kept.maxsize:
-                self._kept[key] = reading
-        return reading
+    def _read(self, _: Hashable, read: Callable[[], Reading]) -> Reading:
+        with self._slots:
+            return read()

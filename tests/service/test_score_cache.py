@@ -69,6 +69,24 @@ def test_who_asks_while_it_is_read_waits_for_it(reading):
     assert read.n == 1
 
 
+def test_no_more_are_read_at_once_than_the_limit_says(reading):
+    """Each holds the sums of a file in memory."""
+    cache, under_way, most = ScoreCache(n_at_once=2), [], []
+
+    def read():
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.02)
+        under_way.pop()
+        return reading
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(cache.get, key, read) for key in range(8)]
+
+    assert [future.result() for future in found] == [reading] * 8
+    assert max(most) == 2
+
+
 def test_a_reading_that_fails_leaves_nothing_behind(reading):
     """The next request tries again."""
     cache = ScoreCache()
