@@ -1,7 +1,10 @@
 """Delete results beyond the limits, in one process at a time."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+
+from redis.exceptions import LockNotOwnedError
 
 from fimlora_contract.artifacts import StoredResult
 from fimlora_contract.eviction import Entry, Limits, choose_victims
@@ -40,20 +43,21 @@ def evict(artifacts: TrackedArtifacts, limits: Limits) -> Evicted:
     store = artifacts.index.store
     if limits.max_bytes is None and limits.max_age_ms is None:
         return Evicted()
-    token = store.hold_lock("eviction", ttl_s=LOCK_TTL_S)
-    if token is None:
+    lock = store.lock("eviction", ttl_s=LOCK_TTL_S)
+    if not lock.acquire():
         return Evicted()
     try:
         return _evict(artifacts, limits)
     finally:
-        store.drop_lock("eviction", token)
+        with suppress(LockNotOwnedError):  # it ran out, and may be held by another process
+            lock.release()
 
 
 def make_room(artifacts: TrackedArtifacts, limits: Limits) -> None:
     """Take one step of the loop that keeps the limits, and once a day clear up."""
     evict(artifacts, limits)
     store = artifacts.index.store
-    if store.hold_lock("sweep", ttl_s=DAY_MS / 1000):
+    if store.lock("sweep", ttl_s=DAY_MS / 1000).acquire():
         artifacts.sweep(before_ms=store.now_ms() - DAY_MS)
 
 

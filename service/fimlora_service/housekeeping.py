@@ -46,7 +46,7 @@ def reap(store: JobStore, transport: Transport) -> None:
 
 def forget(store: JobStore, *, days: float) -> None:
     """Delete old records, in one API process of several at a time."""
-    if store.hold_lock("retention", ttl_s=RETENTION_INTERVAL_S * 0.8) is None:
+    if not store.lock("retention", ttl_s=RETENTION_INTERVAL_S * 0.8).acquire():
         return
     if n_deleted := forget_old_jobs(store, days=days):
         logger.info("jobs.forgotten", extra={"n": n_deleted, "older_than_days": days})

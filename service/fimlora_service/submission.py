@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import LockNotOwnedError, RedisError
 
 from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
@@ -124,9 +124,8 @@ class Submission:
     def _accept_once(
         self, accept: Callable[..., Accepted], job_id: str, *, key: str, fingerprint: str
     ) -> Accepted:
-        lock = f"submit:{job_id}"
-        token = self.store.hold_lock(lock, ttl_s=SUBMIT_LOCK_S)
-        if token is None:
+        lock = self.store.lock(f"submit:{job_id}", ttl_s=SUBMIT_LOCK_S)
+        if not lock.acquire():
             raise IdempotencyInFlight(f"a request with Idempotency-Key {key!r} is in flight")
         try:
             accepted = accept(job_id=job_id)
@@ -141,7 +140,8 @@ class Submission:
                 self.store.rebind_key(key, fingerprint=fingerprint, job_id=shared)
             return accepted
         finally:
-            self.store.drop_lock(lock, token)
+            with suppress(LockNotOwnedError):  # it ran out; what was accepted is accepted
+                lock.release()
 
     def find_open(self, request: CalibrationRequest, resolved: Resolved) -> str | None:
         """Id of the open job that a request would share, if there is one."""

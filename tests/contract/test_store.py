@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
+from redis.exceptions import LockNotOwnedError
 
 from fimlora_contract import reaper
 from fimlora_contract.jobs import JobError, JobStatus, Progress, Stage
@@ -248,6 +249,22 @@ def test_only_a_succeeded_job_answers_an_equal_request(store, job_id):
     found = store.find_result("sha256:aa")
     assert found is not None
     assert found.id == job_id
+
+
+def test_a_lock_is_held_by_one_and_only_given_back_by_its_holder(store, redis_client):
+    """Who comes back after it ran out leaves its next holder alone."""
+    first, second = (store.lock("a", ttl_s=60) for _ in "ab")
+    assert first.acquire()
+    assert not second.acquire()
+    redis_client.delete(store.key("lock", "a"))  # as if it had run out
+    assert second.acquire()
+
+    with pytest.raises(LockNotOwnedError):
+        first.release()
+
+    assert second.owned()
+    second.release()
+    assert first.acquire()
 
 
 def sweep_after(

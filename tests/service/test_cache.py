@@ -120,10 +120,11 @@ def test_readers_and_evictors_never_meet(http, job_id, finish, artifacts):
 def test_only_one_process_evicts(job_id, finish, artifacts, store):
     """The others leave it to that one."""
     finish(job_id)
-    token = store.hold_lock("eviction", ttl_s=60)
+    lock = store.lock("eviction", ttl_s=60)
+    assert lock.acquire()
 
     assert evict(artifacts, EVERYTHING) == Evicted()
-    store.drop_lock("eviction", token)
+    lock.release()
     assert evict(artifacts, EVERYTHING).entries == 1
 
 

@@ -1,16 +1,29 @@
 """POST /calibrate."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from rq import Queue
 
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.reaper import sweep
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.tasks import QUEUE_NAME, RUN_CALIBRATION, rq_job_id
 from fimlora_service.queue import RqTransport
 from support.results import make_result
 from support.service import ROWS
+
+
+class SlowResolver:
+    """A resolver that is so slow that all locks run out."""
+
+    def __init__(self, resolver, redis):
+        self.resolver, self.redis = resolver, redis
+
+    def resolve(self, request):
+        assert self.redis.delete(*self.redis.keys("fimlora:lock:submit:*")) == 1
+        return self.resolver.resolve(request)
 
 
 def test_a_request_is_recorded_and_queued(http, body, store, redis_client):
@@ -207,13 +220,25 @@ class TestIdempotencyKey:
         headers = {"Idempotency-Key": "k"}
         id_ = http.post("/calibrate", json=body, headers=headers).json()["id"]
         store._redis.delete(store.key("job", id_))
-        store.hold_lock(f"submit:{id_}", ttl_s=60)
+        assert store.lock(f"submit:{id_}", ttl_s=60).acquire()
 
         answer = http.post("/calibrate", json=body, headers=headers)
 
         assert answer.status_code == 409
         assert answer.json()["code"] == "idempotency_in_flight"
         assert answer.headers["Retry-After"] == "1"
+
+    def test_what_took_longer_than_the_lock_is_accepted(self, http, body, redis_client):
+        """A hub that answers late must not make an error of a job that was queued."""
+        submission = http.app_state["submission"]
+        late = SlowResolver(submission.resolver, redis_client)
+
+        accepted = replace(submission, resolver=late).accept(
+            CalibrationRequest.model_validate(body), key="k"
+        )
+
+        assert accepted.outcome == "measured"
+        assert http.get(f"/jobs/{accepted.record.id}").json()["status"] == "queued"
 
     def test_racing_repetitions_make_one_job(self, http, body):
         """Eight requests under one key at once end up as one job."""

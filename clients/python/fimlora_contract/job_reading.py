@@ -1,13 +1,14 @@
 """What is on record about jobs, for whoever only looks: nothing here changes a job."""
 
 import json
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fimlora_contract import scripts
 from fimlora_contract.jobs import JobEvent, JobStatus
 from fimlora_contract.records import SHOWN_FIELDS, STATE_FIELDS, JobRecord
+
+if TYPE_CHECKING:  # a client has no redis, and needs none
+    from redis.lock import Lock
 
 BATCH = 500
 
@@ -155,15 +156,11 @@ class JobReader:
             for id_, fields in entries
         ]
 
-    def hold_lock(self, name: str, *, ttl_s: float) -> str | None:
-        """Take a named lock for a while; ``None`` when somebody else holds it."""
-        token = secrets.token_hex(8)
-        taken = self._redis.set(self.key("lock", name), token, nx=True, px=int(ttl_s * 1000))
-        return token if taken else None
-
-    def drop_lock(self, name: str, token: str) -> None:
-        """Give a lock back, unless it ran out and somebody else holds it by now."""
-        self._redis.eval(scripts.DROP_LOCK, 1, self.key("lock", name), token)
+    def lock(self, name: str, *, ttl_s: float) -> "Lock":
+        """A lock among all processes, which nobody waits for and which runs out by itself."""
+        key = self.key("lock", name)
+        made: Lock = self._redis.lock(key, timeout=ttl_s, blocking=False, thread_local=False)
+        return made
 
     def _read(self, ids: Sequence[str], fields: Sequence[str]) -> list[JobRecord | None]:
         """Some fields of some jobs in one round trip; ``None`` for a job that is gone."""

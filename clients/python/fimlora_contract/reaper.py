@@ -45,7 +45,7 @@ def sweep(
     store: JobStore, transport: Transport, *, on_reaped: Callable[[Reaped], None]
 ) -> None:
     """Give every orphaned job its next attempt, unless somebody else is sweeping."""
-    if store.hold_lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8) is None:
+    if not store.lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8).acquire():
         return
     end_overdue(store, on_reaped=on_reaped)
     now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
