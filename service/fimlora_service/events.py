@@ -13,9 +13,9 @@ from threading import Event
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, format_sse_event
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
 
 from fimlora_contract.jobs import JobEvent, JobEventPage
 from fimlora_contract.store import JobMissing, JobStore
@@ -27,7 +27,7 @@ from fimlora_service.queries import StrictQueryRoute
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 # Empty is as good as absent: so says an event source that has seen no id.
 LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"
-STREAM = "text/event-stream"
+STREAM = EventSourceResponse.media_type
 # How clients spell what there is; anything (*/*) is a stream.
 PAGES = ("application/json", "application/*")
 STREAMS = (STREAM, "text/*", "*/*")
@@ -68,9 +68,9 @@ async def job_events(
         page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
         return Response(page.model_dump_json(), media_type="application/json")
     pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
-    lines = follow(store, id, after=after, pace=pace)
+    stream = follow(store, id, after=after, pace=pace)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type=STREAM, headers=headers)
+    return EventSourceResponse(stream, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ def read_page(store: JobStore, id: str, *, after: str, limit: int) -> JobEventPa
     return JobEventPage(data=events[:limit], next_cursor=more)
 
 
-async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIterator[str]:
-    """Lines of the stream, until the job's last event, or until Redis or we go away."""
-    yield f"retry: {RECONNECT_MS}\n\n"
+async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIterator[bytes]:
+    """Parts of the stream, until the job's last event, or until Redis or we go away."""
+    yield format_sse_event(retry=RECONNECT_MS)
     spoke = time.monotonic()
     try:
         while not pace.stopping.is_set():
@@ -120,12 +120,12 @@ async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIt
             status = await run_in_threadpool(store.status_of, id)
             events = await run_in_threadpool(store.events, id, after=after)
             for event in events:
-                yield as_lines(event)
+                yield formatted(event)
                 after, spoke = event.id, time.monotonic()
             if status.is_final and not events:
                 return
             if not events and time.monotonic() - spoke >= pace.alive_s:
-                yield ": keep-alive\n\n"
+                yield format_sse_event(comment="keep-alive")
                 spoke = time.monotonic()
             if not status.is_final:
                 await asyncio.sleep(pace.every_s)
@@ -134,6 +134,6 @@ async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIt
         logger.warning("events.interrupted", extra={"job_id": id, "error": str(error)})
 
 
-def as_lines(event: JobEvent) -> str:
+def formatted(event: JobEvent) -> bytes:
     """One event in the stream's format."""
-    return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
+    return format_sse_event(id=event.id, event=event.type, data_str=event.model_dump_json())
