@@ -10,8 +10,9 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import nn
 
 from fimlora import find_targets
-from fimlora.adapter import default_target_modules, live_adapter, resize_adapter
+from fimlora.adapter import live_adapter, resize_adapter
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.targets import default_target_modules
 from support.models import make_batch, tiny
 from support.peft_models import (
     lora_layers,

@@ -1,11 +1,10 @@
-"""PEFT's defaults, and resizing a live adapter in place.
+"""Resizing a live adapter in place.
 
 Symbols: A (r I) and B (O r) are the matrices of a LoRA layer with I input and O output
 features; its update of the weight is ``s * B @ A``.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,61 +13,17 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from fimlora.adapter_config import rank_patterns
-from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.plan import RankPlan, TargetModule
 from fimlora.probes import draw_probe
 from fimlora.shapes import Float
 from fimlora.targets import base_model_of
 
-_CLASSIFICATION_HEADS = frozenset({"classifier", "score"})
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
-
-
-def default_target_modules(model: nn.Module) -> list[str]:
-    """Names PEFT targets by default in models of this architecture.
-
-    Args:
-        model: A base model or a PEFT model; only its config and module names are read.
-
-    Returns:
-        Leaf names, or full names where PEFT's own default is a pattern over full names.
-
-    Raises:
-        UnknownTarget: PEFT has no default for the architecture.
-    """
-    config = getattr(model, "config", None)
-    model_type: str = getattr(config, "model_type", "unknown")
-    default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-    if default is None:
-        known = ", ".join(sorted(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING))
-        raise UnknownTarget(
-            f"PEFT has no default target modules for model_type {model_type!r}; pass "
-            f"target_modules (a list of names, or 'all-linear'). Defaults exist for: {known}"
-        )
-    if isinstance(default, str):
-        return [name for name, _ in model.named_modules() if re.fullmatch(default, name)]
-    return sorted(default)
-
-
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that PEFT trains in full when it adapts a classifier.
-
-    Args:
-        model: A base model, without an adapter.
-
-    Returns:
-        Tensor by parameter name; empty for models without a classification head.
-    """
-    return {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if not _CLASSIFICATION_HEADS.isdisjoint(name.split(".")[:-1])
-    }
 
 
 @dataclass(frozen=True, slots=True)

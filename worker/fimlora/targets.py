@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-from torch import nn
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
@@ -49,7 +50,7 @@ def find_targets(
     modules = dict(_base_modules(base_model_of(model)))
     fused = _fused_experts(model)
     if target_modules is None:
-        names = _carriers(model) or _by_entries(_default_entries(model), modules, fused)
+        names = _carriers(model) or _by_entries(default_target_modules(model), modules, fused)
     elif isinstance(target_modules, str):
         if target_modules.lower() == ALL_LINEAR:
             names = _all_linear(base_model_of(model), modules)
@@ -76,12 +77,54 @@ def find_left_out(
     if not fused or (target_modules is None and _carriers(model)):
         return ()
     if target_modules is None:
-        target_modules = _default_entries(model)
+        target_modules = default_target_modules(model)
     if not isinstance(target_modules, str):
         return tuple(n for n in fused if any(_is_ending(e, n) for e in target_modules))
     if target_modules.lower() == ALL_LINEAR:
         return tuple(fused)
     return tuple(name for name in fused if re.fullmatch(target_modules, name))
+
+
+def default_target_modules(model: nn.Module) -> list[str]:
+    """Names PEFT targets by default in models of this architecture.
+
+    Args:
+        model: A base model or a PEFT model; only its config and module names are read.
+
+    Returns:
+        Leaf names, or full names where PEFT's own default is a pattern over full names.
+
+    Raises:
+        UnknownTarget: PEFT has no default for the architecture.
+    """
+    config = getattr(model, "config", None)
+    model_type: str = getattr(config, "model_type", "unknown")
+    default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+    if default is None:
+        known = ", ".join(sorted(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING))
+        raise UnknownTarget(
+            f"PEFT has no default target modules for model_type {model_type!r}; pass "
+            f"target_modules (a list of names, or 'all-linear'). Defaults exist for: {known}"
+        )
+    if isinstance(default, str):
+        return [name for name, _ in model.named_modules() if re.fullmatch(default, name)]
+    return sorted(default)
+
+
+def head_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that PEFT trains in full when it adapts a classifier.
+
+    Args:
+        model: A base model, without an adapter.
+
+    Returns:
+        Tensor by parameter name; empty for models without a classification head.
+    """
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if not set(_CLASSIFICATION_HEADS).isdisjoint(name.split(".")[:-1])
+    }
 
 
 def locate(model: nn.Module, module: TargetModule) -> nn.Module:
@@ -155,12 +198,6 @@ def _carriers(model: nn.Module) -> set[str]:
     """Names of the modules that carry LoRA already."""
     named = base_model_of(model).named_modules()
     return {name for name, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A")}
-
-
-def _default_entries(model: nn.Module) -> Sequence[str]:
-    from fimlora.adapter import default_target_modules
-
-    return default_target_modules(model)
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:

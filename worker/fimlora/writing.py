@@ -51,7 +51,7 @@ def write_adapter(
             B zero. ``PeftModel.from_pretrained`` needs them; ``get_peft_model`` does not.
         seed: Seed of the initial weights.
         head: Tensors that PEFT trains in full for this task, by parameter name in the base
-            model, as `fimlora.adapter.head_tensors` finds them; needed for the weights of
+            model, as `fimlora.targets.head_tensors` finds them; needed for the weights of
             a classifier, which PEFT does not load without them.
         module_names: Names of all modules of the base model, for short ``target_modules``;
             see `fimlora.adapter_config.target_names`.

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.adapter import head_tensors
 from fimlora.checkpoint import Checkpoint
 from fimlora.executors import shortage
 from fimlora.folders import experts_per_token
 from fimlora.needs import MemoryNeed, estimate_need
 from fimlora.skeleton import build_skeleton
 from fimlora.sources import fitting_sources
+from fimlora.targets import head_tensors
 from fimlora.weights import read_weights
 from fimlora_worker.heads import (
     HEAD_SEED,

@@ -30,7 +30,6 @@ HEAVY = (
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
-    "fimlora.adapter",
     "fimlora.measuring",
     "fimlora.writing",
     "fimlora_worker.calibration",
