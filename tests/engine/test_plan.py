@@ -8,7 +8,8 @@ import pytest
 
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidAdapter, InvalidOption
-from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
+from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.read import load_plan
 
 MODULES = (
     TargetModule("model.layers.0.self_attn.q_proj", 64, 64),

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fimlora import find_targets, load_plan, write_adapter
-from fimlora.adapter_config import rank_patterns, read_adapter_config, target_names
+from fimlora.adapter_config import rank_patterns, target_names
 from fimlora.errors import InvalidAdapter, InvalidOption, UnsupportedModule
 from fimlora.plan import TargetModule
+from fimlora.read import read_adapter_config
 from fimlora.targets import head_tensors
 from support.models import TINY_MODELS, make_batch, tiny
 from support.peft_models import (

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
-from fimlora.plan import Budget, RankPlan, TargetModule, load_plan
+from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
     from fimlora.allocation import allocate
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fimlora.folders import measure_folder
     from fimlora.measuring import measure
     from fimlora.progress_file import ProgressFile
+    from fimlora.read import load_plan
     from fimlora.statistics import Statistics
     from fimlora.streaming import measure_streamed
     from fimlora.targets import find_targets
@@ -27,6 +28,7 @@ _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.api",
     "find_targets": "fimlora.targets",
+    "load_plan": "fimlora.read",
     "measure": "fimlora.measuring",
     "measure_folder": "fimlora.folders",
     "measure_streamed": "fimlora.streaming",

@@ -1,4 +1,4 @@
-"""The plan as PEFT's ``adapter_config.json``, and reading one back without being misled.
+"""The plan as PEFT's ``adapter_config.json``.
 
 Layout B gives every module its rank and its alpha under its plain full name; layout C has
 one common rank, to which narrower modules are padded with zeros. In both, ``alpha / rank``
@@ -9,13 +9,11 @@ and begin at its beginning or after a dot. A full name is thus also a suffix of 
 one; then, and only then, the key is anchored with ``^``, which PEFT knows since 0.15.
 """
 
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fimlora.errors import InvalidAdapter, InvalidOption, UnsupportedModule
+from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.plan import RankPlan
 
 LAYOUTS = ("B", "C")
@@ -177,49 +175,6 @@ def target_names(names: Iterable[str], module_names: Iterable[str] | None = None
             )
         found.add(ends[0])
     return sorted(found)
-
-
-def read_adapter_config(path: str | Path) -> dict[str, Any]:
-    """Read a config that PEFT would apply as it stands.
-
-    Args:
-        path: ``adapter_config.json``, or the folder that holds it.
-
-    Returns:
-        Its content.
-
-    Raises:
-        InvalidAdapter: It cannot be read, or its pattern keys carry the prefix that PEFT's
-            wrapper adds, so that PEFT would ignore them.
-    """
-    path = Path(path)
-    file = path / "adapter_config.json" if path.is_dir() else path
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidAdapter(f"cannot read an adapter config from {file}: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidAdapter(f"{file} holds {type(config).__name__}, expected an object")
-    for field in ("rank_pattern", "alpha_pattern"):
-        _refuse_prefix(field, config.get(field) or {}, file)
-    return config
-
-
-def _refuse_prefix(
-    field: str, pattern: Collection[str] | Mapping[str, Any], file: Path
-) -> None:
-    """Refuse keys that no module of a base model can match.
-
-    Raises:
-        InvalidAdapter: A key starts with the wrapper's prefix.
-    """
-    for key in pattern:
-        if key.lstrip("^").startswith(WRAPPER_PREFIX):
-            raise InvalidAdapter(
-                f"{file}: {field} key {key!r} starts with {WRAPPER_PREFIX!r}, so PEFT ignores "
-                f"it and every module gets the default rank; remove that prefix from the keys "
-                "of rank_pattern and alpha_pattern"
-            )
 
 
 def _dotted_ends(name: str) -> list[str]:

@@ -5,12 +5,10 @@ is what one rank adds to the trainable parameters, ``d_in + d_out``. Nothing her
 torch, so a service without the engine's extras can read and re-solve plans.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fimlora.errors import InvalidAdapter, InvalidOption
@@ -229,28 +227,3 @@ class RankPlan:
             )
         except (KeyError, TypeError, AttributeError, InvalidOption) as error:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
-
-
-def load_plan(path: str | Path) -> RankPlan:
-    """Read a plan from ``rank_map.json`` or from the adapter folder that holds it.
-
-    Returns:
-        The plan, equal to the one that was written.
-
-    Raises:
-        InvalidAdapter: There is no rank map at that path, or it cannot be read. An adapter
-            config beside it that PEFT would misread is refused as well.
-    """
-    path = Path(path)
-    if (path / "adapter_config.json").exists():
-        from fimlora.adapter_config import read_adapter_config
-
-        read_adapter_config(path)
-    file = path / "rank_map.json" if path.is_dir() else path
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidAdapter(f"cannot read a rank map from {file}: {error}") from error
-    if not isinstance(data, dict):
-        raise InvalidAdapter(f"{file} holds {type(data).__name__}, expected a rank map object")
-    return RankPlan.from_json(data)
