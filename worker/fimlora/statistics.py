@@ -114,12 +114,12 @@ class Statistics:
     def scores(
         self, aggregation: str = "mean", estimator: str | None = None
     ) -> dict[str, float]:
-        """Score every target module; see `fimlora.scores.module_scores`.
+        """Score every target module; see `fimlora.fim.module_scores`.
 
         Returns:
             Score per module name.
         """
-        from fimlora.scores import module_scores
+        from fimlora.fim import module_scores
 
         return module_scores(self, aggregation=aggregation, estimator=estimator)
 

@@ -5,7 +5,7 @@ import pytest
 
 from fimlora import TargetModule, measure
 from fimlora.errors import InvalidOption
-from fimlora.scores import module_scores
+from fimlora.fim import module_scores
 from fimlora.statistics import Estimator, Statistics
 from support.models import make_batch, tiny
 from support.reference import relative_error
