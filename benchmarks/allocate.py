@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from fimlora.allocation import allocate, allocate_ranks
 from fimlora.plan import TargetModule
+from fimlora.scores import Scores
 
 MEAN_RANK, R_MIN, R_MAX = 16, 8, 32
 KINDS = {
@@ -89,7 +90,7 @@ def row(n: int, turns: int) -> str:
         (
             seconds(ours),
             seconds(lambda: plain_loops(scores, limit)),
-            seconds(lambda: allocate(scores, modules, MEAN_RANK)),
+            seconds(lambda: allocate(Scores(modules, scores), MEAN_RANK)),
         )
         for _ in range(turns)
     ]

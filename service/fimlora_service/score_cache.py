@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache, cached
 
 if TYPE_CHECKING:  # the engine brings numpy, and is imported when a plan is asked for
-    from fimlora.replanning import Scored
+    from fimlora.scores import Scores
 
 MAX_BYTES = 64 << 20
 N_AT_ONCE = 8  # readings under way, each with the sums of a file in memory
 MODULE_BYTES = 1_000  # roughly, of a module's name, sides and score
+VALUE_BYTES = 8  # of a singular value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,18 @@ class Reading:
     """Statistics as plans of one rule, scale and aggregation see them.
 
     Attributes:
-        scored: The scores.
+        scores: The scores.
         digest: Of the statistics' file under that scale.
     """
 
-    scored: "Scored"
+    scores: "Scores"
     digest: str
 
     @property
     def n_bytes(self) -> int:
         """How much memory it takes, roughly."""
-        spectra = sum(values.nbytes for values in self.scored.spectra.values())
-        return MODULE_BYTES * len(self.scored.modules) + spectra
+        n_values = sum(len(values) for values in self.scores.spectra.values())
+        return MODULE_BYTES * len(self.scores.modules) + VALUE_BYTES * n_values
 
 
 class ScoreCache:

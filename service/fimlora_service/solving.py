@@ -7,9 +7,18 @@ nothing better to do.
 from pathlib import Path
 from typing import Any
 
-from fimlora import Budget, FimloraError, InfeasibleBudget, RankPlan, Statistics
+from fimlora import (
+    Budget,
+    FimloraError,
+    InfeasibleBudget,
+    RankPlan,
+    Scores,
+    Statistics,
+    allocate,
+    score,
+)
 from fimlora.errors import InvalidStatistics
-from fimlora.replanning import Known, Scored, replan_scored, replanned_config, rescaled, score
+from fimlora.replanning import Known, replanned_config
 from fimlora.text_files import text_files
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
@@ -49,7 +58,7 @@ def solve_again(
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} cannot be read"
         ) from error
-    plan, config = solve(request, reading.scored, known_of(result))
+    plan, config = solve(request, reading.scores, known_of(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
     return Plan(
@@ -69,11 +78,11 @@ def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
     allocation, scale = request.allocation, request.adapter.scale
     with Statistics.opened(path) as statistics:
         if statistics.scale != scale:  # another scale makes another file, of all its sums
-            digest = digest_bytes(rescaled(Statistics.load(path), scale).to_bytes())
-        scored = score(
+            digest = digest_bytes(Statistics.load(path).rescaled(scale).to_bytes())
+        scores = score(
             statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
         )
-    return Reading(scored, digest)
+    return Reading(scores, digest)
 
 
 def known_of(result: CalibrationResult) -> Known:
@@ -85,7 +94,7 @@ def known_of(result: CalibrationResult) -> Known:
 
 
 def solve(
-    request: PlanRequest, scored: Scored, known: Known
+    request: PlanRequest, scores: Scores, known: Known
 ) -> tuple[RankPlan, dict[str, Any]]:
     """The plan a request asks for, and its adapter config.
 
@@ -95,12 +104,12 @@ def solve(
     """
     budget, adapter = request.budget, request.adapter
     try:
-        plan = replan_scored(
-            scored,
-            known,
+        plan = allocate(
+            scores,
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
             scale=adapter.scale,
-            **request.allocation.model_dump(),
+            provenance=known.facts_beside(scores),
+            **request.allocation.model_dump(exclude={"aggregation"}),
         )
         return plan, replanned_config(plan, known, layout=adapter.layout)
     except InfeasibleBudget as error:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from fimlora import find_targets, measure
+from fimlora import find_targets, measure, score
 from support.models import TINY_MODELS, make_batch, minilm_path, tiny
 from support.reference import (
     lora_b_squares_by_peft,
@@ -46,7 +46,7 @@ def test_sampled_equals_autograd_through_peft(name, padded_batches):
         for m in modules
     }
     assert max(errors.values()) <= FLOAT32, errors
-    scores = statistics.scores()
+    scores = score(statistics).by_module
     for module in modules:
         assert scores[module.name] == pytest.approx(
             wanted[module.name].mean().item() / len(padded_batches), rel=FLOAT32
@@ -74,7 +74,9 @@ def test_exact_score_is_the_energy_over_the_matrix_size(name, padded_batches):
     modules = find_targets(model, targets)
     gradients = weight_gradients_by_example(model, padded_batches, modules)
 
-    scores = measure(model, padded_batches, target_modules=targets, scale=SCALE).scores()
+    scores = score(
+        measure(model, padded_batches, target_modules=targets, scale=SCALE)
+    ).by_module
 
     for module in modules:
         energy = gradients[module.name].double().square().sum(dim=(1, 2)).mean().item()

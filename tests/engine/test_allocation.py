@@ -16,6 +16,7 @@ from fimlora.allocation import allocate, allocate_ranks
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.rank_map import render_text
+from fimlora.scores import Scores
 
 # Two test processes share two cores: time is no sign of a wrong result.
 settings.register_profile("untimed", deadline=None)
@@ -328,7 +329,7 @@ def test_a_score_that_is_no_number_is_refused_by_name(score):
     scores = scores_of(modules)
 
     with pytest.raises(InvalidScore, match=r"v_proj' is .* must be numbers"):
-        allocate(scores | {modules[1].name: score}, modules)
+        allocate(Scores(modules, scores | {modules[1].name: score}))
 
 
 # --- budgets and bounds ------------------------------------------------------------------
@@ -371,7 +372,7 @@ def test_every_budget_unit_becomes_ranks_or_parameters(budget, limit):
     """The plan, and both controls, spend the same converted limit and never more."""
     modules = llama_like()
 
-    plan = allocate(scores_of(modules), modules, budget, base_parameters=100 * COST)
+    plan = allocate(Scores(modules, scores_of(modules), base_parameters=100 * COST), budget)
 
     assert plan.limit == limit
     for ranks in (plan.ranks, *plan.controls.values()):
@@ -388,9 +389,9 @@ def test_bounds_default_to_half_and_twice_the_mean_rank():
     modules = llama_like()
     scores = scores_of(modules)
 
-    by_rank = allocate(scores, modules, 8)
-    by_parameters = allocate(scores, modules, Budget("parameters", 9 * COST - 1))
-    small = allocate(scores, modules, 1)
+    by_rank = allocate(Scores(modules, scores), 8)
+    by_parameters = allocate(Scores(modules, scores), Budget("parameters", 9 * COST - 1))
+    small = allocate(Scores(modules, scores), 1)
 
     assert (by_rank.r_min, by_rank.r_max) == (4, 16)
     assert (by_parameters.r_min, by_parameters.r_max) == (4, 16)
@@ -402,9 +403,9 @@ def test_one_given_bound_moves_the_default_of_the_other_out_of_its_way():
     modules = llama_like()
 
     with pytest.raises(InfeasibleBudget, match=r"with r_min=9, default r_max=9.*\[108, 108\]"):
-        allocate(scores_of(modules), modules, 4, r_min=9)
+        allocate(Scores(modules, scores_of(modules)), 4, r_min=9)
     with pytest.raises(InfeasibleBudget, match=r"default r_min=3, r_max=3.*\[36, 36\]"):
-        allocate(scores_of(modules), modules, 8, r_max=3)
+        allocate(Scores(modules, scores_of(modules)), 8, r_max=3)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +425,10 @@ def test_an_infeasible_budget_names_the_interval_in_its_own_unit(budget, said):
 
     with pytest.raises(InfeasibleBudget, match=rf"{said}$") as caught:
         allocate(
-            scores_of(modules), modules, budget, r_min=4, r_max=8, base_parameters=100 * COST
+            Scores(modules, scores_of(modules), base_parameters=100 * COST),
+            budget,
+            r_min=4,
+            r_max=8,
         )
 
     factor = 12 if budget.unit == "rank" else COST
@@ -438,11 +442,11 @@ def test_the_ends_of_an_odd_interval_are_feasible(least):
     """Seven modules and one of rank 3 at most: ends that are rounded are rounded inwards."""
     modules = (*llama_like(2), TargetModule("score", 64, 3))
     with pytest.raises(InfeasibleBudget) as caught:
-        allocate(scores_of(modules), modules, 1, r_min=5, r_max=17)
+        allocate(Scores(modules, scores_of(modules)), 1, r_min=5, r_max=17)
     low, high = re.search(r"rank from ([\d.]+) to ([\d.]+)$", str(caught.value)).groups()
 
     plan = allocate(
-        scores_of(modules), modules, float(low if least else high), r_min=5, r_max=17
+        Scores(modules, scores_of(modules)), float(low if least else high), r_min=5, r_max=17
     )
 
     assert (low, high) == ("4.71429", "14.7142")
@@ -455,7 +459,7 @@ def test_no_rank_exceeds_the_modules_own_size():
     modules = (*llama_like(), TargetModule("score", 64, 3))
     scores = scores_of(modules) | {"score": 1e9}
 
-    plan = allocate(scores, modules, 8)
+    plan = allocate(Scores(modules, scores), 8)
 
     assert plan.ranks["score"] == 3
     assert plan.spent.ranks == 8 * 13
@@ -466,7 +470,9 @@ def test_a_parameter_budget_above_every_ceiling_leaves_a_rest():
     """All modules are at r_max and the plan shows that the limit is not reached."""
     modules = llama_like()
 
-    plan = allocate(scores_of(modules), modules, Budget("parameters", 40 * COST), r_max=8)
+    plan = allocate(
+        Scores(modules, scores_of(modules)), Budget("parameters", 40 * COST), r_max=8
+    )
 
     assert set(plan.ranks.values()) == {8}
     assert plan.spent.parameters == 8 * COST < plan.limit
@@ -477,7 +483,7 @@ def test_a_fraction_needs_the_size_of_the_model():
     modules = llama_like()
 
     with pytest.raises(InvalidOption, match="base_parameters"):
-        allocate(scores_of(modules), modules, Budget("fraction", 0.01))
+        allocate(Scores(modules, scores_of(modules)), Budget("fraction", 0.01))
 
 
 @pytest.mark.parametrize(
@@ -498,7 +504,7 @@ def test_options_out_of_range_are_refused(options, message):
     modules = llama_like()
 
     with pytest.raises(InvalidOption, match=message):
-        allocate(scores_of(modules), modules, **options)
+        allocate(Scores(modules, scores_of(modules)), **options)
 
 
 def test_scores_and_modules_must_fit():
@@ -507,11 +513,11 @@ def test_scores_and_modules_must_fit():
     scores = scores_of(modules)
 
     with pytest.raises(InvalidOption, match="empty"):
-        allocate({}, ())
+        allocate(Scores(()))
     with pytest.raises(InvalidOption, match=r"q_proj' twice"):
-        allocate(scores, (*modules, modules[0]))
+        allocate(Scores((*modules, modules[0]), scores))
     with pytest.raises(InvalidOption, match="extra"):
-        allocate(scores | {"extra": 1.0}, modules)
+        allocate(Scores(modules, scores | {"extra": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -528,7 +534,7 @@ def test_what_cannot_be_spent_is_reported(options, unspent):
     """In the unit of the limit: 12 modules in multiples of 8 miss 108 ranks by 4."""
     modules = llama_like()
 
-    plan = allocate(scores_of(modules), modules, **options)
+    plan = allocate(Scores(modules, scores_of(modules)), **options)
 
     assert plan.unspent == unspent
     assert plan.to_json()["budget"]["unspent"] == unspent
@@ -544,7 +550,10 @@ def test_tied_modules_report_what_they_miss():
     names = [m.name for m in modules]
 
     plan = allocate(
-        scores_of(modules), modules, 50 / 12, groups=[names[i::3] for i in range(3)], r_min=1
+        Scores(modules, scores_of(modules)),
+        50 / 12,
+        groups=[names[i::3] for i in range(3)],
+        r_min=1,
     )
 
     assert (plan.limit, plan.spent.ranks, plan.unspent) == (50, 48, 2)
@@ -558,8 +567,8 @@ def test_the_uniform_control_is_the_mean_rank():
     modules = llama_like()
     scores = scores_of(modules)
 
-    by_rank = allocate(scores, modules, 8)
-    by_parameters = allocate(scores, modules, Budget("parameters", 9 * COST - 1))
+    by_rank = allocate(Scores(modules, scores), 8)
+    by_parameters = allocate(Scores(modules, scores), Budget("parameters", 9 * COST - 1))
 
     assert set(by_rank.controls["uniform"].values()) == {8}
     assert set(by_parameters.controls["uniform"].values()) == {8}
@@ -570,7 +579,7 @@ def test_the_random_control_depends_on_seed_and_names_only():
     modules = llama_like()
 
     def control(order, *, seed, scores_seed=0):
-        plan = allocate(scores_of(modules, scores_seed), order, 8, seed=seed)
+        plan = allocate(Scores(order, scores_of(modules, scores_seed)), 8, seed=seed)
         return plan.controls["random"]
 
     assert control(modules, seed=1) == control(modules[::-1], seed=1, scores_seed=5)
@@ -583,7 +592,7 @@ def test_a_control_can_be_the_plan(rule):
     """As a rule it gives the ranks that every plan carries as a control."""
     modules = llama_like()
 
-    plan = allocate(scores_of(modules), modules, 8, rule=rule, seed=3)
+    plan = allocate(Scores(modules, scores_of(modules)), 8, rule=rule, seed=3)
 
     assert plan.rule == rule
     assert plan.ranks == plan.controls[rule]
@@ -597,9 +606,10 @@ MANY = """
 import random, sys
 from fimlora.allocation import allocate
 from fimlora.plan import TargetModule
+from fimlora.scores import Scores
 modules = [TargetModule(f"experts.{i}.up", 512, 256 + i % 7) for i in range(100_000)]
 rng = random.Random(0)
-plan = allocate({m.name: rng.lognormvariate(0, 2) for m in modules}, modules, 8)
+plan = allocate(Scores(modules, {m.name: rng.lognormvariate(0, 2) for m in modules}), 8)
 assert plan.spent.ranks == 800_000
 assert len(plan.ranks) == 100_000
 assert all(plan.r_min <= r <= plan.r_max for r in plan.ranks.values())

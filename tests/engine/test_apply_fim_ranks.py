@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from fimlora import Budget, allocate, apply_fim_ranks, measure
+from fimlora import Budget, allocate, apply_fim_ranks, measure, score
 from fimlora.errors import InfeasibleBudget, InvalidOption, NumericalFailure, UnsupportedModule
 from support.models import make_batch, tiny
 from support.peft_models import (
@@ -55,7 +55,7 @@ def test_it_is_measure_allocate_and_resize(estimator):
     statistics = measure(
         model, batches, target_modules=targets, estimator=estimator, rank=R, n_batches=2, seed=3
     )
-    wanted = allocate(statistics, budget=R, r_min=1, seed=3, aggregation="max")
+    wanted = allocate(score(statistics, aggregation="max"), R, r_min=1, seed=3)
 
     plan = apply_fim_ranks(
         adapted("llama_gqa_lm"),

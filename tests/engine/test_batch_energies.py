@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fimlora import find_targets, measure
+from fimlora import find_targets, measure, score
 from fimlora.errors import InvalidStatistics, NumericalFailure
 from support.models import TINY_MODELS, make_batch, tiny
 from support.reference import relative_error, weight_gradients_by_batch
@@ -58,7 +58,9 @@ def test_the_average_over_many_draws_of_a_is_the_score_of_the_batch():
         model, batches, target_modules=targets, estimator="sampled", rank=4000
     )
 
-    batch, sampled = (statistics.scores(estimator=name) for name in ("batch", "sampled"))
+    batch, sampled = (
+        score(statistics, estimator=name).by_module for name in ("batch", "sampled")
+    )
     # Relative noise sqrt(2 / rank) = 2 % at worst, of one draw.
     assert relative_error(list(sampled.values()), list(batch.values())) <= 0.05
 
@@ -73,7 +75,9 @@ def test_a_batch_of_one_example_has_the_energy_of_that_example():
 
     for name, rows_of_examples in found.row_energies.items():
         assert relative_error(found.batch_energies[name], rows_of_examples) <= SAME
-    assert found.scores(estimator="batch") == pytest.approx(found.scores(estimator="exact"))
+    assert score(found, estimator="batch").by_module == pytest.approx(
+        score(found, estimator="exact").by_module
+    )
 
 
 def test_batches_measured_apart_add_up():

@@ -53,7 +53,9 @@ def make(estimator="both"):
 )
 def test_each_aggregation_by_hand(estimator, aggregation, wanted):
     """Mean, maximum and Euclidean norm of a column of F."""
-    assert make().scores(aggregation, estimator) == {"m": pytest.approx(wanted)}
+    assert module_scores(make(), aggregation=aggregation, estimator=estimator) == {
+        "m": pytest.approx(wanted)
+    }
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_each_aggregation_by_hand(estimator, aggregation, wanted):
 )
 def test_what_was_recorded_is_scored(recorded, wanted):
     """And the exact estimate where there are both."""
-    assert make(recorded).scores() == {"m": pytest.approx(wanted)}
+    assert module_scores(make(recorded)) == {"m": pytest.approx(wanted)}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,10 @@ def test_the_scale_is_a_common_factor(aggregation):
     model, targets = tiny("bert_classifier")
     batches = [make_batch("bert_classifier", [5, 3])]
     one, three = (
-        measure(model, batches, target_modules=targets, scale=scale).scores(aggregation)
+        module_scores(
+            measure(model, batches, target_modules=targets, scale=scale),
+            aggregation=aggregation,
+        )
         for scale in (1, 3)
     )
 
@@ -102,6 +107,8 @@ def test_sampled_scores_of_single_examples_average_to_the_exact_one():
 
     statistics = measure(model, batches, rank=4000, **options)
 
-    exact, sampled = (statistics.scores(estimator=name) for name in ("exact", "sampled"))
+    exact, sampled = (
+        module_scores(statistics, estimator=name) for name in ("exact", "sampled")
+    )
     # Relative noise sqrt(2 / rank) = 2 % at worst, of one draw.
     assert relative_error(list(sampled.values()), list(exact.values())) <= 0.05

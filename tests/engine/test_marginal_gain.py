@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from fimlora import Statistics, allocate, measure
+from fimlora import Scores, Statistics, allocate, measure, score
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.marginal_gain import share_by_gain
 from fimlora.plan import Budget, RankPlan, TargetModule
@@ -219,7 +219,9 @@ SPECTRA = {m.name: (5.0 - i) / np.arange(1, 65) for i, m in enumerate(MODULES)}
 )
 def test_a_plan_by_spectra_stands_beside_both_controls(budget):
     """Same budget for all; scores are the energy captured, more than the controls capture."""
-    plan = allocate(SPECTRA, MODULES, budget, rule="spectral", r_min=0, r_max=32)
+    plan = allocate(
+        Scores(MODULES, spectra=SPECTRA), budget, rule="spectral", r_min=0, r_max=32
+    )
 
     assert plan.rule == "spectral"
     assert plan.scores == pytest.approx(
@@ -237,19 +239,21 @@ def test_the_floor_is_half_the_mean_rank_unless_zero_is_asked_for():
     """Leaving modules out is the caller's word, and only under this rule."""
     spectra = SPECTRA | {MODULES[3].name: np.full(64, 1e-9)}
 
-    by_default = allocate(spectra, MODULES, 4, rule="spectral")
-    with_holes = allocate(spectra, MODULES, 4, rule="spectral", r_min=0)
+    by_default = allocate(Scores(MODULES, spectra=spectra), 4, rule="spectral")
+    with_holes = allocate(Scores(MODULES, spectra=spectra), 4, rule="spectral", r_min=0)
 
     assert by_default.ranks[MODULES[3].name] == by_default.r_min == 2
     assert with_holes.ranks[MODULES[3].name] == 0
     assert "1 modules not targeted" in render_text(with_holes)
     with pytest.raises(InvalidOption, match="r_min=0"):
-        allocate(dict.fromkeys(spectra, 1.0), MODULES, 4, r_min=0)
+        allocate(Scores(MODULES, dict.fromkeys(spectra, 1.0)), 4, r_min=0)
 
 
 def test_a_budget_below_one_rank_each_leaves_modules_out():
     """Parameters for two ranks among four modules, and controls that spend no more."""
-    plan = allocate(SPECTRA, MODULES, Budget("parameters", 512), rule="spectral", r_min=0)
+    plan = allocate(
+        Scores(MODULES, spectra=SPECTRA), Budget("parameters", 512), rule="spectral", r_min=0
+    )
 
     assert sorted(plan.ranks.values()) == [0, 0, 1, 1]
     assert all(plan.spending_of(r).parameters <= 512 for r in plan.controls.values())
@@ -258,7 +262,10 @@ def test_a_budget_below_one_rank_each_leaves_modules_out():
 def test_a_plan_with_holes_is_written_without_them(tmp_path):
     """Rank 0 stays in the rank map; PEFT's config and the weights know nothing of it."""
     plan = allocate(
-        SPECTRA | {MODULES[1].name: np.zeros(64)}, MODULES, 2, rule="spectral", r_min=0
+        Scores(MODULES, spectra=SPECTRA | {MODULES[1].name: np.zeros(64)}),
+        2,
+        rule="spectral",
+        r_min=0,
     )
 
     write_adapter(
@@ -289,18 +296,22 @@ def test_ranks_beyond_the_recorded_values_are_refused():
     small = (*MODULES[:3], TargetModule("score", 128, 3))
     spectra = {m.name: np.ones(min(64, m.d_out)) for m in small}
 
-    assert allocate(spectra, small, 40, rule="spectral", r_min=1).r_max == 64
+    assert allocate(Scores(small, spectra=spectra), 40, rule="spectral", r_min=1).r_max == 64
     with pytest.raises(InvalidOption, match=r"64 ranks of 'model.layers.0.q' gain, not 65"):
-        allocate(spectra, small, 8, rule="spectral", r_max=65)
+        allocate(Scores(small, spectra=spectra), 8, rule="spectral", r_max=65)
     with pytest.raises(InfeasibleBudget, match=r"r_max=64.*\[\d+, 195\]"):
-        allocate(spectra, small, 65, rule="spectral", r_min=1)
+        allocate(Scores(small, spectra=spectra), 65, rule="spectral", r_min=1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_a_value_no_spectrum_has_is_refused_by_name(value):
     """NaN, infinite and negative values name their module."""
     with pytest.raises(InvalidScore, match=MODULES[2].name):
-        allocate(SPECTRA | {MODULES[2].name: [1.0, value]}, MODULES, 1, rule="spectral")
+        allocate(
+            Scores(MODULES, spectra=SPECTRA | {MODULES[2].name: [1.0, value]}),
+            1,
+            rule="spectral",
+        )
 
 
 def test_statistics_serve_the_rule_from_a_file_and_say_what_they_lack(tmp_path):
@@ -310,21 +321,25 @@ def test_statistics_serve_the_rule_from_a_file_and_say_what_they_lack(tmp_path):
     statistics = measure(model, batches, target_modules=targets, record="spectra")
     statistics.save(tmp_path / "s")
 
-    plan = allocate(Statistics.load(tmp_path / "s"), budget=8, rule="spectral")
+    stored = score(Statistics.load(tmp_path / "s"), rule="spectral")
+    plan = allocate(stored, 8, rule="spectral")
 
-    assert plan == allocate(statistics, budget=8, rule="spectral")
+    assert plan == allocate(score(statistics, rule="spectral"), 8, rule="spectral")
     assert plan.spent.ranks == 8 * len(statistics.modules)
     assert plan.provenance["unresolved_spectra"] == []
     assert "aggregation" not in plan.provenance
     with pytest.raises(InvalidOption, match="record='spectra'"):
-        allocate(measure(model, batches, target_modules=targets), rule="spectral")
+        allocate(
+            score(measure(model, batches, target_modules=targets), rule="spectral"),
+            rule="spectral",
+        )
 
 
 def test_the_rule_needs_no_torch():
     """The service solves it anew from stored numbers."""
     code = (
-        "import sys; from fimlora import allocate, TargetModule as T; "
-        "allocate({'a': [2., 1.]}, [T('a', 2, 2)], 1, rule='spectral'); "
+        "import sys; from fimlora import allocate, Scores, TargetModule as T; "
+        "allocate(Scores([T('a', 2, 2)], spectra={'a': [2., 1.]}), 1, rule='spectral'); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

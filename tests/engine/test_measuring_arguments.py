@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from fimlora import measure
+from fimlora import measure, score
 from fimlora.errors import (
     EmptyCalibration,
     InvalidOption,
@@ -79,8 +79,11 @@ def test_a_batch_without_labels_is_not_counted(model, batches):
     found = measure(model, batches, target_modules=["query"], estimator="both")
 
     assert found.n_batches == 2
-    assert found.scores() == wanted.scores()
-    assert found.scores(estimator="sampled") == wanted.scores(estimator="sampled")
+    assert score(found).by_module == score(wanted).by_module
+    assert (
+        score(found, estimator="sampled").by_module
+        == score(wanted, estimator="sampled").by_module
+    )
 
 
 def test_a_nan_loss_names_its_batch(model, batches):
@@ -195,7 +198,7 @@ def test_a_loss_of_ones_own_that_is_the_models_own_agrees(model, batches):
 
     wanted = measure(model, batches, target_modules=["query"], estimator="both")
     assert found.loss == "custom"
-    assert found.scores() == pytest.approx(wanted.scores(), rel=1e-6)
+    assert score(found).by_module == pytest.approx(score(wanted).by_module, rel=1e-6)
     for module in wanted.modules:
         assert found.squared_gradients[module.name] == pytest.approx(
             wanted.squared_gradients[module.name], rel=1e-5, abs=1e-12
@@ -205,12 +208,12 @@ def test_a_loss_of_ones_own_that_is_the_models_own_agrees(model, batches):
 def test_half_precision_is_accumulated_in_float32(batches):
     """In bfloat16 the statistics are near those in float32, small modules too."""
     model, targets = tiny(NAME)
-    wanted = measure(model, batches, target_modules=targets).scores()
+    wanted = score(measure(model, batches, target_modules=targets)).by_module
 
     found = measure(model.to(torch.bfloat16), batches, target_modules=targets)
 
     assert found.dtype == "bfloat16"
-    assert found.scores() == pytest.approx(wanted, rel=0.2)
+    assert score(found).by_module == pytest.approx(wanted, rel=0.2)
 
 
 def test_a_label_out_of_range_names_its_batch(model, batches):
@@ -251,11 +254,11 @@ def test_a_model_without_values_is_refused(model, batches):
 
 def test_a_compiled_model_is_measured_as_itself(model, batches):
     """Names and statistics are those of the model that was compiled."""
-    wanted = measure(model, batches, target_modules=["query"]).scores()
+    wanted = score(measure(model, batches, target_modules=["query"])).by_module
 
     found = measure(torch.compile(model, backend="eager"), batches, target_modules=["query"])
 
-    assert found.scores() == wanted
+    assert score(found).by_module == wanted
 
 
 def test_the_modules_that_do_run_are_listed():

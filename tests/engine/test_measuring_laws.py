@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fimlora import measure
+from fimlora import measure, score
 from fimlora.probes import draw_probe
 from support.models import make_batch, tiny
 from support.reference import relative_error
@@ -192,5 +192,7 @@ def test_the_seed_changes_the_sampled_estimate_only():
 
     zero, one = (measured("bert_classifier", batches, seed=seed) for seed in (0, 1))
 
-    assert zero.scores() == one.scores()
-    assert zero.scores(estimator="sampled") != one.scores(estimator="sampled")
+    assert score(zero).by_module == score(one).by_module
+    assert (
+        score(zero, estimator="sampled").by_module != score(one, estimator="sampled").by_module
+    )

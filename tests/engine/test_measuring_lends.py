@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from fimlora import measure
+from fimlora import measure, score
 from fimlora.errors import NumericalFailure
 from fimlora.frozen import frozen
 from support.models import make_batch, tiny
@@ -141,10 +141,10 @@ def test_the_batches_are_not_changed(model, batches):
 
 def test_it_works_where_gradients_are_off(model, batches):
     """A caller under ``no_grad`` gets the same statistics."""
-    wanted = measure(model, batches, target_modules=["query"]).scores()
+    wanted = score(measure(model, batches, target_modules=["query"])).by_module
 
     with torch.no_grad():
-        found = measure(model, batches, target_modules=["query"]).scores()
+        found = score(measure(model, batches, target_modules=["query"])).by_module
 
     assert found == wanted
 
@@ -156,7 +156,7 @@ def test_a_shuffling_loader_gives_the_same_batches_every_time(model):
 
     def run():
         loader = DataLoader(examples, batch_size=2, sampler=RandomSampler(examples))
-        return measure(model, loader, target_modules=["query"], n_batches=2).scores()
+        return score(measure(model, loader, target_modules=["query"], n_batches=2)).by_module
 
     first = run()
     torch.manual_seed(99)
@@ -182,7 +182,7 @@ def test_dropout_is_off_unless_asked_for(batches):
     """The result does not depend on the mode the model comes in."""
     model, targets = tiny(NAME)
     options = {"target_modules": targets}
-    wanted = measure(model.eval(), batches, **options).scores()
+    wanted = score(measure(model.eval(), batches, **options)).by_module
 
-    assert measure(model.train(), batches, **options).scores() == wanted
-    assert measure(model, batches, **options, train_mode=True).scores() != wanted
+    assert score(measure(model.train(), batches, **options)).by_module == wanted
+    assert score(measure(model, batches, **options, train_mode=True)).by_module != wanted

@@ -10,6 +10,7 @@ from fimlora.allocation import allocate
 from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.read import load_plan
+from fimlora.scores import Scores
 
 MODULES = (
     TargetModule("model.layers.0.self_attn.q_proj", 64, 64),
@@ -17,12 +18,12 @@ MODULES = (
     TargetModule("transformer.h.2.attn.c_attn", 24, 72, fan_in_fan_out=True),
     TargetModule("score", 64, 3),
 )
-SCORES = {m.name: float(i + 1) for i, m in enumerate(MODULES)}
+SCORES = Scores(MODULES, {m.name: float(i + 1) for i, m in enumerate(MODULES)})
 
 
 @pytest.fixture
 def plan():
-    return allocate(SCORES, MODULES, 8, provenance={"estimator": "exact", "n_batches": 8})
+    return allocate(SCORES, 8, provenance={"estimator": "exact", "n_batches": 8})
 
 
 def test_modules_know_their_layer_kind_and_cost():
@@ -45,7 +46,7 @@ def test_spending_counts_ranks_and_parameters(plan):
 @pytest.mark.parametrize(("scale", "alpha"), [(2, 20), (0.5, 5), (0.25, 2.5)])
 def test_alpha_is_scale_times_rank(scale, alpha):
     """An integer whenever it is a whole number."""
-    plan = allocate(SCORES, MODULES, 8, scale=scale, rule="uniform")
+    plan = allocate(SCORES, 8, scale=scale, rule="uniform")
     name = MODULES[0].name
 
     assert plan.ranks[name] == 10  # the head holds 3 ranks at most, others get the rest
@@ -79,7 +80,7 @@ def test_json_says_all_a_reader_needs(plan):
 
 def test_whole_budgets_are_alike_however_they_are_written():
     """8 and 8.0 are one budget and give the same bytes."""
-    as_text = [json.dumps(allocate(SCORES, MODULES, b).to_json()) for b in (8, 8.0)]
+    as_text = [json.dumps(allocate(SCORES, b).to_json()) for b in (8, 8.0)]
 
     assert Budget("rank", 8.0) == Budget("rank", 8)
     assert as_text[0] == as_text[1]

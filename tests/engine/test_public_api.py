@@ -17,6 +17,7 @@ NAMES = {
     "MissingExtra",
     "ProgressFile",
     "RankPlan",
+    "Scores",
     "Statistics",
     "TargetModule",
     "allocate",
@@ -26,14 +27,14 @@ NAMES = {
     "measure",
     "measure_folder",
     "measure_streamed",
+    "score",
     "write_adapter",
 }
 
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
-    "allocate": "scores, modules=None, budget=8, *, rule='proportional', r_min=None, r_max=None, "
-    "multiple_of=1, groups=(), scale=2, seed=0, aggregation='mean', base_parameters=None, "
-    "provenance=None",
+    "allocate": "scores, budget=8, *, rule='proportional', r_min=None, r_max=None, "
+    "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='exact', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
@@ -50,6 +51,7 @@ SIGNATURES = {
     "loss_fn=None, on_batch=None, progress_file=None",
     "measure_folder": "model_path, batches, *, executor='auto', model_class=None, config=None, "
     "dtype=None, device='cpu', n_batches=8, seed=0, micro_batch_size=None, **options",
+    "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, overwrite=False",
 }
@@ -57,6 +59,7 @@ SIGNATURES = {
 FIELDS = {
     "Budget": ["unit", "value", "bytes_per_parameter"],
     "ProgressFile": ["path", "model_digest", "max_share", "on_resume", "on_error"],
+    "Scores": ["modules", "by_module", "spectra", "base_parameters", "provenance"],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),

@@ -8,6 +8,7 @@ import pytest
 from fimlora.allocation import allocate
 from fimlora.plan import Budget, TargetModule
 from fimlora.rank_map import layer_grid, render_svg, render_text
+from fimlora.scores import Scores
 from support.plans import plan_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -130,7 +131,7 @@ def as_dict(plan):
 def test_the_table_is_aligned_and_ends_with_the_budget():
     """For a terminal: one line per layer, then the budget and what uniform LoRA costs."""
     modules = (*decoder(2), TargetModule("score", 64, 3))
-    plan = allocate({m.name: float(i) for i, m in enumerate(modules)}, modules, 4)
+    plan = allocate(Scores(modules, {m.name: float(i) for i, m in enumerate(modules)}), 4)
 
     lines = render_text(plan).splitlines()
 
@@ -150,8 +151,7 @@ def test_a_budget_above_every_ceiling_is_pointed_out():
     cost = sum(m.cost for m in modules)
 
     plan = allocate(
-        dict.fromkeys((m.name for m in modules), 1.0),
-        modules,
+        Scores(modules, dict.fromkeys((m.name for m in modules), 1.0)),
         Budget("parameters", 9 * cost),
         r_max=8,
     )

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fimlora import Statistics, allocate, measure
+from fimlora import Statistics, allocate, measure, score
 from fimlora.errors import InvalidStatistics
 from fimlora.statistics import _Stored
 from support.models import make_batch, tiny
@@ -42,7 +42,7 @@ def test_a_saved_file_reads_back_to_the_last_bit(tmp_path, estimator):
         wanted = getattr(statistics, group)
         assert getattr(found, group).keys() == wanted.keys()
         assert all(np.array_equal(getattr(found, group)[k], wanted[k]) for k in wanted)
-    assert found.scores() == statistics.scores()
+    assert score(found) == score(statistics)
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled", "both"])
@@ -62,14 +62,14 @@ def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, rule, estimator,
     monkeypatch.setattr(_Stored, "__getitem__", noting)
     with Statistics.opened(tmp_path / "s") as stored:
         read.clear()  # what the check of annotations has looked at
-        plan = allocate(stored, **options)
+        plan = allocate(score(stored, rule=rule), **options)
         used = read - {"spectra", "mean_energies", "spectrum_errors"}
         for group in GROUPS:
             sums, wanted = dict(getattr(stored, group)), getattr(whole, group)
             assert sums.keys() == wanted.keys()
             assert all(np.array_equal(sums[name], wanted[name]) for name in wanted)
 
-    assert plan == allocate(whole, **options)
+    assert plan == allocate(score(whole, rule=rule), **options)
     scored = "squared_gradients" if estimator == "sampled" else "row_energies"
     assert used == (set() if rule == "spectral" else {scored})
 
@@ -186,8 +186,8 @@ def test_reading_and_scoring_need_no_torch(tmp_path, statistics):
     """So a service without the engine can plan again from a stored file."""
     statistics.save(tmp_path / "s")
     code = (
-        "import sys; from fimlora.statistics import _Stored, Statistics;"
-        f"scores = Statistics.load({str(tmp_path / 's')!r}).scores();"
+        "import sys; from fimlora import Statistics, score;"
+        f"scores = score(Statistics.load({str(tmp_path / 's')!r})).by_module;"
         "assert 'torch' not in sys.modules; print(len(scores))"
     )
     path = ":".join(entry for entry in sys.path if entry)

@@ -4,7 +4,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from fimlora import TargetModule, allocate, find_targets, measure
+from fimlora import TargetModule, allocate, find_targets, measure, score
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
 from fimlora.targets import count_base_parameters, find_left_out, locate
 from support.models import make_batch, tiny
@@ -212,7 +212,7 @@ def test_fused_experts_that_are_left_out_are_named():
     statistics = measure(model, batches, target_modules="all-linear")
 
     assert list(statistics.not_targeted) == EXPERTS
-    plan = allocate(statistics, budget=4)
+    plan = allocate(score(statistics), 4)
     assert plan.provenance["not_targeted"] == {"count": 4, "names": EXPERTS}
     assert find_left_out(model, targets) == ()
     assert find_left_out(model, ["q_proj", "experts.down_proj"]) == (EXPERTS[0], EXPERTS[2])

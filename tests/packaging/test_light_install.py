@@ -59,7 +59,7 @@ def test_light_parts_work(light):
 import fimlora_client, fimlora_contract, fimlora, fimlora.allocation
 from fimlora.plan import TargetModule
 modules = [TargetModule(n, 64, 64) for n in "ab"]
-plan = fimlora.allocate({"a": 3.0, "b": 1.0}, modules, budget=8, r_min=4, r_max=16)
+plan = fimlora.allocate(fimlora.Scores(modules, {"a": 3.0, "b": 1.0}), 8, r_min=4, r_max=16)
 print(dict(plan.ranks))
 """
     ran = python(light, code)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fimlora.replanning import score
+from fimlora import score
 from fimlora_service.score_cache import Reading, ScoreCache
 from support.results import make_statistics
 

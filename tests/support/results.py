@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fimlora import Budget, Statistics, TargetModule, allocate
+from fimlora import Budget, Statistics, TargetModule, allocate, score
 from fimlora.adapter_config import build_adapter_config
 from fimlora.statistics import Estimator
 from fimlora.text_files import rank_map, text_files
@@ -51,14 +51,16 @@ def make_result(
     statistics: Statistics | None = None,
     budget: int | float = 8,
     layout: str = "B",
+    rule: str = "proportional",
+    aggregation: str = "mean",
     **options: Any,
 ) -> dict[str, Any]:
     """Put a result into the artefact folder; answers what goes on the job's record."""
     statistics = statistics or make_statistics()
     facts = {"engine": "0.1.0", "dataset": {"source": "inline", "digest": "sha256:1"}}
     plan = allocate(
-        statistics, budget=Budget("rank", budget), provenance=facts, scale=statistics.scale,
-        **options,
+        score(statistics, rule=rule, aggregation=aggregation), Budget("rank", budget),
+        rule=rule, provenance=facts, scale=statistics.scale, **options,
     )  # fmt: skip
     config = build_adapter_config(
         plan,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fimlora.measuring import measure
     from fimlora.progress_file import ProgressFile
     from fimlora.read import load_plan
+    from fimlora.scores import Scores
+    from fimlora.scoring import score
     from fimlora.statistics import Statistics
     from fimlora.streaming import measure_streamed
     from fimlora.targets import find_targets
@@ -33,6 +35,8 @@ _LAZY = {
     "measure_folder": "fimlora.folders",
     "measure_streamed": "fimlora.streaming",
     "ProgressFile": "fimlora.progress_file",
+    "score": "fimlora.scoring",
+    "Scores": "fimlora.scores",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.writing",
 }
@@ -44,6 +48,7 @@ __all__ = [
     "MissingExtra",
     "ProgressFile",
     "RankPlan",
+    "Scores",
     "Statistics",
     "TargetModule",
     "allocate",
@@ -53,6 +58,7 @@ __all__ = [
     "measure",
     "measure_folder",
     "measure_streamed",
+    "score",
     "write_adapter",
 ]
 

@@ -5,54 +5,30 @@ Torch-free, so that a service can solve a plan anew from stored statistics.
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from fimlora.budgets import budget_limit, explain
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.marginal_gain import (
-    Spectra,
     captured_energies,
     check_spectra,
     highest_known_rank,
     share_by_gain,
 )
 from fimlora.plan import Budget, RankPlan, TargetModule
-from fimlora.waterfilling import allocate_ranks, gather_units, share_limit
+from fimlora.scores import Scores
+from fimlora.waterfilling import Units, allocate_ranks, gather_units, share_limit
 
-__all__ = ["RULES", "Measured", "allocate", "allocate_ranks"]
+__all__ = ["RULES", "allocate", "allocate_ranks"]
 
 RULES = ("proportional", "spectral", "uniform", "random")
 
 
-@runtime_checkable
-class Measured(Protocol):
-    """What `allocate` reads from measured statistics."""
-
-    @property
-    def modules(self) -> tuple[TargetModule, ...]:
-        """The target modules, in the model's order."""
-
-    @property
-    def base_parameters(self) -> int:
-        """Parameters of the base model."""
-
-    @property
-    def spectra(self) -> Mapping[str, Any]:
-        """Singular values of the mean gradient per module name; empty if not recorded."""
-
-    def scores(self, aggregation: str = "mean") -> Mapping[str, float]:
-        """Score per module name."""
-
-    def provenance(self) -> Mapping[str, Any]:
-        """Facts about the measurement."""
-
-
 def allocate(
-    scores: Mapping[str, float] | Spectra | Measured,
-    modules: Sequence[TargetModule] | None = None,
+    scores: Scores,
     budget: int | float | Budget = 8,
     *,
     rule: str = "proportional",
@@ -62,16 +38,13 @@ def allocate(
     groups: Iterable[Collection[str]] = (),
     scale: int | float = 2,
     seed: int = 0,
-    aggregation: str = "mean",
-    base_parameters: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> RankPlan:
     """Turn scores and a budget into the rank of every target module.
 
     Args:
-        scores: Score per module name, or the statistics to take scores from. For the rule
-            ``spectral`` singular values per module name, or statistics that hold spectra.
-        modules: The target modules; taken from the statistics when those are given.
+        scores: What `fimlora.score` made of statistics, or plain numbers:
+            ``Scores(modules, by_module)``. The rule ``spectral`` takes their ``spectra``.
         budget: A mean rank, or a `Budget` in any unit.
         rule: ``proportional`` shares by score, ``uniform`` and ``random`` are the controls.
             ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
@@ -85,9 +58,7 @@ def allocate(
         groups: Names of modules that must get one common rank.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
         seed: Seed of the random rule and of the random control.
-        aggregation: How statistics are reduced to scores; ignored for plain scores.
-        base_parameters: Size of the base model, needed for a ``fraction`` budget.
-        provenance: Facts about the measurement, to be kept with the plan.
+        provenance: Facts to be kept with the plan, beside those of the scores.
 
     Returns:
         A plan that meets a rank budget exactly, and any other as closely as whole ranks
@@ -98,131 +69,119 @@ def allocate(
         InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
             feasible interval.
         InvalidOption: An argument is outside what is allowed.
-    """
-    if rule not in RULES:
-        raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
-    facts, by_spectrum = dict(provenance or {}), rule == "spectral"
-    values: dict[str, Any]
-    if isinstance(scores, Mapping):
-        values = dict(scores)
-    else:
-        modules = scores.modules if modules is None else modules
-        base_parameters = base_parameters or scores.base_parameters
-        reduced = {} if by_spectrum else {"aggregation": aggregation}
-        facts = {**scores.provenance(), **reduced, **facts}
-        values = dict(_spectra(scores) if by_spectrum else scores.scores(aggregation))
-    if not isinstance(budget, Budget):
-        budget = Budget("rank", budget)
-    modules = _check_modules(values, modules)
-    values = {
-        m.name: values[m.name] if by_spectrum else _as_score(m.name, values[m.name])
-        for m in modules
-    }
-    _check_ranks(0 if by_spectrum else 1, r_min=r_min)
-    _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
-    if not 0 < scale < math.inf:
-        raise InvalidOption(f"scale={scale}: it must be above 0 and finite")
+    """  # noqa: DOC502 - the helpers raise
+    budget = budget if isinstance(budget, Budget) else Budget("rank", budget)
+    modules, values = _check_scores(scores, rule)
+    _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale)
 
-    limit = budget_limit(budget, modules, base_parameters=base_parameters)
-    known = highest_known_rank(values, modules) if by_spectrum else None
-    given = r_min, r_max
-    r_min, r_max = _bounds(budget, limit, modules, r_min, r_max, known=known)
-    try:
-        ranks = _solve(
-            rule,
-            values,
-            modules,
-            limit,
-            in_ranks=budget.unit == "rank",
-            bounds=(r_min, r_max),
-            multiple_of=multiple_of,
-            groups=[tuple(group) for group in groups],
-            seed=seed,
+    limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
+    known = highest_known_rank(values, modules) if rule == "spectral" else None
+    bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
+    with _explaining(budget, scores, bounds, given=(r_min, r_max)):
+        units, even = _units(
+            budget, limit, modules, bounds, multiple_of=multiple_of, groups=groups
         )
+        controls = {
+            "random": share_limit(units, _random_scores(values, seed=seed), limit),
+            "uniform": share_limit(even, dict.fromkeys(values, 1.0), limit),
+        }
+        ranks = controls.get(rule) or _share(rule, units, values, limit, _most(modules, bounds))
+    return RankPlan(
+        modules=modules,
+        ranks=ranks,
+        scores=captured_energies(values, ranks) if rule == "spectral" else values,
+        budget=budget,
+        limit=limit,
+        rule=rule,
+        r_min=bounds[0],
+        r_max=bounds[1],
+        scale=scale,
+        controls=controls,
+        provenance={**scores.provenance, **(provenance or {})},
+    )
+
+
+def _share(
+    rule: str, units: Units, values: Mapping[str, Any], limit: int, most: Mapping[str, int]
+) -> dict[str, int]:
+    """Ranks by a rule that looks at the scores.
+
+    Returns:
+        Rank per module name.
+    """
+    if rule == "proportional":
+        return share_limit(units, values, limit)
+    check_spectra(values, most)
+    return share_by_gain(units, values, limit)
+
+
+def _most(modules: Iterable[TargetModule], bounds: tuple[int, int]) -> dict[str, int]:
+    """Most ranks per module name: a rank above a module's own size buys nothing."""
+    return {m.name: min(bounds[1], m.d_in, m.d_out) for m in modules}
+
+
+def _units(
+    budget: Budget,
+    limit: int,
+    modules: Collection[TargetModule],
+    bounds: tuple[int, int],
+    *,
+    multiple_of: int,
+    groups: Iterable[Collection[str]],
+) -> tuple[Units, Units]:
+    """What the solvers give ranks to: the same bounds for the rule and both controls.
+
+    Returns:
+        The units, and those for one rank for all that fits; as a ceiling the solver cannot
+        but give it to each.
+    """
+    costs, highest = {m.name: m.cost for m in modules}, _most(modules, bounds)
+    in_ranks = budget.unit == "rank"
+    units = gather_units(
+        costs,
+        lowest={name: min(bounds[0], most) for name, most in highest.items()},
+        highest=highest,
+        weights=None if in_ranks else costs,
+        multiple_of=multiple_of,
+        groups=[tuple(group) for group in groups],
+    )
+    return units, units if in_ranks else units.below(limit // sum(costs.values()))
+
+
+@contextmanager
+def _explaining(
+    budget: Budget,
+    scores: Scores,
+    bounds: tuple[int, int],
+    *,
+    given: tuple[int | None, int | None],
+) -> Iterator[None]:
+    """Say of an infeasible budget what can be asked for in its place.
+
+    Yields:
+        None.
+
+    Raises:
+        InfeasibleBudget: The solver's, with a message in the unit of the budget.
+    """
+    try:
+        yield
     except InfeasibleBudget as error:
         message = explain(
             error,
             budget,
-            n_modules=len(modules),
-            base_parameters=base_parameters,
-            bounds=(r_min, r_max),
+            n_modules=len(scores.modules),
+            base_parameters=scores.base_parameters,
+            bounds=bounds,
             given=given,
         )
         raise InfeasibleBudget(message, interval=error.interval) from error
-    return RankPlan(
-        modules=modules,
-        ranks=ranks[rule],
-        scores=captured_energies(values, ranks[rule]) if by_spectrum else values,
-        budget=budget,
-        limit=limit,
-        rule=rule,
-        r_min=r_min,
-        r_max=r_max,
-        scale=scale,
-        controls={name: ranks[name] for name in ("random", "uniform")},
-        provenance=facts,
-    )
-
-
-def _spectra(statistics: Measured) -> Mapping[str, Any]:
-    """The spectra that statistics hold.
-
-    Returns:
-        Singular values per module name.
-
-    Raises:
-        InvalidOption: There are none.
-    """
-    if not statistics.spectra:
-        raise InvalidOption(
-            "rule 'spectral' needs spectra and these statistics hold none; "
-            "measure with record='spectra'"
-        )
-    return statistics.spectra
-
-
-def _solve(
-    rule: str,
-    values: Mapping[str, Any],
-    modules: Sequence[TargetModule],
-    limit: int,
-    *,
-    in_ranks: bool,
-    bounds: tuple[int, int],
-    multiple_of: int,
-    groups: Sequence[Collection[str]],
-    seed: int,
-) -> dict[str, dict[str, int]]:
-    """Ranks of the rule and of both controls: the same limit and the same bounds for all."""
-    r_min, r_max = bounds
-    costs = {m.name: m.cost for m in modules}
-    highest = {m.name: min(r_max, m.d_in, m.d_out) for m in modules}
-    units = gather_units(
-        values,
-        lowest={name: min(r_min, most) for name, most in highest.items()},
-        highest=highest,
-        weights=None if in_ranks else costs,
-        multiple_of=multiple_of,
-        groups=groups,
-    )
-    # One rank for all that fits; as a ceiling the solver cannot but give it to each.
-    even = units if in_ranks else units.below(limit // sum(costs.values()))
-    ranks = {
-        "random": share_limit(units, _random_scores(values, seed=seed), limit),
-        "uniform": share_limit(even, dict.fromkeys(values, 1.0), limit),
-    }
-    if rule == "proportional":
-        ranks[rule] = share_limit(units, values, limit)
-    elif rule == "spectral":
-        check_spectra(values, highest)
-        ranks[rule] = share_by_gain(units, values, limit)
-    return ranks
 
 
 def _bounds(
     budget: Budget,
     limit: int,
-    modules: Sequence[TargetModule],
+    modules: Iterable[TargetModule],
     r_min: int | None,
     r_max: int | None,
     *,
@@ -240,12 +199,7 @@ def _bounds(
 
     Returns:
         Lowest and highest rank.
-
-    Raises:
-        InvalidOption: The floor is above the ceiling.
     """
-    if r_min is not None and r_max is not None and r_min > r_max:
-        raise InvalidOption(f"r_min={r_min} is above r_max={r_max}")
     if budget.unit == "rank":
         mean = Fraction(repr(budget.value))
     else:
@@ -269,16 +223,36 @@ def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, float]:
     return {name: draw(name) for name in names}
 
 
-def _check_modules(
-    scores: Mapping[str, Any], modules: Sequence[TargetModule] | None
-) -> tuple[TargetModule, ...]:
-    """See that each module is there once and has a score.
+def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
+    """See that there is what the rule goes by, for each module and once.
 
     Returns:
-        The modules, as a tuple.
+        The modules, and what the rule goes by in their order: scores, or spectra.
 
     Raises:
-        InvalidOption: Modules are missing, doubled, or do not fit the scores.
+        InvalidOption: The rule is unknown or has nothing to go by, or modules are missing,
+            doubled, or do not fit the scores.
+    """
+    if rule not in RULES:
+        raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
+    modules, spectral = tuple(scores.modules), rule == "spectral"
+    if spectral and modules and not scores.spectra:
+        raise InvalidOption(
+            "rule 'spectral' needs spectra and these scores hold none; "
+            "measure with record='spectra' and score with rule='spectral'"
+        )
+    values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
+    _check_modules(values, modules)
+    if spectral:
+        return modules, {m.name: values[m.name] for m in modules}
+    return modules, {m.name: _as_score(m.name, values[m.name]) for m in modules}
+
+
+def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule]) -> None:
+    """See that each module is there once and has a value.
+
+    Raises:
+        InvalidOption: Modules are missing, doubled, or do not fit the values.
     """
     if not modules:
         raise InvalidOption("modules is empty: there is nothing to allocate ranks to")
@@ -287,11 +261,10 @@ def _check_modules(
         raise InvalidOption(
             f"modules names {next(n for n in names if names.count(n) > 1)!r} twice"
         )
-    if odd := sorted(scores.keys() ^ set(names)):
+    if odd := sorted(values.keys() ^ set(names)):
         raise InvalidOption(
             f"scores and modules must name the same modules; {odd[:5]} are in one only"
         )
-    return tuple(modules)
 
 
 def _as_score(name: str, value: Any) -> float:
@@ -309,6 +282,28 @@ def _as_score(name: str, value: Any) -> float:
     raise InvalidScore(
         f"the score of {name!r} is {value!r}; scores must be numbers, finite and not negative"
     )
+
+
+def _check_options(
+    rule: str,
+    r_min: int | None,
+    r_max: int | None,
+    *,
+    multiple_of: int,
+    scale: int | float,
+) -> None:
+    """Refuse options that no budget could go with.
+
+    Raises:
+        InvalidOption: A rank or the scale is outside what is allowed, or the floor is above
+            the ceiling.
+    """
+    _check_ranks(0 if rule == "spectral" else 1, r_min=r_min)
+    _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
+    if not 0 < scale < math.inf:
+        raise InvalidOption(f"scale={scale}: it must be above 0 and finite")
+    if r_min is not None and r_max is not None and r_min > r_max:
+        raise InvalidOption(f"r_min={r_min} is above r_max={r_max}")
 
 
 def _check_ranks(least: int, /, **options: int | None) -> None:

@@ -14,6 +14,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.losses import LossFn
 from fimlora.measuring import measure
 from fimlora.plan import Budget, RankPlan
+from fimlora.scoring import score
 
 
 def apply_fim_ranks(
@@ -89,15 +90,14 @@ def apply_fim_ranks(
             on_batch=on_batch,
         )
     plan = allocate(
-        statistics,
-        budget=_mean_rank(ranks) if budget is None else budget,
+        score(statistics, rule=rule, aggregation=aggregation),
+        _mean_rank(ranks) if budget is None else budget,
         rule=rule,
         r_min=r_min,
         r_max=r_max,
         multiple_of=multiple_of,
         scale=scale,
         seed=seed,
-        aggregation=aggregation,
     )
     resize_adapter(model, plan, adapter_name, seed=seed)
     return plan

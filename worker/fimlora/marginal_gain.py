@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from fimlora.errors import InvalidOption, InvalidScore
 from fimlora.plan import TargetModule
+from fimlora.scores import Spectra
 from fimlora.waterfilling import Units
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Spectra = Mapping[str, Sequence[float] | Floats]  # singular values per module name
 
 # Gains per cost that agree in as many leading bits are a tie: they differ by rounding, and
 # no plan may depend on the unit of the gradients.

@@ -5,13 +5,15 @@ Nothing here imports torch, so a service answers from its own process.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fimlora.adapter_config import build_adapter_config
 from fimlora.allocation import allocate
-from fimlora.plan import Budget, RankPlan, TargetModule
-from fimlora.statistics import Arrays, Statistics
+from fimlora.plan import Budget, RankPlan
+from fimlora.scores import Scores
+from fimlora.scoring import score
+from fimlora.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,61 +40,15 @@ class Known:
         now = {name for name, rank in plan.ranks.items() if rank}
         return list(self.config["target_modules"]) if before == now else None
 
+    def facts_beside(self, scores: Scores) -> dict[str, Any]:
+        """Facts about the run that its statistics do not know.
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """All that a plan takes from statistics: little, where they may be large.
-
-    Attributes:
-        modules: The target modules, in the model's order.
-        base_parameters: Parameters of the base model.
-        spectra: Singular values per module name, for the rule ``spectral`` only.
-        by_module: Score per module name under one scale and one aggregation.
-        facts: Their provenance.
-    """
-
-    modules: tuple[TargetModule, ...]
-    base_parameters: int
-    spectra: Arrays
-    by_module: Mapping[str, float]
-    facts: Mapping[str, Any]
-
-    def scores(self, aggregation: str = "mean") -> Mapping[str, float]:  # noqa: ARG002
-        """Deliver the scores, which were taken with one aggregation."""
-        return self.by_module
-
-    def provenance(self) -> Mapping[str, Any]:
-        """Deliver the facts about the measurement."""
-        return self.facts
-
-
-def score(
-    statistics: Statistics,
-    *,
-    rule: str = "proportional",
-    scale: int | float = 2,
-    aggregation: str = "mean",
-) -> Scored:
-    """Take from statistics what plans of a rule need, whatever their budget.
-
-    Args:
-        statistics: What was measured.
-        rule: The rule of the plans.
-        scale: LoRA scale of every module.
-        aggregation: How statistics are reduced to scores.
-
-    Returns:
-        What `replan_scored` takes.
-    """
-    statistics = rescaled(statistics, scale)
-    is_spectral = rule == "spectral"
-    return Scored(
-        statistics.modules,
-        statistics.base_parameters,
-        dict(statistics.spectra) if is_spectral else {},
-        {} if is_spectral else statistics.scores(aggregation),
-        statistics.provenance(),
-    )
+        Returns:
+            The provenance of a new plan, but for what its scores say themselves.
+        """
+        measured = {*scores.provenance, "aggregation"}  # which spectra do not have
+        facts = self.rank_map["provenance"].items()
+        return {key: value for key, value in facts if key not in measured}
 
 
 def replan(
@@ -119,43 +75,9 @@ def replan(
     Returns:
         The plan; with the settings of the known one it is equal to it.
     """
-    same: dict[str, Any] = {"rule": rule, "scale": scale, "aggregation": aggregation}
-    return replan_scored(score(statistics, **same), known, budget, **same, **options)
-
-
-def replan_scored(
-    scored: Scored, known: Known, budget: Budget, *, aggregation: str = "mean", **options: Any
-) -> RankPlan:
-    """Solve a plan from what `score` has taken from statistics.
-
-    Args:
-        scored: Taken with the rule, the scale and the aggregation of the plan.
-        known: The adapter that was written when the statistics were measured.
-        budget: What may be spent.
-        aggregation: How statistics were reduced to scores.
-        **options: All else that `fimlora.allocate` takes.
-
-    Returns:
-        The plan.
-    """
-    measured = {*scored.facts, "aggregation"}
-    facts = known.rank_map["provenance"].items()
-    return allocate(
-        scored,
-        budget=budget,
-        aggregation=aggregation,
-        provenance={key: value for key, value in facts if key not in measured},
-        **options,
-    )
-
-
-def rescaled(statistics: Statistics, scale: int | float) -> Statistics:
-    """The same sums under another LoRA scale: it enters the scores only.
-
-    Returns:
-        Statistics equal to those of a run with that scale.
-    """
-    return statistics if statistics.scale == scale else replace(statistics, scale=scale)
+    scores = score(statistics, rule=rule, scale=scale, aggregation=aggregation)
+    facts = known.facts_beside(scores)
+    return allocate(scores, budget, rule=rule, scale=scale, provenance=facts, **options)
 
 
 def replanned_config(plan: RankPlan, known: Known, *, layout: str = "B") -> dict[str, Any]:

@@ -111,17 +111,13 @@ class Statistics:
     spectrum_errors: Arrays = field(default_factory=dict)
     execution: Execution | None = field(default=None, compare=False)
 
-    def scores(
-        self, aggregation: str = "mean", estimator: str | None = None
-    ) -> dict[str, float]:
-        """Score every target module; see `fimlora.fim.module_scores`.
+    def rescaled(self, scale: int | float) -> "Statistics":
+        """The same sums under another LoRA scale: it enters the scores only.
 
         Returns:
-            Score per module name.
+            Statistics equal to those of a run with that scale.
         """
-        from fimlora.fim import module_scores
-
-        return module_scores(self, aggregation=aggregation, estimator=estimator)
+        return self if self.scale == scale else replace(self, scale=scale)
 
     def provenance(self) -> dict[str, Any]:
         """Say what was measured, in facts that are the same on every run.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fimlora import RankPlan, Statistics, write_adapter
+from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
 from fimlora.execution import Execution
 from fimlora_contract.columns import TextFields, find_fields
@@ -213,9 +213,6 @@ def _allocate(accepted: Accepted, statistics: Statistics, prepared: _Prepared) -
         "dropped_rows": prepared.drawn.n_dropped,
         "device": prepared.model.request.device,
     }
-    return solve(
-        accepted.request,
-        statistics,
-        aggregation=accepted.request.allocation.aggregation,
-        provenance=provenance,
-    )
+    allocation = accepted.request.allocation
+    scores = score(statistics, rule=allocation.rule, aggregation=allocation.aggregation)
+    return solve(accepted.request, scores, provenance=provenance)

@@ -13,7 +13,7 @@ from typing import Any
 from fimlora import RankPlan, Statistics, write_adapter
 from fimlora.errors import InvalidStatistics
 from fimlora.plan import Budget
-from fimlora.replanning import Known, replan, rescaled
+from fimlora.replanning import Known, replan
 from fimlora.writing import CLASSIFIER_TASKS
 from fimlora_contract.jobs import Stage
 from fimlora_contract.records import JobRecord
@@ -68,7 +68,7 @@ def _load(process: WorkerProcess, earlier: str, record: JobRecord) -> Measured:
         result["rank_map"] | {"provenance": facts},
         result["adapter_config"] | {"base_model_name_or_path": model_name(record.resolved)},
     )
-    return Measured(rescaled(statistics, record.request["adapter"]["scale"]), known)
+    return Measured(statistics.rescaled(record.request["adapter"]["scale"]), known)
 
 
 def model_name(resolved: Mapping[str, Any]) -> str:

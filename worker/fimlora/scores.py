@@ -1,0 +1,35 @@
+"""Scores: what methods make of statistics, and all that ranks are allocated by.
+
+They are small where statistics may be large. Nothing here imports torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.plan import TargetModule
+
+Spectra = Mapping[str, Sequence[float] | NDArray[np.float64]]  # by module name
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How much each target module matters.
+
+    Attributes:
+        modules: The target modules, in the model's order.
+        by_module: Score per module name, finite and not negative; only their ratios count.
+        spectra: Singular values per module name, in any order: what the rule ``spectral``
+            takes in place of scores.
+        base_parameters: Parameters of the base model; only a ``fraction`` budget needs them.
+        provenance: Facts about the measurement, to be kept with a plan.
+    """
+
+    modules: Sequence[TargetModule]
+    by_module: Mapping[str, float] = field(default_factory=dict)
+    spectra: Spectra = field(default_factory=dict)
+    base_parameters: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
