@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fimlora import find_targets
-from fimlora.energies import gram_is_cheaper, is_same_memory
+from fimlora.measuring.recording.energies import gram_is_cheaper, is_same_memory
 
 
 @dataclass(frozen=True)

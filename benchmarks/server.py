@@ -18,7 +18,7 @@ import numpy as np
 from redis import Redis
 
 from fimlora import Statistics, TargetModule
-from fimlora.statistics import Estimator
+from fimlora.statistics.options import Estimator
 from fimlora_contract.catalogue import Catalogue
 from fimlora_contract.store import JobStore
 from support.results import make_result

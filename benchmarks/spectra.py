@@ -18,9 +18,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from cases import CASES, make_batches
 from fimlora import TargetModule, find_targets, measure
-from fimlora.gradient_sums import Signs, SketchedSum
-from fimlora.spectra import N_LEADING, Spectrum
-from fimlora.spectrum_sizes import SKETCH_WIDTH, sketch_is_smaller
+from fimlora.measuring.recording.mean_gradient import Signs, SketchedSum
+from fimlora.measuring.recording.singular_values import N_LEADING, Spectrum
+from fimlora.memory.need import SKETCH_WIDTH, sketch_is_smaller
 
 SIZES = ((1024, 1024), (1536, 768), (2048, 1024))
 DECAYS = (0.5, 0.75, 1.0, 1.5)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from fimlora.checkpoint import Checkpoint
+from fimlora.model.checkpoint import Checkpoint
 
 GIB = 2**30
 # One run's answer, and the runs by number of blocks.

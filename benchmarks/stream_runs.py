@@ -22,10 +22,11 @@ import transformers
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
-from fimlora import Statistics, measure, measure_streamed, streaming
-from fimlora.boundary import BoundaryStore, boundary_store
-from fimlora.checkpoint import Checkpoint
-from fimlora.weights import Weights
+from fimlora import Statistics, measure, measure_streamed
+from fimlora.measuring.streamed import run
+from fimlora.measuring.streamed.block_weights import Weights
+from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_store
+from fimlora.model.checkpoint import Checkpoint
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -109,7 +110,7 @@ def watched(n_blocks: int, device: torch.device) -> Iterator[Seen]:
             yield store
 
     replaced = {"Checkpoint": WatchedCheckpoint, "Weights": WatchedWeights}
-    with replaced_in(streaming, {**replaced, "boundary_store": watched_store}):
+    with replaced_in(run, {**replaced, "boundary_store": watched_store}):
         yield seen
 
 

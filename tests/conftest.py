@@ -16,8 +16,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before anything imports the engine. Checking shapes binds the arguments of every call, also
 # where no annotation has a shape: modules without shapes have their types checked only.
 ENGINE = Path(__file__).parents[1] / "worker" / "fimlora"
-SHAPED = [f.stem for f in ENGINE.glob("*.py") if "from fimlora.shapes import" in f.read_text()]
-install_import_hook([f"fimlora.{name}" for name in SHAPED], "beartype.beartype")
+SHAPED = [
+    ".".join(file.relative_to(ENGINE.parent).with_suffix("").parts)
+    for file in ENGINE.rglob("*.py")
+    if "from fimlora.shapes import" in file.read_text()
+]
+install_import_hook(SHAPED, "beartype.beartype")
 CHECKS = BeartypeConf(claw_is_pep526=False, claw_decor_place_func=BeartypeDecorPlace.FIRST)
 beartype_package("fimlora", conf=CHECKS)
 

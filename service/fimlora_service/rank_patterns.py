@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from redis.exceptions import RedisError
 
+from fimlora.adapter.exports import FORMATS, as_yaml, export
 from fimlora.errors import FimloraError
-from fimlora.exports import FORMATS, as_yaml, export
 from fimlora.plan import RankPlan
 from fimlora_contract.artifacts import ResultMissing
 from fimlora_contract.catalogue import Catalogue, lookup_key

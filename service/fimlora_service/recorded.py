@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fimlora.memory.need import SPECTRA_BYTES, bytes_for_spectra, gradients_fit
 from fimlora.plan import TargetModule
-from fimlora.spectrum_sizes import SPECTRA_BYTES, bytes_for_spectra, gradients_fit
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.base_models import Shapes
 from fimlora_service.checkpoints import BLOCK, OUTSIDE, find_matrices, find_target_shapes

@@ -17,9 +17,9 @@ from fimlora import (
     allocate,
     score,
 )
+from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidStatistics
-from fimlora.replanning import Known, replanned_config
-from fimlora.text_files import text_files
+from fimlora.replan import Known, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
 from fimlora_contract.requests import PlanRequest

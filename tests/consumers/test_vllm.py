@@ -67,6 +67,6 @@ def test_the_known_limits_are_its_own():
 
     from vllm.config.lora import MaxLoRARanks
 
-    from fimlora.exports import SERVER_RANKS
+    from fimlora.adapter.exports import SERVER_RANKS
 
     assert get_args(MaxLoRARanks) == SERVER_RANKS

@@ -5,11 +5,11 @@ import torch
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
-from fimlora.energies import gram_blocks
+from fimlora.allocation.proportional import allocate_ranks
+from fimlora.measuring.recording.energies import gram_blocks
+from fimlora.numerics.products import multiply
+from fimlora.numerics.seeded_draws import draw_probe
 from fimlora.plan import TargetModule
-from fimlora.probes import draw_probe
-from fimlora.products import multiply
-from fimlora.waterfilling import allocate_ranks
 
 
 def test_an_axis_too_few_is_refused():

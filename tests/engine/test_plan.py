@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from fimlora.adapter.read import load_plan
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.plan import Budget, RankPlan, TargetModule
-from fimlora.read import load_plan
 from fimlora.scores import Scores
 
 MODULES = (

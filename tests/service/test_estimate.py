@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fimlora.checkpoint import Checkpoint
-from fimlora.needs import bytes_recorded, estimate_need
+from fimlora.memory.need import bytes_recorded, estimate_need
+from fimlora.model.checkpoint import Checkpoint
 from fimlora.plan import TargetModule
 from fimlora_contract.requests import Calibration
 from fimlora_service.app import create_app

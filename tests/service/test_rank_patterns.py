@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from fimlora.exports import FORMATS
+from fimlora.adapter.exports import FORMATS
 from fimlora_contract.catalogue import Catalogue
 from fimlora_service.rank_patterns import Format
 from support.results import make_result, make_statistics

@@ -9,8 +9,8 @@ import transformers
 from torch import nn
 
 from fimlora import find_targets, write_adapter
-from fimlora.adapter_config import build_adapter_config
-from fimlora.exports import export
+from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.exports import export
 from fimlora.plan import RankPlan
 from support.model_folders import make_decoder
 from support.plans import plan_of

@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fimlora.numerics.seeded_draws import draw_probe
 from fimlora.plan import TargetModule
-from fimlora.probes import draw_probe
 
 
 def lora_b_squares_by_peft(

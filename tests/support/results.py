@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fimlora import Budget, Statistics, TargetModule, allocate, score
-from fimlora.adapter_config import build_adapter_config
-from fimlora.statistics import Estimator
-from fimlora.text_files import rank_map, text_files
+from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.text_files import rank_map, text_files
+from fimlora.statistics.options import Estimator
 from fimlora_contract.digests import digest_bytes, digest_of
 
 KINDS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from fimlora import Statistics
-from fimlora.alignment import align
+from fimlora.model.loading import align
 from support.models import make_batch
 
 LENGTHS = ([9, 5, 7, 2], [6, 9, 3])

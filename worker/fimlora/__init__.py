@@ -10,35 +10,35 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.read import load_plan
+    from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
-    from fimlora.api import apply_fim_ranks
-    from fimlora.folders import measure_folder
-    from fimlora.measuring import measure
-    from fimlora.progress_file import ProgressFile
-    from fimlora.read import load_plan
+    from fimlora.apply import apply_fim_ranks
+    from fimlora.measuring.folder import measure_folder
+    from fimlora.measuring.resident import measure
+    from fimlora.measuring.resume.progress_file import ProgressFile
+    from fimlora.measuring.streamed.run import measure_streamed
+    from fimlora.methods.score import score
+    from fimlora.model.targets import find_targets
     from fimlora.scores import Scores
-    from fimlora.scoring import score
     from fimlora.statistics import Statistics
-    from fimlora.streaming import measure_streamed
-    from fimlora.targets import find_targets
-    from fimlora.writing import write_adapter
 
 __version__ = "0.1.0"
 
 # Public names that live in modules with heavier imports than this one.
 _LAZY = {
     "allocate": "fimlora.allocation",
-    "apply_fim_ranks": "fimlora.api",
-    "find_targets": "fimlora.targets",
-    "load_plan": "fimlora.read",
-    "measure": "fimlora.measuring",
-    "measure_folder": "fimlora.folders",
-    "measure_streamed": "fimlora.streaming",
-    "ProgressFile": "fimlora.progress_file",
-    "score": "fimlora.scoring",
+    "apply_fim_ranks": "fimlora.apply",
+    "find_targets": "fimlora.model.targets",
+    "load_plan": "fimlora.adapter.read",
+    "measure": "fimlora.measuring.resident",
+    "measure_folder": "fimlora.measuring.folder",
+    "measure_streamed": "fimlora.measuring.streamed.run",
+    "ProgressFile": "fimlora.measuring.resume.progress_file",
+    "score": "fimlora.methods.score",
     "Scores": "fimlora.scores",
     "Statistics": "fimlora.statistics",
-    "write_adapter": "fimlora.writing",
+    "write_adapter": "fimlora.adapter.write",
 }
 
 __all__ = [

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.checkpoint import Checkpoint
-from fimlora.executors import shortage
-from fimlora.folders import experts_per_token
-from fimlora.needs import MemoryNeed, estimate_need
-from fimlora.skeleton import build_skeleton
-from fimlora.sources import fitting_sources
-from fimlora.targets import head_tensors
-from fimlora.weights import read_weights
+from fimlora.measuring.executors import shortage
+from fimlora.memory.need import MemoryNeed, estimate_need
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.loading import experts_per_token
+from fimlora.model.skeleton import build_skeleton
+from fimlora.model.targets import head_tensors
+from fimlora.model.weight_reader import read_weights
+from fimlora.model.weight_sources import fitting_sources
 from fimlora_worker.heads import (
     HEAD_SEED,
     ModelRequest,

@@ -7,7 +7,7 @@ from typing import Any
 
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
-from fimlora.execution import Execution
+from fimlora.statistics.options import Execution
 from fimlora_contract.columns import TextFields, find_fields
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset

@@ -30,8 +30,8 @@ HEAVY = (
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
-    "fimlora.measuring",
-    "fimlora.writing",
+    "fimlora.measuring.resident",
+    "fimlora.adapter.write",
     "fimlora_worker.calibration",
 )
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from fimlora import Statistics, measure, measure_streamed
-from fimlora.execution import Executor
-from fimlora.executors import boundary_limit, measure_where_it_fits, parse_executor
-from fimlora.memory import reset_peak
-from fimlora.memory_errors import is_out_of_memory
-from fimlora.needs import bytes_recorded
-from fimlora.targets import find_targets
+from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.memory.device import reset_peak
+from fimlora.memory.need import bytes_recorded
+from fimlora.memory.out_of_memory import is_out_of_memory
+from fimlora.model.targets import find_targets
+from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.base_model import BaseModel

@@ -136,7 +136,7 @@ def count_tensors(folder: Path) -> int:
     Raises:
         UnsafeWeights: One of them is damaged.
     """
-    from fimlora.checkpoint import read_header
+    from fimlora.model.checkpoint import read_header
 
     n_tensors = 0
     for file in sorted(folder.glob("*.safetensors")):
@@ -185,7 +185,7 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     import torch
     import transformers
 
-    from fimlora.alignment import align
+    from fimlora.model.loading import align
 
     model_class = head_class(config, request.task)
     options = head_options(request)

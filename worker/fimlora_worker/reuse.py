@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fimlora import RankPlan, Statistics, write_adapter
+from fimlora.adapter.write import CLASSIFIER_TASKS
 from fimlora.errors import InvalidStatistics
 from fimlora.plan import Budget
-from fimlora.replanning import Known, replan
-from fimlora.writing import CLASSIFIER_TASKS
+from fimlora.replan import Known, replan
 from fimlora_contract.jobs import Stage
 from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest

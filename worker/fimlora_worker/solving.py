@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fimlora import RankPlan, Scores, allocate, find_targets
+from fimlora.memory.need import N_VALUES
 from fimlora.plan import Budget
-from fimlora.spectrum_sizes import N_VALUES
 from fimlora_contract.requests import CalibrationRequest
 
 

@@ -1,0 +1,219 @@
+"""Exports: what each tool would read, checked by stock PEFT or by the tool's own rule.
+
+The tools themselves read them in `tests/consumers`.
+"""
+
+import ast
+import json
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from fimlora import TargetModule, find_targets, write_adapter
+from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.exports import FORMATS, NEEDS_ANCHORS, NEEDS_WEIGHTS, export, server_rank
+from fimlora.errors import InvalidOption
+from support.models import TINY_MODELS, tiny
+from support.peft_models import planned, resolved
+from support.plans import plan_of
+
+RANKS = [3, 8, 1, 5]
+
+
+def adapter_of(name, *, ranks=RANKS, scale=2, layout="B"):
+    """A tiny model, a plan for it, and the config that a job would store."""
+    model, targets = tiny(name)
+    plan = plan_of(find_targets(model, targets), ranks, scale=scale)
+    config = build_adapter_config(
+        plan,
+        base_model="org/model",
+        task_type="CAUSAL_LM" if TINY_MODELS[name].is_causal_lm else "SEQ_CLS",
+        layout=layout,
+        module_names=[n for n, _ in model.named_modules()],
+    )
+    return model, plan, config
+
+
+def lora_of_python(text: str) -> dict:
+    """The arguments that a snippet hands to ``LoraConfig``."""
+    [value] = [
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "lora"
+    ]
+    return ast.literal_eval(value)
+
+
+def lora_of_axolotl(text: str) -> dict:
+    """The arguments that Axolotl makes of its own keys."""
+    settings = yaml.safe_load(text)
+    assert settings.pop("adapter") == "lora"
+    settings.pop("base_model")
+    return {
+        (key if key in {"lora_alpha", "lora_dropout"} else key.removeprefix("lora_")): value
+        for key, value in settings.items()
+    }
+
+
+def lora_of_config(text: str) -> dict:
+    """The arguments in ``adapter_config.json``; the model's name is for loaders."""
+    config = json.loads(text)
+    return {
+        k: v for k, v in config.items() if k not in {"peft_type", "base_model_name_or_path"}
+    }
+
+
+READERS = {
+    "peft": lora_of_config,
+    "trl": lora_of_python,
+    "unsloth": lora_of_python,
+    "axolotl": lora_of_axolotl,
+}
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+@pytest.mark.parametrize("format", sorted(READERS))
+@pytest.mark.parametrize("name", sorted(TINY_MODELS))
+def test_peft_gives_every_module_its_rank_and_alpha(name, format, layout):
+    """Whatever the tool's own keys are called and whatever layout was stored."""
+    model, plan, config = adapter_of(name, layout=layout)
+    try:
+        arguments = READERS[format](export(plan, config, format).text)
+    except InvalidOption:
+        assert format == "unsloth"
+        assert any("." in target for target in config["target_modules"])
+        return
+
+    peft_model = get_peft_model(model, LoraConfig(**arguments))
+
+    assert resolved(peft_model) == planned(plan)
+
+
+def test_the_trl_snippet_runs():
+    """As it stands, with nothing but PEFT."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+    names: dict = {}
+
+    exec(export(plan, config, "trl").text, names)
+
+    assert names["peft_config"].rank_pattern == config["rank_pattern"]
+    assert names["peft_config"].task_type == "CAUSAL_LM"
+
+
+def test_layout_c_has_one_rank_and_one_scale():
+    """No patterns, the padded rank of servers, and alpha in proportion to it."""
+    _, plan, config = adapter_of("llama_gqa_lm", ranks=[3, 20])
+
+    written = json.loads(export(plan, config, "layout-c").text)
+
+    assert (written["r"], written["lora_alpha"]) == (32, 64)
+    assert written["rank_pattern"] == written["alpha_pattern"] == {}
+    assert isinstance(written["target_modules"], list)
+
+
+def test_tools_without_patterns_start_from_a_folder():
+    """Their own keys name the folder, never a rank that would build another adapter."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+
+    factory, swift = (export(plan, config, f).text for f in ("llama-factory", "ms-swift"))
+
+    settings = yaml.safe_load(factory)
+    assert settings["adapter_name_or_path"] == "./adapter"
+    assert settings["create_new_adapter"] is False
+    assert not any("rank" in key for key in settings)
+    assert swift.splitlines()[-1] == "--model org/model --adapters ./adapter"
+    assert all(NEEDS_WEIGHTS in text for text in (factory, swift))
+
+
+def test_servers_of_one_rank_find_it_in_every_tensor(tmp_path):
+    """The rule of SGLang, TGI and LoRAX, none of which installs without a GPU.
+
+    They read ``r``, ``lora_alpha`` and ``target_modules`` alone, stack q, k and v of a layer
+    or a type over all layers, and so need one rank in all tensors and no hole.
+    """
+    model, plan, config = adapter_of("llama_gqa_lm", ranks=[3, 8, 1, 5])
+    served = json.loads(export(plan, config, "layout-c").text)
+    write_adapter(
+        plan, tmp_path / "a", base_model="m", task_type="CAUSAL_LM", layout="C", weights=True
+    )
+
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+
+    assert served["lora_alpha"] / served["r"] == plan.scale
+    assert isinstance(served["target_modules"], list)
+    assert not any("." in name for name in served["target_modules"])
+    assert {t.shape[0] for n, t in tensors.items() if ".lora_A." in n} == {served["r"]}
+    assert {t.shape[1] for n, t in tensors.items() if ".lora_B." in n} == {served["r"]}
+    for leaf in served["target_modules"]:
+        layers = [n for n, _ in model.named_modules() if n.endswith(f".{leaf}")]
+        stacked = [tensors[f"base_model.model.{name}.lora_A.weight"] for name in layers]
+        assert torch.stack(stacked).shape[0] == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize(
+    ("highest", "allowed"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512)]
+)
+def test_a_server_is_told_a_rank_it_knows(highest, allowed):
+    """The smallest of vLLM's ranks that holds the plan's largest."""
+    modules = (TargetModule("a.0.q", 600, 600), TargetModule("a.1.q", 600, 600))
+    plan = plan_of(modules, [1, highest])
+
+    assert server_rank(plan) == allowed
+    config = build_adapter_config(plan, base_model="m", task_type=None)
+    assert f"--max-lora-rank {allowed} " in export(plan, config, "vllm").text
+
+
+def test_a_rank_above_all_servers_is_refused():
+    """The limit and the plan's rank are named."""
+    plan = plan_of((TargetModule("a.0.q", 600, 600),), [513])
+
+    with pytest.raises(InvalidOption, match="up to 512, the plan goes up to 513"):
+        server_rank(plan)
+
+
+def test_an_alpha_that_is_not_whole_is_refused_where_it_would_be_rounded():
+    """Axolotl's keys are integers; PEFT takes any number."""
+    _, plan, config = adapter_of("llama_gqa_lm", scale=0.5)
+
+    with pytest.raises(InvalidOption, match="whole alphas"):
+        export(plan, config, "axolotl")
+    assert json.loads(export(plan, config, "peft").text)["alpha_pattern"]
+
+
+def test_anchored_keys_come_with_a_warning():
+    """A name that ends another one is anchored, which old PEFT ignores in silence."""
+    modules = (TargetModule("layers.0.q", 64, 64), TargetModule("vision.layers.0.q", 64, 64))
+    plan = plan_of(modules, [2, 8])
+    config = build_adapter_config(plan, base_model="m", task_type=None)
+
+    for tool in ("axolotl", "trl", "vllm", "ms-swift"):
+        assert NEEDS_ANCHORS in export(plan, config, tool).text
+
+
+def test_unsloth_gets_leaf_names_only():
+    """A longer name would be read as another module's."""
+    plan = plan_of((TargetModule("layers.0.q", 64, 64),), [4])
+    config = build_adapter_config(plan, base_model="m", task_type=None)
+
+    with pytest.raises(InvalidOption, match="leaf names"):
+        export(plan, config, "unsloth")
+
+
+def test_an_unknown_format_names_the_known_ones():
+    """All of them."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+
+    with pytest.raises(InvalidOption, match="peft, layout-c, axolotl"):
+        export(plan, config, "gguf")
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_the_same_plan_gives_the_same_text(format):
+    """Also with the names of its config in another order."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+    shuffled = config | {"target_modules": config["target_modules"][::-1]}
+
+    assert export(plan, config, format) == export(plan, shuffled, format)

@@ -1,0 +1,160 @@
+"""The picture and the table of a plan."""
+
+import itertools
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from fimlora.adapter.rank_map import layer_grid, render_svg, render_text
+from fimlora.allocation import allocate
+from fimlora.plan import Budget, TargetModule
+from fimlora.scores import Scores
+from support.plans import plan_of
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def decoder(n_layers=32):
+    kinds = [f"self_attn.{k}_proj" for k in "qkvo"] + [
+        f"mlp.{k}_proj" for k in ("gate", "up", "down")
+    ]
+    return tuple(
+        TargetModule(f"model.layers.{layer}.{kind}", 64, 64)
+        for layer in range(n_layers)
+        for kind in kinds
+    )
+
+
+def encoder():
+    kinds = [
+        "attention.self.query",
+        "attention.self.value",
+        "attention.output.dense",
+        "output.dense",
+    ]
+    names = [f"bert.encoder.layer.{layer}.{kind}" for layer in range(3) for kind in kinds]
+    return tuple(TargetModule(name, 8, 8) for name in (*names, "bert.pooler.dense", "<score>"))
+
+
+def texts(svg):
+    return [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_every_rank_is_in_its_cell():
+    """Layers down, kinds across, in the model's order."""
+    grid = layer_grid(plan_of(decoder(2), [1, 2, 3]))
+
+    assert grid.columns[:3] == ("q_proj", "k_proj", "v_proj")
+    assert [row.label for row in grid.rows] == ["0", "1"]
+    assert grid.rows[0].cells == ((1,), (2,), (3,), (1,), (2,), (3,), (1,))
+    assert grid.rows[1].cells == ((2,), (3,), (1,), (2,), (3,), (1,), (2,))
+
+
+def test_kinds_with_one_leaf_name_stay_apart_and_loose_modules_have_own_rows():
+    """BERT has two kinds of ``dense`` in a layer and more outside of them."""
+    grid = layer_grid(plan_of(encoder(), [2]))
+
+    assert grid.columns == ("query", "value", "attention.output.dense", "output.dense")
+    assert grid.loose == (("bert.pooler.dense", 2), ("<score>", 2))
+
+
+def test_towers_have_their_own_rows_and_experts_share_a_cell():
+    """Layer 0 of the encoder is not layer 0 of the decoder; experts show their range."""
+    names = [f"{tower}.block.0.experts.{i}.up" for tower in ("enc", "dec") for i in range(3)]
+    plan = plan_of(tuple(TargetModule(n, 8, 8) for n in names), [1, 5, 2, 4, 4, 4])
+
+    grid = layer_grid(plan)
+
+    assert grid.columns == ("up",)
+    assert [(row.label, row.cells) for row in grid.rows] == [
+        ("enc.block.0", ((1, 5, 2),)),
+        ("dec.block.0", ((4, 4, 4),)),
+    ]
+    assert "1-5" in texts(render_svg(plan))
+
+
+@pytest.mark.parametrize("modules", [decoder(), encoder(), decoder(1)[:1], encoder()[-1:]])
+def test_the_svg_is_valid_titled_and_complete(modules):
+    """Well-formed XML with a title, a description, every rank, and nothing outside it."""
+    plan = plan_of(modules, [3, 17, 8])
+
+    svg = render_svg(plan)
+
+    root = ET.fromstring(svg)
+    assert root.get("role") == "img"
+    assert f"{len(modules)} modules" in root.find(f"{SVG}title").text
+    assert "budget" in root.find(f"{SVG}desc").text
+    shown = texts(svg)
+    assert [t for t in shown if t.isdigit() and int(t) in {3, 8, 17}].count("3") >= sum(
+        rank == 3 for rank in plan.ranks.values()
+    )
+    width, height = float(root.get("width")), float(root.get("height"))
+    for rect in root.iter(f"{SVG}rect"):
+        assert float(rect.get("x", 0)) + float(rect.get("width")) <= width
+        assert float(rect.get("y", 0)) + float(rect.get("height")) <= height
+    assert width < 1200
+    assert height < 1200
+
+
+def test_numbers_contrast_with_their_cells():
+    """White on dark and black on light, at 4.5 to 1 or more as WCAG AA asks."""
+
+    def luminance(color):
+        digits = color.lstrip("#")
+        digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+        channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    root = ET.fromstring(render_svg(plan_of(decoder(), list(range(1, 33)))))
+    fills = [e.get("fill") for e in root if e.get("fill")]
+    cells = [pair for pair in itertools.pairwise(fills) if pair[1] in {"#fff", "#000"}]
+
+    assert len(cells) >= 224
+    for rect, ink in cells[:224]:
+        light, dark = sorted((luminance(rect), luminance(ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_same_plan_gives_the_same_picture():
+    """However its dicts are ordered."""
+    plan = plan_of(decoder(3), [1, 2, 3])
+    backwards = {name: plan.ranks[name] for name in reversed(plan.ranks)}
+
+    assert render_svg(plan) == render_svg(type(plan)(**{**as_dict(plan), "ranks": backwards}))
+
+
+def as_dict(plan):
+    return {field: getattr(plan, field) for field in plan.__dataclass_fields__}
+
+
+def test_the_table_is_aligned_and_ends_with_the_budget():
+    """For a terminal: one line per layer, then the budget and what uniform LoRA costs."""
+    modules = (*decoder(2), TargetModule("score", 64, 3))
+    plan = allocate(Scores(modules, {m.name: float(i) for i, m in enumerate(modules)}), 4)
+
+    lines = render_text(plan).splitlines()
+
+    assert lines[0] == "Rank map: 15 modules, proportional, ranks 2 to 8"
+    assert len({len(line) for line in lines[2:5]}) == 1
+    assert lines[5] == "score  3"
+    uniform = plan.spending_of(plan.controls["uniform"]).parameters
+    assert lines[-1] == (
+        f"budget: mean rank 4; spent: 60 ranks, {plan.spent.parameters:,} trainable parameters "
+        f"(uniform LoRA: {uniform:,})"
+    )
+
+
+def test_a_budget_above_every_ceiling_is_pointed_out():
+    """The reader sees what could not be spent, and why."""
+    modules = decoder(1)
+    cost = sum(m.cost for m in modules)
+
+    plan = allocate(
+        Scores(modules, dict.fromkeys((m.name for m in modules), 1.0)),
+        Budget("parameters", 9 * cost),
+        r_max=8,
+    )
+
+    assert f"{cost:,} unspent, as every module is at r_max" in render_text(plan)
+    assert "unspent" in render_svg(plan)

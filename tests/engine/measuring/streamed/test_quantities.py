@@ -1,0 +1,90 @@
+"""What a streamed run records besides energies is the resident run's, one block at a time."""
+
+import weakref
+
+import pytest
+import torch
+import transformers
+
+from fimlora import measure, measure_streamed
+from fimlora.errors import InvalidOption
+from fimlora.measuring.recording.recorded_sums import RecordedSums
+from fimlora.memory.need import sketch_is_smaller
+from support.models import PAD, VOCABULARY, make_batch, tiny
+from support.streaming import ALL, assert_same, batches_for, quiet, save
+
+__all__ = ["quiet"]  # a fixture of every test here
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+@pytest.mark.parametrize("record", ["spectra", "moments", "batch_energies"])
+def test_each_record_beside_each_estimator(estimator, record, tmp_path):
+    """In micro-batches too; and nothing is recorded that was not asked for."""
+    model, targets = tiny("llama_gqa_lm")
+    resident, batches = save(model, tmp_path), batches_for("llama_gqa_lm")
+    options = {"target_modules": targets, "estimator": estimator, "record": record}
+
+    streamed = measure_streamed(tmp_path, batches, micro_batch_size=3, **options)
+
+    assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
+    assert bool(streamed.spectra) == (record == "spectra")
+    assert bool(streamed.input_squares) == (record == "moments")
+    assert bool(streamed.batch_energies) == (record == "batch_energies")
+
+
+def test_sketches_are_the_resident_ones(tmp_path):
+    """Gradients of all modules together, not of one block, are what has to fit."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        pad_token_id=PAD,
+        hidden_size=800,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=16,
+    )
+    resident = save(transformers.LlamaForCausalLM(config), tmp_path)
+    batches = [make_batch("llama_gqa_lm", [9, 5])]
+    needed = 2 * 2 * 4 * 800**2
+    options = {"target_modules": ["q_proj", "k_proj"], "record": "spectra"}
+
+    sketched, exact = (
+        measure_streamed(tmp_path, batches, spectra_bytes=n_bytes, **options)
+        for n_bytes in (needed - 1, needed)
+    )
+
+    assert all(sketch_is_smaller(module) for module in sketched.modules)
+    assert all(error > 0 for error in sketched.spectrum_errors.values())
+    assert all(error == 0 for error in exact.spectrum_errors.values())
+    assert_same(sketched, measure(resident, batches, spectra_bytes=needed - 1, **options))
+    assert_same(exact, measure(resident, batches, spectra_bytes=needed, **options))
+
+
+def test_gradients_of_one_block_are_in_memory_at_once(tmp_path, monkeypatch):
+    """Whatever the number of blocks; each one's are gone when the next one's begin."""
+    model, targets = tiny("gpt2_lm")
+    save(model, tmp_path)
+    alive: weakref.WeakSet[RecordedSums] = weakref.WeakSet()
+    counts = []
+    add = RecordedSums.add
+
+    def counting(self, name, calls):
+        alive.add(self)
+        counts.append(len(alive))
+        add(self, name, calls)
+
+    monkeypatch.setattr(RecordedSums, "add", counting)
+
+    batches = batches_for("gpt2_lm")
+    streamed = measure_streamed(tmp_path, batches, target_modules=targets, **ALL)
+
+    assert len(counts) == len(batches) * len(streamed.modules)
+    assert set(counts) == {1}
+
+
+def test_an_unknown_record_is_refused_before_anything_is_read(tmp_path):
+    """The message says what can be recorded."""
+    with pytest.raises(
+        InvalidOption, match=r"'spectrum'.*'spectra', 'moments', 'batch_energies'"
+    ):
+        measure_streamed(tmp_path, [], record="spectrum")

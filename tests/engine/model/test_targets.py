@@ -1,0 +1,228 @@
+"""Which modules are targets, and how a name that is wrong is refused."""
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from fimlora import TargetModule, allocate, find_targets, measure, score
+from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.model.targets import count_base_parameters, find_left_out, locate
+from support.models import make_batch, tiny
+from support.peft_models import uniform_peft
+
+
+def names_of(model, target_modules):
+    return [module.name for module in find_targets(model, target_modules)]
+
+
+def test_endings_match_whole_parts_of_a_name():
+    """``dense`` is the pooler's and each block's, not ``intermediate_dense``."""
+    model, _ = tiny("bert_classifier")
+
+    names = names_of(model, ["attention.output.dense", "query"])
+
+    assert names == [
+        f"bert.encoder.layer.{layer}.attention.{rest}"
+        for layer in (0, 1)
+        for rest in ("self.query", "output.dense")
+    ]
+
+
+def test_a_full_name_matches_one_module():
+    """The rest of the model is left alone."""
+    model, _ = tiny("llama_gqa_lm")
+
+    (module,) = find_targets(model, ["model.layers.1.self_attn.k_proj"])
+
+    assert module == TargetModule("model.layers.1.self_attn.k_proj", d_in=24, d_out=12)
+
+
+def test_conv1d_is_stored_the_other_way_round():
+    """GPT-2's fused attention has three times as many outputs as inputs."""
+    model, _ = tiny("gpt2_lm")
+
+    module = find_targets(model, ["attn.c_attn"])[0]
+
+    assert (module.d_in, module.d_out, module.fan_in_fan_out) == (24, 72, True)
+
+
+def test_a_string_is_a_regular_expression_as_in_peft():
+    """It must match the whole name."""
+    model, _ = tiny("llama_gqa_lm")
+
+    names = names_of(model, r".*\.1\..*\.(q|v)_proj")
+
+    assert names == ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+
+
+@pytest.mark.parametrize("name", ["llama_gqa_lm", "llama_tied_lm", "gpt2_lm"])
+def test_all_linear_of_a_language_model_is_what_peft_takes(name):
+    """Every linear map but the output head, tied to the embedding or not."""
+    model, _ = tiny(name)
+    config = LoraConfig(
+        target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=name == "gpt2_lm"
+    )
+    layers = get_peft_model(tiny(name)[0], config).get_base_model().named_modules()
+    wanted = {n for n, module in layers if hasattr(module, "lora_A")}
+
+    assert set(names_of(model, "all-linear")) == wanted
+    assert not any("lm_head" in n for n in wanted)
+
+
+def test_all_linear_leaves_the_classification_head_out():
+    """A head that is trained in full gets no LoRA."""
+    model, _ = tiny("bert_classifier")
+
+    names = names_of(model, "all-linear")
+
+    assert len(names) == 2 * 6 + 1
+    assert "classifier" not in names
+
+
+def test_a_head_that_is_named_is_taken():
+    """What a person asks for by name is theirs to ask, also when it is tied."""
+    assert names_of(tiny("llama_tied_lm")[0], ["lm_head"]) == ["lm_head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "endings"),
+    [("bert_classifier", {"query", "value"}), ("gpt2_lm", {"c_attn"})],
+)
+def test_none_is_the_default_of_peft(name, endings):
+    """The architecture decides."""
+    names = names_of(tiny(name)[0], None)
+
+    assert {n.rsplit(".", 1)[-1] for n in names} == endings
+
+
+def test_none_on_a_live_adapter_is_what_carries_lora():
+    """The names are those of the base model."""
+    model, _ = tiny("bert_classifier")
+    wanted = names_of(model, ["key", "intermediate.dense"])
+
+    found = names_of(uniform_peft(model, ["key", "intermediate.dense"]), None)
+
+    assert found == wanted
+
+
+def test_a_wrapped_model_has_the_targets_of_its_base_model():
+    """LoRA's own linear maps, and heads it copied, are never targets."""
+    wanted = find_targets(tiny("bert_classifier")[0], "all-linear")
+    peft_model = uniform_peft(
+        tiny("bert_classifier")[0], ["query"], modules_to_save=["classifier"]
+    )
+
+    assert find_targets(peft_model, "all-linear") == wanted
+    assert find_targets(peft_model, ["dense"]) == find_targets(
+        tiny("bert_classifier")[0], ["dense"]
+    )
+
+
+def test_locate_finds_the_linear_map_inside_its_lora_layer():
+    """It is the very module that was there before."""
+    model, _ = tiny("bert_classifier")
+    (module,) = find_targets(model, ["layer.0.attention.self.query"])
+    linear = model.get_submodule(module.name)
+
+    peft_model = uniform_peft(model, ["query"])
+
+    assert locate(peft_model, module) is linear
+
+
+def test_base_parameters_do_not_count_what_peft_adds():
+    """The fraction of a budget is of the base model."""
+    model, _ = tiny("llama_tied_lm")
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    assert count_base_parameters(model) == wanted
+
+    assert count_base_parameters(uniform_peft(model, ["q_proj", "down_proj"])) == wanted
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("qery", "no module is named 'qery' or ends in '.qery'. Near names: query"),
+        ("zzz", "Linear maps end in: classifier, dense, key, query, value"),
+        ("bert.encoder.layer.0.attention.self.quary", "Near names: bert.encoder.layer"),
+        ("uery", "no module is named 'uery'"),
+    ],
+)
+def test_an_unknown_name_lists_near_ones(entry, message):
+    """Part of a name is no match; one bad entry among good ones is refused too."""
+    model, _ = tiny("bert_classifier")
+
+    with pytest.raises(UnknownTarget) as caught:
+        find_targets(model, ["value", entry])
+
+    assert message in str(caught.value)
+
+
+def test_a_bare_name_as_a_string_says_that_a_list_was_meant():
+    """In PEFT it would silently match nothing."""
+    with pytest.raises(UnknownTarget, match=r"use a list for name endings.*query"):
+        find_targets(tiny("bert_classifier")[0], "query")
+
+
+def test_what_is_no_regular_expression_is_refused():
+    """The message says why."""
+    with pytest.raises(InvalidOption, match="is no regular expression"):
+        find_targets(tiny("bert_classifier")[0], "(query")
+
+
+def test_an_empty_list_is_refused():
+    """There must be something to share the budget."""
+    with pytest.raises(InvalidOption, match="target_modules is empty"):
+        find_targets(tiny("bert_classifier")[0], [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"), [("word_embeddings", "Embedding"), ("layer.0", "BertLayer")]
+)
+def test_what_is_not_a_linear_map_is_refused(entry, kind):
+    """The message names the module and its kind."""
+    with pytest.raises(UnsupportedModule, match=f"{entry}', a {kind}; only Linear and Conv1D"):
+        find_targets(tiny("bert_classifier")[0], [entry])
+
+
+def test_a_model_without_linear_maps_has_no_targets():
+    """Rather an error than an empty plan."""
+    with pytest.raises(UnknownTarget, match="has no linear map"):
+        find_targets(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), "all-linear")
+
+
+def test_targets_come_in_the_models_order():
+    """Not in that of the entries."""
+    model = nn.ModuleDict({"b": nn.Linear(1, 2), "a": nn.Linear(2, 1)})
+
+    assert names_of(model, ["a", "b"]) == ["b", "a"]
+
+
+EXPERTS = [
+    f"model.layers.{layer}.mlp.experts.{name}"
+    for layer in (0, 1)
+    for name in ("down_proj", "gate_up_proj")
+]
+
+
+def test_fused_experts_that_are_left_out_are_named():
+    """``all-linear`` does not reach them; statistics and rank map say so."""
+    model, targets = tiny("mixtral_lm")
+    batches = [make_batch("mixtral_lm", [5, 3])]
+
+    statistics = measure(model, batches, target_modules="all-linear")
+
+    assert list(statistics.not_targeted) == EXPERTS
+    plan = allocate(score(statistics), 4)
+    assert plan.provenance["not_targeted"] == {"count": 4, "names": EXPERTS}
+    assert find_left_out(model, targets) == ()
+    assert find_left_out(model, ["q_proj", "experts.down_proj"]) == (EXPERTS[0], EXPERTS[2])
+    assert "not_targeted" not in measure(model, batches, target_modules=targets).provenance()
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "gate_up_proj"], EXPERTS[:1], r".*gate_up_proj"]
+)
+def test_fused_experts_that_are_asked_for_are_refused(targets):
+    """A plan without them would not be what was asked for."""
+    with pytest.raises(UnsupportedModule, match="fused experts are not measured"):
+        find_targets(tiny("mixtral_lm")[0], targets)

@@ -1,0 +1,200 @@
+"""Statistics on disk, merged, and as facts."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fimlora import Statistics, allocate, measure, score
+from fimlora.errors import InvalidStatistics
+from fimlora.statistics.statistics import _Stored
+from support.models import make_batch, tiny
+
+NAME = "bert_classifier"
+GROUPS = ("row_energies", "example_energies", "squared_gradients")
+
+
+def measured(data=0, **options):
+    model, targets = tiny(NAME)
+    options = {"target_modules": targets, "estimator": "both", "rank": 4, **options}
+    return measure(model, [make_batch(NAME, [5, 3], seed=data)], **options)
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    return measured()
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled", "both"])
+def test_a_saved_file_reads_back_to_the_last_bit(tmp_path, estimator):
+    """Facts, modules and sums."""
+    statistics = measured(estimator=estimator)
+    statistics.save(tmp_path / "s.safetensors")
+
+    found = Statistics.load(tmp_path / "s.safetensors")
+
+    assert found.modules == statistics.modules
+    assert found.provenance() == statistics.provenance()
+    assert (found.rank, found.seed) == (statistics.rank, statistics.seed)
+    for group in GROUPS:
+        wanted = getattr(statistics, group)
+        assert getattr(found, group).keys() == wanted.keys()
+        assert all(np.array_equal(getattr(found, group)[k], wanted[k]) for k in wanted)
+    assert score(found) == score(statistics)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled", "both"])
+@pytest.mark.parametrize("rule", ["proportional", "spectral", "uniform", "random"])
+def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, rule, estimator, monkeypatch):
+    """The sums that a rule does not look at, which may be most of the file, are not read."""
+    record = ["spectra", "moments", "batch_energies"]
+    measured(estimator=estimator, record=record).save(tmp_path / "s")
+    options = {"budget": 2, "rule": rule, "r_max": 4}
+    whole, read = Statistics.load(tmp_path / "s"), set()
+    look = _Stored.__getitem__
+
+    def noting(stored, name):
+        read.add(stored._keys[name].partition("/")[0])
+        return look(stored, name)
+
+    monkeypatch.setattr(_Stored, "__getitem__", noting)
+    with Statistics.opened(tmp_path / "s") as stored:
+        read.clear()  # what the check of annotations has looked at
+        plan = allocate(score(stored, rule=rule), **options)
+        used = read - {"spectra", "mean_energies", "spectrum_errors"}
+        for group in GROUPS:
+            sums, wanted = dict(getattr(stored, group)), getattr(whole, group)
+            assert sums.keys() == wanted.keys()
+            assert all(np.array_equal(sums[name], wanted[name]) for name in wanted)
+
+    assert plan == allocate(score(whole, rule=rule), **options)
+    scored = "squared_gradients" if estimator == "sampled" else "row_energies"
+    assert used == (set() if rule == "spectral" else {scored})
+
+
+def test_what_a_file_lacks_is_no_error_of_the_one_who_looks(tmp_path, statistics):
+    """Only opening says that a file is damaged; errors inside the block are its own."""
+    statistics.save(tmp_path / "s")
+
+    with pytest.raises(KeyError, match="absent"), Statistics.opened(tmp_path / "s") as stored:
+        stored.row_energies["absent"]
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path, statistics):
+    """So a digest can name the content."""
+    statistics.save(tmp_path / "a")
+    measured().save(tmp_path / "b")
+
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_saving_replaces_a_file_in_one_step(tmp_path, statistics):
+    """Nothing else is left in the folder."""
+    (tmp_path / "s").write_text("old")
+
+    statistics.save(tmp_path / "s")
+
+    assert Statistics.load(tmp_path / "s").n_examples == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not safetensors at all", b"\x02\0\0\0\0\0\0\0{}"],
+    ids=["empty", "text", "safetensors_of_something_else"],
+)
+def test_another_file_is_refused_by_name(tmp_path, content):
+    """The message has the path."""
+    path = tmp_path / "other.bin"
+    path.write_bytes(content)
+
+    with pytest.raises(InvalidStatistics, match=r"cannot read statistics from .*other\.bin"):
+        Statistics.load(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    """Not as an error of the operating system."""
+    with pytest.raises(InvalidStatistics, match="absent"):
+        Statistics.load(tmp_path / "absent")
+
+
+def test_a_truncated_file_is_refused(tmp_path, statistics):
+    """A crash while copying leaves half a file."""
+    statistics.save(tmp_path / "s")
+    content = (tmp_path / "s").read_bytes()
+    (tmp_path / "s").write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(InvalidStatistics):
+        Statistics.load(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 5}, "differ in rank: 4 and 5"),
+        ({"seed": 1}, "differ in seed: 0 and 1"),
+        ({"scale": 1}, "differ in scale: 2 and 1"),
+        ({"train_mode": True}, "differ in train_mode: False and True"),
+        ({"estimator": "exact"}, "differ in estimator"),
+        ({"target_modules": ["query"]}, "differ in modules; not merged"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unlike_runs_are_not_merged(statistics, options, message):
+    """The message names the setting and both values."""
+    with pytest.raises(InvalidStatistics, match=message):
+        statistics.merge(measured(**options))
+
+
+def test_exact_runs_merge_whatever_their_seed(statistics):
+    """The exact estimate has no seed."""
+    merged = measured(estimator="exact").merge(measured(estimator="exact", seed=1, data=1))
+
+    assert merged.n_examples == 4
+    assert "seed" not in merged.provenance()
+    assert "rank" not in merged.provenance()
+
+
+def test_merging_changes_neither_side(statistics):
+    """The sums are new arrays."""
+    before = {k: v.copy() for k, v in statistics.row_energies.items()}
+
+    statistics.merge(statistics)
+
+    assert all(np.array_equal(before[k], statistics.row_energies[k]) for k in before)
+
+
+def test_provenance_is_plain_data(statistics):
+    """It goes into the rank map as it is."""
+    assert json.loads(json.dumps(statistics.provenance())) == {
+        "estimator": "both",
+        "base_parameters": sum(p.numel() for p in tiny(NAME)[0].parameters()),
+        "loss": "single_label_classification",
+        "dtype": "float32",
+        "scale": 2,
+        "train_mode": False,
+        "rank": 4,
+        "seed": 0,
+        "n_examples": 2,
+        "n_batches": 1,
+    }
+
+
+def test_reading_and_scoring_need_no_torch(tmp_path, statistics):
+    """So a service without the engine can plan again from a stored file."""
+    statistics.save(tmp_path / "s")
+    code = (
+        "import sys; from fimlora import Statistics, score;"
+        f"scores = score(Statistics.load({str(tmp_path / 's')!r})).by_module;"
+        "assert 'torch' not in sys.modules; print(len(scores))"
+    )
+    path = ":".join(entry for entry in sys.path if entry)
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.strip() == str(len(statistics.modules))

@@ -1,0 +1,240 @@
+"""One plan in the words of each tool that reads one: pure functions to text, without torch.
+
+A tool that takes patterns of ranks in its own configuration gets them there; one that does
+not starts from an adapter folder with initial weights, which ``write_adapter`` and a job
+with ``adapter.weights`` write. Layout C, one padded rank, is for servers that know no
+patterns.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pprint import pformat
+from typing import Any
+
+import yaml
+
+from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.rank_map import budget_line
+from fimlora.errors import InvalidOption
+from fimlora.plan import RankPlan
+
+# The ranks that vLLM allots buffers for (`vllm/config/lora.py`).
+SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+FOLDER = "./adapter"
+NEEDS_WEIGHTS = (
+    f"{FOLDER} is the adapter folder of a job with adapter.weights=true: "
+    "this tool takes no patterns of ranks by itself"
+)
+NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
+
+JSON, YAML, PYTHON, TEXT = "application/json", "application/yaml", "text/x-python", "text/plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A plan as one tool reads it.
+
+    Attributes:
+        text: The content.
+        media_type: Its kind.
+        filename: What to call it.
+    """
+
+    text: str
+    media_type: str
+    filename: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    """A plan with its adapter config in layout B."""
+
+    plan: RankPlan
+    config: Mapping[str, Any]
+
+    @property
+    def lora(self) -> dict[str, Any]:
+        """The arguments of PEFT's ``LoraConfig`` that the plan decides."""
+        names = ["r", "lora_alpha", "lora_dropout", "target_modules"]
+        if self.config["fan_in_fan_out"]:  # PEFT sets it by itself, but warns
+            names.append("fan_in_fan_out")
+        return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
+
+    @property
+    def comments(self) -> list[str]:
+        """What to know before using any of the exports."""
+        is_anchored = any(key.startswith("^") for key in self.config["rank_pattern"])
+        return [budget_line(self.plan), *([NEEDS_ANCHORS] if is_anchored else [])]
+
+
+def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
+    """Write a plan in a tool's own words.
+
+    Args:
+        plan: The plan.
+        config: An adapter config of this plan, in any layout: base model, task and names
+            of the target modules are taken from it.
+        format: One of `FORMATS`.
+
+    Returns:
+        The text and what it is.
+
+    Raises:
+        InvalidOption: The format is unknown, or the tool cannot take this plan.
+    """
+    if format not in FORMATS:
+        raise InvalidOption(f"format={format!r}; allowed are {', '.join(FORMATS)}")
+    write, media_type, filename = FORMATS[format]
+    text = write(_Adapter(plan, _config(plan, config, layout="B")))
+    return Export(text, media_type, filename)
+
+
+def as_yaml(data: Mapping[str, Any], comments: list[str] | None = None) -> str:
+    """Plain data as YAML, in its own order.
+
+    Returns:
+        The text, with the comments first.
+    """
+    text: str = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=96)
+    return _commented(comments or []) + text
+
+
+def _config(plan: RankPlan, known: Mapping[str, Any], *, layout: str) -> dict[str, Any]:
+    return build_adapter_config(
+        plan,
+        base_model=known["base_model_name_or_path"],
+        task_type=known["task_type"],
+        layout=layout,
+        target_modules=known["target_modules"],
+    )
+
+
+def _peft(adapter: _Adapter) -> str:
+    return json.dumps(adapter.config, indent=2, sort_keys=True) + "\n"
+
+
+def _layout_c(adapter: _Adapter) -> str:
+    config = _config(adapter.plan, adapter.config, layout="C")
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _axolotl(adapter: _Adapter) -> str:
+    _require_whole_alphas(adapter, tool="Axolotl")
+    lora = adapter.lora
+    settings = {
+        "base_model": adapter.config["base_model_name_or_path"],
+        "adapter": "lora",
+        "lora_r": lora["r"],
+        "lora_alpha": lora["lora_alpha"],
+        "lora_dropout": lora["lora_dropout"],
+        "lora_target_modules": lora["target_modules"],
+        **({"lora_fan_in_fan_out": True} if "fan_in_fan_out" in lora else {}),
+        "lora_rank_pattern": lora["rank_pattern"],
+        "lora_alpha_pattern": lora["alpha_pattern"],
+    }
+    return as_yaml(settings, ["Axolotl 0.18.0 or newer", *adapter.comments])
+
+
+def _unsloth(adapter: _Adapter) -> str:
+    if dotted := [name for name in adapter.lora["target_modules"] if "." in name]:
+        raise InvalidOption(
+            f"Unsloth takes leaf names as target modules, and {dotted[0]!r} is none; "
+            "load the adapter folder instead"
+        )
+    lines = [
+        "from unsloth import FastLanguageModel",
+        "",
+        f"lora = {pformat(adapter.lora, width=92, sort_dicts=False)}",
+        "# model, tokenizer = FastLanguageModel.from_pretrained(...)",
+        "model = FastLanguageModel.get_peft_model(model, **lora)",
+    ]
+    return _commented(adapter.comments) + "\n".join(lines) + "\n"
+
+
+def _trl(adapter: _Adapter) -> str:
+    settings = adapter.lora | {"task_type": adapter.config["task_type"]}
+    lines = [
+        "from peft import LoraConfig",
+        "",
+        f"lora = {pformat(settings, width=92, sort_dicts=False)}",
+        "peft_config = LoraConfig(**lora)",
+        "# trainer = SFTTrainer(model=..., train_dataset=..., peft_config=peft_config)",
+    ]
+    return _commented(adapter.comments) + "\n".join(lines) + "\n"
+
+
+def _llama_factory(adapter: _Adapter) -> str:
+    settings = {
+        "model_name_or_path": adapter.config["base_model_name_or_path"],
+        "finetuning_type": "lora",
+        "adapter_name_or_path": FOLDER,
+        "create_new_adapter": False,
+    }
+    return as_yaml(settings, [NEEDS_WEIGHTS, *adapter.comments])
+
+
+def _ms_swift(adapter: _Adapter) -> str:
+    arguments = f"--model {adapter.config['base_model_name_or_path']} --adapters {FOLDER}"
+    return _commented([NEEDS_WEIGHTS, *adapter.comments]) + arguments + "\n"
+
+
+def _vllm(adapter: _Adapter) -> str:
+    rank = server_rank(adapter.plan)
+    comments = [
+        f"{FOLDER} is the trained adapter",
+        "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right",
+        *adapter.comments,
+    ]
+    arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules fimlora={FOLDER}"
+    return _commented(comments) + arguments + "\n"
+
+
+def server_rank(plan: RankPlan) -> int:
+    """The rank that a vLLM server must allow for a plan.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The smallest ``--max-lora-rank`` that no module exceeds.
+
+    Raises:
+        InvalidOption: A module's rank is above all that vLLM allows.
+    """
+    highest = max(plan.ranks.values())
+    for rank in SERVER_RANKS:
+        if rank >= highest:
+            return rank
+    raise InvalidOption(
+        f"vLLM serves ranks up to {SERVER_RANKS[-1]}, the plan goes up to {highest}"
+    )
+
+
+def _require_whole_alphas(adapter: _Adapter, *, tool: str) -> None:
+    """Refuse a plan with an alpha that a tool would round.
+
+    Raises:
+        InvalidOption: An alpha is not an integer.
+    """
+    for alpha in (adapter.config["lora_alpha"], *adapter.config["alpha_pattern"].values()):
+        if alpha != int(alpha):
+            raise InvalidOption(f"{tool} takes whole alphas only; scale={adapter.plan.scale}")
+
+
+def _commented(lines: list[str]) -> str:
+    return "".join(f"# {line}\n" for line in lines)
+
+
+_Writer = Callable[[_Adapter], str]
+
+FORMATS: dict[str, tuple[_Writer, str, str]] = {
+    "peft": (_peft, JSON, "adapter_config.json"),
+    "layout-c": (_layout_c, JSON, "adapter_config.json"),
+    "axolotl": (_axolotl, YAML, "axolotl.yaml"),
+    "llama-factory": (_llama_factory, YAML, "llama_factory.yaml"),
+    "ms-swift": (_ms_swift, TEXT, "ms_swift.txt"),
+    "trl": (_trl, PYTHON, "lora_config.py"),
+    "unsloth": (_unsloth, PYTHON, "lora_unsloth.py"),
+    "vllm": (_vllm, TEXT, "vllm.txt"),
+}

@@ -1,0 +1,262 @@
+"""Adapters of a live PEFT model: resized in place, and acting alone for a while.
+
+Symbols: A (r I) and B (O r) are the matrices of a LoRA layer with I input and O output
+features; its update of the weight is ``s * B @ A``.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from fimlora.adapter.config import rank_patterns
+from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.model.targets import base_model_of
+from fimlora.numerics.seeded_draws import draw_probe
+from fimlora.plan import RankPlan, TargetModule
+from fimlora.shapes import Float
+
+# The others decompose the base weight by rank, so another rank means another base model.
+_PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAdapter:
+    """A LoRA adapter on a model, seen to be one that can be resized.
+
+    Attributes:
+        name: The adapter's name.
+        config: Its config, as the model holds it.
+        layers: LoRA layer by module name in the base model's tree.
+    """
+
+    name: str
+    config: LoraConfig
+    layers: Mapping[str, LoraLinear]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank by module name."""
+        return {name: layer.r[self.name] for name, layer in self.layers.items()}
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Effective scale by module name, as PEFT derives it from rank and alpha."""
+        return {
+            name: layer.lora_alpha[self.name] / self.divisor(layer.r[self.name])
+            for name, layer in self.layers.items()
+        }
+
+    def matrices(self, name: str) -> tuple[nn.Linear, nn.Linear]:
+        """The linear maps that hold A and B of a module."""
+        layer: Any = self.layers[name]
+        return layer.lora_A[self.name], layer.lora_B[self.name]
+
+    def divisor(self, rank: int) -> float:
+        """What PEFT divides alpha by: the rank, or its root for rank-stabilised LoRA."""
+        return math.sqrt(rank) if self.config.use_rslora else float(rank)
+
+
+def live_adapter(model: nn.Module, adapter_name: str = "default") -> LiveAdapter:
+    """Find an adapter on a model and see that all of it can be resized.
+
+    Args:
+        model: A model that carries LoRA, through `peft.get_peft_model` or transformers.
+        adapter_name: The adapter's name.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        InvalidOption: The model has no LoRA adapter of that name, or it is merged.
+        UnsupportedModule: Part of the adapter is of a kind that is not resized exactly.
+    """
+    configs: Mapping[str, Any] = getattr(model, "peft_config", {})
+    config = configs.get(adapter_name)
+    if not isinstance(config, LoraConfig):
+        raise InvalidOption(
+            f"the model has no LoRA adapter {adapter_name!r}; it has: {sorted(configs) or 'none'}"
+        )
+    if config.init_lora_weights not in _PLAIN_INITIALISATIONS:
+        raise UnsupportedModule(
+            f"init_lora_weights={config.init_lora_weights!r} changes the base weights by rank; "
+            f"ranks can be changed with: {', '.join(map(repr, _PLAIN_INITIALISATIONS))}"
+        )
+    layers = {
+        name: _check_layer(name, module, adapter_name)
+        for name, module in base_model_of(model).named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in module.r
+    }
+    return LiveAdapter(adapter_name, config, layers)
+
+
+def resize_adapter(
+    model: nn.Module, plan: RankPlan, adapter_name: str = "default", *, seed: int = 0
+) -> None:
+    """Give every layer of a live adapter its planned rank, in place.
+
+    A fresh adapter (B = 0) keeps the leading rows of A; new rows are drawn per module, the
+    global random state is not touched. A trained one keeps its update when it grows; when
+    it shrinks, what the SVD of the update says is least is cut. The effective scale of
+    every layer stays, and the adapter's config says what the layers are, so
+    ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give the same adapter back.
+
+    Optimisers made before hold the old parameters; make them afterwards.
+
+    Args:
+        model: A model that carries LoRA.
+        plan: The plan, for exactly the modules that the adapter is on.
+        adapter_name: The adapter's name.
+        seed: Seed of new rows of A.
+
+    Raises:
+        InvalidOption: The plan is for other modules, or has a rank below 1.
+    """
+    adapter = live_adapter(model, adapter_name)
+    if odd := sorted(plan.ranks.keys() ^ adapter.layers.keys()):
+        raise InvalidOption(
+            f"plan and adapter {adapter_name!r} must cover the same modules; in one only: "
+            f"{', '.join(odd[:5])}"
+        )
+    if low := [name for name, rank in plan.ranks.items() if rank < 1]:
+        raise InvalidOption(f"{low[0]}: rank {plan.ranks[low[0]]}; a layer has at least 1")
+    # All that can fail happens before anything is changed.
+    resized = {m.name: _resized(adapter, m, plan.ranks[m.name], seed) for m in plan.modules}
+    scales = adapter.scales
+    for name, (A, B) in resized.items():
+        _install(adapter, name, A, B, scales[name])
+    _update_config(adapter)
+
+
+def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
+    """See that a layer is a plain pair of matrices.
+
+    Returns:
+        The layer.
+
+    Raises:
+        InvalidOption: The adapter is merged into the base weight.
+        UnsupportedModule: It is not a plain LoRA layer on a linear map.
+    """
+    if type(module) is not LoraLinear:
+        raise UnsupportedModule(
+            f"{name} is a {type(module).__module__}.{type(module).__name__}; only LoRA on "
+            "plain Linear and Conv1D can be resized"
+        )
+    variants = getattr(module, "lora_variant", {})  # since PEFT 0.16
+    if adapter_name in variants or module.use_dora.get(adapter_name):
+        raise UnsupportedModule(
+            f"{name} uses DoRA or another LoRA variant; only plain LoRA can"
+        )
+    if adapter_name in module.merged_adapters:
+        raise InvalidOption(f"adapter {adapter_name!r} is merged; call unmerge_adapter() first")
+    return module
+
+
+def _resized(
+    adapter: LiveAdapter, module: TargetModule, rank: int, seed: int
+) -> tuple[Float[Tensor, "r I"], Float[Tensor, "O r"]]:
+    """A and B of a layer at another rank, with the dtype and device they have."""
+    lora_A, lora_B = adapter.matrices(module.name)
+    A, B = lora_A.weight.detach(), lora_B.weight.detach()
+    if rank < len(A) and B.any():
+        A, B = _truncate_update(A, B, rank)
+    kept = min(rank, len(A))
+    # A prefix of what the module would get at any rank from this seed.
+    new_A = draw_probe(module, rank=rank, seed=seed).to(A)
+    new_A[:kept] = A[:kept]
+    new_B = B.new_zeros(len(B), rank)
+    new_B[:, :kept] = B[:, :kept]
+    return new_A, new_B
+
+
+def _truncate_update(
+    A: Float[Tensor, "r I"], B: Float[Tensor, "O r"], rank: int
+) -> tuple[Float[Tensor, "k I"], Float[Tensor, "O k"]]:
+    """Factor the nearest update of a lower rank, balanced between A and B.
+
+    The SVD of ``B @ A`` is taken of its r x r core, never of an O x I matrix.
+
+    Returns:
+        A and B with ``rank`` rows and columns, or with O or I if those are fewer.
+    """
+    Q_B, R_B = torch.linalg.qr(B.double())
+    Q_A, R_A = torch.linalg.qr(A.double().T)
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
+    root = S[:rank].sqrt()
+    new_A = root[:, None] * (Vh[:rank] @ Q_A.T)
+    new_B = (Q_B @ U[:, :rank]) * root
+    return new_A.to(A), new_B.to(B)
+
+
+def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:
+    """Put new matrices into a layer, and everything that PEFT derives from their rank."""
+    layer, (lora_A, lora_B), rank = adapter.layers[name], adapter.matrices(name), len(A)
+    lora_A.weight = nn.Parameter(A, requires_grad=lora_A.weight.requires_grad)
+    lora_B.weight = nn.Parameter(B, requires_grad=lora_B.weight.requires_grad)
+    lora_A.out_features = lora_B.in_features = rank
+    alpha = scale * adapter.divisor(rank)
+    nearest = round(alpha)
+    # An integer where it is one but for rounding: some readers take no other.
+    alpha = nearest if math.isclose(alpha, nearest, rel_tol=1e-12) else alpha
+    layer.r[adapter.name] = rank
+    layer.lora_alpha[adapter.name] = alpha
+    layer.scaling[adapter.name] = alpha / adapter.divisor(rank)
+
+
+def _update_config(adapter: LiveAdapter) -> None:
+    """Let the config say what the layers are."""
+    ranks = adapter.ranks
+    alphas = {name: layer.lora_alpha[adapter.name] for name, layer in adapter.layers.items()}
+    config = adapter.config
+    widest = max(sorted(ranks), key=ranks.__getitem__)
+    config.r, config.lora_alpha = ranks[widest], alphas[widest]
+    config.rank_pattern, config.alpha_pattern = rank_patterns(ranks, alphas)
+
+
+# Not through set_adapter(): that also decides which parameters train.
+_STATE = ("_active_adapter", "_disable_adapters")
+
+
+@contextmanager
+def acting_alone(model: nn.Module, adapter_name: str) -> Iterator[None]:
+    """Activate one adapter and no other inside the block; put everything back after it.
+
+    Modules that PEFT trains in full, such as a classification head, follow the adapter;
+    where it has none of its own the base model's acts.
+
+    Args:
+        model: A model that carries adapters.
+        adapter_name: Name of the one to activate, also where adapters are disabled.
+
+    Yields:
+        None. What was active, or disabled, is so again when the block ends, also when it
+        raises.
+
+    Raises:
+        InvalidOption: An adapter is merged into base weights, so it acts whatever is active.
+    """
+    switches = [
+        module
+        for module in model.modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    if merged := sorted({name for module in switches for name in module.merged_adapters}):
+        raise InvalidOption(f"adapter {merged[0]!r} is merged; call unmerge_adapter() first")
+    before = [(module, name, getattr(module, name)) for module in switches for name in _STATE]
+    try:
+        for module in switches:
+            vars(module).update(_active_adapter=adapter_name, _disable_adapters=False)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)

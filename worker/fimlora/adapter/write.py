@@ -1,0 +1,148 @@
+"""Write an adapter folder: config, rank map as data and picture, and initial weights.
+
+The same plan gives the same bytes, and a folder appears whole or not at all.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config
+from fimlora.adapter.text_files import text_files
+from fimlora.errors import InvalidOption
+from fimlora.plan import RankPlan
+
+# PEFT trains their heads in full and wants them in every file of weights.
+CLASSIFIER_TASKS = ("SEQ_CLS", "TOKEN_CLS")
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "rank_map.json",
+    "rank_map.svg",
+)
+
+
+def write_adapter(
+    plan: RankPlan,
+    folder: str | Path,
+    *,
+    base_model: str,
+    task_type: str | None,
+    layout: str = "B",
+    weights: bool = False,
+    seed: int = 0,
+    head: Mapping[str, Any] | None = None,
+    module_names: Iterable[str] | None = None,
+    target_modules: Iterable[str] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """Write a plan as an adapter that stock PEFT loads.
+
+    Args:
+        plan: The plan.
+        folder: Folder to create; its parents are created too.
+        base_model: Hub id or path of the base model.
+        task_type: One of PEFT's task types, such as ``SEQ_CLS`` or ``CAUSAL_LM``.
+        layout: ``B`` for variable ranks; ``C`` for one common rank with zero padding,
+            which trains identically under element-wise optimisers only (SGD, Adam, AdamW).
+        weights: Also write initial weights: A drawn per module from ``seed`` and its name,
+            B zero. ``PeftModel.from_pretrained`` needs them; ``get_peft_model`` does not.
+        seed: Seed of the initial weights.
+        head: Tensors that PEFT trains in full for this task, by parameter name in the base
+            model, as `fimlora.model.targets.head_tensors` finds them; needed for the weights of
+            a classifier, which PEFT does not load without them.
+        module_names: Names of all modules of the base model, for short ``target_modules``;
+            see `fimlora.adapter.config.target_names`.
+        target_modules: Names that are known to target the plan's modules and no other;
+            they are written as they stand.
+        overwrite: Replace an adapter that is already there.
+
+    Returns:
+        Path by file name.
+
+    Raises:
+        InvalidOption: The weights of a classifier were asked for without its head.
+    """
+    folder = Path(folder)
+    _check_destination(folder, overwrite=overwrite)
+    config = build_adapter_config(
+        plan,
+        base_model=base_model,
+        task_type=task_type,
+        layout=layout,
+        module_names=module_names,
+        target_modules=target_modules,
+    )
+    contents = text_files(plan, config, layout=layout)
+    if weights:
+        if task_type in CLASSIFIER_TASKS and not head:
+            raise InvalidOption(
+                f"task_type={task_type!r} with weights=True needs head, the tensors of the "
+                "classification head: PEFT does not load such an adapter without them"
+            )
+        width = config["r"] if layout == "C" else None
+        contents["adapter_model.safetensors"] = _initial_weights(plan, seed, width, head or {})
+    _publish(contents, folder)
+    return {name: folder / name for name in sorted(contents)}
+
+
+def _initial_weights(
+    plan: RankPlan, seed: int, width: int | None, head: Mapping[str, Any]
+) -> bytes:
+    """The tensors of a fresh adapter in safetensors; ``width`` pads every rank with zeros."""
+    import torch
+    from safetensors.torch import save
+
+    from fimlora.numerics.seeded_draws import draw_probe
+
+    tensors = {f"{WRAPPER_PREFIX}{name}": t.cpu().contiguous() for name, t in head.items()}
+    for module in plan.modules:
+        rank = plan.ranks[module.name]
+        if rank == 0:
+            continue
+        A = torch.zeros(width or rank, module.d_in)
+        A[:rank] = draw_probe(module, rank=rank, seed=seed)
+        tensors[f"{WRAPPER_PREFIX}{module.name}.lora_A.weight"] = A
+        B = torch.zeros(module.d_out, width or rank)
+        tensors[f"{WRAPPER_PREFIX}{module.name}.lora_B.weight"] = B
+    return save(tensors, metadata={"format": "pt"})
+
+
+def _check_destination(folder: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything that is not an adapter to be replaced.
+
+    Raises:
+        InvalidOption: Something is in the way.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidOption(f"{folder} is a file; give the folder to create")
+    present = {path.name for path in folder.iterdir()}
+    if strange := sorted(present - set(ADAPTER_FILES)):
+        raise InvalidOption(f"{folder} holds other files ({strange[0]}, ...); not touched")
+    if present and not overwrite:
+        raise InvalidOption(f"{folder} holds an adapter already; pass overwrite=True")
+
+
+def _publish(contents: dict[str, bytes], folder: Path) -> None:
+    """Fill a folder beside the destination, then rename it into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        fresh, old = workshop / "fresh", workshop / "old"
+        fresh.mkdir()
+        for name, content in contents.items():
+            (fresh / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(workshop)

@@ -1,0 +1,318 @@
+"""From scores and a budget to a plan: bounds, units, the rule, and two controls.
+
+Torch-free, so that a service can solve a plan anew from stored statistics.
+"""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from typing import Any
+
+from fimlora.allocation.limits import budget_limit, explain
+from fimlora.allocation.proportional import allocate_ranks, share_limit
+from fimlora.allocation.spectral import (
+    captured_energies,
+    check_spectra,
+    highest_known_rank,
+    share_by_gain,
+)
+from fimlora.allocation.units import Units, gather_units
+from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
+from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.scores import Scores
+
+__all__ = ["RULES", "allocate", "allocate_ranks"]
+
+RULES = ("proportional", "spectral", "uniform", "random")
+
+
+def allocate(
+    scores: Scores,
+    budget: int | float | Budget = 8,
+    *,
+    rule: str = "proportional",
+    r_min: int | None = None,
+    r_max: int | None = None,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+    scale: int | float = 2,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+) -> RankPlan:
+    """Turn scores and a budget into the rank of every target module.
+
+    Args:
+        scores: What `fimlora.score` made of statistics, or plain numbers:
+            ``Scores(modules, by_module)``. The rule ``spectral`` takes their ``spectra``.
+        budget: A mean rank, or a `Budget` in any unit.
+        rule: ``proportional`` shares by score, ``uniform`` and ``random`` are the controls.
+            ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
+            ``uniform``. Its plan's scores are the energy that the ranks capture.
+        r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
+            than this gets its full rank instead. With ``spectral`` it may be 0: a module
+            of rank 0 is not targeted, which some servers cannot serve.
+        r_max: Highest rank; twice the mean rank by default. With ``spectral`` at most the
+            number of singular values that were recorded.
+        multiple_of: Every rank is a multiple of this.
+        groups: Names of modules that must get one common rank.
+        scale: The effective LoRA scale ``alpha / rank`` of every module.
+        seed: Seed of the random rule and of the random control.
+        provenance: Facts to be kept with the plan, beside those of the scores.
+
+    Returns:
+        A plan that meets a rank budget exactly, and any other as closely as whole ranks
+        allow without exceeding it, together with both controls at the same budget. Where
+        tied or multiple ranks cannot add up to it, the plan's ``unspent`` has what is left.
+
+    Raises:
+        InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
+            feasible interval.
+        InvalidOption: An argument is outside what is allowed.
+    """  # noqa: DOC502 - the helpers raise
+    budget = budget if isinstance(budget, Budget) else Budget("rank", budget)
+    modules, values = _check_scores(scores, rule)
+    _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale)
+
+    limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
+    known = highest_known_rank(values, modules) if rule == "spectral" else None
+    bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
+    with _explaining(budget, scores, bounds, given=(r_min, r_max)):
+        units, even = _units(
+            budget, limit, modules, bounds, multiple_of=multiple_of, groups=groups
+        )
+        controls = {
+            "random": share_limit(units, _random_scores(values, seed=seed), limit),
+            "uniform": share_limit(even, dict.fromkeys(values, 1.0), limit),
+        }
+        ranks = controls.get(rule) or _share(rule, units, values, limit, _most(modules, bounds))
+    return RankPlan(
+        modules=modules,
+        ranks=ranks,
+        scores=captured_energies(values, ranks) if rule == "spectral" else values,
+        budget=budget,
+        limit=limit,
+        rule=rule,
+        r_min=bounds[0],
+        r_max=bounds[1],
+        scale=scale,
+        controls=controls,
+        provenance={**scores.provenance, **(provenance or {})},
+    )
+
+
+def _share(
+    rule: str, units: Units, values: Mapping[str, Any], limit: int, most: Mapping[str, int]
+) -> dict[str, int]:
+    """Ranks by a rule that looks at the scores.
+
+    Returns:
+        Rank per module name.
+    """
+    if rule == "proportional":
+        return share_limit(units, values, limit)
+    check_spectra(values, most)
+    return share_by_gain(units, values, limit)
+
+
+def _most(modules: Iterable[TargetModule], bounds: tuple[int, int]) -> dict[str, int]:
+    """Most ranks per module name: a rank above a module's own size buys nothing."""
+    return {m.name: min(bounds[1], m.d_in, m.d_out) for m in modules}
+
+
+def _units(
+    budget: Budget,
+    limit: int,
+    modules: Collection[TargetModule],
+    bounds: tuple[int, int],
+    *,
+    multiple_of: int,
+    groups: Iterable[Collection[str]],
+) -> tuple[Units, Units]:
+    """What the solvers give ranks to: the same bounds for the rule and both controls.
+
+    Returns:
+        The units, and those for one rank for all that fits; as a ceiling the solver cannot
+        but give it to each.
+    """
+    costs, highest = {m.name: m.cost for m in modules}, _most(modules, bounds)
+    in_ranks = budget.unit == "rank"
+    units = gather_units(
+        costs,
+        lowest={name: min(bounds[0], most) for name, most in highest.items()},
+        highest=highest,
+        weights=None if in_ranks else costs,
+        multiple_of=multiple_of,
+        groups=[tuple(group) for group in groups],
+    )
+    return units, units if in_ranks else units.below(limit // sum(costs.values()))
+
+
+@contextmanager
+def _explaining(
+    budget: Budget,
+    scores: Scores,
+    bounds: tuple[int, int],
+    *,
+    given: tuple[int | None, int | None],
+) -> Iterator[None]:
+    """Say of an infeasible budget what can be asked for in its place.
+
+    Yields:
+        None.
+
+    Raises:
+        InfeasibleBudget: The solver's, with a message in the unit of the budget.
+    """
+    try:
+        yield
+    except InfeasibleBudget as error:
+        message = explain(
+            error,
+            budget,
+            n_modules=len(scores.modules),
+            base_parameters=scores.base_parameters,
+            bounds=bounds,
+            given=given,
+        )
+        raise InfeasibleBudget(message, interval=error.interval) from error
+
+
+def _bounds(
+    budget: Budget,
+    limit: int,
+    modules: Iterable[TargetModule],
+    r_min: int | None,
+    r_max: int | None,
+    *,
+    known: int | None,
+) -> tuple[int, int]:
+    """The bounds given, completed by the defaults around the budget's mean rank.
+
+    Args:
+        budget: What may be spent.
+        limit: The same in the unit of the solver.
+        modules: The target modules.
+        r_min: The floor, if given.
+        r_max: The ceiling, if given.
+        known: What the ceiling may be by default at most, if anything limits it.
+
+    Returns:
+        Lowest and highest rank.
+    """
+    if budget.unit == "rank":
+        mean = Fraction(repr(budget.value))
+    else:
+        mean = Fraction(max(1, limit // sum(m.cost for m in modules)))
+    low = max(1, math.floor(mean / 2)) if r_min is None else r_min
+    if r_max is None:
+        high = max(1, math.ceil(mean * 2))
+        high = high if known is None else min(high, known)
+    else:
+        high = r_max
+    return (min(low, high), high) if r_min is None else (low, max(low, high))
+
+
+def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, float]:
+    """Uniform scores in (0, 1], each from the seed and its own name only."""
+
+    def draw(name: str) -> float:
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        return (int.from_bytes(digest[:6], "big") + 1) / 2**48
+
+    return {name: draw(name) for name in names}
+
+
+def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
+    """See that there is what the rule goes by, for each module and once.
+
+    Returns:
+        The modules, and what the rule goes by in their order: scores, or spectra.
+
+    Raises:
+        InvalidOption: The rule is unknown or has nothing to go by, or modules are missing,
+            doubled, or do not fit the scores.
+    """
+    if rule not in RULES:
+        raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
+    modules, spectral = tuple(scores.modules), rule == "spectral"
+    if spectral and modules and not scores.spectra:
+        raise InvalidOption(
+            "rule 'spectral' needs spectra and these scores hold none; "
+            "measure with record='spectra' and score with rule='spectral'"
+        )
+    values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
+    _check_modules(values, modules)
+    if spectral:
+        return modules, {m.name: values[m.name] for m in modules}
+    return modules, {m.name: _as_score(m.name, values[m.name]) for m in modules}
+
+
+def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule]) -> None:
+    """See that each module is there once and has a value.
+
+    Raises:
+        InvalidOption: Modules are missing, doubled, or do not fit the values.
+    """
+    if not modules:
+        raise InvalidOption("modules is empty: there is nothing to allocate ranks to")
+    names = [m.name for m in modules]
+    if len(set(names)) < len(names):
+        raise InvalidOption(
+            f"modules names {next(n for n in names if names.count(n) > 1)!r} twice"
+        )
+    if odd := sorted(values.keys() ^ set(names)):
+        raise InvalidOption(
+            f"scores and modules must name the same modules; {odd[:5]} are in one only"
+        )
+
+
+def _as_score(name: str, value: Any) -> float:
+    """Read the score of a module.
+
+    Returns:
+        The score.
+
+    Raises:
+        InvalidScore: It is no number.
+    """
+    with suppress(TypeError, ValueError):
+        if not isinstance(value, bool | str | bytes):
+            return float(value)
+    raise InvalidScore(
+        f"the score of {name!r} is {value!r}; scores must be numbers, finite and not negative"
+    )
+
+
+def _check_options(
+    rule: str,
+    r_min: int | None,
+    r_max: int | None,
+    *,
+    multiple_of: int,
+    scale: int | float,
+) -> None:
+    """Refuse options that no budget could go with.
+
+    Raises:
+        InvalidOption: A rank or the scale is outside what is allowed, or the floor is above
+            the ceiling.
+    """
+    _check_ranks(0 if rule == "spectral" else 1, r_min=r_min)
+    _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
+    if not 0 < scale < math.inf:
+        raise InvalidOption(f"scale={scale}: it must be above 0 and finite")
+    if r_min is not None and r_max is not None and r_min > r_max:
+        raise InvalidOption(f"r_min={r_min} is above r_max={r_max}")
+
+
+def _check_ranks(least: int, /, **options: int | None) -> None:
+    """Refuse ranks that are not whole numbers, or too low.
+
+    Raises:
+        InvalidOption: An option is below the least or not an integer.
+    """
+    for name, value in options.items():
+        if value is not None and (type(value) is not int or value < least):
+            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least {least}")

@@ -1,0 +1,171 @@
+"""Ranks by largest marginal gain: the solver under the rule ``spectral`` (experimental).
+
+The best rank-r step along a gradient gains in proportion to the energy of its r leading
+singular values, so one more rank gains the square of the next value. These gains fall
+within a module. Taking the largest gain per cost, step by step, is therefore optimal where
+all steps cost the same; where costs differ, what it misses of the optimum is less than the
+gain of the first step that no longer fits.
+
+Nothing here imports torch.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.allocation.units import Units
+from fimlora.errors import InvalidOption, InvalidScore
+from fimlora.plan import TargetModule
+from fimlora.scores import Spectra
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+# Gains per cost that agree in as many leading bits are a tie: they differ by rounding, and
+# no plan may depend on the unit of the gradients.
+_TIE_BITS = 36
+
+
+def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
+    """Spend a limit on the steps that gain most for their cost, within the bounds.
+
+    Ties go to the lower rank, then to the module whose gains are larger where they first
+    differ, then to the first name: larger gains throughout never get less at equal cost. A
+    limit in ranks is met exactly (unless tied or multiple ranks cannot add up to it). Of
+    any other, less than the cheapest step still open stays unspent.
+
+    Args:
+        units: The modules; a group gains what its members gain together.
+        spectra: Singular values per module name, in any order, at least as many as the
+            module may get ranks.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+
+    Returns:
+        Rank per module name, in the order of ``spectra``.
+    """
+    spendable = units.affordable(limit)
+    squares = _relative_squares(spectra)
+    lowest, highest = units.lowest.astype(np.intp), units.highest.astype(np.intp)
+    weight = units.weight.astype(np.intp)
+    rows = [*units.groups, *((name,) for name in units.alone)]
+    gains = [
+        _step_gains([squares[name] for name in names], int(n_steps), units.step)
+        for names, n_steps in zip(rows, highest, strict=True)
+    ]
+    row, step = _open_steps(lowest, highest)
+    per_cost = np.concatenate([g[low:] for g, low in zip(gains, lowest, strict=True)])
+    per_cost = _leading_bits(per_cost / units.weight[row])
+    order = np.lexsort((_precedence(gains, units.by_name)[row], step, -per_cost))
+    taken = _take(row[order], weight, spendable - int(weight @ lowest))
+    return units.ranks((lowest + taken).tolist(), spectra)
+
+
+def captured_energies(spectra: Spectra, ranks: Mapping[str, int]) -> dict[str, float]:
+    """Sum up what ranks capture of each gradient.
+
+    Args:
+        spectra: Singular values per module name, in any order.
+        ranks: Rank per module name.
+
+    Returns:
+        The sum of the squares of the largest ``rank`` values, per module name.
+    """
+    return {
+        name: float(np.square(_falling(values)[: ranks[name]]).sum())
+        for name, values in spectra.items()
+    }
+
+
+def highest_known_rank(spectra: Spectra, modules: Collection[TargetModule]) -> int | None:
+    """Find the highest rank whose gain is known for every module that could have it.
+
+    Args:
+        spectra: Singular values per module name.
+        modules: The modules.
+
+    Returns:
+        The fewest values of a module that has more than were recorded; ``None`` when all
+        spectra are complete.
+    """
+    sizes = [(np.size(spectra[m.name]), min(m.d_in, m.d_out)) for m in modules]
+    return min((known for known, size in sizes if known < size), default=None)
+
+
+def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
+    """Refuse spectra that no rule can share by.
+
+    Args:
+        spectra: Singular values per module name.
+        highest: Most ranks per module name.
+
+    Raises:
+        InvalidScore: A value is NaN, infinite or negative; the message names the module.
+        InvalidOption: A module may get more ranks than it has values: what these would
+            gain is not known.
+    """
+    for name, values in spectra.items():
+        try:
+            found = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InvalidScore(f"the spectrum of {name!r} is no list of numbers") from None
+        if not np.all((found >= 0) & (found < np.inf)):
+            raise InvalidScore(
+                f"the spectrum of {name!r} has a value that is NaN, infinite or negative"
+            )
+        if found.size < highest[name]:
+            raise InvalidOption(
+                f"rule 'spectral' knows what {found.size} ranks of {name!r} gain, not "
+                f"{highest[name]}; give an r_max of at most {found.size}"
+            )
+
+
+def _falling(values: Sequence[float] | Floats) -> Floats:
+    return np.sort(np.asarray(values, dtype=np.float64).ravel())[::-1]
+
+
+def _relative_squares(spectra: Spectra) -> dict[str, Floats]:
+    """Squares of the values, falling, relative to the largest of all."""
+    falling = {name: _falling(values) for name, values in spectra.items()}
+    largest = max((values[0] for values in falling.values() if values.size), default=0.0)
+    return {name: np.square(values / (largest or 1.0)) for name, values in falling.items()}
+
+
+def _step_gains(squares: Sequence[Floats], n_steps: int, n_ranks: int) -> Floats:
+    """What each step of a unit gains: the sum over its members and over its ranks."""
+    total = np.sum([values[: n_steps * n_ranks] for values in squares], axis=0)
+    return np.asarray(total.reshape(n_steps, n_ranks).sum(axis=1))
+
+
+def _open_steps(lowest: Indices, highest: Indices) -> tuple[Indices, Indices]:
+    """Row and number of every step between the bounds."""
+    room = highest - lowest
+    row = np.repeat(np.arange(len(room)), room)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(room) - room - lowest, room)
+
+
+def _leading_bits(values: Floats) -> Floats:
+    mantissa, exponent = np.frexp(values)
+    rounded = np.round(np.ldexp(mantissa, _TIE_BITS))
+    return np.asarray(np.ldexp(rounded, exponent - _TIE_BITS))
+
+
+def _precedence(gains: Sequence[Floats], by_name: Indices) -> Indices:
+    """Place of each row in a tie: larger gains first, one by one, then the first name."""
+    rows = sorted(by_name.tolist(), key=lambda i: (-gains[i]).tolist())  # sorting is stable
+    place = np.empty(len(rows), dtype=np.intp)
+    place[rows] = np.arange(len(rows))
+    return place
+
+
+def _take(row: Indices, weight: Indices, left: int) -> Indices:
+    """Count the steps of each row that fit, taken in order; the others are passed over."""
+    n_fit = int(np.searchsorted(np.cumsum(weight[row]), left, side="right"))
+    taken = np.bincount(row[:n_fit], minlength=len(weight))
+    left -= int(weight @ taken)
+    rest = row[n_fit:]
+    for i in rest[weight[rest] <= left].tolist():
+        if weight[i] <= left:  # what does not fit once never fits: what is left only falls
+            taken[i] += 1
+            left -= int(weight[i])
+    return taken

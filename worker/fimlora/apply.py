@@ -1,0 +1,130 @@
+"""From a live PEFT model and a few batches to the ranks it should have, in one call."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+
+from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter, resize_adapter
+from fimlora.allocation import allocate
+from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.measuring.examples.losses import LossFn
+from fimlora.measuring.resident import measure
+from fimlora.methods.score import score
+from fimlora.plan import Budget, RankPlan
+
+
+def apply_fim_ranks(
+    model: nn.Module,
+    dataloader: Iterable[Mapping[str, Any]],
+    n_batches: int = 8,
+    r_min: int | None = None,
+    r_max: int | None = None,
+    *,
+    estimator: str = "exact",
+    aggregation: str = "mean",
+    rule: str = "proportional",
+    budget: int | float | Budget | None = None,
+    multiple_of: int = 1,
+    adapter_name: str = "default",
+    seed: int = 0,
+    micro_batch_size: int | None = None,
+    train_mode: bool = False,
+    loss_fn: LossFn | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> RankPlan:
+    """Measure a few batches, plan a rank for every adapted module, and resize in place.
+
+    The adapter keeps the ranks it has in sum, unless a budget is given; only where they go
+    changes. Other adapters that the model carries do not act while it is measured, and stay as
+    they are. Afterwards the model trains, saves and loads like any PEFT model. When anything
+    raises, the model is as it was.
+
+    Args:
+        model: A model with a LoRA adapter, as `peft.get_peft_model` returns it.
+        dataloader: Batches with labels, as the model takes them.
+        n_batches: Batches to measure at most.
+        r_min: Lowest rank, at least 1; half the mean rank by default.
+        r_max: Highest rank; twice the mean rank by default.
+        estimator: ``exact``, or ``sampled`` as in the published code.
+        aggregation: ``mean``, ``max`` or ``l2``.
+        rule: ``proportional``, or ``uniform`` or ``random`` as controls; ``spectral`` is
+            experimental, see `fimlora.allocate`.
+        budget: A mean rank or a `Budget`; by default the ranks the adapter has.
+        multiple_of: Every rank is a multiple of this.
+        adapter_name: The adapter's name; it need not be the active one.
+        seed: Seed of all that is drawn.
+        micro_batch_size: Examples per forward pass, to save memory; changes no result.
+        train_mode: Leave dropout on while measuring, as the published code does.
+        loss_fn: Maps the model's outputs and the batch to one loss per example.
+        on_batch: Called with (batches done, batches expected) after each batch.
+
+    Returns:
+        The plan that the adapter now has.
+
+    Raises:
+        InvalidOption: An argument is outside what is allowed.
+    """
+    if r_min is not None and r_min < 1:
+        raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
+    adapter = live_adapter(model, adapter_name)
+    scale = _common_scale(adapter)
+    ranks = adapter.ranks
+    with acting_alone(model, adapter_name):
+        statistics = measure(
+            model,
+            dataloader,
+            target_modules=list(ranks),
+            n_batches=n_batches,
+            estimator=estimator,
+            rank=round(sum(ranks.values()) / len(ranks)),
+            seed=seed,
+            scale=scale,
+            record="spectra" if rule == "spectral" else (),
+            micro_batch_size=micro_batch_size,
+            train_mode=train_mode,
+            loss_fn=loss_fn,
+            on_batch=on_batch,
+        )
+    plan = allocate(
+        score(statistics, rule=rule, aggregation=aggregation),
+        _mean_rank(ranks) if budget is None else budget,
+        rule=rule,
+        r_min=r_min,
+        r_max=r_max,
+        multiple_of=multiple_of,
+        scale=scale,
+        seed=seed,
+    )
+    resize_adapter(model, plan, adapter_name, seed=seed)
+    return plan
+
+
+def _common_scale(adapter: LiveAdapter) -> int | float:
+    """The effective scale, which a plan has one of.
+
+    Returns:
+        The scale, as an integer if it is one.
+
+    Raises:
+        UnsupportedModule: Modules differ in it, so scores and ranks would not compare.
+    """
+    scales = adapter.scales
+    low, high = (f(scales, key=scales.__getitem__) for f in (min, max))
+    if not math.isclose(scales[low], scales[high], rel_tol=1e-9):
+        raise UnsupportedModule(
+            f"adapter {adapter.name!r} has scale {scales[low]:g} at {low} and "
+            f"{scales[high]:g} at {high}; give all modules one alpha / rank"
+        )
+    scale = scales[low]
+    return int(scale) if scale == int(scale) else scale
+
+
+def _mean_rank(ranks: Mapping[str, int]) -> float:
+    """The mean rank, as the nearest float that does not lose a rank of the sum."""
+    total = sum(ranks.values())
+    mean = total / len(ranks)
+    exact = Fraction(repr(mean)) * len(ranks) >= total
+    return mean if exact else math.nextafter(mean, math.inf)

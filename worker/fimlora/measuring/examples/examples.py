@@ -1,0 +1,186 @@
+"""The labelled examples of a calibration batch: what they count, their losses, their checks."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.errors import InvalidOption, NumericalFailure
+from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
+from fimlora.measuring.examples.losses import Loss, LossKind
+from fimlora.measuring.examples.padding import Padding, find_padding
+from fimlora.model.hooks import without_tokens
+from fimlora.model.targets import base_model_of
+from fimlora.plan import TargetModule
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some labelled examples of a calibration batch.
+
+    Attributes:
+        batch: They alone, under the model's argument names.
+        weights: What each of them counts in the loss of the whole batch.
+        padding: Where their padding is, if it may be cut.
+        order: Where each example of the calibration batch has gone, if they were sorted.
+    """
+
+    batch: Batch
+    weights: Tensor
+    padding: Padding | None = None
+    order: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def token_mask(self) -> Tensor | None:
+        """Which tokens are not padding, examples by tokens, if the batch says so."""
+        mask = self.batch.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.dim() != 2:
+            return None
+        return mask.to(self.weights.device, non_blocking=True)  # once, not for every module
+
+    def part(self, start: int, size: int) -> "Examples":
+        """Take a micro-batch.
+
+        Its padding is cut to its longest example. It ends early where the next example is
+        so much shorter that it is better run with others of its length.
+
+        Args:
+            start: Its first example.
+            size: Its number of examples at most.
+
+        Returns:
+            These examples, with the weights they have in the whole batch.
+        """
+        stop, batch = min(start + size, len(self)), self.batch
+        if self.padding is not None:
+            on_cpu = self.weights.device.type == "cpu"
+            stop = start + self.padding.of(range(start, stop)).count_alike(on_cpu=on_cpu)
+        rows = slice(start, stop)
+        if stop - start < len(self):
+            batch = select(batch, rows, n_examples=len(self))
+        if self.padding is not None:
+            batch = self.padding.of(range(start, stop)).cut(batch)
+        return Examples(batch, self.weights[rows])
+
+    def parts(self, size: int) -> list["Examples"]:
+        """Cut them into micro-batches.
+
+        Args:
+            size: Examples of each at most.
+
+        Returns:
+            All of them, in order.
+        """
+        found: list[Examples] = []
+        while (start := sum(map(len, found))) < len(self):
+            found.append(self.part(start, size))
+        return found
+
+
+def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Examples:
+    """Leave out the examples that carry no label, and sort the others by length.
+
+    Args:
+        batch: A calibration batch.
+        loss: The loss, which knows what a label is.
+        device: Where the weights will be needed.
+
+    Returns:
+        The others, the longest first where padding may be cut; possibly none.
+    """
+    if loss.loss_fn is None:
+        batch = batch | {"labels": batch["labels"].cpu()}  # to be looked at without waiting
+    counts = loss.count_labels(batch, count_examples(batch)).cpu()
+    labelled = counts > 0
+    if not labelled.all():
+        batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
+        counts = counts[labelled]
+    padding, order = None, None
+    if loss.loss_fn is None and not loss.reads_padding and len(counts):
+        padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
+    if padding is not None and (rows := padding.by_length()) != sorted(rows):
+        padding, sorting = padding.of(rows), torch.tensor(rows)
+        batch = select(batch, sorting, n_examples=len(counts))
+        counts, order = counts[sorting], sorting.argsort().to(device)
+    weights = (counts / counts.sum()).to(device, torch.float32)
+    return Examples(batch, weights, padding, order)
+
+
+def example_losses(
+    model: nn.Module,
+    loss: Loss,
+    examples: Examples,
+    device: torch.device,
+    where: str = "the batch",
+) -> Tensor:
+    """Run the model's forward pass.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        loss: The loss.
+        examples: The examples to run.
+        device: The model's device.
+        where: What to call the batch in an error.
+
+    Returns:
+        One loss per example, on a graph if the model builds one.
+
+    Raises:
+        InvalidOption: The caller's own loss has another shape.
+    """
+    inputs = to_device(examples.batch, device)
+    base: Any = base_model_of(model)
+    if loss.loss_fn is None:
+        labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
+        if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
+    if "use_cache" in inspect.signature(base.forward).parameters:
+        inputs.setdefault("use_cache", False)
+    if loss.head is None:
+        losses = loss.per_example(model(**inputs), examples.batch, where)
+    else:
+        # The head sees no token, the loss what the head would have seen.
+        with without_tokens(loss.head.linear, examples.batch["labels"].shape) as hidden:
+            outputs = model(**inputs)
+        if hidden:
+            losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)
+        else:
+            losses = loss.per_example(outputs, examples.batch, where)
+    if losses.shape != (len(examples),):
+        raise InvalidOption(
+            f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "
+            f"({len(examples)},)"
+        )
+    return losses
+
+
+def check_finite(
+    modules: Sequence[TargetModule], losses: Tensor, checks: Tensor, where: str
+) -> None:
+    """Look at a batch's numbers, in the one transfer from the device that it costs.
+
+    Args:
+        modules: Target modules.
+        losses: Losses of the batch's examples.
+        checks: One number per module, finite iff all its sums are.
+        where: What to call the batch in an error.
+
+    Raises:
+        NumericalFailure: One of them is NaN or infinite.
+    """
+    found = torch.cat([losses.double(), checks.double().to(losses.device)]).tolist()
+    for value in found[: len(losses)]:
+        if not math.isfinite(value):
+            raise NumericalFailure(f"loss is {value} in {where}")
+    for module, value in zip(modules, found[len(losses) :], strict=True):
+        if not math.isfinite(value):
+            raise NumericalFailure(
+                f"the gradient of target module {module.name!r} is {value} in {where}"
+            )

@@ -1,0 +1,150 @@
+"""Squared weight gradients from a module's inputs and output gradients, never the weight's.
+
+Symbols: N examples, T tokens of one example, I and O input and output features, R rank.
+``x`` (N T I) is the input, ``g`` (N T O) the gradient of the summed loss at the output,
+``G[n] = sum_t outer(g[n, t], x[n, t])`` (O I) the weight gradient of example n, and
+``z = A x^T`` (R N T) the input seen through a LoRA-A. The *row energies* of an example are
+``||G[n, o, :]||^2`` for every output feature o; their sum is its squared Frobenius norm.
+
+All products run in float32 at least, whatever the model's dtype.
+"""
+
+import torch
+from torch import Tensor
+
+from fimlora.numerics.products import as_factor, multiply, multiply_wide
+from fimlora.shapes import Float
+
+# A Gram matrix is cut into this many rows of blocks, of at least so many tokens each. With
+# 4, 10 of 16 blocks are computed and products stay in cache; 8 gained nothing more.
+_N_BLOCK_ROWS = 4
+_MIN_BLOCK_TOKENS = 16
+_GRAM_SHARE = (_N_BLOCK_ROWS + 1) / (2 * _N_BLOCK_ROWS)
+
+# Bits of a float32 factor that bfloat16 units are given, by 8. The error of a Gram matrix is
+# averaged over its entries; the few rows of an A cost nothing and are kept whole.
+_GRAM_PARTS, _PROBE_PARTS = 2, 3
+
+# Entries of per-example gradients held at once by the direct product (256 MB in float32).
+_MAX_DIRECT_ENTRIES = 64 * 2**20
+
+
+def is_same_memory(left: Tensor, right: Tensor) -> bool:
+    """See whether two tensors are the same view; a detached one is always a new object.
+
+    Returns:
+        Whether they share memory, shape and type.
+    """
+    return (
+        left.data_ptr() == right.data_ptr()
+        and left.shape == right.shape
+        and left.stride() == right.stride()
+        and left.dtype == right.dtype
+    )
+
+
+def gram_is_cheaper(n_tokens: int, d_in: int, d_out: int) -> bool:
+    """Compare the multiplications by Gram matrix, ``T^2 (I + O)``, with ``T I O`` directly.
+
+    Returns:
+        Whether the Gram matrix costs less for this shape.
+    """
+    return _GRAM_SHARE * n_tokens * (d_in + d_out) < d_in * d_out
+
+
+def gram_blocks(x: Float[Tensor, "N T I"]) -> list[Tensor]:
+    """Inner products of the tokens of each example: what row energies need of the input.
+
+    A Gram matrix is symmetric, so the blocks above the diagonal are left out and those below
+    it doubled; as a quadratic form nothing changes.
+
+    Args:
+        x: Module input.
+
+    Returns:
+        Rows of blocks from the top, each (N B S): B tokens against the S up to its last.
+    """
+    x = as_factor(x)
+    size = max(_MIN_BLOCK_TOKENS, -(-x.shape[1] // _N_BLOCK_ROWS))
+    blocks = []
+    for start in range(0, x.shape[1], size):
+        stop = min(start + size, x.shape[1])
+        block = multiply(x[:, start:stop], x[:, :stop].mT)
+        block[:, :, :start] *= 2
+        blocks.append(block)
+    return blocks
+
+
+def row_energies_by_gram(
+    blocks: list[Tensor], g: Float[Tensor, "N T O"]
+) -> Float[Tensor, "N O"]:
+    """Row energies as the quadratic form ``g_o^T K g_o`` of the Gram matrix K.
+
+    Args:
+        blocks: K from `gram_blocks`.
+        g: Output gradients.
+
+    Returns:
+        ``||G[n, o, :]||^2``.
+    """
+    g, rows = as_factor(g), blocks[0].new_zeros(g.shape[0], g.shape[2])
+    for block in blocks:
+        n_tokens, stop = block.shape[1:]
+        product = multiply_wide(block, g[:, :stop], n_parts=_GRAM_PARTS)
+        rows += product.mul_(g[:, stop - n_tokens : stop]).sum(dim=1)
+    return rows.clamp_min_(0)  # rounding can leave a vanishing form just below zero
+
+
+def row_energies_directly(
+    x: Float[Tensor, "N T I"], g: Float[Tensor, "N T O"]
+) -> Float[Tensor, "N O"]:
+    """Row energies from the per-example weight gradients, a bounded number at a time.
+
+    Args:
+        x: Module input.
+        g: Output gradients.
+
+    Returns:
+        ``||G[n, o, :]||^2``.
+    """
+    step = max(1, _MAX_DIRECT_ENTRIES // (x.shape[-1] * g.shape[-1]))
+    return torch.cat(
+        [
+            multiply(some_g.mT, some_x).square_().sum(dim=2)
+            for some_x, some_g in zip(x.split(step), g.split(step), strict=True)
+        ]
+    )
+
+
+def see_through(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Tensor, "R N T"]:
+    """Project a module's input by a LoRA-A.
+
+    Features come last in x and first in the result: with few rows, ``A x^T`` takes half the
+    time of ``x A^T``.
+
+    Args:
+        A: The LoRA-A.
+        x: Module input.
+
+    Returns:
+        z, of R numbers per token.
+    """
+    z = multiply_wide(A, x.flatten(0, 1).T, n_parts=_PROBE_PARTS)
+    return z.view(len(A), *x.shape[:2])
+
+
+def lora_b_gradient(
+    z: Float[Tensor, "R N T"], g: Float[Tensor, "N T O"], weights: Float[Tensor, " N"]
+) -> Float[Tensor, "R O"]:
+    """Gradient of ``sum_n weights[n] * loss[n]`` with respect to B, at B = 0 and s = 1.
+
+    Args:
+        z: Module input seen through A.
+        g: Gradients of the summed per-example losses at the output.
+        weights: What each example's loss counts in the loss of the batch.
+
+    Returns:
+        ``sum_nt weights[n] outer(z[n, t], g[n, t])``, the transposed gradient.
+    """
+    z = z * weights[:, None].to(z.dtype)
+    return multiply_wide(z.flatten(1), g.flatten(0, 1), n_parts=_PROBE_PARTS)

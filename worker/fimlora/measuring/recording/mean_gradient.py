@@ -1,0 +1,148 @@
+"""The mean weight gradient of a module, whole or as a sketch, from which spectra are taken.
+
+Symbols: T tokens of all examples at hand, I and O input and output features, ``x`` (T I)
+module input, ``g`` (T O) gradient of the summed per-example losses at its output, so that
+``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.measuring.recording.singular_values`.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fimlora.measuring.recording.energies import is_same_memory
+from fimlora.measuring.recording.pending_sum import StagedSum
+from fimlora.measuring.recording.singular_values import (
+    Spectrum,
+    exact_spectrum,
+    sketched_spectrum,
+)
+from fimlora.numerics.products import widen
+from fimlora.numerics.seeded_draws import draw_signs
+from fimlora.plan import TargetModule
+from fimlora.shapes import Float
+
+
+class GradientSum(Protocol):
+    """The weight gradient of one module, summed over tokens and batches."""
+
+    def add(self, x: Tensor, g: Tensor) -> None:
+        """Add ``g^T x``, once the pass is over."""
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of."""
+
+    def spectrum(self, n_examples: int) -> Spectrum:
+        """Give the spectrum of the mean over the examples."""
+
+
+class ExactSum:
+    """The gradient itself."""
+
+    def __init__(self) -> None:
+        self._sum = StagedSum()  # (O I)
+
+    def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
+        """Add ``g^T x``, once the pass is over."""
+        self._sum.stage_product(widen(g).mT, widen(x))
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of.
+
+        Returns:
+            The gradient.
+        """
+        return (self._sum,)
+
+    def spectrum(self, n_examples: int) -> Spectrum:
+        """Give the spectrum of the mean over the examples.
+
+        Returns:
+            The spectrum, without an error.
+        """
+        assert self._sum.total is not None, "the module got no gradient"
+        return exact_spectrum(self._sum.total / n_examples)
+
+
+class Signs:
+    """The sign matrices of a run, and the last products with them.
+
+    Modules called in turn on one input, such as query, key and value, see it through the
+    same signs; the products are computed once.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._drawn: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        self._last: tuple[Tensor, dict[int, Tensor]] | None = None
+
+    def omega(self, tensor: Float[Tensor, "T S"]) -> Float[Tensor, "S P"]:
+        """Draw the signs that a tensor's features are mixed by for Y."""
+        return self._get(tensor, self.width)
+
+    def psi(self, tensor: Float[Tensor, "T L"]) -> Float[Tensor, "L Q"]:
+        """Draw the signs that a tensor's features are mixed by for Z, transposed."""
+        return self._get(tensor, 2 * self.width + 1)
+
+    def mix_input(self, x: Float[Tensor, "T I"], signs: Tensor) -> Float[Tensor, "T M"]:
+        """Multiply a module's input by signs, unless that was just done."""
+        last = self._last
+        if last is None or not is_same_memory(last[0], x):
+            last = self._last = (x, {})
+        found = last[1].get(signs.shape[1])
+        if found is None:
+            found = last[1][signs.shape[1]] = widen(x) @ signs
+        return found
+
+    def forget(self) -> None:
+        """Let go of the last input."""
+        self._last = None
+
+    def _get(self, tensor: Tensor, n_columns: int) -> Tensor:
+        key = (tensor.shape[1], n_columns, tensor.device, widen(tensor[:0]).dtype)
+        if key not in self._drawn:
+            purpose = "omega" if n_columns == self.width else "psi"
+            drawn = draw_signs(tensor.shape[1], n_columns, purpose=purpose)
+            self._drawn[key] = drawn.to(key[2], key[3])
+        return self._drawn[key]
+
+
+class SketchedSum:
+    """Two products of the gradient with random signs, from which its spectrum is read."""
+
+    def __init__(self, module: TargetModule, signs: Signs) -> None:
+        self._is_wide = module.d_in > module.d_out  # then it is the transpose that is G
+        self._signs = signs
+        self._Y, self._Z = StagedSum(), StagedSum()  # (L P), (Q S)
+
+    def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
+        """Add what ``g^T x`` is to the sketch, at P + Q products per token and feature."""
+        long, short = (x, g) if self._is_wide else (g, x)
+        Omega, Psi = self._signs.omega(short), self._signs.psi(long)
+        if self._is_wide:
+            by_psi, by_omega = self._signs.mix_input(x, Psi), widen(g) @ Omega
+        else:
+            by_psi, by_omega = widen(g) @ Psi, self._signs.mix_input(x, Omega)
+        long, short = widen(long), widen(short)
+        self._Y.stage_product(long.mT, by_omega)
+        self._Z.stage_product(by_psi.mT, short)
+
+    def sums(self) -> tuple[StagedSum, ...]:
+        """Give the sums it is made of.
+
+        Returns:
+            Y and Z.
+        """
+        return self._Y, self._Z
+
+    def spectrum(self, n_examples: int) -> Spectrum:
+        """Give the spectrum of the mean over the examples.
+
+        Returns:
+            The spectrum, with the error that is stated for it.
+        """
+        Y, Z = self._Y.total, self._Z.total
+        assert Y is not None, "the module got no gradient"
+        assert Z is not None
+        Psi = self._signs.psi(Y.mT)  # (L Q)
+        return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)

@@ -1,0 +1,279 @@
+"""Measure the empirical Fisher information of LoRA-B on a model that has no LoRA.
+
+At B = 0 the gradient of B is ``s * sum_t g_t (A x_t)^T``, with x a module's input and g the
+gradient of its output: both exist in the frozen base model. So nothing is attached; hooks
+see x and g while a calibration batch goes forward and backward once.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.measuring.examples.batches import Batch, as_batch
+from fimlora.measuring.examples.examples import (
+    Examples,
+    check_finite,
+    example_losses,
+    labelled_examples,
+)
+from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
+from fimlora.measuring.micro_batch_size import MicroBatches
+from fimlora.measuring.recording.recorded_sums import RecordedSums
+from fimlora.measuring.recording.recorder import Recorder
+from fimlora.measuring.resident_progress import RunProgress
+from fimlora.measuring.resume.progress_file import ProgressFile, open_progress
+from fimlora.measuring.settings import OnBatch, Settings, check_record
+from fimlora.memory.device import peak_bytes
+from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
+from fimlora.model.hooks import Watch, watch_modules
+from fimlora.model.preserved import frozen, random_states, restore_random_states
+from fimlora.model.targets import (
+    count_base_parameters,
+    find_left_out,
+    find_targets,
+    locate,
+    uncompiled,
+)
+from fimlora.plan import TargetModule
+from fimlora.statistics import Statistics
+from fimlora.statistics.options import Execution, Executor
+
+_LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
+
+
+def measure(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    target_modules: str | Sequence[str] | None = None,
+    n_batches: int = 8,
+    estimator: str = "exact",
+    rank: int = 8,
+    seed: int = 0,
+    scale: int | float = 2,
+    record: str | Collection[str] = (),
+    spectra_bytes: int = SPECTRA_BYTES,
+    micro_batch_size: int | None = None,
+    train_mode: bool = False,
+    loss_fn: LossFn | None = None,
+    on_batch: OnBatch | None = None,
+    progress_file: str | Path | ProgressFile | None = None,
+) -> Statistics:
+    """Run a few calibration batches and record what scores are made from.
+
+    The model is frozen meanwhile and comes back exactly as it was, also after an exception.
+    On a model that PEFT has wrapped, the base model's own linear maps are measured, with
+    the adapter acting as it does; a fresh one (B = 0) changes nothing.
+
+    Args:
+        model: A transformers model for sequence classification, causal or sequence-to-sequence
+            language modelling, on any device; for others give a ``loss_fn``.
+        batches: Mappings of the model's argument names to tensors whose first axis counts
+            examples. One that is shorter than ``n_batches`` is used up.
+        target_modules: See `fimlora.model.targets.find_targets`.
+        n_batches: Batches to use at most.
+        estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.Estimator`.
+        rank: Rows of the A that ``sampled`` draws.
+        seed: Seed of that A, and of the random state while measuring.
+        scale: LoRA scale s = alpha / rank that scores are stated for.
+        record: What to record besides: ``spectra``, which ``allocate(..., rule="spectral")``
+            needs (experimental), ``moments`` and ``batch_energies``; see
+            `fimlora.statistics.options.Record`. All keep the modules' inputs until the backward pass.
+        spectra_bytes: Memory for the gradients that spectra are taken of. Where they need
+            more they are sketched, and the statistics state the error.
+        micro_batch_size: Examples per forward pass, to save memory; changes no result. When
+            memory runs out it is halved, and the pass that failed is run again.
+        train_mode: Leave dropout on, as the published code does.
+        loss_fn: Maps the model's outputs and the batch to one loss per example.
+        on_batch: Called with (batches done, batches expected) after each batch; what it
+            raises ends the measurement.
+        progress_file: Save the sums here after batches. If a run was cut off and left the
+            file, this one goes on from it, over the same batches, to the same statistics; see
+            `fimlora.ProgressFile`.
+
+    Returns:
+        The statistics of the batches that were used.
+
+    Raises:
+        EmptyCalibration: There is no batch, or no example with a label.
+        InvalidOption: An argument is outside what is allowed.
+        OutOfMemory: Not even one example at a time fits.
+        InvalidProgress: The progress file is damaged, or comes from another run.
+    """  # noqa: DOC502 - the helpers raise
+    settings = Settings.checked(
+        estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
+        spectra_bytes=spectra_bytes, n_batches=n_batches, micro_batch_size=micro_batch_size,
+        train_mode=train_mode,
+    )  # fmt: skip
+    model = uncompiled(model)
+    _check_has_values(model)
+    modules = find_targets(model, target_modules)
+    device = next(model.parameters()).device
+    check_record(settings.record, model)
+    sums = RecordedSums(modules, record=settings.record, spectra_bytes=spectra_bytes)
+    recorder = new_recorder(settings, modules, device, sums)
+    expected = _count_expected(batches, n_batches)
+    sizes = MicroBatches(micro_batch_size)
+    identity = settings.identity(Executor.RESIDENT)
+    saved = open_progress(progress_file, model, modules, identity, loss_fn)
+    progress = RunProgress(recorder, sizes, expected=expected, saved=saved, on_batch=on_batch)
+    loss: Loss | None = None
+    with frozen(model, train_mode=train_mode, seed=seed):
+        progress.resume()
+        located = {module.name: locate(model, module) for module in modules}
+        with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
+            for item in itertools.islice(batches, n_batches):
+                batch = as_batch(item)
+                loss = loss or choose_loss(model, batch, loss_fn)
+                if progress.skips(batch):
+                    continue
+                run = _Run(model, modules, loss, watch, recorder, device, sizes)
+                where = f"batch {progress.n_done + 1} of {expected}"
+                progress.count(run.measure_batch(batch, where))
+        progress.check_complete()
+    if loss is None or not progress.n_examples:
+        raise EmptyCalibration(
+            "no example carries a label" if progress.n_done else "the loader gave no batch"
+        )
+    return Statistics(
+        modules=modules,
+        n_examples=progress.n_examples,
+        n_batches=progress.n_used,
+        base_parameters=count_base_parameters(model),
+        loss=loss.kind.value,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        not_targeted=find_left_out(model, target_modules),
+        execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
+        **(settings.provenance() | recorder.groups(progress.n_examples)),
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from batch to batch."""
+
+    model: nn.Module
+    modules: tuple[TargetModule, ...]
+    loss: Loss
+    watch: Watch
+    recorder: Recorder
+    device: torch.device
+    sizes: MicroBatches
+
+    def measure_batch(self, batch: Batch, where: str) -> int:
+        """Take one calibration batch through the model, in micro-batches, and record it.
+
+        Args:
+            batch: The batch.
+            where: What to call it in an error.
+
+        Returns:
+            Its number of examples that carry a label.
+        """
+        examples = labelled_examples(batch, self.loss, self.device)
+        n = len(examples)
+        if not n:
+            return 0
+        losses, start = [], 0
+        while start < n:
+            size = 1 if self.recorder.one_at_a_time else self.sizes.of(n - start)
+            part = examples.part(start, size)
+            done = self._try(part, where, is_whole=len(part) == n)
+            if done is not None:
+                self.sizes.succeed(len(part))
+                losses.append(done)
+                start += len(part)
+        checks = self.recorder.end_batch(examples.order)
+        check_finite(self.modules, torch.cat(losses), checks, where)
+        return n
+
+    def _try(self, part: Examples, where: str, *, is_whole: bool) -> Tensor | None:
+        """Run some examples; ``None`` when they are to be run differently, or fewer of them."""
+        states = random_states(self.device) if self.model.training else None
+        try:
+            return self._forward_backward(part, where, is_whole=is_whole)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            named = out_of_memory(
+                f"one example of {where} does not fit; {_LESS}", error, self.device
+            )
+            self.watch.begin_forward()
+            self.recorder.discard()
+            release(error, self.device)
+            if not self.sizes.halve(len(part)):
+                raise named from error
+        if states is not None:  # dropout is to draw what it had drawn
+            restore_random_states(states)
+        return None
+
+    def _forward_backward(
+        self, examples: Examples, where: str, *, is_whole: bool
+    ) -> Tensor | None:
+        """Run some examples; ``None`` when the recorder asks to run them differently."""
+        self.watch.begin_forward()
+        self.recorder.begin(examples.weights, examples.token_mask, is_whole=is_whole)
+        losses = example_losses(self.model, self.loss, examples, self.device, where)
+        if self.recorder.adapt(self.watch.calls):
+            return None
+        # The sum, not the mean: each example's gradient comes out unscaled.
+        self.watch.backward(losses.sum())
+        self.recorder.commit()
+        return losses.detach()
+
+
+def new_recorder(
+    settings: Settings,
+    modules: Sequence[TargetModule],
+    device: torch.device,
+    sums: RecordedSums,
+) -> Recorder:
+    """Make a recorder of what was asked for.
+
+    Args:
+        settings: What was asked for.
+        modules: The modules to record.
+        device: Where they compute.
+        sums: For what is recorded besides; left out if that is nothing.
+
+    Returns:
+        The recorder.
+    """
+    return Recorder(
+        modules,
+        estimator=settings.estimator,
+        rank=settings.rank,
+        seed=settings.seed,
+        device=device,
+        recorded=sums if settings.record else None,
+    )
+
+
+def _check_has_values(model: nn.Module) -> None:
+    """Refuse a model whose weights are not loaded, unless they come by themselves."""
+    is_offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    name = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    if name is not None and not is_offloaded:
+        raise InvalidOption(
+            f"parameter {name!r} is on the meta device and has no values: load the weights "
+            "first, or give their folder to measure_streamed"
+        )
+
+
+def _count_expected(batches: Iterable[Mapping[str, Any]], n_batches: int) -> int:
+    """Say how many batches a loader will give.
+
+    Returns:
+        At most ``n_batches``.
+    """
+    try:
+        return min(n_batches, len(batches))  # type: ignore[arg-type]
+    except TypeError:  # a generator does not know its length
+        return n_batches

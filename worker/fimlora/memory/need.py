@@ -1,0 +1,228 @@
+"""How much memory a resident model needs, from headers and shapes alone.
+
+A rough upper estimate: it decides where to begin, and running out of memory corrects it.
+What is recorded on request is known to the byte. Nothing here imports torch, so a service can
+tell beforehand what a worker will need.
+
+Symbols: Y, Z, Omega, Psi, P and Q as in `fimlora.measuring.recording.singular_values`.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from fimlora.plan import TargetModule
+from fimlora.statistics.options import Record, parse_record
+
+# Singular values kept per module: as many ranks can be told apart.
+N_VALUES = 64
+
+
+# P; four times the values kept, as values near P drown in the tail.
+SKETCH_WIDTH = 4 * N_VALUES
+
+
+# Memory for mean gradients; above it they are sketched. A pass needs as much again, for
+# what it adds to them.
+SPECTRA_BYTES = 2**30
+
+
+_BYTES_PER_ENTRY = 4
+
+
+_PSI_WIDTH = 2 * SKETCH_WIDTH + 1  # Q
+
+
+def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> bool:
+    """Compare the entries of Y and Z with those of the gradient.
+
+    Returns:
+        Whether a sketch saves memory for a module of this size.
+    """
+    long, short = max(module.d_in, module.d_out), min(module.d_in, module.d_out)
+    return width * long + (2 * width + 1) * short < long * short
+
+
+def gradients_fit(modules: Iterable[TargetModule], spectra_bytes: int) -> bool:
+    """Compare the memory for the gradients of all modules with what it may be.
+
+    Returns:
+        Whether none needs to be sketched.
+    """
+    return _BYTES_PER_ENTRY * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
+
+
+def bytes_for_spectra(
+    modules: Sequence[TargetModule],
+    *,
+    spectra_bytes: int = SPECTRA_BYTES,
+    itemsize: int = _BYTES_PER_ENTRY,
+) -> int:
+    """Count the sums, as much again that a pass adds to them, and the signs of sketches.
+
+    Args:
+        modules: The modules that are measured at once.
+        spectra_bytes: As for `fimlora.measure`.
+        itemsize: Bytes per number of a sum.
+
+    Returns:
+        Bytes while the second pass is under way and later.
+    """
+    signs: set[tuple[int, int]] = set()
+    fits, n_numbers = gradients_fit(modules, spectra_bytes), 0
+    for module in modules:
+        if fits or not sketch_is_smaller(module):
+            n_numbers += module.d_in * module.d_out
+            continue
+        short, long = sorted((module.d_in, module.d_out))
+        n_numbers += long * SKETCH_WIDTH + _PSI_WIDTH * short  # Y and Z
+        signs |= {(short, SKETCH_WIDTH), (long, _PSI_WIDTH)}
+    return itemsize * (2 * n_numbers + sum(rows * columns for rows, columns in signs))
+
+
+# The allocator's rounding, kernels' workspaces, and what else a process holds.
+_MARGIN = 1.05
+# Bytes of a number in a sum, and of one in a sum of squares.
+_LEAST_BYTES, _MOMENT_BYTES = 4, 8
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """What counts of a checkpoint's tensor: its shape, bytes and dtype."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in the file."""
+
+    @property
+    def dtype(self) -> Any:
+        """Something that knows the ``itemsize`` of a number."""
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What a model needs where it runs.
+
+    Attributes:
+        weight_bytes: All of its weights.
+        example_bytes: What a backward pass through one example keeps, roughly.
+        converted_bytes: Those of the weights that are stored in another width, and so pass
+            through host memory on their way to a device; others come from the file as it is.
+        recorded_bytes: What is recorded on request, whatever the number of examples.
+    """
+
+    weight_bytes: int
+    example_bytes: int
+    converted_bytes: int = 0
+    recorded_bytes: int = 0
+
+    @property
+    def least(self) -> int:
+        """Bytes without which not even one example can run."""
+        return round(_MARGIN * (self.weight_bytes + self.recorded_bytes + self.example_bytes))
+
+    def fits(self, free_bytes: int | None) -> bool:
+        """Compare with what there is.
+
+        Args:
+            free_bytes: Memory that is left; ``None`` where nobody says.
+
+        Returns:
+            Whether it is enough, as far as one knows.
+        """
+        return free_bytes is None or self.least <= free_bytes
+
+    def examples_within(self, free_bytes: int | None, wanted: int) -> int:
+        """Say how many examples may run at once.
+
+        Args:
+            free_bytes: Memory that is left; ``None`` where nobody says.
+            wanted: As many as there are, or were asked for.
+
+        Returns:
+            That many, or as many as seem to fit; never less than one.
+        """
+        if free_bytes is None or not self.example_bytes:
+            return wanted
+        for_examples = free_bytes / _MARGIN - self.weight_bytes - self.recorded_bytes
+        return max(1, min(wanted, int(for_examples // self.example_bytes)))
+
+
+def estimate_need(
+    tensors: Mapping[str, Stored],
+    *,
+    itemsize: int,
+    n_tokens: int,
+    experts_per_token: int = 1,
+    recorded_bytes: int = 0,
+) -> MemoryNeed:
+    """Estimate the need of a model from its checkpoint.
+
+    A backward pass keeps about the input and the output of every linear map: the maps
+    between them are the ones whose derivative needs them.
+
+    Args:
+        tensors: The checkpoint's tensors.
+        itemsize: Bytes per number in the dtype it will run in.
+        n_tokens: Tokens of the longest example.
+        experts_per_token: How many of a mixture's experts a token goes through.
+        recorded_bytes: What else is recorded, as `bytes_recorded` says.
+
+    Returns:
+        The need.
+    """
+    n_weights = n_converted = n_features = 0
+    for name, tensor in tensors.items():
+        n = tensor.n_bytes // tensor.dtype.itemsize
+        n_weights += n
+        n_converted += n if tensor.dtype.itemsize != itemsize else 0
+        n_features += _features(name, tensor.shape, experts_per_token)
+    return MemoryNeed(
+        n_weights * itemsize,
+        n_features * n_tokens * itemsize,
+        n_converted * itemsize,
+        recorded_bytes,
+    )
+
+
+def bytes_recorded(
+    modules: Sequence[TargetModule],
+    record: str | Collection[str],
+    *,
+    spectra_bytes: int = SPECTRA_BYTES,
+    itemsize: int = 4,
+) -> int:
+    """Count what is recorded on request: sums, and as much again that a pass adds to them.
+
+    Args:
+        modules: The target modules.
+        record: As for `fimlora.measure`.
+        spectra_bytes: As for `fimlora.measure`.
+        itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
+
+    Returns:
+        Bytes while the second pass is under way and later.
+    """
+    wanted, width = parse_record(record), max(itemsize, _LEAST_BYTES)
+    n_bytes = 0
+    if Record.MOMENTS in wanted:
+        n_bytes += 2 * sum(_MOMENT_BYTES * (m.d_in + 1) for m in modules)
+    if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
+        n_bytes += 2 * sum(width * m.d_in * m.d_out for m in modules)
+    if Record.SPECTRA in wanted:
+        n_bytes += bytes_for_spectra(modules, spectra_bytes=spectra_bytes, itemsize=width)
+    return n_bytes
+
+
+def _features(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
+    """Numbers per token that go into a linear map and come out of it."""
+    expert = _EXPERT.search(name)
+    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
+        return 0
+    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)

@@ -1,0 +1,167 @@
+"""Read a model's weights from a checkpoint: into their places in a buffer, or whole."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.errors import InvalidCheckpoint
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.loading import ALIGNMENT
+from fimlora.model.skeleton import initialise_missing
+from fimlora.model.weight_sources import Source, fitting_sources
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weight lies in its unit's buffer."""
+
+    start: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """See a buffer's bytes there as the weight."""
+        return buffer[self.start : self.end].view(self.dtype).view(self.shape)
+
+
+def lay_out(tensors: Mapping[str, Tensor]) -> dict[str, Place]:
+    """Put tensors side by side.
+
+    Args:
+        tensors: Tensors by name; only dtypes and shapes are looked at.
+
+    Returns:
+        A place for each.
+    """
+    places: dict[str, Place] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        places[name] = Place(-(-end // ALIGNMENT) * ALIGNMENT, tensor.dtype, tensor.shape)
+        end = places[name].end
+    return places
+
+
+class Reader:
+    """Reads a model's weights from a checkpoint, by the names they have in the model."""
+
+    def __init__(
+        self, model: nn.Module, checkpoint: Checkpoint, sources: Mapping[str, Source]
+    ) -> None:
+        self._model, self._checkpoint, self._sources = model, checkpoint, sources
+
+    def fill(self, places: Mapping[str, Place], buffer: Tensor) -> Iterator[Place]:
+        """Read weights into their places.
+
+        Args:
+            places: The places by name.
+            buffer: The buffer, on the CPU.
+
+        Yields:
+            Each place, as soon as its weight is there.
+        """
+        done = set[str]()
+        for name in places:
+            if name not in done:
+                read = self._read(self._sources[name], name, places, buffer)
+                done |= read
+                yield from (places[weight] for weight in read)
+
+    def _read(
+        self, source: Source, name: str, places: Mapping[str, Place], buffer: Tensor
+    ) -> set[str]:
+        """Read what a source gives into its places, and name those."""
+        if source.converter is not None:
+            made = source.convert(self._model, self._checkpoint.read)
+            for weight, tensor in made.items():
+                target = places[weight].view(buffer)
+                check_shape(weight, tensor, target)
+                target.copy_(tensor)
+            return set(made)
+        key = source.keys[-1]
+        wanted, stored = places[name], self._checkpoint.tensors[key]
+        target = wanted.view(buffer)
+        if stored.dtype == wanted.dtype and stored.shape == wanted.shape:
+            self._checkpoint.read_into(key, target.flatten().view(torch.uint8))
+        else:
+            tensor = self._checkpoint.read(key)
+            check_shape(name, tensor, target)
+            target.copy_(tensor)
+        return {name}
+
+    def read_whole(
+        self, wanted: Mapping[str, Tensor], device: torch.device
+    ) -> dict[str, Tensor]:
+        """Read weights into memory of their own; tied ones share it.
+
+        Args:
+            wanted: What the model has in their stead, by name, with the shapes and dtypes
+                that they are to have.
+            device: Where they are to be.
+
+        Returns:
+            The weights by name.
+        """
+        made: dict[str, Tensor] = {}
+        of_source: dict[int, Tensor] = {}
+        for name, replaced in wanted.items():
+            source = self._sources[name]
+            if source.converter is not None and name not in made:
+                made.update(source.convert(self._model, self._checkpoint.read))
+            elif source.converter is None and id(source) not in of_source:
+                read = self._checkpoint.read(source.keys[-1])
+                of_source[id(source)] = read.to(device, replaced.dtype)
+            tensor = made[name] if source.converter is not None else of_source[id(source)]
+            check_shape(name, tensor, replaced)
+            made[name] = tensor.to(device, replaced.dtype)
+        return {name: made[name] for name in wanted}
+
+
+def check_shape(name: str, tensor: Tensor, wanted: Tensor) -> None:
+    """Refuse a weight of another shape than the model's.
+
+    Args:
+        name: The weight's name.
+        tensor: The weight.
+        wanted: A tensor of the model's shape.
+
+    Raises:
+        InvalidCheckpoint: The shapes differ.
+    """
+    if tensor.shape != wanted.shape:
+        raise InvalidCheckpoint(
+            f"the checkpoint gives {name!r} shape {tuple(tensor.shape)}; the model needs "
+            f"{tuple(wanted.shape)}"
+        )
+
+
+def read_weights(
+    model: nn.Module, checkpoint: Checkpoint, names: Iterable[str], *, seed: int
+) -> dict[str, Tensor]:
+    """Read a few weights, such as a head's.
+
+    Args:
+        model: A skeleton; weights that the checkpoint lacks are drawn on it.
+        checkpoint: The weights.
+        names: Names in the model.
+        seed: Seed of what is drawn.
+
+    Returns:
+        Tensor by name, on the CPU, in the model's dtype.
+    """
+    sources = fitting_sources(model, checkpoint.tensors)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names, missing = set(names), set(parameters) - set(sources)
+    if names & missing:
+        initialise_missing(model, missing, seed=seed)
+    read = Reader(model, checkpoint, sources).read_whole(
+        {name: parameters[name] for name in names - missing}, torch.device("cpu")
+    )
+    return read | {name: model.get_parameter(name).detach() for name in names & missing}

@@ -1,0 +1,55 @@
+"""Everything that is drawn: a LoRA-A by the name of its module, signs by their size and purpose.
+
+Symbols: R rank, I input features. PEFT initialises A with Kaiming-uniform at a = sqrt(5),
+which is U(-1/sqrt(I), 1/sqrt(I)), of variance 1/(3 I).
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from fimlora.plan import TargetModule
+from fimlora.shapes import Float
+
+
+def draw_probe(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, "R I"]:
+    """Draw the A of one module from a generator of its own.
+
+    The order of the modules, and which others are targets, change nothing. The draw is
+    made on the CPU, so every device sees the same numbers.
+
+    Args:
+        module: The target module; its name enters the seed.
+        rank: Rows of A.
+        seed: The calibration's seed.
+
+    Returns:
+        A in float32 on the CPU.
+    """
+    digest = hashlib.sha256(f"{seed}:{module.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    bound = module.d_in**-0.5
+    A = torch.empty(rank, module.d_in)
+    return A.uniform_(-bound, bound, generator=generator)
+
+
+def draw_signs(n_rows: int, n_columns: int, *, purpose: str) -> Float[Tensor, "R C"]:
+    """Draw a matrix of random signs that depends on its size and purpose only.
+
+    Modules of one size share it, and with one input also what comes of it: errors of
+    different modules need not be independent. Drawn on the CPU, so that every device sees
+    the same signs.
+
+    Args:
+        n_rows: Rows.
+        n_columns: Columns.
+        purpose: Tells apart matrices of one size.
+
+    Returns:
+        Entries of 1 and -1 in float32 on the CPU.
+    """
+    digest = hashlib.sha256(f"{purpose}:{n_rows}x{n_columns}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    bits = torch.randint(0, 2, (n_rows, n_columns), dtype=torch.int8, generator=generator)
+    return bits.float().mul_(2).sub_(1)

@@ -1,0 +1,100 @@
+"""Another plan from stored statistics: a new budget, rule or layout costs no new pass.
+
+What depends on the model alone is taken from the plan that was made when it was at hand.
+Nothing here imports torch, so a service answers from its own process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fimlora.adapter.config import build_adapter_config
+from fimlora.allocation import allocate
+from fimlora.methods.score import score
+from fimlora.plan import Budget, RankPlan
+from fimlora.scores import Scores
+from fimlora.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An adapter that was written when the statistics were measured.
+
+    Attributes:
+        rank_map: The content of its ``rank_map.json``; the provenance, and name and rank of
+            the modules are enough.
+        config: The content of its ``adapter_config.json``.
+    """
+
+    rank_map: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    def target_modules(self, plan: RankPlan) -> list[str] | None:
+        """Short names of the modules to target, as long as those are the same modules.
+
+        Returns:
+            Names for ``target_modules``; ``None`` when the plan targets other modules, as
+            nobody knows then what a short name would hit.
+        """
+        before = {row["name"] for row in self.rank_map["modules"] if row["rank"]}
+        now = {name for name, rank in plan.ranks.items() if rank}
+        return list(self.config["target_modules"]) if before == now else None
+
+    def facts_beside(self, scores: Scores) -> dict[str, Any]:
+        """Facts about the run that its statistics do not know.
+
+        Returns:
+            The provenance of a new plan, but for what its scores say themselves.
+        """
+        measured = {*scores.provenance, "aggregation"}  # which spectra do not have
+        facts = self.rank_map["provenance"].items()
+        return {key: value for key, value in facts if key not in measured}
+
+
+def replan(
+    statistics: Statistics,
+    known: Known,
+    budget: Budget,
+    *,
+    rule: str = "proportional",
+    scale: int | float = 2,
+    aggregation: str = "mean",
+    **options: Any,
+) -> RankPlan:
+    """Solve a plan as it had been solved right after measuring.
+
+    Args:
+        statistics: What was measured.
+        known: The adapter that was written then; facts about the run are taken from it.
+        budget: What may be spent.
+        rule: The rule.
+        scale: LoRA scale of every module.
+        aggregation: How statistics are reduced to scores.
+        **options: All else that `fimlora.allocate` takes.
+
+    Returns:
+        The plan; with the settings of the known one it is equal to it.
+    """
+    scores = score(statistics, rule=rule, scale=scale, aggregation=aggregation)
+    facts = known.facts_beside(scores)
+    return allocate(scores, budget, rule=rule, scale=scale, provenance=facts, **options)
+
+
+def replanned_config(plan: RankPlan, known: Known, *, layout: str = "B") -> dict[str, Any]:
+    """The adapter config of a plan that `replan` made.
+
+    Args:
+        plan: The plan.
+        known: The adapter that was written when its statistics were measured.
+        layout: ``B`` or ``C``.
+
+    Returns:
+        The content of ``adapter_config.json``.
+    """
+    return build_adapter_config(
+        plan,
+        base_model=known.config["base_model_name_or_path"],
+        task_type=known.config["task_type"],
+        layout=layout,
+        target_modules=known.target_modules(plan),
+    )

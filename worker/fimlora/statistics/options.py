@@ -1,0 +1,90 @@
+"""The choices of a run by name: what is estimated and collected, and how it was carried out.
+
+Statistics are the same whatever executor and micro-batch gave them, so an `Execution` is not
+saved with them, or compared, or part of a rank map.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fimlora.errors import InvalidOption
+
+
+class Executor(StrEnum):
+    """Where a model's weights are while it is measured."""
+
+    AUTO = "auto"
+    """Resident if the model fits, else streamed."""
+    RESIDENT = "resident"
+    """All in device memory."""
+    STREAMED = "streamed"
+    """On disk, but for the blocks at work; see `fimlora.measuring.streamed.run`."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One run.
+
+    Attributes:
+        executor: ``resident`` or ``streamed``.
+        micro_batch_size: Examples that went through the model at once, after all halvings.
+        peak_memory_bytes: The most memory in use: on CUDA what torch had allocated since its
+            counter was last reset; on a CPU the process's largest resident size so far,
+            which also counts what ran before. ``None`` where the system does not say.
+    """
+
+    executor: Executor
+    micro_batch_size: int
+    peak_memory_bytes: int | None
+
+
+class Record(StrEnum):
+    """What `fimlora.measure` records on request."""
+
+    SPECTRA = "spectra"
+    """The leading singular values of each module's mean weight gradient (experimental)."""
+    MOMENTS = "moments"
+    """The second moments of each module's input features."""
+    BATCH_ENERGIES = "batch_energies"
+    """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+
+
+def parse_record(record: str | Collection[str]) -> frozenset[Record]:
+    """Read a request.
+
+    Args:
+        record: One name or several.
+
+    Returns:
+        What to record.
+
+    Raises:
+        InvalidOption: A name is not known.
+    """
+    names = {record} if isinstance(record, str) else set(record)
+    if unknown := sorted(names - set(Record)):
+        allowed = ", ".join(repr(str(name)) for name in Record)
+        raise InvalidOption(f"record={unknown[0]!r}; allowed are {allowed}")
+    return frozenset(map(Record, names))
+
+
+class Estimator(StrEnum):
+    """How the Fisher information of LoRA-B is estimated."""
+
+    EXACT = "exact"
+    """Per example, in expectation over the random A: no seed involved."""
+    SAMPLED = "sampled"
+    """The published code's way: one seeded A, the gradient of a batch squared."""
+    BOTH = "both"
+    """Both of them, from the same passes."""
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether row and example energies are recorded."""
+        return self is not Estimator.SAMPLED
+
+    @property
+    def has_sampled(self) -> bool:
+        """Whether squared gradients of LoRA-B are recorded."""
+        return self is not Estimator.EXACT

@@ -1,0 +1,323 @@
+"""What one calibration run records per target module: sums that add up over batches.
+
+Everything an aggregation or a budget could ask for is here, so another one costs no second
+pass. The sums are numpy arrays in float64: reading and scoring them needs no torch.
+
+Symbols: O output features, R rank of the sampled A, N examples, ``G[n]`` (O I) the gradient
+of example n's loss with respect to the weight, ``H[b]`` (O I) that of batch b's loss, ``D[b]``
+(O R) the gradient of batch b's loss with respect to LoRA-B at B = 0 and s = 1.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fimlora.errors import InvalidStatistics
+from fimlora.plan import TargetModule
+from fimlora.statistics.options import Estimator, Execution
+
+# A spectrum whose leading values may be further off than this is called unresolved.
+RESOLVED_ERROR = 0.01
+MAX_LISTED = 20  # names of modules that are not targeted, in a rank map
+STATISTICS_FORMAT = "fimlora.statistics/1"
+Arrays = Mapping[str, NDArray[np.float64]]
+Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The sums of one calibration run, or of several merged ones.
+
+    Attributes:
+        modules: The target modules, in the model's order.
+        estimator: What was recorded.
+        n_examples: Examples that carried a label.
+        n_batches: Batches they came in.
+        base_parameters: Parameters of the base model.
+        loss: Kind of the loss.
+        dtype: Dtype the model ran in.
+        scale: LoRA scale s; it enters the scores, not the sums.
+        train_mode: Whether dropout was active.
+        rank: Rows of the sampled A; ``None`` without a sampled estimate.
+        seed: Seed of the sampled A; ``None`` without a sampled estimate.
+        row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact.
+        example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
+        squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
+        not_targeted: Fused experts that the choice of targets means but that are not measured.
+        input_squares: Sum over tokens of the squared input (I) per module, if recorded.
+        token_counts: Tokens in that sum (1), if recorded.
+        batch_energies: ``sum_b ||H[b, o, :]||^2`` (O) per module, if recorded.
+        spectra: The leading singular values (K) of the mean gradient ``sum_n G[n] / N`` per
+            module, falling, if recorded.
+        mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
+        spectrum_errors: How far off the energy of the leading values may be, as a share of
+            it (1), if spectra were recorded; 0 where no sketch was needed.
+        execution: How this run was carried out; ``None`` for what was merged or read from a
+            file. It is no part of the content: equal statistics have equal bytes.
+    """
+
+    modules: tuple[TargetModule, ...]
+    estimator: Estimator
+    n_examples: int
+    n_batches: int
+    base_parameters: int
+    loss: str
+    dtype: str
+    scale: int | float
+    train_mode: bool
+    rank: int | None
+    seed: int | None
+    row_energies: Arrays
+    example_energies: Arrays
+    squared_gradients: Arrays
+    not_targeted: tuple[str, ...] = ()
+    input_squares: Arrays = field(default_factory=dict)
+    token_counts: Arrays = field(default_factory=dict)
+    batch_energies: Arrays = field(default_factory=dict)
+    spectra: Arrays = field(default_factory=dict)
+    mean_energies: Arrays = field(default_factory=dict)
+    spectrum_errors: Arrays = field(default_factory=dict)
+    execution: Execution | None = field(default=None, compare=False)
+
+    def rescaled(self, scale: int | float) -> "Statistics":
+        """The same sums under another LoRA scale: it enters the scores only.
+
+        Returns:
+            Statistics equal to those of a run with that scale.
+        """
+        return self if self.scale == scale else replace(self, scale=scale)
+
+    def provenance(self) -> dict[str, Any]:
+        """Say what was measured, in facts that are the same on every run.
+
+        Returns:
+            Plain data for a rank map.
+        """
+        facts = {name: value for name, value in self._facts().items() if value is not None}
+        names = facts.pop("not_targeted")
+        if names:
+            facts["not_targeted"] = {"count": len(names), "names": names[:MAX_LISTED]}
+        if self.spectra:
+            facts["unresolved_spectra"] = list(self.unresolved_spectra())
+        return facts
+
+    def unresolved_spectra(self) -> tuple[str, ...]:
+        """Name the modules whose spectrum is too flat for the sketch it was read from.
+
+        Returns:
+            Names, in the order of the modules; a larger ``spectra_bytes`` resolves them.
+        """
+        return tuple(
+            module.name
+            for module in self.modules
+            if module.name in self.spectra
+            and self.spectrum_errors[module.name].item() > RESOLVED_ERROR
+        )
+
+    def resolved_shares(self) -> dict[str, float]:
+        """Say how much of each mean gradient's energy the recorded values hold.
+
+        Returns:
+            Share per module name, if spectra were recorded; 0 where there is no energy.
+        """
+        return {
+            name: min(1.0, float(np.square(values).sum()) / energy) if energy else 0.0
+            for name, values in self.spectra.items()
+            for energy in self.mean_energies[name].tolist()
+        }
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Add the sums of another run over other examples.
+
+        Args:
+            other: Statistics of the same model, modules and settings.
+
+        Returns:
+            Statistics of both runs together; this run's examples come first.
+
+        Raises:
+            InvalidStatistics: The two differ in a setting, which the message names, or
+                hold spectra, as singular values do not add up.
+        """
+        if self.spectra or other.spectra:
+            raise InvalidStatistics(
+                "statistics with spectra are not merged, as singular values do not add up; "
+                "measure all batches in one run, or merge runs without spectra"
+            )
+        for group in ("input_squares", "batch_energies"):
+            if getattr(self, group).keys() != getattr(other, group).keys():
+                raise InvalidStatistics(f"only one of the statistics holds {group}; not merged")
+        for name in ("modules", *_MUST_MATCH):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
+                raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
+        return replace(
+            self,
+            execution=None,
+            n_examples=self.n_examples + other.n_examples,
+            n_batches=self.n_batches + other.n_batches,
+            row_energies=_added(self.row_energies, other.row_energies),
+            squared_gradients=_added(self.squared_gradients, other.squared_gradients),
+            input_squares=_added(self.input_squares, other.input_squares),
+            token_counts=_added(self.token_counts, other.token_counts),
+            batch_energies=_added(self.batch_energies, other.batch_energies),
+            example_energies={
+                name: np.concatenate([values, other.example_energies[name]])
+                for name, values in self.example_energies.items()
+            },
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file.
+
+        Args:
+            path: Where to; an existing file is replaced in one step.
+        """
+        _replace_file(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The statistics as a safetensors file: same statistics, same bytes."""
+        header = {
+            "format": STATISTICS_FORMAT,
+            **self._facts(),
+            "modules": [asdict(module) for module in self.modules],
+        }
+        arrays = {
+            f"{group}/{name}": np.ascontiguousarray(array)
+            for group in _GROUPS
+            for name, array in getattr(self, group).items()
+        }
+        # One metadata key only: safetensors writes several in a random order.
+        return save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Statistics":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The statistics.
+
+        Raises:
+            InvalidStatistics: There is no such file, or it holds something else.
+        """  # noqa: DOC502 - `opened` raises
+        with cls.opened(path) as stored:
+            arrays: dict[str, Any] = {group: dict(getattr(stored, group)) for group in _GROUPS}
+            return replace(stored, **arrays)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: str | Path) -> Iterator["Statistics"]:
+        """Look into what `save` wrote: a sum is read from the file whenever it is looked at.
+
+        What a plan looks at may be a small part of the file, and is needed once and not together.
+
+        Args:
+            path: The file.
+
+        Yields:
+            The statistics, as long as the block lasts.
+
+        Raises:
+            InvalidStatistics: There is no such file, or it holds something else.
+        """
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(safe_open(Path(path), framework="numpy"))
+                stored = cls._of_file(file)
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise InvalidStatistics(
+                    f"cannot read statistics from {path}: {error}"
+                ) from error
+            yield stored
+
+    @classmethod
+    def _of_file(cls, file: Any) -> "Statistics":
+        header = _parsed(file.metadata())
+        estimator = Estimator(header.pop("estimator"))
+        keys: dict[str, dict[str, str]] = {group: {} for group in _GROUPS}
+        for key in file.keys():  # noqa: SIM118 - it is no mapping
+            group, _, name = key.partition("/")
+            if group in keys:
+                keys[group][name] = key
+        modules = tuple(TargetModule(**row) for row in header.pop("modules"))
+        header["not_targeted"] = tuple(header.get("not_targeted", ()))
+        arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
+        return cls(modules=modules, estimator=estimator, **header, **arrays)
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
+        plain = {"estimator": self.estimator.value, "not_targeted": list(self.not_targeted)}
+        return {**facts, **plain}
+
+
+_GROUPS = (
+    "row_energies",
+    "example_energies",
+    "squared_gradients",
+    "input_squares",
+    "token_counts",
+    "batch_energies",
+    "spectra",
+    "mean_energies",
+    "spectrum_errors",
+)
+_COUNTS = ("n_examples", "n_batches")
+_MUST_MATCH = tuple(
+    attribute.name
+    for attribute in fields(Statistics)
+    if attribute.name not in {"modules", "execution", *_COUNTS, *_GROUPS}
+)
+
+
+class _Stored(Mapping[str, NDArray[np.float64]]):
+    """Sums in an open file, by the name of their module."""
+
+    def __init__(self, file: Any, keys: Mapping[str, str]) -> None:
+        self._file, self._keys = file, keys
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        array: NDArray[np.float64] = self._file.get_tensor(self._keys[name])
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
+    return {name: values + right[name] for name, values in left.items()}
+
+
+def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Our facts from the metadata of a safetensors file."""
+    header: dict[str, Any] = json.loads((metadata or {}).get("fimlora", "{}"))
+    if header.pop("format", None) != STATISTICS_FORMAT:
+        raise ValueError(f"not in format {STATISTICS_FORMAT!r}")
+    return header
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
