@@ -11,7 +11,7 @@ def main() -> None:
         str(Path(__file__).parents[1] / place)
         for place in ("clients/python", "service", "worker")
     )
-    from fimlora_service.serving import serve
+    from fimlora_service.server import serve
     from fimlora_service.settings import Settings
 
     def empty() -> dict[str, str]:

@@ -25,9 +25,9 @@ sys.path.extend(
 import httpx2
 from redis import Redis
 
-from fimlora_contract.reaper import sweep
-from fimlora_contract.store import JobStore
-from fimlora_service.queue import RqTransport
+from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.reaper import sweep
+from fimlora_jobs.store import JobStore
 from server import ROWS, running_server, succeeded_job
 from support.service import make_model
 from support.valkey import running_valkey

@@ -19,8 +19,8 @@ from redis import Redis
 
 from fimlora import Statistics, TargetModule
 from fimlora.statistics.options import Estimator
-from fimlora_contract.catalogue import Catalogue
-from fimlora_contract.store import JobStore
+from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.store import JobStore
 from support.results import make_result
 from support.service import ROWS
 

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--host", help="address to listen on (default FIMLORA_HOST)")
     parser.add_argument("--port", type=int, help="port, 0 for any (default FIMLORA_PORT)")
     given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
-    from fimlora_service.serving import serve
+    from fimlora_service.server import serve
     from fimlora_service.settings import Settings
 
     serve(Settings().model_copy(update=given))

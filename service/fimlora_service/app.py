@@ -13,49 +13,49 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fimlora_contract import __version__
-from fimlora_contract.object_artifacts import open_artifacts
 from fimlora_contract.problems import Problem
-from fimlora_contract.result_index import ResultIndex
-from fimlora_contract.store import JobStore
-from fimlora_contract.tracked_artifacts import TrackedArtifacts
-from fimlora_contract.webhooks import Outbox
-from fimlora_service import (
-    artifacts,
-    cache,
-    calibrate,
-    datasets,
-    events,
-    health,
-    jobs,
-    models,
-    plans,
-    rank_patterns,
-    workers,
+from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.outbox import Outbox
+from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.results.object_store import open_artifacts
+from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.store import JobStore
+from fimlora_service.calibrations import endpoints as calibrate
+from fimlora_service.calibrations.submission import Submission
+from fimlora_service.calibrations.submission_limit import Lanes
+from fimlora_service.datasets import endpoints as datasets
+from fimlora_service.http.dependencies import State
+from fimlora_service.http.middleware import (
+    BodyLimitMiddleware,
+    HeadMiddleware,
+    RequestIdMiddleware,
 )
-from fimlora_service.data_folder import DataFolder
-from fimlora_service.dependencies import State
-from fimlora_service.evicting import EVICTION_INTERVAL_S, limits_of, make_room
-from fimlora_service.head_requests import HeadMiddleware
-from fimlora_service.housekeeping import RETENTION_INTERVAL_S, forget, reap, repeating
-from fimlora_service.job_views import JobViews
-from fimlora_service.lanes import Lanes
-from fimlora_service.metrics import Metrics, MetricsMiddleware, StoreCollector
-from fimlora_service.middleware import BodyLimitMiddleware, RequestIdMiddleware
-from fimlora_service.problems import install_handlers
-from fimlora_service.queue import RqTransport
-from fimlora_service.resolve import Resolver
-from fimlora_service.score_cache import ScoreCache
+from fimlora_service.http.problems import install_handlers
+from fimlora_service.jobs import endpoints as jobs
+from fimlora_service.jobs import event_stream
+from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.models import endpoints as models
+from fimlora_service.operations import endpoints as health
+from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
+from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
+from fimlora_service.plans import endpoints as plans
+from fimlora_service.plans.score_cache import ScoreCache
+from fimlora_service.rank_patterns import endpoints as rank_patterns
+from fimlora_service.resolve.resolver import Resolver
+from fimlora_service.resolve.tenants import tenant_of
+from fimlora_service.results import cache_endpoints
+from fimlora_service.results import endpoints as artifacts
+from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.settings import Settings
-from fimlora_service.submission import Submission
-from fimlora_service.tenants import tenant_of
-from fimlora_service.webhooks import Courier
+from fimlora_service.webhooks.delivery import Courier
 
 if TYPE_CHECKING:
-    from fimlora_service.hub import Hub
+    from fimlora_service.resolve.hub import Hub
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
-    calibrate, jobs, plans, rank_patterns, events, artifacts, datasets, models, workers, cache, health,
+    calibrate, jobs, plans, rank_patterns, event_stream, artifacts, datasets, models, cache_endpoints, health,
 )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def hub_access(settings: Settings, data_folder: DataFolder) -> "Callable[[], Hub
 
     @lru_cache(maxsize=1)
     def hub() -> "Hub":
-        from fimlora_service.hub import Hub
+        from fimlora_service.resolve.hub import Hub
 
         token = settings.hub_token
         return Hub(

@@ -5,8 +5,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fimlora_contract.tasks import REAPER_INTERVAL_S
-from fimlora_service.webhook_settings import allowed_origins, key_of
+from fimlora_jobs.attempts import REAPER_INTERVAL_S
+from fimlora_service.webhooks.options import allowed_origins, key_of
 
 MIB = 1 << 20
 

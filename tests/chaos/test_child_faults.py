@@ -12,8 +12,8 @@ import pytest
 from rq.command import send_kill_horse_command, send_stop_job_command
 from rq.worker import Worker
 
-from fimlora_contract.tasks import rq_job_id
-from fimlora_contract.workers import WorkerRegistry
+from fimlora_jobs.attempts import rq_job_id
+from fimlora_jobs.workers import WorkerRegistry
 from support.jobs import Jobs
 from support.workers import WorkerHandle, wait_dead
 

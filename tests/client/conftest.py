@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from fimlora_client import Client
 from fimlora_client.cli import app
 from fimlora_client.cli.context import Connection
-from fimlora_contract.store import JobStore
-from fimlora_contract.tasks import QUEUE_NAME
+from fimlora_jobs.attempts import QUEUE_NAME
+from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.jobs import LABELLED, write_jsonl

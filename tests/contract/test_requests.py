@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from fimlora_contract.columns import ColumnError, check_row, find_fields
 from fimlora_contract.references import Columns
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
 
 SHORT = {"base_model": "org/model@v1", "dataset": "local:reviews", "budget": 8}
 

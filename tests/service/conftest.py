@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from redis import Redis
 from starlette.testclient import TestClient
 
-from fimlora_contract.store import JobStore
+from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.service import ROWS, commit_result, make_model

@@ -12,13 +12,14 @@ from redis import Redis
 from redis.connection import UnixDomainSocketConnection
 
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_contract.store import JobStore
-from fimlora_service import calibrate, dependencies
+from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.store import JobStore
 from fimlora_service.app import make_state, open_results
-from fimlora_service.data_folder import DataFolder
-from fimlora_service.metrics import Metrics
-from fimlora_service.queue import RqTransport
-from fimlora_service.submission import Submission
+from fimlora_service.calibrations import endpoints as calibrate
+from fimlora_service.calibrations.submission import Submission
+from fimlora_service.http import dependencies
+from fimlora_service.operations.metrics import Metrics
 
 
 class CountingConnection(UnixDomainSocketConnection):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_service.examples import CALIBRATION_EXAMPLES
+from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import httpx2
 import pytest
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_contract.store import JobStore
+from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.store import JobStore
 from fimlora_service.app import connect
-from fimlora_service.housekeeping import reap, repeating
-from fimlora_service.logs import FieldFormatter
-from fimlora_service.queue import RqTransport
+from fimlora_service.http.logs import FieldFormatter
+from fimlora_service.operations.background import reap, repeating
 from support.service import ROWS
 from support.valkey import running_valkey
 

@@ -29,7 +29,7 @@ def test_what_few_requests_need_is_not_imported_before_the_first_answer():
     """It would be more than half of the start."""
     early = run(f"""
 import sys
-from fimlora_service.serving import create_app
+from fimlora_service.server import create_app
 create_app()
 print(*(name for name in {LATER} if name in sys.modules))
 """)
@@ -42,7 +42,7 @@ def test_after_the_start_the_rest_is_imported_and_garbage_collected_again():
     missing, has_torch, is_collecting, n_frozen = run(f"""
 import gc, sys
 gc.disable()
-from fimlora_service.serving import warm_up
+from fimlora_service.server import warm_up
 warm_up()
 print([name for name in {LATER[:-1]} if name not in sys.modules], end=";")
 print("torch" in sys.modules, gc.isenabled(), gc.get_freeze_count(), sep=";")
@@ -57,7 +57,7 @@ def test_a_library_that_cannot_be_imported_leaves_the_collector_on():
     is_collecting = run("""
 import gc, sys
 gc.disable()
-from fimlora_service.serving import warm_up
+from fimlora_service.server import warm_up
 sys.modules["huggingface_hub"] = None
 warm_up()
 print(gc.isenabled())

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from fimlora_worker.messages import Reply, decode_order, encode
+from fimlora_worker.process.messages import Reply, decode_order, encode
 
 
 def main() -> int:

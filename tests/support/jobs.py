@@ -10,11 +10,11 @@ from typing import Any
 from redis import Redis
 
 from fimlora_contract.digests import digest_of
-from fimlora_contract.folders import FolderDigests
-from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_contract.store import JobStore
-from fimlora_worker.transport import RqTransport
+from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.store import JobStore
 
 LABELLED = [{"text": f"w{n} w{n * 7 % 50} w{n % 5}", "label": n % 3} for n in range(48)]
 

@@ -1,8 +1,9 @@
 """Workers in the registry, as their processes would enter themselves."""
 
-from fimlora_contract.store import JobStore
-from fimlora_contract.workers import Hardware, WorkerRegistry
-from fimlora_worker.presence import Presence
+from fimlora_contract.workers import Hardware
+from fimlora_jobs.store import JobStore
+from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.process.presence import Presence
 
 GIB = 1 << 30
 CPU = Hardware(device="cpu", memory_bytes=8 * GIB, host_memory_bytes=8 * GIB)

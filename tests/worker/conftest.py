@@ -7,8 +7,8 @@ import pytest
 from redis import Redis
 from rq import SimpleWorker
 
-from fimlora_contract.tasks import QUEUE_NAME
-from fimlora_worker.sums_folders import sweep_sums
+from fimlora_jobs.attempts import QUEUE_NAME
+from fimlora_worker.job.sums_folders import sweep_sums
 from support.jobs import Jobs
 from support.model_folders import make_decoder, make_encoder, minilm_folder
 

@@ -8,26 +8,26 @@ import sys
 from collections.abc import Sequence
 from uuid import uuid4
 
-from fimlora_contract.store import JobStore
-from fimlora_contract.tasks import QUEUE_NAME
-from fimlora_contract.workers import WorkerRegistry
-from fimlora_worker.artifacts import sweep_work_folders
-from fimlora_worker.connection import patient_redis
-from fimlora_worker.hardware import find_hardware
-from fimlora_worker.leases import Leases, ReaperThread
+from fimlora_jobs.attempts import QUEUE_NAME
+from fimlora_jobs.connection import patient_redis
+from fimlora_jobs.queue import SERIALIZER, RqTransport
+from fimlora_jobs.store import JobStore
+from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.job.sums_folders import sweep_sums
+from fimlora_worker.job.work_folders import sweep_work_folders
 from fimlora_worker.logs import configure_logging, rq_level
-from fimlora_worker.presence import Presence
-from fimlora_worker.settings import Settings, environment_name
-from fimlora_worker.sums_folders import sweep_sums
-from fimlora_worker.threads import thread_environment
-from fimlora_worker.transport import SERIALIZER, RqTransport
-from fimlora_worker.warm_worker import (
+from fimlora_worker.process.hardware import find_hardware
+from fimlora_worker.process.leases import Leases, ReaperThread
+from fimlora_worker.process.presence import Presence
+from fimlora_worker.process.threads import thread_environment
+from fimlora_worker.process.warm_worker import (
     MAINTENANCE_EVERY_S,
     WORKER_TTL_S,
     IsolatedWorker,
     LeasedWorker,
     WarmWorker,
 )
+from fimlora_worker.settings import Settings, environment_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

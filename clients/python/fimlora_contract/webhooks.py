@@ -5,9 +5,7 @@ delivers takes an entry for a while instead of removing it, so that one whose pr
 delivered by the next.
 """
 
-import hashlib
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -15,30 +13,9 @@ from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import JobError, JobStatus
-from fimlora_contract.records import JobRecord
 from fimlora_contract.requests import WEBHOOK_URL
-from fimlora_contract.store import JobMissing, JobStore
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
-TAKEN_S = 60.0
-
-# KEYS: job hash, its addresses, outbox. ARGV: id, address. Told at once when the job has ended.
-# Returns 0 for an unknown job.
-_ADD = """
-local status, ended = unpack(redis.call('HMGET', KEYS[1], 'status', 'finished_at'))
-if not status then return 0 end
-local is_new = redis.call('SADD', KEYS[2], ARGV[2]) == 1
-redis.call('EXPIRE', KEYS[2], KEPT_S)
-if ended and is_new then redis.call('ZADD', KEYS[3], ended, ARGV[1] .. ' ' .. ARGV[2]) end
-return 1
-""".replace("KEPT_S", str(90 * 24 * 3600))
-
-# KEYS: outbox. ARGV: now, until when they are taken, how many. Returns entries.
-_TAKE = """
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
-for _, entry in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], entry) end
-return due
-"""
 
 
 def origin_of(url: str) -> str | None:
@@ -72,95 +49,3 @@ class WebhookEvent(AnswerModel):
     type: Literal["job.succeeded", "job.failed", "job.canceled"]
     timestamp: datetime
     data: WebhookJob
-
-
-def event_of(record: JobRecord) -> WebhookEvent:
-    """What is told of a job that has ended."""
-    job = record.to_job()
-    assert job.finished_at is not None
-    told = job.model_dump(include=set(WebhookJob.model_fields))
-    digest = job.result.digest if job.result else None
-    return WebhookEvent.model_validate(
-        {
-            "type": f"job.{job.status}",
-            "timestamp": job.finished_at,
-            "data": told | {"digest": digest},
-        }
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """An entry of the outbox: one end of one job for one address."""
-
-    job_id: str
-    url: str
-
-    @property
-    def entry(self) -> str:
-        """As it lies in Redis."""
-        return f"{self.job_id} {self.url}"
-
-    @property
-    def id(self) -> str:
-        """The same for every try, so that a receiver can tell a repetition."""
-        return f"msg_{hashlib.sha256(self.entry.encode()).hexdigest()[:32]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Outbox:
-    """Who is still to be told of what, in the same Redis as the jobs."""
-
-    store: JobStore
-
-    def add(self, job_id: str, url: str) -> None:
-        """Have an address told of a job's end; adding it again changes nothing.
-
-        Raises:
-            JobMissing: There is no such job.
-        """
-        keys = [self.store.key("job", job_id), self._addresses(job_id), self._key()]
-        if not self.store.redis.eval(_ADD, len(keys), *keys, job_id, url):
-            raise JobMissing(f"no job {job_id!r}")
-
-    def addresses(self, job_id: str) -> list[str]:
-        """The addresses that are, or were, to be told of a job's end."""
-        return sorted(map(_text, self.store.redis.smembers(self._addresses(job_id))))
-
-    def take(self, *, at_most: int) -> list[Notice]:
-        """Take what is due; it is due again in a minute unless it is settled by then."""
-        now = self.store.now_ms()
-        given = (now, now + int(TAKEN_S * 1000), at_most)
-        entries = self.store.redis.eval(_TAKE, 1, self._key(), *given)
-        return [Notice(*_text(entry).split(" ", 1)) for entry in entries]
-
-    def put_off(self, notice: Notice, *, seconds: float) -> None:
-        """Let a notice be due again after a while."""
-        due = self.store.now_ms() + round(seconds * 1000)
-        self.store.redis.zadd(self._key(), {notice.entry: due}, xx=True)
-
-    def count_try(self, notice: Notice) -> int:
-        """Note a try that failed; answers how many have."""
-        return int(self.store.redis.hincrby(self._tries(), notice.entry, 1))
-
-    def settle(self, notice: Notice) -> None:
-        """Strike a notice: it is delivered, or given up."""
-        self.store.redis.zrem(self._key(), notice.entry)
-        self.store.redis.hdel(self._tries(), notice.entry)
-
-    def waiting(self) -> int:
-        """How many notices are not settled."""
-        return int(self.store.redis.zcard(self._key()))
-
-    def _key(self) -> str:
-        return self.store.key("outbox")
-
-    def _tries(self) -> str:
-        return self.store.key("outbox_tries")
-
-    def _addresses(self, job_id: str) -> str:
-        return self.store.key("webhooks", job_id)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,1 @@
+"""Jobs as service and worker both keep them: records, queue, results and datasets."""

@@ -1,0 +1,143 @@
+"""What answers to which inputs: the newest result per model, dataset and budget, and pins.
+
+A look-up is by the words a client would use in a request, or by content: every job is
+filed under each combination of them, so that finding one is a single read.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from fimlora_contract.digests import digest_of
+from fimlora_contract.jobs import JobStatus
+from fimlora_contract.references import expand_dataset, expand_model
+from fimlora_contract.requests import BUDGET_UNITS
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.store import JobMissing, JobStore
+
+N_LOOKED_AT = 20
+MAX_HISTORY = 100
+
+
+def input_keys(record: JobRecord) -> list[str]:
+    """All keys under which a job is filed."""
+    request, resolved = record.request, record.resolved
+    budget = {u: request["budget"][u] for u in BUDGET_UNITS if request["budget"].get(u)}
+    budgets: tuple[Any, ...] = (None, budget)
+    references = product(
+        _names(request["base_model"], resolved["base_model"]),
+        _names(request["dataset"], resolved["dataset"]),
+        budgets,
+    )
+    tenant = record.fields.get("tenant", "")
+    return [_key(model, dataset, spent, tenant) for model, dataset, spent in references]
+
+
+def lookup_key(
+    model: str, dataset: str, budget: Mapping[str, Any] | None, *, tenant: str = ""
+) -> str:
+    """The key that a look-up reads.
+
+    Args:
+        model: Short form of a base model, or the digest of its content.
+        dataset: Short form of a dataset, or the digest of its content.
+        budget: The amount under its unit; ``None`` for any.
+        tenant: Who asks for what not everybody may read; empty for what everybody may.
+    """
+    return _key(_asked(expand_model(model)), _asked(expand_dataset(dataset)), budget, tenant)
+
+
+def _key(model: Any, dataset: Any, budget: Any, tenant: str) -> str:
+    return digest_of([model, dataset, budget, *([tenant] if tenant else [])])
+
+
+def _asked(reference: Mapping[str, Any]) -> list[Any]:
+    """A short form as one of the names that `_names` gives."""
+    name = reference.get("id") or reference["name"]
+    if str(name).startswith("sha256:"):
+        return ["content", name]
+    return [reference["source"], name, reference.get("revision")]
+
+
+def _names(reference: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Everything a reference may be asked for by."""
+    if resolved.get("digest"):
+        yield ["content", resolved["digest"]]
+    name = reference.get("id") or reference.get("name")
+    if name is None:
+        return  # inline rows have no name
+    yield [reference["source"], name, None]
+    for revision in dict.fromkeys([reference.get("revision"), resolved.get("revision")]):
+        if revision:
+            yield [reference["source"], name, revision]
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a pin stood for at some time."""
+
+    digest: str
+    pinned_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Results by inputs and by name, in the same Redis as the jobs."""
+
+    store: JobStore
+
+    def file(self, record: JobRecord) -> None:
+        """Let look-ups by its inputs find a job that has succeeded."""
+        for key in input_keys(record):
+            self.store.redis.zadd(self.store.key("inputs", key), {record.id: 0})
+
+    def newest_of(self, keys: Iterable[str]) -> JobRecord | None:
+        """The newest job that is filed under any of some keys."""
+        found = filter(None, map(self.newest, keys))
+        return max(found, key=lambda record: record.id, default=None)
+
+    def newest(self, key: str) -> JobRecord | None:
+        """The newest job that is filed under a key and still there."""
+        name = self.store.key("inputs", key)
+        for id_ in self.store.redis.zrevrangebylex(name, "+", "-", start=0, num=N_LOOKED_AT):
+            try:
+                record = self.store.get(_text(id_))
+            except JobMissing:
+                self.store.redis.zrem(name, id_)
+                continue
+            if record.status is JobStatus.SUCCEEDED:
+                return record
+        return None
+
+    def pin(self, name: str, tag: str, digest: str) -> bool:
+        """Let a name and tag stand for a result; answers whether they are new."""
+        key = self._pin(name, tag)
+        entry = json.dumps({"digest": digest, "pinned_at_ms": self.store.now_ms()})
+        before = self.pinned(name, tag)
+        if before and before[0].digest == digest:
+            return False  # repeating a pin is no event
+        self.store.redis.lpush(key, entry)
+        self.store.redis.ltrim(key, 0, MAX_HISTORY - 1)
+        return not before
+
+    def pinned(self, name: str, tag: str) -> list[Pinned]:
+        """What a pin stands for and stood for, the newest first."""
+        entries = self.store.redis.lrange(self._pin(name, tag), 0, -1)
+        return [Pinned(**json.loads(_text(entry))) for entry in entries]
+
+    def pinned_digests(self) -> set[str]:
+        """Everything that some pin stands for now."""
+        redis = self.store.redis
+        pipeline = redis.pipeline(transaction=False)
+        for key in redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
+            pipeline.lindex(key, 0)
+        return {json.loads(_text(entry))["digest"] for entry in pipeline.execute() if entry}
+
+    def _pin(self, name: str, tag: str) -> str:
+        return self.store.key("pin", name, tag)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,52 @@
+"""What has been counted of jobs since the first one: how they ended, and how long they took.
+
+The script that ends a job counts it in the same step, so that no end is counted twice and
+none is missed, whichever process puts it on record.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from fimlora_contract.jobs import JobStatus
+from fimlora_jobs.scripts import DURATION_BOUNDS_S
+from fimlora_jobs.store import JobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """Numbers over all time.
+
+    Attributes:
+        ended: Jobs by the state they ended in.
+        n_measured: Jobs that have measured and succeeded.
+        seconds: How long those ran in sum.
+        within: How many of them took at most so many seconds, by `DURATION_BOUNDS_S`.
+    """
+
+    ended: dict[JobStatus, int]
+    n_measured: int
+    seconds: float
+    within: tuple[int, ...]
+
+    @property
+    def mean_s(self) -> float | None:
+        """How long a measurement took on average; ``None`` before the first."""
+        return self.seconds / self.n_measured if self.n_measured else None
+
+
+def read_tallies(store: JobStore) -> Tallies:
+    """What has been counted so far."""
+    stored = store.redis.hgetall(store.key("tallies"))
+    counted = {_text(name): float(_text(value)) for name, value in stored.items()}
+    bounds = [str(bound) for bound in DURATION_BOUNDS_S]
+    ended = (s for s in JobStatus if s.is_final)
+    return Tallies(
+        ended={status: int(counted.get(f"ended:{status}", 0)) for status in ended},
+        n_measured=int(counted.get("measured", 0)),
+        seconds=counted.get("seconds", 0.0),
+        within=tuple(accumulate(int(counted.get(f"within:{bound}", 0)) for bound in bounds)),
+    )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

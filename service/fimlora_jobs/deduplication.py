@@ -1,0 +1,93 @@
+"""Requests that were seen before: their results, their statistics, their idempotency keys."""
+
+from typing import Any, NamedTuple
+
+from fimlora_contract.jobs import JobStatus
+from fimlora_jobs.reader import JobMissing, JobReader, as_ms, text_of
+from fimlora_jobs.record import JobRecord
+
+IDEMPOTENCY_TTL_S = 24 * 3600
+FIGURES = "cache_figures"
+
+
+class Glance(NamedTuple):
+    """What is on record under the digests of a request; ids are empty where there is none.
+
+    Attributes:
+        now_ms: The server's time.
+        shared: Id of the newest job that equal requests may share.
+        result: Id of a job that an equal request has made.
+        statistics: Id of a job that has measured the same.
+    """
+
+    now_ms: int
+    shared: str
+    result: str
+    statistics: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is on record."""
+        return not (self.shared or self.result or self.statistics)
+
+
+class KnownRequests(JobReader):
+    """What the next equal request finds."""
+
+    def glance(self, digest: str, statistics_digest: str) -> Glance:
+        """Look for all that may be on record about a request, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        # First the job to share: one that ends in the meantime is found by its result.
+        pipeline.get(self.key("shared", digest))
+        pipeline.get(self.key("cache", digest))
+        pipeline.get(self.key("statistics", statistics_digest))
+        time, *ids = pipeline.execute()
+        return Glance(as_ms(time), *(text_of(id_ or "") for id_ in ids))
+
+    def remember_result(self, digest: str, job_id: str) -> None:
+        """Let the next equal request find this job."""
+        self._redis.set(self.key("cache", digest), job_id)
+
+    def find_result(self, digest: str) -> JobRecord | None:
+        """The succeeded job of an equal request, if there is one."""
+        known = self._succeeded(self._redis.get(self.key("cache", digest)))
+        # A job that others share is known a moment before it is remembered.
+        return known or self._succeeded(self.shared(digest))
+
+    def remember_statistics(self, digest: str, job_id: str) -> None:
+        """Let the next request that would measure the same find this job."""
+        self._redis.set(self.key("statistics", digest), job_id)
+
+    def find_statistics(self, digest: str) -> JobRecord | None:
+        """A succeeded job that has measured the same, if there is one."""
+        return self._succeeded(self._redis.get(self.key("statistics", digest)))
+
+    def _succeeded(self, job_id: Any) -> JobRecord | None:
+        try:
+            record = self.get(text_of(job_id)) if job_id else None
+        except JobMissing:
+            return None
+        return record if record and record.status is JobStatus.SUCCEEDED else None
+
+    def claim_key(self, key: str, *, fingerprint: str, job_id: str) -> tuple[str, str]:
+        """Bind an idempotency key to a request, or learn what it is bound to.
+
+        Returns:
+            The fingerprint and the job id the key stands for.
+        """
+        name = self.key("idempotency", key)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(name, f"{fingerprint} {job_id}", nx=True, ex=IDEMPOTENCY_TTL_S)
+        pipeline.get(name)
+        bound = text_of(pipeline.execute()[1]).split(" ")
+        return bound[0], bound[1]
+
+    def rebind_key(self, key: str, *, fingerprint: str, job_id: str) -> None:
+        """Let an idempotency key stand for the job that its request came to share."""
+        value = f"{fingerprint} {job_id}"
+        self._redis.set(self.key("idempotency", key), value, ex=IDEMPOTENCY_TTL_S)
+
+    def release_key(self, key: str) -> None:
+        """Unbind an idempotency key whose request was refused."""
+        self._redis.delete(self.key("idempotency", key))

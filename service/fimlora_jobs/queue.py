@@ -1,0 +1,88 @@
+"""The queue, for both sides: hand an attempt to the workers, and look at what waits.
+
+Never asks a registry: RQ's registries clean up as a side effect of counting, in the
+process that counts, without a lock.
+"""
+
+from contextlib import suppress
+
+from redis import Redis
+from rq import Queue
+from rq.exceptions import DuplicateJobError
+
+from fimlora_jobs.attempts import (
+    ENQUEUE_OPTIONS,
+    JOB_TIMEOUT_S,
+    QUEUE_NAME,
+    RUN_CALIBRATION,
+    attempts_in,
+    rq_job_id,
+)
+
+SERIALIZER = "json"  # never pickle: what lies in Redis is data
+LAST_HIGH_KEY = "fimlora:last_high"
+# Move an attempt behind the last one of high priority, or to the front if that has gone.
+# KEYS: queue, id of the last one of high priority. ARGV: id. Returns 0 if it waits no more.
+PROMOTE = """
+if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then return 0 end
+local last = redis.call('GET', KEYS[2])
+if not last or redis.call('LINSERT', KEYS[1], 'AFTER', last, ARGV[1]) < 1 then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+end
+redis.call('SET', KEYS[2], ARGV[1])
+return 1
+"""
+
+# KEYS as above.
+N_HIGH = """
+local last = redis.call('GET', KEYS[2])
+local place = last and redis.call('LPOS', KEYS[1], last)
+return place and place + 1 or 0
+"""
+
+
+class RqTransport:
+    """The queue as service, worker and reaper see it.
+
+    There is one queue: with two, RQ would lose an attempt whose worker dies while it takes it.
+    Its front belongs to attempts of high priority, in the order they came.
+
+    Args:
+        redis: A client of its own: RQ changes the socket timeout of the one it is given.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._queue = Queue(QUEUE_NAME, connection=redis, serializer=SERIALIZER)
+
+    def enqueue(self, job_id: str, attempt: int, *, at_front: bool = False) -> None:
+        """Queue one attempt; queueing it again changes nothing."""
+        rq_id = rq_job_id(job_id, attempt)
+        with suppress(DuplicateJobError):
+            self._queue.enqueue(
+                RUN_CALIBRATION,
+                args=(job_id, attempt),
+                job_id=rq_id,
+                description=rq_id,
+                job_timeout=JOB_TIMEOUT_S,
+                at_front=at_front,
+                **ENQUEUE_OPTIONS,
+            )
+
+    def promote(self, job_id: str, attempt: int) -> None:
+        """Let a waiting attempt go before all that are not of high priority."""
+        keys = [self._queue.key, LAST_HIGH_KEY]
+        self._redis.eval(PROMOTE, len(keys), *keys, rq_job_id(job_id, attempt))
+
+    def n_high(self) -> int:
+        """How many attempts wait up to the last one of high priority."""
+        keys = [self._queue.key, LAST_HIGH_KEY]
+        return int(self._redis.eval(N_HIGH, len(keys), *keys))
+
+    def waiting(self) -> set[tuple[str, int]]:
+        """Job ids and attempts in the list that workers pop from."""
+        return attempts_in(self._redis.lrange(self._queue.key, 0, -1))
+
+    def depth(self) -> int:
+        """How many attempts wait."""
+        return int(self._redis.llen(self._queue.key))

@@ -1,0 +1,200 @@
+"""What is on record about jobs, for whoever only looks: nothing here changes a job."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fimlora_contract.jobs import JobEvent, JobStatus
+from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
+
+if TYPE_CHECKING:  # a client has no redis, and needs none
+    from redis.lock import Lock
+
+BATCH = 500
+
+
+class JobMissing(LookupError):
+    """There is no job with that id."""
+
+
+class Change(NamedTuple):
+    """Where a job stands after a change."""
+
+    status: JobStatus
+    attempt: int
+
+
+class JobReader:
+    """Job records under one key prefix of a Redis server.
+
+    Args:
+        redis: A connected redis-py client; it may decode answers or not.
+        prefix: Before every key, so that several services can share a server.
+    """
+
+    def __init__(self, redis: Any, *, prefix: str = "fimlora:") -> None:
+        self._redis = redis
+        self._prefix = prefix
+
+    @property
+    def redis(self) -> Any:
+        """The client, for what is kept beside the jobs."""
+        return self._redis
+
+    def key(self, *parts: str) -> str:
+        """A key of this service."""
+        return self._prefix + ":".join(parts)
+
+    def now_ms(self) -> int:
+        """The server's clock in milliseconds."""
+        return as_ms(self._redis.time())
+
+    def shared(self, digest: str) -> str:
+        """Id of the newest job that equal requests may share, empty when there was none."""
+        return text_of(self._redis.get(self.key("shared", digest)) or "")
+
+    def get(self, job_id: str) -> JobRecord:
+        """Read a job.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        stored = self._redis.hgetall(self._job(job_id))
+        if not stored:
+            raise JobMissing(f"no job {job_id!r}")
+        return JobRecord.from_hash(stored)
+
+    def shown(self, job_id: str) -> JobRecord:
+        """Read of a job what clients see: all but inline rows.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        [record] = self._read([job_id], SHOWN_FIELDS)
+        if record is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return record
+
+    def shown_many(self, job_ids: Iterable[str]) -> Iterator[JobRecord]:
+        """Read of some jobs what clients see; those that are gone are passed over."""
+        ids = sorted(job_ids)
+        for start in range(0, len(ids), BATCH):
+            yield from filter(None, self._read(ids[start : start + BATCH], SHOWN_FIELDS))
+
+    def version_of(self, job_id: str) -> int:
+        """Read only the version: what tells whether an earlier answer still holds.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        id_, version = self._redis.hmget(self._job(job_id), ("id", "version"))
+        if id_ is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return int(version or 0)
+
+    def status_of(self, job_id: str) -> JobStatus:
+        """Read only the status: what a long poll repeats."""
+        status = self._redis.hget(self._job(job_id), "status")
+        if status is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return JobStatus(text_of(status))
+
+    def page(self, *, limit: int, before: str | None = None) -> list[JobRecord]:
+        """Jobs from newest to oldest, starting after the id ``before``."""
+        start = f"({before}" if before else "+"
+        ids = self._redis.zrevrangebylex(self.key("jobs"), start, "-", start=0, num=limit)
+        records = self._read([text_of(id_) for id_ in ids], SHOWN_FIELDS)
+        return [record for record in records if record]
+
+    def ids_before(self, created_ms: int, *, limit: int) -> list[str]:
+        """Ids of jobs created before a time, the oldest first."""
+        end = f"(job_{max(created_ms, 0):011x}"
+        ids = self._redis.zrangebylex(self.key("jobs"), "-", end, start=0, num=limit)
+        return [text_of(id_) for id_ in ids]
+
+    def open_jobs(self) -> dict[str, Change]:
+        """All jobs that have not ended, each with its status and attempt."""
+        stored = self._redis.hgetall(self._open())
+        parts = {text_of(id_): text_of(value).split(" ") for id_, value in stored.items()}
+        return {id_: Change(JobStatus(status), int(n)) for id_, (status, n) in parts.items()}
+
+    def open_requests(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Id and request, without inline rows, of every job that has not ended."""
+        ids = sorted(self.open_jobs())
+        for start in range(0, len(ids), BATCH):
+            for record in self._read(ids[start : start + BATCH], (*STATE_FIELDS, "request")):
+                if record:
+                    yield record.id, record.shown_request
+
+    def overdue_ids(self) -> list[str]:
+        """Ids of jobs whose deadline has passed and that nobody has looked at since."""
+        passed = self._redis.zrangebyscore(self.key("deadlines"), "-inf", self.now_ms())
+        return [text_of(id_) for id_ in passed]
+
+    def unlist_overdue(self, ids: Iterable[str]) -> None:
+        """Look no more after these jobs' deadlines."""
+        if given := list(ids):
+            self._redis.zrem(self.key("deadlines"), *given)
+
+    def missing_ids(self) -> set[str]:
+        """Jobs of which an attempt was noted as missing."""
+        return {text_of(id_) for id_ in self._redis.smembers(self.key("missing"))}
+
+    def states(self, ids: Iterable[str]) -> Iterator[JobRecord]:
+        """What is needed to look after jobs, of those that are still on record."""
+        wanted = sorted(ids)
+        for start in range(0, len(wanted), BATCH):
+            yield from filter(None, self._read(wanted[start : start + BATCH], STATE_FIELDS))
+
+    def events(self, job_id: str, *, after: str = "0", limit: int = 500) -> list[JobEvent]:
+        """The job's history behind the event ``after``, oldest first."""
+        entries = self._redis.xrange(
+            self._events(job_id), min=f"({after}", max="+", count=limit
+        )
+        return [
+            JobEvent(id=text_of(id_), **json.loads(_field(fields, "event")))
+            for id_, fields in entries
+        ]
+
+    def lock(self, name: str, *, ttl_s: float) -> "Lock":
+        """A lock among all processes, which nobody waits for and which runs out by itself."""
+        key = self.key("lock", name)
+        made: Lock = self._redis.lock(key, timeout=ttl_s, blocking=False, thread_local=False)
+        return made
+
+    def _read(self, ids: Sequence[str], fields: Sequence[str]) -> list[JobRecord | None]:
+        """Some fields of some jobs in one round trip; ``None`` for a job that is gone."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for id_ in ids:
+            pipeline.hmget(self._job(id_), fields)
+        return [read_record(fields, values) for values in pipeline.execute()]
+
+    def _job(self, job_id: str) -> str:
+        return self.key("job", job_id)
+
+    def _open(self) -> str:
+        return self.key("open_jobs")
+
+    def _events(self, job_id: str) -> str:
+        return self.key("events", job_id)
+
+
+def read_record(fields: Sequence[str], values: Sequence[Any]) -> JobRecord | None:
+    """What HMGET returned for some fields; ``None`` for a job that is gone."""
+    stored: dict[Any, Any] = {f: v for f, v in zip(fields, values, strict=True) if v}
+    return JobRecord.from_hash(stored) if "id" in stored else None
+
+
+def as_ms(time: tuple[int, int]) -> int:
+    """What TIME returned, in milliseconds."""
+    seconds, microseconds = time
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def text_of(value: Any) -> str:
+    """What a client answered, whether it decodes or not."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _field(fields: Mapping[Any, Any], name: str) -> str:
+    return text_of(fields.get(name.encode()) or fields[name])

@@ -1,0 +1,116 @@
+"""Find jobs that nobody works on any more and queue their next attempt.
+
+Runs in the API and in every worker's parent process. A lock keeps two from sweeping at
+once, but nothing depends on it: each step is a compare-and-set, so a second sweep of the
+same job is refused.
+"""
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+from fimlora_contract.jobs import JobError, JobStatus
+from fimlora_jobs.attempts import ORPHAN_GRACE_S, REAPER_INTERVAL_S
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.store import JobMissing, JobStore, StaleAttempt
+
+DEADLINE_PASSED = JobError(
+    code="timeout", detail="the job had not ended when its deadline_s had passed"
+)
+
+
+class Transport(Protocol):
+    """What the reaper needs of the queue."""
+
+    def enqueue(self, job_id: str, attempt: int, *, at_front: bool = False) -> None:
+        """Queue one attempt; queueing it again changes nothing."""
+        ...
+
+    def waiting(self) -> AbstractSet[tuple[str, int]]:
+        """Job ids and attempts in the list that workers pop from."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """One job that was found without a worker."""
+
+    job_id: str
+    attempt: int
+    status: JobStatus
+
+
+def sweep(
+    store: JobStore, transport: Transport, *, on_reaped: Callable[[Reaped], None]
+) -> None:
+    """Give every orphaned job its next attempt, unless somebody else is sweeping."""
+    if not store.lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8).acquire():
+        return
+    end_overdue(store, on_reaped=on_reaped)
+    now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
+    open_jobs = store.open_jobs()
+    # Most open jobs wait in line and need no look: only those that do not, and those that
+    # were once found missing.
+    doubtful = open_jobs.keys() & noted
+    for job_id, (status, attempt) in open_jobs.items():
+        if status is not JobStatus.QUEUED or (job_id, attempt) not in waiting:
+            doubtful.add(job_id)
+    done = noted - open_jobs.keys()
+    for record in store.states(doubtful):
+        try:
+            is_waiting = (record.id, record.attempt) in waiting
+            if _is_orphan(record, store, is_waiting=is_waiting, now_ms=now_ms):
+                on_reaped(give_up(store, transport, record.id, record.attempt))
+            if is_waiting:
+                done.add(record.id)
+        except (JobMissing, StaleAttempt):
+            continue  # it moved on while we looked
+    store.unlist_missing(done)
+
+
+def end_overdue(store: JobStore, *, on_reaped: Callable[[Reaped], None]) -> None:
+    """Fail jobs whose deadline has passed, queued or running; a worker notices by itself.
+
+    One that is being canceled is left to that.
+    """
+    ids = store.overdue_ids()
+    done = set(ids)
+    for record in store.states(ids):
+        if record.status not in {JobStatus.QUEUED, JobStatus.RUNNING}:
+            continue
+        try:
+            store.fail(record.id, record.attempt, DEADLINE_PASSED)
+            on_reaped(Reaped(record.id, record.attempt, JobStatus.FAILED))
+        except (JobMissing, StaleAttempt):
+            done.discard(record.id)  # it moved on while we looked: look again
+    store.unlist_overdue(done)
+
+
+def give_up(
+    store: JobStore,
+    transport: Transport,
+    job_id: str,
+    attempt: int,
+    *,
+    counted: bool = True,
+    error: JobError | None = None,
+) -> Reaped:
+    """Give up an attempt and queue the next one in front, or end the job with ``error``."""
+    change = store.requeue(job_id, attempt, counted=counted, error=error)
+    if change.status is JobStatus.QUEUED:
+        transport.enqueue(job_id, change.attempt, at_front=True)
+    return Reaped(job_id, change.attempt, change.status)
+
+
+def _is_orphan(record: JobRecord, store: JobStore, *, is_waiting: bool, now_ms: int) -> bool:
+    if record.status.is_final or record.lease_until_ms > now_ms:
+        return False
+    if record.status is not JobStatus.QUEUED:
+        return True
+    if is_waiting is record.is_missing:
+        # The grace runs from here, not from when the job was queued: however long it has
+        # waited in line, a worker may have popped it just now.
+        store.note_missing(record.id, record.attempt, missing=not is_waiting)
+        return False
+    return not is_waiting and now_ms - record.updated_at_ms > ORPHAN_GRACE_S * 1000

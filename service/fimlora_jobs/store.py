@@ -1,0 +1,339 @@
+"""The truth about jobs: compare-and-set on records in Redis.
+
+Every change names the attempt it speaks for and the states it may start from; a script
+checks both and writes in one step. An attempt number is a fencing token: a worker that was
+taken for dead cannot overwrite what its successor did. Final states are sticky. Times are
+the Redis server's, so machines need no common clock.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fimlora_contract.jobs import (
+    FINAL_STATUSES,
+    JobError,
+    JobStatus,
+    Progress,
+)
+from fimlora_jobs import scripts
+from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
+from fimlora_jobs.deduplication import FIGURES, KnownRequests
+from fimlora_jobs.reader import Change, JobMissing, read_record, text_of
+from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, split_rows
+
+__all__ = ["Change", "JobMissing", "JobOpen", "JobStore", "RequestTaken", "StaleAttempt"]
+Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
+
+
+class RequestTaken(RuntimeError):
+    """Another job was put on record for equal requests in the meantime."""
+
+
+class JobOpen(RuntimeError):
+    """What is asked for is possible only once the job has ended."""
+
+
+class StaleAttempt(RuntimeError):
+    """The change spoke for an attempt or a state that is no longer current.
+
+    Attributes:
+        status: What the job's status is instead.
+    """
+
+    def __init__(self, message: str, *, status: JobStatus) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class JobStore(KnownRequests):
+    """Job records under one key prefix of a Redis server, and every change of them."""
+
+    # Creating
+
+    def new_id(self) -> str:
+        """A fresh job id."""
+        return new_job_id(self.now_ms())
+
+    def create(
+        self,
+        job_id: str,
+        *,
+        request: Mapping[str, Any],
+        resolved: Mapping[str, Any],
+        digest: str,
+        statistics_digest: str = "",
+        statistics_from: str = "",
+        tenant: str = "",
+        in_place_of: str | None = None,
+        counted_as: str = "",
+    ) -> JobRecord:
+        """Put a queued job on record; creating the same id again changes nothing.
+
+        Args:
+            job_id: Its id.
+            request: The request as accepted, short forms expanded.
+            resolved: What the references resolved to.
+            digest: Equal for requests that must give equal results.
+            statistics_digest: Equal for requests that must measure equal statistics.
+            statistics_from: A job whose statistics are used instead of measuring.
+            tenant: Who may find its result by its inputs; empty for everybody.
+            in_place_of: What `shared` said; equal requests find this job from then on. With
+                ``None`` they do not.
+            counted_as: The figure that counts it; empty for none.
+
+        Raises:
+            RequestTaken: `shared` says something else by now.
+        """
+        event = _event("status", job_id, Q, 1)
+        keys = [
+            self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
+            self.key("deadlines"), self.key(FIGURES),
+        ]  # fmt: skip
+        shown, rows = split_rows(request)
+        fields = {
+            "request": json.dumps(shown),
+            "rows": json.dumps(rows) if rows is not None else "",
+            "resolved": json.dumps(resolved),
+            "request_digest": digest,
+            "statistics_digest": statistics_digest,
+            "statistics_from": statistics_from,
+            "tenant": tenant,
+        }
+        pipeline = self._redis.pipeline(transaction=False)
+        if in_place_of is not None:
+            keys.append(self.key("shared", digest))
+        deadline_s = request.get("deadline_s")
+        until_ms = str(round(deadline_s * 1000)) if deadline_s else ""
+        given = [job_id, event, in_place_of or "", until_ms, counted_as, *_flat(fields)]
+        pipeline.eval(scripts.CREATE, len(keys), *keys, *given)
+        pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
+        created, values = pipeline.execute()
+        if created == -1:
+            raise RequestTaken(f"another job was put on record for {digest}")
+        record = read_record(SHOWN_FIELDS, values)
+        if record is None:
+            raise JobMissing(f"job {job_id!r} was deleted while it was made")
+        return record
+
+    def join(self, job_id: str) -> JobRecord | None:
+        """Let one more request share an open job; ``None`` when it is too late for that."""
+        joined = self._redis.eval(scripts.JOIN, 1, self._job(job_id))
+        return self.shown(job_id) if joined else None
+
+    # A worker speaks for its attempt
+
+    def start(self, job_id: str, attempt: int, *, worker: str) -> JobRecord:
+        """Take a queued attempt and hold its lease.
+
+        Raises:
+            StaleAttempt: Another attempt is current, or this one is not queued any more.
+        """
+        fields = {"status": R, "worker": worker, "progress": "", "error": ""}
+        event = _event("status", job_id, R, attempt)
+        self._change(job_id, attempt, {Q}, fields, event=event, lease_s=LEASE_S)
+        return self.get(job_id)
+
+    def renew(self, job_id: str, attempt: int) -> JobStatus:
+        """Hold the lease for another term; the answer shows a cancel request.
+
+        An attempt that a worker has popped and not yet started is still queued.
+        """
+        return self._change(job_id, attempt, {Q, R, C}, {}, lease_s=LEASE_S).status
+
+    def report(self, job_id: str, attempt: int, progress: Progress) -> JobStatus:
+        """Put progress on record; the answer shows a cancel request."""
+        event = _event("progress", job_id, R, attempt, progress=progress)
+        fields = {"progress": progress.model_dump_json()}
+        return self._change(
+            job_id, attempt, {R, C}, fields, event=event, lease_s=LEASE_S
+        ).status
+
+    def measure_anew(self, job_id: str, attempt: int) -> None:
+        """Take back that a running job uses another job's statistics: they are gone."""
+        self._change(job_id, attempt, {R, C}, {"statistics_from": ""}, lease_s=LEASE_S)
+
+    def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
+        """End a running job with its result.
+
+        Raises:
+            StaleAttempt: The attempt is not current, or a cancel request came first.
+        """
+        fields = {
+            "status": JobStatus.SUCCEEDED,
+            "result": json.dumps(result, allow_nan=False),
+            "rows": "",  # nobody runs it again
+        }
+        event = _event("status", job_id, JobStatus.SUCCEEDED, attempt)
+        self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
+
+    def fail(self, job_id: str, attempt: int, error: JobError) -> None:
+        """End a job with an error; a job being canceled ends as canceled instead."""
+        fields = {"status": JobStatus.FAILED, "error": error.model_dump_json()}
+        event = _event("status", job_id, JobStatus.FAILED, attempt, error=error)
+        try:
+            self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+        except StaleAttempt as stale:
+            if stale.status is not C:
+                raise
+            self.confirm_cancel(job_id, attempt)
+
+    def confirm_cancel(self, job_id: str, attempt: int) -> None:
+        """End a job whose cancel request has been obeyed."""
+        fields = {"status": JobStatus.CANCELED}
+        event = _event("status", job_id, JobStatus.CANCELED, attempt)
+        self._change(job_id, attempt, {C}, fields, event=event, lease_s=0)
+
+    # Anyone
+
+    def withdraw(self, job_id: str) -> JobStatus:
+        """Take back one request: a job that no other shares is canceled.
+
+        Raises:
+            StaleAttempt: The job has already ended.
+        """
+        if self._redis.eval(scripts.LEAVE, 1, self._job(job_id)):
+            return self.status_of(job_id)
+        return self.request_cancel(job_id)
+
+    def request_cancel(self, job_id: str) -> JobStatus:
+        """Cancel a queued job at once, ask a running one to stop, whoever shares it.
+
+        Raises:
+            StaleAttempt: The job has already ended.
+        """
+        while True:
+            record = self.get(job_id)
+            if record.status is C:
+                return C
+            target = JobStatus.CANCELED if record.status is Q else C
+            event = _event("status", job_id, target, record.attempt)
+            try:
+                return self._change(
+                    job_id,
+                    record.attempt,
+                    {record.status} & {Q, R},
+                    {"status": target},
+                    event=event,
+                ).status
+            except StaleAttempt as stale:
+                if stale.status in FINAL_STATUSES:
+                    raise
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended; its files stay for others that have the same.
+
+        Raises:
+            JobMissing: There is no such job.
+            JobOpen: It has not ended.
+        """
+        keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
+        done = self._redis.eval(scripts.DELETE, len(keys), *keys, job_id)
+        if done == -1:
+            raise JobMissing(f"no job {job_id!r}")
+        if not done:
+            raise JobOpen(f"job {job_id!r} has not ended")
+
+    def requeue(
+        self, job_id: str, attempt: int, *, counted: bool = True, error: JobError | None = None
+    ) -> Change:
+        """Give up an attempt: the next one is queued, or the job fails after the last.
+
+        Args:
+            job_id: The job.
+            attempt: The attempt to give up.
+            counted: Whether it counts against the limit; an orderly shutdown does not.
+            error: What the job fails with when no attempt is left; a want of memory is noted
+                for the next one.
+
+        Raises:
+            StaleAttempt: The attempt is no longer current.
+        """
+        record = self.get(job_id)
+        failures = record.failures + int(counted)
+        if record.status is C:
+            self.confirm_cancel(job_id, attempt)
+            return Change(JobStatus.CANCELED, attempt)
+        if failures >= MAX_ATTEMPTS:
+            self.fail(job_id, attempt, error or _lost(failures))
+            return Change(JobStatus.FAILED, attempt)
+        fields = {
+            "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
+        }  # fmt: skip
+        if error and error.code == "out_of_memory_host":
+            fields["memory_kills"] = str(record.memory_kills + 1)
+        event = _event("status", job_id, Q, attempt + 1)
+        return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+
+    def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
+        """Put on record whether a queued attempt was found in no list; see the reaper."""
+        # Listed before the record says so: what the record says is then always found.
+        if missing:
+            self._redis.sadd(self.key("missing"), job_id)
+        fields = {"missing_attempt": str(attempt) if missing else ""}
+        self._change(job_id, attempt, {Q}, fields)
+
+    def unlist_missing(self, ids: Iterable[str]) -> None:
+        """Take jobs off the list of those that were noted as missing."""
+        if ids := list(ids):
+            self._redis.srem(self.key("missing"), *ids)
+
+    # Inside
+
+    def _change(
+        self,
+        job_id: str,
+        attempt: int,
+        allowed: Iterable[JobStatus],
+        fields: Mapping[str, str],
+        *,
+        event: str = "",
+        lease_s: float | None = None,
+    ) -> Change:
+        keys = [
+            self._job(job_id), self._open(), self._events(job_id), self.key("tallies"),
+            self.key("webhooks", job_id), self.key("outbox"),
+        ]  # fmt: skip
+        lease = "" if lease_s is None else str(int(lease_s * 1000))
+        states = f"|{'|'.join(allowed)}|"
+        done, status, current = self._redis.eval(
+            scripts.CHANGE, len(keys), *keys, str(attempt), states, event, lease, *_flat(fields)
+        )
+        if done == -1:
+            raise JobMissing(f"no job {job_id!r}")
+        found = Change(JobStatus(text_of(status)), int(current))
+        if not done:
+            raise StaleAttempt(
+                f"job {job_id} is {found.status} in attempt {found.attempt}, "
+                f"not in attempt {attempt} and one of {sorted(allowed)}",
+                status=found.status,
+            )
+        return found
+
+
+def _lost(failures: int) -> JobError:
+    detail = f"the worker was lost in each of {failures} attempts"
+    return JobError(code="worker_lost", detail=detail, retryable=True)
+
+
+def _event(
+    type_: str,
+    job_id: str,
+    status: JobStatus,
+    attempt: int,
+    *,
+    progress: Progress | None = None,
+    error: JobError | None = None,
+) -> str:
+    body: dict[str, Any] = {
+        "type": type_, "job_id": job_id, "status": status, "attempt": attempt,
+    }  # fmt: skip
+    if progress:
+        body["progress"] = progress.model_dump(mode="json")
+    if error:
+        body["error"] = error.model_dump(mode="json")
+    return json.dumps(body)
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]

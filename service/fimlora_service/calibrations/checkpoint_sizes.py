@@ -1,0 +1,134 @@
+"""What the heads of a checkpoint's files tell of a model: its size, its targets, its budgets."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from fimlora_contract.estimates import BudgetInterval
+from fimlora_contract.requests import CalibrationRequest, TargetModules
+from fimlora_service.resolve.model_files import Shapes
+from fimlora_service.resolve.target_checks import has_experts, is_inner, match_entries
+
+BLOCK = re.compile(r"(.*?\.\d+)\.")
+EXPERT = re.compile(r"\.experts\.([0-9]{1,9})\.")
+OUTSIDE = ""
+Matrix = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Sums over the tensors of a checkpoint.
+
+    Attributes:
+        parameters: All of them.
+        features: Numbers that go into all linear maps and come out of them, per token.
+        n_blocks: How many repeated blocks there are.
+        largest_block: Parameters of the largest one.
+        block_features: Features of the one that has most.
+        largest_other: Parameters of the largest tensor outside of blocks, mostly an embedding.
+    """
+
+    parameters: int
+    features: int
+    n_blocks: int
+    largest_block: int
+    block_features: int
+    largest_other: int
+
+
+def measure_checkpoint(shapes: Shapes, *, experts_per_token: int = 1) -> Checkpoint:
+    """Sum up the tensors of a checkpoint; those with a number in their name form blocks.
+
+    Args:
+        shapes: Shape of each tensor by name.
+        experts_per_token: How many of a mixture's experts a token goes through.
+    """
+    parameters, features = Counter[str](), Counter[str]()
+    others = [0]
+    for name, shape in shapes.items():
+        block = BLOCK.match(name)
+        key = block[1] if block else OUTSIDE
+        parameters[key] += math.prod(shape)
+        features[key] += features_of(name, shape, experts_per_token)
+        if not block:
+            others.append(math.prod(shape))
+    blocks = parameters.keys() - {OUTSIDE}
+    return Checkpoint(
+        parameters=parameters.total(),
+        features=features.total(),
+        n_blocks=len(blocks),
+        largest_block=max((parameters[key] for key in blocks), default=0),
+        block_features=max((features[key] for key in blocks), default=0),
+        largest_other=max(others),
+    )
+
+
+def features_of(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
+    """Numbers per token that go into a linear map and come out of it."""
+    expert = EXPERT.search(name)
+    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
+        return 0
+    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
+
+
+def is_packed(config: Mapping[str, Any]) -> bool:
+    """Whether the weights are quantised, so that their shapes are not those of the maps."""
+    return bool(config.get("quantization_config"))
+
+
+def find_target_shapes(
+    targets: TargetModules, *, shapes: Shapes, config: Mapping[str, Any]
+) -> dict[str, Matrix] | None:
+    """Shapes of the target modules by name; ``None`` where only the loaded model can tell.
+
+    That is so for the default of an architecture, packed weights, fused experts, and a head
+    that is not part of the checkpoint.
+    """
+    if targets is None or has_experts(config) or is_packed(config):
+        return None
+    matrices = find_matrices(shapes)
+    if targets == "all-linear":
+        names: Sequence[str] | None = [name for name in matrices if is_inner(name)]
+    else:
+        names = match_entries(targets, matrices)
+    return {name: matrices[name] for name in names} if names else None
+
+
+def find_matrices(shapes: Shapes) -> dict[str, Matrix]:
+    """All matrices of a checkpoint by the name of their module."""
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if len(shape) == 2
+    }
+
+
+def budget_interval(
+    request: CalibrationRequest, matrices: Collection[Matrix], *, parameters: int
+) -> BudgetInterval | None:
+    """What the budget may be with these targets, in the unit of the request."""
+    allocation, budget = request.allocation, request.budget
+    floor = 1 if allocation.r_min is None else allocation.r_min
+    floor = max(floor, allocation.multiple_of) if floor else 0
+    ceilings = [min(allocation.r_max or min(sides), *sides) for sides in matrices]
+    low = high = 0
+    for sides, ceiling in zip(matrices, ceilings, strict=True):
+        cost = 1 if budget.unit == "rank" else sum(sides)
+        low, high = low + min(floor, ceiling) * cost, high + ceiling * cost
+    divisor = {"rank": len(matrices), "fraction": parameters}.get(budget.unit, 1)
+    if not divisor:
+        return None
+    factor = Fraction(budget.bytes_per_parameter if budget.unit == "bytes" else 1, divisor)
+    lowest, highest = float(low * factor), float(high * factor)
+    return BudgetInterval(
+        unit=budget.unit,
+        lowest=lowest,
+        highest=highest,
+        # A parameter budget above the highest ranks is met by them; a mean rank is not.
+        is_feasible=lowest <= budget.value
+        and (budget.unit != "rank" or budget.value <= highest),
+    )

@@ -1,0 +1,168 @@
+"""POST /calibrate: pin the request to content, put it on record, queue it, answer at once.
+
+POST /estimate goes the same way up to the record.
+"""
+
+from contextlib import suppress
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from fimlora_contract.estimates import Estimate
+from fimlora_contract.jobs import Job
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.store import JobMissing
+from fimlora_service import errors
+from fimlora_service.calibrations.estimate import make_estimate
+from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
+from fimlora_service.http.dependencies import (
+    JobId,
+    LanesDep,
+    MetricsDep,
+    PrefixDep,
+    SettingsDep,
+    StoppingDep,
+    SubmissionDep,
+    problems,
+)
+from fimlora_service.http.headers import media_type_of, wait_preference
+from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.jobs.endpoints import Patience
+
+RETRY_AFTER_S = 2
+# What is wrong with a body, however it is submitted.
+REFUSALS = (
+    errors.MalformedRequest,
+    errors.WebhookNotAllowed,
+    errors.DatasetNotFound,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.ValidationFailed,
+    errors.UnsupportedArchitecture,
+    errors.BudgetInfeasible,
+    errors.DatasetSchema,
+    errors.DatasetEmpty,
+    errors.UnsafeWeights,
+    errors.ModelNotFound,
+    errors.ModelGated,
+    errors.DatasetUnreachable,
+    errors.HubUnreachable,
+    errors.StorageUnavailable,
+    errors.RedisUnavailable,
+)
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+
+
+async def require_json(request: Request) -> None:
+    """Refuse a body that does not say it is JSON."""
+    media_type_of(request, allowed=["application/json"])
+
+
+RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]
+PreferHeader = Annotated[
+    list[str],
+    Header(
+        alias="Prefer",
+        description="`wait=N`: answer when the job has ended, or after N seconds, at most 60.",
+    ),
+]
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[ -~]{1,255}$",
+        description="Repeat a request under one key, and it is carried out once.",
+    ),
+]
+
+
+@router.post(
+    "/calibrate",
+    status_code=202,
+    response_model=Job,
+    dependencies=[Depends(require_json)],
+    response_description="The job is queued; poll the address in Location.",
+    responses={
+        200: {
+            "model": Job | Estimate,
+            "description": "An equal request had already succeeded; the job has ended within "
+            "the time to wait; or, with `validate_only`, an estimate and no job.",
+        },
+        **problems(
+            *REFUSALS,
+            errors.IdempotencyInFlight,
+            errors.IdempotencyMismatch,
+        ),
+    },
+)
+async def calibrate(
+    body: RequestBody,
+    request: Request,
+    submission: SubmissionDep,
+    lanes: LanesDep,
+    metrics: MetricsDep,
+    settings: SettingsDep,
+    stopping: StoppingDep,
+    prefix: PrefixDep,
+    response: Response,
+    idempotency_key: KeyHeader = None,
+    prefer: PreferHeader = [],  # noqa: B006 - FastAPI copies defaults
+) -> Any:
+    """Queue a calibration and answer at once, or once it has ended if the client waits."""
+    if body.validate_only:
+        made = await lanes.run(body, partial(make_estimate, body, submission))
+        return Response(made.model_dump_json(), media_type="application/json")
+    accept = partial(submission.accept, body, key=idempotency_key)
+    accepted = await lanes.run(body, accept)
+    metrics.accepted.labels(accepted.outcome).inc()
+    record, wait = accepted.record, wait_preference(prefer)
+    if wait is not None:
+        response.headers["Preference-Applied"] = f"wait={wait}"
+        patience = Patience(request, settings, stopping)
+        # The job is accepted, whatever becomes of the wait.
+        with suppress(RedisError, JobMissing):
+            await patience.wait_for_end(record.id, submission.store, at_most_s=wait)
+            record = await run_in_threadpool(submission.store.shown, record.id)
+    response.headers["Location"] = f"{prefix}/jobs/{record.id}"
+    if accepted.cached or (wait is not None and record.status.is_final):
+        response.status_code = 200
+    elif not record.status.is_final:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return record.to_job(prefix=prefix, cached=accepted.cached)
+
+
+@router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
+async def estimate(body: RequestBody, submission: SubmissionDep, lanes: LanesDep) -> Estimate:
+    """Check a request as POST /calibrate does and say what it would need; nothing is queued."""
+    return await lanes.run(body, partial(make_estimate, body, submission))
+
+
+@router.post(
+    "/jobs/{id}/retry",
+    status_code=202,
+    response_description="A new job is queued; poll the address in Location.",
+    responses=problems(
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobAlreadyFinished,
+        errors.IdempotencyInFlight,
+        errors.IdempotencyMismatch,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+)
+def retry_job(
+    id: JobId,
+    submission: SubmissionDep,
+    prefix: PrefixDep,
+    response: Response,
+    idempotency_key: KeyHeader = None,
+) -> Job:
+    """Queue the request of a failed or canceled job once more, on the same content."""
+    again = submission.repeat(submission.store.get(id), key=idempotency_key)
+    response.headers["Location"] = f"{prefix}/jobs/{again.id}"
+    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return again.to_job(prefix=prefix)

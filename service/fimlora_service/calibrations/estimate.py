@@ -1,0 +1,140 @@
+"""What POST /calibrate would do with a request, without doing it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from fimlora_contract.estimates import (
+    Estimate,
+    FetchEstimate,
+    MemoryEstimate,
+    ModelEstimate,
+    QueueEstimate,
+    WorkerFit,
+)
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.workers import Worker
+from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.workers import WorkerRegistry
+from fimlora_service.calibrations.checkpoint_sizes import (
+    Checkpoint,
+    budget_interval,
+    find_target_shapes,
+    is_packed,
+    measure_checkpoint,
+)
+from fimlora_service.calibrations.job_spec import Known
+from fimlora_service.calibrations.memory import Demand, choose_dtype, demand_of, find
+from fimlora_service.calibrations.recorded import find_recorded
+from fimlora_service.calibrations.submission import Submission
+from fimlora_service.resolve.model_files import ResolvedModel
+
+
+def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
+    """Resolve a request in detail and sum up what is known.
+
+    Raises:
+        ServiceError: POST /calibrate would refuse it, too.
+    """
+    submission.check_webhook(request)
+    resolved = submission.resolver.resolve(request, in_detail=True)
+    known = submission.find_known(request, resolved)
+    to_fetch = submission.resolver.bytes_to_fetch(request, resolved)
+    workers = WorkerRegistry(submission.store).living()
+    model, config = resolved.model, resolved.model.config
+    experts = find(config, ("num_experts_per_tok",))
+    checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
+    dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
+    recorded = find_recorded(request, shapes=model.shapes or {}, config=config)
+    demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
+    open_job = submission.find_open(request, resolved)
+    helps = known.result or known.measured
+    # Without a measurement it is answered at once, or queued in front.
+    return Estimate(
+        outcome=foresee(known, is_open=open_job is not None),
+        job_id=open_job or (helps.id if helps else None),
+        request_digest=resolved.digest,
+        resolved=resolved.references,
+        fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
+        model=describe_model(request, model, checkpoint, demand),
+        memory=describe_memory(demand, dtype, workers),
+        queue=describe_queue(request, submission, workers, is_answered=bool(helps or open_job)),
+    )
+
+
+def describe_queue(
+    request: CalibrationRequest,
+    submission: Submission,
+    workers: Sequence[Worker],
+    *,
+    is_answered: bool,
+) -> QueueEstimate:
+    """The line a job would stand in; none if another one answers or it need not measure."""
+    if is_answered:
+        return QueueEstimate(ahead=0, workers=len(workers), wait_s=0.0)
+    transport = submission.transport
+    ahead = transport.n_high() if request.priority == "high" else transport.depth()
+    mean_s = read_tallies(submission.store).mean_s
+    idle = sum(worker.state == "idle" for worker in workers)
+    n_before = max(0, ahead + 1 - idle)
+    wait_s = None if mean_s is None or not workers else n_before * mean_s / len(workers)
+    return QueueEstimate(
+        ahead=ahead,
+        workers=len(workers),
+        wait_s=0.0 if workers and not n_before else wait_s,
+    )
+
+
+def foresee(
+    known: Known, *, is_open: bool
+) -> Literal["cached", "shared", "replanned", "measured"]:
+    """What POST /calibrate would do, in the order in which it looks."""
+    if is_open:
+        return "shared"
+    if known.result:
+        return "cached"
+    return "replanned" if known.measured else "measured"
+
+
+def device_of(workers: Sequence[Worker]) -> str:
+    """The kind of device that would run a job: a GPU unless all living workers have none."""
+    return "cpu" if workers and all(w.device == "cpu" for w in workers) else "cuda"
+
+
+def describe_model(
+    request: CalibrationRequest, model: ResolvedModel, checkpoint: Checkpoint, demand: Demand
+) -> ModelEstimate:
+    """The model and its targets, as far as its files tell."""
+    shapes, config = model.shapes or {}, model.config
+    targets = find_target_shapes(request.target_modules, shapes=shapes, config=config)
+    size, packed = checkpoint.parameters, is_packed(config)
+    return ModelEstimate(
+        parameters=None if packed else size,
+        weight_bytes=demand.weights,
+        target_modules=len(targets) if targets else None,
+        budget=(
+            budget_interval(request, targets.values(), parameters=size) if targets else None
+        ),
+    )
+
+
+def describe_memory(demand: Demand, dtype: str, workers: Sequence[Worker]) -> MemoryEstimate:
+    """The memory that is needed, against what each worker has."""
+    return MemoryEstimate(
+        dtype=dtype,
+        resident_bytes=demand.resident,
+        streamed_bytes=demand.streamed,
+        boundary_bytes=demand.boundary,
+        workers=[fit(demand, worker) for worker in workers],
+    )
+
+
+def fit(demand: Demand, worker: Worker) -> WorkerFit:
+    """Whether a worker has the memory; boundaries may go to disk, so they are not counted."""
+    memory = worker.memory_bytes
+    return WorkerFit(
+        name=worker.name,
+        device=worker.device,
+        memory_bytes=memory,
+        resident=None if memory is None else demand.resident <= memory,
+        streamed=None if memory is None else demand.streamed <= memory,
+    )

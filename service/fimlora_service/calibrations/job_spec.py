@@ -1,0 +1,86 @@
+"""What a request amounts to: what is to be done, what is known of it, and what became of it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.record import JobRecord
+from fimlora_service.resolve.resolver import Resolved
+
+# From earlier jobs: the result; the statistics; nothing. Or the job is open already, for an
+# equal request; or was accepted before, under the same idempotency key.
+Outcome = Literal["cached", "replanned", "measured", "shared", "repeated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a request.
+
+    Attributes:
+        record: The job that carries it.
+        outcome: How it came to that job.
+    """
+
+    record: JobRecord
+    outcome: Outcome
+
+    @property
+    def cached(self) -> bool:
+        """Whether the job belongs to an earlier, equal request."""
+        return self.outcome == "cached"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Earlier jobs that save work.
+
+    Attributes:
+        result: One that an equal request has made.
+        measured: One that has measured the same.
+    """
+
+    result: JobRecord | None = None
+    measured: JobRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job is to do.
+
+    Attributes:
+        request: The request as accepted.
+        resolved: What its references resolved to.
+        digest: Equal for requests that must give equal results.
+        statistics_digest: Equal for requests that must measure equal statistics.
+        tenant: Who may find the result by its inputs; empty for everybody.
+    """
+
+    request: dict[str, Any]
+    resolved: dict[str, Any]
+    digest: str
+    statistics_digest: str
+    tenant: str = ""
+
+    @classmethod
+    def of(cls, request: CalibrationRequest, resolved: Resolved) -> "Work":
+        """The work of a request; how it was asked for, and who is told, is no part of it."""
+        return cls(
+            request.model_dump(mode="json", exclude={"validate_only", "webhook"}),
+            resolved.references,
+            digest=resolved.digest,
+            statistics_digest=resolved.statistics_digest,
+            tenant=resolved.tenant,
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Whether it shares no job with equal requests.
+
+        It asks to be done in any case, or to be given up at a time that others did not ask for.
+        """
+        return bool(self.request.get("force") or self.request.get("deadline_s"))
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it goes before others."""
+        return self.request.get("priority") == "high"

@@ -1,0 +1,120 @@
+"""Datasets: upload, list, look at, and delete."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from fimlora_contract.jobs import Dataset, DatasetPage
+from fimlora_contract.references import UPLOAD_ID
+from fimlora_jobs.store import JobStore
+from fimlora_service import errors
+from fimlora_service.datasets.local import list_local_datasets
+from fimlora_service.datasets.uploads import (
+    MEDIA_TYPES,
+    Format,
+    delete_upload,
+    find_upload,
+    list_uploads,
+    receive_upload,
+)
+from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
+from fimlora_service.http.headers import media_type_of
+from fimlora_service.http.strict_queries import StrictQueryRoute
+
+router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
+DatasetId = Annotated[
+    str,
+    Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
+]
+BODY = {
+    "required": True,
+    "content": {
+        name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES
+    },
+}
+
+
+@router.post(
+    "/datasets",
+    status_code=201,
+    response_description="The dataset is kept under the digest of its bytes.",
+    responses={
+        200: {"model": Dataset, "description": "The same bytes were uploaded before."},
+        **problems(
+            errors.PayloadTooLarge,
+            errors.UnsupportedMediaType,
+            errors.DatasetSchema,
+            errors.DatasetEmpty,
+            errors.ValidationFailed,
+            errors.DiskFull,
+        ),
+    },
+    openapi_extra={"requestBody": BODY},
+)
+async def upload_dataset(
+    request: Request, data_folder: DataFolderDep, prefix: PrefixDep, response: Response
+) -> Dataset:
+    """Upload rows, as JSONL or Parquet, to calibrate on."""
+    format_ = format_of(request)
+    dataset, is_new = await receive_upload(
+        request.stream(), format=format_, data_folder=data_folder
+    )
+    response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
+    if not is_new:
+        response.status_code = 200
+    return dataset
+
+
+def format_of(request: Request) -> Format:
+    """The format that the content type names."""
+    return MEDIA_TYPES[media_type_of(request, allowed=sorted(MEDIA_TYPES))]
+
+
+@router.get("/datasets", responses=problems(errors.ValidationFailed))
+def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
+    """List uploaded and registered datasets."""
+    local = list_local_datasets(data_folder.datasets)
+    return DatasetPage(data=[*list_uploads(data_folder.uploads), *local])
+
+
+@router.get(
+    "/datasets/{id}", responses=problems(errors.DatasetNotFound, errors.ValidationFailed)
+)
+def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
+    """Describe one uploaded or registered dataset."""
+    if re.fullmatch(UPLOAD_ID, id):
+        return find_upload(id, uploads=data_folder.uploads)
+    for dataset in list_local_datasets(data_folder.datasets):
+        if dataset.id == id:
+            return dataset
+    raise errors.DatasetNotFound(f"no dataset {id!r}")
+
+
+@router.delete(
+    "/datasets/{id}",
+    status_code=204,
+    responses=problems(
+        errors.DatasetNotFound,
+        errors.DatasetInUse,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+)
+def delete_dataset(id: DatasetId, data_folder: DataFolderDep, store: StoreDep) -> None:
+    """Delete an upload that no open job needs; results that were made from it stay."""
+    if not re.fullmatch(UPLOAD_ID, id):
+        raise errors.DatasetNotFound(
+            f"no uploaded dataset {id!r}; only uploads can be deleted, registered datasets are "
+            "the operator's"
+        )
+    delete_upload(id, data_folder=data_folder, find_users=lambda: jobs_on(id, store))
+
+
+def jobs_on(id: str, store: JobStore) -> list[str]:
+    """Ids of the open jobs whose dataset is an upload."""
+    return [
+        job_id
+        for job_id, request in store.open_requests()
+        if (request["dataset"]["source"], request["dataset"].get("id")) == ("upload", id)
+    ]

@@ -1,0 +1,80 @@
+"""Registered local datasets: a JSONL or Parquet file, or a folder of such files."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from fimlora_contract.jobs import Dataset
+from fimlora_jobs.data_folder import registered_names
+from fimlora_jobs.datasets.folders import FolderError, dataset_files
+from fimlora_jobs.datasets.rows import Row, read_jsonl, read_parquet, survey_parquet
+from fimlora_service.errors import (
+    DatasetNotFound,
+    DatasetSchema,
+    DatasetUnreachable,
+    ServiceError,
+)
+
+FORMATS: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".parquet": "parquet"}
+
+
+def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
+    """The files of a registered dataset by name, in the order of reading.
+
+    Raises:
+        DatasetNotFound: Nothing is registered under that name.
+        DatasetSchema: What is registered holds no data, or mixes formats.
+        DatasetUnreachable: The service's user may not read it.
+    """
+    if not (datasets / name).exists():
+        known = registered_names(datasets)
+        raise DatasetNotFound(f"no local dataset {name!r}; registered datasets: {known}")
+    try:
+        return dataset_files(datasets / name)
+    except FolderError as error:
+        raise DatasetSchema(str(error)) from error
+    except PermissionError as error:
+        raise DatasetUnreachable(
+            f"local dataset {name!r} may not be read by the service's user"
+        ) from error
+
+
+def columns_of(file: Path) -> list[str]:
+    """Columns of a file: all of a Parquet file's, those of a JSONL file's first row."""
+    if file.suffix == ".parquet":
+        return survey_parquet(file).columns
+    return next(([*row] for _, row in read_jsonl(file)), [])
+
+
+def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """All rows of some files, one after the other, each with its place."""
+    if len(files) == 1:
+        return _read(files[0], columns)
+    parts = (((f"{f.name}, {where}", row) for where, row in _read(f, columns)) for f in files)
+    return chain.from_iterable(parts)
+
+
+def _read(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    return read_parquet(file, columns) if file.suffix == ".parquet" else read_jsonl(file)
+
+
+def list_local_datasets(datasets: Path) -> list[Dataset]:
+    """All registered datasets that hold data; none is read for being listed."""
+    listed = []
+    for name in registered_names(datasets):
+        try:
+            files = list(data_files(name, datasets=datasets).values())
+        except ServiceError:
+            continue  # nothing that could be calibrated on
+        listed.append(
+            Dataset(
+                id=name,
+                source="local",
+                rows=None,
+                digest=None,
+                format=FORMATS[files[0].suffix] if len(files) == 1 else "folder",
+                size=sum(file.stat().st_size for file in files),
+            )
+        )
+    return listed

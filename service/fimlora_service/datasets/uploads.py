@@ -1,0 +1,199 @@
+"""Uploaded datasets: received into a temporary folder, checked, then renamed to their id.
+
+The id is the content, so the same upload twice is one dataset, and a refused upload leaves
+nothing behind.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from starlette.concurrency import run_in_threadpool
+
+from fimlora_contract.jobs import Dataset
+from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.datasets.rows import RowError, Sighting, read_jsonl, survey, survey_parquet
+from fimlora_service.errors import (
+    DatasetEmpty,
+    DatasetInUse,
+    DatasetNotFound,
+    DatasetSchema,
+)
+
+MAX_USERS_NAMED = 100
+Format = Literal["jsonl", "parquet"]
+MEDIA_TYPES: dict[str, Format] = {
+    "application/x-ndjson": "jsonl",
+    "application/jsonl": "jsonl",
+    "application/vnd.apache.parquet": "parquet",
+}
+SURVEYS: dict[Format, Callable[[Path], Sighting]] = {
+    "jsonl": lambda path: survey(read_jsonl(path)),
+    "parquet": survey_parquet,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A body on disk.
+
+    Attributes:
+        file: Where it lies.
+        hex: Its sha256 in hex.
+        size: Its bytes.
+    """
+
+    file: Path
+    hex: str
+    size: int
+
+
+async def receive_upload(
+    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder
+) -> tuple[Dataset, bool]:
+    """Keep a body as a dataset.
+
+    Returns:
+        The dataset, and whether it is new.
+
+    Raises:
+        DatasetSchema: A row cannot be read; the message names it.
+        DatasetEmpty: There are no rows.
+    """
+    work = data_folder.tmp / f"upload-{uuid.uuid4().hex}"
+    work.mkdir()
+    try:
+        received = await _write(body, work / f"data.{format}")
+        return await run_in_threadpool(
+            _commit, received, format=format, uploads=data_folder.uploads
+        )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
+    sha, size = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        async for chunk in body:
+            sha.update(chunk)
+            size += len(chunk)
+            await run_in_threadpool(file.write, chunk)
+        await run_in_threadpool(_sync, file.fileno())
+    return Received(path, sha.hexdigest(), size)
+
+
+def _commit(received: Received, *, format: Format, uploads: Path) -> tuple[Dataset, bool]:
+    id_ = f"ds_{received.hex[:32]}"
+    if (uploads / id_).is_dir():
+        return find_upload(id_, uploads=uploads), False
+    try:
+        sighting = SURVEYS[format](received.file)
+    except RowError as error:
+        raise DatasetSchema(str(error)) from error
+    if not sighting.rows:
+        raise DatasetEmpty("the upload has no rows")
+    dataset = Dataset(
+        id=id_,
+        source="upload",
+        format=format,
+        rows=sighting.rows,
+        columns=sighting.columns,
+        size=received.size,
+        digest=f"sha256:{received.hex}",
+        created_at=datetime.now(UTC),
+    )
+    return _publish(dataset, received.file.parent, uploads=uploads)
+
+
+def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, bool]:
+    with (work / "meta.json").open("w", encoding="utf-8") as file:
+        file.write(dataset.model_dump_json())
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        work.rename(uploads / dataset.id)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        return find_upload(dataset.id, uploads=uploads), False  # an equal upload was faster
+    return dataset, True
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def find_upload(id_: str, *, uploads: Path) -> Dataset:
+    """An uploaded dataset by its id.
+
+    Raises:
+        DatasetNotFound: There is none.
+    """
+    try:
+        return Dataset.model_validate_json((uploads / id_ / "meta.json").read_bytes())
+    except FileNotFoundError:
+        raise DatasetNotFound(f"no uploaded dataset {id_!r}") from None
+
+
+def list_uploads(uploads: Path) -> list[Dataset]:
+    """All uploaded datasets by id."""
+    listed = []
+    for id_ in sorted(path.name for path in uploads.glob("ds_*")):
+        with suppress(DatasetNotFound):  # deleted while we look
+            listed.append(find_upload(id_, uploads=uploads))
+    return listed
+
+
+def delete_upload(
+    id_: str, *, data_folder: DataFolder, find_users: Callable[[], list[str]]
+) -> None:
+    """Remove an uploaded dataset that no open job needs.
+
+    It goes in one step; if a job was accepted just before, it is put back in one, too.
+
+    Raises:
+        DatasetNotFound: There is none.
+        DatasetInUse: Open jobs need it; they are named.
+    """
+    uploads = data_folder.uploads
+    find_upload(id_, uploads=uploads)
+    check_unused(id_, find_users())
+    gone = data_folder.tmp / f"deleted-{uuid.uuid4().hex}"
+    try:
+        (uploads / id_).rename(gone)
+    except FileNotFoundError:
+        raise DatasetNotFound(f"no uploaded dataset {id_!r}") from None
+    try:
+        check_unused(id_, find_users())
+    except DatasetInUse:
+        put_back(gone, uploads / id_)
+        raise
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def check_unused(id_: str, users: list[str]) -> None:
+    """Refuse to delete what open jobs need."""
+    if users:
+        jobs = "a job that has" if len(users) == 1 else f"{len(users)} jobs that have"
+        raise DatasetInUse(
+            f"dataset {id_!r} is needed by {jobs} not ended",
+            errors=[{"job_id": job_id} for job_id in users[:MAX_USERS_NAMED]],
+        )
+
+
+def put_back(gone: Path, place: Path) -> None:
+    """Undo a removal, unless the same bytes have been uploaded again."""
+    try:
+        gone.rename(place)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        shutil.rmtree(gone, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""What surrounds every request: an id, a log line, and a limit on the body."""
+
+import logging
+import re
+import time
+import uuid
+from contextvars import ContextVar
+
+from anyio import CancelScope
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID = "fimlora.request_id"
+SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+current_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+logger = logging.getLogger(__name__)
+
+
+class RequestIdMiddleware:
+    """Give every request an id, the client's if it sent a sound one, and log its end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+        scope[REQUEST_ID] = request_id
+        began, status = time.monotonic(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        token = current_request_id.set(request_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            fields = {"method": scope["method"], "path": scope["path"], "status": status}
+            fields["ms"] = round(1000 * (time.monotonic() - began))
+            logger.info("request.done", extra=fields)
+            current_request_id.reset(token)
+
+
+class BodyLimitMiddleware:
+    """Refuse bodies above a limit while they are read, so that none fills the memory."""
+
+    def __init__(self, app: ASGIApp, *, limit: int, upload_limit: int) -> None:
+        self._app = app
+        self._limit = limit
+        self._upload_limit = upload_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_upload = scope["path"].removeprefix("/v1") == "/datasets"
+        limit = self._upload_limit if is_upload else self._limit
+        length = Headers(scope=scope).get("content-length", "")
+        declared = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive() if declared <= limit else {"type": "too large"}
+            received += len(message.get("body", b""))
+            if max(declared, received) > limit:
+                raise HTTPException(413, f"the body is over the limit of {limit} bytes")
+            return message
+
+        await self._app(scope, receive_limited, send)
+
+
+ENDLESS = "text/event-stream"
+
+
+class HeadMiddleware:
+    """Answer HEAD as GET would, and keep the body back; an endless one is not waited for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                # The end waits for the handler, which has a file to read out and close.
+                if not message.get("more_body", False):
+                    await send({**message, "body": b""})
+                return
+            await send(message)
+            if Headers(scope=message).get("content-type", "").startswith(ENDLESS):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                body.cancel()
+
+        with CancelScope() as body:
+            await self._app({**scope, "method": "GET"}, receive, send_head)

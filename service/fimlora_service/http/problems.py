@@ -1,0 +1,200 @@
+"""Problem documents (RFC 9457): how every error leaves the service.
+
+No answer repeats what the client sent, except the names of fields, and none carries a
+traceback: users see a code and a sentence, operators find the rest in the log.
+"""
+
+import errno
+import json
+import logging
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from fimlora_contract.field_errors import clip, field_error
+from fimlora_contract.problems import PROBLEMS, Problem
+from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
+from fimlora_jobs.retention import is_past
+from fimlora_jobs.store import JobMissing
+from fimlora_service import errors
+from fimlora_service.http.headers import refuse_encoded
+from fimlora_service.http.middleware import REQUEST_ID
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 50
+BY_STATUS: dict[int, type[errors.ServiceError]] = {
+    400: errors.MalformedRequest,
+    404: errors.RouteNotFound,
+    405: errors.MethodNotAllowed,
+    406: errors.NotAcceptable,
+    413: errors.PayloadTooLarge,
+    415: errors.UnsupportedMediaType,
+}
+
+logger = logging.getLogger(__name__)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make problem documents of everything that can go wrong."""
+    app.add_exception_handler(errors.ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(JobMissing, on_missing_job)
+    app.add_exception_handler(ResultMissing, on_missing_result)
+    app.add_exception_handler(StorageUnavailable, on_storage_error)
+    app.add_exception_handler(RedisError, on_redis_error)
+    app.add_exception_handler(OSError, on_os_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+    app.add_exception_handler(Exception, on_unexpected)
+
+
+def problem_response(request: Request, error: errors.ServiceError) -> Response:
+    """The problem document of an error."""
+    kind = PROBLEMS[error.code]
+    request_id = request.scope.get(REQUEST_ID)
+    problem = Problem(
+        type=f"/problems/{error.code}",
+        title=kind.title,
+        status=kind.status,
+        code=error.code,
+        detail=str(error),
+        next_step=error.next_step,
+        instance=clip(request.url.path),
+        request_id=request_id,
+        errors=[dict(e) for e in error.errors],
+    )
+    headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
+    # ASCII: a lone surrogate in a field name of the client cannot be written as UTF-8.
+    body = json.dumps(problem.model_dump()).encode("ascii")
+    return Response(body, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+async def on_service_error(request: Request, exc: Exception) -> Response:
+    """A refusal made on purpose."""
+    assert isinstance(exc, errors.ServiceError)
+    return problem_response(request, exc)
+
+
+async def on_invalid_request(request: Request, exc: Exception) -> Response:
+    """The body, the query or a header does not validate."""
+    assert isinstance(exc, RequestValidationError)
+    found = exc.errors()
+    if any(e["type"] == "json_invalid" for e in found):
+        where = found[0]["loc"][-1]
+        return problem_response(
+            request, errors.MalformedRequest(f"the body is not JSON from character {where} on")
+        )
+    if any(e["type"] == "missing" and tuple(e["loc"]) == ("body",) for e in found):
+        return problem_response(request, errors.MalformedRequest("the body is empty"))
+    body = body_type(request)
+    listed = [field_error(e, body=body) for e in found[:MAX_ERRORS]]
+    reasons = "; ".join(f"{e['field']}: {e['message']}" for e in listed[:5])
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    detail = f"{reasons}{more}"
+    return problem_response(request, errors.ValidationFailed(detail, errors=listed))
+
+
+def encoding_error(request: Request) -> errors.ServiceError | None:
+    """What is wrong with a body that cannot be read because it is compressed."""
+    try:
+        refuse_encoded(request)
+    except errors.UnsupportedMediaType as error:
+        return error
+    return None
+
+
+def body_type(request: Request) -> Any:
+    """Type of the body that the route takes, if it takes one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return field.field_info.annotation if field else None
+
+
+async def on_http_exception(request: Request, exc: Exception) -> Response:
+    """What the framework refuses: unknown routes and methods, unreadable bodies."""
+    assert isinstance(exc, HTTPException)
+    path = clip(request.url.path)
+    match exc.status_code:
+        case 404:
+            error: errors.ServiceError = errors.RouteNotFound(f"no route {path!r}")
+        case 405:
+            allowed = ", ".join(allowed_methods(request))
+            error = errors.MethodNotAllowed(
+                f"{request.method} on {path!r}; allowed: {allowed}", headers={"Allow": allowed}
+            )
+        case 400:
+            error = encoding_error(request) or errors.MalformedRequest(
+                "the body cannot be read as JSON in UTF-8: other bytes, nested too deeply, or "
+                "a number of too many digits"
+            )
+        case status if status in BY_STATUS:
+            error = BY_STATUS[status](str(exc.detail))
+        case _:
+            return await on_unexpected(request, exc)
+    return problem_response(request, error)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """All methods that some route takes on this path."""
+    scope = dict(request.scope)
+    methods = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    taken = {m for m in methods if _takes(request.app, scope | {"method": m})}
+    if "GET" in taken:
+        taken.add("HEAD")
+    return sorted(taken)
+
+
+def _takes(app: FastAPI, scope: dict[str, Any]) -> bool:
+    return any(route.matches(dict(scope))[0] is Match.FULL for route in app.router.routes)
+
+
+async def on_missing_job(request: Request, exc: Exception) -> Response:
+    """The store knows no such job, any more or at all."""
+    days = request.state.settings.job_retention_days
+    missing = str(request.path_params.get("id", ""))
+    if is_past(missing, now_ms=int(time.time() * 1000), days=days):
+        text = f"job {missing!r} is over {days:g} days old; its record is deleted"
+        return problem_response(request, errors.JobGone(text))
+    return problem_response(request, errors.JobNotFound(str(exc)))
+
+
+async def on_missing_result(request: Request, exc: Exception) -> Response:
+    """A job's result was there once: it was deleted to make room."""
+    return problem_response(request, errors.ResultExpired(str(exc.args[0])))
+
+
+async def on_storage_error(request: Request, exc: Exception) -> Response:
+    """What keeps the results is away; the client may come again."""
+    logger.warning("storage.unavailable", extra={"error": f"{exc}: {exc.__cause__}"})
+    return problem_response(request, errors.StorageUnavailable(str(exc)))
+
+
+async def on_redis_error(request: Request, exc: Exception) -> Response:
+    """The job store is down; the client may come again."""
+    logger.warning("redis.unavailable", extra={"error": f"{type(exc).__name__}: {exc}"})
+    return problem_response(request, errors.RedisUnavailable("Redis does not answer"))
+
+
+async def on_os_error(request: Request, exc: Exception) -> Response:
+    """A full disk has its own code, any other fault of the machine is unexpected."""
+    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return problem_response(request, errors.DiskFull("the data folder's disk is full"))
+    return await on_unexpected(request, exc)
+
+
+async def on_disconnect(request: Request, _exc: Exception) -> Response:
+    """The client went away while sending: nobody reads the answer, and nobody is at fault."""
+    return problem_response(request, errors.MalformedRequest("the body ended too early"))
+
+
+async def on_unexpected(request: Request, exc: Exception) -> Response:
+    """A bug: the operator gets the traceback, the user a request id to report."""
+    logger.error("request.failed", extra={"path": request.url.path}, exc_info=exc)
+    detail = "an unexpected error; the operator finds it in the log under the request id"
+    return problem_response(request, errors.InternalError(detail))

@@ -1,0 +1,57 @@
+"""What the API process does beside answering: small steps that are repeated for ever."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import RedisError
+
+from fimlora_jobs.reaper import Reaped, Transport, sweep
+from fimlora_jobs.retention import forget_old_jobs
+from fimlora_jobs.store import JobStore
+
+RETENTION_INTERVAL_S = 60.0
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def repeating(name: str, step: Callable[[], None], *, every_s: float) -> Iterator[None]:
+    """Take a step every ``every_s`` inside the block; a step that fails ends nothing."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(every_s):
+            try:
+                step()
+            except RedisError as error:
+                logger.warning("%s.redis_unavailable", name, extra={"error": str(error)})
+            except Exception:
+                # The loop outlives any one bad record; the next step may do better.
+                logger.exception("%s.failed", name)
+
+    thread = threading.Thread(target=loop, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=every_s + 1)
+
+
+def reap(store: JobStore, transport: Transport) -> None:
+    """Find orphaned jobs without any worker."""
+    sweep(store, transport, on_reaped=_log)
+
+
+def forget(store: JobStore, *, days: float) -> None:
+    """Delete old records, in one API process of several at a time."""
+    if not store.lock("retention", ttl_s=RETENTION_INTERVAL_S * 0.8).acquire():
+        return
+    if n_deleted := forget_old_jobs(store, days=days):
+        logger.info("jobs.forgotten", extra={"n": n_deleted, "older_than_days": days})
+
+
+def _log(reaped: Reaped) -> None:
+    fields = {"job_id": reaped.job_id, "attempt": reaped.attempt, "status": reaped.status}
+    logger.warning("job.reaped", extra=fields)

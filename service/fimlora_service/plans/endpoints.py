@@ -1,0 +1,65 @@
+"""POST /jobs/{id}/allocate: another plan from a job's statistics, in this process, at once.
+
+Nothing is queued and nothing is written: the answer tells what POST /calibrate would give.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Response
+
+from fimlora_contract.jobs import Plan
+from fimlora_contract.requests import PlanRequest
+from fimlora_service import errors
+from fimlora_service.calibrations.endpoints import require_json
+from fimlora_service.calibrations.openapi_examples import PLAN_EXAMPLES
+from fimlora_service.calibrations.submission import STATISTICS
+from fimlora_service.http.dependencies import (
+    ArtifactsDep,
+    JobId,
+    ScoreCacheDep,
+    StoreDep,
+    problems,
+)
+from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.jobs.endpoints import result_of
+from fimlora_service.results.endpoints import find_artifact
+
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+
+
+@router.post(
+    "/jobs/{id}/allocate",
+    response_model=Plan,
+    dependencies=[Depends(require_json)],
+    responses=problems(
+        errors.MalformedRequest,
+        errors.JobNotFound,
+        errors.ArtifactNotFound,
+        errors.ResultExpired,
+        errors.StorageUnavailable,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.PayloadTooLarge,
+        errors.UnsupportedMediaType,
+        errors.ValidationFailed,
+        errors.BudgetInfeasible,
+        errors.RedisUnavailable,
+    ),
+)
+def allocate_again(
+    id: JobId,
+    body: Annotated[PlanRequest, Body(openapi_examples=PLAN_EXAMPLES)],
+    store: StoreDep,
+    artifacts: ArtifactsDep,
+    score_cache: ScoreCacheDep,
+) -> Response:
+    """Solve another plan from what a job has measured; no device and no queue."""
+    from fimlora_service.plans.solving import solve_again
+
+    result = result_of(store.shown(id).to_job())
+    digest = find_artifact(result, STATISTICS).digest
+    path = artifacts.local(result.digest, STATISTICS)
+    again = solve_again(id, body, result, path=path, digest=digest, score_cache=score_cache)
+    # Not left to the framework, which would check the whole rank map once more.
+    return Response(again.model_dump_json(), media_type="application/json")

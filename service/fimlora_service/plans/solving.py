@@ -1,0 +1,118 @@
+"""Solve a plan from what a job has measured: the engine's arithmetic, no device and no queue.
+
+It brings numpy along, so it is imported when the first plan is asked for, or when there is
+nothing better to do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fimlora import (
+    Budget,
+    FimloraError,
+    InfeasibleBudget,
+    RankPlan,
+    Scores,
+    Statistics,
+    allocate,
+    score,
+)
+from fimlora.adapter.text_files import text_files
+from fimlora.errors import InvalidStatistics
+from fimlora.replan import Known, replanned_config
+from fimlora_contract.digests import digest_bytes, digest_of
+from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
+from fimlora_contract.requests import PlanRequest
+from fimlora_service import errors
+from fimlora_service.calibrations.submission import STATISTICS
+from fimlora_service.plans.score_cache import Reading, ScoreCache
+
+
+def solve_again(
+    job_id: str,
+    request: PlanRequest,
+    result: CalibrationResult,
+    *,
+    path: Path,
+    digest: str,
+    score_cache: ScoreCache,
+) -> Plan:
+    """The plan that POST /calibrate would give with these settings.
+
+    Args:
+        job_id: The job that has measured.
+        request: The settings.
+        result: What that job found.
+        path: The file of its statistics.
+        digest: Of that file.
+        score_cache: What is known of such files.
+
+    Raises:
+        ServiceError: The file cannot be read, or the settings do not fit it.
+    """
+    allocation = request.allocation
+    key = digest, allocation.rule, allocation.aggregation, request.adapter.scale
+    try:
+        reading = score_cache.get(key, lambda: take_reading(request, path, digest=digest))
+    except InvalidStatistics as error:
+        raise errors.ArtifactNotFound(
+            f"{STATISTICS} of job {job_id!r} cannot be read"
+        ) from error
+    plan, config = solve(request, reading.scores, known_of(result))
+    texts = text_files(plan, config, layout=request.adapter.layout)
+    files = {name: digest_bytes(text) for name, text in texts.items()}
+    return Plan(
+        job_id=job_id,
+        digest=digest_of(files | {STATISTICS: reading.digest}),
+        adapter_config=config,
+        rank_map=RankMap.model_validate_json(texts["rank_map.json"]),
+    )
+
+
+def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
+    """Read a statistics file as a request's plan sees it.
+
+    Raises:
+        InvalidStatistics: It cannot be read.
+    """
+    allocation, scale = request.allocation, request.adapter.scale
+    with Statistics.opened(path) as statistics:
+        if statistics.scale != scale:  # another scale makes another file, of all its sums
+            digest = digest_bytes(Statistics.load(path).rescaled(scale).to_bytes())
+        scores = score(
+            statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
+        )
+    return Reading(scores, digest)
+
+
+def known_of(result: CalibrationResult) -> Known:
+    """What a new plan takes from the one that was made when the model was at hand."""
+    rank_map = result.rank_map
+    modules = [{"name": module.name, "rank": module.rank} for module in rank_map.modules]
+    facts = {"provenance": rank_map.provenance, "modules": modules}
+    return Known(facts, result.adapter_config)
+
+
+def solve(
+    request: PlanRequest, scores: Scores, known: Known
+) -> tuple[RankPlan, dict[str, Any]]:
+    """The plan a request asks for, and its adapter config.
+
+    Raises:
+        BudgetInfeasible: No plan meets the budget.
+        ValidationFailed: An option does not fit these statistics.
+    """
+    budget, adapter = request.budget, request.adapter
+    try:
+        plan = allocate(
+            scores,
+            Budget(budget.unit, budget.value, budget.bytes_per_parameter),
+            scale=adapter.scale,
+            provenance=known.facts_beside(scores),
+            **request.allocation.model_dump(exclude={"aggregation"}),
+        )
+        return plan, replanned_config(plan, known, layout=adapter.layout)
+    except InfeasibleBudget as error:
+        raise errors.BudgetInfeasible(str(error)) from error
+    except FimloraError as error:
+        raise errors.ValidationFailed(str(error)) from error

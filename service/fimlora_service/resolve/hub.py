@@ -1,0 +1,225 @@
+"""Hub references: from a name to a commit, and the little that must be known beforehand.
+
+Nothing heavy is fetched here; the worker downloads weights and rows at that commit.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import httpx2
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from fimlora_contract.digests import digest_of
+from fimlora_contract.references import HubDataset, HubModel
+from fimlora_jobs.datasets.folders import is_wanted
+from fimlora_service.errors import (
+    DatasetUnreachable,
+    HubUnreachable,
+    ModelGated,
+    ModelNotFound,
+    ServiceError,
+    UnsafeWeights,
+    UnsupportedArchitecture,
+)
+from fimlora_service.resolve.chat_templates import TOKENIZER_CONFIG, may_have_template
+from fimlora_service.resolve.model_files import (
+    ResolvedModel,
+    Shapes,
+    describe_config,
+    read_config,
+    sound_shape,
+)
+
+N_HEADS_AT_ONCE = 8
+NO_DATA = frozenset({".md", ".py", ".gitattributes", ".gitignore", ""})
+
+
+class Hub:
+    """The model hub as far as the service asks it.
+
+    Args:
+        endpoint: Its address.
+        token: Access token; without one only public repositories can be read.
+        cache: Where small files are kept; the worker uses the same folder.
+        timeout_s: How long one question may take.
+    """
+
+    def __init__(
+        self, *, endpoint: str, token: str | None, cache: Path, timeout_s: float
+    ) -> None:
+        disable_progress_bars()
+        self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
+        self._cache = cache
+        self._timeout_s = timeout_s
+
+    def resolve_model(
+        self, model: HubModel, *, with_shapes: bool, with_sizes: bool = False
+    ) -> ResolvedModel:
+        """Pin a model to its commit and check that it can be used.
+
+        Args:
+            model: The reference.
+            with_shapes: Whether to read the heads of the weight files, too.
+            with_sizes: Whether to ask for the sizes of the files that a worker needs.
+
+        Raises:
+            ServiceError: The model is missing, gated, unsafe or unusable, or the hub is away.
+        """
+        where = f"hub model {model.id!r} at revision {model.revision!r}"
+        with refusals(where, missing=ModelNotFound, gated=ModelGated):
+            info = self._api.model_info(
+                model.id,
+                revision=model.revision,
+                timeout=self._timeout_s,
+                files_metadata=with_sizes,
+            )
+            files = [sibling.rfilename for sibling in info.siblings or []]
+            heads = [f for f in files if f.endswith(".safetensors") and is_wanted(f)]
+            if not heads:
+                weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
+                raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
+            config = self._read_config(model.id, str(info.sha), where=where)
+            shapes = self._shapes(model.id, str(info.sha), heads) if with_shapes else None
+        reference: dict[str, Any] = {
+            "source": "hub",
+            "id": model.id,
+            "revision": info.sha,
+            "digest": digest_of({"model": model.id, "commit": info.sha}),
+        }
+        reference |= describe_config(config) | restriction(info)
+        sizes = sizes_of(info) if with_sizes else None
+        may_chat = partial(self._may_chat, model.id, str(info.sha), files, where=where)
+        return ResolvedModel(reference, config, shapes, sizes, may_chat)
+
+    def missing_bytes(self, model: ResolvedModel) -> int:
+        """Bytes of a resolved model that no worker over this cache has fetched yet."""
+        sizes = model.sizes or {}
+        known = {"repo_id": model.reference["id"], "revision": model.reference["revision"]}
+        return sum(
+            size
+            for name, size in sizes.items()
+            if not try_to_load_from_cache(
+                filename=name, cache_dir=self._cache / "models", **known
+            )
+        )
+
+    def dataset_bytes(self, dataset: HubDataset, commit: str) -> int:
+        """Bytes of a dataset's files; one configuration or split may need fewer."""
+        where = f"hub dataset {dataset.id!r} at commit {commit}"
+        with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
+            info = self._api.dataset_info(
+                dataset.id, revision=commit, timeout=self._timeout_s, files_metadata=True
+            )
+        files = info.siblings or []
+        return sum(f.size or 0 for f in files if PurePath(f.rfilename).suffix not in NO_DATA)
+
+    def resolve_dataset(self, dataset: HubDataset) -> dict[str, Any]:
+        """Pin a dataset to its commit; columns and rows are known once it is loaded."""
+        where = f"hub dataset {dataset.id!r} at revision {dataset.revision!r}"
+        with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
+            info = self._api.dataset_info(
+                dataset.id, revision=dataset.revision, timeout=self._timeout_s
+            )
+        content = {
+            "dataset": dataset.id,
+            "commit": info.sha,
+            "config": dataset.config,
+            "split": dataset.split,
+            "columns": dataset.columns.model_dump(),
+        }
+        return {
+            "source": "hub",
+            "id": dataset.id,
+            "revision": info.sha,
+            "digest": digest_of(content),
+            "fields": None,
+            "rows": None,
+        } | restriction(info)
+
+    def _read_config(self, id_: str, commit: str, *, where: str) -> dict[str, Any]:
+        try:
+            path = self._fetch(id_, "config.json", commit)
+        except LocalEntryNotFoundError:
+            raise  # the hub went away in between
+        except EntryNotFoundError as error:
+            raise UnsupportedArchitecture(f"{where} has no config.json") from error
+        return read_config(path, where=where)
+
+    def _may_chat(self, id_: str, commit: str, files: Collection[str], *, where: str) -> bool:
+        with refusals(where, missing=ModelNotFound, gated=ModelGated):
+            return may_have_template(
+                files, read=lambda: self._fetch(id_, TOKENIZER_CONFIG, commit)
+            )
+
+    def _fetch(self, id_: str, name: str, commit: str) -> Path:
+        """A small file, kept here for the next time."""
+        path = self._api.hf_hub_download(
+            id_, name, revision=commit, cache_dir=self._cache, etag_timeout=self._timeout_s
+        )
+        return Path(path)
+
+    def _shapes(self, id_: str, commit: str, files: Iterable[str]) -> Shapes:
+        def read(name: str) -> Any:
+            return self._api.parse_safetensors_file_metadata(
+                id_, name, revision=commit, timeout=self._timeout_s
+            )
+
+        with ThreadPoolExecutor(N_HEADS_AT_ONCE) as pool:
+            heads = list(pool.map(read, files))
+        try:
+            return {
+                name: sound_shape(tensor.shape)
+                for head in heads
+                for name, tensor in head.tensors.items()
+            }
+        except ValueError as error:
+            raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
+
+
+def restriction(info: ModelInfo | DatasetInfo) -> dict[str, bool]:
+    """What a reference says of a repository that not everybody may read."""
+    return {"restricted": True} if info.private or info.gated else {}
+
+
+def sizes_of(info: ModelInfo) -> dict[str, int]:
+    """Bytes of the files that a worker fetches."""
+    files = info.siblings or []
+    return {f.rfilename: f.size or 0 for f in files if is_wanted(f.rfilename)}
+
+
+@contextmanager
+def refusals(
+    where: str, *, missing: type[ServiceError], gated: type[ServiceError]
+) -> Iterator[None]:
+    """Turn the hub library's errors into ours; the order goes from narrow to wide."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise gated(f"access to {where} is restricted") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise missing(f"the hub has no such repository or revision: {where}") from error
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise UnsafeWeights(f"the safetensors files of {where} cannot be read") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in {401, 403}:
+            raise gated(f"the hub refuses access to {where} with status {status}") from error
+        raise HubUnreachable(f"the hub answers {status} for {where}") from error
+    except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise HubUnreachable(f"the hub cannot be reached for {where}") from error

@@ -1,0 +1,106 @@
+"""Registered models by name, read again only when something in their folder has changed.
+
+Reading the heads of a model's files takes longer than all else a request needs of the disk,
+and operators rarely touch a model they have registered.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from threading import Lock
+
+from cachetools import LRUCache
+
+from fimlora_jobs.data_folder import registered_names
+from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_service.errors import ModelNotFound
+from fimlora_service.resolve.chat_templates import folder_may_have_template
+from fimlora_service.resolve.model_files import (
+    ResolvedModel,
+    describe_config,
+    permission_errors,
+    read_config,
+    weight_shapes,
+)
+
+MAX_MODELS = 16
+# Name, file system, inode, size, times of change of each entry; None for a link to nowhere.
+State = tuple[tuple[str, tuple[int, ...] | None], ...]
+
+
+class LocalModels:
+    """The models in a folder; safe to use from several threads.
+
+    Args:
+        models: Where each registered model has a folder.
+    """
+
+    def __init__(self, models: Path) -> None:
+        self._models = models
+        self._digests = FolderDigests()
+        self._lock = Lock()
+        self._known: LRUCache[str, tuple[State, ResolvedModel]] = LRUCache(MAX_MODELS)
+
+    def resolve(self, name: str) -> ResolvedModel:
+        """Check a registered model and take its digest.
+
+        Raises:
+            ModelNotFound: No model is registered under that name, or none that may be read.
+            UnsupportedArchitecture: Its configuration cannot be used.
+            UnsafeWeights: It has no sound safetensors weights.
+        """
+        with permission_errors(f"local model {name!r}"):
+            return self._resolve(name)
+
+    def _resolve(self, name: str) -> ResolvedModel:
+        # Taken first: a change while the model is read shows at the next request.
+        state = self._state(name)
+        with self._lock:
+            known = self._known.get(name)
+        if known and known[0] == state:
+            return known[1]
+        model = self._read(name)
+        with self._lock:
+            self._known[name] = state, model
+        return model
+
+    def _state(self, name: str) -> State:
+        folder = self._models / name
+        try:
+            with os.scandir(folder) as entries:
+                return tuple(sorted((entry.name, _stamp(entry)) for entry in entries))
+        except OSError as error:
+            if folder.is_dir():
+                raise
+            raise ModelNotFound(self._why_missing(name)) from error
+
+    def _why_missing(self, name: str) -> str:
+        known = registered_names(self._models)
+        if name not in known:
+            return f"no local model {name!r}; registered models: {known}"
+        if (self._models / name).is_symlink():
+            return f"local model {name!r} is a broken link: it leads to no folder any more"
+        return f"local model {name!r} is a file, and a model is a folder"
+
+    def _read(self, name: str) -> ResolvedModel:
+        folder, where = self._models / name, f"local model {name!r}"
+        config = read_config(folder / "config.json", where=where)
+        shapes = weight_shapes(folder, where=where)
+        reference = {
+            "source": "local", "name": name, "digest": self._digests.of_model(folder),
+        }  # fmt: skip
+        return ResolvedModel(
+            reference | describe_config(config),
+            config,
+            shapes,
+            sizes={},
+            may_chat=partial(folder_may_have_template, folder),
+        )
+
+
+def _stamp(entry: "os.DirEntry[str]") -> tuple[int, ...] | None:
+    try:
+        found = entry.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

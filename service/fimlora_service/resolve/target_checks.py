@@ -1,0 +1,186 @@
+"""Check named target modules and their budget against the weights a checkpoint lists.
+
+Only what is certain is refused. A head may be missing from a checkpoint because training
+adds it, and transformers fuses the experts of a mixture when it loads them: what such a
+model's modules are called is only known to the worker.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from fimlora_contract.requests import Budget, CalibrationRequest
+from fimlora_service.errors import BudgetInfeasible, ValidationFailed
+from fimlora_service.resolve.model_files import Shapes
+
+HEADS = frozenset({"lm_head", "score", "classifier", "embed_out"})
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "pooler_hidden_size")
+N_NEAR = 5
+EMBEDDINGS = re.compile(r"(^|\.|_)(embeddings?|embed_\w+|wte|wpe)(\.|$)")
+# Names under which transformers keeps tables, never linear maps, and what counts their rows.
+TABLES = frozenset({
+    "embed_tokens", "embed_in", "embed_positions", "word_embeddings", "token_embedding",
+    "tok_embeddings", "position_embeddings", "position_embedding", "token_type_embeddings",
+    "wte", "wpe",
+})  # fmt: skip
+ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_vocab_size")
+
+
+def check_targets(
+    request: CalibrationRequest, *, shapes: Shapes | None, config: Mapping[str, Any]
+) -> None:
+    """Refuse target modules that the checkpoint cannot have, and budgets out of reach.
+
+    Raises:
+        ValidationFailed: An entry matches no weight, and the message lists near names; or it
+            matches an embedding.
+        BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
+            ranks have a lower mean.
+    """
+    if shapes is None:
+        return
+    matrices = {
+        name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2
+    }
+    entries = request.target_modules
+    is_named = isinstance(entries, list) and not has_experts(config)
+    matched = match_entries(entries, matrices) if is_named and entries else None
+    if is_named and entries:
+        check_no_tables(entries, matrices, config)
+    if not matrices or config.get("quantization_config"):
+        return  # packed weights have shapes of their own
+    check_ceiling(request, matrices, config)
+    check_floor(request, matrices, matched)
+
+
+def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
+    """Names of the weights that entries mean; ``None`` if a head is among them.
+
+    Raises:
+        ValidationFailed: An entry matches no weight; the message lists near names.
+    """
+    matched: dict[str, None] = {}
+    has_head = False
+    for index, entry in enumerate(entries):
+        found = [name for name in matrices if is_match(entry, name)]
+        if not found and entry.rpartition(".")[2] not in HEADS:
+            raise _unknown(entry, index, matrices)
+        has_head |= not found
+        matched |= dict.fromkeys(found)
+    return None if has_head else list(matched)
+
+
+def check_no_tables(
+    entries: Iterable[str], matrices: Shapes, config: Mapping[str, Any]
+) -> None:
+    """Refuse entries that mean an embedding, as its name and its number of rows tell.
+
+    Raises:
+        ValidationFailed: An entry does.
+    """
+    for index, entry in enumerate(entries):
+        for name, shape in matrices.items():
+            if is_match(entry, name) and is_table(name, shape, config):
+                message = f"{entry!r} matches {name!r}, an embedding; only linear maps can be measured"
+                raise _wrong(index, message, "not_a_linear_map")
+
+
+def is_table(name: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
+    """Whether a weight is an embedding for certain."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    counts = [part.get(key) for part in parts for key in ROW_COUNTS]
+    return name.rpartition(".")[2] in TABLES and shape[0] in counts
+
+
+def is_inner(name: str) -> bool:
+    """Whether a matrix is neither an embedding nor an output head, by its name."""
+    return name.rpartition(".")[2] not in HEADS and not EMBEDDINGS.search(name)
+
+
+def check_ceiling(
+    request: CalibrationRequest, matrices: Shapes, config: Mapping[str, Any]
+) -> None:
+    """Refuse a mean rank above the smaller side of every matrix the model can have.
+
+    Maps that loading joins by their outputs, and heads that it adds, are still no wider on
+    one side than the hidden states, so the width that the configuration states counts too.
+    """
+    widths = [largest_number(config, key) for key in WIDTHS]
+    highest = max([min(shape) for shape in matrices.values()] + widths)
+    mean = request.budget.rank
+    if mean is not None and mean > highest:
+        lowest = min(request.allocation.r_min or 1, highest)
+        raise BudgetInfeasible(
+            f"a mean rank of {mean} is outside the feasible interval [{lowest}, {highest}]: "
+            f"no linear map of the model can have a rank above {highest}"
+        )
+
+
+def check_floor(
+    request: CalibrationRequest, matrices: Shapes, matched: list[str] | None
+) -> None:
+    """Refuse a budget in parameters or bytes below what the lowest ranks cost.
+
+    Which of the named maps survive loading is not certain: a pretraining head or a tower is
+    dropped. Of several stacks of blocks one is, so the cheapest one's cost is demanded.
+    Without names, one rank of one map is, whose smaller side loading may have cut.
+    """
+    allocation = request.allocation
+    lowest = 1 if allocation.r_min is None else allocation.r_min
+    if matched is None:
+        one_rank = min(min(shape) for shape in matrices.values()) + 1
+        floor, what = min(lowest, 1) * one_rank, "even one rank of one module needs"
+    else:
+        costs: dict[str, int] = {}
+        for name in matched:
+            stack, *block = re.split(r"\.\d+\.", name, maxsplit=1)
+            key = stack if block else name
+            shape = matrices[name]
+            costs[key] = costs.get(key, 0) + min(lowest, *shape) * sum(shape)
+        floor, what = min(costs.values()), "the lowest ranks of the modules need"
+    check_budget(request.budget, floor=floor, what=what)
+
+
+def is_match(entry: str, name: str) -> bool:
+    """Whether an entry means a weight: its name, its end, or its name under a base prefix."""
+    return name == entry or name.endswith(f".{entry}") or entry.endswith(f".{name}")
+
+
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Whether the model, or the language part of it, is a mixture of experts."""
+    return any(largest_number(config, key) for key in EXPERT_COUNTS)
+
+
+def check_budget(budget: Budget, *, floor: int, what: str) -> None:
+    """Refuse a budget in parameters or bytes below a floor in parameters."""
+    limits = {
+        "parameters": budget.parameters,
+        "bytes": budget.bytes and budget.bytes // budget.bytes_per_parameter,
+    }
+    limit = limits.get(budget.unit)
+    if limit is not None and limit < floor:
+        raise BudgetInfeasible(
+            f"budget {budget.unit}={budget.value:.0f} allows {limit} parameters; {what} "
+            f"{floor}: the feasible interval starts no lower"
+        )
+
+
+def largest_number(config: Mapping[str, Any], key: str) -> int:
+    """The largest number under a key, in a configuration or in those of its parts."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    return max((v for part in parts if isinstance(v := part.get(key), int)), default=0)
+
+
+def _unknown(entry: str, index: int, names: Iterable[str]) -> ValidationFailed:
+    maps = [name for name in names if is_inner(name) or name.rpartition(".")[2] in HEADS]
+    leaves = sorted({name.rpartition(".")[2] for name in maps})
+    near = get_close_matches(entry, [*leaves, *maps], n=N_NEAR, cutoff=0.5)
+    hint = f"near names: {near}" if near else f"its modules end in {leaves[:20]}"
+    return _wrong(index, f"the model has no linear map {entry!r}; {hint}", "unknown_target")
+
+
+def _wrong(index: int, message: str, type_: str) -> ValidationFailed:
+    field = {"field": f"body.target_modules[{index}]", "message": message}
+    return ValidationFailed(message, errors=[field | {"type": type_}])

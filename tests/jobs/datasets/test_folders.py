@@ -1,0 +1,85 @@
+"""Which files make a model or a dataset, and when their digest changes."""
+
+import os
+
+import pytest
+
+from fimlora_contract.digests import digest_bytes, digest_of
+from fimlora_jobs.datasets.folders import (
+    FolderDigests,
+    FolderError,
+    dataset_files,
+    model_files,
+)
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"w")
+    (folder / "README.md").write_text("hello")
+    return folder
+
+
+def test_a_model_is_what_it_is_loaded_from(model):
+    """The digest covers configuration and weights; a read-me does not count."""
+    expected = digest_of({
+        "config.json": digest_bytes(b"{}"),
+        "model.safetensors": digest_bytes(b"w"),
+    })  # fmt: skip
+
+    assert FolderDigests().of_model(model) == expected
+
+
+def test_a_changed_weight_file_changes_the_digest(model):
+    """What was remembered about a file is dropped when the file changes."""
+    digests = FolderDigests()
+    before = digests.of_model(model)
+    (model / "model.safetensors").write_bytes(b"v")
+    os.utime(model / "model.safetensors", ns=(1, 1))
+
+    assert digests.of_model(model) != before
+
+
+def test_a_link_has_the_digest_of_its_target(model, tmp_path):
+    """Registering by link or by copy is the same model."""
+    link = tmp_path / "link"
+    link.symlink_to(model)
+
+    assert FolderDigests().of_model(link) == FolderDigests().of_model(model)
+
+
+def test_a_folder_without_config_is_no_model(tmp_path):
+    """The error names the model and what it lacks."""
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(FolderError, match=r"'empty' has no config\.json"):
+        model_files(tmp_path / "empty")
+    with pytest.raises(FolderError, match="no model folder 'missing'"):
+        model_files(tmp_path / "missing")
+
+
+def test_a_dataset_is_a_file_a_folder_or_a_link(tmp_path):
+    """A link without a suffix stands for the file behind it."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "b.jsonl").write_text("{}\n")
+    (folder / "a.jsonl").write_text("{}\n")
+    (folder / "notes.md").write_text("x")
+    link = tmp_path / "link"
+    link.symlink_to(folder / "a.jsonl")
+
+    assert list(dataset_files(folder)) == ["a.jsonl", "b.jsonl"]
+    assert list(dataset_files(link)) == ["a.jsonl"]
+
+
+def test_a_dataset_of_two_formats_or_none_is_refused(tmp_path):
+    """Mixed files have no common columns to read."""
+    with pytest.raises(FolderError, match="holds no file"):
+        dataset_files(tmp_path)
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "b.parquet").touch()
+    with pytest.raises(FolderError, match="mixes"):
+        dataset_files(tmp_path)

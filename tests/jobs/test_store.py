@@ -1,0 +1,414 @@
+"""The job record's compare-and-set rules, on a real Valkey."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis import Redis
+from redis.exceptions import LockNotOwnedError
+
+from fimlora_contract.jobs import JobError, JobStatus, Progress, Stage
+from fimlora_jobs import reaper
+from fimlora_jobs.attempts import MAX_ATTEMPTS, attempts_in
+from fimlora_jobs.reaper import Reaped
+from fimlora_jobs.store import JobMissing, JobStore, RequestTaken, StaleAttempt
+
+
+class ListTransport:
+    """A queue that remembers what it was told; hand-written, no mock."""
+
+    def __init__(self) -> None:
+        self.queue: list[tuple[str, int]] = []
+
+    def enqueue(self, job_id: str, attempt: int, *, at_front: bool = False) -> None:
+        self.queue.insert(0 if at_front else len(self.queue), (job_id, attempt))
+
+    def waiting(self) -> set[tuple[str, int]]:
+        return set(self.queue)
+
+
+@pytest.fixture(params=[False, True], ids=["bytes-client", "decoding-client"])
+def store(redis_client: Redis, request: pytest.FixtureRequest) -> JobStore:
+    if not request.param:
+        return JobStore(redis_client)
+    kwargs = dict(redis_client.get_connection_kwargs()) | {"decode_responses": True}
+    return JobStore(Redis(unix_socket_path=kwargs["path"], decode_responses=True))
+
+
+@pytest.fixture
+def job_id(store: JobStore) -> str:
+    id_ = store.new_id()
+    store.create(id_, request={"budget": {"rank": 8}}, resolved={}, digest="sha256:00")
+    return id_
+
+
+def age(redis: Redis, store: JobStore, job_id: str, *, seconds: float) -> None:
+    """Make a record look as if nothing had touched it for a while."""
+    then = str(store.now_ms() - int(seconds * 1000))
+    redis.hset(store.key("job", job_id), mapping={"updated_at": then, "lease_until": then})
+
+
+def test_a_job_goes_from_queued_to_succeeded(store, job_id):
+    """The ordinary life of a job, with its times and its history."""
+    store.start(job_id, 1, worker="w")
+    store.report(job_id, 1, Progress(stage=Stage.CALIBRATING, batch=3, n_batches=8))
+    store.succeed(job_id, 1, {"digest": "d", "artifacts": []})
+
+    record = store.get(job_id)
+    assert record.status is JobStatus.SUCCEEDED
+    assert record.json_field("progress")["batch"] == 3
+    assert (
+        record.fields["created_at"]
+        <= record.fields["started_at"]
+        <= record.fields["finished_at"]
+    )
+    assert [(e.type, e.status) for e in store.events(job_id)] == [
+        ("status", "queued"),
+        ("status", "running"),
+        ("progress", "running"),
+        ("status", "succeeded"),
+    ]
+    assert store.open_jobs() == {}
+
+
+def test_creating_a_job_twice_changes_nothing(store, job_id):
+    """A repeated request with the same id cannot reset a job that has begun."""
+    store.start(job_id, 1, worker="w")
+
+    again = store.create(job_id, request={}, resolved={}, digest="other")
+
+    assert again.status is JobStatus.RUNNING
+    assert again.request == {"budget": {"rank": 8}}
+
+
+def test_an_attempt_is_started_once(store, job_id):
+    """Of many workers that were handed the same attempt one starts it."""
+
+    def start(worker: int) -> bool:
+        try:
+            store.start(job_id, 1, worker=str(worker))
+        except StaleAttempt:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        started = list(pool.map(start, range(8)))
+
+    assert started.count(True) == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store, id_: store.succeed(id_, 1, {}),
+        lambda store, id_: store.fail(id_, 1, JobError(code="internal", detail="x")),
+        lambda store, id_: store.report(id_, 1, Progress(stage=Stage.LOADING)),
+        lambda store, id_: store.renew(id_, 1),
+        lambda store, id_: store.requeue(id_, 1),
+    ],
+    ids=["succeed", "fail", "report", "renew", "requeue"],
+)
+def test_an_overtaken_attempt_writes_nothing(store, job_id, write):
+    """A worker that was taken for dead finds itself fenced off."""
+    store.start(job_id, 1, worker="old")
+    store.requeue(job_id, 1)
+    store.start(job_id, 2, worker="new")
+    before = store.get(job_id).fields
+
+    with pytest.raises(StaleAttempt, match="attempt 2, not in attempt 1"):
+        write(store, job_id)
+
+    assert store.get(job_id).fields == before
+
+
+def test_a_final_state_is_sticky(store, job_id):
+    """Nothing moves a job that has ended."""
+    store.start(job_id, 1, worker="w")
+    store.succeed(job_id, 1, {"digest": "d"})
+
+    for write in (
+        lambda: store.request_cancel(job_id),
+        lambda: store.fail(job_id, 1, JobError(code="internal", detail="x")),
+        lambda: store.requeue(job_id, 1),
+    ):
+        with pytest.raises(StaleAttempt):
+            write()
+    assert store.get(job_id).status is JobStatus.SUCCEEDED
+
+
+def test_a_cancel_request_beats_a_late_success(store, job_id):
+    """Once canceling, a job ends as canceled whatever its worker reports."""
+    store.start(job_id, 1, worker="w")
+
+    assert store.request_cancel(job_id) is JobStatus.CANCELING
+    assert store.renew(job_id, 1) is JobStatus.CANCELING
+    with pytest.raises(StaleAttempt):
+        store.succeed(job_id, 1, {})
+    store.fail(job_id, 1, JobError(code="internal", detail="x"))
+
+    assert store.get(job_id).status is JobStatus.CANCELED
+
+
+def test_a_queued_job_is_canceled_at_once(store, job_id):
+    """No worker is needed to cancel what has not begun."""
+    assert store.request_cancel(job_id) is JobStatus.CANCELED
+    with pytest.raises(StaleAttempt):
+        store.start(job_id, 1, worker="w")
+
+
+def test_a_job_fails_after_its_last_attempt(store, job_id):
+    """Counted attempts run out, uncounted ones do not."""
+    store.start(job_id, 1, worker="w")
+    store.requeue(job_id, 1, counted=False)
+    for attempt in range(2, 2 + MAX_ATTEMPTS):
+        store.start(job_id, attempt, worker="w")
+        store.requeue(job_id, attempt)
+
+    record = store.get(job_id)
+    assert record.status is JobStatus.FAILED
+    assert record.json_field("error")["code"] == "worker_lost"
+
+
+def test_an_unknown_job_is_missing(store):
+    """Every call on an unknown id says so."""
+    for call in (
+        lambda: store.get("job_x"),
+        lambda: store.status_of("job_x"),
+        lambda: store.start("job_x", 1, worker="w"),
+        lambda: store.request_cancel("job_x"),
+    ):
+        with pytest.raises(JobMissing, match="job_x"):
+            call()
+
+
+def test_pages_run_from_newest_to_oldest_without_gaps(store):
+    """Walking by cursor meets every job once."""
+    ids = [store.new_id() for _ in range(7)]
+    for id_ in ids:
+        store.create(id_, request={}, resolved={}, digest="d")
+
+    seen: list[str] = []
+    while page := store.page(limit=3, before=seen[-1] if seen else None):
+        seen += [record.id for record in page]
+
+    assert seen == sorted(ids, reverse=True)
+
+
+def test_events_resume_behind_the_last_seen_one(store, job_id):
+    """Reading on after an event id repeats nothing and misses nothing."""
+    store.start(job_id, 1, worker="w")
+    first = store.events(job_id, limit=1)
+
+    rest = store.events(job_id, after=first[0].id)
+
+    assert [e.status for e in first + rest] == ["queued", "running"]
+
+
+def test_a_key_is_bound_to_its_first_request(store):
+    """The second request with a key learns what the first one was."""
+    assert store.claim_key("k", fingerprint="f1", job_id="job_1") == ("f1", "job_1")
+    assert store.claim_key("k", fingerprint="f2", job_id="job_2") == ("f1", "job_1")
+
+
+def test_one_glance_finds_what_is_known_of_a_request(store, job_id):
+    """Nothing at first; then the job to share, the result and the statistics, each by its key."""
+    before = store.now_ms()
+    nothing = store.glance("sha256:aa", "sha256:ss")
+    assert nothing.is_new
+    assert before <= nothing.now_ms <= store.now_ms()
+
+    store.create("job_2", request={}, resolved={}, digest="sha256:aa", in_place_of="")
+    store.remember_result("sha256:aa", job_id)
+    store.remember_statistics("sha256:ss", "job_3")
+
+    found = store.glance("sha256:aa", "sha256:ss")
+    assert (found.shared, found.result, found.statistics) == ("job_2", job_id, "job_3")
+    assert not found.is_new
+    assert store.glance("sha256:bb", "sha256:ss").statistics == "job_3"
+    assert not store.glance("sha256:bb", "sha256:ss").is_new
+
+
+def test_a_new_job_is_counted_once(store, redis_client):
+    """Making it again, or in a place that is taken, counts nothing."""
+    fields = {"request": {}, "resolved": {}, "digest": "sha256:aa", "counted_as": "measured"}
+    for _ in range(2):
+        store.create("job_1", **fields, in_place_of="")
+    with pytest.raises(RequestTaken):
+        store.create("job_2", **fields, in_place_of="")
+
+    assert redis_client.hgetall(store.key("cache_figures")) == {b"measured": b"1"}
+
+
+def test_only_a_succeeded_job_answers_an_equal_request(store, job_id):
+    """A remembered job that is not done does not count as a result."""
+    store.remember_result("sha256:aa", job_id)
+    assert store.find_result("sha256:aa") is None
+
+    store.start(job_id, 1, worker="w")
+    store.succeed(job_id, 1, {"digest": "d"})
+
+    found = store.find_result("sha256:aa")
+    assert found is not None
+    assert found.id == job_id
+
+
+def test_a_lock_is_held_by_one_and_only_given_back_by_its_holder(store, redis_client):
+    """Who comes back after it ran out leaves its next holder alone."""
+    first, second = (store.lock("a", ttl_s=60) for _ in "ab")
+    assert first.acquire()
+    assert not second.acquire()
+    redis_client.delete(store.key("lock", "a"))  # as if it had run out
+    assert second.acquire()
+
+    with pytest.raises(LockNotOwnedError):
+        first.release()
+
+    assert second.owned()
+    second.release()
+    assert first.acquire()
+
+
+def sweep_after(
+    redis: Redis, store: JobStore, transport: ListTransport, job_id: str, *, seconds: float
+) -> list[int]:
+    """Let time pass, sweep once, and list the attempts that were queued by it."""
+    age(redis, store, job_id, seconds=seconds)
+    redis.delete(store.key("lock", "reaper"))
+    reaped: list[Reaped] = []
+    reaper.sweep(store, transport, on_reaped=reaped.append)
+    return [r.attempt for r in reaped]
+
+
+def test_the_reaper_queues_a_job_whose_lease_has_run_out(redis_client, store, job_id):
+    """The next attempt of a lost job goes in front of the line."""
+    transport = ListTransport()
+    transport.enqueue("job_other", 1)
+    store.start(job_id, 1, worker="dead")
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=1) == [2]
+    assert transport.queue == [(job_id, 2), ("job_other", 1)]
+
+
+def test_the_reaper_queues_a_job_that_stays_in_no_list(redis_client, store, job_id):
+    """Popped by a worker that died before it began: seen missing, then given up."""
+    transport = ListTransport()
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=1) == []
+    assert sweep_after(redis_client, store, transport, job_id, seconds=5) == []
+    assert sweep_after(redis_client, store, transport, job_id, seconds=16) == [2]
+
+
+def test_a_job_popped_after_a_long_wait_keeps_its_attempt(redis_client, store, job_id):
+    """However long it stood in line, its worker gets the whole grace to begin."""
+    transport = ListTransport()
+    transport.enqueue(job_id, 1)
+    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+
+    transport.queue.clear()
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+    assert store.start(job_id, 1, worker="w").status is JobStatus.RUNNING
+
+
+def test_a_job_back_in_line_is_not_missing_any_more(redis_client, store, job_id):
+    """Seen missing before it was queued, seen waiting, popped: the grace starts anew."""
+    transport = ListTransport()
+    sweep_after(redis_client, store, transport, job_id, seconds=1)
+    transport.enqueue(job_id, 1)
+    sweep_after(redis_client, store, transport, job_id, seconds=1)
+    transport.queue.clear()
+
+    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+
+
+def test_a_popped_job_is_held_before_it_is_started(redis_client, store, job_id):
+    """A worker's parent holds the lease while the child still imports."""
+    age(redis_client, store, job_id, seconds=3600)
+    store.note_missing(job_id, 1, missing=True)
+    store.renew(job_id, 1)
+    redis_client.hset(store.key("job", job_id), "updated_at", "0")
+    reaped: list[Reaped] = []
+
+    reaper.sweep(store, ListTransport(), on_reaped=reaped.append)
+
+    assert reaped == []
+
+
+def test_the_reaper_leaves_a_live_lease_alone(store, job_id):
+    """A running job whose worker renews is not taken away."""
+    store.start(job_id, 1, worker="alive")
+    reaped: list[Reaped] = []
+
+    reaper.sweep(store, ListTransport(), on_reaped=reaped.append)
+
+    assert reaped == []
+    assert store.get(job_id).attempt == 1
+
+
+def test_two_reapers_do_not_sweep_at_once(store, redis_client, job_id):
+    """The lock turns the second one away for a while."""
+    store.start(job_id, 1, worker="dead")
+    age(redis_client, store, job_id, seconds=60)
+    transport, reaped = ListTransport(), list[Reaped]()
+
+    for _ in range(3):
+        reaper.sweep(store, transport, on_reaped=reaped.append)
+
+    assert len(reaped) == 1
+
+
+def test_the_reaper_asks_the_server_a_few_times_however_many_jobs_wait(redis_client, store):
+    """Ten thousand waiting jobs must not cost ten thousand round trips every few seconds."""
+    transport = ListTransport()
+    for n in range(300):
+        store.create(f"job_{n:023x}", request={}, resolved={}, digest="sha256:00")
+        transport.enqueue(f"job_{n:023x}", 1)
+    before = reads(redis_client)
+
+    reaper.sweep(store, transport, on_reaped=lambda reaped: None)
+
+    assert reads(redis_client) - before < 20
+
+
+def reads(redis: Redis) -> int:
+    """How often the server's sockets were read."""
+    return int(redis.info("stats")["total_reads_processed"])
+
+
+ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+
+
+def test_inline_rows_are_kept_apart_until_the_job_succeeds(store):
+    """The worker reads them; whoever looks at the job reads their number."""
+    id_ = store.new_id()
+    request = {"dataset": {"source": "inline", "rows": ROWS}}
+    shown = store.create(id_, request=request, resolved={}, digest="sha256:00")
+
+    assert shown.shown_request == {"dataset": {"source": "inline", "n_rows": 2}}
+    assert "rows" not in store.shown(id_).fields
+    assert store.get(id_).request == request
+    store.start(id_, 1, worker="w")
+    store.succeed(id_, 1, {"digest": "d", "artifacts": []})
+    assert store.get(id_).request == {"dataset": {"source": "inline", "n_rows": 2}}
+
+
+def test_every_visible_change_raises_the_version(store, job_id):
+    """An answer that was made from a record holds as long as its version."""
+    versions = [store.version_of(job_id)]
+    store.start(job_id, 1, worker="w")
+    versions.append(store.version_of(job_id))
+    store.report(job_id, 1, Progress(stage=Stage.CALIBRATING, batch=3, n_batches=8))
+    versions.append(store.version_of(job_id))
+    store.renew(job_id, 1)
+    assert store.version_of(job_id) == versions[-1]
+    store.succeed(job_id, 1, {"digest": "d", "artifacts": []})
+    versions.append(store.version_of(job_id))
+
+    assert versions == sorted(set(versions))
+
+
+def test_what_somebody_else_queued_is_passed_over():
+    """An id that is not ours must not end the reaper."""
+    assert attempts_in([b"job_1-2", "job_3-1", b"theirs", b"a-b"]) == {
+        ("job_1", 2),
+        ("job_3", 1),
+    }

@@ -1,0 +1,370 @@
+"""POST /estimate."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fimlora.memory.need import bytes_recorded, estimate_need
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.plan import TargetModule
+from fimlora_contract.requests import Calibration
+from fimlora_service.app import create_app
+from fimlora_service.calibrations.checkpoint_sizes import measure_checkpoint
+from fimlora_service.calibrations.memory import demand_of
+from support.hub import Hub
+from support.presence import CPU, GIB, GPU, enter_worker
+from support.service import CONFIG, WEIGHTS, make_model
+
+TARGETS = ["query", "value"]
+N_PARAMETERS = 2 * 3 * (16 * 16 + 16)
+
+
+@pytest.fixture
+def app(settings, hub: Hub):
+    """The app with a hub it can reach."""
+    return create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
+
+
+def head_of(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A safetensors file as far as its header goes: the service reads no further."""
+    entry = {"dtype": "F32", "data_offsets": [0, 0]}
+    header = json.dumps({name: entry | {"shape": shape} for name, shape in shapes.items()})
+    return len(header).to_bytes(8, "little") + header.encode()
+
+
+def everything(redis_client, data_dir) -> tuple[list[bytes], list[str]]:
+    """All that the service keeps."""
+    files = sorted(str(path) for path in data_dir.rglob("*"))
+    return sorted(redis_client.keys()), files
+
+
+def test_a_request_is_estimated_and_nothing_is_written(http, body, redis_client, data_dir):
+    """The same resolved content as of a job, without the job."""
+    before = everything(redis_client, data_dir)
+
+    answer = http.post("/estimate", json=body)
+
+    estimate = answer.json()
+    assert answer.status_code == 200, answer.text
+    assert everything(redis_client, data_dir) == before
+    assert (estimate["object"], estimate["outcome"]) == ("estimate", "measured")
+    assert estimate["job_id"] is None
+    assert estimate["fetch"] == {"model_bytes": 0, "dataset_bytes": 0}
+    assert estimate["queue"] == {"ahead": 0, "workers": 0, "wait_s": None}
+    job = http.post("/calibrate", json=body).json()
+    assert estimate["resolved"] == job["resolved"]
+    assert (
+        redis_client.hget(f"fimlora:job:{job['id']}", "request_digest").decode()
+        == (estimate["request_digest"])
+    )
+
+
+def test_what_earlier_jobs_have_found_is_told(http, body, job_id, succeed, data_dir, store):
+    """A result, only the statistics, or neither; and who has them."""
+    result = succeed(job_id)
+    cached = http.post("/estimate", json=body).json()
+    other = http.post("/estimate", json=body | {"budget": 4}).json()
+    open_id = http.post("/calibrate", json=body | {"budget": 5}).json()["id"]
+    shared = http.post("/estimate", json=body | {"budget": 5}).json()
+    late = http.post("/estimate", json=body | {"budget": 5, "deadline_s": 60}).json()
+    store.request_cancel(open_id)
+    over = http.post("/estimate", json=body | {"budget": 5}).json()
+    folder = data_dir / "artifacts" / result["digest"].replace(":", "-")
+    (folder / "statistics.safetensors").write_bytes(b"x")
+    store.remember_statistics(store.get(job_id).fields["statistics_digest"], job_id)
+    replanned = http.post("/estimate", json=body | {"budget": 4}).json()
+    forced = http.post("/estimate", json=body | {"force": True}).json()
+
+    assert (cached["outcome"], cached["job_id"]) == ("cached", job_id)
+    assert (other["outcome"], other["job_id"]) == ("measured", None)
+    assert (shared["outcome"], shared["job_id"]) == ("shared", open_id)
+    assert late["outcome"] == over["outcome"] == "measured"
+    assert (replanned["outcome"], replanned["job_id"]) == ("replanned", job_id)
+    assert (forced["outcome"], forced["job_id"]) == ("measured", None)
+    assert (cached["queue"]["ahead"], other["queue"]["ahead"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"budget": 0}, 422),
+        ({"base_model": "local:none"}, 424),
+        ({"dataset": "upload:ds_" + "0" * 32}, 404),
+        ({"target_modules": ["querry"]}, 422),
+        ({"budget": {"parameters": 1}, "target_modules": TARGETS}, 422),
+        ({"dataset": {"source": "inline", "rows": [{"a": 1}]}}, 422),
+        ({"unknown": 1}, 422),
+    ],
+    ids=str,
+)
+def test_what_calibrate_refuses_is_refused_alike(http, body, change, status):
+    """Same status, same sentence."""
+    estimated = http.post("/estimate", json=body | change)
+    calibrated = http.post("/calibrate", json=body | change)
+
+    assert estimated.status_code == calibrated.status_code == status
+    assert estimated.json()["detail"] == calibrated.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "allocation", "lowest", "highest", "feasible"),
+    [
+        (8, {}, 1, 16, True),
+        (8, {"r_min": 2, "r_max": 12}, 2, 12, True),
+        ({"rank": 4}, {"r_min": 2, "multiple_of": 4}, 4, 16, True),
+        ({"parameters": 1000}, {}, 4 * 32, 4 * 16 * 32, True),
+        ({"parameters": 300}, {"r_min": 2}, 2 * 4 * 32, 4 * 16 * 32, True),
+        ({"bytes": 1000, "bytes_per_parameter": 2}, {}, 2 * 4 * 32, 2 * 4 * 16 * 32, True),
+        ({"fraction": 0.01}, {}, 4 * 32 / N_PARAMETERS, 4 * 16 * 32 / N_PARAMETERS, False),
+    ],
+    ids=str,
+)
+def test_the_budget_interval_is_in_the_unit_of_the_request(
+    http, body, budget, allocation, lowest, highest, feasible
+):
+    """From the shapes of the target modules, which are four maps of 16 by 16."""
+    request = body | {"budget": budget, "allocation": allocation, "target_modules": TARGETS}
+
+    model = http.post("/estimate", json=request).json()["model"]
+
+    assert (model["parameters"], model["target_modules"]) == (N_PARAMETERS, 4)
+    assert model["budget"]["lowest"] == pytest.approx(lowest)
+    assert model["budget"]["highest"] == pytest.approx(highest)
+    assert model["budget"]["is_feasible"] is feasible
+
+
+@pytest.mark.parametrize(
+    ("targets", "config", "n_targets"),
+    [
+        ("all-linear", {}, 6),
+        (["layer.0.output.dense"], {}, 1),
+        (None, {}, None),
+        (["classifier"], {}, None),
+        (TARGETS, {"num_experts": 4}, None),
+        (TARGETS, {"quantization_config": {"bits": 4}}, None),
+    ],
+    ids=str,
+)
+def test_targets_are_counted_where_the_files_tell(
+    http, body, data_dir, targets, config, n_targets
+):
+    """Null where only the loaded model knows."""
+    folder = make_model(data_dir / "models" / "other", config=CONFIG | config)
+    shapes = {
+        "embeddings.word_embeddings.weight": (50, 16),
+        "model.embed_tokens.weight": (50, 16),
+    }
+    weights = dict(WEIGHTS) | shapes
+    save_file(
+        {n: np.zeros(s, np.float32) for n, s in weights.items()}, folder / "model.safetensors"
+    )
+    request = body | {"base_model": "local:other", "target_modules": targets}
+
+    model = http.post("/estimate", json=request).json()["model"]
+
+    assert model["target_modules"] == n_targets
+    assert (model["budget"] is None) is (n_targets is None)
+
+
+def test_memory_is_compared_with_every_worker(http, body, data_dir, store):
+    """By the rules in `memory`, worked out here by hand."""
+    big = {
+        "hidden_size": 4096, "max_position_embeddings": 500_000_000, "model_type": "llama",
+        "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    make_model(data_dir / "models" / "big", config=big)
+    enter_worker(store, name="cpu", hardware=CPU)
+    enter_worker(store, name="gpu", hardware=GPU)
+    enter_worker(store, name="unknown", hardware=GPU.model_copy(update={"memory_bytes": None}))
+    tokens = 100_000
+    calibration = {"batch_size": 3, "max_length": tokens, "n_batches": 2}
+    request = body | {"base_model": "local:big", "calibration": calibration}
+
+    memory = http.post("/estimate", json=request).json()["memory"]
+
+    features = 3 * (16 + 16)  # of three maps in each of two blocks
+    assert memory["dtype"] == "bfloat16"
+    assert memory["resident_bytes"] == round(1.05 * (N_PARAMETERS + 2 * features * tokens) * 2)
+    assert memory["streamed_bytes"] == (N_PARAMETERS + features * tokens) * 2 + GIB
+    assert memory["boundary_bytes"] == 6 * 3 * tokens * 4096 * 2
+    fits = {w["name"]: (w["resident"], w["streamed"]) for w in memory["workers"]}
+    assert fits == {"cpu": (True, True), "gpu": (True, True), "unknown": (None, None)}
+
+
+def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
+    """Whoever is told that a model fits is not surprised by the worker."""
+    shapes = {
+        "model.embed_tokens.weight": (100, 8),
+        "model.layers.0.q_proj.weight": (8, 8),
+        "model.layers.0.norm.weight": (8,),
+        "model.layers.0.experts.gate": (4, 8, 16),
+        "model.layers.1.experts.0.up.weight": (16, 8),
+        "model.layers.1.experts.3.up.weight": (16, 8),
+        "lm_head.weight": (100, 8),
+    }
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    engine = estimate_need(
+        Checkpoint(tmp_path).tensors, itemsize=2, n_tokens=64, experts_per_token=2
+    )
+
+    ours = demand_of(
+        measure_checkpoint(shapes, experts_per_token=2),
+        {},
+        Calibration(max_length=64),
+        dtype="bfloat16",
+    )
+
+    assert (ours.weights, ours.resident) == (engine.weight_bytes, engine.least)
+
+
+@pytest.mark.parametrize("side", [64, 4096], ids=["whole_gradients", "sketches"])
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], None], ids=["named", "by_default"])
+def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
+    http, body, data_dir, side, targets
+):
+    """On top of the same model's need; streamed, that of one block."""
+    sides = {"q_proj": (side, side), "up_proj": (4 * side, side)}
+    folder = make_model(data_dir / "models" / "wide")
+    (folder / "model.safetensors").write_bytes(
+        head_of(
+            {"embed_tokens.weight": (100, side)}
+            | {
+                f"layers.{n}.{kind}.weight": shape
+                for n in range(20)
+                for kind, shape in sides.items()
+            }
+        )
+    )
+    asked = body | {"base_model": "local:wide", "target_modules": targets}
+    spectral = asked | {"allocation": {"rule": "spectral"}}
+
+    without, memory = (
+        http.post("/estimate", json=b).raise_for_status().json()["memory"]
+        for b in (asked, spectral)
+    )
+
+    block = [TargetModule(kind, d_in, d_out) for kind, (d_out, d_in) in sides.items()]
+    whole = bytes_recorded(20 * block, "spectra")
+    one = bytes_recorded(block, "spectra", spectra_bytes=0 if side == 4096 else 2**30)
+    resident = memory["resident_bytes"] - without["resident_bytes"]
+    assert resident == pytest.approx(1.05 * whole, abs=1)
+    assert memory["streamed_bytes"] - without["streamed_bytes"] == one
+    assert memory["boundary_bytes"] == without["boundary_bytes"]
+
+
+def test_a_model_too_large_for_a_worker_is_streamed_there(http, body, data_dir, store):
+    """Blocks fit where the whole does not; with less, neither."""
+    shapes = {f"layers.{n}.q.weight": (2048, 2048) for n in range(64)}
+    folder = make_model(data_dir / "models" / "deep")
+    (folder / "model.safetensors").write_bytes(head_of(shapes))
+    for name, size in (("small", GIB // 2), ("middle", GIB + 2**26), ("large", 2 * GIB)):
+        enter_worker(store, name=name, hardware=CPU.model_copy(update={"memory_bytes": size}))
+
+    memory = http.post("/estimate", json=body | {"base_model": "local:deep"}).json()["memory"]
+
+    fits = {w["name"]: (w["resident"], w["streamed"]) for w in memory["workers"]}
+    assert fits["small"] == (False, False)
+    assert fits["large"] == (True, True)
+    assert fits["middle"] == (False, True)
+
+
+def test_workers_without_a_gpu_calculate_in_float32(http, body, store):
+    """Unless the request says otherwise."""
+    enter_worker(store, hardware=CPU)
+
+    auto = http.post("/estimate", json=body).json()["memory"]
+    asked = http.post("/estimate", json=body | {"calibration": {"dtype": "float16"}}).json()
+
+    assert (auto["dtype"], asked["memory"]["dtype"]) == ("float32", "float16")
+
+
+def test_of_the_hub_only_heads_and_sizes_are_read(http, body, hub: Hub, tmp_path, data_dir):
+    """What a worker would fetch: wanted files only, and not those it has fetched before."""
+    model = hub.add("org/model", make_model(tmp_path / "m"))
+    model.files |= {"pytorch_model.bin": b"x" * 999, "onnx/model.onnx": b"x" * 999}
+    rows = json.dumps({"text": "a"}).encode()
+    hub.add("org/data", {"train.jsonl": rows, "README.md": "# data"}, kind="dataset")
+    request = body | {"base_model": "org/model", "dataset": "org/data"}
+
+    first = http.post("/estimate", json=request).json()
+    ours = data_dir / "hub" / "models" / "models--org--model" / "snapshots" / model.commit
+    ours.mkdir(parents=True)
+    (ours / "model.safetensors").write_bytes(b"fetched")
+    second = http.post("/estimate", json=request).json()
+
+    sizes = {name: len(data) for name, data in model.files.items()}
+    assert first["resolved"]["base_model"]["revision"] == model.commit
+    assert first["fetch"] == {
+        "model_bytes": sizes["config.json"] + sizes["model.safetensors"],
+        "dataset_bytes": len(rows),
+    }
+    assert second["fetch"]["model_bytes"] == sizes["config.json"]
+    assert first["model"]["parameters"] == N_PARAMETERS
+    fetched = [line for line in hub.requests if "resolve" in line and "GET" in line]
+    assert all("config.json" in line or "model.safetensors" in line for line in fetched)
+
+
+def test_every_shard_counts(http, body, hub: Hub, tmp_path):
+    """A model in several files is the sum of them; an adapter beside it is not part of it."""
+    files = {}
+    for number in range(3):
+        shard = tmp_path / "shard"
+        save_file({f"layers.{number}.q.weight": np.zeros((16, 16), np.float32)}, shard)
+        files[f"model-{number}.safetensors"] = shard.read_bytes()
+    files["adapter_model.safetensors"] = shard.read_bytes()
+    hub.add("org/sharded", {"config.json": json.dumps(CONFIG)} | files)
+
+    model = http.post("/estimate", json=body | {"base_model": "org/sharded"}).json()["model"]
+
+    assert model["parameters"] == 3 * 16 * 16
+
+
+@pytest.mark.parametrize("side", [-1, 1 << 41, 10**300])
+def test_a_head_that_states_nonsense_is_refused(http, body, hub: Hub, tmp_path, side):
+    """422, not an answer with absurd numbers."""
+    file = head_of({"a.weight": (side,)})
+    hub.add("org/odd", {"config.json": json.dumps(CONFIG), "model.safetensors": file})
+
+    problem = http.post("/estimate", json=body | {"base_model": "org/odd"}).json()
+
+    assert problem["code"] == "unsafe_weights"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"hidden_size": 10**4000, "vocab_size": -5},
+        {"hidden_size": "wide", "torch_dtype": {"a": 1}, "intermediate_size": None},
+        {"max_position_embeddings": True, "text_config": {"hidden_size": 2**70}},
+    ],
+    ids=["huge", "strange types", "nested"],
+)
+def test_an_odd_configuration_is_no_fault(http, body, data_dir, config):
+    """The estimate is as rough as what it is made from."""
+    make_model(data_dir / "models" / "odd", config=CONFIG | config)
+
+    answer = http.post("/estimate", json=body | {"base_model": "local:odd"})
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_wait_is_guessed_from_jobs_before(http, body, store, redis_client):
+    """None for an idle worker; else so many jobs at the mean time, over all workers."""
+
+    def wait() -> float | None:
+        return http.post("/estimate", json=body).json()["queue"]["wait_s"]
+
+    first, second = enter_worker(store, name="w1"), enter_worker(store, name="w2")
+    idle = wait()
+    first.begin("job_0-1")
+    second.begin("job_1-1")
+    untold = wait()
+    redis_client.hset("fimlora:tallies", mapping={"seconds": "300.0", "measured": "5"})
+    for budget in (2, 3, 4):
+        http.post("/calibrate", json=body | {"budget": budget})
+
+    assert (idle, untold) == (0.0, None)
+    assert wait() == pytest.approx(4 * 60 / 2)

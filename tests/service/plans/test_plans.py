@@ -1,0 +1,241 @@
+"""POST /jobs/{id}/allocate."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.results import make_result, make_statistics
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def measured(store, data_dir, job_id):
+    """A job with real statistics; the function takes what `make_result` takes."""
+
+    def finish(**options):
+        store.start(job_id, 1, worker="w")
+        result = make_result(data_dir, **options)
+        store.succeed(job_id, 1, result)
+        return result
+
+    return finish
+
+
+def ranks_of(answer) -> dict[str, int]:
+    return {m["name"]: m["rank"] for m in answer.json()["rank_map"]["modules"]}
+
+
+class TestAllocate:
+    def test_the_settings_of_the_job_give_its_result(self, http, job_id, measured):
+        """Same plan, same config, and the very content address of what is stored."""
+        result = measured()
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 8})
+
+        assert answer.status_code == 200
+        plan = answer.json()
+        assert plan["digest"] == result["digest"]
+        assert plan["rank_map"] == result["rank_map"]
+        assert plan["adapter_config"] == result["adapter_config"]
+
+    @pytest.mark.parametrize(
+        ("asked", "options"),
+        [
+            ({"budget": 5}, {"budget": 5}),
+            ({"budget": 8, "allocation": {"aggregation": "max"}}, {"aggregation": "max"}),
+            ({"budget": 8, "allocation": {"rule": "random", "seed": 3}}, {"rule": "random", "seed": 3}),
+            ({"budget": 8, "allocation": {"r_min": 2, "r_max": 32, "multiple_of": 2}}, {"r_min": 2, "r_max": 32, "multiple_of": 2}),
+            ({"budget": 8, "adapter": {"layout": "C"}}, {"layout": "C"}),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_other_settings_give_what_a_new_job_would(
+        self, http, job_id, measured, data_dir, asked, options
+    ):
+        """Each setting is honoured: the answer is equal to a result made with it."""
+        measured()
+
+        plan = http.post(f"/jobs/{job_id}/allocate", json=asked).json()
+
+        fresh = make_result(data_dir, **options)
+        assert plan["rank_map"] == fresh["rank_map"]
+        assert plan["adapter_config"] == fresh["adapter_config"]
+        assert plan["digest"] == fresh["digest"]
+
+    def test_the_rule_spectral_says_what_the_statistics_lack(self, http, job_id, measured):
+        """They hold spectra only if the job was measured for that rule."""
+        measured()
+        asked = {"budget": 8, "allocation": {"rule": "spectral", "r_min": 0}}
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json=asked)
+
+        assert answer.status_code == 422
+        assert "spectra" in answer.json()["detail"]
+
+    def test_another_scale_changes_alphas_but_no_rank(self, http, job_id, measured):
+        """The scale enters all scores alike; the statistics' file has another digest."""
+        measured()
+        url = f"/jobs/{job_id}/allocate"
+
+        two = http.post(url, json={"budget": 8})
+        four = http.post(url, json={"budget": 8, "adapter": {"scale": 4}})
+
+        assert ranks_of(two) == ranks_of(four)
+        pairs = zip(*(a.json()["rank_map"]["modules"] for a in (two, four)), strict=True)
+        for first, second in pairs:
+            assert second["alpha"] == 2 * first["alpha"]
+            assert second["score"] == 4 * first["score"]
+        assert two.json()["digest"] != four.json()["digest"]
+
+    def test_another_scale_names_the_file_that_a_job_of_that_scale_writes(
+        self, http, job_id, measured, data_dir
+    ):
+        """With all of its sums, though the plan looks at some only."""
+        measured()
+        asked = {"budget": 8, "adapter": {"scale": 4}}
+
+        plans = [http.post(f"/jobs/{job_id}/allocate", json=asked).json() for _ in range(2)]
+
+        fresh = make_result(data_dir, statistics=replace(make_statistics(), scale=4))
+        assert [plan["digest"] for plan in plans] == [fresh["digest"]] * 2
+
+    def test_another_budget_reads_the_statistics_no_second_time(
+        self, http, job_id, measured, data_dir
+    ):
+        """What is known by content stands; what was never read is still refused."""
+        digest = measured()["digest"]
+        url = f"/jobs/{job_id}/allocate"
+        http.post(url, json={"budget": 8})
+        file = data_dir / "artifacts" / digest.replace(":", "-") / "statistics.safetensors"
+        file.write_bytes(b"no statistics")
+
+        other = http.post(url, json={"budget": 5})
+        unread = http.post(url, json={"budget": 5, "allocation": {"aggregation": "max"}})
+
+        fresh = make_result(data_dir, budget=5)
+        assert (other.json()["digest"], unread.status_code) == (fresh["digest"], 404)
+
+    def test_a_sampled_estimate_is_replanned_as_such(self, http, job_id, measured):
+        """The scores come from what the job recorded."""
+        result = measured(statistics=make_statistics(estimator="sampled"))
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 8})
+
+        assert answer.json()["rank_map"]["provenance"]["estimator"] == "sampled"
+        assert answer.json()["digest"] == result["digest"]
+
+    def test_both_controls_spend_the_same_budget(self, http, job_id, measured):
+        """The answer can be compared with uniform and random ranks at once."""
+        measured()
+
+        rank_map = http.post(f"/jobs/{job_id}/allocate", json={"budget": 6}).json()["rank_map"]
+
+        assert rank_map["spent"]["ranks"] == 6 * len(rank_map["modules"])
+        for control in ("uniform", "random"):
+            assert rank_map["controls"][control]["ranks"] == rank_map["spent"]["ranks"]
+
+    def test_an_infeasible_budget_names_the_interval(self, http, job_id, measured):
+        """What only the modules' costs can tell is refused with the feasible interval."""
+        measured()
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": {"parameters": 10}})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "budget_infeasible")
+        assert "feasible interval" in answer.json()["detail"]
+
+    def test_a_padded_rank_above_all_servers_is_refused(self, http, job_id, measured):
+        """Layout C ends at 256: the message says so."""
+        measured(statistics=make_statistics(width=600))
+        body = {"budget": 300, "adapter": {"layout": "C"}}
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json=body)
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        assert "256" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        "asked",
+        [{}, {"budget": 0}, {"budget": 8, "force": True}, {"budget": 2, "allocation": {"r_min": 3}},
+         {"budget": 8, "adapter": {"weights": True}}],
+        ids=str,
+    )  # fmt: skip
+    def test_a_wrong_body_is_refused(self, http, job_id, measured, asked):
+        """Strict, as everything a client sends."""
+        measured()
+
+        assert http.post(f"/jobs/{job_id}/allocate", json=asked).status_code == 422
+
+    def test_a_job_without_a_result_has_no_plans(self, http, job_id):
+        """409 until it has succeeded; 404 for one that never was."""
+        queued = http.post(f"/jobs/{job_id}/allocate", json={"budget": 8})
+
+        assert (queued.status_code, queued.json()["code"]) == (409, "job_not_finished")
+        assert http.post("/jobs/job_0/allocate", json={"budget": 8}).status_code == 404
+
+    @pytest.mark.parametrize("damage", ["gone", "broken"])
+    def test_statistics_that_cannot_be_read_are_told(
+        self, http, job_id, measured, data_dir, damage
+    ):
+        """A refusal with the artefact's name, not a fault."""
+        digest = measured()["digest"]
+        file = data_dir / "artifacts" / digest.replace(":", "-") / "statistics.safetensors"
+        file.unlink() if damage == "gone" else file.write_bytes(b"no statistics")
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 8})
+
+        expected = (410, "result_expired") if damage == "gone" else (404, "artifact_not_found")
+        assert (answer.status_code, answer.json()["code"]) == expected
+        assert "statistics.safetensors" in answer.json()["detail"]
+
+    def test_nothing_is_queued_or_written(self, http, job_id, measured, data_dir, redis_client):
+        """A question leaves no trace but the time of last use: no file, no job."""
+        measured()
+        redis_client.delete("rq:queue:fimlora")
+        keys, files = set(redis_client.keys()), set(data_dir.rglob("*"))
+
+        http.post(f"/jobs/{job_id}/allocate", json={"budget": 3})
+
+        assert set(redis_client.keys()) - keys == {b"fimlora:results_used"}
+        assert set(data_dir.rglob("*")) == files
+
+
+CODE = """
+import sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from redis import Redis
+from fimlora_jobs.store import JobStore
+from fimlora_service.app import create_app
+from fimlora_service.settings import Settings
+from support.results import make_result
+
+url, data = sys.argv[1], Path(sys.argv[2])
+store = JobStore(Redis.from_url(url))
+with TestClient(create_app(Settings(redis_url=url, data_dir=data))) as http:
+    job_id = store.new_id()
+    store.create(job_id, request={}, resolved={}, digest="d")
+    store.start(job_id, 1, worker="w")
+    store.succeed(job_id, 1, make_result(data))
+    answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 4})
+    assert answer.status_code == 200, answer.text
+heavy = {"torch", "transformers", "peft", "datasets", "fimlora_worker"} & set(sys.modules)
+sys.exit(", ".join(heavy) or 0)
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_is_solved_without_torch(valkey_url, redis_client, tmp_path):
+    """The API process answers a re-plan and has still not loaded a heavy library."""
+    folders = ("clients/python", "service", "worker", "tests")
+    path = os.pathsep.join(str(ROOT / folder) for folder in folders)
+
+    subprocess.run(
+        [sys.executable, "-c", CODE, valkey_url, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+    )

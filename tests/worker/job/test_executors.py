@@ -1,0 +1,102 @@
+"""A job's model is measured where it fits; only the record of the job says where that was."""
+
+import pytest
+
+from fimlora_contract.jobs import JobError
+from fimlora_jobs.reaper import give_up
+from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.settings import Settings
+from support.executor_jobs import ROWS, ended, n_loads, submit
+from support.jobs import Jobs
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "request_"),
+    [
+        ("tiny", "labels", {"adapter": {"weights": True}}),
+        ("tiny", "numbers", {"target_modules": "all-linear"}),
+        ("decoder", "labels", {"adapter": {"weights": True, "layout": "C"}}),
+        ("decoder", "text", {"allocation": {"rule": "spectral", "r_min": 0}}),
+    ],
+    ids=["encoder with a new head", "regression", "decoder with a new head", "spectra"],
+)
+def test_a_streamed_job_writes_what_a_resident_one_writes(
+    jobs: Jobs, run_queue, model, rows, request_
+):
+    """The same bytes in every file, from a model that was never loaded."""
+    streamed = submit(jobs, model, rows, "streamed", **request_)
+    run_queue()
+    loads_streamed = n_loads()
+    resident = submit(jobs, model, rows, "resident", **request_)
+    run_queue()
+
+    results = [ended(jobs, job_id).result for job_id in (streamed, resident)]
+    assert results[0].digest == results[1].digest
+    assert [r.execution.executor for r in results] == ["streamed", "resident"]
+    assert [r.execution.micro_batch_size for r in results] == [4, 4]
+    assert all(r.execution.peak_memory_bytes > 2**20 for r in results)
+    assert (loads_streamed, n_loads()) == (0, 1)
+
+
+def test_what_is_streamed_is_not_held_as_well(jobs: Jobs, run_queue):
+    """A model that an earlier job has loaded makes room for its own blocks."""
+    for executor in ("resident", "streamed"):
+        submit(jobs, "tiny", "labels", executor, budget=len(executor))
+    run_queue()
+
+    assert (n_loads(), len(process_for(Settings()).models)) == (1, 0)
+
+
+def test_statistics_of_another_job_were_not_measured_in_any_way(jobs: Jobs, run_queue):
+    """Nothing is said of an execution that there was not."""
+    first = submit(jobs, "tiny", "labels", "auto")
+    run_queue()
+    jobs.store.remember_statistics("sha256:x", first)
+    second = jobs.submit(
+        dataset={"source": "inline", "rows": ROWS["labels"]},
+        calibration={"batch_size": 4, "n_batches": 3},
+        budget=5,
+        statistics_from=first,
+    )
+    run_queue()
+
+    assert ended(jobs, first).result.execution.executor == "resident"
+    assert ended(jobs, second).result.execution is None
+
+
+@pytest.mark.parametrize(
+    ("kills", "executor", "wanted"),
+    [
+        (1, "auto", ("resident", 1)),
+        (2, "auto", ("streamed", 1)),
+        (2, "resident", ("resident", 1)),
+    ],
+)
+def test_an_attempt_after_a_kill_needs_less(jobs: Jobs, run_queue, kills, executor, wanted):
+    """A process that took too much is killed and cannot adapt by itself."""
+    job_id = submit(jobs, "tiny", "labels", executor)
+    kill = JobError(code="out_of_memory_host", detail="killed", retryable=True)
+    lost = JobError(code="worker_lost", detail="lost", retryable=True)
+    for attempt in range(kills):
+        give_up(jobs.store, jobs.transport, job_id, attempt + 1, error=kill)
+    give_up(jobs.store, jobs.transport, job_id, kills + 1, error=lost, counted=False)
+    run_queue()
+
+    execution = ended(jobs, job_id).result.execution
+    assert (execution.executor, execution.micro_batch_size) == wanted
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [({"budget": {"parameters": 10}}, "budget_infeasible"),
+     ({"target_modules": ["q_projj"]}, "validation_failed")],
+    ids=["budget", "module"],
+)  # fmt: skip
+def test_a_request_that_cannot_be_met_streams_nothing(jobs: Jobs, run_queue, request_, code):
+    """Names and budget are checked on the model's outline, before a block is read."""
+    job_id = submit(jobs, "tiny", "labels", "streamed", **request_)
+    run_queue()
+
+    events = [e.progress.stage for e in jobs.store.events(job_id) if e.progress]
+    assert ended(jobs, job_id).error.code == code
+    assert "calibrating" not in events

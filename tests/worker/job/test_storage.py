@@ -1,0 +1,46 @@
+"""Jobs whose results go to a bucket."""
+
+import pytest
+
+from fimlora_jobs.results.object_store import open_artifacts
+from fimlora_worker.job.work_folders import connect_storage
+from support.jobs import LABELLED, Jobs, write_jsonl
+from support.s3 import S3Server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch):
+    monkeypatch.setenv("FIMLORA_ARTIFACTS_URL", s3.url)
+    monkeypatch.setenv("FIMLORA_STORAGE_PATIENCE_S", "0")
+    return s3
+
+
+def test_results_and_statistics_go_through_the_bucket(jobs: Jobs, run_queue, bucket):
+    """What one job has measured another finds there; nothing lies in the data folder."""
+    write_jsonl(jobs.data_dir / "datasets" / "rows.jsonl", LABELLED)
+    data = {"source": "local", "name": "rows.jsonl"}
+    first = jobs.submit(dataset=data)
+    run_queue()
+    second = jobs.submit(dataset=data, budget=8, statistics_from=first)
+    run_queue()
+
+    results = [jobs.get(job_id).json_field("result") for job_id in (first, second)]
+    artifacts = open_artifacts(bucket.url, data_dir=jobs.data_dir, connect=connect_storage)
+    assert {r.digest for r in artifacts.list()} == {r["digest"] for r in results}
+    statistics = {artifacts.stat(r["digest"], "statistics.safetensors").digest for r in results}
+    assert len(statistics) == 1
+    assert jobs.get(second).fields["statistics_from"] == first
+    assert not (jobs.data_dir / "artifacts").exists()
+
+
+def test_a_bucket_that_stays_away_fails_the_job_in_the_end(jobs: Jobs, run_queue, bucket):
+    """Three attempts, then a code that says what was missing and that a retry may help."""
+    bucket.stop()
+    job_id = jobs.submit(calibration={"n_batches": 1, "batch_size": 2})
+
+    run_queue()
+
+    record = jobs.get(job_id)
+    error = record.json_field("error")
+    assert (record.status, record.attempt) == ("failed", 3)
+    assert (error["code"], error["retryable"]) == ("storage_unavailable", True)

@@ -1,0 +1,122 @@
+"""The parent's side of an attempt, on a real store."""
+
+import signal
+
+import pytest
+
+from fimlora_worker.process.leases import Leases
+from fimlora_worker.process.memory_events import count_oom_kills
+from support.jobs import Jobs
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def job_id(jobs: Jobs) -> str:
+    """A job whose first attempt is running."""
+    job_id = jobs.submit()
+    jobs.store.start(job_id, 1, worker="w")
+    return job_id
+
+
+@pytest.fixture
+def leases(jobs: Jobs, clock: Clock) -> Leases:
+    return Leases(jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: None)
+
+
+def test_holding_renews_the_lease(jobs: Jobs, leases: Leases, job_id):
+    """While the parent looks after a job, no reaper takes it."""
+    jobs.redis.hset(f"fimlora:job:{job_id}", "lease_until", "1")
+
+    assert leases.hold(f"{job_id}-1") is False
+    assert jobs.get(job_id).lease_until_ms > jobs.store.now_ms() + 10_000
+
+
+def test_an_attempt_that_has_not_begun_is_left_alone(jobs: Jobs, leases: Leases, clock):
+    """The child may still be importing: the lease is held for it, and nothing is killed."""
+    job_id = jobs.submit()
+    leases.begin(f"{job_id}-1")
+    clock.now = 100
+
+    assert [leases.hold(f"{job_id}-1") for _ in range(3)] == [False] * 3
+    assert jobs.get(job_id).lease_until_ms > jobs.store.now_ms() + 10_000
+
+
+@pytest.mark.parametrize("end", ["cancel", "overtaken", "failed", "gone"])
+def test_an_unwanted_attempt_is_killed_after_the_grace(
+    jobs: Jobs, leases: Leases, clock, job_id, end
+):
+    """A cancel request, a newer attempt, an end or a lost record: it has ten seconds."""
+    match end:
+        case "cancel":
+            jobs.store.request_cancel(job_id)
+        case "overtaken":
+            jobs.store.requeue(job_id, 1)
+        case "failed":
+            jobs.redis.hset(f"fimlora:job:{job_id}", "status", "failed")
+        case "gone":
+            jobs.redis.delete(f"fimlora:job:{job_id}")
+
+    answers = []
+    for clock.now in (0, 9.9, 10):
+        answers.append(leases.hold(f"{job_id}-1"))
+
+    assert answers == [False, False, True]
+
+
+def test_a_lost_attempt_is_followed_by_the_next_at_once(jobs: Jobs, leases: Leases, job_id):
+    """It goes to the front of the queue, and the loss is counted."""
+    leases.lost(f"{job_id}-1", signal.SIGKILL)
+
+    record = jobs.get(job_id)
+    assert (record.status, record.attempt, record.failures) == ("queued", 2, 1)
+    assert (job_id, 2) in jobs.transport.waiting()
+
+
+def test_a_kill_for_memory_names_memory(jobs: Jobs, clock, job_id):
+    """When the kernel's counter has moved, the last attempt fails for want of memory."""
+    counts = iter([4, 5])
+    leases = Leases(
+        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: next(counts)
+    )
+    leases.begin(f"{job_id}-1")
+    jobs.redis.hset(f"fimlora:job:{job_id}", "failures", "2")
+
+    leases.lost(f"{job_id}-1", signal.SIGKILL)
+
+    error = jobs.get(job_id).json_field("error")
+    assert error["code"] == "out_of_memory_host"
+
+
+def test_a_child_without_an_end_on_record_is_settled(jobs: Jobs, leases: Leases, job_id):
+    """RQ says its job has ended, our record says it runs: the attempt is given up."""
+    leases.settle(f"{job_id}-1")
+
+    assert jobs.get(job_id).attempt == 2
+    leases.settle(f"{job_id}-1")  # nothing of the second attempt is touched
+    assert jobs.get(job_id).attempt == 2
+
+
+def test_kills_for_memory_are_read_from_the_control_group(tmp_path):
+    """The counter of this process's own group, or nothing where there is none."""
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/some/group\n")
+    group = tmp_path / "root" / "some" / "group"
+    group.mkdir(parents=True)
+    (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+
+    assert count_oom_kills(root=tmp_path / "root", membership=membership) == 2
+    assert count_oom_kills(root=tmp_path / "none", membership=membership) is None
+    assert count_oom_kills(root=tmp_path, membership=tmp_path / "none") is None

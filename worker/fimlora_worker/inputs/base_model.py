@@ -1,0 +1,162 @@
+"""The base model of a job: loaded if it is to be resident, else only its outline and its head.
+
+Streaming builds the model from its folder by itself; it must be the model that `load_model`
+would load, down to a head that is drawn.
+"""
+
+import gc
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.measuring.executors import shortage
+from fimlora.memory.need import MemoryNeed, estimate_need
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.loading import experts_per_token
+from fimlora.model.skeleton import build_skeleton
+from fimlora.model.targets import head_tensors
+from fimlora.model.weight_reader import read_weights
+from fimlora.model.weight_sources import fitting_sources
+from fimlora_worker.inputs.heads import (
+    HEAD_SEED,
+    ModelRequest,
+    check_complete,
+    config_for_head,
+    head_class,
+    named_architecture_errors,
+)
+from fimlora_worker.inputs.model_cache import ModelCache
+from fimlora_worker.inputs.models import load_model, weight_bytes
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds a model without weights, as `load_model` leaves it; a model class to streaming."""
+
+    model_class: Any
+    pad_token_id: int | None
+
+    def from_config(self, config: Any, **options: Any) -> nn.Module:
+        """What transformers' own method of this name does, and the padding of the tokenizer."""
+        model: nn.Module = self.model_class.from_config(config, **options)
+        # Set afterwards, as on a loaded model: it decides more while a model is built.
+        model.config.pad_token_id = self.pad_token_id  # type: ignore[union-attr]
+        return model
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model in a folder, and how a job wants it.
+
+    Attributes:
+        folder: Its files.
+        config: Its configuration, as the folder has it.
+        request: Head, dtype and device.
+        pad_token_id: The tokenizer's.
+        cache: Models that stay loaded between jobs.
+    """
+
+    folder: Path
+    config: Any
+    request: ModelRequest
+    pad_token_id: int | None
+    cache: ModelCache
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return torch.device(self.request.device)
+
+    def load(self) -> nn.Module:
+        """The whole model, in memory; it stays there for later jobs."""
+        loaded = self.cache.get(
+            self.request,
+            size=weight_bytes(self.folder),
+            load=lambda: load_model(self.folder, self.config, self.request),
+        )
+        model: nn.Module = loaded.model
+        model.config.pad_token_id = self.pad_token_id  # type: ignore[union-attr]
+        return model
+
+    def unload(self) -> None:
+        """Let go of it, for memory."""
+        self.cache.drop(self.request)
+        self._free_memory()
+
+    def need(self, *, n_tokens: int, recorded_bytes: int = 0) -> MemoryNeed:
+        """What it needs besides what it has; models of earlier jobs make room for it."""
+        need = estimate_need(
+            Checkpoint(self.folder).tensors,
+            itemsize=self._dtype.itemsize,
+            n_tokens=n_tokens,
+            experts_per_token=experts_per_token(self.config),
+            recorded_bytes=recorded_bytes,
+        )
+        if self.request in self.cache:
+            return replace(need, weight_bytes=0, converted_bytes=0)
+        if len(self.cache) and shortage(need, self.device):
+            self.cache.clear()
+            self._free_memory()
+        return need
+
+    def outline(self) -> nn.Module:
+        """Its modules by name and shape, with weights or without."""
+        return self.load() if self.request in self.cache else self.skeleton
+
+    def head(self) -> dict[str, Tensor]:
+        """Tensors that PEFT trains in full for the task."""
+        if self.request in self.cache:
+            return head_tensors(self.load())
+        names = head_tensors(self.skeleton)
+        return read_weights(self._build(), Checkpoint(self.folder), names, seed=HEAD_SEED)
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The model without weights.
+
+        Raises:
+            UnsupportedArchitecture: It has no such head, or its checkpoint lacks weights.
+        """
+        model = self._build()
+        found = fitting_sources(model, Checkpoint(self.folder).tensors)
+        absent = {name for name, _ in model.named_parameters() if name not in found}
+        check_complete(model, absent, self.request)
+        return model
+
+    def streaming_options(self) -> dict[str, Any]:
+        """What `fimlora.measure_streamed` needs to build this very model."""
+        return {
+            "model_class": self._builder,
+            "config": config_for_head(self.folder, self.request),
+            "dtype": self._dtype,
+            "device": self.device,
+            "weights_seed": HEAD_SEED,
+            "ignore_mismatched_sizes": bool(self.request.n_outputs),
+        }
+
+    def _free_memory(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.request.dtype)
+        return dtype
+
+    @property
+    def _builder(self) -> Builder:
+        return Builder(head_class(self.config, self.request.task), self.pad_token_id)
+
+    def _build(self) -> nn.Module:
+        with named_architecture_errors(self.config):
+            return build_skeleton(
+                self.folder,
+                model_class=self._builder,
+                config=config_for_head(self.folder, self.request),
+                dtype=self._dtype,
+            )

@@ -1,0 +1,118 @@
+"""Draw the calibration examples of a job and hand them out in padded batches."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fimlora_jobs.datasets.columns import ColumnError, TextFields, check_row
+from fimlora_worker.errors import DatasetEmpty, DatasetSchema
+from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
+from fimlora_worker.inputs.labels import UNLABELLED
+from fimlora_worker.inputs.rows import Rows
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The examples of a job.
+
+    Attributes:
+        examples: In the order they are used.
+        n_dropped: Rows that were drawn but left nothing to predict.
+    """
+
+    examples: Sequence[Example]
+    n_dropped: int
+
+
+def draw(rows: Rows, encoder: Encoder, *, n_examples: int, seed: int) -> Drawn:
+    """Take rows in an order that depends on the seed alone, until there are enough.
+
+    Raises:
+        DatasetSchema: A drawn row lacks a column; the message names the row.
+        DatasetEmpty: No row left anything to predict.
+    """
+    # The stream of RandomState is frozen for ever, that of newer generators is not.
+    order = np.random.RandomState(seed).permutation(rows.n_rows)
+    examples: list[Example] = []
+    n_dropped = 0
+    for index in map(int, order):
+        if len(examples) == n_examples:
+            break
+        example = _encode(rows, index, encoder)
+        if example is None:
+            n_dropped += 1
+        else:
+            examples.append(example)
+    if not examples:
+        raise DatasetEmpty(
+            f"none of the {rows.n_rows} rows leaves anything to predict within "
+            f"max_length={encoder.max_length}"
+        )
+    return Drawn(examples, n_dropped)
+
+
+def _encode(rows: Rows, index: int, encoder: Encoder) -> Example | None:
+    row, where = rows.row(index), rows.where(index)
+    try:
+        check_row(row, encoder.fields, where=where)
+    except ColumnError as error:
+        raise DatasetSchema(str(error)) from error
+    label = _label(row, encoder.fields)
+    if label == UNLABELLED and rows.classes(encoder.fields.label or "") is not None:
+        return None
+    return encoder.encode(row, where=where)
+
+
+def _label(row: dict[str, Any], fields: TextFields) -> Any:
+    return row.get(fields.label) if fields.label else None
+
+
+class PaddedBatches:
+    """Batches of examples, padded on the right to the longest of each batch.
+
+    Args:
+        examples: All examples, in order.
+        batch_size: Examples per batch; the last one may have fewer.
+        pad_id: Token that fills up ``input_ids``.
+    """
+
+    def __init__(self, examples: Sequence[Example], *, batch_size: int, pad_id: int) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+        self._fill = {"input_ids": pad_id, "labels": IGNORED}
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest example."""
+        return max(len(example["input_ids"]) for example in self._examples)
+
+    @property
+    def largest(self) -> int:
+        """Examples of the largest batch."""
+        return min(self._batch_size, len(self._examples))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(len(self._examples) / self._batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Pad one batch after the other."""
+        for start in range(0, len(self._examples), self._batch_size):
+            yield self._pad(self._examples[start : start + self._batch_size])
+
+    def _pad(self, batch: Sequence[Example]) -> dict[str, Tensor]:
+        width = max(len(example["input_ids"]) for example in batch)
+        return {
+            name: torch.tensor([self._widen(example[name], name, width) for example in batch])
+            for name in batch[0]
+        }
+
+    def _widen(self, value: Any, name: str, width: int) -> Any:
+        if not isinstance(value, list):  # a class or a number
+            return value
+        return value + [self._fill.get(name, 0)] * (width - len(value))

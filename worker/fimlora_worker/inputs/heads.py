@@ -1,0 +1,113 @@
+"""Which head a job's task needs on its base model, and what a checkpoint may leave to chance."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fimlora_jobs.datasets.columns import Task
+from fimlora_worker.errors import UnsupportedArchitecture
+
+# The head that a base model lacks is drawn from this seed and no other: neither the
+# request nor what ran before may change the scores.
+HEAD_SEED = 0
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Everything that makes two loaded models different; a cache key.
+
+    Attributes:
+        digest: Content of the model's files.
+        device: ``cpu`` or ``cuda``.
+        n_outputs: Outputs of a classification head.
+        problem_type: Transformers' word for its loss.
+    """
+
+    digest: str
+    task: Task
+    dtype: str
+    device: str
+    n_outputs: int | None = None
+    problem_type: str | None = None
+
+
+def head_class(config: Any, task: Task) -> Any:
+    """The auto class with the head that a task needs.
+
+    Raises:
+        UnsupportedArchitecture: The architecture has no such head.
+    """
+    import transformers
+
+    kind = type(config)
+    if task == "sequence_classification":
+        if kind not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise UnsupportedArchitecture(
+                f"{config.model_type} has no sequence classification head in transformers"
+            )
+        return transformers.AutoModelForSequenceClassification
+    is_encoder = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or (
+        is_encoder and not getattr(config, "is_decoder", False)
+    ):
+        raise UnsupportedArchitecture(
+            f"{config.model_type} is no causal language model; give a dataset with labels to "
+            "calibrate it for sequence classification"
+        )
+    return transformers.AutoModelForCausalLM
+
+
+def config_for_head(folder: Path, request: ModelRequest) -> Any:
+    """The model's configuration with the outputs that a job's labels need."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True, **head_options(request)
+    )
+
+
+def head_options(request: ModelRequest) -> dict[str, Any]:
+    """What a configuration must say for a classification head; nothing for other heads."""
+    if not request.n_outputs:
+        return {}
+    return {"num_labels": request.n_outputs, "problem_type": request.problem_type}
+
+
+def check_complete(model: Any, absent: set[str], request: ModelRequest) -> None:
+    """Refuse a checkpoint that leaves more than a new head to chance.
+
+    Args:
+        model: The model, loaded or only built.
+        absent: Weights that the checkpoint lacks, or has in another shape.
+        request: What was asked for.
+
+    Raises:
+        UnsupportedArchitecture: Names them.
+    """
+    if request.n_outputs:
+        prefix = f"{model.base_model_prefix}."
+        absent = {key for key in absent if key.startswith(prefix) and ".pooler." not in key}
+    if absent:
+        raise UnsupportedArchitecture(
+            f"the checkpoint lacks weights of {type(model).__name__}: {sorted(absent)[:5]}"
+        )
+
+
+@contextmanager
+def named_architecture_errors(config: Any) -> Iterator[None]:
+    """Name the architecture when transformers cannot build it.
+
+    Raises:
+        UnsupportedArchitecture: It cannot.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        # Of torch's own errors, which are mostly about memory, one is the configuration's.
+        if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
+            raise
+        raise UnsupportedArchitecture(
+            f"transformers cannot load this {config.model_type} model: {error}"
+        ) from error

@@ -1,0 +1,246 @@
+"""Find a base model's files and load them with the head that the task needs.
+
+Models are loaded from the absolute path of a registered folder or of a snapshot, never by
+name: a name would also open a folder of that name in the current one.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+
+from fimlora.errors import InvalidCheckpoint
+from fimlora_jobs.datasets.folders import (
+    UNWANTED,
+    WANTED,
+    FolderDigests,
+    FolderError,
+    model_files,
+)
+from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
+from fimlora_worker.inputs.heads import (
+    HEAD_SEED,
+    ModelRequest,
+    check_complete,
+    head_class,
+    head_options,
+    named_architecture_errors,
+)
+from fimlora_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+# Fields that say how often a part is built, and a number that no known model exceeds.
+REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
+MOST_REPEATS = 1_000
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model with its head, ready to be measured."""
+
+    model: Any
+    config: Any
+
+
+def find_model(
+    reference: Mapping[str, Any], settings: Settings, digests: FolderDigests
+) -> Path:
+    """Folder of the registered base model that a job was accepted with.
+
+    Raises:
+        ModelMissing: It is not there any more, or has changed since.
+    """
+    name = str(reference["name"])
+    folder = settings.models_dir / name
+    try:
+        digest = digests.of_model(folder)
+    except FolderError as error:
+        raise ModelMissing(str(error)) from error
+    if digest != reference["digest"]:
+        raise ModelMissing(
+            f"model {name!r} has changed since the job was accepted; submit it again"
+        )
+    return folder.resolve()
+
+
+def download_model(reference: Mapping[str, Any], settings: Settings) -> Path:
+    """Snapshot of a hub model at the commit that a job was accepted with."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            str(reference["id"]),
+            revision=str(reference["revision"]),
+            cache_dir=settings.hub_dir / "models",
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+        )
+    ).absolute()
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the weights.
+
+    Raises:
+        UnsafeWeights: There are none in safetensors.
+    """
+    files = [path for path in folder.glob("*.safetensors") if path.is_file()]
+    if not files:
+        raise UnsafeWeights(f"the model has no *.safetensors file, only {_names(folder)}")
+    return sum(path.stat().st_size for path in files)
+
+
+def read_config(folder: Path) -> Any:
+    """The model's configuration.
+
+    Raises:
+        UnsupportedArchitecture: It is no model, or it wants to run code of its own.
+    """
+    from transformers import AutoConfig
+
+    try:
+        names = model_files(folder)
+    except FolderError as error:
+        raise UnsupportedArchitecture(str(error)) from error
+    if "adapter_config.json" in names:
+        raise UnsupportedArchitecture(
+            "this is an adapter (it has adapter_config.json); give its base model instead"
+        )
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if raw.get("auto_map"):
+        raise UnsupportedArchitecture(
+            "the model brings code of its own (auto_map in config.json), which is never run"
+        )
+    check_counts(raw, n_tensors=count_tensors(folder))
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise UnsupportedArchitecture(
+            f"the config.json of the model cannot be used: {' '.join(str(error).split())}"
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise UnsupportedArchitecture(
+            f"transformers has no model type {raw.get('model_type')!r}"
+        ) from error
+
+
+def count_tensors(folder: Path) -> int:
+    """How many tensors the weights' files hold.
+
+    Raises:
+        UnsafeWeights: One of them is damaged.
+    """
+    from fimlora.model.checkpoint import read_header
+
+    n_tensors = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            # Not by safetensors: it maps the whole file, which counts against a memory limit.
+            n_tensors += len(read_header(file)[1])
+        except InvalidCheckpoint as error:
+            raise UnsafeWeights(f"{file.name} is not a sound safetensors file") from error
+    return n_tensors
+
+
+def check_counts(config: Mapping[str, Any], *, n_tensors: int) -> None:
+    """Refuse a configuration of far more layers or experts than there are weights for.
+
+    Building them would take the worker's time and memory before the first one is missed.
+
+    Raises:
+        UnsupportedArchitecture: Names the field.
+    """
+    most = max(MOST_REPEATS, n_tensors)
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for key, value in ((k, v) for part in parts for k, v in part.items()):
+        if REPEATS.search(key) and isinstance(value, int) and value > most:
+            raise UnsupportedArchitecture(
+                f"the config.json of the model asks for {key}={value}; its checkpoint has "
+                f"{n_tensors} tensors"
+            )
+
+
+def choose_dtype(wanted: Dtype, config: Any, *, device: str) -> str:
+    """The dtype to run in; ``auto`` is float32 on a CPU, else the model's own or bfloat16."""
+    if wanted != "auto":
+        return wanted
+    if device == "cpu":
+        return "float32"
+    own = getattr(config, "dtype", None)
+    return str(own).removeprefix("torch.") if own is not None else "bfloat16"
+
+
+def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
+    """Load weights and head.
+
+    Raises:
+        UnsupportedArchitecture: The architecture has no such head, or cannot be loaded.
+    """
+    import torch
+    import transformers
+
+    from fimlora.model.loading import align
+
+    model_class = head_class(config, request.task)
+    options = head_options(request)
+    if options:  # a head trained for other labels is no use
+        options["ignore_mismatched_sizes"] = True
+    log.info("model.load digest=%s task=%s", request.digest, request.task)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with named_architecture_errors(config), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(HEAD_SEED)
+        model, report = model_class.from_pretrained(
+            folder,
+            dtype=getattr(torch, request.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    absent = {str(key) for key in report["missing_keys"]}
+    absent |= {
+        str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
+    }
+    check_complete(model, absent, request)
+    # Aligned, it gives the same bits as when it is streamed.
+    return LoadedModel(align(model.to(request.device).eval()), config)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The model's tokenizer, padding on the right.
+
+    Raises:
+        UnsupportedArchitecture: The model has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise UnsupportedArchitecture(
+            f"the model's tokenizer cannot be loaded: {error}"
+        ) from error
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:  # decoders are often trained without
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def longest_input(wanted: int, tokenizer: Any, config: Any) -> int:
+    """Tokens per example: as asked for, but never more than the model has positions."""
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    return int(min(wanted, tokenizer.model_max_length, positions))
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())[:20]

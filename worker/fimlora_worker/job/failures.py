@@ -1,0 +1,88 @@
+"""What a failed attempt tells the user: the only place where exceptions become codes.
+
+Users get a code and a sentence; the traceback is the operator's and stays in the log.
+"""
+
+import errno
+import sys
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from rq.timeouts import BaseTimeoutException
+
+from fimlora.errors import FimloraError
+from fimlora_contract.jobs import JobError
+from fimlora_jobs.datasets.columns import ColumnError
+from fimlora_jobs.results.store import StorageUnavailable
+from fimlora_worker.errors import DeadlinePassed, WorkerError
+
+RETRYABLE = frozenset({
+    "worker_lost", "download_failed", "disk_full", "out_of_memory_host", "storage_unavailable",
+})  # fmt: skip
+
+
+def job_error(error: BaseException) -> JobError:
+    """The job's error for what an attempt raised."""
+    code = code_of(error)
+    sentence = str(error) or type(error).__name__
+    if code == "internal":
+        sentence = f"the worker failed with {type(error).__name__}; its log has the details"
+    return JobError(code=code, detail=sentence, retryable=code in RETRYABLE)
+
+
+def code_of(error: BaseException) -> str:
+    """The wire's code for an exception."""
+    if isinstance(error, FimloraError | WorkerError):
+        return error.code
+    if isinstance(error, ColumnError):
+        return "dataset_schema"
+    if isinstance(error, StorageUnavailable):
+        return "storage_unavailable"
+    if isinstance(error, BaseTimeoutException | DeadlinePassed):
+        return "timeout"
+    return _memory_code(error) or _hub_code(error) or _system_code(error)
+
+
+def is_broken_device(error: BaseException) -> bool:
+    """Whether the process cannot be trusted any more after this error.
+
+    A CUDA context stays broken after an error, and memory stays fragmented after it ran out.
+    """
+    torch = sys.modules.get("torch")
+    accelerator_error = getattr(torch, "AcceleratorError", None) if torch else None
+    broken = accelerator_error is not None and isinstance(error, accelerator_error)
+    return broken or _memory_code(error) is not None or "CUDA error" in str(error)
+
+
+def _memory_code(error: BaseException) -> str | None:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return "out_of_memory_gpu"
+    # Torch's CPU allocator raises a plain RuntimeError.
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError) or refused:
+        return "out_of_memory_host"
+    return None
+
+
+def _hub_code(error: BaseException) -> str | None:
+    if isinstance(error, GatedRepoError):
+        return "model_gated"
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        return "model_not_found"
+    if isinstance(
+        error, HfHubHTTPError | LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError
+    ):
+        return "download_failed"
+    return None
+
+
+def _system_code(error: BaseException) -> str:
+    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return "disk_full" if full else "internal"

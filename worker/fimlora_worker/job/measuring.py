@@ -1,0 +1,106 @@
+"""Measure a job's base model where it fits: loaded, or streamed from its folder."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fimlora import Statistics, measure, measure_streamed
+from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.memory.device import reset_peak
+from fimlora.memory.need import bytes_recorded
+from fimlora.memory.out_of_memory import is_out_of_memory
+from fimlora.model.targets import find_targets
+from fimlora.statistics.options import Executor
+from fimlora_contract.jobs import Stage
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_worker.inputs.base_model import BaseModel
+from fimlora_worker.inputs.calibration_data import PaddedBatches
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.saved_sums import SavedSums
+from fimlora_worker.job.solving import check_budget
+
+
+def measure_model(
+    request: CalibrationRequest,
+    model: BaseModel,
+    batches: PaddedBatches,
+    reporter: Reporter,
+    *,
+    folder: Path,
+    sums: SavedSums,
+    memory_kills: int = 0,
+) -> Statistics:
+    """Measure by the executor of the request, from where an earlier attempt was.
+
+    A kill cannot be caught, but the attempt after it needs less: first one example at a
+    time, then, if the choice is ours, one block of the model.
+
+    Args:
+        request: The request.
+        model: Its base model.
+        batches: Its examples.
+        reporter: Told about every batch.
+        folder: For what a streamed model keeps on disk meanwhile.
+        sums: What earlier attempts have saved.
+        memory_kills: Attempts that the system has ended for want of memory.
+
+    Returns:
+        The statistics; they say how they were measured.
+    """
+    calibration = request.calibration
+    options: dict[str, Any] = {
+        "target_modules": request.target_modules,
+        "n_batches": calibration.n_batches,
+        "estimator": calibration.estimator,
+        "seed": calibration.seed,
+        "scale": request.adapter.scale,
+        "record": "spectra" if request.allocation.rule == "spectral" else (),
+        "on_batch": reporter.on_batch,
+    }
+
+    def begin(outline: Any) -> None:
+        check_budget(request, outline)
+        reporter.enter(Stage.CALIBRATING, n_batches=len(batches))
+
+    def resident(size: int) -> Statistics:
+        try:
+            loaded = model.load()
+            begin(loaded)
+            run = partial(measure, loaded, batches, micro_batch_size=size, **options)
+            return sums.go_on(Executor.RESIDENT, lambda file: run(progress_file=file))
+        except Exception as error:
+            if is_out_of_memory(error):
+                model.unload()  # what is streamed instead needs the memory
+            raise
+
+    def streamed(size: int) -> Statistics:
+        model.unload()  # an earlier job may have left it loaded
+        begin(model.skeleton)
+        run = partial(
+            measure_streamed,
+            model.folder,
+            batches,
+            micro_batch_size=size,
+            max_boundary_bytes=boundary_limit(),
+            boundary_folder=folder,
+            **model.streaming_options(),
+            **options,
+        )
+        return sums.go_on(Executor.STREAMED, lambda file: run(progress_file=file))
+
+    executor = parse_executor(calibration.executor)
+    if executor is Executor.AUTO and memory_kills > 1:
+        executor = Executor.STREAMED
+    recorded_bytes = 0
+    if record := options["record"]:
+        modules = find_targets(model.outline(), request.target_modules)
+        recorded_bytes = bytes_recorded(modules, record)
+    reset_peak(model.device)
+    return measure_where_it_fits(
+        executor,
+        device=model.device,
+        need=model.need(n_tokens=batches.width, recorded_bytes=recorded_bytes),
+        largest_batch=1 if memory_kills else batches.largest,
+        resident=resident,
+        streamed=streamed,
+    )

@@ -1,0 +1,99 @@
+"""Put progress on record, and learn from the answer whether to go on.
+
+A job is interrupted only here: between stages and between batches.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fimlora_contract.jobs import JobStatus, Progress, Stage
+from fimlora_jobs.reaper import DEADLINE_PASSED
+from fimlora_jobs.store import JobStore
+from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
+
+log = logging.getLogger(__name__)
+# Batches of a tiny model take a millisecond; nobody watches a bar that fast.
+SHORTEST_INTERVAL_S = 0.1
+
+
+@dataclass
+class Reporter:
+    """Speaks for one attempt.
+
+    Attributes:
+        is_draining: Whether the worker wants to shut down.
+        on_alive: Called with every report.
+        deadline_s: Time the attempt may take.
+        due_in_s: Time that is left of the request's own deadline, if it has one.
+    """
+
+    store: JobStore
+    job_id: str
+    attempt: int
+    is_draining: Callable[[], bool]
+    on_alive: Callable[[], None]
+    deadline_s: float
+    due_in_s: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    _started: float = field(init=False)
+    _stage_started: float = field(init=False)
+    _reported: float = field(default=float("-inf"), init=False)
+    _resumed_from: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._started = self._stage_started = self.clock()
+
+    def enter(self, stage: Stage, *, n_batches: int = 0) -> None:
+        """Enter a stage."""
+        self._stage_started = self.clock()
+        self._resumed_from = None
+        self._check()
+        self._send(Progress(stage=stage, n_batches=n_batches))
+
+    def on_resume(self, done: int, expected: int) -> None:
+        """Note that an earlier attempt had done some batches."""
+        log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
+        self._stage_started, self._resumed_from = self.clock(), done
+        self._send(self._calibrating(done, expected))
+
+    def on_batch(self, done: int, expected: int) -> None:
+        """Note a finished batch; what this raises ends the measurement."""
+        self._check()
+        now = self.clock()
+        if done < expected and now - self._reported < SHORTEST_INTERVAL_S:
+            return
+        # A streamed model passes blocks before all batches of any are done.
+        done_here, seconds_left = done - (self._resumed_from or 0), None
+        if done_here > 0:
+            per_batch_s = (now - self._stage_started) / done_here
+            seconds_left = round(per_batch_s * (expected - done), 3)
+        self._send(self._calibrating(done, expected, seconds_left))
+
+    def _calibrating(
+        self, done: int, expected: int, seconds_left: float | None = None
+    ) -> Progress:
+        return Progress(
+            stage=Stage.CALIBRATING,
+            batch=done,
+            n_batches=expected,
+            seconds_left=seconds_left,
+            resumed_from=self._resumed_from,
+        )
+
+    def _check(self) -> None:
+        if self.is_draining():
+            raise ShutdownRequested(f"attempt {self.attempt} of {self.job_id} is handed over")
+        used_s = self.clock() - self._started
+        if self.due_in_s is not None and used_s >= self.due_in_s:
+            raise DeadlinePassed(DEADLINE_PASSED.detail)
+        if used_s > self.deadline_s:
+            raise DeadlinePassed(f"the job ran for {used_s:.0f} s of {self.deadline_s:g} s")
+
+    def _send(self, progress: Progress) -> None:
+        self.on_alive()
+        self._reported = self.clock()
+        if self.store.report(self.job_id, self.attempt, progress) is JobStatus.CANCELING:
+            raise CancelRequested(f"{self.job_id} is to be canceled")

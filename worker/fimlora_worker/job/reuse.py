@@ -1,0 +1,115 @@
+"""Statistics that an earlier job has measured, and an adapter planned from them anew.
+
+The service finds the earlier job, this process writes: results have one writer, so a plan
+that cost no measurement is committed, retried and canceled like any other.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fimlora import RankPlan, Statistics, write_adapter
+from fimlora.adapter.write import CLASSIFIER_TASKS
+from fimlora.errors import InvalidStatistics
+from fimlora.plan import Budget
+from fimlora.replan import Known, replan
+from fimlora_contract.jobs import Stage
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.store import JobMissing
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.process.worker_process import WorkerProcess
+
+log = logging.getLogger(__name__)
+STATISTICS_FILE = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an earlier job has measured.
+
+    Attributes:
+        statistics: Its statistics, under the scale that is asked for now.
+        known: The adapter it wrote.
+    """
+
+    statistics: Statistics
+    known: Known
+
+    def suffices_for(self, request: CalibrationRequest) -> bool:
+        """Whether the model is not needed: a classifier's weights have its head in them."""
+        task = self.known.config["task_type"]
+        return not (request.adapter.weights and task in CLASSIFIER_TASKS)
+
+
+def find_measured(record: JobRecord, process: WorkerProcess) -> Measured | None:
+    """The statistics that a job was accepted with; ``None`` when it must measure itself."""
+    earlier = record.fields.get("statistics_from")
+    if not earlier:
+        return None
+    try:
+        return _load(process, earlier, record)
+    except (JobMissing, InvalidStatistics, LookupError) as error:
+        log.warning("statistics.gone job=%s from=%s: %s", record.id, earlier, error)
+        process.store.measure_anew(record.id, record.attempt)
+        return None
+
+
+def _load(process: WorkerProcess, earlier: str, record: JobRecord) -> Measured:
+    result: dict[str, Any] | None = process.store.get(earlier).json_field("result")
+    if result is None:
+        raise LookupError(f"job {earlier!r} has no result")
+    statistics = Statistics.load(process.artifacts.local(result["digest"], STATISTICS_FILE))
+    # Equal content may go by another name now, and the adapter is to bear that one.
+    facts = result["rank_map"]["provenance"] | sources(record.resolved)
+    known = Known(
+        result["rank_map"] | {"provenance": facts},
+        result["adapter_config"] | {"base_model_name_or_path": model_name(record.resolved)},
+    )
+    return Measured(statistics.rescaled(record.request["adapter"]["scale"]), known)
+
+
+def model_name(resolved: Mapping[str, Any]) -> str:
+    """What adapter configs call the base model."""
+    reference = resolved["base_model"]
+    return str(reference.get("id") or reference["name"])
+
+
+def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan says of where its model and its rows came from."""
+    dataset = resolved["dataset"].items()
+    return {
+        "base_model": resolved["base_model"],
+        "dataset": {k: v for k, v in dataset if k not in {"fields", "rows"}},
+    }
+
+
+def write_again(
+    request: CalibrationRequest, measured: Measured, reporter: Reporter, *, folder: Path
+) -> RankPlan:
+    """Plan and write an adapter without its model."""
+    reporter.enter(Stage.ALLOCATING)
+    budget, adapter = request.budget, request.adapter
+    known, statistics = measured.known, measured.statistics
+    plan = replan(
+        statistics,
+        known,
+        Budget(budget.unit, budget.value, budget.bytes_per_parameter),
+        scale=adapter.scale,
+        **request.allocation.model_dump(),
+    )
+    reporter.enter(Stage.WRITING)
+    write_adapter(
+        plan,
+        folder,
+        base_model=known.config["base_model_name_or_path"],
+        task_type=known.config["task_type"],
+        layout=adapter.layout,
+        weights=adapter.weights,
+        seed=request.calibration.seed,
+        target_modules=known.target_modules(plan),
+    )
+    statistics.save(folder / STATISTICS_FILE)
+    return plan

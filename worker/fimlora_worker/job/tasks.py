@@ -1,0 +1,127 @@
+"""The task that RQ runs, by its dotted name: one attempt of one job, and its end on record."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fimlora_contract.jobs import Stage
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.reaper import give_up
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.results.store import StorageUnavailable, describe
+from fimlora_jobs.store import JobMissing, StaleAttempt
+from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
+from fimlora_worker.job.failures import is_broken_device, job_error
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.sums_folders import forget_sums
+from fimlora_worker.job.work_folders import commit_patiently, work_folder
+from fimlora_worker.process.worker_process import WorkerProcess, process_for
+from fimlora_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def run_calibration(job_id: str, attempt: int) -> str:
+    """Run one attempt; the answer, a word for the operator, is RQ's result.
+
+    Raises:
+        Exception: What ended the attempt, after it was put on record, so that RQ marks
+            its own job as failed and logs the traceback.
+    """
+    process = process_for(Settings())
+    try:
+        record = process.store.start(job_id, attempt, worker=process.name)
+    except (StaleAttempt, JobMissing) as reason:
+        log.info("attempt.refused job=%s attempt=%d: %s", job_id, attempt, reason)
+        return "refused"
+    log.info("attempt.started job=%s attempt=%d", job_id, attempt)
+    reporter = Reporter(
+        process.store,
+        job_id,
+        attempt,
+        is_draining=lambda: process.is_draining,
+        on_alive=process.on_alive,
+        deadline_s=process.settings.job_deadline_s,
+        due_in_s=_due_in_s(record, process),
+    )
+    try:
+        _run(record, process, reporter)
+        end = "succeeded"
+    except StaleAttempt as reason:
+        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
+        end = "superseded"
+    except CancelRequested:
+        process.store.confirm_cancel(job_id, attempt)
+        end = "canceled"
+    except ShutdownRequested:
+        give_up(process.store, process.transport, job_id, attempt, counted=False)
+        end = "handed over"
+    except StorageUnavailable as error:
+        log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
+        away = job_error(error)
+        give_up(process.store, process.transport, job_id, attempt, error=away)
+        end = "given up"
+    except (Exception, DeadlinePassed) as error:
+        _fail(process, job_id, attempt, error)
+        raise
+    log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
+    return end
+
+
+def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
+    due_ms = record.deadline_at_ms
+    return None if due_ms is None else (due_ms - process.store.now_ms()) / 1000
+
+
+def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
+    reporter.enter(Stage.RESOLVING)
+    process.wait_for_imports()
+    from fimlora_worker.job.calibration import ADAPTER_FOLDER, Accepted, calibrate
+    from fimlora_worker.job.reuse import find_measured
+
+    request = CalibrationRequest.model_validate(record.request)
+    with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
+        measured = find_measured(record, process)
+        accepted = Accepted(request, record.resolved, measured, record.memory_kills)
+        outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
+        result = _commit(folder / ADAPTER_FOLDER, process, reporter)
+        # Beside the artefacts, not among them: they are the same however it was measured.
+        result["execution"] = asdict(outcome.execution) if outcome.execution else None
+    process.store.succeed(record.id, record.attempt, result)
+    process.store.remember_result(record.fields["request_digest"], record.id)
+    if digest := record.fields.get("statistics_digest"):
+        process.store.remember_statistics(digest, record.id)
+    forget_sums(process.settings.tmp_dir, record.id)
+    Catalogue(process.store).file(record)
+
+
+def _commit(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
+    texts = {
+        name: (folder / f"{name}.json").read_text() for name in ("adapter_config", "rank_map")
+    }
+    files = describe(folder)
+    digest = commit_patiently(
+        process.artifacts,
+        folder,
+        files,
+        patience_s=process.settings.storage_patience_s,
+        before_each=lambda: reporter.enter(Stage.COMMITTING),
+    )
+    return {
+        "digest": digest,
+        "artifacts": [file.model_dump() for file in files],
+        **{name: json.loads(text) for name, text in texts.items()},
+    }
+
+
+def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:
+    process.must_retire |= is_broken_device(error)
+    reported = job_error(error)
+    log.error("attempt.failed job=%s attempt=%d code=%s", job_id, attempt, reported.code)
+    try:
+        process.store.fail(job_id, attempt, reported)
+    except StaleAttempt as reason:
+        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)

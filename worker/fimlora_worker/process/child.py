@@ -1,0 +1,107 @@
+"""The warm child: ``python -m fimlora_worker.process.child``, started by `horse` and by nobody else.
+
+It takes orders one at a time, in its main thread (RQ's timeout works by signals), and keeps
+the models it has loaded. It ends when its orders end, when its parent dies, or when it
+thinks a new process would serve better.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from fimlora_worker.logs import configure_logging
+from fimlora_worker.process.horse import DRAIN_SIGNAL
+from fimlora_worker.process.messages import Order, Reply, decode_order, encode
+from fimlora_worker.process.parent_death import die_with_parent
+from fimlora_worker.process.warm_worker import run_order
+from fimlora_worker.process.worker_process import WorkerProcess, process_for
+from fimlora_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+HEAVY = (
+    "torch",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "fimlora.measuring.resident",
+    "fimlora.adapter.write",
+    "fimlora_worker.job.calibration",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Take orders until there are no more."""
+    parser = argparse.ArgumentParser(prog="python -m fimlora_worker.process.child")
+    parser.add_argument("--orders", type=int, required=True)
+    parser.add_argument("--replies", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    given = parser.parse_args(arguments)
+    die_with_parent(given.parent)
+    settings = Settings()
+    configure_logging(settings.log_level)
+    process = process_for(settings)
+    _take_signals(process)
+    settings.leave_working_folder()
+    process.imports = threading.Thread(target=_import_heavy, daemon=True)
+    process.imports.start()
+    with os.fdopen(given.orders, "rb") as orders, os.fdopen(given.replies, "wb", 0) as replies:
+        for jobs, line in enumerate(orders, start=1):
+            reply = _obey(decode_order(line), process, replies.fileno(), jobs=jobs)
+            replies.write(encode(reply))
+            if reply.retiring:
+                break
+    return 0
+
+
+def _obey(order: Order, process: WorkerProcess, replies: int, *, jobs: int) -> Reply:
+    alive = encode(Reply(order.execution_id, None))
+    process.on_alive = lambda: _write(replies, alive)
+    try:
+        run_order(order, process.redis)
+    except Exception:
+        log.exception("order.failed job=%s", order.job_id)
+        return Reply(order.execution_id, 1, retiring=True)
+    return Reply(order.execution_id, 0, retiring=_should_retire(process, jobs=jobs))
+
+
+def _write(replies: int, line: bytes) -> None:
+    os.write(replies, line)
+
+
+def _should_retire(process: WorkerProcess, *, jobs: int) -> bool:
+    settings = process.settings
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_bytes = peak * (1 if sys.platform == "darwin" else 1024)
+    grown = peak_bytes - process.models.largest_bytes > settings.recycle_after_growth_bytes
+    return process.must_retire or jobs >= settings.recycle_after_jobs or grown
+
+
+def _take_signals(process: WorkerProcess) -> None:
+    def drain(_signum: int, _frame: FrameType | None) -> None:
+        process.is_draining = True
+
+    # The parent decides when to stop; a terminal's Ctrl+C reaches every process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(DRAIN_SIGNAL, drain)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN_SIGNAL})
+
+
+def _import_heavy() -> None:
+    for name in HEAVY:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            log.exception("import.failed module=%s", name)  # the job says so again
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

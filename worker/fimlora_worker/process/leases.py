@@ -1,0 +1,174 @@
+"""The parent's side of an attempt: hold its lease, notice when nobody wants it any more.
+
+RQ job ids name an attempt (see `fimlora_jobs.attempts`), so they are all this needs.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from fimlora_contract.jobs import JobError, JobStatus
+from fimlora_jobs.attempts import REAPER_INTERVAL_S, parse_rq_job_id
+from fimlora_jobs.reaper import Reaped, Transport, give_up, sweep
+from fimlora_jobs.store import JobMissing, JobStore, StaleAttempt
+from fimlora_worker.process.memory_events import count_oom_kills
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Holds the lease of the attempt a worker is running.
+
+    Args:
+        store: The job records.
+        transport: Where the next attempt is queued.
+        grace_s: Time a job gets to end by itself once nobody wants it.
+        clock: Seconds of a monotonic clock.
+        count_kills: See `count_oom_kills`.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        transport: Transport,
+        *,
+        grace_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        count_kills: Callable[[], int | None] = count_oom_kills,
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._grace_s = grace_s
+        self._clock = clock
+        self._count_kills = count_kills
+        self._kills_before: int | None = None
+        self._unwanted_since: float | None = None
+
+    def begin(self, rq_id: str) -> None:
+        """Forget the previous attempt, and hold the new one until its process starts it."""
+        self._unwanted_since = None
+        self.hold(rq_id)
+        self._kills_before = self._count_kills()
+
+    def hold(self, rq_id: str) -> bool:
+        """Renew the lease; true when the attempt should have ended a while ago."""
+        if self._is_wanted(*parse_rq_job_id(rq_id)):
+            self._unwanted_since = None
+            return False
+        now = self._clock()
+        self._unwanted_since = now if self._unwanted_since is None else self._unwanted_since
+        return now - self._unwanted_since >= self._grace_s
+
+    def lost(self, rq_id: str, wait_status: int | None) -> None:
+        """Queue the next attempt at once: this one's process has died."""
+        error = self._cause(wait_status)
+        log.warning("attempt.lost rq_id=%s cause=%s", rq_id, error.detail)
+        self._give_up(rq_id, error)
+
+    def stopped(self, rq_id: str) -> None:
+        """Put on record that an operator stopped the attempt with RQ's own command."""
+        job_id, attempt = parse_rq_job_id(rq_id)
+        try:
+            if self._store.request_cancel(job_id) is JobStatus.CANCELING:
+                self._store.confirm_cancel(job_id, attempt)
+        except (StaleAttempt, JobMissing):
+            log.info("attempt.already_over rq_id=%s", rq_id)
+
+    def settle(self, rq_id: str) -> None:
+        """Give up an attempt that RQ says has ended and that has left no end on record."""
+        job_id, attempt = parse_rq_job_id(rq_id)
+        try:
+            record = self._store.get(job_id)
+        except JobMissing:
+            return
+        if record.attempt == attempt and record.status in {
+            JobStatus.RUNNING,
+            JobStatus.CANCELING,
+        }:
+            log.warning("attempt.unsettled rq_id=%s status=%s", rq_id, record.status)
+            self._give_up(rq_id, None)
+
+    def _is_wanted(self, job_id: str, attempt: int) -> bool:
+        try:
+            return self._store.renew(job_id, attempt) is not JobStatus.CANCELING
+        except (StaleAttempt, JobMissing):
+            return False
+
+    def _give_up(self, rq_id: str, error: JobError | None) -> None:
+        job_id, attempt = parse_rq_job_id(rq_id)
+        try:
+            give_up(self._store, self._transport, job_id, attempt, error=error)
+        except (StaleAttempt, JobMissing):
+            log.info("attempt.already_over rq_id=%s", rq_id)
+
+    def _cause(self, wait_status: int | None) -> JobError:
+        kills, before = self._count_kills(), self._kills_before
+        if kills is not None and before is not None and kills > before:
+            return JobError(
+                code="out_of_memory_host",
+                detail="the system ended the worker's process for want of memory",
+                retryable=True,
+            )
+        status = wait_status or 0
+        how = (
+            f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+            if os.WIFSIGNALED(status)
+            else f"ended with exit code {os.waitstatus_to_exitcode(status)}"
+        )
+        return JobError(
+            code="worker_lost", detail=f"the worker's process {how}", retryable=True
+        )
+
+
+class ReaperThread:
+    """Looks for orphaned jobs every few seconds for as long as the worker lives.
+
+    Args:
+        store: The job records, over a connection of this thread's own.
+        transport: Where next attempts are queued.
+        also: Called after each sweep, whether or not it went well.
+        every_s: Seconds between two sweeps.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        transport: Transport,
+        *,
+        also: Sequence[Callable[[], None]],
+        every_s: float = REAPER_INTERVAL_S,
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._also = also
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop sweeping."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            for chore in (self._sweep, *self._also):
+                try:
+                    chore()
+                except Exception:  # whatever one record holds, the others need this thread
+                    log.exception("reaper.failed")
+
+    def _sweep(self) -> None:
+        sweep(self._store, self._transport, on_reaped=_log_reaped)
+
+
+def _log_reaped(reaped: Reaped) -> None:
+    log.warning(
+        "job.reaped job=%s attempt=%d status=%s", reaped.job_id, reaped.attempt, reaped.status
+    )
