@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.scripts import DURATION_BOUNDS_S
-from fimlora_jobs.store import JobStore
+from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from fimlora_jobs.reader import JobMissing, JobReader, as_ms, text_of
 from fimlora_jobs.record import JobRecord
 
 IDEMPOTENCY_TTL_S = 24 * 3600
+SHARED_TTL_S = 7 * 24 * 3600
 FIGURES = "cache_figures"
 
 

@@ -16,13 +16,16 @@ from fimlora_contract.jobs import (
     JobStatus,
     Progress,
 )
-from fimlora_jobs import scripts
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
-from fimlora_jobs.deduplication import FIGURES, KnownRequests
+from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, KnownRequests
 from fimlora_jobs.reader import Change, JobMissing, read_record, text_of
 from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, split_rows
+from fimlora_jobs.scripts import run_script
 
 __all__ = ["Change", "JobMissing", "JobOpen", "JobStore", "RequestTaken", "StaleAttempt"]
+MAX_EVENTS = 5_000
+# Upper bounds of the classes that durations are counted in.
+DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
 
 
@@ -100,25 +103,24 @@ class JobStore(KnownRequests):
             "statistics_from": statistics_from,
             "tenant": tenant,
         }
-        pipeline = self._redis.pipeline(transaction=False)
         if in_place_of is not None:
             keys.append(self.key("shared", digest))
         deadline_s = request.get("deadline_s")
         until_ms = str(round(deadline_s * 1000)) if deadline_s else ""
-        given = [job_id, event, in_place_of or "", until_ms, counted_as, *_flat(fields)]
-        pipeline.eval(scripts.CREATE, len(keys), *keys, *given)
-        pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
-        created, values = pipeline.execute()
-        if created == -1:
+        given: list[str | int] = [
+            job_id, event, in_place_of or "", SHARED_TTL_S, until_ms, counted_as,
+            " ".join(SHOWN_FIELDS), *_flat(fields),
+        ]  # fmt: skip
+        values = run_script(self._redis, "create", keys=keys, args=given)
+        if values is None:
             raise RequestTaken(f"another job was put on record for {digest}")
         record = read_record(SHOWN_FIELDS, values)
-        if record is None:
-            raise JobMissing(f"job {job_id!r} was deleted while it was made")
+        assert record is not None
         return record
 
     def join(self, job_id: str) -> JobRecord | None:
         """Let one more request share an open job; ``None`` when it is too late for that."""
-        joined = self._redis.eval(scripts.JOIN, 1, self._job(job_id))
+        joined = run_script(self._redis, "join", keys=[self._job(job_id)])
         return self.shown(job_id) if joined else None
 
     # A worker speaks for its attempt
@@ -192,7 +194,7 @@ class JobStore(KnownRequests):
         Raises:
             StaleAttempt: The job has already ended.
         """
-        if self._redis.eval(scripts.LEAVE, 1, self._job(job_id)):
+        if run_script(self._redis, "leave", keys=[self._job(job_id)]):
             return self.status_of(job_id)
         return self.request_cancel(job_id)
 
@@ -228,7 +230,7 @@ class JobStore(KnownRequests):
             JobOpen: It has not ended.
         """
         keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
-        done = self._redis.eval(scripts.DELETE, len(keys), *keys, job_id)
+        done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         if not done:
@@ -296,9 +298,17 @@ class JobStore(KnownRequests):
         ]  # fmt: skip
         lease = "" if lease_s is None else str(int(lease_s * 1000))
         states = f"|{'|'.join(allowed)}|"
-        done, status, current = self._redis.eval(
-            scripts.CHANGE, len(keys), *keys, str(attempt), states, event, lease, *_flat(fields)
-        )
+        bounds = " ".join(map(str, DURATION_BOUNDS_S))
+        given: list[str | int] = [
+            attempt,
+            states,
+            event,
+            lease,
+            MAX_EVENTS,
+            bounds,
+            *_flat(fields),
+        ]
+        done, status, current = run_script(self._redis, "change", keys=keys, args=given)
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         found = Change(JobStatus(text_of(status)), int(current))

@@ -9,47 +9,11 @@ from dataclasses import dataclass
 
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.deduplication import FIGURES
+from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobStore
 
 EVICTING_TTL_S = 60  # a process that dies while it deletes keeps committers waiting this long
 MAX_REMEMBERED = 100_000
-
-_NOW = """
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-"""
-
-# KEYS: last uses, evicted. ARGV: digest. Returns 1 = noted, 0 = it was evicted.
-_USE = f"""
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
-{_NOW}
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-return 1
-"""
-
-# KEYS: last uses, evicted, the mark of a deletion under way. ARGV: digest. Returns 1 = it may be
-# committed, 0 = it is being deleted.
-_REVIVE = f"""
-if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-{_NOW}
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-return 1
-"""
-
-# KEYS: as above. ARGV: digest, the last use that was seen ('' = none), seconds that the mark
-# lasts, how many evicted digests to remember. Returns 1 = claimed, 0 = it was used meanwhile.
-_CLAIM = f"""
-local used = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if (used and tonumber(used) or -1) ~= (tonumber(ARGV[2]) or -1) then return 0 end
-if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-{_NOW}
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[4])
-redis.call('SET', KEYS[3], '1', 'EX', ARGV[3])
-return 1
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +24,16 @@ class ResultIndex:
 
     def use(self, digest: str) -> bool:
         """Note that a result is about to be read; false when it was evicted."""
-        return bool(self._run(_USE, digest, n_keys=2))
+        return bool(self._run("result_use", digest, n_keys=2))
 
     def revive(self, digest: str) -> bool:
         """Note that a result is about to be committed; false while it is being deleted."""
-        return bool(self._run(_REVIVE, digest))
+        return bool(self._run("result_revive", digest))
 
     def claim(self, digest: str, *, seen_ms: int | None) -> bool:
         """Take a result for deletion; false when it was used since ``seen_ms``."""
         seen = "" if seen_ms is None else str(seen_ms)
-        return bool(self._run(_CLAIM, digest, seen, str(EVICTING_TTL_S), str(MAX_REMEMBERED)))
+        return bool(self._run("result_claim", digest, seen, EVICTING_TTL_S, MAX_REMEMBERED))
 
     def release(self, digest: str) -> None:
         """End a claim: the result is deleted, and may be committed again."""
@@ -105,9 +69,9 @@ class ResultIndex:
         results = (r.json_field("result") for r in self.store.shown_many(earlier - {""}))
         return {result["digest"] for result in results if result}
 
-    def _run(self, script: str, digest: str, *more: str, n_keys: int = 3) -> object:
+    def _run(self, script: str, digest: str, *more: str | int, n_keys: int = 3) -> object:
         keys = self._keys(digest)[:n_keys]
-        return self.store.redis.eval(script, len(keys), *keys, digest, *more)
+        return run_script(self.store.redis, script, keys=keys, args=[digest, *more])
 
     def _keys(self, digest: str) -> list[str]:
         key = self.store.key

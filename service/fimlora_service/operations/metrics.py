@@ -23,8 +23,7 @@ from fimlora_jobs.counters import read_tallies
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import created_ms
-from fimlora_jobs.scripts import DURATION_BOUNDS_S
-from fimlora_jobs.store import JobStore
+from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
 from fimlora_jobs.workers import WorkerRegistry
 
 LATENCY_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 65)
