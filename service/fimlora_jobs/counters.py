@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fimlora_contract.jobs import JobStatus
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
 
 
@@ -36,7 +37,7 @@ class Tallies:
 def read_tallies(store: JobStore) -> Tallies:
     """What has been counted so far."""
     stored = store.redis.hgetall(store.key("tallies"))
-    counted = {_text(name): float(_text(value)) for name, value in stored.items()}
+    counted = {text_of(name): float(text_of(value)) for name, value in stored.items()}
     bounds = [str(bound) for bound in DURATION_BOUNDS_S]
     ended = (s for s in JobStatus if s.is_final)
     return Tallies(
@@ -45,7 +46,3 @@ def read_tallies(store: JobStore) -> Tallies:
         seconds=counted.get("seconds", 0.0),
         within=tuple(accumulate(int(counted.get(f"within:{bound}", 0)) for bound in bounds)),
     )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -1,9 +1,10 @@
 """Requests that were seen before: their results, their statistics, their idempotency keys."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.reader import JobMissing, JobReader, as_ms, text_of
+from fimlora_jobs.answers import as_ms, text_of
+from fimlora_jobs.reader import JobMissing, JobReader
 from fimlora_jobs.record import JobRecord
 
 IDEMPOTENCY_TTL_S = 24 * 3600
@@ -64,7 +65,7 @@ class KnownRequests(JobReader):
         """A succeeded job that has measured the same, if there is one."""
         return self._succeeded(self._redis.get(self.key("statistics", digest)))
 
-    def _succeeded(self, job_id: Any) -> JobRecord | None:
+    def _succeeded(self, job_id: object) -> JobRecord | None:
         try:
             record = self.get(text_of(job_id)) if job_id else None
         except JobMissing:

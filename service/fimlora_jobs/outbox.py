@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 
 from fimlora_contract.webhooks import WebhookEvent, WebhookJob
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobMissing, JobStore
@@ -69,14 +70,14 @@ class Outbox:
 
     def addresses(self, job_id: str) -> list[str]:
         """The addresses that are, or were, to be told of a job's end."""
-        return sorted(map(_text, self.store.redis.smembers(self._addresses(job_id))))
+        return sorted(map(text_of, self.store.redis.smembers(self._addresses(job_id))))
 
     def take(self, *, at_most: int) -> list[Notice]:
         """Take what is due; it is due again in a minute unless it is settled by then."""
         now = self.store.now_ms()
         given = [now, now + int(TAKEN_S * 1000), at_most]
         entries = run_script(self.store.redis, "outbox_take", keys=[self._key()], args=given)
-        return [Notice(*_text(entry).split(" ", 1)) for entry in entries]
+        return [Notice(*text_of(entry).split(" ", 1)) for entry in entries]
 
     def put_off(self, notice: Notice, *, seconds: float) -> None:
         """Let a notice be due again after a while."""
@@ -104,7 +105,3 @@ class Outbox:
 
     def _addresses(self, job_id: str) -> str:
         return self.store.key("webhooks", job_id)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

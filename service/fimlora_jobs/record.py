@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fimlora_contract.jobs import CalibrationResult, Job, JobError, JobStatus, Progress
+from fimlora_jobs.answers import text_of
 
 
 def new_job_id(now_ms: int) -> str:
@@ -67,7 +68,7 @@ class JobRecord:
     @classmethod
     def from_hash(cls, stored: Mapping[bytes | str, bytes | str]) -> "JobRecord":
         """Read what HGETALL returned, from a decoding or a bytes client."""
-        fields = {_text(key): _text(value) for key, value in stored.items()}
+        fields = {text_of(key): text_of(value) for key, value in stored.items()}
         return cls(
             id=fields["id"],
             status=JobStatus(fields["status"]),
@@ -150,7 +151,3 @@ class JobRecord:
             requests=int(self.fields.get("requests") or 1),
             cached=cached,
         )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -16,9 +16,10 @@ from fimlora_contract.jobs import (
     JobStatus,
     Progress,
 )
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, KnownRequests
-from fimlora_jobs.reader import Change, JobMissing, read_record, text_of
+from fimlora_jobs.reader import Change, JobMissing, read_record
 from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, split_rows
 from fimlora_jobs.scripts import run_script
 

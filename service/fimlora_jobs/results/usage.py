@@ -6,7 +6,9 @@ since it was chosen, and a use fails when the result was claimed.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.deduplication import FIGURES
 from fimlora_jobs.scripts import run_script
@@ -42,7 +44,8 @@ class ResultIndex:
     def last_uses(self) -> dict[str, int]:
         """When each result was last used, in the server's milliseconds."""
         found = self.store.redis.zrange(self._keys("")[0], 0, -1, withscores=True)
-        return {_text(digest): int(score) for digest, score in found}
+        scored = cast("list[tuple[bytes, float]]", found)  # of its types, the one with scores
+        return {text_of(digest): int(score) for digest, score in scored}
 
     def needed(self) -> set[str]:
         """Results that a pin stands for, or that an open job plans from."""
@@ -59,7 +62,7 @@ class ResultIndex:
     def figures(self) -> dict[str, int]:
         """All figures."""
         found = self.store.redis.hgetall(self.store.key(FIGURES))
-        return {_text(name): int(value) for name, value in found.items()}
+        return {text_of(name): int(value) for name, value in found.items()}
 
     def _planned_from(self) -> set[str]:
         earlier = {
@@ -76,7 +79,3 @@ class ResultIndex:
     def _keys(self, digest: str) -> list[str]:
         key = self.store.key
         return [key("results_used"), key("results_evicted"), key("evicting", digest)]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
