@@ -47,13 +47,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 Connect = Callable[..., tuple[Any, str]]
 
 
-def open_artifacts(url: str, *, data_dir: Path, connect: Connect) -> ArtifactStore:
+def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
+    """A file system of fsspec's, which is imported only where results are kept in one."""
+    from fsspec.core import url_to_fs
+
+    connected: tuple[Any, str] = url_to_fs(url, **options)
+    return connected
+
+
+def open_artifacts(
+    url: str, *, data_dir: Path, connect: Connect = connect_storage
+) -> ArtifactStore:
     """What keeps the results of an installation.
 
     Args:
         url: A URL that fsspec understands; empty for the data folder.
         data_dir: The data folder; copies of remote files are kept there.
-        connect: fsspec's `url_to_fs`: the contract imports no library for it.
+        connect: Gives the file system and the path in it that a URL stands for.
 
     Raises:
         ValueError: The URL cannot be used; says why.

@@ -57,14 +57,14 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Artifa
     url = urls.get(request.param) or (
         request.getfixturevalue("s3").url if request.param == "s3" else ""
     )
-    yield open_artifacts(url, data_dir=tmp_path / "data", connect=url_to_fs)
+    yield open_artifacts(url, data_dir=tmp_path / "data")
     shutil.rmtree(elsewhere, ignore_errors=True)
 
 
 @pytest.fixture
 def remote(s3: S3Server, tmp_path: Path) -> ObjectArtifacts:
     """An empty store in a bucket."""
-    opened = open_artifacts(s3.url, data_dir=tmp_path / "data", connect=url_to_fs)
+    opened = open_artifacts(s3.url, data_dir=tmp_path / "data")
     assert isinstance(opened, ObjectArtifacts)
     return opened
 
@@ -135,7 +135,7 @@ def test_a_deleted_result_is_gone_and_can_be_committed_again(artifacts, tmp_path
 
 def test_an_open_local_file_is_read_to_its_end(tmp_path):
     """Deleting a result does not cut off who is reading it."""
-    artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts("", data_dir=tmp_path / "data")
     digest = commit(artifacts, tmp_path / "work")
 
     with artifacts.open(digest, "w.bin") as file:
@@ -281,7 +281,7 @@ def test_copies_are_dropped_oldest_first(tmp_path):
 def test_urls_that_cannot_be_used_are_refused(url, says, tmp_path):
     """The operator is told what is wrong when the process starts."""
     with pytest.raises(ValueError, match=says):
-        open_artifacts(url, data_dir=tmp_path, connect=url_to_fs)
+        open_artifacts(url, data_dir=tmp_path)
 
 
 def test_a_library_that_is_not_installed_is_named(tmp_path):
@@ -297,7 +297,7 @@ def test_a_library_that_is_not_installed_is_named(tmp_path):
 def test_a_bucket_that_does_not_exist_is_said_to_be_missing(s3, tmp_path):
     """Readiness names it before a job has been measured in vain, and so does the job."""
     url = s3.url.replace("results", "no-such-bucket", 1)
-    artifacts = open_artifacts(url, data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts(url, data_dir=tmp_path / "data")
 
     with pytest.raises(StorageUnavailable, match="no such bucket"):
         artifacts.check()
@@ -318,7 +318,7 @@ def test_a_store_that_is_ready_has_no_result(artifacts):
 
 def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path):
     """Readiness names the reason."""
-    artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts("", data_dir=tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "artifacts")
 
     with pytest.raises(StorageUnavailable, match="No such file"):
@@ -327,7 +327,7 @@ def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path):
 
 def test_results_from_before_manifests_are_described(tmp_path):
     """A folder without a manifest is complete all the same: it was renamed once."""
-    artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts("", data_dir=tmp_path / "data")
     digest = commit(artifacts, tmp_path / "work")
     artifacts.local(digest, MANIFEST).unlink()
 
