@@ -196,10 +196,8 @@ def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis
 
 def test_the_reaper_outlives_an_outage(redis_client, caplog):
     """It says what is wrong and goes on."""
-    gone, transport = (
-        impatient_redis("unix:///tmp/fimlora-no-such-socket"),
-        RqTransport(redis_client),
-    )
+    gone = impatient_redis("unix:///tmp/fimlora-no-such-socket")
+    transport = RqTransport(redis_client)
 
     with (
         caplog.at_level(logging.WARNING),

@@ -15,6 +15,7 @@ from fimlora_contract.base import AnswerModel
 from fimlora_contract.digests import digest_file, digest_of
 
 MANIFEST = "manifest.json"
+STATISTICS = "statistics.safetensors"  # what other plans are made from
 PREFIX = "sha256-"
 MEDIA_TYPES = {".json": "application/json", ".svg": "image/svg+xml"}
 BINARY = "application/octet-stream"

@@ -22,6 +22,7 @@ from fimlora_jobs.deduplication import Glance
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord, new_job_id
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobMissing, JobStore, RequestTaken
 from fimlora_service.calibrations.job_spec import Accepted, Known, Outcome, Work
@@ -37,7 +38,6 @@ from fimlora_service.webhooks.delivery import check_webhook
 from fimlora_service.webhooks.options import allowed_origins
 
 SUBMIT_LOCK_S = 120.0
-STATISTICS = "statistics.safetensors"
 logger = logging.getLogger(__name__)
 
 

@@ -23,8 +23,8 @@ from fimlora.replan import Known, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
 from fimlora_contract.requests import PlanRequest
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
-from fimlora_service.calibrations.submission import STATISTICS
 from fimlora_service.plans.score_cache import Reading, ScoreCache
 
 
