@@ -10,12 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fimlora_contract.jobs import (
-    FINAL_STATUSES,
-    JobError,
-    JobStatus,
-    Progress,
-)
+from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobStatus, Progress
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, KnownRequests

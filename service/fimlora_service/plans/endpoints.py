@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
 
-from fimlora_contract.jobs import Plan
+from fimlora_contract.plans import Plan
 from fimlora_contract.requests import PlanRequest
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
