@@ -12,7 +12,7 @@ SHARED_TTL_S = 7 * 24 * 3600
 FIGURES = "cache_figures"
 
 
-class Glance(NamedTuple):
+class Lookup(NamedTuple):
     """What is on record under the digests of a request; ids are empty where there is none.
 
     Attributes:
@@ -36,7 +36,7 @@ class Glance(NamedTuple):
 class KnownRequests(JobReader):
     """What the next equal request finds."""
 
-    def glance(self, digest: str, statistics_digest: str) -> Glance:
+    def look_up(self, digest: str, statistics_digest: str) -> Lookup:
         """Look for all that may be on record about a request, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
@@ -45,7 +45,7 @@ class KnownRequests(JobReader):
         pipeline.get(self.key("cache", digest))
         pipeline.get(self.key("statistics", statistics_digest))
         time, *ids = pipeline.execute()
-        return Glance(as_ms(time), *(text_of(id_ or "") for id_ in ids))
+        return Lookup(as_ms(time), *(text_of(id_ or "") for id_ in ids))
 
     def remember_result(self, digest: str, job_id: str) -> None:
         """Let the next equal request find this job."""

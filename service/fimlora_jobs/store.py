@@ -19,6 +19,7 @@ from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, split_rows
 from fimlora_jobs.scripts import run_script
 
 __all__ = ["Change", "JobMissing", "JobOpen", "JobStore", "RequestTaken", "StaleAttempt"]
+COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
@@ -289,7 +290,7 @@ class JobStore(KnownRequests):
         lease_s: float | None = None,
     ) -> Change:
         keys = [
-            self._job(job_id), self._open(), self._events(job_id), self.key("tallies"),
+            self._job(job_id), self._open(), self._events(job_id), self.key(COUNTERS),
             self.key("webhooks", job_id), self.key("outbox"),
         ]  # fmt: skip
         lease = "" if lease_s is None else str(int(lease_s * 1000))

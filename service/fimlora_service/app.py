@@ -17,7 +17,7 @@ from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations import endpoints as calibrate
 from fimlora_service.calibrations.submission import Submission
@@ -122,7 +122,7 @@ def open_results(
 ) -> TrackedArtifacts:
     """What keeps the results."""
     artifacts = open_artifacts(settings.artifacts_url, data_dir=data_folder.root)
-    return TrackedArtifacts(artifacts, ResultIndex(store))
+    return TrackedArtifacts(artifacts, ResultUsage(store))
 
 
 def hub_access(settings: Settings, data_folder: DataFolder) -> "Callable[[], Hub]":
@@ -152,7 +152,7 @@ def make_state(
     metrics: Metrics,
 ) -> State:
     """The parts that handlers are given."""
-    store = results.index.store
+    store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
     resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)

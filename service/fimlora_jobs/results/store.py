@@ -100,7 +100,7 @@ class ArtifactStore(Protocol):
         """Delete a result; deleting it again changes nothing."""
         ...
 
-    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
+    def remove_leftovers(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
         """Delete what commits and deletions that never ended have left.
 
         Args:

@@ -19,7 +19,7 @@ MAX_REMEMBERED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class ResultIndex:
+class ResultUsage:
     """What is known of results beside their files, in the same Redis as the jobs."""
 
     store: JobStore

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.counters import read_counters
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import created_ms
@@ -155,11 +155,11 @@ class StoreCollector(Collector):
         yield family
 
     def _ends(self) -> Iterator[Metric]:
-        tallies = read_tallies(self._store)
+        counters = read_counters(self._store)
         ended = CounterMetricFamily(
             "fimlora_jobs_ended", "Jobs by the state they ended in.", labels=["status"]
         )
-        for status, count in tallies.ended.items():
+        for status, count in counters.ended.items():
             ended.add_metric([status], count)
         yield ended
         bounds = [str(float(bound)) for bound in DURATION_BOUNDS_S]
@@ -167,8 +167,8 @@ class StoreCollector(Collector):
             "fimlora_calibration_duration_seconds",
             "From start to success, of jobs that have measured.",
             buckets=[
-                *zip(bounds, map(float, tallies.within), strict=True),
-                ("+Inf", float(tallies.n_measured)),
+                *zip(bounds, map(float, counters.within), strict=True),
+                ("+Inf", float(counters.n_measured)),
             ],
-            sum_value=tallies.seconds,
+            sum_value=counters.seconds,
         )
