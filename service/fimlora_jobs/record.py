@@ -39,13 +39,17 @@ SHOWN_FIELDS = (
 )  # fmt: skip
 
 
-def split_rows(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any] | None]:
-    """A request without its inline rows, but with their number; and the rows."""
+def request_fields(request: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, str]:
+    """What a job is asked for, as fields: its inline rows apart, and their number in their place."""
     dataset = dict(request.get("dataset", {}))
     rows = dataset.pop("rows", None)
-    if rows is None:
-        return dict(request), None
-    return {**request, "dataset": dataset | {"n_rows": len(rows)}}, rows
+    if rows is not None:
+        request = {**request, "dataset": dataset | {"n_rows": len(rows)}}
+    return {
+        "request": json.dumps(request),
+        "rows": json.dumps(rows) if rows is not None else "",
+        "resolved": json.dumps(resolved),
+    }
 
 
 def as_time(milliseconds: str | None) -> datetime | None:
