@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from fimlora_contract import __version__
 from fimlora_contract.problems import Problem
+from fimlora_jobs.connection import impatient_redis
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations import endpoints as calibrate
 from fimlora_service.calibrations.submission import Submission
@@ -73,8 +71,8 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         data_folder = DataFolder.create(settings.data_dir)
         with (
-            closing(connect(settings.redis_url)) as redis,
-            closing(connect(settings.redis_url)) as queue_redis,
+            closing(impatient_redis(settings.redis_url)) as redis,
+            closing(impatient_redis(settings.redis_url)) as queue_redis,
         ):
             store, transport = JobStore(redis), RqTransport(queue_redis)
             collector = StoreCollector(store, transport)
@@ -119,29 +117,12 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
     return app
 
 
-def connect(url: str) -> Redis:
-    """A client that fails fast: a request must not wait for a server that is away."""
-    return Redis.from_url(
-        url, socket_connect_timeout=0.5, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
-    )
-
-
-def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
-    """A file system of fsspec's, which is imported only where results are kept in one."""
-    from fsspec.core import url_to_fs
-
-    connected: tuple[Any, str] = url_to_fs(url, **options)
-    return connected
-
-
 def open_results(
     settings: Settings, data_folder: DataFolder, store: JobStore
 ) -> TrackedArtifacts:
     """What keeps the results."""
-    artifacts = open_artifacts(
-        settings.artifacts_url, data_dir=data_folder.root, connect=connect_storage
-    )
-    return TrackedArtifacts(artifacts, ResultIndex(store))
+    artifacts = open_artifacts(settings.artifacts_url, data_dir=data_folder.root)
+    return TrackedArtifacts(artifacts, ResultUsage(store))
 
 
 def hub_access(settings: Settings, data_folder: DataFolder) -> "Callable[[], Hub]":
@@ -171,7 +152,7 @@ def make_state(
     metrics: Metrics,
 ) -> State:
     """The parts that handlers are given."""
-    store = results.index.store
+    store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
     resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)

@@ -18,10 +18,11 @@ from redis.exceptions import LockNotOwnedError, RedisError
 from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.deduplication import Glance
+from fimlora_jobs.deduplication import Lookup
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord, new_job_id
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobMissing, JobStore, RequestTaken
 from fimlora_service.calibrations.job_spec import Accepted, Known, Outcome, Work
@@ -37,7 +38,6 @@ from fimlora_service.webhooks.delivery import check_webhook
 from fimlora_service.webhooks.options import allowed_origins
 
 SUBMIT_LOCK_S = 120.0
-STATISTICS = "statistics.safetensors"
 logger = logging.getLogger(__name__)
 
 
@@ -166,20 +166,20 @@ class Submission:
         resolved = self.resolver.resolve(request)
         work = Work.of(request, resolved)
 
-        def find_known(glance: Glance) -> Known:
+        def find_known(lookup: Lookup) -> Known:
             # Most requests are new: what was not there a moment ago need not be looked at.
-            return Known() if glance.is_new else self.find_known(request, resolved)
+            return Known() if lookup.is_new else self.find_known(request, resolved)
 
         accepted = self._share_or_queue(work, find_known, job_id=job_id, counted=True)
         if accepted.outcome in {"cached", "shared"}:  # a new job is counted as it is made
             with suppress(RedisError):  # the job is accepted, counted or not
-                self.artifacts.index.count(accepted.outcome)
+                self.artifacts.usage.count(accepted.outcome)
         return accepted
 
     def _share_or_queue(
         self,
         work: Work,
-        find_known: Callable[[Glance], Known],
+        find_known: Callable[[Lookup], Known],
         *,
         job_id: str | None = None,
         counted: bool = False,
@@ -194,14 +194,14 @@ class Submission:
         """
         while True:
             # In this order: a job that ends after the first line is found by the last look.
-            glance = self.store.glance(work.digest, work.statistics_digest)
-            first = "" if work.alone else glance.shared
+            lookup = self.store.look_up(work.digest, work.statistics_digest)
+            first = "" if work.alone else lookup.shared
             if first and (record := self.store.join(first)):
                 logger.info("job.shared", extra={"job_id": first, "digest": work.digest})
                 if work.is_urgent:
                     self._promote(record)
                 return Accepted(record, "shared")
-            known = find_known(glance)
+            known = find_known(lookup)
             if known.result:
                 fields = {"job_id": known.result.id, "digest": work.digest}
                 logger.info("job.cached", extra=fields)
@@ -209,7 +209,7 @@ class Submission:
             outcome: Outcome = "replanned" if known.measured else "measured"
             try:
                 record = self.store.create(
-                    job_id or new_job_id(glance.now_ms),
+                    job_id or new_job_id(lookup.now_ms),
                     request=work.request,
                     resolved=work.resolved,
                     digest=work.digest,

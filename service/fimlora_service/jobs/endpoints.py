@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.base import AnswerModel
-from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage, JobStatus
+from fimlora_contract.jobs import CalibrationResult, Job, JobPage, JobStatus
 from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from fimlora_contract import __version__
-from fimlora_contract.jobs import Health, Version
+from fimlora_contract.service import Health, Version
 from fimlora_contract.workers import WorkerPage
 from fimlora_jobs.results.store import ArtifactStore, StorageUnavailable
 from fimlora_jobs.workers import WorkerRegistry

@@ -15,7 +15,7 @@ from fimlora.adapter.exports import FORMATS, as_yaml, export
 from fimlora.errors import FimloraError
 from fimlora.plan import RankPlan
 from fimlora_contract.digests import digest_bytes
-from fimlora_contract.jobs import Pin, PinEntry, RankDiff, RankPattern
+from fimlora_contract.rank_patterns import Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key

@@ -23,15 +23,17 @@ from fimlora_contract.references import (
 )
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.datasets.checks import check_rows, survey
 from fimlora_jobs.datasets.columns import (
     NO_CHAT_TEMPLATE,
     ColumnError,
     Task,
     TextFields,
     find_fields,
+    used_columns,
 )
 from fimlora_jobs.datasets.folders import FolderDigests
-from fimlora_jobs.datasets.rows import RowError, check_rows, check_text, survey
+from fimlora_jobs.datasets.rows import RowError, read_inline
 from fimlora_service.datasets.local import columns_of, data_files, read_rows
 from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
@@ -219,9 +221,7 @@ class Resolver:
 
 
 def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
-    rows = [(f"row {number}", row) for number, row in enumerate(dataset.rows, 1)]
-    for where, row in rows:
-        check_text(row, where=where)
+    rows = list(read_inline(dataset.rows))
     fields = find_fields(survey(rows).columns, columns=dataset.columns, task=task)
     check_rows(rows, fields)
     return {
@@ -245,11 +245,6 @@ def check_chat(model: ResolvedModel, fields: Mapping[str, Any] | None) -> None:
     # The columns of a hub dataset are known to the worker only; rows with a label are no chat.
     if fields and fields["messages"] and not fields["label"] and not model.may_chat():
         raise DatasetSchema(NO_CHAT_TEMPLATE)
-
-
-def used_columns(fields: TextFields) -> list[str]:
-    """Names of the columns that have a role."""
-    return [name for name in asdict(fields).values() if name is not None]
 
 
 @contextmanager

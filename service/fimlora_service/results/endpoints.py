@@ -6,9 +6,10 @@ from typing import BinaryIO
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from fimlora_contract.artifacts import Artifact
 from fimlora_contract.digests import CHUNK
-from fimlora_contract.jobs import Artifact, CalibrationResult
-from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
+from fimlora_contract.jobs import CalibrationResult
+from fimlora_jobs.results.store import BINARY, MEDIA_TYPES, STATISTICS
 from fimlora_service import errors
 from fimlora_service.http.dependencies import ArtifactsDep, JobId, StoreDep, problems
 from fimlora_service.http.headers import matches
@@ -20,7 +21,7 @@ NAMES = frozenset({
     "adapter_model.safetensors",
     "rank_map.json",
     "rank_map.svg",
-    "statistics.safetensors",
+    STATISTICS,
 })  # fmt: skip
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
