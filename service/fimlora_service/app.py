@@ -23,7 +23,7 @@ from fimlora_jobs.results.usage import ResultIndex
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations import endpoints as calibrate
 from fimlora_service.calibrations.submission import Submission
-from fimlora_service.calibrations.submission_limit import Lanes
+from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.http.dependencies import State
 from fimlora_service.http.middleware import (
@@ -188,7 +188,7 @@ def make_state(
         score_cache=ScoreCache(),
         resolver=resolver,
         submission=submission,
-        lanes=Lanes(),
+        submission_limit=SubmissionLimit(),
         metrics=metrics,
     )
 

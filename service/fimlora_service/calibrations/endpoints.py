@@ -20,12 +20,12 @@ from fimlora_service.calibrations.estimate import make_estimate
 from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
 from fimlora_service.http.dependencies import (
     JobId,
-    LanesDep,
     MetricsDep,
     PrefixDep,
     SettingsDep,
     StoppingDep,
     SubmissionDep,
+    SubmissionLimitDep,
     problems,
 )
 from fimlora_service.http.headers import media_type_of, wait_preference
@@ -102,7 +102,7 @@ async def calibrate(
     body: RequestBody,
     request: Request,
     submission: SubmissionDep,
-    lanes: LanesDep,
+    limit: SubmissionLimitDep,
     metrics: MetricsDep,
     settings: SettingsDep,
     stopping: StoppingDep,
@@ -113,10 +113,10 @@ async def calibrate(
 ) -> Any:
     """Queue a calibration and answer at once, or once it has ended if the client waits."""
     if body.validate_only:
-        made = await lanes.run(body, partial(make_estimate, body, submission))
+        made = await limit.run(body, partial(make_estimate, body, submission))
         return Response(made.model_dump_json(), media_type="application/json")
     accept = partial(submission.accept, body, key=idempotency_key)
-    accepted = await lanes.run(body, accept)
+    accepted = await limit.run(body, accept)
     metrics.accepted.labels(accepted.outcome).inc()
     record, wait = accepted.record, wait_preference(prefer)
     if wait is not None:
@@ -135,9 +135,11 @@ async def calibrate(
 
 
 @router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
-async def estimate(body: RequestBody, submission: SubmissionDep, lanes: LanesDep) -> Estimate:
+async def estimate(
+    body: RequestBody, submission: SubmissionDep, limit: SubmissionLimitDep
+) -> Estimate:
     """Check a request as POST /calibrate does and say what it would need; nothing is queued."""
-    return await lanes.run(body, partial(make_estimate, body, submission))
+    return await limit.run(body, partial(make_estimate, body, submission))
 
 
 @router.post(

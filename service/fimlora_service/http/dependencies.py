@@ -10,7 +10,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations.submission import Submission
-from fimlora_service.calibrations.submission_limit import Lanes
+from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.errors import JobGone, JobNotFound, ServiceError
 from fimlora_service.http.problems import MEDIA_TYPE
 from fimlora_service.jobs.cached_answers import JobViews
@@ -32,7 +32,7 @@ class State(TypedDict):
     score_cache: ScoreCache
     resolver: Resolver
     submission: Submission
-    lanes: Lanes
+    submission_limit: SubmissionLimit
     metrics: Metrics
 
 
@@ -55,7 +55,7 @@ ScoreCacheDep = Annotated[ScoreCache, _part("score_cache")]
 StoreDep = Annotated[JobStore, _part("store")]
 JobViewsDep = Annotated[JobViews, _part("job_views")]
 SubmissionDep = Annotated[Submission, _part("submission")]
-LanesDep = Annotated[Lanes, _part("lanes")]
+SubmissionLimitDep = Annotated[SubmissionLimit, _part("submission_limit")]
 MetricsDep = Annotated[Metrics, _part("metrics")]
 ResolverDep = Annotated[Resolver, _part("resolver")]
 JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]

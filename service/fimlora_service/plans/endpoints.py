@@ -10,9 +10,9 @@ from fastapi import APIRouter, Body, Depends, Response
 from fimlora_contract.jobs import Plan
 from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
+from fimlora_service.calibrations.earlier_jobs import STATISTICS
 from fimlora_service.calibrations.endpoints import require_json
 from fimlora_service.calibrations.openapi_examples import PLAN_EXAMPLES
-from fimlora_service.calibrations.submission import STATISTICS
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
     JobId,

@@ -24,7 +24,7 @@ from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
-from fimlora_service.calibrations.submission import STATISTICS
+from fimlora_service.calibrations.earlier_jobs import STATISTICS
 from fimlora_service.plans.score_cache import Reading, ScoreCache
 
 

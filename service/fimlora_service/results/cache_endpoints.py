@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from fimlora_contract.cache import CacheFigures, CacheLimits, EvictionReport, KindFigures
 from fimlora_service import errors
-from fimlora_service.calibrations.submission import STATISTICS
+from fimlora_service.calibrations.earlier_jobs import STATISTICS
 from fimlora_service.datasets.uploads import list_uploads
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
