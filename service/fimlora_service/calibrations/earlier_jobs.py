@@ -7,8 +7,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobMissing, JobStore
 from fimlora_service.calibrations.job_spec import JobSpec, Reusable
-
-STATISTICS = "statistics.safetensors"
+from fimlora_service.results.reading import STATISTICS
 
 
 def find_open(spec: JobSpec, store: JobStore) -> str | None:

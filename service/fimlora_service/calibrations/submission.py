@@ -33,7 +33,6 @@ from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
 from fimlora_service.errors import JobAlreadyFinished, JobNotFinished
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.webhooks.delivery import check_webhook
-from fimlora_service.webhooks.options import allowed_origins
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Submission:
     transport: RqTransport
     resolver: Resolver
     artifacts: TrackedArtifacts
-    webhook_hosts: str = ""
+    webhook_origins: frozenset[str] = frozenset()
 
     def accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
         """Accept a request, once per idempotency key.
@@ -71,7 +70,7 @@ class Submission:
     def check_webhook(self, request: CalibrationRequest) -> None:
         """Refuse a webhook that would never be called."""
         if request.webhook:
-            check_webhook(request.webhook, allowed=allowed_origins(self.webhook_hosts))
+            check_webhook(request.webhook, allowed=self.webhook_origins)
 
     def repeat(self, record: JobRecord, *, key: str | None) -> JobRecord:
         """Queue the request of a job that failed or was canceled once more, as a new job.

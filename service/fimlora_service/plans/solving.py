@@ -24,8 +24,8 @@ from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_service import errors
-from fimlora_service.calibrations.earlier_jobs import STATISTICS
 from fimlora_service.plans.score_cache import Reading, ScoreCache
+from fimlora_service.results.reading import STATISTICS
 
 
 def solve_again(

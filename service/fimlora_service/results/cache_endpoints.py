@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from fimlora_contract.cache import CacheFigures, CacheLimits, EvictionReport, KindFigures
 from fimlora_service import errors
-from fimlora_service.calibrations.earlier_jobs import STATISTICS
 from fimlora_service.datasets.uploads import list_uploads
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
@@ -16,6 +15,7 @@ from fimlora_service.http.dependencies import (
 )
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.results.eviction import evict, limits_of
+from fimlora_service.results.reading import STATISTICS
 
 REFUSALS = (errors.ValidationFailed, errors.StorageUnavailable, errors.RedisUnavailable)
 router = APIRouter(tags=["service"], route_class=StrictQueryRoute)
