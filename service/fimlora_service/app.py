@@ -29,7 +29,6 @@ from fimlora_service.http.middleware import (
 from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.problems import install_handlers
 from fimlora_service.jobs import endpoints as jobs
-from fimlora_service.jobs import event_stream
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
 from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
@@ -45,7 +44,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
-    calibrations, jobs, event_stream, results, plans, rank_patterns, datasets, models,
+    calibrations, jobs, results, plans, rank_patterns, datasets, models,
     cache_endpoints, operations,
 )  # fmt: skip
 

@@ -1,20 +1,33 @@
-"""Jobs: listed, looked at, taken back, forgotten."""
+"""Jobs: listed, looked at, followed, taken back, forgotten."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from fimlora_contract.jobs import Job, JobPage, JobStatus
+from fimlora_contract.jobs import Job, JobEventPage, JobPage, JobStatus
 from fimlora_jobs.store import JobOpen, StaleAttempt
 from fimlora_service import errors
-from fimlora_service.http.dependencies import JobId, PrefixDep, StoreDep, part, problems
+from fimlora_service.http.dependencies import (
+    JobId,
+    PrefixDep,
+    SettingsDep,
+    StoppingDep,
+    StoreDep,
+    part,
+    problems,
+)
 from fimlora_service.http.headers import has_copy
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPollDep
 
 RETRY_AFTER_S = 2
+EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+# Empty is as good as absent: so says an event source that has seen no id.
+LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"
 JobViewsDep = Annotated[JobViews, part("job_views")]
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
@@ -61,6 +74,43 @@ async def retrieve_job(
     if has_copy(request, view.digest):
         return Response(status_code=304, headers=headers)
     return Response(view.body, media_type="application/json", headers=headers)
+
+
+@router.get(
+    "/jobs/{id}/events",
+    response_model=JobEventPage,
+    response_description="A page with `Accept: application/json`, else a stream.",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems(
+            errors.JobNotFound,
+            errors.NotAcceptable,
+            errors.ValidationFailed,
+            errors.RedisUnavailable,
+        ),
+    },
+)
+async def job_events(
+    id: JobId,
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    stopping: StoppingDep,
+    after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
+    limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
+    last_event_id: Annotated[str | None, Header(pattern=LAST_EVENT_ID)] = None,
+) -> Response:
+    """Tell a job's history from behind an event on, and follow it to the end."""
+    is_page = wants_page(request.headers.get("accept") or STREAM)
+    await run_in_threadpool(store.status_of, id)
+    after = last_event_id or after
+    if is_page:
+        page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
+        return Response(page.model_dump_json(), media_type="application/json")
+    pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
+    stream = follow(store, id, after=after, pace=pace)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventSourceResponse(stream, headers=headers)
 
 
 @router.post(

@@ -13,7 +13,7 @@ from fimlora_service.errors import ModelNotFound, ValidationFailed
 from fimlora_service.models.endpoints import describe_model
 from fimlora_service.resolve.local_models import LocalModels
 from fimlora_service.resolve.model_files import weight_shapes
-from fimlora_service.resolve.resolver import MEASURED, request_digest
+from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
 from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import CONFIG, ROWS, as_jsonl, make_model
