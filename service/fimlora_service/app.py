@@ -4,20 +4,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from threading import Event
-from typing import Any
 
 from fastapi import FastAPI
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from fimlora_contract import __version__
+from fimlora_jobs.connection import impatient_redis
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations import endpoints as calibrations
 from fimlora_service.datasets import endpoints as datasets
@@ -80,8 +77,8 @@ async def running(
     """Everything that is open while the application runs."""
     data_folder = DataFolder.create(settings.data_dir)
     with (
-        closing(connect(settings.redis_url)) as redis,
-        closing(connect(settings.redis_url)) as queue_redis,
+        closing(impatient_redis(settings.redis_url)) as redis,
+        closing(impatient_redis(settings.redis_url)) as queue_redis,
     ):
         store, transport = JobStore(redis), RqTransport(queue_redis)
         artifacts = open_results(settings, data_folder, store)
@@ -97,7 +94,7 @@ def repeated_steps(
     settings: Settings, transport: RqTransport, artifacts: TrackedArtifacts, metrics: Metrics
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
-    store = artifacts.index.store
+    store = artifacts.usage.store
     sender = WebhookSender(
         Outbox(store),
         allowed=settings.webhook_origins,
@@ -137,26 +134,9 @@ def add_routes(app: FastAPI) -> None:
         app.include_router(part.router, prefix="/v1", include_in_schema=False)
 
 
-def connect(url: str) -> Redis:
-    """A client that fails fast: a request must not wait for a server that is away."""
-    return Redis.from_url(
-        url, socket_connect_timeout=0.5, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
-    )
-
-
-def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
-    """A file system of fsspec's, which is imported only where results are kept in one."""
-    from fsspec.core import url_to_fs
-
-    connected: tuple[Any, str] = url_to_fs(url, **options)
-    return connected
-
-
 def open_results(
     settings: Settings, data_folder: DataFolder, store: JobStore
 ) -> TrackedArtifacts:
     """What keeps the results."""
-    artifacts = open_artifacts(
-        settings.artifacts_url, data_dir=data_folder.root, connect=connect_storage
-    )
-    return TrackedArtifacts(artifacts, ResultIndex(store))
+    artifacts = open_artifacts(settings.artifacts_url, data_dir=data_folder.root)
+    return TrackedArtifacts(artifacts, ResultUsage(store))

@@ -47,7 +47,7 @@ def make_state(
     metrics: Metrics,
 ) -> State:
     """Put the parts together."""
-    store = results.index.store
+    store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
     resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)

@@ -12,7 +12,7 @@ from fimlora_contract.estimates import (
 )
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Worker
-from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.counters import read_counters
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.calibrations.checkpoint_sizes import (
     Checkpoint,
@@ -74,7 +74,7 @@ def describe_queue(
         return QueueEstimate(ahead=0, workers=len(workers), wait_s=0.0)
     transport = submission.transport
     ahead = transport.n_high() if request.priority == "high" else transport.depth()
-    mean_s = read_tallies(submission.store).mean_s
+    mean_s = read_counters(submission.store).mean_s
     idle = sum(worker.state == "idle" for worker in workers)
     n_before = max(0, ahead + 1 - idle)
     wait_s = None if mean_s is None or not workers else n_before * mean_s / len(workers)

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.deduplication import Glance
+from fimlora_jobs.deduplication import Lookup
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord, new_job_id
@@ -107,7 +107,7 @@ class Submission:
         """
         while True:
             # In this order: a job that ends after the first line is found by the last look.
-            lookup = self.store.glance(spec.digest, spec.statistics_digest)
+            lookup = self.store.look_up(spec.digest, spec.statistics_digest)
             if shared := self._share(spec, lookup):
                 return Accepted(shared, "shared")
             reusable = self._find_reusable(spec, lookup)
@@ -122,7 +122,7 @@ class Submission:
             self._enqueue(record, is_urgent=spec.is_urgent)
             return Accepted(record, reusable.outcome)
 
-    def _share(self, spec: JobSpec, lookup: Glance) -> JobRecord | None:
+    def _share(self, spec: JobSpec, lookup: Lookup) -> JobRecord | None:
         if spec.alone or not lookup.shared:
             return None
         record = self.store.join(lookup.shared)
@@ -132,14 +132,14 @@ class Submission:
                 self._promote(record)
         return record
 
-    def _find_reusable(self, spec: JobSpec, lookup: Glance) -> Reusable:
+    def _find_reusable(self, spec: JobSpec, lookup: Lookup) -> Reusable:
         # Most requests are new: what was not there a moment ago need not be looked at.
         if lookup.is_new and not spec.is_retry:
             return Reusable()
         return find_reusable(spec, self.store, self.artifacts)
 
     def _create(
-        self, spec: JobSpec, lookup: Glance, reusable: Reusable, *, promise: Promise | None
+        self, spec: JobSpec, lookup: Lookup, reusable: Reusable, *, promise: Promise | None
     ) -> JobRecord:
         return self.store.create(
             promise.job_id if promise else new_job_id(lookup.now_ms),
@@ -177,7 +177,7 @@ class Submission:
     def _count(self, accepted: Accepted) -> None:
         if accepted.outcome in {"cached", "shared"}:  # a new job is counted as it is made
             with suppress(RedisError):  # the job is accepted, counted or not
-                self.artifacts.index.count(accepted.outcome)
+                self.artifacts.usage.count(accepted.outcome)
 
     def _announce(self, record: JobRecord, addresses: Iterable[str]) -> None:
         with suppress(JobMissing):  # deleted in the meantime: nobody is to be told

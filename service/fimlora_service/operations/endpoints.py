@@ -5,7 +5,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fimlora_contract import __version__
-from fimlora_contract.jobs import Health, Version
+from fimlora_contract.service import Health, Version
 from fimlora_contract.workers import WorkerPage
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service import errors

@@ -4,7 +4,7 @@ from typing import Literal
 
 from redis.exceptions import RedisError
 
-from fimlora_contract.jobs import Health
+from fimlora_contract.service import Health
 from fimlora_jobs.results.store import ArtifactStore, StorageUnavailable
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.workers import WorkerRegistry

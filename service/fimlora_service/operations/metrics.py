@@ -21,12 +21,11 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.counters import read_counters
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import created_ms
-from fimlora_jobs.scripts import DURATION_BOUNDS_S
-from fimlora_jobs.store import JobStore
+from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.http.dependencies import part
 
@@ -170,11 +169,11 @@ class StoreCollector(Collector):
         yield family
 
     def _ends(self) -> Iterator[Metric]:
-        tallies = read_tallies(self._store)
+        counters = read_counters(self._store)
         ended = CounterMetricFamily(
             "fimlora_jobs_ended", "Jobs by the state they ended in.", labels=["status"]
         )
-        for status, count in tallies.ended.items():
+        for status, count in counters.ended.items():
             ended.add_metric([status], count)
         yield ended
         bounds = [str(float(bound)) for bound in DURATION_BOUNDS_S]
@@ -182,8 +181,8 @@ class StoreCollector(Collector):
             "fimlora_calibration_duration_seconds",
             "From start to success, of jobs that have measured.",
             buckets=[
-                *zip(bounds, map(float, tallies.within), strict=True),
-                ("+Inf", float(tallies.n_measured)),
+                *zip(bounds, map(float, counters.within), strict=True),
+                ("+Inf", float(counters.n_measured)),
             ],
-            sum_value=tallies.seconds,
+            sum_value=counters.seconds,
         )

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
 
-from fimlora_contract.jobs import Plan
+from fimlora_contract.plans import Plan
 from fimlora_contract.requests import PlanRequest
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
@@ -21,7 +22,7 @@ from fimlora_service.http.dependencies import (
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES
 from fimlora_service.plans.score_cache import ScoreCache
-from fimlora_service.results.reading import STATISTICS, find_artifact, result_of
+from fimlora_service.results.reading import find_artifact, result_of
 
 ScoreCacheDep = Annotated[ScoreCache, part("score_cache")]
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)

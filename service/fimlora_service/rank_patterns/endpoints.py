@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from fimlora_contract.jobs import Pin, PinEntry, RankDiff, RankPattern
+from fimlora_contract.rank_patterns import Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key

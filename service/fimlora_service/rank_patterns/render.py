@@ -8,7 +8,7 @@ from fimlora.adapter.exports import FORMATS, as_yaml, export
 from fimlora.errors import FimloraError
 from fimlora.plan import RankPlan
 from fimlora_contract.digests import digest_bytes
-from fimlora_contract.jobs import RankPattern
+from fimlora_contract.rank_patterns import RankPattern
 from fimlora_service.errors import ValidationFailed
 from fimlora_service.http.headers import has_copy
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from fimlora_contract.digests import digest_of
 from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.columns import Task, TextFields, find_fields
+from fimlora_jobs.datasets.checks import check_rows, survey
+from fimlora_jobs.datasets.columns import Task, TextFields, find_fields, used_columns
 from fimlora_jobs.datasets.folders import FolderDigests
-from fimlora_jobs.datasets.rows import check_rows, check_text, survey
+from fimlora_jobs.datasets.rows import read_inline
 from fimlora_service.datasets.local import columns_of, data_files, read_rows
 from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty
@@ -83,9 +84,7 @@ class LocalDatasets:
 
 
 def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
-    rows = [(f"row {number}", row) for number, row in enumerate(dataset.rows, 1)]
-    for where, row in rows:
-        check_text(row, where=where)
+    rows = list(read_inline(dataset.rows))
     fields = find_fields(survey(rows).columns, columns=dataset.columns, task=task)
     check_rows(rows, fields)
     return {
@@ -98,8 +97,3 @@ def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
 
 def _check_file(file: Path, fields: TextFields) -> int:
     return check_rows(read_rows([file], used_columns(fields)), fields)
-
-
-def used_columns(fields: TextFields) -> list[str]:
-    """Names of the columns that have a role."""
-    return [name for name in asdict(fields).values() if name is not None]

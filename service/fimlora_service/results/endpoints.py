@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.base import AnswerModel
-from fimlora_contract.jobs import ArtifactPage, CalibrationResult
+from fimlora_contract.jobs import CalibrationResult
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (

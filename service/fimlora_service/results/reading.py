@@ -7,13 +7,14 @@ from typing import BinaryIO
 
 from redis.exceptions import RedisError
 
+from fimlora_contract.artifacts import Artifact
 from fimlora_contract.digests import CHUNK
-from fimlora_contract.jobs import Artifact, CalibrationResult, Job, JobStatus, RankPattern
-from fimlora_jobs.results.store import ResultMissing
+from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
+from fimlora_contract.rank_patterns import RankPattern
+from fimlora_jobs.results.store import STATISTICS, ResultMissing
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_service import errors
 
-STATISTICS = "statistics.safetensors"
 NAMES = frozenset({
     "adapter_config.json",
     "adapter_model.safetensors",

@@ -5,9 +5,9 @@ import time
 from functools import partial
 
 from fimlora_contract.jobs import JobStatus
+from fimlora_jobs.connection import impatient_redis
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.store import JobStore
-from fimlora_service.app import connect
 from fimlora_service.operations.background import reap, repeating
 
 
@@ -29,7 +29,8 @@ def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis
 
 def test_the_reaper_outlives_an_outage(redis_client, caplog):
     """It says what is wrong and goes on."""
-    gone, transport = connect("unix:///tmp/fimlora-no-such-socket"), RqTransport(redis_client)
+    gone = impatient_redis("unix:///tmp/fimlora-no-such-socket")
+    transport = RqTransport(redis_client)
 
     with (
         caplog.at_level(logging.WARNING),
