@@ -6,6 +6,8 @@ closed sets, and worker names stay in GET /workers.
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import (
@@ -25,6 +27,7 @@ from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import created_ms
 from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
 from fimlora_jobs.workers import WorkerRegistry
+from fimlora_service.http.dependencies import part
 
 LATENCY_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 65)
 METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
@@ -57,7 +60,6 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-
         self.webhooks = Counter(
             "fimlora_webhook_tries",
             "Tries to deliver a webhook: delivered, retry, refused, dropped or given_up.",
@@ -65,11 +67,23 @@ class Metrics:
             registry=self.registry,
         )
 
+    @contextmanager
+    def showing(self, collector: Collector) -> Iterator[None]:
+        """Show what a collector reads, too, inside the block."""
+        self.registry.register(collector)
+        try:
+            yield
+        finally:
+            self.registry.unregister(collector)
+
     def see_request(self, scope: Scope, *, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
         self.requests.labels(method, route, status).observe(seconds)
+
+
+MetricsDep = Annotated[Metrics, part("metrics")]
 
 
 class MetricsMiddleware:
