@@ -55,7 +55,7 @@ def count_flops(
         model: A model without hooks that change anything.
         batch: A batch without padding.
         bare: Runs batches through the same model, forward and backward.
-        rank: Rank of the probe of ``sampled``.
+        rank: Rows of the A of ``sampled``.
     """
     n = len(batch["input_ids"])
     exact = sampled = of_batch = 0

@@ -8,7 +8,7 @@ from jaxtyping import TypeCheckError
 from fimlora.allocation.proportional import allocate_ranks
 from fimlora.measuring.recording.energies import gram_blocks
 from fimlora.numerics.products import multiply
-from fimlora.numerics.seeded_draws import draw_probe
+from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import TargetModule
 
 
@@ -27,7 +27,7 @@ def test_axes_of_one_name_have_one_length():
 def test_another_type_is_refused_beside_shapes_and_without():
     """By functions of both kinds of modules, and by the fields of a dataclass."""
     with pytest.raises(TypeCheckError):
-        draw_probe("a", rank=1, seed=0)
+        draw_lora_a("a", rank=1, seed=0)
     with pytest.raises(BeartypeCallHintViolation):
         allocate_ranks("a", limit=1, lowest={}, highest={})
     with pytest.raises(BeartypeCallHintViolation):

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fimlora.numerics.seeded_draws import draw_probe
+from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import TargetModule
 
 
@@ -34,7 +34,7 @@ def lora_b_squares_by_peft(
     layers = {m.name: peft_model.base_model.model.get_submodule(m.name) for m in modules}
     for module in modules:
         A = layers[module.name].lora_A["default"].weight
-        A.data.copy_(draw_probe(module, rank=rank, seed=seed))
+        A.data.copy_(draw_lora_a(module, rank=rank, seed=seed))
     sums = {m.name: torch.zeros(m.d_out, rank, dtype=torch.float64) for m in modules}
     for batch in batches:
         peft_model.zero_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fimlora import measure, score
-from fimlora.numerics.seeded_draws import draw_probe
+from fimlora.numerics.seeded_draws import draw_lora_a
 from support.models import make_batch, tiny
 from support.reference import relative_error
 from support.toys import BETWEEN, make_toy, squared_sum, toy_batch, toy_gradients
@@ -111,7 +111,7 @@ def test_each_habit_of_a_model_is_seen_through(between):
 
 
 @pytest.mark.parametrize("between", sorted(BETWEEN))
-def test_sampled_is_the_batch_gradient_seen_through_the_probe(between):
+def test_sampled_is_the_batch_gradient_projected_by_the_lora_a(between):
     """``G A^T`` of the mean loss, squared, whatever the model does between its modules."""
     batch = toy_batch()
 
@@ -119,7 +119,7 @@ def test_sampled_is_the_batch_gradient_seen_through_the_probe(between):
 
     for module in found.modules:
         G = toy_gradients(between, batch, module.name).mean(dim=0)
-        A = draw_probe(module, rank=3, seed=5).double()
+        A = draw_lora_a(module, rank=3, seed=5).double()
         squares = (G @ A.T).square()
         # The weights of the examples are float32.
         assert relative_error(found.squared_gradients[module.name], squares) <= 1e-6
@@ -173,7 +173,7 @@ def test_the_estimators_do_not_depend_on_being_asked_together():
 
 
 def test_other_targets_change_no_module():
-    """A module's statistics are its own: the probe too depends on nothing but its name."""
+    """A module's statistics are its own: the A too depends on nothing but its name."""
     batches = [make_batch("bert_classifier", [5, 3, 4])]
 
     alone = measured("bert_classifier", batches, target_modules=["value"])

@@ -1,5 +1,6 @@
 """A model is measured where it fits; the statistics do not say where that was."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from fimlora import ProgressFile, measure, measure_folder
 from fimlora.errors import InvalidOption, OutOfMemory, UnsupportedModule
 from fimlora.measuring import executors
 from fimlora.measuring.executors import measure_where_it_fits, parse_executor, shortage
+from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.mean_gradient import Signs
-from fimlora.measuring.recording.recorded_sums import RecordedSums
+from fimlora.measuring.recording.quantities import quantities_for
+from fimlora.measuring.recording.quantity import Pass, SeenCall
 from fimlora.memory.device import free_bytes
 from fimlora.memory.need import SKETCH_WIDTH, MemoryNeed, bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint
@@ -24,7 +27,7 @@ from fimlora.model.loading import align
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.weight_reader import read_weights
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Executor, parse_record
+from fimlora.statistics.options import Estimator, Executor, parse_record
 from support.models import make_batch, tiny
 
 CPU = torch.device("cpu")
@@ -213,16 +216,22 @@ def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
     ]
     signs, seen = Signs(SKETCH_WIDTH), set()
     wanted = parse_record(record)
-    sums = RecordedSums(modules, record=wanted, spectra_bytes=spectra_bytes, signs=signs)
+    collected = quantities_for(
+        modules, estimator=Estimator.EXACT, collect=wanted, rank=8, seed=0, device=CPU,
+        spectra_bytes=spectra_bytes, signs=signs,
+    )  # fmt: skip
+    quantities = [found for found in collected if not isinstance(found, FisherExact)]
 
-    for _ in range(2):
-        sums.commit()
-        sums.begin(torch.ones(2), None, is_whole=False)
-        for module in modules:
-            x = torch.ones(2, 3, module.d_in, dtype=dtype)
-            sums.add(module.name, [(x, torch.ones(2, 3, module.d_out, dtype=dtype))])
+    for quantity in quantities:
+        for _ in range(2):
+            quantity.commit()
+            quantity.begin(Pass(torch.ones(2), None, is_whole=False))
+            for module in modules:
+                x = torch.ones(2, 3, module.d_in, dtype=dtype)
+                g = torch.ones(2, 3, module.d_out, dtype=dtype)
+                quantity.add(module.name, [SeenCall((x,), g)])
 
-    for staged in sums._staged():
+    for staged in itertools.chain(*(quantity.pending_sums() for quantity in quantities)):
         seen |= {staged.total, staged._staged} - {None}
     seen |= set(signs._drawn.values())
     options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}

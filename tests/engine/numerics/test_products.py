@@ -1,15 +1,16 @@
 """Products keep float32 accuracy whichever way they are taken."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from fimlora.measuring.recording.energies import (
     gram_blocks,
     lora_b_gradient,
+    project,
     row_energies_by_gram,
-    see_through,
 )
-from fimlora.numerics import products
 from fimlora.numerics.products import multiply, multiply_split, multiply_wide, writes_float32
 from support.reference import relative_error
 
@@ -59,19 +60,49 @@ def test_a_device_without_such_a_kernel_is_found_out():
     assert writes_float32(torch.bfloat16, "cpu") is False
 
 
-def test_energies_by_kernels_that_write_float32(monkeypatch):
-    """What a GPU does, with a kernel that the CPU lacks: within 1e-5 of widened factors."""
+@pytest.fixture
+def kernels_that_write_float32() -> Iterator[None]:
+    """Give the CPU's torch the kernels that it lacks."""
+
+    def product(left, right, _out_dtype):
+        return left.float() @ right.float()
+
+    library = torch.library.Library("aten", "IMPL")
+    for kernel in ("mm.dtype", "bmm.dtype"):
+        library.impl(kernel, product, "CPU")
+    writes_float32.cache_clear()
+    yield
+    library._destroy()
+    writes_float32.cache_clear()
+
+
+def by_energies(x, g, A, weights):
+    """Row energies and the gradient of B: all that goes through such products."""
+    gradient = lora_b_gradient(project(A, x), g, weights)
+    return row_energies_by_gram(gram_blocks(x), g), gradient
+
+
+@pytest.fixture
+def narrow():
+    """Inputs and gradients in bfloat16, an A and weights in float32."""
     generator = torch.Generator().manual_seed(0)
     x, g = (torch.randn(2, 70, n, generator=generator).bfloat16() for n in (5, 40))
-    wanted = row_energies_by_gram(gram_blocks(x), g)
-    A, weights = torch.randn(3, 5, generator=generator), torch.tensor([0.3, 0.7])
-    wanted_b = lora_b_gradient(see_through(A, x), g, weights)
+    return x, g, torch.randn(3, 5, generator=generator), torch.tensor([0.3, 0.7])
 
-    monkeypatch.setattr(products, "writes_float32", lambda *_: True)
-    monkeypatch.setattr(products, "_into_float32", lambda a, b: a.float() @ b.float())
 
-    assert relative_error(row_energies_by_gram(gram_blocks(x), g), wanted) <= 1e-5
-    assert relative_error(lora_b_gradient(see_through(A, x), g, weights), wanted_b) <= 1e-6
+@pytest.fixture
+def widened(narrow):
+    """What widened factors give: asked for before the kernels are there."""
+    return by_energies(*narrow)
+
+
+def test_energies_by_kernels_that_write_float32(narrow, widened, kernels_that_write_float32):
+    """What a GPU does, with kernels that the CPU lacks: within 1e-5 of widened factors."""
+    energies, gradient = by_energies(*narrow)
+
+    assert writes_float32(torch.bfloat16, "cpu")
+    assert relative_error(energies, widened[0]) <= 1e-5
+    assert relative_error(gradient, widened[1]) <= 1e-6
 
 
 @pytest.mark.gpu

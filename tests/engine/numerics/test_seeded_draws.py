@@ -6,13 +6,13 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from fimlora import TargetModule
-from fimlora.numerics.seeded_draws import draw_probe
+from fimlora.numerics.seeded_draws import draw_lora_a
 
 MODULE = TargetModule("model.layers.0.q_proj", d_in=64, d_out=8)
 
 
 def draw(module=MODULE, rank=8, seed=0):
-    return draw_probe(module, rank=rank, seed=seed)
+    return draw_lora_a(module, rank=rank, seed=seed)
 
 
 def test_the_same_module_and_seed_give_the_same_numbers():

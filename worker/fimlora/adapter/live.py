@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fimlora.adapter.config import rank_patterns
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.model.targets import base_model_of
-from fimlora.numerics.seeded_draws import draw_probe
+from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import RankPlan, TargetModule
 from fimlora.shapes import Float
 
@@ -172,7 +172,7 @@ def _resized(
         A, B = _truncate_update(A, B, rank)
     kept = min(rank, len(A))
     # A prefix of what the module would get at any rank from this seed.
-    new_A = draw_probe(module, rank=rank, seed=seed).to(A)
+    new_A = draw_lora_a(module, rank=rank, seed=seed).to(A)
     new_A[:kept] = A[:kept]
     new_B = B.new_zeros(len(B), rank)
     new_B[:, :kept] = B[:, :kept]

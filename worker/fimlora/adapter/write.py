@@ -95,7 +95,7 @@ def _initial_weights(
     import torch
     from safetensors.torch import save
 
-    from fimlora.numerics.seeded_draws import draw_probe
+    from fimlora.numerics.seeded_draws import draw_lora_a
 
     tensors = {f"{WRAPPER_PREFIX}{name}": t.cpu().contiguous() for name, t in head.items()}
     for module in plan.modules:
@@ -103,7 +103,7 @@ def _initial_weights(
         if rank == 0:
             continue
         A = torch.zeros(width or rank, module.d_in)
-        A[:rank] = draw_probe(module, rank=rank, seed=seed)
+        A[:rank] = draw_lora_a(module, rank=rank, seed=seed)
         tensors[f"{WRAPPER_PREFIX}{module.name}.lora_A.weight"] = A
         B = torch.zeros(module.d_out, width or rank)
         tensors[f"{WRAPPER_PREFIX}{module.name}.lora_B.weight"] = B

@@ -24,7 +24,8 @@ from fimlora.measuring.examples.examples import (
 )
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.micro_batch_size import MicroBatches
-from fimlora.measuring.recording.recorded_sums import RecordedSums
+from fimlora.measuring.recording.mean_gradient import Signs
+from fimlora.measuring.recording.quantities import quantities_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
 from fimlora.measuring.resume.progress_file import ProgressFile, open_progress
@@ -117,8 +118,7 @@ def measure(
     modules = find_targets(model, target_modules)
     device = next(model.parameters()).device
     check_record(settings.record, model)
-    sums = RecordedSums(modules, record=settings.record, spectra_bytes=spectra_bytes)
-    recorder = new_recorder(settings, modules, device, sums)
+    recorder = new_recorder(settings, modules, device, spectra_bytes=spectra_bytes)
     expected = _count_expected(batches, n_batches)
     sizes = MicroBatches(micro_batch_size)
     identity = settings.identity(Executor.RESIDENT)
@@ -233,7 +233,9 @@ def new_recorder(
     settings: Settings,
     modules: Sequence[TargetModule],
     device: torch.device,
-    sums: RecordedSums,
+    *,
+    spectra_bytes: int,
+    signs: Signs | None = None,
 ) -> Recorder:
     """Make a recorder of what was asked for.
 
@@ -241,19 +243,23 @@ def new_recorder(
         settings: What was asked for.
         modules: The modules to record.
         device: Where they compute.
-        sums: For what is recorded besides; left out if that is nothing.
+        spectra_bytes: Memory for the gradients that spectra are taken of.
+        signs: Signs to sketch them with, drawn before for other modules.
 
     Returns:
         The recorder.
     """
-    return Recorder(
+    quantities = quantities_for(
         modules,
         estimator=settings.estimator,
+        collect=settings.record,
         rank=settings.rank,
         seed=settings.seed,
         device=device,
-        recorded=sums if settings.record else None,
+        spectra_bytes=spectra_bytes,
+        signs=signs,
     )
+    return Recorder(modules, quantities)
 
 
 def _check_has_values(model: nn.Module) -> None:

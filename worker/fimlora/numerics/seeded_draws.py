@@ -13,7 +13,7 @@ from fimlora.plan import TargetModule
 from fimlora.shapes import Float
 
 
-def draw_probe(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, "R I"]:
+def draw_lora_a(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, "R I"]:
     """Draw the A of one module from a generator of its own.
 
     The order of the modules, and which others are targets, change nothing. The draw is

@@ -2,12 +2,12 @@
 
 import torch
 
-from fimlora.measuring.recording.pending_sum import StagedSum
+from fimlora.measuring.recording.pending_sum import PendingSum
 
 
 def test_only_finished_passes_count():
     """What was staged before a failure is gone; what was committed stays."""
-    total = StagedSum()
+    total = PendingSum()
     total.stage(torch.tensor([1.0, 2.0]))
     total.stage(torch.tensor([1.0, 1.0]))
     total.commit()
@@ -22,7 +22,7 @@ def test_only_finished_passes_count():
 def test_products_add_up_like_any_part():
     """Two calls of a module in one pass, and a pass after that."""
     left, right = torch.randn(3, 4), torch.randn(4, 2)
-    total = StagedSum()
+    total = PendingSum()
 
     for _ in range(2):
         total.stage_product(left, right)

@@ -10,12 +10,11 @@ from transformers import AutoModelForSequenceClassification
 
 from fimlora import Statistics, find_targets, measure
 from fimlora.errors import InvalidOption, InvalidStatistics
-from fimlora.measuring.recording.mean_gradient import Signs, SketchedSum
-from fimlora.measuring.recording.recorded_sums import RecordedSums
+from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs, SketchedSum
+from fimlora.measuring.recording.quantity import SeenCall
 from fimlora.measuring.recording.singular_values import N_LEADING, exact_spectrum
 from fimlora.memory.need import sketch_is_smaller
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Record
 from fimlora.statistics.statistics import RESOLVED_ERROR
 from support.models import TINY_MODELS, make_batch, minilm_path, tiny
 from support.reference import relative_error, weight_gradients_by_example
@@ -273,11 +272,9 @@ def test_gradients_are_sketched_above_the_memory_bound_and_only_where_it_saves()
     needed = 4 * sum(m.d_in * m.d_out for m in modules)
 
     def run(spectra_bytes):
-        sums = RecordedSums(
-            modules, record=frozenset({Record.SPECTRA}), spectra_bytes=spectra_bytes
-        )
+        sums = MeanGradient(modules, spectra_bytes=spectra_bytes)
         for m in modules:
-            sums.add(m.name, [(x.detach()[None], gs[m.name][None])])
+            sums.add(m.name, [SeenCall((x.detach()[None],), gs[m.name][None])])
         sums.commit()
         return sums.results(2)
 

@@ -8,73 +8,74 @@ independent entries of variance v turns it into ``D = G A^T`` (O R), and in expe
 ``D[o, k]^2 = v ||G[o, :]||^2``: what ``sampled`` estimates from one draw.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from fimlora.measuring.recording.pending_sum import StagedSum
+from fimlora.measuring.recording.pending_sum import PendingSum
+from fimlora.measuring.recording.quantity import Quantity, SeenCall, as_array
 from fimlora.numerics.products import widen
+from fimlora.plan import TargetModule
 from fimlora.shapes import Float
+from fimlora.statistics.statistics import Groups
 
-Seen = tuple[Tensor, Tensor]  # x and g of one call
 
-
-class BatchEnergies:
-    """The sum over batches of ``||G[o, :]||^2`` for one module.
+class BatchEnergies(Quantity):
+    """The sum over batches of ``||G[o, :]||^2`` for every module.
 
     A batch that is run in several passes is summed before it is squared, which needs the
     whole gradient; of a batch in one pass only the O numbers are kept.
 
-    Attributes:
-        total: That sum over the batches that have ended (O); ``None`` before the first.
+    Args:
+        modules: The target modules.
     """
 
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self._gradient = StagedSum()  # (O I), of a batch in several passes
-        self._rows = StagedSum()  # (O), of a batch in one
+    def __init__(self, modules: Sequence[TargetModule]) -> None:
+        names = [module.name for module in modules]
+        self._totals = {name: PendingSum() for name in names}  # (O), of the run
+        self._gradients = {name: PendingSum() for name in names}  # (O I), of a batch in parts
+        self._rows = {name: PendingSum() for name in names}  # (O), of a batch in one pass
 
-    def add(
-        self, calls: Iterable[Seen], weights: Float[Tensor, " N"], *, is_whole: bool
-    ) -> None:
-        """Take a module's part in a pass.
-
-        Args:
-            calls: Input and output gradient of each of its calls.
-            weights: What each example of the pass counts in the loss of the batch.
-            is_whole: Whether the pass holds all examples of the batch.
-        """
-        gradient = StagedSum() if is_whole else self._gradient
-        for x, g in calls:
+    def add(self, name: str, calls: Sequence[SeenCall]) -> None:
+        """Add the gradients of the calls, each example weighted as in the batch's loss."""
+        weights, is_whole = self.at_hand.weights, self.at_hand.is_whole
+        gradient = PendingSum() if is_whole else self._gradients[name]
+        for (x,), g in calls:
             weighted = widen(g) * weights.to(g.device)[:, None, None]
             gradient.stage_product(weighted.flatten(0, 1).mT, widen(x).flatten(0, 1))
         if is_whole:
             gradient.commit()
-            self._rows.stage(_row_energies(gradient))
+            self._rows[name].stage(_row_energies(gradient))
 
-    def sums(self) -> tuple[StagedSum, ...]:
-        """Give what is staged until the pass is over.
+    def end_batch(self, order: Tensor | None) -> dict[str, Tensor]:  # noqa: ARG002
+        """Add the batch at hand to the total."""
+        checks = {}
+        for name, total in self._totals.items():
+            rows = self._rows[name].take()
+            if rows is None:
+                rows = _row_energies(self._gradients[name])
+            checks[name] = rows.sum()
+            total.stage(rows)
+            total.commit()
+        return checks
 
-        Returns:
-            The sums of the batch at hand.
-        """
-        return self._gradient, self._rows
+    def run_sums(self) -> Iterator[tuple[str, PendingSum]]:
+        """Give the totals."""
+        for name, total in self._totals.items():
+            yield f"batch energies/{name}", total
 
-    def end_batch(self) -> Tensor:
-        """Add the batch at hand to the total.
+    def batch_sums(self) -> Iterator[PendingSum]:
+        """Give what the batch at hand has added up to."""
+        yield from self._gradients.values()
+        yield from self._rows.values()
 
-        Returns:
-            Its energy, which is finite iff all its gradients are.
-        """
-        rows = self._rows.take()
-        if rows is None:
-            rows = _row_energies(self._gradient)
-        self.total = rows if self.total is None else self.total.add_(rows)
-        return rows.sum()
+    def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
+        """Give the totals (O) per module."""
+        return {"batch_energies": {name: as_array(t.total) for name, t in self._totals.items()}}
 
 
-def _row_energies(gradient: StagedSum) -> Float[Tensor, " O"]:
+def _row_energies(gradient: PendingSum) -> Float[Tensor, " O"]:
     """Square a gradient, which is let go of."""
     G = gradient.take()
     assert G is not None, "the module got no gradient"

@@ -3,7 +3,7 @@
 Symbols: N examples, T tokens of one example, I and O input and output features, R rank.
 ``x`` (N T I) is the input, ``g`` (N T O) the gradient of the summed loss at the output,
 ``G[n] = sum_t outer(g[n, t], x[n, t])`` (O I) the weight gradient of example n, and
-``z = A x^T`` (R N T) the input seen through a LoRA-A. The *row energies* of an example are
+``z = A x^T`` (R N T) the input projected by a LoRA-A. The *row energies* of an example are
 ``||G[n, o, :]||^2`` for every output feature o; their sum is its squared Frobenius norm.
 
 All products run in float32 at least, whatever the model's dtype.
@@ -23,10 +23,10 @@ _GRAM_SHARE = (_N_BLOCK_ROWS + 1) / (2 * _N_BLOCK_ROWS)
 
 # Bits of a float32 factor that bfloat16 units are given, by 8. The error of a Gram matrix is
 # averaged over its entries; the few rows of an A cost nothing and are kept whole.
-_GRAM_PARTS, _PROBE_PARTS = 2, 3
+_GRAM_PARTS, _LORA_A_PARTS = 2, 3
 
 # Entries of per-example gradients held at once by the direct product (256 MB in float32).
-_MAX_DIRECT_ENTRIES = 64 * 2**20
+MAX_DIRECT_ENTRIES = 64 * 2**20
 
 
 def is_same_memory(left: Tensor, right: Tensor) -> bool:
@@ -96,18 +96,22 @@ def row_energies_by_gram(
 
 
 def row_energies_directly(
-    x: Float[Tensor, "N T I"], g: Float[Tensor, "N T O"]
+    x: Float[Tensor, "N T I"],
+    g: Float[Tensor, "N T O"],
+    *,
+    max_entries: int = MAX_DIRECT_ENTRIES,
 ) -> Float[Tensor, "N O"]:
     """Row energies from the per-example weight gradients, a bounded number at a time.
 
     Args:
         x: Module input.
         g: Output gradients.
+        max_entries: Entries of the gradients held at once; one example's are whatever they are.
 
     Returns:
         ``||G[n, o, :]||^2``.
     """
-    step = max(1, _MAX_DIRECT_ENTRIES // (x.shape[-1] * g.shape[-1]))
+    step = max(1, max_entries // (x.shape[-1] * g.shape[-1]))
     return torch.cat(
         [
             multiply(some_g.mT, some_x).square_().sum(dim=2)
@@ -116,7 +120,7 @@ def row_energies_directly(
     )
 
 
-def see_through(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Tensor, "R N T"]:
+def project(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Tensor, "R N T"]:
     """Project a module's input by a LoRA-A.
 
     Features come last in x and first in the result: with few rows, ``A x^T`` takes half the
@@ -129,7 +133,7 @@ def see_through(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Ten
     Returns:
         z, of R numbers per token.
     """
-    z = multiply_wide(A, x.flatten(0, 1).T, n_parts=_PROBE_PARTS)
+    z = multiply_wide(A, x.flatten(0, 1).T, n_parts=_LORA_A_PARTS)
     return z.view(len(A), *x.shape[:2])
 
 
@@ -139,7 +143,7 @@ def lora_b_gradient(
     """Gradient of ``sum_n weights[n] * loss[n]`` with respect to B, at B = 0 and s = 1.
 
     Args:
-        z: Module input seen through A.
+        z: Module input projected by A.
         g: Gradients of the summed per-example losses at the output.
         weights: What each example's loss counts in the loss of the batch.
 
@@ -147,4 +151,4 @@ def lora_b_gradient(
         ``sum_nt weights[n] outer(z[n, t], g[n, t])``, the transposed gradient.
     """
     z = z * weights[:, None].to(z.dtype)
-    return multiply_wide(z.flatten(1), g.flatten(0, 1), n_parts=_PROBE_PARTS)
+    return multiply_wide(z.flatten(1), g.flatten(0, 1), n_parts=_LORA_A_PARTS)

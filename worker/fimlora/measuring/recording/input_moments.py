@@ -3,38 +3,57 @@
 Symbols: N examples, T tokens of each, I input features.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
-from fimlora.measuring.recording.pending_sum import StagedSum
+from fimlora.measuring.recording.pending_sum import PendingSum
+from fimlora.measuring.recording.quantity import Quantity, SeenCall, as_array
 from fimlora.numerics.products import widen
+from fimlora.plan import TargetModule
 from fimlora.shapes import Float
+from fimlora.statistics.statistics import Groups
 
 
-class InputMoments:
-    """Second moments of the features of one module's input.
+class InputMoments(Quantity):
+    """Second moments of the features of every module's input.
 
     Padding does not count. An input that the mask does not fit, such as one vector per
     example or a table of positions, counts as a whole.
+
+    Args:
+        modules: The target modules.
     """
 
-    def __init__(self) -> None:
-        self.squares = StagedSum()  # (I)
-        self.n_tokens = StagedSum()
+    def __init__(self, modules: Sequence[TargetModule]) -> None:
+        self._squares = {module.name: PendingSum() for module in modules}  # (I)
+        self._n_tokens = {module.name: PendingSum() for module in modules}
 
-    def add(self, x: Float[Tensor, "N T I"], token_mask: Tensor | None) -> None:
+    def add(self, name: str, calls: Sequence[SeenCall]) -> None:
         """Add the squares of the tokens that are not padding."""
+        for (x,), _ in calls:
+            self._add_input(name, x)
+
+    def _add_input(self, name: str, x: Float[Tensor, "N T I"]) -> None:
+        token_mask = self.at_hand.token_mask
         squares, counted = widen(x).square(), x.new_ones(x.shape[:2], dtype=torch.bool)
         if token_mask is not None and token_mask.shape == counted.shape:
             counted = token_mask.to(x.device) != 0
         squares = squares.mul_(counted[:, :, None]).sum(dim=(0, 1), dtype=torch.float64)
-        self.squares.stage(squares)
-        self.n_tokens.stage(counted.sum())
+        self._squares[name].stage(squares)
+        self._n_tokens[name].stage(counted.sum())
 
-    def sums(self) -> tuple[StagedSum, ...]:
-        """Give the sums it is made of.
+    def run_sums(self) -> Iterator[tuple[str, PendingSum]]:
+        """Give squares and numbers of tokens."""
+        for name, squares in self._squares.items():
+            yield f"moments 0/{name}", squares
+            yield f"moments 1/{name}", self._n_tokens[name]
 
-        Returns:
-            Squares and number of tokens.
-        """
-        return self.squares, self.n_tokens
+    def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
+        """Give the sum of squares (I) and the number of tokens (1) per module."""
+        counts = {name: as_array(n.total).reshape(-1) for name, n in self._n_tokens.items()}
+        return {
+            "input_squares": {name: as_array(s.total) for name, s in self._squares.items()},
+            "token_counts": counts,
+        }

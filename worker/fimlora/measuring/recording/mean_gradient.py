@@ -5,22 +5,32 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 ``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.measuring.recording.singular_values`.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fimlora.measuring.recording.energies import is_same_memory
-from fimlora.measuring.recording.pending_sum import StagedSum
+from fimlora.measuring.recording.pending_sum import PendingSum
+from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, as_array
 from fimlora.measuring.recording.singular_values import (
     Spectrum,
     exact_spectrum,
     sketched_spectrum,
 )
+from fimlora.memory.need import (
+    SKETCH_WIDTH,
+    SPECTRA_BYTES,
+    gradients_fit,
+    sketch_is_smaller,
+)
 from fimlora.numerics.products import widen
 from fimlora.numerics.seeded_draws import draw_signs
 from fimlora.plan import TargetModule
 from fimlora.shapes import Float
+from fimlora.statistics.statistics import Groups
 
 
 class GradientSum(Protocol):
@@ -29,7 +39,7 @@ class GradientSum(Protocol):
     def add(self, x: Tensor, g: Tensor) -> None:
         """Add ``g^T x``, once the pass is over."""
 
-    def sums(self) -> tuple[StagedSum, ...]:
+    def sums(self) -> tuple[PendingSum, ...]:
         """Give the sums it is made of."""
 
     def spectrum(self, n_examples: int) -> Spectrum:
@@ -40,13 +50,13 @@ class ExactSum:
     """The gradient itself."""
 
     def __init__(self) -> None:
-        self._sum = StagedSum()  # (O I)
+        self._sum = PendingSum()  # (O I)
 
     def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
         """Add ``g^T x``, once the pass is over."""
         self._sum.stage_product(widen(g).mT, widen(x))
 
-    def sums(self) -> tuple[StagedSum, ...]:
+    def sums(self) -> tuple[PendingSum, ...]:
         """Give the sums it is made of.
 
         Returns:
@@ -113,7 +123,7 @@ class SketchedSum:
     def __init__(self, module: TargetModule, signs: Signs) -> None:
         self._is_wide = module.d_in > module.d_out  # then it is the transpose that is G
         self._signs = signs
-        self._Y, self._Z = StagedSum(), StagedSum()  # (L P), (Q S)
+        self._Y, self._Z = PendingSum(), PendingSum()  # (L P), (Q S)
 
     def add(self, x: Float[Tensor, "T I"], g: Float[Tensor, "T O"]) -> None:
         """Add what ``g^T x`` is to the sketch, at P + Q products per token and feature."""
@@ -127,7 +137,7 @@ class SketchedSum:
         self._Y.stage_product(long.mT, by_omega)
         self._Z.stage_product(by_psi.mT, short)
 
-    def sums(self) -> tuple[StagedSum, ...]:
+    def sums(self) -> tuple[PendingSum, ...]:
         """Give the sums it is made of.
 
         Returns:
@@ -146,3 +156,66 @@ class SketchedSum:
         assert Z is not None
         Psi = self._signs.psi(Y.mT)  # (L Q)
         return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)
+
+
+class MeanGradient(Quantity):
+    """The summed weight gradient of every module, for the spectrum of its mean.
+
+    Args:
+        modules: The target modules.
+        spectra_bytes: Memory for the gradients. If those of all modules together take more,
+            those that a sketch is smaller than are sketched.
+        signs: Signs to sketch with, drawn before for other modules; the same are drawn anew
+            when there are none.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[TargetModule],
+        *,
+        spectra_bytes: int = SPECTRA_BYTES,
+        signs: Signs | None = None,
+    ) -> None:
+        fits = gradients_fit(modules, spectra_bytes)
+        self._signs = signs or Signs(SKETCH_WIDTH)
+        self._gradients: dict[str, GradientSum] = {
+            module.name: ExactSum()
+            if fits or not sketch_is_smaller(module)
+            else SketchedSum(module, self._signs)
+            for module in modules
+        }
+
+    def begin(self, at_hand: Pass) -> None:
+        """Expect a forward pass."""
+        super().begin(at_hand)
+        self._signs.forget()
+
+    def add(self, name: str, calls: Sequence[SeenCall]) -> None:
+        """Add the gradients of the calls."""
+        for (x,), g in calls:
+            self._gradients[name].add(x.flatten(0, 1), g.flatten(0, 1))
+
+    def run_sums(self) -> Iterator[tuple[str, PendingSum]]:
+        """Give what each gradient is made of, by number."""
+        for name, gradient in self._gradients.items():
+            for i, pending in enumerate(gradient.sums()):
+                yield f"gradient {i}/{name}", pending
+
+    def discard(self) -> None:
+        """Forget what a pass that was not committed has added."""
+        super().discard()
+        self._signs.forget()
+
+    def commit(self) -> None:
+        """Add what a finished pass has given."""
+        super().commit()
+        self._signs.forget()
+
+    def results(self, n_examples: int) -> Groups:
+        """Give the spectrum of each mean gradient, its energy and the error of the spectrum."""
+        spectra = {name: g.spectrum(n_examples) for name, g in self._gradients.items()}
+        return {
+            "spectra": {name: as_array(s.values).reshape(-1) for name, s in spectra.items()},
+            "mean_energies": {name: np.array([s.energy]) for name, s in spectra.items()},
+            "spectrum_errors": {name: np.array([s.error]) for name, s in spectra.items()},
+        }

@@ -7,7 +7,7 @@ have not. So what a pass gives is staged beside the sum, and added once the pass
 from torch import Tensor
 
 
-class StagedSum:
+class PendingSum:
     """A sum of tensors, added to by one pass after the other.
 
     Attributes:

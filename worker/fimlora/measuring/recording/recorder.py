@@ -1,83 +1,50 @@
-"""Turn what the hooks see into the sums of a calibration run.
+"""Turn what the hooks see into the quantities of a calibration run.
 
-Symbols as in `fimlora.measuring.recording.energies`: ``x`` module input, ``g`` output gradient, ``K`` Gram
-matrix of an example's tokens, ``z`` input seen through the sampled A.
+Symbols as in `fimlora.measuring.recording.quantity`.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fimlora.errors import UnsupportedModule
-from fimlora.measuring.recording.energies import (
-    gram_blocks,
-    gram_is_cheaper,
-    is_same_memory,
-    lora_b_gradient,
-    row_energies_by_gram,
-    row_energies_directly,
-    see_through,
-)
-from fimlora.measuring.recording.pending_sum import StagedSum
-from fimlora.measuring.recording.recorded_sums import RecordedSums
+from fimlora.measuring.recording.energies import gram_blocks, is_same_memory
+from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall
 from fimlora.model.hooks import Call
-from fimlora.numerics.seeded_draws import draw_probe
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Estimator
 from fimlora.statistics.statistics import Groups
 
 
 class Recorder:
-    """Keeps what a module's input must be remembered by, and adds up what comes of it.
+    """Shows every module's inputs and output gradients to the quantities that are collected.
 
     One example's gradient must be told from another's. Where a module's input does not have
     the examples as its first axis (position embeddings shared by all, tokens of all examples
-    in one axis), only a batch of one example can do that; where a module runs twice in a
-    pass, its inputs themselves are needed. Both show after the forward pass: `adapt` then
-    asks for it to be run again, and remembers.
+    in one axis), only a batch of one example can do that. It shows after the forward pass, as
+    does what a quantity has to `Quantity.learn`: `adapt` then asks for the pass to be run again.
+
+    Args:
+        modules: The target modules.
+        quantities: What is collected.
 
     Attributes:
         one_at_a_time: Whether examples must be run one at a time.
     """
 
-    def __init__(
-        self,
-        modules: Iterable[TargetModule],
-        *,
-        estimator: Estimator,
-        rank: int,
-        seed: int,
-        device: torch.device,
-        recorded: RecordedSums | None = None,
-    ) -> None:
+    def __init__(self, modules: Sequence[TargetModule], quantities: Sequence[Quantity]) -> None:
         self.one_at_a_time = False
-        self._modules = {module.name: module for module in modules}
-        self._exact, self._sampled = estimator.has_exact, estimator.has_sampled
-        self._probes = {
-            module.name: draw_probe(module, rank=rank, seed=seed).to(device)
-            for module in self._modules.values()
-            if self._sampled
-        }
-        self._sums = recorded
-        self._repeated: set[str] = set()
-        self._mixed: set[str] = set()  # inputs of this pass that mix the examples
+        self._names = [module.name for module in modules]
+        self._quantities = quantities
         self._n = 0
-        self._weights = torch.empty(0)
+        self._mixed: set[str] = set()  # inputs of this pass that mix the examples
+        # Where in what is kept of a module's input each quantity's part begins and ends: calls of
+        # one module in one pass are kept alike.
+        self._parts: dict[str, list[tuple[int, int]]] = {}
         self._last_gram: tuple[Tensor, int, list[Tensor]] | None = None
-        # Sums of the batch at hand, over its micro-batches.
-        self._gradients: dict[str, StagedSum] = defaultdict(StagedSum)
-        self._energies: dict[str, list[Tensor]] = defaultdict(list)
-        self._staged_energies: dict[str, Tensor] = {}
-        # Sums of the run.
-        self._rows: dict[str, StagedSum] = defaultdict(StagedSum)
-        self._examples: dict[str, list[Tensor]] = defaultdict(list)
-        self._squares: dict[str, Tensor] = {}
 
     def begin(
         self, weights: Tensor, token_mask: Tensor | None = None, *, is_whole: bool
@@ -90,29 +57,22 @@ class Recorder:
             is_whole: Whether they are all examples of the batch.
         """
         self.discard()
-        self._n, self._weights = len(weights), weights
-        if self._sums is not None:
-            self._sums.begin(weights, token_mask, is_whole=is_whole)
+        self._n = len(weights)
+        at_hand = Pass(weights, token_mask, is_whole)
+        for quantity in self._quantities:
+            quantity.begin(at_hand)
 
     def discard(self) -> None:
         """Forget a pass that was not committed: the sums are as before it began."""
         self._last_gram = None
         self._mixed.clear()
-        self._staged_energies.clear()
-        for staged in chain(self._gradients.values(), self._rows.values()):
-            staged.discard()
-        if self._sums is not None:
-            self._sums.discard()
+        for quantity in self._quantities:
+            quantity.discard()
 
     def commit(self) -> None:
         """Add what a finished pass has given to the sums."""
-        for name, energies in self._staged_energies.items():
-            self._energies[name].append(energies)
-        self._staged_energies.clear()
-        for staged in chain(self._gradients.values(), self._rows.values()):
-            staged.commit()
-        if self._sums is not None:
-            self._sums.commit()
+        for quantity in self._quantities:
+            quantity.commit()
 
     def keep(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
         """Reduce a module's input to what its gradient will be combined with.
@@ -122,25 +82,18 @@ class Recorder:
             x: Its input.
 
         Returns:
-            The blocks of a Gram matrix or the input itself if exact, then the input if
-            gradients are summed, then z if sampled.
+            What each quantity keeps of it, one after the other.
         """
         if self._n > 1 and x.shape[0] != self._n:
             self._mixed.add(name)
             return ()
         tokens = self._by_example(x)
-        kept: list[Tensor] = []
-        if self._exact and self._by_gram(name, tokens):
-            kept.extend(self._shared_gram(x, tokens))
-        elif self._exact:
-            kept.append(tokens)
-        if self._sums is not None:
-            kept.append(tokens)
-        if self._sampled:
-            kept.append(see_through(self._probes[name].to(tokens.device), tokens))
-        return tuple(kept)
+        gram = partial(self._shared_gram, x, tokens)
+        kept = [quantity.keep(name, tokens, gram) for quantity in self._quantities]
+        self._parts[name] = [*pairwise(accumulate(map(len, kept), initial=0))]
+        return tuple(tensor for part in kept for tensor in part)
 
-    def adapt(self, calls: dict[str, int]) -> bool:
+    def adapt(self, calls: Mapping[str, int]) -> bool:
         """See whether the forward pass kept what the backward pass will need.
 
         Args:
@@ -153,15 +106,13 @@ class Recorder:
             UnsupportedModule: It was run differently already, to no avail.
         """
         self._last_gram = None  # the forward pass is over; let go of its last input
-        repeated = {name for name, n in calls.items() if self._exact and n > 1}
-        again = bool(self._mixed) or not repeated <= self._repeated
+        learned = [quantity.learn(calls) for quantity in self._quantities]
         if self._mixed and self.one_at_a_time:
             raise UnsupportedModule(f"the input of {min(self._mixed)!r} has no example axis")
         self.one_at_a_time |= bool(self._mixed)
-        self._repeated |= repeated
-        return again
+        return bool(self._mixed) or any(learned)
 
-    def on_gradients(self, name: str, calls: list[Call]) -> None:
+    def on_gradients(self, name: str, calls: Sequence[Call]) -> None:
         """Take the gradients of a module, from all its calls in one pass.
 
         They count once the pass is over and `commit` says so.
@@ -171,20 +122,12 @@ class Recorder:
             calls: What `keep` returned, and the output gradient, of each call.
         """
         gradients = [self._by_example(g) for _, g in calls]
-        n_after = self._sampled + (self._sums is not None)  # what follows the part for exact
-        if self._sums is not None:
-            inputs = [kept[len(kept) - n_after] for kept, _ in calls]
-            self._sums.add(name, [*zip(inputs, gradients, strict=True)])
-        if self._exact:
-            parts = [kept[: len(kept) - n_after] for kept, _ in calls]
-            self._add_energies(name, [*chain(*parts)], _joined(gradients))
-        if self._sampled:
-            weights = self._weights.to(gradients[0].device)
-            for (kept, _), g in zip(calls, gradients, strict=True):
-                self._gradients[name].stage(lora_b_gradient(kept[-1], g, weights))
+        for quantity, (start, end) in zip(self._quantities, self._parts[name], strict=True):
+            seen = zip(calls, gradients, strict=True)
+            quantity.add(name, [SeenCall(kept[start:end], g) for (kept, _), g in seen])
 
     def end_batch(self, order: Tensor | None = None) -> Tensor:
-        """Close a batch: square its gradients and add them to the run's sums.
+        """Close a batch.
 
         Args:
             order: Where each example of the batch has gone, if they were run in another order.
@@ -192,27 +135,17 @@ class Recorder:
         Returns:
             One number per module, in order, that is finite iff all its sums are.
         """
-        checks = []
-        recorded = self._sums.end_batch() if self._sums is not None else {}
-        for name in self._modules:
-            total = recorded.get(name, torch.zeros(()))
-            if self._exact:
-                energies = torch.cat(self._energies.pop(name))
-                energies = energies if order is None else energies[order.to(energies.device)]
-                self._examples[name].append(energies)
-                total = total.to(energies.device) + energies.sum()
-            if self._sampled:
-                gradient = self._gradients[name].take()
-                assert gradient is not None, "the module got no gradient"
-                square = gradient.square_()
-                self._squares[name] = _plus(self._squares.get(name), square.double())
-                total = total.to(square.device) + square.sum()
-            checks.append(total)
+        checks = [torch.zeros(()) for _ in self._names]
+        for quantity in self._quantities:
+            found = quantity.end_batch(order)
+            for i, name in enumerate(self._names):
+                if name in found:
+                    checks[i] = checks[i].to(found[name].device) + found[name]
         device = checks[0].device
         return torch.stack([check.to(device) for check in checks])
 
     def groups(self, n_examples: int) -> Groups:
-        """Give what `fimlora.Statistics` holds of all that was recorded.
+        """Give what `fimlora.Statistics` holds of all that was collected.
 
         Args:
             n_examples: Examples that were seen.
@@ -220,28 +153,10 @@ class Recorder:
         Returns:
             Arrays by the name of the statistics' field and of the module.
         """
-        return {
-            "row_energies": self.row_energies(),
-            "example_energies": self.example_energies(),
-            "squared_gradients": self.squared_gradients(),
-            **(self._sums.results(n_examples) if self._sums is not None else {}),
-        }
-
-    def row_energies(self) -> dict[str, NDArray[np.float64]]:
-        """Give the sums over all examples, (O) per module; empty unless exact."""
-        return {name: _array(self._rows[name].total) for name in self._modules if self._exact}
-
-    def example_energies(self) -> dict[str, NDArray[np.float64]]:
-        """Give the energy of every example, (N) per module; empty unless exact."""
-        return {
-            name: _array(torch.cat(self._examples[name]))
-            for name in self._modules
-            if self._exact
-        }
-
-    def squared_gradients(self) -> dict[str, NDArray[np.float64]]:
-        """Give the sums over all batches, (O R) per module; empty unless sampled."""
-        return {name: _array(self._squares[name].T) for name in self._modules if self._sampled}
+        found: Groups = {"row_energies": {}, "example_energies": {}, "squared_gradients": {}}
+        for quantity in self._quantities:
+            found |= quantity.results(n_examples)
+        return found
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give what another recorder needs to go on from here, between two batches.
@@ -249,15 +164,12 @@ class Recorder:
         Returns:
             The run's sums, not copied, by kind and module; and what was learned of the model.
         """
-        for name, energies in self._examples.items():
-            self._examples[name] = [torch.cat(energies)]
-        sums = {f"rows/{name}": _present(rows.total) for name, rows in self._rows.items()}
-        sums |= {f"examples/{name}": values for name, [values] in self._examples.items()}
-        sums |= {f"squares/{name}": square for name, square in self._squares.items()}
-        if self._sums is not None:
-            sums |= self._sums.state()
-        repeated = sorted(self._repeated)
-        return sums, {"one_at_a_time": self.one_at_a_time, "repeated": repeated}
+        sums: dict[str, Tensor] = {}
+        learned: dict[str, Any] = {"one_at_a_time": self.one_at_a_time}
+        for quantity in self._quantities:
+            sums |= quantity.state()
+            learned |= quantity.learned()
+        return sums, learned
 
     def restore(self, sums: Mapping[str, Tensor], learned: Mapping[str, Any]) -> None:
         """Go on from what another recorder's `state` gave.
@@ -266,28 +178,14 @@ class Recorder:
             sums: Its sums, which nobody else writes to.
             learned: What it had learned.
         """
-        for key, tensor in sums.items():
-            kind, _, name = key.partition("/")
-            if kind == "rows":
-                self._rows[name].total = tensor
-            elif kind == "examples":
-                self._examples[name] = [tensor]
-            elif kind == "squares":
-                self._squares[name] = tensor
-        if self._sums is not None:
-            self._sums.restore(sums)
         self.one_at_a_time = learned["one_at_a_time"]
-        self._repeated = set(learned["repeated"])
+        for quantity in self._quantities:
+            quantity.restore(sums)
+            quantity.recall(learned)
 
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""
         return tensor.reshape(self._n, -1, tensor.shape[-1])
-
-    def _by_gram(self, name: str, tokens: Tensor) -> bool:
-        module = self._modules[name]
-        if name in self._repeated:
-            return False
-        return gram_is_cheaper(tokens.shape[1], module.d_in, module.d_out)
 
     def _shared_gram(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
         """Gram matrix of an input, computed once for modules called in turn on the same one."""
@@ -296,35 +194,3 @@ class Recorder:
         if last is None or last[1] != version or not is_same_memory(last[0], x):
             last = self._last_gram = (x, version, gram_blocks(tokens))
         return last[2]
-
-    def _add_energies(self, name: str, kept: list[Tensor], g: Tensor) -> None:
-        if self._by_gram(name, g):
-            rows = row_energies_by_gram(kept, g)
-        else:
-            rows = self._row_energies_of_input(name, _joined(kept), g)
-        self._rows[name].stage(rows.sum(dim=0, dtype=torch.float64))
-        self._staged_energies[name] = rows.sum(dim=1)
-
-    def _row_energies_of_input(self, name: str, x: Tensor, g: Tensor) -> Tensor:
-        module = self._modules[name]
-        if gram_is_cheaper(x.shape[1], module.d_in, module.d_out):
-            return row_energies_by_gram(gram_blocks(x), g)
-        return row_energies_directly(x, g)
-
-
-def _joined(calls: list[Tensor]) -> Tensor:
-    """Tokens of all calls in one axis; nothing is copied when there is one call."""
-    return calls[0] if len(calls) == 1 else torch.cat(calls, dim=1)
-
-
-def _plus(total: Tensor | None, added: Tensor) -> Tensor:
-    return added if total is None else total.add_(added)
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None, "the module got no gradient"
-    return tensor
-
-
-def _array(tensor: Tensor | None) -> NDArray[np.float64]:
-    return _present(tensor).double().cpu().numpy()

@@ -17,7 +17,6 @@ from fimlora.measuring.examples.batches import Batch, as_batch
 from fimlora.measuring.examples.examples import Examples, labelled_examples
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.recording.mean_gradient import Signs
-from fimlora.measuring.recording.recorded_sums import RecordedSums
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident import new_recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
@@ -208,13 +207,12 @@ def _recorders_of_units(
     settings: Settings, modules: Sequence[TargetModule], device: torch.device
 ) -> NewRecorder:
     """Decide once, for all modules, whether gradients are sketched; share the signs."""
-    signs, wanted = Signs(SKETCH_WIDTH), settings.record
+    signs = Signs(SKETCH_WIDTH)
     fits = gradients_fit(modules, settings.spectra_bytes)
     n_bytes = settings.spectra_bytes if fits else 0
 
     def new(targets: Sequence[TargetModule]) -> Recorder:
-        sums = RecordedSums(targets, record=wanted, spectra_bytes=n_bytes, signs=signs)
-        return new_recorder(settings, targets, device, sums)
+        return new_recorder(settings, targets, device, spectra_bytes=n_bytes, signs=signs)
 
     return new
 

@@ -1,0 +1,161 @@
+"""One thing that is summed while measuring, and what it is told of a pass.
+
+Symbols: N examples of the pass, T tokens of each, I and O a module's input and output features;
+``x`` (N T I) its input, ``g`` (N T O) the gradient of the summed per-example losses at its output.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fimlora.measuring.recording.pending_sum import PendingSum
+from fimlora.statistics.statistics import Groups
+
+GramOf = Callable[[], list[Tensor]]
+"""Gives the Gram matrix of an input, made once for all modules that are called on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A forward and a backward pass over some examples of a batch.
+
+    Attributes:
+        weights: What each example counts in the loss of the whole batch (N).
+        token_mask: Which of their tokens are not padding, if that is known.
+        is_whole: Whether they are all examples of the batch.
+    """
+
+    weights: Tensor
+    token_mask: Tensor | None
+    is_whole: bool
+
+
+class SeenCall(NamedTuple):
+    """One call of a module, after the backward pass.
+
+    Attributes:
+        kept: What `Quantity.keep` returned for it.
+        g: The gradient of its output (N T O).
+    """
+
+    kept: tuple[Tensor, ...]
+    g: Tensor
+
+
+class Quantity(ABC):
+    """Sums over a run, for all its target modules.
+
+    A pass may fail half-way, so what it gives is pending until `commit`. Whoever adds a quantity
+    says what to keep of an input, what to add for a module's calls, and what its sums are named.
+    """
+
+    at_hand: Pass
+
+    def begin(self, at_hand: Pass) -> None:
+        """Expect a forward pass."""
+        self.at_hand = at_hand
+
+    def keep(self, name: str, x: Tensor, gram: GramOf) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Say what a module's input must be remembered by until its gradient comes.
+
+        Args:
+            name: The module's name.
+            x: Its input (N T I).
+            gram: Gives the input's Gram matrix, as `fimlora.measuring.recording.energies` has it.
+
+        Returns:
+            Tensors; here the input itself.
+        """
+        return (x,)
+
+    def learn(self, calls: Mapping[str, int]) -> bool:  # noqa: ARG002
+        """Look at how often each module ran in the forward pass.
+
+        Returns:
+            Whether the pass must be run again, as `keep` will now keep something else.
+        """
+        return False
+
+    @abstractmethod
+    def add(self, name: str, calls: Sequence[SeenCall]) -> None:
+        """Take a module's part in a pass: all its calls in it."""
+
+    def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Close a batch.
+
+        Args:
+            order: Where each example has gone, if they were run in another order.
+
+        Returns:
+            For every module with sums of its own for the batch, one number that is finite iff
+            they are.
+        """
+        return {}
+
+    @abstractmethod
+    def run_sums(self) -> Iterator[tuple[str, PendingSum]]:
+        """Name every sum over the run, as ``kind/module``; the kinds are this quantity's own."""
+
+    def batch_sums(self) -> Iterator[PendingSum]:
+        """Give the sums over the batch at hand."""
+        return iter(())
+
+    def pending_sums(self) -> Iterator[PendingSum]:
+        """Give every sum that a pass adds to."""
+        return chain((pending for _, pending in self.run_sums()), self.batch_sums())
+
+    def discard(self) -> None:
+        """Forget what a pass that was not committed has added."""
+        for pending in self.pending_sums():
+            pending.discard()
+
+    def commit(self) -> None:
+        """Add what a finished pass has given."""
+        for pending in self.pending_sums():
+            pending.commit()
+
+    def state(self) -> dict[str, Tensor]:
+        """Give the sums that `restore` goes on from, not copied, between two batches."""
+        totals = ((key, pending.total) for key, pending in self.run_sums())
+        return {key: total for key, total in totals if total is not None}
+
+    def restore(self, sums: Mapping[str, Tensor]) -> None:
+        """Go on from another run's `state`; sums of other quantities may be among them."""
+        for key, pending in self.run_sums():
+            pending.total = sums.get(key)
+
+    def learned(self) -> dict[str, Any]:
+        """Give what was learned of the model, as plain data."""
+        return {}
+
+    def recall(self, learned: Mapping[str, Any]) -> None:  # noqa: B027 - most learn nothing
+        """Take what another run has learned of the model."""
+
+    @abstractmethod
+    def results(self, n_examples: int) -> Groups:
+        """Give what `fimlora.Statistics` holds of it.
+
+        Args:
+            n_examples: Examples that were seen.
+
+        Returns:
+            Arrays by the name of the statistics' field and of the module.
+        """
+
+
+def present(tensor: Tensor | None) -> Tensor:
+    """Expect a sum that every finished run has."""
+    assert tensor is not None, "the module got no gradient"
+    return tensor
+
+
+def as_array(tensor: Tensor | None) -> NDArray[np.float64]:
+    """Give a sum as statistics hold it."""
+    return present(tensor).to(torch.float64).cpu().numpy()
