@@ -14,20 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fimlora.errors import InvalidCheckpoint
+from fimlora.model.safetensors_header import read_header
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # One core copies from the file cache more slowly than a bus takes it over to a GPU; half of
 # the cores are left to compute.
 _READERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 _PART_BYTES = 2**24
-# What a header can raise that is not what its file's name says.
-_UNSOUND = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -142,47 +141,18 @@ def _shards(folder: Path) -> list[Path]:
     raise InvalidCheckpoint(f"{folder} has neither {_SINGLE} nor {_INDEX}")
 
 
-def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Read the JSON header that opens a safetensors file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        Where its tensors begin, and what the header says of each by name.
-
-    Raises:
-        InvalidCheckpoint: It is no such file, or not all of it.
-    """
+def _stored_tensors(file: Path) -> dict[str, StoredTensor]:
     try:
         with file.open("rb") as opened:
-            size, n_bytes = int.from_bytes(opened.read(8), "little"), file.stat().st_size
-            if size > n_bytes:
-                raise InvalidCheckpoint(_refusal(file, "its header is longer than the file"))
-            header = json.loads(opened.read(size))
-        header.pop("__metadata__", None)
-        end = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (OSError, *_UNSOUND) as error:
-        raise InvalidCheckpoint(_refusal(file, repr(error))) from error
-    if end != n_bytes:
-        raise InvalidCheckpoint(_refusal(file, f"its tensors end at byte {end} of {n_bytes}"))
-    return 8 + size, header
-
-
-def _stored_tensors(file: Path) -> dict[str, StoredTensor]:
-    start, header = read_header(file)
-    try:
+            tensors = read_header(opened).tensors
         return {
-            name: StoredTensor(
-                file=file,
-                offset=start + entry["data_offsets"][0],
-                dtype=_DTYPES[entry["dtype"]],
-                shape=tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
+            name: StoredTensor(file, entry.start, _DTYPES[entry.dtype], entry.shape)
+            for name, entry in tensors.items()
         }
-    except _UNSOUND as error:
-        raise InvalidCheckpoint(_refusal(file, repr(error))) from error
+    except KeyError as error:
+        raise InvalidCheckpoint(_refusal(file, f"dtype {error} is not known")) from error
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(_refusal(file, str(error))) from error
 
 
 def _refusal(file: Path, why: str) -> str:
