@@ -66,18 +66,26 @@ class StoredTensor:
 class Checkpoint:
     """The tensors of a folder as transformers saves it, in one file or in shards.
 
+    Args:
+        folder: The folder.
+        n_readers: How many threads read parts of one tensor.
+        part_bytes: What a thread reads of it at least.
+
     Attributes:
         tensors: Where each one lies, by its name in the checkpoint.
         reads: How often each one was read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, n_readers: int = _READERS, part_bytes: int = _PART_BYTES
+    ) -> None:
         tensors: dict[str, StoredTensor] = {}
         for file in _shards(folder):
             tensors.update(_stored_tensors(file))
         self.tensors: Mapping[str, StoredTensor] = MappingProxyType(tensors)
         self.reads: Counter[str] = Counter()
-        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="fimlora-read")
+        self._n_readers, self._part_bytes = n_readers, part_bytes
+        self._pool = ThreadPoolExecutor(n_readers, thread_name_prefix="fimlora-read")
 
     def read_into(self, name: str, memory: Tensor) -> None:
         """Read a tensor's bytes.
@@ -92,7 +100,7 @@ class Checkpoint:
         stored = self.tensors[name]
         self.reads[name] += 1
         view = memoryview(cast("bytearray", memory.numpy()))
-        size = max(_PART_BYTES, -(-stored.n_bytes // _READERS))
+        size = max(self._part_bytes, -(-stored.n_bytes // self._n_readers))
         starts = range(0, stored.n_bytes, size)
 
         def read_part(start: int) -> None:
