@@ -12,6 +12,8 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.table import Rows
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
 from fimlora_worker.inputs.examples import Encoder
@@ -26,7 +28,7 @@ from fimlora_worker.inputs.models import (
     read_config,
     weight_bytes,
 )
-from fimlora_worker.inputs.rows import Rows, open_rows
+from fimlora_worker.inputs.rows import open_rows
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.reuse import Measured, model_name, sources, write_again
@@ -140,7 +142,7 @@ def _calibrate_model(
         head=prepared.model.head() if accepted.request.adapter.weights else None,
         module_names=[name for name, _ in prepared.model.outline().named_modules()],
     )
-    statistics.save(target / "statistics.safetensors")
+    statistics.save(target / STATISTICS)
     return Outcome(plan, statistics.execution)
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from fimlora_contract.jobs import JobStatus
@@ -16,14 +15,6 @@ from fimlora_jobs.store import JobMissing, JobStore
 
 SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
 log = logging.getLogger(__name__)
-
-
-def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
-    """A file system of fsspec's, which is imported only where results are kept in one."""
-    from fsspec.core import url_to_fs
-
-    connected: tuple[Any, str] = url_to_fs(url, **options)
-    return connected
 
 
 def commit_patiently(
