@@ -23,15 +23,15 @@ N_CLASSES = 3
 class TinyModel:
     """How to build one model, and which of its modules the tests target."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[[int], nn.Module]
     target_modules: tuple[str, ...]
     is_causal_lm: bool = False
 
 
-def _model(class_name: str, config_name: str, **options: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
+def _model(class_name: str, config_name: str, **options: Any) -> Callable[[int], nn.Module]:
+    def build(vocabulary: int) -> nn.Module:
         config = getattr(transformers, config_name)(
-            vocab_size=VOCABULARY, pad_token_id=PAD, initializer_range=0.2, **options
+            vocab_size=vocabulary, pad_token_id=PAD, initializer_range=0.2, **options
         )
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -125,10 +125,12 @@ TINY_MODELS = {
 }
 
 
-def tiny(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, list[str]]:
+def tiny(
+    name: str, dtype: torch.dtype = torch.float32, *, vocabulary: int = VOCABULARY
+) -> tuple[nn.Module, list[str]]:
     """Build a model of the table and list the names it is tested with."""
     entry = TINY_MODELS[name]
-    return entry.build().to(dtype), list(entry.target_modules)
+    return entry.build(vocabulary).to(dtype), list(entry.target_modules)
 
 
 def make_batch(

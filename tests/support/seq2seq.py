@@ -30,10 +30,10 @@ _BART = {
 }
 
 
-def _model(class_name: str, config_name: str, **options: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
+def _model(class_name: str, config_name: str, **options: Any) -> Callable[..., nn.Module]:
+    def build(vocabulary: int = VOCABULARY) -> nn.Module:
         config = getattr(transformers, config_name)(
-            vocab_size=VOCABULARY, pad_token_id=PAD, bos_token_id=1, eos_token_id=2,
+            vocab_size=vocabulary, pad_token_id=PAD, bos_token_id=1, eos_token_id=2,
             decoder_start_token_id=PAD, **options,
         )  # fmt: skip
         with torch.random.fork_rng():

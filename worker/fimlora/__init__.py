@@ -6,6 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fimlora._version import __version__ as __version__
 from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from fimlora.model.targets import find_targets
     from fimlora.scores import Scores
     from fimlora.statistics import Statistics
-
-__version__ = "0.1.0"
 
 # Public names that live in modules with heavier imports than this one.
 _LAZY = {

@@ -17,7 +17,7 @@ from fimlora.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class WrittenAdapter:
     """An adapter that was written when the statistics were measured.
 
     Attributes:
@@ -53,7 +53,7 @@ class Known:
 
 def replan(
     statistics: Statistics,
-    known: Known,
+    written: WrittenAdapter,
     budget: Budget,
     *,
     rule: str = "proportional",
@@ -65,7 +65,7 @@ def replan(
 
     Args:
         statistics: What was measured.
-        known: The adapter that was written then; facts about the run are taken from it.
+        written: The adapter of that time; facts about the run are taken from it.
         budget: What may be spent.
         rule: The rule.
         scale: LoRA scale of every module.
@@ -73,19 +73,21 @@ def replan(
         **options: All else that `fimlora.allocate` takes.
 
     Returns:
-        The plan; with the settings of the known one it is equal to it.
+        The plan; with the settings of the one written then it is equal to it.
     """
     scores = score(statistics, rule=rule, scale=scale, aggregation=aggregation)
-    facts = known.facts_beside(scores)
+    facts = written.facts_beside(scores)
     return allocate(scores, budget, rule=rule, scale=scale, provenance=facts, **options)
 
 
-def replanned_config(plan: RankPlan, known: Known, *, layout: str = "B") -> dict[str, Any]:
+def replanned_config(
+    plan: RankPlan, written: WrittenAdapter, *, layout: str = "B"
+) -> dict[str, Any]:
     """The adapter config of a plan that `replan` made.
 
     Args:
         plan: The plan.
-        known: The adapter that was written when its statistics were measured.
+        written: The adapter that was written when its statistics were measured.
         layout: ``B`` or ``C``.
 
     Returns:
@@ -93,8 +95,8 @@ def replanned_config(plan: RankPlan, known: Known, *, layout: str = "B") -> dict
     """
     return build_adapter_config(
         plan,
-        base_model=known.config["base_model_name_or_path"],
-        task_type=known.config["task_type"],
+        base_model=written.config["base_model_name_or_path"],
+        task_type=written.config["task_type"],
         layout=layout,
-        target_modules=known.target_modules(plan),
+        target_modules=written.target_modules(plan),
     )

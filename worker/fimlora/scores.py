@@ -1,6 +1,7 @@
 """Scores: what methods make of statistics, and all that ranks are allocated by.
 
-They are small where statistics may be large. Nothing here imports torch.
+They are small where statistics may be large. The rules by which that is done are named here,
+as both sides go by them. Nothing here imports torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 
+RULES = ("proportional", "spectral", "uniform", "random")
 Spectra = Mapping[str, Sequence[float] | NDArray[np.float64]]  # by module name
 
 
@@ -33,3 +36,16 @@ class Scores:
     spectra: Spectra = field(default_factory=dict)
     base_parameters: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_rule(rule: str) -> None:
+    """Refuse a rule that nobody knows.
+
+    Args:
+        rule: Its name.
+
+    Raises:
+        InvalidOption: It is none of `RULES`.
+    """
+    if rule not in RULES:
+        raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")

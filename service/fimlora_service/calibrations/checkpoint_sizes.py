@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from fimlora.memory.need import features
 from fimlora_contract.estimates import BudgetInterval
 from fimlora_contract.requests import CalibrationRequest, TargetModules
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import has_experts, is_inner, match_entries
 
 BLOCK = re.compile(r"(.*?\.\d+)\.")
-EXPERT = re.compile(r"\.experts\.([0-9]{1,9})\.")
 OUTSIDE = ""
 Matrix = tuple[int, int]
 
@@ -47,32 +47,29 @@ def measure_checkpoint(shapes: Shapes, *, experts_per_token: int = 1) -> Checkpo
         shapes: Shape of each tensor by name.
         experts_per_token: How many of a mixture's experts a token goes through.
     """
-    parameters, features = Counter[str](), Counter[str]()
+    parameters, n_features = Counter[str](), Counter[str]()
     others = [0]
     for name, shape in shapes.items():
-        block = BLOCK.match(name)
-        key = block[1] if block else OUTSIDE
+        key = block_of(name)
         parameters[key] += math.prod(shape)
-        features[key] += features_of(name, shape, experts_per_token)
-        if not block:
+        n_features[key] += features(name, shape, experts_per_token)
+        if key == OUTSIDE:
             others.append(math.prod(shape))
     blocks = parameters.keys() - {OUTSIDE}
     return Checkpoint(
         parameters=parameters.total(),
-        features=features.total(),
+        features=n_features.total(),
         n_blocks=len(blocks),
         largest_block=max((parameters[key] for key in blocks), default=0),
-        block_features=max((features[key] for key in blocks), default=0),
+        block_features=max((n_features[key] for key in blocks), default=0),
         largest_other=max(others),
     )
 
 
-def features_of(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
-    """Numbers per token that go into a linear map and come out of it."""
-    expert = EXPERT.search(name)
-    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
-        return 0
-    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
+def block_of(name: str) -> str:
+    """The repeated block that a tensor or a module is in, by its name."""
+    block = BLOCK.match(name)
+    return block[1] if block else OUTSIDE
 
 
 def is_packed(config: Mapping[str, Any]) -> bool:

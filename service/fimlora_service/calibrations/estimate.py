@@ -23,8 +23,13 @@ from fimlora_service.calibrations.checkpoint_sizes import (
 )
 from fimlora_service.calibrations.earlier_jobs import find_open, find_reusable
 from fimlora_service.calibrations.job_spec import JobSpec
-from fimlora_service.calibrations.memory import Demand, choose_dtype, demand_of, find
-from fimlora_service.calibrations.recorded import find_recorded
+from fimlora_service.calibrations.memory import (
+    Demand,
+    choose_dtype,
+    demand_of,
+    find,
+    recorded_bytes,
+)
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
 
@@ -45,7 +50,7 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     experts = find(config, ("num_experts_per_tok",))
     checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
     dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
-    recorded = find_recorded(request, shapes=model.shapes or {}, config=config)
+    recorded = recorded_bytes(request, shapes=model.shapes or {}, config=config)
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
     open_job = find_open(spec, submission.store)
     helps = reusable.result or reusable.measured

@@ -1,31 +1,55 @@
-"""How much memory measuring needs, roughly: the engine's own rule, without torch.
+"""How much memory measuring needs, roughly: by the engine's own rule, of headers alone.
 
 Symbols: b bytes of a number in the dtype of the run, N tokens of one example, F numbers that
 go into a model's linear maps and come out of them per token (its features).
 
 - weights: all parameters times b; 4 bytes for an element of packed, quantised weights
 - recorded: what a rule asks for beside the energies, of all modules or of one block's
-- resident: 1.05 (weights + recorded + N F b), the least with which one example can run
+- resident: with these and N F b of one example, the least with which it can run
 - streamed: two blocks' weights, or one block's and the largest tensor outside of blocks if
   that is more; with the features and what is recorded of one block, and 1 GiB for the rest
 - boundary: the inputs of L blocks and the head for all examples, ``n_examples (L + 1) N h b``
   with h the hidden width; in host memory, or on disk where they do not fit
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fimlora_contract.requests import Calibration
-from fimlora_service.calibrations.checkpoint_sizes import Checkpoint, is_packed
-from fimlora_service.calibrations.recorded import NOTHING, Recorded
-from fimlora_service.resolve.target_checks import WIDTHS, largest_number
+from fimlora.memory.need import MemoryNeed, bytes_recorded
+from fimlora.plan import TargetModule
+from fimlora_contract.requests import Calibration, CalibrationRequest
+from fimlora_service.calibrations.checkpoint_sizes import (
+    Checkpoint,
+    block_of,
+    find_matrices,
+    find_target_shapes,
+    is_packed,
+)
+from fimlora_service.resolve.model_files import Shapes
+from fimlora_service.resolve.target_checks import WIDTHS, is_inner, largest_number
 
-MARGIN = 1.05
 OVERHEAD_BYTES = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 POSITIONS = ("max_position_embeddings", "n_positions")
 LARGEST = 1 << 40  # no honest configuration states more
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedBytes:
+    """What a rule has recorded beside the energies, on the device.
+
+    Attributes:
+        whole: With all target modules there.
+        block: With those of one block at a time, of the block that takes most.
+    """
+
+    whole: int
+    block: int
+
+
+NOTHING = RecordedBytes(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ def demand_of(
     calibration: Calibration,
     *,
     dtype: str,
-    recorded: Recorded = NOTHING,
+    recorded: RecordedBytes = NOTHING,
 ) -> Demand:
     """Bytes by the rules above."""
     size = BYTES[dtype]
@@ -73,14 +97,38 @@ def demand_of(
     inputs = (checkpoint.n_blocks + 1) * n_tokens * find(config, WIDTHS)
     return Demand(
         weights=weights,
-        resident=round(
-            MARGIN * (weights + recorded.whole + checkpoint.features * n_tokens * size)
-        ),
+        resident=MemoryNeed(
+            weights, checkpoint.features * n_tokens * size, recorded_bytes=recorded.whole
+        ).least,
         streamed=loaded
         + recorded.block
         + checkpoint.block_features * n_tokens * size
         + OVERHEAD_BYTES,
         boundary=n_examples * inputs * size,
+    )
+
+
+def recorded_bytes(
+    request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
+) -> RecordedBytes:
+    """What the rule of a request has recorded.
+
+    Where only the loaded model knows its targets, all inner matrices are counted. That is more
+    than it takes, unless all need to be sketched and the targets do not, or weights are packed.
+    """
+    if request.allocation.rule != "spectral":
+        return NOTHING
+    matrices = find_target_shapes(request.target_modules, shapes=shapes, config=config)
+    if matrices is None:
+        found = find_matrices(shapes)
+        matrices = {name: sides for name, sides in found.items() if is_inner(name)}
+    modules = [TargetModule(name, d_in, d_out) for name, (d_out, d_in) in matrices.items()]
+    blocks = defaultdict(list)
+    for module in modules:
+        blocks[block_of(module.name)].append(module)
+    by_block = (bytes_recorded(modules, "spectra", at_once=b) for b in blocks.values())
+    return RecordedBytes(
+        whole=bytes_recorded(modules, "spectra"), block=max(by_block, default=0)
     )
 
 

@@ -19,7 +19,7 @@ from fimlora import (
 )
 from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidStatistics
-from fimlora.replan import Known, replanned_config
+from fimlora.replan import WrittenAdapter, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult
 from fimlora_contract.plans import Plan
@@ -60,7 +60,7 @@ def solve_again(
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} cannot be read"
         ) from error
-    plan, config = solve(request, reading.scores, known_of(result))
+    plan, config = solve(request, reading.scores, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
     return Plan(
@@ -87,16 +87,16 @@ def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
     return Reading(scores, digest)
 
 
-def known_of(result: CalibrationResult) -> Known:
+def written_adapter(result: CalibrationResult) -> WrittenAdapter:
     """What a new plan takes from the one that was made when the model was at hand."""
     rank_map = result.rank_map
     modules = [{"name": module.name, "rank": module.rank} for module in rank_map.modules]
     facts = {"provenance": rank_map.provenance, "modules": modules}
-    return Known(facts, result.adapter_config)
+    return WrittenAdapter(facts, result.adapter_config)
 
 
 def solve(
-    request: PlanRequest, scores: Scores, known: Known
+    request: PlanRequest, scores: Scores, written: WrittenAdapter
 ) -> tuple[RankPlan, dict[str, Any]]:
     """The plan a request asks for, and its adapter config.
 
@@ -110,10 +110,10 @@ def solve(
             scores,
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
             scale=adapter.scale,
-            provenance=known.facts_beside(scores),
+            provenance=written.facts_beside(scores),
             **request.allocation.model_dump(exclude={"aggregation"}),
         )
-        return plan, replanned_config(plan, known, layout=adapter.layout)
+        return plan, replanned_config(plan, written, layout=adapter.layout)
     except InfeasibleBudget as error:
         raise errors.BudgetInfeasible(str(error)) from error
     except FimloraError as error:

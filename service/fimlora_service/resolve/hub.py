@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from fimlora.model.safetensors_header import sound_shape
 from fimlora_contract.digests import digest_of
 from fimlora_contract.references import HubDataset, HubModel
 from fimlora_jobs.datasets.folders import is_wanted
@@ -43,7 +44,6 @@ from fimlora_service.resolve.model_files import (
     Shapes,
     describe_config,
     read_config,
-    sound_shape,
 )
 
 N_HEADS_AT_ONCE = 8

@@ -5,24 +5,16 @@ file which weights it has.
 """
 
 import json
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fimlora.model.safetensors_header import read_header
 from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 4 << 20
-MAX_SIDE = 1 << 40
-MAX_HEADER_BYTES = 100 << 20  # the safetensors format's own limit
-
-# What reading a header can raise when the file is not what its name says.
-UNSOUND = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
-    RecursionError, struct.error,
-)  # fmt: skip
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -110,35 +102,15 @@ def weight_shapes(folder: Path, *, where: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def sound_shape(sides: Iterable[Any]) -> tuple[int, ...]:
-    """A shape as a header states it.
-
-    Raises:
-        ValueError: No tensor can have it.
-    """
-    shape = tuple(int(side) for side in sides)
-    if not all(0 <= side < MAX_SIDE for side in shape):
-        raise ValueError(f"shape {shape}")
-    return shape
-
-
 def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
     """Shape of every weight in one safetensors file, from its header alone."""
     try:
         with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(MAX_HEADER_BYTES, file.stat().st_size):
-                raise ValueError(f"header of {length} bytes")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        shapes = {name: sound_shape(entry["shape"]) for name, entry in header.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        if 8 + length + end != file.stat().st_size:
-            raise ValueError(f"tensors end at {8 + length + end}")
-        return shapes
+            tensors = read_header(stream).tensors
     except PermissionError:
         raise
-    except UNSOUND as error:
+    except (OSError, ValueError) as error:
         raise UnsafeWeights(
             f"{file.name} of {where} is not a sound safetensors file"
         ) from error
+    return {name: entry.shape for name, entry in tensors.items()}

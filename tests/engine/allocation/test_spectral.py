@@ -1,4 +1,4 @@
-"""The rule ``spectral``: optimal against brute force, and the laws it shares with the others."""
+"""The rule ``spectral``: optimal against brute force, and as a rule of `allocate`."""
 
 import itertools
 import math
@@ -7,31 +7,20 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fimlora import Scores, Statistics, allocate, measure, score
 from fimlora.adapter.rank_map import render_text
 from fimlora.adapter.write import write_adapter
-from fimlora.allocation.spectral import share_by_gain
-from fimlora.allocation.units import gather_units
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
+from support.allocation import cases, solve_by_gain
 from support.models import make_batch, tiny
 
+TOP = 4
 VALUE = st.one_of(st.sampled_from([0.0, 1e-160, 1.0, 2.0]), st.floats(1e-6, 1e3))
-
-
-def solve(spectra, *, limit, lowest, highest, weights=None, multiple_of=1, groups=()):
-    units = gather_units(
-        spectra,
-        lowest=lowest,
-        highest=highest,
-        weights=weights,
-        multiple_of=multiple_of,
-        groups=groups,
-    )
-    return share_by_gain(units, spectra, limit)
+SPECTRUM = st.lists(VALUE, min_size=TOP, max_size=TOP)
 
 
 def captured(spectra, ranks):
@@ -41,19 +30,6 @@ def captured(spectra, ranks):
         for name, values in spectra.items()
         for value in sorted(values, reverse=True)[: ranks[name]]
     )
-
-
-@st.composite
-def cases(draw, max_size=5, top=4, costed=False):
-    """Spectra with bounds per module and a feasible limit, in ranks or at unequal costs."""
-    names = [f"m{i}" for i in range(draw(st.integers(1, max_size)))]
-    spectra = {n: draw(st.lists(VALUE, min_size=top, max_size=top)) for n in names}
-    lowest = {n: draw(st.integers(0, 2)) for n in names}
-    highest = {n: draw(st.integers(lowest[n], top)) for n in names}
-    weights = {n: draw(st.integers(1, 9)) if costed else 1 for n in names}
-    ends = [sum(weights[n] * r for n, r in bound.items()) for bound in (lowest, highest)]
-    options = {"limit": draw(st.integers(*ends)), "lowest": lowest, "highest": highest}
-    return spectra, options | ({"weights": weights} if costed else {})
 
 
 def all_ranks(spectra, options):
@@ -70,12 +46,12 @@ def all_ranks(spectra, options):
 
 
 @settings(max_examples=100, deadline=None)
-@given(cases())
+@given(cases(SPECTRUM, max_size=5, top=TOP))
 def test_at_equal_costs_nothing_captures_more(case):
     """Among all ranks in bounds, ours capture the most, and they meet the budget exactly."""
     spectra, options = case
 
-    ranks = solve(spectra, **options)
+    ranks = solve_by_gain(spectra, **options)
 
     best = max(captured(spectra, other) for other in all_ranks(spectra, options))
     assert captured(spectra, ranks) >= best * (1 - 1e-9)
@@ -83,7 +59,7 @@ def test_at_equal_costs_nothing_captures_more(case):
 
 
 @settings(max_examples=100, deadline=None)
-@given(cases(costed=True))
+@given(cases(SPECTRUM, max_size=5, top=TOP, most_cost=9))
 def test_at_unequal_costs_the_loss_is_below_the_first_step_that_does_not_fit(case):
     """The bound that the relaxed problem gives, against brute force."""
     spectra, options = case
@@ -105,7 +81,7 @@ def test_at_unequal_costs_the_loss_is_below_the_first_step_that_does_not_fit(cas
             break
         left -= weight
 
-    ranks = solve(spectra, **options)
+    ranks = solve_by_gain(spectra, **options)
 
     best = max(captured(spectra, other) for other in all_ranks(spectra, options))
     assert captured(spectra, ranks) >= best - missed - 1e-9 * best
@@ -116,73 +92,10 @@ def test_the_known_case_where_the_greedy_choice_is_not_the_best():
     spectra = {"cheap": [2**0.5], "dear": [3**0.5]}
     bounds = {"lowest": dict.fromkeys(spectra, 0), "highest": dict.fromkeys(spectra, 1)}
 
-    assert solve(spectra, limit=2, weights={"cheap": 1, "dear": 2}, **bounds) == {
+    assert solve_by_gain(spectra, limit=2, weights={"cheap": 1, "dear": 2}, **bounds) == {
         "cheap": 1,
         "dear": 0,
     }
-
-
-# --- laws --------------------------------------------------------------------------------
-
-
-@given(cases(costed=True, max_size=8, top=9))
-def test_a_parameter_budget_is_never_exceeded_and_no_open_step_still_fits(case):
-    """What is left over is less than the cheapest step that is still open."""
-    spectra, options = case
-    weights = options["weights"]
-
-    ranks = solve(spectra, **options)
-
-    left = options["limit"] - sum(weights[n] * r for n, r in ranks.items())
-    assert left >= 0
-    assert all(left < weights[n] for n, r in ranks.items() if r < options["highest"][n])
-    assert all(options["lowest"][n] <= r <= options["highest"][n] for n, r in ranks.items())
-
-
-@given(
-    cases(costed=True, max_size=8, top=9),
-    st.sampled_from([2.0**-60, 0.5, 1e-9, 3.7e5]),
-    st.randoms(use_true_random=False),
-)
-def test_neither_the_unit_nor_any_order_matters(case, factor, rng):
-    """Scaled spectra, shuffled values and shuffled modules give the same ranks."""
-    spectra, options = case
-    names = list(spectra)
-    rng.shuffle(names)
-    other = {n: [value * factor for value in rng.sample(spectra[n], 9)] for n in names}
-
-    assert solve(other, **options) == solve(spectra, **options)
-
-
-@given(st.lists(VALUE, min_size=6, max_size=6), st.data())
-def test_larger_gains_throughout_never_get_less(values, data):
-    """At equal cost and bounds; also where the first values tie."""
-    spectra = {
-        name: [value * data.draw(st.sampled_from([1.0, 1 + 1e-13, 2.0])) for value in values]
-        for name in "ab"
-    } | {"c": data.draw(st.lists(VALUE, min_size=6, max_size=6))}
-    spectra = {n: sorted(s, reverse=True) for n, s in spectra.items()}
-    bounds = {"lowest": dict.fromkeys(spectra, 0), "highest": dict.fromkeys(spectra, 6)}
-
-    ranks = solve(spectra, limit=data.draw(st.integers(0, 18)), **bounds)
-
-    for a, b in itertools.permutations(spectra, 2):
-        dominates = all(x >= y for x, y in zip(spectra[a], spectra[b], strict=True))
-        assert not dominates or spectra[a] == spectra[b] or ranks[a] >= ranks[b]
-
-
-@given(cases(costed=True, max_size=8, top=9), st.sampled_from([2, 4]))
-def test_every_rank_is_a_multiple(case, step):
-    """With ``multiple_of`` the bounds, the limit and the multiples hold, or it is refused."""
-    spectra, options = case
-    try:
-        ranks = solve(spectra, **options, multiple_of=step)
-    except InfeasibleBudget:
-        reject()
-
-    assert all(r % step == 0 for r in ranks.values())
-    assert all(options["lowest"][n] <= r <= options["highest"][n] for n, r in ranks.items())
-    assert sum(options["weights"][n] * r for n, r in ranks.items()) <= options["limit"]
 
 
 def test_multiples_and_groups_gain_what_their_ranks_gain_together():
@@ -190,9 +103,9 @@ def test_multiples_and_groups_gain_what_their_ranks_gain_together():
     bounds = {"lowest": dict.fromkeys("abc", 0), "highest": dict.fromkeys("abc", 4)}
     spectra = {"a": [10.0, 0.0, 0.0, 0.0], "b": [8.0, 8.0, 0.0, 0.0], "c": [1.0, 1.0, 1.0, 1.0]}
 
-    assert solve(spectra, limit=1, **bounds) == {"a": 1, "b": 0, "c": 0}
-    assert solve(spectra, limit=2, multiple_of=2, **bounds) == {"a": 0, "b": 2, "c": 0}
-    tied = solve(spectra, limit=4, groups=[("a", "c")], **bounds)
+    assert solve_by_gain(spectra, limit=1, **bounds) == {"a": 1, "b": 0, "c": 0}
+    assert solve_by_gain(spectra, limit=2, multiple_of=2, **bounds) == {"a": 0, "b": 2, "c": 0}
+    tied = solve_by_gain(spectra, limit=4, groups=[("a", "c")], **bounds)
     assert tied == {"a": 1, "b": 2, "c": 1}
 
 
@@ -201,7 +114,7 @@ def test_without_any_gain_ranks_are_spread_evenly():
     spectra = {n: [0.0] * 4 for n in "abc"}
     bounds = {"lowest": dict.fromkeys(spectra, 0), "highest": dict.fromkeys(spectra, 4)}
 
-    assert solve(spectra, limit=7, **bounds) == {"a": 3, "b": 2, "c": 2}
+    assert solve_by_gain(spectra, limit=7, **bounds) == {"a": 3, "b": 2, "c": 2}
 
 
 # --- as a rule of allocate ---------------------------------------------------------------

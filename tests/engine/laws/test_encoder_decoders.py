@@ -11,7 +11,8 @@ from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.losses import LossKind, choose_loss
 from support.reference import relative_error
 from support.seq2seq import SEQ2SEQ_MODELS, make_seq2seq_batch
-from support.streaming import assert_same, quiet, save
+from support.statistics import assert_identical
+from support.streaming import quiet, save
 
 __all__ = ["quiet"]  # a fixture of every test here
 
@@ -71,7 +72,7 @@ def test_streamed_equals_resident(name, batches, tmp_path):
 
     streamed = measure_streamed(tmp_path, batches, **OPTIONS)
 
-    assert_same(streamed, measure(resident, batches, **OPTIONS))
+    assert_identical(streamed, measure(resident, batches, **OPTIONS))
     parts = {name for name in streamed.row_energies if ".encoder." in f".{name}"}
     assert 0 < len(parts) < len(streamed.modules)
 
@@ -87,7 +88,7 @@ def test_targets_in_one_half_only(name, half, batches, tmp_path):
         tmp_path, batches, max_boundary_bytes=0, micro_batch_size=3, **options
     )
 
-    assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
+    assert_identical(streamed, measure(resident, batches, micro_batch_size=3, **options))
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])

@@ -5,17 +5,14 @@ import torch
 from safetensors.torch import save_file
 
 from fimlora.errors import InvalidCheckpoint
-from fimlora.model import checkpoint
 from fimlora.model.checkpoint import Checkpoint
 
 FILE = "model.safetensors"
 
 
 @pytest.fixture(params=[1, 3])
-def stored(request, tmp_path, monkeypatch):
-    """Tensors of none, one and many parts, and their folder."""
-    monkeypatch.setattr(checkpoint, "_READERS", request.param)
-    monkeypatch.setattr(checkpoint, "_PART_BYTES", 64)
+def stored(request, tmp_path):
+    """Tensors of none, one and many parts, their folder, and it opened."""
     torch.manual_seed(0)
     tensors = {
         "empty": torch.empty(0, 4),
@@ -24,13 +21,12 @@ def stored(request, tmp_path, monkeypatch):
         "long": torch.randn(131, 7).bfloat16(),
     }
     save_file(tensors, tmp_path / FILE)
-    return tensors, tmp_path
+    return tensors, tmp_path, Checkpoint(tmp_path, n_readers=request.param, part_bytes=64)
 
 
 def test_what_is_read_is_what_was_saved(stored):
     """Values, dtypes and shapes; a tensor counts as read once however many parts it has."""
-    tensors, folder = stored
-    opened = Checkpoint(folder)
+    tensors, _, opened = stored
 
     for name, tensor in tensors.items():
         assert torch.equal(opened.read(name), tensor)
@@ -41,8 +37,7 @@ def test_what_is_read_is_what_was_saved(stored):
 
 def test_a_file_that_ends_inside_a_tensor_is_refused_by_name(stored):
     """The file lost its last bytes after it was opened."""
-    _, folder = stored
-    opened = Checkpoint(folder)
+    _, folder, opened = stored
     last = max(opened.tensors, key=lambda name: opened.tensors[name].offset)
     content = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(content[:-3])

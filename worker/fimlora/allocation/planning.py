@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from fimlora.allocation.limits import budget_limit, explain
-from fimlora.allocation.proportional import allocate_ranks, share_limit
+from fimlora.allocation.proportional import share_limit
 from fimlora.allocation.spectral import (
     captured_energies,
     check_spectra,
@@ -21,11 +21,7 @@ from fimlora.allocation.spectral import (
 from fimlora.allocation.units import Units, gather_units
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
-from fimlora.scores import Scores
-
-__all__ = ["RULES", "allocate", "allocate_ranks"]
-
-RULES = ("proportional", "spectral", "uniform", "random")
+from fimlora.scores import Scores, check_rule
 
 
 def allocate(
@@ -231,11 +227,11 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
         The modules, and what the rule goes by in their order: scores, or spectra.
 
     Raises:
-        InvalidOption: The rule is unknown or has nothing to go by, or modules are missing,
-            doubled, or do not fit the scores.
+        InvalidOption: The rule is unknown or has nothing to go by, these are no `Scores`, or
+            modules are missing, doubled, or do not fit them.
     """
-    if rule not in RULES:
-        raise InvalidOption(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}")
+    check_rule(rule)
+    _check_type(scores)
     modules, spectral = tuple(scores.modules), rule == "spectral"
     if spectral and modules and not scores.spectra:
         raise InvalidOption(
@@ -247,6 +243,20 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
     if spectral:
         return modules, {m.name: values[m.name] for m in modules}
     return modules, {m.name: _as_score(m.name, values[m.name]) for m in modules}
+
+
+def _check_type(scores: object) -> None:
+    """Say what takes the place of statistics or plain numbers.
+
+    Raises:
+        InvalidOption: It is something else than `Scores`.
+    """
+    if not isinstance(scores, Scores):
+        raise InvalidOption(
+            f"allocate takes Scores, not {type(scores).__name__}; give it what "
+            "fimlora.score(statistics) returns, or wrap numbers of your own: "
+            "Scores(modules=..., by_module=...)"
+        )
 
 
 def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule]) -> None:

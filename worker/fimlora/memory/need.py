@@ -17,21 +17,18 @@ from fimlora.statistics.options import Record, parse_record
 
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
-
-
 # P; four times the values kept, as values near P drown in the tail.
 SKETCH_WIDTH = 4 * N_VALUES
-
-
 # Memory for mean gradients; above it they are sketched. A pass needs as much again, for
 # what it adds to them.
 SPECTRA_BYTES = 2**30
-
-
-_BYTES_PER_ENTRY = 4
-
-
 _PSI_WIDTH = 2 * SKETCH_WIDTH + 1  # Q
+# Bytes of a number in a sum, at least, and of one in a sum of squares.
+_LEAST_BYTES, _MOMENT_BYTES = 4, 8
+# The allocator's rounding, kernels' workspaces, and what else a process holds.
+_MARGIN = 1.05
+# Names may come from anybody's file: a number of any length could not be read as one.
+_EXPERT = re.compile(r"\.experts\.([0-9]{1,9})\.")
 
 
 def sketch_is_smaller(module: TargetModule, *, width: int = SKETCH_WIDTH) -> bool:
@@ -50,42 +47,7 @@ def gradients_fit(modules: Iterable[TargetModule], spectra_bytes: int) -> bool:
     Returns:
         Whether none needs to be sketched.
     """
-    return _BYTES_PER_ENTRY * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
-
-
-def bytes_for_spectra(
-    modules: Sequence[TargetModule],
-    *,
-    spectra_bytes: int = SPECTRA_BYTES,
-    itemsize: int = _BYTES_PER_ENTRY,
-) -> int:
-    """Count the sums, as much again that a pass adds to them, and the signs of sketches.
-
-    Args:
-        modules: The modules that are measured at once.
-        spectra_bytes: As for `fimlora.measure`.
-        itemsize: Bytes per number of a sum.
-
-    Returns:
-        Bytes while the second pass is under way and later.
-    """
-    signs: set[tuple[int, int]] = set()
-    fits, n_numbers = gradients_fit(modules, spectra_bytes), 0
-    for module in modules:
-        if fits or not sketch_is_smaller(module):
-            n_numbers += module.d_in * module.d_out
-            continue
-        short, long = sorted((module.d_in, module.d_out))
-        n_numbers += long * SKETCH_WIDTH + _PSI_WIDTH * short  # Y and Z
-        signs |= {(short, SKETCH_WIDTH), (long, _PSI_WIDTH)}
-    return itemsize * (2 * n_numbers + sum(rows * columns for rows, columns in signs))
-
-
-# The allocator's rounding, kernels' workspaces, and what else a process holds.
-_MARGIN = 1.05
-# Bytes of a number in a sum, and of one in a sum of squares.
-_LEAST_BYTES, _MOMENT_BYTES = 4, 8
-_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+    return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
 
 
 @runtime_checkable
@@ -182,7 +144,7 @@ def estimate_need(
         n = tensor.n_bytes // tensor.dtype.itemsize
         n_weights += n
         n_converted += n if tensor.dtype.itemsize != itemsize else 0
-        n_features += _features(name, tensor.shape, experts_per_token)
+        n_features += features(name, tensor.shape, experts_per_token)
     return MemoryNeed(
         n_weights * itemsize,
         n_features * n_tokens * itemsize,
@@ -191,18 +153,37 @@ def estimate_need(
     )
 
 
+def features(name: str, shape: tuple[int, ...], experts_per_token: int = 1) -> int:
+    """Count the numbers per token that go into a linear map and come out of it.
+
+    Args:
+        name: The name of its weight in the checkpoint.
+        shape: The shape of its weight.
+        experts_per_token: How many of a mixture's experts a token goes through.
+
+    Returns:
+        Their number; 0 for what is no linear map, and for experts that no token need visit.
+    """
+    expert = _EXPERT.search(name)
+    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
+        return 0
+    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
+
+
 def bytes_recorded(
     modules: Sequence[TargetModule],
     record: str | Collection[str],
     *,
+    at_once: Sequence[TargetModule] | None = None,
     spectra_bytes: int = SPECTRA_BYTES,
-    itemsize: int = 4,
+    itemsize: int = _LEAST_BYTES,
 ) -> int:
     """Count what is recorded on request: sums, and as much again that a pass adds to them.
 
     Args:
         modules: The target modules.
         record: As for `fimlora.measure`.
+        at_once: Those of them that are measured at once, as of one block; all by default.
         spectra_bytes: As for `fimlora.measure`.
         itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
 
@@ -210,19 +191,26 @@ def bytes_recorded(
         Bytes while the second pass is under way and later.
     """
     wanted, width = parse_record(record), max(itemsize, _LEAST_BYTES)
-    n_bytes = 0
+    held, n_bytes = modules if at_once is None else at_once, 0
     if Record.MOMENTS in wanted:
-        n_bytes += 2 * sum(_MOMENT_BYTES * (m.d_in + 1) for m in modules)
+        n_bytes += 2 * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
-        n_bytes += 2 * sum(width * m.d_in * m.d_out for m in modules)
-    if Record.SPECTRA in wanted:
-        n_bytes += bytes_for_spectra(modules, spectra_bytes=spectra_bytes, itemsize=width)
+        n_bytes += 2 * sum(width * m.d_in * m.d_out for m in held)
+    if Record.SPECTRA in wanted:  # it is decided once, for all modules, whether to sketch
+        n_numbers = _numbers_for_spectra(held, whole=gradients_fit(modules, spectra_bytes))
+        n_bytes += width * n_numbers
     return n_bytes
 
 
-def _features(name: str, shape: tuple[int, ...], experts_per_token: int) -> int:
-    """Numbers per token that go into a linear map and come out of it."""
-    expert = _EXPERT.search(name)
-    if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
-        return 0
-    return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
+def _numbers_for_spectra(modules: Iterable[TargetModule], *, whole: bool) -> int:
+    """Count those of the sums, twice, and the signs that sketches of one size share."""
+    signs: set[tuple[int, int]] = set()
+    n_sums = 0
+    for module in modules:
+        if whole or not sketch_is_smaller(module):
+            n_sums += module.d_in * module.d_out
+            continue
+        short, long = sorted((module.d_in, module.d_out))
+        n_sums += long * SKETCH_WIDTH + _PSI_WIDTH * short  # Y and Z
+        signs |= {(short, SKETCH_WIDTH), (long, _PSI_WIDTH)}
+    return 2 * n_sums + sum(rows * columns for rows, columns in signs)

@@ -1,7 +1,7 @@
 """From statistics to scores, by the method that a rule needs. Nothing here imports torch."""
 
 from fimlora.methods.fim import module_scores
-from fimlora.scores import Scores
+from fimlora.scores import Scores, check_rule
 from fimlora.statistics import Statistics
 
 
@@ -29,8 +29,10 @@ def score(
         What `fimlora.allocate` takes.
 
     Raises:
-        InvalidOption: The aggregation is unknown, or the estimator was not recorded.
-    """  # noqa: DOC502 - `module_scores` raises
+        InvalidOption: The rule or the aggregation is unknown, or the estimator was not
+            recorded.
+    """  # noqa: DOC502 - the helpers raise
+    check_rule(rule)
     if scale is not None:
         statistics = statistics.rescaled(scale)
     facts, size = statistics.provenance(), statistics.base_parameters

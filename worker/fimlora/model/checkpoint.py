@@ -14,20 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fimlora.errors import InvalidCheckpoint
+from fimlora.model.safetensors_header import read_header
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # One core copies from the file cache more slowly than a bus takes it over to a GPU; half of
 # the cores are left to compute.
 _READERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 _PART_BYTES = 2**24
-# What a header can raise that is not what its file's name says.
-_UNSOUND = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -67,18 +66,26 @@ class StoredTensor:
 class Checkpoint:
     """The tensors of a folder as transformers saves it, in one file or in shards.
 
+    Args:
+        folder: The folder.
+        n_readers: How many threads read parts of one tensor.
+        part_bytes: What a thread reads of it at least.
+
     Attributes:
         tensors: Where each one lies, by its name in the checkpoint.
         reads: How often each one was read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, n_readers: int = _READERS, part_bytes: int = _PART_BYTES
+    ) -> None:
         tensors: dict[str, StoredTensor] = {}
         for file in _shards(folder):
             tensors.update(_stored_tensors(file))
         self.tensors: Mapping[str, StoredTensor] = MappingProxyType(tensors)
         self.reads: Counter[str] = Counter()
-        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="fimlora-read")
+        self._n_readers, self._part_bytes = n_readers, part_bytes
+        self._pool = ThreadPoolExecutor(n_readers, thread_name_prefix="fimlora-read")
 
     def read_into(self, name: str, memory: Tensor) -> None:
         """Read a tensor's bytes.
@@ -93,7 +100,7 @@ class Checkpoint:
         stored = self.tensors[name]
         self.reads[name] += 1
         view = memoryview(cast("bytearray", memory.numpy()))
-        size = max(_PART_BYTES, -(-stored.n_bytes // _READERS))
+        size = max(self._part_bytes, -(-stored.n_bytes // self._n_readers))
         starts = range(0, stored.n_bytes, size)
 
         def read_part(start: int) -> None:
@@ -142,47 +149,18 @@ def _shards(folder: Path) -> list[Path]:
     raise InvalidCheckpoint(f"{folder} has neither {_SINGLE} nor {_INDEX}")
 
 
-def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Read the JSON header that opens a safetensors file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        Where its tensors begin, and what the header says of each by name.
-
-    Raises:
-        InvalidCheckpoint: It is no such file, or not all of it.
-    """
+def _stored_tensors(file: Path) -> dict[str, StoredTensor]:
     try:
         with file.open("rb") as opened:
-            size, n_bytes = int.from_bytes(opened.read(8), "little"), file.stat().st_size
-            if size > n_bytes:
-                raise InvalidCheckpoint(_refusal(file, "its header is longer than the file"))
-            header = json.loads(opened.read(size))
-        header.pop("__metadata__", None)
-        end = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (OSError, *_UNSOUND) as error:
-        raise InvalidCheckpoint(_refusal(file, repr(error))) from error
-    if end != n_bytes:
-        raise InvalidCheckpoint(_refusal(file, f"its tensors end at byte {end} of {n_bytes}"))
-    return 8 + size, header
-
-
-def _stored_tensors(file: Path) -> dict[str, StoredTensor]:
-    start, header = read_header(file)
-    try:
+            tensors = read_header(opened).tensors
         return {
-            name: StoredTensor(
-                file=file,
-                offset=start + entry["data_offsets"][0],
-                dtype=_DTYPES[entry["dtype"]],
-                shape=tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
+            name: StoredTensor(file, entry.start, _DTYPES[entry.dtype], entry.shape)
+            for name, entry in tensors.items()
         }
-    except _UNSOUND as error:
-        raise InvalidCheckpoint(_refusal(file, repr(error))) from error
+    except KeyError as error:
+        raise InvalidCheckpoint(_refusal(file, f"dtype {error} is not known")) from error
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(_refusal(file, str(error))) from error
 
 
 def _refusal(file: Path, why: str) -> str:

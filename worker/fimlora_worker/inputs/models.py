@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
-from fimlora.errors import InvalidCheckpoint
+from fimlora.model.safetensors_header import read_header
 from fimlora_jobs.datasets.folders import (
     UNWANTED,
     WANTED,
@@ -136,14 +136,13 @@ def count_tensors(folder: Path) -> int:
     Raises:
         UnsafeWeights: One of them is damaged.
     """
-    from fimlora.model.checkpoint import read_header
-
     n_tensors = 0
     for file in sorted(folder.glob("*.safetensors")):
         try:
             # Not by safetensors: it maps the whole file, which counts against a memory limit.
-            n_tensors += len(read_header(file)[1])
-        except InvalidCheckpoint as error:
+            with file.open("rb") as opened:
+                n_tensors += len(read_header(opened).tensors)
+        except (OSError, ValueError) as error:
             raise UnsafeWeights(f"{file.name} is not a sound safetensors file") from error
     return n_tensors
 

@@ -14,7 +14,7 @@ from fimlora import RankPlan, Statistics, write_adapter
 from fimlora.adapter.write import CLASSIFIER_TASKS
 from fimlora.errors import InvalidStatistics
 from fimlora.plan import Budget
-from fimlora.replan import Known, replan
+from fimlora.replan import WrittenAdapter, replan
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
@@ -32,15 +32,15 @@ class Measured:
 
     Attributes:
         statistics: Its statistics, under the scale that is asked for now.
-        known: The adapter it wrote.
+        written: The adapter it wrote.
     """
 
     statistics: Statistics
-    known: Known
+    written: WrittenAdapter
 
     def suffices_for(self, request: CalibrationRequest) -> bool:
         """Whether the model is not needed: a classifier's weights have its head in them."""
-        task = self.known.config["task_type"]
+        task = self.written.config["task_type"]
         return not (request.adapter.weights and task in CLASSIFIER_TASKS)
 
 
@@ -64,11 +64,11 @@ def _load(process: WorkerProcess, earlier: str, record: JobRecord) -> Measured:
     statistics = Statistics.load(process.artifacts.local(result["digest"], STATISTICS))
     # Equal content may go by another name now, and the adapter is to bear that one.
     facts = result["rank_map"]["provenance"] | sources(record.resolved)
-    known = Known(
+    written = WrittenAdapter(
         result["rank_map"] | {"provenance": facts},
         result["adapter_config"] | {"base_model_name_or_path": model_name(record.resolved)},
     )
-    return Measured(statistics.rescaled(record.request["adapter"]["scale"]), known)
+    return Measured(statistics.rescaled(record.request["adapter"]["scale"]), written)
 
 
 def model_name(resolved: Mapping[str, Any]) -> str:
@@ -92,10 +92,10 @@ def write_again(
     """Plan and write an adapter without its model."""
     reporter.enter(Stage.ALLOCATING)
     budget, adapter = request.budget, request.adapter
-    known, statistics = measured.known, measured.statistics
+    written, statistics = measured.written, measured.statistics
     plan = replan(
         statistics,
-        known,
+        written,
         Budget(budget.unit, budget.value, budget.bytes_per_parameter),
         scale=adapter.scale,
         **request.allocation.model_dump(),
@@ -104,12 +104,12 @@ def write_again(
     write_adapter(
         plan,
         folder,
-        base_model=known.config["base_model_name_or_path"],
-        task_type=known.config["task_type"],
+        base_model=written.config["base_model_name_or_path"],
+        task_type=written.config["task_type"],
         layout=adapter.layout,
         weights=adapter.weights,
         seed=request.calibration.seed,
-        target_modules=known.target_modules(plan),
+        target_modules=written.target_modules(plan),
     )
     statistics.save(folder / STATISTICS)
     return plan

@@ -15,35 +15,50 @@ from transformers import (
 )
 
 from fimlora import measure, measure_streamed
-from fimlora.measuring.examples import padding
 from fimlora.measuring.examples.examples import labelled_examples
 from fimlora.measuring.examples.losses import Loss, LossKind
-from fimlora.measuring.examples.padding import find_padding
+from fimlora.measuring.examples.padding import PASS_ON_CPU, Padding, find_padding
 from support.models import PAD, TINY_MODELS, VOCABULARY, make_batch, tiny
-from support.reference import relative_error
+from support.statistics import assert_close, assert_identical
 
 # Models run in float64; what is left is the order of additions.
 SAME = 1e-10
 LENGTHS = [5, 17, 3, 16, 9]
-GROUPS = (
-    "row_energies",
-    "example_energies",
-    "squared_gradients",
-    "input_squares",
-    "mean_energies",
-)
+# So many examples of each length that passes of their own are worth while.
+MANY = [length for length in LENGTHS for _ in range(20)]
+ENERGIES = ("row_energies", "example_energies", "squared_gradients")
 CPU = torch.device("cpu")
 
 
-def assert_same(found, wanted, groups=GROUPS) -> None:
-    for group in groups:
-        for name, values in getattr(wanted, group).items():
-            assert relative_error(getattr(found, group)[name], values) <= SAME, (group, name)
+def build(name):
+    """A model in float64, and the shapes of the batches that reach it, in order."""
+    model, targets = tiny(name, torch.float64)
+    return model, targets, shapes_of(model)
+
+
+def shapes_of(model):
+    shapes = []
+
+    def note(module, args, kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return shapes
 
 
 def measured(name, batch, **options):
-    model, targets = tiny(name, torch.float64)
-    return measure(model, [batch], target_modules=targets, estimator="both", **options)
+    model, targets, shapes = build(name)
+    found = measure(model, [batch], target_modules=targets, estimator="both", **options)
+    return found, shapes
+
+
+def measured_whole(name, batch, **options):
+    """Without any cut: the model's config says that its padding is read."""
+    model, targets, shapes = build(name)
+    model.config.model_type = "reformer"
+    wanted = measure(model, [batch], target_modules=targets, estimator="both", **options)
+    assert {width for _, width in shapes} == {batch["input_ids"].shape[1]}
+    return wanted
 
 
 def left_padded(batch):
@@ -59,55 +74,35 @@ def left_padded(batch):
     return moved
 
 
-@pytest.fixture
-def tokens_run(monkeypatch):
-    """The shapes of the batches that reach the models."""
-    shapes = []
-    cut = padding.Padding.cut
-
-    def noted(self, batch):
-        found = cut(self, batch)
-        shapes.append(tuple(found["input_ids"].shape))
-        return found
-
-    monkeypatch.setattr(padding.Padding, "cut", noted)
-    return shapes
-
-
 @pytest.mark.parametrize("name", sorted(TINY_MODELS))
 @pytest.mark.parametrize(
     ("micro_batch_size", "shapes"),
-    [(None, [(2, 17), (1, 9), (2, 5)]), (2, [(2, 17), (2, 9), (1, 3)])],
+    [(None, [(40, 17), (20, 9), (40, 5)]), (40, [(40, 17), (40, 9), (20, 3)])],
 )
-def test_statistics_are_those_of_the_padded_batch(
-    name, micro_batch_size, shapes, monkeypatch, tokens_run
-):
+def test_statistics_are_those_of_the_padded_batch(name, micro_batch_size, shapes):
     """On every kind of model, examples in the order of the batch, split or not."""
-    batch, record = make_batch(name, LENGTHS, width=20), ["moments", "spectra"]
-    monkeypatch.setattr(padding, "_PASS_ON_CPU", 4)
+    batch, record = make_batch(name, MANY, width=20), ["moments", "spectra"]
 
-    found = measured(name, batch, micro_batch_size=micro_batch_size, record=record)
+    found, seen = measured(name, batch, micro_batch_size=micro_batch_size, record=record)
 
-    with monkeypatch.context() as without:
-        without.setattr(
-            "fimlora.measuring.examples.examples.find_padding", lambda *_, **__: None
-        )
-        wanted = measured(name, batch, record=record)
-    assert_same(found, wanted)
+    wanted = measured_whole(name, batch, record=record)
+    sums = (*ENERGIES, "input_squares", "token_counts", "mean_energies")
+    assert_close(found, wanted, SAME, groups=sums)
+    assert_close(found, wanted, SAME**0.5, groups=["spectra"])  # roots of what is summed
     if name != "deberta_v2_classifier":  # which is run one by one
-        assert tokens_run == shapes
+        assert list(dict.fromkeys(seen)) == shapes
 
 
 @pytest.mark.parametrize("name", ["llama_gqa_lm", "gpt2_lm"])
-def test_padding_on_the_left_is_cut_where_positions_are_given(name, tokens_run):
+def test_padding_on_the_left_is_cut_where_positions_are_given(name):
     """As the model then does not count columns."""
     batch = make_batch(name, LENGTHS)
     batch["labels"][:, 0] = -100
 
-    found = measured(name, left_padded(batch), micro_batch_size=2)
+    found, seen = measured(name, left_padded(batch), micro_batch_size=2)
 
-    assert_same(found, measured(name, batch), GROUPS[:3])
-    assert tokens_run[:3] == [(2, 17), (2, 9), (1, 3)]
+    assert_close(found, measured_whole(name, batch), SAME, groups=ENERGIES)
+    assert seen[:3] == [(2, 17), (2, 9), (1, 3)]
 
 
 def test_padding_on_the_left_stays_where_a_label_is_predicted_from_it():
@@ -119,15 +114,15 @@ def test_padding_on_the_left_stays_where_a_label_is_predicted_from_it():
     assert found.spans == ((0, 6), (0, 6))
 
 
-def test_padding_on_the_left_stays_where_columns_are_positions(tokens_run):
+def test_padding_on_the_left_stays_where_columns_are_positions():
     """GPT-2 takes the column for the position when it is given none."""
     batch = left_padded(make_batch("gpt2_lm", LENGTHS))
     del batch["position_ids"]
 
-    found = measured("gpt2_lm", batch, micro_batch_size=2)
+    found, seen = measured("gpt2_lm", batch, micro_batch_size=2)
 
-    assert {width for _, width in tokens_run} == {17}
-    assert_same(found, measured("gpt2_lm", batch), GROUPS[:3])
+    assert {width for _, width in seen} == {17}
+    assert_close(found, measured_whole("gpt2_lm", batch), SAME, groups=ENERGIES)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 12))
@@ -141,11 +136,9 @@ def test_micro_batches_are_the_cheapest_of_all(lengths, per_pass):
         return sum(per_pass + (b - a) * lengths[a] for a, b in itertools.pairwise(borders))
 
     found = [0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(padding, "_PASS_ON_CPU", per_pass)
-        while found[-1] < n:
-            rest = padding.Padding(tuple((0, k) for k in lengths[found[-1] :]), frozenset(), 9)
-            found.append(found[-1] + rest.count_alike(on_cpu=True))
+    while found[-1] < n:
+        rest = Padding(tuple((0, k) for k in lengths[found[-1] :]), frozenset(), 9)
+        found.append(found[-1] + rest.count_alike(pass_tokens=per_pass))
 
     ways = itertools.chain(*(itertools.combinations(range(1, n), k) for k in range(n)))
     assert cost(found[1:-1]) == min(map(cost, ways))
@@ -198,9 +191,8 @@ def test_a_loss_of_ones_own_sees_the_batch_as_it_is():
     assert examples.part(0, 2).batch is batch
 
 
-def test_streamed_equals_resident_on_sorted_examples(tmp_path, monkeypatch):
+def test_streamed_equals_resident_on_sorted_examples(tmp_path):
     """To the last bit, as both cut alike."""
-    monkeypatch.setattr(padding, "_PASS_ON_CPU", 4)
     torch.manual_seed(0)
     config = GPT2Config(
         n_embd=24, n_layer=2, n_head=2, n_positions=32, vocab_size=VOCABULARY,
@@ -208,17 +200,18 @@ def test_streamed_equals_resident_on_sorted_examples(tmp_path, monkeypatch):
     )  # fmt: skip
     model = GPT2LMHeadModel(config).eval()
     model.save_pretrained(tmp_path)
-    batches = [make_batch("gpt2_lm", lengths, width=20) for lengths in (LENGTHS, [4, 11])]
+    seen, lengths = shapes_of(model), (MANY, [4, 11] * PASS_ON_CPU)
+    batches = [make_batch("gpt2_lm", some, width=20) for some in lengths]
 
     found = measure_streamed(tmp_path, batches, target_modules=["c_attn"], estimator="both")
 
-    wanted = measure(model, batches, target_modules=["c_attn"], estimator="both")
-    for group in GROUPS[:3]:
-        for name, values in getattr(wanted, group).items():
-            assert (getattr(found, group)[name] == values).all()
+    assert_identical(
+        found, measure(model, batches, target_modules=["c_attn"], estimator="both")
+    )
+    assert {width for _, width in seen} == {17, 9, 5, 11, 4}
 
 
-def test_a_model_that_reads_padding_gets_all_of_it(tokens_run):
+def test_a_model_that_reads_padding_gets_all_of_it():
     """XLNet predicts a class from the last column, whatever is there."""
     torch.manual_seed(0)
     config = XLNetConfig(
@@ -235,6 +228,8 @@ def test_a_model_that_reads_padding_gets_all_of_it(tokens_run):
     options = {"target_modules": ["ff.layer_1"]}
     wanted = measure(model, [batch], loss_fn=own_loss, **options)
 
+    seen = shapes_of(model)
     for size in (None, 1, 2):
-        assert_same(measure(model, [batch], micro_batch_size=size, **options), wanted)
-    assert not tokens_run
+        found = measure(model, [batch], micro_batch_size=size, **options)
+        assert_close(found, wanted, SAME)
+    assert {width for _, width in seen} == {20}

@@ -1,6 +1,5 @@
 """A run that was cut off and goes on from its file ends as if nothing had happened."""
 
-import dataclasses
 import math
 import os
 import subprocess
@@ -8,15 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from fimlora import ProgressFile, Statistics, measure
+from fimlora import ProgressFile, measure
 from fimlora.errors import InvalidOption, InvalidProgress
-from fimlora.statistics.statistics import _GROUPS
 from support.endless_run import run_endlessly
 from support.models import make_batch, tiny
+from support.statistics import assert_identical
 
 LENGTHS = ([9, 5, 7], [6, 3], [8, 8, 2], [4, 9])
 
@@ -35,18 +33,6 @@ def stop_after(n_done: int):
 
 def batches_for(name: str) -> list[dict]:
     return [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
-
-
-def assert_same(found: Statistics, wanted: Statistics) -> None:
-    """Every field, to the last bit."""
-    for field in dataclasses.fields(Statistics):
-        mine, theirs = getattr(found, field.name), getattr(wanted, field.name)
-        if field.name in _GROUPS:
-            assert list(mine) == list(theirs), field.name
-            for name in theirs:
-                assert np.array_equal(mine[name], theirs[name]), (field.name, name)
-        elif field.compare:
-            assert mine == theirs, field.name
 
 
 def cut_off(path: Path, model, batches, *, after: int, **options) -> None:
@@ -82,7 +68,7 @@ def test_a_run_that_goes_on_gives_the_same_statistics(options, after, tmp_path):
         **options,
     )
 
-    assert_same(resumed, measure(model, batches, **options))
+    assert_identical(resumed, measure(model, batches, **options))
     assert calls == list(range(after + 1, 5))
 
 
@@ -104,7 +90,7 @@ def test_sketches_go_on_too(tmp_path):
 
     wanted = measure(model, batches, **options)
     assert wanted.spectrum_errors["0"] > 0
-    assert_same(resumed, wanted)
+    assert_identical(resumed, wanted)
 
 
 def squared_sum(outputs, batch):
@@ -123,7 +109,7 @@ def test_what_was_learned_of_the_model_is_kept(tmp_path):
     cut_off(tmp_path / "sums", model, batches, after=2, target_modules=targets)
     resumed = measure(model, batches, progress_file=tmp_path / "sums", target_modules=targets)
 
-    assert_same(resumed, measure(model, batches, target_modules=targets))
+    assert_identical(resumed, measure(model, batches, target_modules=targets))
 
 
 def test_a_halved_micro_batch_stays_halved(tmp_path):
@@ -157,7 +143,7 @@ def test_a_loader_that_draws_from_torch_goes_on_with_the_same_draws(tmp_path):
         model, shuffled(), progress_file=tmp_path / "sums", train_mode=True, n_batches=8
     )
 
-    assert_same(resumed, measure(model, shuffled(), train_mode=True, n_batches=8))
+    assert_identical(resumed, measure(model, shuffled(), train_mode=True, n_batches=8))
 
 
 def test_a_finished_run_is_read_back_without_the_model_running(tmp_path):
@@ -173,7 +159,7 @@ def test_a_finished_run_is_read_back_without_the_model_running(tmp_path):
     again = measure(model, batches, progress_file=file, record="spectra")
 
     handle.remove()
-    assert_same(again, first)
+    assert_identical(again, first)
     assert told == [(4, 4)]
 
 
@@ -353,7 +339,7 @@ def test_a_file_that_cannot_be_written_ends_the_run_unless_the_caller_says_other
     told = ProgressFile(file, max_share=math.inf, on_error=errors.append)
     found = measure(model, batches, progress_file=told)
 
-    assert_same(found, measure(model, batches))
+    assert_identical(found, measure(model, batches))
     assert len(errors) == 4
 
 

@@ -1,19 +1,17 @@
 """A streamed run that was cut off on its way back goes on from the unit it had finished."""
 
-import dataclasses
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
 
-from fimlora import ProgressFile, Statistics, measure, measure_streamed
+from fimlora import ProgressFile, measure, measure_streamed
 from fimlora.errors import InvalidProgress
 from fimlora.measuring.streamed.progress import _laid_out, _without_repeats
-from fimlora.statistics.statistics import _GROUPS
 from support.models import make_batch, tiny
+from support.statistics import assert_identical
 
 LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
 
@@ -31,18 +29,6 @@ def quiet():
 
 def batches_for(name: str) -> list[dict]:
     return [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
-
-
-def assert_same(found: Statistics, wanted: Statistics) -> None:
-    """Every field, to the last bit."""
-    for field in dataclasses.fields(Statistics):
-        mine, theirs = getattr(found, field.name), getattr(wanted, field.name)
-        if field.name in _GROUPS:
-            assert list(mine) == list(theirs), field.name
-            for name in theirs:
-                assert np.array_equal(mine[name], theirs[name]), (field.name, name)
-        elif field.compare:
-            assert mine == theirs, field.name
 
 
 class Calls:
@@ -91,7 +77,7 @@ def test_a_streamed_run_that_goes_on_gives_the_same_statistics(name, tmp_path):
             continue
         found = measure_streamed(folder, batches, progress_file=file, on_batch=calls, **options)
 
-        assert_same(found, wanted)
+        assert_identical(found, wanted)
         n_calls.append(calls.n)
     assert whole.n > n_calls[0]
     assert n_calls == sorted(n_calls, reverse=True)
@@ -111,7 +97,7 @@ def test_a_run_may_be_cut_off_again(tmp_path):
     progress = ProgressFile(file, on_resume=lambda *args: told.append(args))
     found = measure_streamed(folder, batches, progress_file=progress)
 
-    assert_same(found, wanted)
+    assert_identical(found, wanted)
     assert told == [(1, 2)]
 
 

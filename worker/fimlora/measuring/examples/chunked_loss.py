@@ -7,172 +7,15 @@ a label need any, so the head is applied to these, in chunks: each chunk's losse
 gradient of its hidden states are taken while its logits exist.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers.utils.generic import ModelOutput
 
+from fimlora.measuring.examples.large_head import LargeHead
 from fimlora.shapes import Float, Int
-
-# A smaller head costs less than the trouble.
-_MIN_VOCABULARY = 4096
-# Logits that exist at once, 16 MB in float32, stay in a CPU's cache; but with fewer tokens
-# than that at a time, reading the head's weight takes longer than using it.
-_CHUNK_ENTRIES = 4 * 2**20
-_MIN_CHUNK_TOKENS = 256
-
-Follow = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class LargeHead:
-    """The output head of a language model.
-
-    Attributes:
-        linear: The head.
-        follow: What the model turns the head's output into logits with.
-    """
-
-    linear: nn.Linear
-    follow: Follow
-
-
-def find_large_head(model: Any) -> LargeHead | None:
-    """Find a head whose losses can be taken in chunks.
-
-    What the model does behind its head is known to be one of a few functions only after the
-    model's own forward pass has been seen to do just that.
-
-    Args:
-        model: A language model of transformers, causal or an encoder-decoder, not wrapped.
-
-    Returns:
-        The head; ``None`` where it is small, is not a plain linear map, is watched by
-        anybody, or is followed by something unknown. All logits are taken then.
-    """
-    linear = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if type(linear) is not nn.Linear or linear.out_features < _MIN_VOCABULARY:
-        return None
-    is_plain = type(linear.weight.data) is Tensor and linear.weight.is_floating_point()
-    # Hooks want the real output; a forward of its own (a streamed unit, offloading) may too.
-    is_watched = linear._forward_hooks or "forward" in vars(linear)  # noqa: SLF001
-    if not is_plain or is_watched:
-        return None
-    weight = linear.weight
-    device = torch.device("cpu") if weight.is_meta else weight.device
-    wide = torch.linspace(-60, 60, linear.out_features, dtype=weight.dtype, device=device)
-    try:
-        seen = _behind_head(model, linear, wide[None, None])
-        known = (f for f in _known_functions(model) if torch.equal(seen, f(wide[None, None])))
-        follow = next(known, None)
-    except Exception:  # whatever it is that such a model misses, it is not a plain one
-        return None
-    return LargeHead(linear, follow) if follow is not None else None
-
-
-def _known_functions(model: Any) -> Iterator[Follow]:
-    """What models of transformers do to the output of their heads."""
-    config = model.config.get_text_config()
-    yield lambda logits: logits
-    if (bias := getattr(model, "final_logits_bias", None)) is not None:  # BART and its like
-        yield lambda logits: logits + bias.to(logits.device)
-    if cap := getattr(config, "final_logit_softcapping", None):
-        yield lambda logits: torch.tanh(logits / cap) * cap
-        yield lambda logits: torch.tanh(logits.float() / cap) * cap
-    if factor := getattr(config, "logit_scale", None):
-        yield lambda logits: logits * factor
-    if divisor := getattr(config, "logits_scaling", None):
-        yield lambda logits: logits / divisor
-
-
-@dataclass
-class _Hidden(ModelOutput):
-    """What the part of a model below its head gives; the rest of it is left out."""
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: Any = None
-    attentions: Any = None
-    cross_attentions: Any = None
-    router_logits: Any = None
-    decoder_hidden_states: Any = None
-    decoder_attentions: Any = None
-    encoder_last_hidden_state: Any = None
-    encoder_hidden_states: Any = None
-    encoder_attentions: Any = None
-
-
-class _Stand(nn.Module):
-    """Stands where a module was, and returns what it is told to."""
-
-    def __init__(self, output: Any) -> None:
-        super().__init__()
-        self.output, self.n_calls = output, 0
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002 - whatever comes
-        self.n_calls += 1
-        return self.output
-
-
-class _HeadStand(_Stand):
-    """Takes one positional argument only, as `hooks.without_tokens` wants it."""
-
-    def forward(self, hidden: Tensor, /) -> Any:
-        return super().forward(hidden)
-
-
-def _behind_head(model: Any, linear: nn.Linear, output: Float[Tensor, "1 1 V"]) -> Tensor:
-    """Run what a model does around its backbone and head, without running these.
-
-    Args:
-        model: The model.
-        linear: Its head.
-        output: What the head is to return.
-
-    Returns:
-        What the model returns as logits.
-
-    Raises:
-        RuntimeError: It is a model of another kind.
-    """
-    hidden = output.new_zeros(1, 2, linear.in_features)
-    parts = {part: _Stand(_Hidden(last_hidden_state=hidden)) for part in _backbone(model)}
-    parts[linear] = _HeadStand(output)
-    ids = torch.zeros(1, 2, dtype=torch.long, device=output.device)
-    inputs = {"input_ids": ids, "attention_mask": ids + 1}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = ids
-    with torch.no_grad(), ExitStack() as stack:
-        for part, stand in parts.items():
-            stack.enter_context(_replaced(model, part, stand))
-        # Not through hooks that others may have on the model.
-        logits: Tensor = model.forward(**inputs)["logits"]
-    if any(stand.n_calls != 1 for stand in parts.values()):
-        raise RuntimeError("backbone and head are not called once each")
-    return logits
-
-
-def _backbone(model: Any) -> tuple[nn.Module, ...]:
-    """Name what is below the head: one module, or an encoder and a decoder (T5)."""
-    whole = getattr(model, model.base_model_prefix, None)
-    return (whole,) if whole is not None else (model.encoder, model.decoder)
-
-
-@contextmanager
-def _replaced(model: nn.Module, part: nn.Module, stand: nn.Module) -> Iterator[None]:
-    """Put a module in the place of another, wherever that is, inside the block."""
-    with ExitStack() as stack:
-        for owner in list(model.modules()):
-            for name, child in list(owner.named_children()):
-                if child is part:
-                    setattr(owner, name, stand)
-                    stack.callback(setattr, owner, name, part)
-        yield
 
 
 def token_losses(
@@ -211,15 +54,10 @@ class _ChunkedLoss(torch.autograd.Function):
         rows: Tensor,
         counts: Tensor,
     ) -> Tensor:
-        size = max(_MIN_CHUNK_TOKENS, _CHUNK_ENTRIES // head.linear.out_features)
         weights = (1 / counts.to(torch.promote_types(hidden.dtype, torch.float32)))[rows]
-        losses, gradients = [], []
-        for some in zip(
-            hidden.split(size), wanted.split(size), weights.split(size), strict=True
-        ):
-            loss, gradient = _loss_and_gradient(head, *some, with_gradient=hidden.requires_grad)
-            losses.append(loss)
-            gradients.append(gradient)
+        losses, gradients = _by_chunk(
+            head, hidden, wanted, weights, with_gradient=hidden.requires_grad
+        )
         if hidden.requires_grad:
             ctx.save_for_backward(torch.cat(gradients), rows)
         joined = torch.cat(losses)
@@ -230,6 +68,17 @@ class _ChunkedLoss(torch.autograd.Function):
         of_hidden, rows = ctx.saved_tensors
         factors = gradients[0][rows, None].to(of_hidden.dtype)
         return of_hidden * factors, None, None, None, None
+
+
+def _by_chunk(
+    head: LargeHead, hidden: Tensor, wanted: Tensor, weights: Tensor, *, with_gradient: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Losses and gradients of all tokens, one chunk after the other."""
+    chunks = zip(
+        *(tokens.split(head.chunk_tokens) for tokens in (hidden, wanted, weights)), strict=True
+    )
+    found = [_loss_and_gradient(head, *chunk, with_gradient=with_gradient) for chunk in chunks]
+    return [loss for loss, _ in found], [gradient for _, gradient in found]
 
 
 def _loss_and_gradient(

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from fimlora.errors import InvalidOption, NumericalFailure
 from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
 from fimlora.measuring.examples.losses import Loss, LossKind
-from fimlora.measuring.examples.padding import Padding, find_padding
+from fimlora.measuring.examples.padding import (
+    PASS_ON_CPU,
+    PASS_ON_DEVICE,
+    Padding,
+    find_padding,
+)
 from fimlora.model.hooks import without_tokens
 from fimlora.model.targets import base_model_of
 from fimlora.plan import TargetModule
@@ -61,7 +66,9 @@ class Examples:
         stop, batch = min(start + size, len(self)), self.batch
         if self.padding is not None:
             on_cpu = self.weights.device.type == "cpu"
-            stop = start + self.padding.of(range(start, stop)).count_alike(on_cpu=on_cpu)
+            pass_tokens = PASS_ON_CPU if on_cpu else PASS_ON_DEVICE
+            padding = self.padding.of(range(start, stop))
+            stop = start + padding.count_alike(pass_tokens=pass_tokens)
         rows = slice(start, stop)
         if stop - start < len(self):
             batch = select(batch, rows, n_examples=len(self))

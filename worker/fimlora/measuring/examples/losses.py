@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fimlora.errors import InvalidOption, UnsupportedModule
-from fimlora.measuring.examples.chunked_loss import LargeHead, find_large_head, token_losses
+from fimlora.measuring.examples.chunked_loss import token_losses
+from fimlora.measuring.examples.large_head import (
+    CHUNK_SIZES,
+    ChunkSizes,
+    LargeHead,
+    find_large_head,
+)
 from fimlora.model.targets import base_model_of
 from fimlora.shapes import Float, Int
 
@@ -120,13 +126,20 @@ class Loss:
         return _token_loss_behind(self.head, hidden, batch["labels"], self.kind)
 
 
-def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | None) -> Loss:
+def choose_loss(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    loss_fn: LossFn | None,
+    *,
+    chunk_sizes: ChunkSizes = CHUNK_SIZES,
+) -> Loss:
     """Find out which loss the model is trained with.
 
     Args:
         model: The model, wrapped by PEFT or not.
         batch: A batch; its labels tell classes from numbers.
         loss_fn: The caller's own loss, if there is one.
+        chunk_sizes: Behind which heads losses are taken in chunks, and how large these are.
 
     Returns:
         The loss.
@@ -134,7 +147,7 @@ def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | No
     Raises:
         InvalidOption: The batch has no labels, or the model's kind is not known.
         UnsupportedModule: The model is an encoder-decoder that reads no labels.
-    """
+    """  # noqa: DOC502 - the helper raises
     if loss_fn is not None:
         return Loss(LossKind.CUSTOM, loss_fn)
     base = base_model_of(model)
@@ -144,17 +157,31 @@ def choose_loss(model: nn.Module, batch: Mapping[str, Any], loss_fn: LossFn | No
     reads_padding = getattr(config, "model_type", None) in _READ_PADDING
     if "ForSequenceClassification" in kind:
         return Loss(_classification_kind(config, batch["labels"]), reads_padding=reads_padding)
+    token_kind = _language_model_kind(base)
+    head = find_large_head(base, chunk_sizes)
+    return Loss(token_kind, head=head, reads_padding=reads_padding)
+
+
+def _language_model_kind(model: nn.Module) -> LossKind:
+    """Tell which tokens a language model predicts.
+
+    Returns:
+        The kind of its loss.
+
+    Raises:
+        InvalidOption: It is no language model.
+        UnsupportedModule: It is an encoder-decoder that reads no labels.
+    """
+    config, kind = getattr(model, "config", None), type(model).__name__
     if getattr(config, "is_encoder_decoder", False):
-        if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
-            raise UnsupportedModule(
-                f"{kind} is an encoder-decoder that does not say how its decoder reads labels; "
-                "give a loss_fn to measure it"
-            )
-        head = find_large_head(base)
-        return Loss(LossKind.SEQ2SEQ_LM, head=head, reads_padding=reads_padding)
+        if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            return LossKind.SEQ2SEQ_LM
+        raise UnsupportedModule(
+            f"{kind} is an encoder-decoder that does not say how its decoder reads labels; "
+            "give a loss_fn to measure it"
+        )
     if "ForCausalLM" in kind or "LMHeadModel" in kind or "ForConditionalGeneration" in kind:
-        head = find_large_head(base)
-        return Loss(LossKind.CAUSAL_LM, head=head, reads_padding=reads_padding)
+        return LossKind.CAUSAL_LM
     raise InvalidOption(
         f"the loss of {kind} is not known: use a ForSequenceClassification or ForCausalLM "
         "model, or give a loss_fn that returns one loss per example"

@@ -17,8 +17,9 @@ from fimlora.measuring.examples.losses import IGNORED
 _SEQUENCES = frozenset(
     {"input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids"}
 )
-# What a pass costs besides its tokens, in tokens: on a CPU and elsewhere.
-_PASS_ON_CPU, _PASS = 128, 2048
+# What a pass costs besides its tokens, in tokens: on a CPU, where small ones cost little, and
+# elsewhere.
+PASS_ON_CPU, PASS_ON_DEVICE = 128, 2048
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,19 @@ class Padding:
             return batch
         return batch | {name: batch[name][:, start:stop] for name in self.names}
 
-    def count_alike(self, *, on_cpu: bool) -> int:
+    def count_alike(self, *, pass_tokens: int) -> int:
         """Count the examples that make the first of the cheapest micro-batches.
 
         A pass costs its examples times the longest of them, and something for itself. The
         examples are to be in order of their length.
 
         Args:
-            on_cpu: Whether the model runs on a CPU, where small passes cost little.
+            pass_tokens: What a pass costs besides its tokens, in tokens.
 
         Returns:
             At least one; all of them unless the others are much shorter.
         """
-        lengths, per_pass = [*map(_length, self.spans)], _PASS_ON_CPU if on_cpu else _PASS
+        lengths = [*map(_length, self.spans)]
         # Examples of one length stay together, so these are the places to cut at.
         starts = [i for i, n in enumerate(lengths) if not i or n != lengths[i - 1]]
         ends = [*starts[1:], len(lengths)]
@@ -85,7 +86,7 @@ class Padding:
         for k in reversed(range(len(starts))):
             start = starts[k]
             best[start] = min(
-                ((end - start) * lengths[start] + per_pass + best[end][0], -end)
+                ((end - start) * lengths[start] + pass_tokens + best[end][0], -end)
                 for end in ends[k:]
             )
         return -best[0][1]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora._version import __version__
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.loading import ALIGNMENT
 
@@ -63,12 +64,10 @@ def describe_place(devices: Iterable[torch.device]) -> Facts:
     Returns:
         Versions, devices, threads, the precision of products and autocast.
     """
-    import fimlora
-
     kinds = sorted({_device_name(device) for device in devices})
     transformers = sys.modules.get("transformers")
     return {
-        "fimlora version": fimlora.__version__,
+        "fimlora version": __version__,
         "torch version": torch.__version__,
         "transformers version": getattr(transformers, "__version__", None),
         "device": ", ".join(kinds),

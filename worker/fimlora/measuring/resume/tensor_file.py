@@ -9,15 +9,16 @@ which safetensors alone does not.
 
 import hashlib
 import json
-import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fimlora.model.safetensors_header import read_header
 
 _NAMES = {
     torch.float64: "F64",
@@ -74,21 +75,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: The file is cut off, damaged or something else.
     """
     with path.open("rb") as file:
-        content = _read_header(file)
-        start, header = len(content), _parsed(content)
-        known = json.loads(header.pop("__metadata__", {}).get("fimlora", "{}"))
+        header = read_header(file)
+        known = json.loads(header.metadata.get("fimlora", "{}"))
         written = str(known.get("checksum"))
-        without = content.replace(written.encode(), _NO_CHECKSUM.encode(), 1)
+        without = header.content.replace(written.encode(), _NO_CHECKSUM.encode(), 1)
         checksum, tensors = hashlib.sha256(without), {}
-        for name, dtype, shape, end in _entries(header):
-            tensor = torch.empty(shape, dtype=_DTYPES[dtype])
+        for name, entry in header.tensors.items():
+            tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
             memory = _bytes_of(tensor)
-            if file.readinto(memory) != len(memory) or file.tell() != start + end:
-                raise ValueError(f"it ends inside {name!r}")
+            if len(memory) != entry.stop - entry.start:
+                raise ValueError(f"the size of {name!r} does not fit its shape")
+            if file.tell() != entry.start or file.readinto(memory) != len(memory):
+                raise ValueError(f"{name!r} is not where its header says")
             checksum.update(memory)
             tensors[name] = tensor
-        if file.read(1):
-            raise ValueError("there is more in it than its header says")
     if known.get("checksum") != checksum.hexdigest():
         raise ValueError("its content does not have the checksum it was written with")
     facts: dict[str, Any] = known["facts"]
@@ -111,30 +111,6 @@ def _header(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checksum: s
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-def _read_header(file: BinaryIO) -> bytes:
-    """Read the length that opens the file, and as much behind it."""
-    length = file.read(8)
-    n_bytes = int.from_bytes(length, "little")
-    if not 0 < n_bytes <= os.fstat(file.fileno()).st_size:
-        raise ValueError("it has no header")
-    return length + file.read(n_bytes)
-
-
-def _parsed(header: bytes) -> dict[str, Any]:
-    found = json.loads(header[8:])
-    if not isinstance(found, dict):
-        raise TypeError("its header is no object")
-    return found
-
-
-def _entries(header: Mapping[str, Any]) -> Iterator[tuple[str, str, list[int], int]]:
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if end - start != math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize:
-            raise ValueError(f"the size of {name!r} does not fit its shape")
-        yield name, entry["dtype"], entry["shape"], end
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
