@@ -14,6 +14,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
+from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
 from fimlora_worker.inputs.labels import find_labels
@@ -27,14 +28,13 @@ from fimlora_worker.inputs.models import (
     weight_bytes,
 )
 from fimlora_worker.inputs.rows import Rows, open_rows
+from fimlora_worker.job.measurement_progress import SavedSums
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.reuse import Measured, model_name, sources, write_again
-from fimlora_worker.job.saved_sums import SavedSums
 from fimlora_worker.job.solving import solve
 from fimlora_worker.job.sums_folders import sums_folder
-from fimlora_worker.process.device import choose_device
-from fimlora_worker.process.worker_process import WorkerProcess
+from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}

@@ -15,8 +15,8 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import PaddedBatches
+from fimlora_worker.job.measurement_progress import SavedSums
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.saved_sums import SavedSums
 from fimlora_worker.job.solving import check_budget
 
 

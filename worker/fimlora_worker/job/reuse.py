@@ -20,7 +20,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobMissing
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.process.worker_process import WorkerProcess
+from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 STATISTICS_FILE = "statistics.safetensors"

@@ -18,7 +18,7 @@ from fimlora_worker.job.failures import is_broken_device, job_error
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.sums_folders import forget_sums
 from fimlora_worker.job.work_folders import commit_patiently, work_folder
-from fimlora_worker.process.worker_process import WorkerProcess, process_for
+from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import pytest
 
 from fimlora import ProgressFile
 from fimlora.errors import InvalidProgress
-from fimlora_worker.job.saved_sums import SavedSums
+from fimlora_worker.job.measurement_progress import SavedSums
 from fimlora_worker.job.sums_folders import forget_sums, sums_folder, sweep_sums
 from support.jobs import Jobs
 
