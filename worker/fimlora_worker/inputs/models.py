@@ -205,13 +205,18 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
             output_loading_info=True,
             **options,
         )
-    absent = {str(key) for key in report["missing_keys"]}
-    absent |= {
-        str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
-    }
-    check_complete(model, absent, request)
+    check_complete(model, _absent(report), request)
     # Aligned, it gives the same bits as when it is streamed.
     return LoadedModel(align(model.to(request.device).eval()), config)
+
+
+def _absent(report: Mapping[str, Any]) -> set[str]:
+    """Weights that transformers has drawn: not in the checkpoint, or there in another shape."""
+    # A mismatch comes with both shapes, or by its name alone.
+    other_shape = (
+        key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]
+    )
+    return {str(key) for key in (*report["missing_keys"], *other_shape)}
 
 
 def load_tokenizer(folder: Path) -> Any:
