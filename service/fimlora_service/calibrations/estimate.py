@@ -14,6 +14,7 @@ from fimlora_contract.estimates import (
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Worker
 from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.dtypes import choose_dtype
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.calibrations.checkpoint_sizes import (
     Checkpoint,
@@ -23,7 +24,7 @@ from fimlora_service.calibrations.checkpoint_sizes import (
     measure_checkpoint,
 )
 from fimlora_service.calibrations.job_spec import Known
-from fimlora_service.calibrations.memory import Demand, choose_dtype, demand_of, find
+from fimlora_service.calibrations.memory import Demand, demand_of, find
 from fimlora_service.calibrations.recorded import find_recorded
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
@@ -43,7 +44,8 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     model, config = resolved.model, resolved.model.config
     experts = find(config, ("num_experts_per_tok",))
     checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
-    dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
+    own = config.get("dtype") or config.get("torch_dtype")
+    dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
     recorded = find_recorded(request, shapes=model.shapes or {}, config=config)
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
     open_job = submission.find_open(request, resolved)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora_contract.requests import Calibration
+from fimlora_jobs.dtypes import BYTES
 from fimlora_service.calibrations.checkpoint_sizes import Checkpoint, is_packed
 from fimlora_service.calibrations.recorded import NOTHING, Recorded
 from fimlora_service.resolve.target_checks import WIDTHS, largest_number
 
 MARGIN = 1.05
 OVERHEAD_BYTES = 1 << 30
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 POSITIONS = ("max_position_embeddings", "n_positions")
 LARGEST = 1 << 40  # no honest configuration states more
 
@@ -43,16 +43,6 @@ class Demand:
     resident: int
     streamed: int
     boundary: int
-
-
-def choose_dtype(wanted: str, config: Mapping[str, Any], *, device: str) -> str:
-    """The dtype a worker would run in; the same rule as the worker's."""
-    if wanted != "auto":
-        return wanted
-    if device == "cpu":
-        return "float32"
-    own = config.get("dtype") or config.get("torch_dtype")
-    return own if isinstance(own, str) and own in BYTES else "bfloat16"
 
 
 def demand_of(

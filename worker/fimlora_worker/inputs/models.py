@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 # Fields that say how often a part is built, and a number that no known model exceeds.
 REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
 MOST_REPEATS = 1_000
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -164,16 +163,6 @@ def check_counts(config: Mapping[str, Any], *, n_tensors: int) -> None:
                 f"the config.json of the model asks for {key}={value}; its checkpoint has "
                 f"{n_tensors} tensors"
             )
-
-
-def choose_dtype(wanted: Dtype, config: Any, *, device: str) -> str:
-    """The dtype to run in; ``auto`` is float32 on a CPU, else the model's own or bfloat16."""
-    if wanted != "auto":
-        return wanted
-    if device == "cpu":
-        return "float32"
-    own = getattr(config, "dtype", None)
-    return str(own).removeprefix("torch.") if own is not None else "bfloat16"
 
 
 def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:

@@ -8,6 +8,7 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.dtypes import choose_dtype
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
 from fimlora_worker.inputs.device import choose_device
@@ -15,7 +16,6 @@ from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
 from fimlora_worker.inputs.labels import Labels, find_labels
 from fimlora_worker.inputs.models import (
-    choose_dtype,
     download_model,
     find_model,
     load_tokenizer,
@@ -106,10 +106,11 @@ def _model_request(
     device = choose_device(
         settings.device, lock=process.device_lock, visible=settings.cuda_visible_devices
     )
+    own = getattr(config, "dtype", None)
     return ModelRequest(
         digest=digest,
         task=fields.task,
-        dtype=choose_dtype(request.calibration.dtype, config, device=device),
+        dtype=choose_dtype(request.calibration.dtype, own, device=device),
         device=device,
         n_outputs=labels.n_outputs if labels else None,
         problem_type=labels.problem_type if labels else None,
