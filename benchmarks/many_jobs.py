@@ -26,7 +26,7 @@ import httpx2
 from redis import Redis
 
 from fimlora_jobs.queue import RqTransport
-from fimlora_jobs.reaper import sweep
+from fimlora_jobs.reaper import requeue_orphans
 from fimlora_jobs.store import JobStore
 from server import ROWS, running_server, succeeded_job
 from support.service import make_model
@@ -141,8 +141,8 @@ def report_sizes(
     print(f"memory of a queued job in the server: {used / o.jobs / 1024:.1f} KiB")
     redis.delete("fimlora:lock:reaper")
     began = time.perf_counter()
-    sweep(JobStore(redis), RqTransport(redis), on_reaped=print)
-    print(f"one sweep for lost jobs: {time.perf_counter() - began:.2f} s\n")
+    requeue_orphans(JobStore(redis), RqTransport(redis), on_reaped=print)
+    print(f"one look for lost jobs: {time.perf_counter() - began:.2f} s\n")
     return str(job_id)
 
 

@@ -14,6 +14,7 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.references import expand_dataset, expand_model
 from fimlora_contract.requests import BUDGET_UNITS
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobMissing, JobStore
 
@@ -103,7 +104,7 @@ class Catalogue:
         name = self.store.key("inputs", key)
         for id_ in self.store.redis.zrevrangebylex(name, "+", "-", start=0, num=N_LOOKED_AT):
             try:
-                record = self.store.get(_text(id_))
+                record = self.store.get(text_of(id_))
             except JobMissing:
                 self.store.redis.zrem(name, id_)
                 continue
@@ -125,7 +126,7 @@ class Catalogue:
     def pinned(self, name: str, tag: str) -> list[Pinned]:
         """What a pin stands for and stood for, the newest first."""
         entries = self.store.redis.lrange(self._pin(name, tag), 0, -1)
-        return [Pinned(**json.loads(_text(entry))) for entry in entries]
+        return [Pinned(**json.loads(text_of(entry))) for entry in entries]
 
     def pinned_digests(self) -> set[str]:
         """Everything that some pin stands for now."""
@@ -133,11 +134,7 @@ class Catalogue:
         pipeline = redis.pipeline(transaction=False)
         for key in redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
             pipeline.lindex(key, 0)
-        return {json.loads(_text(entry))["digest"] for entry in pipeline.execute() if entry}
+        return {json.loads(text_of(entry))["digest"] for entry in pipeline.execute() if entry}
 
     def _pin(self, name: str, tag: str) -> str:
         return self.store.key("pin", name, tag)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.scripts import DURATION_BOUNDS_S
-from fimlora_jobs.store import JobStore
+from fimlora_jobs.answers import text_of
+from fimlora_jobs.store import COUNTERS, DURATION_BOUNDS_S, JobStore
 
 
 @dataclass(frozen=True, slots=True)
-class Tallies:
+class Counters:
     """Numbers over all time.
 
     Attributes:
@@ -34,19 +34,15 @@ class Tallies:
         return self.seconds / self.n_measured if self.n_measured else None
 
 
-def read_tallies(store: JobStore) -> Tallies:
+def read_counters(store: JobStore) -> Counters:
     """What has been counted so far."""
-    stored = store.redis.hgetall(store.key("tallies"))
-    counted = {_text(name): float(_text(value)) for name, value in stored.items()}
+    stored = store.redis.hgetall(store.key(COUNTERS))
+    counted = {text_of(name): float(text_of(value)) for name, value in stored.items()}
     bounds = [str(bound) for bound in DURATION_BOUNDS_S]
     ended = (s for s in JobStatus if s.is_final)
-    return Tallies(
+    return Counters(
         ended={status: int(counted.get(f"ended:{status}", 0)) for status in ended},
         n_measured=int(counted.get("measured", 0)),
         seconds=counted.get("seconds", 0.0),
         within=tuple(accumulate(int(counted.get(f"within:{bound}", 0)) for bound in bounds)),
     )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

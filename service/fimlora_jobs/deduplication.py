@@ -1,16 +1,18 @@
 """Requests that were seen before: their results, their statistics, their idempotency keys."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.reader import JobMissing, JobReader, as_ms, text_of
+from fimlora_jobs.answers import as_ms, text_of
+from fimlora_jobs.reader import JobMissing, JobReader
 from fimlora_jobs.record import JobRecord
 
 IDEMPOTENCY_TTL_S = 24 * 3600
+SHARED_TTL_S = 7 * 24 * 3600
 FIGURES = "cache_figures"
 
 
-class Glance(NamedTuple):
+class Lookup(NamedTuple):
     """What is on record under the digests of a request; ids are empty where there is none.
 
     Attributes:
@@ -34,7 +36,7 @@ class Glance(NamedTuple):
 class KnownRequests(JobReader):
     """What the next equal request finds."""
 
-    def glance(self, digest: str, statistics_digest: str) -> Glance:
+    def look_up(self, digest: str, statistics_digest: str) -> Lookup:
         """Look for all that may be on record about a request, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
@@ -43,7 +45,7 @@ class KnownRequests(JobReader):
         pipeline.get(self.key("cache", digest))
         pipeline.get(self.key("statistics", statistics_digest))
         time, *ids = pipeline.execute()
-        return Glance(as_ms(time), *(text_of(id_ or "") for id_ in ids))
+        return Lookup(as_ms(time), *(text_of(id_ or "") for id_ in ids))
 
     def remember_result(self, digest: str, job_id: str) -> None:
         """Let the next equal request find this job."""
@@ -63,7 +65,7 @@ class KnownRequests(JobReader):
         """A succeeded job that has measured the same, if there is one."""
         return self._succeeded(self._redis.get(self.key("statistics", digest)))
 
-    def _succeeded(self, job_id: Any) -> JobRecord | None:
+    def _succeeded(self, job_id: object) -> JobRecord | None:
         try:
             record = self.get(text_of(job_id)) if job_id else None
         except JobMissing:

@@ -9,30 +9,13 @@ import hashlib
 from dataclasses import dataclass
 
 from fimlora_contract.webhooks import WebhookEvent, WebhookJob
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobMissing, JobStore
 
 TAKEN_S = 60.0
-
-
-# KEYS: job hash, its addresses, outbox. ARGV: id, address. Told at once when the job has ended.
-# Returns 0 for an unknown job.
-_ADD = """
-local status, ended = unpack(redis.call('HMGET', KEYS[1], 'status', 'finished_at'))
-if not status then return 0 end
-local is_new = redis.call('SADD', KEYS[2], ARGV[2]) == 1
-redis.call('EXPIRE', KEYS[2], KEPT_S)
-if ended and is_new then redis.call('ZADD', KEYS[3], ended, ARGV[1] .. ' ' .. ARGV[2]) end
-return 1
-""".replace("KEPT_S", str(90 * 24 * 3600))
-
-
-# KEYS: outbox. ARGV: now, until when they are taken, how many. Returns entries.
-_TAKE = """
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
-for _, entry in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], entry) end
-return due
-"""
+ADDRESSES_KEPT_S = 90 * 24 * 3600
 
 
 def event_of(record: JobRecord) -> WebhookEvent:
@@ -81,19 +64,20 @@ class Outbox:
             JobMissing: There is no such job.
         """
         keys = [self.store.key("job", job_id), self._addresses(job_id), self._key()]
-        if not self.store.redis.eval(_ADD, len(keys), *keys, job_id, url):
+        given: list[str | int] = [job_id, url, ADDRESSES_KEPT_S]
+        if not run_script(self.store.redis, "outbox_add", keys=keys, args=given):
             raise JobMissing(f"no job {job_id!r}")
 
     def addresses(self, job_id: str) -> list[str]:
         """The addresses that are, or were, to be told of a job's end."""
-        return sorted(map(_text, self.store.redis.smembers(self._addresses(job_id))))
+        return sorted(map(text_of, self.store.redis.smembers(self._addresses(job_id))))
 
     def take(self, *, at_most: int) -> list[Notice]:
         """Take what is due; it is due again in a minute unless it is settled by then."""
         now = self.store.now_ms()
-        given = (now, now + int(TAKEN_S * 1000), at_most)
-        entries = self.store.redis.eval(_TAKE, 1, self._key(), *given)
-        return [Notice(*_text(entry).split(" ", 1)) for entry in entries]
+        given = [now, now + int(TAKEN_S * 1000), at_most]
+        entries = run_script(self.store.redis, "outbox_take", keys=[self._key()], args=given)
+        return [Notice(*text_of(entry).split(" ", 1)) for entry in entries]
 
     def put_off(self, notice: Notice, *, seconds: float) -> None:
         """Let a notice be due again after a while."""
@@ -121,7 +105,3 @@ class Outbox:
 
     def _addresses(self, job_id: str) -> str:
         return self.store.key("webhooks", job_id)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

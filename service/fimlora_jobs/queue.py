@@ -18,27 +18,10 @@ from fimlora_jobs.attempts import (
     attempts_in,
     rq_job_id,
 )
+from fimlora_jobs.scripts import run_script
 
 SERIALIZER = "json"  # never pickle: what lies in Redis is data
 LAST_HIGH_KEY = "fimlora:last_high"
-# Move an attempt behind the last one of high priority, or to the front if that has gone.
-# KEYS: queue, id of the last one of high priority. ARGV: id. Returns 0 if it waits no more.
-PROMOTE = """
-if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then return 0 end
-local last = redis.call('GET', KEYS[2])
-if not last or redis.call('LINSERT', KEYS[1], 'AFTER', last, ARGV[1]) < 1 then
-  redis.call('LPUSH', KEYS[1], ARGV[1])
-end
-redis.call('SET', KEYS[2], ARGV[1])
-return 1
-"""
-
-# KEYS as above.
-N_HIGH = """
-local last = redis.call('GET', KEYS[2])
-local place = last and redis.call('LPOS', KEYS[1], last)
-return place and place + 1 or 0
-"""
 
 
 class RqTransport:
@@ -71,13 +54,12 @@ class RqTransport:
 
     def promote(self, job_id: str, attempt: int) -> None:
         """Let a waiting attempt go before all that are not of high priority."""
-        keys = [self._queue.key, LAST_HIGH_KEY]
-        self._redis.eval(PROMOTE, len(keys), *keys, rq_job_id(job_id, attempt))
+        rq_id = rq_job_id(job_id, attempt)
+        run_script(self._redis, "queue_promote", keys=self._high_keys(), args=[rq_id])
 
     def n_high(self) -> int:
         """How many attempts wait up to the last one of high priority."""
-        keys = [self._queue.key, LAST_HIGH_KEY]
-        return int(self._redis.eval(N_HIGH, len(keys), *keys))
+        return int(run_script(self._redis, "queue_n_high", keys=self._high_keys()))
 
     def waiting(self) -> set[tuple[str, int]]:
         """Job ids and attempts in the list that workers pop from."""
@@ -86,3 +68,6 @@ class RqTransport:
     def depth(self) -> int:
         """How many attempts wait."""
         return int(self._redis.llen(self._queue.key))
+
+    def _high_keys(self) -> list[str]:
+        return [self._queue.key, LAST_HIGH_KEY]

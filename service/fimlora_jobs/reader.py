@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from redis import Redis
+from redis.lock import Lock
 
 from fimlora_contract.jobs import JobEvent, JobStatus
+from fimlora_jobs.answers import as_ms, text_of
 from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
-
-if TYPE_CHECKING:  # a client has no redis, and needs none
-    from redis.lock import Lock
 
 BATCH = 500
 
@@ -32,12 +33,12 @@ class JobReader:
         prefix: Before every key, so that several services can share a server.
     """
 
-    def __init__(self, redis: Any, *, prefix: str = "fimlora:") -> None:
+    def __init__(self, redis: Redis, *, prefix: str = "fimlora:") -> None:
         self._redis = redis
         self._prefix = prefix
 
     @property
-    def redis(self) -> Any:
+    def redis(self) -> Redis:
         """The client, for what is kept beside the jobs."""
         return self._redis
 
@@ -152,11 +153,11 @@ class JobReader:
             self._events(job_id), min=f"({after}", max="+", count=limit
         )
         return [
-            JobEvent(id=text_of(id_), **json.loads(_field(fields, "event")))
-            for id_, fields in entries
+            JobEvent(id=text_of(id_), **json.loads(_field(fields or {}, "event")))
+            for id_, fields in entries or ()
         ]
 
-    def lock(self, name: str, *, ttl_s: float) -> "Lock":
+    def lock(self, name: str, *, ttl_s: float) -> Lock:
         """A lock among all processes, which nobody waits for and which runs out by itself."""
         key = self.key("lock", name)
         made: Lock = self._redis.lock(key, timeout=ttl_s, blocking=False, thread_local=False)
@@ -183,17 +184,6 @@ def read_record(fields: Sequence[str], values: Sequence[Any]) -> JobRecord | Non
     """What HMGET returned for some fields; ``None`` for a job that is gone."""
     stored: dict[Any, Any] = {f: v for f, v in zip(fields, values, strict=True) if v}
     return JobRecord.from_hash(stored) if "id" in stored else None
-
-
-def as_ms(time: tuple[int, int]) -> int:
-    """What TIME returned, in milliseconds."""
-    seconds, microseconds = time
-    return int(seconds) * 1000 + int(microseconds) // 1000
-
-
-def text_of(value: Any) -> str:
-    """What a client answered, whether it decodes or not."""
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _field(fields: Mapping[Any, Any], name: str) -> str:

@@ -1,8 +1,8 @@
 """Find jobs that nobody works on any more and queue their next attempt.
 
-Runs in the API and in every worker's parent process. A lock keeps two from sweeping at
-once, but nothing depends on it: each step is a compare-and-set, so a second sweep of the
-same job is refused.
+Runs in the API and in every worker's parent process. A lock keeps two from looking at
+once, but nothing depends on it: each step is a compare-and-set, so giving up the same attempt
+a second time is refused.
 """
 
 from collections.abc import Callable
@@ -41,10 +41,10 @@ class Reaped:
     status: JobStatus
 
 
-def sweep(
+def requeue_orphans(
     store: JobStore, transport: Transport, *, on_reaped: Callable[[Reaped], None]
 ) -> None:
-    """Give every orphaned job its next attempt, unless somebody else is sweeping."""
+    """Give every orphaned job its next attempt, unless somebody else is at it."""
     if not store.lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8).acquire():
         return
     end_overdue(store, on_reaped=on_reaped)

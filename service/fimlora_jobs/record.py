@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fimlora_contract.jobs import CalibrationResult, Job, JobError, JobStatus, Progress
+from fimlora_jobs.answers import text_of
 
 
 def new_job_id(now_ms: int) -> str:
@@ -38,13 +39,17 @@ SHOWN_FIELDS = (
 )  # fmt: skip
 
 
-def split_rows(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any] | None]:
-    """A request without its inline rows, but with their number; and the rows."""
+def request_fields(request: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, str]:
+    """What a job is asked for, as fields: its inline rows apart, and their number in their place."""
     dataset = dict(request.get("dataset", {}))
     rows = dataset.pop("rows", None)
-    if rows is None:
-        return dict(request), None
-    return {**request, "dataset": dataset | {"n_rows": len(rows)}}, rows
+    if rows is not None:
+        request = {**request, "dataset": dataset | {"n_rows": len(rows)}}
+    return {
+        "request": json.dumps(request),
+        "rows": json.dumps(rows) if rows is not None else "",
+        "resolved": json.dumps(resolved),
+    }
 
 
 def as_time(milliseconds: str | None) -> datetime | None:
@@ -67,7 +72,7 @@ class JobRecord:
     @classmethod
     def from_hash(cls, stored: Mapping[bytes | str, bytes | str]) -> "JobRecord":
         """Read what HGETALL returned, from a decoding or a bytes client."""
-        fields = {_text(key): _text(value) for key, value in stored.items()}
+        fields = {text_of(key): text_of(value) for key, value in stored.items()}
         return cls(
             id=fields["id"],
             status=JobStatus(fields["status"]),
@@ -150,7 +155,3 @@ class JobRecord:
             requests=int(self.fields.get("requests") or 1),
             cached=cached,
         )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

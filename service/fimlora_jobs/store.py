@@ -10,19 +10,21 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fimlora_contract.jobs import (
-    FINAL_STATUSES,
-    JobError,
-    JobStatus,
-    Progress,
-)
-from fimlora_jobs import scripts
+from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobStatus, Progress
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
-from fimlora_jobs.deduplication import FIGURES, KnownRequests
-from fimlora_jobs.reader import Change, JobMissing, read_record, text_of
-from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, split_rows
+from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, KnownRequests
+from fimlora_jobs.events import event_text
+from fimlora_jobs.reader import Change, JobMissing, read_record
+from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, request_fields
+from fimlora_jobs.scripts import run_script
 
 __all__ = ["Change", "JobMissing", "JobOpen", "JobStore", "RequestTaken", "StaleAttempt"]
+COUNTERS = "tallies"  # the key under which they have been counted from the beginning
+MAX_EVENTS = 5_000
+# Upper bounds of the classes that durations are counted in.
+DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
+DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
 
 
@@ -85,40 +87,34 @@ class JobStore(KnownRequests):
         Raises:
             RequestTaken: `shared` says something else by now.
         """
-        event = _event("status", job_id, Q, 1)
         keys = [
             self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
             self.key("deadlines"), self.key(FIGURES),
         ]  # fmt: skip
-        shown, rows = split_rows(request)
-        fields = {
-            "request": json.dumps(shown),
-            "rows": json.dumps(rows) if rows is not None else "",
-            "resolved": json.dumps(resolved),
+        fields = request_fields(request, resolved) | {
             "request_digest": digest,
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
             "tenant": tenant,
         }
-        pipeline = self._redis.pipeline(transaction=False)
         if in_place_of is not None:
             keys.append(self.key("shared", digest))
         deadline_s = request.get("deadline_s")
         until_ms = str(round(deadline_s * 1000)) if deadline_s else ""
-        given = [job_id, event, in_place_of or "", until_ms, counted_as, *_flat(fields)]
-        pipeline.eval(scripts.CREATE, len(keys), *keys, *given)
-        pipeline.hmget(self._job(job_id), SHOWN_FIELDS)
-        created, values = pipeline.execute()
-        if created == -1:
+        given: list[str | int] = [
+            job_id, event_text("status", job_id, Q, 1), in_place_of or "", SHARED_TTL_S,
+            until_ms, counted_as, " ".join(SHOWN_FIELDS), *_flat(fields),
+        ]  # fmt: skip
+        values = run_script(self._redis, "create", keys=keys, args=given)
+        if values is None:
             raise RequestTaken(f"another job was put on record for {digest}")
         record = read_record(SHOWN_FIELDS, values)
-        if record is None:
-            raise JobMissing(f"job {job_id!r} was deleted while it was made")
+        assert record is not None
         return record
 
     def join(self, job_id: str) -> JobRecord | None:
         """Let one more request share an open job; ``None`` when it is too late for that."""
-        joined = self._redis.eval(scripts.JOIN, 1, self._job(job_id))
+        joined = run_script(self._redis, "join", keys=[self._job(job_id)])
         return self.shown(job_id) if joined else None
 
     # A worker speaks for its attempt
@@ -130,7 +126,7 @@ class JobStore(KnownRequests):
             StaleAttempt: Another attempt is current, or this one is not queued any more.
         """
         fields = {"status": R, "worker": worker, "progress": "", "error": ""}
-        event = _event("status", job_id, R, attempt)
+        event = event_text("status", job_id, R, attempt)
         self._change(job_id, attempt, {Q}, fields, event=event, lease_s=LEASE_S)
         return self.get(job_id)
 
@@ -143,7 +139,7 @@ class JobStore(KnownRequests):
 
     def report(self, job_id: str, attempt: int, progress: Progress) -> JobStatus:
         """Put progress on record; the answer shows a cancel request."""
-        event = _event("progress", job_id, R, attempt, progress=progress)
+        event = event_text("progress", job_id, R, attempt, progress=progress)
         fields = {"progress": progress.model_dump_json()}
         return self._change(
             job_id, attempt, {R, C}, fields, event=event, lease_s=LEASE_S
@@ -164,13 +160,13 @@ class JobStore(KnownRequests):
             "result": json.dumps(result, allow_nan=False),
             "rows": "",  # nobody runs it again
         }
-        event = _event("status", job_id, JobStatus.SUCCEEDED, attempt)
+        event = event_text("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
 
     def fail(self, job_id: str, attempt: int, error: JobError) -> None:
         """End a job with an error; a job being canceled ends as canceled instead."""
         fields = {"status": JobStatus.FAILED, "error": error.model_dump_json()}
-        event = _event("status", job_id, JobStatus.FAILED, attempt, error=error)
+        event = event_text("status", job_id, JobStatus.FAILED, attempt, error=error)
         try:
             self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
         except StaleAttempt as stale:
@@ -181,7 +177,7 @@ class JobStore(KnownRequests):
     def confirm_cancel(self, job_id: str, attempt: int) -> None:
         """End a job whose cancel request has been obeyed."""
         fields = {"status": JobStatus.CANCELED}
-        event = _event("status", job_id, JobStatus.CANCELED, attempt)
+        event = event_text("status", job_id, JobStatus.CANCELED, attempt)
         self._change(job_id, attempt, {C}, fields, event=event, lease_s=0)
 
     # Anyone
@@ -192,7 +188,7 @@ class JobStore(KnownRequests):
         Raises:
             StaleAttempt: The job has already ended.
         """
-        if self._redis.eval(scripts.LEAVE, 1, self._job(job_id)):
+        if run_script(self._redis, "leave", keys=[self._job(job_id)]):
             return self.status_of(job_id)
         return self.request_cancel(job_id)
 
@@ -207,7 +203,7 @@ class JobStore(KnownRequests):
             if record.status is C:
                 return C
             target = JobStatus.CANCELED if record.status is Q else C
-            event = _event("status", job_id, target, record.attempt)
+            event = event_text("status", job_id, target, record.attempt)
             try:
                 return self._change(
                     job_id,
@@ -228,7 +224,7 @@ class JobStore(KnownRequests):
             JobOpen: It has not ended.
         """
         keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
-        done = self._redis.eval(scripts.DELETE, len(keys), *keys, job_id)
+        done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         if not done:
@@ -262,7 +258,7 @@ class JobStore(KnownRequests):
         }  # fmt: skip
         if error and error.code == "out_of_memory_host":
             fields["memory_kills"] = str(record.memory_kills + 1)
-        event = _event("status", job_id, Q, attempt + 1)
+        event = event_text("status", job_id, Q, attempt + 1)
         return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
@@ -291,14 +287,15 @@ class JobStore(KnownRequests):
         lease_s: float | None = None,
     ) -> Change:
         keys = [
-            self._job(job_id), self._open(), self._events(job_id), self.key("tallies"),
+            self._job(job_id), self._open(), self._events(job_id), self.key(COUNTERS),
             self.key("webhooks", job_id), self.key("outbox"),
         ]  # fmt: skip
         lease = "" if lease_s is None else str(int(lease_s * 1000))
         states = f"|{'|'.join(allowed)}|"
-        done, status, current = self._redis.eval(
-            scripts.CHANGE, len(keys), *keys, str(attempt), states, event, lease, *_flat(fields)
-        )
+        given: list[str | int] = [
+            attempt, states, event, lease, MAX_EVENTS, DURATION_CLASSES, *_flat(fields),
+        ]  # fmt: skip
+        done, status, current = run_script(self._redis, "change", keys=keys, args=given)
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         found = Change(JobStatus(text_of(status)), int(current))
@@ -314,25 +311,6 @@ class JobStore(KnownRequests):
 def _lost(failures: int) -> JobError:
     detail = f"the worker was lost in each of {failures} attempts"
     return JobError(code="worker_lost", detail=detail, retryable=True)
-
-
-def _event(
-    type_: str,
-    job_id: str,
-    status: JobStatus,
-    attempt: int,
-    *,
-    progress: Progress | None = None,
-    error: JobError | None = None,
-) -> str:
-    body: dict[str, Any] = {
-        "type": type_, "job_id": job_id, "status": status, "attempt": attempt,
-    }  # fmt: skip
-    if progress:
-        body["progress"] = progress.model_dump(mode="json")
-    if error:
-        body["error"] = error.model_dump(mode="json")
-    return json.dumps(body)
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

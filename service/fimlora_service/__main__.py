@@ -19,7 +19,7 @@ ENVIRONMENT = """environment:
 def main() -> None:
     """Serve until told to stop."""
     # The imports make no garbage to speak of, but would be searched for it again and again:
-    # that is a fifth of the time to the first answer. `serving` turns the collector on.
+    # that is a fifth of the time to the first answer. `warm_up` turns the collector on.
     gc.disable()
     parser = argparse.ArgumentParser(
         prog="python -m fimlora_service",

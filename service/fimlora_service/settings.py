@@ -1,12 +1,14 @@
 """The only file that reads the environment."""
 
+import base64
+import binascii
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
-from fimlora_service.webhooks.options import allowed_origins, key_of
 
 MIB = 1 << 20
 
@@ -69,3 +71,47 @@ class Settings(BaseSettings):
         if secret:
             key_of(secret.get_secret_value())
         return secret
+
+    @property
+    def webhook_origins(self) -> frozenset[str]:
+        """Whom webhooks may call."""
+        return allowed_origins(self.webhook_hosts)
+
+    @property
+    def webhook_key(self) -> bytes | None:
+        """What webhooks are signed with."""
+        secret = self.webhook_secret
+        return key_of(secret.get_secret_value()) if secret else None
+
+
+def allowed_origins(hosts: str) -> frozenset[str]:
+    """What FIMLORA_WEBHOOK_HOSTS allows: ``host``, ``host:port``, or ``http://host:port``.
+
+    Raises:
+        ValueError: An entry is none of these.
+    """
+    origins = set()
+    for entry in filter(None, (part.strip() for part in hosts.split(","))):
+        url = entry if "://" in entry else f"https://{entry}"
+        origin = origin_of(url)
+        if origin is None or url.count("/") > 2:
+            raise ValueError(
+                f"FIMLORA_WEBHOOK_HOSTS has {entry!r}; allowed are host, host:port and "
+                "http://host:port, separated by commas"
+            )
+        origins.add(origin)
+    return frozenset(origins)
+
+
+def key_of(secret: str) -> bytes:
+    """The key of a secret: what follows ``whsec_`` in base64, or the text itself.
+
+    Raises:
+        ValueError: It is no base64; the message does not repeat it.
+    """
+    if secret.startswith("whsec_"):
+        try:
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error as error:
+            raise ValueError("FIMLORA_WEBHOOK_SECRET is not base64 after whsec_") from error
+    return secret.encode()

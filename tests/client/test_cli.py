@@ -12,7 +12,7 @@ from fimlora_client.cli.context import Connection
 from fimlora_client.context import Context
 from fimlora_contract import __version__
 from fimlora_contract.jobs import JobError
-from fimlora_jobs.datasets.jsonl import BYTE_ORDER_MARK
+from fimlora_jobs.datasets.rows import BYTE_ORDER_MARK
 from support.jobs import LABELLED, write_jsonl
 
 REQUEST = ["calibrate", "tiny", "--budget", "4", "--batches", "2"]

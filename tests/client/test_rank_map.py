@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fimlora_client.rank_map import arrange, rank_map_table, short_names
-from fimlora_contract.jobs import RankMap, WrittenAdapter
+from fimlora_contract.rank_maps import RankMap, WrittenAdapter
 
 
 def module(name, rank, *, layer=None, kind=None):

@@ -1,6 +1,8 @@
 """What the client offers: nothing changes unnoticed."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -70,3 +72,18 @@ def test_the_public_names_are_pinned():
 def test_signatures_are_pinned(path):
     """Parameters keep their names, order and defaults."""
     assert signature(path) == SIGNATURES[path]
+
+
+def test_the_client_loads_nothing_of_what_keeps_jobs():
+    """It runs where none of it is installed, and starts at once where all of it is."""
+    kept_out = ("fimlora_jobs", "redis", "rq", "fsspec", "pyarrow", "numpy")
+    code = f"""
+import sys
+import fimlora_client, fimlora_client.cli
+print([name for name in {kept_out} if name in sys.modules])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert ran.stdout.strip() == "[]"

@@ -209,10 +209,10 @@ def test_a_key_is_bound_to_its_first_request(store):
     assert store.claim_key("k", fingerprint="f2", job_id="job_2") == ("f1", "job_1")
 
 
-def test_one_glance_finds_what_is_known_of_a_request(store, job_id):
+def test_one_look_finds_what_is_known_of_a_request(store, job_id):
     """Nothing at first; then the job to share, the result and the statistics, each by its key."""
     before = store.now_ms()
-    nothing = store.glance("sha256:aa", "sha256:ss")
+    nothing = store.look_up("sha256:aa", "sha256:ss")
     assert nothing.is_new
     assert before <= nothing.now_ms <= store.now_ms()
 
@@ -220,11 +220,11 @@ def test_one_glance_finds_what_is_known_of_a_request(store, job_id):
     store.remember_result("sha256:aa", job_id)
     store.remember_statistics("sha256:ss", "job_3")
 
-    found = store.glance("sha256:aa", "sha256:ss")
+    found = store.look_up("sha256:aa", "sha256:ss")
     assert (found.shared, found.result, found.statistics) == ("job_2", job_id, "job_3")
     assert not found.is_new
-    assert store.glance("sha256:bb", "sha256:ss").statistics == "job_3"
-    assert not store.glance("sha256:bb", "sha256:ss").is_new
+    assert store.look_up("sha256:bb", "sha256:ss").statistics == "job_3"
+    assert not store.look_up("sha256:bb", "sha256:ss").is_new
 
 
 def test_a_new_job_is_counted_once(store, redis_client):
@@ -267,14 +267,14 @@ def test_a_lock_is_held_by_one_and_only_given_back_by_its_holder(store, redis_cl
     assert first.acquire()
 
 
-def sweep_after(
+def requeued_after(
     redis: Redis, store: JobStore, transport: ListTransport, job_id: str, *, seconds: float
 ) -> list[int]:
-    """Let time pass, sweep once, and list the attempts that were queued by it."""
+    """Let time pass, look once, and list the attempts that were queued by it."""
     age(redis, store, job_id, seconds=seconds)
     redis.delete(store.key("lock", "reaper"))
     reaped: list[Reaped] = []
-    reaper.sweep(store, transport, on_reaped=reaped.append)
+    reaper.requeue_orphans(store, transport, on_reaped=reaped.append)
     return [r.attempt for r in reaped]
 
 
@@ -284,7 +284,7 @@ def test_the_reaper_queues_a_job_whose_lease_has_run_out(redis_client, store, jo
     transport.enqueue("job_other", 1)
     store.start(job_id, 1, worker="dead")
 
-    assert sweep_after(redis_client, store, transport, job_id, seconds=1) == [2]
+    assert requeued_after(redis_client, store, transport, job_id, seconds=1) == [2]
     assert transport.queue == [(job_id, 2), ("job_other", 1)]
 
 
@@ -292,32 +292,32 @@ def test_the_reaper_queues_a_job_that_stays_in_no_list(redis_client, store, job_
     """Popped by a worker that died before it began: seen missing, then given up."""
     transport = ListTransport()
 
-    assert sweep_after(redis_client, store, transport, job_id, seconds=1) == []
-    assert sweep_after(redis_client, store, transport, job_id, seconds=5) == []
-    assert sweep_after(redis_client, store, transport, job_id, seconds=16) == [2]
+    assert requeued_after(redis_client, store, transport, job_id, seconds=1) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=5) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=16) == [2]
 
 
 def test_a_job_popped_after_a_long_wait_keeps_its_attempt(redis_client, store, job_id):
     """However long it stood in line, its worker gets the whole grace to begin."""
     transport = ListTransport()
     transport.enqueue(job_id, 1)
-    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=3600) == []
 
     transport.queue.clear()
 
-    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=3600) == []
     assert store.start(job_id, 1, worker="w").status is JobStatus.RUNNING
 
 
 def test_a_job_back_in_line_is_not_missing_any_more(redis_client, store, job_id):
     """Seen missing before it was queued, seen waiting, popped: the grace starts anew."""
     transport = ListTransport()
-    sweep_after(redis_client, store, transport, job_id, seconds=1)
+    requeued_after(redis_client, store, transport, job_id, seconds=1)
     transport.enqueue(job_id, 1)
-    sweep_after(redis_client, store, transport, job_id, seconds=1)
+    requeued_after(redis_client, store, transport, job_id, seconds=1)
     transport.queue.clear()
 
-    assert sweep_after(redis_client, store, transport, job_id, seconds=3600) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=3600) == []
 
 
 def test_a_popped_job_is_held_before_it_is_started(redis_client, store, job_id):
@@ -328,7 +328,7 @@ def test_a_popped_job_is_held_before_it_is_started(redis_client, store, job_id):
     redis_client.hset(store.key("job", job_id), "updated_at", "0")
     reaped: list[Reaped] = []
 
-    reaper.sweep(store, ListTransport(), on_reaped=reaped.append)
+    reaper.requeue_orphans(store, ListTransport(), on_reaped=reaped.append)
 
     assert reaped == []
 
@@ -338,20 +338,20 @@ def test_the_reaper_leaves_a_live_lease_alone(store, job_id):
     store.start(job_id, 1, worker="alive")
     reaped: list[Reaped] = []
 
-    reaper.sweep(store, ListTransport(), on_reaped=reaped.append)
+    reaper.requeue_orphans(store, ListTransport(), on_reaped=reaped.append)
 
     assert reaped == []
     assert store.get(job_id).attempt == 1
 
 
-def test_two_reapers_do_not_sweep_at_once(store, redis_client, job_id):
+def test_two_reapers_do_not_look_at_once(store, redis_client, job_id):
     """The lock turns the second one away for a while."""
     store.start(job_id, 1, worker="dead")
     age(redis_client, store, job_id, seconds=60)
     transport, reaped = ListTransport(), list[Reaped]()
 
     for _ in range(3):
-        reaper.sweep(store, transport, on_reaped=reaped.append)
+        reaper.requeue_orphans(store, transport, on_reaped=reaped.append)
 
     assert len(reaped) == 1
 
@@ -364,7 +364,7 @@ def test_the_reaper_asks_the_server_a_few_times_however_many_jobs_wait(redis_cli
         transport.enqueue(f"job_{n:023x}", 1)
     before = reads(redis_client)
 
-    reaper.sweep(store, transport, on_reaped=lambda reaped: None)
+    reaper.requeue_orphans(store, transport, on_reaped=lambda reaped: None)
 
     assert reads(redis_client) - before < 20
 

@@ -68,6 +68,17 @@ print(dict(plan.ranks))
     assert ran.stdout.strip() == "{'a': 12, 'b': 4}"
 
 
+def test_the_scripts_for_redis_are_in_the_wheel(light):
+    """They are no Python files, and worker and service cannot begin without them."""
+    code = """
+from importlib.resources import files
+print(sorted(file.name for file in (files("fimlora_jobs") / "lua").iterdir()))
+"""
+    in_tree = sorted(path.name for path in (ROOT / "service/fimlora_jobs/lua").iterdir())
+
+    assert python(light, code).stdout.strip() == str(in_tree)
+
+
 @pytest.mark.parametrize("name", ["measure", "apply_fim_ranks"])
 def test_a_heavy_name_says_in_one_line_what_to_install(light, name):
     """Not a missing module deep inside, but the extra's name."""

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from inspect import iscoroutinefunction
 from threading import Event
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import pytest
-from fastapi.params import Depends
+from fastapi.dependencies.models import Dependant
 from redis import Redis
 from redis.connection import UnixDomainSocketConnection
 
@@ -15,11 +15,10 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.store import JobStore
-from fimlora_service.app import make_state, open_results
-from fimlora_service.calibrations import endpoints as calibrate
+from fimlora_service.app import PARTS, open_results
 from fimlora_service.calibrations.submission import Submission
-from fimlora_service.http import dependencies
 from fimlora_service.operations.metrics import Metrics
+from fimlora_service.state import make_state
 
 
 class CountingConnection(UnixDomainSocketConnection):
@@ -63,16 +62,17 @@ def test_a_new_request_is_on_record_and_queued_in_few_round_trips(
     assert (outcome, CountingConnection.n_sent) == ("measured", n_expected)
 
 
+def dependencies_of(dependant: Dependant) -> Iterator[tuple[str, Any]]:
+    """Everything that is called before a handler, by the handler's name."""
+    for inner in dependant.dependencies:
+        yield from dependencies_of(inner)
+        yield getattr(dependant.call, "__name__", ""), inner.call
+
+
 def test_no_dependency_is_sent_to_a_thread():
     """FastAPI calls a plain function in a thread, which costs more than what ours look up."""
-    found = {
-        name: part.dependency
-        for module in (calibrate, dependencies)
-        for name, kind in vars(module).items()
-        if get_origin(kind) is Annotated
-        for part in get_args(kind)
-        if isinstance(part, Depends)
-    } | {"require_json": calibrate.require_json}
+    routes = [route for part in PARTS for route in part.router.routes]
+    found = [pair for route in routes for pair in dependencies_of(route.dependant)]
 
-    assert len(found) > 10
-    assert [name for name, call in found.items() if not iscoroutinefunction(call)] == []
+    assert len({call for _, call in found}) > 10
+    assert [name for name, call in found if not iscoroutinefunction(call)] == []

@@ -1,6 +1,5 @@
-"""The real server process, and what runs beside its requests."""
+"""The real server process."""
 
-import logging
 import os
 import signal
 import socket
@@ -9,18 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.queue import RqTransport
-from fimlora_jobs.store import JobStore
-from fimlora_service.app import connect
-from fimlora_service.http.logs import FieldFormatter
-from fimlora_service.operations.background import reap, repeating
 from support.service import ROWS
 from support.valkey import running_valkey
 
@@ -162,56 +154,3 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 5.0) -> None
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
-
-
-def test_the_service_never_loads_torch():
-    """Starting stays fast and the image small."""
-    code = (
-        "import sys, fimlora_service.app;"
-        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'fimlora_worker'};"
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
-    )
-    path = os.pathsep.join(str(ROOT / p) for p in ("clients/python", "service", "worker"))
-
-    subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=True
-    )
-
-
-def test_the_reaper_gives_a_lost_job_its_next_attempt(http, job_id, store, redis_client):
-    """A worker died with its lease: the loop in the API finds the job."""
-    store.start(job_id, 1, worker="w")
-    redis_client.hset(store.key("job", job_id), "lease_until", 1)
-    transport = RqTransport(redis_client)
-
-    with repeating("reaper", partial(reap, store, transport), every_s=0.02):
-        deadline = time.monotonic() + 5
-        while store.get(job_id).attempt == 1 and time.monotonic() < deadline:
-            time.sleep(0.02)
-
-    record = store.get(job_id)
-    assert (record.status, record.attempt) == (JobStatus.QUEUED, 2)
-    assert (job_id, 2) in transport.waiting()
-
-
-def test_the_reaper_outlives_an_outage(redis_client, caplog):
-    """It says what is wrong and goes on."""
-    gone, transport = connect("unix:///tmp/fimlora-no-such-socket"), RqTransport(redis_client)
-
-    with (
-        caplog.at_level(logging.WARNING),
-        repeating("reaper", partial(reap, JobStore(gone), transport), every_s=0.02),
-    ):
-        time.sleep(0.3)
-
-    assert [record.message for record in caplog.records].count("reaper.redis_unavailable") > 1
-
-
-def test_log_lines_carry_their_fields(caplog):
-    """An event name, then key=value, which both people and machines can read."""
-    with caplog.at_level(logging.INFO):
-        logging.getLogger("x").info("job.queued", extra={"job_id": "job_1", "attempt": 2})
-
-    line = FieldFormatter().format(caplog.records[0])
-
-    assert line.endswith('INFO job.queued job_id="job_1" attempt=2')

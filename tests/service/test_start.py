@@ -37,6 +37,15 @@ print(*(name for name in {LATER} if name in sys.modules))
     assert early == ""
 
 
+def test_the_service_never_loads_torch():
+    """Starting stays fast and the image small."""
+    heavy = {"torch", "transformers", "peft", "datasets", "fimlora_worker"}
+
+    loaded = run(f"import sys, fimlora_service.app; print(*({heavy} & set(sys.modules)))")
+
+    assert loaded == ""
+
+
 def test_after_the_start_the_rest_is_imported_and_garbage_collected_again():
     """No request pays for an import later, and what was there is not searched again."""
     missing, has_torch, is_collecting, n_frozen = run(f"""

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from fimlora_client.errors import ApiError, error_of
-from fimlora_contract.jobs import Health
 from fimlora_contract.problems import Problem
+from fimlora_contract.service import Health
 
 Model = TypeVar("Model", bound=BaseModel)
 JSON = {"content-type": "application/json"}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Self
 
 from fimlora_client.errors import DigestMismatch, InvalidFile
+from fimlora_contract.artifacts import Artifact
 from fimlora_contract.digests import digest_file
-from fimlora_contract.jobs import Artifact
 
 OnFile = Callable[[Artifact], object]
 

@@ -10,7 +10,7 @@ from fimlora_client.calls import Answer, raise_for_problem, read_answer, route
 from fimlora_client.errors import ApiError, DigestMismatch, ValidationFailed, problem_of
 from fimlora_client.files import write_text
 from fimlora_contract.digests import digest_bytes, digest_file
-from fimlora_contract.jobs import RankPattern
+from fimlora_contract.rank_patterns import RankPattern
 from fimlora_contract.references import NAME
 
 Format = Literal[

@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from fimlora_contract.jobs import RankMap, RankMapModule
+from fimlora_contract.rank_maps import RankMap, RankMapModule
 
 # From pale to deep; the text colour keeps enough contrast on each.
 SHADES = (

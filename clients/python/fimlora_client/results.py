@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fimlora_client.errors import MissingExtra
-from fimlora_contract.jobs import Artifact, Job, RankMap
+from fimlora_contract.artifacts import Artifact
+from fimlora_contract.jobs import Job
+from fimlora_contract.rank_maps import RankMap
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -1,7 +1,6 @@
-"""What client, service and worker agree on: requests, jobs, events, errors, records.
+"""What goes over the wire between client, service and worker: requests, answers, events, errors.
 
-Needs pydantic and the standard library only. ``store`` and ``reaper`` describe the job
-record in Redis; they take a connected client as an argument and import none.
+Needs pydantic and the standard library only.
 """
 
 __version__ = "0.1.0"

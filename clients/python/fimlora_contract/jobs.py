@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from fimlora_contract.artifacts import Artifact
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.rank_maps import RankMap
 
 
 class JobStatus(StrEnum):
@@ -61,68 +63,6 @@ class JobError(AnswerModel):
     retryable: bool = False
 
 
-class Artifact(AnswerModel):
-    """One file of the result; its digest is also its ``ETag``."""
-
-    name: str
-    digest: str
-    size: int
-    media_type: str
-    href: str = ""
-
-
-class ArtifactPage(AnswerModel):
-    """All files of a result."""
-
-    object: Literal["list"] = "list"
-    data: list[Artifact]
-
-
-class RankMapModule(AnswerModel):
-    """One target module of a rank map."""
-
-    name: str
-    d_in: int
-    d_out: int
-    fan_in_fan_out: bool = False
-    layer: int | None
-    kind: str
-    score: float
-    rank: int
-    alpha: int
-    parameters: int
-
-
-class WrittenAdapter(AnswerModel):
-    """What the adapter of a plan holds, as written."""
-
-    layout: str
-    width: int | None = Field(
-        None, description="The common rank that layout C pads to; null in layout B."
-    )
-    trainable_parameters: int = Field(
-        description="Of all LoRA matrices, with their padding; without a trained head."
-    )
-
-
-class RankMap(AnswerModel):
-    """The plan as data: the same object that ``rank_map.json`` holds."""
-
-    format: str
-    budget: dict[str, Any]
-    rule: str
-    r_min: int
-    r_max: int
-    scale: int
-    spent: dict[str, int]
-    controls: dict[str, dict[str, Any]]
-    provenance: dict[str, Any]
-    adapter: WrittenAdapter | None = Field(
-        None, description="Null in rank maps of before it was recorded."
-    )
-    modules: list[RankMapModule]
-
-
 class Execution(AnswerModel):
     """How a measurement was carried out; it changes no result and is in no artefact."""
 
@@ -147,77 +87,6 @@ class CalibrationResult(AnswerModel):
     execution: Execution | None = Field(
         None, description="Null when the statistics of another job were used."
     )
-
-
-class Plan(AnswerModel):
-    """Another plan from a job's statistics; nothing was queued and nothing is stored."""
-
-    object: Literal["plan"] = "plan"
-    job_id: str = Field(description="The job whose statistics were used.")
-    digest: str = Field(description="Content address the plan would have as a result.")
-    adapter_config: dict[str, Any]
-    rank_map: RankMap
-
-
-class RankPattern(AnswerModel):
-    """A result as CI and clusters fetch it; equal digests are equal answers for ever."""
-
-    object: Literal["rank_pattern"] = "rank_pattern"
-    digest: str = Field(description="Content address of the result.")
-    adapter_config: dict[str, Any]
-    rank_map: RankMap
-
-
-class PinEntry(AnswerModel):
-    """A result that a pin stands for, or stood for."""
-
-    digest: str
-    pinned_at: datetime
-
-
-class Pin(AnswerModel):
-    """A name and tag that stand for a result; the newest entry of the history counts."""
-
-    object: Literal["pin"] = "pin"
-    name: str
-    tag: str
-    digest: str
-    history: list[PinEntry] = Field(description="Newest first.")
-
-
-class RankChange(AnswerModel):
-    """One target module in two results; a rank is 0 where it is not targeted."""
-
-    name: str
-    rank_a: int
-    rank_b: int
-    change: int = Field(description="`rank_b - rank_a`.")
-
-
-class RankDrift(AnswerModel):
-    """How far the ranks of two results lie apart."""
-
-    n_modules: int
-    n_changed: int
-    ranks_a: int
-    ranks_b: int
-    parameters_a: int
-    parameters_b: int
-    moved: int = Field(description="Sum of all changes, without their signs.")
-    largest_change: int
-    share_moved: float = Field(
-        description="`moved` over the ranks of both results: 0 when equal, 1 when disjoint."
-    )
-
-
-class RankDiff(AnswerModel):
-    """Rank drift between the results of two jobs, per module and in sum."""
-
-    object: Literal["rank_diff"] = "rank_diff"
-    job_a: str
-    job_b: str
-    drift: RankDrift
-    modules: list[RankChange] = Field(description="Those that differ, largest change first.")
 
 
 class Job(AnswerModel):
@@ -274,58 +143,3 @@ class JobEventPage(AnswerModel):
     object: Literal["list"] = "list"
     data: list[JobEvent]
     next_cursor: str | None = None
-
-
-class Dataset(AnswerModel):
-    """An uploaded or registered dataset; the id of an upload is its content."""
-
-    id: str
-    object: Literal["dataset"] = "dataset"
-    source: Literal["upload", "local"]
-    format: Literal["jsonl", "parquet", "folder"]
-    rows: int | None = Field(None, description="Null for a registered folder not yet read.")
-    columns: list[str] = []
-    size: int
-    digest: str | None = Field(None, description="Null for a registered dataset not yet read.")
-    created_at: datetime | None = None
-
-
-class DatasetPage(AnswerModel):
-    """All datasets the service knows."""
-
-    object: Literal["list"] = "list"
-    data: list[Dataset]
-
-
-class Model(AnswerModel):
-    """A registered local base model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    source: Literal["local"] = "local"
-    architecture: str | None = None
-    model_type: str | None = None
-    size: int
-    usable: bool
-    problem: str | None = Field(None, description="Why it is not usable.")
-
-
-class ModelPage(AnswerModel):
-    """All registered local base models."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class Health(AnswerModel):
-    """Liveness or readiness; ``checks`` names each dependency."""
-
-    status: Literal["ok", "degraded", "unavailable"]
-    checks: dict[str, str] = {}
-
-
-class Version(AnswerModel):
-    """Versions that matter when results are compared."""
-
-    fimlora: str
-    api: Literal["v1"] = "v1"

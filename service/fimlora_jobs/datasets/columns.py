@@ -5,7 +5,7 @@ that a wrong column is refused before queueing, the worker on what it loaded.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fimlora_contract.references import Columns
@@ -39,6 +39,11 @@ class TextFields:
     def task(self) -> Task:
         """Rows with a label are classified, all others are modelled as text."""
         return "sequence_classification" if self.label else "causal_lm"
+
+
+def used_columns(fields: TextFields) -> list[str]:
+    """Names of the columns that have a role."""
+    return [name for name in asdict(fields).values() if name is not None]
 
 
 def find_fields(

@@ -1,49 +1,104 @@
-"""Rows of a dataset, one at a time: read, refused by line, checked for the columns in use.
+"""Rows of a dataset as service and worker read them: one at a time, each with its place.
 
-Memory stays bounded by one line or one record batch, whatever the size of the file. Arrow takes
-a while to import, and is imported where there is a Parquet file.
+Reading takes the memory of one line or one record batch, whatever the size of the file. Arrow
+takes a while to import, and is imported where there is a Parquet file.
 """
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fimlora_jobs.datasets.columns import ColumnError, TextFields, check_row
-from fimlora_jobs.datasets.jsonl import skip_byte_order_mark
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_LINE_BYTES = 16 << 20
-MAX_CLASSES = 10_000
 BATCH_ROWS = 1_024
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Row = Mapping[str, Any]
+PlacedRow = tuple[str, Row]
 
 
 class RowError(ValueError):
     """A row cannot be read; the message names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """What was seen while reading: how many rows, and which columns in order of appearance."""
+def read_inline(rows: Iterable[Row]) -> Iterator[PlacedRow]:
+    """Each row of a request with its place, ``row 3``."""
+    for number, row in enumerate(rows, 1):
+        check_text(row, where=f"row {number}")
+        yield f"row {number}", row
 
-    rows: int
-    columns: list[str]
 
+def read_jsonl(path: Path, *, name: str = "") -> Iterator[PlacedRow]:
+    """Each row of a JSONL file with its place, ``line 3``; blank lines are skipped.
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each row of a JSONL file with its place, ``line 3``; blank lines are skipped."""
+    Args:
+        path: The file.
+        name: What the file is called in places, if they name it.
+    """
     with path.open("rb") as file:
-        skip_byte_order_mark(file)
+        _skip_byte_order_mark(file)
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
+            where = f"{name} line {number}".lstrip()
             if len(line) > MAX_LINE_BYTES:
-                raise RowError(f"line {number} is longer than {MAX_LINE_BYTES} bytes")
+                raise RowError(f"{where} is longer than {MAX_LINE_BYTES} bytes")
             if line.strip():
-                yield f"line {number}", parse_line(line, where=f"line {number}")
+                yield where, parse_line(line, where=where)
+
+
+def _skip_byte_order_mark(file: BinaryIO) -> None:
+    """Go to the first row of a file just opened; some editors put a mark of UTF-8 before it."""
+    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+        file.seek(0)
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[PlacedRow]:
+    """Each row of a Parquet file with its place, ``row 3``; only the columns asked for."""
+    number = 0
+    for batch in parquet_batches(path, columns):
+        for row in python_values(batch, after=number):
+            number += 1
+            yield f"row {number}", row
+
+
+def parquet_batches(
+    path: Path, columns: Sequence[str] | None = None
+) -> "Iterator[pa.RecordBatch]":
+    """The rows of a Parquet file, some at a time; columns that it lacks are left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    wanted = None if columns is None else list(columns)
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+                yield batch
+                number += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(number) from error
+
+
+def python_values(
+    arrow: "pa.RecordBatch | pa.Table | pa.ChunkedArray", *, after: int = 0
+) -> list[Any]:
+    """Rows, or the values of one column, as Python objects; ``after`` so many others."""
+    import pyarrow as pa
+
+    try:
+        values: list[Any] = arrow.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise _damaged(after) from error
+    return values
+
+
+def _damaged(after: int) -> RowError:
+    return RowError(f"the Parquet file is damaged after row {after}")
 
 
 def parse_line(line: bytes, *, where: str) -> Row:
@@ -88,103 +143,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return "an integer has too many digits" if "digits" in str(error) else str(error)
-
-
-def survey(rows: Iterable[tuple[str, Row]]) -> Sighting:
-    """Read all rows once."""
-    columns: dict[str, None] = {}
-    count = 0
-    for _, row in rows:
-        count += 1
-        if row.keys() - columns.keys():
-            columns |= dict.fromkeys(row)
-    return Sighting(count, list(columns))
-
-
-def survey_parquet(path: Path) -> Sighting:
-    """Count and columns from a Parquet file's footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            return Sighting(file.metadata.num_rows, list(file.schema_arrow.names))
-    except (pa.ArrowException, OSError) as error:
-        raise RowError("the file is not a sound Parquet file") from error
-
-
-def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    """Each row of a Parquet file with its place, only the columns asked for."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise RowError(f"the Parquet file is damaged after row {number}") from error
-
-
-@dataclass(slots=True)
-class LabelCheck:
-    """Watch the labels go by: all text or all numbers, finite, and at least two classes.
-
-    Attributes:
-        column: Name of the label column.
-    """
-
-    column: str
-    classes: set[Any] = field(default_factory=set)
-    is_text: bool | None = None
-    has_floats: bool = False
-
-    def see(self, row: Row, *, where: str) -> None:
-        """Check one row's label."""
-        label = row[self.column]
-        if self.is_text is None:
-            self.is_text = isinstance(label, str)
-        if isinstance(label, str) is not self.is_text:
-            raise ColumnError(f"{where}: column {self.column!r} mixes text and numbers")
-        if isinstance(label, float):
-            self.has_floats = True
-            if not math.isfinite(label):
-                raise ColumnError(f"{where}: column {self.column!r} holds {label}")
-        if len(self.classes) <= MAX_CLASSES:
-            self.classes.add(label)
-
-    def close(self) -> None:
-        """Check what the labels are together."""
-        if self.has_floats:
-            return
-        if len(self.classes) < 2:
-            only = sorted(map(str, self.classes))
-            raise ColumnError(
-                f"column {self.column!r} holds the one label {only}; a classification needs two"
-            )
-        if len(self.classes) > MAX_CLASSES:
-            raise ColumnError(
-                f"column {self.column!r} holds more than {MAX_CLASSES} different labels"
-            )
-
-
-def check_rows(rows: Iterable[tuple[str, Row]], fields: TextFields) -> int:
-    """Check that every row has the columns in use, and return how many rows there are.
-
-    Raises:
-        ColumnError: Names the row and the column.
-        RowError: Names the row that cannot be read.
-    """
-    labels = LabelCheck(fields.label) if fields.label else None
-    count = 0
-    for where, row in rows:
-        count += 1
-        check_row(row, fields, where=where)
-        if labels:
-            labels.see(row, where=where)
-    if labels and count:
-        labels.close()
-    return count

@@ -95,7 +95,12 @@ class LocalArtifacts:
             self._folder(digest).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:  # noqa: ARG002
+    def remove_leftovers(
+        self,
+        *,
+        before_ms: int,
+        may_delete: Callable[[str], bool],  # noqa: ARG002
+    ) -> None:
         """Delete what commits and deletions that never ended have left, under names of its own."""
         for pattern in (".deleted-*", ".incoming-*"):
             for left in self.root.glob(pattern):

@@ -11,7 +11,7 @@ from fimlora_contract.digests import digest_file
 
 
 @dataclass(frozen=True, slots=True)
-class ReadCache:
+class LocalCopies:
     """Files by digest in one folder; processes may share it.
 
     Attributes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fimlora_jobs.results.local import LocalArtifacts
-from fimlora_jobs.results.local_copies import ReadCache
+from fimlora_jobs.results.local_copies import LocalCopies
 from fimlora_jobs.results.store import (
     MANIFEST,
     PREFIX,
@@ -47,13 +47,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 Connect = Callable[..., tuple[Any, str]]
 
 
-def open_artifacts(url: str, *, data_dir: Path, connect: Connect) -> ArtifactStore:
+def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
+    """A file system of fsspec's, which is imported only where results are kept in one."""
+    from fsspec.core import url_to_fs
+
+    connected: tuple[Any, str] = url_to_fs(url, **options)
+    return connected
+
+
+def open_artifacts(
+    url: str, *, data_dir: Path, connect: Connect = connect_storage
+) -> ArtifactStore:
     """What keeps the results of an installation.
 
     Args:
         url: A URL that fsspec understands; empty for the data folder.
         data_dir: The data folder; copies of remote files are kept there.
-        connect: fsspec's `url_to_fs`: the contract imports no library for it.
+        connect: Gives the file system and the path in it that a URL stands for.
 
     Raises:
         ValueError: The URL cannot be used; says why.
@@ -72,7 +82,7 @@ def open_artifacts(url: str, *, data_dir: Path, connect: Connect) -> ArtifactSto
     except (ImportError, ValueError) as error:
         hint = "; install fimlora[s3]" if scheme == "s3" else ""
         raise ValueError(f"artefacts at {scheme}:// cannot be used: {error}{hint}") from error
-    return ObjectArtifacts(files, root_path.rstrip("/"), ReadCache(data_dir / "fetched"))
+    return ObjectArtifacts(files, root_path.rstrip("/"), LocalCopies(data_dir / "fetched"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +92,12 @@ class ObjectArtifacts:
     Attributes:
         files: A connected fsspec file system.
         root: Bucket and prefix.
-        cache: Copies of what is read again and again.
+        copies: Of what is read again and again.
     """
 
     files: Any
     root: str
-    cache: ReadCache
+    copies: LocalCopies
 
     def commit(self, folder: Path, files: Sequence[StoredFile]) -> str:
         """Put the files, then the manifest; nothing is put when the result is there."""
@@ -129,7 +139,9 @@ class ObjectArtifacts:
         """A copy of the file, checked against its digest."""
         file, key = self.stat(digest, name), self._key(digest, name)
         with self._errors(digest):
-            return self.cache.get(file.digest, lambda path: self.files.get_file(key, str(path)))
+            return self.copies.get(
+                file.digest, lambda path: self.files.get_file(key, str(path))
+            )
 
     def list(self) -> Iterator[StoredResult]:
         """All results that are there."""
@@ -148,7 +160,7 @@ class ObjectArtifacts:
             with self._errors(digest), suppress(FileNotFoundError):
                 self.files.rm_file(self._key(digest, name))
 
-    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
+    def remove_leftovers(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
         """Delete objects without a manifest, if none was put since a time."""
         for folder, entries in self._folders().items():
             newest = max(map(_changed_ms, entries.values()))

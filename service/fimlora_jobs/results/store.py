@@ -15,6 +15,7 @@ from fimlora_contract.base import AnswerModel
 from fimlora_contract.digests import digest_file, digest_of
 
 MANIFEST = "manifest.json"
+STATISTICS = "statistics.safetensors"  # what other plans are made from
 PREFIX = "sha256-"
 MEDIA_TYPES = {".json": "application/json", ".svg": "image/svg+xml"}
 BINARY = "application/octet-stream"
@@ -99,7 +100,7 @@ class ArtifactStore(Protocol):
         """Delete a result; deleting it again changes nothing."""
         ...
 
-    def sweep(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
+    def remove_leftovers(self, *, before_ms: int, may_delete: Callable[[str], bool]) -> None:
         """Delete what commits and deletions that never ended have left.
 
         Args:

@@ -15,7 +15,7 @@ from fimlora_jobs.results.store import (
     StoredResult,
     make_manifest,
 )
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 
 POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ class TrackedArtifacts:
 
     Attributes:
         store: What keeps the results.
-        index: Where uses are noted.
+        usage: Where uses are noted.
         sleep: Waits some seconds.
     """
 
     store: ArtifactStore
-    index: ResultIndex
+    usage: ResultUsage
     sleep: Callable[[float], None] = time.sleep
 
     def use(self, digest: str) -> None:
@@ -45,21 +45,21 @@ class TrackedArtifacts:
         Raises:
             ResultEvicted: It comes too late.
         """
-        if not self.index.use(digest):
+        if not self.usage.use(digest):
             raise ResultEvicted(f"result {digest} was deleted to make room")
 
     def commit(self, folder: Path, files: Sequence[StoredFile]) -> str:
         """Keep a result, after a deletion of the same one that is under way."""
         digest = make_manifest(files).digest
-        while not self.index.revive(digest):
+        while not self.usage.revive(digest):
             self.sleep(POLL_S)  # at most as long as a dead process's mark lasts
         self.store.commit(folder, files)
-        self.index.use(digest)  # from here on its time of rest counts
+        self.usage.use(digest)  # from here on its time of rest counts
         return digest
 
     def exists(self, digest: str, name: str = MANIFEST) -> bool:
         """Whether a result, or one of its files, is there and stays for now."""
-        return self.index.use(digest) and self.store.exists(digest, name)
+        return self.usage.use(digest) and self.store.exists(digest, name)
 
     def stat(self, digest: str, name: str) -> StoredFile:
         """Size and digest of a file."""
@@ -84,23 +84,23 @@ class TrackedArtifacts:
         """Delete a result that was claimed."""
         self.store.delete(digest)
 
-    def sweep(
+    def remove_leftovers(
         self, *, before_ms: int, may_delete: Callable[[str], bool] = lambda _: True
     ) -> None:
         """Delete what commits and deletions that never ended have left."""
-        used, claimed = self.index.last_uses(), []
+        used, claimed = self.usage.last_uses(), []
 
         def claim(digest: str) -> bool:
-            if not may_delete(digest) or not self.index.claim(digest, seen_ms=used.get(digest)):
+            if not may_delete(digest) or not self.usage.claim(digest, seen_ms=used.get(digest)):
                 return False
             claimed.append(digest)
             return True
 
         try:
-            self.store.sweep(before_ms=before_ms, may_delete=claim)
+            self.store.remove_leftovers(before_ms=before_ms, may_delete=claim)
         finally:
             for digest in claimed:
-                self.index.release(digest)
+                self.usage.release(digest)
 
     def check(self) -> None:
         """Raise unless results can be kept now."""

@@ -6,70 +6,36 @@ since it was chosen, and a use fails when the result was claimed.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.deduplication import FIGURES
+from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobStore
 
 EVICTING_TTL_S = 60  # a process that dies while it deletes keeps committers waiting this long
 MAX_REMEMBERED = 100_000
 
-_NOW = """
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-"""
-
-# KEYS: last uses, evicted. ARGV: digest. Returns 1 = noted, 0 = it was evicted.
-_USE = f"""
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
-{_NOW}
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-return 1
-"""
-
-# KEYS: last uses, evicted, the mark of a deletion under way. ARGV: digest. Returns 1 = it may be
-# committed, 0 = it is being deleted.
-_REVIVE = f"""
-if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-{_NOW}
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-return 1
-"""
-
-# KEYS: as above. ARGV: digest, the last use that was seen ('' = none), seconds that the mark
-# lasts, how many evicted digests to remember. Returns 1 = claimed, 0 = it was used meanwhile.
-_CLAIM = f"""
-local used = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if (used and tonumber(used) or -1) ~= (tonumber(ARGV[2]) or -1) then return 0 end
-if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-{_NOW}
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[4])
-redis.call('SET', KEYS[3], '1', 'EX', ARGV[3])
-return 1
-"""
-
 
 @dataclass(frozen=True, slots=True)
-class ResultIndex:
+class ResultUsage:
     """What is known of results beside their files, in the same Redis as the jobs."""
 
     store: JobStore
 
     def use(self, digest: str) -> bool:
         """Note that a result is about to be read; false when it was evicted."""
-        return bool(self._run(_USE, digest, n_keys=2))
+        return bool(self._run("result_use", digest, n_keys=2))
 
     def revive(self, digest: str) -> bool:
         """Note that a result is about to be committed; false while it is being deleted."""
-        return bool(self._run(_REVIVE, digest))
+        return bool(self._run("result_revive", digest))
 
     def claim(self, digest: str, *, seen_ms: int | None) -> bool:
         """Take a result for deletion; false when it was used since ``seen_ms``."""
         seen = "" if seen_ms is None else str(seen_ms)
-        return bool(self._run(_CLAIM, digest, seen, str(EVICTING_TTL_S), str(MAX_REMEMBERED)))
+        return bool(self._run("result_claim", digest, seen, EVICTING_TTL_S, MAX_REMEMBERED))
 
     def release(self, digest: str) -> None:
         """End a claim: the result is deleted, and may be committed again."""
@@ -78,7 +44,8 @@ class ResultIndex:
     def last_uses(self) -> dict[str, int]:
         """When each result was last used, in the server's milliseconds."""
         found = self.store.redis.zrange(self._keys("")[0], 0, -1, withscores=True)
-        return {_text(digest): int(score) for digest, score in found}
+        scored = cast("list[tuple[bytes, float]]", found)  # of its types, the one with scores
+        return {text_of(digest): int(score) for digest, score in scored}
 
     def needed(self) -> set[str]:
         """Results that a pin stands for, or that an open job plans from."""
@@ -95,7 +62,7 @@ class ResultIndex:
     def figures(self) -> dict[str, int]:
         """All figures."""
         found = self.store.redis.hgetall(self.store.key(FIGURES))
-        return {_text(name): int(value) for name, value in found.items()}
+        return {text_of(name): int(value) for name, value in found.items()}
 
     def _planned_from(self) -> set[str]:
         earlier = {
@@ -105,14 +72,10 @@ class ResultIndex:
         results = (r.json_field("result") for r in self.store.shown_many(earlier - {""}))
         return {result["digest"] for result in results if result}
 
-    def _run(self, script: str, digest: str, *more: str, n_keys: int = 3) -> object:
+    def _run(self, script: str, digest: str, *more: str | int, n_keys: int = 3) -> object:
         keys = self._keys(digest)[:n_keys]
-        return self.store.redis.eval(script, len(keys), *keys, digest, *more)
+        return run_script(self.store.redis, script, keys=keys, args=[digest, *more])
 
     def _keys(self, digest: str) -> list[str]:
         key = self.store.key
         return [key("results_used"), key("results_evicted"), key("evicting", digest)]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

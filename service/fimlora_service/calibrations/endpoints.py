@@ -3,34 +3,24 @@
 POST /estimate goes the same way up to the record.
 """
 
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Request, Response
-from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Body, Depends, Header, Response
 
 from fimlora_contract.estimates import Estimate
 from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.calibrations.estimate import make_estimate
 from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
-from fimlora_service.http.dependencies import (
-    JobId,
-    LanesDep,
-    MetricsDep,
-    PrefixDep,
-    SettingsDep,
-    StoppingDep,
-    SubmissionDep,
-    problems,
-)
-from fimlora_service.http.headers import media_type_of, wait_preference
+from fimlora_service.calibrations.submission import Submission
+from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.http.dependencies import JobId, PrefixDep, part, problems, require_json
+from fimlora_service.http.headers import wait_preference
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.jobs.endpoints import Patience
+from fimlora_service.jobs.long_poll import LongPollDep
+from fimlora_service.operations.metrics import MetricsDep
 
 RETRY_AFTER_S = 2
 # What is wrong with a body, however it is submitted.
@@ -54,13 +44,8 @@ REFUSALS = (
     errors.RedisUnavailable,
 )
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
-
-
-async def require_json(request: Request) -> None:
-    """Refuse a body that does not say it is JSON."""
-    media_type_of(request, allowed=["application/json"])
-
-
+SubmissionDep = Annotated[Submission, part("submission")]
+SubmissionLimitDep = Annotated[SubmissionLimit, part("submission_limit")]
 RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]
 PreferHeader = Annotated[
     list[str],
@@ -100,12 +85,10 @@ KeyHeader = Annotated[
 )
 async def calibrate(
     body: RequestBody,
-    request: Request,
     submission: SubmissionDep,
-    lanes: LanesDep,
+    limit: SubmissionLimitDep,
     metrics: MetricsDep,
-    settings: SettingsDep,
-    stopping: StoppingDep,
+    long_poll: LongPollDep,
     prefix: PrefixDep,
     response: Response,
     idempotency_key: KeyHeader = None,
@@ -113,19 +96,16 @@ async def calibrate(
 ) -> Any:
     """Queue a calibration and answer at once, or once it has ended if the client waits."""
     if body.validate_only:
-        made = await lanes.run(body, partial(make_estimate, body, submission))
+        made = await limit.run(body, partial(make_estimate, body, submission))
         return Response(made.model_dump_json(), media_type="application/json")
     accept = partial(submission.accept, body, key=idempotency_key)
-    accepted = await lanes.run(body, accept)
+    accepted = await limit.run(body, accept)
     metrics.accepted.labels(accepted.outcome).inc()
     record, wait = accepted.record, wait_preference(prefer)
     if wait is not None:
         response.headers["Preference-Applied"] = f"wait={wait}"
-        patience = Patience(request, settings, stopping)
         # The job is accepted, whatever becomes of the wait.
-        with suppress(RedisError, JobMissing):
-            await patience.wait_for_end(record.id, submission.store, at_most_s=wait)
-            record = await run_in_threadpool(submission.store.shown, record.id)
+        record = await long_poll.follow(record, at_most_s=wait)
     response.headers["Location"] = f"{prefix}/jobs/{record.id}"
     if accepted.cached or (wait is not None and record.status.is_final):
         response.status_code = 200
@@ -135,9 +115,11 @@ async def calibrate(
 
 
 @router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
-async def estimate(body: RequestBody, submission: SubmissionDep, lanes: LanesDep) -> Estimate:
+async def estimate(
+    body: RequestBody, submission: SubmissionDep, limit: SubmissionLimitDep
+) -> Estimate:
     """Check a request as POST /calibrate does and say what it would need; nothing is queued."""
-    return await lanes.run(body, partial(make_estimate, body, submission))
+    return await limit.run(body, partial(make_estimate, body, submission))
 
 
 @router.post(

@@ -1,7 +1,6 @@
 """What POST /calibrate would do with a request, without doing it."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from fimlora_contract.estimates import (
     Estimate,
@@ -13,7 +12,7 @@ from fimlora_contract.estimates import (
 )
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Worker
-from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.counters import read_counters
 from fimlora_jobs.dtypes import choose_dtype
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.calibrations.checkpoint_sizes import (
@@ -23,7 +22,8 @@ from fimlora_service.calibrations.checkpoint_sizes import (
     is_packed,
     measure_checkpoint,
 )
-from fimlora_service.calibrations.job_spec import Known
+from fimlora_service.calibrations.earlier_jobs import find_open, find_reusable
+from fimlora_service.calibrations.job_spec import JobSpec
 from fimlora_service.calibrations.memory import Demand, demand_of, find
 from fimlora_service.calibrations.recorded import find_recorded
 from fimlora_service.calibrations.submission import Submission
@@ -38,7 +38,8 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     """
     submission.check_webhook(request)
     resolved = submission.resolver.resolve(request, in_detail=True)
-    known = submission.find_known(request, resolved)
+    spec = JobSpec.of(request, resolved)
+    reusable = find_reusable(spec, submission.store, submission.artifacts)
     to_fetch = submission.resolver.bytes_to_fetch(request, resolved)
     workers = WorkerRegistry(submission.store).living()
     model, config = resolved.model, resolved.model.config
@@ -48,11 +49,11 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
     recorded = find_recorded(request, shapes=model.shapes or {}, config=config)
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
-    open_job = submission.find_open(request, resolved)
-    helps = known.result or known.measured
+    open_job = find_open(spec, submission.store)
+    helps = reusable.result or reusable.measured
     # Without a measurement it is answered at once, or queued in front.
     return Estimate(
-        outcome=foresee(known, is_open=open_job is not None),
+        outcome="shared" if open_job else reusable.outcome,
         job_id=open_job or (helps.id if helps else None),
         request_digest=resolved.digest,
         resolved=resolved.references,
@@ -75,7 +76,7 @@ def describe_queue(
         return QueueEstimate(ahead=0, workers=len(workers), wait_s=0.0)
     transport = submission.transport
     ahead = transport.n_high() if request.priority == "high" else transport.depth()
-    mean_s = read_tallies(submission.store).mean_s
+    mean_s = read_counters(submission.store).mean_s
     idle = sum(worker.state == "idle" for worker in workers)
     n_before = max(0, ahead + 1 - idle)
     wait_s = None if mean_s is None or not workers else n_before * mean_s / len(workers)
@@ -84,17 +85,6 @@ def describe_queue(
         workers=len(workers),
         wait_s=0.0 if workers and not n_before else wait_s,
     )
-
-
-def foresee(
-    known: Known, *, is_open: bool
-) -> Literal["cached", "shared", "replanned", "measured"]:
-    """What POST /calibrate would do, in the order in which it looks."""
-    if is_open:
-        return "shared"
-    if known.result:
-        return "cached"
-    return "replanned" if known.measured else "measured"
 
 
 def device_of(workers: Sequence[Worker]) -> str:

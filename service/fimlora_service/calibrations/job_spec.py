@@ -7,9 +7,11 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_service.resolve.resolver import Resolved
 
-# From earlier jobs: the result; the statistics; nothing. Or the job is open already, for an
-# equal request; or was accepted before, under the same idempotency key.
-Outcome = Literal["cached", "replanned", "measured", "shared", "repeated"]
+# From earlier jobs: the result; the statistics; nothing.
+Saving = Literal["cached", "replanned", "measured"]
+# Or the job is open already, for an equal request; or was accepted before, under the same
+# idempotency key.
+Outcome = Saving | Literal["shared", "repeated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Reusable:
     """Earlier jobs that save work.
 
     Attributes:
@@ -42,9 +44,16 @@ class Known:
     result: JobRecord | None = None
     measured: JobRecord | None = None
 
+    @property
+    def outcome(self) -> Saving:
+        """What becomes of a request that finds this, unless it shares an open job."""
+        if self.result:
+            return "cached"
+        return "replanned" if self.measured else "measured"
+
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class JobSpec:
     """What a job is to do.
 
     Attributes:
@@ -53,6 +62,8 @@ class Work:
         digest: Equal for requests that must give equal results.
         statistics_digest: Equal for requests that must measure equal statistics.
         tenant: Who may find the result by its inputs; empty for everybody.
+        is_retry: Whether it repeats a job: no other result answers it, and it is not counted.
+        statistics_from: The job whose statistics a retry uses, as the job before did.
     """
 
     request: dict[str, Any]
@@ -60,10 +71,12 @@ class Work:
     digest: str
     statistics_digest: str
     tenant: str = ""
+    is_retry: bool = False
+    statistics_from: str = ""
 
     @classmethod
-    def of(cls, request: CalibrationRequest, resolved: Resolved) -> "Work":
-        """The work of a request; how it was asked for, and who is told, is no part of it."""
+    def of(cls, request: CalibrationRequest, resolved: Resolved) -> "JobSpec":
+        """What a request asks for; how it came, and who is told, is no part of it."""
         return cls(
             request.model_dump(mode="json", exclude={"validate_only", "webhook"}),
             resolved.references,
@@ -72,13 +85,31 @@ class Work:
             tenant=resolved.tenant,
         )
 
+    @classmethod
+    def again(cls, record: JobRecord) -> "JobSpec":
+        """The same as an earlier job did, on the same content."""
+        return cls(
+            record.request,
+            record.resolved,
+            digest=record.fields["request_digest"],
+            statistics_digest=record.fields.get("statistics_digest", ""),
+            tenant=record.fields.get("tenant", ""),
+            is_retry=True,
+            statistics_from=record.fields.get("statistics_from", ""),
+        )
+
     @property
     def alone(self) -> bool:
         """Whether it shares no job with equal requests.
 
         It asks to be done in any case, or to be given up at a time that others did not ask for.
         """
-        return bool(self.request.get("force") or self.request.get("deadline_s"))
+        return self.is_forced or bool(self.request.get("deadline_s"))
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether it is to be done whatever earlier jobs have found."""
+        return bool(self.request.get("force"))
 
     @property
     def is_urgent(self) -> bool:

@@ -2,18 +2,6 @@
 
 from typing import Any
 
-PLAN_EXAMPLES: dict[str, Any] = {
-    "half": {"summary": "A smaller mean rank", "value": {"budget": 4}},
-    "other bounds": {
-        "summary": "Parameters instead of ranks, a floor, another aggregation",
-        "value": {
-            "budget": {"parameters": 1_000_000},
-            "allocation": {"r_min": 2, "aggregation": "max"},
-            "adapter": {"layout": "C"},
-        },
-    },
-}
-
 CALIBRATION_EXAMPLES: dict[str, Any] = {
     "shortest": {
         "summary": "A registered model, an uploaded dataset, a mean rank of 8",

@@ -23,7 +23,7 @@ N_HUB = 16
 T = TypeVar("T")
 
 
-class Lanes:
+class SubmissionLimit:
     """Threads for submissions, apart by what they wait for; first come, first served."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from fimlora_contract.jobs import Dataset, DatasetPage
+from fimlora_contract.datasets import Dataset, DatasetPage
 from fimlora_contract.references import UPLOAD_ID
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors

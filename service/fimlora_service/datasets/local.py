@@ -5,10 +5,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from fimlora_contract.jobs import Dataset
+from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import registered_names
+from fimlora_jobs.datasets.checks import survey_parquet
 from fimlora_jobs.datasets.folders import FolderError, dataset_files
-from fimlora_jobs.datasets.rows import Row, read_jsonl, read_parquet, survey_parquet
+from fimlora_jobs.datasets.rows import Row, read_jsonl, read_parquet
 from fimlora_service.errors import (
     DatasetNotFound,
     DatasetSchema,

@@ -18,9 +18,10 @@ from typing import Literal
 
 from starlette.concurrency import run_in_threadpool
 
-from fimlora_contract.jobs import Dataset
+from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.rows import RowError, Sighting, read_jsonl, survey, survey_parquet
+from fimlora_jobs.datasets.checks import Sighting, survey, survey_parquet
+from fimlora_jobs.datasets.rows import RowError, read_jsonl
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,

@@ -1,4 +1,4 @@
-"""What a body says it is: its type, and that it comes as it is."""
+"""What the headers of a request say: of its body, of the answer it wants, of the copy it has."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from fastapi import Request
 from fimlora_service.errors import UnsupportedMediaType
 
 MAX_NAMED_CHARS = 100
+LONGEST_WAIT_S = 60
 
 
 def media_type_of(request: Request, *, allowed: list[str]) -> str:
@@ -59,9 +60,6 @@ def _read_entry(entry: str) -> tuple[str, float]:
         return name, 1.0
 
 
-LONGEST_WAIT_S = 60
-
-
 def wait_preference(headers: Sequence[str]) -> int | None:
     """Seconds a client wants to wait, at most a minute; what is not understood is ignored.
 
@@ -77,7 +75,8 @@ def wait_preference(headers: Sequence[str]) -> int | None:
     return None
 
 
-def matches(if_none_match: str, digest: str) -> bool:
-    """Whether the header names this digest; weak tags compare equal for GET."""
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
-    return digest in tags or "*" in tags
+def has_copy(request: Request, tag: str) -> bool:
+    """Whether the client has what a tag stands for; weak tags compare equal for GET."""
+    listed = request.headers.get("if-none-match", "").split(",")
+    tags = {entry.strip().removeprefix("W/").strip('"') for entry in listed}
+    return tag in tags or "*" in tags

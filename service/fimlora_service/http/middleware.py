@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, a log line, and a limit on the body."""
+"""What surrounds every request: an id, a log line, a limit on the body, and no body for HEAD."""
 
 import logging
 import re
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = "fimlora.request_id"
 SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ENDLESS = "text/event-stream"
 current_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,6 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, receive_limited, send)
-
-
-ENDLESS = "text/event-stream"
 
 
 class HeadMiddleware:

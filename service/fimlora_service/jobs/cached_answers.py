@@ -33,13 +33,15 @@ class JobViews:
 
     Args:
         store: Where jobs are on record.
+        max_bytes: That sum. What is larger by itself is answered and not kept.
     """
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, *, max_bytes: int = MAX_BYTES) -> None:
         self._store = store
+        self._max_bytes = max_bytes
         self._lock = Lock()
         self._views: LRUCache[tuple[str, str], JobView] = LRUCache(
-            MAX_BYTES, getsizeof=lambda view: len(view.body)
+            max_bytes, getsizeof=lambda view: len(view.body)
         )
 
     def get(self, job_id: str, *, prefix: str) -> JobView:
@@ -55,7 +57,7 @@ class JobViews:
             return known
         view = self._make(job_id, prefix)
         with self._lock:
-            if len(view.body) <= MAX_BYTES:
+            if len(view.body) <= self._max_bytes:
                 self._views[key] = view
         return view
 

@@ -1,33 +1,34 @@
-"""Jobs: where they stand, how they ended, and what they delivered."""
+"""Jobs: listed, looked at, followed, taken back, forgotten."""
 
-import asyncio
-import time
-from dataclasses import dataclass
-from threading import Event
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from fimlora_contract.base import AnswerModel
-from fimlora_contract.jobs import ArtifactPage, CalibrationResult, Job, JobPage, JobStatus
-from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
+from fimlora_contract.jobs import Job, JobEventPage, JobPage, JobStatus
+from fimlora_jobs.store import JobOpen, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
-    ArtifactsDep,
     JobId,
-    JobViewsDep,
     PrefixDep,
     SettingsDep,
     StoppingDep,
     StoreDep,
+    part,
     problems,
 )
-from fimlora_service.http.headers import matches
+from fimlora_service.http.headers import has_copy
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.settings import Settings
+from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
+from fimlora_service.jobs.long_poll import LongPollDep
 
 RETRY_AFTER_S = 2
+EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+# Empty is as good as absent: so says an event source that has seen no id.
+LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"
+JobViewsDep = Annotated[JobViews, part("job_views")]
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
 
@@ -56,10 +57,8 @@ def list_jobs(
 async def retrieve_job(
     id: JobId,
     request: Request,
-    store: StoreDep,
     views: JobViewsDep,
-    settings: SettingsDep,
-    stopping: StoppingDep,
+    long_poll: LongPollDep,
     prefix: PrefixDep,
     wait: Annotated[
         float, Query(ge=0, le=60, description="Seconds to wait for the job's end.")
@@ -67,33 +66,51 @@ async def retrieve_job(
 ) -> Response:
     """Report where a job stands; with ``wait`` as soon as it has ended."""
     if wait:
-        await Patience(request, settings, stopping).wait_for_end(id, store, at_most_s=wait)
+        await long_poll.wait_for_end(id, at_most_s=wait)
     view = await run_in_threadpool(views.get, id, prefix=prefix)
     headers = {"ETag": f'"{view.digest}"', "Cache-Control": "no-cache"}
     if not view.is_final:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if matches(request.headers.get("if-none-match", ""), view.digest):
+    if has_copy(request, view.digest):
         return Response(status_code=304, headers=headers)
     return Response(view.body, media_type="application/json", headers=headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How a request waits: not when the client has gone or the service stops."""
-
-    request: Request
-    settings: Settings
-    stopping: Event
-
-    async def wait_for_end(self, id: str, store: JobStore, *, at_most_s: float) -> None:
-        """Return when the job has ended, or when waiting on makes no sense."""
-        deadline = time.monotonic() + at_most_s
-        while not (await run_in_threadpool(store.status_of, id)).is_final:
-            if time.monotonic() >= deadline or self.stopping.is_set():
-                return
-            if await self.request.is_disconnected():
-                return
-            await asyncio.sleep(self.settings.poll_interval_s)
+@router.get(
+    "/jobs/{id}/events",
+    response_model=JobEventPage,
+    response_description="A page with `Accept: application/json`, else a stream.",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems(
+            errors.JobNotFound,
+            errors.NotAcceptable,
+            errors.ValidationFailed,
+            errors.RedisUnavailable,
+        ),
+    },
+)
+async def job_events(
+    id: JobId,
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    stopping: StoppingDep,
+    after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
+    limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
+    last_event_id: Annotated[str | None, Header(pattern=LAST_EVENT_ID)] = None,
+) -> Response:
+    """Tell a job's history from behind an event on, and follow it to the end."""
+    is_page = wants_page(request.headers.get("accept") or STREAM)
+    await run_in_threadpool(store.status_of, id)
+    after = last_event_id or after
+    if is_page:
+        page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
+        return Response(page.model_dump_json(), media_type="application/json")
+    pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
+    stream = follow(store, id, after=after, pace=pace)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventSourceResponse(stream, headers=headers)
 
 
 @router.post(
@@ -147,56 +164,3 @@ def delete_job(id: JobId, store: StoreDep) -> None:
         store.delete(id)
     except JobOpen as error:
         raise errors.JobNotFinished(f"{error}; cancel it first") from error
-
-
-RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    304: {"description": "The client's copy is the result; a result never changes."},
-    **problems(
-        errors.JobNotFound,
-        errors.JobNotFinished,
-        errors.JobFailed,
-        errors.JobCanceled,
-        errors.ResultExpired,
-        errors.ValidationFailed,
-        errors.RedisUnavailable,
-    ),
-}
-
-
-@router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
-def list_artifacts(
-    id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
-) -> Response:
-    """List the files of a result with their digests and links."""
-    result = result_of(store.shown(id).to_job(prefix=prefix))
-    artifacts.use(result.digest)
-    return tagged(request, ArtifactPage(data=result.artifacts), digest=result.digest)
-
-
-@router.get("/jobs/{id}/result", response_model=CalibrationResult, responses=RESULT_RESPONSES)
-def retrieve_result(
-    id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
-) -> Response:
-    """Deliver what a succeeded job found."""
-    result = result_of(store.shown(id).to_job(prefix=prefix))
-    artifacts.use(result.digest)
-    return tagged(request, result, digest=result.digest)
-
-
-def tagged(request: Request, body: AnswerModel, *, digest: str) -> Response:
-    """An answer whose tag is the content address of the result it tells of."""
-    headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
-    if matches(request.headers.get("if-none-match", ""), digest):
-        return Response(status_code=304, headers=headers)
-    return Response(body.model_dump_json(), media_type="application/json", headers=headers)
-
-
-def result_of(job: Job) -> CalibrationResult:
-    """The result of a job, or the reason why there is none."""
-    if job.result is not None:
-        return job.result
-    if job.status is JobStatus.CANCELED:
-        raise errors.JobCanceled(f"job {job.id!r} was canceled")
-    if job.error is not None:
-        raise errors.JobFailed(f"job {job.id!r} failed: {job.error.code}: {job.error.detail}")
-    raise errors.JobNotFinished(f"job {job.id!r} is {job.status}")

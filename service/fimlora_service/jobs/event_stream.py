@@ -10,73 +10,22 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from threading import Event
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import JobEvent, JobEventPage
 from fimlora_jobs.store import JobMissing, JobStore
-from fimlora_service import errors
-from fimlora_service.http.dependencies import (
-    JobId,
-    SettingsDep,
-    StoppingDep,
-    StoreDep,
-    problems,
-)
+from fimlora_service.errors import NotAcceptable
 from fimlora_service.http.headers import quality_of
-from fimlora_service.http.strict_queries import StrictQueryRoute
 
-EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
-# Empty is as good as absent: so says an event source that has seen no id.
-LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"
 STREAM = EventSourceResponse.media_type
 # How clients spell what there is; anything (*/*) is a stream.
 PAGES = ("application/json", "application/*")
 STREAMS = (STREAM, "text/*", "*/*")
 RECONNECT_MS = 2_000
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 logger = logging.getLogger(__name__)
-
-
-@router.get(
-    "/jobs/{id}/events",
-    response_model=JobEventPage,
-    response_description="A page with `Accept: application/json`, else a stream.",
-    responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **problems(
-            errors.JobNotFound,
-            errors.NotAcceptable,
-            errors.ValidationFailed,
-            errors.RedisUnavailable,
-        ),
-    },
-)
-async def job_events(
-    id: JobId,
-    request: Request,
-    store: StoreDep,
-    settings: SettingsDep,
-    stopping: StoppingDep,
-    after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
-    limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
-    last_event_id: Annotated[str | None, Header(pattern=LAST_EVENT_ID)] = None,
-) -> Response:
-    """Tell a job's history from behind an event on, and follow it to the end."""
-    is_page = wants_page(request.headers.get("accept") or STREAM)
-    await run_in_threadpool(store.status_of, id)
-    after = last_event_id or after
-    if is_page:
-        page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
-        return Response(page.model_dump_json(), media_type="application/json")
-    pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
-    stream = follow(store, id, after=after, pace=pace)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(stream, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +52,7 @@ def wants_page(accept: str) -> bool:
     if page := quality_of(accept, PAGES):
         return page > quality_of(accept, (STREAM,))
     if not quality_of(accept, STREAMS):
-        raise errors.NotAcceptable(
+        raise NotAcceptable(
             "the events are there as application/json or text/event-stream only"
         )
     return False

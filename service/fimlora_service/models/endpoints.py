@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
-from fimlora_contract.jobs import Model, ModelPage
+from fimlora_contract.models import Model, ModelPage
 from fimlora_jobs.data_folder import registered_names
 from fimlora_service.errors import ServiceError, ValidationFailed
 from fimlora_service.http.dependencies import DataFolderDep, problems

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
-from fimlora_jobs.reaper import Reaped, Transport, sweep
+from fimlora_jobs.reaper import Reaped, Transport, requeue_orphans
 from fimlora_jobs.retention import forget_old_jobs
 from fimlora_jobs.store import JobStore
 
@@ -41,7 +41,7 @@ def repeating(name: str, step: Callable[[], None], *, every_s: float) -> Iterato
 
 def reap(store: JobStore, transport: Transport) -> None:
     """Find orphaned jobs without any worker."""
-    sweep(store, transport, on_reaped=_log)
+    requeue_orphans(store, transport, on_reaped=_log)
 
 
 def forget(store: JobStore, *, days: float) -> None:

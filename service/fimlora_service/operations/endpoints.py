@@ -1,21 +1,18 @@
-"""Liveness, readiness, metrics and version."""
-
-from typing import Literal
+"""The service itself: liveness, readiness, metrics, version, and who works for it."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from redis.exceptions import RedisError
 
 from fimlora_contract import __version__
-from fimlora_contract.jobs import Health, Version
+from fimlora_contract.service import Health, Version
 from fimlora_contract.workers import WorkerPage
-from fimlora_jobs.results.store import ArtifactStore, StorageUnavailable
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service import errors
-from fimlora_service.http.dependencies import ArtifactsDep, MetricsDep, StoreDep, problems
+from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, problems
+from fimlora_service.operations.health import check_health
+from fimlora_service.operations.metrics import MetricsDep
 
-OK = "ok"
 RETRY_AFTER_S = 5
 router = APIRouter(tags=["service"])
 
@@ -32,33 +29,11 @@ async def liveness() -> Health:
 )
 def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
-    checks = {"artifacts": check_storage(artifacts), "redis": OK, "workers": OK}
-    try:
-        living = WorkerRegistry(store).living()
-        checks["workers"] = OK if living else "no live worker; jobs wait until one starts"
-    except RedisError as error:
-        checks |= {"redis": f"does not answer: {type(error).__name__}", "workers": "unknown"}
-    status = judge(checks)
-    if status == "unavailable":
+    health = check_health(artifacts, store)
+    if health.status == "unavailable":
         response.status_code = 503
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return Health(status=status, checks=checks)
-
-
-def judge(checks: dict[str, str]) -> Literal["ok", "degraded", "unavailable"]:
-    """Without workers jobs wait; without Redis or disk none can be accepted."""
-    if checks["redis"] != OK or checks["artifacts"] != OK:
-        return "unavailable"
-    return "ok" if checks["workers"] == OK else "degraded"
-
-
-def check_storage(artifacts: ArtifactStore) -> str:
-    """Whether a result could be kept now."""
-    try:
-        artifacts.check()
-    except StorageUnavailable as error:
-        return str(error)
-    return OK
+    return health
 
 
 @router.get(

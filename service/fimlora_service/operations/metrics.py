@@ -6,6 +6,8 @@ closed sets, and worker names stay in GET /workers.
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import (
@@ -19,13 +21,13 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.counters import read_tallies
+from fimlora_jobs.counters import read_counters
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import created_ms
-from fimlora_jobs.scripts import DURATION_BOUNDS_S
-from fimlora_jobs.store import JobStore
+from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
 from fimlora_jobs.workers import WorkerRegistry
+from fimlora_service.http.dependencies import part
 
 LATENCY_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 65)
 METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
@@ -58,7 +60,6 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-
         self.webhooks = Counter(
             "fimlora_webhook_tries",
             "Tries to deliver a webhook: delivered, retry, refused, dropped or given_up.",
@@ -66,11 +67,23 @@ class Metrics:
             registry=self.registry,
         )
 
+    @contextmanager
+    def showing(self, collector: Collector) -> Iterator[None]:
+        """Show what a collector reads, too, inside the block."""
+        self.registry.register(collector)
+        try:
+            yield
+        finally:
+            self.registry.unregister(collector)
+
     def see_request(self, scope: Scope, *, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
         self.requests.labels(method, route, status).observe(seconds)
+
+
+MetricsDep = Annotated[Metrics, part("metrics")]
 
 
 class MetricsMiddleware:
@@ -156,11 +169,11 @@ class StoreCollector(Collector):
         yield family
 
     def _ends(self) -> Iterator[Metric]:
-        tallies = read_tallies(self._store)
+        counters = read_counters(self._store)
         ended = CounterMetricFamily(
             "fimlora_jobs_ended", "Jobs by the state they ended in.", labels=["status"]
         )
-        for status, count in tallies.ended.items():
+        for status, count in counters.ended.items():
             ended.add_metric([status], count)
         yield ended
         bounds = [str(float(bound)) for bound in DURATION_BOUNDS_S]
@@ -168,8 +181,8 @@ class StoreCollector(Collector):
             "fimlora_calibration_duration_seconds",
             "From start to success, of jobs that have measured.",
             buckets=[
-                *zip(bounds, map(float, tallies.within), strict=True),
-                ("+Inf", float(tallies.n_measured)),
+                *zip(bounds, map(float, counters.within), strict=True),
+                ("+Inf", float(counters.n_measured)),
             ],
-            sum_value=tallies.seconds,
+            sum_value=counters.seconds,
         )

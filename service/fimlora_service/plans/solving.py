@@ -21,10 +21,12 @@ from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidStatistics
 from fimlora.replan import Known, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
-from fimlora_contract.jobs import CalibrationResult, Plan, RankMap
+from fimlora_contract.jobs import CalibrationResult
+from fimlora_contract.plans import Plan
+from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import PlanRequest
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
-from fimlora_service.calibrations.submission import STATISTICS
 from fimlora_service.plans.score_cache import Reading, ScoreCache
 
 

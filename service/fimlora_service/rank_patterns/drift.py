@@ -1,6 +1,7 @@
 """Rank drift between two results: pure arithmetic on two rank maps."""
 
-from fimlora_contract.jobs import RankChange, RankDrift, RankMap
+from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.rank_patterns import RankChange, RankDrift
 
 
 def rank_changes(a: RankMap, b: RankMap) -> list[RankChange]:

@@ -4,48 +4,36 @@ Looking one up never starts work. What is addressed by content never changes; wh
 addressed by inputs or by name is revalidated with the content's tag.
 """
 
-import json
-from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from redis.exceptions import RedisError
 
-from fimlora.adapter.exports import FORMATS, as_yaml, export
-from fimlora.errors import FimloraError
-from fimlora.plan import RankPlan
-from fimlora_contract.digests import digest_bytes
-from fimlora_contract.jobs import Pin, PinEntry, RankDiff, RankPattern
+from fimlora_contract.rank_patterns import Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key
 from fimlora_jobs.record import as_time
-from fimlora_jobs.results.store import ResultMissing
-from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_service import errors
-from fimlora_service.calibrations.endpoints import require_json
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
     JobId,
-    ResolverDep,
     StoreDep,
+    part,
     problems,
+    require_json,
 )
-from fimlora_service.http.headers import matches
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.jobs.endpoints import result_of
 from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
+from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Format, answer
+from fimlora_service.resolve.resolver import Resolver
+from fimlora_service.results.reading import read_pattern, result_of
 
 BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"
-Format = Literal[
-    "json", "yaml", "peft", "layout-c", "axolotl", "llama-factory", "ms-swift", "trl",
-    "unsloth", "vllm",
-]  # fmt: skip
+ResolverDep = Annotated[Resolver, part("resolver")]
 FormatQuery = Annotated[Format, Query(description="Whose words to write the pattern in.")]
 Name = Annotated[str, Path(pattern=NAME, description="Name of a pin.", examples=["sst2"])]
 Tag = Annotated[str, Path(pattern=NAME, description="Tag of a pin.", examples=["prod"])]
 Digest = Annotated[str, Path(pattern=DIGEST, description="Content address of a result.")]
-ForEver, Revalidate = "public, max-age=31536000, immutable", "no-cache"
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": RankPattern,
@@ -72,7 +60,7 @@ def retrieve_rank_pattern(
     digest: Digest, request: Request, artifacts: ArtifactsDep, format: FormatQuery = "json"
 ) -> Response:
     """Deliver a result by its content address, for CI and clusters."""
-    return answer(request, artifacts, digest, format, cache=ForEver)
+    return answer(request, read_pattern(artifacts, digest), format, cache=FOR_EVER)
 
 
 @router.get("/rank-patterns", response_class=Response, responses=ANSWERS)
@@ -100,7 +88,8 @@ def find_rank_pattern(
     if result is None:
         asked = f"model={model!r}, dataset={dataset!r}, budget={budget or 'any'}"
         raise errors.NoPattern(f"no job has succeeded for {asked}")
-    return answer(request, artifacts, result["digest"], format, cache=Revalidate)
+    pattern = read_pattern(artifacts, result["digest"])
+    return answer(request, pattern, format, cache=REVALIDATE)
 
 
 @router.put(
@@ -152,7 +141,7 @@ def retrieve_pinned_rank_pattern(
 ) -> Response:
     """Deliver the result that a pin stands for."""
     digest = pin_of(Catalogue(store), name, tag).digest
-    return answer(request, artifacts, digest, format, cache=Revalidate)
+    return answer(request, read_pattern(artifacts, digest), format, cache=REVALIDATE)
 
 
 @router.get(
@@ -186,56 +175,6 @@ def diff_jobs(id: JobId, other: JobId, store: StoreDep) -> RankDiff:
     """Tell how the ranks of two results differ, per module and in sum."""
     a, b = (result_of(store.get(job_id).to_job()).rank_map for job_id in (id, other))
     return RankDiff(job_a=id, job_b=other, drift=rank_drift(a, b), modules=rank_changes(a, b))
-
-
-def answer(
-    request: Request, artifacts: TrackedArtifacts, digest: str, format: Format, *, cache: str
-) -> Response:
-    """A pattern in a format, or 304; the tag of JSON is the content address itself."""
-    text, media_type, tag = render(read_pattern(artifacts, digest), format)
-    headers = {"ETag": f'"{tag}"', "Cache-Control": cache, "Content-Location": location(digest)}
-    if matches(request.headers.get("if-none-match", ""), tag):
-        return Response(status_code=304, headers=headers)
-    return Response(text, media_type=media_type, headers=headers)
-
-
-def location(digest: str) -> str:
-    """Where a pattern can be fetched for ever."""
-    return f"/rank-patterns/{digest}"
-
-
-def render(pattern: RankPattern, format: Format) -> tuple[str, str, str]:
-    """Text, media type and tag of a pattern in a format."""
-    if format == "json":
-        return pattern.model_dump_json(), "application/json", pattern.digest
-    if format == "yaml":
-        text, media_type = as_yaml(pattern.model_dump(mode="json")), FORMATS["axolotl"][1]
-    else:
-        try:
-            plan = RankPlan.from_json(pattern.rank_map.model_dump())
-            written = export(plan, pattern.adapter_config, format)
-        except FimloraError as error:
-            raise errors.ValidationFailed(f"format={format}: {error}") from error
-        text, media_type = written.text, written.media_type
-    return text, media_type, digest_bytes(text.encode())
-
-
-def read_pattern(artifacts: TrackedArtifacts, digest: str) -> RankPattern:
-    """A committed result by its content address.
-
-    Raises:
-        NoPattern: There is none.
-    """
-    with suppress(RedisError):  # what never changes can be read without it
-        artifacts.use(digest)
-    try:
-        rank_map, config = (
-            json.loads(artifacts.store.local(digest, f"{name}.json").read_bytes())
-            for name in ("rank_map", "adapter_config")
-        )
-    except (ResultMissing, FileNotFoundError):
-        raise errors.NoPattern(f"no result with digest {digest}") from None
-    return RankPattern(digest=digest, adapter_config=config, rank_map=rank_map)
 
 
 def pin_of(catalogue: Catalogue, name: str, tag: str) -> Pin:

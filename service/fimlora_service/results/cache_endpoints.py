@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from fastapi import APIRouter
 
 from fimlora_contract.cache import CacheFigures, CacheLimits, EvictionReport, KindFigures
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
-from fimlora_service.calibrations.submission import STATISTICS
 from fimlora_service.datasets.uploads import list_uploads
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
@@ -28,13 +28,13 @@ def show_cache(
     """Tell what is kept, how often it spared a calibration, and what was evicted."""
     results = list(artifacts.list())
     statistics = [r.sizes[STATISTICS] for r in results if STATISTICS in r.sizes]
-    counted = artifacts.index.figures()
+    counted = artifacts.usage.figures()
     there = {result.digest for result in results}
     return CacheFigures(
         results=_kind(result.size for result in results),
         statistics=_kind(statistics),
         uploads=_kind(upload.size for upload in list_uploads(data_folder.uploads)),
-        pinned=len(artifacts.index.pinned() & there),
+        pinned=len(artifacts.usage.pinned() & there),
         hits=counted.get("cached", 0) + counted.get("shared", 0),
         replanned=counted.get("replanned", 0),
         misses=counted.get("measured", 0),

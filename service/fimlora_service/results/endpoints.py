@@ -1,28 +1,62 @@
-"""GET /jobs/{id}/artifacts/{name}: the files of a result, immutable under their digest."""
+"""GET /jobs/{id}/result and /jobs/{id}/artifacts: what a job found, and its files.
 
-from collections.abc import Iterator
-from typing import BinaryIO
+A result never changes, and neither does a file under its digest.
+"""
+
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from fimlora_contract.digests import CHUNK
-from fimlora_contract.jobs import Artifact, CalibrationResult
+from fimlora_contract.artifacts import ArtifactPage
+from fimlora_contract.base import AnswerModel
+from fimlora_contract.jobs import CalibrationResult
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service import errors
-from fimlora_service.http.dependencies import ArtifactsDep, JobId, StoreDep, problems
-from fimlora_service.http.headers import matches
+from fimlora_service.http.dependencies import (
+    ArtifactsDep,
+    JobId,
+    PrefixDep,
+    StoreDep,
+    problems,
+)
+from fimlora_service.http.headers import has_copy
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.jobs.endpoints import result_of
+from fimlora_service.results.reading import find_artifact, pieces, result_of
 
-NAMES = frozenset({
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "rank_map.json",
-    "rank_map.svg",
-    "statistics.safetensors",
-})  # fmt: skip
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The client's copy is the result; a result never changes."},
+    **problems(
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.ResultExpired,
+        errors.ValidationFailed,
+        errors.RedisUnavailable,
+    ),
+}
+
+
+@router.get("/jobs/{id}/result", response_model=CalibrationResult, responses=RESULT_RESPONSES)
+def retrieve_result(
+    id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
+) -> Response:
+    """Deliver what a succeeded job found."""
+    result = result_of(store.shown(id).to_job(prefix=prefix))
+    artifacts.use(result.digest)
+    return tagged(request, result, digest=result.digest)
+
+
+@router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
+def list_artifacts(
+    id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
+) -> Response:
+    """List the files of a result with their digests and links."""
+    result = result_of(store.shown(id).to_job(prefix=prefix))
+    artifacts.use(result.digest)
+    return tagged(request, ArtifactPage(data=result.artifacts), digest=result.digest)
 
 
 @router.get(
@@ -57,7 +91,7 @@ def retrieve_artifact(
         # A digest speaks for the whole file only, so the file is always sent whole.
         "Accept-Ranges": "none",
     }
-    if matches(request.headers.get("if-none-match", ""), artifact.digest):
+    if has_copy(request, artifact.digest):
         return Response(status_code=304, headers=headers)
     file = artifacts.open(result.digest, name)
     headers |= {
@@ -67,16 +101,9 @@ def retrieve_artifact(
     return StreamingResponse(pieces(file), media_type=artifact.media_type, headers=headers)
 
 
-def find_artifact(result: CalibrationResult, name: str) -> Artifact:
-    """An artefact by name; only a name of the closed set is ever looked for."""
-    listed = {a.name: a for a in result.artifacts if a.name in NAMES}
-    if name not in listed:
-        raise errors.ArtifactNotFound(f"no artefact of that name; there are {sorted(listed)}")
-    return listed[name]
-
-
-def pieces(file: BinaryIO) -> Iterator[bytes]:
-    """A file piece by piece, closed at the end or when nobody reads on."""
-    with file:
-        while piece := file.read(CHUNK):
-            yield piece
+def tagged(request: Request, body: AnswerModel, *, digest: str) -> Response:
+    """An answer whose tag is the content address of the result it tells of."""
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+    if has_copy(request, digest):
+        return Response(status_code=304, headers=headers)
+    return Response(body.model_dump_json(), media_type="application/json", headers=headers)

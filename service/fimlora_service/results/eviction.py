@@ -40,7 +40,7 @@ def evict(artifacts: TrackedArtifacts, limits: Limits) -> Evicted:
 
     Without limits nothing is looked at.
     """
-    store = artifacts.index.store
+    store = artifacts.usage.store
     if limits.max_bytes is None and limits.max_age_ms is None:
         return Evicted()
     lock = store.lock("eviction", ttl_s=LOCK_TTL_S)
@@ -56,28 +56,28 @@ def evict(artifacts: TrackedArtifacts, limits: Limits) -> Evicted:
 def make_room(artifacts: TrackedArtifacts, limits: Limits) -> None:
     """Take one step of the loop that keeps the limits, and once a day clear up."""
     evict(artifacts, limits)
-    store = artifacts.index.store
-    if store.lock("sweep", ttl_s=DAY_MS / 1000).acquire():
-        artifacts.sweep(before_ms=store.now_ms() - DAY_MS)
+    store = artifacts.usage.store
+    if store.lock("leftovers", ttl_s=DAY_MS / 1000).acquire():
+        artifacts.remove_leftovers(before_ms=store.now_ms() - DAY_MS)
 
 
 def _evict(artifacts: TrackedArtifacts, limits: Limits) -> Evicted:
-    index = artifacts.index
-    used = index.last_uses()  # first: what is used from now on cannot be claimed
-    needed, now_ms = index.needed(), index.store.now_ms()
+    usage = artifacts.usage
+    used = usage.last_uses()  # first: what is used from now on cannot be claimed
+    needed, now_ms = usage.needed(), usage.store.now_ms()
     entries = [_entry(result, used) for result in artifacts.list()]
     n_deleted, n_bytes = 0, 0
     for victim in choose_victims(entries, needed=needed, limits=limits, now_ms=now_ms):
-        if not index.claim(victim.digest, seen_ms=used.get(victim.digest)):
+        if not usage.claim(victim.digest, seen_ms=used.get(victim.digest)):
             continue
         try:
             artifacts.delete(victim.digest)
         finally:
-            index.release(victim.digest)
+            usage.release(victim.digest)
         n_deleted, n_bytes = n_deleted + 1, n_bytes + victim.size
     if n_deleted:
-        index.count("evicted_entries", n_deleted)
-        index.count("evicted_bytes", n_bytes)
+        usage.count("evicted_entries", n_deleted)
+        usage.count("evicted_bytes", n_bytes)
         logger.info("results.evicted", extra={"n": n_deleted, "bytes": n_bytes})
     return Evicted(n_deleted, n_bytes)
 

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from prometheus_client import Counter
+
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.outbox import Notice, Outbox, event_of
 from fimlora_jobs.store import JobMissing
 from fimlora_service.errors import WebhookNotAllowed
-from fimlora_service.operations.metrics import Metrics
-from fimlora_service.settings import Settings
-from fimlora_service.webhooks.options import allowed_origins, key_of
 
 # Seconds before each further try; after the last one the notice is given up.
 PAUSES_S = (5, 30, 120, 600, 1800, 7200, 21_600)
@@ -41,29 +40,30 @@ def check_webhook(url: str, *, allowed: frozenset[str]) -> None:
         raise WebhookNotAllowed(f"webhook: scheme, host and port must be allowed; {what}")
 
 
-class Courier:
+class WebhookSender:
     """Delivers what is due.
 
     Args:
         outbox: Where notices lie.
-        settings: Allowed hosts and the secret.
-        metrics: Where deliveries are counted.
+        allowed: Origins that may be called.
+        key: What deliveries are signed with; ``None`` for no signature.
+        tries: Counts deliveries by their outcome.
         clock: Seconds since the epoch.
     """
 
     def __init__(
         self,
         outbox: Outbox,
-        settings: Settings,
-        metrics: Metrics,
         *,
+        allowed: frozenset[str],
+        key: bytes | None,
+        tries: Counter,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._outbox = outbox
-        self._allowed = allowed_origins(settings.webhook_hosts)
-        secret = settings.webhook_secret
-        self._key = key_of(secret.get_secret_value()) if secret else None
-        self._metrics = metrics
+        self._allowed = allowed
+        self._key = key
+        self._tries = tries
         self._clock = clock
 
     def deliver_due(self) -> None:
@@ -83,7 +83,7 @@ class Courier:
                 outcome = "given_up"
         if outcome != "retry":
             self._outbox.settle(notice)
-        self._metrics.webhooks.labels(outcome).inc()
+        self._tries.labels(outcome).inc()
         fields = {"job_id": notice.job_id, "origin": origin_of(notice.url), "outcome": outcome}
         logger.info("webhook.tried", extra=fields)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.results.eviction import Entry, Limits, choose_victims
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 
 NOW = 1_000
@@ -69,37 +69,37 @@ def test_the_order_of_the_listing_is_irrelevant(entries, needed, limits, random)
 
 
 @pytest.fixture
-def index(redis_client):
-    return ResultIndex(JobStore(redis_client))
+def usage(redis_client):
+    return ResultUsage(JobStore(redis_client))
 
 
-def test_a_result_that_was_used_meanwhile_cannot_be_claimed(index, redis_client):
+def test_a_result_that_was_used_meanwhile_cannot_be_claimed(usage, redis_client):
     """Between choosing and deleting, a use wins."""
-    assert index.use("sha256:a")
-    seen = index.last_uses()["sha256:a"]
+    assert usage.use("sha256:a")
+    seen = usage.last_uses()["sha256:a"]
     redis_client.zadd("fimlora:results_used", {"sha256:a": seen + 1})
 
-    assert not index.claim("sha256:a", seen_ms=seen)
-    assert not index.claim("sha256:a", seen_ms=None)
-    assert index.use("sha256:a")
+    assert not usage.claim("sha256:a", seen_ms=seen)
+    assert not usage.claim("sha256:a", seen_ms=None)
+    assert usage.use("sha256:a")
 
 
-def test_a_claimed_result_cannot_be_used_until_it_is_committed_again(index):
+def test_a_claimed_result_cannot_be_used_until_it_is_committed_again(usage):
     """A reader that comes too late is told; a committer waits for the deletion's end."""
-    assert index.claim("sha256:a", seen_ms=None)
+    assert usage.claim("sha256:a", seen_ms=None)
 
-    assert not index.use("sha256:a")
-    assert not index.revive("sha256:a")
-    assert not index.claim("sha256:a", seen_ms=None)
-    index.release("sha256:a")
-    assert not index.use("sha256:a")
-    assert index.revive("sha256:a")
-    assert index.use("sha256:a")
+    assert not usage.use("sha256:a")
+    assert not usage.revive("sha256:a")
+    assert not usage.claim("sha256:a", seen_ms=None)
+    usage.release("sha256:a")
+    assert not usage.use("sha256:a")
+    assert usage.revive("sha256:a")
+    assert usage.use("sha256:a")
 
 
-def test_what_pins_and_open_jobs_need_is_known(index):
+def test_what_pins_and_open_jobs_need_is_known(usage):
     """The newest entry of every pin, and what jobs that have not ended plan from."""
-    store, catalogue = index.store, Catalogue(index.store)
+    store, catalogue = usage.store, Catalogue(usage.store)
     for digest in ("old", "new"):
         catalogue.pin("sst2", "prod", digest)
     catalogue.pin("other", "prod", "third")
@@ -110,6 +110,6 @@ def test_what_pins_and_open_jobs_need_is_known(index):
     store.create("job_2", **fields, statistics_from="job_1")
     store.create("job_3", **fields, statistics_from="job_gone")
 
-    assert index.needed() == {"new", "third", "measured"}
+    assert usage.needed() == {"new", "third", "measured"}
     store.request_cancel("job_2")
-    assert index.needed() == {"new", "third"}
+    assert usage.needed() == {"new", "third"}

@@ -14,7 +14,7 @@ from fsspec.core import url_to_fs
 
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_jobs.results.local import LocalArtifacts
-from fimlora_jobs.results.local_copies import ReadCache
+from fimlora_jobs.results.local_copies import LocalCopies
 from fimlora_jobs.results.object_store import ObjectArtifacts, open_artifacts
 from fimlora_jobs.results.store import (
     MANIFEST,
@@ -24,7 +24,7 @@ from fimlora_jobs.results.store import (
     describe,
 )
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from support.s3 import S3Server
 
@@ -57,14 +57,14 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Artifa
     url = urls.get(request.param) or (
         request.getfixturevalue("s3").url if request.param == "s3" else ""
     )
-    yield open_artifacts(url, data_dir=tmp_path / "data", connect=url_to_fs)
+    yield open_artifacts(url, data_dir=tmp_path / "data")
     shutil.rmtree(elsewhere, ignore_errors=True)
 
 
 @pytest.fixture
 def remote(s3: S3Server, tmp_path: Path) -> ObjectArtifacts:
     """An empty store in a bucket."""
-    opened = open_artifacts(s3.url, data_dir=tmp_path / "data", connect=url_to_fs)
+    opened = open_artifacts(s3.url, data_dir=tmp_path / "data")
     assert isinstance(opened, ObjectArtifacts)
     return opened
 
@@ -135,7 +135,7 @@ def test_a_deleted_result_is_gone_and_can_be_committed_again(artifacts, tmp_path
 
 def test_an_open_local_file_is_read_to_its_end(tmp_path):
     """Deleting a result does not cut off who is reading it."""
-    artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts("", data_dir=tmp_path / "data")
     digest = commit(artifacts, tmp_path / "work")
 
     with artifacts.open(digest, "w.bin") as file:
@@ -173,26 +173,26 @@ def test_what_was_never_finished_is_swept(artifacts, tmp_path):
         def is_left():
             return artifacts.files.exists(key)
 
-    artifacts.sweep(before_ms=listed.changed_ms - 60_000, may_delete=lambda _: True)
+    artifacts.remove_leftovers(before_ms=listed.changed_ms - 60_000, may_delete=lambda _: True)
     assert is_left()
-    artifacts.sweep(before_ms=listed.changed_ms + 60_000, may_delete=lambda _: True)
+    artifacts.remove_leftovers(before_ms=listed.changed_ms + 60_000, may_delete=lambda _: True)
 
     assert not is_left()
     assert artifacts.local(digest, "w.bin").read_bytes() == FILES["w.bin"]
 
 
-def test_a_commit_that_began_again_is_not_swept(remote, tmp_path, redis_client):
+def test_a_commit_that_began_again_is_no_leftover(remote, tmp_path, redis_client):
     """What an attempt left long ago is kept from the moment that another commits the same."""
-    index = ResultIndex(JobStore(redis_client))
-    tracked = TrackedArtifacts(remote, index)
+    usage = ResultUsage(JobStore(redis_client))
+    tracked = TrackedArtifacts(remote, usage)
     key = f"{remote.root}/{DIGEST.replace(':', '-')}/w.bin"
     remote.files.pipe_file(key, FILES["w.bin"])
     far = 2**53
 
-    tracked.sweep(before_ms=far, may_delete=index.revive)
+    tracked.remove_leftovers(before_ms=far, may_delete=usage.revive)
 
     assert remote.files.exists(key)
-    tracked.sweep(before_ms=far)
+    tracked.remove_leftovers(before_ms=far)
     assert not remote.files.exists(key)
     assert commit(tracked, tmp_path / "work") == DIGEST
     assert tracked.exists(DIGEST, "w.bin")
@@ -257,15 +257,15 @@ def test_repeated_reads_fetch_once(remote, tmp_path, s3):
 
 def test_copies_are_dropped_oldest_first(tmp_path):
     """The limit holds, and what was used of late stays."""
-    cache = ReadCache(tmp_path / "copies", limit_bytes=25)
+    copies = LocalCopies(tmp_path / "copies", limit_bytes=25)
     contents = [bytes([65 + n]) * 10 for n in range(3)]
     digests = [digest_bytes(content) for content in contents]
     for n in (0, 1):
-        path = cache.get(digests[n], lambda to, n=n: to.write_bytes(contents[n]))
+        path = copies.get(digests[n], lambda to, n=n: to.write_bytes(contents[n]))
         os.utime(path, (n, n))
-    cache.get(digests[0], lambda to: pytest.fail("it is there"))
+    copies.get(digests[0], lambda to: pytest.fail("it is there"))
 
-    cache.get(digests[2], lambda to: to.write_bytes(contents[2]))
+    copies.get(digests[2], lambda to: to.write_bytes(contents[2]))
 
     kept = {path.read_bytes() for path in (tmp_path / "copies").iterdir()}
     assert kept == {contents[0], contents[2]}
@@ -281,7 +281,7 @@ def test_copies_are_dropped_oldest_first(tmp_path):
 def test_urls_that_cannot_be_used_are_refused(url, says, tmp_path):
     """The operator is told what is wrong when the process starts."""
     with pytest.raises(ValueError, match=says):
-        open_artifacts(url, data_dir=tmp_path, connect=url_to_fs)
+        open_artifacts(url, data_dir=tmp_path)
 
 
 def test_a_library_that_is_not_installed_is_named(tmp_path):
@@ -297,7 +297,7 @@ def test_a_library_that_is_not_installed_is_named(tmp_path):
 def test_a_bucket_that_does_not_exist_is_said_to_be_missing(s3, tmp_path):
     """Readiness names it before a job has been measured in vain, and so does the job."""
     url = s3.url.replace("results", "no-such-bucket", 1)
-    artifacts = open_artifacts(url, data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts(url, data_dir=tmp_path / "data")
 
     with pytest.raises(StorageUnavailable, match="no such bucket"):
         artifacts.check()
@@ -311,14 +311,14 @@ def test_a_store_that_is_ready_has_no_result(artifacts):
     artifacts.check()
     artifacts.check()
 
-    artifacts.sweep(before_ms=1 << 60, may_delete=lambda digest: True)
+    artifacts.remove_leftovers(before_ms=1 << 60, may_delete=lambda digest: True)
     artifacts.check()
     assert list(artifacts.list()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path):
     """Readiness names the reason."""
-    artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts("", data_dir=tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "artifacts")
 
     with pytest.raises(StorageUnavailable, match="No such file"):
@@ -327,7 +327,7 @@ def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path):
 
 def test_results_from_before_manifests_are_described(tmp_path):
     """A folder without a manifest is complete all the same: it was renamed once."""
-    artifacts = open_artifacts("", data_dir=tmp_path / "data", connect=url_to_fs)
+    artifacts = open_artifacts("", data_dir=tmp_path / "data")
     digest = commit(artifacts, tmp_path / "work")
     artifacts.local(digest, MANIFEST).unlink()
 

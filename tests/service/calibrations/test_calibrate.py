@@ -10,7 +10,7 @@ from fimlora_contract.jobs import JobStatus
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.attempts import QUEUE_NAME, RUN_CALIBRATION, rq_job_id
 from fimlora_jobs.queue import RqTransport
-from fimlora_jobs.reaper import sweep
+from fimlora_jobs.reaper import requeue_orphans
 from support.results import make_result
 from support.service import ROWS
 
@@ -275,7 +275,7 @@ def test_a_job_that_could_not_be_queued_is_queued_by_the_reaper(
     for _ in range(2):  # seen in no list, and still in none after the grace
         redis_client.hset(store.key("job", id_), "updated_at", store.now_ms() - 60_000)
         redis_client.delete(store.key("lock", "reaper"))
-        sweep(store, transport, on_reaped=lambda reaped: None)
+        requeue_orphans(store, transport, on_reaped=lambda reaped: None)
 
     assert answer.status_code == 202
     record = store.get(id_)

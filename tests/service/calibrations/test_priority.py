@@ -5,7 +5,7 @@ from rq import Queue
 
 from fimlora_jobs.attempts import QUEUE_NAME, parse_rq_job_id
 from fimlora_jobs.queue import RqTransport
-from fimlora_jobs.reaper import sweep
+from fimlora_jobs.reaper import requeue_orphans
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ def let_pass(redis_client, job_id: str) -> None:
 
 
 def reap(store, redis_client) -> list[tuple[str, str]]:
-    """Sweep once; answers what was reaped."""
+    """Look for orphans once; answers what was reaped."""
     found = []
     redis_client.delete("fimlora:lock:reaper")
-    sweep(
+    requeue_orphans(
         store, RqTransport(redis_client), on_reaped=lambda r: found.append((r.job_id, r.status))
     )
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_service.calibrations.submission_limit import N_HUB, N_NEAR, Lanes
+from fimlora_service.calibrations.submission_limit import N_HUB, N_NEAR, SubmissionLimit
 
 REST = {"dataset": {"source": "inline", "rows": [{"text": "a"}]}, "budget": 8}
 NEAR = CalibrationRequest.model_validate(REST | {"base_model": "local:tiny"})
@@ -49,17 +49,19 @@ async def until(is_so: Callable[[], bool]) -> None:
     [(NEAR, FROM_HUB[0], N_NEAR), (FROM_HUB[0], NEAR, N_HUB), (FROM_HUB[1], NEAR, N_HUB)],
     ids=["near", "model-from-hub", "dataset-from-hub"],
 )
-def test_a_full_lane_holds_up_only_its_own(request_, others, limit):
-    """As many steps as there are places run at once; those of the other lane go past."""
+def test_a_full_limit_holds_up_only_its_own(request_, others, limit):
+    """As many steps as there are places run at once; those that wait for something else go past."""
 
     async def scene() -> None:
-        lanes, door = Lanes(), Door()
-        steps = [asyncio.create_task(lanes.run(request_, door.step)) for _ in range(limit + 2)]
+        limiter, door = SubmissionLimit(), Door()
+        steps = [
+            asyncio.create_task(limiter.run(request_, door.step)) for _ in range(limit + 2)
+        ]
         await until(lambda: door.waiting == limit)
         await asyncio.sleep(SOON_S)
         assert door.waiting == limit
 
-        assert await asyncio.wait_for(lanes.run(others, lambda: "past"), LONG_S) == "past"
+        assert await asyncio.wait_for(limiter.run(others, lambda: "past"), LONG_S) == "past"
         door.let_through()
 
         assert await asyncio.gather(*steps) == ["done"] * (limit + 2)
@@ -68,16 +70,16 @@ def test_a_full_lane_holds_up_only_its_own(request_, others, limit):
 
 
 def test_a_step_that_fails_gives_its_place_back():
-    """More failures than there are places, and the lane is still open."""
+    """More failures than there are places, and the next one is taken."""
 
     def fail() -> None:
         raise LookupError("no such thing")
 
     async def scene() -> str:
-        lanes = Lanes()
+        limiter = SubmissionLimit()
         for _ in range(N_NEAR + 1):
             with pytest.raises(LookupError, match="no such thing"):
-                await lanes.run(NEAR, fail)
-        return await asyncio.wait_for(lanes.run(NEAR, lambda: "open"), LONG_S)
+                await limiter.run(NEAR, fail)
+        return await asyncio.wait_for(limiter.run(NEAR, lambda: "done"), LONG_S)
 
-    assert asyncio.run(scene()) == "open"
+    assert asyncio.run(scene()) == "done"

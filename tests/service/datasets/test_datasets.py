@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.jsonl import BYTE_ORDER_MARK
+from fimlora_jobs.datasets.rows import BYTE_ORDER_MARK
 from fimlora_service.datasets.local import data_files, list_local_datasets
 from fimlora_service.datasets.uploads import delete_upload
 from fimlora_service.errors import DatasetInUse, DatasetUnreachable

@@ -3,7 +3,6 @@
 import pytest
 
 from fimlora_jobs.store import JobMissing
-from fimlora_service.jobs import cached_answers
 from fimlora_service.jobs.cached_answers import JobViews
 
 
@@ -36,10 +35,9 @@ def test_a_changed_job_is_answered_as_it_is_now(store, job_id):
         views.get(job_id, prefix="")
 
 
-def test_what_is_larger_than_the_limit_is_answered_and_not_kept(store, job_id, monkeypatch):
+def test_what_is_larger_than_the_limit_is_answered_and_not_kept(store, job_id):
     """Memory stays bounded whatever the size of one answer."""
-    monkeypatch.setattr(cached_answers, "MAX_BYTES", 100)
-    views = JobViews(store)
+    views = JobViews(store, max_bytes=100)
 
     first, second = (views.get(job_id, prefix="") for _ in range(2))
 

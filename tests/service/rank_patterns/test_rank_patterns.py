@@ -7,7 +7,7 @@ import yaml
 
 from fimlora.adapter.exports import FORMATS
 from fimlora_jobs.catalogue import Catalogue
-from fimlora_service.rank_patterns.endpoints import Format
+from fimlora_service.rank_patterns.render import Format
 from support.results import make_result, make_statistics
 
 

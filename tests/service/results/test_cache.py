@@ -8,7 +8,7 @@ from fimlora_jobs.results.eviction import Limits
 from fimlora_jobs.results.local import LocalArtifacts
 from fimlora_jobs.results.store import describe
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_service.results.eviction import Evicted, evict
 from support.results import make_result, make_statistics
 
@@ -18,7 +18,7 @@ EVERYTHING = Limits(max_age_ms=-1, rest_ms=0)
 @pytest.fixture
 def artifacts(http, store, data_dir):
     """The app's results."""
-    return TrackedArtifacts(LocalArtifacts(data_dir / "artifacts"), ResultIndex(store))
+    return TrackedArtifacts(LocalArtifacts(data_dir / "artifacts"), ResultUsage(store))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from fsspec.core import url_to_fs
 
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.store import describe
@@ -21,7 +20,7 @@ def result(store, job_id, data_dir: Path, settings):
     """The result of a finished job, in the bucket and nowhere else."""
     made = make_result(data_dir)
     folder = data_dir / "artifacts" / made["digest"].replace(":", "-")
-    artifacts = open_artifacts(settings.artifacts_url, data_dir=data_dir, connect=url_to_fs)
+    artifacts = open_artifacts(settings.artifacts_url, data_dir=data_dir)
     assert artifacts.commit(folder, describe(folder)) == made["digest"]
     for path in folder.iterdir():
         path.unlink()

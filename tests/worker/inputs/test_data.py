@@ -77,7 +77,7 @@ class TestRows:
         ("content", "message"),
         [
             ('{"text": "a"}\n\n{"text": \n', "data.jsonl line 3 is not JSON"),
-            ('["a"]\n', "data.jsonl line 1 must be a JSON object, it is a list"),
+            ('["a"]\n', "data.jsonl line 1 is not an object with one field per column"),
         ],
     )
     def test_a_line_that_does_not_parse_is_named(self, settings, content, message):

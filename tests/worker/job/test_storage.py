@@ -3,7 +3,6 @@
 import pytest
 
 from fimlora_jobs.results.object_store import open_artifacts
-from fimlora_worker.job.work_folders import connect_storage
 from support.jobs import LABELLED, Jobs, write_jsonl
 from support.s3 import S3Server
 
@@ -25,7 +24,7 @@ def test_results_and_statistics_go_through_the_bucket(jobs: Jobs, run_queue, buc
     run_queue()
 
     results = [jobs.get(job_id).json_field("result") for job_id in (first, second)]
-    artifacts = open_artifacts(bucket.url, data_dir=jobs.data_dir, connect=connect_storage)
+    artifacts = open_artifacts(bucket.url, data_dir=jobs.data_dir)
     assert {r.digest for r in artifacts.list()} == {r["digest"] for r in results}
     statistics = {artifacts.stat(r["digest"], "statistics.safetensors").digest for r in results}
     assert len(statistics) == 1

@@ -8,7 +8,6 @@ from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.store import StorageUnavailable, describe
 from fimlora_worker.job.commit import commit_patiently
 from fimlora_worker.job.work_folders import (
-    connect_storage,
     remove_dead_folders,
     work_folder,
 )
@@ -57,7 +56,7 @@ def test_a_commit_that_fails_leaves_nothing(tmp_path):
 
 def test_a_commit_waits_for_a_storage_that_comes_back(tmp_path, s3):
     """It is tried again after growing waits, and only then is the attempt given up."""
-    artifacts = open_artifacts(s3.url, data_dir=tmp_path, connect=connect_storage)
+    artifacts = open_artifacts(s3.url, data_dir=tmp_path)
     result = write_result(tmp_path / "adapter")
     s3.stop()
     tries, waits = [], []

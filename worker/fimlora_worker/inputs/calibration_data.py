@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fimlora_jobs.datasets.columns import ColumnError, TextFields, check_row
+from fimlora_jobs.datasets.rows import Row
+from fimlora_jobs.datasets.table import Rows
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema
 from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
 from fimlora_worker.inputs.labels import UNLABELLED
-from fimlora_worker.inputs.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _encode(rows: Rows, index: int, encoder: Encoder) -> Example | None:
     return encoder.encode(row, where=where)
 
 
-def _label(row: dict[str, Any], fields: TextFields) -> Any:
+def _label(row: Row, fields: TextFields) -> Any:
     return row.get(fields.label) if fields.label else None
 
 

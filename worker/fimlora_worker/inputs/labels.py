@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fimlora_jobs.datasets.table import Rows
 from fimlora_worker.errors import DatasetSchema
-from fimlora_worker.inputs.rows import Rows
 
 ProblemType = Literal["single_label_classification", "regression"]
 Label = str | int | float

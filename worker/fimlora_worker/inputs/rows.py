@@ -1,8 +1,5 @@
-"""Rows of a dataset, wherever they lie: inline, in a file, or in a hub repository."""
+"""Rows of the dataset that a job was accepted with, wherever they lie."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +9,12 @@ from fimlora_contract.references import (
     InlineDataset,
     LocalDataset,
 )
+from fimlora_jobs.datasets.columns import TextFields, used_columns
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError, dataset_files
-from fimlora_jobs.datasets.jsonl import skip_byte_order_mark
+from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.datasets.table import Rows, inline_rows, rows_of_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.settings import Settings
-
-Row = dict[str, Any]
-
-
-def _declares_none(_column: str) -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A dataset as numbered rows with named columns.
-
-    Attributes:
-        names: Columns, in order.
-        n_rows: How many rows there are.
-        row: Reads one row.
-        column: Reads one column of all rows.
-        where: What to call a row in an error, such as ``line 3``.
-        classes: Names of the classes if the label column declares them.
-    """
-
-    names: tuple[str, ...]
-    n_rows: int
-    row: Callable[[int], Row]
-    column: Callable[[str], Sequence[Any]]
-    where: Callable[[int], str]
-    classes: Callable[[str], tuple[str, ...] | None] = _declares_none
 
 
 def open_rows(
@@ -58,15 +30,28 @@ def open_rows(
         DatasetSchema: A row does not parse; the message names it.
         DatasetEmpty: It has no rows.
     """
-    if isinstance(reference, InlineDataset):
-        rows = _from_list(list(reference.rows), where=lambda i: f"row {i + 1}")
-    elif isinstance(reference, HubDataset):
-        rows = _from_hub(reference, str(resolved["revision"]), settings)
-    else:
-        rows = _from_files(_find_files(reference, resolved, settings, digests))
+    try:
+        rows = _open(reference, resolved, settings, digests)
+    except RowError as error:
+        raise DatasetSchema(str(error)) from error
     if not rows.n_rows:
         raise DatasetEmpty("the dataset has no rows")
     return rows
+
+
+def _open(
+    reference: DatasetReference,
+    resolved: dict[str, Any],
+    settings: Settings,
+    digests: FolderDigests,
+) -> Rows:
+    if isinstance(reference, InlineDataset):
+        return inline_rows(reference.rows)
+    if isinstance(reference, HubDataset):
+        return _from_hub(reference, str(resolved["revision"]), settings)
+    fields = resolved.get("fields")
+    columns = used_columns(TextFields(**fields)) if fields else None
+    return rows_of_files(_find_files(reference, resolved, settings, digests), columns)
 
 
 def _find_files(
@@ -90,66 +75,6 @@ def _find_files(
             f"dataset {name!r} has changed since the job was accepted; submit it again"
         )
     return list(files.values())
-
-
-def _from_files(files: Sequence[Path]) -> Rows:
-    if files[0].suffix == ".parquet":
-        return _from_parquet(files)
-    return _from_jsonl(files)
-
-
-def _from_jsonl(files: Sequence[Path]) -> Rows:
-    rows: list[Row] = []
-    places: list[tuple[str, int]] = []
-    for file in files:
-        with file.open("rb") as lines:
-            skip_byte_order_mark(lines)
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(_parse(line, f"{file.name} line {number}"))
-                    places.append((file.name, number))
-    return _from_list(rows, where=lambda i: "{} line {}".format(*places[i]))
-
-
-def _parse(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DatasetSchema(f"{where} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DatasetSchema(f"{where} must be a JSON object, it is a {type(row).__name__}")
-    return row
-
-
-def _from_list(rows: list[Row], *, where: Callable[[int], str]) -> Rows:
-    return Rows(
-        names=tuple(_names(rows)),
-        n_rows=len(rows),
-        row=rows.__getitem__,
-        column=lambda name: [row.get(name) for row in rows],
-        where=where,
-    )
-
-
-def _names(rows: Iterable[Row]) -> dict[str, None]:
-    return {name: None for row in rows for name in row}
-
-
-def _from_parquet(files: Sequence[Path]) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pa.concat_tables([pq.read_table(file) for file in files])
-    except pa.ArrowInvalid as error:
-        raise DatasetSchema(f"cannot read {[file.name for file in files]}: {error}") from error
-    return Rows(
-        names=tuple(table.column_names),
-        n_rows=table.num_rows,
-        row=lambda i: dict(table.slice(i, 1).to_pylist()[0]),
-        column=lambda name: list(table.column(name).to_pylist()),
-        where=lambda i: f"row {i + 1}",
-    )
 
 
 def _from_hub(reference: HubDataset, commit: str, settings: Settings) -> Rows:

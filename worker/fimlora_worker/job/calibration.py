@@ -9,6 +9,7 @@ from fimlora import __version__ as engine_version
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
@@ -88,7 +89,7 @@ def _calibrate_model(
     plan = _allocate(accepted, statistics, prepared)
     reporter.enter(Stage.WRITING)
     _write(accepted, plan, prepared, folder / ADAPTER_FOLDER)
-    statistics.save(folder / ADAPTER_FOLDER / "statistics.safetensors")
+    statistics.save(folder / ADAPTER_FOLDER / STATISTICS)
     return Outcome(plan, statistics.execution)
 
 

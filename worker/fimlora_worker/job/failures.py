@@ -19,6 +19,7 @@ from rq.timeouts import BaseTimeoutException
 from fimlora.errors import FimloraError
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.datasets.columns import ColumnError
+from fimlora_jobs.datasets.rows import RowError
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_worker.errors import DeadlinePassed, WorkerError
 
@@ -40,7 +41,7 @@ def code_of(error: BaseException) -> str:
     """The wire's code for an exception."""
     if isinstance(error, FimloraError | WorkerError):
         return error.code
-    if isinstance(error, ColumnError):
+    if isinstance(error, ColumnError | RowError):
         return "dataset_schema"
     if isinstance(error, StorageUnavailable):
         return "storage_unavailable"

@@ -8,6 +8,7 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.dtypes import choose_dtype
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
@@ -23,7 +24,7 @@ from fimlora_worker.inputs.models import (
     read_config,
     weight_bytes,
 )
-from fimlora_worker.inputs.rows import Rows, open_rows
+from fimlora_worker.inputs.rows import open_rows
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 

@@ -18,12 +18,12 @@ from fimlora.replan import Known, replan
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.results.store import STATISTICS
 from fimlora_jobs.store import JobMissing
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
-STATISTICS_FILE = "statistics.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _load(process: WorkerProcess, earlier: str, record: JobRecord) -> Measured:
     result: dict[str, Any] | None = process.store.get(earlier).json_field("result")
     if result is None:
         raise LookupError(f"job {earlier!r} has no result")
-    statistics = Statistics.load(process.artifacts.local(result["digest"], STATISTICS_FILE))
+    statistics = Statistics.load(process.artifacts.local(result["digest"], STATISTICS))
     # Equal content may go by another name now, and the adapter is to bear that one.
     facts = result["rank_map"]["provenance"] | sources(record.resolved)
     known = Known(
@@ -111,5 +111,5 @@ def write_again(
         seed=request.calibration.seed,
         target_modules=known.target_modules(plan),
     )
-    statistics.save(folder / STATISTICS_FILE)
+    statistics.save(folder / STATISTICS)
     return plan

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from fimlora_contract.jobs import JobStatus
@@ -15,14 +14,6 @@ from fimlora_jobs.attempts import parse_rq_job_id, rq_job_id
 from fimlora_jobs.store import JobMissing, JobStore
 
 _PROGRESS = ".sums"
-
-
-def connect_storage(url: str, **options: Any) -> tuple[Any, str]:
-    """A file system of fsspec's, which is imported only where results are kept in one."""
-    from fsspec.core import url_to_fs
-
-    connected: tuple[Any, str] = url_to_fs(url, **options)
-    return connected
 
 
 @contextmanager

@@ -19,11 +19,10 @@ from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.store import ArtifactStore
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.results.usage import ResultIndex
+from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from fimlora_worker.inputs.device import DeviceLock
 from fimlora_worker.inputs.model_cache import ModelCache
-from fimlora_worker.job.work_folders import connect_storage
 from fimlora_worker.settings import Settings
 
 N_READERS = 8  # tokenizers and configurations, kept by number
@@ -68,9 +67,7 @@ class WorkerProcess:
         settings.create_folders()
         redis = patient_redis(settings.redis_url)
         store = JobStore(redis)
-        artifacts = open_artifacts(
-            settings.artifacts_url, data_dir=settings.data_dir, connect=connect_storage
-        )
+        artifacts = open_artifacts(settings.artifacts_url, data_dir=settings.data_dir)
         return cls(
             settings=settings,
             redis=redis,
@@ -78,7 +75,7 @@ class WorkerProcess:
             transport=RqTransport(redis),
             models=ModelCache(limit_bytes=settings.model_cache_bytes),
             digests=FolderDigests(),
-            artifacts=TrackedArtifacts(artifacts, ResultIndex(store)),
+            artifacts=TrackedArtifacts(artifacts, ResultUsage(store)),
         )
 
     @property

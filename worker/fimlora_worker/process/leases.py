@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from fimlora_contract.jobs import JobError, JobStatus
 from fimlora_jobs.attempts import REAPER_INTERVAL_S, parse_rq_job_id
-from fimlora_jobs.reaper import Reaped, Transport, give_up, sweep
+from fimlora_jobs.reaper import Reaped, Transport, give_up, requeue_orphans
 from fimlora_jobs.store import JobMissing, JobStore, StaleAttempt
 from fimlora_worker.process.memory_events import count_oom_kills
 
@@ -165,7 +165,7 @@ class ReaperThread:
                     log.exception("reaper.failed")
 
     def _sweep(self) -> None:
-        sweep(self._store, self._transport, on_reaped=_log_reaped)
+        requeue_orphans(self._store, self._transport, on_reaped=_log_reaped)
 
 
 def _log_reaped(reaped: Reaped) -> None:

@@ -17,8 +17,9 @@ from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
 from fimlora_contract.estimates import Estimate
-from fimlora_contract.jobs import Health, Job, Version
+from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.service import Health, Version
 
 
 class AsyncClient:

@@ -12,17 +12,17 @@ from fimlora_client.errors import ConnectionFailed, WaitTimeout, failure_of
 from fimlora_client.events import EventReader
 from fimlora_client.files import Download, OnFile
 from fimlora_client.polling import OnProgress, Pace
+from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.jobs import (
-    ArtifactPage,
     CalibrationResult,
     Job,
     JobEvent,
     JobEventPage,
     JobPage,
     JobStatus,
-    Plan,
-    RankDiff,
 )
+from fimlora_contract.plans import Plan
+from fimlora_contract.rank_patterns import RankDiff
 from fimlora_contract.requests import PlanRequest
 
 

@@ -4,7 +4,7 @@ from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import as_json, budget_text, checked
 from fimlora_client.calls import JSON, Call, given, route
 from fimlora_client.patterns import FetchedPattern, Format, pin_route, read_pattern
-from fimlora_contract.jobs import Pin
+from fimlora_contract.rank_patterns import Pin
 from fimlora_contract.requests import Budget, PinRequest
 
 

@@ -5,7 +5,8 @@ from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import Rows, upload_of
 from fimlora_client.calls import Call, route
 from fimlora_contract.cache import CacheFigures, EvictionReport
-from fimlora_contract.jobs import Dataset, DatasetPage, ModelPage
+from fimlora_contract.datasets import Dataset, DatasetPage
+from fimlora_contract.models import ModelPage
 from fimlora_contract.workers import WorkerPage
 
 

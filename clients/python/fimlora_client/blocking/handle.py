@@ -10,7 +10,8 @@ from fimlora_client.bodies import PlanFields
 from fimlora_client.files import OnFile
 from fimlora_client.polling import OnProgress
 from fimlora_client.results import Result
-from fimlora_contract.jobs import Job, JobEvent, Plan
+from fimlora_contract.jobs import Job, JobEvent
+from fimlora_contract.plans import Plan
 
 
 class JobHandle:

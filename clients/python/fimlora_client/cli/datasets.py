@@ -11,7 +11,7 @@ from fimlora_client.cli.console import ago, err, make_table, out, say, show_json
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.folders import DataDir, data_dir_of, link
 from fimlora_client.errors import InvalidFile
-from fimlora_contract.jobs import Dataset
+from fimlora_contract.datasets import Dataset
 
 DatasetId = Annotated[
     str, typer.Argument(metavar="ID", help="Id of the dataset, ds_...", show_default=False)

@@ -15,7 +15,8 @@ from fimlora_client.cli.context import client_of
 from fimlora_client.cli.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
 from fimlora_client.patterns import FetchedPattern, Format, KeptFile
-from fimlora_contract.jobs import Artifact, Job, JobStatus
+from fimlora_contract.artifacts import Artifact
+from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.requests import DIGEST
 
 LookUp = Callable[[str | None], FetchedPattern]

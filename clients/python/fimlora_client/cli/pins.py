@@ -7,7 +7,7 @@ import typer
 from fimlora_client.cli.console import ago, make_table, out, say, show_json
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.options import AsJson
-from fimlora_contract.jobs import Pin
+from fimlora_contract.rank_patterns import Pin
 
 
 def pin(

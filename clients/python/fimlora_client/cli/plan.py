@@ -9,7 +9,7 @@ from fimlora_client.cli import options
 from fimlora_client.cli.console import make_table, out, say, show_json
 from fimlora_client.cli.context import client_of
 from fimlora_client.rank_map import rank_map_table
-from fimlora_contract.jobs import RankDrift
+from fimlora_contract.rank_patterns import RankDrift
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""POST /calibrate with ``Prefer: wait`` and with ``validate_only``."""
+"""POST /calibrate with ``Prefer: wait``."""
 
 import threading
 import time
@@ -8,32 +8,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from fimlora_service.app import create_app
-from fimlora_service.http.headers import wait_preference
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ([], None),
-        (["wait=5"], 5),
-        (['respond-async, WAIT="7"; strict'], 7),
-        (["return=minimal", "wait = 8"], 8),
-        (["wait=3, wait=9"], 3),
-        (["wait=61"], 60),
-        (["wait=0"], 0),
-        (["wait=999999999999999999999"], None),
-        (["wait=-1"], None),
-        (["wait=1.5"], None),
-        (["wait=²"], None),
-        (["wait"], None),
-        (["await=5"], None),
-        ([",;=,"], None),
-    ],
-    ids=str,
-)
-def test_what_is_not_understood_is_ignored(headers, seconds):
-    """The first `wait` counts, up to a minute; a preference is never an error."""
-    assert wait_preference(headers) == seconds
 
 
 @pytest.fixture
@@ -135,31 +109,3 @@ def test_a_stopping_service_lets_go_of_who_waits(settings, body):
         stopping.set()
 
         assert waiting.result(timeout=20).status_code == 202
-
-
-def test_a_validated_request_leaves_no_job(http, body, redis_client):
-    """200 with the estimate; the key is not used up, whatever it belongs to."""
-    only = body | {"validate_only": True}
-    headers = {"Idempotency-Key": "k"}
-
-    checked = http.post("/calibrate", json=only, headers=headers)
-
-    assert redis_client.keys() == []
-    assert (checked.status_code, checked.json()["object"]) == (200, "estimate")
-    assert checked.json() == http.post("/estimate", json=body).json()
-    assert http.post("/calibrate", json=body, headers=headers).status_code == 202
-    assert http.post("/calibrate", json=only, headers=headers).status_code == 200
-
-
-def test_a_wrong_request_is_refused_without_a_job_too(http, body):
-    """With the status that the real one would have."""
-    answer = http.post("/calibrate", json=body | {"validate_only": True, "base_model": "none"})
-
-    assert (answer.status_code, answer.json()["code"]) == (424, "model_not_found")
-
-
-def test_the_flag_is_not_part_of_the_job(http, body, store):
-    """The record has what is to be calibrated, not how it was asked for."""
-    job = http.post("/calibrate", json=body | {"validate_only": False}).json()
-
-    assert "validate_only" not in store.get(job["id"]).request

@@ -1,0 +1,18 @@
+"""Plans made anew from the statistics of a job."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fimlora_contract.base import AnswerModel
+from fimlora_contract.rank_maps import RankMap
+
+
+class Plan(AnswerModel):
+    """Another plan from a job's statistics; nothing was queued and nothing is stored."""
+
+    object: Literal["plan"] = "plan"
+    job_id: str = Field(description="The job whose statistics were used.")
+    digest: str = Field(description="Content address the plan would have as a result.")
+    adapter_config: dict[str, Any]
+    rank_map: RankMap

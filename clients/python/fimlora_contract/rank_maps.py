@@ -1,0 +1,52 @@
+"""A rank plan as data: what ``rank_map.json`` holds."""
+
+from typing import Any
+
+from pydantic import Field
+
+from fimlora_contract.base import AnswerModel
+
+
+class RankMapModule(AnswerModel):
+    """One target module of a rank map."""
+
+    name: str
+    d_in: int
+    d_out: int
+    fan_in_fan_out: bool = False
+    layer: int | None
+    kind: str
+    score: float
+    rank: int
+    alpha: int
+    parameters: int
+
+
+class WrittenAdapter(AnswerModel):
+    """What the adapter of a plan holds, as written."""
+
+    layout: str
+    width: int | None = Field(
+        None, description="The common rank that layout C pads to; null in layout B."
+    )
+    trainable_parameters: int = Field(
+        description="Of all LoRA matrices, with their padding; without a trained head."
+    )
+
+
+class RankMap(AnswerModel):
+    """The plan as data: the same object that ``rank_map.json`` holds."""
+
+    format: str
+    budget: dict[str, Any]
+    rule: str
+    r_min: int
+    r_max: int
+    scale: int
+    spent: dict[str, int]
+    controls: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+    adapter: WrittenAdapter | None = Field(
+        None, description="Null in rank maps of before it was recorded."
+    )
+    modules: list[RankMapModule]

@@ -1,0 +1,15 @@
+-- Move an attempt behind the last one of high priority, or to the front if that has gone.
+--
+-- KEYS[1]  queue
+-- KEYS[2]  what names the last one of high priority
+-- ARGV[1]  id of the attempt in the queue
+--
+-- Returns 1; 0 if the attempt waits no more.
+
+if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then return 0 end
+local last = redis.call('GET', KEYS[2])
+if not last or redis.call('LINSERT', KEYS[1], 'AFTER', last, ARGV[1]) < 1 then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+end
+redis.call('SET', KEYS[2], ARGV[1])
+return 1

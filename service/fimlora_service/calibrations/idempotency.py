@@ -1,0 +1,95 @@
+"""Idempotency keys: who repeats a request under one gets the job that it already has.
+
+A key is bound to a job id before the job exists. A request that died in between is repeated by
+its client, finds the id it was promised, and finishes what was begun.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import LockNotOwnedError
+
+from fimlora_contract.digests import digest_of
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_service.calibrations.job_spec import Accepted
+from fimlora_service.errors import IdempotencyInFlight, IdempotencyMismatch, ServiceError
+
+SUBMIT_LOCK_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The job id that a key is bound to.
+
+    Attributes:
+        key: The key.
+        fingerprint: Of what the key stands for.
+        job_id: The id of the job that is there, or is to be made.
+    """
+
+    key: str
+    fingerprint: str
+    job_id: str
+
+
+def bind(store: JobStore, key: str | None, content: Mapping[str, Any]) -> Promise | None:
+    """Bind a key to the id of a job, or find the one that it was bound to before.
+
+    Raises:
+        IdempotencyMismatch: It belongs to another content.
+    """
+    if key is None:
+        return None
+    job_id, fingerprint = store.new_id(), digest_of(content)
+    bound, job_id = store.claim_key(key, fingerprint=fingerprint, job_id=job_id)
+    if bound != fingerprint:
+        raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another request")
+    return Promise(key, fingerprint, job_id)
+
+
+def find_kept(store: JobStore, promise: Promise | None) -> JobRecord | None:
+    """The promised job, if it is on record."""
+    try:
+        return store.get(promise.job_id) if promise else None
+    except JobMissing:
+        return None
+
+
+@contextmanager
+def in_flight(store: JobStore, promise: Promise | None) -> Iterator[None]:
+    """Make a promised job inside the block, as the only one who does.
+
+    Raises:
+        IdempotencyInFlight: Somebody else does.
+        ServiceError: What the block refuses; the key is free again.
+    """
+    if promise is None:
+        yield
+        return
+    lock = store.lock(f"submit:{promise.job_id}", ttl_s=SUBMIT_LOCK_S)
+    if not lock.acquire():
+        raise IdempotencyInFlight(
+            f"a request with Idempotency-Key {promise.key!r} is in flight"
+        )
+    try:
+        yield
+    except ServiceError:
+        store.release_key(promise.key)  # nothing came of it: the key stays free
+        raise
+    finally:
+        with suppress(LockNotOwnedError):  # it ran out; what was accepted is accepted
+            lock.release()
+
+
+def keep(store: JobStore, promise: Promise | None, accepted: Accepted) -> None:
+    """Let a key stand for the job that its request came to, which may be an earlier one."""
+    if promise is None:
+        return
+    job_id = accepted.record.id
+    if accepted.cached:
+        store.release_key(promise.key)  # the cache answers a repetition just the same
+    elif job_id != promise.job_id:
+        store.rebind_key(promise.key, fingerprint=promise.fingerprint, job_id=job_id)

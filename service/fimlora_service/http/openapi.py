@@ -1,0 +1,28 @@
+"""How the service describes itself: names of operations, and what its errors look like."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from fimlora_contract.problems import Problem
+
+
+def operation_id(route: APIRoute) -> str:
+    """The handler's name names the operation."""
+    return route.name
+
+
+def document_problems(app: FastAPI) -> None:
+    """Put the problem document into the API reference, in place of the framework's own."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = generate()
+        schemas = schema["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = Problem.model_json_schema()
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,62 @@
+"""A rank pattern in the words of whoever reads it, and the answer that carries it."""
+
+from typing import Literal, NamedTuple
+
+from fastapi import Request, Response
+
+from fimlora.adapter.exports import FORMATS, as_yaml, export
+from fimlora.errors import FimloraError
+from fimlora.plan import RankPlan
+from fimlora_contract.digests import digest_bytes
+from fimlora_contract.rank_patterns import RankPattern
+from fimlora_service.errors import ValidationFailed
+from fimlora_service.http.headers import has_copy
+
+FOR_EVER, REVALIDATE = "public, max-age=31536000, immutable", "no-cache"
+Format = Literal[
+    "json", "yaml", "peft", "layout-c", "axolotl", "llama-factory", "ms-swift", "trl",
+    "unsloth", "vllm",
+]  # fmt: skip
+
+
+class Rendered(NamedTuple):
+    """A pattern as text.
+
+    Attributes:
+        text: The text.
+        media_type: What it is.
+        tag: Stands for it in an ETag.
+    """
+
+    text: str
+    media_type: str
+    tag: str
+
+
+def render(pattern: RankPattern, format: Format) -> Rendered:
+    """A pattern in a format; the tag of JSON is the content address itself."""
+    if format == "json":
+        return Rendered(pattern.model_dump_json(), "application/json", pattern.digest)
+    if format == "yaml":
+        text, media_type = as_yaml(pattern.model_dump(mode="json")), FORMATS["axolotl"][1]
+    else:
+        try:
+            plan = RankPlan.from_json(pattern.rank_map.model_dump())
+            written = export(plan, pattern.adapter_config, format)
+        except FimloraError as error:
+            raise ValidationFailed(f"format={format}: {error}") from error
+        text, media_type = written.text, written.media_type
+    return Rendered(text, media_type, digest_bytes(text.encode()))
+
+
+def answer(request: Request, pattern: RankPattern, format: Format, *, cache: str) -> Response:
+    """A pattern in a format, or 304; and where it can be fetched for ever."""
+    rendered = render(pattern, format)
+    headers = {
+        "ETag": f'"{rendered.tag}"',
+        "Cache-Control": cache,
+        "Content-Location": f"/rank-patterns/{pattern.digest}",
+    }
+    if has_copy(request, rendered.tag):
+        return Response(status_code=304, headers=headers)
+    return Response(rendered.text, media_type=rendered.media_type, headers=headers)

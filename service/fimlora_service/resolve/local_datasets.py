@@ -1,0 +1,99 @@
+"""Datasets that are here, by their content: uploads, rows in a request, registered files."""
+
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from fimlora_contract.digests import digest_of
+from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
+from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.datasets.checks import check_rows, survey
+from fimlora_jobs.datasets.columns import Task, TextFields, find_fields, used_columns
+from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.rows import read_inline
+from fimlora_service.datasets.local import columns_of, data_files, read_rows
+from fimlora_service.datasets.uploads import find_upload
+from fimlora_service.errors import DatasetEmpty
+
+LOCAL_ROWS_CHECKED = 10_000
+TaskName = Task | Literal["auto"]
+
+
+class LocalDatasets:
+    """The datasets of a data folder, and those that requests bring; safe for several threads.
+
+    Args:
+        data_folder: Where uploads and registered datasets lie.
+    """
+
+    def __init__(self, data_folder: DataFolder) -> None:
+        self._data = data_folder
+        self._digests = FolderDigests()
+        # Uploads never change, so what was checked once need not be read again.
+        self._check_upload = lru_cache(maxsize=1024)(_check_file)
+
+    def resolve(
+        self, dataset: UploadedDataset | InlineDataset | LocalDataset, *, task: TaskName
+    ) -> dict[str, Any]:
+        """Check the rows of a dataset and take its digest.
+
+        Raises:
+            ServiceError: It is not there, or is empty.
+            ColumnError: Its columns cannot be used for the task.
+            RowError: A row cannot be used.
+        """
+        match dataset:
+            case UploadedDataset():
+                return self._resolve_upload(dataset, task)
+            case InlineDataset():
+                return _resolve_inline(dataset, task)
+            case LocalDataset():
+                return self._resolve_local(dataset, task)
+
+    def _resolve_upload(self, dataset: UploadedDataset, task: TaskName) -> dict[str, Any]:
+        found = find_upload(dataset.id, uploads=self._data.uploads)
+        fields = find_fields(found.columns, columns=dataset.columns, task=task)
+        file = self._data.uploads / dataset.id / f"data.{found.format}"
+        rows = self._check_upload(file, fields)
+        return {
+            "source": "upload",
+            "id": dataset.id,
+            "digest": found.digest,
+            "fields": asdict(fields),
+            "rows": rows,
+        }
+
+    def _resolve_local(self, dataset: LocalDataset, task: TaskName) -> dict[str, Any]:
+        files = data_files(dataset.name, datasets=self._data.datasets)
+        names = list(dict.fromkeys(c for file in files.values() for c in columns_of(file)))
+        if not names:
+            raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
+        fields = find_fields(names, columns=dataset.columns, task=task)
+        rows = read_rows(list(files.values()), used_columns(fields))
+        # The operator's files may be huge: their first rows tell whether the columns fit.
+        checked = check_rows(islice(rows, LOCAL_ROWS_CHECKED), fields)
+        return {
+            "source": "local",
+            "name": dataset.name,
+            "digest": self._digests.of_files(files),
+            "fields": asdict(fields),
+            "rows": checked if checked < LOCAL_ROWS_CHECKED else None,
+        }
+
+
+def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
+    rows = list(read_inline(dataset.rows))
+    fields = find_fields(survey(rows).columns, columns=dataset.columns, task=task)
+    check_rows(rows, fields)
+    return {
+        "source": "inline",
+        "digest": digest_of(dataset.rows),
+        "fields": asdict(fields),
+        "rows": len(rows),
+    }
+
+
+def _check_file(file: Path, fields: TextFields) -> int:
+    return check_rows(read_rows([file], used_columns(fields)), fields)

@@ -1,0 +1,37 @@
+"""What decides a result, and what decides the statistics: the keys that equal requests share."""
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from fimlora_contract import __version__
+from fimlora_contract.digests import digest_of
+from fimlora_contract.requests import CalibrationRequest
+
+MEASURED = frozenset({"target_modules", "calibration"})
+PLANNED = frozenset({"allocation", "adapter", "budget"})
+# Where the weights are while they are measured changes no number.
+NEITHER = {"calibration": {"executor"}}
+
+
+def request_digest(
+    request: CalibrationRequest,
+    *,
+    model_digest: str,
+    dataset: Mapping[str, Any],
+    tenant: str = "",
+    settings: Set[str] = MEASURED | PLANNED,
+) -> str:
+    """Digest of everything that decides a result, and of nothing else.
+
+    With ``settings=MEASURED``, of everything that decides the statistics. The executor is
+    in neither: a request that is equal but for it finds the same result.
+    """
+    content = {"digest": dataset["digest"], "fields": dataset["fields"]}
+    return digest_of(
+        {"engine": __version__, "base_model": model_digest, "dataset": content}
+        | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
+        # What this rule needs is measured for it only.
+        | ({"record": "spectra"} if request.allocation.rule == "spectral" else {})
+        # What only some may read is found only by who may read it.
+        | ({"tenant": tenant} if tenant else {})
+    )

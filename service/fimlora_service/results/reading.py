@@ -1,0 +1,68 @@
+"""What there is to read of a result: what the record says of it, and its files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import BinaryIO
+
+from redis.exceptions import RedisError
+
+from fimlora_contract.artifacts import Artifact
+from fimlora_contract.digests import CHUNK
+from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
+from fimlora_contract.rank_patterns import RankPattern
+from fimlora_jobs.results.store import STATISTICS, ResultMissing
+from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_service import errors
+
+NAMES = frozenset({
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "rank_map.json",
+    "rank_map.svg",
+    STATISTICS,
+})  # fmt: skip
+
+
+def result_of(job: Job) -> CalibrationResult:
+    """The result of a job, or the reason why there is none."""
+    if job.result is not None:
+        return job.result
+    if job.status is JobStatus.CANCELED:
+        raise errors.JobCanceled(f"job {job.id!r} was canceled")
+    if job.error is not None:
+        raise errors.JobFailed(f"job {job.id!r} failed: {job.error.code}: {job.error.detail}")
+    raise errors.JobNotFinished(f"job {job.id!r} is {job.status}")
+
+
+def find_artifact(result: CalibrationResult, name: str) -> Artifact:
+    """An artefact by name; only a name of the closed set is ever looked for."""
+    listed = {a.name: a for a in result.artifacts if a.name in NAMES}
+    if name not in listed:
+        raise errors.ArtifactNotFound(f"no artefact of that name; there are {sorted(listed)}")
+    return listed[name]
+
+
+def read_pattern(artifacts: TrackedArtifacts, digest: str) -> RankPattern:
+    """A committed result by its content address.
+
+    Raises:
+        NoPattern: There is none.
+    """
+    with suppress(RedisError):  # what never changes can be read without it
+        artifacts.use(digest)
+    try:
+        rank_map, config = (
+            json.loads(artifacts.store.local(digest, f"{name}.json").read_bytes())
+            for name in ("rank_map", "adapter_config")
+        )
+    except (ResultMissing, FileNotFoundError):
+        raise errors.NoPattern(f"no result with digest {digest}") from None
+    return RankPattern(digest=digest, adapter_config=config, rank_map=rank_map)
+
+
+def pieces(file: BinaryIO) -> Iterator[bytes]:
+    """A file piece by piece, closed at the end or when nobody reads on."""
+    with file:
+        while piece := file.read(CHUNK):
+            yield piece

@@ -1,0 +1,87 @@
+"""What lives as long as the service runs; handlers are given parts of it."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from threading import Event
+from typing import TYPE_CHECKING, TypedDict
+
+from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_jobs.store import JobStore
+from fimlora_service.calibrations.submission import Submission
+from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.operations.metrics import Metrics
+from fimlora_service.plans.score_cache import ScoreCache
+from fimlora_service.resolve.resolver import Resolver
+from fimlora_service.resolve.tenants import tenant_of
+from fimlora_service.settings import Settings
+
+if TYPE_CHECKING:
+    from fimlora_service.resolve.hub import Hub
+
+
+class State(TypedDict):
+    """The parts by the names that dependencies ask for."""
+
+    settings: Settings
+    stopping: Event
+    data_folder: DataFolder
+    artifacts: TrackedArtifacts
+    store: JobStore
+    job_views: JobViews
+    score_cache: ScoreCache
+    resolver: Resolver
+    submission: Submission
+    submission_limit: SubmissionLimit
+    metrics: Metrics
+
+
+def make_state(
+    settings: Settings,
+    stopping: Event,
+    data_folder: DataFolder,
+    results: TrackedArtifacts,
+    transport: RqTransport,
+    metrics: Metrics,
+) -> State:
+    """Put the parts together."""
+    store = results.usage.store
+    token = settings.hub_token
+    tenant = tenant_of(token.get_secret_value() if token else None)
+    resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
+    submission = Submission(
+        store, transport, resolver, results, webhook_origins=settings.webhook_origins
+    )
+    return State(
+        settings=settings,
+        stopping=stopping,
+        data_folder=data_folder,
+        artifacts=results,
+        store=store,
+        job_views=JobViews(store),
+        score_cache=ScoreCache(),
+        resolver=resolver,
+        submission=submission,
+        submission_limit=SubmissionLimit(),
+        metrics=metrics,
+    )
+
+
+def hub_access(settings: Settings, data_folder: DataFolder) -> "Callable[[], Hub]":
+    """Gives the hub, made when it is first asked for: its library takes a while to import."""
+
+    @lru_cache(maxsize=1)
+    def hub() -> "Hub":
+        from fimlora_service.resolve.hub import Hub
+
+        token = settings.hub_token
+        return Hub(
+            endpoint=settings.hub_endpoint,
+            token=token.get_secret_value() if token else None,
+            cache=data_folder.hub,
+            timeout_s=settings.hub_timeout_s,
+        )
+
+    return hub

@@ -1,0 +1,63 @@
+"""What two requests must have in common to share a result, or statistics."""
+
+import pytest
+
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.resolve.request_digest import MEASURED, request_digest
+
+
+class TestRequestDigest:
+    def digest(self, *, rows=None, model="sha256:m", **change) -> str:
+        base = {"base_model": "tiny", "dataset": "local:d", "budget": 8}
+        request = CalibrationRequest.model_validate(base | change)
+        dataset = {"digest": "sha256:d", "fields": None, "rows": rows}
+        return request_digest(request, model_digest=model, dataset=dataset)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"metadata": {"a": "b"}},
+            {"force": True},
+            {"budget": {"rank": 8}},
+            {"base_model": "other"},
+            {"dataset": "local:e"},
+            {"calibration": {"n_batches": 8}},
+            {"calibration": {"executor": "streamed"}},
+            {"rows": 3},
+        ],
+        ids=str,
+    )
+    def test_what_cannot_change_the_result_does_not_count(self, change):
+        """Names, notes and spelled-out defaults give the same key."""
+        assert self.digest(**change) == self.digest()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"budget": 9},
+            {"budget": {"parameters": 8}},
+            {"model": "sha256:n"},
+            {"target_modules": "all-linear"},
+            {"calibration": {"estimator": "sampled"}},
+            {"allocation": {"rule": "uniform"}},
+            {"adapter": {"weights": True}},
+        ],
+        ids=str,
+    )
+    def test_what_can_change_the_result_counts(self, change):
+        """Content and settings give another key."""
+        assert self.digest(**change) != self.digest()
+
+
+def test_statistics_without_spectra_are_not_taken_for_the_rule_spectral():
+    """Other rules share one key of the statistics; this one measures more."""
+    dataset = {"source": "upload", "digest": "sha256:0", "fields": None}
+
+    def key(rule: str) -> str:
+        body = {"base_model": "local:m", "dataset": "ds_" + "0" * 32, "budget": 8}
+        request = CalibrationRequest.model_validate(body | {"allocation": {"rule": rule}})
+        return request_digest(
+            request, model_digest="sha256:1", dataset=dataset, settings=MEASURED
+        )
+
+    assert key("proportional") == key("random") != key("spectral")

@@ -1,0 +1,154 @@
+"""Named target modules, and budgets that no plan can meet."""
+
+import pytest
+
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.errors import ValidationFailed
+from fimlora_service.resolve.target_checks import check_targets
+from support.service import CONFIG, make_model
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            ["query"],
+            ["self.query", "output.dense"],
+            ["encoder.layer.0.attention.self.query"],
+            ["bert.encoder.layer.0.attention.self.query"],
+            ["query", "classifier"],
+        ],
+        ids=" ".join,
+    )
+    def test_names_that_the_model_has_are_accepted(self, http, body, entries):
+        """Leaves, dotted ends, full names, full names under a base prefix, and heads."""
+        answer = http.post("/calibrate", json=body | {"target_modules": entries})
+
+        assert answer.status_code == 202, answer.text
+
+    def test_a_name_that_the_model_lacks_is_named_with_near_ones(self, refuse, http, body):
+        """The field's index leads to the entry, the message to the right spelling."""
+        request = body | {"target_modules": ["value", "qurey"]}
+
+        problem = http.post("/calibrate", json=request).json()
+
+        assert problem["errors"][0]["field"] == "body.target_modules[1]"
+        assert "query" in problem["detail"]
+
+    def test_part_of_a_name_is_no_match(self, refuse):
+        """Only whole dotted parts count, as in PEFT."""
+        assert refuse(target_modules=["uery"])[0] == "validation_failed"
+
+    def test_an_embedding_is_refused_and_never_suggested(self, body):
+        """No linear map, which the worker would find out after loading the model."""
+        config = {"model_type": "llama", "vocab_size": 55}
+        shapes = {
+            "model.embed_tokens.weight": (55, 16),
+            "model.layers.0.q_proj.weight": (16, 16),
+        }
+
+        def refused(entry: str) -> str:
+            request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
+            with pytest.raises(ValidationFailed) as caught:
+                check_targets(request, shapes=shapes, config=config)
+            assert caught.value.errors[0]["field"] == "body.target_modules[0]"
+            return str(caught.value)
+
+        named = refused("embed_tokens")
+        assert named.startswith("'embed_tokens' matches 'model.embed_tokens', an embedding")
+        assert "embed_tokens'" not in refused("embed_token").partition("; ")[2]
+        assert "['q_proj']" in refused("nothing")
+
+    @pytest.mark.parametrize(
+        ("entry", "shape"),
+        [
+            ("embed_tokens", (16, 54)),
+            ("vision_embed_tokens", (55, 16)),
+            ("embed_out", (55, 16)),
+        ],
+    )
+    def test_what_may_be_a_linear_map_is_no_embedding(self, body, entry, shape):
+        """Name and number of rows must both be those of a table."""
+        request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
+
+        check_targets(request, shapes={f"m.{entry}.weight": shape}, config={"vocab_size": 55})
+
+    def test_a_mixture_of_experts_is_left_to_the_worker(self, http, body, data_dir):
+        """Its modules are renamed on loading, so the checkpoint's names prove nothing."""
+        make_model(data_dir / "models" / "moe", config=CONFIG | {"num_local_experts": 4})
+        change = {"base_model": "local:moe", "target_modules": ["gate_up_proj"]}
+
+        assert http.post("/calibrate", json=body | change).status_code == 202
+
+    @pytest.mark.parametrize(
+        ("budget", "fits"),
+        [
+            ({"parameters": 127}, False),
+            ({"parameters": 128}, True),
+            ({"bytes": 511}, False),
+            ({"bytes": 512}, True),
+            ({"bytes": 256, "bytes_per_parameter": 2}, True),
+        ],
+        ids=str,
+    )
+    def test_a_budget_below_the_lowest_ranks_is_refused(self, http, body, budget, fits):
+        """Two modules of 16 x 16 at rank 2 cost 2 * 2 * (16 + 16) = 128 parameters."""
+        change = {"target_modules": ["query"], "budget": budget, "allocation": {"r_min": 2}}
+
+        answer = http.post("/calibrate", json=body | change)
+
+        assert (answer.status_code == 202) is fits
+        if not fits:
+            assert answer.json()["code"] == "budget_infeasible"
+            assert "128" in answer.json()["detail"]
+
+    @pytest.mark.parametrize("targets", [None, "all-linear", ["query"]], ids=str)
+    def test_a_mean_rank_above_every_matrix_is_refused(self, http, body, targets):
+        """All maps are 16 x 16: rank 16 is the highest they can have, whatever is targeted."""
+        for budget, fits in ((17, False), (512, False), (16, True)):
+            answer = http.post(
+                "/calibrate", json=body | {"target_modules": targets, "budget": budget}
+            )
+
+            assert (answer.status_code == 202) is fits, answer.text
+            if not fits:
+                assert answer.json()["code"] == "budget_infeasible"
+                assert "feasible interval [1, 16]" in answer.json()["detail"]
+
+    def test_a_budget_below_one_rank_is_refused(self, http, body):
+        """Without names only what no choice of targets could meet is refused."""
+        for budget, fits in (({"parameters": 16}, False), ({"parameters": 32}, True)):
+            answer = http.post("/calibrate", json=body | {"budget": budget})
+
+            assert (answer.status_code == 202) is fits, answer.text
+            if not fits:
+                assert answer.json()["code"] == "budget_infeasible"
+
+    @pytest.mark.parametrize(
+        ("change", "shapes", "config"),
+        [
+            # A pretraining head that a classifier does not load.
+            ({"target_modules": ["dense"], "budget": {"parameters": 8}},
+             {"layer.0.dense.weight": (4, 4), "cls.transform.dense.weight": (400, 400)}, {}),
+            # A floor above what a small map can have counts as its highest rank.
+            ({"target_modules": ["query"], "budget": {"parameters": 32},
+              "allocation": {"r_min": 9}}, {"layer.0.query.weight": (4, 4)}, {}),
+            # A head of two classes is cheaper than every map of the checkpoint.
+            ({"target_modules": ["score"], "budget": {"parameters": 42}},
+             {"layer.0.query.weight": (40, 40)}, {}),
+            # A head on hidden states wider than the maps of the checkpoint.
+            ({"target_modules": ["score"], "budget": 16}, {"layer.0.q.weight": (4, 4)},
+             {"text_config": {"hidden_size": 16}}),
+            # Modules left out by the rule spectral cost nothing.
+            ({"budget": {"parameters": 1}, "allocation": {"r_min": 0, "rule": "spectral"}},
+             {"layer.0.query.weight": (4, 4)}, {}),
+            # Four-bit weights lie packed in one column.
+            ({"budget": 8}, {"layer.0.query.weight": (128, 1)}, {"quantization_config": {"b": 4}}),
+        ],
+        ids=["dropped-head", "small-map", "added-head", "wide-head", "left-out", "packed"],
+    )  # fmt: skip
+    def test_what_may_be_feasible_is_not_refused(self, body, change, shapes, config):
+        """A doubt is left to the worker, who has the model."""
+        request = CalibrationRequest.model_validate(body | change)
+
+        check_targets(request, shapes=shapes, config=config)

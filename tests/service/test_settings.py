@@ -1,0 +1,25 @@
+"""What the environment may say."""
+
+import pytest
+from pydantic import SecretStr
+
+from fimlora_service.settings import Settings, allowed_origins
+
+
+def test_the_operators_list_is_read_strictly():
+    """A mistake in it stops the service instead of allowing something else."""
+    assert allowed_origins("") == frozenset()
+    assert allowed_origins("a.example, b.example:8443,http://c:80") == {
+        "https://a.example:443", "https://b.example:8443", "http://c:80",
+    }  # fmt: skip
+    for wrong in ("*", "a.example/path", "ftp://a", "a b", "https://u@a"):
+        with pytest.raises(ValueError, match="FIMLORA_WEBHOOK_HOSTS"):
+            Settings(webhook_hosts=wrong)
+
+
+def test_a_secret_that_is_no_key_stops_the_service():
+    """Deliveries would fail otherwise; the message does not show it."""
+    with pytest.raises(ValueError, match="not base64") as refused:
+        Settings(webhook_secret=SecretStr("whsec_s3cr=t!"))
+
+    assert "s3cr" not in str(refused.value)

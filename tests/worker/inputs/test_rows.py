@@ -1,0 +1,166 @@
+"""Service and worker read the same rows: what is accepted is what is measured."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fimlora_contract.references import UploadedDataset
+from fimlora_jobs.datasets.checks import survey, survey_parquet
+from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.rows import BYTE_ORDER_MARK, MAX_LINE_BYTES, RowError, read_jsonl
+from fimlora_jobs.datasets.table import rows_of_files
+from fimlora_service.datasets.local import read_rows
+from fimlora_worker.errors import DatasetEmpty, DatasetSchema
+from fimlora_worker.inputs.rows import open_rows
+from fimlora_worker.settings import Settings
+
+ID = "ds_" + "0" * 32
+READABLE = {
+    "plain": b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n',
+    "byte-order-mark": BYTE_ORDER_MARK + b'{"text": "a"}\n',
+    "blank-lines": b'\n{"text": "a"}\r\n\r\n  \n{"text": "b"}',
+    "escapes": b'{"text": "\\ud83d\\ude00 \\u0000 \xc3\xa9"}\n',
+    "numbers": b'{"text": "a", "x": 12345678901234567890, "y": -1.5e-300, "z": 1E3}\n',
+    "nested": b'{"messages": [{"role": "user", "content": "a"}], "x": {"y": null}}\n',
+    "other-columns": b'{"text": "a"}\n{"text": "b", "more": 1}\n{}\n',
+    "same-name-twice": b'{"text": "a", "text": "b"}\n',
+    "separators": b'{"text": "a\xe2\x80\xa8b\xc2\x85c"}\n',
+}
+UNREADABLE = {
+    "nan": b'{"text": "a"}\n{"x": NaN}\n',
+    "infinity": b'{"x": -Infinity}\n',
+    "too-large": b'{"x": 1e400}\n',
+    "digits": b'{"x": ' + b"9" * 5000 + b"}\n",
+    "no-object": b'["a"]\n',
+    "cut-off": b'{"text": \n',
+    "latin-1": b'{"text": "\xff"}\n',
+    "half-a-character": b'{"text": "\\ud800"}\n',
+    "mark-inside": b"{}\n" + BYTE_ORDER_MARK + b"{}\n",
+    "utf-16": '{"text": "a"}\n'.encode("utf-16"),
+    "long": b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}\n',
+}
+
+
+def store(settings: Settings, content: bytes | pa.Table) -> Path:
+    """An upload as the service has put it on disk."""
+    folder = settings.uploads_dir / ID
+    folder.mkdir(parents=True)
+    if isinstance(content, bytes):
+        (folder / "data.jsonl").write_bytes(content)
+        return folder / "data.jsonl"
+    pq.write_table(content, folder / "data.parquet", row_group_size=700)
+    return folder / "data.parquet"
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(data_dir=tmp_path)
+
+
+def opened(settings: Settings, **resolved):
+    return open_rows(UploadedDataset(id=ID), resolved, settings, FolderDigests())
+
+
+@pytest.mark.parametrize("content", READABLE.values(), ids=READABLE)
+def test_a_line_that_is_accepted_is_read_alike(settings, content):
+    """The same rows under the same numbers, whatever way they are written."""
+    file = store(settings, content)
+    accepted = list(read_jsonl(file))
+
+    rows = opened(settings)
+
+    assert [rows.row(i) for i in range(rows.n_rows)] == [row for _, row in accepted]
+    assert [rows.where(i) for i in range(rows.n_rows)] == [
+        f"data.jsonl {where}" for where, _ in accepted
+    ]
+    assert list(rows.names) == survey(accepted).columns
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_line_that_is_refused_is_refused_by_both(settings, content):
+    """A registered file is looked at only in part before its job begins: the worker sees it."""
+    file = store(settings, content)
+    with pytest.raises(RowError) as refused:
+        list(read_jsonl(file))
+
+    with pytest.raises(DatasetSchema) as failed:
+        opened(settings)
+
+    assert str(failed.value) == f"data.jsonl {refused.value}"
+
+
+def test_parquet_rows_are_read_alike(settings):
+    """In several row groups, with nested and missing values."""
+    table = pa.table({
+        "text": [f"w{i}" for i in range(2000)],
+        "label": pa.array([None if i % 7 == 0 else i for i in range(2000)], pa.int32()),
+        "nested": [{"a": [i]} for i in range(2000)],
+        "half": pa.array([i / 2 for i in range(2000)], pa.float32()),
+    })  # fmt: skip
+    file = store(settings, table)
+    accepted = list(read_rows([file], table.column_names))
+
+    rows = opened(settings)
+
+    assert [rows.row(i) for i in range(rows.n_rows)] == [row for _, row in accepted]
+    assert rows.where(1999) == f"data.parquet {accepted[1999][0]}"
+    assert list(rows.column("label")) == table.column("label").to_pylist()
+    assert list(rows.names) == survey_parquet(file).columns
+
+
+def test_a_column_that_nobody_uses_ends_no_job(settings):
+    """Its values cannot be read, and need not be."""
+    long_ago = pa.array([-(2**62)], pa.timestamp("us"))
+    file = store(settings, pa.table({"text": ["a"], "when": long_ago}))
+    assert list(read_rows([file], ["text"])) == [("row 1", {"text": "a"})]
+
+    rows = opened(settings, fields={"text": "text"})
+
+    assert rows.row(0) == {"text": "a"}
+    with pytest.raises(RowError, match="damaged after row 0"):
+        opened(settings).row(0)
+
+
+def test_a_damaged_file_is_refused_by_both(settings):
+    """With the same sentence."""
+    file = store(settings, pa.table({"text": ["a"] * 5000}))
+    content = bytearray(file.read_bytes())
+    content[20:200] = bytes(180)
+    file.write_bytes(content)
+    with pytest.raises(RowError) as refused:
+        list(read_rows([file], ["text"]))
+
+    with pytest.raises(DatasetSchema) as failed:
+        opened(settings)
+
+    assert str(failed.value) == str(refused.value)
+
+
+def test_files_of_one_dataset_may_have_different_columns(tmp_path):
+    """Each is read by itself, as the service reads it: what one lacks is null in a column."""
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"more": [1.5], "text": ["c"]}), tmp_path / "c.parquet")
+    files = sorted(tmp_path.iterdir())
+
+    rows = rows_of_files(files)
+
+    accepted = list(read_rows(files, ["text", "label", "more"]))
+    assert [rows.row(i) for i in range(rows.n_rows)] == [row for _, row in accepted]
+    assert [rows.where(i).replace(" ", ", ", 1) for i in range(3)] == [w for w, _ in accepted]
+    assert rows.column("label") == [0, 1, None]
+    assert rows.names == ("text", "label", "more")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n \n", pa.table({"text": pa.array([], pa.string())})], ids=repr
+)
+def test_no_rows_are_no_rows_to_both(settings, content):
+    """Neither takes an empty file for a broken one."""
+    file = store(settings, content)
+
+    assert list(read_rows([file], ["text"])) == []
+    with pytest.raises(DatasetEmpty):
+        opened(settings)
