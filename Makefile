@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint consumers fix bench docs constraints clean
+.PHONY: help install demo up test lint compose consumers fix bench docs constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ up: $(INSTALLED) ## Start the embedded stack: Valkey, API, one worker
 
 test: $(INSTALLED) ## Run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+compose: $(INSTALLED) ## Build the images and run docker-compose.yml for real (needs Docker)
+	$(BIN)/python tests/docker/run.py
 
 consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
 	$(BIN)/python tests/consumers/run.py $(ONLY)

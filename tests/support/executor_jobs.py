@@ -1,7 +1,7 @@
 """Jobs that ask for an executor, and what became of them."""
 
 from fimlora_contract.jobs import Job
-from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs
 

@@ -8,7 +8,7 @@ from redis import Redis
 from rq import SimpleWorker
 
 from fimlora_jobs.attempts import QUEUE_NAME
-from fimlora_worker.job.sums_folders import sweep_sums
+from fimlora_worker.job.work_folders import remove_ended_progress
 from support.jobs import Jobs
 from support.model_folders import make_decoder, make_encoder, minilm_folder
 
@@ -51,7 +51,7 @@ def run_queue(
         worker.work(burst=True)
 
     yield run
-    # Saved sums are for the next attempt; the sweep takes those of jobs that have ended.
-    sweep_sums(jobs.data_dir / "tmp", jobs.store)
+    # What is saved is for the next attempt; that of jobs that have ended is not kept.
+    remove_ended_progress(jobs.data_dir / "tmp", jobs.store)
     left = [path for path in (jobs.data_dir / "tmp").iterdir() if path.suffix != ".sums"]
     assert not left, "an attempt left its work folder behind"

@@ -13,8 +13,7 @@ from fimlora_jobs.connection import patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.workers import WorkerRegistry
-from fimlora_worker.job.sums_folders import sweep_sums
-from fimlora_worker.job.work_folders import sweep_work_folders
+from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.process.hardware import find_hardware
 from fimlora_worker.process.leases import Leases, ReaperThread
@@ -72,8 +71,8 @@ def create_worker(settings: Settings) -> LeasedWorker:
             reaper_transport,
             also=(
                 presence.refresh,
-                lambda: sweep_work_folders(settings.tmp_dir, reaper_store),
-                lambda: sweep_sums(settings.tmp_dir, reaper_store),
+                lambda: remove_dead_folders(settings.tmp_dir, reaper_store),
+                lambda: remove_ended_progress(settings.tmp_dir, reaper_store),
             ),
         ),
         presence=presence,

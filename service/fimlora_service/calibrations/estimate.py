@@ -13,6 +13,7 @@ from fimlora_contract.estimates import (
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Worker
 from fimlora_jobs.counters import read_counters
+from fimlora_jobs.dtypes import choose_dtype
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.calibrations.checkpoint_sizes import (
     Checkpoint,
@@ -23,13 +24,7 @@ from fimlora_service.calibrations.checkpoint_sizes import (
 )
 from fimlora_service.calibrations.earlier_jobs import find_open, find_reusable
 from fimlora_service.calibrations.job_spec import JobSpec
-from fimlora_service.calibrations.memory import (
-    Demand,
-    choose_dtype,
-    demand_of,
-    find,
-    recorded_bytes,
-)
+from fimlora_service.calibrations.memory import Demand, demand_of, find, recorded_bytes
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
 
@@ -49,7 +44,8 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
     model, config = resolved.model, resolved.model.config
     experts = find(config, ("num_experts_per_tok",))
     checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
-    dtype = choose_dtype(request.calibration.dtype, config, device=device_of(workers))
+    own = config.get("dtype") or config.get("torch_dtype")
+    dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
     recorded = recorded_bytes(request, shapes=model.shapes or {}, config=config)
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
     open_job = find_open(spec, submission.store)

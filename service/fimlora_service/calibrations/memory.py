@@ -20,6 +20,7 @@ from typing import Any
 from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.plan import TargetModule
 from fimlora_contract.requests import Calibration, CalibrationRequest
+from fimlora_jobs.dtypes import BYTES
 from fimlora_service.calibrations.checkpoint_sizes import (
     Checkpoint,
     block_of,
@@ -31,7 +32,6 @@ from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import WIDTHS, is_inner, largest_number
 
 OVERHEAD_BYTES = 1 << 30
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 POSITIONS = ("max_position_embeddings", "n_positions")
 LARGEST = 1 << 40  # no honest configuration states more
 
@@ -67,16 +67,6 @@ class Demand:
     resident: int
     streamed: int
     boundary: int
-
-
-def choose_dtype(wanted: str, config: Mapping[str, Any], *, device: str) -> str:
-    """The dtype a worker would run in; the same rule as the worker's."""
-    if wanted != "auto":
-        return wanted
-    if device == "cpu":
-        return "float32"
-    own = config.get("dtype") or config.get("torch_dtype")
-    return own if isinstance(own, str) and own in BYTES else "bfloat16"
 
 
 def demand_of(

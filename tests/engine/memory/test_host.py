@@ -1,6 +1,7 @@
 """What a process may still take, as the kernel's own files say."""
 
 import ctypes
+import os
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from fimlora.memory.device import free_bytes, peak_bytes
-from fimlora.memory.host import free_host_bytes
+from fimlora.memory.host import free_host_bytes, total_host_bytes
 
 GIB = 2**30
 MEMINFO = "MemTotal:  16777216 kB\nMemFree:  1048576 kB\nMemAvailable:  8388608 kB\n"
@@ -74,6 +75,36 @@ def test_a_group_that_is_full_leaves_nothing(proc, tmp_path):
 def test_a_system_that_does_not_say(tmp_path):
     """Nobody knows is not the same as nothing."""
     assert free_host_bytes(proc=tmp_path, groups=tmp_path) is None
+
+
+MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, MACHINE),
+        ({"memory.max": "max\n"}, MACHINE),
+        ({"memory.max": "1048576\n"}, 1 << 20),
+        ({"a/memory.max": "1048576\n", "memory.max": "max\n"}, 1 << 20),
+        ({"a/b/memory.max": "max\n", "a/memory.max": "1048576\n"}, 1 << 20),
+        ({"memory/memory.limit_in_bytes": "2097152\n"}, 2 << 20),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, MACHINE),
+    ],
+    ids=[
+        "no group", "no limit", "version 2", "a group within", "a group above",
+        "version 1", "version 1 without a limit",
+    ],
+)  # fmt: skip
+def test_a_container_has_the_memory_of_its_limit(proc, tmp_path, files, expected):
+    """The machine's memory, or less."""
+    write(proc / "self", cgroup="4:memory:/\n0::/a/b\n")
+    for name, text in files.items():
+        file = tmp_path / "groups" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    assert total_host_bytes(proc=proc, groups=tmp_path / "groups") == expected
 
 
 FREED = """

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from fimlora_jobs.datasets.folders import FolderDigests
@@ -14,7 +13,6 @@ from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchit
 from fimlora_worker.inputs.heads import ModelRequest
 from fimlora_worker.inputs.model_cache import ModelCache
 from fimlora_worker.inputs.models import (
-    choose_dtype,
     find_model,
     load_model,
     load_tokenizer,
@@ -82,22 +80,6 @@ def test_inputs_are_never_longer_than_the_model_has_positions(model_folders):
     config = read_config(model_folders / "tiny")
 
     assert [longest_input(n, tokenizer, config) for n in (16, 512)] == [16, 64]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "own", "device", "dtype"),
-    [
-        ("auto", "bfloat16", "cpu", "float32"),
-        ("auto", "float16", "cuda", "float16"),
-        ("auto", None, "cuda", "bfloat16"),
-        ("float32", "float16", "cuda", "float32"),
-    ],
-)
-def test_dtype_follows_request_device_and_model(wanted, own, device, dtype):
-    """A request decides; else a CPU runs float32, a GPU what the model was saved in."""
-    config = transformers.BertConfig(dtype=own)
-
-    assert choose_dtype(wanted, config, device=device) == dtype
 
 
 def test_pickled_weights_are_never_read(folder):

@@ -8,7 +8,7 @@ from fimlora_contract.jobs import Progress, Stage
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.tasks import run_calibration
-from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs
 

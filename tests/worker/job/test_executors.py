@@ -4,7 +4,7 @@ import pytest
 
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.reaper import give_up
-from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.executor_jobs import ROWS, ended, n_loads, submit
 from support.jobs import Jobs

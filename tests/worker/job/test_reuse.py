@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from fimlora_jobs.catalogue import Catalogue, lookup_key
-from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import LABELLED, Jobs, write_jsonl
 

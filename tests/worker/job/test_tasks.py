@@ -13,7 +13,7 @@ from fimlora_contract.digests import digest_file
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.attempts import rq_job_id
 from fimlora_worker.job.tasks import run_calibration
-from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import LABELLED, Jobs, write_jsonl
 from support.model_folders import minilm_folder

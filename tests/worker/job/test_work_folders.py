@@ -6,9 +6,9 @@ from fimlora_contract.digests import digest_bytes
 from fimlora_jobs.results.local import LocalArtifacts
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.store import StorageUnavailable, describe
+from fimlora_worker.job.commit import commit_patiently
 from fimlora_worker.job.work_folders import (
-    commit_patiently,
-    sweep_work_folders,
+    remove_dead_folders,
     work_folder,
 )
 from support.jobs import Jobs
@@ -85,7 +85,7 @@ def test_a_commit_waits_for_a_storage_that_comes_back(tmp_path, s3):
         )
 
 
-def test_only_folders_of_dead_attempts_are_swept(jobs: Jobs, tmp_path):
+def test_only_folders_of_dead_attempts_are_removed(jobs: Jobs, tmp_path):
     """A running attempt keeps its folder; overtaken, ended and unknown ones lose theirs."""
     running, ended = jobs.submit(), jobs.submit()
     jobs.store.start(running, 1, worker="w")
@@ -93,7 +93,7 @@ def test_only_folders_of_dead_attempts_are_swept(jobs: Jobs, tmp_path):
     for name in (f"{running}-1.aa", f"{running}-2.bb", f"{ended}-1.cc", "job_x-1.dd", "empty"):
         (tmp_path / name).mkdir(exist_ok=True)
 
-    sweep_work_folders(tmp_path, jobs.store)
+    remove_dead_folders(tmp_path, jobs.store)
 
     assert {f.name for f in tmp_path.iterdir() if f.name != "data"} == {
         f"{running}-1.aa",

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from fimlora_worker.process.worker_process import process_for
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.executor_jobs import ended, n_loads, submit
 from support.jobs import Jobs

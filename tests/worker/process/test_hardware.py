@@ -1,12 +1,8 @@
 """What a worker says it runs on."""
 
-import os
-
 import pytest
 
-from fimlora_worker.process.hardware import find_hardware, host_memory_bytes
-
-MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+from fimlora_worker.process.hardware import find_hardware
 
 
 @pytest.fixture
@@ -22,26 +18,6 @@ def driver(tmp_path):
         return str(tool)
 
     return make
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, MACHINE),
-        ({"memory.max": "max\n"}, MACHINE),
-        ({"memory.max": "1048576\n"}, 1 << 20),
-        ({"memory/memory.limit_in_bytes": "2097152\n"}, 2 << 20),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, MACHINE),
-    ],
-    ids=["no group", "no limit", "version 2", "version 1", "version 1 without a limit"],
-)
-def test_a_container_has_the_memory_of_its_limit(tmp_path, files, expected):
-    """The machine's memory, or less."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-
-    assert host_memory_bytes(root=tmp_path) == expected
 
 
 def test_a_gpu_is_described_by_its_driver(driver, tmp_path):

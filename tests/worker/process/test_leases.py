@@ -111,12 +111,16 @@ def test_a_child_without_an_end_on_record_is_settled(jobs: Jobs, leases: Leases,
 
 def test_kills_for_memory_are_read_from_the_control_group(tmp_path):
     """The counter of this process's own group, or nothing where there is none."""
-    membership = tmp_path / "cgroup"
+    membership = tmp_path / "proc" / "self" / "cgroup"
+    membership.parent.mkdir(parents=True)
     membership.write_text("0::/some/group\n")
     group = tmp_path / "root" / "some" / "group"
     group.mkdir(parents=True)
     (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
 
-    assert count_oom_kills(root=tmp_path / "root", membership=membership) == 2
-    assert count_oom_kills(root=tmp_path / "none", membership=membership) is None
-    assert count_oom_kills(root=tmp_path, membership=tmp_path / "none") is None
+    def count(*, proc="proc", groups="root"):
+        return count_oom_kills(proc=tmp_path / proc, groups=tmp_path / groups)
+
+    assert count() == 2
+    assert count(groups="none") is None
+    assert count(proc="none") is None

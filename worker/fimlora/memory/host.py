@@ -5,24 +5,27 @@ whichever is least; a process that takes more than a group has is killed, not re
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _KIB = 1024
 _UNLIMITED = 2**60  # kernels write "no limit" as a huge number
+PROC = Path("/proc")
+GROUPS = Path("/sys/fs/cgroup")
 # Limit, use and reclaimable part, in files of either version of control groups.
-_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
-_V1 = (
-    "memory.limit_in_bytes",
-    "memory.usage_in_bytes",
-    ("total_inactive_file", "total_active_file"),
-)
+_FILES = {
+    1: (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
+}
 
 
-def free_host_bytes(
-    *, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
-) -> int | None:
+def free_host_bytes(*, proc: Path = PROC, groups: Path = GROUPS) -> int | None:
     """Say how much more host memory this process can get.
 
     Args:
@@ -35,9 +38,61 @@ def free_host_bytes(
     found: list[int] = []
     with suppress(OSError, KeyError, ValueError):
         found.append(_fields(proc / "meminfo")["MemAvailable"] * _KIB)
-    found.extend(_left_in_groups(proc / "self/cgroup", groups))
+    found.extend(_left_in_groups(proc, groups))
     found.extend(_left_to_process(proc / "self/status"))
     return max(0, min(found)) if found else None
+
+
+def total_host_bytes(*, proc: Path = PROC, groups: Path = GROUPS) -> int:
+    """Say how much host memory this process may use in all.
+
+    Args:
+        proc: Where the kernel tells about processes.
+        groups: Where it tells about control groups.
+
+    Returns:
+        Bytes of the machine, or of the process's control groups if that is less.
+    """
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for folder, version in control_groups("memory", proc=proc, groups=groups):
+        with suppress(OSError, ValueError):
+            limit = _limit(folder / _FILES[version][0])
+            if limit is not None:
+                limits.append(limit)
+    return min(limits)
+
+
+def control_groups(
+    controller: str, *, proc: Path = PROC, groups: Path = GROUPS
+) -> Iterator[tuple[Path, int]]:
+    """Find the control groups that this process is in, of either version.
+
+    Args:
+        controller: What they limit, such as ``memory`` or ``cpu``.
+        proc: Where the kernel tells about processes.
+        groups: Where it tells about control groups.
+
+    Yields:
+        The folder of each group, from the innermost to the outermost, and its version. In
+        a container the inner ones may not exist; the outermost is its own.
+    """
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            root, version = groups, 2
+        elif controller in controllers.split(","):
+            root, version = groups / controller, 1
+        else:
+            continue
+        inner = root / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            yield folder, version
+            if folder == root:
+                break
 
 
 def return_freed_memory() -> None:
@@ -64,33 +119,22 @@ def _left_to_process(status: Path) -> Iterator[int]:
             yield soft - used[name] * _KIB
 
 
-def _left_in_groups(membership: Path, root: Path) -> Iterator[int]:
-    """What each control group that the process is in leaves it, up to the outermost."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            yield from _left_on_path(root, path, _V2)
-        elif "memory" in controllers.split(","):
-            yield from _left_on_path(root / "memory", path, _V1)
-
-
-def _left_on_path(
-    root: Path, path: str, files: tuple[str, str, tuple[str, ...]]
-) -> Iterator[int]:
-    inner = root / path.lstrip("/")  # in a container it may not exist, the root does
-    for folder in (inner, *inner.parents):
+def _left_in_groups(proc: Path, groups: Path) -> Iterator[int]:
+    """What each control group that the process is in leaves it."""
+    for folder, version in control_groups("memory", proc=proc, groups=groups):
+        limit_file, used_file, cached = _FILES[version]
         with suppress(OSError, ValueError, KeyError):
-            limit = (folder / files[0]).read_text().strip()
-            if limit != "max" and int(limit) < _UNLIMITED:
+            limit = _limit(folder / limit_file)
+            if limit is not None:
                 stat = _fields(folder / "memory.stat")
-                cached = sum(stat[name] for name in files[2])
-                yield int(limit) - int((folder / files[1]).read_text()) + cached
-        if folder == root:
-            return
+                reclaimable = sum(stat[name] for name in cached)
+                yield limit - int((folder / used_file).read_text()) + reclaimable
+
+
+def _limit(file: Path) -> int | None:
+    """The bytes that a control group's file states; ``None`` where that is no limit."""
+    text = file.read_text().strip()
+    return int(text) if text != "max" and int(text) < _UNLIMITED else None
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 # Fields that say how often a part is built, and a number that no known model exceeds.
 REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
 MOST_REPEATS = 1_000
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -165,16 +164,6 @@ def check_counts(config: Mapping[str, Any], *, n_tensors: int) -> None:
             )
 
 
-def choose_dtype(wanted: Dtype, config: Any, *, device: str) -> str:
-    """The dtype to run in; ``auto`` is float32 on a CPU, else the model's own or bfloat16."""
-    if wanted != "auto":
-        return wanted
-    if device == "cpu":
-        return "float32"
-    own = getattr(config, "dtype", None)
-    return str(own).removeprefix("torch.") if own is not None else "bfloat16"
-
-
 def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     """Load weights and head.
 
@@ -204,13 +193,18 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
             output_loading_info=True,
             **options,
         )
-    absent = {str(key) for key in report["missing_keys"]}
-    absent |= {
-        str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
-    }
-    check_complete(model, absent, request)
+    check_complete(model, _absent(report), request)
     # Aligned, it gives the same bits as when it is streamed.
     return LoadedModel(align(model.to(request.device).eval()), config)
+
+
+def _absent(report: Mapping[str, Any]) -> set[str]:
+    """Weights that transformers has drawn: not in the checkpoint, or there in another shape."""
+    # A mismatch comes with both shapes, or by its name alone.
+    other_shape = (
+        key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]
+    )
+    return {str(key) for key in (*report["missing_keys"], *other_shape)}
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -15,8 +15,8 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import PaddedBatches
+from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.saved_sums import SavedSums
 from fimlora_worker.job.solving import check_budget
 
 
@@ -27,7 +27,7 @@ def measure_model(
     reporter: Reporter,
     *,
     folder: Path,
-    sums: SavedSums,
+    progress: MeasurementProgress,
     memory_kills: int = 0,
 ) -> Statistics:
     """Measure by the executor of the request, from where an earlier attempt was.
@@ -41,7 +41,7 @@ def measure_model(
         batches: Its examples.
         reporter: Told about every batch.
         folder: For what a streamed model keeps on disk meanwhile.
-        sums: What earlier attempts have saved.
+        progress: What earlier attempts have saved.
         memory_kills: Attempts that the system has ended for want of memory.
 
     Returns:
@@ -67,7 +67,7 @@ def measure_model(
             loaded = model.load()
             begin(loaded)
             run = partial(measure, loaded, batches, micro_batch_size=size, **options)
-            return sums.go_on(Executor.RESIDENT, lambda file: run(progress_file=file))
+            return progress.go_on(Executor.RESIDENT, lambda file: run(progress_file=file))
         except Exception as error:
             if is_out_of_memory(error):
                 model.unload()  # what is streamed instead needs the memory
@@ -86,7 +86,7 @@ def measure_model(
             **model.streaming_options(),
             **options,
         )
-        return sums.go_on(Executor.STREAMED, lambda file: run(progress_file=file))
+        return progress.go_on(Executor.STREAMED, lambda file: run(progress_file=file))
 
     executor = parse_executor(calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:

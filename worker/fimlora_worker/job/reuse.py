@@ -21,7 +21,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_jobs.store import JobMissing
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.process.worker_process import WorkerProcess
+from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

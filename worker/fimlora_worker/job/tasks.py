@@ -1,24 +1,21 @@
 """The task that RQ runs, by its dotted name: one attempt of one job, and its end on record."""
 
-import json
 import logging
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.results.store import StorageUnavailable, describe
+from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import JobMissing, StaleAttempt
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
+from fimlora_worker.job.commit import commit_result
 from fimlora_worker.job.failures import is_broken_device, job_error
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.sums_folders import forget_sums
-from fimlora_worker.job.work_folders import commit_patiently, work_folder
-from fimlora_worker.process.worker_process import WorkerProcess, process_for
+from fimlora_worker.job.work_folders import remove_progress, work_folder
+from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,28 +44,34 @@ def run_calibration(job_id: str, attempt: int) -> str:
         deadline_s=process.settings.job_deadline_s,
         due_in_s=_due_in_s(record, process),
     )
+    end = _attempt(record, process, reporter)
+    log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
+    return end
+
+
+def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> str:
+    """Run the attempt and put its end on record, whatever it is; the answer names it."""
+    job_id, attempt = record.id, record.attempt
     try:
         _run(record, process, reporter)
-        end = "succeeded"
     except StaleAttempt as reason:
         log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
-        end = "superseded"
+        return "superseded"
     except CancelRequested:
         process.store.confirm_cancel(job_id, attempt)
-        end = "canceled"
+        return "canceled"
     except ShutdownRequested:
         give_up(process.store, process.transport, job_id, attempt, counted=False)
-        end = "handed over"
+        return "handed over"
     except StorageUnavailable as error:
         log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
         away = job_error(error)
         give_up(process.store, process.transport, job_id, attempt, error=away)
-        end = "given up"
+        return "given up"
     except (Exception, DeadlinePassed) as error:
         _fail(process, job_id, attempt, error)
         raise
-    log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
-    return end
+    return "succeeded"
 
 
 def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
@@ -87,34 +90,15 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
         measured = find_measured(record, process)
         accepted = Accepted(request, record.resolved, measured, record.memory_kills)
         outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
-        result = _commit(folder / ADAPTER_FOLDER, process, reporter)
+        result = commit_result(folder / ADAPTER_FOLDER, process, reporter)
         # Beside the artefacts, not among them: they are the same however it was measured.
         result["execution"] = asdict(outcome.execution) if outcome.execution else None
     process.store.succeed(record.id, record.attempt, result)
     process.store.remember_result(record.fields["request_digest"], record.id)
     if digest := record.fields.get("statistics_digest"):
         process.store.remember_statistics(digest, record.id)
-    forget_sums(process.settings.tmp_dir, record.id)
+    remove_progress(process.settings.tmp_dir, record.id)
     Catalogue(process.store).file(record)
-
-
-def _commit(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
-    texts = {
-        name: (folder / f"{name}.json").read_text() for name in ("adapter_config", "rank_map")
-    }
-    files = describe(folder)
-    digest = commit_patiently(
-        process.artifacts,
-        folder,
-        files,
-        patience_s=process.settings.storage_patience_s,
-        before_each=lambda: reporter.enter(Stage.COMMITTING),
-    )
-    return {
-        "digest": digest,
-        "artifacts": [file.model_dump() for file in files],
-        **{name: json.loads(text) for name, text in texts.items()},
-    }
 
 
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:

@@ -1,53 +1,19 @@
-"""Results: written to a folder per attempt, then committed to where results are kept."""
+"""Folders that attempts work in, and what is left of those that were killed.
 
-import logging
+The parent process imports this: nothing here may load torch.
+"""
+
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from fimlora_contract.jobs import JobStatus
 from fimlora_jobs.attempts import parse_rq_job_id, rq_job_id
-from fimlora_jobs.results.store import ArtifactStore, StorageUnavailable, StoredFile
 from fimlora_jobs.store import JobMissing, JobStore
 
-SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
-log = logging.getLogger(__name__)
-
-
-def commit_patiently(
-    artifacts: ArtifactStore,
-    folder: Path,
-    files: Sequence[StoredFile],
-    *,
-    patience_s: float,
-    before_each: Callable[[], None],
-    sleep: Callable[[float], None] = time.sleep,
-) -> str:
-    """Commit a result, again if the storage is away, and answer its digest.
-
-    Args:
-        artifacts: What keeps results.
-        folder: The result.
-        files: Its files.
-        patience_s: How long to wait in all: a measurement is worth it.
-        before_each: Called before each try; ends the attempt by raising.
-        sleep: Waits some seconds.
-
-    Raises:
-        StorageUnavailable: It stays away.
-    """
-    for wait_s in (share * patience_s for share in SHARES):
-        before_each()
-        try:
-            return artifacts.commit(folder, files)
-        except StorageUnavailable as error:
-            log.warning("commit.failed wait_s=%g: %s", wait_s, error, exc_info=True)
-            sleep(wait_s)
-    before_each()
-    return artifacts.commit(folder, files)
+_PROGRESS = ".sums"
 
 
 @contextmanager
@@ -61,11 +27,29 @@ def work_folder(tmp_dir: Path, job_id: str, attempt: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_work_folders(tmp_dir: Path, store: JobStore) -> None:
+def progress_folder(tmp_dir: Path, job_id: str) -> Path:
+    """Where a job's attempts save how far they have measured."""
+    return tmp_dir / f"{job_id}{_PROGRESS}"
+
+
+def remove_progress(tmp_dir: Path, job_id: str) -> None:
+    """Remove what the attempts of a job that has ended have saved."""
+    shutil.rmtree(progress_folder(tmp_dir, job_id), ignore_errors=True)
+
+
+def remove_dead_folders(tmp_dir: Path, store: JobStore) -> None:
     """Remove the folders of attempts that were killed before they could."""
     for folder in tmp_dir.glob("job_*-*.*"):
         if not _is_running(folder.name, store):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_ended_progress(tmp_dir: Path, store: JobStore) -> None:
+    """Remove what was saved for jobs that have ended or are gone."""
+    for folder in tmp_dir.glob(f"job_*{_PROGRESS}"):
+        job_id = folder.name.removesuffix(_PROGRESS)
+        if _has_ended(job_id, store):
+            remove_progress(tmp_dir, job_id)
 
 
 def _is_running(name: str, store: JobStore) -> bool:
@@ -78,3 +62,10 @@ def _is_running(name: str, store: JobStore) -> bool:
         JobStatus.RUNNING,
         JobStatus.CANCELING,
     }
+
+
+def _has_ended(job_id: str, store: JobStore) -> bool:
+    try:
+        return store.status_of(job_id).is_final
+    except JobMissing:
+        return True

@@ -16,12 +16,12 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
+from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.logs import configure_logging
 from fimlora_worker.process.horse import DRAIN_SIGNAL
 from fimlora_worker.process.messages import Order, Reply, decode_order, encode
 from fimlora_worker.process.parent_death import die_with_parent
 from fimlora_worker.process.warm_worker import run_order
-from fimlora_worker.process.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -5,13 +5,11 @@ of the machine's memory is ours.
 """
 
 import logging
-import os
 import subprocess
-from pathlib import Path
 
+from fimlora.memory.host import total_host_bytes
 from fimlora_contract.workers import Hardware
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
 MIB = 1 << 20
 PATIENCE_S = 10.0
 log = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ def find_hardware(device: str, *, visible: str, nvidia_smi: str = "nvidia-smi") 
         visible: Index or id of the GPU, as in ``CUDA_VISIBLE_DEVICES``.
         nvidia_smi: The driver's tool.
     """
-    memory = host_memory_bytes()
+    memory = total_host_bytes()
     gpu = None if device == "cpu" else ask_driver(visible, nvidia_smi=nvidia_smi)
     if gpu is None and device != "cuda":
         return Hardware(
@@ -52,15 +50,3 @@ def ask_driver(visible: str, *, nvidia_smi: str) -> tuple[str, int] | None:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         log.warning("hardware.driver_unclear error=%s", type(error).__name__)
         return None
-
-
-def host_memory_bytes(*, root: Path = CGROUP_ROOT) -> int:
-    """Memory this process may use: the machine's, or the control group's if that is less."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [total]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
-        try:
-            limits.append(int((root / name).read_text()))
-        except (OSError, ValueError):  # "max": no limit
-            continue
-    return min(limits)

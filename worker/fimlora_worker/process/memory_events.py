@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
+from fimlora.memory.host import GROUPS, PROC, control_groups
 
 
-def count_oom_kills(
-    *, root: Path = CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")
-) -> int | None:
+def count_oom_kills(*, proc: Path = PROC, groups: Path = GROUPS) -> int | None:
     """Kills for memory in this process's control group; ``None`` where nobody counts."""
+    found = control_groups("memory", proc=proc, groups=groups)
     try:
-        # Version 2 has one line, "0::/path"; in a container the path is "/".
-        path = membership.read_text().splitlines()[-1].split(":", 2)[2]
-        events = (root / path.lstrip("/") / "memory.events").read_text()
+        own = next(folder for folder, version in found if version == 2)
+        events = (own / "memory.events").read_text()
         return int(dict(line.split() for line in events.splitlines())["oom_kill"])
-    except (OSError, IndexError, KeyError, ValueError):
+    except (OSError, StopIteration, KeyError, ValueError):
         return None

@@ -8,8 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-PROC_CGROUP = Path("/proc/self/cgroup")
+from fimlora.memory.host import GROUPS, PROC, control_groups
 
 
 def thread_environment(n_threads: int, given: Mapping[str, str]) -> dict[str, str]:
@@ -30,30 +29,20 @@ def thread_environment(n_threads: int, given: Mapping[str, str]) -> dict[str, st
     return {name: value for name, value in wanted.items() if name not in stands}
 
 
-def available_cores(*, root: Path = CGROUP_ROOT, process: Path = PROC_CGROUP) -> int:
+def available_cores(*, proc: Path = PROC, groups: Path = GROUPS) -> int:
     """Cores this process may use: of its affinity, or of its control groups if that is less."""
     try:
         cores = float(len(os.sched_getaffinity(0)))
     except AttributeError:  # not on Linux
         cores = float(os.cpu_count() or 1)
-    return max(1, math.ceil(min([cores, *_quotas(root, process)])))
+    return max(1, math.ceil(min([cores, *_quotas(proc, groups)])))
 
 
-def _quotas(root: Path, process: Path) -> Iterator[float]:
+def _quotas(proc: Path, groups: Path) -> Iterator[float]:
     """Cores that the process's group, and each one above it, is given."""
-    folders = {root, root / "cpu"}
-    lines = process.read_text().splitlines() if process.exists() else []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "cpu" in controllers.split(","):  # version 2 or 1
-            top = root if controllers == "" else root / "cpu"
-            group = top / path.lstrip("/")
-            folders |= {group, *(p for p in group.parents if p.is_relative_to(top))}
-    for folder in folders:
-        found = _read(folder / "cpu.max")
-        found = found or _read(folder / "cpu.cfs_quota_us") + _read(
-            folder / "cpu.cfs_period_us"
-        )
+    for folder, version in control_groups("cpu", proc=proc, groups=groups):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        found = [number for name in names for number in _read(folder / name)]
         if len(found) == 2 and min(found) > 0:  # -1: no limit
             yield found[0] / found[1]
 

@@ -1,4 +1,4 @@
-"""The sums of a measurement that was cut off, kept for the next attempt of its job.
+"""How far a measurement was that was cut off, kept for the next attempt of its job.
 
 One folder per job, one file per attempt in it and way to measure. An attempt takes the file
 of an earlier one over by renaming it: should that one still be alive and save again, it
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SavedSums:
+class MeasurementProgress:
     """The files of one attempt.
 
     Attributes:
@@ -47,7 +47,7 @@ class SavedSums:
         try:
             return measure(file)
         except InvalidProgress as refused:
-            log.warning("sums.refused folder=%s: %s", self.folder.name, refused)
+            log.warning("progress.refused folder=%s: %s", self.folder.name, refused)
             Path(file.path).unlink(missing_ok=True)
         return measure(file)
 
@@ -65,5 +65,5 @@ class SavedSums:
             own,
             model_digest=self.model_digest,
             on_resume=self.on_resume,
-            on_error=lambda error: log.warning("sums.not_saved path=%s: %s", own, error),
+            on_error=lambda error: log.warning("progress.not_saved path=%s: %s", own, error),
         )

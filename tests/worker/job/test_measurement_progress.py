@@ -7,18 +7,24 @@ import pytest
 
 from fimlora import ProgressFile
 from fimlora.errors import InvalidProgress
-from fimlora_worker.job.saved_sums import SavedSums
-from fimlora_worker.job.sums_folders import forget_sums, sums_folder, sweep_sums
+from fimlora_worker.job.measurement_progress import MeasurementProgress
+from fimlora_worker.job.work_folders import (
+    progress_folder,
+    remove_ended_progress,
+    remove_progress,
+)
 from support.jobs import Jobs
 
 JOB = "job_1"
 
 
-def attempt(tmp_path: Path, number: int) -> SavedSums:
-    return SavedSums(sums_folder(tmp_path, JOB), number, "sha256:1", lambda done, n: None)
+def attempt(tmp_path: Path, number: int) -> MeasurementProgress:
+    return MeasurementProgress(
+        progress_folder(tmp_path, JOB), number, "sha256:1", lambda done, n: None
+    )
 
 
-def content_seen_by(saved: SavedSums, way: str = "resident") -> Any:
+def content_seen_by(saved: MeasurementProgress, way: str = "resident") -> Any:
     """What the file holds that an attempt goes on from."""
 
     def measure(file: ProgressFile) -> Any:
@@ -27,7 +33,7 @@ def content_seen_by(saved: SavedSums, way: str = "resident") -> Any:
     return saved.go_on(way, measure)
 
 
-def save(saved: SavedSums, content: str, way: str = "resident") -> None:
+def save(saved: MeasurementProgress, content: str, way: str = "resident") -> None:
     saved.go_on(way, lambda file: Path(file.path).write_text(content))  # type: ignore[arg-type, return-value]
 
 
@@ -57,7 +63,7 @@ def test_what_a_superseded_attempt_still_writes_is_not_read(tmp_path):
 def test_half_written_files_of_earlier_attempts_are_removed(tmp_path):
     """They can be as large as the sums; one's own may be at work."""
     save(attempt(tmp_path, 1), "sums")
-    folder = sums_folder(tmp_path, JOB)
+    folder = progress_folder(tmp_path, JOB)
     for name in (".1.resident.abc", ".2.resident.def"):
         (folder / name).touch()
 
@@ -82,35 +88,35 @@ def test_a_file_that_is_refused_is_removed_and_the_job_measured_anew(tmp_path, c
     assert "its rank is 8, this run's is 4" in caplog.text
 
 
-def test_only_sums_of_jobs_that_may_go_on_are_kept(jobs: Jobs, tmp_path):
+def test_only_progress_of_jobs_that_may_go_on_is_kept(jobs: Jobs, tmp_path):
     """A queued and a running job keep theirs; ended and unknown ones lose them."""
     queued, running, ended = jobs.submit(), jobs.submit(), jobs.submit()
     jobs.store.start(running, 1, worker="w")
     jobs.store.request_cancel(ended)
     for job_id in (queued, running, ended, "job_x"):
-        sums_folder(tmp_path, job_id).mkdir()
+        progress_folder(tmp_path, job_id).mkdir()
 
-    sweep_sums(tmp_path, jobs.store)
+    remove_ended_progress(tmp_path, jobs.store)
 
     left = {path.name for path in tmp_path.glob("job_*")}
-    assert left == {sums_folder(tmp_path, job_id).name for job_id in (queued, running)}
+    assert left == {progress_folder(tmp_path, job_id).name for job_id in (queued, running)}
 
 
-def test_forgetting_twice_is_no_error(tmp_path):
-    """The attempt and the sweep may both do it."""
+def test_removing_twice_is_no_error(tmp_path):
+    """The attempt and the parent process may both do it."""
     save(attempt(tmp_path, 1), "sums")
 
-    forget_sums(tmp_path, JOB)
-    forget_sums(tmp_path, JOB)
+    remove_progress(tmp_path, JOB)
+    remove_progress(tmp_path, JOB)
 
-    assert not sums_folder(tmp_path, JOB).exists()
+    assert not progress_folder(tmp_path, JOB).exists()
 
 
 @pytest.mark.parametrize("name", ["job_1-1.abcd", "empty"])
 def test_other_folders_are_left_alone(name, jobs: Jobs, tmp_path):
-    """Work folders have their own sweep."""
+    """Work folders are removed by another rule."""
     (tmp_path / name).mkdir()
 
-    sweep_sums(tmp_path, jobs.store)
+    remove_ended_progress(tmp_path, jobs.store)
 
     assert (tmp_path / name).exists()

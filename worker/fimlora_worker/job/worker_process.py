@@ -21,8 +21,8 @@ from fimlora_jobs.results.store import ArtifactStore
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
+from fimlora_worker.inputs.device import DeviceLock
 from fimlora_worker.inputs.model_cache import ModelCache
-from fimlora_worker.process.device import DeviceLock
 from fimlora_worker.settings import Settings
 
 N_READERS = 8  # tokenizers and configurations, kept by number

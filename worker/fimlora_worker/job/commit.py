@@ -1,0 +1,74 @@
+"""Commit a result to where results are kept, and wait for a storage that is away."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fimlora_contract.jobs import Stage
+from fimlora_jobs.results.store import (
+    ArtifactStore,
+    StorageUnavailable,
+    StoredFile,
+    describe,
+)
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.worker_process import WorkerProcess
+
+SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
+log = logging.getLogger(__name__)
+
+
+def commit_result(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
+    """Commit a finished adapter and answer the result as the job's record has it."""
+    texts = {
+        name: (folder / f"{name}.json").read_text() for name in ("adapter_config", "rank_map")
+    }
+    files = describe(folder)
+    digest = commit_patiently(
+        process.artifacts,
+        folder,
+        files,
+        patience_s=process.settings.storage_patience_s,
+        before_each=lambda: reporter.enter(Stage.COMMITTING),
+    )
+    return {
+        "digest": digest,
+        "artifacts": [file.model_dump() for file in files],
+        **{name: json.loads(text) for name, text in texts.items()},
+    }
+
+
+def commit_patiently(
+    artifacts: ArtifactStore,
+    folder: Path,
+    files: Sequence[StoredFile],
+    *,
+    patience_s: float,
+    before_each: Callable[[], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """Commit a result, again if the storage is away, and answer its digest.
+
+    Args:
+        artifacts: What keeps results.
+        folder: The result.
+        files: Its files.
+        patience_s: How long to wait in all: a measurement is worth it.
+        before_each: Called before each try; ends the attempt by raising.
+        sleep: Waits some seconds.
+
+    Raises:
+        StorageUnavailable: It stays away.
+    """
+    for wait_s in (share * patience_s for share in SHARES):
+        before_each()
+        try:
+            return artifacts.commit(folder, files)
+        except StorageUnavailable as error:
+            log.warning("commit.failed wait_s=%g: %s", wait_s, error, exc_info=True)
+            sleep(wait_s)
+    before_each()
+    return artifacts.commit(folder, files)

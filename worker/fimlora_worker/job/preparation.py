@@ -1,0 +1,118 @@
+"""From references to what measuring needs: the files, the examples, and the model around them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fimlora_contract.jobs import Stage
+from fimlora_contract.references import HubDataset
+from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.table import Rows
+from fimlora_jobs.dtypes import choose_dtype
+from fimlora_worker.inputs.base_model import BaseModel
+from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
+from fimlora_worker.inputs.device import choose_device
+from fimlora_worker.inputs.examples import Encoder
+from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.labels import Labels, find_labels
+from fimlora_worker.inputs.models import (
+    download_model,
+    find_model,
+    load_tokenizer,
+    longest_input,
+    read_config,
+    weight_bytes,
+)
+from fimlora_worker.inputs.rows import open_rows
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.worker_process import WorkerProcess
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that measuring needs."""
+
+    model: BaseModel
+    batches: PaddedBatches
+    drawn: Drawn
+    fields: TextFields
+
+
+def fetch(
+    request: CalibrationRequest,
+    resolved: dict[str, Any],
+    *,
+    process: WorkerProcess,
+    reporter: Reporter,
+) -> tuple[Path, Rows]:
+    """The folder of the base model and the rows of the dataset, downloaded if need be."""
+    model, digests, settings = resolved["base_model"], process.digests, process.settings
+    is_hub = model["source"] == "hub"
+    if is_hub or isinstance(request.dataset, HubDataset):
+        reporter.enter(Stage.DOWNLOADING)
+    folder = download_model(model, settings) if is_hub else find_model(model, settings, digests)
+    return folder, open_rows(request.dataset, resolved["dataset"], settings, digests)
+
+
+def prepare(
+    request: CalibrationRequest,
+    resolved: dict[str, Any],
+    *,
+    folder: Path,
+    rows: Rows,
+    process: WorkerProcess,
+) -> Prepared:
+    """Draw the examples, and say how the model is wanted; it is not loaded yet."""
+    calibration, digest = request.calibration, resolved["base_model"]["digest"]
+    fields = _fields(request, resolved, rows)
+    labels = find_labels(rows, fields.label) if fields.label else None
+    weight_bytes(folder)  # or there are none that could be loaded
+    config, tokenizer = process.readers.get(
+        digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
+    )
+    max_length = longest_input(calibration.max_length, tokenizer, config)
+    drawn = draw(
+        rows,
+        Encoder(tokenizer, fields, max_length, labels),
+        n_examples=calibration.n_batches * calibration.batch_size,
+        seed=calibration.seed,
+    )
+    batches = PaddedBatches(
+        drawn.examples, batch_size=calibration.batch_size, pad_id=tokenizer.pad_token_id or 0
+    )
+    wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
+    model = BaseModel(folder, config, wanted, tokenizer.pad_token_id, process.models)
+    return Prepared(model, batches, drawn, fields)
+
+
+def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:
+    """The columns that the service has found, or else what a look at them tells."""
+    if known := resolved["dataset"].get("fields"):
+        return TextFields(**known)
+    columns, task = request.dataset.columns, request.calibration.task
+    return find_fields(rows.names, columns=columns, task=task)
+
+
+def _model_request(
+    request: CalibrationRequest,
+    config: Any,
+    fields: TextFields,
+    labels: Labels | None,
+    *,
+    digest: str,
+    process: WorkerProcess,
+) -> ModelRequest:
+    settings = process.settings
+    device = choose_device(
+        settings.device, lock=process.device_lock, visible=settings.cuda_visible_devices
+    )
+    own = getattr(config, "dtype", None)
+    return ModelRequest(
+        digest=digest,
+        task=fields.task,
+        dtype=choose_dtype(request.calibration.dtype, own, device=device),
+        device=device,
+        n_outputs=labels.n_outputs if labels else None,
+        problem_type=labels.problem_type if labels else None,
+    )
