@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.examples import chunked_loss
 from fimlora.measuring.examples.examples import Examples, example_losses
 from fimlora.measuring.examples.losses import choose_loss
@@ -177,7 +177,7 @@ def test_streamed_equals_resident_behind_the_head_of_a_decoder(name, tmp_path):
     ]
     options = {"target_modules": "all-linear", "estimator": "both", "micro_batch_size": 2}
 
-    found = measure_streamed(tmp_path, batches, **options)
+    found = measure_streamed(tmp_path, batches, Settings(**options))
 
     assert_same(found, measure(resident, batches, **options))
 
@@ -264,7 +264,7 @@ def test_streamed_equals_resident_behind_a_large_head(name, tmp_path):
     options = {"target_modules": targets, "estimator": "both", "micro_batch_size": 2}
     assert choose_loss(model, batches[0], None).head is not None
 
-    found = measure_streamed(tmp_path, batches, **options)
+    found = measure_streamed(tmp_path, batches, Settings(**options))
 
     wanted = measure(model, batches, **options)
     for group in ("row_energies", "example_energies", "squared_gradients"):

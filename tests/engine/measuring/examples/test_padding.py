@@ -14,7 +14,7 @@ from transformers import (
     XLNetForSequenceClassification,
 )
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.examples import padding
 from fimlora.measuring.examples.examples import labelled_examples
 from fimlora.measuring.examples.losses import Loss, LossKind
@@ -210,7 +210,9 @@ def test_streamed_equals_resident_on_sorted_examples(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path)
     batches = [make_batch("gpt2_lm", lengths, width=20) for lengths in (LENGTHS, [4, 11])]
 
-    found = measure_streamed(tmp_path, batches, target_modules=["c_attn"], estimator="both")
+    found = measure_streamed(
+        tmp_path, batches, Settings(target_modules=["c_attn"], estimator="both")
+    )
 
     wanted = measure(model, batches, target_modules=["c_attn"], estimator="both")
     for group in GROUPS[:3]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import InvalidOption
 from fimlora.measuring.recording.recorded_sums import RecordedSums
 from fimlora.memory.need import sketch_is_smaller
@@ -24,7 +24,7 @@ def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     resident, batches = save(model, tmp_path), batches_for("llama_gqa_lm")
     options = {"target_modules": targets, "estimator": estimator, "record": record}
 
-    streamed = measure_streamed(tmp_path, batches, micro_batch_size=3, **options)
+    streamed = measure_streamed(tmp_path, batches, Settings(micro_batch_size=3, **options))
 
     assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
     assert bool(streamed.spectra) == (record == "spectra")
@@ -49,7 +49,7 @@ def test_sketches_are_the_resident_ones(tmp_path):
     options = {"target_modules": ["q_proj", "k_proj"], "record": "spectra"}
 
     sketched, exact = (
-        measure_streamed(tmp_path, batches, spectra_bytes=n_bytes, **options)
+        measure_streamed(tmp_path, batches, Settings(spectra_bytes=n_bytes, **options))
         for n_bytes in (needed - 1, needed)
     )
 
@@ -76,15 +76,15 @@ def test_gradients_of_one_block_are_in_memory_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(RecordedSums, "add", counting)
 
     batches = batches_for("gpt2_lm")
-    streamed = measure_streamed(tmp_path, batches, target_modules=targets, **ALL)
+    streamed = measure_streamed(tmp_path, batches, Settings(target_modules=targets, **ALL))
 
     assert len(counts) == len(batches) * len(streamed.modules)
     assert set(counts) == {1}
 
 
-def test_an_unknown_record_is_refused_before_anything_is_read(tmp_path):
+def test_an_unknown_record_is_refused_before_anything_is_read():
     """The message says what can be recorded."""
     with pytest.raises(
         InvalidOption, match=r"'spectrum'.*'spectra', 'moments', 'batch_energies'"
     ):
-        measure_streamed(tmp_path, [], record="spectrum")
+        Settings(record="spectrum")

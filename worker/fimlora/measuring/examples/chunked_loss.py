@@ -59,7 +59,7 @@ def find_large_head(model: Any) -> LargeHead | None:
     if type(linear) is not nn.Linear or linear.out_features < _MIN_VOCABULARY:
         return None
     is_plain = type(linear.weight.data) is Tensor and linear.weight.is_floating_point()
-    # Hooks want the real output; a forward of its own (a streamed unit, offloading) may too.
+    # Hooks want the real output; a forward of its own (a streamed block, offloading) may too.
     is_watched = linear._forward_hooks or "forward" in vars(linear)  # noqa: SLF001
     if not is_plain or is_watched:
         return None
