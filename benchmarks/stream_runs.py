@@ -11,9 +11,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ import transformers
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
-from fimlora import Statistics, measure, measure_streamed
-from fimlora.measuring.streamed import run
-from fimlora.measuring.streamed.block_weights import Weights
+from fimlora import Settings, Statistics, measure
+from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_store
+from fimlora.measuring.streamed.run import stream
 from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.skeleton import build_skeleton
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -43,8 +45,6 @@ class Seen:
         waited_s: The time until they were there; for what is read in the foreground, too.
         read_s: Time that all reading took, most of it while a block computed.
         idle: On CUDA, events around each wait of the compute stream.
-        checkpoint: What was read, and how often.
-        store: What blocks were called with.
     """
 
     n_blocks: int
@@ -52,79 +52,64 @@ class Seen:
     waited_s: float = 0
     read_s: float = 0
     idle: list[tuple[Any, Any]] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
-    store: BoundaryStore | None = None
     start: float = field(default_factory=time.perf_counter)
 
-    def facts(self) -> dict[str, float]:
+    def facts(self, checkpoint: Checkpoint, store: BoundaryStore) -> dict[str, float]:
         """Name the numbers."""
-        assert self.checkpoint is not None
-        assert self.store is not None
-        sizes = {name: t.n_bytes for name, t in self.checkpoint.tensors.items()}
+        sizes = {name: t.n_bytes for name, t in checkpoint.tensors.items()}
         return {
             "waited_s": self.waited_s,
             "idle_s": sum(a.elapsed_time(b) for a, b in self.idle) / 1000,
             "read_s": self.read_s,
-            "bytes_read": sum(sizes[name] * n for name, n in self.checkpoint.reads.items()),
-            "reads": max(self.checkpoint.reads.values()),
-            "boundary_bytes": self.store.peak_bytes + self.store.bytes_on_disk,
+            "bytes_read": sum(sizes[name] * n for name, n in checkpoint.reads.items()),
+            "reads": max(checkpoint.reads.values()),
+            "boundary_bytes": store.peak_bytes + store.bytes_on_disk,
         }
 
 
-@contextmanager
-def watched(n_blocks: int, device: torch.device) -> Iterator[Seen]:
-    """Look at streamed runs inside the block."""
-    seen = Seen(n_blocks)
+class WatchedCheckpoint(Checkpoint):
+    """Times what is read."""
 
-    class WatchedCheckpoint(Checkpoint):
-        def __init__(self, folder: Path) -> None:
-            super().__init__(folder)
-            seen.checkpoint = self
+    def __init__(self, folder: Path, seen: Seen) -> None:
+        super().__init__(folder)
+        self._seen = seen
 
-        def read_into(self, name: str, memory: Tensor) -> None:
-            start = time.perf_counter()
-            super().read_into(name, memory)
-            took = time.perf_counter() - start
-            seen.read_s += took
-            if "prefetch" not in threading.current_thread().name:
-                seen.waited_s += took
-
-    class WatchedWeights(Weights):
-        def load(self, unit: str) -> None:
-            start, events = time.perf_counter(), []
-            if device.type == "cuda":
-                events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-                events[0].record()
-            super().load(unit)
-            if device.type == "cuda":
-                events[1].record()
-                seen.idle.append((events[0], events[1]))
-            seen.loads += 1
-            seen.waited_s += time.perf_counter() - start
-            tell(f"{unit}, {seen.loads} of {2 * n_blocks}, {start - seen.start:.0f} s")
-
-    @contextmanager
-    def watched_store(*args: Any) -> Iterator[BoundaryStore]:
-        with boundary_store(*args) as store:
-            seen.store = store
-            yield store
-
-    replaced = {"Checkpoint": WatchedCheckpoint, "Weights": WatchedWeights}
-    with replaced_in(run, {**replaced, "boundary_store": watched_store}):
-        yield seen
+    def read_into(self, name: str, memory: Tensor) -> None:
+        start = time.perf_counter()
+        super().read_into(name, memory)
+        took = time.perf_counter() - start
+        self._seen.read_s += took
+        if "prefetch" not in threading.current_thread().name:
+            self._seen.waited_s += took
 
 
-@contextmanager
-def replaced_in(module: Any, replaced: dict[str, Any]) -> Iterator[None]:
-    """Put other objects under a module's names inside the block."""
-    before = {name: getattr(module, name) for name in replaced}
-    for name, value in replaced.items():
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
+class WatchedWeights(BlockWeights):
+    """Times how long blocks are waited for."""
+
+    def __init__(
+        self,
+        seen: Seen,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        blocks: Mapping[str, nn.Module],
+        device: torch.device,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, checkpoint, blocks, device, **options)
+        self._seen, self._on_gpu = seen, device.type == "cuda"
+
+    def load(self, block: str) -> None:
+        start, events, seen = time.perf_counter(), [], self._seen
+        if self._on_gpu:
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            events[0].record()
+        super().load(block)
+        if self._on_gpu:
+            events[1].record()
+            seen.idle.append((events[0], events[1]))
+        seen.loads += 1
+        seen.waited_s += time.perf_counter() - start
+        tell(f"{block}, {seen.loads} of {2 * seen.n_blocks}, {start - seen.start:.0f} s")
 
 
 def tell(line: str) -> None:
@@ -177,7 +162,7 @@ class Resident:
 
 
 class Streamed:
-    """`fimlora.measure_streamed` on the first blocks of the model."""
+    """What `fimlora.measure_streamed` does, on the first blocks of the model, looked at."""
 
     def __init__(self, folder: Path, device: torch.device, *, cold: bool) -> None:
         self._folder, self._device, self._cold = folder, device, cold
@@ -190,12 +175,19 @@ class Streamed:
         config = with_blocks(config, n_blocks)
         if self._cold:
             _forget_files(self._folder)
-        with watched(n_blocks, self._device) as seen:
-            statistics = measure_streamed(
-                self._folder, batches, config=config, device=self._device,
-                n_batches=len(batches), **OPTIONS,
-            )  # fmt: skip
-        return statistics, seen.facts()
+        seen = Seen(n_blocks)
+        with boundary_store(None, None) as store:
+            checkpoint = WatchedCheckpoint(self._folder, seen)
+            statistics = stream(
+                build_skeleton(self._folder, config=config),
+                checkpoint,
+                batches,
+                Settings(n_batches=len(batches), **OPTIONS),
+                device=self._device,
+                store=store,
+                new_weights=partial(WatchedWeights, seen),
+            )
+        return statistics, seen.facts(checkpoint, store)
 
 
 def _forget_files(folder: Path) -> None:

@@ -18,6 +18,7 @@ NAMES = {
     "ProgressFile",
     "RankPlan",
     "Scores",
+    "Settings",
     "Statistics",
     "TargetModule",
     "allocate",
@@ -44,13 +45,15 @@ SIGNATURES = {
     "measure": "model, batches, *, target_modules=None, n_batches=8, estimator='exact', rank=8, "
     "seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None",
-    "measure_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
-    "device='cpu', target_modules=None, n_batches=8, estimator='exact', rank=8, seed=0, scale=2, "
-    "record=(), spectra_bytes=1073741824, micro_batch_size=None, max_boundary_bytes=None, "
-    "boundary_folder=None, train_mode=False, weights_seed=None, ignore_mismatched_sizes=False, "
-    "loss_fn=None, on_batch=None, progress_file=None",
-    "measure_folder": "model_path, batches, *, executor='auto', model_class=None, config=None, "
-    "dtype=None, device='cpu', n_batches=8, seed=0, micro_batch_size=None, **options",
+    "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
+    "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
+    "weights_seed=None, ignore_mismatched_sizes=False",
+    "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
+    "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
+    "ignore_mismatched_sizes=False",
+    "Settings": "target_modules=None, n_batches=8, estimator='exact', rank=8, seed=0, scale=2, "
+    "record=(), spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
+    "on_batch=None, progress_file=None",
     "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, overwrite=False",
@@ -60,6 +63,11 @@ FIELDS = {
     "Budget": ["unit", "value", "bytes_per_parameter"],
     "ProgressFile": ["path", "model_digest", "max_share", "on_resume", "on_error"],
     "Scores": ["modules", "by_module", "spectra", "base_parameters", "provenance"],
+    "Settings": [
+        *("target_modules", "n_batches", "estimator", "rank", "seed", "scale", "record"),
+        *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
+        "progress_file",
+    ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
@@ -81,7 +89,8 @@ def test_signatures(name):
     parameters = inspect.signature(getattr(fimlora, name)).parameters.values()
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
 
-    assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
+    found = str(inspect.Signature(bare)).replace(repr(fimlora.Settings()), "Settings()")
+    assert found.removesuffix(" -> None") == f"({SIGNATURES[name]})"
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))

@@ -21,7 +21,7 @@ sys.path[:0] = ["worker", "benchmarks"]
 
 APPLY = """
 import tempfile, torch, transformers
-from fimlora import apply_fim_ranks, load_plan, measure_streamed
+from fimlora import Settings, apply_fim_ranks, load_plan, measure_streamed
 from peft import LoraConfig, get_peft_model
 config = transformers.BertConfig(
     vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
@@ -33,7 +33,8 @@ with tempfile.TemporaryDirectory() as folder:
     peft_model = get_peft_model(model, LoraConfig(r=4, target_modules=["query", "value"]))
     plan = apply_fim_ranks(peft_model, [batch], r_min=1)
     peft_model.save_pretrained(folder + "/adapter")
-    statistics = measure_streamed(folder + "/base", [batch], target_modules=["query", "value"])
+    settings = Settings(target_modules=["query", "value"])
+    statistics = measure_streamed(folder + "/base", [batch], settings)
 print("applied", sum(plan.ranks.values()), len(statistics.modules))
 """
 SCRIPTS = ("measure", "stream", "spectra", "allocate")

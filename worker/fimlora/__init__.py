@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fimlora.measuring.folder import measure_folder
     from fimlora.measuring.resident import measure
     from fimlora.measuring.resume.progress_file import ProgressFile
+    from fimlora.measuring.settings import Settings
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
@@ -36,6 +37,7 @@ _LAZY = {
     "ProgressFile": "fimlora.measuring.resume.progress_file",
     "score": "fimlora.methods.score",
     "Scores": "fimlora.scores",
+    "Settings": "fimlora.measuring.settings",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.adapter.write",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "ProgressFile",
     "RankPlan",
     "Scores",
+    "Settings",
     "Statistics",
     "TargetModule",
     "allocate",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BartConfig, BartForQuestionAnswering
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.losses import LossKind, choose_loss
 from support.reference import relative_error
@@ -70,7 +70,7 @@ def test_streamed_equals_resident(name, batches, tmp_path):
     """Gradients of the encoder's output come from every block of the decoder."""
     resident = save(SEQ2SEQ_MODELS[name](), tmp_path)
 
-    streamed = measure_streamed(tmp_path, batches, **OPTIONS)
+    streamed = measure_streamed(tmp_path, batches, Settings(**OPTIONS))
 
     assert_identical(streamed, measure(resident, batches, **OPTIONS))
     parts = {name for name in streamed.row_energies if ".encoder." in f".{name}"}
@@ -85,7 +85,7 @@ def test_targets_in_one_half_only(name, half, batches, tmp_path):
     options = {**OPTIONS, "target_modules": rf".*{half}\..*(q|v|q_proj|v_proj)"}
 
     streamed = measure_streamed(
-        tmp_path, batches, max_boundary_bytes=0, micro_batch_size=3, **options
+        tmp_path, batches, Settings(micro_batch_size=3, **options), max_boundary_bytes=0
     )
 
     assert_identical(streamed, measure(resident, batches, micro_batch_size=3, **options))

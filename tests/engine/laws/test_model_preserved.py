@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from fimlora import measure, score
 from fimlora.errors import NumericalFailure
-from fimlora.model.preserved import frozen
+from fimlora.model.preserved import preserved
 from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
 
@@ -186,7 +186,7 @@ def test_the_random_states_of_python_and_numpy_are_put_back(model):
     """A loader may shuffle with them; on the engine itself, as type checkers draw, too."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
 
-    with frozen(model, train_mode=False, seed=0):
+    with preserved(model, train_mode=False, seed=0):
         random.random()
         np.random.rand()
         assert random.getstate() != python_state

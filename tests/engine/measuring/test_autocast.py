@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import InvalidOption
 from support.models import make_batch, tiny
 from support.reference import relative_error
@@ -56,7 +56,7 @@ def test_streamed_equals_resident(name, tmp_path):
     options = {"target_modules": targets, **ALL}
 
     with bfloat16():
-        streamed = measure_streamed(tmp_path, batches, **options)
+        streamed = measure_streamed(tmp_path, batches, Settings(**options))
         wanted = measure(resident, batches, **options)
         assert torch.is_autocast_cache_enabled()
 

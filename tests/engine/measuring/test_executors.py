@@ -12,10 +12,10 @@ import pytest
 import torch
 import transformers
 
-from fimlora import ProgressFile, measure, measure_folder
+from fimlora import ProgressFile, Settings, measure, measure_folder
 from fimlora.errors import InvalidOption, OutOfMemory, UnsupportedModule
-from fimlora.measuring import executors
 from fimlora.measuring.executors import measure_where_it_fits, parse_executor, shortage
+from fimlora.measuring.folder import SavedModel, measure_saved
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.mean_gradient import Signs
 from fimlora.measuring.recording.quantities import quantities_for
@@ -253,7 +253,7 @@ def test_what_is_recorded_takes_its_part_of_the_memory():
     assert "GiB to record and about" in str(found)
 
 
-def test_a_model_is_streamed_for_its_spectra(tmp_path, monkeypatch):
+def test_a_model_is_streamed_for_its_spectra(tmp_path):
     """Where it would fit without; only those of one block are in memory at once."""
     model, targets = tiny("llama_gqa_lm")
     model.save_pretrained(tmp_path)
@@ -261,10 +261,15 @@ def test_a_model_is_streamed_for_its_spectra(tmp_path, monkeypatch):
     modules = measure(model, [batch], target_modules=targets).modules
     need = estimate_need(Checkpoint(tmp_path).tensors, itemsize=4, n_tokens=5)
     left = need.least + bytes_recorded(modules, "spectra") // 2
-    monkeypatch.setattr(executors, "free_bytes", lambda _: left)  # a machine with so much
 
     ways = [
-        measure_folder(tmp_path, [batch], target_modules=targets, record=record).execution
+        measure_saved(
+            SavedModel(tmp_path),
+            [batch],
+            Settings(target_modules=targets, record=record),
+            executor=Executor.AUTO,
+            free=lambda _: left,  # a machine with so much
+        ).execution
         for record in ((), "spectra")
     ]
 
@@ -290,12 +295,11 @@ def test_every_executor_gives_the_same_bytes(executor, tmp_path):
     found = measure_folder(
         tmp_path,
         batches,
+        Settings(micro_batch_size=2, **options),
         executor=executor,
         model_class=cls,
         config=config,
         dtype=torch.bfloat16,
-        micro_batch_size=2,
-        **options,
     )
 
     torch.manual_seed(3)
@@ -322,9 +326,8 @@ def test_sums_of_a_resident_run_do_not_stop_the_streamed_one(tmp_path):
 
     file = tmp_path / "sums"
     options = {"target_modules": targets, "loss_fn": loss}
-    found = measure_folder(
-        tmp_path, batches, progress_file=ProgressFile(file, max_share=math.inf), **options
-    )
+    progress = ProgressFile(file, max_share=math.inf)
+    found = measure_folder(tmp_path, batches, Settings(progress_file=progress, **options))
 
     assert calls == [2, 2, 1, 2, 2]
     assert found.execution is not None
@@ -333,8 +336,9 @@ def test_sums_of_a_resident_run_do_not_stop_the_streamed_one(tmp_path):
     assert file.exists()
 
 
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
 @pytest.mark.parametrize("saved_labels", [None, 5, 3], ids=["none", "others", "its own"])
-def test_a_head_is_read_or_drawn_as_loading_does(saved_labels, tmp_path):
+def test_a_head_is_read_or_drawn_as_loading_does(saved_labels, executor, tmp_path):
     """What the checkpoint has for other labels is no use, and drawn like what it lacks."""
     model, targets = tiny("bert_classifier")
     if saved_labels is None:
@@ -356,12 +360,12 @@ def test_a_head_is_read_or_drawn_as_loading_does(saved_labels, tmp_path):
     found = measure_folder(
         tmp_path,
         batches,
-        executor="streamed",
+        Settings(**options),
+        executor=executor,
         model_class=cls,
         config=config,
         weights_seed=7,
         ignore_mismatched_sizes=True,
-        **options,
     )
 
     for name in names:
@@ -374,21 +378,21 @@ import resource, sys, torch, transformers
 from pathlib import Path
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
-from fimlora import measure_folder
+from fimlora import Settings, measure_folder
 import transformers.models.llama.modeling_llama
 ids = torch.arange(24).view(2, 12)
 batch = {"input_ids": ids, "labels": ids}
 kw = dict(target_modules=["q_proj", "down_proj"])
 for executor in "resident", "streamed":  # what torch loads on first use is no weight
-    measure_folder(sys.argv[2], [batch], executor=executor, **kw)
+    measure_folder(sys.argv[2], [batch], Settings(**kw), executor=executor)
 fields = dict(l.split(":") for l in Path("/proc/self/status").read_text().splitlines())
 limit = int(fields["VmData"].split()[0]) * 1024 + int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 try:
-    measure_folder(sys.argv[1], [batch, batch], executor="resident", **kw)
+    measure_folder(sys.argv[1], [batch, batch], Settings(**kw), executor="resident")
 except MemoryError as error:
     print(type(error).__name__, error)
-found = measure_folder(sys.argv[1], [batch, batch], **kw)
+found = measure_folder(sys.argv[1], [batch, batch], Settings(**kw))
 print(found.execution.executor, found.execution.micro_batch_size)
 """
 

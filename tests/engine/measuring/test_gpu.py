@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from support.models import TINY_MODELS, make_batch, tiny
 from support.reference import relative_error
 from support.streaming import ALL, assert_same, batches_for, quiet, save
@@ -88,7 +88,11 @@ def test_streamed_equals_resident(name, max_boundary_bytes, tmp_path):
     options = {"target_modules": targets, **ALL}
 
     streamed = measure_streamed(
-        tmp_path, batches, device="cuda", max_boundary_bytes=max_boundary_bytes, **options
+        tmp_path,
+        batches,
+        Settings(**options),
+        device="cuda",
+        max_boundary_bytes=max_boundary_bytes,
     )
 
     assert_same(streamed, measure(resident, batches, **options))

@@ -22,6 +22,8 @@ from fimlora.statistics.options import Executor
 _BOUNDARY_PARTS = 2
 # Measures with micro-batches of at most so many examples.
 MeasureBy = Callable[[int], Statistics]
+# How much memory is left on a device; ``None`` where nobody knows.
+FreeBytes = Callable[[torch.device], int | None]
 _LESS = "cut examples shorter, or run in a narrower dtype"
 
 
@@ -58,6 +60,7 @@ def measure_where_it_fits(
     largest_batch: int,
     resident: MeasureBy,
     streamed: MeasureBy,
+    free: FreeBytes = free_bytes,
 ) -> Statistics:
     """Measure by the executor that was asked for, or by the one that fits.
 
@@ -70,6 +73,7 @@ def measure_where_it_fits(
         resident: Loads the model and measures it. When it has raised, nothing may keep the
             model any more.
         streamed: Measures from the folder.
+        free: Says how much memory is left.
 
     Returns:
         The statistics.
@@ -80,10 +84,10 @@ def measure_where_it_fits(
     """  # noqa: DOC502 - the helpers raise
     if executor is Executor.STREAMED:
         return _stream(streamed, largest_batch, device)
-    too_large = shortage(need, device)
+    too_large = shortage(need, device, free=free)
     if executor is Executor.RESIDENT or too_large is None:
         try:
-            return _run_resident(resident, need, largest_batch, device)
+            return _run_resident(resident, need, largest_batch, device, free)
         except OutOfMemory as error:
             if executor is Executor.RESIDENT:
                 raise
@@ -96,12 +100,15 @@ def measure_where_it_fits(
         raise type(too_large)(both) from error
 
 
-def shortage(need: MemoryNeed, device: torch.device) -> OutOfMemory | None:
+def shortage(
+    need: MemoryNeed, device: torch.device, *, free: FreeBytes = free_bytes
+) -> OutOfMemory | None:
     """Compare what a resident model needs with what there is.
 
     Args:
         need: The need.
         device: Where it is to run.
+        free: Says how much memory is left.
 
     Returns:
         An error that names both; ``None`` if it seems to fit.
@@ -110,7 +117,7 @@ def shortage(need: MemoryNeed, device: torch.device) -> OutOfMemory | None:
     if device.type != "cpu":
         needs[torch.device("cpu")] = MemoryNeed(need.converted_bytes, 0)
     for place, there in needs.items():
-        left = free_bytes(place)
+        left = free(place)
         if left is not None and not there.fits(left):
             return error_for(place)(
                 f"weights of {format_bytes(there.weight_bytes)}"
@@ -122,11 +129,15 @@ def shortage(need: MemoryNeed, device: torch.device) -> OutOfMemory | None:
 
 
 def _run_resident(
-    resident: MeasureBy, need: MemoryNeed, largest_batch: int, device: torch.device
+    resident: MeasureBy,
+    need: MemoryNeed,
+    largest_batch: int,
+    device: torch.device,
+    free: FreeBytes,
 ) -> Statistics:
     size = largest_batch
     if device.type == "cpu":  # where a process that takes too much is killed, not refused
-        size = need.examples_within(free_bytes(device), largest_batch)
+        size = need.examples_within(free(device), largest_batch)
     with named_out_of_memory(f"the model does not fit; stream it, {_LESS}", device):
         return resident(size)
 

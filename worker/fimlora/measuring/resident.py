@@ -29,12 +29,17 @@ from fimlora.measuring.recording.quantities import quantities_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
 from fimlora.measuring.resume.progress_file import ProgressFile, open_progress
-from fimlora.measuring.settings import OnBatch, Settings, check_record
+from fimlora.measuring.settings import (
+    OnBatch,
+    Settings,
+    check_gradients_allowed,
+    check_record,
+)
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
 from fimlora.model.hooks import Watch, watch_modules
-from fimlora.model.preserved import frozen, random_states, restore_random_states
+from fimlora.model.preserved import preserved, random_states, restore_random_states
 from fimlora.model.targets import (
     count_base_parameters,
     find_left_out,
@@ -45,6 +50,7 @@ from fimlora.model.targets import (
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
+from fimlora.statistics.statistics import Groups
 
 _LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
 
@@ -78,26 +84,19 @@ def measure(
             language modelling, on any device; for others give a ``loss_fn``.
         batches: Mappings of the model's argument names to tensors whose first axis counts
             examples. One that is shorter than ``n_batches`` is used up.
-        target_modules: See `fimlora.model.targets.find_targets`.
+        target_modules: As in `fimlora.Settings`, as are all that follow.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.Estimator`.
+        estimator: ``exact``, ``sampled`` or ``both``.
         rank: Rows of the A that ``sampled`` draws.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
-        record: What to record besides: ``spectra``, which ``allocate(..., rule="spectral")``
-            needs (experimental), ``moments`` and ``batch_energies``; see
-            `fimlora.statistics.options.Record`. All keep the modules' inputs until the backward pass.
-        spectra_bytes: Memory for the gradients that spectra are taken of. Where they need
-            more they are sketched, and the statistics state the error.
-        micro_batch_size: Examples per forward pass, to save memory; changes no result. When
-            memory runs out it is halved, and the pass that failed is run again.
+        record: What to record besides: ``spectra``, ``moments``, ``batch_energies``.
+        spectra_bytes: Memory for the gradients that spectra are taken of.
+        micro_batch_size: Examples per forward pass, to save memory; changes no result.
         train_mode: Leave dropout on, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
-        on_batch: Called with (batches done, batches expected) after each batch; what it
-            raises ends the measurement.
-        progress_file: Save the sums here after batches. If a run was cut off and left the
-            file, this one goes on from it, over the same batches, to the same statistics; see
-            `fimlora.ProgressFile`.
+        on_batch: Called with (batches done, batches expected) after each batch.
+        progress_file: Save the sums here after batches, and go on from those it holds.
 
     Returns:
         The statistics of the batches that were used.
@@ -108,51 +107,85 @@ def measure(
         OutOfMemory: Not even one example at a time fits.
         InvalidProgress: The progress file is damaged, or comes from another run.
     """  # noqa: DOC502 - the helpers raise
-    settings = Settings.checked(
-        estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
-        spectra_bytes=spectra_bytes, n_batches=n_batches, micro_batch_size=micro_batch_size,
-        train_mode=train_mode,
+    settings = Settings(
+        target_modules=target_modules, n_batches=n_batches, estimator=estimator, rank=rank,
+        seed=seed, scale=scale, record=record, spectra_bytes=spectra_bytes,
+        micro_batch_size=micro_batch_size, train_mode=train_mode, loss_fn=loss_fn,
+        on_batch=on_batch, progress_file=progress_file,
     )  # fmt: skip
+    return measure_resident(model, batches, settings)
+
+
+def measure_resident(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
+) -> Statistics:
+    """Do what `measure` does.
+
+    Args:
+        model: The model.
+        batches: The calibration batches.
+        settings: What to measure.
+
+    Returns:
+        The statistics of the batches that were used.
+    """
+    check_gradients_allowed()
     model = uncompiled(model)
     _check_has_values(model)
-    modules = find_targets(model, target_modules)
+    modules = find_targets(model, settings.target_modules)
     device = next(model.parameters()).device
-    check_record(settings.record, model)
+    check_record(settings.parsed_record, model)
+    spectra_bytes = settings.spectra_bytes
     recorder = new_recorder(settings, modules, device, spectra_bytes=spectra_bytes)
-    expected = _count_expected(batches, n_batches)
-    sizes = MicroBatches(micro_batch_size)
-    identity = settings.identity(Executor.RESIDENT)
-    saved = open_progress(progress_file, model, modules, identity, loss_fn)
-    progress = RunProgress(recorder, sizes, expected=expected, saved=saved, on_batch=on_batch)
+    sizes = MicroBatches(settings.micro_batch_size)
+    identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
+    saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
+    expected = _count_expected(batches, settings.n_batches)
+    progress = RunProgress(
+        recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
+    )
+    loss = _measure_batches(model, modules, batches, settings, recorder, sizes, progress)
+    return new_statistics(
+        model,
+        modules,
+        settings,
+        loss=loss,
+        n_examples=progress.n_examples,
+        n_batches=progress.n_used,
+        base_parameters=count_base_parameters(model),
+        execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
+        groups=recorder.groups(progress.n_examples),
+    )
+
+
+def _measure_batches(
+    model: nn.Module,
+    modules: tuple[TargetModule, ...],
+    batches: Iterable[Mapping[str, Any]],
+    settings: Settings,
+    recorder: Recorder,
+    sizes: MicroBatches,
+    progress: RunProgress,
+) -> Loss:
+    """Record all batches; gives the loss that the first one showed."""
     loss: Loss | None = None
-    with frozen(model, train_mode=train_mode, seed=seed):
+    device = next(model.parameters()).device
+    with preserved(model, train_mode=settings.train_mode, seed=settings.seed):
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}
         with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
-            for item in itertools.islice(batches, n_batches):
+            for item in itertools.islice(batches, settings.n_batches):
                 batch = as_batch(item)
-                loss = loss or choose_loss(model, batch, loss_fn)
-                if progress.skips(batch):
-                    continue
-                run = _Run(model, modules, loss, watch, recorder, device, sizes)
-                where = f"batch {progress.n_done + 1} of {expected}"
-                progress.count(run.measure_batch(batch, where))
+                loss = loss or choose_loss(model, batch, settings.loss_fn)
+                if not progress.skips(batch):
+                    run = _Run(model, modules, loss, watch, recorder, device, sizes)
+                    progress.count(run.measure_batch(batch, progress.next_batch))
         progress.check_complete()
     if loss is None or not progress.n_examples:
         raise EmptyCalibration(
             "no example carries a label" if progress.n_done else "the loader gave no batch"
         )
-    return Statistics(
-        modules=modules,
-        n_examples=progress.n_examples,
-        n_batches=progress.n_used,
-        base_parameters=count_base_parameters(model),
-        loss=loss.kind.value,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        not_targeted=find_left_out(model, target_modules),
-        execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
-        **(settings.provenance() | recorder.groups(progress.n_examples)),
-    )
+    return loss
 
 
 @dataclass(frozen=True)
@@ -251,8 +284,8 @@ def new_recorder(
     """
     quantities = quantities_for(
         modules,
-        estimator=settings.estimator,
-        collect=settings.record,
+        estimator=settings.parsed_estimator,
+        collect=settings.parsed_record,
         rank=settings.rank,
         seed=settings.seed,
         device=device,
@@ -260,6 +293,47 @@ def new_recorder(
         signs=signs,
     )
     return Recorder(modules, quantities)
+
+
+def new_statistics(
+    model: nn.Module,
+    modules: tuple[TargetModule, ...],
+    settings: Settings,
+    *,
+    loss: Loss,
+    n_examples: int,
+    n_batches: int,
+    base_parameters: int,
+    execution: Execution,
+    groups: Groups,
+) -> Statistics:
+    """Put together what a run has recorded, and what is said about it.
+
+    Args:
+        model: The model.
+        modules: Its target modules.
+        settings: What was measured.
+        loss: The loss.
+        n_examples: Labelled examples that were used.
+        n_batches: Batches that hold one.
+        base_parameters: Parameters of the base model.
+        execution: How the run was carried out.
+        groups: What was recorded.
+
+    Returns:
+        The statistics.
+    """
+    return Statistics(
+        modules=modules,
+        n_examples=n_examples,
+        n_batches=n_batches,
+        base_parameters=base_parameters,
+        loss=loss.kind.value,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        not_targeted=find_left_out(model, settings.target_modules),
+        execution=execution,
+        **(settings.provenance() | groups),
+    )
 
 
 def _check_has_values(model: nn.Module) -> None:

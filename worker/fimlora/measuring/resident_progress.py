@@ -49,6 +49,11 @@ class RunProgress:
         self._before: list[bytes] = []  # those that the file holds the sums of
         self._random: dict[str, Tensor] = {}
 
+    @property
+    def next_batch(self) -> str:
+        """What to call the next batch in an error."""
+        return f"batch {self.n_done + 1} of {self._expected}"
+
     def resume(self) -> None:
         """Go on from the file, if there is one.
 

@@ -1,67 +1,90 @@
 """What a measurement is asked for, checked once, whether it runs resident or streamed."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.measuring.examples.losses import LossFn
+from fimlora.measuring.resume.progress_file import ProgressFile
+from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.model.targets import base_model_of
 from fimlora.statistics.options import Estimator, Executor, Record, parse_record
+
+OnBatch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The choices that decide what a measurement's sums are.
+    """What to measure of a model; the same for `measure`, `measure_folder` and `measure_streamed`.
 
     Attributes:
-        estimator: What to record of the gradients.
-        rank: Rows of the A that a sampled estimate draws.
-        seed: Seed of that A, and of the random state while measuring.
-        scale: LoRA scale that scores are stated for.
-        record: What to record besides.
-        spectra_bytes: Memory for the gradients that spectra are taken of.
+        target_modules: See `fimlora.model.targets.find_targets`.
         n_batches: Batches to use at most.
-        micro_batch_size: Examples per forward pass; ``None`` for whole batches.
-        train_mode: Whether dropout is on.
+        estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.Estimator`.
+        rank: Rows of the A that ``sampled`` draws.
+        seed: Seed of that A, and of the random state while measuring.
+        scale: LoRA scale s = alpha / rank that scores are stated for.
+        record: What to record besides: ``spectra``, which ``allocate(..., rule="spectral")``
+            needs (experimental), ``moments`` and ``batch_energies``; see
+            `fimlora.statistics.options.Record`. All keep the modules' inputs until the
+            backward pass.
+        spectra_bytes: Memory for the gradients of all modules that spectra are taken of.
+            Where they need more they are sketched, and the statistics state the error.
+            Streamed, only those of one block are in memory at once.
+        micro_batch_size: Examples per forward pass, to save memory; changes no result. When
+            memory runs out it is halved, and the pass that failed is run again.
+        train_mode: Leave dropout on, as the published code does. Off where the model is
+            streamed: its dropout would be drawn block after block, not batch after batch.
+        loss_fn: Maps the model's outputs and the batch to one loss per example.
+        on_batch: Called with (batches done, batches expected) after each batch; what it
+            raises ends the measurement. Streamed, it is called after each block: all batches
+            advance together, so "done" is the share of the work, and numbers may repeat.
+        progress_file: Save the sums here after batches, or streamed after blocks on the way
+            back. If a run was cut off and left the file, this one goes on from it, over the
+            same batches, to the same statistics; see `fimlora.ProgressFile`.
+
+    Raises:
+        InvalidOption: One is outside what is allowed.
     """
 
-    estimator: Estimator
-    rank: int
-    seed: int
-    scale: int | float
-    record: frozenset[Record]
-    spectra_bytes: int
-    n_batches: int
-    micro_batch_size: int | None
-    train_mode: bool
+    target_modules: str | Sequence[str] | None = None
+    n_batches: int = 8
+    estimator: str = "exact"
+    rank: int = 8
+    seed: int = 0
+    scale: int | float = 2
+    record: str | Collection[str] = ()
+    spectra_bytes: int = SPECTRA_BYTES
+    micro_batch_size: int | None = None
+    train_mode: bool = False
+    loss_fn: LossFn | None = None
+    on_batch: OnBatch | None = None
+    progress_file: str | Path | ProgressFile | None = None
 
-    @classmethod
-    def checked(
-        cls, *, estimator: str, record: str | Collection[str], scale: int | float, **rest: Any
-    ) -> "Settings":
-        """Check what a user asks for.
+    def __post_init__(self) -> None:
+        """Check them."""
+        _check_at_least_one(
+            n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size
+        )
+        _check_scale(self.scale)
+        _parse_estimator(self.estimator)
+        parse_record(self.record)
 
-        Args:
-            estimator: Name of the estimator.
-            record: Names of what to record besides.
-            scale: LoRA scale.
-            **rest: The other attributes.
+    @property
+    def parsed_estimator(self) -> Estimator:
+        """What to record of the gradients."""
+        return _parse_estimator(self.estimator)
 
-        Returns:
-            The settings.
-
-        Raises:
-            InvalidOption: One is outside what is allowed, or torch builds no graph here.
-        """  # noqa: DOC502 - the helpers raise
-        check_at_least_one(**{n: rest[n] for n in ("n_batches", "rank", "micro_batch_size")})
-        _check_scale(scale)
-        _check_gradients_allowed()
-        kind, wanted = _parse_estimator(estimator), parse_record(record)
-        return cls(estimator=kind, record=wanted, scale=scale, **rest)
+    @property
+    def parsed_record(self) -> frozenset[Record]:
+        """What to record besides."""
+        return parse_record(self.record)
 
     def identity(self, executor: Executor) -> dict[str, Any]:
         """Name what saved sums depend on.
@@ -72,7 +95,18 @@ class Settings:
         Returns:
             Values by the names that users know them by.
         """
-        return {**vars(self), "executor": executor, "record": sorted(self.record)}
+        return {
+            "estimator": self.estimator,
+            "rank": self.rank,
+            "seed": self.seed,
+            "scale": self.scale,
+            "record": sorted(self.parsed_record),
+            "spectra_bytes": self.spectra_bytes,
+            "n_batches": self.n_batches,
+            "micro_batch_size": self.micro_batch_size,
+            "train_mode": self.train_mode,
+            "executor": executor,
+        }
 
     def provenance(self) -> dict[str, Any]:
         """Name what statistics say about how they were made.
@@ -80,9 +114,9 @@ class Settings:
         Returns:
             Fields of `fimlora.Statistics`.
         """
-        is_drawn = self.estimator.has_sampled
+        is_drawn = self.parsed_estimator.has_sampled
         return {
-            "estimator": self.estimator,
+            "estimator": self.parsed_estimator,
             "scale": self.scale,
             "train_mode": self.train_mode,
             "rank": self.rank if is_drawn else None,
@@ -97,15 +131,8 @@ def _parse_estimator(estimator: str) -> Estimator:
     return Estimator(estimator)
 
 
-def check_at_least_one(**options: int | None) -> None:
-    """Refuse a count that is not a whole number or below 1.
-
-    Args:
-        **options: Counts by the name of their argument; ``None`` is allowed.
-
-    Raises:
-        InvalidOption: One is.
-    """
+def _check_at_least_one(**options: int | None) -> None:
+    """Refuse a count that is not a whole number or below 1."""
     for name, value in options.items():
         if value is not None and (value is True or not hasattr(value, "__index__")):
             raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
@@ -119,8 +146,12 @@ def _check_scale(scale: int | float) -> None:
         raise InvalidOption(f"scale={scale!r}: it must be a number above 0 and finite")
 
 
-def _check_gradients_allowed() -> None:
-    """Refuse to run where torch builds no graph whatever is asked of it."""
+def check_gradients_allowed() -> None:
+    """Refuse to run where torch builds no graph whatever is asked of it.
+
+    Raises:
+        InvalidOption: Inference mode is on.
+    """
     if torch.is_inference_mode_enabled():
         raise InvalidOption(
             "measuring needs gradients, which torch.inference_mode() rules out: call it "
@@ -145,6 +176,3 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
             f"record='moments' leaves out padding by one attention mask, and {type(base).__name__} "
             "has tokens of two kinds; record='spectra' is allowed"
         )
-
-
-OnBatch = Callable[[int, int], None]

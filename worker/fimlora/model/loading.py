@@ -38,11 +38,24 @@ def experts_per_token(config: Any) -> int:
     return getattr(config, "num_experts_per_tok", None) or 1
 
 
-def load(model_class: Any, folder: Path, config: Any, dtype: torch.dtype, seed: int) -> Any:
+def load(
+    model_class: Any,
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    seed: int,
+    *,
+    ignore_mismatched_sizes: bool = False,
+) -> Any:
     """Load as streaming does: missing weights from the seed, and aligned."""
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
         model = model_class.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
     return align(model)

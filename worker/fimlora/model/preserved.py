@@ -1,4 +1,4 @@
-"""Lend a model to a calibration and give it back exactly as it was."""
+"""Let a calibration run on a model and leave the model exactly as it was."""
 
 import itertools
 import random
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def frozen(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
-    """Freeze every parameter inside the block; put everything back after it.
+def preserved(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
+    """Freeze every parameter inside the block; the model is preserved as it was.
 
     Inside, no parameter requires grad, so a backward pass computes gradients of activations
     only and leaves every ``.grad`` alone. Torch's random state is seeded, so a loader or
@@ -20,7 +20,7 @@ def frozen(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
     of Python and numpy, which a loader may draw from too, go on from where they are.
 
     Args:
-        model: The model to lend.
+        model: The model.
         train_mode: Run it in training mode, with dropout.
         seed: Seed of the random state inside the block.
 

@@ -1,4 +1,4 @@
-"""Read a model's weights from a checkpoint: into their places in a buffer, or whole."""
+"""Read a model's weights from a checkpoint: into their slices in a buffer, or whole."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +15,8 @@ from fimlora.model.weight_sources import Source, fitting_sources
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a weight lies in its unit's buffer."""
+class WeightSlice:
+    """Where a weight lies in a buffer."""
 
     start: int
     dtype: torch.dtype
@@ -32,61 +32,71 @@ class Place:
         return buffer[self.start : self.end].view(self.dtype).view(self.shape)
 
 
-def lay_out(tensors: Mapping[str, Tensor]) -> dict[str, Place]:
+def lay_out(tensors: Mapping[str, Tensor]) -> dict[str, WeightSlice]:
     """Put tensors side by side.
 
     Args:
         tensors: Tensors by name; only dtypes and shapes are looked at.
 
     Returns:
-        A place for each.
+        A slice for each.
     """
-    places: dict[str, Place] = {}
+    slices: dict[str, WeightSlice] = {}
     end = 0
     for name, tensor in tensors.items():
-        places[name] = Place(-(-end // ALIGNMENT) * ALIGNMENT, tensor.dtype, tensor.shape)
-        end = places[name].end
-    return places
+        slices[name] = WeightSlice(-(-end // ALIGNMENT) * ALIGNMENT, tensor.dtype, tensor.shape)
+        end = slices[name].end
+    return slices
 
 
-class Reader:
-    """Reads a model's weights from a checkpoint, by the names they have in the model."""
+class WeightReader:
+    """Reads a model's weights from a checkpoint, by the names they have in the model.
+
+    Args:
+        model: The model, or its skeleton.
+        checkpoint: Its weights.
+        sources: What each of them is made from.
+
+    Attributes:
+        names: The weights that the checkpoint has.
+    """
 
     def __init__(
         self, model: nn.Module, checkpoint: Checkpoint, sources: Mapping[str, Source]
     ) -> None:
         self._model, self._checkpoint, self._sources = model, checkpoint, sources
+        self.names = sources.keys()
 
-    def fill(self, places: Mapping[str, Place], buffer: Tensor) -> Iterator[Place]:
-        """Read weights into their places.
+    def fill(self, slices: Mapping[str, WeightSlice], buffer: Tensor) -> Iterator[WeightSlice]:
+        """Read weights into their slices.
 
         Args:
-            places: The places by name.
+            slices: The slices by name.
             buffer: The buffer, on the CPU.
 
         Yields:
-            Each place, as soon as its weight is there.
+            Each slice, as soon as its weight is there.
         """
         done = set[str]()
-        for name in places:
+        for name in slices:
             if name not in done:
-                read = self._read(self._sources[name], name, places, buffer)
+                read = self._read(self._sources[name], name, slices, buffer)
                 done |= read
-                yield from (places[weight] for weight in read)
+                yield from (slices[weight] for weight in read)
 
     def _read(
-        self, source: Source, name: str, places: Mapping[str, Place], buffer: Tensor
+        self, source: Source, name: str, slices: Mapping[str, WeightSlice], buffer: Tensor
     ) -> set[str]:
-        """Read what a source gives into its places, and name those."""
+        """Read what a source gives into its slices, and name those."""
         if source.converter is not None:
             made = source.convert(self._model, self._checkpoint.read)
             for weight, tensor in made.items():
-                target = places[weight].view(buffer)
+                target = slices[weight].view(buffer)
                 check_shape(weight, tensor, target)
                 target.copy_(tensor)
             return set(made)
         key = source.keys[-1]
-        wanted, stored = places[name], self._checkpoint.tensors[key]
+        wanted, stored = slices[name], self._checkpoint.tensors[key]
         target = wanted.view(buffer)
         if stored.dtype == wanted.dtype and stored.shape == wanted.shape:
             self._checkpoint.read_into(key, target.flatten().view(torch.uint8))
@@ -161,7 +171,7 @@ def read_weights(
     names, missing = set(names), set(parameters) - set(sources)
     if names & missing:
         initialise_missing(model, missing, seed=seed)
-    read = Reader(model, checkpoint, sources).read_whole(
+    read = WeightReader(model, checkpoint, sources).read_whole(
         {name: parameters[name] for name in names - missing}, torch.device("cpu")
     )
     return read | {name: model.get_parameter(name).detach() for name in names & missing}

@@ -1,11 +1,12 @@
 """Measure a job's base model where it fits: loaded, or streamed from its folder."""
 
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fimlora import Statistics, measure, measure_streamed
+from fimlora import ProgressFile, Settings, Statistics, measure_streamed
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
@@ -47,60 +48,85 @@ def measure_model(
     Returns:
         The statistics; they say how they were measured.
     """
-    calibration = request.calibration
-    options: dict[str, Any] = {
-        "target_modules": request.target_modules,
-        "n_batches": calibration.n_batches,
-        "estimator": calibration.estimator,
-        "seed": calibration.seed,
-        "scale": request.adapter.scale,
-        "record": "spectra" if request.allocation.rule == "spectral" else (),
-        "on_batch": reporter.on_batch,
-    }
-
-    def begin(outline: Any) -> None:
-        check_budget(request, outline)
-        reporter.enter(Stage.CALIBRATING, n_batches=len(batches))
-
-    def resident(size: int) -> Statistics:
-        try:
-            loaded = model.load()
-            begin(loaded)
-            run = partial(measure, loaded, batches, micro_batch_size=size, **options)
-            return progress.go_on(Executor.RESIDENT, lambda file: run(progress_file=file))
-        except Exception as error:
-            if is_out_of_memory(error):
-                model.unload()  # what is streamed instead needs the memory
-            raise
-
-    def streamed(size: int) -> Statistics:
-        model.unload()  # an earlier job may have left it loaded
-        begin(model.skeleton)
-        run = partial(
-            measure_streamed,
-            model.folder,
-            batches,
-            micro_batch_size=size,
-            max_boundary_bytes=boundary_limit(),
-            boundary_folder=folder,
-            **model.streaming_options(),
-            **options,
-        )
-        return progress.go_on(Executor.STREAMED, lambda file: run(progress_file=file))
-
-    executor = parse_executor(calibration.executor)
+    settings = _settings(request, reporter)
+    attempt = _Attempt(request, settings, model, batches, reporter, folder, progress)
+    executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
     recorded_bytes = 0
-    if record := options["record"]:
+    if settings.record:
         modules = find_targets(model.outline(), request.target_modules)
-        recorded_bytes = bytes_recorded(modules, record)
+        recorded_bytes = bytes_recorded(modules, settings.record)
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
         device=model.device,
         need=model.need(n_tokens=batches.width, recorded_bytes=recorded_bytes),
         largest_batch=1 if memory_kills else batches.largest,
-        resident=resident,
-        streamed=streamed,
+        resident=attempt.resident,
+        streamed=attempt.streamed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What both executors need of a job."""
+
+    request: CalibrationRequest
+    settings: Settings
+    model: BaseModel
+    batches: PaddedBatches
+    reporter: Reporter
+    folder: Path
+    progress: MeasurementProgress
+
+    def resident(self, size: int) -> Statistics:
+        """Measure the loaded model, so many examples at a time."""
+        try:
+            loaded = self.model.load()
+            self._begin(loaded)
+            return self.progress.go_on(
+                Executor.RESIDENT,
+                lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                self.model.unload()  # what is streamed instead needs the memory
+            raise
+
+    def streamed(self, size: int) -> Statistics:
+        """Measure the model from its folder, block by block."""
+        self.model.unload()  # an earlier job may have left it loaded
+        self._begin(self.model.skeleton)
+        return self.progress.go_on(
+            Executor.STREAMED,
+            lambda file: measure_streamed(
+                self.model.folder,
+                self.batches,
+                self._with(size, file),
+                max_boundary_bytes=boundary_limit(),
+                boundary_folder=self.folder,
+                **self.model.streaming_options(),
+            ),
+        )
+
+    def _begin(self, outline: Any) -> None:
+        check_budget(self.request, outline)
+        self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
+
+    def _with(self, size: int, file: ProgressFile | None) -> Settings:
+        return replace(self.settings, micro_batch_size=size, progress_file=file)
+
+
+def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
+    """Say what a request measures."""
+    calibration = request.calibration
+    return Settings(
+        target_modules=request.target_modules,
+        n_batches=calibration.n_batches,
+        estimator=calibration.estimator,
+        seed=calibration.seed,
+        scale=request.adapter.scale,
+        record="spectra" if request.allocation.rule == "spectral" else (),
+        on_batch=reporter.on_batch,
     )

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.examples.examples import Examples, example_losses
 from fimlora.measuring.examples.large_head import CHUNK_SIZES, ChunkSizes
 from fimlora.measuring.examples.losses import choose_loss
@@ -179,7 +179,7 @@ def test_streamed_equals_resident_behind_the_head_of_a_decoder(name, tmp_path):
     options = {"target_modules": "all-linear", "estimator": "both", "micro_batch_size": 2}
     assert choose_loss(resident, batches[0], None).head is not None
 
-    found = measure_streamed(tmp_path, batches, **options)
+    found = measure_streamed(tmp_path, batches, Settings(**options))
 
     assert_identical(found, measure(resident, batches, **options))
 
@@ -286,7 +286,7 @@ def test_streamed_equals_resident_behind_a_large_head(name, tmp_path):
     options = {"target_modules": targets, "estimator": "both", "micro_batch_size": 2}
     assert choose_loss(resident, batches[0], None).head is not None
 
-    found = measure_streamed(tmp_path, batches, **options)
+    found = measure_streamed(tmp_path, batches, Settings(**options))
 
     assert_identical(found, measure(resident, batches, **options))
 

@@ -14,7 +14,7 @@ from transformers import (
     XLNetForSequenceClassification,
 )
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.examples.examples import labelled_examples
 from fimlora.measuring.examples.losses import Loss, LossKind
 from fimlora.measuring.examples.padding import PASS_ON_CPU, Padding, find_padding
@@ -203,7 +203,9 @@ def test_streamed_equals_resident_on_sorted_examples(tmp_path):
     seen, lengths = shapes_of(model), (MANY, [4, 11] * PASS_ON_CPU)
     batches = [make_batch("gpt2_lm", some, width=20) for some in lengths]
 
-    found = measure_streamed(tmp_path, batches, target_modules=["c_attn"], estimator="both")
+    found = measure_streamed(
+        tmp_path, batches, Settings(target_modules=["c_attn"], estimator="both")
+    )
 
     assert_identical(
         found, measure(model, batches, target_modules=["c_attn"], estimator="both")

@@ -1,4 +1,4 @@
-"""A streamed run that was cut off on its way back goes on from the unit it had finished."""
+"""A streamed run that was cut off on its way back goes on from the block it had finished."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from fimlora import ProgressFile, measure, measure_streamed
+from fimlora import ProgressFile, Settings, measure, measure_streamed
 from fimlora.errors import InvalidProgress
 from fimlora.measuring.streamed.progress import _laid_out, _without_repeats
 from support.models import make_batch, tiny
@@ -45,7 +45,7 @@ class Calls:
 
 CASES = {
     "bert_classifier": {"estimator": "both", "rank": 4},
-    "deberta_v2_classifier": {},  # one example at a time, and graphs between the units
+    "deberta_v2_classifier": {},  # one example at a time, and graphs between the blocks
     "llama_tied_lm": {
         "record": ["spectra", "moments", "batch_energies"],
         "micro_batch_size": 2,
@@ -57,7 +57,9 @@ CASES = {
 
 def cut_off(folder: Path, batches, *, at: int, file: Path, **options) -> None:
     with pytest.raises(StopError):
-        measure_streamed(folder, batches, progress_file=file, on_batch=Calls(at), **options)
+        measure_streamed(
+            folder, batches, Settings(progress_file=file, on_batch=Calls(at), **options)
+        )
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -67,7 +69,7 @@ def test_a_streamed_run_that_goes_on_gives_the_same_statistics(name, tmp_path):
     folder, batches, whole = tmp_path / "model", batches_for(name), Calls()
     model.save_pretrained(folder, max_shard_size="20KB")
     options = {"target_modules": targets} | CASES[name]
-    wanted = measure_streamed(folder, batches, on_batch=whole, **options)
+    wanted = measure_streamed(folder, batches, Settings(on_batch=whole, **options))
     n_calls = []
     for at in range(whole.n // 2, whole.n):
         file, calls = tmp_path / f"sums {at}", Calls()
@@ -75,7 +77,9 @@ def test_a_streamed_run_that_goes_on_gives_the_same_statistics(name, tmp_path):
         cut_off(folder, batches, at=at, file=file, **options)
         if not file.exists():  # still on its way there
             continue
-        found = measure_streamed(folder, batches, progress_file=file, on_batch=calls, **options)
+        found = measure_streamed(
+            folder, batches, Settings(progress_file=file, on_batch=calls, **options)
+        )
 
         assert_identical(found, wanted)
         n_calls.append(calls.n)
@@ -92,10 +96,10 @@ def test_a_run_may_be_cut_off_again(tmp_path):
     wanted = measure_streamed(folder, batches)
     told: list[tuple[int, int]] = []
 
-    cut_off(folder, batches, at=3, file=file)  # two units there, one back
-    cut_off(folder, batches, at=2, file=file)  # one unit there, one back
+    cut_off(folder, batches, at=3, file=file)  # two blocks there, one back
+    cut_off(folder, batches, at=2, file=file)  # one block there, one back
     progress = ProgressFile(file, on_resume=lambda *args: told.append(args))
-    found = measure_streamed(folder, batches, progress_file=progress)
+    found = measure_streamed(folder, batches, Settings(progress_file=progress))
 
     assert_identical(found, wanted)
     assert told == [(1, 2)]
@@ -112,20 +116,25 @@ def cut(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("field", "options"),
+    ("field", "settings", "options"),
     [
-        ("weights_seed", {"weights_seed": 3}),
-        ("seed", {"seed": 3}),
-        ("micro_batch_size", {"micro_batch_size": 1}),
-        ("model parameters", {"dtype": torch.float64}),
+        ("weights_seed", {}, {"weights_seed": 3}),
+        ("seed", {"seed": 3}, {}),
+        ("micro_batch_size", {"micro_batch_size": 1}, {}),
+        ("model parameters", {}, {"dtype": torch.float64}),
     ],
 )
-def test_another_run_is_refused_by_name(field, options, cut):
+def test_another_run_is_refused_by_name(field, settings, options, cut):
     """As for a resident one."""
     batches = batches_for("llama_gqa_lm")
 
     with pytest.raises(InvalidProgress) as refused:
-        measure_streamed(cut / "model", batches, progress_file=cut / "sums", **options)
+        measure_streamed(
+            cut / "model",
+            batches,
+            Settings(progress_file=cut / "sums", **settings),
+            **options,
+        )
 
     assert refused.value.field == field
 
@@ -136,9 +145,9 @@ def test_other_batches_or_executors_or_weights_are_refused(cut, tmp_path):
     model, _ = tiny("llama_gqa_lm")
 
     with pytest.raises(InvalidProgress, match="batch 1"):
-        measure_streamed(cut / "model", batches[::-1], progress_file=file)
+        measure_streamed(cut / "model", batches[::-1], Settings(progress_file=file))
     with pytest.raises(InvalidProgress, match=r"its batch 2 is .*, this run's is None"):
-        measure_streamed(cut / "model", batches[:1], progress_file=file)
+        measure_streamed(cut / "model", batches[:1], Settings(progress_file=file))
     with pytest.raises(
         InvalidProgress, match="executor is 'streamed', this run's is 'resident'"
     ):
@@ -147,7 +156,7 @@ def test_other_batches_or_executors_or_weights_are_refused(cut, tmp_path):
         model.lm_head.weight[-1] += 1
     model.save_pretrained(tmp_path)
     with pytest.raises(InvalidProgress, match="model weights"):
-        measure_streamed(tmp_path, batches, progress_file=file)
+        measure_streamed(tmp_path, batches, Settings(progress_file=file))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.streamed.boundary_store import BoundaryStore
-from fimlora.measuring.streamed.paused_forward import UnitCall
-from fimlora.measuring.streamed.recompute import Tape
+from fimlora.measuring.streamed.paused_forward import PendingCall
+from fimlora.measuring.streamed.recompute import BlockCalls
 from support.models import N_CLASSES, PAD, VOCABULARY, make_batch
 from support.streaming import ALL, assert_same, quiet, save
 
@@ -109,7 +109,7 @@ def test_decoders(kind, tmp_path):
 
     targets = "all-linear" if kind != "Llama4" else ["q_proj", "down_proj"]
 
-    streamed = measure_streamed(tmp_path, batches, target_modules=targets, **ALL)
+    streamed = measure_streamed(tmp_path, batches, Settings(target_modules=targets, **ALL))
 
     assert_same(streamed, measure(resident, batches, target_modules=targets, **ALL))
 
@@ -121,7 +121,7 @@ def test_encoders(kind, tmp_path):
     resident = save(build(kind, "SequenceClassification", **options), tmp_path)
     batches = [make_batch("bert_classifier", n) for n in ([9, 5, 7, 2], [6, 9, 3])]
 
-    streamed = measure_streamed(tmp_path, batches, target_modules="all-linear", **ALL)
+    streamed = measure_streamed(tmp_path, batches, Settings(target_modules="all-linear", **ALL))
 
     assert_same(streamed, measure(resident, batches, target_modules="all-linear", **ALL))
 
@@ -137,21 +137,20 @@ def test_the_text_part_of_a_model_that_also_sees(tmp_path):
     torch.manual_seed(0)
     resident = save(transformers.LlavaForConditionalGeneration(config), tmp_path)
     batches = [make_batch("llama_gqa_lm", [9, 5])]
-    options = {"target_modules": r".*language_model.*(q_proj|down_proj)", "config": config}
+    options = {"target_modules": r".*language_model.*(q_proj|down_proj)"}
 
-    streamed = measure_streamed(tmp_path, batches, **options, **ALL)
+    streamed = measure_streamed(tmp_path, batches, Settings(**options, **ALL), config=config)
 
-    options.pop("config")
     assert_same(streamed, measure(resident, batches, **options, **ALL))
     assert config.text_config.use_cache
 
 
 def test_an_input_without_values_is_refused_by_name(tmp_path):
     """A model that looks at the device of a block's weights makes some; no kernel minds."""
-    call = UnitCall("layers.0", (torch.empty(2, 3, device="meta"),), {})
+    call = PendingCall("layers.0", (torch.empty(2, 3, device="meta"),), {})
 
     with pytest.raises(UnsupportedModule, match=r"layers\.0.*no values.*measure it resident"):
-        Tape(BoundaryStore(tmp_path, None)).run(torch.nn.Identity(), call, keeps=False)
+        BlockCalls(BoundaryStore(tmp_path, None)).run(torch.nn.Identity(), call, keeps=False)
 
 
 def test_a_block_that_all_layers_share_is_refused_by_name(tmp_path):
@@ -161,4 +160,4 @@ def test_a_block_that_all_layers_share_is_refused_by_name(tmp_path):
     batches = [make_batch("bert_classifier", [4, 3])]
 
     with pytest.raises(UnsupportedModule, match=r"albert_layer_groups\.0.*measure it resident"):
-        measure_streamed(tmp_path, batches, target_modules=["query"])
+        measure_streamed(tmp_path, batches, Settings(target_modules=["query"]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import InvalidOption
 from fimlora.measuring.recording.mean_gradient import MeanGradient
 from fimlora.memory.need import sketch_is_smaller
@@ -24,7 +24,7 @@ def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     resident, batches = save(model, tmp_path), batches_for("llama_gqa_lm")
     options = {"target_modules": targets, "estimator": estimator, "record": record}
 
-    streamed = measure_streamed(tmp_path, batches, micro_batch_size=3, **options)
+    streamed = measure_streamed(tmp_path, batches, Settings(micro_batch_size=3, **options))
 
     assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
     assert bool(streamed.spectra) == (record == "spectra")
@@ -49,7 +49,7 @@ def test_sketches_are_the_resident_ones(tmp_path):
     options = {"target_modules": ["q_proj", "k_proj"], "record": "spectra"}
 
     sketched, exact = (
-        measure_streamed(tmp_path, batches, spectra_bytes=n_bytes, **options)
+        measure_streamed(tmp_path, batches, Settings(spectra_bytes=n_bytes, **options))
         for n_bytes in (needed - 1, needed)
     )
 
@@ -60,27 +60,32 @@ def test_sketches_are_the_resident_ones(tmp_path):
     assert_same(exact, measure(resident, batches, spectra_bytes=needed, **options))
 
 
+def n_mean_gradients() -> int:
+    """How many sums of gradients are in memory."""
+    gc.collect()
+    return sum(isinstance(each, MeanGradient) for each in gc.get_objects())
+
+
 def test_gradients_of_one_block_are_in_memory_at_once(tmp_path):
     """Whatever the number of blocks; each one's are gone when the next one's begin."""
     model, targets = tiny("gpt2_lm")
     save(model, tmp_path)
-    counts = []
-
-    def count(*_):
-        gc.collect()
-        found = (each for each in gc.get_objects() if isinstance(each, MeanGradient))
-        counts.append(sum(1 for _ in found))
+    before, counts = n_mean_gradients(), []
+    options = {"on_batch": lambda *_: counts.append(n_mean_gradients()), **ALL}
 
     batches = batches_for("gpt2_lm")
-    measure_streamed(tmp_path, batches, target_modules=targets, on_batch=count, **ALL)
+    streamed = measure_streamed(tmp_path, batches, Settings(target_modules=targets, **options))
 
-    assert 1 in counts
-    assert max(counts) == 1
+    one = MeanGradient(streamed.modules)
+    assert n_mean_gradients() == before + 1, one
+    assert len(counts) > 2
+    assert set(counts) == {before}
+    assert streamed.spectra.keys() == {module.name for module in streamed.modules}
 
 
-def test_an_unknown_record_is_refused_before_anything_is_read(tmp_path):
+def test_an_unknown_record_is_refused_before_anything_is_read():
     """The message says what can be recorded."""
     with pytest.raises(
         InvalidOption, match=r"'spectrum'.*'spectra', 'moments', 'batch_energies'"
     ):
-        measure_streamed(tmp_path, [], record="spectrum")
+        Settings(record="spectrum")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,13 @@ import torch
 import transformers
 from torch import nn
 
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import InvalidCheckpoint, InvalidOption
-from fimlora.measuring.streamed import run
-from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_store
-from fimlora.measuring.streamed.paused_forward import Pass
+from fimlora.measuring.streamed.boundary_store import BoundaryStore
+from fimlora.measuring.streamed.paused_forward import PausedForward
+from fimlora.measuring.streamed.run import stream
 from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.skeleton import build_skeleton
 from support.models import PAD, TINY_MODELS, VOCABULARY, tiny
 from support.streaming import ALL, assert_same, batches_for, quiet, save
 
@@ -44,29 +44,35 @@ def test_streamed_equals_resident(name, tmp_path):
     resident = save(model, tmp_path)
     options = {"target_modules": targets, "rank": 4, **ALL}
 
-    streamed = measure_streamed(tmp_path, batches_for(name), **options)
+    streamed = measure_streamed(tmp_path, batches_for(name), Settings(**options))
 
     assert_same(streamed, measure(resident, batches_for(name), **options))
 
 
-def test_nothing_is_held_of_a_pass_that_is_run_anew(tmp_path, monkeypatch):
+def stream_from(folder, batches, *, store, targets):
+    """Stream with a store and a checkpoint that can be looked at."""
+    checkpoint = Checkpoint(folder)
+    stream(
+        build_skeleton(folder),
+        checkpoint,
+        batches,
+        Settings(target_modules=targets),
+        device=torch.device("cpu"),
+        store=store,
+    )
+    return checkpoint
+
+
+def test_nothing_is_held_of_a_pass_that_is_run_anew(tmp_path):
     """One whose examples turned out mixed leaves the memory for boundaries to the next."""
-    stores = []
-
-    @contextmanager
-    def remembered(*options):
-        with boundary_store(*options) as store:
-            stores.append(store)
-            yield store
-
-    monkeypatch.setattr(run, "boundary_store", remembered)
     model, targets = tiny("deberta_v2_classifier")
     save(model, tmp_path)
+    store = BoundaryStore(tmp_path / "spill", None)
 
-    measure_streamed(tmp_path, batches_for("deberta_v2_classifier"), target_modules=targets)
+    stream_from(tmp_path, batches_for("deberta_v2_classifier"), store=store, targets=targets)
 
-    assert [store.held_bytes for store in stores] == [0]
-    assert stores[0].peak_bytes > 0
+    assert store.held_bytes == 0
+    assert store.peak_bytes > 0
 
 
 def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):
@@ -80,7 +86,7 @@ def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):
     n_threads = threading.active_count()
 
     streamed = measure_streamed(
-        folder, batches, max_boundary_bytes=0, boundary_folder=spill, **options
+        folder, batches, Settings(**options), max_boundary_bytes=0, boundary_folder=spill
     )
 
     assert_same(streamed, measure(resident, batches, **options))
@@ -91,21 +97,14 @@ def test_micro_batches_boundaries_on_disk_and_upper_targets_only(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bert_classifier", "gpt2_lm", "llama_gqa_lm"])
-def test_every_tensor_is_read_at_most_twice(name, tmp_path, monkeypatch):
+def test_every_tensor_is_read_at_most_twice(name, tmp_path):
     """Whatever the number of batches."""
     model, targets = tiny(name)
     save(model, tmp_path)
-    opened = []
-    start = Checkpoint.__init__
-    monkeypatch.setattr(
-        Checkpoint,
-        "__init__",
-        lambda self, folder: (start(self, folder), opened.append(self))[0],
-    )
+    store = BoundaryStore(tmp_path / "spill", None)
 
-    measure_streamed(tmp_path, batches_for(name) * 3, target_modules=targets)
+    checkpoint = stream_from(tmp_path, batches_for(name) * 3, store=store, targets=targets)
 
-    (checkpoint,) = opened
     assert set(checkpoint.reads) == set(checkpoint.tensors)
     assert max(checkpoint.reads.values()) <= 2
 
@@ -119,7 +118,11 @@ def test_a_fresh_head_is_that_of_from_pretrained(tmp_path):
     batches = batches_for("bert_classifier")
 
     streamed = measure_streamed(
-        tmp_path, batches, model_class=cls, config=config, target_modules=targets, seed=5
+        tmp_path,
+        batches,
+        Settings(target_modules=targets, seed=5),
+        model_class=cls,
+        config=config,
     )
 
     torch.manual_seed(5)
@@ -142,10 +145,9 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
         measure_streamed(
             folder,
             batches_for("llama_gqa_lm"),
-            target_modules=targets,
+            Settings(target_modules=targets, on_batch=stop),
             max_boundary_bytes=0,
             boundary_folder=spill,
-            on_batch=stop,
         )
 
     assert threading.active_count() <= n_threads  # loading may still end some
@@ -156,7 +158,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
 def test_dropout_is_refused_with_the_reason(tmp_path):
     """Its random numbers would be others than the resident model's."""
     with pytest.raises(InvalidOption, match=r"train_mode=True cannot be streamed.*resident"):
-        measure_streamed(tmp_path, [], train_mode=True)
+        measure_streamed(tmp_path, [], Settings(train_mode=True))
 
 
 def test_more_passes_than_threads_are_refused_with_a_way_out():
@@ -164,7 +166,7 @@ def test_more_passes_than_threads_are_refused_with_a_way_out():
     before = threading.stack_size(2**46)  # no system has room for such a thread
     try:
         with pytest.raises(InvalidOption, match=r"fewer batches.*micro_batch_size"):
-            Pass(lambda: torch.zeros(1)).advance()
+            PausedForward(lambda: torch.zeros(1)).advance()
     finally:
         threading.stack_size(before)
 
@@ -173,17 +175,17 @@ def test_a_folder_without_weights_or_with_too_few_is_refused(tmp_path):
     """By the name of what is missing."""
     model, targets = tiny("llama_gqa_lm")
     with pytest.raises(InvalidCheckpoint, match=r"neither model\.safetensors"):
-        measure_streamed(tmp_path, [], target_modules=targets)
+        measure_streamed(tmp_path, [], Settings(target_modules=targets))
     save(model, tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path, num_hidden_layers=3)
 
     with pytest.raises(InvalidCheckpoint, match=r"no weights for 'model\.layers\.2\."):
-        measure_streamed(tmp_path, [], config=config, target_modules=targets)
+        measure_streamed(tmp_path, [], Settings(target_modules=targets), config=config)
 
 
 MEASURE = """
 import resource, sys, torch, transformers
-from fimlora import measure, measure_streamed
+from fimlora import Settings, measure, measure_streamed
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
 import fimlora.measuring.streamed.run, transformers.models.llama.modeling_llama, fimlora.adapter.live
@@ -191,12 +193,12 @@ from pathlib import Path
 ids = torch.arange(24).view(2, 12)
 batch = {"input_ids": ids, "labels": ids}
 kw = dict(target_modules=["q_proj", "down_proj"])
-measure_streamed(sys.argv[3], [batch], **kw)  # what torch loads on first use is no weight
+measure_streamed(sys.argv[3], [batch], Settings(**kw))  # what torch loads on first use is no weight
 fields = dict(l.split(":") for l in Path("/proc/self/status").read_text().splitlines())
 data = int(fields["VmData"].split()[0]) * 1024
 limit = data + int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-measure_streamed(sys.argv[1], [batch, batch], **kw)
+measure_streamed(sys.argv[1], [batch, batch], Settings(**kw))
 print("streamed", flush=True)
 model = transformers.LlamaForCausalLM.from_pretrained(sys.argv[1])
 measure(model, [batch, batch], **kw)
@@ -254,6 +256,6 @@ def test_a_full_disk_is_called_that(tmp_path):
     store = BoundaryStore(tmp_path, 0)
 
     with pytest.raises(OSError, match="No space left") as full:
-        store.hold(torch.ones(8), move=True)
+        store.save(torch.ones(8), move=True)
 
     assert full.value.errno == errno.ENOSPC

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fimlora.measuring.streamed.blocks import find_units
-from fimlora.measuring.streamed.skipped_products import noting_reads, products_left_out
+from fimlora.measuring.streamed.blocks import find_blocks
+from fimlora.measuring.streamed.skipped_products import skip_products, track_uses
 from fimlora.model.targets import find_targets
 from support.models import make_batch, tiny
 
@@ -44,16 +44,16 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("name", sorted(ENDINGS))
-def test_a_product_is_unread_only_if_it_is_passed_on(name):
+def test_a_product_is_unused_only_if_it_is_passed_on(name):
     """Sums and views pass it on; a derivative, a decision or another operation reads it."""
     ending, wanted = ENDINGS[name]
     x = torch.randn(3, 4, 8, requires_grad=True)
 
     block = Block(ending)
-    with noting_reads(block) as reads:
+    with track_uses(block) as uses:
         block(x)
 
-    assert reads.unread == wanted
+    assert uses.unused == wanted
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_a_product_is_unread_only_if_it_is_passed_on(name):
         ("bert_classifier", set()),
     ],
 )
-def test_gradients_are_the_same_without_the_unread_product(name, wanted):
+def test_gradients_are_the_same_without_the_unused_product(name, wanted):
     """Blocks of real architectures; the work that is saved is that of the product."""
     model, targets = tiny(name)
-    units = find_units(model, find_targets(model, targets))
-    unit = next(iter(units.values()))
+    blocks = find_blocks(model, find_targets(model, targets))
+    block = next(iter(blocks.values()))
     calls = []
-    handle = unit.register_forward_pre_hook(
+    handle = block.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
     model.config.use_cache = False  # it would grow from run to run
@@ -78,22 +78,22 @@ def test_gradients_are_the_same_without_the_unread_product(name, wanted):
     handle.remove()
     ((hidden, *args), kwargs) = calls[0]
 
-    def gradient(unread):
+    def gradient(unused):
         x = hidden.detach().requires_grad_()
-        with FlopCounterMode(display=False) as counter, products_left_out(unit, unread):
-            made = unit(x, *args, **kwargs)
+        with FlopCounterMode(display=False) as counter, skip_products(block, unused):
+            made = block(x, *args, **kwargs)
         output = made[0] if isinstance(made, tuple) else made
         output.backward(torch.ones_like(output))
         return x.grad, counter.get_total_flops()
 
-    with noting_reads(unit) as reads:
-        unit(hidden.detach().requires_grad_(), *args, **kwargs)
+    with track_uses(block) as uses:
+        block(hidden.detach().requires_grad_(), *args, **kwargs)
     full, all_flops = gradient(set())
-    left_out, flops = gradient(reads.unread)
+    left_out, flops = gradient(uses.unused)
 
-    assert reads.unread == wanted
+    assert uses.unused == wanted
     assert torch.equal(full, left_out)
-    weights = [unit.get_submodule(one).weight for one in wanted]
+    weights = [block.get_submodule(one).weight for one in wanted]
     assert all_flops - flops == sum(2 * 2 * 5 * weight.numel() for weight in weights)
 
 
@@ -102,10 +102,10 @@ def test_a_module_that_is_read_once_of_two_times_is_read():
     block = Block(lambda x, y: x + y)
     block.ending = lambda x, y: x + y + block.up(x).sigmoid().sum() + block.up(y).sum()
 
-    with noting_reads(block) as reads:
+    with track_uses(block) as uses:
         block(torch.randn(2, 3, 8, requires_grad=True))
 
-    assert reads.unread == set()
+    assert uses.unused == set()
 
 
 def test_a_wrapped_forward_is_put_back_as_it_was():
@@ -114,9 +114,9 @@ def test_a_wrapped_forward_is_put_back_as_it_was():
     wrapped = block.down.forward
     block.down.forward = wrapped
 
-    with pytest.raises(KeyError), products_left_out(block, {"down", "up"}):
+    with pytest.raises(KeyError), skip_products(block, {"down", "up"}):
         raise KeyError
-    with noting_reads(block):
+    with track_uses(block):
         pass
 
     assert block.down.__dict__["forward"] is wrapped

@@ -17,19 +17,17 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from fimlora.errors import UnsupportedModule
 
 
-class Held:
+class SavedTensor:
     """A tensor that blocks were called with.
 
     Attributes:
         edge: Where its gradient goes; ``None`` when it needs none.
-        gradient: What its users have given so far.
     """
 
     def __init__(self, tensor: Tensor, store: "BoundaryStore", *, move: bool) -> None:
         self.edge: GradientEdge | None = None
         if tensor.requires_grad:
             self.edge = get_gradient_edge(tensor)
-        self.gradient: Tensor | None = None
         self._store = store
         self._version = tensor._version  # noqa: SLF001 - how autograd sees in-place changes
         self._device, self._dtype, self._shape = tensor.device, tensor.dtype, tensor.shape
@@ -74,11 +72,11 @@ class Held:
         self._store.forget(self.n_bytes if self._file is None else 0)
         if self._file is not None:
             self._file.unlink()
-        self._tensor = self._file = self.edge = self.gradient = None
+        self._tensor = self._file = self.edge = None
 
 
 class BoundaryStore:
-    """Where held tensors are.
+    """Where saved tensors are.
 
     Attributes:
         held_bytes: What is held in memory.
@@ -91,7 +89,7 @@ class BoundaryStore:
         self._folder, self._max_bytes = folder, max_bytes
         self.held_bytes = self._n_files = 0
 
-    def hold(self, tensor: Tensor, *, move: bool) -> Held:
+    def save(self, tensor: Tensor, *, move: bool) -> SavedTensor:
         """Keep a tensor.
 
         Args:
@@ -101,13 +99,13 @@ class BoundaryStore:
         Returns:
             A handle to bring it back by.
         """
-        held = Held(tensor, self, move=move)
-        if held._file is None:  # noqa: SLF001
-            self.held_bytes += held.n_bytes
+        saved = SavedTensor(tensor, self, move=move)
+        if saved._file is None:  # noqa: SLF001
+            self.held_bytes += saved.n_bytes
             self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         else:
-            self.bytes_on_disk += held.n_bytes
-        return held
+            self.bytes_on_disk += saved.n_bytes
+        return saved
 
     def admits(self, n_bytes: int) -> bool:
         """Whether so many more bytes may stay in memory."""

@@ -1,4 +1,4 @@
-"""A micro-batch on its way through a streamed model."""
+"""A micro-batch on its way through a streamed model, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.examples import Examples
+from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.boundary_store import BoundaryStore
-from fimlora.measuring.streamed.paused_forward import Pass
-from fimlora.measuring.streamed.recompute import Tape
-from fimlora.model.hooks import watch_modules
+from fimlora.measuring.streamed.paused_forward import PausedForward
+from fimlora.measuring.streamed.recompute import BlockCalls
+from fimlora.model.hooks import Watch, watch_modules
 
 
 class MixedExamplesError(Exception):
@@ -18,51 +19,51 @@ class MixedExamplesError(Exception):
 
 
 @dataclass
-class Part:
+class MicroBatch:
     """A micro-batch.
 
     Attributes:
         examples: Its examples.
         forward: Its pass through the model, up to the losses.
-        tape: What that pass has left behind.
+        calls: What that pass has left behind.
     """
 
     examples: Examples
-    forward: Pass
-    tape: Tape
+    forward: PausedForward
+    calls: BlockCalls
 
     @classmethod
     def of(
         cls, examples: Examples, losses: Callable[[], Tensor], store: BoundaryStore
-    ) -> "Part":
+    ) -> "MicroBatch":
         """Make one that has not begun.
 
         Args:
             examples: Its examples.
             losses: Runs the model's forward pass.
-            store: Holds what units are called with.
+            store: Holds what blocks are called with.
 
         Returns:
             The micro-batch.
         """
-        tape = Tape(store)
+        calls = BlockCalls(store)
 
         def body() -> Tensor:
             found = losses()
             if found.requires_grad:
                 # The sum, not the mean: each example's gradient comes out unscaled.
-                found.sum().backward(retain_graph=tape.has_glue)
+                calls.backward(found.sum())
             return found.detach()
 
-        return cls(examples, Pass(body), tape)
+        return cls(examples, PausedForward(body), calls)
 
-    def run(self, unit: nn.Module, targets: Mapping[str, nn.Module], *, keeps: bool) -> object:
-        """Run the unit that it waits at; the pass waits on for what the unit returned.
+    def run(self, block: nn.Module, targets: Mapping[str, nn.Module], *, keeps: bool) -> object:
+        """Run the block that it waits at; the pass waits on for what the block returned.
 
         Args:
-            unit: The unit.
+            block: The block.
             targets: Its target modules by name.
-            keeps: Whether the unit will be run again.
+            keeps: Whether the block will be run again.
 
         Returns:
             What to advance the pass with.
@@ -79,22 +80,49 @@ class Part:
             return ()
 
         with watch_modules(targets, look, lambda name, calls: None):  # noqa: ARG005
-            return self.tape.run(unit, call, keeps=keeps)
+            return self.calls.run(block, call, keeps=keeps)
+
+    def go_back(
+        self, block: nn.Module, watch: Watch, recorder: Recorder, *, is_whole: bool
+    ) -> None:
+        """Run the last block again that has not gone back, and record its targets.
+
+        Args:
+            block: The block.
+            watch: Watches its targets for the recorder.
+            recorder: Records them.
+            is_whole: Whether the micro-batch is a whole batch.
+        """
+        is_kept = False
+        while not is_kept:
+            watch.begin_forward()
+            recorder.begin(self.examples.weights, self.examples.token_mask, is_whole=is_whole)
+            recomputation = self.calls.recompute_last(block)
+            is_kept = not recorder.adapt(watch.calls)
+        gradients = recomputation.backward(watch)
+        recorder.commit()
+        self.calls.finish_last(gradients)
+
+    def give_up(self) -> None:
+        """End the pass where it stands, and let go of what it has left behind."""
+        self.forward.abandon()
+        self.calls.forget()
 
 
-def next_unit(parts: Sequence[Part]) -> str | None:
-    """Name the unit that all micro-batches wait at.
+def next_block(micro_batches: Sequence[MicroBatch]) -> str | None:
+    """Name the block that all micro-batches wait at.
 
     Args:
-        parts: The micro-batches.
+        micro_batches: The micro-batches.
 
     Returns:
-        The unit's name; ``None`` when all have ended.
+        The block's name; ``None`` when all have ended.
 
     Raises:
         UnsupportedModule: They wait at different ones.
     """
-    names = {part.forward.call.unit if part.forward.call else None for part in parts}
+    calls = [micro_batch.forward.call for micro_batch in micro_batches]
+    names = {call.block if call else None for call in calls}
     if len(names) > 1:
         raise UnsupportedModule(f"batches take different ways through the model: {names}")
     return names.pop()

@@ -1,8 +1,8 @@
-"""Run a model's own forward pass, and stop it wherever it calls a unit.
+"""Run a model's own forward pass, and stop it wherever it calls a block.
 
-Each pass is a thread, so that whatever the model does between its blocks (masks, rotary
+Each forward pass is a thread, so that whatever the model does between its blocks (masks, rotary
 tables, relative positions, encoder states) happens as written and needs no knowledge of the
-architecture. One thread runs at a time: `Pass.advance` returns when the pass has stopped.
+architecture. One thread runs at a time: `PausedForward.advance` returns when the pass has stopped.
 """
 
 import functools
@@ -19,10 +19,10 @@ from fimlora.errors import InvalidOption
 
 
 @dataclass(frozen=True)
-class UnitCall:
-    """A unit, and what the model called it with."""
+class PendingCall:
+    """A block, and what the model called it with."""
 
-    unit: str
+    block: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -31,8 +31,8 @@ class _Abandoned(BaseException):
     """Unwinds a pass that nobody will advance again."""
 
 
-class Pass(threading.Thread):
-    """A forward pass that waits at every unit for somebody to say what it returns.
+class PausedForward(threading.Thread):
+    """A forward pass that waits at every block for somebody to say what it returns.
 
     Attributes:
         call: The call it waits at; ``None`` when it has ended.
@@ -40,8 +40,8 @@ class Pass(threading.Thread):
     """
 
     def __init__(self, body: Callable[[], Tensor]) -> None:
-        super().__init__(daemon=True, name="fimlora-pass")
-        self.call: UnitCall | None = None
+        super().__init__(daemon=True, name="fimlora-forward")
+        self.call: PendingCall | None = None
         self.result: Tensor | None = None
         self._body = body
         self._contexts: list[torch.autocast] = []
@@ -66,10 +66,10 @@ class Pass(threading.Thread):
             self._has_stopped.release()
 
     def advance(self, outputs: Any = None) -> None:
-        """Go on to the next unit, or to the end.
+        """Go on to the next block, or to the end.
 
         Args:
-            outputs: What the unit returns that the pass waits at; not read the first time.
+            outputs: What the block returns that the pass waits at; not read the first time.
 
         Raises:
             InvalidOption: There are more passes at once than the system has threads for.
@@ -94,11 +94,11 @@ class Pass(threading.Thread):
                 "calibrate with fewer batches, or with a larger micro_batch_size"
             ) from error
 
-    def stop_at(self, unit: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Wait, on the pass's own thread, for what a unit returns.
+    def stop_at(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Wait, on the pass's own thread, for what a block returns.
 
         Args:
-            unit: The unit's name.
+            block: The block's name.
             args: What it was called with.
             kwargs: And by name.
 
@@ -108,7 +108,7 @@ class Pass(threading.Thread):
         Raises:
             _Abandoned: The pass is to end here.
         """
-        self.call = UnitCall(unit, args, kwargs)
+        self.call = PendingCall(block, args, kwargs)
         del args, kwargs  # the call alone says how long they live
         self._has_stopped.release()
         self._may_run.acquire()
@@ -136,13 +136,13 @@ def _autocasts() -> list[torch.autocast]:
 
 @contextmanager
 def casting_as_one_graph() -> Iterator[None]:
-    """Let autocast keep no casts inside the block.
+    """Let autocast keep no casts in the context.
 
-    It keeps those of leaves that require grad: in a frozen model there is none, but units
+    It keeps those of leaves that require grad: in a frozen model there is none, but blocks
     that run alone begin with some, and gradients would be added up before they are widened.
 
     Yields:
-        None. It is as before when the block ends.
+        None. It is as before when the context ends.
     """
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
@@ -153,30 +153,30 @@ def casting_as_one_graph() -> Iterator[None]:
 
 
 @contextmanager
-def stops(units: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Make passes stop at these modules inside the block; other threads run them as ever.
+def stops(blocks: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Make passes stop at these modules in the context; other threads run them as ever.
 
     Args:
-        units: The modules by name.
+        blocks: The modules by name.
 
     Yields:
-        None. The modules are as before when the block ends, also when it raises.
+        None. The modules are as before when the context ends, also when it raises.
     """
 
     def stopping(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def stop(*args: Any, **kwargs: Any) -> Any:
             thread = threading.current_thread()
-            if isinstance(thread, Pass):
+            if isinstance(thread, PausedForward):
                 return thread.stop_at(name, args, kwargs)
             return forward(*args, **kwargs)
 
         return stop
 
     try:
-        for name, unit in units.items():
-            unit.forward = stopping(name, unit.forward)
+        for name, block in blocks.items():
+            block.forward = stopping(name, block.forward)
         yield
     finally:
-        for unit in units.values():
-            unit.__dict__.pop("forward", None)
+        for block in blocks.values():
+            block.__dict__.pop("forward", None)

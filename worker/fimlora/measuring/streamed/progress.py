@@ -1,12 +1,12 @@
-"""Where a sweep stands on its way back, saved after each unit.
+"""How far a layer-by-layer run is: reports its blocks, saves on the way back, and goes on.
 
-What the finished units gave is kept as it is. For the units that are left, forward is run
-again up to the first finished one; what cannot be had again without the finished units are
-the gradients that they have handed on, to outputs and inputs of units before them.
+What the finished blocks gave is kept as it is. For the blocks that are left, forward is run
+again up to the first finished one; what cannot be had again without the finished blocks are
+the gradients that they have handed on, to outputs and inputs of blocks before them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,123 +14,156 @@ import torch
 from torch import Tensor
 
 from fimlora.measuring.resume.progress_file import SavedSums
-from fimlora.measuring.streamed.recompute import Tape
+from fimlora.measuring.settings import OnBatch
+from fimlora.measuring.streamed.recompute import BlockCalls, GradientKey
 from fimlora.statistics.statistics import Groups
 
 _FOUND, _GRADIENT = "found", "gradient"
+# Attributes that are saved as they are.
+_FACTS = ("n_done", "stop", "n_left", "one_at_a_time")
+# Going back through a block: it runs again, then backward, and is recorded.
+_WORK_BACK = 3
 
 
-@dataclass
-class SweepProgress:
-    """The way back, as far as it is done.
+class LayerwiseProgress:
+    """Counts blocks and tells the caller; with a file, also saves after each on the way back.
+
+    Args:
+        n_batches: Calibration batches.
+        n_blocks: Blocks of the model.
+        saved: The run's file; ``None`` for a run that is not saved.
+        on_batch: Called as `fimlora.Settings` says.
 
     Attributes:
-        found: What was recorded in the finished units, the last unit first.
-        n_done: Finished units.
-        stop: The last of them that was finished; all units behind it are finished too.
-        n_left: Units that are left.
+        found: What was recorded in the finished blocks, the last block first.
+        n_done: Finished blocks.
+        stop: The last of them that was finished; all blocks behind it are finished too.
+        n_left: Blocks that are left; below 0 while nobody knows.
         one_at_a_time: Whether examples run one at a time.
     """
 
-    found: list[Groups] = field(default_factory=list)
-    n_done: int = 0
-    stop: str | None = None
-    n_left: int = -1
-    one_at_a_time: bool = False
-    _gradients: dict[str, Tensor] = field(default_factory=dict)
-    _layouts: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    def __init__(
+        self,
+        n_batches: int,
+        n_blocks: int,
+        saved: SavedSums | None = None,
+        on_batch: OnBatch | None = None,
+    ) -> None:
+        self.found: list[Groups] = []
+        self.n_done = 0
+        self.stop: str | None = None
+        self.n_left = -1
+        self.one_at_a_time = False
+        self._n_batches, self._n_blocks = n_batches, n_blocks
+        self._saved, self._on_batch = saved, on_batch
+        self._gradients: dict[str, Tensor] = {}
+        self._layouts: dict[str, tuple[list[int], list[int]]] = {}
 
-    @classmethod
-    def load(cls, saved: SavedSums | None) -> "SweepProgress":
-        """Read how far an earlier run was.
+    def resume(self) -> None:
+        """Go on from the file, if there is one.
 
-        Args:
-            saved: The run's file, if it has one.
-
-        Returns:
-            That run's progress; one that stands at the beginning if there is none.
-        """
-        loaded = saved.load() if saved is not None else None
-        if loaded is None:
-            return cls()
+        Raises:
+            InvalidProgress: It is damaged, or comes from another run.
+        """  # noqa: DOC502 - `SavedSums` raises
+        loaded = self._saved.load() if self._saved is not None else None
+        if loaded is None or self._saved is None:
+            return
         tensors, facts = loaded
         groups: Groups = {group: {} for group in facts["groups"]}
         for key in [key for key in tensors if key.startswith(f"{_FOUND}/")]:
             _, group, name = key.split("/", 2)
             groups[group][name] = tensors.pop(key).cpu().numpy()
-        progress = cls([groups] if groups else [], **facts["progress"])
-        progress._gradients, progress._layouts = tensors, facts["layouts"]
-        return progress
+        self.found = [groups] if groups else []
+        for name in _FACTS:
+            setattr(self, name, facts["progress"][name])
+        self._gradients, self._layouts = tensors, facts["layouts"]
+        if self.n_done:
+            self._saved.tell_resumed(self._share_of_work_back(), self._n_batches)
 
-    def finish(self, unit: str, groups: Groups | None, *, n_left: int) -> None:
-        """Note that a unit is done.
+    def restore(self, passes: Sequence[BlockCalls]) -> None:
+        """Put the gradients back that the finished blocks have handed on.
 
         Args:
-            unit: The unit.
+            passes: The calls of all passes, which have gone forward up to `stop`.
+        """
+        by_pass: dict[int, dict[GradientKey, Tensor]] = defaultdict(dict)
+        for key, tensor in self._gradients.items():
+            _, kind, *numbers = key.split("/")
+            number, call, position = map(int, numbers)
+            by_pass[number][kind, call, position] = _laid_out(tensor, self._layouts.get(key))
+        for number, gradients in by_pass.items():
+            passes[number].restore(gradients)
+        self._gradients = {}
+
+    def report_forward(self, n_blocks: int) -> None:
+        """Tell the caller of a block that all batches have gone forward through.
+
+        Args:
+            n_blocks: The blocks so far.
+        """
+        self._report(self._share_of(n_blocks))
+
+    def finish(
+        self, block: str, groups: Groups | None, passes: Sequence[BlockCalls], *, n_left: int
+    ) -> None:
+        """Note a finished block; save, if it is time, and tell the caller.
+
+        Args:
+            block: The block.
             groups: What was recorded, if it has targets.
-            n_left: Units that are left.
+            passes: The calls of all passes, without the finished blocks.
+            n_left: Blocks that are left.
         """
         if groups is not None:
             self.found.append(groups)
-        self.n_done, self.stop, self.n_left = self.n_done + 1, unit, n_left
+        self.n_done, self.stop, self.n_left = self.n_done + 1, block, n_left
+        if self._saved is not None and self._saved.is_due():
+            self._saved.save_if_due(*self._state(passes))
+        try:
+            self._report(self._share_of_work_back())
+        except BaseException:
+            if self._saved is not None:
+                self._saved.save_quietly(*self._state(passes))
+            raise
 
-    def state(self, tapes: Sequence[Tape]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Give what `load` and `restore` go on from.
+    def report_end(self) -> None:
+        """Tell the caller that all is done."""
+        self._report(self._n_batches)
 
-        Args:
-            tapes: The tapes of all passes, without the finished units.
+    def _report(self, n_done: int) -> None:
+        if self._on_batch is not None:
+            self._on_batch(n_done, self._n_batches)
 
-        Returns:
-            Tensors and facts to save.
-        """
+    def _share_of_work_back(self) -> int:
+        return self._share_of(self._n_blocks + _WORK_BACK * self.n_done)
+
+    def _share_of(self, work: int) -> int:
+        """Say how many batches so much work would have finished, if they ran in turn."""
+        all_work = (1 + _WORK_BACK) * self._n_blocks
+        return min(self._n_batches - 1, self._n_batches * work // all_work)
+
+    def _state(self, passes: Sequence[BlockCalls]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give what `resume` and `restore` go on from: tensors and facts."""
         found = {
             f"{_FOUND}/{group}/{name}": torch.from_numpy(np.array(values))
             for groups in self.found
             for group, by_module in groups.items()
             for name, values in by_module.items()
         }
-        gradients = dict(_gradients_of(tapes))
+        gradients = {
+            f"{_GRADIENT}/{kind}/{number}/{call}/{position}": gradient
+            for number, calls in enumerate(passes)
+            for (kind, call, position), gradient in calls.waiting().items()
+        }
         layouts = {
             key: (list(tensor.shape), list(tensor.stride()))
             for key, tensor in gradients.items()
             if not tensor.is_contiguous()
         }
         once = {key: _without_repeats(tensor) for key, tensor in gradients.items()}
-        progress = {
-            "n_done": self.n_done,
-            "stop": self.stop,
-            "n_left": self.n_left,
-            "one_at_a_time": self.one_at_a_time,
-        }
+        progress = {name: getattr(self, name) for name in _FACTS}
         groups = list(self.found[0]) if self.found else []
         return {**found, **once}, {"progress": progress, "groups": groups, "layouts": layouts}
-
-    def restore(self, tapes: Sequence[Tape]) -> None:
-        """Put the gradients back that the finished units have handed on.
-
-        Args:
-            tapes: Tapes that have gone forward up to `stop`.
-        """
-        for key, tensor in self._gradients.items():
-            _, kind, *numbers = key.split("/")
-            tape, step, position = map(int, numbers)
-            gradient = _laid_out(tensor, self._layouts.get(key))
-            found = tapes[tape].steps[step]
-            if kind == "out":
-                found.gradients[position] = gradient
-            else:
-                found.new[position].gradient = gradient
-        self._gradients = {}
-
-
-def _gradients_of(tapes: Sequence[Tape]) -> Iterator[tuple[str, Tensor]]:
-    for t, tape in enumerate(tapes):
-        for s, step in enumerate(tape.steps):
-            for position, gradient in step.gradients.items():
-                yield f"{_GRADIENT}/out/{t}/{s}/{position}", gradient
-            for i, held in enumerate(step.new):
-                if held.gradient is not None:
-                    yield f"{_GRADIENT}/in/{t}/{s}/{i}", held.gradient
 
 
 def _without_repeats(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Leave out products that nobody reads when a block is run again for its gradients.
+"""Leave out products that nobody uses when a block is run again for its gradients.
 
 The second run of a block is there for its graph. The last product of most blocks is only
 added to what flows through the model and leaves the block: no derivative needs its value,
@@ -38,17 +38,17 @@ _PASSING = {
 _PRODUCTS = {_aten.mm.default: 0, _aten.addmm.default: 1}  # and where the left factor stands
 
 
-class Reads(TorchDispatchMode):
+class Uses(TorchDispatchMode):
     """Follows what linear maps have made through the operations of a run.
 
     Attributes:
-        unread: Names of the maps that nobody has read.
+        unused: Names of the maps that nobody has used.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.unread: set[str] = set()
-        self._read: set[str] = set()
+        self.unused: set[str] = set()
+        self._used: set[str] = set()
         # By address: memory that is used again gets its names from its new content.
         self._made_of: dict[int, frozenset[str]] = {}
 
@@ -59,15 +59,15 @@ class Reads(TorchDispatchMode):
             name: Its name.
             output: Its output.
         """
-        if name in self._read or not isinstance(output, Tensor):
+        if name in self._used or not isinstance(output, Tensor):
             return
-        self.unread.add(name)
+        self.unused.add(name)
         self._made_of[_address(output)] = frozenset([name])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation; note whose values it reads and whose it passes on."""
+        """Run an operation; note whose values it uses and whose it passes on."""
         kwargs = kwargs or {}
         made_of = self._made_of
         if not made_of:
@@ -80,8 +80,8 @@ class Reads(TorchDispatchMode):
         names = frozenset[str]().union(*(made_of.get(address, ()) for address in given))
         result = func(*args, **kwargs)
         if names and func not in _PASSING:
-            self._read |= names
-            self.unread -= names
+            self._used |= names
+            self.unused -= names
             names = frozenset()
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -103,49 +103,49 @@ class _Skip(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def linear_maps(unit: nn.Module) -> dict[str, nn.Module]:
-    """Name the linear maps of a unit.
+def linear_maps(block: nn.Module) -> dict[str, nn.Module]:
+    """Name the linear maps of a block.
 
     Args:
-        unit: The unit.
+        block: The block.
 
     Returns:
         Those whose product is one of whole matrices.
     """
-    return {n: m for n, m in unit.named_modules() if type(m) in {nn.Linear, Conv1D}}
+    return {n: m for n, m in block.named_modules() if type(m) in {nn.Linear, Conv1D}}
 
 
 @contextmanager
-def noting_reads(unit: nn.Module) -> Iterator[Reads]:
-    """Follow what the linear maps of a unit make, inside the block.
+def track_uses(block: nn.Module) -> Iterator[Uses]:
+    """Follow what the linear maps of a block make, inside the block.
 
     Args:
-        unit: The unit.
+        block: The block.
 
     Yields:
-        Whose values are read.
+        Whose values are used.
     """
 
     def watching(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
-            reads.see(name, output)
+            uses.see(name, output)
             return output
 
         return watched
 
-    reads = Reads()
-    with _wrapped(linear_maps(unit), watching), reads:
-        yield reads
+    uses = Uses()
+    with _wrapped(linear_maps(block), watching), uses:
+        yield uses
 
 
 @contextmanager
-def products_left_out(unit: nn.Module, names: set[str]) -> Iterator[None]:
+def skip_products(block: nn.Module, names: set[str]) -> Iterator[None]:
     """Let linear maps make their graph without their product, inside the block.
 
     Args:
-        unit: The unit.
-        names: Those of its linear maps that nobody reads.
+        block: The block.
+        names: Those of its linear maps that nobody uses.
 
     Yields:
         None. The modules are as before when the block ends, also when it raises.
@@ -159,7 +159,7 @@ def products_left_out(unit: nn.Module, names: set[str]) -> Iterator[None]:
 
         return skipped
 
-    maps = {name: module for name, module in linear_maps(unit).items() if name in names}
+    maps = {name: module for name, module in linear_maps(block).items() if name in names}
     with _wrapped(maps, skipping):
         yield
 
