@@ -243,7 +243,7 @@ def test_a_model_that_changed_after_acceptance_is_not_used(
     assert "'tiny' has changed since the job was accepted" in error["detail"]
 
 
-def test_a_duplicate_execution_leaves_without_writing(jobs: Jobs, run_queue, monkeypatch):
+def test_a_duplicate_execution_leaves_without_writing(jobs: Jobs, run_queue):
     """An attempt that is running, over or overtaken is nobody else's to touch."""
     job_id = jobs.submit()
     jobs.store.start(job_id, 1, worker="another")

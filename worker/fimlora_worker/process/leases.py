@@ -129,8 +129,8 @@ class ReaperThread:
     Args:
         store: The job records, over a connection of this thread's own.
         transport: Where next attempts are queued.
-        also: Called after each sweep, whether or not it went well.
-        every_s: Seconds between two sweeps.
+        also: Called after each look, whether or not it went well.
+        every_s: Seconds between two looks.
     """
 
     def __init__(
@@ -149,22 +149,22 @@ class ReaperThread:
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
-        """Begin to sweep."""
+        """Begin to look."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop sweeping."""
+        """Stop looking."""
         self._stop.set()
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
-            for chore in (self._sweep, *self._also):
+            for chore in (self._requeue, *self._also):
                 try:
                     chore()
                 except Exception:  # whatever one record holds, the others need this thread
                     log.exception("reaper.failed")
 
-    def _sweep(self) -> None:
+    def _requeue(self) -> None:
         requeue_orphans(self._store, self._transport, on_reaped=_log_reaped)
 
 
