@@ -27,7 +27,7 @@ from fimlora.model.loading import align
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.weight_reader import read_weights
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Estimator, Executor, parse_record
+from fimlora.statistics.options import Executor
 from support.models import make_batch, tiny
 
 CPU = torch.device("cpu")
@@ -215,11 +215,8 @@ def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
         TargetModule(f"layers.{i}.up", d_in, d_out) for i, (d_in, d_out) in enumerate(shapes)
     ]
     signs, seen = Signs(SKETCH_WIDTH), set()
-    wanted = parse_record(record)
-    collected = quantities_for(
-        modules, estimator=Estimator.EXACT, collect=wanted, rank=8, seed=0, device=CPU,
-        spectra_bytes=spectra_bytes, signs=signs,
-    )  # fmt: skip
+    settings = Settings(record=record, spectra_bytes=spectra_bytes)
+    collected = quantities_for(settings, modules, CPU, signs=signs)
     quantities = [found for found in collected if not isinstance(found, FisherExact)]
 
     for quantity in quantities:

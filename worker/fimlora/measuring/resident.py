@@ -24,7 +24,7 @@ from fimlora.measuring.examples.examples import (
 )
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.micro_batch_size import MicroBatches
-from fimlora.measuring.recording.mean_gradient import Signs
+from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.quantities import quantities_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
@@ -42,7 +42,6 @@ from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.preserved import preserved, random_states, restore_random_states
 from fimlora.model.targets import (
     count_base_parameters,
-    find_left_out,
     find_targets,
     locate,
     uncompiled,
@@ -50,7 +49,6 @@ from fimlora.model.targets import (
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
-from fimlora.statistics.statistics import Groups
 
 _LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
 
@@ -135,8 +133,7 @@ def measure_resident(
     modules = find_targets(model, settings.target_modules)
     device = next(model.parameters()).device
     check_record(settings.parsed_record, model)
-    spectra_bytes = settings.spectra_bytes
-    recorder = new_recorder(settings, modules, device, spectra_bytes=spectra_bytes)
+    recorder = Recorder(modules, quantities_for(settings, modules, device))
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
@@ -260,80 +257,6 @@ class _Run:
         self.watch.backward(losses.sum())
         self.recorder.commit()
         return losses.detach()
-
-
-def new_recorder(
-    settings: Settings,
-    modules: Sequence[TargetModule],
-    device: torch.device,
-    *,
-    spectra_bytes: int,
-    signs: Signs | None = None,
-) -> Recorder:
-    """Make a recorder of what was asked for.
-
-    Args:
-        settings: What was asked for.
-        modules: The modules to record.
-        device: Where they compute.
-        spectra_bytes: Memory for the gradients that spectra are taken of.
-        signs: Signs to sketch them with, drawn before for other modules.
-
-    Returns:
-        The recorder.
-    """
-    quantities = quantities_for(
-        modules,
-        estimator=settings.parsed_estimator,
-        collect=settings.parsed_record,
-        rank=settings.rank,
-        seed=settings.seed,
-        device=device,
-        spectra_bytes=spectra_bytes,
-        signs=signs,
-    )
-    return Recorder(modules, quantities)
-
-
-def new_statistics(
-    model: nn.Module,
-    modules: tuple[TargetModule, ...],
-    settings: Settings,
-    *,
-    loss: Loss,
-    n_examples: int,
-    n_batches: int,
-    base_parameters: int,
-    execution: Execution,
-    groups: Groups,
-) -> Statistics:
-    """Put together what a run has recorded, and what is said about it.
-
-    Args:
-        model: The model.
-        modules: Its target modules.
-        settings: What was measured.
-        loss: The loss.
-        n_examples: Labelled examples that were used.
-        n_batches: Batches that hold one.
-        base_parameters: Parameters of the base model.
-        execution: How the run was carried out.
-        groups: What was recorded.
-
-    Returns:
-        The statistics.
-    """
-    return Statistics(
-        modules=modules,
-        n_examples=n_examples,
-        n_batches=n_batches,
-        base_parameters=base_parameters,
-        loss=loss.kind.value,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        not_targeted=find_left_out(model, settings.target_modules),
-        execution=execution,
-        **(settings.provenance() | groups),
-    )
 
 
 def _check_has_values(model: nn.Module) -> None:

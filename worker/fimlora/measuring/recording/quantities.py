@@ -10,40 +10,36 @@ from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
-from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.measuring.settings import Settings
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Estimator, Record
+from fimlora.statistics.options import Record
 
 
 def quantities_for(
+    settings: Settings,
     modules: Sequence[TargetModule],
-    *,
-    estimator: Estimator,
-    collect: frozenset[Record],
-    rank: int,
-    seed: int,
     device: torch.device,
-    spectra_bytes: int = SPECTRA_BYTES,
+    *,
+    spectra_bytes: int | None = None,
     signs: Signs | None = None,
 ) -> list[Quantity]:
     """Make the quantities that were asked for.
 
     Args:
+        settings: What was asked for.
         modules: The target modules.
-        estimator: What to estimate of the Fisher information.
-        collect: What to collect besides.
-        rank: Rows of the A that a sampled estimate draws.
-        seed: Seed of that A.
-        device: Where the modules compute.
-        spectra_bytes: Memory for mean gradients; see `MeanGradient`.
+        device: Where they compute.
+        spectra_bytes: Memory for mean gradients, if these modules are a part of all.
         signs: Signs to sketch with, drawn before for other modules.
 
     Returns:
         The quantities, in the order they are added to.
     """
+    estimator, collect = settings.parsed_estimator, settings.parsed_record
+    n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
     if Record.SPECTRA in collect:
-        wanted.append(MeanGradient(modules, spectra_bytes=spectra_bytes, signs=signs))
+        wanted.append(MeanGradient(modules, spectra_bytes=n_bytes, signs=signs))
     if Record.MOMENTS in collect:
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
@@ -51,5 +47,6 @@ def quantities_for(
     if estimator.has_exact:
         wanted.append(FisherExact(modules))
     if estimator.has_sampled:
+        rank, seed = settings.rank, settings.seed
         wanted.append(FisherSampled(modules, rank=rank, seed=seed, device=device))
     return wanted

@@ -17,9 +17,10 @@ from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.measuring.examples.batches import Batch, as_batch
 from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
+from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
+from fimlora.measuring.recording.quantities import quantities_for
 from fimlora.measuring.recording.recorder import Recorder
-from fimlora.measuring.resident import new_recorder, new_statistics
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
 from fimlora.measuring.settings import Settings, check_gradients_allowed, check_record
@@ -247,7 +248,10 @@ def _recorders_of_blocks(
     n_bytes = settings.spectra_bytes if fits else 0
 
     def new(targets: Sequence[TargetModule]) -> Recorder:
-        return new_recorder(settings, targets, device, spectra_bytes=n_bytes, signs=signs)
+        quantities = quantities_for(
+            settings, targets, device, spectra_bytes=n_bytes, signs=signs
+        )
+        return Recorder(targets, quantities)
 
     return new
 

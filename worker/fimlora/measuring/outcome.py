@@ -1,0 +1,52 @@
+"""Put together what a run has recorded and what is said about it, whichever executor ran it."""
+
+from torch import nn
+
+from fimlora.measuring.examples.losses import Loss
+from fimlora.measuring.settings import Settings
+from fimlora.model.targets import find_left_out
+from fimlora.plan import TargetModule
+from fimlora.statistics import Statistics
+from fimlora.statistics.options import Execution
+from fimlora.statistics.statistics import Groups
+
+
+def new_statistics(
+    model: nn.Module,
+    modules: tuple[TargetModule, ...],
+    settings: Settings,
+    *,
+    loss: Loss,
+    n_examples: int,
+    n_batches: int,
+    base_parameters: int,
+    execution: Execution,
+    groups: Groups,
+) -> Statistics:
+    """Put together what a run has recorded, and what is said about it.
+
+    Args:
+        model: The model.
+        modules: Its target modules.
+        settings: What was measured.
+        loss: The loss.
+        n_examples: Labelled examples that were used.
+        n_batches: Batches that hold one.
+        base_parameters: Parameters of the base model.
+        execution: How the run was carried out.
+        groups: What was recorded.
+
+    Returns:
+        The statistics.
+    """
+    return Statistics(
+        modules=modules,
+        n_examples=n_examples,
+        n_batches=n_batches,
+        base_parameters=base_parameters,
+        loss=loss.kind.value,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        not_targeted=find_left_out(model, settings.target_modules),
+        execution=execution,
+        **(settings.provenance() | groups),
+    )
