@@ -238,6 +238,11 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
             "rule 'spectral' needs spectra and these scores hold none; "
             "measure with record='spectra' and score with rule='spectral'"
         )
+    if not spectral and modules and scores.spectra and not scores.by_module:
+        raise InvalidOption(
+            f"rule {rule!r} goes by scores and these hold spectra only; "
+            f"score with rule={rule!r}, too"
+        )
     values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
     _check_modules(values, modules)
     if spectral:

@@ -1,4 +1,4 @@
-"""Bounded proportional shares in whole ranks: the solver under the proportional rule and both controls.
+"""Bounded proportional shares in whole ranks: what the rule and both controls are solved by.
 
 Symbols: ``q`` score relative to the largest one; ``w`` what one rank of a module costs;
 ``lo``, ``hi`` its bounds; ``P`` the limit. The *quota* of a module is its real-valued share
@@ -14,7 +14,7 @@ from operator import mul
 
 import numpy as np
 
-from fimlora.allocation.units import Floats, Units, _column, gather_units
+from fimlora.allocation.units import Floats, Units, column, gather_units
 from fimlora.errors import InvalidScore
 
 # Relative, so that no plan depends on the unit of the scores; an absolute floor would.
@@ -77,7 +77,7 @@ def share_limit(units: Units, scores: Mapping[str, float], limit: int) -> dict[s
     """
     _check_scores(scores)
     spendable = units.affordable(limit)
-    score = _column(scores, units.groups, units.alone, _mean)
+    score = column(scores, units.groups, units.alone, _mean)
     return units.ranks(_share(units, score, spendable), scores)
 
 

@@ -1,4 +1,4 @@
-"""What every rule gives ranks to: modules, alone or tied to one rank, with their bounds and costs.
+"""What every rule gives ranks to: modules, alone or tied, with their bounds and costs.
 
 Nothing here imports torch.
 """
@@ -106,13 +106,13 @@ def gather_units(
         raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
     alone = tuple(name for name in names if name not in tied)
     first_names = [*(group[0] for group in grouped), *alone]
-    lo = _column(lowest, grouped, alone, max)
-    hi = _column(highest, grouped, alone, min)
+    lo = column(lowest, grouped, alone, max)
+    hi = column(highest, grouped, alone, min)
     units = Units(
         grouped,
         alone,
         np.array(sorted(range(len(first_names)), key=first_names.__getitem__)),
-        _column(weights or dict.fromkeys(names, 1), grouped, alone, sum) * multiple_of,
+        column(weights or dict.fromkeys(names, 1), grouped, alone, sum) * multiple_of,
         np.ceil(lo / multiple_of),
         np.floor(hi / multiple_of),
         multiple_of,
@@ -126,7 +126,7 @@ def gather_units(
     return units
 
 
-def _column(
+def column(
     values: Mapping[str, int] | Mapping[str, float],
     groups: Iterable[tuple[str, ...]],
     alone: Iterable[str],

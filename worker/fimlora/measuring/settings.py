@@ -1,6 +1,5 @@
 """What a measurement is asked for, checked once, whether it runs resident or streamed."""
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.model.targets import base_model_of
-from fimlora.statistics.options import Estimator, Executor, Record, parse_record
+from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
 
 OnBatch = Callable[[int, int], None]
 
@@ -26,7 +25,7 @@ class Settings:
     Attributes:
         target_modules: See `fimlora.model.targets.find_targets`.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.Estimator`.
+        estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.options.Estimator`.
         rank: Rows of the A that ``sampled`` draws.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
@@ -72,7 +71,7 @@ class Settings:
         _check_at_least_one(
             n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size
         )
-        _check_scale(self.scale)
+        check_scale(self.scale)
         _parse_estimator(self.estimator)
         parse_record(self.record)
 
@@ -138,12 +137,6 @@ def _check_at_least_one(**options: int | None) -> None:
             raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
         if value is not None and value < 1:
             raise InvalidOption(f"{name}={value}: it must be at least 1")
-
-
-def _check_scale(scale: int | float) -> None:
-    """Refuse a LoRA scale that no score can be stated for."""
-    if not 0 < scale < math.inf:
-        raise InvalidOption(f"scale={scale!r}: it must be a number above 0 and finite")
 
 
 def check_gradients_allowed() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from fimlora.memory.host import _KIB, free_host_bytes
+from fimlora.memory.host import KIB, free_host_bytes
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -39,7 +39,7 @@ def peak_bytes(device: torch.device) -> int | None:
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * _KIB
+    return peak if sys.platform == "darwin" else peak * KIB
 
 
 def reset_peak(device: torch.device) -> None:

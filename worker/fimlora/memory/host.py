@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_KIB = 1024
+KIB = 1024
 _UNLIMITED = 2**60  # kernels write "no limit" as a huge number
 PROC = Path("/proc")
 GROUPS = Path("/sys/fs/cgroup")
@@ -37,7 +37,7 @@ def free_host_bytes(*, proc: Path = PROC, groups: Path = GROUPS) -> int | None:
     """
     found: list[int] = []
     with suppress(OSError, KeyError, ValueError):
-        found.append(_fields(proc / "meminfo")["MemAvailable"] * _KIB)
+        found.append(_fields(proc / "meminfo")["MemAvailable"] * KIB)
     found.extend(_left_in_groups(proc, groups))
     found.extend(_left_to_process(proc / "self/status"))
     return max(0, min(found)) if found else None
@@ -116,7 +116,7 @@ def _left_to_process(status: Path) -> Iterator[int]:
     for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         soft, _ = resource.getrlimit(limit)
         if soft != resource.RLIM_INFINITY and name in used:
-            yield soft - used[name] * _KIB
+            yield soft - used[name] * KIB
 
 
 def _left_in_groups(proc: Path, groups: Path) -> Iterator[int]:

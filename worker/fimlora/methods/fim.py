@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
+from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
 Entries = Callable[[Statistics, TargetModule], NDArray[np.float64]]
@@ -30,6 +31,48 @@ class Aggregation(StrEnum):
     """The largest."""
     L2 = "l2"
     """The Euclidean norm of a column, as a root mean square over the columns."""
+
+
+def score_fisher(
+    statistics: Statistics, *, aggregation: str = "mean", estimator: str | None = None
+) -> Scores:
+    """Score every target module by the Fisher information of its LoRA-B.
+
+    Args:
+        statistics: What `fimlora.measure` returned.
+        aggregation: As for `module_scores`.
+        estimator: As for `module_scores`.
+
+    Returns:
+        The scores; their provenance says how they were made, where that was chosen.
+    """
+    chosen = {} if estimator is None else {"estimator": estimator}
+    return Scores(
+        statistics.modules,
+        module_scores(statistics, aggregation=aggregation, estimator=estimator),
+        base_parameters=statistics.base_parameters,
+        provenance={"aggregation": aggregation, **chosen},
+    )
+
+
+def check_options(statistics: Statistics, *, aggregation: str, estimator: str | None) -> None:
+    """Refuse what these statistics cannot be scored by.
+
+    Args:
+        statistics: What `fimlora.measure` returned.
+        aggregation: As for `module_scores`.
+        estimator: As for `module_scores`.
+
+    Raises:
+        InvalidOption: The aggregation is unknown, or the estimator was not recorded.
+    """
+    if aggregation not in set(Aggregation):
+        allowed = ", ".join(repr(known.value) for known in Aggregation)
+        raise InvalidOption(f"aggregation={aggregation!r}; allowed are {allowed}")
+    entries = _recorded_entries(statistics)
+    if (wanted := _chosen(statistics, estimator)) not in entries:
+        recorded = ", ".join(map(repr, entries))
+        raise InvalidOption(f"estimator={wanted!r} has no scores here; recorded: {recorded}")
 
 
 def module_scores(
@@ -51,23 +94,20 @@ def module_scores(
 
     Raises:
         InvalidOption: The aggregation is unknown, or the estimator was not recorded.
-    """
-    if aggregation not in set(Aggregation):
-        raise InvalidOption(
-            f"aggregation={aggregation!r}; allowed are {', '.join(repr(known.value) for known in Aggregation)}"
-        )
-    if estimator is None:
-        estimator = "exact" if statistics.estimator.has_exact else "sampled"
-    entries = _recorded_entries(statistics)
-    if estimator not in entries:
-        recorded = ", ".join(map(repr, entries))
-        raise InvalidOption(f"estimator={estimator!r} has no scores here; recorded: {recorded}")
+    """  # noqa: DOC502 - `check_options` raises
+    check_options(statistics, aggregation=aggregation, estimator=estimator)
+    entries = _recorded_entries(statistics)[_chosen(statistics, estimator)]
+    kind = Aggregation(aggregation)
     return {
-        module.name: _aggregate(
-            entries[estimator](statistics, module), Aggregation(aggregation)
-        )
+        module.name: _aggregate(entries(statistics, module), kind)
         for module in statistics.modules
     }
+
+
+def _chosen(statistics: Statistics, estimator: str | None) -> str:
+    if estimator is not None:
+        return estimator
+    return "exact" if statistics.estimator.has_exact else "sampled"
 
 
 def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:

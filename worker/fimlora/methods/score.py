@@ -1,6 +1,9 @@
-"""From statistics to scores, by the method that a rule needs. Nothing here imports torch."""
+"""From statistics to scores: which method a rule needs. Nothing here imports torch."""
 
-from fimlora.methods.fim import module_scores
+from dataclasses import replace
+
+from fimlora.errors import InvalidOption
+from fimlora.methods import fim, spectral
 from fimlora.scores import Scores, check_rule
 from fimlora.statistics import Statistics
 
@@ -29,25 +32,30 @@ def score(
         What `fimlora.allocate` takes.
 
     Raises:
-        InvalidOption: The rule or the aggregation is unknown, or the estimator was not
-            recorded.
+        InvalidOption: These are no statistics, the rule or the aggregation is unknown, the
+            scale is not above 0 and finite, or the estimator was not recorded.
     """  # noqa: DOC502 - the helpers raise
     check_rule(rule)
+    _check_type(statistics)
+    fim.check_options(statistics, aggregation=aggregation, estimator=estimator)
     if scale is not None:
         statistics = statistics.rescaled(scale)
-    facts, size = statistics.provenance(), statistics.base_parameters
     if rule == "spectral":
-        return Scores(
-            statistics.modules,
-            spectra=dict(statistics.spectra),
-            base_parameters=size,
-            provenance=facts,
+        scores = spectral.take_spectra(statistics)
+    else:
+        scores = fim.score_fisher(statistics, aggregation=aggregation, estimator=estimator)
+    return replace(scores, provenance={**statistics.provenance(), **scores.provenance})
+
+
+def _check_type(statistics: object) -> None:
+    """Say where scores of one's own go.
+
+    Raises:
+        InvalidOption: It is something else than statistics.
+    """
+    if not isinstance(statistics, Statistics):
+        raise InvalidOption(
+            f"score takes Statistics, not {type(statistics).__name__}; give it what "
+            "fimlora.measure returns, or hand numbers of your own to allocate: "
+            "Scores(modules=..., by_module=...)"
         )
-    scores = module_scores(statistics, aggregation=aggregation, estimator=estimator)
-    chosen = {} if estimator is None else {"estimator": estimator}
-    return Scores(
-        statistics.modules,
-        scores,
-        base_parameters=size,
-        provenance={**facts, "aggregation": aggregation, **chosen},
-    )

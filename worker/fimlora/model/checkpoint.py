@@ -1,6 +1,6 @@
 """Read single tensors of a safetensors checkpoint straight into memory of one's own.
 
-No memory map: mapped pages count as resident while they are in use, and a page that comes
+Not by the safetensors library, which maps files into memory: mapped pages count as resident while they are in use, and a page that comes
 in during compute stalls it. A read goes into the buffer it is meant for, whatever the file's
 size, and releases the interpreter meanwhile.
 """

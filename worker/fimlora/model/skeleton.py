@@ -2,6 +2,9 @@
 
 Buffers that no checkpoint holds (rotary frequencies, position ids) are computed when a
 model is built, so they must exist; parameters must not, they are what does not fit.
+
+Not by accelerate's empty weights, which part parameters that a model ties: an embedding that is
+the head, too, must stay one parameter, to be read once.
 """
 
 from collections.abc import Callable, Iterator

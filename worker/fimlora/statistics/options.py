@@ -4,6 +4,7 @@ Statistics are the same whatever executor and micro-batch gave them, so an `Exec
 saved with them, or compared, or part of a rank map.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -88,3 +89,16 @@ class Estimator(StrEnum):
     def has_sampled(self) -> bool:
         """Whether squared gradients of LoRA-B are recorded."""
         return self is not Estimator.EXACT
+
+
+def check_scale(scale: int | float) -> None:
+    """Refuse a LoRA scale that no score can be stated for.
+
+    Args:
+        scale: The scale, alpha / rank.
+
+    Raises:
+        InvalidOption: It is not above 0 and finite.
+    """
+    if not 0 < scale < math.inf:
+        raise InvalidOption(f"scale={scale!r}: it must be a number above 0 and finite")

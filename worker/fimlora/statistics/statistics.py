@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from fimlora.errors import InvalidStatistics
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Estimator, Execution
+from fimlora.statistics.options import Estimator, Execution, check_scale
 
 # A spectrum whose leading values may be further off than this is called unresolved.
 RESOLVED_ERROR = 0.01
@@ -92,9 +92,16 @@ class Statistics:
     def rescaled(self, scale: int | float) -> "Statistics":
         """The same sums under another LoRA scale: it enters the scores only.
 
+        Args:
+            scale: The scale, alpha / rank.
+
         Returns:
             Statistics equal to those of a run with that scale.
-        """
+
+        Raises:
+            InvalidOption: It is not above 0 and finite.
+        """  # noqa: DOC502 - `check_scale` raises
+        check_scale(scale)
         return self if self.scale == scale else replace(self, scale=scale)
 
     def provenance(self) -> dict[str, Any]:

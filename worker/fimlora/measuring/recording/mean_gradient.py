@@ -2,7 +2,8 @@
 
 Symbols: T tokens of all examples at hand, I and O input and output features, ``x`` (T I)
 module input, ``g`` (T O) gradient of the summed per-example losses at its output, so that
-``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in `fimlora.measuring.recording.singular_values`.
+``g^T x`` (O I) is the summed weight gradient; Y, Z, Omega, Psi as in
+`fimlora.measuring.recording.singular_values`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -7,6 +7,7 @@ Symbols: N examples of the pass, T tokens of each, I and O a module's input and 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -111,14 +112,18 @@ class Quantity(ABC):
         """Give every sum that a pass adds to."""
         return chain((pending for _, pending in self.run_sums()), self.batch_sums())
 
+    @cached_property
+    def _pending(self) -> tuple[PendingSum, ...]:
+        return tuple(self.pending_sums())  # once: their names are not asked for pass by pass
+
     def discard(self) -> None:
         """Forget what a pass that was not committed has added."""
-        for pending in self.pending_sums():
+        for pending in self._pending:
             pending.discard()
 
     def commit(self) -> None:
         """Add what a finished pass has given."""
-        for pending in self.pending_sums():
+        for pending in self._pending:
             pending.commit()
 
     def state(self) -> dict[str, Tensor]:
