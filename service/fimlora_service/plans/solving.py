@@ -60,7 +60,7 @@ def solve_again(
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} cannot be read"
         ) from error
-    plan, config = solve(request, reading.scores, written_adapter(result))
+    plan, config = plan_and_config(request, reading.scores, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
     return Plan(
@@ -95,7 +95,7 @@ def written_adapter(result: CalibrationResult) -> WrittenAdapter:
     return WrittenAdapter(facts, result.adapter_config)
 
 
-def solve(
+def plan_and_config(
     request: PlanRequest, scores: Scores, written: WrittenAdapter
 ) -> tuple[RankPlan, dict[str, Any]]:
     """The plan a request asks for, and its adapter config.

@@ -27,7 +27,7 @@ def solve(
     )
 
 
-def check_budget(request: CalibrationRequest, model: Any) -> None:
+def check_feasible(request: CalibrationRequest, model: Any) -> None:
     """Solve with equal scores first: an infeasible budget costs no calibration."""
     modules = find_targets(model, request.target_modules)
     scores = Scores(

@@ -82,13 +82,13 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.wait_for_imports()
-    from fimlora_worker.job.calibration import ADAPTER_FOLDER, Accepted, calibrate
+    from fimlora_worker.job.calibration import ADAPTER_FOLDER, AcceptedJob, calibrate
     from fimlora_worker.job.reuse import find_measured
 
     request = CalibrationRequest.model_validate(record.request)
     with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
         measured = find_measured(record, process)
-        accepted = Accepted(request, record.resolved, measured, record.memory_kills)
+        accepted = AcceptedJob(request, record.resolved, measured, record.memory_kills)
         outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
         result = commit_result(folder / ADAPTER_FOLDER, process, reporter)
         # Beside the artefacts, not among them: they are the same however it was measured.
