@@ -13,7 +13,7 @@ from typing import Any
 from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobStatus, Progress
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
-from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, KnownRequests
+from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
 from fimlora_jobs.events import event_text
 from fimlora_jobs.reader import Change, JobMissing, read_record
 from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, request_fields
@@ -48,7 +48,7 @@ class StaleAttempt(RuntimeError):
         self.status = status
 
 
-class JobStore(KnownRequests):
+class JobStore(Deduplication):
     """Job records under one key prefix of a Redis server, and every change of them."""
 
     # Creating
