@@ -16,9 +16,9 @@ from fimlora.errors import InvalidStatistics
 from fimlora.replan import WrittenAdapter, replan
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
-from fimlora_jobs.store import JobMissing
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.solving import budget_of
 from fimlora_worker.job.worker_process import WorkerProcess

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import StorageUnavailable
-from fimlora_jobs.store import JobMissing, StaleAttempt
+from fimlora_jobs.store import StaleAttempt
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 from fimlora_worker.job.commit import commit_result
 from fimlora_worker.job.failures import is_broken_device, job_error
