@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 QUEUE_NAME = "fimlora"
-RUN_CALIBRATION = "fimlora_worker.job.tasks.run_calibration"
+RUN_CALIBRATION = "fimlora_worker.tasks.run_calibration"
 JOB_TIMEOUT_S = 4 * 3600
 MAX_ATTEMPTS = 3
 LEASE_S = 20.0

@@ -15,8 +15,9 @@ from fimlora_contract.jobs import JobStatus
 from fimlora_contract.references import expand_dataset, expand_model
 from fimlora_contract.requests import BUDGET_UNITS
 from fimlora_jobs.answers import text_of
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.store import JobStore
 
 N_LOOKED_AT = 20
 MAX_HISTORY = 100

@@ -33,7 +33,7 @@ class Lookup(NamedTuple):
         return not (self.shared or self.result or self.statistics)
 
 
-class KnownRequests(JobReader):
+class Deduplication(JobReader):
     """What the next equal request finds."""
 
     def look_up(self, digest: str, statistics_digest: str) -> Lookup:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from fimlora_contract.webhooks import WebhookEvent, WebhookJob
 from fimlora_jobs.answers import text_of
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.scripts import run_script
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.store import JobStore
 
 TAKEN_S = 60.0
 ADDRESSES_KEPT_S = 90 * 24 * 3600

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis import Redis
-from redis.lock import Lock
 
 from fimlora_contract.jobs import JobEvent, JobStatus
 from fimlora_jobs.answers import as_ms, text_of
@@ -132,11 +131,6 @@ class JobReader:
         passed = self._redis.zrangebyscore(self.key("deadlines"), "-inf", self.now_ms())
         return [text_of(id_) for id_ in passed]
 
-    def unlist_overdue(self, ids: Iterable[str]) -> None:
-        """Look no more after these jobs' deadlines."""
-        if given := list(ids):
-            self._redis.zrem(self.key("deadlines"), *given)
-
     def missing_ids(self) -> set[str]:
         """Jobs of which an attempt was noted as missing."""
         return {text_of(id_) for id_ in self._redis.smembers(self.key("missing"))}
@@ -156,12 +150,6 @@ class JobReader:
             JobEvent(id=text_of(id_), **json.loads(_field(fields or {}, "event")))
             for id_, fields in entries or ()
         ]
-
-    def lock(self, name: str, *, ttl_s: float) -> Lock:
-        """A lock among all processes, which nobody waits for and which runs out by itself."""
-        key = self.key("lock", name)
-        made: Lock = self._redis.lock(key, timeout=ttl_s, blocking=False, thread_local=False)
-        return made
 
     def _read(self, ids: Sequence[str], fields: Sequence[str]) -> list[JobRecord | None]:
         """Some fields of some jobs in one round trip; ``None`` for a job that is gone."""

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from fimlora_contract.jobs import JobError, JobStatus
 from fimlora_jobs.attempts import ORPHAN_GRACE_S, REAPER_INTERVAL_S
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.store import JobMissing, JobStore, StaleAttempt
+from fimlora_jobs.store import JobStore, StaleAttempt
 
 DEADLINE_PASSED = JobError(
     code="timeout", detail="the job had not ended when its deadline_s had passed"

@@ -5,8 +5,9 @@ an id that is no longer on record still tells that it is old. Results stay: they
 by their digests and pins.
 """
 
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import created_ms
-from fimlora_jobs.store import JobMissing, JobOpen, JobStore
+from fimlora_jobs.store import JobOpen, JobStore
 
 DAY_MS = 24 * 3600 * 1000
 

@@ -1,4 +1,9 @@
-"""What Redis does in one step: the scripts of ``lua/``, each with its KEYS and ARGV at its top."""
+"""What Redis does in one step: the scripts of ``lua/``, each with its KEYS and ARGV at its top.
+
+In Lua, as a change must check attempt and status and write record, lists and events with nothing
+in between: a worker that was taken for dead is refused, and nobody sees half a change. With WATCH
+the same takes several round trips, and more of them the more is going on.
+"""
 
 from collections.abc import Sequence
 from functools import cache

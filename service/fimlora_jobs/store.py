@@ -10,16 +10,17 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from redis.lock import Lock
+
 from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobStatus, Progress
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
-from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, KnownRequests
+from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
 from fimlora_jobs.events import event_text
 from fimlora_jobs.reader import Change, JobMissing, read_record
 from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, request_fields
 from fimlora_jobs.scripts import run_script
 
-__all__ = ["Change", "JobMissing", "JobOpen", "JobStore", "RequestTaken", "StaleAttempt"]
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
 # Upper bounds of the classes that durations are counted in.
@@ -48,7 +49,7 @@ class StaleAttempt(RuntimeError):
         self.status = status
 
 
-class JobStore(KnownRequests):
+class JobStore(Deduplication):
     """Job records under one key prefix of a Redis server, and every change of them."""
 
     # Creating
@@ -273,6 +274,19 @@ class JobStore(KnownRequests):
         """Take jobs off the list of those that were noted as missing."""
         if ids := list(ids):
             self._redis.srem(self.key("missing"), *ids)
+
+    def unlist_overdue(self, ids: Iterable[str]) -> None:
+        """Look no more after these jobs' deadlines."""
+        if ids := list(ids):
+            self._redis.zrem(self.key("deadlines"), *ids)
+
+    # Among processes
+
+    def lock(self, name: str, *, ttl_s: float) -> Lock:
+        """A lock among all processes, which nobody waits for and which runs out by itself."""
+        key = self.key("lock", name)
+        made: Lock = self._redis.lock(key, timeout=ttl_s, blocking=False, thread_local=False)
+        return made
 
     # Inside
 

@@ -3,9 +3,10 @@
 import pytest
 from redis import Redis
 
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import created_ms, new_job_id
 from fimlora_jobs.retention import DAY_MS, forget_old_jobs, is_past
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.store import JobStore
 
 
 @pytest.fixture

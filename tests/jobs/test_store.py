@@ -9,8 +9,9 @@ from redis.exceptions import LockNotOwnedError
 from fimlora_contract.jobs import JobError, JobStatus, Progress, Stage
 from fimlora_jobs import reaper
 from fimlora_jobs.attempts import MAX_ATTEMPTS, attempts_in
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped
-from fimlora_jobs.store import JobMissing, JobStore, RequestTaken, StaleAttempt
+from fimlora_jobs.store import JobStore, RequestTaken, StaleAttempt
 
 
 class ListTransport:

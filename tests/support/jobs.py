@@ -11,7 +11,7 @@ from redis import Redis
 
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
@@ -121,7 +121,8 @@ class Jobs:
     def _dataset(self, accepted: dict[str, Any]) -> dict[str, Any]:
         dataset = accepted["dataset"]
         if dataset["source"] == "local":
-            digest = FolderDigests().of_dataset(self.data_dir / "datasets" / dataset["name"])
+            files = dataset_files(self.data_dir / "datasets" / dataset["name"])
+            digest = FolderDigests().of_files(files)
         else:
             digest = digest_of(dataset)
         known = {key: dataset[key] for key in ("source", "id", "name") if key in dataset}

@@ -78,10 +78,6 @@ class FolderDigests:
         """Digest of a model folder."""
         return self.of_files(model_files(folder))
 
-    def of_dataset(self, path: Path) -> str:
-        """Digest of a registered dataset, a file or a folder."""
-        return self.of_files(dataset_files(path))
-
     def _of_file(self, path: Path) -> str:
         path = path.resolve()
         state = path.stat()

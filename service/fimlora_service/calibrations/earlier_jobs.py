@@ -3,10 +3,11 @@
 from contextlib import suppress
 
 from fimlora_contract.jobs import JobStatus
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations.job_spec import JobSpec, Reusable
 
 

@@ -17,12 +17,11 @@ from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.http.dependencies import JobId, PrefixDep, part, problems, require_json
-from fimlora_service.http.headers import wait_preference
+from fimlora_service.http.headers import RETRY_AFTER_S, wait_preference
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.jobs.long_poll import LongPollDep
 from fimlora_service.operations.metrics import MetricsDep
 
-RETRY_AFTER_S = 2
 # What is wrong with a body, however it is submitted.
 REFUSALS = (
     errors.MalformedRequest,

@@ -57,7 +57,7 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
         request_digest=resolved.digest,
         resolved=resolved.references,
         fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
-        model=describe_model(request, model, checkpoint, demand),
+        model=model_estimate(request, model, checkpoint, demand),
         memory=describe_memory(demand, dtype, workers),
         queue=describe_queue(request, submission, workers, is_answered=bool(helps or open_job)),
     )
@@ -91,7 +91,7 @@ def device_of(workers: Sequence[Worker]) -> str:
     return "cpu" if workers and all(w.device == "cpu" for w in workers) else "cuda"
 
 
-def describe_model(
+def model_estimate(
     request: CalibrationRequest, model: ResolvedModel, checkpoint: Checkpoint, demand: Demand
 ) -> ModelEstimate:
     """The model and its targets, as far as its files tell."""

@@ -12,8 +12,9 @@ from typing import Any
 from redis.exceptions import LockNotOwnedError
 
 from fimlora_contract.digests import digest_of
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations.job_spec import Accepted
 from fimlora_service.errors import IdempotencyInFlight, IdempotencyMismatch, ServiceError
 

@@ -18,9 +18,10 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.deduplication import Lookup
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord, new_job_id
 from fimlora_jobs.results.tracked import TrackedArtifacts
-from fimlora_jobs.store import JobMissing, JobStore, RequestTaken
+from fimlora_jobs.store import JobStore, RequestTaken
 from fimlora_service.calibrations.earlier_jobs import find_reusable
 from fimlora_service.calibrations.idempotency import (
     Promise,

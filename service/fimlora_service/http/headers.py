@@ -8,6 +8,7 @@ from fimlora_service.errors import UnsupportedMediaType
 
 MAX_NAMED_CHARS = 100
 LONGEST_WAIT_S = 60
+RETRY_AFTER_S = 2  # when to look at a job again
 
 
 def media_type_of(request: Request, *, allowed: list[str]) -> str:

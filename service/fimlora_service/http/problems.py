@@ -20,9 +20,9 @@ from starlette.routing import Match
 
 from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
 from fimlora_jobs.retention import is_past
-from fimlora_jobs.store import JobMissing
 from fimlora_service import errors
 from fimlora_service.http.headers import refuse_encoded
 from fimlora_service.http.middleware import REQUEST_ID

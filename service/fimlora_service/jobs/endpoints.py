@@ -18,13 +18,12 @@ from fimlora_service.http.dependencies import (
     part,
     problems,
 )
-from fimlora_service.http.headers import has_copy
+from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPollDep
 
-RETRY_AFTER_S = 2
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 # Empty is as good as absent: so says an event source that has seen no id.
 LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import JobEvent, JobEventPage
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.reader import JobMissing
+from fimlora_jobs.store import JobStore
 from fimlora_service.errors import NotAcceptable
 from fimlora_service.http.headers import quality_of
 

@@ -11,8 +11,9 @@ from fastapi import Depends, Request
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.store import JobStore
 from fimlora_service.http.dependencies import SettingsDep, StoppingDep, StoreDep
 
 

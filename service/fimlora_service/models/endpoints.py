@@ -12,7 +12,7 @@ from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.resolve.model_files import (
     describe_config,
     permission_errors,
-    read_config,
+    read_config_file,
     weight_shapes,
 )
 
@@ -34,7 +34,7 @@ def describe_model(folder: Path) -> Model:
         with permission_errors(where):
             size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
             model = model.model_copy(update={"size": size})
-            config = describe_config(read_config(folder / "config.json", where=where))
+            config = describe_config(read_config_file(folder / "config.json", where=where))
             model = model.model_copy(update=config)
             weight_shapes(folder, where=where)
     except ServiceError as error:

@@ -13,7 +13,7 @@ from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, problems
 from fimlora_service.operations.health import check_health
 from fimlora_service.operations.metrics import MetricsDep
 
-RETRY_AFTER_S = 5
+UNAVAILABLE_RETRY_AFTER_S = 5
 router = APIRouter(tags=["service"])
 
 
@@ -32,7 +32,7 @@ def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> H
     health = check_health(artifacts, store)
     if health.status == "unavailable":
         response.status_code = 503
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        response.headers["Retry-After"] = str(UNAVAILABLE_RETRY_AFTER_S)
     return health
 
 

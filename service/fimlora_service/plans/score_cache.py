@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # the engine brings numpy, and is imported when a plan is ask
     from fimlora.scores import Scores
 
 MAX_BYTES = 64 << 20
-N_AT_ONCE = 8  # readings under way, each with the sums of a file in memory
+N_AT_ONCE = 8  # files being read, each with its sums in memory
 MODULE_BYTES = 1_000  # roughly, of a module's name, sides and score
 VALUE_BYTES = 8  # of a singular value
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ScoredStatistics:
     """Statistics as plans of one rule, scale and aggregation see them.
 
     Attributes:
@@ -40,7 +40,7 @@ class Reading:
 
 
 class ScoreCache:
-    """The readings of late, up to a sum of sizes; safe to use from several threads.
+    """Statistics scored of late, up to a sum of sizes; safe to use from several threads.
 
     Args:
         max_bytes: That sum. What is larger by itself is delivered and not kept.
@@ -48,20 +48,20 @@ class ScoreCache:
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES, *, n_at_once: int = N_AT_ONCE) -> None:
-        self._slots = BoundedSemaphore(n_at_once)
-        kept: LRUCache[Hashable, Reading] = LRUCache(
-            max_bytes, getsizeof=lambda reading: reading.n_bytes
+        self._turns = BoundedSemaphore(n_at_once)
+        kept: LRUCache[Hashable, ScoredStatistics] = LRUCache(
+            max_bytes, getsizeof=lambda scored: scored.n_bytes
         )
         keep = cached(kept, key=lambda key, _: key, condition=Condition())
         self._get = keep(self._read)
 
-    def get(self, key: Hashable, read: Callable[[], Reading]) -> Reading:
-        """A reading by all that decides it, taken when it is not there.
+    def get(self, key: Hashable, read: Callable[[], ScoredStatistics]) -> ScoredStatistics:
+        """Scored statistics by all that decides them, read when they are not there.
 
         Who asks for what another thread is reading waits for it.
         """
         return self._get(key, read)
 
-    def _read(self, _: Hashable, read: Callable[[], Reading]) -> Reading:
-        with self._slots:
+    def _read(self, _: Hashable, read: Callable[[], ScoredStatistics]) -> ScoredStatistics:
+        with self._turns:
             return read()

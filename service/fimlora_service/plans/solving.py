@@ -27,7 +27,7 @@ from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
-from fimlora_service.plans.score_cache import Reading, ScoreCache
+from fimlora_service.plans.score_cache import ScoreCache, ScoredStatistics
 
 
 def solve_again(
@@ -55,23 +55,23 @@ def solve_again(
     allocation = request.allocation
     key = digest, allocation.rule, allocation.aggregation, request.adapter.scale
     try:
-        reading = score_cache.get(key, lambda: take_reading(request, path, digest=digest))
+        scored = score_cache.get(key, lambda: score_file(request, path, digest=digest))
     except InvalidStatistics as error:
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} cannot be read"
         ) from error
-    plan, config = solve(request, reading.scores, written_adapter(result))
+    plan, config = plan_and_config(request, scored.scores, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
     return Plan(
         job_id=job_id,
-        digest=digest_of(files | {STATISTICS: reading.digest}),
+        digest=digest_of(files | {STATISTICS: scored.digest}),
         adapter_config=config,
         rank_map=RankMap.model_validate_json(texts["rank_map.json"]),
     )
 
 
-def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
+def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatistics:
     """Read a statistics file as a request's plan sees it.
 
     Raises:
@@ -84,7 +84,7 @@ def take_reading(request: PlanRequest, path: Path, *, digest: str) -> Reading:
         scores = score(
             statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
         )
-    return Reading(scores, digest)
+    return ScoredStatistics(scores, digest)
 
 
 def written_adapter(result: CalibrationResult) -> WrittenAdapter:
@@ -95,7 +95,7 @@ def written_adapter(result: CalibrationResult) -> WrittenAdapter:
     return WrittenAdapter(facts, result.adapter_config)
 
 
-def solve(
+def plan_and_config(
     request: PlanRequest, scores: Scores, written: WrittenAdapter
 ) -> tuple[RankPlan, dict[str, Any]]:
     """The plan a request asks for, and its adapter config.

@@ -43,7 +43,7 @@ from fimlora_service.resolve.model_files import (
     ResolvedModel,
     Shapes,
     describe_config,
-    read_config,
+    read_config_file,
 )
 
 N_HEADS_AT_ONCE = 8
@@ -159,7 +159,7 @@ class Hub:
             raise  # the hub went away in between
         except EntryNotFoundError as error:
             raise UnsupportedArchitecture(f"{where} has no config.json") from error
-        return read_config(path, where=where)
+        return read_config_file(path, where=where)
 
     def _may_chat(self, id_: str, commit: str, files: Collection[str], *, where: str) -> bool:
         with refusals(where, missing=ModelNotFound, gated=ModelGated):

@@ -19,7 +19,7 @@ from fimlora_service.resolve.model_files import (
     ResolvedModel,
     describe_config,
     permission_errors,
-    read_config,
+    read_config_file,
     weight_shapes,
 )
 
@@ -84,7 +84,7 @@ class LocalModels:
 
     def _read(self, name: str) -> ResolvedModel:
         folder, where = self._models / name, f"local model {name!r}"
-        config = read_config(folder / "config.json", where=where)
+        config = read_config_file(folder / "config.json", where=where)
         shapes = weight_shapes(folder, where=where)
         reference = {
             "source": "local", "name": name, "digest": self._digests.of_model(folder),

@@ -54,7 +54,7 @@ def permission_errors(where: str) -> Iterator[None]:
         ) from error
 
 
-def read_config(path: Path, *, where: str) -> dict[str, Any]:
+def read_config_file(path: Path, *, where: str) -> dict[str, Any]:
     """A model's ``config.json``, refused when it is unusable or asks for code of its own."""
     if not path.is_file():
         raise UnsupportedArchitecture(f"{where} has no config.json")

@@ -140,7 +140,7 @@ def check_floor(
             shape = matrices[name]
             costs[key] = costs.get(key, 0) + min(lowest, *shape) * sum(shape)
         floor, what = min(costs.values()), "the lowest ranks of the modules need"
-    check_budget(request.budget, floor=floor, what=what)
+    check_lowest_ranks(request.budget, floor=floor, what=what)
 
 
 def is_match(entry: str, name: str) -> bool:
@@ -153,7 +153,7 @@ def has_experts(config: Mapping[str, Any]) -> bool:
     return any(largest_number(config, key) for key in EXPERT_COUNTS)
 
 
-def check_budget(budget: Budget, *, floor: int, what: str) -> None:
+def check_lowest_ranks(budget: Budget, *, floor: int, what: str) -> None:
     """Refuse a budget in parameters or bytes below a floor in parameters."""
     limits = {
         "parameters": budget.parameters,

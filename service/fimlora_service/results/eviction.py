@@ -9,9 +9,9 @@ from redis.exceptions import LockNotOwnedError
 from fimlora_jobs.results.eviction import Entry, Limits, choose_victims
 from fimlora_jobs.results.store import StoredResult
 from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_jobs.retention import DAY_MS
 from fimlora_service.settings import Settings
 
-DAY_MS = 24 * 3600 * 1000
 REST_MS = 10 * 60 * 1000
 EVICTION_INTERVAL_S = 60.0
 LOCK_TTL_S = 600.0

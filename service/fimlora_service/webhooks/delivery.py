@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.outbox import Notice, Outbox, event_of
-from fimlora_jobs.store import JobMissing
+from fimlora_jobs.reader import JobMissing
 from fimlora_service.errors import WebhookNotAllowed
 
 # Seconds before each further try; after the last one the notice is given up.

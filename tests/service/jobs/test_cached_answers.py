@@ -2,7 +2,7 @@
 
 import pytest
 
-from fimlora_jobs.store import JobMissing
+from fimlora_jobs.reader import JobMissing
 from fimlora_service.jobs.cached_answers import JobViews
 
 

@@ -7,7 +7,7 @@ import torch
 
 from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.datasets.columns import TextFields
-from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.inputs.calibration_data import PaddedBatches, draw
 from fimlora_worker.inputs.examples import IGNORED, Encoder
@@ -58,7 +58,7 @@ class TestRows:
         folder = settings.datasets_dir / "d"
         write_jsonl(folder / "b.jsonl", [{"text": "w2"}])
         write_jsonl(folder / "a.jsonl", [{"text": "w0"}, {"text": "w1"}])
-        resolved = {"digest": FolderDigests().of_dataset(folder)}
+        resolved = {"digest": FolderDigests().of_files(dataset_files(folder))}
         rows = open_rows(LocalDataset(name="d"), resolved, settings, FolderDigests())
 
         assert rows.column("text") == ["w0", "w1", "w2"]

@@ -3,8 +3,10 @@
 import threading
 
 import pytest
+from rq.utils import import_attribute
 
 from fimlora_contract.jobs import Progress, Stage
+from fimlora_jobs.attempts import RUN_CALIBRATION
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.tasks import run_calibration
@@ -23,6 +25,12 @@ def during_measurement(jobs: Jobs, job_id: str, act) -> threading.Thread:
     thread = threading.Thread(target=watch)
     thread.start()
     return thread
+
+
+def test_the_task_has_a_name_that_stays():
+    """Services and workers of two versions may share a queue; an unknown name costs attempts."""
+    assert RUN_CALIBRATION == "fimlora_worker.tasks.run_calibration"
+    assert import_attribute(RUN_CALIBRATION) is run_calibration
 
 
 def test_an_overtaken_attempt_writes_nothing(jobs: Jobs, run_queue):

@@ -1,6 +1,8 @@
 """Models that stay loaded between jobs: the oldest leave when they grow too large.
 
-Knows nothing about models: any value with a size can be kept.
+Knows nothing about models: any value with a size can be kept. Not an LRU cache of cachetools:
+that one makes room when a value is there, so that the old and the new model would be in memory
+at once, and it keeps no value beyond its limit.
 """
 
 from collections import OrderedDict

@@ -24,7 +24,7 @@ ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedJob:
     """A request and what its references resolved to when it was accepted.
 
     Attributes:
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def calibrate(
-    accepted: Accepted, *, process: WorkerProcess, reporter: Reporter, folder: Path
+    accepted: AcceptedJob, *, process: WorkerProcess, reporter: Reporter, folder: Path
 ) -> Outcome:
     """Measure, allocate and write; the adapter and its statistics end in ``folder``.
 
@@ -74,7 +74,7 @@ def calibrate(
 
 
 def _calibrate_model(
-    accepted: Accepted, process: WorkerProcess, reporter: Reporter, folder: Path
+    accepted: AcceptedJob, process: WorkerProcess, reporter: Reporter, folder: Path
 ) -> Outcome:
     request, resolved = accepted.request, accepted.resolved
     model_folder, rows = fetch(request, resolved, process=process, reporter=reporter)
@@ -94,7 +94,7 @@ def _calibrate_model(
 
 
 def _measure(
-    accepted: Accepted,
+    accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
@@ -117,7 +117,7 @@ def _measure(
     )
 
 
-def _allocate(accepted: Accepted, statistics: Statistics, prepared: Prepared) -> RankPlan:
+def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
     calibration = accepted.request.calibration
     provenance = {
         "engine": engine_version,
@@ -135,7 +135,7 @@ def _allocate(accepted: Accepted, statistics: Statistics, prepared: Prepared) ->
     return solve(accepted.request, scores, provenance=provenance)
 
 
-def _write(accepted: Accepted, plan: RankPlan, prepared: Prepared, folder: Path) -> None:
+def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Path) -> None:
     adapter, model = accepted.request.adapter, prepared.model
     write_adapter(
         plan,

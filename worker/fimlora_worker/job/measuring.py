@@ -18,7 +18,7 @@ from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import PaddedBatches
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.solving import check_budget
+from fimlora_worker.job.solving import check_feasible
 
 
 def measure_model(
@@ -111,7 +111,7 @@ class _Attempt:
         )
 
     def _begin(self, outline: Any) -> None:
-        check_budget(self.request, outline)
+        check_feasible(self.request, outline)
         self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:

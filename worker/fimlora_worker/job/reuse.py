@@ -13,14 +13,14 @@ from typing import Any
 from fimlora import RankPlan, Statistics, write_adapter
 from fimlora.adapter.write import CLASSIFIER_TASKS
 from fimlora.errors import InvalidStatistics
-from fimlora.plan import Budget
 from fimlora.replan import WrittenAdapter, replan
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
-from fimlora_jobs.store import JobMissing
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.solving import budget_of
 from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -91,12 +91,11 @@ def write_again(
 ) -> RankPlan:
     """Plan and write an adapter without its model."""
     reporter.enter(Stage.ALLOCATING)
-    budget, adapter = request.budget, request.adapter
-    written, statistics = measured.written, measured.statistics
+    adapter, written, statistics = request.adapter, measured.written, measured.statistics
     plan = replan(
         statistics,
         written,
-        Budget(budget.unit, budget.value, budget.bytes_per_parameter),
+        budget_of(request),
         scale=adapter.scale,
         **request.allocation.model_dump(),
     )

@@ -13,21 +13,23 @@ def solve(
     request: CalibrationRequest, scores: Scores, *, provenance: Mapping[str, Any] | None = None
 ) -> RankPlan:
     """The plan for some scores."""
-    allocation, budget = request.allocation, request.budget
+    options = request.allocation.model_dump(exclude={"aggregation"})
     return allocate(
         scores,
-        Budget(budget.unit, budget.value, budget.bytes_per_parameter),
-        rule=allocation.rule,
-        r_min=allocation.r_min,
-        r_max=allocation.r_max,
-        multiple_of=allocation.multiple_of,
-        seed=allocation.seed,
+        budget_of(request),
         scale=request.adapter.scale,
         provenance=provenance,
+        **options,
     )
 
 
-def check_budget(request: CalibrationRequest, model: Any) -> None:
+def budget_of(request: CalibrationRequest) -> Budget:
+    """The budget of a request, as the engine takes it."""
+    budget = request.budget
+    return Budget(budget.unit, budget.value, budget.bytes_per_parameter)
+
+
+def check_feasible(request: CalibrationRequest, model: Any) -> None:
     """Solve with equal scores first: an infeasible budget costs no calibration."""
     modules = find_targets(model, request.target_modules)
     scores = Scores(

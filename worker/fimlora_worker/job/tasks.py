@@ -6,10 +6,11 @@ from dataclasses import asdict
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import StorageUnavailable
-from fimlora_jobs.store import JobMissing, StaleAttempt
+from fimlora_jobs.store import StaleAttempt
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 from fimlora_worker.job.commit import commit_result
 from fimlora_worker.job.failures import is_broken_device, job_error
@@ -82,13 +83,13 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.wait_for_imports()
-    from fimlora_worker.job.calibration import ADAPTER_FOLDER, Accepted, calibrate
+    from fimlora_worker.job.calibration import ADAPTER_FOLDER, AcceptedJob, calibrate
     from fimlora_worker.job.reuse import find_measured
 
     request = CalibrationRequest.model_validate(record.request)
     with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
         measured = find_measured(record, process)
-        accepted = Accepted(request, record.resolved, measured, record.memory_kills)
+        accepted = AcceptedJob(request, record.resolved, measured, record.memory_kills)
         outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
         result = commit_result(folder / ADAPTER_FOLDER, process, reporter)
         # Beside the artefacts, not among them: they are the same however it was measured.

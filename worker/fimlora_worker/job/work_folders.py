@@ -11,7 +11,8 @@ from uuid import uuid4
 
 from fimlora_contract.jobs import JobStatus
 from fimlora_jobs.attempts import parse_rq_job_id, rq_job_id
-from fimlora_jobs.store import JobMissing, JobStore
+from fimlora_jobs.reader import JobMissing
+from fimlora_jobs.store import JobStore
 
 _PROGRESS = ".sums"
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 from fimlora_contract.jobs import JobError, JobStatus
 from fimlora_jobs.attempts import REAPER_INTERVAL_S, parse_rq_job_id
+from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped, Transport, give_up, requeue_orphans
-from fimlora_jobs.store import JobMissing, JobStore, StaleAttempt
+from fimlora_jobs.store import JobStore, StaleAttempt
 from fimlora_worker.process.memory_events import count_oom_kills
 
 log = logging.getLogger(__name__)

@@ -88,7 +88,7 @@ Aggregation = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    _option("--seed", panel=CALIBRATION, help="Of sampled probes and of the random rule (0)."),
+    _option("--seed", panel=CALIBRATION, help="Of all that is drawn at random (0)."),
 ]
 Batches = Annotated[
     int | None, _option("--batches", panel=CALIBRATION, help="Batches to measure (8).")
