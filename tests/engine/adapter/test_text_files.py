@@ -6,7 +6,8 @@ import pytest
 from peft import PeftModel
 
 from fimlora import load_plan
-from support.adapters import write
+from fimlora.adapter.text_files import text_files
+from support.adapters import config_of, write
 from support.peft_models import lora_parameters
 
 
@@ -26,3 +27,16 @@ def test_the_rank_map_counts_what_peft_trains(name, layout, tmp_path):
     }
     assert (adapter["trainable_parameters"] > plan.spent.parameters) == (layout == "C")
     assert load_plan(tmp_path / "a") == plan
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+@pytest.mark.parametrize("weights", [False, True])
+def test_text_is_known_without_writing_an_adapter(layout, weights, tmp_path):
+    """From plan and config alone come the bytes of the written files, weights or not."""
+    _, plan = write("llama_gqa_lm", tmp_path / "a", layout=layout, weights=weights)
+
+    files = text_files(plan, config_of(tmp_path / "a"), layout=layout)
+
+    written = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    written.pop("adapter_model.safetensors", None)
+    assert files == written
