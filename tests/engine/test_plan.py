@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from fimlora.adapter.read import load_plan
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.plan import Budget, RankPlan, TargetModule
@@ -52,14 +51,6 @@ def test_alpha_is_scale_times_rank(scale, alpha):
     assert plan.ranks[name] == 10  # the head holds 3 ranks at most, others get the rest
     assert plan.alpha(name) == alpha
     assert type(plan.alpha(name)) is type(alpha)
-
-
-def test_json_round_trip(plan, tmp_path):
-    """Through text and back the plan is equal, from the file or from its folder."""
-    (tmp_path / "rank_map.json").write_text(json.dumps(plan.to_json()))
-
-    assert load_plan(tmp_path) == plan
-    assert load_plan(str(tmp_path / "rank_map.json")) == plan
 
 
 def test_json_says_all_a_reader_needs(plan):
@@ -149,26 +140,6 @@ def test_a_rank_map_with_such_a_budget_is_refused(plan):
 
     with pytest.raises(InvalidAdapter, match="at most 1"):
         RankPlan.from_json(data)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot read"),
-        ("{", "cannot read"),
-        ("[]", "expected a rank map object"),
-        ("{}", "format None is not a rank map"),
-        ('{"format": "fimlora.rank_map/1"}', "lacks or misuses a field"),
-        ('{"format": "fimlora.rank_map/1", "budget": 3}', "lacks or misuses a field"),
-    ],
-)
-def test_a_file_that_is_no_rank_map_is_refused(content, message, tmp_path):
-    """Missing, broken, foreign or incomplete: one typed error that says which."""
-    if content is not None:
-        (tmp_path / "rank_map.json").write_text(content)
-
-    with pytest.raises(InvalidAdapter, match=message):
-        load_plan(tmp_path)
 
 
 def test_a_later_format_is_refused(plan):

@@ -93,3 +93,11 @@ def relative_error(found: Any, wanted: Any) -> float:
     found, wanted = (torch.as_tensor(value, dtype=torch.float64) for value in (found, wanted))
     assert found.shape == wanted.shape
     return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def matrix_with(values: Sequence[float], d_out: int, d_in: int) -> Tensor:
+    """A matrix of given singular values between random directions."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    U = torch.linalg.qr(torch.randn(d_out, len(values), dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(d_in, len(values), dtype=torch.float64)).Q
+    return (U * values) @ V.T

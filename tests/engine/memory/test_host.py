@@ -2,15 +2,12 @@
 
 import ctypes
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from fimlora.memory.device import free_bytes, peak_bytes
 from fimlora.memory.host import free_host_bytes, total_host_bytes
 
 GIB = 2**30
@@ -161,13 +158,3 @@ def test_limits_of_the_process_itself():
     environment = {"PYTHONPATH": str(Path(__file__).parents[3] / "worker")}
 
     subprocess.run([sys.executable, "-c", LIMITED], env=environment, check=True)
-
-
-def test_this_machine_says_something_plausible():
-    """Some is left, some was used, and the peak is not below what is resident now."""
-    cpu = torch.device("cpu")
-    held = torch.ones(2**20)
-
-    assert free_bytes(cpu) > held.nbytes
-    assert peak_bytes(cpu) > held.nbytes
-    assert peak_bytes(cpu) == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

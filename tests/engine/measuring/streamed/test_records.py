@@ -7,7 +7,6 @@ import torch
 import transformers
 
 from fimlora import Settings, measure, measure_streamed
-from fimlora.errors import InvalidOption
 from fimlora.measuring.recording.mean_gradient import MeanGradient
 from fimlora.memory.need import sketch_is_smaller
 from support.models import PAD, VOCABULARY, make_batch, tiny
@@ -81,11 +80,3 @@ def test_gradients_of_one_block_are_in_memory_at_once(tmp_path):
     assert len(counts) > 2
     assert set(counts) == {before}
     assert streamed.spectra.keys() == {module.name for module in streamed.modules}
-
-
-def test_an_unknown_record_is_refused_before_anything_is_read():
-    """The message says what can be recorded."""
-    with pytest.raises(
-        InvalidOption, match=r"'spectrum'.*'spectra', 'moments', 'batch_energies'"
-    ):
-        Settings(record="spectrum")

@@ -1,0 +1,117 @@
+"""What a model needs, against its weights, what autograd keeps and what a run records."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fimlora import Settings
+from fimlora.measuring.executors import shortage
+from fimlora.measuring.recording.fisher_exact import FisherExact
+from fimlora.measuring.recording.mean_gradient import Signs
+from fimlora.measuring.recording.quantities import quantities_for
+from fimlora.measuring.recording.quantity import Pass, SeenCall
+from fimlora.memory.need import SKETCH_WIDTH, bytes_recorded, estimate_need
+from fimlora.model.checkpoint import Checkpoint, StoredTensor
+from fimlora.plan import TargetModule
+from support.models import make_batch, tiny
+
+
+def stored(*shape: int):
+    return StoredTensor(Path("x"), 0, torch.float32, shape)
+
+
+@pytest.mark.parametrize("name", ["bert_classifier", "llama_gqa_lm"])
+def test_the_need_is_about_the_weights_and_what_autograd_keeps(name, tmp_path):
+    """Weights to the byte; activations within 2.5 times, a tiny model's vocabulary included."""
+    model, _ = tiny(name)
+    model.save_pretrained(tmp_path)
+    batch = make_batch(name, [30])
+    saved: dict[int, int] = {}
+
+    def note(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = model.requires_grad_(False)(  # noqa: F841 - keeps the graph
+            inputs_embeds=torch.randn(1, 30, 24, requires_grad=True),
+            attention_mask=batch["attention_mask"],
+        )
+
+    need = estimate_need(Checkpoint(tmp_path).tensors, itemsize=4, n_tokens=30)
+
+    assert need.weight_bytes == sum(p.numel() * 4 for p in model.parameters())
+    assert need.converted_bytes == 0
+    assert 0.5 <= need.example_bytes / sum(saved.values()) <= 2.5
+
+
+def test_experts_that_a_token_does_not_visit_keep_nothing():
+    """Of a mixture, as many as it goes through."""
+    dense, mixture = (
+        estimate_need(
+            {
+                f"layers.0.mlp.{part}.weight": stored(8, 4)
+                for part in ("up", *(f"experts.{n}.up" for n in range(n_experts)))
+            },
+            itemsize=2,
+            n_tokens=10,
+            experts_per_token=2,
+        )
+        for n_experts in (0, 16)
+    )
+
+    assert mixture.weight_bytes == 17 * dense.weight_bytes == 17 * 8 * 4 * 2
+    assert mixture.converted_bytes == mixture.weight_bytes  # stored in four bytes each
+    assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
+
+
+@pytest.mark.parametrize(
+    "record", [(), "moments", "spectra", "batch_energies", ("spectra", "moments")]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("spectra_bytes", [0, 2**30])
+def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
+    """Sums, what the second pass over a batch adds to them, and the signs of sketches."""
+    shapes = [(900, 1100), (1100, 900), (900, 1100), (1500, 900), (8, 4)]
+    modules = [
+        TargetModule(f"layers.{i}.up", d_in, d_out) for i, (d_in, d_out) in enumerate(shapes)
+    ]
+    signs, seen = Signs(SKETCH_WIDTH), set()
+    settings = Settings(record=record, spectra_bytes=spectra_bytes)
+    collected = quantities_for(settings, modules, torch.device("cpu"), signs=signs)
+    quantities = [found for found in collected if not isinstance(found, FisherExact)]
+
+    for quantity in quantities:
+        for _ in range(2):
+            quantity.commit()
+            quantity.begin(Pass(torch.ones(2), None, is_whole=False))
+            for module in modules:
+                x = torch.ones(2, 3, module.d_in, dtype=dtype)
+                g = torch.ones(2, 3, module.d_out, dtype=dtype)
+                quantity.add(module.name, [SeenCall((x,), g)])
+
+    for staged in itertools.chain(*(quantity.pending_sums() for quantity in quantities)):
+        seen |= {staged.total, staged._staged} - {None}
+    seen |= set(signs._drawn.values())
+    options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}
+    found = bytes_recorded(modules, record, **options)
+    assert found == sum(tensor.numel() * tensor.itemsize for tensor in seen)
+
+
+def test_what_is_recorded_takes_its_part_of_the_memory():
+    """It does not grow with the examples, and is named where it does not fit."""
+    need = estimate_need({"a": stored(8, 4)}, itemsize=4, n_tokens=10, recorded_bytes=2**20)
+    without = replace(need, recorded_bytes=0)
+    free = round(1.05 * (need.weight_bytes + 2**20 + 5.5 * need.example_bytes))
+
+    assert need.examples_within(free, 99999) == 5
+    assert without.examples_within(free, 99999) > 5
+    assert not need.fits(without.least)
+    assert need.fits(need.least)
+    found = shortage(replace(need, recorded_bytes=2**60), torch.device("cpu"))
+    assert "GiB to record and about" in str(found)
