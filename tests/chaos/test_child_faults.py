@@ -140,7 +140,7 @@ def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
 
 
 def wait_idle(worker: Worker) -> None:
-    deadline = time.monotonic() + 60  # RQ looks up from a job every few seconds only
+    deadline = time.monotonic() + 60  # a busy machine takes its time
     while worker.get_current_job_id() is not None:
         assert time.monotonic() < deadline, "the worker is still busy"
         time.sleep(0.02)

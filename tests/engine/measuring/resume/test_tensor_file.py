@@ -8,8 +8,6 @@ from safetensors import safe_open
 
 from fimlora.measuring.resume.tensor_file import read_tensors, write_tensors
 
-# A dtype's damaged name is looked up in vain; all else is told by its words.
-REFUSED = (ValueError, KeyError)
 FACTS = {"batches": 3, "names": ["ä", 'with "quotes"'], "share": 0.1, "none": None}
 
 
@@ -88,7 +86,7 @@ def test_a_flipped_byte_is_refused(small):
         damaged = bytearray(content)
         damaged[at] ^= mask
         small.write_bytes(damaged)
-        with pytest.raises(REFUSED):
+        with pytest.raises(ValueError):  # noqa: PT011 - said in as many ways as there are damages
             read_tensors(small)
 
 

@@ -81,6 +81,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         without = header.content.replace(written.encode(), _NO_CHECKSUM.encode(), 1)
         checksum, tensors = hashlib.sha256(without), {}
         for name, entry in header.tensors.items():
+            if entry.dtype not in _DTYPES:
+                raise ValueError(f"{name!r} has dtype {entry.dtype!r}, which is never written")
             tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
             memory = _bytes_of(tensor)
             if len(memory) != entry.stop - entry.start:
