@@ -14,12 +14,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fimlora.allocation.units import Units
+from fimlora.allocation.units import Floats, Units
 from fimlora.errors import InvalidOption, InvalidScore
 from fimlora.plan import TargetModule
 from fimlora.scores import Spectra
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 # Gains per cost that agree in as many leading bits are a tie: they differ by rounding, and
