@@ -8,16 +8,8 @@ import pytest
 
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidAdapter, InvalidOption
-from fimlora.plan import Budget, RankPlan, TargetModule
-from fimlora.scores import Scores
-
-MODULES = (
-    TargetModule("model.layers.0.self_attn.q_proj", 64, 64),
-    TargetModule("model.layers.1.mlp.down_proj", 176, 64),
-    TargetModule("transformer.h.2.attn.c_attn", 24, 72, fan_in_fan_out=True),
-    TargetModule("score", 64, 3),
-)
-SCORES = Scores(MODULES, {m.name: float(i + 1) for i, m in enumerate(MODULES)})
+from fimlora.plan import Budget, RankPlan
+from support.plans import MODULES, SCORES
 
 
 @pytest.fixture

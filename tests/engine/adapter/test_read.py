@@ -7,17 +7,8 @@ import pytest
 from fimlora.adapter.read import load_plan, read_adapter_config
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidAdapter
-from fimlora.plan import TargetModule
-from fimlora.scores import Scores
 from support.adapters import config_of, write
-
-MODULES = (
-    TargetModule("model.layers.0.self_attn.q_proj", 64, 64),
-    TargetModule("model.layers.1.mlp.down_proj", 176, 64),
-    TargetModule("transformer.h.2.attn.c_attn", 24, 72, fan_in_fan_out=True),
-    TargetModule("score", 64, 3),
-)
-SCORES = Scores(MODULES, {m.name: float(i + 1) for i, m in enumerate(MODULES)})
+from support.plans import SCORES
 
 
 @pytest.fixture
