@@ -15,6 +15,7 @@ from fimlora_jobs.datasets.table import Rows
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema
 from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
 from fimlora_worker.inputs.labels import UNLABELLED
+from fimlora_worker.inputs.model_faults import named_as
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def _encode(rows: Rows, index: int, encoder: Encoder) -> Example | None:
     label = _label(row, encoder.fields)
     if label == UNLABELLED and rows.classes(encoder.fields.label or "") is not None:
         return None
-    return encoder.encode(row, where=where)
+    with named_as(f"{where}: the model's tokenizer fails"):
+        return encoder.encode(row, where=where)
 
 
 def _label(row: Row, fields: TextFields) -> Any:
