@@ -14,6 +14,7 @@ from fimlora_jobs.datasets.rows import Row
 from fimlora_jobs.datasets.table import Rows
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema
 from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
+from fimlora_worker.inputs.model_faults import named_as
 
 FEWEST_AT_ONCE = 16
 
@@ -86,7 +87,8 @@ def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
         check_row(row, encoder.fields, where=where)
     except ColumnError as error:
         raise DatasetSchema(str(error)) from error
-    return encoder.encode(row, where=where)
+    with named_as(f"{where}: the model's tokenizer fails"):
+        return encoder.encode(row, where=where)
 
 
 class PaddedBatches:
