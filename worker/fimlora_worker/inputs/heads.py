@@ -8,6 +8,7 @@ from typing import Any
 
 from fimlora_jobs.datasets.columns import Task
 from fimlora_worker.errors import UnsupportedArchitecture
+from fimlora_worker.inputs.model_faults import named_as
 
 # The head that a base model lacks is drawn from this seed and no other: neither the
 # request nor what ran before may change the scores.
@@ -59,6 +60,27 @@ def head_class(config: Any, task: Task) -> Any:
     return transformers.AutoModelForCausalLM
 
 
+def other_class(config: Any, model: Any) -> tuple[Any, Any] | None:
+    """The other class that a checkpoint of text and images is loaded as, for generating text.
+
+    Args:
+        config: The configuration of the checkpoint.
+        model: The model that a job has of it.
+
+    Returns:
+        The class, the whole model's for a text model and the text model's for the whole, and
+        its configuration; ``None`` where there is no other.
+    """
+    import transformers
+
+    text = config.get_text_config()
+    whole: Any = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    alone: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if text is config or whole is None or alone is None or whole is alone:
+        return None
+    return {alone: (whole, config), whole: (alone, text)}.get(type(model))
+
+
 def config_for_head(folder: Path, request: ModelRequest) -> Any:
     """The model's configuration with the outputs that a job's labels need."""
     from transformers import AutoConfig
@@ -97,17 +119,10 @@ def check_complete(model: Any, absent: set[str], request: ModelRequest) -> None:
 
 @contextmanager
 def named_architecture_errors(config: Any) -> Iterator[None]:
-    """Name the architecture when transformers cannot build it.
+    """Name the architecture when transformers cannot build it, whatever it raises.
 
     Raises:
         UnsupportedArchitecture: It cannot.
     """
-    try:
+    with named_as(f"transformers cannot load this {config.model_type} model"):
         yield
-    except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
-        # Of torch's own errors, which are mostly about memory, one is the configuration's.
-        if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
-            raise
-        raise UnsupportedArchitecture(
-            f"transformers cannot load this {config.model_type} model: {error}"
-        ) from error
