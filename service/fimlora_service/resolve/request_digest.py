@@ -7,7 +7,7 @@ from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
 
-MEASURED = frozenset({"target_modules", "calibration"})
+MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
 # Where the weights are while they are measured changes no number.
 NEITHER = {"calibration": {"executor"}}
