@@ -4,19 +4,19 @@ Names are those of the base model's tree. On a model that PEFT has wrapped, a Lo
 stands where the linear map was; its ``base_layer`` is that map, and what is measured.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.model.default_targets import default_target_modules
 from fimlora.model.expressions import matching
 from fimlora.model.naming import (
+    Modules,
     is_ending,
     is_linear,
     named_endings,
@@ -77,7 +77,8 @@ def find_targets(
         target_modules: Names or dotted name endings; ``"all-linear"`` for every linear map
             but the output head; any other string is a regular expression over full names,
             as in PEFT. ``None`` stands for the modules that carry LoRA already or, when
-            none does, for PEFT's default for the architecture.
+            none does, for the default of the architecture; see
+            `fimlora.model.default_targets`.
         exclude_modules: What to leave out of these: names or dotted name endings, or a
             string that is a regular expression over full names.
 
@@ -125,7 +126,7 @@ def choose_targets(
     fused = _fused_experts(model)
     excluded = names_excluded(exclude_modules, modules, fused)
     meant = _meant(model, target_modules, modules, fused, excluded=excluded)
-    meant_fused = {*_fused_meant(model, target_modules, fused)}
+    meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
     unfit = dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
     names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
@@ -138,32 +139,6 @@ def choose_targets(
     if not targets:
         raise UnknownTarget(_none_left(left_out))
     return Choice(targets, dict(sorted(left_out.items())), named)
-
-
-def default_target_modules(model: nn.Module) -> list[str]:
-    """Names PEFT targets by default in models of this architecture.
-
-    Args:
-        model: A base model or a PEFT model; only its config and module names are read.
-
-    Returns:
-        Leaf names, or full names where PEFT's own default is a pattern over full names.
-
-    Raises:
-        UnknownTarget: PEFT has no default for the architecture.
-    """
-    config = getattr(model, "config", None)
-    model_type: str = getattr(config, "model_type", "unknown")
-    default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-    if default is None:
-        known = ", ".join(sorted(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING))
-        raise UnknownTarget(
-            f"PEFT has no default target modules for model_type {model_type!r}; pass "
-            f"target_modules (a list of names, or 'all-linear'). Defaults exist for: {known}"
-        )
-    if isinstance(default, str):
-        return [name for name, _ in model.named_modules() if re.fullmatch(default, name)]
-    return sorted(default)
 
 
 def head_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -247,7 +222,7 @@ def _meant(
         carriers = _carriers(model)
         if carriers:
             return carriers
-        target_modules = default_target_modules(model)
+        target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
         return names_of_entries(target_modules, modules, fused, excluded)
     if target_modules.lower() == ALL_LINEAR:
@@ -256,13 +231,16 @@ def _meant(
 
 
 def _fused_meant(
-    model: nn.Module, target_modules: str | Sequence[str] | None, fused: list[str]
+    model: nn.Module,
+    target_modules: str | Sequence[str] | None,
+    modules: Modules,
+    fused: list[str],
 ) -> list[str]:
     """Names of the fused experts that a choice means."""
     if not fused or (target_modules is None and _carriers(model)):
         return []
     if target_modules is None:
-        target_modules = default_target_modules(model)
+        target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
         return [n for n in fused if any(is_ending(e, n) for e in target_modules)]
     if target_modules.lower() == ALL_LINEAR:
