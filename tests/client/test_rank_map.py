@@ -177,3 +177,20 @@ def test_what_is_left_out_is_said_with_its_reason():
         "left out pooler: too new",
     ]
     assert "left out" not in shown(make(BLOCKS))
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"model_class": "A"}, "names   of A"),
+        (
+            {"model_class": "A", "names_also_hold_for": "B"},
+            "of A; those of the config hold for B",
+        ),
+        ({"model_class": "A", "names_do_not_hold_for": "B"}, "of A, and not for B"),
+    ],
+)
+def test_the_classes_that_the_names_are_for_are_shown(facts, line):
+    """A checkpoint for text and images has two, and names of its modules may differ."""
+    assert line in shown(make(BLOCKS).model_copy(update={"provenance": facts}))
+    assert "names " not in shown(make(BLOCKS))

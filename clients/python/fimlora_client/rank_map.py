@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -108,7 +109,20 @@ def budget_lines(rank_map: RankMap) -> Table:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
         table.add_row(Text("trained", "bold"), Text(padded))
+    if classes := classes_line(rank_map.provenance):
+        table.add_row(Text("names", "bold"), Text(classes))
     return table
+
+
+def classes_line(provenance: Mapping[str, Any]) -> str:
+    """Which model classes the names of the adapter are for; empty where nobody knows."""
+    if not (own := provenance.get("model_class")):
+        return ""
+    if also := provenance.get("names_also_hold_for"):
+        return f"of {own}; those of the config hold for {also}, too"
+    if other := provenance.get("names_do_not_hold_for"):
+        return f"of {own}, and not for {other}, which has others"
+    return f"of {own}"
 
 
 def left_out_lines(rank_map: RankMap) -> Table:

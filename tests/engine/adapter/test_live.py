@@ -280,11 +280,13 @@ def test_other_adapters_and_flags_stay():
     assert layer.lora_A["second"].weight.dtype == layer.lora_A["default"].weight.dtype
 
 
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"use_dora": True}, UnsupportedModule, "DoRA"),
         ({"init_lora_weights": "pissa"}, UnsupportedModule, "pissa"),
+        ({"lora_bias": True}, UnsupportedModule, "which a plan does not count"),
     ],
 )
 def test_variants_that_cannot_be_resized_are_refused(options, error, message):

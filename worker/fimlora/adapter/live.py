@@ -92,6 +92,11 @@ def live_adapter(model: nn.Module, adapter_name: str = "default") -> LiveAdapter
             f"init_lora_weights={config.init_lora_weights!r} changes the base weights by rank; "
             f"ranks can be changed with: {', '.join(map(repr, _PLAIN_INITIALISATIONS))}"
         )
+    if getattr(config, "lora_bias", False):  # since PEFT 0.15
+        raise UnsupportedModule(
+            f"adapter {adapter_name!r} has lora_bias=True: a bias trains beside A and B of every "
+            "module, which a plan does not count; make the adapter without"
+        )
     layers = {
         plain_name(name): _check_layer(plain_name(name), module, adapter_name)
         for name, module in base_model_of(model).named_modules()
