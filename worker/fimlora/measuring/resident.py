@@ -39,14 +39,11 @@ from fimlora.measuring.settings import (
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
+from fimlora.model.compiled import running_uncompiled
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
 from fimlora.model.preserved import preserved, random_states, restore_random_states
-from fimlora.model.targets import (
-    count_base_parameters,
-    locate,
-    uncompiled,
-)
+from fimlora.model.targets import count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
@@ -129,7 +126,13 @@ def measure_resident(
         The statistics of the batches that were used.
     """
     check_gradients_allowed()
-    model = uncompiled(model)
+    with running_uncompiled(model) as plain:
+        return _measure_plain(plain, batches, settings)
+
+
+def _measure_plain(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
+) -> Statistics:
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules

@@ -12,6 +12,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.model.peft_trial import unadaptable_by_peft
 from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets
 from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
 
@@ -27,7 +28,7 @@ class Settings:
         exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
-            no targets.
+            no targets. By default the installed PEFT is asked.
         n_batches: Batches to use at most.
         estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.options.Estimator`.
         rank: Rows of the A that ``sampled`` draws.
@@ -59,7 +60,7 @@ class Settings:
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
     drawn: Collection[str] = ()
-    unadaptable: Unadaptable | None = None
+    unadaptable: Unadaptable | None = unadaptable_by_peft
     n_batches: int = 8
     estimator: str = "exact"
     rank: int = 8

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
 from fimlora.model.packed_weights import logical_sizes
+from fimlora.model.compiled import plain_name
 from fimlora.plan import TargetModule
 
 ALL_LINEAR = "all-linear"
@@ -136,7 +137,8 @@ def default_target_modules(model: nn.Module) -> list[str]:
             f"target_modules (a list of names, or 'all-linear'). Defaults exist for: {known}"
         )
     if isinstance(default, str):
-        return [name for name, _ in model.named_modules() if re.fullmatch(default, name)]
+        names = [plain_name(name) for name, _ in model.named_modules()]
+        return [name for name in names if re.fullmatch(default, name)]
     return sorted(default)
 
 
@@ -150,7 +152,7 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
         Tensor by parameter name; empty for models without a classification head.
     """
     return {
-        name: parameter.detach()
+        plain_name(name): parameter.detach()
         for name, parameter in model.named_parameters()
         if not set(_CLASSIFICATION_HEADS).isdisjoint(name.split(".")[:-1])
     }
@@ -275,7 +277,7 @@ def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
             inside = (*inside, f"{name}.")
         if not hasattr(module, "modules_to_save"):  # such a copy is trained in full
-            yield name, _unwrap_layer(module)
+            yield plain_name(name), _unwrap_layer(module)
 
 
 def _unwrap_layer(module: nn.Module) -> nn.Module:
@@ -285,7 +287,8 @@ def _unwrap_layer(module: nn.Module) -> nn.Module:
 def _carriers(model: nn.Module) -> set[str]:
     """Names of the modules that carry LoRA already."""
     named = base_model_of(model).named_modules()
-    return {name for name, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A")}
+    carriers = (n for n, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A"))
+    return set(map(plain_name, carriers))
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
@@ -310,7 +313,7 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
 def _fused_experts(model: nn.Module) -> list[str]:
     """Names of the parameters that hold one matrix per expert, sorted."""
     return sorted(
-        f"{name}.{parameter_name}"
+        plain_name(f"{name}.{parameter_name}")
         for name, module in base_model_of(model).named_modules()
         if "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
         for parameter_name, parameter in module.named_parameters(recurse=False)

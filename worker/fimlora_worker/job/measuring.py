@@ -10,7 +10,6 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.model.targets import find_targets
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -55,7 +54,7 @@ def measure_model(
         executor = Executor.STREAMED
     recorded_bytes = 0
     if settings.record:
-        modules = find_targets(model.outline(), request.target_modules)
+        modules = settings.choose(model.outline()).modules
         recorded_bytes = bytes_recorded(modules, settings.record)
     reset_peak(model.device)
     return measure_where_it_fits(
@@ -111,7 +110,7 @@ class _Attempt:
         )
 
     def _begin(self, outline: Any) -> None:
-        check_feasible(self.request, outline)
+        check_feasible(self.request, outline, self.settings)
         self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:
