@@ -249,16 +249,31 @@ def test_modules_that_others_rule_out_are_listed_with_their_reason():
 
     choice = choose_targets(
         tiny("bert_classifier")[0],
-        ["bert.pooler.dense", "0.attention.self.key", "query"],
+        ["dense", "key", "query"],
         drawn={"bert.pooler.dense", "classifier"},
         unadaptable=unadaptable,
     )
 
-    assert [m.name.rpartition(".")[2] for m in choice.modules] == ["query", "query"]
+    kinds = {m.name.rpartition(".")[2] for m in choice.modules}
+    assert (kinds, len(choice.modules)) == ({"query", "dense"}, 2 * 4)
     assert choice.not_targeted == {
         "bert.encoder.layer.0.attention.self.key": "too odd",
+        "bert.encoder.layer.1.attention.self.key": "too odd",
         "bert.pooler.dense": DRAWN_ANEW,
     }
+
+
+@pytest.mark.parametrize("entry", ["bert.pooler.dense", "pooler.dense"])
+def test_a_module_named_by_itself_is_a_target_or_refused(entry):
+    """A plan without it would not be what was asked for; a name that is excluded is no wish."""
+    model, _ = tiny("bert_classifier")
+    drawn = {"bert.pooler.dense"}
+
+    with pytest.raises(UnsupportedModule, match=r"'bert.pooler.dense' can be no target.*drawn"):
+        choose_targets(model, [entry, "query"], drawn=drawn)
+
+    choice = choose_targets(model, [entry, "query"], drawn=drawn, exclude_modules=[entry])
+    assert choice.not_targeted == {"bert.pooler.dense": EXCLUDED}
 
 
 def test_nothing_left_is_refused():

@@ -6,8 +6,8 @@ stands where the linear map was; its ``base_layer`` is that map, and what is mea
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -36,10 +36,26 @@ class Choice:
         modules: The target modules, in the model's order; never none.
         not_targeted: Reason by name of a module, or of a parameter that holds several
             matrices.
+        named: Modules that an entry of the choice means by itself: each is measured, or the
+            choice is refused.
     """
 
     modules: tuple[TargetModule, ...]
     not_targeted: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+
+    def without(self, left_out: Mapping[str, str]) -> "Choice":
+        """Leave out some more modules.
+
+        Args:
+            left_out: Reason by name.
+
+        Returns:
+            The choice of the others.
+        """
+        modules = tuple(m for m in self.modules if m.name not in left_out)
+        not_targeted = dict(sorted({**self.not_targeted, **left_out}.items()))
+        return replace(self, modules=modules, not_targeted=not_targeted)
 
 
 def find_targets(
@@ -97,22 +113,25 @@ def choose_targets(
 
     Raises:
         UnknownTarget: As for `find_targets`, or all that was meant is left out.
-    """
+        UnsupportedModule: As for `find_targets`, or a module that is named by itself can be none.
+    """  # noqa: DOC502 - the helpers raise
     modules = dict(_base_modules(base_model_of(model)))
     fused = _fused_experts(model)
     meant = _meant(model, target_modules, modules, fused)
     left_out = dict.fromkeys(_fused_meant(model, target_modules, fused), FUSED_EXPERTS)
     excluded = _excluded(exclude_modules, {*meant, *left_out})
     left_out = {n: reason for n, reason in left_out.items() if n not in excluded}
-    left_out |= dict.fromkeys(excluded & meant, EXCLUDED)
-    left_out |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
-    names = [name for name in modules if name in meant and name not in left_out]
+    unfit = dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
+    names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
-        left_out |= unadaptable(model, names)
-    targets = tuple(_describe(n, modules[n]) for n in names if n not in left_out)
+        unfit |= unadaptable(model, names)
+    named = frozenset(_named_alone(target_modules, modules) - excluded)
+    _refuse_named(unfit, named)
+    left_out |= dict.fromkeys(excluded & meant, EXCLUDED) | unfit
+    targets = tuple(_describe(n, modules[n]) for n in names if n not in unfit)
     if not targets:
         raise UnknownTarget(_none_left(left_out))
-    return Choice(targets, dict(sorted(left_out.items())))
+    return Choice(targets, dict(sorted(left_out.items())), named)
 
 
 def default_target_modules(model: nn.Module) -> list[str]:
@@ -251,6 +270,38 @@ def _excluded(exclude_modules: str | Sequence[str] | None, names: set[str]) -> s
     return {name for name in names if any(_is_ending(e, name) for e in exclude_modules)}
 
 
+def _named_alone(
+    target_modules: str | Sequence[str] | None, modules: Mapping[str, nn.Module]
+) -> set[str]:
+    """Names of the modules that an entry means alone."""
+    if target_modules is None or isinstance(target_modules, str):
+        return set()
+    by_ending = _by_ending(modules)
+    found = [by_ending.get(entry, []) for entry in target_modules]
+    return {names[0] for names in found if len(names) == 1}
+
+
+def _refuse_named(unfit: Mapping[str, str], named: frozenset[str]) -> None:
+    """Refuse a choice with a module that can be no target and is named by itself.
+
+    Raises:
+        UnsupportedModule: There is one.
+    """
+    for name, reason in unfit.items():
+        if name in named:
+            raise UnsupportedModule(f"{name!r} can be no target module: {reason}; leave it out")
+
+
+def _by_ending(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by each of their dotted endings, the whole name included."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            found.setdefault(".".join(parts[start:]), []).append(name)
+    return found
+
+
 def _none_left(left_out: Mapping[str, str]) -> str:
     name, reason = next(iter(left_out.items()))
     return (
@@ -359,8 +410,9 @@ def _by_entries(
     if not entries:
         raise InvalidOption("target_modules is empty: name at least one module")
     found: set[str] = set()
+    by_ending = _by_ending(modules)
     for entry in entries:
-        names = {name for name in modules if _is_ending(entry, name)}
+        names = set(by_ending.get(entry, ()))
         if not names:
             matched = [name for name in fused if _is_ending(entry, name)]
             _refuse_fused(f"target_modules entry {entry!r}", matched)

@@ -265,7 +265,7 @@ def _recorders_of_blocks(
 def _join(modules: Sequence[TargetModule], parts: Sequence[Groups]) -> Groups:
     """Join what was recorded in the blocks, in the model's order."""
     joined: Groups = {}
-    for group in parts[0]:
+    for group in parts[0] if parts else ():
         by_name = {name: value for part in parts for name, value in part[group].items()}
         joined[group] = {m.name: by_name[m.name] for m in modules if m.name in by_name}
     return joined
