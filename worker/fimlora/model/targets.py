@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
-from fimlora.model.packed_weights import logical_sizes
 from fimlora.model.compiled import plain_name
+from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
 ALL_LINEAR = "all-linear"
