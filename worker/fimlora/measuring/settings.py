@@ -28,7 +28,7 @@ class Settings:
         exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
-            no targets. By default the installed PEFT is asked.
+            no targets. ``None`` asks the installed PEFT.
         n_batches: Batches to use at most.
         estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.options.Estimator`.
         rank: Rows of the A that ``sampled`` draws.
@@ -60,7 +60,7 @@ class Settings:
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
     drawn: Collection[str] = ()
-    unadaptable: Unadaptable | None = unadaptable_by_peft
+    unadaptable: Unadaptable | None = None
     n_batches: int = 8
     estimator: str = "exact"
     rank: int = 8
@@ -107,7 +107,7 @@ class Settings:
             self.target_modules,
             exclude_modules=self.exclude_modules,
             drawn=self.drawn,
-            unadaptable=self.unadaptable,
+            unadaptable=self.unadaptable or unadaptable_by_peft,
         )
 
     def identity(self, executor: Executor) -> dict[str, Any]:

@@ -147,4 +147,5 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         seed=accepted.request.calibration.seed,
         head=model.head() if adapter.weights else None,
         model=model.outline(),
+        other_model=model.other_skeleton(),
     )
