@@ -276,6 +276,40 @@ def test_a_module_named_by_itself_is_a_target_or_refused(entry):
     assert choice.not_targeted == {"bert.pooler.dense": EXCLUDED}
 
 
+def test_what_is_excluded_may_be_no_linear_map():
+    """An ending that means an embedding too is fine once that is left out."""
+    model = nn.ModuleDict(
+        {
+            "text": nn.ModuleDict({"proj": nn.Linear(2, 2)}),
+            "image": nn.ModuleDict({"proj": nn.Conv2d(1, 1, 1)}),
+        }
+    )
+
+    choice = choose_targets(model, ["proj"], exclude_modules=["image.proj"])
+
+    assert [m.name for m in choice.modules] == ["text.proj"]
+    with pytest.raises(UnsupportedModule, match=r"'image.proj', a Conv2d.*exclude_modules"):
+        choose_targets(model, ["proj"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["qery"], r"entry 'qery' is no name .* Near names: query"),
+        (
+            ["encoder"],
+            r"'bert.encoder', which holds modules .*expression.*'\.\*encoder\\\.\.\*'",
+        ),
+        (r".*qery", r"matches no full name of a linear map. Near names: .*query"),
+        (r".*encoder", r"matches no full name of a linear map"),
+    ],
+)
+def test_an_exclusion_that_leaves_nothing_out_is_refused(given, message):
+    """It would be a mistake that nobody sees."""
+    with pytest.raises(UnknownTarget, match=message):
+        choose_targets(tiny("bert_classifier")[0], ["query"], exclude_modules=given)
+
+
 def test_nothing_left_is_refused():
     """The message names one module and its reason."""
     with pytest.raises(UnknownTarget, match=r"none of the 2 modules .*query.*exclude_modules"):

@@ -4,19 +4,27 @@ Names are those of the base model's tree. On a model that PEFT has wrapped, a Lo
 stands where the linear map was; its ``base_layer`` is that map, and what is measured.
 """
 
-import difflib
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.errors import UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
 from fimlora.model.compiled import plain_name
+from fimlora.model.default_targets import default_target_modules
+from fimlora.model.expressions import matching
+from fimlora.model.naming import (
+    Modules,
+    is_ending,
+    is_linear,
+    named_endings,
+    names_excluded,
+    names_of_entries,
+    names_of_expression,
+)
 from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
@@ -25,7 +33,6 @@ ALL_LINEAR = "all-linear"
 Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
 # How transformers names the head of a sequence classification model, as PEFT has it.
 _CLASSIFICATION_HEADS = ("score", "classifier")
-_MAX_NAMES_IN_MESSAGE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,8 @@ def find_targets(
         target_modules: Names or dotted name endings; ``"all-linear"`` for every linear map
             but the output head; any other string is a regular expression over full names,
             as in PEFT. ``None`` stands for the modules that carry LoRA already or, when
-            none does, for PEFT's default for the architecture.
+            none does, for the default of the architecture; see
+            `fimlora.model.default_targets`.
         exclude_modules: What to leave out of these: names or dotted name endings, or a
             string that is a regular expression over full names.
 
@@ -117,48 +125,21 @@ def choose_targets(
     """  # noqa: DOC502 - the helpers raise
     modules = dict(_base_modules(base_model_of(model)))
     fused = _fused_experts(model)
-    meant = _meant(model, target_modules, modules, fused)
-    left_out = dict.fromkeys(_fused_meant(model, target_modules, fused), FUSED_EXPERTS)
-    excluded = _excluded(exclude_modules, {*meant, *left_out})
-    left_out = {n: reason for n, reason in left_out.items() if n not in excluded}
+    excluded = names_excluded(exclude_modules, modules, fused)
+    meant = _meant(model, target_modules, modules, fused, excluded=excluded)
+    meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
     unfit = dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
     names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
         unfit |= unadaptable(model, names)
     named = frozenset(_named_alone(target_modules, modules) - excluded)
     _refuse_named(unfit, named)
-    left_out |= dict.fromkeys(excluded & meant, EXCLUDED) | unfit
+    left_out = dict.fromkeys(meant_fused, FUSED_EXPERTS) | unfit
+    left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
     targets = tuple(_describe(n, modules[n]) for n in names if n not in unfit)
     if not targets:
         raise UnknownTarget(_none_left(left_out))
     return Choice(targets, dict(sorted(left_out.items())), named)
-
-
-def default_target_modules(model: nn.Module) -> list[str]:
-    """Names PEFT targets by default in models of this architecture.
-
-    Args:
-        model: A base model or a PEFT model; only its config and module names are read.
-
-    Returns:
-        Leaf names, or full names where PEFT's own default is a pattern over full names.
-
-    Raises:
-        UnknownTarget: PEFT has no default for the architecture.
-    """
-    config = getattr(model, "config", None)
-    model_type: str = getattr(config, "model_type", "unknown")
-    default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-    if default is None:
-        known = ", ".join(sorted(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING))
-        raise UnknownTarget(
-            f"PEFT has no default target modules for model_type {model_type!r}; pass "
-            f"target_modules (a list of names, or 'all-linear'). Defaults exist for: {known}"
-        )
-    if isinstance(default, str):
-        names = [plain_name(name) for name, _ in model.named_modules()]
-        return [name for name in names if re.fullmatch(default, name)]
-    return sorted(default)
 
 
 def head_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -234,40 +215,38 @@ def _meant(
     target_modules: str | Sequence[str] | None,
     modules: dict[str, nn.Module],
     fused: list[str],
+    *,
+    excluded: Set[str],
 ) -> set[str]:
-    """Names of the linear maps that a choice means."""
+    """Names of the linear maps that a choice means, with those that are excluded from it."""
     if target_modules is None:
-        return _carriers(model) or _by_entries(default_target_modules(model), modules, fused)
+        carriers = _carriers(model)
+        if carriers:
+            return carriers
+        target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
-        return _by_entries(target_modules, modules, fused)
+        return names_of_entries(target_modules, modules, fused, excluded)
     if target_modules.lower() == ALL_LINEAR:
         return _all_linear(base_model_of(model), modules)
-    return _by_expression(target_modules, modules, fused)
+    return names_of_expression(target_modules, modules, fused, excluded)
 
 
 def _fused_meant(
-    model: nn.Module, target_modules: str | Sequence[str] | None, fused: list[str]
+    model: nn.Module,
+    target_modules: str | Sequence[str] | None,
+    modules: Modules,
+    fused: list[str],
 ) -> list[str]:
     """Names of the fused experts that a choice means."""
     if not fused or (target_modules is None and _carriers(model)):
         return []
     if target_modules is None:
-        target_modules = default_target_modules(model)
+        target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
-        return [n for n in fused if any(_is_ending(e, n) for e in target_modules)]
+        return [n for n in fused if any(is_ending(e, n) for e in target_modules)]
     if target_modules.lower() == ALL_LINEAR:
         return fused
-    return [name for name in fused if re.fullmatch(target_modules, name)]
-
-
-def _excluded(exclude_modules: str | Sequence[str] | None, names: set[str]) -> set[str]:
-    """Those of some names that are to be left out."""
-    if exclude_modules is None:
-        return set()
-    if isinstance(exclude_modules, str):
-        compiled = _compile("exclude_modules", exclude_modules)
-        return {name for name in names if compiled.fullmatch(name)}
-    return {name for name in names if any(_is_ending(e, name) for e in exclude_modules)}
+    return sorted(matching("target_modules", target_modules, fused))
 
 
 def _named_alone(
@@ -276,8 +255,8 @@ def _named_alone(
     """Names of the modules that an entry means alone."""
     if target_modules is None or isinstance(target_modules, str):
         return set()
-    by_ending = _by_ending(modules)
-    found = [by_ending.get(entry, []) for entry in target_modules]
+    endings = named_endings(modules)
+    found = [endings.get(entry, []) for entry in target_modules]
     return {names[0] for names in found if len(names) == 1}
 
 
@@ -292,31 +271,12 @@ def _refuse_named(unfit: Mapping[str, str], named: frozenset[str]) -> None:
             raise UnsupportedModule(f"{name!r} can be no target module: {reason}; leave it out")
 
 
-def _by_ending(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by each of their dotted endings, the whole name included."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        parts = name.split(".")
-        for start in range(len(parts)):
-            found.setdefault(".".join(parts[start:]), []).append(name)
-    return found
-
-
 def _none_left(left_out: Mapping[str, str]) -> str:
     name, reason = next(iter(left_out.items()))
     return (
         f"none of the {len(left_out)} modules that target_modules means can be a target; "
         f"{name!r}, for one: {reason}"
     )
-
-
-def _compile(option: str, expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression)
-    except re.error as error:
-        raise InvalidOption(
-            f"{option}={expression!r} is no regular expression: {error}"
-        ) from error
 
 
 def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -351,7 +311,7 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
     names = {
         name
         for name, module in modules.items()
-        if _is_linear(module)
+        if is_linear(module)
         and id(module) not in in_heads
         # A head that shares its weight with an embedding is the embedding.
         and id(module.weight) not in embeddings
@@ -370,86 +330,6 @@ def _fused_experts(model: nn.Module) -> list[str]:
         for parameter_name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() == 3
     )
-
-
-def _refuse_fused(given: str, names: list[str]) -> None:
-    """Refuse targets that are fused experts only.
-
-    Raises:
-        UnsupportedModule: There are some.
-    """
-    if names:
-        raise UnsupportedModule(
-            f"{given} matches {names[0]!r}, which holds the matrices of all experts in one "
-            "parameter; fused experts are not measured: name Linear or Conv1D modules only"
-        )
-
-
-def _is_ending(entry: str, name: str) -> bool:
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _by_expression(
-    expression: str, modules: dict[str, nn.Module], fused: list[str]
-) -> set[str]:
-    compiled = _compile("target_modules", expression)
-    names = {name for name in modules if compiled.fullmatch(name)}
-    if not names:
-        matched = [name for name in fused if re.fullmatch(expression, name)]
-        _refuse_fused(f"target_modules={expression!r}", matched)
-        raise UnknownTarget(
-            f"target_modules={expression!r} matches no full module name (a string is a regular "
-            f"expression; use a list for name endings). {_near_names(expression, modules)}"
-        )
-    return _refuse_nonlinear(expression, names, modules)
-
-
-def _by_entries(
-    entries: Sequence[str], modules: dict[str, nn.Module], fused: list[str]
-) -> set[str]:
-    if not entries:
-        raise InvalidOption("target_modules is empty: name at least one module")
-    found: set[str] = set()
-    by_ending = _by_ending(modules)
-    for entry in entries:
-        names = set(by_ending.get(entry, ()))
-        if not names:
-            matched = [name for name in fused if _is_ending(entry, name)]
-            _refuse_fused(f"target_modules entry {entry!r}", matched)
-            raise UnknownTarget(
-                f"no module is named {entry!r} or ends in '.{entry}'. "
-                f"{_near_names(entry, modules)}"
-            )
-        found |= _refuse_nonlinear(entry, names, modules)
-    return found
-
-
-def _refuse_nonlinear(entry: str, names: set[str], modules: dict[str, nn.Module]) -> set[str]:
-    for name in sorted(names):
-        if not _is_linear(modules[name]):
-            raise UnsupportedModule(
-                f"target_modules entry {entry!r} matches {name!r}, a "
-                f"{type(modules[name]).__name__}; only Linear and Conv1D can be measured"
-            )
-    return names
-
-
-def _near_names(entry: str, modules: dict[str, nn.Module]) -> str:
-    linear = [name for name, module in modules.items() if _is_linear(module)]
-    endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    last = entry.rsplit(".", 1)[-1]
-    pool = linear if "." in entry else endings
-    near = difflib.get_close_matches(entry, pool, n=_MAX_NAMES_IN_MESSAGE, cutoff=0.5)
-    near = near or difflib.get_close_matches(last, endings, n=_MAX_NAMES_IN_MESSAGE, cutoff=0.5)
-    return (
-        f"Near names: {', '.join(near)}"
-        if near
-        else f"Linear maps end in: {', '.join(endings)}"
-    )
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _describe(name: str, module: nn.Module) -> TargetModule:

@@ -110,7 +110,7 @@ class _Attempt:
         )
 
     def _begin(self, outline: Any) -> None:
-        check_feasible(self.request, outline, self.settings)
+        check_feasible(self.request, outline, self.settings.choose(outline).modules)
         self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:
@@ -122,6 +122,7 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
     calibration = request.calibration
     return Settings(
         target_modules=request.target_modules,
+        exclude_modules=request.exclude_modules,
         n_batches=calibration.n_batches,
         estimator=calibration.estimator,
         seed=calibration.seed,

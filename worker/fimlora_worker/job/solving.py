@@ -1,9 +1,9 @@
 """Solve for a plan under the budget and the bounds of a request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fimlora import RankPlan, Scores, Settings, allocate
+from fimlora import RankPlan, Scores, TargetModule, allocate
 from fimlora.memory.need import N_VALUES
 from fimlora.plan import Budget
 from fimlora_contract.requests import CalibrationRequest
@@ -29,9 +29,10 @@ def budget_of(request: CalibrationRequest) -> Budget:
     return Budget(budget.unit, budget.value, budget.bytes_per_parameter)
 
 
-def check_feasible(request: CalibrationRequest, model: Any, settings: Settings) -> None:
+def check_feasible(
+    request: CalibrationRequest, model: Any, modules: Sequence[TargetModule]
+) -> None:
     """Solve with equal scores first: an infeasible budget costs no calibration."""
-    modules = settings.choose(model).modules
     scores = Scores(
         modules,
         {m.name: 1.0 for m in modules},
