@@ -54,6 +54,8 @@ class Statistics:
         example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
         squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
         not_targeted: Fused experts that the choice of targets means but that are not measured.
+        auxiliary_losses_left_out: What the model adds to its loss in training and the run
+            left out, by the names of the weights in its config.
         input_squares: Sum over tokens of the squared input (I) per module, if recorded.
         token_counts: Tokens in that sum (1), if recorded.
         batch_energies: ``sum_b ||H[b, o, :]||^2`` (O) per module, if recorded.
@@ -81,6 +83,7 @@ class Statistics:
     example_energies: Arrays
     squared_gradients: Arrays
     not_targeted: tuple[str, ...] = ()
+    auxiliary_losses_left_out: tuple[str, ...] = ()
     input_squares: Arrays = field(default_factory=dict)
     token_counts: Arrays = field(default_factory=dict)
     batch_energies: Arrays = field(default_factory=dict)
@@ -261,14 +264,18 @@ class Statistics:
             if group in keys:
                 keys[group][name] = key
         modules = tuple(TargetModule(**row) for row in header.pop("modules"))
-        header["not_targeted"] = tuple(header.get("not_targeted", ()))
+        for group in _NAMES:
+            header[group] = tuple(header.get(group, ()))
         arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
         return cls(modules=modules, estimator=estimator, **header, **arrays)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
-        plain = {"estimator": self.estimator.value, "not_targeted": list(self.not_targeted)}
-        return {**facts, **plain}
+        names = {"not_targeted": list(self.not_targeted)}
+        left_out = list(facts.pop("auxiliary_losses_left_out"))
+        if left_out:  # most models have none
+            names["auxiliary_losses_left_out"] = left_out
+        return {**facts, "estimator": self.estimator.value, **names}
 
 
 _GROUPS = (
@@ -283,6 +290,7 @@ _GROUPS = (
     "spectrum_errors",
 )
 _COUNTS = ("n_examples", "n_batches")
+_NAMES = ("not_targeted", "auxiliary_losses_left_out")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
