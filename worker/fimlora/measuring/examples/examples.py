@@ -110,7 +110,7 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
         counts = counts[labelled]
     padding, order = None, None
-    if loss.loss_fn is None and not loss.reads_padding and len(counts):
+    if loss.loss_fn is None and len(counts):
         padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
     if padding is not None and (rows := padding.by_length()) != sorted(rows):
         padding, sorting = padding.of(rows), torch.tensor(rows)
@@ -148,14 +148,15 @@ def example_losses(
         labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
         if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
-    if "use_cache" in inspect.signature(base.forward).parameters:
+    if accepts_cache(model):
         inputs.setdefault("use_cache", False)
     if loss.head is None:
-        losses = loss.per_example(model(**inputs), examples.batch, where)
+        outputs = _run(model, inputs)
+        losses = loss.per_example(outputs, examples.batch, where)
     else:
         # The head sees no token, the loss what the head would have seen.
         with without_tokens(loss.head.linear, examples.batch["labels"].shape) as hidden:
-            outputs = model(**inputs)
+            outputs = _run(model, inputs)
         if hidden:
             losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)
         else:
@@ -166,6 +167,26 @@ def example_losses(
             f"({len(examples)},)"
         )
     return losses
+
+
+def _run(model: nn.Module, inputs: Batch) -> Any:
+    """Run a model, and name what classifiers complain of."""
+    try:
+        return model(**inputs)
+    except ValueError as error:
+        if "no padding token is defined" not in str(error):
+            raise
+        kind = type(base_model_of(model)).__name__
+        raise InvalidOption(
+            f"{kind} cannot tell where examples end, as its config names no padding: set "
+            "pad_token_id on the config of its text"
+        ) from error
+
+
+def accepts_cache(model: nn.Module) -> bool:
+    """Say whether a model is to be told to keep no keys and values of past tokens."""
+    base: Any = base_model_of(model)
+    return "use_cache" in inspect.signature(base.forward).parameters
 
 
 def check_finite(

@@ -49,12 +49,6 @@ class LossKind(StrEnum):
     """What the caller's ``loss_fn`` says."""
 
 
-# Architectures whose outputs for real tokens depend on how much padding follows: they read
-# the last column, mix neighbouring or all columns, or choose their attention by the length.
-_READ_PADDING = frozenset({
-    "big_bird", "bigbird_pegasus", "canine", "convbert", "fnet", "mra", "nystromformer",
-    "reformer", "xlnet", "yoso",
-})  # fmt: skip
 _BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
 
 
@@ -66,14 +60,11 @@ class Loss:
         kind: What it is.
         loss_fn: The caller's own function, for ``LossKind.CUSTOM``.
         head: The head of a language model that `per_example_from_hidden` can be used with.
-        reads_padding: Whether the model's outputs depend on how much padding there is, so
-            that none may be cut.
     """
 
     kind: LossKind
     loss_fn: LossFn | None = None
     head: LargeHead | None = None
-    reads_padding: bool = False
 
     def count_labels(self, batch: Mapping[str, Any], n_examples: int) -> Int[Tensor, " N"]:
         """Count what each example contributes to the mean over the batch.
@@ -154,12 +145,11 @@ def choose_loss(
     config, kind = getattr(base, "config", None), type(base).__name__
     if not isinstance(batch.get("labels"), Tensor):
         raise InvalidOption(f"the batch has no tensor 'labels', only {sorted(batch)}")
-    reads_padding = getattr(config, "model_type", None) in _READ_PADDING
     if "ForSequenceClassification" in kind:
-        return Loss(_classification_kind(config, batch["labels"]), reads_padding=reads_padding)
+        return Loss(_classification_kind(config, batch["labels"]))
     token_kind = _language_model_kind(base)
     head = find_large_head(base, chunk_sizes)
-    return Loss(token_kind, head=head, reads_padding=reads_padding)
+    return Loss(token_kind, head=head)
 
 
 def _language_model_kind(model: nn.Module) -> LossKind:
