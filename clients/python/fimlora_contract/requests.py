@@ -107,6 +107,13 @@ class Calibration(RequestModel):
     estimator: Literal["exact", "sampled"] = "exact"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task: Literal["auto", "sequence_classification", "causal_lm"] = "auto"
+    chat_labels: Annotated[
+        Literal["assistant", "last", "all"],
+        Field(
+            description="Which tokens of chat rows are predicted: all that the assistant "
+            "writes, its last turn, or every token."
+        ),
+    ] = "assistant"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     executor: Annotated[
         Literal["auto", "resident", "streamed"],

@@ -12,9 +12,11 @@ from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.dtypes import choose_dtype
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
+from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import Labels, find_labels
 from fimlora_worker.inputs.models import (
     download_model,
@@ -31,12 +33,13 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs."""
+    """Everything that measuring needs, and what provenance says of the labels."""
 
     model: BaseModel
     batches: PaddedBatches
     drawn: Drawn
     fields: TextFields
+    label_facts: dict[str, Any]
 
 
 def fetch(
@@ -72,18 +75,19 @@ def prepare(
         digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
     )
     max_length = longest_input(calibration.max_length, tokenizer, config)
-    drawn = draw(
-        rows,
-        Encoder(tokenizer, fields, max_length, labels),
-        n_examples=calibration.n_batches * calibration.batch_size,
-        seed=calibration.seed,
-    )
+    with chat_encoder(tokenizer, calibration.chat_labels) as chat:
+        drawn = draw(
+            rows,
+            Encoder(tokenizer, fields, max_length, labels, chat),
+            n_examples=calibration.n_batches * calibration.batch_size,
+            seed=calibration.seed,
+        )
     batches = PaddedBatches(
         drawn.examples, batch_size=calibration.batch_size, pad_id=tokenizer.pad_token_id or 0
     )
     wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
     model = BaseModel(folder, config, wanted, tokenizer.pad_token_id, process.models)
-    return Prepared(model, batches, drawn, fields)
+    return Prepared(model, batches, drawn, fields, label_facts(drawn.examples, fields, chat))
 
 
 def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:
