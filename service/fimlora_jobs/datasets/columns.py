@@ -16,6 +16,9 @@ from fimlora_jobs.datasets.conversations import (
 )
 
 Task = Literal["sequence_classification", "causal_lm"]
+# As a request says it: a regression is a classification whose labels are amounts.
+TaskName = Task | Literal["auto", "regression"]
+MAX_NAMED = 30
 PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sentence2"))
 TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
@@ -58,7 +61,7 @@ def used_columns(fields: TextFields) -> list[str]:
 
 
 def find_fields(
-    names: Sequence[str], *, columns: Columns, task: Task | Literal["auto"] = "auto"
+    names: Sequence[str], *, columns: Columns, task: TaskName = "auto"
 ) -> TextFields:
     """Choose the columns: those that were given, the rest by their usual names.
 
@@ -68,10 +71,10 @@ def find_fields(
     given = {role: name for role, name in columns.model_dump().items() if name is not None}
     missing = sorted(set(given.values()) - set(names))
     if missing:
-        raise ColumnError(f"no column {missing[0]!r}; the columns are {sorted(names)}")
+        raise ColumnError(f"no column {missing[0]!r}; the columns are {listed(names)}")
     if "text_pair" in given and "text" not in given:
         raise ColumnError("dataset.columns names a text_pair without a text")
-    fields = TextFields(**given) if _has_text(given) else _by_convention(names, given)
+    fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
     return _with_companions(_fit_task(fields, names=names, task=task), names, given)
 
 
@@ -87,6 +90,8 @@ def _with_companions(
     def find(role: str) -> str | None:
         return given.get(role) or (role if role in names else None)
 
+    if fields.label:
+        return fields
     if fields.messages:
         return replace(fields, tools=find("tools"), system=find("system"))
     if fields.prompt:
@@ -94,10 +99,15 @@ def _with_companions(
     return replace(fields, input=find("input")) if fields.instruction else fields
 
 
-def _by_convention(names: Sequence[str], given: Mapping[str, str]) -> TextFields:
+def _by_convention(
+    names: Sequence[str], given: Mapping[str, str], task: TaskName
+) -> TextFields:
     present = set(names)
     label = given.get("label") or next((name for name in LABELS if name in present), None)
-    if label is None and (unlabelled := _without_label(present)):
+    if task == "causal_lm":
+        label = None
+    unlabelled = _without_label(present)
+    if label is None and unlabelled:
         return unlabelled
     for first, second in PAIRS:
         if {first, second} <= present:
@@ -105,8 +115,10 @@ def _by_convention(names: Sequence[str], given: Mapping[str, str]) -> TextFields
     for text in TEXTS:
         if text in present:
             return TextFields(text=text, label=label)
+    if unlabelled and task == "auto" and "label" not in given:
+        return unlabelled  # preferences: the label says whether the completion is wanted
     raise ColumnError(
-        f"no text column among {sorted(names)}; expected one of {list(TEXTS)}, a pair such as "
+        f"no text column among {listed(names)}; expected one of {list(TEXTS)}, a pair such as "
         "premise/hypothesis, prompt/completion, instruction/output, messages or conversations, "
         "or name it in dataset.columns"
     )
@@ -123,9 +135,14 @@ def _without_label(present: Set[str]) -> TextFields | None:
     return None
 
 
-def _fit_task(
-    fields: TextFields, *, names: Sequence[str], task: Task | Literal["auto"]
-) -> TextFields:
+def listed(names: Sequence[str]) -> str:
+    """Column names for a message: sorted, and not all of very many."""
+    shown = sorted(names)[:MAX_NAMED]
+    more = len(names) - len(shown)
+    return f"{shown} and {more} more" if more else f"{shown}"
+
+
+def _fit_task(fields: TextFields, *, names: Sequence[str], task: TaskName) -> TextFields:
     if fields.completion and not (fields.prompt or fields.instruction):
         raise ColumnError("dataset.columns names a completion without a prompt")
     if fields.prompt and not fields.completion:
@@ -140,10 +157,8 @@ def _fit_task(
     if fields.label is None and fields.text and task != "causal_lm":
         label = next((name for name in LABELS if name in names), None)
         fields = TextFields(text=fields.text, text_pair=fields.text_pair, label=label)
-    if task == "sequence_classification" and fields.label is None:
-        raise ColumnError(
-            f"task sequence_classification needs a label column; the columns are {sorted(names)}"
-        )
+    if task in {"sequence_classification", "regression"} and fields.label is None:
+        raise ColumnError(f"task {task} needs a label column; the columns are {listed(names)}")
     if task == "causal_lm":
         return TextFields(
             text=fields.text,

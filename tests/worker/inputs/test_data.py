@@ -8,14 +8,16 @@ import torch
 from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
+from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.inputs.calibration_data import PaddedBatches, draw
-from fimlora_worker.inputs.examples import IGNORED, Encoder
-from fimlora_worker.inputs.labels import Labels, find_labels
+from fimlora_worker.inputs.examples import Encoder
+from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.rows import open_rows
+from fimlora_worker.inputs.token_spans import IGNORED
 from fimlora_worker.settings import Settings
 from support.jobs import write_jsonl
-from support.model_folders import CHAT_TEMPLATE, make_tokenizer
+from support.model_folders import make_tokenizer
 
 ID = "ds_" + "0" * 32
 
@@ -49,8 +51,8 @@ class TestRows:
 
         for id_ in (ID, other):
             opened = open_rows(UploadedDataset(id=id_), {}, settings, FolderDigests())
-            assert [opened.row(i) for i in range(opened.n_rows)] == rows
-            assert list(opened.column("label")) == [0, 1]
+            assert [row for _, row in opened.read([0, 1], opened.names)] == rows
+            assert [value for _, value in opened.scan("label")] == [0, 1]
             assert opened.names == ("text", "label")
 
     def test_a_folder_is_read_file_after_file(self, settings):
@@ -61,8 +63,8 @@ class TestRows:
         resolved = {"digest": FolderDigests().of_files(dataset_files(folder))}
         rows = open_rows(LocalDataset(name="d"), resolved, settings, FolderDigests())
 
-        assert rows.column("text") == ["w0", "w1", "w2"]
-        assert rows.where(2) == "b.jsonl line 1"
+        assert [value for _, value in rows.scan("text")] == ["w0", "w1", "w2"]
+        assert rows.read([2], rows.names) == [("b.jsonl line 1", {"text": "w2"})]
 
     def test_a_dataset_that_changed_is_refused(self, settings):
         """The job was accepted for another content."""
@@ -76,8 +78,8 @@ class TestRows:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ('{"text": "a"}\n\n{"text": \n', "data.jsonl line 3 is not JSON"),
-            ('["a"]\n', "data.jsonl line 1 is not an object with one field per column"),
+            ('{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
+            ('["a"]\n', "line 1 is not an object with one field per column"),
         ],
     )
     def test_a_line_that_does_not_parse_is_named(self, settings, content, message):
@@ -120,9 +122,9 @@ class TestLabels:
         ("values", "message"),
         [
             ([1, None], "row 2: column 'y' must be a label .*it holds nothing"),
-            ([1, "a"], "row 2: column 'y' holds 'a', but row 1 holds 1"),
+            ([1, "a"], "row 2: column 'y' mixes text and numbers: it holds 'a', in row 1 1"),
             ([["a"], 1], "row 1: column 'y' must be a label .*it holds list"),
-            (["a", "a"], "the one label 'a' in all 2 rows"),
+            (["a", "a"], "the one label 'a'; a classification needs two"),
         ],
     )
     def test_labels_that_make_no_task_are_refused(self, values, message):
@@ -150,7 +152,7 @@ class TestExamples:
     def test_only_the_completion_is_predicted(self):
         """Prompt tokens carry no label; the end of text is part of the completion."""
         fields = TextFields(prompt="p", completion="c")
-        example = encoder(fields).encode({"p": "w0 w1", "c": "w2"}, where="row 1")
+        example = encoder(fields).encode({"p": "w0 w1", "c": " w2"}, where="row 1")
 
         assert example["input_ids"] == [5, 6, 7, 4]
         assert example["labels"] == [IGNORED, IGNORED, 7, 4]
@@ -158,7 +160,7 @@ class TestExamples:
     def test_a_prompt_that_fills_everything_leaves_nothing_to_predict(self):
         """Such a row is dropped, not counted as an example without labels."""
         fields = TextFields(prompt="p", completion="c")
-        row = {"p": "w0 w1 w2 w3", "c": "w4"}
+        row = {"p": "w0 w1 w2 w3", "c": " w4"}
 
         assert encoder(fields, max_length=4).encode(row, where="row 1") is None
 
@@ -168,25 +170,6 @@ class TestExamples:
 
         assert encoder(fields).encode({"t": "w0 w1"}, where="r")["labels"] == [5, 6]
         assert encoder(fields).encode({"t": "w0"}, where="r") is None
-
-    def test_messages_go_through_the_chat_template(self):
-        """Without a template the message says what to use instead."""
-        fields = TextFields(messages="m")
-        row = {"m": [{"role": "w1", "content": "w2"}, {"role": "w3", "content": "w4"}]}
-        chat = encoder(fields)
-        with pytest.raises(DatasetSchema, match="has no chat template; use a chat model"):
-            chat.encode(row, where="row 1")
-        chat.tokenizer.chat_template = CHAT_TEMPLATE
-
-        assert chat.encode(row, where="row 1")["input_ids"] == [6, 7, 8, 9]
-
-    def test_a_row_that_the_template_refuses_is_named(self):
-        """Templates raise on roles they do not know."""
-        chat = encoder(TextFields(messages="m"))
-        chat.tokenizer.chat_template = "{{ raise_exception('no such role') }}"
-
-        with pytest.raises(DatasetSchema, match="row 7: the chat template refuses it: no such"):
-            chat.encode({"m": [{"role": "x", "content": "y"}]}, where="row 7")
 
 
 class TestDraw:

@@ -42,7 +42,6 @@ from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.preserved import preserved, random_states, restore_random_states
 from fimlora.model.targets import (
     count_base_parameters,
-    find_targets,
     locate,
     uncompiled,
 )
@@ -130,7 +129,8 @@ def measure_resident(
     check_gradients_allowed()
     model = uncompiled(model)
     _check_has_values(model)
-    modules = find_targets(model, settings.target_modules)
+    choice = settings.choose(model)
+    modules = choice.modules
     device = next(model.parameters()).device
     check_record(settings.parsed_record, model)
     recorder = Recorder(modules, quantities_for(settings, modules, device))
@@ -144,7 +144,7 @@ def measure_resident(
     loss = _measure_batches(model, modules, batches, settings, recorder, sizes, progress)
     return new_statistics(
         model,
-        modules,
+        choice,
         settings,
         loss=loss,
         n_examples=progress.n_examples,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora_jobs.datasets.columns import ColumnError, TextFields, conversation_of
+from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.chat.encoding import ChatEncoder
 from fimlora_worker.inputs.instructions import instruction_prompt
-from fimlora_worker.inputs.labels import Labels
 from fimlora_worker.inputs.token_spans import IGNORED, label_spans
 
 Example = dict[str, Any]
@@ -28,14 +28,14 @@ class Encoder:
         fields: Which columns carry what.
         max_length: Longer examples are cut at the end.
         labels: What the label column means; ``None`` for language modelling.
-        chat: For rows of messages.
+        chat: For rows of messages; needed only where there are any.
     """
 
     tokenizer: Any
     fields: TextFields
     max_length: int
     labels: Labels | None
-    chat: ChatEncoder
+    chat: ChatEncoder | None = None
 
     def encode(self, row: Mapping[str, Any], *, where: str) -> Example | None:
         """One row as an example; ``None`` when nothing is left to predict."""
@@ -56,6 +56,7 @@ class Encoder:
         except ColumnError as error:
             raise DatasetSchema(str(error)) from error
         if conversation is not None:
+            assert self.chat
             return self.chat.encode(conversation, where=where)
         if self.fields.completion:
             return self._completed(self._prompt(row), row[self.fields.completion])
@@ -64,12 +65,13 @@ class Encoder:
 
     def _prompt(self, row: Mapping[str, Any]) -> str:
         if self.fields.instruction:
-            return instruction_prompt(
-                row[self.fields.instruction], row.get(self.fields.input or "")
-            )
-        return str(row[self.fields.prompt])
+            given = row.get(self.fields.input or "")
+            return instruction_prompt(row[self.fields.instruction], given)
+        return str(row[self.fields.prompt or ""])
 
-    def _classified(self, row: Mapping[str, Any], target: int | float) -> Example | None:
+    def _classified(self, row: Mapping[str, Any], target: int | float | None) -> Example | None:
+        if target is None:
+            return None
         encoded = dict(self._tokenize(row))
         return {**encoded, "labels": target} if encoded["input_ids"] else None
 

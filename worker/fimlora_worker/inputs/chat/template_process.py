@@ -83,7 +83,7 @@ def _render(
     # A function among the template's variables would not get through: only plain data does.
     compiled = chat_template_utils._compile_jinja_template(template)  # noqa: SLF001
     compiled.environment.globals["strftime_now"] = clock.strftime
-    [text], spans = chat_template_utils.render_jinja_template(
+    rendered: Any = chat_template_utils.render_jinja_template(
         conversations=[request["messages"]],
         tools=request["tools"],
         chat_template=template,
@@ -91,6 +91,7 @@ def _render(
         add_generation_prompt=request["add_generation_prompt"],
         **settings["variables"],
     )
+    [text], spans = rendered
     if len(text) > settings["max_chars"]:
         return {"error": f"it writes more than {settings['max_chars']} characters"}
     text.encode()  # half a character is none that a tokenizer knows
