@@ -206,7 +206,12 @@ def conversation_of(
     if not has_chat(row, fields):
         return None
     name = fields.messages or fields.prompt or ""
-    completion = None if fields.messages else row.get(fields.completion or "", ())
+    completion = None if fields.messages else row.get(fields.completion or "")
+    if not (fields.messages or isinstance(completion, list)):
+        raise ColumnError(
+            f"{where}: column {fields.completion!r} must be a list of messages as column {name!r} "
+            f"is, it holds {_kind(row, fields.completion or '')}"
+        )
     try:
         return read_conversation(
             row.get(name),
