@@ -151,8 +151,8 @@ TEXT = [f"w{n} w{n + 1} w{n + 2}" for n in range(16)]
     ("model", "rows", "task_type"),
     [
         ("decoder", [{"text": t} for t in TEXT], "CAUSAL_LM"),
-        ("decoder", [{"prompt": t, "completion": "w9"} for t in TEXT], "CAUSAL_LM"),
-        ("chat", [{"messages": [{"role": "w1", "content": t}]} for t in TEXT], "CAUSAL_LM"),
+        ("decoder", [{"prompt": t, "completion": " w9"} for t in TEXT], "CAUSAL_LM"),
+        ("chat", [{"messages": [{"role": "assistant", "content": t}]} for t in TEXT], "CAUSAL_LM"),
         ("decoder", [{"text": t, "label": len(t) % 2} for t in TEXT], "SEQ_CLS"),
         ("tiny", [{"sentence1": t, "sentence2": t, "label": n / 8} for n, t in enumerate(TEXT)],
          "SEQ_CLS"),

@@ -128,6 +128,7 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "data_seed": calibration.seed,
         "requested_examples": calibration.n_batches * calibration.batch_size,
         "dropped_rows": prepared.drawn.n_dropped,
+        **prepared.label_facts,
         "device": prepared.model.request.device,
     }
     allocation = accepted.request.allocation
