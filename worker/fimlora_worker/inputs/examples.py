@@ -11,6 +11,7 @@ from typing import Any
 from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE, TextFields
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
+from fimlora_worker.inputs.cutting import cut_text
 
 IGNORED = -100
 Example = dict[str, Any]
@@ -59,17 +60,25 @@ class Encoder:
 
     def _tokenize(self, row: Mapping[str, Any]) -> Mapping[str, list[int]]:
         assert self.fields.text
-        pair = row[self.fields.text_pair] if self.fields.text_pair else None
+        from_end = self.tokenizer.truncation_side == "left"
+        text = self._cut(row[self.fields.text], from_end=from_end)
+        pair = None
+        if self.fields.text_pair:
+            pair = self._cut(row[self.fields.text_pair], from_end=from_end)
         encoded: Mapping[str, list[int]] = self.tokenizer(
-            row[self.fields.text], pair, truncation=True, max_length=self.max_length
+            text, pair, truncation=True, max_length=self.max_length
         )
         return encoded
 
+    def _cut(self, text: str, *, from_end: bool = False) -> str:
+        return cut_text(text, self.tokenizer, max_length=self.max_length, from_end=from_end)
+
     def _completed(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         tokenizer = self.tokenizer
-        before = list(tokenizer(prompt)["input_ids"])
+        before = list(tokenizer(self._cut(prompt))["input_ids"])
         if before and before[-1] in {tokenizer.eos_token_id, tokenizer.sep_token_id}:
             before.pop()  # the text goes on
+        completion = self._cut(completion)
         after = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
         if tokenizer.eos_token_id is not None:
             after.append(tokenizer.eos_token_id)
@@ -82,5 +91,5 @@ class Encoder:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         except Exception as error:  # templates raise whatever they like
             raise DatasetSchema(f"{where}: the chat template refuses it: {error}") from error
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(self._cut(text), add_special_tokens=False)["input_ids"]
         return ids
