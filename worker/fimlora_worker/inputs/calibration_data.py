@@ -12,8 +12,9 @@ from torch import Tensor
 from fimlora_jobs.datasets.columns import ColumnError, check_row, used_columns
 from fimlora_jobs.datasets.rows import Row
 from fimlora_jobs.datasets.table import Rows
-from fimlora_worker.errors import DatasetEmpty, DatasetSchema
+from fimlora_worker.errors import DatasetEmpty, DatasetSchema, UnsupportedArchitecture
 from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
+from fimlora_worker.inputs.model_faults import named_as
 
 FEWEST_AT_ONCE = 16
 
@@ -81,12 +82,29 @@ def draw(
     return Drawn(examples, n_dropped)
 
 
+def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | None) -> None:
+    """See that the model has an embedding of every token.
+
+    Raises:
+        UnsupportedArchitecture: Names a token that it has none of.
+    """
+    largest = max(max(example["input_ids"]) for example in examples)
+    if n_ids is not None and largest >= n_ids:
+        raise UnsupportedArchitecture(
+            f"the tokenizer gives token id {largest} "
+            f"({tokenizer.convert_ids_to_tokens(largest)!r}), but the model embeds ids from 0 to "
+            f"{n_ids - 1}: register the model with the tokenizer it was trained with, or "
+            "resize its embeddings"
+        )
+
+
 def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
     try:
         check_row(row, encoder.fields, where=where)
     except ColumnError as error:
         raise DatasetSchema(str(error)) from error
-    return encoder.encode(row, where=where)
+    with named_as(f"{where}: the model's tokenizer fails"):
+        return encoder.encode(row, where=where)
 
 
 class PaddedBatches:
