@@ -40,8 +40,8 @@ from fimlora_service.errors import (
     UnsupportedArchitecture,
 )
 from fimlora_service.resolve.chat_templates import TOKENIZER_CONFIG, may_have_template
-from fimlora_service.resolve.model_checks import check_files
 from fimlora_service.resolve.dataset_cards import card_has_chat
+from fimlora_service.resolve.model_checks import check_files
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
     Shapes,
@@ -148,6 +148,7 @@ class Hub:
             info = self._api.dataset_info(
                 dataset.id, revision=dataset.revision, timeout=self._timeout_s
             )
+        check_data(dataset.id, [sibling.rfilename for sibling in info.siblings or []])
         content = {
             "dataset": dataset.id,
             "commit": info.sha,
@@ -205,6 +206,25 @@ class Hub:
         except ValueError as error:
             raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
         return shapes, {name: str(tensor.dtype) for name, tensor in tensors.items()}
+
+
+def check_data(id_: str, files: Collection[str]) -> None:
+    """Refuse a dataset that no files but only code could give.
+
+    Raises:
+        DatasetUnreachable: It has a loading script, which is named like the repository and
+            stands in the way of its files, or no data.
+    """
+    script = f"{id_.partition('/')[2]}.py"
+    if script in files:
+        raise DatasetUnreachable(
+            f"hub dataset {id_!r} brings a loading script ({script}), which is never run; upload "
+            "its rows as Parquet, JSONL or CSV, or name a copy without a script"
+        )
+    if all(PurePath(name).suffix in NO_DATA for name in files):
+        raise DatasetUnreachable(
+            f"hub dataset {id_!r} has no data files; it has {sorted(files)[:20]}"
+        )
 
 
 def restriction(info: ModelInfo | DatasetInfo) -> dict[str, bool]:

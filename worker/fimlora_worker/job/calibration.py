@@ -79,7 +79,14 @@ def _calibrate_model(
     request, resolved = accepted.request, accepted.resolved
     model_folder, rows = fetch(request, resolved, process=process, reporter=reporter)
     reporter.enter(Stage.LOADING)
-    prepared = prepare(request, resolved, folder=model_folder, rows=rows, process=process)
+    prepared = prepare(
+        request,
+        resolved,
+        folder=model_folder,
+        rows=rows,
+        process=process,
+        on_example=reporter.keep_alive,
+    )
     statistics = (
         accepted.measured.statistics
         if accepted.measured
@@ -129,6 +136,7 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "requested_examples": calibration.n_batches * calibration.batch_size,
         "dropped_rows": prepared.drawn.n_dropped,
         **prepared.label_facts,
+        "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
     allocation = accepted.request.allocation
