@@ -195,10 +195,27 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def longest_input(wanted: int, tokenizer: Any, config: Any) -> int:
-    """Tokens per example: as asked for, but never more than the model has positions."""
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    return int(min(wanted, tokenizer.model_max_length, positions))
+def longest_input(wanted: int, tokenizer: Any, config: Any, n_positions: int | None) -> int:
+    """Tokens per example: as asked for, but never more than the model has positions.
+
+    Args:
+        wanted: As asked for.
+        tokenizer: It may know of a limit.
+        config: It states one for positions that no table ends.
+        n_positions: How many a table has, if there is one.
+    """
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(min(wanted, tokenizer.model_max_length, n_positions or stated or wanted))
+
+
+def padding_id(tokenizer: Any, n_ids: int | None) -> int:
+    """Token that fills up examples: the tokenizer's, if the model has an embedding of it.
+
+    It is masked, so that another token does as well where a tokenizer has got one that the
+    model was never given.
+    """
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    return next((i for i in known if i is not None and (n_ids is None or i < n_ids)), 0)
 
 
 def _names(folder: Path) -> list[str]:
