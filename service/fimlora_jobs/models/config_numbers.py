@@ -31,6 +31,7 @@ LARGEST_SIZE = 1 << 28
 REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
 MOST_REPEATS = 1_000
 MOST_EXPERTS = 1 << 15  # some mixtures keep that many in one tensor
+SHARE = re.compile(r"(dropout|dropout_prob|dropout_rate|_pdrop|_drop)$")
 # Keys under which families state the width of a head by itself.
 HEAD_WIDTH = re.compile(r"head_dim|head_size|d_head|dim_head|d_kv|kv_channels|qk_")
 REFUSE_TO_ROUND = frozenset({"llama"})
@@ -50,15 +51,31 @@ def check_numbers(config: Mapping[str, Any], *, n_tensors: int | None = None) ->
     if depth_of(config) > MAX_DEPTH:
         raise ModelRefused(f"its config.json is nested over {MAX_DEPTH} levels deep")
     for part in parts_of(config):
+        _check_type(part)
         _check_sizes(part)
         _check_repeats(part, n_tensors)
         _check_finite(part)
         _check_dtype(part)
+        _check_shares(part)
     for part in text_parts(config):
         _check_not_empty(part)
         _check_division(part)
         _check_layer_types(part)
         _check_pad_id(part)
+
+
+def _check_type(part: Mapping[str, Any]) -> None:
+    kind = part.get("model_type", "")
+    if not isinstance(kind, str):
+        raise _wrong("model_type", kind, "the name of a family of transformers")
+
+
+def _check_shares(part: Mapping[str, Any]) -> None:
+    for key, value in part.items():
+        # Truth values and null are also ways to say that nothing is dropped.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if SHARE.search(key) and is_number and not 0 <= value <= 1:
+            raise _wrong(key, value, "a share between 0 and 1")
 
 
 def _check_sizes(part: Mapping[str, Any]) -> None:

@@ -17,10 +17,15 @@ TOKEN_TABLES = frozenset({
     "embed_tokens", "embed_in", "word_embeddings", "tok_embeddings", "token_embedding", "wte",
 })  # fmt: skip
 COUNT_OF_TOKENS = re.compile(r"vocab|n_words")
+OTHER_TABLES = {
+    **dict.fromkeys(("position_embeddings", "embed_positions", "wpe"), re.compile("position")),
+    "token_type_embeddings": re.compile("type_vocab_size"),
+}
 # Rows that a family adds to its vocabulary, or pads it with.
 EXTRA_ROWS = 4096
 REPEATED = re.compile(r"\.(\d+)(?=\.)")
-SHARE_LAYERS = frozenset({"albert"})  # their checkpoints hold a layer once
+# Their checkpoints hold a layer once that runs several times.
+SHARE_LAYERS = frozenset({"albert", "hrm_text"})
 
 
 def check_weights_fit(config: Mapping[str, Any], shapes: Shapes) -> None:
@@ -36,6 +41,7 @@ def check_weights_fit(config: Mapping[str, Any], shapes: Shapes) -> None:
     for name, rows, width in token_tables(shapes):
         _check_rows(config, name, rows)
         _check_width(config, name, width)
+    _check_other_tables(config, shapes)
     _check_layers(config, shapes)
 
 
@@ -59,6 +65,28 @@ def _check_rows(config: Mapping[str, Any], name: str, rows: int) -> None:
             f"its weights belong to another config.json: {name} has {rows} rows, and "
             f"vocab_size is {max(counts)}"
         )
+
+
+def _check_other_tables(config: Mapping[str, Any], shapes: Shapes) -> None:
+    """Positions and types of tokens, in families without parts: towers have tables of their own."""
+    if any(key.endswith("_config") and isinstance(config[key], Mapping) for key in config):
+        return
+    for name, shape in shapes.items():
+        leaf = name.removesuffix(".weight").rpartition(".")[2]
+        counted = OTHER_TABLES.get(leaf)
+        if counted is None or len(shape) != 2 or not name.endswith(".weight"):
+            continue
+        counts = {
+            key: value
+            for key, value in config.items()
+            if counted.search(key) and isinstance(value, int) and value
+        }
+        if counts and not any(n <= shape[0] <= n + EXTRA_ROWS for n in counts.values()):
+            stated = ", ".join(f"{key}={value}" for key, value in counts.items())
+            raise ModelRefused(
+                f"its weights belong to another config.json, which has {stated}: {name} has "
+                f"{shape[0]} rows"
+            )
 
 
 def _check_width(config: Mapping[str, Any], name: str, width: int) -> None:

@@ -10,6 +10,7 @@ from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.heads import check_head
 from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
+from fimlora_jobs.models.shards import check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
 from fimlora_jobs.models.tokenizer_files import check_tokenizer_ids, check_tokenizer_names
 from fimlora_jobs.models.weights_fit import check_weights_fit
@@ -44,6 +45,7 @@ def read_model(
     dtypes = {name: entry.dtype for name, entry in entries.items()}
     check_files(config, names, where=where, shapes=shapes, dtypes=dtypes)
     with refused(where):
+        check_shards(folder)
         check_tokenizer_ids(folder, config, shapes)
     return config, shapes
 
@@ -64,6 +66,7 @@ def check_files(
     with refused(where):
         check_unquantised(config, names=names, dtypes=dtypes)
         check_numbers(config, n_tensors=None if shapes is None else len(shapes))
+        check_shard_names(names)
         check_tokenizer_names(names, config)
         if shapes is not None:
             check_weights_fit(config, shapes)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,7 +316,7 @@ def test_of_the_hub_only_heads_and_sizes_are_read(http, body, hub: Hub, tmp_path
 
 def test_every_shard_counts(http, body, hub: Hub, tmp_path):
     """A model in several files is the sum of them; an adapter beside it is not part of it."""
-    files = {}
+    files: dict[str, Any] = {"model.safetensors.index.json": "{}"}
     for number in range(3):
         shard = tmp_path / "shard"
         save_file({f"layers.{number}.q.weight": np.zeros((16, 16), np.float32)}, shard)

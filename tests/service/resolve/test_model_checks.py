@@ -16,7 +16,11 @@ from support.service import CONFIG, make_model
 
 REFUSED = "unsupported_architecture"
 FULL = CONFIG | {"vocab_size": 50, "n_layer": 2, "n_head": 2, "n_embd": 16, "pad_token_id": 0}
-TABLE = {"wte.weight": (50, 16)}
+TABLE = {
+    "wte.weight": (50, 16),
+    "wpe.weight": (64, 16),
+    "token_type_embeddings.weight": (2, 16),
+}
 BLOCKS = {f"h.{n}.attn.c_attn.weight": (16, 48) for n in range(2)}
 
 
@@ -66,6 +70,9 @@ class TestNumbers:
             ({"pad_token_id": -51}, "pad_token_id=-51, outside"),
             ({"pad_token_id": "[PAD]"}, "pad_token_id='[PAD]'"),
             ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon=nan"),
+            ({"resid_pdrop": 7}, "resid_pdrop=7; allowed is a share between 0 and 1"),
+            ({"n_positions": 65}, "which has n_positions=65: wpe.weight has 64 rows"),
+            ({"type_vocab_size": 3}, "has type_vocab_size=3: token_type_embeddings.weight"),
             ({"initializer_range": float("inf")}, "initializer_range=inf"),
             ({"torch_dtype": "int4"}, "torch_dtype='int4'"),
             ({"dtype": {"a": 1}}, "dtype={'a': 1}"),

@@ -12,6 +12,7 @@ from fimlora.model.safetensors_header import TensorEntry, read_header
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
+from fimlora_jobs.models.shards import check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
 from fimlora_jobs.models.tokenizer_files import check_tokenizer_ids, check_tokenizer_names
 from fimlora_jobs.models.weights_fit import check_weights_fit
@@ -50,6 +51,8 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
         shapes = {name: entry.shape for name, entry in entries.items()}
         check_numbers(config, n_tensors=len(entries))
         check_unquantised(config, dtypes={name: e.dtype for name, e in entries.items()})
+        check_shard_names(names)
+        check_shards(folder)
         check_weights_fit(config, shapes)
         check_tokenizer_names(names, config)
         check_tokenizer_ids(folder, config, shapes)

@@ -187,6 +187,11 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer.padding_side = "right"
         if tokenizer.pad_token_id is None:  # decoders are often trained without
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or not longest > 0:
+        raise UnsupportedArchitecture(
+            f"the model's tokenizer has model_max_length={longest!r}; allowed is a number of tokens"
+        )
     return tokenizer
 
 
