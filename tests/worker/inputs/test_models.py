@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fimlora_worker.inputs.models import (
     load_model,
     load_tokenizer,
     longest_input,
+    padding_id,
     read_config,
     weight_bytes,
 )
@@ -79,7 +81,18 @@ def test_inputs_are_never_longer_than_the_model_has_positions(model_folders):
     tokenizer = load_tokenizer(model_folders / "tiny")
     config = read_config(model_folders / "tiny")
 
-    assert [longest_input(n, tokenizer, config) for n in (16, 512)] == [16, 64]
+    assert [longest_input(n, tokenizer, config, None) for n in (16, 512)] == [16, 64]
+    assert [longest_input(n, tokenizer, config, 62) for n in (16, 512)] == [16, 62]
+
+
+@pytest.mark.parametrize(
+    ("n_ids", "found"), [(None, 6), (7, 6), (6, 4), (5, 4), (4, 1), (1, 0)]
+)
+def test_padding_is_a_token_that_the_model_knows(n_ids, found):
+    """The tokenizer's own, else its end, else its unknown token, else any."""
+    tokenizer = SimpleNamespace(pad_token_id=6, eos_token_id=4, unk_token_id=1)
+
+    assert padding_id(tokenizer, n_ids) == found
 
 
 def test_pickled_weights_are_never_read(folder):

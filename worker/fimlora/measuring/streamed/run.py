@@ -16,6 +16,7 @@ from torch import nn
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.measuring.examples.batches import Batch, as_batch
 from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
+from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
@@ -33,9 +34,10 @@ from fimlora.measuring.streamed.schedule import LayerwiseRun, NewRecorder
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SKETCH_WIDTH, gradients_fit
 from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.input_limits import input_limits
 from fimlora.model.preserved import preserved
 from fimlora.model.skeleton import build_skeleton
-from fimlora.model.targets import count_base_parameters, find_targets
+from fimlora.model.targets import count_base_parameters
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
@@ -142,7 +144,8 @@ def stream(
         The statistics.
     """
     check_record(settings.parsed_record, model)
-    modules = find_targets(model, settings.target_modules)
+    choice = settings.choose(model)
+    modules = choice.modules
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
     weights = new_weights(model, checkpoint, blocks, device, redraws=redraws)
@@ -162,7 +165,7 @@ def stream(
         groups = _join(modules, run.measure(settings.micro_batch_size))
     return new_statistics(
         model,
-        modules,
+        choice,
         settings,
         loss=loss,
         n_examples=sum(len(examples) for examples in found),
@@ -232,6 +235,9 @@ def _examples_of(
 ) -> tuple[Loss, list[Examples]]:
     if not items:
         raise EmptyCalibration("the loader gave no batch")
+    limits = input_limits(model)
+    for number, item in enumerate(items, 1):
+        check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], loss_fn)
     found = [labelled_examples(item, loss, device) for item in items]
     if not any(len(examples) for examples in found):
