@@ -70,11 +70,15 @@ def example_energies(
 
 
 def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example]) -> bool:
-    """Whether a model by itself gives an example another loss beside padding."""
-    return not all(
-        math.isclose(*(_loss(model, example) for example in pair), rel_tol=1e-5)
-        for pair in zip(alone, padded, strict=True)
-    )
+    """Whether a model by itself gives an example another loss beside padding.
+
+    One whose own loss cannot be computed does not.
+    """
+    try:
+        pairs = [[_loss(model, e) for e in pair] for pair in zip(alone, padded, strict=True)]
+    except ValueError:
+        return False
+    return not all(math.isclose(*pair, rel_tol=1e-5) for pair in pairs)
 
 
 def _loss(model: nn.Module, example: Example) -> float:
