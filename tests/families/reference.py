@@ -4,6 +4,8 @@ Nothing here uses the product: a freshly loaded model, one example at a time wit
 and ``dL/dW`` of every linear map.
 """
 
+import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,22 +49,41 @@ def example_energies(
 ) -> dict[str, Tensor]:
     """``||dL/dW||_F^2`` of every example (N) per module, by one backward pass each.
 
-    A weight that modules share is given to each of them apart, as an adapter would be.
+    A weight that modules share is given to each of them apart, as an adapter would be. Each
+    example gets a model of its own, as some change themselves once they have seen a short one.
     """
-    weights = {}
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for name in names:
-        module = model.get_submodule(name)
-        weights[name] = module.weight = nn.Parameter(module.weight.detach().clone())
     energies: dict[str, list[float]] = {name: [] for name in names}
     for example in found:
-        loss = model(**example).loss
-        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        own = copy.deepcopy(model)
+        for parameter in own.parameters():
+            parameter.requires_grad_(False)
+        weights = []
+        for name in names:
+            module = own.get_submodule(name)
+            module.weight = nn.Parameter(module.weight.detach().clone())
+            weights.append(module.weight)
+        gradients = torch.autograd.grad(own(**example).loss, weights, allow_unused=True)
         for name, gradient in zip(names, gradients, strict=True):
             energy = 0.0 if gradient is None else gradient.double().square().sum().item()
             energies[name].append(energy)
     return {name: torch.tensor(values) for name, values in energies.items()}
+
+
+def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example]) -> bool:
+    """Whether a model by itself gives an example another loss beside padding.
+
+    One whose own loss cannot be computed does not.
+    """
+    try:
+        pairs = [[_loss(model, e) for e in pair] for pair in zip(alone, padded, strict=True)]
+    except ValueError:
+        return False
+    return not all(math.isclose(*pair, rel_tol=1e-5) for pair in pairs)
+
+
+def _loss(model: nn.Module, example: Example) -> float:
+    with torch.no_grad():
+        return float(copy.deepcopy(model)(**example).loss)
 
 
 def exact_scores(model: nn.Module, energies: Mapping[str, Tensor]) -> dict[str, float]:

@@ -93,8 +93,13 @@ class _Running:
 
     def _lost(self, is_late: bool) -> Found:
         why = f"not done after {TIME_LIMIT_S:.0f} s" if is_late else "the process has died"
-        name, kind = self.family.name, self.family.model_class.__name__
-        return Found(name, kind, verdicts={"autograd": f"wrong: {why}"})
+        return lost(self.family, why)
+
+
+def lost(family: Family, why: str) -> Found:
+    """What is said of a family whose checks did not come to an end."""
+    said = {"autograd": f"wrong: {why}"}
+    return Found(family.name, family.model_class.__name__, verdicts=said)
 
 
 def check_all(families: Sequence[Family], *, n_processes: int = N_PROCESSES) -> Iterator[Found]:
@@ -121,7 +126,10 @@ def _check(family: Family, room: Path, answer: "Connection[Found, Found]") -> No
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    answer.send(check_family(family, room))
+    try:
+        answer.send(check_family(family, room))
+    except Exception as error:
+        answer.send(lost(family, f"{type(error).__name__}: {error}"))
 
 
 def tell(text: str) -> None:
