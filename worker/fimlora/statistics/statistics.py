@@ -271,7 +271,9 @@ class Statistics:
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
-        plain = {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
+        plain: dict[str, Any] = {
+            "estimator": self.estimator.value, "not_targeted": dict(self.not_targeted),
+        }  # fmt: skip
         if losses := list(facts.pop("auxiliary_losses_left_out")):  # most models have none
             plain["auxiliary_losses_left_out"] = losses
         return {**facts, **plain}
