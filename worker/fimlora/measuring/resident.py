@@ -41,6 +41,7 @@ from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
+from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved, random_states, restore_random_states
 from fimlora.model.targets import (
     count_base_parameters,
@@ -133,7 +134,7 @@ def measure_resident(
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules
-    device = next(model.parameters()).device
+    device = input_device(model)
     check_record(settings.parsed_record, model)
     recorder = Recorder(modules, quantities_for(settings, modules, device))
     sizes = MicroBatches(settings.micro_batch_size)
@@ -168,7 +169,7 @@ def _measure_batches(
 ) -> Loss:
     """Record all batches; gives the loss that the first one showed."""
     loss: Loss | None = None
-    device, limits = next(model.parameters()).device, input_limits(model)
+    device, limits = input_device(model), input_limits(model)
     with preserved(model, train_mode=settings.train_mode, seed=settings.seed):
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}
