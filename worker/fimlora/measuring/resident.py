@@ -44,6 +44,7 @@ from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, releas
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
+from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
 from fimlora.model.targets import count_base_parameters, locate
@@ -139,7 +140,7 @@ def _measure_plain(
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules
-    device = next(model.parameters()).device
+    device = input_device(model)
     check_record(settings.parsed_record, model)
     recorder = Recorder(modules, quantities_for(settings, modules, device))
     sizes = MicroBatches(settings.micro_batch_size)
@@ -176,7 +177,7 @@ def _measure_batches(
 ) -> Loss:
     """Record all batches; gives the loss that the first one showed."""
     run: _Run | None = None
-    device, limits = next(model.parameters()).device, input_limits(model)
+    device, limits = input_device(model), input_limits(model)
     with preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state:
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}

@@ -153,10 +153,12 @@ def watch_modules(
         module: nn.Module,  # noqa: ARG001 - torch's signature
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        output: Tensor,
+        output: Any,
         *,
         name: str,
-    ) -> Tensor:
+    ) -> Any:
+        if not isinstance(output, Tensor):
+            return output  # nothing that LoRA could be added to
         module_input = args[0] if args else next(iter(kwargs.values()))
         return watch.see(name, module_input, output)
 

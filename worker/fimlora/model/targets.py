@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
 from fimlora.model.expressions import matching
@@ -20,11 +20,13 @@ from fimlora.model.naming import (
     Modules,
     is_ending,
     is_linear,
+    linear_maps,
     named_endings,
     names_excluded,
     names_of_entries,
     names_of_expression,
 )
+from fimlora.model.own_forward import returns_its_product
 from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
@@ -128,7 +130,8 @@ def choose_targets(
     excluded = names_excluded(exclude_modules, modules, fused)
     meant = _meant(model, target_modules, modules, fused, excluded=excluded)
     meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
-    unfit = dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
+    unfit = dict.fromkeys(_no_products(meant - excluded, modules), NOT_A_PRODUCT)
+    unfit |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
     names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
         unfit |= unadaptable(model, names)
@@ -203,11 +206,28 @@ def count_base_parameters(model: nn.Module) -> int:
     Returns:
         The number of parameters; shared ones count once.
     """
+    base = base_model_of(model)
+    repeated = _offloaded_ties(base)
     return sum(
         size
-        for name, size in logical_sizes(base_model_of(model))
-        if not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
+        for name, size in logical_sizes(base)
+        if name not in repeated
+        and not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
     )
+
+
+def _offloaded_ties(model: nn.Module) -> set[str]:
+    """Names of shared weights that offloading has torn apart, all but the first of each."""
+    ties: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name
+        for name, source in ties.items()
+        if name in tensors
+        and source in tensors
+        and tensors[name].is_meta
+        and tensors[name] is not tensors[source]
+    }
 
 
 def _meant(
@@ -222,7 +242,7 @@ def _meant(
     if target_modules is None:
         carriers = _carriers(model)
         if carriers:
-            return carriers
+            return linear_maps("the adapter", carriers, modules, excluded)
         target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
         return names_of_entries(target_modules, modules, fused, excluded)
@@ -247,6 +267,14 @@ def _fused_meant(
     if target_modules.lower() == ALL_LINEAR:
         return fused
     return sorted(matching("target_modules", target_modules, fused))
+
+
+def _no_products(names: Set[str], modules: Modules) -> set[str]:
+    """Names of linear maps whose class makes something else of them."""
+    kinds = {name: (type(modules[name]), modules[name].weight.shape) for name in names}
+    tried = {kind: modules[name] for name, kind in kinds.items()}
+    fine = {kind: returns_its_product(module) for kind, module in tried.items()}
+    return {name for name, kind in kinds.items() if not fine[kind]}
 
 
 def _named_alone(
