@@ -10,7 +10,6 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.model.targets import find_targets
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -55,8 +54,8 @@ def measure_model(
         executor = Executor.STREAMED
     recorded_bytes = 0
     if settings.record:
-        modules = find_targets(model.outline(), request.target_modules)
-        recorded_bytes = bytes_recorded(modules, settings.record)
+        chosen = settings.without(model.drawn).choose(model.outline())
+        recorded_bytes = bytes_recorded(chosen.modules, settings.record)
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
@@ -87,7 +86,11 @@ class _Attempt:
             self._begin(loaded)
             return self.progress.go_on(
                 Executor.RESIDENT,
-                lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
+                lambda file: measure_resident(
+                    loaded,
+                    self.batches,
+                    self._with(size, file).without(self.model.drawn),
+                ),
             )
         except Exception as error:
             if is_out_of_memory(error):
@@ -111,7 +114,7 @@ class _Attempt:
         )
 
     def _begin(self, outline: Any) -> None:
-        check_feasible(self.request, outline)
+        check_feasible(self.request, outline, self.settings.without(self.model.drawn))
         self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fimlora import RankPlan, Scores, allocate, find_targets
+from fimlora import RankPlan, Scores, Settings, allocate
 from fimlora.memory.need import N_VALUES
 from fimlora.plan import Budget
 from fimlora_contract.requests import CalibrationRequest
@@ -29,9 +29,9 @@ def budget_of(request: CalibrationRequest) -> Budget:
     return Budget(budget.unit, budget.value, budget.bytes_per_parameter)
 
 
-def check_feasible(request: CalibrationRequest, model: Any) -> None:
+def check_feasible(request: CalibrationRequest, model: Any, settings: Settings) -> None:
     """Solve with equal scores first: an infeasible budget costs no calibration."""
-    modules = find_targets(model, request.target_modules)
+    modules = settings.choose(model).modules
     scores = Scores(
         modules,
         {m.name: 1.0 for m in modules},
