@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fimlora.errors import InvalidCheckpoint
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
 from fimlora_worker.inputs.heads import ModelRequest
@@ -17,6 +19,7 @@ from fimlora_worker.inputs.models import (
     load_model,
     load_tokenizer,
     longest_input,
+    padding_id,
     read_config,
     weight_bytes,
 )
@@ -79,7 +82,18 @@ def test_inputs_are_never_longer_than_the_model_has_positions(model_folders):
     tokenizer = load_tokenizer(model_folders / "tiny")
     config = read_config(model_folders / "tiny")
 
-    assert [longest_input(n, tokenizer, config) for n in (16, 512)] == [16, 64]
+    assert [longest_input(n, tokenizer, config, None) for n in (16, 512)] == [16, 64]
+    assert [longest_input(n, tokenizer, config, 62) for n in (16, 512)] == [16, 62]
+
+
+@pytest.mark.parametrize(
+    ("n_ids", "found"), [(None, 6), (7, 6), (6, 4), (5, 4), (4, 1), (1, 0)]
+)
+def test_padding_is_a_token_that_the_model_knows(n_ids, found):
+    """The tokenizer's own, else its end, else its unknown token, else any."""
+    tokenizer = SimpleNamespace(pad_token_id=6, eos_token_id=4, unk_token_id=1)
+
+    assert padding_id(tokenizer, n_ids) == found
 
 
 def test_pickled_weights_are_never_read(folder):
@@ -156,7 +170,7 @@ def test_a_checkpoint_with_missing_weights_is_refused(folder):
     kept = {key: value for key, value in weights.items() if key != name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
-    with pytest.raises(UnsupportedArchitecture, match=f"lacks weights of .*{name}"):
+    with pytest.raises(InvalidCheckpoint, match=f"lacks weights of .*{name}"):
         load(folder, CLASSIFIER)
 
 
@@ -164,7 +178,7 @@ def test_weights_of_another_shape_are_refused(folder):
     """A config that does not fit its checkpoint must not give random layers."""
     change_config(folder, intermediate_size=32)
 
-    with pytest.raises(UnsupportedArchitecture, match="lacks weights"):
+    with pytest.raises(InvalidCheckpoint, match="lacks weights"):
         load(folder, CLASSIFIER)
 
 

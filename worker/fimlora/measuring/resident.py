@@ -22,6 +22,7 @@ from fimlora.measuring.examples.examples import (
     example_losses,
     labelled_examples,
 )
+from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
@@ -39,6 +40,7 @@ from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
 from fimlora.model.hooks import Watch, watch_modules
+from fimlora.model.input_limits import input_limits
 from fimlora.model.preserved import preserved, random_states, restore_random_states
 from fimlora.model.targets import (
     count_base_parameters,
@@ -166,7 +168,7 @@ def _measure_batches(
 ) -> Loss:
     """Record all batches; gives the loss that the first one showed."""
     loss: Loss | None = None
-    device = next(model.parameters()).device
+    device, limits = next(model.parameters()).device, input_limits(model)
     with preserved(model, train_mode=settings.train_mode, seed=settings.seed):
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}
@@ -174,6 +176,7 @@ def _measure_batches(
             for item in itertools.islice(batches, settings.n_batches):
                 batch = as_batch(item)
                 loss = loss or choose_loss(model, batch, settings.loss_fn)
+                check_inputs(batch, limits, progress.next_batch)
                 if not progress.skips(batch):
                     run = _Run(model, modules, loss, watch, recorder, device, sizes)
                     progress.count(run.measure_batch(batch, progress.next_batch))

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
 ALL_LINEAR = "all-linear"
@@ -200,14 +201,15 @@ def count_base_parameters(model: nn.Module) -> int:
     """Count the parameters of the base model, without what PEFT has added.
 
     Args:
-        model: A transformers model, wrapped by PEFT or not.
+        model: A transformers model, wrapped by PEFT or not; quantised weights count as the
+            numbers they stand for.
 
     Returns:
         The number of parameters; shared ones count once.
     """
     return sum(
-        parameter.numel()
-        for name, parameter in base_model_of(model).named_parameters()
+        size
+        for name, size in logical_sizes(base_model_of(model))
         if not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
     )
 

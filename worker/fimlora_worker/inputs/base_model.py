@@ -45,8 +45,14 @@ class Builder:
         """What transformers' own method of this name does, and the padding of the tokenizer."""
         model: nn.Module = self.model_class.from_config(config, **options)
         # Set afterwards, as on a loaded model: it decides more while a model is built.
-        model.config.pad_token_id = self.pad_token_id  # type: ignore[union-attr]
+        set_padding(model.config, self.pad_token_id)
         return model
+
+
+def set_padding(config: Any, pad_token_id: int | None) -> None:
+    """Say which token is padding, also where a classifier of a model with parts looks."""
+    config.pad_token_id = pad_token_id
+    config.get_text_config().pad_token_id = pad_token_id
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class BaseModel:
         folder: Its files.
         config: Its configuration, as the folder has it.
         request: Head, dtype and device.
-        pad_token_id: The tokenizer's.
+        pad_token_id: Fills up examples.
         cache: Models that stay loaded between jobs.
     """
 
@@ -75,7 +81,7 @@ class BaseModel:
     def load(self) -> nn.Module:
         """The whole model, in memory; it stays there for later jobs."""
         model: nn.Module = self._loaded().model
-        model.config.pad_token_id = self.pad_token_id  # type: ignore[union-attr]
+        set_padding(model.config, self.pad_token_id)
         return model
 
     def unload(self) -> None:

@@ -31,12 +31,14 @@ from fimlora_worker.inputs.heads import (
     head_class,
     named_architecture_errors,
 )
+from fimlora_worker.inputs.model_faults import is_of_machine, named_as, sentence_of
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 # Fields that say how often a part is built, and a number that no known model exceeds.
 REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
 MOST_REPEATS = 1_000
+UNUSABLE = "the config.json of the model cannot be used"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def read_config(folder: Path) -> Any:
     Raises:
         UnsupportedArchitecture: It is no model, or it wants to run code of its own.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
         names = model_files(folder)
@@ -125,13 +127,16 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except StrictDataclassError as error:
-        raise UnsupportedArchitecture(
-            f"the config.json of the model cannot be used: {' '.join(str(error).split())}"
-        ) from error
+        raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
     except (ValueError, KeyError) as error:
-        raise UnsupportedArchitecture(
-            f"transformers has no model type {raw.get('model_type')!r}"
-        ) from error
+        if raw.get("model_type") not in CONFIG_MAPPING:
+            message = f"transformers has no model type {raw.get('model_type')!r}"
+            raise UnsupportedArchitecture(message) from error
+        raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
+    except Exception as error:
+        if is_of_machine(error):
+            raise
+        raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
 
 
 def count_tensors(folder: Path) -> int:
@@ -201,28 +206,41 @@ def load_tokenizer(folder: Path) -> Any:
     """The model's tokenizer, padding on the right.
 
     Raises:
-        UnsupportedArchitecture: The model has none.
+        UnsupportedArchitecture: The model has none, or its own code fails.
     """
     from transformers import AutoTokenizer
 
-    try:
+    with named_as("the model's tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise UnsupportedArchitecture(
-            f"the model's tokenizer cannot be loaded: {error}"
-        ) from error
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:  # decoders are often trained without
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token_id is None:  # decoders are often trained without
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 
-def longest_input(wanted: int, tokenizer: Any, config: Any) -> int:
-    """Tokens per example: as asked for, but never more than the model has positions."""
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    return int(min(wanted, tokenizer.model_max_length, positions))
+def longest_input(wanted: int, tokenizer: Any, config: Any, n_positions: int | None) -> int:
+    """Tokens per example: as asked for, but never more than the model has positions.
+
+    Args:
+        wanted: As asked for.
+        tokenizer: It may know of a limit.
+        config: It states one for positions that no table ends.
+        n_positions: How many a table has, if there is one.
+    """
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(min(wanted, tokenizer.model_max_length, n_positions or stated or wanted))
+
+
+def padding_id(tokenizer: Any, n_ids: int | None) -> int:
+    """Token that fills up examples: the tokenizer's, if the model has an embedding of it.
+
+    It is masked, so that another token does as well where a tokenizer has got one that the
+    model was never given.
+    """
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    return next((i for i in known if i is not None and (n_ids is None or i < n_ids)), 0)
 
 
 def _names(folder: Path) -> list[str]:

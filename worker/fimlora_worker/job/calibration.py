@@ -148,5 +148,5 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         seed=accepted.request.calibration.seed,
         head=model.head() if adapter.weights else None,
         modules_to_save=modules_in_full(model.head_names()),
-        module_names=[name for name, _ in model.outline().named_modules()],
+        model=model.outline(),
     )

@@ -4,23 +4,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fimlora.model.input_limits import input_limits
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.dtypes import choose_dtype
 from fimlora_worker.inputs.base_model import BaseModel
-from fimlora_worker.inputs.calibration_data import Drawn, PaddedBatches, draw
+from fimlora_worker.inputs.calibration_data import (
+    Drawn,
+    PaddedBatches,
+    check_token_ids,
+    draw,
+)
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
-from fimlora_worker.inputs.labels import Labels, find_labels
+from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
     download_model,
     find_model,
     load_tokenizer,
     longest_input,
+    padding_id,
     read_config,
     weight_bytes,
 )
@@ -66,23 +74,24 @@ def prepare(
     """Draw the examples, and say how the model is wanted; it is not loaded yet."""
     calibration, digest = request.calibration, resolved["base_model"]["digest"]
     fields = _fields(request, resolved, rows)
-    labels = find_labels(rows, fields.label) if fields.label else None
+    labels = find_labels(rows, fields.label, calibration.task) if fields.label else None
     weight_bytes(folder)  # or there are none that could be loaded
     config, tokenizer = process.readers.get(
         digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
     )
-    max_length = longest_input(calibration.max_length, tokenizer, config)
+    wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
+    limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
+    max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
     drawn = draw(
         rows,
         Encoder(tokenizer, fields, max_length, labels),
         n_examples=calibration.n_batches * calibration.batch_size,
         seed=calibration.seed,
     )
-    batches = PaddedBatches(
-        drawn.examples, batch_size=calibration.batch_size, pad_id=tokenizer.pad_token_id or 0
-    )
-    wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
-    model = BaseModel(folder, config, wanted, tokenizer.pad_token_id, process.models)
+    check_token_ids(drawn.examples, tokenizer, limits.n_ids)
+    pad_id = padding_id(tokenizer, limits.n_ids)
+    batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
+    model = BaseModel(folder, config, wanted, pad_id, process.models)
     return Prepared(model, batches, drawn, fields)
 
 

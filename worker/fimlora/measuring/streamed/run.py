@@ -16,6 +16,7 @@ from torch import nn
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.measuring.examples.batches import Batch, as_batch
 from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
+from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
@@ -34,6 +35,7 @@ from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SKETCH_WIDTH, gradients_fit
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import drawn_modules
+from fimlora.model.input_limits import input_limits
 from fimlora.model.preserved import preserved
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
@@ -235,6 +237,9 @@ def _examples_of(
 ) -> tuple[Loss, list[Examples]]:
     if not items:
         raise EmptyCalibration("the loader gave no batch")
+    limits = input_limits(model)
+    for number, item in enumerate(items, 1):
+        check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], loss_fn)
     found = [labelled_examples(item, loss, device) for item in items]
     if not any(len(examples) for examples in found):
