@@ -39,6 +39,7 @@ from fimlora.measuring.settings import (
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
+from fimlora.model.exclusive import exclusive
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
 from fimlora.model.preserved import preserved, random_states, restore_random_states
@@ -75,6 +76,7 @@ def measure(
     """Run a few calibration batches and record what scores are made from.
 
     The model is frozen meanwhile and comes back exactly as it was, also after an exception.
+    A second thread that would measure it waits until it is back.
     On a model that PEFT has wrapped, the base model's own linear maps are measured, with
     the adapter acting as it does; a fresh one (B = 0) changes nothing.
 
@@ -130,6 +132,14 @@ def measure_resident(
     """
     check_gradients_allowed()
     model = uncompiled(model)
+    with exclusive(model):
+        return _measure_alone(model, batches, settings)
+
+
+def _measure_alone(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
+) -> Statistics:
+    """Measure a model that no other thread measures now."""
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules
