@@ -129,7 +129,7 @@ def test_models_that_transformers_does_not_know_are_refused(folder, fields, mess
         ({"hidden_size": -8, "num_attention_heads": 1}, "hidden_size=-8"),
         ({"hidden_act": "no_such"}, "no_such"),
         ({"type_vocab_size": -2}, "transformers cannot load this bert model"),
-        ({"attention_probs_dropout_prob": 7}, "dropout probability"),
+        ({"attention_probs_dropout_prob": 7}, "attention_probs_dropout_prob=7"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused_at_once(folder, fields, message):
