@@ -39,6 +39,7 @@ from fimlora_service.errors import (
     UnsupportedArchitecture,
 )
 from fimlora_service.resolve.chat_templates import TOKENIZER_CONFIG, may_have_template
+from fimlora_service.resolve.model_checks import check_files
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
     Shapes,
@@ -95,7 +96,11 @@ class Hub:
                 weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
             config = self._read_config(model.id, str(info.sha), where=where)
-            shapes = self._shapes(model.id, str(info.sha), heads) if with_shapes else None
+            check_files(config, files, where=where, shapes=None, dtypes=None)
+            shapes = None
+            if with_shapes:
+                shapes, dtypes = self._weights(model.id, str(info.sha), heads)
+                check_files(config, files, where=where, shapes=shapes, dtypes=dtypes)
         reference: dict[str, Any] = {
             "source": "hub",
             "id": model.id,
@@ -174,7 +179,11 @@ class Hub:
         )
         return Path(path)
 
-    def _shapes(self, id_: str, commit: str, files: Iterable[str]) -> Shapes:
+    def _weights(
+        self, id_: str, commit: str, files: Iterable[str]
+    ) -> tuple[Shapes, dict[str, str]]:
+        """Shape and dtype of each weight by name."""
+
         def read(name: str) -> Any:
             return self._api.parse_safetensors_file_metadata(
                 id_, name, revision=commit, timeout=self._timeout_s
@@ -182,14 +191,12 @@ class Hub:
 
         with ThreadPoolExecutor(N_HEADS_AT_ONCE) as pool:
             heads = list(pool.map(read, files))
+        tensors = {name: t for head in heads for name, t in head.tensors.items()}
         try:
-            return {
-                name: sound_shape(tensor.shape)
-                for head in heads
-                for name, tensor in head.tensors.items()
-            }
+            shapes = {name: sound_shape(tensor.shape) for name, tensor in tensors.items()}
         except ValueError as error:
             raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
+        return shapes, {name: str(tensor.dtype) for name, tensor in tensors.items()}
 
 
 def restriction(info: ModelInfo | DatasetInfo) -> dict[str, bool]:

@@ -124,10 +124,13 @@ def test_models_that_transformers_does_not_know_are_refused(folder, fields, mess
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_hidden_layers": "six"}, "expected int, got str"),
-        ({"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; its checkpoint"),
+        ({"num_hidden_layers": "six"}, "num_hidden_layers='six'"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
         ({"text_config": {"num_experts": 10**9}}, "asks for num_experts=1000000000"),
-        ({"hidden_size": -8, "num_attention_heads": 1}, "negative dimension"),
+        ({"hidden_size": -8, "num_attention_heads": 1}, "hidden_size=-8"),
+        ({"hidden_act": "no_such"}, "no_such"),
+        ({"type_vocab_size": -2}, "transformers cannot load this bert model"),
+        ({"attention_probs_dropout_prob": 7}, "attention_probs_dropout_prob=7"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused_at_once(folder, fields, message):
