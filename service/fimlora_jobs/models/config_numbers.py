@@ -28,6 +28,7 @@ MAY_BE_ZERO = frozenset({"max_position_embeddings", "n_positions", "intermediate
 # Above what any model has, and low enough to be built without weights in a moment.
 LARGEST = {"max_position_embeddings": 1 << 25, "n_positions": 1 << 25}
 LARGEST_SIZE = 1 << 28
+MOST_LABELS = 1 << 20  # each gets a name, from number to number
 REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
 MOST_REPEATS = 1_000
 MOST_EXPERTS = 1 << 15  # some mixtures keep that many in one tensor
@@ -53,6 +54,7 @@ def check_numbers(config: Mapping[str, Any], *, n_tensors: int | None = None) ->
     for part in parts_of(config):
         _check_type(part)
         _check_sizes(part)
+        _check_labels(part)
         _check_repeats(part, n_tensors)
         _check_finite(part)
         _check_dtype(part)
@@ -93,6 +95,12 @@ def _listed(value: Any, key: str) -> list[Any]:
     if isinstance(value, list) and key in PER_LAYER:
         return [entry for entry in value if entry is not None]
     return [value]
+
+
+def _check_labels(part: Mapping[str, Any]) -> None:
+    value = part.get("num_labels")
+    if value is not None and (type(value) is not int or not 0 <= value <= MOST_LABELS):
+        raise _wrong("num_labels", value, f"a whole number up to {MOST_LABELS}")
 
 
 def _check_not_empty(part: Mapping[str, Any]) -> None:

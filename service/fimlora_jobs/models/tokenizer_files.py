@@ -1,7 +1,7 @@
 """Whether a model's folder holds a tokenizer, and one whose ids its embedding has.
 
-Added tokens that text never turns into (of images, say) may lie outside; the tokens that every
-text gets, and the vocabulary as a whole, may not.
+Added tokens that text never turns into (of images, say) may lie outside, and so may one that
+pads; the tokens that every text gets, and the vocabulary as a whole, may not.
 """
 
 import json
@@ -16,7 +16,6 @@ FILES = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "source.spm"
 SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
 # Their tokens are characters or bytes, by code alone.
 WITHOUT_FILES = frozenset({"canine", "perceiver"})
-USED_BY_ALL = ("pad_token", "bos_token", "eos_token", "cls_token", "sep_token")
 MAX_BYTES = 128 << 20
 # Beyond this, it is the vocabulary of another model and not a few tokens that were added.
 MOST_BEYOND = 1024
@@ -53,14 +52,13 @@ def check_tokenizer_ids(folder: Path, config: Mapping[str, Any], shapes: Shapes)
     content = _read(folder / "tokenizer.json")
     if not isinstance(rows, int) or not content:
         return
-    ids = dict(_ids(content))
-    for role, token in _special(_read(folder / "tokenizer_config.json")):
-        if ids.get(token, 0) >= rows:
+    for token, number in _added_to_all(content.get("post_processor")):
+        if number >= rows:
             raise ModelRefused(
-                f"the {role} {token!r} of its tokenizer has id {ids[token]}, outside its "
-                f"embedding of {rows} rows"
+                f"its tokenizer adds {token!r} to every text, whose id {number} lies outside "
+                f"the embedding of {rows} rows"
             )
-    largest = max((n for n in _vocabulary(content).values()), default=0)
+    largest = max(_vocabulary(content), default=0)
     if largest >= rows + MOST_BEYOND:
         raise ModelRefused(
             f"its tokenizer belongs to another model: it has ids up to {largest}, and the "
@@ -79,27 +77,37 @@ def _read(file: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
+def _vocabulary(content: Mapping[str, Any]) -> list[int]:
+    """The ids of a vocabulary, without tokens that were added."""
     model = content.get("model")
     entries = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(entries, Mapping):
-        return {token: n for token, n in entries.items() if isinstance(n, int)}
-    if isinstance(entries, list):  # tokens with their scores, in order
-        return {str(e[0]): n for n, e in enumerate(entries) if isinstance(e, list) and e}
-    return {}
+        return [n for n in entries.values() if isinstance(n, int)]
+    # Tokens with their scores, in order.
+    return list(range(len(entries))) if isinstance(entries, list) else []
 
 
-def _ids(content: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    yield from _vocabulary(content).items()
-    added = content.get("added_tokens")
-    for entry in added if isinstance(added, list) else ():
-        if isinstance(entry, Mapping) and isinstance(entry.get("id"), int):
-            yield str(entry.get("content")), entry["id"]
+def _added_to_all(processor: Any) -> Iterator[tuple[str, int]]:
+    """Tokens that a post-processor adds to every text, and their ids."""
+    if not isinstance(processor, Mapping):
+        return
+    inner = processor.get("processors")
+    for part in inner if isinstance(inner, list) else ():
+        yield from _added_to_all(part)
+    for role in ("cls", "sep"):
+        match processor.get(role):
+            case [str(token), int(number)]:
+                yield token, number
+    known = processor.get("special_tokens")
+    template = processor.get("single")
+    for piece in template if isinstance(template, list) else ():
+        match piece:
+            case {"SpecialToken": {"id": str(token)}} if isinstance(known, Mapping):
+                yield from ((token, number) for number in _ids_of(known.get(token)))
 
 
-def _special(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for role in USED_BY_ALL:
-        token = config.get(role)
-        token = token.get("content") if isinstance(token, Mapping) else token
-        if isinstance(token, str):
-            yield role, token
+def _ids_of(entry: Any) -> list[int]:
+    match entry:
+        case {"ids": [*numbers]}:
+            return [n for n in numbers if isinstance(n, int)]
+    return []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_jobs.datasets.columns import TextFields
+from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.heads import check_head
 from fimlora_jobs.models.quantised import check_unquantised
@@ -66,6 +67,7 @@ def check_files(
     with refused(where):
         check_unquantised(config, names=names, dtypes=dtypes)
         check_numbers(config, n_tensors=None if shapes is None else len(shapes))
+        check_kinds(config)
         check_shard_names(names)
         check_tokenizer_names(names, config)
         if shapes is not None:

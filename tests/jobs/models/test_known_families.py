@@ -6,6 +6,7 @@ import pytest
 import transformers
 from transformers import CONFIG_MAPPING
 
+from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.heads import CAUSAL, CLASSIFIES, check_head, known_heads
 from fimlora_jobs.models.quantised import check_unquantised
@@ -28,6 +29,7 @@ def test_default_configurations_pass():
         config = json.loads(default_of(kind).to_json_string(use_diff=False))
         check_numbers(config | {"model_type": kind}, n_tensors=100)
         check_unquantised(config)
+        check_kinds(config | {"model_type": kind})
 
 
 @pytest.mark.parametrize("task", [CAUSAL, CLASSIFIES])

@@ -70,6 +70,14 @@ class TestNumbers:
             ({"pad_token_id": -51}, "pad_token_id=-51, outside"),
             ({"pad_token_id": "[PAD]"}, "pad_token_id='[PAD]'"),
             ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon=nan"),
+            ({"num_labels": 10**9}, "num_labels=1000000000"),
+            ({"num_labels": -1}, "num_labels=-1"),
+            ({"use_cache": "yes"}, "text for use_cache; allowed is true or false or null"),
+            ({"initializer_range": [1]}, "a list for initializer_range"),
+            ({"tie_word_embeddings": 1}, "a whole number for tie_word_embeddings"),
+            ({"bos_token_id": "<s>"}, "text for bos_token_id"),
+            ({"id2label": 5}, "a whole number for id2label"),
+            ({"activation_function": {}}, "an object for activation_function"),
             ({"resid_pdrop": 7}, "resid_pdrop=7; allowed is a share between 0 and 1"),
             ({"n_positions": 65}, "which has n_positions=65: wpe.weight has 64 rows"),
             ({"type_vocab_size": 3}, "has type_vocab_size=3: token_type_embeddings.weight"),
@@ -233,14 +241,11 @@ class TestHeads:
 
 
 class TestTokenizer:
-    def write(
-        self, folder: Path, *, n_tokens: int, added: dict[str, int], **roles: Any
-    ) -> None:
+    def write(self, folder: Path, *, n_tokens: int, added: dict[str, int], **more: Any) -> None:
         vocabulary = {f"w{n}": n for n in range(n_tokens)}
         entries = [{"id": n, "content": token} for token, n in added.items()]
-        content = {"model": {"vocab": vocabulary}, "added_tokens": entries}
+        content = {"model": {"vocab": vocabulary}, "added_tokens": entries} | more
         (folder / "tokenizer.json").write_text(json.dumps(content))
-        (folder / "tokenizer_config.json").write_text(json.dumps(roles))
 
     def test_a_model_without_one_is_refused(self, refuse, odd):
         """Nothing turns text into its ids."""
@@ -250,24 +255,34 @@ class TestTokenizer:
 
         assert (code, "has no tokenizer" in detail) == (REFUSED, True)
 
-    @pytest.mark.parametrize("role", ["pad_token", "eos_token", "bos_token", "cls_token"])
-    @pytest.mark.parametrize("as_object", [False, True])
+    @pytest.mark.parametrize(
+        "processor",
+        [
+            {"type": "BertProcessing", "sep": ["<x>", 50], "cls": ["w1", 1]},
+            {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<x>"}}, {"Sequence": {"id": "A"}}],
+                "special_tokens": {"<x>": {"id": "<x>", "ids": [50]}},
+            },
+        ],
+        ids=["bert", "template"],
+    )
+    @pytest.mark.parametrize("nested", [False, True])
     def test_a_token_of_every_text_outside_the_embedding_is_refused(
-        self, refuse, odd, role, as_object
+        self, refuse, odd, processor, nested
     ):
         """As fine-tuning leaves it that adds a token and no row."""
-        token = {"content": "<x>", "special": True} if as_object else "<x>"
-        self.write(odd(), n_tokens=50, added={"<x>": 50}, **{role: token})
+        whole = {"type": "Sequence", "processors": [processor]} if nested else processor
+        self.write(odd(), n_tokens=50, added={"<x>": 50}, post_processor=whole)
 
         code, detail = refuse(base_model="local:odd")
 
         assert code == REFUSED
-        assert f"{role} '<x>'" in detail
-        assert "id 50, outside its embedding of 50 rows" in detail
+        assert "adds '<x>' to every text, whose id 50 lies outside" in detail
 
     def test_a_token_that_no_text_turns_into_may_lie_outside(self, http, body, odd):
         """Such as one that stands for an image in a model that reads text only."""
-        self.write(odd(), n_tokens=50, added={"<image>": 50}, pad_token="w0")
+        self.write(odd(), n_tokens=50, added={"<image>": 50, "<pad>": 51})
 
         answer = http.post("/calibrate", json=body | {"base_model": "local:odd"})
 

@@ -42,6 +42,7 @@ from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
 from fimlora.model.compiled import running_uncompiled
+from fimlora.model.exclusive import exclusive
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
 from fimlora.model.placement import input_device
@@ -76,6 +77,7 @@ def measure(
     """Run a few calibration batches and record what scores are made from.
 
     The model is frozen meanwhile and comes back exactly as it was, also after an exception.
+    A second thread that would measure it waits until it is back.
     On a model that PEFT has wrapped, the base model's own linear maps are measured, with
     the adapter acting as it does; a fresh one (B = 0) changes nothing.
 
@@ -130,13 +132,14 @@ def measure_resident(
         The statistics of the batches that were used.
     """
     check_gradients_allowed()
-    with running_uncompiled(model) as plain:
+    with exclusive(model), running_uncompiled(model) as plain:
         return _measure_plain(plain, batches, settings)
 
 
 def _measure_plain(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
 ) -> Statistics:
+    """Measure a model that no other thread measures now."""
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules

@@ -34,7 +34,7 @@ ALL_LINEAR = "all-linear"
 # Of some modules of a model, by name: which cannot be adapted as planned, and why.
 Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
 # How transformers names the head of a sequence classification model, as PEFT has it.
-_CLASSIFICATION_HEADS = ("score", "classifier")
+_FULL_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,19 +145,25 @@ def choose_targets(
     return Choice(targets, dict(sorted(left_out.items())), named)
 
 
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that PEFT trains in full when it adapts a classifier.
+def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors that an adapter of a classifier trains and stores in full.
+
+    PEFT does so with every module whose name ends in ``score`` or ``classifier``. Modules
+    that are drawn anew at every load are stored too, so that all loads give one model.
 
     Args:
         model: A base model, without an adapter.
+        drawn: Names of modules whose weights the checkpoint lacks.
 
     Returns:
         Tensor by parameter name; empty for models without a classification head.
     """
+    whole = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(_FULL_NAMES))
+    inside = (*whole, *(f"{name}." for name in drawn))
     return {
         plain_name(name): parameter.detach()
         for name, parameter in model.named_parameters()
-        if not set(_CLASSIFICATION_HEADS).isdisjoint(name.split(".")[:-1])
+        if inside and name.startswith(inside)
     }
 
 
@@ -331,7 +337,7 @@ def _carriers(model: nn.Module) -> set[str]:
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    heads = [getattr(model, name, None) for name in _CLASSIFICATION_HEADS]
+    heads = [getattr(model, name, None) for name in _FULL_NAMES]
     if hasattr(model, "get_output_embeddings"):
         heads.append(cast("Callable[[], nn.Module | None]", model.get_output_embeddings)())
     in_heads = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}

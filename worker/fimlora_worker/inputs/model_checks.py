@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora.model.safetensors_header import TensorEntry, read_header
+from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
@@ -50,6 +51,7 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
         entries = read_entries(folder)
         shapes = {name: entry.shape for name, entry in entries.items()}
         check_numbers(config, n_tensors=len(entries))
+        check_kinds(config)
         check_unquantised(config, dtypes={name: e.dtype for name, e in entries.items()})
         check_shard_names(names)
         check_shards(folder)
