@@ -187,8 +187,8 @@ def test_uploads_that_cannot_be_used_are_refused(client, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a", "label": 1}\n{"text": \n')
 
-    with pytest.raises(InvalidFile, match=r"rows\.csv is not one of"):
-        client.datasets.upload(tmp_path / "rows.csv")
+    with pytest.raises(InvalidFile, match=r"rows\.txt is not one of"):
+        client.datasets.upload(tmp_path / "rows.txt")
     with pytest.raises(InvalidFile, match=r"cannot read .*none\.jsonl"):
         client.datasets.upload(tmp_path / "none.jsonl")
     with pytest.raises(DatasetSchema, match="line 2"):

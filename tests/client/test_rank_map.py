@@ -164,3 +164,16 @@ def test_a_deeper_shade_is_a_higher_rank():
     assert shades["238;243;247"] == "4"
     assert shades["10;53;83"] == "16"
     assert len(shades) == 3
+
+
+def test_what_is_left_out_is_said_with_its_reason():
+    """One name for each reason, and how many more there are."""
+    left_out = {"tower.q": "too far", "tower.v": "too far", "pooler": "too new"}
+    lines = shown(make(BLOCKS).model_copy(update={"not_targeted": left_out})).splitlines()
+
+    found = [line.split() for line in lines if "left out" in line]
+    assert [" ".join(line) for line in found] == [
+        "left out tower.q and 1 more: too far",
+        "left out pooler: too new",
+    ]
+    assert "left out" not in shown(make(BLOCKS))

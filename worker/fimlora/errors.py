@@ -78,6 +78,12 @@ class InvalidAdapter(FimloraError, ValueError):
     code = "validation_failed"
 
 
+class AdapterMismatch(FimloraError, RuntimeError):
+    """Stock PEFT makes something else of an adapter than was planned; nothing is written."""
+
+    code = "unsupported_architecture"
+
+
 class MissingExtra(FimloraError, ImportError):
     """A name needs an optional dependency; the message names the extra to install."""
 

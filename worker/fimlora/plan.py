@@ -119,6 +119,8 @@ class RankPlan:
         scale: The one effective LoRA scale ``s = alpha / rank`` of every module.
         controls: Ranks per module name of the control plans at the same budget.
         provenance: Facts about the measurement (estimator, aggregation, examples, ...).
+        not_targeted: What the choice of targets means but is not one of them, by name, with
+            the reason in a sentence.
     """
 
     modules: tuple[TargetModule, ...]
@@ -132,6 +134,7 @@ class RankPlan:
     scale: int | float
     controls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    not_targeted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spent(self) -> Spending:
@@ -174,6 +177,7 @@ class RankPlan:
                 for name, ranks in sorted(self.controls.items())
             },
             "provenance": dict(self.provenance),
+            "not_targeted": dict(self.not_targeted),
             "modules": [
                 {
                     # By hand: `asdict` copies every value of every module, which takes longer.
@@ -224,6 +228,7 @@ class RankPlan:
                 scale=data["scale"],
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
+                not_targeted=dict(data.get("not_targeted", {})),
             )
         except (KeyError, TypeError, AttributeError, InvalidOption) as error:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error

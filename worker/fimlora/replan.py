@@ -46,7 +46,8 @@ class WrittenAdapter:
         Returns:
             The provenance of a new plan, but for what its scores say themselves.
         """
-        measured = {*scores.provenance, "aggregation"}  # which spectra do not have
+        # Spectra have no aggregation; older provenance lists what has a field of its own now.
+        measured = {*scores.provenance, "aggregation", "not_targeted"}
         facts = self.rank_map["provenance"].items()
         return {key: value for key, value in facts if key not in measured}
 

@@ -29,6 +29,7 @@ class Scores:
             takes in place of scores.
         base_parameters: Parameters of the base model; only a ``fraction`` budget needs them.
         provenance: Facts about the measurement, to be kept with a plan.
+        not_targeted: Reason by name of what was meant to be a target but is none.
     """
 
     modules: Sequence[TargetModule]
@@ -36,6 +37,7 @@ class Scores:
     spectra: Spectra = field(default_factory=dict)
     base_parameters: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    not_targeted: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_rule(rule: str) -> None:

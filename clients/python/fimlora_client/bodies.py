@@ -27,7 +27,11 @@ from fimlora_contract.requests import (
     LayoutOptions,
 )
 
-UPLOADS = {".jsonl": "application/x-ndjson", ".parquet": "application/vnd.apache.parquet"}
+UPLOADS = {
+    ".csv": "text/csv",
+    ".jsonl": "application/x-ndjson",
+    ".parquet": "application/vnd.apache.parquet",
+}
 Model = TypeVar("Model", bound=BaseModel)
 AnyModel = str | HubModel | LocalModel | Mapping[str, Any]
 AnyDataset = (
@@ -108,7 +112,7 @@ def as_json(model: BaseModel) -> bytes:
 
 
 def upload_of(data: Rows) -> tuple[dict[str, str], bytes | Path]:
-    """The headers and the body of an upload: a JSONL or Parquet file, or rows.
+    """The headers and the body of an upload: a JSONL, CSV or Parquet file, or rows.
 
     Raises:
         InvalidFile: There is no such file, or it has another format.

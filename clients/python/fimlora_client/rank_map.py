@@ -83,6 +83,8 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
     if grid.others:
         parts.append(Padding(_others(grid.others, rank_map), (1, 0, 0, 2)))
     parts.append(Padding(budget_lines(rank_map), (1, 0, 1, 2)))
+    if rank_map.not_targeted:
+        parts.append(Padding(left_out_lines(rank_map), (0, 0, 1, 2)))
     return Group(*parts)
 
 
@@ -106,6 +108,18 @@ def budget_lines(rank_map: RankMap) -> Table:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
         table.add_row(Text("trained", "bold"), Text(padded))
+    return table
+
+
+def left_out_lines(rank_map: RankMap) -> Table:
+    """What is not targeted: for each reason one name and how many more."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in rank_map.not_targeted.items():
+        names[reason].append(name)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    for reason, found in names.items():
+        more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+        table.add_row(Text("left out", "bold"), Text(f"{found[0]}{more}: {reason}"))
     return table
 
 

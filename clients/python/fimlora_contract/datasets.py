@@ -14,7 +14,7 @@ class Dataset(AnswerModel):
     id: str
     object: Literal["dataset"] = "dataset"
     source: Literal["upload", "local"]
-    format: Literal["jsonl", "parquet", "folder"]
+    format: Literal["csv", "jsonl", "parquet", "folder"]
     rows: int | None = Field(None, description="Null for a registered folder not yet read.")
     columns: list[str] = []
     size: int

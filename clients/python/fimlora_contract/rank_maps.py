@@ -49,4 +49,9 @@ class RankMap(AnswerModel):
     adapter: WrittenAdapter | None = Field(
         None, description="Null in rank maps of before it was recorded."
     )
+    not_targeted: dict[str, str] = Field(
+        default={},
+        description="What the choice of targets means but is not one of them, by name, with the "
+        "reason in a sentence.",
+    )
     modules: list[RankMapModule]

@@ -106,7 +106,13 @@ class Calibration(RequestModel):
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
     estimator: Literal["exact", "sampled"] = "exact"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    task: Literal["auto", "sequence_classification", "causal_lm"] = "auto"
+    task: Annotated[
+        Literal["auto", "sequence_classification", "regression", "causal_lm"],
+        Field(
+            description="With auto, rows with a label are classified, or a regression if the "
+            "labels are numbers of which one is not whole."
+        ),
+    ] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     executor: Annotated[
         Literal["auto", "resident", "streamed"],

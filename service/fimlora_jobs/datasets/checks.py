@@ -1,107 +1,89 @@
-"""What is looked at before rows are accepted: their columns, and each row of the columns in use.
+"""What is looked at before rows are accepted: how many there are, and each row in use."""
 
-Memory stays bounded by one line or one record batch, whatever the size of the file.
-"""
-
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from fimlora_jobs.datasets.columns import ColumnError, TextFields, check_row
-from fimlora_jobs.datasets.rows import Row, RowError
+from fimlora_jobs.datasets.columns import TaskName, TextFields, check_row
+from fimlora_jobs.datasets.files import ROWS_SURVEYED, check_names, note_columns, read_files
+from fimlora_jobs.datasets.labels import LabelSurvey
+from fimlora_jobs.datasets.parquet import UPLOAD_LIMITS, check_parquet, read_footer
+from fimlora_jobs.datasets.rows import PlacedRow, RowError
 
-MAX_CLASSES = 10_000
+MAX_ROWS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What was seen while reading: how many rows, and which columns in order of appearance."""
+    """What was seen of a file: how many rows, and its columns in order of appearance."""
 
     rows: int
-    columns: list[str]
+    columns: Sequence[str]
 
 
-def survey(rows: Iterable[tuple[str, Row]]) -> Sighting:
-    """Read all rows once."""
+def survey_upload(path: Path, *, max_rows: int = MAX_ROWS) -> Sighting:
+    """Read all of a file once, or the footer of a Parquet file.
+
+    Raises:
+        RowError: It is damaged, or beyond a limit that the message names.
+    """
+    if path.suffix == ".parquet":
+        check_parquet(path, UPLOAD_LIMITS)
+        footer = read_footer(path)
+        sighting = Sighting(footer.rows, check_names(footer.columns))
+    else:
+        sighting = survey(read_files([path], ()), max_rows=max_rows)
+    if sighting.rows > max_rows:
+        raise RowError(f"there are {sighting.rows} rows; at most {max_rows} are taken")
+    return sighting
+
+
+def survey(rows: Iterator[PlacedRow], *, max_rows: int = MAX_ROWS) -> Sighting:
+    """Read all rows once; the first of them tell the columns."""
     columns: dict[str, None] = {}
     count = 0
     for _, row in rows:
         count += 1
-        if row.keys() - columns.keys():
-            columns |= dict.fromkeys(row)
-    return Sighting(count, list(columns))
+        if count <= ROWS_SURVEYED:
+            note_columns(columns, row)
+        if count > max_rows:
+            break
+    return Sighting(count, tuple(columns))
 
 
-def survey_parquet(path: Path) -> Sighting:
-    """Count and columns from a Parquet file's footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def check_rows(
+    rows: Iterable[PlacedRow],
+    fields: TextFields,
+    *,
+    task: TaskName = "auto",
+    classes: Sequence[str] | None = None,
+    most: int | None = None,
+) -> int | None:
+    """Check that every row has the columns in use.
 
-    try:
-        with pq.ParquetFile(path) as file:
-            return Sighting(file.metadata.num_rows, list(file.schema_arrow.names))
-    except (pa.ArrowException, OSError) as error:
-        raise RowError("the file is not a sound Parquet file") from error
+    Args:
+        rows: The rows.
+        fields: The columns in use.
+        task: What was asked for.
+        classes: Names of the classes, where the dataset declares them.
+        most: How many rows are looked at; all by default.
 
-
-@dataclass(slots=True)
-class LabelCheck:
-    """Watch the labels go by: all text or all numbers, finite, and at least two classes.
-
-    Attributes:
-        column: Name of the label column.
-    """
-
-    column: str
-    classes: set[Any] = field(default_factory=set)
-    is_text: bool | None = None
-    has_floats: bool = False
-
-    def see(self, row: Row, *, where: str) -> None:
-        """Check one row's label."""
-        label = row[self.column]
-        if self.is_text is None:
-            self.is_text = isinstance(label, str)
-        if isinstance(label, str) is not self.is_text:
-            raise ColumnError(f"{where}: column {self.column!r} mixes text and numbers")
-        if isinstance(label, float):
-            self.has_floats = True
-            if not math.isfinite(label):
-                raise ColumnError(f"{where}: column {self.column!r} holds {label}")
-        if len(self.classes) <= MAX_CLASSES:
-            self.classes.add(label)
-
-    def close(self) -> None:
-        """Check what the labels are together."""
-        if self.has_floats:
-            return
-        if len(self.classes) < 2:
-            only = sorted(map(str, self.classes))
-            raise ColumnError(
-                f"column {self.column!r} holds the one label {only}; a classification needs two"
-            )
-        if len(self.classes) > MAX_CLASSES:
-            raise ColumnError(
-                f"column {self.column!r} holds more than {MAX_CLASSES} different labels"
-            )
-
-
-def check_rows(rows: Iterable[tuple[str, Row]], fields: TextFields) -> int:
-    """Check that every row has the columns in use, and return how many rows there are.
+    Returns:
+        How many rows there are; ``None`` if there may be more than were looked at.
 
     Raises:
         ColumnError: Names the row and the column.
         RowError: Names the row that cannot be read.
     """
-    labels = LabelCheck(fields.label) if fields.label else None
+    labels = LabelSurvey(fields.label, classes, task) if fields.label else None
     count = 0
-    for where, row in rows:
+    for where, row in islice(rows, most):
         count += 1
         check_row(row, fields, where=where)
         if labels:
-            labels.see(row, where=where)
+            labels.see(row[labels.column], where=where)
+    is_all = most is None or count < most
     if labels and count:
-        labels.close()
-    return count
+        labels.close(is_all=is_all)
+    return count if is_all else None

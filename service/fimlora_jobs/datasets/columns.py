@@ -4,13 +4,16 @@ Service and worker call the same function: the service on the first rows of an u
 that a wrong column is refused before queueing, the worker on what it loaded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fimlora_contract.references import Columns
 
 Task = Literal["sequence_classification", "causal_lm"]
+# As a request says it: a regression is a classification whose labels are amounts.
+TaskName = Task | Literal["auto", "regression"]
+MAX_NAMED = 30
 PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sentence2"))
 TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
@@ -47,7 +50,7 @@ def used_columns(fields: TextFields) -> list[str]:
 
 
 def find_fields(
-    names: Sequence[str], *, columns: Columns, task: Task | Literal["auto"] = "auto"
+    names: Sequence[str], *, columns: Columns, task: TaskName = "auto"
 ) -> TextFields:
     """Choose the columns: those that were given, the rest by their usual names.
 
@@ -57,10 +60,10 @@ def find_fields(
     given = {role: name for role, name in columns.model_dump().items() if name is not None}
     missing = sorted(set(given.values()) - set(names))
     if missing:
-        raise ColumnError(f"no column {missing[0]!r}; the columns are {sorted(names)}")
+        raise ColumnError(f"no column {missing[0]!r}; the columns are {listed(names)}")
     if "text_pair" in given and "text" not in given:
         raise ColumnError("dataset.columns names a text_pair without a text")
-    fields = TextFields(**given) if _has_text(given) else _by_convention(names, given)
+    fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
     return _fit_task(fields, names=names, task=task)
 
 
@@ -68,29 +71,46 @@ def _has_text(given: Mapping[str, str]) -> bool:
     return bool({"text", "prompt", "completion", "messages"} & set(given))
 
 
-def _by_convention(names: Sequence[str], given: Mapping[str, str]) -> TextFields:
+def _by_convention(
+    names: Sequence[str], given: Mapping[str, str], task: TaskName
+) -> TextFields:
     present = set(names)
     label = given.get("label") or next((name for name in LABELS if name in present), None)
-    if label is None:
-        if "messages" in present:
-            return TextFields(messages="messages")
-        if {"prompt", "completion"} <= present:
-            return TextFields(prompt="prompt", completion="completion")
+    if task == "causal_lm":
+        label = None
+    unlabelled = _without_label(present)
+    if label is None and unlabelled:
+        return unlabelled
     for first, second in PAIRS:
         if {first, second} <= present:
             return TextFields(text=first, text_pair=second, label=label)
     for text in TEXTS:
         if text in present:
             return TextFields(text=text, label=label)
+    if unlabelled and task == "auto" and "label" not in given:
+        return unlabelled  # preferences: the label says whether the completion is wanted
     raise ColumnError(
-        f"no text column among {sorted(names)}; expected one of {list(TEXTS)}, a pair such as "
+        f"no text column among {listed(names)}; expected one of {list(TEXTS)}, a pair such as "
         "premise/hypothesis, prompt/completion or messages, or name it in dataset.columns"
     )
 
 
-def _fit_task(
-    fields: TextFields, *, names: Sequence[str], task: Task | Literal["auto"]
-) -> TextFields:
+def _without_label(present: Set[str]) -> TextFields | None:
+    if "messages" in present:
+        return TextFields(messages="messages")
+    if {"prompt", "completion"} <= present:
+        return TextFields(prompt="prompt", completion="completion")
+    return None
+
+
+def listed(names: Sequence[str]) -> str:
+    """Column names for a message: sorted, and not all of very many."""
+    shown = sorted(names)[:MAX_NAMED]
+    more = len(names) - len(shown)
+    return f"{shown} and {more} more" if more else f"{shown}"
+
+
+def _fit_task(fields: TextFields, *, names: Sequence[str], task: TaskName) -> TextFields:
     if fields.completion and not fields.prompt:
         raise ColumnError("dataset.columns names a completion without a prompt")
     if fields.prompt and not fields.completion:
@@ -103,10 +123,8 @@ def _fit_task(
     if fields.label is None and fields.text and task != "causal_lm":
         label = next((name for name in LABELS if name in names), None)
         fields = TextFields(text=fields.text, text_pair=fields.text_pair, label=label)
-    if task == "sequence_classification" and fields.label is None:
-        raise ColumnError(
-            f"task sequence_classification needs a label column; the columns are {sorted(names)}"
-        )
+    if task in {"sequence_classification", "regression"} and fields.label is None:
+        raise ColumnError(f"task {task} needs a label column; the columns are {listed(names)}")
     if task == "causal_lm":
         return TextFields(
             text=fields.text,

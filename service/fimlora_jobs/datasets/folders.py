@@ -5,6 +5,7 @@ job and running it is noticed. Digests of unchanged files are remembered: hashin
 weights of a large model takes as long as reading them.
 """
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +14,7 @@ from fimlora_contract.digests import digest_file, digest_of
 
 # What a model is loaded from: configuration, weights, tokenizer, chat template.
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
-DATA_SUFFIXES = frozenset({".jsonl", ".parquet"})
+DATA_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 # What is fetched of a model on the hub: weights and what transformers needs to read them, all
 # at the top of the repository.
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -35,12 +36,14 @@ def model_files(folder: Path) -> dict[str, Path]:
     """Files of a model folder by name; subfolders are not part of a model.
 
     Raises:
-        FolderError: There is no such folder, or it holds no config.json.
+        FolderError: There is no such folder, it holds no config.json, or something in it that
+            is neither a file nor a folder.
     """
     if not folder.is_dir():
         raise FolderError(f"there is no model folder {folder.name!r}")
     found = sorted(path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
-    files = {path.name: path for path in found if path.is_file()}
+    files = {path.name: path for path in found if not path.is_dir()}
+    _check_ordinary(files, where=f"model {folder.name!r}")
     if "config.json" not in files:
         raise FolderError(f"model {folder.name!r} has no config.json")
     return files
@@ -49,19 +52,35 @@ def model_files(folder: Path) -> dict[str, Path]:
 def dataset_files(path: Path) -> dict[str, Path]:
     """Data files of a dataset by name: the file itself, or those in a folder.
 
+    Numbers in names count as numbers: ``part-10`` comes after ``part-9``.
+
     Raises:
-        FolderError: There is none, or JSONL and Parquet are mixed.
+        FolderError: There is none, several formats are mixed, or one is no ordinary file.
     """
     target = path.resolve()  # a registered name may be a link to data.jsonl
-    candidates = sorted(target.iterdir()) if target.is_dir() else [target]
-    found = [file for file in candidates if file.suffix in DATA_SUFFIXES and file.is_file()]
+    candidates = target.iterdir() if target.is_dir() else [target]
+    suitable = (f for f in candidates if f.suffix in DATA_SUFFIXES and not f.is_dir())
+    found = {file.name: file for file in sorted(suitable, key=_by_number)}
+    _check_ordinary(found, where=f"dataset {path.name!r}")
     if not found:
         raise FolderError(
             f"dataset {path.name!r} holds no file ending in {sorted(DATA_SUFFIXES)}"
         )
-    if len({file.suffix for file in found}) > 1:
+    if len({file.suffix for file in found.values()}) > 1:
         raise FolderError(f"dataset {path.name!r} mixes {sorted(DATA_SUFFIXES)} files")
-    return {file.name: file for file in found}
+    return found
+
+
+def _by_number(file: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", file.name)
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _check_ordinary(files: Mapping[str, Path], *, where: str) -> None:
+    """A pipe or a device would be waited for, or read without end."""
+    for name, file in files.items():
+        if not file.is_file():
+            raise FolderError(f"{where} holds {name!r}, which is no ordinary file")
 
 
 class FolderDigests:

@@ -1,20 +1,16 @@
 """Rows of a dataset as service and worker read them: one at a time, each with its place.
 
-Reading takes the memory of one line or one record batch, whatever the size of the file. Arrow
-takes a while to import, and is imported where there is a Parquet file.
+Reading takes the memory of one row, whatever the size of the file.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-MAX_LINE_BYTES = 16 << 20
-BATCH_ROWS = 1_024
+MAX_ROW_BYTES = 16 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Row = Mapping[str, Any]
@@ -32,6 +28,21 @@ def read_inline(rows: Iterable[Row]) -> Iterator[PlacedRow]:
         yield f"row {number}", row
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A row of a file, and where it stands.
+
+    Attributes:
+        offset: Its first byte.
+        number: Of its first line, from 1.
+        row: What it holds.
+    """
+
+    offset: int
+    number: int
+    row: Row
+
+
 def read_jsonl(path: Path, *, name: str = "") -> Iterator[PlacedRow]:
     """Each row of a JSONL file with its place, ``line 3``; blank lines are skipped.
 
@@ -40,65 +51,34 @@ def read_jsonl(path: Path, *, name: str = "") -> Iterator[PlacedRow]:
         name: What the file is called in places, if they name it.
     """
     with path.open("rb") as file:
-        _skip_byte_order_mark(file)
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            where = f"{name} line {number}".lstrip()
-            if len(line) > MAX_LINE_BYTES:
-                raise RowError(f"{where} is longer than {MAX_LINE_BYTES} bytes")
-            if line.strip():
-                yield where, parse_line(line, where=where)
+        for spot in jsonl_spots(file, name=name):
+            yield line_place(spot.number, name), spot.row
 
 
-def _skip_byte_order_mark(file: BinaryIO) -> None:
+def line_place(number: int, name: str = "") -> str:
+    """What a row of a text file is called."""
+    return f"{name} line {number}".lstrip()
+
+
+def jsonl_spots(file: BinaryIO, *, name: str = "") -> Iterator[Spot]:
+    """Each row of a JSONL file just opened."""
+    offset = skip_byte_order_mark(file)
+    number = 0
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        where = line_place(number, name)
+        if len(line) > MAX_ROW_BYTES:
+            raise RowError(f"{where} is longer than {MAX_ROW_BYTES} bytes")
+        if line.strip():
+            yield Spot(offset, number, parse_line(line, where=where))
+        offset += len(line)
+
+
+def skip_byte_order_mark(file: BinaryIO) -> int:
     """Go to the first row of a file just opened; some editors put a mark of UTF-8 before it."""
     if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
         file.seek(0)
-
-
-def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[PlacedRow]:
-    """Each row of a Parquet file with its place, ``row 3``; only the columns asked for."""
-    number = 0
-    for batch in parquet_batches(path, columns):
-        for row in python_values(batch, after=number):
-            number += 1
-            yield f"row {number}", row
-
-
-def parquet_batches(
-    path: Path, columns: Sequence[str] | None = None
-) -> "Iterator[pa.RecordBatch]":
-    """The rows of a Parquet file, some at a time; columns that it lacks are left out."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    wanted = None if columns is None else list(columns)
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
-                yield batch
-                number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(number) from error
-
-
-def python_values(
-    arrow: "pa.RecordBatch | pa.Table | pa.ChunkedArray", *, after: int = 0
-) -> list[Any]:
-    """Rows, or the values of one column, as Python objects; ``after`` so many others."""
-    import pyarrow as pa
-
-    try:
-        values: list[Any] = arrow.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise _damaged(after) from error
-    return values
-
-
-def _damaged(after: int) -> RowError:
-    return RowError(f"the Parquet file is damaged after row {after}")
+    return file.tell()
 
 
 def parse_line(line: bytes, *, where: str) -> Row:

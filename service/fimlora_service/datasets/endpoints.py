@@ -55,7 +55,7 @@ BODY = {
 async def upload_dataset(
     request: Request, data_folder: DataFolderDep, prefix: PrefixDep, response: Response
 ) -> Dataset:
-    """Upload rows, as JSONL or Parquet, to calibrate on."""
+    """Upload rows, as JSONL, CSV or Parquet, to calibrate on."""
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
         request.stream(), format=format_, data_folder=data_folder

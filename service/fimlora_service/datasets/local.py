@@ -1,15 +1,11 @@
-"""Registered local datasets: a JSONL or Parquet file, or a folder of such files."""
+"""Registered local datasets: a JSONL, CSV or Parquet file, or a folder of such files."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import registered_names
-from fimlora_jobs.datasets.checks import survey_parquet
 from fimlora_jobs.datasets.folders import FolderError, dataset_files
-from fimlora_jobs.datasets.rows import Row, read_jsonl, read_parquet
 from fimlora_service.errors import (
     DatasetNotFound,
     DatasetSchema,
@@ -17,7 +13,11 @@ from fimlora_service.errors import (
     ServiceError,
 )
 
-FORMATS: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".parquet": "parquet"}
+FORMATS: dict[str, Literal["csv", "jsonl", "parquet"]] = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+}
 
 
 def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
@@ -39,25 +39,6 @@ def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
         raise DatasetUnreachable(
             f"local dataset {name!r} may not be read by the service's user"
         ) from error
-
-
-def columns_of(file: Path) -> list[str]:
-    """Columns of a file: all of a Parquet file's, those of a JSONL file's first row."""
-    if file.suffix == ".parquet":
-        return survey_parquet(file).columns
-    return next(([*row] for _, row in read_jsonl(file)), [])
-
-
-def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    """All rows of some files, one after the other, each with its place."""
-    if len(files) == 1:
-        return _read(files[0], columns)
-    parts = (((f"{f.name}, {where}", row) for where, row in _read(f, columns)) for f in files)
-    return chain.from_iterable(parts)
-
-
-def _read(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    return read_parquet(file, columns) if file.suffix == ".parquet" else read_jsonl(file)
 
 
 def list_local_datasets(datasets: Path) -> list[Dataset]:

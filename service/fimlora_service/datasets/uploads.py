@@ -20,8 +20,8 @@ from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.checks import Sighting, survey, survey_parquet
-from fimlora_jobs.datasets.rows import RowError, read_jsonl
+from fimlora_jobs.datasets.checks import survey_upload
+from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
@@ -30,15 +30,12 @@ from fimlora_service.errors import (
 )
 
 MAX_USERS_NAMED = 100
-Format = Literal["jsonl", "parquet"]
+Format = Literal["csv", "jsonl", "parquet"]
 MEDIA_TYPES: dict[str, Format] = {
     "application/x-ndjson": "jsonl",
     "application/jsonl": "jsonl",
     "application/vnd.apache.parquet": "parquet",
-}
-SURVEYS: dict[Format, Callable[[Path], Sighting]] = {
-    "jsonl": lambda path: survey(read_jsonl(path)),
-    "parquet": survey_parquet,
+    "text/csv": "csv",
 }
 
 
@@ -96,7 +93,7 @@ def _commit(received: Received, *, format: Format, uploads: Path) -> tuple[Datas
     if (uploads / id_).is_dir():
         return find_upload(id_, uploads=uploads), False
     try:
-        sighting = SURVEYS[format](received.file)
+        sighting = survey_upload(received.file)
     except RowError as error:
         raise DatasetSchema(str(error)) from error
     if not sighting.rows:
@@ -106,7 +103,7 @@ def _commit(received: Received, *, format: Format, uploads: Path) -> tuple[Datas
         source="upload",
         format=format,
         rows=sighting.rows,
-        columns=sighting.columns,
+        columns=list(sighting.columns),
         size=received.size,
         digest=f"sha256:{received.hex}",
         created_at=datetime.now(UTC),

@@ -2,23 +2,23 @@
 
 from dataclasses import asdict
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fimlora_contract.digests import digest_of
 from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.checks import check_rows, survey
-from fimlora_jobs.datasets.columns import Task, TextFields, find_fields, used_columns
+from fimlora_jobs.datasets.checks import check_rows
+from fimlora_jobs.datasets.columns import TaskName, TextFields, find_fields, used_columns
+from fimlora_jobs.datasets.files import check_kinds, columns_of_rows, read_files, read_header
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_jobs.datasets.rows import read_inline
-from fimlora_service.datasets.local import columns_of, data_files, read_rows
+from fimlora_service.datasets.local import data_files
 from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty
 
+# The operator's files may be huge: their first rows tell whether the columns fit.
 LOCAL_ROWS_CHECKED = 10_000
-TaskName = Task | Literal["auto"]
 
 
 class LocalDatasets:
@@ -26,10 +26,14 @@ class LocalDatasets:
 
     Args:
         data_folder: Where uploads and registered datasets lie.
+        rows_checked: How many rows of a registered dataset are looked at.
     """
 
-    def __init__(self, data_folder: DataFolder) -> None:
+    def __init__(
+        self, data_folder: DataFolder, *, rows_checked: int = LOCAL_ROWS_CHECKED
+    ) -> None:
         self._data = data_folder
+        self._rows_checked = rows_checked
         self._digests = FolderDigests()
         # Uploads never change, so what was checked once need not be read again.
         self._check_upload = lru_cache(maxsize=1024)(_check_file)
@@ -56,7 +60,7 @@ class LocalDatasets:
         found = find_upload(dataset.id, uploads=self._data.uploads)
         fields = find_fields(found.columns, columns=dataset.columns, task=task)
         file = self._data.uploads / dataset.id / f"data.{found.format}"
-        rows = self._check_upload(file, fields)
+        rows = self._check_upload(file, fields, task)
         return {
             "source": "upload",
             "id": dataset.id,
@@ -66,27 +70,35 @@ class LocalDatasets:
         }
 
     def _resolve_local(self, dataset: LocalDataset, task: TaskName) -> dict[str, Any]:
-        files = data_files(dataset.name, datasets=self._data.datasets)
-        names = list(dict.fromkeys(c for file in files.values() for c in columns_of(file)))
-        if not names:
+        found = data_files(dataset.name, datasets=self._data.datasets)
+        files = list(found.values())
+        header = read_header(files)
+        if not header.columns:
             raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
-        fields = find_fields(names, columns=dataset.columns, task=task)
-        rows = read_rows(list(files.values()), used_columns(fields))
-        # The operator's files may be huge: their first rows tell whether the columns fit.
-        checked = check_rows(islice(rows, LOCAL_ROWS_CHECKED), fields)
+        fields = find_fields(header.columns, columns=dataset.columns, task=task)
+        check_kinds(files, fields)
+        rows = check_rows(
+            read_files(files, used_columns(fields)),
+            fields,
+            task=task,
+            classes=header.classes.get(fields.label or ""),
+            most=self._rows_checked,
+        )
+        if rows == 0:
+            raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
         return {
             "source": "local",
             "name": dataset.name,
-            "digest": self._digests.of_files(files),
+            "digest": self._digests.of_files(found),
             "fields": asdict(fields),
-            "rows": checked if checked < LOCAL_ROWS_CHECKED else None,
+            "rows": rows,
         }
 
 
 def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
     rows = list(read_inline(dataset.rows))
-    fields = find_fields(survey(rows).columns, columns=dataset.columns, task=task)
-    check_rows(rows, fields)
+    fields = find_fields(columns_of_rows(rows), columns=dataset.columns, task=task)
+    check_rows(rows, fields, task=task)
     return {
         "source": "inline",
         "digest": digest_of(dataset.rows),
@@ -95,5 +107,7 @@ def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
     }
 
 
-def _check_file(file: Path, fields: TextFields) -> int:
-    return check_rows(read_rows([file], used_columns(fields)), fields)
+def _check_file(file: Path, fields: TextFields, task: TaskName) -> int | None:
+    classes = read_header([file]).classes.get(fields.label or "")
+    rows = read_files([file], used_columns(fields))
+    return check_rows(rows, fields, task=task, classes=classes)

@@ -7,6 +7,9 @@ from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
 
+# Raise it with every change after which an equal request gives other statistics, another plan or
+# other files: results of earlier code are then measured anew instead of served.
+MEASUREMENT = 2
 MEASURED = frozenset({"target_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
 # Where the weights are while they are measured changes no number.
@@ -20,6 +23,7 @@ def request_digest(
     dataset: Mapping[str, Any],
     tenant: str = "",
     settings: Set[str] = MEASURED | PLANNED,
+    measurement: int = MEASUREMENT,
 ) -> str:
     """Digest of everything that decides a result, and of nothing else.
 
@@ -28,7 +32,8 @@ def request_digest(
     """
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
     return digest_of(
-        {"engine": __version__, "base_model": model_digest, "dataset": content}
+        {"engine": __version__, "measurement": measurement}
+        | {"base_model": model_digest, "dataset": content}
         | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
         # What this rule needs is measured for it only.
         | ({"record": "spectra"} if request.allocation.rule == "spectral" else {})

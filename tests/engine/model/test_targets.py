@@ -4,9 +4,10 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from fimlora import TargetModule, allocate, find_targets, measure, score
+from fimlora import RankPlan, TargetModule, allocate, find_targets, measure, score
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.model.targets import count_base_parameters, find_left_out, locate
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.model.targets import choose_targets, count_base_parameters, locate
 from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
 
@@ -211,12 +212,59 @@ def test_fused_experts_that_are_left_out_are_named():
 
     statistics = measure(model, batches, target_modules="all-linear")
 
-    assert list(statistics.not_targeted) == EXPERTS
+    reasons = dict.fromkeys(EXPERTS, FUSED_EXPERTS)
+    assert statistics.not_targeted == reasons
     plan = allocate(score(statistics), 4)
-    assert plan.provenance["not_targeted"] == {"count": 4, "names": EXPERTS}
-    assert find_left_out(model, targets) == ()
-    assert find_left_out(model, ["q_proj", "experts.down_proj"]) == (EXPERTS[0], EXPERTS[2])
-    assert "not_targeted" not in measure(model, batches, target_modules=targets).provenance()
+    assert plan.not_targeted == plan.to_json()["not_targeted"] == reasons
+    assert RankPlan.from_json(plan.to_json()) == plan
+    assert choose_targets(model, targets).not_targeted == {}
+    named = choose_targets(model, r".*\.(q_proj|experts\.down_proj)")
+    assert list(named.not_targeted) == [EXPERTS[0], EXPERTS[2]]
+    assert measure(model, batches, target_modules=targets).not_targeted == {}
+
+
+@pytest.mark.parametrize(
+    "given", [["k_proj", "layers.1.self_attn.v_proj"], r".*(k|1\..*v)_proj"]
+)
+def test_what_is_excluded_is_listed_with_its_reason(given):
+    """By names and endings, or by an expression over full names."""
+    choice = choose_targets(
+        tiny("llama_gqa_lm")[0], ["q_proj", "k_proj", "v_proj"], exclude_modules=given
+    )
+
+    prefix = "model.layers.{}.self_attn.{}_proj".format
+    assert [m.name for m in choice.modules] == [
+        prefix(0, "q"), prefix(0, "v"), prefix(1, "q"),
+    ]  # fmt: skip
+    assert choice.not_targeted == dict.fromkeys(
+        [prefix(0, "k"), prefix(1, "k"), prefix(1, "v")], EXCLUDED
+    )
+
+
+def test_modules_that_others_rule_out_are_listed_with_their_reason():
+    """Those drawn anew, and those that an adapter cannot hold."""
+
+    def unadaptable(model, names):
+        return {name: "too odd" for name in names if name.endswith("key")}
+
+    choice = choose_targets(
+        tiny("bert_classifier")[0],
+        ["bert.pooler.dense", "0.attention.self.key", "query"],
+        drawn={"bert.pooler.dense", "classifier"},
+        unadaptable=unadaptable,
+    )
+
+    assert [m.name.rpartition(".")[2] for m in choice.modules] == ["query", "query"]
+    assert choice.not_targeted == {
+        "bert.encoder.layer.0.attention.self.key": "too odd",
+        "bert.pooler.dense": DRAWN_ANEW,
+    }
+
+
+def test_nothing_left_is_refused():
+    """The message names one module and its reason."""
+    with pytest.raises(UnknownTarget, match=r"none of the 2 modules .*query.*exclude_modules"):
+        choose_targets(tiny("bert_classifier")[0], ["query"], exclude_modules=["query"])
 
 
 @pytest.mark.parametrize(

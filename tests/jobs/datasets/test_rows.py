@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from fimlora_contract.references import UploadedDataset
-from fimlora_jobs.datasets.checks import survey, survey_parquet
+from fimlora_jobs.datasets.checks import survey
+from fimlora_jobs.datasets.files import read_files
 from fimlora_jobs.datasets.folders import FolderDigests
-from fimlora_jobs.datasets.rows import BYTE_ORDER_MARK, MAX_LINE_BYTES, RowError, read_jsonl
-from fimlora_jobs.datasets.table import rows_of_files
-from fimlora_service.datasets.local import read_rows
+from fimlora_jobs.datasets.parquet import read_footer
+from fimlora_jobs.datasets.rows import BYTE_ORDER_MARK, MAX_ROW_BYTES, RowError, read_jsonl
+from fimlora_jobs.datasets.table import Rows, rows_of_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema
 from fimlora_worker.inputs.rows import open_rows
 from fimlora_worker.settings import Settings
@@ -39,7 +40,7 @@ UNREADABLE = {
     "half-a-character": b'{"text": "\\ud800"}\n',
     "mark-inside": b"{}\n" + BYTE_ORDER_MARK + b"{}\n",
     "utf-16": '{"text": "a"}\n'.encode("utf-16"),
-    "long": b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}\n',
+    "long": b'{"text": "' + b"x" * MAX_ROW_BYTES + b'"}\n',
 }
 
 
@@ -59,8 +60,13 @@ def settings(tmp_path) -> Settings:
     return Settings(data_dir=tmp_path)
 
 
-def opened(settings: Settings, **resolved):
+def opened(settings: Settings, **resolved) -> Rows:
     return open_rows(UploadedDataset(id=ID), resolved, settings, FolderDigests())
+
+
+def all_of(rows: Rows, *columns: str):
+    """Every row with its place."""
+    return rows.read(range(rows.n_rows), columns or rows.names)
 
 
 @pytest.mark.parametrize("content", READABLE.values(), ids=READABLE)
@@ -71,11 +77,8 @@ def test_a_line_that_is_accepted_is_read_alike(settings, content):
 
     rows = opened(settings)
 
-    assert [rows.row(i) for i in range(rows.n_rows)] == [row for _, row in accepted]
-    assert [rows.where(i) for i in range(rows.n_rows)] == [
-        f"data.jsonl {where}" for where, _ in accepted
-    ]
-    assert list(rows.names) == survey(accepted).columns
+    assert all_of(rows) == accepted
+    assert rows.names == survey(iter(accepted)).columns
 
 
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
@@ -88,7 +91,7 @@ def test_a_line_that_is_refused_is_refused_by_both(settings, content):
     with pytest.raises(DatasetSchema) as failed:
         opened(settings)
 
-    assert str(failed.value) == f"data.jsonl {refused.value}"
+    assert str(failed.value) == str(refused.value)
 
 
 def test_parquet_rows_are_read_alike(settings):
@@ -100,27 +103,26 @@ def test_parquet_rows_are_read_alike(settings):
         "half": pa.array([i / 2 for i in range(2000)], pa.float32()),
     })  # fmt: skip
     file = store(settings, table)
-    accepted = list(read_rows([file], table.column_names))
+    accepted = list(read_files([file], table.column_names))
 
     rows = opened(settings)
 
-    assert [rows.row(i) for i in range(rows.n_rows)] == [row for _, row in accepted]
-    assert rows.where(1999) == f"data.parquet {accepted[1999][0]}"
-    assert list(rows.column("label")) == table.column("label").to_pylist()
-    assert list(rows.names) == survey_parquet(file).columns
+    assert all_of(rows) == accepted
+    assert [v for _, v in rows.scan("label")] == table.column("label").to_pylist()
+    assert rows.names == read_footer(file).columns
 
 
 def test_a_column_that_nobody_uses_ends_no_job(settings):
     """Its values cannot be read, and need not be."""
     long_ago = pa.array([-(2**62)], pa.timestamp("us"))
     file = store(settings, pa.table({"text": ["a"], "when": long_ago}))
-    assert list(read_rows([file], ["text"])) == [("row 1", {"text": "a"})]
+    assert list(read_files([file], ["text"])) == [("row 1", {"text": "a"})]
 
-    rows = opened(settings, fields={"text": "text"})
+    rows = opened(settings)
 
-    assert rows.row(0) == {"text": "a"}
-    with pytest.raises(RowError, match="damaged after row 0"):
-        opened(settings).row(0)
+    assert all_of(rows, "text") == [("row 1", {"text": "a"})]
+    with pytest.raises(RowError, match="a row after row 0 cannot be read"):
+        all_of(rows)
 
 
 def test_a_damaged_file_is_refused_by_both(settings):
@@ -130,10 +132,10 @@ def test_a_damaged_file_is_refused_by_both(settings):
     content[20:200] = bytes(180)
     file.write_bytes(content)
     with pytest.raises(RowError) as refused:
-        list(read_rows([file], ["text"]))
+        list(read_files([file], ["text"]))
 
-    with pytest.raises(DatasetSchema) as failed:
-        opened(settings)
+    with pytest.raises(RowError) as failed:
+        all_of(opened(settings))
 
     assert str(failed.value) == str(refused.value)
 
@@ -147,10 +149,9 @@ def test_files_of_one_dataset_may_have_different_columns(tmp_path):
 
     rows = rows_of_files(files)
 
-    accepted = list(read_rows(files, ["text", "label", "more"]))
-    assert [rows.row(i) for i in range(rows.n_rows)] == [row for _, row in accepted]
-    assert [rows.where(i).replace(" ", ", ", 1) for i in range(3)] == [w for w, _ in accepted]
-    assert rows.column("label") == [0, 1, None]
+    accepted = list(read_files(files, ["text", "label", "more"]))
+    assert all_of(rows, "text", "label", "more") == accepted
+    assert [value for _, value in rows.scan("text")] == ["a", "b", "c"]
     assert rows.names == ("text", "label", "more")
 
 
@@ -161,6 +162,6 @@ def test_no_rows_are_no_rows_to_both(settings, content):
     """Neither takes an empty file for a broken one."""
     file = store(settings, content)
 
-    assert list(read_rows([file], ["text"])) == []
+    assert list(read_files([file], ["text"])) == []
     with pytest.raises(DatasetEmpty):
         opened(settings)

@@ -93,7 +93,7 @@ def test_a_line_that_cannot_be_read_is_named(http, data_dir, content, where):
         (b"PAR1PAR1", PARQUET, "dataset_schema"),
         (as_jsonl(ROWS), PARQUET, "dataset_schema"),
         (as_parquet(ROWS), JSONL, "dataset_schema"),
-        (as_jsonl(ROWS), {"Content-Type": "text/csv"}, "unsupported_media_type"),
+        (as_jsonl(ROWS), {"Content-Type": "text/plain"}, "unsupported_media_type"),
         (as_jsonl(ROWS), {}, "unsupported_media_type"),
         (as_jsonl(ROWS), JSONL | {"Content-Encoding": "gzip"}, "unsupported_media_type"),
         (b'{"text": "' + b"x" * 500_000, JSONL, "payload_too_large"),

@@ -3,15 +3,20 @@
 import pytest
 
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_service.resolve.request_digest import MEASURED, request_digest
+from fimlora_service.resolve.request_digest import (
+    MEASURED,
+    MEASUREMENT,
+    PLANNED,
+    request_digest,
+)
 
 
 class TestRequestDigest:
-    def digest(self, *, rows=None, model="sha256:m", **change) -> str:
+    def digest(self, *, rows=None, model="sha256:m", options=None, **change) -> str:
         base = {"base_model": "tiny", "dataset": "local:d", "budget": 8}
         request = CalibrationRequest.model_validate(base | change)
         dataset = {"digest": "sha256:d", "fields": None, "rows": rows}
-        return request_digest(request, model_digest=model, dataset=dataset)
+        return request_digest(request, model_digest=model, dataset=dataset, **(options or {}))
 
     @pytest.mark.parametrize(
         "change",
@@ -47,6 +52,19 @@ class TestRequestDigest:
     def test_what_can_change_the_result_counts(self, change):
         """Content and settings give another key."""
         assert self.digest(**change) != self.digest()
+
+    @pytest.mark.parametrize(
+        "settings", [MEASURED, MEASURED | PLANNED], ids=["statistics", "result"]
+    )
+    def test_what_earlier_code_has_measured_is_not_served(self, settings):
+        """An equal request finds neither its statistics nor its result."""
+        keys = {
+            self.digest(options={"settings": settings, "measurement": version})
+            for version in (MEASUREMENT - 1, MEASUREMENT)
+        }
+
+        assert len(keys) == 2
+        assert self.digest(options={"settings": settings}) in keys
 
 
 def test_statistics_without_spectra_are_not_taken_for_the_rule_spectral():

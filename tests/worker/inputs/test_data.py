@@ -8,10 +8,11 @@ import torch
 from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
+from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.inputs.calibration_data import PaddedBatches, draw
 from fimlora_worker.inputs.examples import IGNORED, Encoder
-from fimlora_worker.inputs.labels import Labels, find_labels
+from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.rows import open_rows
 from fimlora_worker.settings import Settings
 from support.jobs import write_jsonl
@@ -49,8 +50,8 @@ class TestRows:
 
         for id_ in (ID, other):
             opened = open_rows(UploadedDataset(id=id_), {}, settings, FolderDigests())
-            assert [opened.row(i) for i in range(opened.n_rows)] == rows
-            assert list(opened.column("label")) == [0, 1]
+            assert [row for _, row in opened.read([0, 1], opened.names)] == rows
+            assert [value for _, value in opened.scan("label")] == [0, 1]
             assert opened.names == ("text", "label")
 
     def test_a_folder_is_read_file_after_file(self, settings):
@@ -61,8 +62,8 @@ class TestRows:
         resolved = {"digest": FolderDigests().of_files(dataset_files(folder))}
         rows = open_rows(LocalDataset(name="d"), resolved, settings, FolderDigests())
 
-        assert rows.column("text") == ["w0", "w1", "w2"]
-        assert rows.where(2) == "b.jsonl line 1"
+        assert [value for _, value in rows.scan("text")] == ["w0", "w1", "w2"]
+        assert rows.read([2], rows.names) == [("b.jsonl line 1", {"text": "w2"})]
 
     def test_a_dataset_that_changed_is_refused(self, settings):
         """The job was accepted for another content."""
@@ -76,8 +77,8 @@ class TestRows:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ('{"text": "a"}\n\n{"text": \n', "data.jsonl line 3 is not JSON"),
-            ('["a"]\n', "data.jsonl line 1 is not an object with one field per column"),
+            ('{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
+            ('["a"]\n', "line 1 is not an object with one field per column"),
         ],
     )
     def test_a_line_that_does_not_parse_is_named(self, settings, content, message):
@@ -120,9 +121,9 @@ class TestLabels:
         ("values", "message"),
         [
             ([1, None], "row 2: column 'y' must be a label .*it holds nothing"),
-            ([1, "a"], "row 2: column 'y' holds 'a', but row 1 holds 1"),
+            ([1, "a"], "row 2: column 'y' mixes text and numbers: it holds 'a', in row 1 1"),
             ([["a"], 1], "row 1: column 'y' must be a label .*it holds list"),
-            (["a", "a"], "the one label 'a' in all 2 rows"),
+            (["a", "a"], "the one label 'a'; a classification needs two"),
         ],
     )
     def test_labels_that_make_no_task_are_refused(self, values, message):

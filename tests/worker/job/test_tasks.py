@@ -186,7 +186,7 @@ def test_every_kind_of_rows_can_be_calibrated(jobs: Jobs, run_queue, model, rows
         (
             {"dataset": {"source": "inline", "rows": [{"text": "w1", "label": "a"}]}},
             "dataset_schema",
-            "holds the one label 'a' in all 1 rows",
+            "holds the one label 'a'",
         ),
         (
             {"dataset": {"source": "inline", "rows": [{"body": "w1"}]}},

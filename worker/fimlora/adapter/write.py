@@ -36,6 +36,7 @@ def write_adapter(
     head: Mapping[str, Any] | None = None,
     module_names: Iterable[str] | None = None,
     target_modules: Iterable[str] | None = None,
+    model: Any = None,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write a plan as an adapter that stock PEFT loads.
@@ -57,16 +58,22 @@ def write_adapter(
             see `fimlora.adapter.config.target_names`.
         target_modules: Names that are known to target the plan's modules and no other;
             they are written as they stand.
+        model: The base model as it is loaded for this adapter, with weights or without: the
+            adapter is first proved on it, see `fimlora.adapter.proof`, and a mismatch leaves
+            nothing behind. Its names stand for ``module_names``.
         overwrite: Replace an adapter that is already there.
 
     Returns:
         Path by file name.
 
     Raises:
+        AdapterMismatch: On ``model``, stock PEFT would make something else of it.
         InvalidOption: The weights of a classifier were asked for without its head.
-    """
+    """  # noqa: DOC502 - the helpers raise
     folder = Path(folder)
     _check_destination(folder, overwrite=overwrite)
+    if model is not None:
+        module_names = _names(model)
     config = build_adapter_config(
         plan,
         base_model=base_model,
@@ -76,24 +83,27 @@ def write_adapter(
         target_modules=target_modules,
     )
     contents = text_files(plan, config, layout=layout)
+    width = config["r"] if layout == "C" else None
+    tensors = None
     if weights:
         if task_type in CLASSIFIER_TASKS and not head:
             raise InvalidOption(
                 f"task_type={task_type!r} with weights=True needs head, the tensors of the "
                 "classification head: PEFT does not load such an adapter without them"
             )
-        width = config["r"] if layout == "C" else None
-        contents["adapter_model.safetensors"] = _initial_weights(plan, seed, width, head or {})
+        tensors = _initial_weights(plan, seed, width, head or {})
+        contents["adapter_model.safetensors"] = _file_of(tensors)
+    if model is not None:
+        _prove(plan, config, model, width, tensors)
     _publish(contents, folder)
     return {name: folder / name for name in sorted(contents)}
 
 
 def _initial_weights(
     plan: RankPlan, seed: int, width: int | None, head: Mapping[str, Any]
-) -> bytes:
-    """The tensors of a fresh adapter in safetensors; ``width`` pads every rank with zeros."""
+) -> dict[str, Any]:
+    """The tensors of a fresh adapter; ``width`` pads every rank with zeros."""
     import torch
-    from safetensors.torch import save
 
     from fimlora.numerics.seeded_draws import draw_lora_a
 
@@ -107,7 +117,32 @@ def _initial_weights(
         tensors[f"{WRAPPER_PREFIX}{module.name}.lora_A.weight"] = A
         B = torch.zeros(module.d_out, width or rank)
         tensors[f"{WRAPPER_PREFIX}{module.name}.lora_B.weight"] = B
-    return save(tensors, metadata={"format": "pt"})
+    return tensors
+
+
+def _file_of(tensors: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    return save(dict(tensors), metadata={"format": "pt"})
+
+
+def _names(model: Any) -> list[str]:
+    from fimlora.model.outline import outline
+
+    return [name for name, _ in outline(model).named_modules()]
+
+
+def _prove(
+    plan: RankPlan,
+    config: Mapping[str, Any],
+    model: Any,
+    width: int | None,
+    tensors: Mapping[str, Any] | None,
+) -> None:
+    from fimlora.adapter.proof import prove
+
+    shapes = tensors and {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    prove(plan, config, model, width=width, tensors=shapes)
 
 
 def _check_destination(folder: Path, *, overwrite: bool) -> None:

@@ -95,6 +95,7 @@ def allocate(
         scale=scale,
         controls=controls,
         provenance={**scores.provenance, **(provenance or {})},
+        not_targeted=scores.not_targeted,
     )
 
 

@@ -27,7 +27,6 @@ from fimlora.memory.out_of_memory import is_out_of_memory
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.loading import experts_per_token, load
 from fimlora.model.skeleton import build_skeleton
-from fimlora.model.targets import find_targets
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Executor
 
@@ -196,7 +195,7 @@ def _estimate(folder: Path, built: Any, batches: list[Batch], settings: Settings
     recorded = 0
     if settings.parsed_record:
         recorded = bytes_recorded(
-            find_targets(built, settings.target_modules),
+            settings.choose(built).modules,
             settings.record,
             spectra_bytes=settings.spectra_bytes,
             itemsize=built.dtype.itemsize,

@@ -4,8 +4,7 @@ from torch import nn
 
 from fimlora.measuring.examples.losses import Loss
 from fimlora.measuring.settings import Settings
-from fimlora.model.targets import find_left_out
-from fimlora.plan import TargetModule
+from fimlora.model.targets import Choice
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution
 from fimlora.statistics.statistics import Groups
@@ -13,7 +12,7 @@ from fimlora.statistics.statistics import Groups
 
 def new_statistics(
     model: nn.Module,
-    modules: tuple[TargetModule, ...],
+    choice: Choice,
     settings: Settings,
     *,
     loss: Loss,
@@ -28,7 +27,7 @@ def new_statistics(
 
     Args:
         model: The model.
-        modules: Its target modules.
+        choice: Its target modules, and what is not one.
         settings: What was measured.
         loss: The loss.
         auxiliary_losses: What the model would add to it in training, which is left out.
@@ -42,14 +41,14 @@ def new_statistics(
         The statistics.
     """
     return Statistics(
-        modules=modules,
+        modules=choice.modules,
         n_examples=n_examples,
         n_batches=n_batches,
         base_parameters=base_parameters,
         loss=loss.kind.value,
         auxiliary_losses_left_out=auxiliary_losses,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        not_targeted=find_left_out(model, settings.target_modules),
+        not_targeted=choice.not_targeted,
         execution=execution,
         **(settings.provenance() | groups),
     )

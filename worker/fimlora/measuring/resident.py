@@ -47,7 +47,6 @@ from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
 from fimlora.model.targets import (
     count_base_parameters,
-    find_targets,
     locate,
     uncompiled,
 )
@@ -135,7 +134,8 @@ def measure_resident(
     check_gradients_allowed()
     model = uncompiled(model)
     _check_has_values(model)
-    modules = find_targets(model, settings.target_modules)
+    choice = settings.choose(model)
+    modules = choice.modules
     device = next(model.parameters()).device
     check_record(settings.parsed_record, model)
     recorder = Recorder(modules, quantities_for(settings, modules, device))
@@ -150,7 +150,7 @@ def measure_resident(
         loss = _measure_batches(model, modules, batches, settings, recorder, sizes, progress)
     return new_statistics(
         model,
-        modules,
+        choice,
         settings,
         loss=loss,
         auxiliary_losses=left_out,

@@ -12,7 +12,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import SPECTRA_BYTES
-from fimlora.model.targets import base_model_of
+from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets
 from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
 
 OnBatch = Callable[[int, int], None]
@@ -24,6 +24,10 @@ class Settings:
 
     Attributes:
         target_modules: See `fimlora.model.targets.find_targets`.
+        exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
+        drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
+        unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
+            no targets.
         n_batches: Batches to use at most.
         estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.options.Estimator`.
         rank: Rows of the A that ``sampled`` draws.
@@ -53,6 +57,9 @@ class Settings:
     """
 
     target_modules: str | Sequence[str] | None = None
+    exclude_modules: str | Sequence[str] | None = None
+    drawn: Collection[str] = ()
+    unadaptable: Unadaptable | None = None
     n_batches: int = 8
     estimator: str = "exact"
     rank: int = 8
@@ -84,6 +91,23 @@ class Settings:
     def parsed_record(self) -> frozenset[Record]:
         """What to record besides."""
         return parse_record(self.record)
+
+    def choose(self, model: nn.Module) -> Choice:
+        """Choose what to measure of a model: the one place that both executors ask.
+
+        Args:
+            model: The model, or its skeleton.
+
+        Returns:
+            The target modules, and what is not one.
+        """
+        return choose_targets(
+            model,
+            self.target_modules,
+            exclude_modules=self.exclude_modules,
+            drawn=self.drawn,
+            unadaptable=self.unadaptable,
+        )
 
     def identity(self, executor: Executor) -> dict[str, Any]:
         """Name what saved sums depend on.

@@ -44,7 +44,11 @@ def score(
         scores = spectral.take_spectra(statistics)
     else:
         scores = fim.score_fisher(statistics, aggregation=aggregation, estimator=estimator)
-    return replace(scores, provenance={**statistics.provenance(), **scores.provenance})
+    return replace(
+        scores,
+        provenance={**statistics.provenance(), **scores.provenance},
+        not_targeted=statistics.not_targeted,
+    )
 
 
 def _check_type(statistics: object) -> None:

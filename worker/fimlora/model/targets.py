@@ -6,7 +6,8 @@ stands where the linear map was; its ``base_layer`` is that map, and what is mea
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -14,22 +15,39 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
 ALL_LINEAR = "all-linear"
+# Of some modules of a model, by name: which cannot be adapted as planned, and why.
+Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
 # How transformers names the head of a sequence classification model, as PEFT has it.
 _CLASSIFICATION_HEADS = ("score", "classifier")
 _MAX_NAMES_IN_MESSAGE = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The target modules of a model, and what was meant but is not one.
+
+    Attributes:
+        modules: The target modules, in the model's order; never none.
+        not_targeted: Reason by name of a module, or of a parameter that holds several
+            matrices.
+    """
+
+    modules: tuple[TargetModule, ...]
+    not_targeted: Mapping[str, str] = field(default_factory=dict)
+
+
 def find_targets(
-    model: nn.Module, target_modules: str | Sequence[str] | None = None
+    model: nn.Module,
+    target_modules: str | Sequence[str] | None = None,
+    *,
+    exclude_modules: str | Sequence[str] | None = None,
 ) -> tuple[TargetModule, ...]:
     """Find the target modules of a model, in the model's own order.
-
-    Experts of a mixture that transformers keeps as one 3-D parameter are no linear maps of
-    their own and are not measured. `find_left_out` names those that the same
-    ``target_modules`` would mean, and statistics and rank map report them.
 
     Args:
         model: A transformers model, wrapped by PEFT or not.
@@ -37,6 +55,8 @@ def find_targets(
             but the output head; any other string is a regular expression over full names,
             as in PEFT. ``None`` stands for the modules that carry LoRA already or, when
             none does, for PEFT's default for the architecture.
+        exclude_modules: What to leave out of these: names or dotted name endings, or a
+            string that is a regular expression over full names.
 
     Returns:
         The target modules; never empty.
@@ -47,42 +67,51 @@ def find_targets(
         UnsupportedModule: An entry matches something that is not a linear map, or nothing
             but fused experts.
     """  # noqa: DOC502 - the helpers raise
-    modules = dict(_base_modules(base_model_of(model)))
-    fused = _fused_experts(model)
-    if target_modules is None:
-        names = _carriers(model) or _by_entries(default_target_modules(model), modules, fused)
-    elif isinstance(target_modules, str):
-        if target_modules.lower() == ALL_LINEAR:
-            names = _all_linear(base_model_of(model), modules)
-        else:
-            names = _by_expression(target_modules, modules, fused)
-    else:
-        names = _by_entries(target_modules, modules, fused)
-    return tuple(_describe(name, modules[name]) for name in modules if name in names)
+    return choose_targets(model, target_modules, exclude_modules=exclude_modules).modules
 
 
-def find_left_out(
-    model: nn.Module, target_modules: str | Sequence[str] | None = None
-) -> tuple[str, ...]:
-    """Name the fused experts that a choice of targets means but that are not measured.
+def choose_targets(
+    model: nn.Module,
+    target_modules: str | Sequence[str] | None = None,
+    *,
+    exclude_modules: str | Sequence[str] | None = None,
+    drawn: Collection[str] = (),
+    unadaptable: Unadaptable | None = None,
+) -> Choice:
+    """Choose the target modules of a model, and say what is meant but is not one.
+
+    Experts of a mixture that transformers keeps as one 3-D parameter are no linear maps of
+    their own: they are left out, as is all that an argument says.
 
     Args:
-        model: The model `find_targets` was asked about.
-        target_modules: What it was asked for.
+        model: A transformers model, wrapped by PEFT or not.
+        target_modules: As for `find_targets`.
+        exclude_modules: As for `find_targets`.
+        drawn: Names of modules whose weights are drawn anew at every load.
+        unadaptable: Given the model and the names of modules, says by name which of them an
+            adapter cannot hold as planned, and why.
 
     Returns:
-        Names of 3-D parameters, sorted; empty for a model without fused experts.
+        The target modules in the model's order, never none; and the others with reasons.
+
+    Raises:
+        UnknownTarget: As for `find_targets`, or all that was meant is left out.
     """
+    modules = dict(_base_modules(base_model_of(model)))
     fused = _fused_experts(model)
-    if not fused or (target_modules is None and _carriers(model)):
-        return ()
-    if target_modules is None:
-        target_modules = default_target_modules(model)
-    if not isinstance(target_modules, str):
-        return tuple(n for n in fused if any(_is_ending(e, n) for e in target_modules))
-    if target_modules.lower() == ALL_LINEAR:
-        return tuple(fused)
-    return tuple(name for name in fused if re.fullmatch(target_modules, name))
+    meant = _meant(model, target_modules, modules, fused)
+    left_out = dict.fromkeys(_fused_meant(model, target_modules, fused), FUSED_EXPERTS)
+    excluded = _excluded(exclude_modules, {*meant, *left_out})
+    left_out = {n: reason for n, reason in left_out.items() if n not in excluded}
+    left_out |= dict.fromkeys(excluded & meant, EXCLUDED)
+    left_out |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
+    names = [name for name in modules if name in meant and name not in left_out]
+    if unadaptable is not None:
+        left_out |= unadaptable(model, names)
+    targets = tuple(_describe(n, modules[n]) for n in names if n not in left_out)
+    if not targets:
+        raise UnknownTarget(_none_left(left_out))
+    return Choice(targets, dict(sorted(left_out.items())))
 
 
 def default_target_modules(model: nn.Module) -> list[str]:
@@ -166,16 +195,75 @@ def count_base_parameters(model: nn.Module) -> int:
     """Count the parameters of the base model, without what PEFT has added.
 
     Args:
-        model: A transformers model, wrapped by PEFT or not.
+        model: A transformers model, wrapped by PEFT or not; quantised weights count as the
+            numbers they stand for.
 
     Returns:
         The number of parameters; shared ones count once.
     """
     return sum(
-        parameter.numel()
-        for name, parameter in base_model_of(model).named_parameters()
+        size
+        for name, size in logical_sizes(base_model_of(model))
         if not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
     )
+
+
+def _meant(
+    model: nn.Module,
+    target_modules: str | Sequence[str] | None,
+    modules: dict[str, nn.Module],
+    fused: list[str],
+) -> set[str]:
+    """Names of the linear maps that a choice means."""
+    if target_modules is None:
+        return _carriers(model) or _by_entries(default_target_modules(model), modules, fused)
+    if not isinstance(target_modules, str):
+        return _by_entries(target_modules, modules, fused)
+    if target_modules.lower() == ALL_LINEAR:
+        return _all_linear(base_model_of(model), modules)
+    return _by_expression(target_modules, modules, fused)
+
+
+def _fused_meant(
+    model: nn.Module, target_modules: str | Sequence[str] | None, fused: list[str]
+) -> list[str]:
+    """Names of the fused experts that a choice means."""
+    if not fused or (target_modules is None and _carriers(model)):
+        return []
+    if target_modules is None:
+        target_modules = default_target_modules(model)
+    if not isinstance(target_modules, str):
+        return [n for n in fused if any(_is_ending(e, n) for e in target_modules)]
+    if target_modules.lower() == ALL_LINEAR:
+        return fused
+    return [name for name in fused if re.fullmatch(target_modules, name)]
+
+
+def _excluded(exclude_modules: str | Sequence[str] | None, names: set[str]) -> set[str]:
+    """Those of some names that are to be left out."""
+    if exclude_modules is None:
+        return set()
+    if isinstance(exclude_modules, str):
+        compiled = _compile("exclude_modules", exclude_modules)
+        return {name for name in names if compiled.fullmatch(name)}
+    return {name for name in names if any(_is_ending(e, name) for e in exclude_modules)}
+
+
+def _none_left(left_out: Mapping[str, str]) -> str:
+    name, reason = next(iter(left_out.items()))
+    return (
+        f"none of the {len(left_out)} modules that target_modules means can be a target; "
+        f"{name!r}, for one: {reason}"
+    )
+
+
+def _compile(option: str, expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise InvalidOption(
+            f"{option}={expression!r} is no regular expression: {error}"
+        ) from error
 
 
 def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -250,12 +338,8 @@ def _is_ending(entry: str, name: str) -> bool:
 def _by_expression(
     expression: str, modules: dict[str, nn.Module], fused: list[str]
 ) -> set[str]:
-    try:
-        names = {name for name in modules if re.fullmatch(expression, name)}
-    except re.error as error:
-        raise InvalidOption(
-            f"target_modules={expression!r} is no regular expression: {error}"
-        ) from error
+    compiled = _compile("target_modules", expression)
+    names = {name for name in modules if compiled.fullmatch(name)}
     if not names:
         matched = [name for name in fused if re.fullmatch(expression, name)]
         _refuse_fused(f"target_modules={expression!r}", matched)

@@ -23,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fimlora.errors import InvalidStatistics
+from fimlora.left_out import FUSED_EXPERTS
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Execution, check_scale
 
 # A spectrum whose leading values may be further off than this is called unresolved.
 RESOLVED_ERROR = 0.01
-MAX_LISTED = 20  # names of modules that are not targeted, in a rank map
 STATISTICS_FORMAT = "fimlora.statistics/1"
 Arrays = Mapping[str, NDArray[np.float64]]
 Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
@@ -53,7 +53,8 @@ class Statistics:
         row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact.
         example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
         squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
-        not_targeted: Fused experts that the choice of targets means but that are not measured.
+        not_targeted: What the choice of targets means but is not one of them, by name, with the
+            reason in a sentence: modules, or parameters that hold several matrices.
         auxiliary_losses_left_out: What the model adds to its loss in training and the run
             left out, by the names of the weights in its config.
         input_squares: Sum over tokens of the squared input (I) per module, if recorded.
@@ -82,7 +83,7 @@ class Statistics:
     row_energies: Arrays
     example_energies: Arrays
     squared_gradients: Arrays
-    not_targeted: tuple[str, ...] = ()
+    not_targeted: Mapping[str, str] = field(default_factory=dict)
     auxiliary_losses_left_out: tuple[str, ...] = ()
     input_squares: Arrays = field(default_factory=dict)
     token_counts: Arrays = field(default_factory=dict)
@@ -114,9 +115,7 @@ class Statistics:
             Plain data for a rank map.
         """
         facts = {name: value for name, value in self._facts().items() if value is not None}
-        names = facts.pop("not_targeted")
-        if names:
-            facts["not_targeted"] = {"count": len(names), "names": names[:MAX_LISTED]}
+        facts.pop("not_targeted")  # a rank map has a field of its own for them
         if self.spectra:
             facts["unresolved_spectra"] = list(self.unresolved_spectra())
         return facts
@@ -264,18 +263,18 @@ class Statistics:
             if group in keys:
                 keys[group][name] = key
         modules = tuple(TargetModule(**row) for row in header.pop("modules"))
-        for group in _NAMES:
-            header[group] = tuple(header.get(group, ()))
+        header["not_targeted"] = _left_out(header.get("not_targeted", {}))
+        auxiliary = header.get("auxiliary_losses_left_out", ())
+        header["auxiliary_losses_left_out"] = tuple(auxiliary)
         arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
         return cls(modules=modules, estimator=estimator, **header, **arrays)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
-        names = {"not_targeted": list(self.not_targeted)}
-        left_out = list(facts.pop("auxiliary_losses_left_out"))
-        if left_out:  # most models have none
-            names["auxiliary_losses_left_out"] = left_out
-        return {**facts, "estimator": self.estimator.value, **names}
+        facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
+        auxiliary = list(facts.pop("auxiliary_losses_left_out"))
+        # Most models have none.
+        return facts | ({"auxiliary_losses_left_out": auxiliary} if auxiliary else {})
 
 
 _GROUPS = (
@@ -290,7 +289,6 @@ _GROUPS = (
     "spectrum_errors",
 )
 _COUNTS = ("n_examples", "n_batches")
-_NAMES = ("not_targeted", "auxiliary_losses_left_out")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
@@ -325,6 +323,11 @@ def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if header.pop("format", None) != STATISTICS_FORMAT:
         raise ValueError(f"not in format {STATISTICS_FORMAT!r}")
     return header
+
+
+def _left_out(stored: Mapping[str, str] | list[str]) -> dict[str, str]:
+    """Reason by name; some files have names alone, which are all of fused experts."""
+    return dict.fromkeys(stored, FUSED_EXPERTS) if isinstance(stored, list) else dict(stored)
 
 
 def _replace_file(path: Path, content: bytes) -> None:

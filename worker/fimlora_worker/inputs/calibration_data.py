@@ -1,7 +1,7 @@
 """Draw the calibration examples of a job and hand them out in padded batches."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fimlora_jobs.datasets.columns import ColumnError, TextFields, check_row
+from fimlora_jobs.datasets.columns import ColumnError, check_row, used_columns
 from fimlora_jobs.datasets.rows import Row
 from fimlora_jobs.datasets.table import Rows
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, UnsupportedArchitecture
 from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
-from fimlora_worker.inputs.labels import UNLABELLED
+from fimlora_worker.inputs.model_faults import named_as
+
+FEWEST_AT_ONCE = 16
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,22 @@ class Drawn:
     n_dropped: int
 
 
-def draw(rows: Rows, encoder: Encoder, *, n_examples: int, seed: int) -> Drawn:
+def draw(
+    rows: Rows,
+    encoder: Encoder,
+    *,
+    n_examples: int,
+    seed: int,
+    on_example: Callable[[], None] = _nothing,
+) -> Drawn:
     """Take rows in an order that depends on the seed alone, until there are enough.
+
+    Args:
+        rows: The dataset.
+        encoder: Makes examples of them.
+        n_examples: How many are wanted.
+        seed: Decides the order.
+        on_example: Called before each row is made an example, which may take long.
 
     Raises:
         DatasetSchema: A drawn row lacks a column; the message names the row.
@@ -40,15 +60,20 @@ def draw(rows: Rows, encoder: Encoder, *, n_examples: int, seed: int) -> Drawn:
     # The stream of RandomState is frozen for ever, that of newer generators is not.
     order = np.random.RandomState(seed).permutation(rows.n_rows)
     examples: list[Example] = []
-    n_dropped = 0
-    for index in map(int, order):
-        if len(examples) == n_examples:
-            break
-        example = _encode(rows, index, encoder)
-        if example is None:
-            n_dropped += 1
-        else:
-            examples.append(example)
+    n_dropped = start = 0
+    while len(examples) < n_examples and start < rows.n_rows:
+        # As many as were taken before, at least: a file may be read anew for each time.
+        n_rows = max(n_examples - len(examples), start, FEWEST_AT_ONCE)
+        numbers = order[start : start + n_rows].tolist()
+        for where, row in rows.read(numbers, used_columns(encoder.fields)):
+            if len(examples) == n_examples:
+                break
+            on_example()
+            example = _encode(row, where, encoder)
+            n_dropped += example is None
+            if example is not None:
+                examples.append(example)
+        start += n_rows
     if not examples:
         raise DatasetEmpty(
             f"none of the {rows.n_rows} rows leaves anything to predict within "
@@ -73,20 +98,13 @@ def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | No
         )
 
 
-def _encode(rows: Rows, index: int, encoder: Encoder) -> Example | None:
-    row, where = rows.row(index), rows.where(index)
+def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
     try:
         check_row(row, encoder.fields, where=where)
     except ColumnError as error:
         raise DatasetSchema(str(error)) from error
-    label = _label(row, encoder.fields)
-    if label == UNLABELLED and rows.classes(encoder.fields.label or "") is not None:
-        return None
-    return encoder.encode(row, where=where)
-
-
-def _label(row: Row, fields: TextFields) -> Any:
-    return row.get(fields.label) if fields.label else None
+    with named_as(f"{where}: the model's tokenizer fails"):
+        return encoder.encode(row, where=where)
 
 
 class PaddedBatches:

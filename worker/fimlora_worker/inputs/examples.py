@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE, TextFields
+from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
-from fimlora_worker.inputs.labels import Labels
 
 IGNORED = -100
 Example = dict[str, Any]
@@ -51,7 +51,9 @@ class Encoder:
             return None
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
-    def _classified(self, row: Mapping[str, Any], target: int | float) -> Example | None:
+    def _classified(self, row: Mapping[str, Any], target: int | float | None) -> Example | None:
+        if target is None:
+            return None
         encoded = dict(self._tokenize(row))
         return {**encoded, "labels": target} if encoded["input_ids"] else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fimlora_jobs.datasets.columns import Task
 from fimlora_worker.errors import UnsupportedArchitecture
+from fimlora_worker.inputs.model_faults import named_as
 
 # The head that a base model lacks is drawn from this seed and no other: neither the
 # request nor what ran before may change the scores.
@@ -97,17 +98,10 @@ def check_complete(model: Any, absent: set[str], request: ModelRequest) -> None:
 
 @contextmanager
 def named_architecture_errors(config: Any) -> Iterator[None]:
-    """Name the architecture when transformers cannot build it.
+    """Name the architecture when transformers cannot build it, whatever it raises.
 
     Raises:
         UnsupportedArchitecture: It cannot.
     """
-    try:
+    with named_as(f"transformers cannot load this {config.model_type} model"):
         yield
-    except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
-        # Of torch's own errors, which are mostly about memory, one is the configuration's.
-        if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
-            raise
-        raise UnsupportedArchitecture(
-            f"transformers cannot load this {config.model_type} model: {error}"
-        ) from error

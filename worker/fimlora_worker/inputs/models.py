@@ -31,12 +31,14 @@ from fimlora_worker.inputs.heads import (
     head_options,
     named_architecture_errors,
 )
+from fimlora_worker.inputs.model_faults import is_of_machine, named_as, sentence_of
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 # Fields that say how often a part is built, and a number that no known model exceeds.
 REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
 MOST_REPEATS = 1_000
+UNUSABLE = "the config.json of the model cannot be used"
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def read_config(folder: Path) -> Any:
     Raises:
         UnsupportedArchitecture: It is no model, or it wants to run code of its own.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
         names = model_files(folder)
@@ -120,13 +122,16 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except StrictDataclassError as error:
-        raise UnsupportedArchitecture(
-            f"the config.json of the model cannot be used: {' '.join(str(error).split())}"
-        ) from error
+        raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
     except (ValueError, KeyError) as error:
-        raise UnsupportedArchitecture(
-            f"transformers has no model type {raw.get('model_type')!r}"
-        ) from error
+        if raw.get("model_type") not in CONFIG_MAPPING:
+            message = f"transformers has no model type {raw.get('model_type')!r}"
+            raise UnsupportedArchitecture(message) from error
+        raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
+    except Exception as error:
+        if is_of_machine(error):
+            raise
+        raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
 
 
 def count_tensors(folder: Path) -> int:
@@ -211,21 +216,17 @@ def load_tokenizer(folder: Path) -> Any:
     """The model's tokenizer, padding on the right.
 
     Raises:
-        UnsupportedArchitecture: The model has none.
+        UnsupportedArchitecture: The model has none, or its own code fails.
     """
     from transformers import AutoTokenizer
 
-    try:
+    with named_as("the model's tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise UnsupportedArchitecture(
-            f"the model's tokenizer cannot be loaded: {error}"
-        ) from error
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:  # decoders are often trained without
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token_id is None:  # decoders are often trained without
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 

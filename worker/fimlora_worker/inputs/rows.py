@@ -1,5 +1,6 @@
 """Rows of the dataset that a job was accepted with, wherever they lie."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ from fimlora_contract.references import (
     InlineDataset,
     LocalDataset,
 )
-from fimlora_jobs.datasets.columns import TextFields, used_columns
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError, dataset_files
 from fimlora_jobs.datasets.rows import RowError
-from fimlora_jobs.datasets.table import Rows, inline_rows, rows_of_files
+from fimlora_jobs.datasets.table import Rows, arrow_rows, inline_rows, rows_of_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.settings import Settings
+
+
+def _nothing() -> None:
+    pass
 
 
 def open_rows(
@@ -22,8 +26,17 @@ def open_rows(
     resolved: dict[str, Any],
     settings: Settings,
     digests: FolderDigests,
+    *,
+    alive: Callable[[], None] = _nothing,
 ) -> Rows:
     """Open the dataset that a job was accepted with.
+
+    Args:
+        reference: What the job names.
+        resolved: What the service made of it.
+        settings: Of this worker.
+        digests: What is remembered of files.
+        alive: Called now and then while many rows are read.
 
     Raises:
         DatasetUnreachable: It is not there any more, or has changed.
@@ -31,7 +44,7 @@ def open_rows(
         DatasetEmpty: It has no rows.
     """
     try:
-        rows = _open(reference, resolved, settings, digests)
+        rows = _open(reference, resolved, settings, digests, alive)
     except RowError as error:
         raise DatasetSchema(str(error)) from error
     if not rows.n_rows:
@@ -44,14 +57,13 @@ def _open(
     resolved: dict[str, Any],
     settings: Settings,
     digests: FolderDigests,
+    alive: Callable[[], None],
 ) -> Rows:
     if isinstance(reference, InlineDataset):
         return inline_rows(reference.rows)
     if isinstance(reference, HubDataset):
         return _from_hub(reference, str(resolved["revision"]), settings)
-    fields = resolved.get("fields")
-    columns = used_columns(TextFields(**fields)) if fields else None
-    return rows_of_files(_find_files(reference, resolved, settings, digests), columns)
+    return rows_of_files(_find_files(reference, resolved, settings, digests), alive=alive)
 
 
 def _find_files(
@@ -100,16 +112,11 @@ def _from_hub(reference: HubDataset, commit: str, settings: Settings) -> Rows:
         )
     except (DatasetNotFoundError, FileNotFoundError, ValueError) as error:
         raise DatasetUnreachable(f"dataset {reference.id!r}: {error}") from error
-    return Rows(
-        names=tuple(loaded.column_names),
-        n_rows=loaded.num_rows,
-        row=lambda i: dict(loaded[i]),
-        column=lambda name: list(loaded[name]),
-        where=lambda i: f"row {i + 1}",
-        classes=lambda name: _declared_classes(loaded, name),
+    declared = {name: _declared_classes(loaded, name) for name in loaded.column_names}
+    return arrow_rows(
+        loaded.data.table, classes={name: names for name, names in declared.items() if names}
     )
 
 
-def _declared_classes(dataset: Any, name: str) -> tuple[str, ...] | None:
-    names = getattr(dataset.features.get(name), "names", None)
-    return tuple(names) if names else None
+def _declared_classes(dataset: Any, name: str) -> tuple[str, ...]:
+    return tuple(getattr(dataset.features.get(name), "names", None) or ())

@@ -146,5 +146,5 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,
         head=model.head() if adapter.weights else None,
-        module_names=[name for name, _ in model.outline().named_modules()],
+        model=model.outline(),
     )

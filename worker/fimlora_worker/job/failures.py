@@ -5,6 +5,7 @@ Users get a code and a sentence; the traceback is the operator's and stays in th
 
 import errno
 import sys
+from pathlib import Path
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -20,6 +21,7 @@ from fimlora.errors import FimloraError
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_worker.errors import DeadlinePassed, WorkerError
 
@@ -28,12 +30,18 @@ RETRYABLE = frozenset({
 })  # fmt: skip
 
 
-def job_error(error: BaseException) -> JobError:
-    """The job's error for what an attempt raised."""
+def job_error(error: BaseException, *, data_dir: Path | None = None) -> JobError:
+    """The job's error for what an attempt raised, without the server's paths.
+
+    Args:
+        error: The exception.
+        data_dir: The data folder; its paths become registered names.
+    """
     code = code_of(error)
     sentence = str(error) or type(error).__name__
     if code == "internal":
         sentence = f"the worker failed with {type(error).__name__}; its log has the details"
+    sentence = hide_paths(sentence, root=data_dir)
     return JobError(code=code, detail=sentence, retryable=code in RETRYABLE)
 
 

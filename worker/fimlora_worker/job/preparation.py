@@ -9,6 +9,7 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.dtypes import choose_dtype
 from fimlora_worker.inputs.base_model import BaseModel
@@ -21,7 +22,7 @@ from fimlora_worker.inputs.calibration_data import (
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
-from fimlora_worker.inputs.labels import Labels, find_labels
+from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
     download_model,
     find_model,
@@ -73,7 +74,7 @@ def prepare(
     """Draw the examples, and say how the model is wanted; it is not loaded yet."""
     calibration, digest = request.calibration, resolved["base_model"]["digest"]
     fields = _fields(request, resolved, rows)
-    labels = find_labels(rows, fields.label) if fields.label else None
+    labels = find_labels(rows, fields.label, calibration.task) if fields.label else None
     weight_bytes(folder)  # or there are none that could be loaded
     config, tokenizer = process.readers.get(
         digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))

@@ -66,7 +66,7 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
         return "handed over"
     except StorageUnavailable as error:
         log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
-        away = job_error(error)
+        away = job_error(error, data_dir=process.settings.data_dir)
         give_up(process.store, process.transport, job_id, attempt, error=away)
         return "given up"
     except (Exception, DeadlinePassed) as error:
@@ -104,7 +104,7 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
 
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:
     process.must_retire |= is_broken_device(error)
-    reported = job_error(error)
+    reported = job_error(error, data_dir=process.settings.data_dir)
     log.error("attempt.failed job=%s attempt=%d code=%s", job_id, attempt, reported.code)
     try:
         process.store.fail(job_id, attempt, reported)

@@ -16,7 +16,7 @@ class AsyncDatasets:
         self._sender = sender
 
     async def upload(self, data: Rows) -> Dataset:
-        """Upload a JSONL or Parquet file, or rows; equal content gives the same dataset.
+        """Upload a JSONL, CSV or Parquet file, or rows; equal content gives the same dataset.
 
         ``POST /datasets``
         """

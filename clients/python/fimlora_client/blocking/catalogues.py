@@ -17,7 +17,7 @@ class Datasets:
         self._sender = sender
 
     def upload(self, data: Rows) -> Dataset:
-        """Upload a JSONL or Parquet file, or rows; equal content gives the same dataset.
+        """Upload a JSONL, CSV or Parquet file, or rows; equal content gives the same dataset.
 
         ``POST /datasets``
         """

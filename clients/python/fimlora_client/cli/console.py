@@ -49,7 +49,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
 NEXT_STEPS: dict[type[ClientError], str] = {
     JobNotFound: "`fimlora jobs` lists the jobs.",
     DatasetInUse: "Wait for these jobs, or `fimlora cancel` them.",
-    DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl or .parquet file is uploaded.",
+    DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl, .csv or .parquet file is uploaded.",
     ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",
     NoPattern: "`fimlora calibrate` makes a result, `fimlora pin` names one.",
     ResultExpired: "`fimlora calibrate` with the same inputs makes it anew.",

@@ -56,7 +56,9 @@ def list_datasets(
 @group.command("upload")
 def upload(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl or .parquet file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .jsonl, .csv or .parquet file.")
+    ],
 ) -> None:
     """Upload a file; the same content again is the same dataset."""
     dataset = upload_file(client_of(ctx), file.expanduser())
@@ -89,7 +91,9 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="How requests will call it.")],
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A .jsonl or .parquet file, or a folder of them."),
+        typer.Argument(
+            metavar="PATH", help="A .jsonl, .csv or .parquet file, or a folder of them."
+        ),
     ],
     data_dir: DataDir = None,
 ) -> None:

@@ -30,7 +30,7 @@ Dataset = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A .jsonl or .parquet file here, an uploaded id (ds_...), a registered name, "
+        help="A .jsonl, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
         "or namespace/name\\[@revision] on the hub.",
     ),
 ]
@@ -117,7 +117,9 @@ Executor = Annotated[
 ]
 Task = Annotated[
     str | None,
-    _option("--task", panel=DATA, help="auto, sequence_classification or causal_lm."),
+    _option(
+        "--task", panel=DATA, help="auto, sequence_classification, regression or causal_lm."
+    ),
 ]
 Column = Annotated[
     list[str] | None,

@@ -40,7 +40,7 @@ from fimlora.model.input_limits import input_limits
 from fimlora.model.pass_state import PassState
 from fimlora.model.preserved import preserved
 from fimlora.model.skeleton import build_skeleton
-from fimlora.model.targets import count_base_parameters, find_targets
+from fimlora.model.targets import count_base_parameters
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
@@ -147,7 +147,8 @@ def stream(
         The statistics.
     """
     check_record(settings.parsed_record, model)
-    modules = find_targets(model, settings.target_modules)
+    choice = settings.choose(model)
+    modules = choice.modules
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
     weights = new_weights(model, checkpoint, blocks, device, redraws=redraws)
@@ -175,7 +176,7 @@ def stream(
         groups = _join(modules, run.measure(settings.micro_batch_size))
     return new_statistics(
         model,
-        modules,
+        choice,
         settings,
         loss=loss,
         auxiliary_losses=left_out,

@@ -1,0 +1,16 @@
+"""Why a module that a choice of targets means is not one: sentences that reports show as they are.
+
+A reason is plain text. These are the engine's own; others may add theirs.
+"""
+
+FUSED_EXPERTS = (
+    "one parameter holds the matrices of all experts, and such experts are not measured"
+)
+EXCLUDED = "exclude_modules names it"
+DRAWN_ANEW = (
+    "the checkpoint lacks its weights, so they are drawn anew at every load and trained in full"
+)
+UNREACHED = (
+    "no gradient reaches it: no row of the calibration data runs it as a module, or the loss "
+    "does not depend on it"
+)

@@ -1,0 +1,213 @@
+"""What the installed PEFT makes of an adapter config, tried out on a model without weights.
+
+PEFT rewrites some targets, leaves out or refuses others, and what it does changes from one
+version to the next: it is asked, not imitated. Nothing here touches the caller's model,
+needs a weight or draws a random number.
+"""
+
+import threading
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
+from peft.utils.save_and_load import set_peft_model_state_dict
+from torch import nn
+
+from fimlora.errors import UnsupportedModule
+from fimlora.model.outline import outline
+
+_ADAPTER = "default"
+# Filters of warnings are the whole process's: two threads must not set and restore them at once.
+_quiet = threading.Lock()
+_MAX_REASON = 160  # characters of what PEFT says
+
+
+class PeftRefusal(UnsupportedModule):
+    """PEFT raises at a config; the message is its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """What PEFT has made of a config.
+
+    Attributes:
+        ranks: Rank by name of the module that carries LoRA.
+        scales: Effective scale, likewise.
+        parameters: Names of single parameters that carry LoRA, as fused experts do.
+        saved: Names of the modules that are trained and saved in full.
+        n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
+            that is trained outside ``saved``.
+        tensors: Shape by name of the tensors that a file of weights must hold.
+        lost: Names of those that PEFT does not find again when it loads such a file.
+    """
+
+    ranks: Mapping[str, int]
+    scales: Mapping[str, float]
+    parameters: tuple[str, ...]
+    saved: tuple[str, ...]
+    n_lora_parameters: int
+    tensors: Mapping[str, tuple[int, ...]]
+    lost: tuple[str, ...]
+
+
+def adapt(model: nn.Module, config: Mapping[str, Any]) -> Adapted:
+    """Put an adapter on an outline of a model, as stock PEFT does it.
+
+    Args:
+        model: The base model, loaded or a skeleton.
+        config: The content of ``adapter_config.json``.
+
+    Returns:
+        What the outline carries then.
+
+    Raises:
+        PeftRefusal: PEFT raises.
+    """
+    fields = deepcopy(dict(config)) | {"base_model_name_or_path": None}
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they tell of is seen in the outcome
+        try:
+            with torch.device("meta"):
+                peft_config = PeftConfig.from_peft_type(**fields)
+                adapted = get_peft_model(outline(model), peft_config, adapter_name=_ADAPTER)
+        except Exception as error:  # it raises whatever it likes, and that is the answer
+            raise PeftRefusal(_first_words(error)) from error
+        return _describe(adapted)
+
+
+def unadaptable(
+    model: nn.Module,
+    names: Collection[str],
+    *,
+    task_type: str | None,
+    modules_to_save: Iterable[str] = (),
+) -> dict[str, str]:
+    """Find the modules that stock PEFT will not adapt when it is asked to.
+
+    Args:
+        model: The base model, loaded or a skeleton.
+        names: Full names of the modules that are to be targets.
+        task_type: One of PEFT's task types, or ``None``.
+        modules_to_save: Modules that are trained in full beside them.
+
+    Returns:
+        Reason by name; what is not in it is adapted, and nothing else.
+    """
+    left, reasons = dict.fromkeys(names), dict[str, str]()
+    shell = outline(model)
+
+    def attempt(targets: Collection[str]) -> Adapted:
+        return adapt(shell, _config(targets, task_type, modules_to_save))
+
+    while left:
+        try:
+            found = _not_adapted(attempt(left), left, shell)
+        except PeftRefusal as error:
+            found = _refused_alone(attempt, left) or dict.fromkeys(left, _refusal(error))
+        if not found:
+            break
+        reasons |= found
+        left = {name: None for name in left if name not in found}
+    return {name: reasons[name] for name in names if name in reasons}
+
+
+def _describe(adapted: Any) -> Adapted:
+    base = adapted.get_base_model()
+    layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
+    plain = {n: m for n, m in layers.items() if not getattr(m, "parameter_name", None)}
+    saved = {n: m for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)}
+    # Not asking whether embeddings were resized, which looks for the model on the hub.
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    in_full = {id(p) for module in saved.values() for p in module.parameters()}
+    return Adapted(
+        ranks={name: layer.r[_ADAPTER] for name, layer in plain.items()},
+        scales={name: layer.scaling[_ADAPTER] for name, layer in plain.items()},
+        parameters=tuple(
+            f"{name.removesuffix('.base_layer')}.{getattr(layer, 'parameter_name', '')}"
+            for name, layer in layers.items()
+            if name not in plain
+        ),
+        saved=tuple(saved),
+        n_lora_parameters=sum(
+            p.numel() for p in base.parameters() if p.requires_grad and id(p) not in in_full
+        ),
+        tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        lost=_lost(adapted, tensors),
+    )
+
+
+def _lost(adapted: Any, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """Load the adapter's own tensors into it, which may rename and fuse them on the way."""
+    try:
+        result: Any = set_peft_model_state_dict(adapted, dict(tensors), adapter_name=_ADAPTER)
+    except Exception:  # whatever it raises, nothing is loaded then
+        return tuple(tensors)
+    missing = [name for name in result.missing_keys if f".{_ADAPTER}." in name]
+    return (*missing, *result.unexpected_keys)
+
+
+def _config(
+    targets: Collection[str], task_type: str | None, modules_to_save: Iterable[str]
+) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "r": 1,
+        "lora_alpha": 1,
+        "target_modules": sorted(targets),
+        "modules_to_save": sorted(modules_to_save) or None,
+    }
+
+
+def _not_adapted(adapted: Adapted, names: Collection[str], shell: nn.Module) -> dict[str, str]:
+    """Reasons of those that carry no LoRA, and of those that drag in another module."""
+    extra = [name for name in adapted.ranks if name not in names]
+    found = {
+        name: f"PEFT would adapt {other!r} with it, which is not a target"
+        for name in names
+        for other in extra
+        if other.endswith(f".{name}")
+    }
+    for name in names:
+        if name not in adapted.ranks:
+            found[name] = _why_not(name, adapted, shell)
+    return found
+
+
+def _why_not(name: str, adapted: Adapted, shell: nn.Module) -> str:
+    for saved in adapted.saved:
+        if name == saved or name.startswith(f"{saved}."):
+            return f"part of {saved!r}, which PEFT trains in full"
+    if adapted.parameters:
+        kind = getattr(getattr(shell, "config", None), "model_type", "this model")
+        return f"PEFT adapts the fused experts of {kind} instead"
+    return "PEFT does not adapt it"
+
+
+def _refused_alone(attempt: Any, names: Iterable[str]) -> dict[str, str]:
+    """Reasons of those that PEFT refuses whatever else is asked for, by their last name."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition(".")[2], []).append(name)
+    found: dict[str, str] = {}
+    for group in groups.values():
+        try:
+            attempt(group)
+        except PeftRefusal as error:
+            found |= dict.fromkeys(group, _refusal(error))
+    return found
+
+
+def _refusal(error: Exception) -> str:
+    return f"PEFT refuses it: {error}"
+
+
+def _first_words(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= _MAX_REASON else f"{words[:_MAX_REASON].rstrip()} ..."
