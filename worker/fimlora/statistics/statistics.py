@@ -264,19 +264,17 @@ class Statistics:
                 keys[group][name] = key
         modules = tuple(TargetModule(**row) for row in header.pop("modules"))
         header["not_targeted"] = _left_out(header.get("not_targeted", {}))
-        losses = header.get("auxiliary_losses_left_out", ())
-        header["auxiliary_losses_left_out"] = tuple(losses)
+        auxiliary = header.get("auxiliary_losses_left_out", ())
+        header["auxiliary_losses_left_out"] = tuple(auxiliary)
         arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
         return cls(modules=modules, estimator=estimator, **header, **arrays)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
-        plain: dict[str, Any] = {
-            "estimator": self.estimator.value, "not_targeted": dict(self.not_targeted),
-        }  # fmt: skip
-        if losses := list(facts.pop("auxiliary_losses_left_out")):  # most models have none
-            plain["auxiliary_losses_left_out"] = losses
-        return {**facts, **plain}
+        facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
+        auxiliary = list(facts.pop("auxiliary_losses_left_out"))
+        # Most models have none.
+        return facts | ({"auxiliary_losses_left_out": auxiliary} if auxiliary else {})
 
 
 _GROUPS = (

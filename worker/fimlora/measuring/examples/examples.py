@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import InvalidOption, NumericalFailure
+from fimlora.errors import InvalidOption, NumericalFailure, UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
-from fimlora.measuring.examples.losses import Loss, LossKind
+from fimlora.measuring.examples.losses import BY_TOKEN, Loss, LossKind, logits_of
 from fimlora.measuring.examples.padding import (
     PASS_ON_CPU,
     PASS_ON_DEVICE,
@@ -152,6 +152,7 @@ def example_losses(
         inputs.setdefault("use_cache", False)
     if loss.head is None:
         outputs = _run(model, inputs)
+        _check_logits(model, outputs, examples.batch, loss)
         losses = loss.per_example(outputs, examples.batch, where)
     else:
         # The head sees no token, the loss what the head would have seen.
@@ -160,6 +161,7 @@ def example_losses(
         if hidden:
             losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)
         else:
+            _check_logits(model, outputs, examples.batch, loss)
             losses = loss.per_example(outputs, examples.batch, where)
     if losses.shape != (len(examples),):
         raise InvalidOption(
@@ -167,6 +169,23 @@ def example_losses(
             f"({len(examples)},)"
         )
     return losses
+
+
+def _check_logits(model: nn.Module, outputs: Any, batch: Batch, loss: Loss) -> None:
+    """See that there are logits for every token, and no others.
+
+    Raises:
+        UnsupportedModule: There are not, as with prompts before the tokens.
+    """
+    if loss.kind not in BY_TOKEN:
+        return
+    logits, labels = logits_of(outputs), batch["labels"]
+    if logits.shape[:-1] != labels.shape:
+        raise UnsupportedModule(
+            f"{type(base_model_of(model)).__name__} gives {logits.shape[1]} logits for "
+            f"{labels.shape[1]} tokens, as with prompts that are learnt: which of them are "
+            "trained is not known; give a loss_fn that returns one loss per example"
+        )
 
 
 def _run(model: nn.Module, inputs: Batch) -> Any:

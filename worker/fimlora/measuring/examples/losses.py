@@ -49,7 +49,7 @@ class LossKind(StrEnum):
     """What the caller's ``loss_fn`` says."""
 
 
-_BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
+BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Loss:
         """
         if self.loss_fn is not None:
             return self.loss_fn(outputs, batch)
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        logits = logits_of(outputs)
         check_labels(batch["labels"], logits.shape[-1], self.kind, where)
         return per_example_loss(logits, batch["labels"], self.kind)
 
@@ -115,6 +115,16 @@ class Loss:
         assert self.head is not None
         check_labels(batch["labels"], self.head.linear.out_features, self.kind, where)
         return _token_loss_behind(self.head, hidden, batch["labels"], self.kind)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Find the logits in what a model returned.
+
+    Returns:
+        The logits.
+    """
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    return logits
 
 
 def choose_loss(
@@ -197,7 +207,7 @@ def count_labels(labels: Tensor, kind: LossKind) -> Int[Tensor, " N"]:
     Returns:
         Labels per example; always 1 where an example has one target.
     """
-    if kind in _BY_TOKEN:
+    if kind in BY_TOKEN:
         return (predicted(labels, kind) != IGNORED).sum(dim=1)
     if kind is LossKind.SINGLE_LABEL:
         return (labels.flatten() != IGNORED).long()
@@ -230,7 +240,7 @@ def check_labels(labels: Tensor, n_classes: int, kind: LossKind, where: str) -> 
     Raises:
         InvalidOption: One is out of range.
     """
-    if labels.device.type != "cpu" or kind not in {*_BY_TOKEN, LossKind.SINGLE_LABEL}:
+    if labels.device.type != "cpu" or kind not in {*BY_TOKEN, LossKind.SINGLE_LABEL}:
         return
     labels = predicted(labels, kind)
     is_wrong = (labels != IGNORED) & ((labels < 0) | (labels >= n_classes))
@@ -253,7 +263,7 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
     Returns:
         One loss per example in float32 at least; 0 for an example without labels.
     """
-    if kind in _BY_TOKEN:
+    if kind in BY_TOKEN:
         return _token_loss(logits, labels, kind)
     logits = logits if logits.element_size() >= 4 else logits.float()
     if kind is LossKind.SINGLE_LABEL:
