@@ -72,6 +72,8 @@ def _answer(
         return {"error": f"it needs more than {settings['max_bytes'] >> 20} MiB of memory"}
     except RecursionError:
         return {"error": "it calls itself too deeply"}
+    except jinja2.TemplateSyntaxError as error:
+        return {"unsound": f"{_sentence(error)} in line {error.lineno}"}
     except Exception as error:  # templates raise whatever they like
         return {"error": _sentence(error)}
 
@@ -101,10 +103,7 @@ def _render(
 def _sentence(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         return "it writes half a character (a lone surrogate)"
-    text = " ".join(str(error).split())[:MAX_ERROR_CHARS]
-    if isinstance(error, jinja2.TemplateSyntaxError):
-        return f"it is no sound template: {text} in line {error.lineno}"
-    return text or type(error).__name__
+    return " ".join(str(error).split())[:MAX_ERROR_CHARS] or type(error).__name__
 
 
 if __name__ == "__main__":

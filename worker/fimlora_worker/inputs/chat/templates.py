@@ -115,7 +115,7 @@ class ChatTemplate:
         """Render what belongs to one row; all of it together has the limit of time.
 
         Raises:
-            UnsupportedArchitecture: The template takes too much of the machine.
+            UnsupportedArchitecture: The template takes too long, or is none.
         """
         process = self._process or self._start()
         assert process.stdin
@@ -176,6 +176,10 @@ def _find_template(tokenizer: Any, *, with_tools: bool) -> str:
 
 
 def _rendered(answer: Mapping[str, Any]) -> Rendered:
+    if "unsound" in answer:
+        raise UnsupportedArchitecture(
+            f"the model's chat template is not sound: {answer['unsound']}; {WAY_OUT}"
+        )
     if "error" in answer:
         return Rendered(error=answer["error"])
     return Rendered(answer["text"], tuple((start, end) for start, end in answer["spans"]))
