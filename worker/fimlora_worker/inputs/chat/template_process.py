@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from datetime import datetime, time
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -40,10 +41,13 @@ def main() -> None:
 
 
 def limit_memory(max_bytes: int) -> None:
-    """Have the kernel refuse this process more memory than so much."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = max_bytes if hard == resource.RLIM_INFINITY else min(max_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    """Have the kernel refuse this process more than so much memory beyond what it has."""
+    if sys.platform == "linux":  # elsewhere the alarm has to do
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + max_bytes
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
