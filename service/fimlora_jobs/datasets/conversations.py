@@ -26,6 +26,8 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
+# What an assistant may say without a word of content.
+INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 MAX_SHOWN = 40
 
 
@@ -54,7 +56,8 @@ def read_conversation(
     """Bring a row's messages into the one form.
 
     Args:
-        messages: The conversation, or its beginning if there is a completion.
+        messages: The conversation, or its beginning if there is a completion; JSON text of it
+            will do, as a CSV file has it.
         completion: The messages that go on from there, if the row has any apart.
         tools: Schemas of tools, a list or JSON text of one.
         system: Text for a system message, if the conversation has none.
@@ -83,11 +86,24 @@ def without_nulls(value: Any) -> Any:
 
 
 def _read_messages(messages: Any) -> tuple[Message, ...]:
+    messages = _from_columns(_parse(messages))
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
         raise ConversationError(
             f"must be a list of objects with role and content, it holds {_kind(messages)}"
         )
     return tuple(_read_message(message, n) for n, message in enumerate(messages, 1))
+
+
+def _from_columns(messages: Any) -> Any:
+    """`datasets` keeps a sequence of objects as an object of sequences."""
+    if not isinstance(messages, Mapping) or not messages:
+        return messages
+    columns = list(messages.values())
+    if not all(
+        isinstance(column, list) and len(column) == len(columns[0]) for column in columns
+    ):
+        return messages
+    return [dict(zip(messages, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _read_message(message: Any, number: int) -> Message:
@@ -124,7 +140,7 @@ def _from_sharegpt(message: Message, number: int) -> Message:
 
 def _read_content(message: Message, number: int) -> str | list[dict[str, str]]:
     content = message.get("content")
-    if content is None and (message.get("tool_calls") or message.get("function_call")):
+    if content is None and any(message.get(name) for name in INSTEAD_OF_CONTENT):
         return ""
     if isinstance(content, str):
         return content

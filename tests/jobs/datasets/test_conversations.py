@@ -31,8 +31,19 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}],
         [{"from": "human", "value": "a", "role": None}, {"from": "gpt", "value": "b"}],
         [{"role": "user", "content": "a", "tool_calls": None}, OPENAI[1]],
+        {"role": ["user", "assistant"], "content": ["a", "b"]},
+        json.dumps(OPENAI),
     ],
-    ids=["openai", "sharegpt", "sharegpt by role", "mixed", "null role", "null calls"],
+    ids=[
+        "openai",
+        "sharegpt",
+        "sharegpt by role",
+        "mixed",
+        "null role",
+        "null calls",
+        "columns",
+        "json",
+    ],
 )
 def test_one_conversation_in_many_shapes(messages):
     """What templates see does not depend on who exported the rows."""

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from datetime import datetime, time
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -40,10 +41,13 @@ def main() -> None:
 
 
 def limit_memory(max_bytes: int) -> None:
-    """Have the kernel refuse this process more memory than so much."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = max_bytes if hard == resource.RLIM_INFINITY else min(max_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    """Have the kernel refuse this process more than so much memory beyond what it has."""
+    if sys.platform == "linux":  # elsewhere the alarm has to do
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + max_bytes
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -72,6 +76,8 @@ def _answer(
         return {"error": f"it needs more than {settings['max_bytes'] >> 20} MiB of memory"}
     except RecursionError:
         return {"error": "it calls itself too deeply"}
+    except jinja2.TemplateSyntaxError as error:
+        return {"unsound": f"{_sentence(error)} in line {error.lineno}"}
     except Exception as error:  # templates raise whatever they like
         return {"error": _sentence(error)}
 
@@ -101,10 +107,7 @@ def _render(
 def _sentence(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         return "it writes half a character (a lone surrogate)"
-    text = " ".join(str(error).split())[:MAX_ERROR_CHARS]
-    if isinstance(error, jinja2.TemplateSyntaxError):
-        return f"it is no sound template: {text} in line {error.lineno}"
-    return text or type(error).__name__
+    return " ".join(str(error).split())[:MAX_ERROR_CHARS] or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ log = logging.getLogger(__name__)
 PROCESS = "fimlora_worker.inputs.chat.template_process"
 GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 # All that the process may know of this one: what is secret here stays here.
-ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
+ENVIRONMENT = (
+    "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR",
+)  # fmt: skip
+# Threads that libraries start as they are imported would count against its memory.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 WAY_OUT = "use prompt and completion columns with text, or a model with another template"
 Span = tuple[int, int]
 
@@ -34,12 +38,12 @@ class Limits:
 
     Attributes:
         max_seconds: By the clock on the wall.
-        max_bytes: Of memory, that of the interpreter included.
+        max_bytes: Of memory, besides the interpreter's own.
         max_chars: Of text that comes out.
     """
 
     max_seconds: float = 30.0
-    max_bytes: int = 2 << 30
+    max_bytes: int = 1 << 30
     max_chars: int = 4_000_000
 
 
@@ -89,7 +93,7 @@ class ChatTemplate:
         self._limits = limits or Limits()
         self._template = _find_template(tokenizer, with_tools=with_tools)
         self._variables = {
-            name: token if isinstance(token, list) else str(token)
+            name: list(map(str, token)) if isinstance(token, list) else str(token)
             for name, token in tokenizer.special_tokens_map.items()
         }
         self._process: subprocess.Popen[str] | None = None
@@ -115,13 +119,14 @@ class ChatTemplate:
         """Render what belongs to one row; all of it together has the limit of time.
 
         Raises:
-            UnsupportedArchitecture: The template takes too much of the machine.
+            UnsupportedArchitecture: The template takes too long, or is none.
         """
         process = self._process or self._start()
         assert process.stdin
         assert process.stdout
         try:
-            process.stdin.write(json.dumps([asdict(request) for request in requests]) + "\n")
+            # Dates and such become text, as in JSONL.
+            process.stdin.write(json.dumps([*map(asdict, requests)], default=str) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except BrokenPipeError:
@@ -138,12 +143,12 @@ class ChatTemplate:
             **asdict(self._limits),
         }  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-m", PROCESS],
+            [sys.executable, "-P", "-m", PROCESS],  # nothing from the working folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            env={n: os.environ[n] for n in ENVIRONMENT if n in os.environ} | ONE_THREAD,
         )
         self._process = process
         assert process.stdin
@@ -176,6 +181,10 @@ def _find_template(tokenizer: Any, *, with_tools: bool) -> str:
 
 
 def _rendered(answer: Mapping[str, Any]) -> Rendered:
+    if "unsound" in answer:
+        raise UnsupportedArchitecture(
+            f"the model's chat template is not sound: {answer['unsound']}; {WAY_OUT}"
+        )
     if "error" in answer:
         return Rendered(error=answer["error"])
     return Rendered(answer["text"], tuple((start, end) for start, end in answer["spans"]))
