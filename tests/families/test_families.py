@@ -1,6 +1,7 @@
 """One family of each kind, in full; `make families` does the same with all of them."""
 
 import re
+from pathlib import Path
 
 import pytest
 import transformers
@@ -10,6 +11,7 @@ from families.page import PAGE
 from families.registry import FAMILIES
 from families.run import check_all
 
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 # Each is here for what it has and the others have not.
 REPRESENTATIVE = [
     "llama/causal_lm",  # grouped queries
@@ -56,3 +58,17 @@ def test_the_page_has_a_row_for_every_family_and_for_no_other():
     assert re.findall(r"^\| `([^`]+)`(?: \*p\*)? \|", page, flags=re.MULTILINE) == list(
         FAMILIES
     )
+
+
+def test_the_page_was_made_with_the_pinned_versions():
+    """Another release of transformers, torch or PEFT may do better or worse."""
+    page, pins = PAGE.read_text(encoding="utf-8"), CONSTRAINTS.read_text(encoding="utf-8")
+
+    for said, package in {
+        "transformers": "transformers",
+        "torch": "torch",
+        "PEFT": "peft",
+    }.items():
+        pinned = re.search(rf"^{package}==([\d.]+)", pins, flags=re.MULTILINE)
+        assert pinned is not None
+        assert f"{said} {pinned[1]}" in page
