@@ -1,15 +1,22 @@
-"""The page that says what was found: one row per family, then what is refused and why."""
+"""The page that says what was found: one row per family, then what is refused and why.
 
-from collections.abc import Iterable, Sequence
+Beside it lies the same as data, so that some families can be checked again and the rest stay.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from families.checks import CHECKS, Found
 from families.comparisons import FLOAT32
+from families.registry import FAMILIES
 from families.rows import LENGTHS
 
 LONGEST_REASON = 240  # characters; the rest of a sentence names the ways out
-PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, DATA = DOCS / "families.md", DOCS / "families.json"
 
 _INTRO = """\
 # Families
@@ -41,6 +48,23 @@ What the columns say:
 `classification` starts from a checkpoint without the head, `vision_text` runs text through a model
 that also sees. Decoders of `causal_lm` and classifiers are run as jobs, the rest as a library.
 """
+
+
+def update(found: Mapping[str, Found]) -> None:
+    """Write what was found, and what had been found of families that were not checked now."""
+    merged = [found.get(name) or was for name, was in known().items()]
+    DATA.write_text(json.dumps([asdict(f) for f in merged], indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(merged), encoding="utf-8")
+
+
+def known() -> dict[str, Found]:
+    """What is on record of every family of the registry, in its order."""
+    recorded = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else []
+    by_name = {fields["name"]: Found(**fields) for fields in recorded}
+    return {
+        name: by_name.get(name) or Found(name, family.model_class.__name__)
+        for name, family in FAMILIES.items()
+    }
 
 
 def page(found: Sequence[Found]) -> str:

@@ -75,7 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 _CAUSAL_LM = """
     afmoe apertus arcee bamba biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2
     deepseek_v3 diffllama doge dots1 ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1
-    falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma4_text glm glm4 glm4_moe
+    falcon_mamba flex_olmo gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text glm glm4 glm4_moe
     glm4_moe_lite gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite
     granitemoe granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe jamba
     jetmoe lfm2 lfm2_moe llama llama4_text longcat_flash mamba mamba2 minicpm3 minimax

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT / place) for place in ("tests", "clients/python", "serv
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from families.checks import Found, check_family  # noqa: E402
-from families.page import PAGE, page  # noqa: E402
+from families.page import PAGE, update  # noqa: E402
 from families.registry import FAMILIES, Family  # noqa: E402
 
 TIME_LIMIT_S = 240.0
@@ -47,9 +47,8 @@ def main() -> int:
         tell(f"[{number}/{len(chosen)}] {line(result, full=bool(names))}")
     wrong = [name for name, result in found.items() if result.is_wrong]
     tell(f"{len(found)} families in {time.monotonic() - began:.0f} s, wrong: {len(wrong)}")
-    if not names:
-        PAGE.write_text(page([found[f.name] for f in chosen]), encoding="utf-8")
-        tell(f"wrote {PAGE.relative_to(ROOT)}")
+    update(found)
+    tell(f"wrote {PAGE.relative_to(ROOT)}")
     return len(wrong) > 0
 
 

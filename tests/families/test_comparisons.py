@@ -90,7 +90,7 @@ def test_an_example_that_is_off_is_seen_though_the_sum_is_right(product, base):
         example_energies={**product.statistics.example_energies, name: energies},
     )
 
-    with pytest.raises(Wrong, match="at one example of"):
+    with pytest.raises(Wrong, match="at an example of"):
         same_as_autograd(replace(product, statistics=wrong), base, examples(FAMILY))
 
 

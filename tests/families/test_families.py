@@ -1,15 +1,17 @@
 """One family of each kind, in full; `make families` does the same with all of them."""
 
 import re
+from pathlib import Path
 
 import pytest
 import transformers
 
 from families.checks import check_family
-from families.page import PAGE
+from families.page import PAGE, known, page
 from families.registry import FAMILIES
 from families.run import check_all
 
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 # Each is here for what it has and the others have not.
 REPRESENTATIVE = [
     "llama/causal_lm",  # grouped queries
@@ -51,8 +53,23 @@ def test_a_family_of_each_kind_is_run_in_a_process_of_its_own():
 
 def test_the_page_has_a_row_for_every_family_and_for_no_other():
     """Run `make families` and commit what it writes."""
-    page = PAGE.read_text(encoding="utf-8")
+    said = PAGE.read_text(encoding="utf-8")
 
-    assert re.findall(r"^\| `([^`]+)`(?: \*p\*)? \|", page, flags=re.MULTILINE) == list(
+    assert re.findall(r"^\| `([^`]+)`(?: \*p\*)? \|", said, flags=re.MULTILINE) == list(
         FAMILIES
     )
+    assert said == page(list(known().values()))
+
+
+def test_the_page_was_made_with_the_pinned_versions():
+    """Another release of transformers, torch or PEFT may do better or worse."""
+    said, pins = PAGE.read_text(encoding="utf-8"), CONSTRAINTS.read_text(encoding="utf-8")
+
+    for name, package in {
+        "transformers": "transformers",
+        "torch": "torch",
+        "PEFT": "peft",
+    }.items():
+        pinned = re.search(rf"^{package}==([\d.]+)", pins, flags=re.MULTILINE)
+        assert pinned is not None
+        assert f"{name} {pinned[1]}" in said
