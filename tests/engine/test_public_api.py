@@ -57,8 +57,8 @@ SIGNATURES = {
     "on_batch=None, progress_file=None",
     "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
-    "head=None, module_names=None, target_modules=None, model=None, other_model=None, "
-    "overwrite=False",
+    "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
+    "other_model=None, overwrite=False",
 }
 
 FIELDS = {

@@ -130,6 +130,31 @@ PARTLY_RUN = {
         ),
         r"model\.(vision_model\.|multi_modal_projector|language_model\.layers\.1\.).*",
     ),
+    "llama4": PartlyRun(
+        # Its router is a Linear that returns scores and logits; its experts are one parameter.
+        _model(
+            "Llama4ForCausalLM",
+            "Llama4TextConfig",
+            **_TEXT,
+            head_dim=6,
+            intermediate_size_mlp=40,
+            num_local_experts=4,
+            num_experts_per_tok=1,
+            interleave_moe_layer_step=2,
+            attention_chunk_size=64,
+        ),
+        r".*\.(router|experts\..*)",
+    ),
+    "phimoe": PartlyRun(
+        _model(
+            "PhimoeForCausalLM",
+            "PhimoeConfig",
+            **_TEXT,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+        ),
+        r".*\.(router|experts\..*)",
+    ),
     "mamba": PartlyRun(
         _model(
             "MambaForCausalLM",

@@ -26,6 +26,8 @@ TASK_TYPES = (
     "SEQ_CLS",
     "TOKEN_CLS",
 )
+# Endings of the names of modules that PEFT trains in full in a classifier.
+FULL_NAMES = ("classifier", "score")
 WRAPPER_PREFIX = "base_model.model."
 # In a plan's provenance; see `fimlora.adapter.model_classes`.
 LEFT_OUT = "left_out_of_names"
@@ -39,6 +41,7 @@ def build_adapter_config(
     layout: str = "B",
     module_names: Iterable[str] | None = None,
     target_modules: Iterable[str] | None = None,
+    modules_to_save: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """Fill in the fields that every PEFT since 0.11 loads without a warning, and no other.
 
@@ -51,6 +54,8 @@ def build_adapter_config(
             ``target_modules``, which are full names otherwise.
         target_modules: Names that are known to target these modules and no other; they
             are written as they stand.
+        modules_to_save: Full names of modules that are trained and stored in full, such as
+            a new head; see `modules_in_full`.
 
     Returns:
         The content of ``adapter_config.json``.
@@ -83,7 +88,7 @@ def build_adapter_config(
         "init_lora_weights": True,
         "lora_alpha": plan.scale * rank,
         "lora_dropout": 0.0,
-        "modules_to_save": None,
+        "modules_to_save": sorted(modules_to_save or ()) or None,
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": patterns[0],
@@ -186,6 +191,26 @@ def target_names(
             )
         found.add(ends[0])
     return sorted(found)
+
+
+def modules_in_full(names: Iterable[str]) -> list[str]:
+    """Name the modules that hold some tensors, as ``modules_to_save`` takes them.
+
+    PEFT saves every module in full whose name ends in ``classifier`` or ``score``, when the
+    task is one of classification; nothing inside such a module may be named besides.
+
+    Args:
+        names: Names of the tensors, as `fimlora.model.targets.head_tensors` finds them.
+
+    Returns:
+        Full names of modules, sorted; none of them is inside another one.
+    """
+    found = set()
+    for name in names:
+        owners = name.split(".")[:-1]
+        ends = [i for i, part in enumerate(owners, 1) if part.endswith(FULL_NAMES)]
+        found.add(".".join(owners[: ends[0]] if ends else owners))
+    return sorted(n for n in found if not any(n.startswith(f"{other}.") for other in found))
 
 
 def dotted_ends(name: str) -> list[str]:

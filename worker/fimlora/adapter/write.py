@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config
+from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config, modules_in_full
 from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
@@ -36,6 +36,7 @@ def write_adapter(
     head: Mapping[str, Any] | None = None,
     module_names: Iterable[str] | None = None,
     target_modules: Iterable[str] | None = None,
+    modules_to_save: Iterable[str] | None = None,
     model: Any = None,
     other_model: Any = None,
     overwrite: bool = False,
@@ -59,6 +60,8 @@ def write_adapter(
             see `fimlora.adapter.config.target_names`.
         target_modules: Names that are known to target the plan's modules and no other;
             they are written as they stand.
+        modules_to_save: Names of the modules that are trained in full, such as a new head;
+            ``None`` for those that ``head`` has tensors of.
         model: The base model as it is loaded for this adapter, with weights or without: the
             adapter is first proved on it, see `fimlora.adapter.proof`, and a mismatch leaves
             nothing behind. Its names stand for ``module_names``.
@@ -85,6 +88,9 @@ def write_adapter(
         layout=layout,
         module_names=module_names,
         target_modules=target_modules,
+        modules_to_save=(
+            modules_in_full(head or ()) if modules_to_save is None else modules_to_save
+        ),
     )
     contents = text_files(plan, config, layout=layout)
     width = config["r"] if layout == "C" else None

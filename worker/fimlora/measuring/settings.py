@@ -1,7 +1,7 @@
 """What a measurement is asked for, checked once, whether it runs resident or streamed."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ class Settings:
     def parsed_record(self) -> frozenset[Record]:
         """What to record besides."""
         return parse_record(self.record)
+
+    def without(self, drawn: Collection[str]) -> "Settings":
+        """Name modules whose weights the checkpoint lacks.
+
+        Args:
+            drawn: Their names.
+
+        Returns:
+            The same settings, with these left out besides.
+        """
+        return replace(self, drawn={*self.drawn, *drawn})
 
     def choose(self, model: nn.Module) -> Choice:
         """Choose what to measure of a model: the one place that both executors ask.

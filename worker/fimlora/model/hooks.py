@@ -153,10 +153,12 @@ def watch_modules(
         module: nn.Module,  # noqa: ARG001 - torch's signature
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        output: Tensor,
+        output: Any,
         *,
         name: str,
-    ) -> Tensor:
+    ) -> Any:
+        if not isinstance(output, Tensor):
+            return output  # nothing that LoRA could be added to
         module_input = args[0] if args else next(iter(kwargs.values()))
         return watch.see(name, module_input, output)
 
@@ -187,6 +189,30 @@ def before_calls(
     with ExitStack() as stack:
         for name, module in modules.items():
             handle = module.register_forward_pre_hook(partial(hook, name=name))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def after_calls(
+    modules: Mapping[str, nn.Module], action: Callable[[str, Any], None]
+) -> Iterator[None]:
+    """Look at what some modules return, for as long as the block lasts.
+
+    Args:
+        modules: The modules by name.
+        action: Called with the name of a module that has run, and its output.
+
+    Yields:
+        None. All hooks are gone when the block ends, also when it raises.
+    """
+
+    def hook(module: nn.Module, args: Any, output: Any, *, name: str) -> None:  # noqa: ARG001
+        action(name, output)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(partial(hook, name=name))
             stack.callback(handle.remove)
         yield
 

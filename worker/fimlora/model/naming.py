@@ -49,6 +49,31 @@ def named_endings(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
+def linear_maps(given: str, names: set[str], modules: Modules, excluded: Set[str]) -> set[str]:
+    """Pick the linear maps among some modules, excluded or not.
+
+    Args:
+        given: What means these modules, for errors.
+        names: Their names.
+        modules: The modules of the model by name.
+        excluded: Names that are left out, whatever they are.
+
+    Returns:
+        Their names.
+
+    Raises:
+        UnsupportedModule: There is another module, and it is not excluded.
+    """
+    others = {name for name in names if not is_linear(modules[name])}
+    for name in sorted(others - excluded):
+        raise UnsupportedModule(
+            f"{given} matches {name!r}, a "
+            f"{type(modules[name]).__name__}; only Linear and Conv1D can be measured: "
+            "exclude_modules leaves others out"
+        )
+    return names - others
+
+
 def names_of_expression(
     expression: str, modules: Modules, fused: Sequence[str], excluded: Set[str]
 ) -> set[str]:
@@ -74,7 +99,7 @@ def names_of_expression(
             f"target_modules={expression!r} matches no full module name (a string is a regular "
             f"expression; use a list for name endings). {near_names(expression, modules)}"
         )
-    return _linear_maps(expression, names, modules, excluded)
+    return linear_maps(f"target_modules entry {expression!r}", names, modules, excluded)
 
 
 def names_of_entries(
@@ -108,7 +133,7 @@ def names_of_entries(
                 f"no module is named {entry!r} or ends in '.{entry}'. "
                 f"{near_names(entry, modules)}"
             )
-        found |= _linear_maps(entry, names, modules, excluded)
+        found |= linear_maps(f"target_modules entry {entry!r}", names, modules, excluded)
     return found
 
 
@@ -194,22 +219,3 @@ def _refuse_fused(given: str, names: Sequence[str]) -> None:
             f"{given} matches {names[0]!r}, which holds the matrices of all experts in one "
             "parameter; fused experts are not measured: name Linear or Conv1D modules only"
         )
-
-
-def _linear_maps(entry: str, names: set[str], modules: Modules, excluded: Set[str]) -> set[str]:
-    """Pick the linear maps among some modules, excluded or not.
-
-    Returns:
-        Their names.
-
-    Raises:
-        UnsupportedModule: There is another module, and it is not excluded.
-    """
-    others = {name for name in names if not is_linear(modules[name])}
-    for name in sorted(others - excluded):
-        raise UnsupportedModule(
-            f"target_modules entry {entry!r} matches {name!r}, a "
-            f"{type(modules[name]).__name__}; only Linear and Conv1D can be measured: "
-            "exclude_modules leaves others out"
-        )
-    return names - others

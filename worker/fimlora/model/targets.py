@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
 from fimlora.model.expressions import matching
@@ -20,11 +20,13 @@ from fimlora.model.naming import (
     Modules,
     is_ending,
     is_linear,
+    linear_maps,
     named_endings,
     names_excluded,
     names_of_entries,
     names_of_expression,
 )
+from fimlora.model.own_forward import returns_its_product
 from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
@@ -32,7 +34,7 @@ ALL_LINEAR = "all-linear"
 # Of some modules of a model, by name: which cannot be adapted as planned, and why.
 Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
 # How transformers names the head of a sequence classification model, as PEFT has it.
-_CLASSIFICATION_HEADS = ("score", "classifier")
+_FULL_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def choose_targets(
     excluded = names_excluded(exclude_modules, modules, fused)
     meant = _meant(model, target_modules, modules, fused, excluded=excluded)
     meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
-    unfit = dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
+    unfit = dict.fromkeys(_no_products(meant - excluded, modules), NOT_A_PRODUCT)
+    unfit |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
     names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
         unfit |= unadaptable(model, names)
@@ -142,19 +145,25 @@ def choose_targets(
     return Choice(targets, dict(sorted(left_out.items())), named)
 
 
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that PEFT trains in full when it adapts a classifier.
+def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors that an adapter of a classifier trains and stores in full.
+
+    PEFT does so with every module whose name ends in ``score`` or ``classifier``. Modules
+    that are drawn anew at every load are stored too, so that all loads give one model.
 
     Args:
         model: A base model, without an adapter.
+        drawn: Names of modules whose weights the checkpoint lacks.
 
     Returns:
         Tensor by parameter name; empty for models without a classification head.
     """
+    whole = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(_FULL_NAMES))
+    inside = (*whole, *(f"{name}." for name in drawn))
     return {
         plain_name(name): parameter.detach()
         for name, parameter in model.named_parameters()
-        if not set(_CLASSIFICATION_HEADS).isdisjoint(name.split(".")[:-1])
+        if inside and name.startswith(inside)
     }
 
 
@@ -203,11 +212,28 @@ def count_base_parameters(model: nn.Module) -> int:
     Returns:
         The number of parameters; shared ones count once.
     """
+    base = base_model_of(model)
+    repeated = _offloaded_ties(base)
     return sum(
         size
-        for name, size in logical_sizes(base_model_of(model))
-        if not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
+        for name, size in logical_sizes(base)
+        if name not in repeated
+        and not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
     )
+
+
+def _offloaded_ties(model: nn.Module) -> set[str]:
+    """Names of shared weights that offloading has torn apart, all but the first of each."""
+    ties: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name
+        for name, source in ties.items()
+        if name in tensors
+        and source in tensors
+        and tensors[name].is_meta
+        and tensors[name] is not tensors[source]
+    }
 
 
 def _meant(
@@ -222,7 +248,7 @@ def _meant(
     if target_modules is None:
         carriers = _carriers(model)
         if carriers:
-            return carriers
+            return linear_maps("the adapter", carriers, modules, excluded)
         target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
         return names_of_entries(target_modules, modules, fused, excluded)
@@ -247,6 +273,14 @@ def _fused_meant(
     if target_modules.lower() == ALL_LINEAR:
         return fused
     return sorted(matching("target_modules", target_modules, fused))
+
+
+def _no_products(names: Set[str], modules: Modules) -> set[str]:
+    """Names of linear maps whose class makes something else of them."""
+    kinds = {name: (type(modules[name]), modules[name].weight.shape) for name in names}
+    tried = {kind: modules[name] for name, kind in kinds.items()}
+    fine = {kind: returns_its_product(module) for kind, module in tried.items()}
+    return {name for name, kind in kinds.items() if not fine[kind]}
 
 
 def _named_alone(
@@ -303,7 +337,7 @@ def _carriers(model: nn.Module) -> set[str]:
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    heads = [getattr(model, name, None) for name in _CLASSIFICATION_HEADS]
+    heads = [getattr(model, name, None) for name in _FULL_NAMES]
     if hasattr(model, "get_output_embeddings"):
         heads.append(cast("Callable[[], nn.Module | None]", model.get_output_embeddings)())
     in_heads = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}
