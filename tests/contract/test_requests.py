@@ -128,6 +128,42 @@ def test_columns_that_do_not_go_together_are_refused(columns, message):
         find_fields(names, columns=Columns(**columns))
 
 
+@pytest.mark.parametrize("extra", [["label"], ["labels", "score"]])
+@pytest.mark.parametrize("task", ["causal_lm", "auto"])
+def test_a_label_beside_prompts_is_no_class(extra, task):
+    """It says whether the completion is wanted; there is no text to classify."""
+    fields = find_fields(["prompt", "completion", *extra], columns=Columns(), task=task)
+
+    assert (fields.prompt, fields.completion, fields.label) == ("prompt", "completion", None)
+
+
+def test_a_text_to_classify_wins_over_prompts():
+    """Unless the task says that labels do not count."""
+    names = ["prompt", "completion", "text", "label"]
+
+    classified = find_fields(names, columns=Columns())
+    modelled = find_fields(names, columns=Columns(), task="causal_lm")
+
+    assert (classified.text, classified.label) == ("text", "label")
+    assert (modelled.prompt, modelled.completion) == ("prompt", "completion")
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "regression"])
+def test_a_task_with_labels_needs_them(task):
+    """Both kinds of it."""
+    assert find_fields(["text", "label"], columns=Columns(), task=task).label == "label"
+    with pytest.raises(ColumnError, match=f"task {task} needs a label column"):
+        find_fields(["text"], columns=Columns(), task=task)
+
+
+def test_very_many_columns_are_not_all_listed():
+    """The message stays readable."""
+    names = [f"c{n:04}" for n in range(2_000)]
+
+    with pytest.raises(ColumnError, match=r"'c0029'\] and 1970 more"):
+        find_fields(names, columns=Columns())
+
+
 def test_a_label_beside_messages_is_left_out_of_language_modelling():
     """The task says that it does not count."""
     columns = Columns(messages="chat", label="topic")

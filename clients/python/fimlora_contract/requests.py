@@ -87,6 +87,13 @@ class Calibration(RequestModel):
             "labels are numbers of which one is not whole."
         ),
     ] = "auto"
+    chat_labels: Annotated[
+        Literal["assistant", "last", "all"],
+        Field(
+            description="Which tokens of chat rows are predicted: all that the assistant "
+            "writes, its last turn, or every token."
+        ),
+    ] = "assistant"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     executor: Annotated[
         Literal["auto", "resident", "streamed"],

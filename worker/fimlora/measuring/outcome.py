@@ -18,6 +18,7 @@ def new_statistics(
     settings: Settings,
     *,
     loss: Loss,
+    auxiliary_losses: tuple[str, ...],
     n_examples: int,
     n_batches: int,
     base_parameters: int,
@@ -31,6 +32,7 @@ def new_statistics(
         choice: Its target modules, and what is not one.
         settings: What was measured.
         loss: The loss.
+        auxiliary_losses: What the model would add to it in training, which is left out.
         n_examples: Labelled examples that were used.
         n_batches: Batches that hold one.
         base_parameters: Parameters of the base model.
@@ -50,6 +52,7 @@ def new_statistics(
         n_batches=n_batches,
         base_parameters=base_parameters,
         loss=loss.kind.value,
+        auxiliary_losses_left_out=auxiliary_losses,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         not_targeted=reached.not_targeted,
         execution=execution,

@@ -194,6 +194,30 @@ def before_calls(
 
 
 @contextmanager
+def after_calls(
+    modules: Mapping[str, nn.Module], action: Callable[[str, Any], None]
+) -> Iterator[None]:
+    """Look at what some modules return, for as long as the block lasts.
+
+    Args:
+        modules: The modules by name.
+        action: Called with the name of a module that has run, and its output.
+
+    Yields:
+        None. All hooks are gone when the block ends, also when it raises.
+    """
+
+    def hook(module: nn.Module, args: Any, output: Any, *, name: str) -> None:  # noqa: ARG001
+        action(name, output)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(partial(hook, name=name))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
 def without_tokens(module: nn.Module, shape: tuple[int, ...]) -> Iterator[list[Tensor]]:
     """Let a module see no token of any example, for as long as the block lasts.
 

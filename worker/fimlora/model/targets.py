@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
+from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
 from fimlora.model.expressions import matching
 from fimlora.model.naming import (
@@ -33,7 +34,7 @@ ALL_LINEAR = "all-linear"
 # Of some modules of a model, by name: which cannot be adapted as planned, and why.
 Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
 # How transformers names the head of a sequence classification model, as PEFT has it.
-_CLASSIFICATION_HEADS = ("score", "classifier")
+_FULL_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,19 +147,25 @@ def choose_targets(
     return Choice(targets, dict(sorted(left_out.items())), named)
 
 
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that PEFT trains in full when it adapts a classifier.
+def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors that an adapter of a classifier trains and stores in full.
+
+    PEFT does so with every module whose name ends in ``score`` or ``classifier``. Modules
+    that are drawn anew at every load are stored too, so that all loads give one model.
 
     Args:
         model: A base model, without an adapter.
+        drawn: Names of modules whose weights the checkpoint lacks.
 
     Returns:
         Tensor by parameter name; empty for models without a classification head.
     """
+    whole = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(_FULL_NAMES))
+    inside = (*whole, *(f"{name}." for name in drawn))
     return {
-        name: parameter.detach()
+        plain_name(name): parameter.detach()
         for name, parameter in model.named_parameters()
-        if not set(_CLASSIFICATION_HEADS).isdisjoint(name.split(".")[:-1])
+        if inside and name.startswith(inside)
     }
 
 
@@ -335,7 +342,7 @@ def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
             inside = (*inside, f"{name}.")
         if not hasattr(module, "modules_to_save"):  # such a copy is trained in full
-            yield name, _unwrap_layer(module)
+            yield plain_name(name), _unwrap_layer(module)
 
 
 def _unwrap_layer(module: nn.Module) -> nn.Module:
@@ -345,11 +352,12 @@ def _unwrap_layer(module: nn.Module) -> nn.Module:
 def _carriers(model: nn.Module) -> set[str]:
     """Names of the modules that carry LoRA already."""
     named = base_model_of(model).named_modules()
-    return {name for name, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A")}
+    carriers = (n for n, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A"))
+    return set(map(plain_name, carriers))
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    heads = [getattr(model, name, None) for name in _CLASSIFICATION_HEADS]
+    heads = [getattr(model, name, None) for name in _FULL_NAMES]
     if hasattr(model, "get_output_embeddings"):
         heads.append(cast("Callable[[], nn.Module | None]", model.get_output_embeddings)())
     in_heads = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}
@@ -370,7 +378,7 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
 def _fused_experts(model: nn.Module) -> list[str]:
     """Names of the parameters that hold one matrix per expert, sorted."""
     return sorted(
-        f"{name}.{parameter_name}"
+        plain_name(f"{name}.{parameter_name}")
         for name, module in base_model_of(model).named_modules()
         if "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
         for parameter_name, parameter in module.named_parameters(recurse=False)

@@ -50,7 +50,7 @@ def measure_model(
         UnknownTarget: A name of a target is none of the model's; no weight has been read then.
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
     """
-    settings = _settings(request, reporter)
+    settings = _settings(request, reporter).without(model.drawn)
     attempt = _Attempt(request, settings, model, batches, reporter, folder, progress)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:

@@ -51,6 +51,7 @@ def calibrate(
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    chat_labels: options.ChatLabels = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
     task: options.Task = None,
@@ -87,7 +88,8 @@ def calibrate(
         **options.given(exclude_modules=_split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, dtype=dtype, executor=executor, task=task, seed=seed,
+            estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
+            task=task, seed=seed,
         ),
         "allocation": options.given(
             rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,

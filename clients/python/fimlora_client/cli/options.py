@@ -112,6 +112,14 @@ Estimator = Annotated[
     str | None,
     _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
 ]
+ChatLabels = Annotated[
+    str | None,
+    _option(
+        "--chat-labels",
+        panel=CALIBRATION,
+        help="What is predicted of chat rows: assistant (default), last turn of it, or all.",
+    ),
+]
 Dtype = Annotated[
     str | None,
     _option("--dtype", panel=CALIBRATION, help="auto, float32, bfloat16 or float16."),
