@@ -88,7 +88,7 @@ def test_options_reach_the_request(run, rows):
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
         "--column", "text=text", "--task", "causal_lm", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
-        "--executor", "streamed",
+        "--executor", "streamed", "--exclude-modules", r".*\.0\..*key",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
@@ -98,6 +98,7 @@ def test_options_reach_the_request(run, rows):
     assert (request["priority"], request["deadline_s"]) == ("high", 900)
     assert request["metadata"] == {"team": "nlp"}
     assert request["target_modules"] == ["query", "key"]
+    assert request["exclude_modules"] == r".*\.0\..*key"
     assert request["dataset"]["columns"]["text"] == "text"
     assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}
     assert request["allocation"] == {

@@ -6,7 +6,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from fimlora import Budget, allocate, apply_fim_ranks, measure, score
 from fimlora.errors import InfeasibleBudget, InvalidOption, NumericalFailure, UnsupportedModule
+from fimlora.left_out import UNREACHED
 from support.models import make_batch, tiny
+from support.partly_run import PARTLY_RUN, text_batch
 from support.peft_models import (
     lora_layers,
     lora_tensors,
@@ -247,3 +249,22 @@ def test_modules_of_unequal_scale_are_refused():
 
     with pytest.raises(UnsupportedModule, match="one alpha / rank"):
         apply_fim_ranks(peft_model, batches_of("llama_gqa_lm", 1))
+
+
+def test_a_layer_that_no_row_reaches_keeps_its_rank():
+    """The others share what they had; the plan lists it."""
+    peft_model = get_peft_model(
+        PARTLY_RUN["llava"].build(),
+        LoraConfig(r=R, lora_alpha=2 * R, target_modules=["q_proj", "v_proj"]),
+    )
+    before = resolved(peft_model)
+
+    plan = apply_fim_ranks(peft_model, [text_batch([21, 9, 7, 3])])
+
+    tower = {name for name in before if "vision_tower" in name}
+    assert plan.not_targeted == dict.fromkeys(sorted(tower), UNREACHED)
+    assert plan.spent.ranks == R * len(before.keys() - tower)
+    after = resolved(peft_model)
+    assert {name: after[name] for name in tower} == {name: before[name] for name in tower}
+    assert {name: after[name] for name in after if name not in tower} == planned(plan)
+    assert len(set(plan.ranks.values())) > 1

@@ -1,7 +1,8 @@
 """From a live PEFT model and a few batches to the ranks it should have, in one call."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -39,7 +40,8 @@ def apply_fim_ranks(
     """Measure a few batches, plan a rank for every adapted module, and resize in place.
 
     The adapter keeps the ranks it has in sum, unless a budget is given; only where they go
-    changes. Other adapters that the model carries do not act while it is measured, and stay as
+    changes. A layer that no row reaches, such as one of a vision tower under text, keeps its own
+    and is listed in the plan. Other adapters that the model carries do not act while it is measured, and stay as
     they are. Afterwards the model trains, saves and loads like any PEFT model. When anything
     raises, the model is as it was.
 
@@ -78,7 +80,8 @@ def apply_fim_ranks(
             statistics = measure(
                 model,
                 dataloader,
-                target_modules=list(ranks),
+                # An expression names none by itself: a layer that no row reaches stays as it is.
+                target_modules="|".join(map(re.escape, ranks)),
                 n_batches=n_batches,
                 estimator=estimator,
                 rank=round(sum(ranks.values()) / len(ranks)),
@@ -92,7 +95,9 @@ def apply_fim_ranks(
             )
         plan = allocate(
             score(statistics, rule=rule, aggregation=aggregation),
-            _mean_rank(ranks) if budget is None else budget,
+            _mean_rank([ranks[m.name] for m in statistics.modules])
+            if budget is None
+            else budget,
             rule=rule,
             r_min=r_min,
             r_max=r_max,
@@ -124,9 +129,9 @@ def _common_scale(adapter: LiveAdapter) -> int | float:
     return int(scale) if scale == int(scale) else scale
 
 
-def _mean_rank(ranks: Mapping[str, int]) -> float:
+def _mean_rank(ranks: Collection[int]) -> float:
     """The mean rank, as the nearest float that does not lose a rank of the sum."""
-    total = sum(ranks.values())
+    total = sum(ranks)
     mean = total / len(ranks)
     exact = Fraction(repr(mean)) * len(ranks) >= total
     return mean if exact else math.nextafter(mean, math.inf)

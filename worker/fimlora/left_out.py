@@ -6,6 +6,7 @@ A reason is plain text. These are the engine's own; others may add theirs.
 FUSED_EXPERTS = (
     "one parameter holds the matrices of all experts, and such experts are not measured"
 )
+OTHER_CLASS = "its class is neither Linear nor Conv1D, and other linear maps are not measured"
 EXCLUDED = "exclude_modules names it"
 DRAWN_ANEW = (
     "the checkpoint lacks its weights, so they are drawn anew at every load and trained in full"

@@ -7,7 +7,7 @@ from torch import nn
 
 from fimlora import RankPlan, TargetModule, allocate, find_targets, measure, score
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
 from fimlora.model.targets import choose_targets, count_base_parameters, locate
 from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
@@ -374,3 +374,24 @@ def test_a_linear_map_in_name_only_is_left_out_with_its_reason():
     assert choice.not_targeted == dict.fromkeys(["0.a", "1.a"], NOT_A_PRODUCT)
     with pytest.raises(UnsupportedModule, match=r"'0.a' can be no target module: its class"):
         choose_targets(model, ["0.a", "b"])
+
+
+class _PackedLinear(nn.Module):
+    """A quantised map of a class of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("qweight", torch.zeros(4, 4, dtype=torch.int32))
+
+
+def test_all_linear_lists_linear_maps_of_other_classes():
+    """They are no targets, but nobody should think that there are none."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": _PackedLinear()})
+
+    choice = choose_targets(model, "all-linear")
+
+    assert [m.name for m in choice.modules] == ["a"]
+    assert choice.not_targeted == {"b": OTHER_CLASS}
+    assert choose_targets(model, ["a"]).not_targeted == {}
+    with pytest.raises(UnsupportedModule, match="'b', a _PackedLinear; only Linear and Conv1D"):
+        choose_targets(model, ["b"])

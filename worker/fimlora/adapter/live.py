@@ -120,7 +120,8 @@ def resize_adapter(
 
     Args:
         model: A model that carries LoRA.
-        plan: The plan, for exactly the modules that the adapter is on.
+        plan: The plan, for exactly the modules that the adapter is on; those that it lists as
+            not targeted stay as they are.
         adapter_name: The adapter's name.
         seed: Seed of new rows of A.
 
@@ -128,7 +129,8 @@ def resize_adapter(
         InvalidOption: The plan is for other modules, or has a rank below 1.
     """
     adapter = live_adapter(model, adapter_name)
-    if odd := sorted(plan.ranks.keys() ^ adapter.layers.keys()):
+    left = plan.not_targeted.keys() & adapter.layers.keys()
+    if odd := sorted(plan.ranks.keys() ^ adapter.layers.keys() - left):
         raise InvalidOption(
             f"plan and adapter {adapter_name!r} must cover the same modules; in one only: "
             f"{', '.join(odd[:5])}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
 from fimlora.model.expressions import matching
@@ -138,6 +138,8 @@ def choose_targets(
     named = frozenset(_named_alone(target_modules, modules) - excluded)
     _refuse_named(unfit, named)
     left_out = dict.fromkeys(meant_fused, FUSED_EXPERTS) | unfit
+    if _is_all_linear(target_modules):
+        left_out |= dict.fromkeys(_other_classes(modules), OTHER_CLASS)
     left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
     targets = tuple(_describe(n, modules[n]) for n in names if n not in unfit)
     if not targets:
@@ -252,7 +254,7 @@ def _meant(
         target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
         return names_of_entries(target_modules, modules, fused, excluded)
-    if target_modules.lower() == ALL_LINEAR:
+    if _is_all_linear(target_modules):
         return _all_linear(base_model_of(model), modules)
     return names_of_expression(target_modules, modules, fused, excluded)
 
@@ -270,9 +272,27 @@ def _fused_meant(
         target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
         return [n for n in fused if any(is_ending(e, n) for e in target_modules)]
-    if target_modules.lower() == ALL_LINEAR:
+    if _is_all_linear(target_modules):
         return fused
     return sorted(matching("target_modules", target_modules, fused))
+
+
+def _is_all_linear(target_modules: str | Sequence[str] | None) -> bool:
+    return isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR
+
+
+def _other_classes(modules: Modules) -> list[str]:
+    """Names of what calls itself a linear map, with weights of its own, and is of no known class."""
+    return [
+        name
+        for name, module in modules.items()
+        if "linear" in type(module).__name__.lower()
+        and not is_linear(module)
+        and not any(module.children())
+        and any(
+            True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        )
+    ]
 
 
 def _no_products(names: Set[str], modules: Modules) -> set[str]:
