@@ -38,6 +38,7 @@ def write_adapter(
     target_modules: Iterable[str] | None = None,
     modules_to_save: Iterable[str] | None = None,
     model: Any = None,
+    other_model: Any = None,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write a plan as an adapter that stock PEFT loads.
@@ -64,6 +65,9 @@ def write_adapter(
         model: The base model as it is loaded for this adapter, with weights or without: the
             adapter is first proved on it, see `fimlora.adapter.proof`, and a mismatch leaves
             nothing behind. Its names stand for ``module_names``.
+        other_model: What the same checkpoint is as another class, such as the whole of a model
+            for text and images where ``model`` is its text model. Names are written that hold
+            for both, if there are such; the rank map says which classes they are for.
         overwrite: Replace an adapter that is already there.
 
     Returns:
@@ -76,7 +80,7 @@ def write_adapter(
     folder = Path(folder)
     _check_destination(folder, overwrite=overwrite)
     if model is not None:
-        module_names = _names(model)
+        plan, module_names = _settle_names(plan, model, other_model)
     config = build_adapter_config(
         plan,
         base_model=base_model,
@@ -100,7 +104,7 @@ def write_adapter(
         tensors = _initial_weights(plan, seed, width, head or {})
         contents["adapter_model.safetensors"] = _file_of(tensors)
     if model is not None:
-        _prove(plan, config, model, width, tensors)
+        _prove(plan, config, model, other_model, width, tensors)
     _publish(contents, folder)
     return {name: folder / name for name in sorted(contents)}
 
@@ -132,23 +136,26 @@ def _file_of(tensors: Mapping[str, Any]) -> bytes:
     return save(dict(tensors), metadata={"format": "pt"})
 
 
-def _names(model: Any) -> list[str]:
-    from fimlora.model.outline import outline
+def _settle_names(plan: RankPlan, model: Any, other: Any) -> tuple[RankPlan, list[str]]:
+    from fimlora.adapter.proof import settle_names
 
-    return [name for name, _ in outline(model).named_modules()]
+    return settle_names(plan, model, other)
 
 
 def _prove(
     plan: RankPlan,
     config: Mapping[str, Any],
     model: Any,
+    other: Any,
     width: int | None,
     tensors: Mapping[str, Any] | None,
 ) -> None:
-    from fimlora.adapter.proof import prove
+    from fimlora.adapter.proof import prove, prove_on_other
 
     shapes = tensors and {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     prove(plan, config, model, width=width, tensors=shapes)
+    if other is not None:
+        prove_on_other(plan, config, other, width=width)
 
 
 def _check_destination(folder: Path, *, overwrite: bool) -> None:

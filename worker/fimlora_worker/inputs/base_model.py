@@ -5,6 +5,7 @@ would load, down to a head that is drawn.
 """
 
 import gc
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +30,12 @@ from fimlora_worker.inputs.heads import (
     config_for_head,
     head_class,
     named_architecture_errors,
+    other_class,
 )
 from fimlora_worker.inputs.model_cache import ModelCache
 from fimlora_worker.inputs.models import LoadedModel, load_model, weight_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,20 @@ class BaseModel:
             )
         self._find_missing(model)
         return model
+
+    def other_skeleton(self) -> nn.Module | None:
+        """What its checkpoint is as another class, without weights, if there is one."""
+        other = other_class(self.config, self.outline())
+        if other is None:
+            return None
+        model_class, config = other
+        try:
+            return build_skeleton(
+                self.folder, model_class=model_class, config=config, dtype=self._dtype
+            )
+        except (ImportError, ValueError, AttributeError) as error:  # it may need more packages
+            log.info("model.other_class class=%s: %s", model_class.__name__, error)
+            return None
 
     @cached_property
     def _missing(self) -> tuple[str, ...]:

@@ -61,6 +61,27 @@ def head_class(config: Any, task: Task) -> Any:
     return transformers.AutoModelForCausalLM
 
 
+def other_class(config: Any, model: Any) -> tuple[Any, Any] | None:
+    """The other class that a checkpoint of text and images is loaded as, for generating text.
+
+    Args:
+        config: The configuration of the checkpoint.
+        model: The model that a job has of it.
+
+    Returns:
+        The class, the whole model's for a text model and the text model's for the whole, and
+        its configuration; ``None`` where there is no other.
+    """
+    import transformers
+
+    text = config.get_text_config()
+    whole: Any = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    alone: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if text is config or whole is None or alone is None or whole is alone:
+        return None
+    return {alone: (whole, config), whole: (alone, text)}.get(type(model))
+
+
 def config_for_head(folder: Path, request: ModelRequest) -> Any:
     """The model's configuration with the outputs that a job's labels need."""
     from transformers import AutoConfig

@@ -80,7 +80,14 @@ def _calibrate_model(
     request, resolved = accepted.request, accepted.resolved
     model_folder, rows = fetch(request, resolved, process=process, reporter=reporter)
     reporter.enter(Stage.LOADING)
-    prepared = prepare(request, resolved, folder=model_folder, rows=rows, process=process)
+    prepared = prepare(
+        request,
+        resolved,
+        folder=model_folder,
+        rows=rows,
+        process=process,
+        on_example=reporter.keep_alive,
+    )
     statistics = (
         accepted.measured.statistics
         if accepted.measured
@@ -129,6 +136,8 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "data_seed": calibration.seed,
         "requested_examples": calibration.n_batches * calibration.batch_size,
         "dropped_rows": prepared.drawn.n_dropped,
+        **prepared.label_facts,
+        "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
     allocation = accepted.request.allocation
@@ -149,4 +158,5 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         head=model.head() if adapter.weights else None,
         modules_to_save=modules_in_full(model.head_names()),
         model=model.outline(),
+        other_model=model.other_skeleton(),
     )

@@ -82,7 +82,7 @@ def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:
     dataset = resolved["dataset"].items()
     return {
         "base_model": resolved["base_model"],
-        "dataset": {k: v for k, v in dataset if k not in {"fields", "rows"}},
+        "dataset": {k: v for k, v in dataset if k not in {"fields", "rows", "chat"}},
     }
 
 

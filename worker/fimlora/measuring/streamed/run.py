@@ -18,6 +18,7 @@ from fimlora.measuring.examples.batches import Batch, as_batch
 from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
 from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
+from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
 from fimlora.measuring.recording.quantities import quantities_for
@@ -31,11 +32,13 @@ from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_st
 from fimlora.measuring.streamed.paused_forward import casting_as_one_graph, stops
 from fimlora.measuring.streamed.progress import LayerwiseProgress
 from fimlora.measuring.streamed.schedule import LayerwiseRun, NewRecorder
+from fimlora.measuring.streamed.side_pass import SideQuestions
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SKETCH_WIDTH, gradients_fit
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import drawn_modules
 from fimlora.model.input_limits import input_limits
+from fimlora.model.pass_state import PassState
 from fimlora.model.preserved import preserved
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
@@ -158,11 +161,19 @@ def stream(
         settings.progress_file, model, modules, identity, settings.loss_fn,
         checkpoint=checkpoint, devices=[device],
     )  # fmt: skip
-    with _running(model, blocks, weights, settings):
+    with (
+        _running(model, blocks, weights, settings) as state,
+        without_auxiliary_losses(model) as left_out,
+    ):
         loss, found = _read(batches, model, settings, device, saved)
+
+        def losses(part: Examples, where: str = "the batch") -> torch.Tensor:
+            return example_losses(model, loss, part, device, where)
+
         run = LayerwiseRun(
-            model, modules, blocks, weights, store, found,
-            losses=lambda part, where: example_losses(model, loss, part, device, where),
+            model, modules, blocks, weights, store, found, state,
+            questions=SideQuestions(model, loss, losses, device),
+            losses=losses,
             new_recorder=_recorders_of_blocks(settings, modules, device),
             progress=LayerwiseProgress(len(found), len(blocks), saved, settings.on_batch),
         )  # fmt: skip
@@ -172,6 +183,7 @@ def stream(
         choice,
         settings,
         loss=loss,
+        auxiliary_losses=left_out,
         n_examples=sum(len(examples) for examples in found),
         n_batches=sum(len(examples) > 0 for examples in found),
         base_parameters=n_parameters,
@@ -206,15 +218,15 @@ def _running(
     blocks: Mapping[str, nn.Module],
     weights: BlockWeights,
     settings: Settings,
-) -> Iterator[None]:
+) -> Iterator[PassState]:
     """Prepare the model for passes that stop at its blocks, and put it back."""
     with (
         weights.attached(),
-        preserved(model, train_mode=False, seed=settings.seed),
+        preserved(model, train_mode=False, seed=settings.seed) as state,
         stops(blocks),
         casting_as_one_graph(),
     ):
-        yield
+        yield state
 
 
 def _read(
@@ -267,7 +279,7 @@ def _recorders_of_blocks(
 def _join(modules: Sequence[TargetModule], parts: Sequence[Groups]) -> Groups:
     """Join what was recorded in the blocks, in the model's order."""
     joined: Groups = {}
-    for group in parts[0]:
+    for group in parts[0] if parts else ():
         by_name = {name: value for part in parts for name, value in part[group].items()}
         joined[group] = {m.name: by_name[m.name] for m in modules if m.name in by_name}
     return joined
