@@ -47,6 +47,23 @@ def check_head(config: Mapping[str, Any], task: str) -> None:
         raise ModelRefused(f"{kind} is no causal language model{other}")
 
 
+def check_native(config: Mapping[str, Any]) -> None:
+    """Refuse a model that only code of its own can run; one that transformers has runs natively.
+
+    Args:
+        config: The content of a ``config.json``.
+
+    Raises:
+        ModelRefused: Transformers has no such type.
+    """
+    kind = config.get("model_type")
+    if config.get("auto_map") and kind not in known_heads():
+        raise ModelRefused(
+            f"it brings code of its own (auto_map in config.json), which is never run, and "
+            f"transformers has no model type {kind!r}; give a model of a type that it has"
+        )
+
+
 @cache
 def known_heads() -> Mapping[str, frozenset[str]]:
     """Heads by type of model."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fimlora.model.safetensors_header import TensorEntry, read_header
+from fimlora_jobs.models.heads import check_native
+from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -72,12 +74,12 @@ def read_config_file(path: Path, *, where: str) -> dict[str, Any]:
         raise UnsupportedArchitecture(f"the config.json of {where} is not JSON") from error
     if not isinstance(config, dict):
         raise UnsupportedArchitecture(f"the config.json of {where} is not an object")
-    if "auto_map" in config:
-        raise UnsupportedArchitecture(
-            f"{where} brings code of its own (auto_map in config.json), which is never run"
-        )
     if not isinstance(config.get("model_type"), str):
         raise UnsupportedArchitecture(f"the config.json of {where} names no model_type")
+    try:
+        check_native(config)
+    except ModelRefused as error:
+        raise UnsupportedArchitecture(f"{where}: {error}") from error
     return config
 
 

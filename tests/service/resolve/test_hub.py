@@ -86,7 +86,10 @@ def test_a_model_that_is_not_there_is_refused(http, body, model, reference, code
         ({"model.safetensors": b"x"}, "unsupported_architecture"),
         ({"config.json": "{", "model.safetensors": b"x"}, "unsupported_architecture"),
         (
-            {"config.json": '{"model_type": "x", "auto_map": {}}', "model.safetensors": b"x"},
+            {
+                "config.json": '{"model_type": "x", "auto_map": {"AutoModel": "x.Y"}}',
+                "model.safetensors": b"x",
+            },
             "unsupported_architecture",
         ),
     ],

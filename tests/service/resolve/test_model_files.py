@@ -24,7 +24,7 @@ class TestLocalModels:
         ("config", "code", "reason"),
         [
             (
-                CONFIG | {"auto_map": {"AutoModel": "x.Y"}},
+                CONFIG | {"model_type": "own", "auto_map": {"AutoModel": "x.Y"}},
                 "unsupported_architecture",
                 "auto_map",
             ),
@@ -51,6 +51,16 @@ class TestLocalModels:
         listed = {model["id"]: model for model in http.get("/models").json()["data"]}
         assert (listed["odd"]["usable"], listed["tiny"]["usable"]) == (False, True)
         assert reason in listed["odd"]["problem"]
+
+    def test_code_beside_a_model_that_transformers_has_is_no_obstacle(self, http, data_dir):
+        """It is not run, and the model is one of those that can be used."""
+        make_model(
+            data_dir / "models" / "own", config=CONFIG | {"auto_map": {"AutoModel": "x.Y"}}
+        )
+
+        listed = {model["id"]: model for model in http.get("/models").json()["data"]}
+
+        assert listed["own"]["usable"]
 
     @pytest.mark.parametrize(
         "weights",

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from fimlora.errors import InvalidCheckpoint
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
+from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.heads import ModelRequest
 from fimlora_worker.inputs.model_cache import ModelCache
 from fimlora_worker.inputs.models import (
@@ -44,6 +46,11 @@ def change_config(folder: Path, **fields) -> None:
 
 def load(folder: Path, request: ModelRequest):
     return load_model(folder, read_config(folder), request).model
+
+
+def outline(folder: Path, request: ModelRequest):
+    config = read_config(folder)
+    return BaseModel(folder, config, request, 0, ModelCache(limit_bytes=0)).skeleton
 
 
 def test_a_new_head_is_the_same_in_every_process(folder):
@@ -109,7 +116,10 @@ def test_pickled_weights_are_never_read(folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"auto_map": {"AutoModel": "evil.Model"}}, "brings code of its own"),
+        (
+            {"model_type": "own", "auto_map": {"AutoModel": "evil.Model"}},
+            "brings code of its own .*no model type 'own'",
+        ),
         ({"model_type": "no_such_model"}, "no model type 'no_such_model'"),
     ],
 )
@@ -139,6 +149,41 @@ def test_a_configuration_that_cannot_be_built_is_refused_at_once(folder, fields,
 
     with pytest.raises(UnsupportedArchitecture, match=message):
         load(folder, CLASSIFIER)
+
+
+def test_code_of_a_model_that_transformers_has_is_never_run(folder, tmp_path):
+    """It loads as if it brought none; the code would leave a file behind."""
+    wanted = load(folder, CLASSIFIER).state_dict()
+    marker = tmp_path / "was run"
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Own: pass\n")
+    names = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")
+    change_config(folder, auto_map=dict.fromkeys(names, "own.Own"))
+    own_tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    own_tokenizer["auto_map"] = {"AutoTokenizer": ["own.Own", "own.Own"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own_tokenizer))
+
+    config = read_config(folder)
+    found = load_model(folder, config, CLASSIFIER).model
+    streamed = outline(folder, CLASSIFIER)
+    tokenizer = load_tokenizer(folder)
+
+    assert type(found) is type(streamed) is transformers.BertForSequenceClassification
+    assert all(torch.equal(tensor, wanted[n]) for n, tensor in found.state_dict().items())
+    assert tokenizer("w1")["input_ids"]
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("fields", [{"num_hidden_layers": n} for n in (3, 1, 0, -1)], ids=str)
+@pytest.mark.parametrize("build", [load, outline])
+def test_another_number_of_layers_than_the_checkpoint_has_is_refused(folder, fields, build):
+    """Too many would be drawn at random, too few would be another model."""
+    change_config(folder, **fields)
+
+    with pytest.raises(
+        (InvalidCheckpoint, UnsupportedArchitecture),
+        match=r"encoder\.layer\.1\.|num_hidden_layers|lacks weights",
+    ):
+        build(folder, CLASSIFIER)
 
 
 def test_weights_that_are_cut_off_are_refused(folder):

@@ -44,7 +44,7 @@ def build_skeleton(
         UnsupportedModule: The weights are quantised.
     """
     config = deepcopy(config) or transformers.AutoConfig.from_pretrained(
-        folder, local_files_only=True
+        folder, trust_remote_code=False, local_files_only=True
     )
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModule(f"{folder} holds quantised weights, which cannot be streamed")

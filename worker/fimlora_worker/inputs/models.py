@@ -114,9 +114,10 @@ def read_config(folder: Path) -> Any:
             "this is an adapter (it has adapter_config.json); give its base model instead"
         )
     raw = read_raw_config(folder)
-    if raw.get("auto_map"):
+    if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:
         raise UnsupportedArchitecture(
-            "the model brings code of its own (auto_map in config.json), which is never run"
+            "the model brings code of its own (auto_map in config.json), which is never run, and "
+            f"transformers has no model type {raw.get('model_type')!r}"
         )
     check_model_files(folder, raw)
     try:
