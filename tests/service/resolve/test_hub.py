@@ -41,7 +41,7 @@ def test_a_model_is_pinned_to_its_commit(http, from_hub, model):
     resolved = answer.json()["resolved"]["base_model"]
     assert answer.status_code == 202, answer.text
     assert resolved["revision"] == model.commit
-    assert (resolved["model_type"], resolved["architecture"]) == ("bert", "BertModel")
+    assert (resolved["model_type"], resolved["architecture"]) == ("gpt2", "GPT2Model")
 
 
 def test_no_weights_are_fetched(http, from_hub, model, hub):
@@ -56,7 +56,7 @@ def test_another_commit_is_another_model(http, from_hub, model, hub, succeed):
     succeed(http.post("/calibrate", json=from_hub).json()["id"])
     assert http.post("/calibrate", json=from_hub).status_code == 200
 
-    model.files["tokenizer.json"] = b"{}"
+    model.files["tokenizer.json"] = b"{ }"
 
     assert http.post("/calibrate", json=from_hub).status_code == 202
 

@@ -88,10 +88,10 @@ def test_a_completion_begins_where_its_prompt_ends():
     tokenizer = make_tokenizer(eos_token="[EOS]")
     encoder = Encoder(tokenizer, TextFields(prompt="p", completion="c"), 9, None)
 
-    example = encoder.encode({"p": "w0 w1", "c": "w2 " * 50_000}, where="row 1")
+    example = encoder.encode({"p": "w0 w1", "c": " w2" * 50_000}, where="row 1")
 
     assert example["labels"] == [IGNORED, IGNORED, *[7] * 7]
-    assert encoder.encode({"p": "w0 " * 50_000, "c": "w2"}, where="row 1") is None
+    assert encoder.encode({"p": "w0 " * 50_000, "c": " w2"}, where="row 1") is None
 
 
 def test_the_end_is_kept_for_a_tokenizer_that_cuts_the_beginning():

@@ -6,6 +6,7 @@ from typing import Any
 
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
+from fimlora.adapter.config import modules_in_full
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -135,6 +136,7 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "data_seed": calibration.seed,
         "requested_examples": calibration.n_batches * calibration.batch_size,
         "dropped_rows": prepared.drawn.n_dropped,
+        **prepared.label_facts,
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
@@ -154,5 +156,7 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,
         head=model.head() if adapter.weights else None,
+        modules_to_save=modules_in_full(model.head_names()),
         model=model.outline(),
+        other_model=model.other_skeleton(),
     )

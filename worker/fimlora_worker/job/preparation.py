@@ -20,9 +20,11 @@ from fimlora_worker.inputs.calibration_data import (
     check_token_ids,
     draw,
 )
+from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
     download_model,
@@ -40,12 +42,13 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs."""
+    """Everything that measuring needs, and what provenance says of the labels."""
 
     model: BaseModel
     batches: PaddedBatches
     drawn: Drawn
     fields: TextFields
+    label_facts: dict[str, Any]
 
 
 def fetch(
@@ -87,18 +90,19 @@ def prepare(
     wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
     limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
     max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
-    drawn = draw(
-        rows,
-        Encoder(tokenizer, fields, max_length, labels),
-        n_examples=calibration.n_batches * calibration.batch_size,
-        seed=calibration.seed,
-        on_example=on_example,
-    )
+    with chat_encoder(tokenizer, calibration.chat_labels) as chat:
+        drawn = draw(
+            rows,
+            Encoder(tokenizer, fields, max_length, labels, chat),
+            n_examples=calibration.n_batches * calibration.batch_size,
+            seed=calibration.seed,
+            on_example=on_example,
+        )
     check_token_ids(drawn.examples, tokenizer, limits.n_ids)
     pad_id = padding_id(tokenizer, limits.n_ids)
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     model = BaseModel(folder, config, wanted, pad_id, process.models)
-    return Prepared(model, batches, drawn, fields)
+    return Prepared(model, batches, drawn, fields, label_facts(drawn.examples, fields, chat))
 
 
 def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:
