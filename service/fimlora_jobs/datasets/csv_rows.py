@@ -6,6 +6,7 @@ so that what a cell is would depend on its neighbours.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -127,9 +128,9 @@ class _Lines:
 
 def _check_header(cells: list[str], where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
-        raise RowError(f"{where} names the column {twice[0]!r} more than once")
+        raise RowError(f"{where} names the column {twice[0][:40]!r} more than once")
     if not any(names):
         raise RowError(f"{where} names no column; the first line of a CSV file must name them")
     [separator] = [s for s in OTHER_SEPARATORS if len(names) == 1 and s in names[0]][:1] or [""]

@@ -17,7 +17,7 @@ from fimlora_jobs.datasets.columns import ColumnError, TaskName
 MAX_CLASSES = 10_000
 MAX_LABEL_CHARS = 1_000
 UNLABELLED = -1  # what `datasets` gives a row of a hidden test split
-NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 LARGEST_LABEL = 2**64
 LARGEST_WHOLE = 2**53  # beyond, a float does not tell neighbours apart
 
@@ -147,6 +147,11 @@ class LabelSurvey:
                 f"task sequence_classification needs classes; in column {self.column!r} "
                 f"{self._fraction}: set task regression, or auto"
             )
+        if self.task == "regression" and self.declared and UNLABELLED in self._seen:
+            raise ColumnError(
+                f"task regression needs an amount in every row; column {self.column!r} declares "
+                "classes, and holds -1 where there is none"
+            )
         if not is_all:
             return None
         if self.task == "regression" or (self._is_numeric and self._fraction):
@@ -199,6 +204,8 @@ def _number(value: Label) -> int | float:
     """A label as a number, whole where it is."""
     if isinstance(value, int):
         return int(value)  # not True
+    if isinstance(value, str) and value.removeprefix("-").isdecimal():
+        return int(value)  # through a float it would lose digits
     number = float(value)
     is_whole = number.is_integer() and abs(number) <= LARGEST_WHOLE
     return int(number) if is_whole else number

@@ -98,3 +98,13 @@ def test_no_rows_are_no_rows(tmp_path, content):
     file.write_bytes(content)
 
     assert survey_upload(file).rows == 0
+
+
+def test_a_million_names_are_refused_at_once(tmp_path):
+    """Comparing each with each would take days."""
+    file = tmp_path / "data.csv"
+    names = ",".join(f"c{n}" for n in range(1_000_000))
+    file.write_text(f"{names}\n{',' * 999_999}\n")
+
+    with pytest.raises(RowError, match="there are 1000000 columns; at most 2000 are taken"):
+        survey_upload(file)

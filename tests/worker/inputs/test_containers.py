@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fimlora_contract.references import Columns
 from fimlora_jobs.datasets.columns import find_fields
@@ -176,6 +178,9 @@ def test_the_task_decides_where_labels_do_not(tmp_path):
         DatasetSchema, match=r"task regression needs numbers; .* text such as 'a'"
     ):
         find_labels(inline_rows(rows_with(["a", "1"])), "label", "regression")
+    declared = replace(inline_rows(rows_with([0, 1, -1])), classes={"label": ("x", "y")})
+    with pytest.raises(DatasetSchema, match="holds -1 where there is none"):
+        find_labels(declared, "label", "regression")
 
 
 def test_booleans_are_the_numbers_they_stand_for(tmp_path):
@@ -213,3 +218,44 @@ def test_columns_are_those_of_all_first_rows(tmp_path):
 
     assert inline_rows(rows).names == ("text", "label")
     assert rows_of_files([write_lines(tmp_path / "a.jsonl", rows)]).names == ("text", "label")
+
+
+NUMBERS = st.one_of(
+    st.integers(-3, 5),
+    st.integers(-(2**63), 2**63),
+    st.integers(-3, 5).map(float),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+SPELLED = st.sampled_from(
+    ["0", "1", "-1", "1.0", "01", "1e2", "+1", "nan", "1_0", "\u0661", " 1"]
+)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=5) | SPELLED
+
+
+@settings(max_examples=200)
+@given(st.lists(NUMBERS, min_size=1, max_size=6) | st.lists(TEXT, min_size=1, max_size=6))
+@example([-1, 0, 1])
+@example(["-1", "0", "1"])
+@example([2**53 + 1.0, 2**53])
+def test_labels_mean_the_same_wherever_they_are_written(tmp_path_factory, values):
+    """Whatever they are: equal targets in JSON and CSV, or refused in both."""
+    folder = tmp_path_factory.mktemp("labels")
+    rows = rows_with(values)
+    sources = [
+        inline_rows(rows),
+        rows_of_files([write_lines(folder / "a.jsonl", rows)]),
+        rows_of_files([write_csv(folder / "a.csv", rows)]),
+    ]
+
+    assert len({repr(targets_of(source, values)) for source in sources}) == 1
+
+
+def targets_of(rows, values):
+    """The head and what each row is trained on, or the refusal without its place."""
+    try:
+        labels = find_labels(rows, "label")
+    except DatasetSchema as error:
+        return str(error).partition("column")[2]
+    found = [labels.target(value) for _, value in rows.scan("label")]
+    assert len(found) == len(values)
+    return labels, found
