@@ -17,6 +17,7 @@ from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from fimlora_service.resolve.local_models import LocalModels
+from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
@@ -87,6 +88,9 @@ class Resolver:
         model = self._resolve_model(request, in_detail=in_detail)
         check_targets(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
+        check_task(
+            model.config, dataset["fields"], request.calibration.task, where="the base model"
+        )
         check_chat(model, is_chat=dataset["chat"])
         references = {"base_model": model.reference, "dataset": dataset}
         is_restricted = any(reference.get("restricted") for reference in references.values())

@@ -12,6 +12,7 @@ from fimlora_jobs.datasets.columns import ColumnError, TextFields, conversation_
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.chat.encoding import ChatEncoder
+from fimlora_worker.inputs.cutting import cut_text
 from fimlora_worker.inputs.instructions import instruction_prompt
 from fimlora_worker.inputs.token_spans import IGNORED, label_spans
 
@@ -77,15 +78,22 @@ class Encoder:
 
     def _tokenize(self, row: Mapping[str, Any]) -> Mapping[str, list[int]]:
         assert self.fields.text
-        pair = row[self.fields.text_pair] if self.fields.text_pair else None
+        from_end = self.tokenizer.truncation_side == "left"
+        text = self._cut(row[self.fields.text], from_end=from_end)
+        pair = None
+        if self.fields.text_pair:
+            pair = self._cut(row[self.fields.text_pair], from_end=from_end)
         encoded: Mapping[str, list[int]] = self.tokenizer(
-            row[self.fields.text], pair, truncation=True, max_length=self.max_length
+            text, pair, truncation=True, max_length=self.max_length
         )
         return encoded
 
+    def _cut(self, text: str, *, from_end: bool = False) -> str:
+        return cut_text(text, self.tokenizer, max_length=self.max_length, from_end=from_end)
+
     def _completed(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         """One text, as it is trained on: tokens may reach over the end of the prompt."""
-        tokenizer, text = self.tokenizer, prompt + completion
+        tokenizer, text = self.tokenizer, self._cut(prompt + completion)
         ids, labels = label_spans(
             tokenizer, text, [(len(prompt), len(text))], add_special_tokens=True
         )

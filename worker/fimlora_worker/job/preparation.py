@@ -1,5 +1,6 @@
 """From references to what measuring needs: the files, the examples, and the model around them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def fetch(
     if is_hub or isinstance(request.dataset, HubDataset):
         reporter.enter(Stage.DOWNLOADING)
     folder = download_model(model, settings) if is_hub else find_model(model, settings, digests)
-    return folder, open_rows(request.dataset, resolved["dataset"], settings, digests)
+    rows = open_rows(
+        request.dataset, resolved["dataset"], settings, digests, alive=reporter.keep_alive
+    )
+    return folder, rows
 
 
 def prepare(
@@ -73,6 +77,7 @@ def prepare(
     folder: Path,
     rows: Rows,
     process: WorkerProcess,
+    on_example: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Draw the examples, and say how the model is wanted; it is not loaded yet."""
     calibration, digest = request.calibration, resolved["base_model"]["digest"]
@@ -91,6 +96,7 @@ def prepare(
             Encoder(tokenizer, fields, max_length, labels, chat),
             n_examples=calibration.n_batches * calibration.batch_size,
             seed=calibration.seed,
+            on_example=on_example,
         )
     check_token_ids(drawn.examples, tokenizer, limits.n_ids)
     pad_id = padding_id(tokenizer, limits.n_ids)

@@ -109,6 +109,7 @@ def write_again(
         weights=adapter.weights,
         seed=request.calibration.seed,
         target_modules=written.target_modules(plan),
+        modules_to_save=written.config.get("modules_to_save"),
     )
     statistics.save(folder / STATISTICS)
     return plan

@@ -59,7 +59,16 @@ TargetModules = Annotated[
         "--target-modules",
         "-t",
         panel=ALLOCATION,
-        help="all-linear, or names with commas between; PEFT's choice if left out.",
+        help="all-linear, names with commas between, or a regular expression over full names; "
+        "the architecture's convention if left out.",
+    ),
+]
+ExcludeModules = Annotated[
+    str | None,
+    _option(
+        "--exclude-modules",
+        panel=ALLOCATION,
+        help="Targets to leave out: names with commas between, or a regular expression.",
     ),
 ]
 Rule = Annotated[
