@@ -89,6 +89,7 @@ def test_options_reach_the_request(run, rows):
         "--column", "text=text", "--task", "causal_lm", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed", "--exclude-modules", r".*\.0\..*key",
+        "--chat-labels", "last",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
@@ -106,7 +107,7 @@ def test_options_reach_the_request(run, rows):
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
-        "task": "causal_lm", "dtype": "float32", "executor": "streamed",
+        "task": "causal_lm", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
     }  # fmt: skip
 
 

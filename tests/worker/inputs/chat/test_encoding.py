@@ -258,3 +258,15 @@ def test_an_answer_that_is_cut_away_drops_the_row():
 
     assert cut is None
     assert learned(tokenizer, (whole["input_ids"], whole["labels"])) == "yes<|im_end|>\n"
+
+
+def test_a_part_cannot_be_told_by_tags_where_the_beginning_changes():
+    """All that tags enclose can be had; the last turn of it only if the rest stays as it was."""
+    tokenizer = chat_tokenizer("{{ messages | length }} messages\n" + TAGGED)
+    messages = CONVERSATIONS["several turns"]
+
+    tokens, _ = encode(tokenizer, messages)
+    with pytest.raises(DatasetSchema, match="set calibration.chat_labels to assistant or all"):
+        encode(tokenizer, messages, "last")
+
+    assert learned(tokenizer, tokens).endswith("y<|im_end|>\n")
