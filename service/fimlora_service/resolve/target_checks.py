@@ -47,17 +47,25 @@ def check_targets(
     }
     entries = request.target_modules
     is_named = isinstance(entries, list) and not has_experts(config)
-    matched = match_entries(entries, matrices) if is_named and entries else None
+    matched = None
     if is_named and entries:
+        matched = match_entries(entries, matrices, config=config)
         check_no_tables(entries, matrices, config)
+    if request.exclude_modules is not None:
+        matched = None  # what is left of them is for the worker to see
     if not matrices or config.get("quantization_config"):
         return  # packed weights have shapes of their own
     check_ceiling(request, matrices, config, matched)
     check_floor(request, matrices, matched, size=sum(map(math.prod, shapes.values())))
 
 
-def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
+def match_entries(
+    entries: Iterable[str], matrices: Shapes, *, config: Mapping[str, Any]
+) -> list[str] | None:
     """Names of the weights that entries mean; ``None`` if a head is among them.
+
+    A model of several parts may be loaded into a tree whose parts stand elsewhere than in the
+    checkpoint: there an entry is known by what follows its last block.
 
     Raises:
         ValidationFailed: An entry matches no weight; the message lists near names.
@@ -66,6 +74,8 @@ def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
     has_head = False
     for index, entry in enumerate(entries):
         found = [name for name in matrices if is_match(entry, name)]
+        if not found and has_parts(config):
+            found = [name for name in matrices if is_match(inside_block(entry), name)]
         if not found and entry.rpartition(".")[2] not in HEADS:
             raise _unknown(entry, index, matrices)
         has_head |= not found
@@ -152,6 +162,17 @@ def check_floor(
 def is_match(entry: str, name: str) -> bool:
     """Whether an entry means a weight: its name, its end, or its name under a base prefix."""
     return name == entry or name.endswith(f".{entry}") or entry.endswith(f".{name}")
+
+
+def inside_block(entry: str) -> str:
+    """What follows the parts of the tree in a name: its last index and the rest, or its leaf."""
+    *_, (start, _) = [(0, 0), *(m.span() for m in re.finditer(r"(?<![^.])\d+\.", entry))]
+    return entry[start:] if start else entry.rpartition(".")[2]
+
+
+def has_parts(config: Mapping[str, Any]) -> bool:
+    """Whether the model is made of several, such as a vision tower and a language model."""
+    return any(isinstance(part, Mapping) and "model_type" in part for part in config.values())
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:

@@ -83,6 +83,45 @@ class TestTargets:
         assert http.post("/calibrate", json=body | change).status_code == 202
 
     @pytest.mark.parametrize(
+        ("entry", "fits"),
+        [
+            ("model.language_model.layers.0.self_attn.q_proj", True),
+            ("language_model.model.layers.0.self_attn.q_proj", True),
+            ("model.language_model.layers.7.self_attn.q_proj", False),
+            ("model.language_model.layers.0.self_attn.qq_proj", False),
+        ],
+    )
+    def test_names_of_the_loaded_tree_and_of_the_checkpoint_are_accepted(
+        self, body, entry, fits
+    ):
+        """A model of several parts may be loaded into another tree than it was saved from."""
+        request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
+        shapes = {"language_model.model.layers.0.self_attn.q_proj.weight": (16, 16)}
+        config = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+
+        if fits:
+            check_targets(request, shapes=shapes, config=config)
+        else:
+            with pytest.raises(ValidationFailed, match="q_proj"):
+                check_targets(request, shapes=shapes, config=config)
+
+    @pytest.mark.parametrize(
+        ("change", "status"),
+        [
+            ({"target_modules": r".*\.(query|value)"}, 202),
+            ({"target_modules": ["query", "value"], "exclude_modules": ["0.attention.self.value"]},
+             202),
+            ({"target_modules": "all-linear", "exclude_modules": r".*\.dense"}, 202),
+            ({"target_modules": "(query"}, 422),
+            ({"exclude_modules": []}, 422),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_expressions_and_exclusions(self, http, body, change, status):
+        """Whether they match is for the worker to see, but a broken one is refused at once."""
+        assert http.post("/calibrate", json=body | change).status_code == status
+
+    @pytest.mark.parametrize(
         ("budget", "fits"),
         [
             ({"parameters": 127}, False),

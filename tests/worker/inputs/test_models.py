@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fimlora.errors import InvalidCheckpoint
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
 from fimlora_worker.inputs.heads import ModelRequest
@@ -172,7 +173,7 @@ def test_a_checkpoint_with_missing_weights_is_refused(folder):
     kept = {key: value for key, value in weights.items() if key != name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
-    with pytest.raises(UnsupportedArchitecture, match=f"lacks weights of .*{name}"):
+    with pytest.raises(InvalidCheckpoint, match=f"lacks weights of .*{name}"):
         load(folder, CLASSIFIER)
 
 
@@ -180,7 +181,7 @@ def test_weights_of_another_shape_are_refused(folder):
     """A config that does not fit its checkpoint must not give random layers."""
     change_config(folder, intermediate_size=32)
 
-    with pytest.raises(UnsupportedArchitecture, match="lacks weights"):
+    with pytest.raises(InvalidCheckpoint, match="lacks weights"):
         load(folder, CLASSIFIER)
 
 

@@ -24,8 +24,8 @@ from fimlora_worker.inputs.heads import (
     HEAD_SEED,
     ModelRequest,
     check_complete,
+    config_for_head,
     head_class,
-    head_options,
     named_architecture_errors,
 )
 from fimlora_worker.inputs.model_checks import check_model_files, read_raw_config
@@ -38,10 +38,15 @@ UNUSABLE = "the config.json of the model cannot be used"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model with its head, ready to be measured."""
+    """A base model with its head, ready to be measured.
+
+    Attributes:
+        drawn: Names of the modules with weights that its checkpoint lacks.
+    """
 
     model: Any
     config: Any
+    drawn: frozenset[str]
 
 
 def find_model(
@@ -138,38 +143,23 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     import torch
     import transformers
 
-    from fimlora.model.loading import align
+    from fimlora.model.loading import load
+    from fimlora.model.skeleton import build_skeleton
 
-    model_class = head_class(config, request.task)
-    options = head_options(request)
-    if options:  # a head trained for other labels is no use
-        options["ignore_mismatched_sizes"] = True
     log.info("model.load digest=%s task=%s", request.digest, request.task)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with named_architecture_errors(config), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(HEAD_SEED)
-        model, report = model_class.from_pretrained(
+    with named_architecture_errors(config):
+        skeleton = build_skeleton(
             folder,
+            model_class=head_class(config, request.task),
+            config=config_for_head(folder, request),
             dtype=getattr(torch, request.dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
         )
-    check_complete(model, _absent(report), request)
-    # Aligned, it gives the same bits as when it is streamed.
-    return LoadedModel(align(model.to(request.device).eval()), config)
-
-
-def _absent(report: Mapping[str, Any]) -> set[str]:
-    """Weights that transformers has drawn: not in the checkpoint, or there in another shape."""
-    # A mismatch comes with both shapes, or by its name alone.
-    other_shape = (
-        key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]
-    )
-    return {str(key) for key in (*report["missing_keys"], *other_shape)}
+        # A head trained for other labels is no use.
+        loaded = load(skeleton, folder, seed=HEAD_SEED, redraws=bool(request.n_outputs))
+    check_complete(skeleton, loaded.missing, request)
+    return LoadedModel(loaded.model.to(request.device), config, loaded.drawn)
 
 
 def load_tokenizer(folder: Path) -> Any:
