@@ -14,7 +14,7 @@ from fimlora_jobs.models.refusal import ModelRefused
 
 # Whole numbers of at least one, wherever they stand, or null where the family has a default.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-HEADS = ("num_attention_heads", "n_head", "n_heads")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
 SIZES = (
     *LAYERS, *HEADS, *WIDTHS, "encoder_layers", "decoder_layers", "num_decoder_layers",
@@ -22,7 +22,9 @@ SIZES = (
     "vocab_size", "max_position_embeddings", "n_positions", "embedding_size",
 )  # fmt: skip
 # Some families have one of these for each layer.
-PER_LAYER = frozenset({"num_attention_heads", "num_key_value_heads", "intermediate_size"})
+PER_LAYER = frozenset({
+    "num_attention_heads", "num_key_value_heads", "num_heads", "intermediate_size",
+})  # fmt: skip
 # A part without layers, or without a table of positions, is one that is not used.
 MAY_BE_ZERO = frozenset({"max_position_embeddings", "n_positions", "intermediate_size"})
 # Above what any model has, and low enough to be built without weights in a moment.

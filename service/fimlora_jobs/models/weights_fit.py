@@ -23,6 +23,9 @@ OTHER_TABLES = {
 }
 # Rows that a family adds to its vocabulary, or pads it with.
 EXTRA_ROWS = 4096
+SIDE = re.compile(r"(size|dim|rank|channels)$")
+NO_SIDE = re.compile(r"window|chunk|cache|block|batch|vocab")
+MOST_UNSEEN = 1 << 16  # what no weight shows, such as the size of an image, is shorter
 REPEATED = re.compile(r"\.(\d+)(?=\.)")
 # Their checkpoints hold a layer once that runs several times.
 SHARE_LAYERS = frozenset({"albert", "hrm_text"})
@@ -42,6 +45,7 @@ def check_weights_fit(config: Mapping[str, Any], shapes: Shapes) -> None:
         _check_rows(config, name, rows)
         _check_width(config, name, width)
     _check_other_tables(config, shapes)
+    _check_sides(config, shapes)
     _check_layers(config, shapes)
 
 
@@ -87,6 +91,19 @@ def _check_other_tables(config: Mapping[str, Any], shapes: Shapes) -> None:
                 f"its weights belong to another config.json, which has {stated}: {name} has "
                 f"{shape[0]} rows"
             )
+
+
+def _check_sides(config: Mapping[str, Any], shapes: Shapes) -> None:
+    """A width that no weight comes near would fill memory with what is made from it."""
+    most = max([MOST_UNSEEN, *(side for shape in shapes.values() for side in shape)])
+    for part in parts_of(config):
+        for key, value in part.items():
+            is_side = SIDE.search(key) and not NO_SIDE.search(key)
+            if is_side and isinstance(value, int) and value > most:
+                raise ModelRefused(
+                    f"its config.json has {key}={value}; no weight of its checkpoint is longer "
+                    f"than {most}"
+                )
 
 
 def _check_width(config: Mapping[str, Any], name: str, width: int) -> None:

@@ -78,6 +78,8 @@ class TestNumbers:
             ({"bos_token_id": "<s>"}, "text for bos_token_id"),
             ({"id2label": 5}, "a whole number for id2label"),
             ({"activation_function": {}}, "an object for activation_function"),
+            ({"state_size": 10**8}, "state_size=100000000; no weight of its checkpoint"),
+            ({"num_heads": 10**30}, "num_heads=1000000000000000000000000000000"),
             ({"resid_pdrop": 7}, "resid_pdrop=7; allowed is a share between 0 and 1"),
             ({"n_positions": 65}, "which has n_positions=65: wpe.weight has 64 rows"),
             ({"type_vocab_size": 3}, "has type_vocab_size=3: token_type_embeddings.weight"),
