@@ -24,6 +24,8 @@ from fimlora.measuring.examples.examples import (
 )
 from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
+from fimlora.measuring.examples.own_loss import without_auxiliary_losses
+from fimlora.measuring.first_look import FirstLook
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.quantities import quantities_for
@@ -39,14 +41,14 @@ from fimlora.measuring.settings import (
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
+from fimlora.model.compiled import running_uncompiled
+from fimlora.model.exclusive import exclusive
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
-from fimlora.model.preserved import preserved, random_states, restore_random_states
-from fimlora.model.targets import (
-    count_base_parameters,
-    locate,
-    uncompiled,
-)
+from fimlora.model.placement import input_device
+from fimlora.model.preserved import preserved
+from fimlora.model.random_states import random_states, restore_random_states
+from fimlora.model.targets import count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
@@ -75,6 +77,7 @@ def measure(
     """Run a few calibration batches and record what scores are made from.
 
     The model is frozen meanwhile and comes back exactly as it was, also after an exception.
+    A second thread that would measure it waits until it is back.
     On a model that PEFT has wrapped, the base model's own linear maps are measured, with
     the adapter acting as it does; a fresh one (B = 0) changes nothing.
 
@@ -129,11 +132,18 @@ def measure_resident(
         The statistics of the batches that were used.
     """
     check_gradients_allowed()
-    model = uncompiled(model)
+    with exclusive(model), running_uncompiled(model) as plain:
+        return _measure_plain(plain, batches, settings)
+
+
+def _measure_plain(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
+) -> Statistics:
+    """Measure a model that no other thread measures now."""
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules
-    device = next(model.parameters()).device
+    device = input_device(model)
     check_record(settings.parsed_record, model)
     recorder = Recorder(modules, quantities_for(settings, modules, device))
     sizes = MicroBatches(settings.micro_batch_size)
@@ -143,12 +153,14 @@ def measure_resident(
     progress = RunProgress(
         recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
     )
-    loss = _measure_batches(model, modules, batches, settings, recorder, sizes, progress)
+    with without_auxiliary_losses(model) as left_out:
+        loss = _measure_batches(model, modules, batches, settings, recorder, sizes, progress)
     return new_statistics(
         model,
         choice,
         settings,
         loss=loss,
+        auxiliary_losses=left_out,
         n_examples=progress.n_examples,
         n_batches=progress.n_used,
         base_parameters=count_base_parameters(model),
@@ -167,25 +179,27 @@ def _measure_batches(
     progress: RunProgress,
 ) -> Loss:
     """Record all batches; gives the loss that the first one showed."""
-    loss: Loss | None = None
-    device, limits = next(model.parameters()).device, input_limits(model)
-    with preserved(model, train_mode=settings.train_mode, seed=settings.seed):
+    run: _Run | None = None
+    device, limits = input_device(model), input_limits(model)
+    with preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state:
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}
         with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
             for item in itertools.islice(batches, settings.n_batches):
                 batch = as_batch(item)
-                loss = loss or choose_loss(model, batch, settings.loss_fn)
+                if run is None:
+                    loss = choose_loss(model, batch, settings.loss_fn)
+                    look = FirstLook(model, loss, state, device, progress.padding)
+                    run = _Run(model, modules, loss, look, watch, recorder, device, sizes)
                 check_inputs(batch, limits, progress.next_batch)
                 if not progress.skips(batch):
-                    run = _Run(model, modules, loss, watch, recorder, device, sizes)
                     progress.count(run.measure_batch(batch, progress.next_batch))
         progress.check_complete()
-    if loss is None or not progress.n_examples:
+    if run is None or not progress.n_examples:
         raise EmptyCalibration(
             "no example carries a label" if progress.n_done else "the loader gave no batch"
         )
-    return loss
+    return run.loss
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,7 @@ class _Run:
     model: nn.Module
     modules: tuple[TargetModule, ...]
     loss: Loss
+    look: FirstLook
     watch: Watch
     recorder: Recorder
     device: torch.device
@@ -214,6 +229,7 @@ class _Run:
         n = len(examples)
         if not n:
             return 0
+        examples = self.look.at(examples, where)
         losses, start = [], 0
         while start < n:
             size = 1 if self.recorder.one_at_a_time else self.sizes.of(n - start)
@@ -252,8 +268,10 @@ class _Run:
     ) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
+        self.look.state.set()  # what ran before is forgotten
         self.recorder.begin(examples.weights, examples.token_mask, is_whole=is_whole)
-        losses = example_losses(self.model, self.loss, examples, self.device, where)
+        with self.look.drawing_nothing():
+            losses = example_losses(self.model, self.loss, examples, self.device, where)
         if self.recorder.adapt(self.watch.calls):
             return None
         # The sum, not the mean: each example's gradient comes out unscaled.

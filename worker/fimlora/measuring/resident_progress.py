@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from fimlora.measuring.examples.batches import Batch
+from fimlora.measuring.examples.padding_check import PaddingCheck
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums
-from fimlora.model.preserved import random_states, restore_random_states
+from fimlora.model.random_states import random_states, restore_random_states
 
 _N_DIGEST = 32  # bytes
 _RANDOM = "random/"
@@ -31,6 +32,7 @@ class RunProgress:
         n_done: Batches that are done.
         n_used: Those of them that hold a labelled example.
         n_examples: Labelled examples.
+        padding: What is known of the model's padding.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class RunProgress:
         on_batch: Callable[[int, int], None] | None = None,
     ) -> None:
         self.n_done = self.n_used = self.n_examples = 0
+        self.padding = PaddingCheck()
         self._recorder, self._sizes, self._saved = recorder, sizes, saved
         self._expected, self._on_batch = expected, on_batch
         self._seen: list[bytes] = []  # digests of the batches, in order
@@ -71,6 +74,8 @@ class RunProgress:
         self.n_done, self.n_used, self.n_examples = facts["counts"]
         self._recorder.restore(tensors, facts["recorder"])
         self._sizes.size, self._sizes.largest = facts["micro_batches"]
+        same, self.padding.is_read = facts["padding"]
+        self.padding.same = [(low, high) for low, high in same]
 
     def skips(self, batch: Batch) -> bool:
         """Look at the next batch of the loader.
@@ -134,4 +139,7 @@ class RunProgress:
         random = {f"{_RANDOM}{device}": state for device, state in states}
         tensors = {"batches": batches, **random, **sums}
         sizes = [self._sizes.size, self._sizes.largest]
-        return tensors, {"counts": counts, "recorder": learned, "micro_batches": sizes}
+        padding = [self.padding.same, self.padding.is_read]
+        return tensors, {
+            "counts": counts, "recorder": learned, "micro_batches": sizes, "padding": padding
+        }  # fmt: skip

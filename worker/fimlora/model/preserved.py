@@ -2,16 +2,18 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from fimlora.model.pass_state import PassState
 
 
 @contextmanager
-def preserved(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None]:
+def preserved(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[PassState]:
     """Freeze every parameter inside the block; the model is preserved as it was.
 
     Inside, no parameter requires grad, so a backward pass computes gradients of activations
@@ -25,13 +27,14 @@ def preserved(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None
         seed: Seed of the random state inside the block.
 
     Yields:
-        None. Flags, modes and all three random states are restored when the block ends, also when it
-        raises.
+        The state that passes are to begin from. It is put back, as are flags, modes and all three
+        random states, when the block ends, also when it raises.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     tensors = itertools.chain(model.parameters(), model.buffers())
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    state = PassState(model)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices), torch.enable_grad():
@@ -39,8 +42,9 @@ def preserved(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[None
             model.train(train_mode)
             for parameter, _ in flags:
                 parameter.requires_grad = False
-            yield
+            yield state
     finally:
+        state.set()
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         for parameter, required in flags:
@@ -55,32 +59,3 @@ def _seed(seed: int, devices: list[int]) -> None:
     for device in devices:
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
-
-
-def random_states(*devices: torch.device) -> dict[str, Tensor]:
-    """Note where torch's generators stand.
-
-    Args:
-        *devices: The devices whose generators count, besides the CPU's.
-
-    Returns:
-        Their states by the name of the device.
-    """
-    states = {"cpu": torch.get_rng_state()}
-    for device in devices:
-        if device.type == "cuda":
-            states[str(device)] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_states(states: Mapping[str, Tensor]) -> None:
-    """Let torch's generators draw again what they have drawn since.
-
-    Args:
-        states: What `random_states` gave.
-    """
-    for name, state in states.items():
-        if name == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, name)

@@ -55,6 +55,8 @@ class Statistics:
         squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
         not_targeted: What the choice of targets means but is not one of them, by name, with the
             reason in a sentence: modules, or parameters that hold several matrices.
+        auxiliary_losses_left_out: What the model adds to its loss in training and the run
+            left out, by the names of the weights in its config.
         input_squares: Sum over tokens of the squared input (I) per module, if recorded.
         token_counts: Tokens in that sum (1), if recorded.
         batch_energies: ``sum_b ||H[b, o, :]||^2`` (O) per module, if recorded.
@@ -82,6 +84,7 @@ class Statistics:
     example_energies: Arrays
     squared_gradients: Arrays
     not_targeted: Mapping[str, str] = field(default_factory=dict)
+    auxiliary_losses_left_out: tuple[str, ...] = ()
     input_squares: Arrays = field(default_factory=dict)
     token_counts: Arrays = field(default_factory=dict)
     batch_energies: Arrays = field(default_factory=dict)
@@ -261,13 +264,17 @@ class Statistics:
                 keys[group][name] = key
         modules = tuple(TargetModule(**row) for row in header.pop("modules"))
         header["not_targeted"] = _left_out(header.get("not_targeted", {}))
+        auxiliary = header.get("auxiliary_losses_left_out", ())
+        header["auxiliary_losses_left_out"] = tuple(auxiliary)
         arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
         return cls(modules=modules, estimator=estimator, **header, **arrays)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
-        plain = {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
-        return {**facts, **plain}
+        facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
+        auxiliary = list(facts.pop("auxiliary_losses_left_out"))
+        # Most models have none.
+        return facts | ({"auxiliary_losses_left_out": auxiliary} if auxiliary else {})
 
 
 _GROUPS = (

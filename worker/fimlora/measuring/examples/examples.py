@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import InvalidOption, NumericalFailure
+from fimlora.errors import InvalidOption, NumericalFailure, UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
-from fimlora.measuring.examples.losses import Loss, LossKind
+from fimlora.measuring.examples.losses import BY_TOKEN, Loss, LossKind, logits_of
 from fimlora.measuring.examples.padding import (
     PASS_ON_CPU,
     PASS_ON_DEVICE,
@@ -110,7 +110,7 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
         counts = counts[labelled]
     padding, order = None, None
-    if loss.loss_fn is None and not loss.reads_padding and len(counts):
+    if loss.loss_fn is None and len(counts):
         padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
     if padding is not None and (rows := padding.by_length()) != sorted(rows):
         padding, sorting = padding.of(rows), torch.tensor(rows)
@@ -148,17 +148,20 @@ def example_losses(
         labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
         if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
-    if "use_cache" in inspect.signature(base.forward).parameters:
+    if accepts_cache(model):
         inputs.setdefault("use_cache", False)
     if loss.head is None:
-        losses = loss.per_example(model(**inputs), examples.batch, where)
+        outputs = _run(model, inputs)
+        _check_logits(model, outputs, examples.batch, loss)
+        losses = loss.per_example(outputs, examples.batch, where)
     else:
         # The head sees no token, the loss what the head would have seen.
         with without_tokens(loss.head.linear, examples.batch["labels"].shape) as hidden:
-            outputs = model(**inputs)
+            outputs = _run(model, inputs)
         if hidden:
             losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)
         else:
+            _check_logits(model, outputs, examples.batch, loss)
             losses = loss.per_example(outputs, examples.batch, where)
     if losses.shape != (len(examples),):
         raise InvalidOption(
@@ -166,6 +169,43 @@ def example_losses(
             f"({len(examples)},)"
         )
     return losses
+
+
+def _check_logits(model: nn.Module, outputs: Any, batch: Batch, loss: Loss) -> None:
+    """See that there are logits for every token, and no others.
+
+    Raises:
+        UnsupportedModule: There are not, as with prompts before the tokens.
+    """
+    if loss.kind not in BY_TOKEN:
+        return
+    logits, labels = logits_of(outputs), batch["labels"]
+    if logits.shape[:-1] != labels.shape:
+        raise UnsupportedModule(
+            f"{type(base_model_of(model)).__name__} gives {logits.shape[1]} logits for "
+            f"{labels.shape[1]} tokens, as with prompts that are learnt: which of them are "
+            "trained is not known; give a loss_fn that returns one loss per example"
+        )
+
+
+def _run(model: nn.Module, inputs: Batch) -> Any:
+    """Run a model, and name what classifiers complain of."""
+    try:
+        return model(**inputs)
+    except ValueError as error:
+        if "no padding token is defined" not in str(error):
+            raise
+        kind = type(base_model_of(model)).__name__
+        raise InvalidOption(
+            f"{kind} cannot tell where examples end, as its config names no padding: set "
+            "pad_token_id on the config of its text"
+        ) from error
+
+
+def accepts_cache(model: nn.Module) -> bool:
+    """Say whether a model is to be told to keep no keys and values of past tokens."""
+    base: Any = base_model_of(model)
+    return "use_cache" in inspect.signature(base.forward).parameters
 
 
 def check_finite(

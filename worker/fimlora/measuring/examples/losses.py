@@ -49,13 +49,7 @@ class LossKind(StrEnum):
     """What the caller's ``loss_fn`` says."""
 
 
-# Architectures whose outputs for real tokens depend on how much padding follows: they read
-# the last column, mix neighbouring or all columns, or choose their attention by the length.
-_READ_PADDING = frozenset({
-    "big_bird", "bigbird_pegasus", "canine", "convbert", "fnet", "mra", "nystromformer",
-    "reformer", "xlnet", "yoso",
-})  # fmt: skip
-_BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
+BY_TOKEN = frozenset({LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM})
 
 
 @dataclass(frozen=True)
@@ -66,14 +60,11 @@ class Loss:
         kind: What it is.
         loss_fn: The caller's own function, for ``LossKind.CUSTOM``.
         head: The head of a language model that `per_example_from_hidden` can be used with.
-        reads_padding: Whether the model's outputs depend on how much padding there is, so
-            that none may be cut.
     """
 
     kind: LossKind
     loss_fn: LossFn | None = None
     head: LargeHead | None = None
-    reads_padding: bool = False
 
     def count_labels(self, batch: Mapping[str, Any], n_examples: int) -> Int[Tensor, " N"]:
         """Count what each example contributes to the mean over the batch.
@@ -104,7 +95,7 @@ class Loss:
         """
         if self.loss_fn is not None:
             return self.loss_fn(outputs, batch)
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        logits = logits_of(outputs)
         check_labels(batch["labels"], logits.shape[-1], self.kind, where)
         return per_example_loss(logits, batch["labels"], self.kind)
 
@@ -124,6 +115,16 @@ class Loss:
         assert self.head is not None
         check_labels(batch["labels"], self.head.linear.out_features, self.kind, where)
         return _token_loss_behind(self.head, hidden, batch["labels"], self.kind)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Find the logits in what a model returned.
+
+    Returns:
+        The logits.
+    """
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    return logits
 
 
 def choose_loss(
@@ -154,12 +155,11 @@ def choose_loss(
     config, kind = getattr(base, "config", None), type(base).__name__
     if not isinstance(batch.get("labels"), Tensor):
         raise InvalidOption(f"the batch has no tensor 'labels', only {sorted(batch)}")
-    reads_padding = getattr(config, "model_type", None) in _READ_PADDING
     if "ForSequenceClassification" in kind:
-        return Loss(_classification_kind(config, batch["labels"]), reads_padding=reads_padding)
+        return Loss(_classification_kind(config, batch["labels"]))
     token_kind = _language_model_kind(base)
     head = find_large_head(base, chunk_sizes)
-    return Loss(token_kind, head=head, reads_padding=reads_padding)
+    return Loss(token_kind, head=head)
 
 
 def _language_model_kind(model: nn.Module) -> LossKind:
@@ -207,7 +207,7 @@ def count_labels(labels: Tensor, kind: LossKind) -> Int[Tensor, " N"]:
     Returns:
         Labels per example; always 1 where an example has one target.
     """
-    if kind in _BY_TOKEN:
+    if kind in BY_TOKEN:
         return (predicted(labels, kind) != IGNORED).sum(dim=1)
     if kind is LossKind.SINGLE_LABEL:
         return (labels.flatten() != IGNORED).long()
@@ -240,7 +240,7 @@ def check_labels(labels: Tensor, n_classes: int, kind: LossKind, where: str) -> 
     Raises:
         InvalidOption: One is out of range.
     """
-    if labels.device.type != "cpu" or kind not in {*_BY_TOKEN, LossKind.SINGLE_LABEL}:
+    if labels.device.type != "cpu" or kind not in {*BY_TOKEN, LossKind.SINGLE_LABEL}:
         return
     labels = predicted(labels, kind)
     is_wrong = (labels != IGNORED) & ((labels < 0) | (labels >= n_classes))
@@ -263,7 +263,7 @@ def per_example_loss(logits: Tensor, labels: Tensor, kind: LossKind) -> Float[Te
     Returns:
         One loss per example in float32 at least; 0 for an example without labels.
     """
-    if kind in _BY_TOKEN:
+    if kind in BY_TOKEN:
         return _token_loss(logits, labels, kind)
     logits = logits if logits.element_size() >= 4 else logits.float()
     if kind is LossKind.SINGLE_LABEL:

@@ -1,7 +1,7 @@
 """A micro-batch on its way through a streamed model, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -11,7 +11,9 @@ from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.boundary_store import BoundaryStore
 from fimlora.measuring.streamed.paused_forward import PausedForward
 from fimlora.measuring.streamed.recompute import BlockCalls
+from fimlora.measuring.streamed.side_pass import SidePass
 from fimlora.model.hooks import Watch, watch_modules
+from fimlora.model.pass_state import Change, PassState
 
 
 class MixedExamplesError(Exception):
@@ -26,15 +28,23 @@ class MicroBatch:
         examples: Its examples.
         forward: Its pass through the model, up to the losses.
         calls: What that pass has left behind.
+        state: What passes begin from.
+        changes: What this pass has changed of it.
     """
 
     examples: Examples
     forward: PausedForward
     calls: BlockCalls
+    state: PassState
+    changes: list[Change] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, examples: Examples, losses: Callable[[], Tensor], store: BoundaryStore
+        cls,
+        examples: Examples,
+        losses: Callable[[], Tensor],
+        store: BoundaryStore,
+        state: PassState,
     ) -> "MicroBatch":
         """Make one that has not begun.
 
@@ -42,6 +52,7 @@ class MicroBatch:
             examples: Its examples.
             losses: Runs the model's forward pass.
             store: Holds what blocks are called with.
+            state: What passes begin from.
 
         Returns:
             The micro-batch.
@@ -55,7 +66,17 @@ class MicroBatch:
                 calls.backward(found.sum())
             return found.detach()
 
-        return cls(examples, PausedForward(body), calls)
+        return cls(examples, PausedForward(body), calls, state)
+
+    def advance(self, outputs: object = None) -> None:
+        """Go on to the next block, or to the end.
+
+        Args:
+            outputs: What the block returns that it waits at.
+        """
+        self.state.set(self.changes)
+        self.forward.advance(outputs)
+        self.changes = self.state.changes()
 
     def run(self, block: nn.Module, targets: Mapping[str, nn.Module], *, keeps: bool) -> object:
         """Run the block that it waits at; the pass waits on for what the block returned.
@@ -79,6 +100,7 @@ class MicroBatch:
                 raise MixedExamplesError(name)
             return ()
 
+        self.state.set(self.changes, within=block)
         with watch_modules(targets, look, lambda name, calls: None):  # noqa: ARG005
             return self.calls.run(block, call, keeps=keeps)
 
@@ -94,6 +116,7 @@ class MicroBatch:
             is_whole: Whether the micro-batch is a whole batch.
         """
         is_kept = False
+        self.state.set(self.changes, within=block)
         while not is_kept:
             watch.begin_forward()
             recorder.begin(self.examples.weights, self.examples.token_mask, is_whole=is_whole)
@@ -109,7 +132,7 @@ class MicroBatch:
         self.calls.forget()
 
 
-def next_block(micro_batches: Sequence[MicroBatch]) -> str | None:
+def next_block(micro_batches: Sequence[MicroBatch | SidePass]) -> str | None:
     """Name the block that all micro-batches wait at.
 
     Args:

@@ -20,7 +20,7 @@ from fimlora.statistics.statistics import Groups
 
 _FOUND, _GRADIENT = "found", "gradient"
 # Attributes that are saved as they are.
-_FACTS = ("n_done", "stop", "n_left", "one_at_a_time")
+_FACTS = ("n_done", "stop", "n_left", "one_at_a_time", "uncut")
 # Going back through a block: it runs again, then backward, and is recorded.
 _WORK_BACK = 3
 
@@ -40,6 +40,7 @@ class LayerwiseProgress:
         stop: The last of them that was finished; all blocks behind it are finished too.
         n_left: Blocks that are left; below 0 while nobody knows.
         one_at_a_time: Whether examples run one at a time.
+        uncut: From which batch on padding stays; ``None`` while it was read in none.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LayerwiseProgress:
         self.stop: str | None = None
         self.n_left = -1
         self.one_at_a_time = False
+        self.uncut: int | None = None
         self._n_batches, self._n_blocks = n_batches, n_blocks
         self._saved, self._on_batch = saved, on_batch
         self._gradients: dict[str, Tensor] = {}

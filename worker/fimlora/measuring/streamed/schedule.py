@@ -7,13 +7,14 @@ then the blocks come back in reverse, and each is run again with its targets bei
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import MissingGradient, UnsupportedModule
+from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.examples import Examples, check_finite
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.block_weights import BlockWeights
@@ -25,7 +26,16 @@ from fimlora.measuring.streamed.micro_batch import (
     next_block,
 )
 from fimlora.measuring.streamed.progress import LayerwiseProgress
+from fimlora.measuring.streamed.side_pass import (
+    PaddingReadError,
+    SidePass,
+    SideQuestions,
+    WholeSliceError,
+    uncut_from,
+)
 from fimlora.model.hooks import watch_modules
+from fimlora.model.pass_state import PassState
+from fimlora.model.random_states import drawing_nothing
 from fimlora.model.targets import locate
 from fimlora.plan import TargetModule
 from fimlora.statistics.statistics import Groups
@@ -45,6 +55,8 @@ class LayerwiseRun:
         weights: Gives blocks their weights.
         store: Keeps what blocks are called with.
         batches: The labelled examples of each calibration batch.
+        state: What passes begin from.
+        questions: What else is asked on the way.
         losses: Runs the model's forward pass over examples, which an error calls by a name.
         new_recorder: Makes a recorder for the targets of one block.
         progress: How far it is.
@@ -58,6 +70,8 @@ class LayerwiseRun:
     weights: BlockWeights
     store: BoundaryStore
     batches: Sequence[Examples]
+    state: PassState
+    questions: SideQuestions
     losses: Losses
     new_recorder: NewRecorder
     progress: LayerwiseProgress
@@ -74,11 +88,18 @@ class LayerwiseRun:
             What was recorded, for every block with targets, the last block first.
         """
         self.progress.resume()
-        try:
-            return self._go(1 if self.progress.one_at_a_time else micro_batch_size)
-        except MixedExamplesError:
-            self.progress.one_at_a_time = True
-        return self._go(1)
+        while True:
+            uncut, one_at_a_time = self.progress.uncut, self.progress.one_at_a_time
+            if uncut is not None:
+                self.batches = uncut_from(self.batches, uncut)
+            try:
+                return self._go(1 if one_at_a_time else micro_batch_size)
+            except MixedExamplesError:
+                self.progress.one_at_a_time = True
+            except PaddingReadError as found:
+                self.progress.uncut = found.number
+            except WholeSliceError:
+                self.questions.whole = True
 
     def _go(self, micro_batch_size: int | None) -> list[Groups]:
         self.order.clear()
@@ -90,7 +111,7 @@ class LayerwiseRun:
         ]
         try:
             if self.progress.n_left:
-                self._go_forward(batches)
+                self._look_and_go_forward(batches)
             return self._go_backward(batches)
         finally:
             for micro_batch in itertools.chain(*batches):
@@ -100,32 +121,63 @@ class LayerwiseRun:
         parts = list(examples.parts(size or len(examples)))
         self.largest = max(self.largest, *map(len, parts))
         return [
-            MicroBatch.of(part, partial(self.losses, part, where), self.store) for part in parts
+            MicroBatch.of(part, partial(self.losses, part, where), self.store, self.state)
+            for part in parts
         ]
 
-    def _go_forward(self, batches: list[list[MicroBatch]]) -> None:
+    def _look_and_go_forward(self, batches: list[list[MicroBatch]]) -> None:
+        """Go forward, and ask on the way what no earlier pass has answered."""
+        if self.progress.stop is not None:
+            self._go_forward(batches, [])
+            return
+        sides = [
+            SidePass(question, failure, self.questions.tracer, self.state, self.store)
+            for question, failure in self.questions.ask(self.batches)
+        ]
+        try:
+            with self.questions.watching(), self._drawing_nothing(batches):
+                self._go_forward(batches, sides)
+        finally:
+            for side in sides:
+                side.forward.abandon()
+        self.questions.judge()
+
+    def _drawing_nothing(
+        self, batches: list[list[MicroBatch]]
+    ) -> AbstractContextManager[object]:
+        """Refuse a model that draws random numbers in the block; a loss of one's own may."""
+        if self.questions.loss.loss_fn is not None:
+            return nullcontext()
+        parts = [*itertools.chain(*batches)]
+        return drawing_nothing(
+            self.model,
+            self.questions.device,
+            lambda: [c for part in parts for c in part.changes],
+        )
+
+    def _go_forward(self, batches: list[list[MicroBatch]], sides: Sequence[SidePass]) -> None:
         """Go through all blocks, and from the loss to the last block's outputs.
 
         Blocks that an earlier run has finished are left out, with all that is behind them.
         """
-        stop, all_parts = self.progress.stop, [*itertools.chain(*batches)]
+        stop, micro_batches = self.progress.stop, [*itertools.chain(*batches)]
+        all_parts: list[MicroBatch | SidePass] = [*sides, *micro_batches]
         self.weights.prefetch(next(iter(self.blocks)))
         for part in all_parts:
-            part.forward.advance()
+            part.advance()
         while (block := next_block(all_parts)) not in {None, stop}:
             assert block is not None
             self._run_block(block, all_parts)
             self.progress.report_forward(len(self.order))
         self.weights.release_embeddings_and_head()
         if stop is None:
-            self._check_all_ran()
             self._check_losses(batches)
             return
-        for part in all_parts:
+        for part in micro_batches:
             part.forward.abandon()
-        self.progress.restore([part.calls for part in all_parts])
+        self.progress.restore([part.calls for part in micro_batches])
 
-    def _run_block(self, name: str, all_parts: Sequence[MicroBatch]) -> None:
+    def _run_block(self, name: str, all_parts: Sequence[MicroBatch | SidePass]) -> None:
         """Run a block for all passes that wait at it, and let them go on."""
         if name in self.order:
             raise UnsupportedModule(f"block {name!r} runs twice in a pass; measure it resident")
@@ -138,7 +190,7 @@ class LayerwiseRun:
             made = list(made)
             self.weights.mark_reusable(name)
         for part, outputs in zip(all_parts, made, strict=True):
-            part.forward.advance(outputs)
+            part.advance(outputs)
 
     def _load(self, block: str) -> str | None:
         """Load a block, and begin to read the one that will follow; gives that one's name."""
@@ -183,16 +235,6 @@ class LayerwiseRun:
                     checks = recorder.end_batch(examples.order)
                     check_finite(targets, torch.empty(0), checks, self._where(number))
         return recorder.groups(sum(map(len, self.batches))) if targets else None
-
-    def _check_all_ran(self) -> None:
-        ran = {
-            module.name for block in self.order for module in targets_of(block, self.modules)
-        }
-        for module in self.modules:
-            if module.name not in ran:
-                raise MissingGradient(
-                    f"target module {module.name!r} did not run in the forward pass; leave it out"
-                )
 
     def _check_losses(self, batches: list[list[MicroBatch]]) -> None:
         for number, parts in enumerate(batches, 1):
