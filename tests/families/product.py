@@ -1,5 +1,6 @@
 """Run the product on a family's checkpoint: a worker's job where a job can, else the library."""
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from fimlora import (
     write_adapter,
 )
 from fimlora.model.skeleton import build_skeleton
+from fimlora_contract.jobs import JobStatus
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_worker.inputs.model_cache import ModelCache
 from fimlora_worker.job.calibration import AcceptedJob, calibrate
+from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 from fimlora_worker.settings import Settings as WorkerSettings
 
@@ -98,27 +101,25 @@ def _run_job(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Pro
         models=ModelCache(limit_bytes=0), digests=digests,
     )  # fmt: skip
     work = Path(tempfile.mkdtemp(dir=out))
-    reporter: Any = _Silent(work.name)
+    reporter = _reporter(work.name)
     plan = calibrate(accepted, process=process, reporter=reporter, folder=work).plan
     folder = work / "adapter"
     return Product(Statistics.load(folder / "statistics.safetensors"), plan, folder)
 
 
-@dataclass(frozen=True)
-class _Silent:
-    """Stands where a worker reports its progress to the job's record."""
+class _NoRecord:
+    """Stands where the records of jobs are; nobody looks at this one's."""
 
-    job_id: str
-    attempt: int = 1
+    def report(self, job_id: str, attempt: int, progress: Any) -> JobStatus:
+        """Go on."""
+        return JobStatus.RUNNING
 
-    def enter(self, stage: Any, *, n_batches: int = 0) -> None:
-        """A stage begins."""
 
-    def on_batch(self, done: int, expected: int) -> None:
-        """A batch is done."""
-
-    def on_resume(self, done: int, expected: int) -> None:
-        """There is nothing to go on from."""
+def _reporter(job_id: str) -> Reporter:
+    store: Any = _NoRecord()
+    return Reporter(
+        store, job_id, 1, is_draining=lambda: False, on_alive=lambda: None, deadline_s=math.inf
+    )
 
 
 def _run_library(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Product:
