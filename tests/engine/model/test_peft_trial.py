@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import ParamWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fimlora.model.peft_trial import PeftRefusal, adapt, unadaptable
+from fimlora.model.peft_trial import PeftRefusal, adapt, unadaptable, unadaptable_by_peft
 from support.families import (
     CLASSIFIERS,
     FAMILIES,
@@ -207,3 +208,31 @@ def test_the_tensors_of_a_file_are_those_that_stock_peft_saves(name, tmp_path):
 
     assert adapted.tensors == {n: tuple(t.shape) for n, t in saved.items()}
     assert adapted.lost == ()
+
+
+@pytest.mark.parametrize(
+    ("class_name", "head"),
+    [
+        ("RobertaForTokenClassification", "classifier"),
+        ("RobertaForQuestionAnswering", "qa_outputs"),
+        ("RobertaForMultipleChoice", None),
+    ],
+)
+def test_the_task_is_that_of_the_models_class(class_name, head):
+    """PEFT saves other heads for other tasks, and none for a class it does not know."""
+    config = build("roberta").config
+    model = getattr(transformers, class_name)(config)
+
+    reasons = unadaptable_by_peft(model, linear_names(model))
+
+    assert reasons.keys() == ({head} if head else set())
+
+
+def test_what_carries_lora_already_can():
+    """Even a map that PEFT refuses by its name, once somebody has put LoRA there."""
+    model = get_peft_model(build("bamba"), LoraConfig(r=2, target_modules=["out_proj"]))
+    model.get_base_model().config.model_type = "mamba2"
+    names = ["model.layers.0.mamba.out_proj"]
+
+    assert unadaptable_by_peft(build("mamba2"), ["backbone.layers.0.mixer.out_proj"])
+    assert unadaptable_by_peft(model, names) == {}
