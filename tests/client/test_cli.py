@@ -83,13 +83,13 @@ def test_options_reach_the_request(run, rows):
     """Each option is where the contract wants it; what is left out has its default."""
     options = [
         "--budget-parameters", "4000", "--target-modules", "query, key", "--r-min", "2",
+        "--exclude-modules", r".*\.0\..*key",
         "--r-max", "30", "--rule", "random", "--aggregation", "l2", "--seed", "7",
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
         "--column", "text=text", "--task", "causal_lm", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
-        "--executor", "streamed", "--exclude-modules", r".*\.0\..*key",
-        "--chat-labels", "last",
+        "--executor", "streamed",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
