@@ -37,12 +37,9 @@ class EmbeddingsAndHead:
     ) -> None:
         self._model, self._reader, self._device = model, reader, device
         self._meta = dict(model.named_parameters(remove_duplicate=False))
-        self.modules = {
-            name: module
-            for name, module in self._sharing_modules().items()
-            if name not in blocks and names_in([name], self._meta) <= reader.names
-        }
-        self.names = names_in(self.modules, self._meta)
+        self._names = self._names_by_module(blocks, reader.names)
+        self.modules = {name: model.get_submodule(name) for name in self._names}
+        self.names = set[str]().union(*self._names.values())
         self._stand_ins = {name: self._stand_in(self._meta[name]) for name in self.names}
 
     def release(self) -> None:
@@ -59,27 +56,43 @@ class EmbeddingsAndHead:
         """Say whether a module has to be loaded before it runs."""
         return any(
             self._model.get_parameter(name) is self._stand_ins[name]
-            for name in self._names_of(module)
+            for name in self._names[module]
         )
 
     def largest_weight(self, module: str) -> int:
         """Give the bytes of a module's largest weight."""
-        return max(self._meta[name].nbytes for name in self._names_of(module))
+        return max(self._meta[name].nbytes for name in self._names[module])
 
     def load(self, module: str) -> None:
         """Read a module's weights."""
-        put_from(self._reader, self._model, self._names_of(module), self._device)
+        put_from(self._reader, self._model, self._names[module], self._device)
 
-    def _names_of(self, module: str) -> set[str]:
-        return names_in([module], self._meta)
+    def _names_by_module(
+        self, blocks: Collection[str], present: Collection[str]
+    ) -> dict[str, set[str]]:
+        """Find which weights of embeddings and head a module needs when it is called.
 
-    def _sharing_modules(self) -> dict[str, nn.Module]:
+        One that has a block inside is still running when they are let go of, so what it
+        needs stays.
+
+        Returns:
+            Names of weights by the name of a module, where all of them may go.
+        """
         both = [self._model.get_input_embeddings(), self._model.get_output_embeddings()]  # type: ignore[operator]
         shared = {id(p) for one in both if isinstance(one, nn.Module) for p in one.parameters()}
-        return {
-            name: module
+        found = {
+            name: {n for n in names_in([name], self._meta) if id(self._meta[n]) in shared}
             for name, module in self._model.named_modules()
             if any(id(p) in shared for p in module.parameters(recurse=False))
+        }
+        around = {name for name in found if any(b.startswith(f"{name}.") for b in blocks)}
+        kept = {id(self._meta[n]) for name in around for n in found[name]}
+        return {
+            name: names
+            for name, names in found.items()
+            if name not in {*blocks, *around}
+            and names <= set(present)
+            and kept.isdisjoint(id(self._meta[n]) for n in names)
         }
 
     def _stand_in(self, weight: Tensor) -> Parameter:
