@@ -87,7 +87,7 @@ def test_options_reach_the_request(run, rows):
         "--r-max", "30", "--rule", "random", "--aggregation", "l2", "--seed", "7",
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
-        "--column", "text=text", "--task", "causal_lm", "--batches", "5", "--priority", "high",
+        "--column", "text=text", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed",
     ]  # fmt: skip
@@ -107,7 +107,7 @@ def test_options_reach_the_request(run, rows):
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
-        "task": "causal_lm", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
+        "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
     }  # fmt: skip
 
 

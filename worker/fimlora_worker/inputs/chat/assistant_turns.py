@@ -95,9 +95,8 @@ def _by_tags(
     text = _text(whole, where)
     start = _start(text, before)
     if start is None:
-        raise DatasetSchema(
-            NOT_A_PREFIX.format(where=where, number=first, choices="assistant or all")
-        )
+        choices = "all" if conversation.n_given else "assistant or all"
+        raise DatasetSchema(NOT_A_PREFIX.format(where=where, number=first, choices=choices))
     return Marked(
         text, tuple((max(a, start), b) for a, b in whole.spans if b > start), "generation tags"
     )
