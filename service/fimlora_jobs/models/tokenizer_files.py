@@ -6,6 +6,8 @@ pads; the tokens that every text gets, and the vocabulary as a whole, may not.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,22 @@ FILES = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "source.spm"
 SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
 # Their tokens are characters or bytes, by code alone.
 WITHOUT_FILES = frozenset({"canine", "perceiver"})
-MAX_BYTES = 128 << 20
+MAX_BYTES = 64 << 20
 # Beyond this, it is the vocabulary of another model and not a few tokens that were added.
 MOST_BEYOND = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerIds:
+    """The ids of a tokenizer that are certain to be used.
+
+    Attributes:
+        added_to_all: Tokens that every text gets, and their ids.
+        largest: Of its vocabulary, without tokens that were added.
+    """
+
+    added_to_all: tuple[tuple[str, int], ...] = ()
+    largest: int = 0
 
 
 def check_tokenizer_names(names: Collection[str], config: Mapping[str, Any]) -> None:
@@ -49,21 +64,37 @@ def check_tokenizer_ids(folder: Path, config: Mapping[str, Any], shapes: Shapes)
     """
     rows = max((rows for _, rows, _ in token_tables(shapes)), default=None)
     rows = rows or config.get("vocab_size")
-    content = _read(folder / "tokenizer.json")
-    if not isinstance(rows, int) or not content:
+    if not isinstance(rows, int):
         return
-    for token, number in _added_to_all(content.get("post_processor")):
+    ids = _ids_in(folder / "tokenizer.json")
+    for token, number in ids.added_to_all:
         if number >= rows:
             raise ModelRefused(
                 f"its tokenizer adds {token!r} to every text, whose id {number} lies outside "
                 f"the embedding of {rows} rows"
             )
-    largest = max(_vocabulary(content), default=0)
-    if largest >= rows + MOST_BEYOND:
+    if ids.largest >= rows + MOST_BEYOND:
         raise ModelRefused(
-            f"its tokenizer belongs to another model: it has ids up to {largest}, and the "
+            f"its tokenizer belongs to another model: it has ids up to {ids.largest}, and the "
             f"embedding {rows} rows"
         )
+
+
+def _ids_in(file: Path) -> TokenizerIds:
+    """What a ``tokenizer.json`` says; nothing where there is none that can be read."""
+    try:
+        state = file.stat()
+        return _read_ids(file, state.st_size, state.st_mtime_ns, state.st_ino)
+    except OSError:
+        return TokenizerIds()
+
+
+@lru_cache(maxsize=64)
+def _read_ids(file: Path, _size: int, _changed_ns: int, _inode: int) -> TokenizerIds:
+    # Read once as long as it is the same: it may have some hundred thousand lines.
+    content = _read(file)
+    largest = max(_vocabulary(content), default=0)
+    return TokenizerIds(tuple(_added_to_all(content.get("post_processor"))), largest)
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -150,11 +150,6 @@ def no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
-@breaker
-def a_pipe(folder: Path) -> None:
-    os.mkfifo(folder / "vocab.txt")
-
-
 @pytest.fixture
 def broken(data_dir: Path, model_folders: Path) -> list[str]:
     """Names of models that are each broken in one way, some of them links to elsewhere."""
