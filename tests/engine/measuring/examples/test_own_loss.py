@@ -315,3 +315,30 @@ def test_modules_of_torch_are_not_looked_into():
 
     assert all(not m._forward_hooks for m in model.modules())
     assert any(isinstance(m, nn.Linear) for m in model.modules())
+
+
+FSMT = {
+    **DECODER, "langs": ["en", "de"], "src_vocab_size": 61, "tgt_vocab_size": 61,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
+def test_a_model_that_does_not_run_in_its_dtype_is_refused_by_name(executor, tmp_path):
+    """Torch has no Fourier transform of bfloat16; the sentence is torch's, and says so."""
+    model = build("FNetForSequenceClassification", "FNet").to(torch.bfloat16)
+    batch = make_batch("bert_classifier", [7, 3])
+    batch["labels"] %= 2
+    batch.pop("attention_mask")
+
+    with pytest.raises(UnsupportedModule, match=r"does not run in bfloat16: .*BFloat16.*dtype"):
+        measure_by(executor, model, tmp_path, [batch], ["dense"])
+
+
+def test_a_model_whose_own_loss_fails_is_refused_by_name():
+    """FSMT has its tokens on the first axis of its logits, and its labels on the second."""
+    model = build("FSMTForConditionalGeneration", "FSMT", **FSMT)
+    inputs = text_batch([9, 5])
+    batch = {**inputs, "labels": inputs["labels"][:, :4].clamp_min(3)}
+
+    with pytest.raises(UnsupportedModule, match=r"own loss of FSMT.* fails: .*give a loss_fn"):
+        measure(model, [batch], target_modules=["fc1"])

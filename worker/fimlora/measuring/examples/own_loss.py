@@ -35,6 +35,7 @@ _READ_AS = {
     LossKind.MULTI_LABEL: "the mean binary cross-entropy of the classes",
     LossKind.REGRESSION: "the mean squared error of the outputs",
 }
+_OTHER_DTYPE = "try another dtype, or other rows"
 _WAY_OUT = "give a loss_fn that returns one loss per example to measure it"
 
 
@@ -81,6 +82,7 @@ class OwnLossCheck:
         """
         kind = type(base_model_of(model)).__name__
         few = short_slice(examples, loss, whole=whole)
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
         def ours() -> Tensor:
             losses = example_losses(model, loss, few, device, where)
@@ -89,8 +91,11 @@ class OwnLossCheck:
         return cls(
             kind,
             loss,
-            Question(ours),
-            Question(lambda: _own_loss(model, few.batch, device)),
+            Question(ours, failure=(f"{kind} does not run in {dtype}", _OTHER_DTYPE)),
+            Question(
+                lambda: _own_loss(model, few.batch, device),
+                failure=(f"the own loss of {kind} fails", _WAY_OUT),
+            ),
         )
 
     @property
@@ -102,11 +107,11 @@ class OwnLossCheck:
         """Compare, once both have been run.
 
         Raises:
-            UnsupportedModule: The model's own loss is another one.
+            UnsupportedModule: The model's own loss is another one, or the model fails.
         """
         for question in (self.ours, self.own):
             if question.error is not None:
-                raise question.error
+                raise question.named(question.error)
         assert self.ours.answer is not None
         assert self.own.answer is not None
         ours, own = self.ours.answer.item(), self.own.answer.item()

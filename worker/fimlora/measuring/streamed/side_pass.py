@@ -90,7 +90,7 @@ class SidePass:
         """Begin anew where the answer is that it cannot be run like this."""
         self._question.fail(error)
         if self._failure is None:
-            raise error
+            raise self._question.named(error)
         raise self._failure from error
 
     def run(self, block: nn.Module, targets: object, *, keeps: bool) -> object:  # noqa: ARG002
