@@ -89,7 +89,7 @@ def test_options_reach_the_request(run, rows):
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
         "--column", "text=text", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
-        "--executor", "streamed",
+        "--executor", "streamed", "--chat-labels", "last",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")

@@ -266,7 +266,7 @@ def test_a_part_cannot_be_told_by_tags_where_the_beginning_changes():
     messages = CONVERSATIONS["several turns"]
 
     tokens, _ = encode(tokenizer, messages)
-    with pytest.raises(DatasetSchema, match="to assistant or all"):
+    with pytest.raises(DatasetSchema, match=r"to assistant or all"):
         encode(tokenizer, messages, "last")
 
     assert learned(tokenizer, tokens).endswith("y<|im_end|>\n")
