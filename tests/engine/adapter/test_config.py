@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from fimlora import find_targets, write_adapter
-from fimlora.adapter.config import rank_patterns, target_names
+from fimlora.adapter.config import modules_in_full, rank_patterns, target_names
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.plan import TargetModule
 from support.adapters import MINIMAL_FIELDS, RANKS, attach, config_of, write
@@ -194,3 +194,19 @@ def test_layout_c_ends_at_256(tmp_path):
     """No server takes more."""
     with pytest.raises(InvalidOption, match="at most rank 256"):
         write("llama_gqa_lm", tmp_path / "a", ranks=[257], layout="C")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "modules"),
+    [
+        ([], []),
+        (["classifier.weight", "classifier.bias"], ["classifier"]),
+        (["classifier.dense.weight", "classifier.out_proj.weight"], ["classifier"]),
+        (["pre_classifier.weight", "classifier.weight"], ["classifier", "pre_classifier"]),
+        (["bert.pooler.dense.bias", "score.weight"], ["bert.pooler.dense", "score"]),
+        (["head.query", "head.out.weight"], ["head"]),
+    ],
+)
+def test_modules_of_tensors_are_named_once(tensors, modules):
+    """As PEFT saves them; nothing inside a module that is saved is named besides."""
+    assert modules_in_full(tensors) == modules

@@ -217,3 +217,17 @@ def test_the_same_plan_gives_the_same_text(format):
     shuffled = config | {"target_modules": config["target_modules"][::-1]}
 
     assert export(plan, config, format) == export(plan, shuffled, format)
+
+
+@pytest.mark.parametrize("format", ["peft", "layout-c", "trl", "unsloth", "axolotl"])
+def test_modules_that_are_trained_in_full_are_named(format):
+    """A tool that starts from ranks alone would leave a drawn pooler as it is."""
+    _, plan, config = adapter_of("bert_classifier")
+    saved = ["bert.pooler.dense", "classifier"]
+    config |= {"modules_to_save": saved, "target_modules": ["query", "key", "value"]}
+
+    text = export(plan, config, format).text
+
+    read = {**READERS, "layout-c": lora_of_config}[format]
+    assert read(text)["modules_to_save"] == saved
+    assert "modules_to_save" not in export(plan, config | {"modules_to_save": None}, "trl").text
