@@ -24,7 +24,7 @@ from fimlora.model.targets import base_model_of
 
 # A short slice: so many columns of it, before and from its first label on.
 _CONTEXT, _LABELS = 8, 8
-_COLUMNS = 64  # of what has no labels by token
+_COLUMNS = _CONTEXT + _LABELS
 _LABELS_OF_SECOND = 3
 _TOLERANCE = 1e-4  # relative; losses in half precision are allowed their rounding
 _AUXILIARY = ("router_aux_loss_coef", "router_z_loss_coef", "aux_loss_coef", "z_loss_coef")
@@ -174,7 +174,7 @@ def _window(batch: Batch, names: frozenset[str]) -> Batch:
     labels = batch["labels"]
     is_label = (labels != IGNORED).int()
     is_label[:, 0] = 0  # nothing predicts it
-    width = min(labels.shape[1], _CONTEXT + _LABELS)
+    width = min(labels.shape[1], _COLUMNS)
     starts = (is_label.argmax(dim=1) - _CONTEXT).clamp(0, labels.shape[1] - width)
     columns = starts[:, None] + torch.arange(width)
     return batch | {name: _chosen(batch[name], columns) for name in names}
