@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers fix bench docs constraints clean
+.PHONY: help install demo up test lint compose consumers families fix bench docs constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ compose: $(INSTALLED) ## Build the images and run docker-compose.yml for real (n
 
 consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
 	$(BIN)/python tests/consumers/run.py $(ONLY)
+
+families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" for some)
+	$(BIN)/python tests/families/run.py $(ONLY)
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .

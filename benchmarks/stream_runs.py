@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_st
 from fimlora.measuring.streamed.run import stream
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.skeleton import build_skeleton
+from fimlora.model.weight_reader import WeightReader
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -68,11 +70,17 @@ class Seen:
 
 
 class WatchedCheckpoint(Checkpoint):
-    """Times what is read."""
+    """Times what is read of the first blocks; there are no others in it."""
 
     def __init__(self, folder: Path, seen: Seen) -> None:
         super().__init__(folder)
         self._seen = seen
+        self.tensors = {
+            name: stored
+            for name, stored in self.tensors.items()
+            if (block := re.search(r"layers\.(\d+)\.", name)) is None
+            or int(block[1]) < seen.n_blocks
+        }
 
     def read_into(self, name: str, memory: Tensor) -> None:
         start = time.perf_counter()
@@ -90,12 +98,12 @@ class WatchedWeights(BlockWeights):
         self,
         seen: Seen,
         model: nn.Module,
-        checkpoint: Checkpoint,
+        reader: WeightReader,
         blocks: Mapping[str, nn.Module],
         device: torch.device,
         **options: Any,
     ) -> None:
-        super().__init__(model, checkpoint, blocks, device, **options)
+        super().__init__(model, reader, blocks, device, **options)
         self._seen, self._on_gpu = seen, device.type == "cuda"
 
     def load(self, block: str) -> None:

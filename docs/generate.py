@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+MODELS = HERE.parent / "service/fimlora_jobs/models"
 sys.path.insert(0, str(HERE))  # the pages beside this file, wherever it is run from
 
 from blocking import INIT, SOURCES, TARGET, make_blocking  # noqa: E402
 from client_reference import client_reference  # noqa: E402
+from config_kinds import config_kinds  # noqa: E402
+from model_heads import model_heads  # noqa: E402
 
 
 def openapi() -> str:
@@ -60,6 +63,8 @@ PAGES: list[tuple[Path, Callable[[], str]]] = [
     (HERE / "openapi.json", openapi),
     (HERE / "cli.md", cli),
     (HERE / "client.md", client_reference),
+    (MODELS / "heads.json", model_heads),
+    (MODELS / "config_kinds.json", config_kinds),
 ]
 
 

@@ -47,7 +47,14 @@ def test_short_forms_expand_to_tagged_references():
         ({"dataset": {"rows": []}}, "has no source; source must be one of"),
         ({"base_model": {"source": ["hub"]}}, r"source must be one of \['hub', 'local'\]"),
         ({"base_model": 5}, "must be text .* it is a number"),
-        ({"target_modules": "query"}, 'a list of names such as .* "all-linear" or null'),
+        ({"target_modules": "query"}, "a list of names such as .* a name belongs in a list"),
+        ({"target_modules": "(q|v"}, "is no regular expression: it goes wrong at character 1"),
+        ({"target_modules": "(" * 500 + ")" * 500}, "regular expression|nests too much"),
+        ({"target_modules": "(q){99999999999999999}"}, "it repeats or nests too much"),
+        ({"target_modules": ".*" * 513}, "1 to 1024 characters; it has 1026"),
+        ({"exclude_modules": "all-linear"}, "a list of names .* a name belongs in a list"),
+        ({"exclude_modules": "*q"}, "is no regular expression: it goes wrong at character 1"),
+        ({"exclude_modules": {}}, "must be a list of names .*; it is an object"),
         ({"target_modules": []}, "must have 1 to 10000 names; it has 0"),
         ({"target_modules": ["q", None]}, "name 2 must be text; it is null"),
         ({"target_modules": ["q" * 257]}, "1 to 256 characters; it has 257"),
@@ -119,6 +126,42 @@ def test_columns_that_do_not_go_together_are_refused(columns, message):
 
     with pytest.raises(ColumnError, match=message):
         find_fields(names, columns=Columns(**columns))
+
+
+@pytest.mark.parametrize("extra", [["label"], ["labels", "score"]])
+@pytest.mark.parametrize("task", ["causal_lm", "auto"])
+def test_a_label_beside_prompts_is_no_class(extra, task):
+    """It says whether the completion is wanted; there is no text to classify."""
+    fields = find_fields(["prompt", "completion", *extra], columns=Columns(), task=task)
+
+    assert (fields.prompt, fields.completion, fields.label) == ("prompt", "completion", None)
+
+
+def test_a_text_to_classify_wins_over_prompts():
+    """Unless the task says that labels do not count."""
+    names = ["prompt", "completion", "text", "label"]
+
+    classified = find_fields(names, columns=Columns())
+    modelled = find_fields(names, columns=Columns(), task="causal_lm")
+
+    assert (classified.text, classified.label) == ("text", "label")
+    assert (modelled.prompt, modelled.completion) == ("prompt", "completion")
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "regression"])
+def test_a_task_with_labels_needs_them(task):
+    """Both kinds of it."""
+    assert find_fields(["text", "label"], columns=Columns(), task=task).label == "label"
+    with pytest.raises(ColumnError, match=f"task {task} needs a label column"):
+        find_fields(["text"], columns=Columns(), task=task)
+
+
+def test_very_many_columns_are_not_all_listed():
+    """The message stays readable."""
+    names = [f"c{n:04}" for n in range(2_000)]
+
+    with pytest.raises(ColumnError, match=r"'c0029'\] and 1970 more"):
+        find_fields(names, columns=Columns())
 
 
 def test_a_label_beside_messages_is_left_out_of_language_modelling():

@@ -248,3 +248,13 @@ def test_a_given_server_is_used_by_as_many_workers_as_asked_for(tmp_path, valkey
     assert not (tmp_path / "data" / "valkey").exists()
     with Redis.from_url(valkey_url) as redis:
         assert redis.ping()
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU")
+def test_a_gpu_that_is_asked_for_and_missing_ends_the_start(tmp_path):
+    """With the worker's own sentence, not with a stack that fails every job."""
+    log = tmp_path / "up.log"
+    process = start(tmp_path / "data", log, FIMLORA_DEVICE="cuda")
+
+    assert process.wait(timeout=120) != 0
+    assert "torch sees no CUDA device" in log.read_text()

@@ -40,7 +40,7 @@ SIGNATURES = {
     "estimator='exact', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None",
-    "find_targets": "model, target_modules=None",
+    "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, n_batches=8, estimator='exact', rank=8, "
     "seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
@@ -51,27 +51,37 @@ SIGNATURES = {
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False",
-    "Settings": "target_modules=None, n_batches=8, estimator='exact', rank=8, seed=0, scale=2, "
-    "record=(), spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
+    "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
+    "n_batches=8, estimator='exact', rank=8, seed=0, scale=2, record=(), "
+    "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None",
     "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
-    "head=None, module_names=None, target_modules=None, overwrite=False",
+    "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
+    "other_model=None, overwrite=False",
 }
 
 FIELDS = {
     "Budget": ["unit", "value", "bytes_per_parameter"],
     "ProgressFile": ["path", "model_digest", "max_share", "on_resume", "on_error"],
-    "Scores": ["modules", "by_module", "spectra", "base_parameters", "provenance"],
+    "Scores": [
+        "modules",
+        "by_module",
+        "spectra",
+        "base_parameters",
+        "provenance",
+        "not_targeted",
+    ],
     "Settings": [
-        *("target_modules", "n_batches", "estimator", "rank", "seed", "scale", "record"),
+        *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
+        *("estimator", "rank", "seed", "scale", "record"),
         *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
         "progress_file",
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
-        *("controls", "provenance"),
+        *("controls", "provenance", "not_targeted"),
     ],
 }
 

@@ -38,6 +38,7 @@ class Repository:
         gated: Whether its files are refused to everybody.
         private: Whether it says of itself that not everybody may read it.
         revisions: Names of the one commit, besides its hash.
+        card: The metadata at the head of its README, as the hub reads it.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Repository:
     gated: bool = False
     revisions: tuple[str, ...] = ("main",)
     private: bool = False
+    card: dict[str, Any] | None = None
 
     @property
     def commit(self) -> str:
@@ -83,7 +85,7 @@ class Repository:
             "private": self.private, "gated": "manual" if self.gated else False, "disabled": False,
             "downloads": 0, "likes": 0, "tags": [], "author": self.id.split("/")[0],
             "lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2024-01-01T00:00:00.000Z",
-        }  # fmt: skip
+        } | ({"cardData": self.card} if self.card else {})  # fmt: skip
 
 
 @dataclass

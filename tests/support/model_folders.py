@@ -59,6 +59,13 @@ def make_decoder(folder: Path, *, chat: bool = False) -> Path:
     return folder
 
 
+def make_family(folder: Path, model: transformers.PreTrainedModel) -> Path:
+    """Any other model, with the tokenizer."""
+    model.save_pretrained(folder)
+    make_tokenizer(pad_token="[PAD]", eos_token="[EOS]").save_pretrained(folder)
+    return folder
+
+
 def _save(model_class: type, config: transformers.PretrainedConfig, folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure
 from fimlora.methods.score import score
+from fimlora.model.exclusive import exclusive
 from fimlora.plan import Budget, RankPlan
 
 
@@ -69,36 +70,37 @@ def apply_fim_ranks(
     """
     if r_min is not None and r_min < 1:
         raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
-    adapter = live_adapter(model, adapter_name)
-    scale = _common_scale(adapter)
-    ranks = adapter.ranks
-    with acting_alone(model, adapter_name):
-        statistics = measure(
-            model,
-            dataloader,
-            target_modules=list(ranks),
-            n_batches=n_batches,
-            estimator=estimator,
-            rank=round(sum(ranks.values()) / len(ranks)),
-            seed=seed,
+    with exclusive(model):
+        adapter = live_adapter(model, adapter_name)
+        scale = _common_scale(adapter)
+        ranks = adapter.ranks
+        with acting_alone(model, adapter_name):
+            statistics = measure(
+                model,
+                dataloader,
+                target_modules=list(ranks),
+                n_batches=n_batches,
+                estimator=estimator,
+                rank=round(sum(ranks.values()) / len(ranks)),
+                seed=seed,
+                scale=scale,
+                record="spectra" if rule == "spectral" else (),
+                micro_batch_size=micro_batch_size,
+                train_mode=train_mode,
+                loss_fn=loss_fn,
+                on_batch=on_batch,
+            )
+        plan = allocate(
+            score(statistics, rule=rule, aggregation=aggregation),
+            _mean_rank(ranks) if budget is None else budget,
+            rule=rule,
+            r_min=r_min,
+            r_max=r_max,
+            multiple_of=multiple_of,
             scale=scale,
-            record="spectra" if rule == "spectral" else (),
-            micro_batch_size=micro_batch_size,
-            train_mode=train_mode,
-            loss_fn=loss_fn,
-            on_batch=on_batch,
+            seed=seed,
         )
-    plan = allocate(
-        score(statistics, rule=rule, aggregation=aggregation),
-        _mean_rank(ranks) if budget is None else budget,
-        rule=rule,
-        r_min=r_min,
-        r_max=r_max,
-        multiple_of=multiple_of,
-        scale=scale,
-        seed=seed,
-    )
-    resize_adapter(model, plan, adapter_name, seed=seed)
+        resize_adapter(model, plan, adapter_name, seed=seed)
     return plan
 
 

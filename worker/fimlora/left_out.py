@@ -10,6 +10,10 @@ EXCLUDED = "exclude_modules names it"
 DRAWN_ANEW = (
     "the checkpoint lacks its weights, so they are drawn anew at every load and trained in full"
 )
+NOT_A_PRODUCT = (
+    "its class returns something else than one vector of output features for each input, to which "
+    "LoRA cannot be added"
+)
 UNREACHED = (
     "no gradient reaches it: no row of the calibration data runs it as a module, or the loss "
     "does not depend on it"

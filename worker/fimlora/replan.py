@@ -100,4 +100,5 @@ def replanned_config(
         task_type=written.config["task_type"],
         layout=layout,
         target_modules=written.target_modules(plan),
+        modules_to_save=written.config.get("modules_to_save"),
     )

@@ -15,6 +15,7 @@ from fimlora_jobs.store import JobStore
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
+from fimlora_worker.process.cuda_check import why_no_cuda
 from fimlora_worker.process.hardware import find_hardware
 from fimlora_worker.process.leases import Leases, ReaperThread
 from fimlora_worker.process.presence import Presence
@@ -30,10 +31,13 @@ from fimlora_worker.settings import Settings, environment_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Take jobs from the queue until told to stop."""
+    """Take jobs from the queue until told to stop; the exit status says whether it could."""
     given = _parser().parse_args(arguments)
     settings = Settings()
     configure_logging(settings.log_level)
+    if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
+        sys.stderr.write(f"{problem}\n")
+        return os.EX_CONFIG
     settings.create_folders()
     # For the processes that load torch; this one does not.
     os.environ.update(thread_environment(settings.torch_threads, os.environ))

@@ -48,6 +48,7 @@ class CalibrationFields(TypedDict, total=False):
     dataset: AnyDataset
     budget: AnyBudget
     target_modules: list[str] | str | None
+    exclude_modules: list[str] | str | None
     calibration: Calibration | Mapping[str, Any]
     allocation: Allocation | Mapping[str, Any]
     adapter: AdapterOptions | Mapping[str, Any]

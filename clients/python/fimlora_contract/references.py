@@ -57,6 +57,10 @@ class Columns(RequestModel):
     prompt: str | None = None
     completion: str | None = None
     messages: str | None = None
+    tools: str | None = None
+    system: str | None = None
+    instruction: str | None = None
+    input: str | None = None
 
 
 class HubDataset(RequestModel):

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
 from fimlora_contract.references import AnyDataset, AnyModel
+from fimlora_contract.targets import AnyExcluded, AnyTargets
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
 WEBHOOK_URL = (
@@ -20,7 +21,6 @@ WEBHOOK_URL = (
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
-MAX_TARGETS, MAX_TARGET_CHARS = 10_000, 256
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -72,32 +72,6 @@ def expand_budget(value: Any) -> Any:
     )
 
 
-def check_target_modules(value: Any) -> Any:
-    """Refuse what names no target modules, in one sentence for all the forms there are.
-
-    Raises:
-        ValueError: Says what was given and what is allowed.
-    """
-    if value is None or value == "all-linear":
-        return value
-    if not isinstance(value, list):
-        raise ValueError(
-            'must be a list of names such as ["query", "value"], the text "all-linear" or '
-            f"null; it is {'other text' if isinstance(value, str) else json_kind(value)}"
-        )
-    if not 1 <= len(value) <= MAX_TARGETS:
-        raise ValueError(f"must have 1 to {MAX_TARGETS} names; it has {len(value)}")
-    for number, name in enumerate(value, 1):
-        if not isinstance(name, str):
-            raise ValueError(f"name {number} must be text; it is {json_kind(name)}")
-        if not 1 <= len(name) <= MAX_TARGET_CHARS:
-            raise ValueError(
-                f"name {number} must have 1 to {MAX_TARGET_CHARS} characters; it has "
-                f"{len(name)}"
-            )
-    return value
-
-
 class Calibration(RequestModel):
     """How the statistics are measured."""
 
@@ -113,6 +87,13 @@ class Calibration(RequestModel):
             "labels are numbers of which one is not whole."
         ),
     ] = "auto"
+    chat_labels: Annotated[
+        Literal["assistant", "last", "all"],
+        Field(
+            description="Which tokens of chat rows are predicted: all that the assistant "
+            "writes, its last turn, or every token."
+        ),
+    ] = "assistant"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     executor: Annotated[
         Literal["auto", "resident", "streamed"],
@@ -171,19 +152,6 @@ AnyBudget = Annotated[
     Budget, BeforeValidator(expand_budget, json_schema_input_type=int | Budget)
 ]
 
-TargetModules = (
-    Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_TARGET_CHARS)]],
-        Field(min_length=1, max_length=MAX_TARGETS),
-    ]
-    | Literal["all-linear"]
-    | None
-)
-AnyTargets = Annotated[
-    TargetModules,
-    BeforeValidator(check_target_modules, json_schema_input_type=TargetModules),
-]
-
 
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
@@ -230,7 +198,20 @@ class CalibrationRequest(RequestModel):
     base_model: AnyModel
     dataset: AnyDataset
     budget: AnyBudget
-    target_modules: AnyTargets = None
+    target_modules: Annotated[
+        AnyTargets,
+        Field(
+            description="Names or dotted endings of the loaded model's modules; all-linear; or a "
+            "regular expression over full names. Null: the convention of the architecture."
+        ),
+    ] = None
+    exclude_modules: Annotated[
+        AnyExcluded,
+        Field(
+            description="What to leave out of the target modules: names or endings, or a regular "
+            "expression over full names."
+        ),
+    ] = None
     calibration: Calibration = Calibration()
     allocation: Allocation = Allocation()
     adapter: AdapterOptions = AdapterOptions()

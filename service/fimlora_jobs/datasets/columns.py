@@ -5,10 +5,15 @@ that a wrong column is refused before queueing, the worker on what it loaded.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fimlora_contract.references import Columns
+from fimlora_jobs.datasets.conversations import (
+    Conversation,
+    ConversationError,
+    read_conversation,
+)
 
 Task = Literal["sequence_classification", "causal_lm"]
 # As a request says it: a regression is a classification whose labels are amounts.
@@ -17,6 +22,8 @@ MAX_NAMED = 30
 PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sentence2"))
 TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
+CONVERSATIONS = ("messages", "conversations")
+TEXT_ROLES = ("text", "text_pair", "prompt", "completion", "instruction")
 NO_CHAT_TEMPLATE = (
     "the rows are chat messages, but the model's tokenizer has no chat template; use a chat "
     "model, or prompt and completion columns"
@@ -37,6 +44,10 @@ class TextFields:
     prompt: str | None = None
     completion: str | None = None
     messages: str | None = None
+    tools: str | None = None
+    system: str | None = None
+    instruction: str | None = None
+    input: str | None = None
 
     @property
     def task(self) -> Task:
@@ -64,11 +75,28 @@ def find_fields(
     if "text_pair" in given and "text" not in given:
         raise ColumnError("dataset.columns names a text_pair without a text")
     fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
-    return _fit_task(fields, names=names, task=task)
+    return _with_companions(_fit_task(fields, names=names, task=task), names, given)
 
 
 def _has_text(given: Mapping[str, str]) -> bool:
-    return bool({"text", "prompt", "completion", "messages"} & set(given))
+    return bool({"text", "prompt", "completion", "messages", "instruction"} & set(given))
+
+
+def _with_companions(
+    fields: TextFields, names: Sequence[str], given: Mapping[str, str]
+) -> TextFields:
+    """Add the columns that say more about a conversation or an instruction."""
+
+    def find(role: str) -> str | None:
+        return given.get(role) or (role if role in names else None)
+
+    if fields.label:
+        return fields
+    if fields.messages:
+        return replace(fields, tools=find("tools"), system=find("system"))
+    if fields.prompt:
+        return replace(fields, tools=find("tools"), system=given.get("system"))
+    return replace(fields, input=find("input")) if fields.instruction else fields
 
 
 def _by_convention(
@@ -91,15 +119,19 @@ def _by_convention(
         return unlabelled  # preferences: the label says whether the completion is wanted
     raise ColumnError(
         f"no text column among {listed(names)}; expected one of {list(TEXTS)}, a pair such as "
-        "premise/hypothesis, prompt/completion or messages, or name it in dataset.columns"
+        "premise/hypothesis, prompt/completion, instruction/output, messages or conversations, "
+        "or name it in dataset.columns"
     )
 
 
 def _without_label(present: Set[str]) -> TextFields | None:
-    if "messages" in present:
-        return TextFields(messages="messages")
+    for messages in CONVERSATIONS:
+        if messages in present:
+            return TextFields(messages=messages)
     if {"prompt", "completion"} <= present:
         return TextFields(prompt="prompt", completion="completion")
+    if {"instruction", "output"} <= present:
+        return TextFields(instruction="instruction", completion="output")
     return None
 
 
@@ -111,10 +143,12 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _fit_task(fields: TextFields, *, names: Sequence[str], task: TaskName) -> TextFields:
-    if fields.completion and not fields.prompt:
+    if fields.completion and not (fields.prompt or fields.instruction):
         raise ColumnError("dataset.columns names a completion without a prompt")
     if fields.prompt and not fields.completion:
         raise ColumnError("dataset.columns names a prompt without a completion")
+    if fields.instruction and not fields.completion:
+        raise ColumnError("dataset.columns names an instruction without a completion")
     if fields.label and not fields.text and task != "causal_lm":
         raise ColumnError(
             "dataset.columns names a label, and rows with a label are classified by their text: "
@@ -131,6 +165,7 @@ def _fit_task(fields: TextFields, *, names: Sequence[str], task: TaskName) -> Te
             prompt=fields.prompt,
             completion=fields.completion,
             messages=fields.messages,
+            instruction=fields.instruction,
         )
     return fields
 
@@ -141,14 +176,18 @@ def check_row(row: Mapping[str, Any], fields: TextFields, *, where: str) -> None
     Raises:
         ColumnError: Names the row (``where``), the column and what it holds.
     """
-    for role in ("text", "text_pair", "prompt", "completion"):
+    is_chat = conversation_of(row, fields, where=where) is not None
+    for role in TEXT_ROLES:
         name = getattr(fields, role)
-        if name is not None and not isinstance(row.get(name), str):
+        if name is not None and not is_chat and not isinstance(row.get(name), str):
             raise ColumnError(
                 f"{where}: column {name!r} must be text, it holds {_kind(row, name)}"
             )
-    if fields.messages is not None:
-        _check_messages(row.get(fields.messages), where=f"{where}: column {fields.messages!r}")
+    if fields.input is not None and not isinstance(row.get(fields.input), str | None):
+        raise ColumnError(
+            f"{where}: column {fields.input!r} must be text or nothing, it holds "
+            f"{_kind(row, fields.input)}"
+        )
     if fields.label is not None and not isinstance(row.get(fields.label), str | int | float):
         raise ColumnError(
             f"{where}: column {fields.label!r} must be a label (text, integer or number), "
@@ -156,19 +195,41 @@ def check_row(row: Mapping[str, Any], fields: TextFields, *, where: str) -> None
         )
 
 
-def _check_messages(messages: Any, *, where: str) -> None:
-    sound = (
-        isinstance(messages, list)
-        and messages
-        and all(
-            isinstance(m, Mapping)
-            and isinstance(m.get("role"), str)
-            and isinstance(m.get("content"), str)
-            for m in messages
+def conversation_of(
+    row: Mapping[str, Any], fields: TextFields, *, where: str
+) -> Conversation | None:
+    """A row's messages; ``None`` if its text does not go through a chat template.
+
+    Raises:
+        ColumnError: Names the row, the column and what is wrong there.
+    """
+    if not has_chat(row, fields):
+        return None
+    name = fields.messages or fields.prompt or ""
+    completion = None if fields.messages else row.get(fields.completion or "")
+    if not (fields.messages or isinstance(completion, list)):
+        raise ColumnError(
+            f"{where}: column {fields.completion!r} must be a list of messages as column {name!r} "
+            f"is, it holds {_kind(row, fields.completion or '')}"
         )
-    )
-    if not sound:
-        raise ColumnError(f"{where} must be a list of objects with role and content")
+    try:
+        return read_conversation(
+            row.get(name),
+            completion=completion,
+            tools=row.get(fields.tools or ""),
+            system=row.get(fields.system or ""),
+        )
+    except ConversationError as error:
+        raise ColumnError(f"{where}: column {name!r} {error}") from error
+
+
+def has_chat(row: Mapping[str, Any], fields: TextFields) -> bool:
+    """Whether a row's text goes through a chat template: messages, not text with a label."""
+    if fields.label is not None:
+        return False
+    if fields.messages is not None:
+        return True
+    return isinstance(row.get(fields.prompt or ""), list)
 
 
 def _kind(row: Mapping[str, Any], name: str) -> str:

@@ -60,7 +60,9 @@ def dataset_files(path: Path) -> dict[str, Path]:
     target = path.resolve()  # a registered name may be a link to data.jsonl
     candidates = target.iterdir() if target.is_dir() else [target]
     suitable = (f for f in candidates if f.suffix in DATA_SUFFIXES and not f.is_dir())
-    found = {file.name: file for file in sorted(suitable, key=_by_number)}
+    found = {
+        file.name: file for file in sorted(suitable, key=lambda file: by_number(file.name))
+    }
     _check_ordinary(found, where=f"dataset {path.name!r}")
     if not found:
         raise FolderError(
@@ -71,8 +73,9 @@ def dataset_files(path: Path) -> dict[str, Path]:
     return found
 
 
-def _by_number(file: Path) -> list[tuple[int, str]]:
-    parts = re.split(r"([0-9]+)", file.name)
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts names as people number files: 10 after 9."""
+    parts = re.split(r"([0-9]+)", name)
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
 

@@ -159,6 +159,8 @@ class LabelSurvey:
                 raise ColumnError(f"column {self.column!r} labels no row: it holds -1 only")
             ids = tuple(range(len(self.declared)))
             return Labels("single_label_classification", ids, has_unlabelled=True)
+        if self.declared and self._seen <= set(self.declared):
+            return Labels("single_label_classification", tuple(self.declared))
         if len(self._seen) > MAX_CLASSES:
             raise ColumnError(
                 f"column {self.column!r} holds more than {MAX_CLASSES} different labels; set task "

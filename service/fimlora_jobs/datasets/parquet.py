@@ -25,6 +25,7 @@ MIB = 1 << 20
 BATCH_ROWS = 1_024
 WIDEST = 8  # bytes of a number in Arrow's memory; equal ones take next to none in the file
 NOTHING = "nothing"
+MAGIC = b"PAR1"
 TAIL = 8  # length of the footer, and the magic word
 
 
@@ -152,12 +153,11 @@ def _opened(path: Path, limits: ParquetLimits) -> "Iterator[pq.ParquetFile]":
 
     _check_footer(path, limits)
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        with pq.ParquetFile(path) as file:
+            _check_shape(file.metadata, limits)
+            yield file
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
         raise RowError("the file is not a sound Parquet file") from error
-    with file:
-        _check_shape(file.metadata, limits)
-        yield file
 
 
 def _check_footer(path: Path, limits: ParquetLimits) -> None:
@@ -165,6 +165,9 @@ def _check_footer(path: Path, limits: ParquetLimits) -> None:
         size = file.seek(0, 2)
         file.seek(max(size - TAIL, 0))
         length = int.from_bytes(file.read(4), "little")
+        is_parquet = file.read(4) == MAGIC
+    if not is_parquet:
+        raise RowError("the file is not a sound Parquet file")
     if length > limits.footer_bytes:
         raise RowError(
             f"the footer of the Parquet file has {length} bytes; at most {limits.footer_bytes} "

@@ -10,12 +10,11 @@ from typing import Any, BinaryIO
 
 from fimlora_jobs.datasets.arrow_values import rows_of_batch
 from fimlora_jobs.datasets.csv_rows import csv_header, csv_row, csv_spots
-from fimlora_jobs.datasets.files import check_names, columns_of_rows, read_files, read_header
+from fimlora_jobs.datasets.files import columns_of_rows, read_files, read_header
 from fimlora_jobs.datasets.parquet import parquet_batches, read_footer
 from fimlora_jobs.datasets.rows import (
     PlacedRow,
     Row,
-    RowError,
     Spot,
     jsonl_spots,
     line_place,
@@ -177,35 +176,3 @@ _PARTS: dict[str, Callable[[Path, str, Callable[[], None]], _Part]] = {
     ".jsonl": _jsonl_part,
     ".csv": _csv_part,
 }
-
-
-def arrow_rows(table: Any, *, classes: Mapping[str, tuple[str, ...]]) -> Rows:
-    """The rows of an Arrow table, which may lie on disk.
-
-    Args:
-        table: A `pyarrow.Table`.
-        classes: Names of the classes, by column, where the dataset declares them.
-    """
-
-    def read(numbers: Sequence[int], columns: Sequence[str]) -> list[PlacedRow]:
-        used = table.select([name for name in table.column_names if name in columns])
-        return [(f"row {i + 1}", _only_row(used.slice(i, 1), after=i)) for i in numbers]
-
-    def scan(column: str) -> Iterator[tuple[str, Any]]:
-        number = 0
-        for batch in table.select([column]).to_batches():
-            for row in rows_of_batch(batch, after=number):
-                number += 1
-                yield f"row {number}", row[column]
-
-    filled = (
-        name for name in table.column_names if table.column(name).null_count < table.num_rows
-    )
-    return Rows(check_names(list(filled)), table.num_rows, read, scan, classes)
-
-
-def _only_row(table: Any, *, after: int) -> Row:
-    for batch in table.to_batches():
-        for row in rows_of_batch(batch, after=after):
-            return row
-    raise RowError(f"row {after + 1} is not there")

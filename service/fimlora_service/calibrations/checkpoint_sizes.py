@@ -10,9 +10,9 @@ from typing import Any
 
 from fimlora.memory.need import features
 from fimlora_contract.estimates import BudgetInterval
-from fimlora_contract.requests import CalibrationRequest, TargetModules
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.resolve.model_files import Shapes
-from fimlora_service.resolve.target_checks import has_experts, is_inner, match_entries
+from fimlora_service.resolve.target_checks import has_experts, is_inner, is_match, match_entries
 
 BLOCK = re.compile(r"(.*?\.\d+)\.")
 OUTSIDE = ""
@@ -78,20 +78,24 @@ def is_packed(config: Mapping[str, Any]) -> bool:
 
 
 def find_target_shapes(
-    targets: TargetModules, *, shapes: Shapes, config: Mapping[str, Any]
+    request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> dict[str, Matrix] | None:
     """Shapes of the target modules by name; ``None`` where only the loaded model can tell.
 
-    That is so for the default of an architecture, packed weights, fused experts, and a head
-    that is not part of the checkpoint.
+    That is so for the default of an architecture, an expression, packed weights, fused experts,
+    and a head that is not part of the checkpoint.
     """
+    targets, excluded = request.target_modules, request.exclude_modules
     if targets is None or has_experts(config) or is_packed(config):
+        return None
+    if isinstance(excluded, str) or (isinstance(targets, str) and targets != "all-linear"):
         return None
     matrices = find_matrices(shapes)
     if targets == "all-linear":
         names: Sequence[str] | None = [name for name in matrices if is_inner(name)]
     else:
-        names = match_entries(targets, matrices)
+        names = match_entries(targets, matrices, config=config)
+    names = [n for n in names or () if not any(is_match(e, n) for e in excluded or ())]
     return {name: matrices[name] for name in names} if names else None
 
 

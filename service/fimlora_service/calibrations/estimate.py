@@ -96,7 +96,7 @@ def model_estimate(
 ) -> ModelEstimate:
     """The model and its targets, as far as its files tell."""
     shapes, config = model.shapes or {}, model.config
-    targets = find_target_shapes(request.target_modules, shapes=shapes, config=config)
+    targets = find_target_shapes(request, shapes=shapes, config=config)
     size, packed = checkpoint.parameters, is_packed(config)
     return ModelEstimate(
         parameters=None if packed else size,

@@ -108,7 +108,7 @@ def recorded_bytes(
     """
     if request.allocation.rule != "spectral":
         return NOTHING
-    matrices = find_target_shapes(request.target_modules, shapes=shapes, config=config)
+    matrices = find_target_shapes(request, shapes=shapes, config=config)
     if matrices is None:
         found = find_matrices(shapes)
         matrices = {name: sides for name, sides in found.items() if is_inner(name)}

@@ -20,6 +20,7 @@ from starlette.routing import Match
 
 from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
+from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
 from fimlora_jobs.retention import is_past
@@ -79,6 +80,8 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
 async def on_service_error(request: Request, exc: Exception) -> Response:
     """A refusal made on purpose."""
     assert isinstance(exc, errors.ServiceError)
+    # What a library says of a file says where it lies.
+    exc.args = (hide_paths(str(exc), root=request.state.settings.data_dir),)
     return problem_response(request, exc)
 
 

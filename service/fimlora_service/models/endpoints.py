@@ -9,11 +9,11 @@ from fimlora_jobs.data_folder import registered_names
 from fimlora_service.errors import ServiceError, ValidationFailed
 from fimlora_service.http.dependencies import DataFolderDep, problems
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.resolve.model_checks import read_model
 from fimlora_service.resolve.model_files import (
     describe_config,
     permission_errors,
     read_config_file,
-    weight_shapes,
 )
 
 router = APIRouter(tags=["models"], route_class=StrictQueryRoute)
@@ -36,7 +36,7 @@ def describe_model(folder: Path) -> Model:
             model = model.model_copy(update={"size": size})
             config = describe_config(read_config_file(folder / "config.json", where=where))
             model = model.model_copy(update=config)
-            weight_shapes(folder, where=where)
+            read_model(folder, where=where)
     except ServiceError as error:
         return model.model_copy(update={"usable": False, "problem": str(error)})
     return model

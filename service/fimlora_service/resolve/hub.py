@@ -28,6 +28,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from fimlora.model.safetensors_header import sound_shape
 from fimlora_contract.digests import digest_of
 from fimlora_contract.references import HubDataset, HubModel
+from fimlora_jobs.datasets.columns import TaskName
 from fimlora_jobs.datasets.folders import is_wanted
 from fimlora_service.errors import (
     DatasetUnreachable,
@@ -39,6 +40,8 @@ from fimlora_service.errors import (
     UnsupportedArchitecture,
 )
 from fimlora_service.resolve.chat_templates import TOKENIZER_CONFIG, may_have_template
+from fimlora_service.resolve.dataset_cards import card_has_chat
+from fimlora_service.resolve.model_checks import check_files
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
     Shapes,
@@ -95,7 +98,11 @@ class Hub:
                 weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
             config = self._read_config(model.id, str(info.sha), where=where)
-            shapes = self._shapes(model.id, str(info.sha), heads) if with_shapes else None
+            check_files(config, files, where=where, shapes=None, dtypes=None)
+            shapes = None
+            if with_shapes:
+                shapes, dtypes = self._weights(model.id, str(info.sha), heads)
+                check_files(config, files, where=where, shapes=shapes, dtypes=dtypes)
         reference: dict[str, Any] = {
             "source": "hub",
             "id": model.id,
@@ -129,13 +136,19 @@ class Hub:
         files = info.siblings or []
         return sum(f.size or 0 for f in files if PurePath(f.rfilename).suffix not in NO_DATA)
 
-    def resolve_dataset(self, dataset: HubDataset) -> dict[str, Any]:
-        """Pin a dataset to its commit; columns and rows are known once it is loaded."""
+    def resolve_dataset(self, dataset: HubDataset, *, task: TaskName) -> dict[str, Any]:
+        """Pin a dataset to its commit; what its card does not tell is known once it is loaded.
+
+        Raises:
+            ServiceError: It is not there, or the hub is away.
+            ColumnError: By its card, its columns cannot be used for the task.
+        """
         where = f"hub dataset {dataset.id!r} at revision {dataset.revision!r}"
         with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
             info = self._api.dataset_info(
                 dataset.id, revision=dataset.revision, timeout=self._timeout_s
             )
+        check_data(dataset.id, [sibling.rfilename for sibling in info.siblings or []])
         content = {
             "dataset": dataset.id,
             "commit": info.sha,
@@ -150,6 +163,7 @@ class Hub:
             "digest": digest_of(content),
             "fields": None,
             "rows": None,
+            "chat": card_has_chat(info.card_data, dataset, task=task),
         } | restriction(info)
 
     def _read_config(self, id_: str, commit: str, *, where: str) -> dict[str, Any]:
@@ -174,7 +188,11 @@ class Hub:
         )
         return Path(path)
 
-    def _shapes(self, id_: str, commit: str, files: Iterable[str]) -> Shapes:
+    def _weights(
+        self, id_: str, commit: str, files: Iterable[str]
+    ) -> tuple[Shapes, dict[str, str]]:
+        """Shape and dtype of each weight by name."""
+
         def read(name: str) -> Any:
             return self._api.parse_safetensors_file_metadata(
                 id_, name, revision=commit, timeout=self._timeout_s
@@ -182,14 +200,31 @@ class Hub:
 
         with ThreadPoolExecutor(N_HEADS_AT_ONCE) as pool:
             heads = list(pool.map(read, files))
+        tensors = {name: t for head in heads for name, t in head.tensors.items()}
         try:
-            return {
-                name: sound_shape(tensor.shape)
-                for head in heads
-                for name, tensor in head.tensors.items()
-            }
+            shapes = {name: sound_shape(tensor.shape) for name, tensor in tensors.items()}
         except ValueError as error:
             raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
+        return shapes, {name: str(tensor.dtype) for name, tensor in tensors.items()}
+
+
+def check_data(id_: str, files: Collection[str]) -> None:
+    """Refuse a dataset that no files but only code could give.
+
+    Raises:
+        DatasetUnreachable: It has a loading script, which is named like the repository and
+            stands in the way of its files, or no data.
+    """
+    script = f"{id_.partition('/')[2]}.py"
+    if script in files:
+        raise DatasetUnreachable(
+            f"hub dataset {id_!r} brings a loading script ({script}), which is never run; upload "
+            "its rows as Parquet, JSONL or CSV, or name a copy without a script"
+        )
+    if all(PurePath(name).suffix in NO_DATA for name in files):
+        raise DatasetUnreachable(
+            f"hub dataset {id_!r} has no data files; it has {sorted(files)[:20]}"
+        )
 
 
 def restriction(info: ModelInfo | DatasetInfo) -> dict[str, bool]:

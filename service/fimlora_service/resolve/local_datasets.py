@@ -1,7 +1,9 @@
 """Datasets that are here, by their content: uploads, rows in a request, registered files."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,16 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import check_rows
-from fimlora_jobs.datasets.columns import TaskName, TextFields, find_fields, used_columns
+from fimlora_jobs.datasets.columns import (
+    TaskName,
+    TextFields,
+    find_fields,
+    has_chat,
+    used_columns,
+)
 from fimlora_jobs.datasets.files import check_kinds, columns_of_rows, read_files, read_header
 from fimlora_jobs.datasets.folders import FolderDigests
-from fimlora_jobs.datasets.rows import read_inline
+from fimlora_jobs.datasets.rows import PlacedRow, read_inline
 from fimlora_service.datasets.local import data_files
 from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty
@@ -60,13 +68,14 @@ class LocalDatasets:
         found = find_upload(dataset.id, uploads=self._data.uploads)
         fields = find_fields(found.columns, columns=dataset.columns, task=task)
         file = self._data.uploads / dataset.id / f"data.{found.format}"
-        rows = self._check_upload(file, fields, task)
+        rows, is_chat = self._check_upload(file, fields, task)
         return {
             "source": "upload",
             "id": dataset.id,
             "digest": found.digest,
             "fields": asdict(fields),
             "rows": rows,
+            "chat": is_chat,
         }
 
     def _resolve_local(self, dataset: LocalDataset, task: TaskName) -> dict[str, Any]:
@@ -92,7 +101,13 @@ class LocalDatasets:
             "digest": self._digests.of_files(found),
             "fields": asdict(fields),
             "rows": rows,
+            "chat": _starts_with_chat(read_files(files, used_columns(fields)), fields),
         }
+
+
+def _starts_with_chat(rows: Iterable[PlacedRow], fields: TextFields) -> bool:
+    """Whether the first row is a conversation; the others are of one kind with it."""
+    return any(has_chat(row, fields) for _, row in islice(rows, 1))
 
 
 def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
@@ -104,10 +119,12 @@ def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
         "digest": digest_of(dataset.rows),
         "fields": asdict(fields),
         "rows": len(rows),
+        "chat": _starts_with_chat(rows, fields),
     }
 
 
-def _check_file(file: Path, fields: TextFields, task: TaskName) -> int | None:
+def _check_file(file: Path, fields: TextFields, task: TaskName) -> tuple[int | None, bool]:
     classes = read_header([file]).classes.get(fields.label or "")
     rows = read_files([file], used_columns(fields))
-    return check_rows(rows, fields, task=task, classes=classes)
+    n_rows = check_rows(rows, fields, task=task, classes=classes)
+    return n_rows, _starts_with_chat(read_files([file], used_columns(fields)), fields)

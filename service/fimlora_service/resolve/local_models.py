@@ -15,12 +15,11 @@ from fimlora_jobs.data_folder import registered_names
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_service.errors import ModelNotFound
 from fimlora_service.resolve.chat_templates import folder_may_have_template
+from fimlora_service.resolve.model_checks import read_model
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
     describe_config,
     permission_errors,
-    read_config_file,
-    weight_shapes,
 )
 
 MAX_MODELS = 16
@@ -46,7 +45,7 @@ class LocalModels:
 
         Raises:
             ModelNotFound: No model is registered under that name, or none that may be read.
-            UnsupportedArchitecture: Its configuration cannot be used.
+            UnsupportedArchitecture: It cannot be calibrated, as its files tell.
             UnsafeWeights: It has no sound safetensors weights.
         """
         with permission_errors(f"local model {name!r}"):
@@ -84,8 +83,7 @@ class LocalModels:
 
     def _read(self, name: str) -> ResolvedModel:
         folder, where = self._models / name, f"local model {name!r}"
-        config = read_config_file(folder / "config.json", where=where)
-        shapes = weight_shapes(folder, where=where)
+        config, shapes = read_model(folder, where=where)
         reference = {
             "source": "local", "name": name, "digest": self._digests.of_model(folder),
         }  # fmt: skip

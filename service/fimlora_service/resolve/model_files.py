@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fimlora.model.safetensors_header import read_header
+from fimlora.model.safetensors_header import TensorEntry, read_header
 from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -91,26 +91,35 @@ def describe_config(config: Mapping[str, Any]) -> dict[str, str | None]:
 
 def weight_shapes(folder: Path, *, where: str) -> dict[str, tuple[int, ...]]:
     """Shape of every weight in a folder's safetensors files."""
+    return shapes_of(weight_entries(folder, where=where))
+
+
+def shapes_of(entries: Mapping[str, TensorEntry]) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight by name."""
+    return {name: entry.shape for name, entry in entries.items()}
+
+
+def weight_entries(folder: Path, *, where: str) -> dict[str, TensorEntry]:
+    """What the headers of a folder's safetensors files say of every weight."""
     # A glob finds nothing in a folder that may not be read; this says so.
     files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
         raise UnsafeWeights(f"{where} has no *.safetensors file; it has {others}")
-    shapes: dict[str, tuple[int, ...]] = {}
+    entries: dict[str, TensorEntry] = {}
     for file in files:
-        shapes |= read_shapes(file, where=where)
-    return shapes
+        entries |= read_entries(file, where=where)
+    return entries
 
 
-def read_shapes(file: Path, *, where: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight in one safetensors file, from its header alone."""
+def read_entries(file: Path, *, where: str) -> Mapping[str, TensorEntry]:
+    """What the header of one safetensors file says of its weights."""
     try:
         with file.open("rb") as stream:
-            tensors = read_header(stream).tensors
+            return read_header(stream).tensors
     except PermissionError:
         raise
     except (OSError, ValueError) as error:
         raise UnsafeWeights(
             f"{file.name} of {where} is not a sound safetensors file"
         ) from error
-    return {name: entry.shape for name, entry in tensors.items()}

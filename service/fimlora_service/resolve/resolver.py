@@ -4,7 +4,7 @@ Whatever can be known without a device is checked here, so that a wrong request 
 in the answer to it and not minutes later in a job.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from fimlora_service.resolve.local_models import LocalModels
+from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
@@ -87,7 +88,10 @@ class Resolver:
         model = self._resolve_model(request, in_detail=in_detail)
         check_targets(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
-        check_chat(model, dataset["fields"])
+        check_task(
+            model.config, dataset["fields"], request.calibration.task, where="the base model"
+        )
+        check_chat(model, is_chat=dataset["chat"])
         references = {"base_model": model.reference, "dataset": dataset}
         is_restricted = any(reference.get("restricted") for reference in references.values())
         tenant = self.tenant if is_restricted else ""
@@ -123,18 +127,19 @@ class Resolver:
     def _resolve_dataset(self, request: CalibrationRequest) -> dict[str, Any]:
         with schema_errors():
             if isinstance(request.dataset, HubDataset):
-                return self._hub().resolve_dataset(request.dataset)
+                return self._hub().resolve_dataset(
+                    request.dataset, task=request.calibration.task
+                )
             return self._datasets.resolve(request.dataset, task=request.calibration.task)
 
 
-def check_chat(model: ResolvedModel, fields: Mapping[str, Any] | None) -> None:
+def check_chat(model: ResolvedModel, *, is_chat: bool) -> None:
     """Refuse chat messages for a tokenizer without a chat template.
 
     Raises:
         DatasetSchema: They cannot be turned into text.
     """
-    # The columns of a hub dataset are known to the worker only; rows with a label are no chat.
-    if fields and fields["messages"] and not fields["label"] and not model.may_chat():
+    if is_chat and not model.may_chat():
         raise DatasetSchema(NO_CHAT_TEMPLATE)
 
 

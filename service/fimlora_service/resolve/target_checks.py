@@ -5,6 +5,7 @@ adds it, and transformers fuses the experts of a mixture when it loads them: wha
 model's modules are called is only known to the worker.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -46,17 +47,25 @@ def check_targets(
     }
     entries = request.target_modules
     is_named = isinstance(entries, list) and not has_experts(config)
-    matched = match_entries(entries, matrices) if is_named and entries else None
+    matched = None
     if is_named and entries:
+        matched = match_entries(entries, matrices, config=config)
         check_no_tables(entries, matrices, config)
+    if request.exclude_modules is not None:
+        matched = None  # what is left of them is for the worker to see
     if not matrices or config.get("quantization_config"):
         return  # packed weights have shapes of their own
-    check_ceiling(request, matrices, config)
-    check_floor(request, matrices, matched)
+    check_ceiling(request, matrices, config, matched)
+    check_floor(request, matrices, matched, size=sum(map(math.prod, shapes.values())))
 
 
-def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
+def match_entries(
+    entries: Iterable[str], matrices: Shapes, *, config: Mapping[str, Any]
+) -> list[str] | None:
     """Names of the weights that entries mean; ``None`` if a head is among them.
+
+    A model of several parts may be loaded into a tree whose parts stand elsewhere than in the
+    checkpoint: there an entry is known by what follows its last block.
 
     Raises:
         ValidationFailed: An entry matches no weight; the message lists near names.
@@ -65,6 +74,8 @@ def match_entries(entries: Iterable[str], matrices: Shapes) -> list[str] | None:
     has_head = False
     for index, entry in enumerate(entries):
         found = [name for name in matrices if is_match(entry, name)]
+        if not found and has_parts(config):
+            found = [name for name in matrices if is_match(inside_block(entry), name)]
         if not found and entry.rpartition(".")[2] not in HEADS:
             raise _unknown(entry, index, matrices)
         has_head |= not found
@@ -100,28 +111,33 @@ def is_inner(name: str) -> bool:
 
 
 def check_ceiling(
-    request: CalibrationRequest, matrices: Shapes, config: Mapping[str, Any]
+    request: CalibrationRequest,
+    matrices: Shapes,
+    config: Mapping[str, Any],
+    matched: list[str] | None,
 ) -> None:
-    """Refuse a mean rank above the smaller side of every matrix the model can have.
+    """Refuse a mean rank above the smaller side of every matrix that can be a target.
 
     Maps that loading joins by their outputs, and heads that it adds, are still no wider on
     one side than the hidden states, so the width that the configuration states counts too.
     """
-    widths = [largest_number(config, key) for key in WIDTHS]
-    highest = max([min(shape) for shape in matrices.values()] + widths)
+    widths = [largest_number(config, key) for key in WIDTHS] if matched is None else []
+    sides = [min(matrices[name]) for name in (matched or matrices)]
+    highest = max(sides + widths)
     mean = request.budget.rank
     if mean is not None and mean > highest:
         lowest = min(request.allocation.r_min or 1, highest)
         raise BudgetInfeasible(
             f"a mean rank of {mean} is outside the feasible interval [{lowest}, {highest}]: "
-            f"no linear map of the model can have a rank above {highest}"
+            f"no {'target' if matched else 'linear map'} of the model can have a rank above "
+            f"{highest}"
         )
 
 
 def check_floor(
-    request: CalibrationRequest, matrices: Shapes, matched: list[str] | None
+    request: CalibrationRequest, matrices: Shapes, matched: list[str] | None, *, size: int
 ) -> None:
-    """Refuse a budget in parameters or bytes below what the lowest ranks cost.
+    """Refuse a budget in parameters, bytes or a fraction below what the lowest ranks cost.
 
     Which of the named maps survive loading is not certain: a pretraining head or a tower is
     dropped. Of several stacks of blocks one is, so the cheapest one's cost is demanded.
@@ -140,7 +156,7 @@ def check_floor(
             shape = matrices[name]
             costs[key] = costs.get(key, 0) + min(lowest, *shape) * sum(shape)
         floor, what = min(costs.values()), "the lowest ranks of the modules need"
-    check_lowest_ranks(request.budget, floor=floor, what=what)
+    check_lowest_ranks(request.budget, floor=floor, what=what, size=size)
 
 
 def is_match(entry: str, name: str) -> bool:
@@ -148,21 +164,37 @@ def is_match(entry: str, name: str) -> bool:
     return name == entry or name.endswith(f".{entry}") or entry.endswith(f".{name}")
 
 
+def inside_block(entry: str) -> str:
+    """What follows the parts of the tree in a name: its last index and the rest, or its leaf."""
+    *_, (start, _) = [(0, 0), *(m.span() for m in re.finditer(r"(?<![^.])\d+\.", entry))]
+    return entry[start:] if start else entry.rpartition(".")[2]
+
+
+def has_parts(config: Mapping[str, Any]) -> bool:
+    """Whether the model is made of several, such as a vision tower and a language model."""
+    return any(isinstance(part, Mapping) and "model_type" in part for part in config.values())
+
+
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Whether the model, or the language part of it, is a mixture of experts."""
     return any(largest_number(config, key) for key in EXPERT_COUNTS)
 
 
-def check_lowest_ranks(budget: Budget, *, floor: int, what: str) -> None:
-    """Refuse a budget in parameters or bytes below a floor in parameters."""
+def check_lowest_ranks(budget: Budget, *, floor: int, what: str, size: int) -> None:
+    """Refuse a budget below a floor in parameters.
+
+    A fraction is one of the loaded model: a head may come to the checkpoint's ``size``, but
+    none doubles it.
+    """
     limits = {
+        "fraction": budget.fraction and int(budget.fraction * 2 * size),
         "parameters": budget.parameters,
         "bytes": budget.bytes and budget.bytes // budget.bytes_per_parameter,
     }
     limit = limits.get(budget.unit)
     if limit is not None and limit < floor:
         raise BudgetInfeasible(
-            f"budget {budget.unit}={budget.value:.0f} allows {limit} parameters; {what} "
+            f"budget {budget.unit}={budget.value:g} allows {limit} parameters; {what} "
             f"{floor}: the feasible interval starts no lower"
         )
 

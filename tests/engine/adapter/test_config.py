@@ -46,7 +46,9 @@ def test_the_config_is_the_minimal_one(name, tmp_path):
         n for n, r in plan.ranks.items() if r == 8
     }
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert config["modules_to_save"] is None
+    head = {"bert": ["classifier"], "deberta": ["classifier"], "llama": ["score"]}
+    is_lm = TINY_MODELS[name].is_causal_lm
+    assert config["modules_to_save"] == (None if is_lm else head[name.split("_")[0]])
     assert config["inference_mode"] is False
     assert config["init_lora_weights"] is True
 

@@ -6,13 +6,11 @@ import re
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
 from fimlora import find_targets
 from fimlora.adapter.live import live_adapter, resize_adapter
-from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.model.targets import default_target_modules
+from fimlora.errors import InvalidOption, UnsupportedModule
 from support.models import make_batch, tiny
 from support.peft_models import (
     lora_layers,
@@ -337,37 +335,3 @@ def test_a_merged_adapter_is_refused():
 
     with pytest.raises(InvalidOption, match="unmerge"):
         resize_adapter(peft_model, plan)
-
-
-# --- defaults ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["bert_classifier", "deberta_v2_classifier", "llama_gqa_lm", "gpt2_lm"]
-)
-def test_default_targets_are_those_peft_chooses(name):
-    """Without a list, PEFT adapts the same modules as we would measure."""
-    model, _ = tiny(name)
-    ours = {m.name for m in find_targets(model, default_target_modules(model))}
-
-    chosen = uniform_peft(model, None)
-
-    assert ours == set(lora_layers(chosen))
-
-
-def test_an_unknown_architecture_says_what_to_pass():
-    """PEFT has no default for it, so the caller must choose."""
-    with pytest.raises(UnknownTarget, match=r"'unknown'; pass target_modules .*'all-linear'"):
-        default_target_modules(nn.Linear(2, 2))
-
-
-def test_a_default_that_is_a_pattern_becomes_names(monkeypatch):
-    """Some architectures have a regular expression over full names as their default."""
-    model, _ = tiny("llama_gqa_lm")
-    monkeypatch.setitem(
-        TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "llama", r".*\.1\..*(q|v)_proj"
-    )
-
-    names = default_target_modules(model)
-
-    assert names == [f"model.layers.1.self_attn.{kind}_proj" for kind in "qv"]

@@ -125,7 +125,7 @@ def test_a_change_beside_a_value_that_is_none_is_seen():
 
 
 def test_a_batch_that_raises_inside_the_model_leaves_no_trace(model, batches):
-    """An index outside of a table raises in the middle of the forward pass."""
+    """An index outside the table of segments raises in the middle of the forward pass."""
     batches[1]["token_type_ids"] = torch.full_like(batches[1]["input_ids"], 10**6)
     before = state_of(model)
 

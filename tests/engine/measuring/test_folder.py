@@ -14,7 +14,8 @@ from fimlora import ProgressFile, Settings, measure, measure_folder
 from fimlora.measuring.folder import SavedModel, measure_saved
 from fimlora.memory.need import bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint
-from fimlora.model.loading import align
+from fimlora.model.loading import align, load
+from fimlora.model.skeleton import build_skeleton
 from fimlora.statistics.options import Executor
 from support.models import make_batch, tiny
 from support.streaming import quiet
@@ -65,9 +66,9 @@ def test_every_executor_gives_the_same_bytes(executor, tmp_path):
         dtype=torch.bfloat16,
     )
 
-    torch.manual_seed(3)
-    resident = cls.from_pretrained(tmp_path, config=config, dtype=torch.bfloat16)
-    wanted = measure(align(resident), batches, micro_batch_size=2, **options)
+    skeleton = build_skeleton(tmp_path, model_class=cls, config=config, dtype=torch.bfloat16)
+    resident = load(skeleton, tmp_path, seed=3).model
+    wanted = measure(resident, batches, micro_batch_size=2, **options)
     assert found.to_bytes() == wanted.to_bytes()
     assert found.execution is not None
     assert found.execution.executor == {"auto": "resident"}.get(executor, executor)

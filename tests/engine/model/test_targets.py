@@ -1,12 +1,13 @@
 """Which modules are targets, and how a name that is wrong is refused."""
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from fimlora import RankPlan, TargetModule, allocate, find_targets, measure, score
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT
 from fimlora.model.targets import choose_targets, count_base_parameters, locate
 from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
@@ -249,16 +250,65 @@ def test_modules_that_others_rule_out_are_listed_with_their_reason():
 
     choice = choose_targets(
         tiny("bert_classifier")[0],
-        ["bert.pooler.dense", "0.attention.self.key", "query"],
+        ["dense", "key", "query"],
         drawn={"bert.pooler.dense", "classifier"},
         unadaptable=unadaptable,
     )
 
-    assert [m.name.rpartition(".")[2] for m in choice.modules] == ["query", "query"]
+    kinds = {m.name.rpartition(".")[2] for m in choice.modules}
+    assert (kinds, len(choice.modules)) == ({"query", "dense"}, 2 * 4)
     assert choice.not_targeted == {
         "bert.encoder.layer.0.attention.self.key": "too odd",
+        "bert.encoder.layer.1.attention.self.key": "too odd",
         "bert.pooler.dense": DRAWN_ANEW,
     }
+
+
+@pytest.mark.parametrize("entry", ["bert.pooler.dense", "pooler.dense"])
+def test_a_module_named_by_itself_is_a_target_or_refused(entry):
+    """A plan without it would not be what was asked for; a name that is excluded is no wish."""
+    model, _ = tiny("bert_classifier")
+    drawn = {"bert.pooler.dense"}
+
+    with pytest.raises(UnsupportedModule, match=r"'bert.pooler.dense' can be no target.*drawn"):
+        choose_targets(model, [entry, "query"], drawn=drawn)
+
+    choice = choose_targets(model, [entry, "query"], drawn=drawn, exclude_modules=[entry])
+    assert choice.not_targeted == {"bert.pooler.dense": EXCLUDED}
+
+
+def test_what_is_excluded_may_be_no_linear_map():
+    """An ending that means an embedding too is fine once that is left out."""
+    model = nn.ModuleDict(
+        {
+            "text": nn.ModuleDict({"proj": nn.Linear(2, 2)}),
+            "image": nn.ModuleDict({"proj": nn.Conv2d(1, 1, 1)}),
+        }
+    )
+
+    choice = choose_targets(model, ["proj"], exclude_modules=["image.proj"])
+
+    assert [m.name for m in choice.modules] == ["text.proj"]
+    with pytest.raises(UnsupportedModule, match=r"'image.proj', a Conv2d.*exclude_modules"):
+        choose_targets(model, ["proj"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["qery"], r"entry 'qery' is no name .* Near names: query"),
+        (
+            ["encoder"],
+            r"'bert.encoder', which holds modules .*expression.*'\.\*encoder\\\.\.\*'",
+        ),
+        (r".*qery", r"matches no full name of a linear map. Near names: .*query"),
+        (r".*encoder", r"matches no full name of a linear map"),
+    ],
+)
+def test_an_exclusion_that_leaves_nothing_out_is_refused(given, message):
+    """It would be a mistake that nobody sees."""
+    with pytest.raises(UnknownTarget, match=message):
+        choose_targets(tiny("bert_classifier")[0], ["query"], exclude_modules=given)
 
 
 def test_nothing_left_is_refused():
@@ -274,3 +324,53 @@ def test_fused_experts_that_are_asked_for_are_refused(targets):
     """A plan without them would not be what was asked for."""
     with pytest.raises(UnsupportedModule, match="fused experts are not measured"):
         find_targets(tiny("mixtral_lm")[0], targets)
+
+
+def test_an_adapter_on_an_embedding_is_refused_by_name():
+    """Also where nobody names targets: those that carry LoRA are meant."""
+    model = uniform_peft(tiny("llama_gqa_lm")[0], ["q_proj", "embed_tokens"])
+
+    with pytest.raises(UnsupportedModule, match=r"'model.embed_tokens', a Embedding; only"):
+        find_targets(model)
+
+    named = find_targets(model, ["q_proj"])
+    assert len(named) == len(find_targets(model, exclude_modules=["embed_tokens"])) == 2
+
+
+class _Router(nn.Linear):
+    """Gives scores and choices, as those of Llama 4 and PhiMoE do."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores, scores.argmax(dim=-1)
+
+
+class _Grouped(nn.Linear):
+    """Each group of inputs has outputs of its own."""
+
+    def forward(self, x):
+        return torch.einsum("...gi,gio->...go", x, self.weight.unflatten(0, (-1, 2)).mT)
+
+
+class _Scaled(nn.Linear):
+    """Another way to write a linear map."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+def test_a_linear_map_in_name_only_is_left_out_with_its_reason():
+    """PEFT fails on it when the model runs."""
+    model = nn.ModuleDict(
+        {
+            f"{i}": nn.ModuleDict({"a": kind(4, 6), "b": nn.Linear(4, 6)})
+            for i, kind in enumerate((_Router, _Grouped, _Scaled))
+        }
+    )
+
+    choice = choose_targets(model, ["a", "b"])
+
+    assert [m.name for m in choice.modules] == ["0.b", "1.b", "2.a", "2.b"]
+    assert choice.not_targeted == dict.fromkeys(["0.a", "1.a"], NOT_A_PRODUCT)
+    with pytest.raises(UnsupportedModule, match=r"'0.a' can be no target module: its class"):
+        choose_targets(model, ["0.a", "b"])

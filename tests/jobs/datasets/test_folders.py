@@ -1,6 +1,7 @@
 """Which files make a model or a dataset, and when their digest changes."""
 
 import os
+import socket
 
 import pytest
 
@@ -83,3 +84,47 @@ def test_a_dataset_of_two_formats_or_none_is_refused(tmp_path):
     (tmp_path / "b.parquet").touch()
     with pytest.raises(FolderError, match="mixes"):
         dataset_files(tmp_path)
+
+
+@pytest.mark.parametrize("make", ["pipe", "socket", "device", "broken-link"])
+def test_what_is_no_file_is_refused_and_not_opened(model, tmp_path, make):
+    """Reading it would wait, or never end."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "a.jsonl").write_text("{}\n")
+    for odd in (rows / "b.jsonl", model / "tokenizer.json"):
+        put_odd(odd, make)
+
+    with pytest.raises(
+        FolderError, match=r"dataset 'rows' holds 'b\.jsonl', which is no ordin"
+    ):
+        dataset_files(rows)
+    with pytest.raises(
+        FolderError, match=r"model 'm' holds 'tokenizer\.json', which is no ord"
+    ):
+        model_files(model)
+    with pytest.raises(FolderError, match=r"no ordinary file|holds no file"):
+        dataset_files(rows / "b.jsonl")
+
+
+def put_odd(path, make):
+    """Something that has the name of a file."""
+    if make == "pipe":
+        os.mkfifo(path)
+    elif make == "device":
+        path.symlink_to("/dev/zero")
+    elif make == "broken-link":
+        path.symlink_to(path.parent / "nowhere.jsonl")
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+
+
+def test_files_are_read_in_the_order_of_their_numbers(tmp_path):
+    """As they were written, whether their names are padded or not."""
+    for number in (10, 9, 1, 2, 11):
+        (tmp_path / f"part-{number}-of-11.csv").touch()
+
+    names = [name.split("-")[1] for name in dataset_files(tmp_path)]
+
+    assert names == ["1", "2", "9", "10", "11"]

@@ -37,7 +37,7 @@ def test_a_request_is_recorded_and_queued(http, body, store, redis_client):
     assert (job["status"], job["attempt"], job["cached"]) == ("queued", 1, False)
     record = store.get(job["id"])
     assert record.request["dataset"]["rows"] == body["dataset"]["rows"]
-    assert record.resolved["base_model"]["model_type"] == "bert"
+    assert record.resolved["base_model"]["model_type"] == "gpt2"
     assert record.resolved["dataset"]["fields"]["label"] == "label"
     [queued] = Queue(QUEUE_NAME, connection=redis_client, serializer="json").jobs
     assert queued.id == rq_job_id(job["id"], 1)
@@ -98,7 +98,7 @@ def test_a_result_that_is_gone_is_not_offered(http, body, job_id, succeed, data_
 def test_a_changed_model_is_another_model(http, body, job_id, succeed, data_dir):
     """The cache key is the model's content, not its name."""
     succeed(job_id)
-    (data_dir / "models" / "tiny" / "tokenizer.json").write_text("{}")
+    (data_dir / "models" / "tiny" / "tokenizer.json").write_text("{ }")
 
     assert http.post("/calibrate", json=body).status_code == 202
 

@@ -1,6 +1,10 @@
 """POST /estimate."""
 
 import json
+import math
+import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +32,20 @@ def app(settings, hub: Hub):
 
 
 def head_of(shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """A safetensors file as far as its header goes: the service reads no further."""
-    entry = {"dtype": "F32", "data_offsets": [0, 0]}
-    header = json.dumps({name: entry | {"shape": shape} for name, shape in shapes.items()})
-    return len(header).to_bytes(8, "little") + header.encode()
+    """A safetensors file as far as its header goes."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header)
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
+def write_hollow(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Weights that take no room on the disk: the service reads no further than their header."""
+    head = head_of(shapes)
+    file.write_bytes(head)
+    os.truncate(file, len(head) + sum(4 * math.prod(shape) for shape in shapes.values()))
 
 
 def everything(redis_client, data_dir) -> tuple[list[bytes], list[str]]:
@@ -143,7 +157,6 @@ def test_the_budget_interval_is_in_the_unit_of_the_request(
         (None, {}, None),
         (["classifier"], {}, None),
         (TARGETS, {"num_experts": 4}, None),
-        (TARGETS, {"quantization_config": {"bits": 4}}, None),
     ],
     ids=str,
 )
@@ -171,7 +184,7 @@ def test_targets_are_counted_where_the_files_tell(
 def test_memory_is_compared_with_every_worker(http, body, data_dir, store):
     """By the rules in `memory`, worked out here by hand."""
     big = {
-        "hidden_size": 4096, "max_position_embeddings": 500_000_000, "model_type": "llama",
+        "hidden_size": 4096, "max_position_embeddings": 500_000, "model_type": "llama",
         "torch_dtype": "bfloat16",
     }  # fmt: skip
     make_model(data_dir / "models" / "big", config=big)
@@ -227,17 +240,11 @@ def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
 ):
     """On top of the same model's need; streamed, that of one block."""
     sides = {"q_proj": (side, side), "up_proj": (4 * side, side)}
-    folder = make_model(data_dir / "models" / "wide")
-    (folder / "model.safetensors").write_bytes(
-        head_of(
-            {"embed_tokens.weight": (100, side)}
-            | {
-                f"layers.{n}.{kind}.weight": shape
-                for n in range(20)
-                for kind, shape in sides.items()
-            }
-        )
-    )
+    folder = make_model(data_dir / "models" / "wide", config=CONFIG | {"hidden_size": side})
+    shapes = {"embed_tokens.weight": (100, side)}
+    for n in range(20):
+        shapes |= {f"layers.{n}.{kind}.weight": shape for kind, shape in sides.items()}
+    write_hollow(folder / "model.safetensors", shapes)
     asked = body | {"base_model": "local:wide", "target_modules": targets}
     spectral = asked | {"allocation": {"rule": "spectral"}}
 
@@ -259,7 +266,7 @@ def test_a_model_too_large_for_a_worker_is_streamed_there(http, body, data_dir, 
     """Blocks fit where the whole does not; with less, neither."""
     shapes = {f"layers.{n}.q.weight": (2048, 2048) for n in range(64)}
     folder = make_model(data_dir / "models" / "deep")
-    (folder / "model.safetensors").write_bytes(head_of(shapes))
+    write_hollow(folder / "model.safetensors", shapes)
     for name, size in (("small", GIB // 2), ("middle", GIB + 2**26), ("large", 2 * GIB)):
         enter_worker(store, name=name, hardware=CPU.model_copy(update={"memory_bytes": size}))
 
@@ -298,10 +305,10 @@ def test_of_the_hub_only_heads_and_sizes_are_read(http, body, hub: Hub, tmp_path
     sizes = {name: len(data) for name, data in model.files.items()}
     assert first["resolved"]["base_model"]["revision"] == model.commit
     assert first["fetch"] == {
-        "model_bytes": sizes["config.json"] + sizes["model.safetensors"],
+        "model_bytes": sizes["config.json"] + sizes["model.safetensors"] + len("{}"),
         "dataset_bytes": len(rows),
     }
-    assert second["fetch"]["model_bytes"] == sizes["config.json"]
+    assert second["fetch"]["model_bytes"] == sizes["config.json"] + len("{}")
     assert first["model"]["parameters"] == N_PARAMETERS
     fetched = [line for line in hub.requests if "resolve" in line and "GET" in line]
     assert all("config.json" in line or "model.safetensors" in line for line in fetched)
@@ -309,13 +316,13 @@ def test_of_the_hub_only_heads_and_sizes_are_read(http, body, hub: Hub, tmp_path
 
 def test_every_shard_counts(http, body, hub: Hub, tmp_path):
     """A model in several files is the sum of them; an adapter beside it is not part of it."""
-    files = {}
+    files: dict[str, Any] = {"model.safetensors.index.json": "{}"}
     for number in range(3):
         shard = tmp_path / "shard"
         save_file({f"layers.{number}.q.weight": np.zeros((16, 16), np.float32)}, shard)
         files[f"model-{number}.safetensors"] = shard.read_bytes()
     files["adapter_model.safetensors"] = shard.read_bytes()
-    hub.add("org/sharded", {"config.json": json.dumps(CONFIG)} | files)
+    hub.add("org/sharded", {"config.json": json.dumps(CONFIG), "tokenizer.json": "{}"} | files)
 
     model = http.post("/estimate", json=body | {"base_model": "org/sharded"}).json()["model"]
 
@@ -326,7 +333,10 @@ def test_every_shard_counts(http, body, hub: Hub, tmp_path):
 def test_a_head_that_states_nonsense_is_refused(http, body, hub: Hub, tmp_path, side):
     """422, not an answer with absurd numbers."""
     file = head_of({"a.weight": (side,)})
-    hub.add("org/odd", {"config.json": json.dumps(CONFIG), "model.safetensors": file})
+    config = json.dumps(CONFIG)
+    hub.add(
+        "org/odd", {"config.json": config, "tokenizer.json": "{}", "model.safetensors": file}
+    )
 
     problem = http.post("/estimate", json=body | {"base_model": "org/odd"}).json()
 
@@ -334,21 +344,21 @@ def test_a_head_that_states_nonsense_is_refused(http, body, hub: Hub, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "named"),
     [
-        {"hidden_size": 10**4000, "vocab_size": -5},
-        {"hidden_size": "wide", "torch_dtype": {"a": 1}, "intermediate_size": None},
-        {"max_position_embeddings": True, "text_config": {"hidden_size": 2**70}},
+        ({"hidden_size": 10**4000, "vocab_size": 5}, "hidden_size=a number of"),
+        ({"hidden_size": "wide", "intermediate_size": None}, "hidden_size='wide'"),
+        ({"text_config": {"hidden_size": 2**70}}, f"hidden_size={2**70}"),
     ],
     ids=["huge", "strange types", "nested"],
 )
-def test_an_odd_configuration_is_no_fault(http, body, data_dir, config):
-    """The estimate is as rough as what it is made from."""
+def test_an_odd_configuration_is_refused(http, body, data_dir, config, named):
+    """As POST /calibrate refuses it; nothing is worked out from nonsense."""
     make_model(data_dir / "models" / "odd", config=CONFIG | config)
 
     answer = http.post("/estimate", json=body | {"base_model": "local:odd"})
 
-    assert answer.status_code == 200, answer.text
+    assert (answer.status_code, named in answer.json()["detail"]) == (422, True), answer.text
 
 
 def test_the_wait_is_guessed_from_jobs_before(http, body, store, redis_client):

@@ -1,5 +1,6 @@
 """Datasets: upload, list, look at, delete."""
 
+import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +18,29 @@ from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import ROWS, as_jsonl
 
 JSONL = {"Content-Type": "application/x-ndjson"}
+CSV = {"Content-Type": "text/csv; charset=utf-8"}
 PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
 
 
 def as_parquet(rows) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def as_csv(rows) -> bytes:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, [*rows[0]])
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def as_bomb() -> bytes:
+    """Ten KB with a cell of 300 MB."""
+    buffer = io.BytesIO()
+    table = pa.table({"text": ["a" * (300 << 20)], "label": [0]})
+    pq.write_table(table, buffer, compression="zstd", write_statistics=False)
     return buffer.getvalue()
 
 
@@ -39,8 +57,18 @@ def left_behind(data_dir) -> list[str]:
         (b"\n" + as_jsonl(ROWS).replace(b"\n", b"\r\n\r\n"), JSONL, "jsonl"),
         (BYTE_ORDER_MARK + as_jsonl(ROWS), JSONL, "jsonl"),
         (as_parquet(ROWS), PARQUET, "parquet"),
+        (as_csv(ROWS), CSV, "csv"),
+        (BYTE_ORDER_MARK + as_csv(ROWS), CSV, "csv"),
     ],
-    ids=["jsonl", "jsonl-alias", "jsonl-blank-lines", "jsonl-byte-order-mark", "parquet"],
+    ids=[
+        "jsonl",
+        "jsonl-alias",
+        "jsonl-blank-lines",
+        "jsonl-byte-order-mark",
+        "parquet",
+        "csv",
+        "csv-byte-order-mark",
+    ],
 )
 def test_an_upload_is_kept_under_its_content(http, data_dir, content, headers, format_):
     """The first time 201, then 200 with the same id; the bytes are those that were sent."""
@@ -93,6 +121,11 @@ def test_a_line_that_cannot_be_read_is_named(http, data_dir, content, where):
         (b"PAR1PAR1", PARQUET, "dataset_schema"),
         (as_jsonl(ROWS), PARQUET, "dataset_schema"),
         (as_parquet(ROWS), JSONL, "dataset_schema"),
+        (as_parquet(ROWS), CSV, "dataset_schema"),
+        (b"text,label\na,0\nb\n", CSV, "dataset_schema"),
+        (b"text,label\n", CSV, "dataset_empty"),
+        (as_bomb(), PARQUET, "dataset_schema"),
+        (as_jsonl([{f"c{n}": 1 for n in range(2_001)}]), JSONL, "dataset_schema"),
         (as_jsonl(ROWS), {"Content-Type": "text/plain"}, "unsupported_media_type"),
         (as_jsonl(ROWS), {}, "unsupported_media_type"),
         (as_jsonl(ROWS), JSONL | {"Content-Encoding": "gzip"}, "unsupported_media_type"),

@@ -97,11 +97,25 @@ def test_messages_without_a_template_are_refused(http, body, data_dir):
     assert accepted.status_code == 202, accepted.text
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": CHAT[0]["messages"], "completion": [{"role": "assistant", "content": "w2"}]},
+        {"conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}]},
+    ],
+    ids=["prompt and completion", "sharegpt"],
+)
+def test_messages_by_other_names_are_refused_too(http, body, row):
+    """Whatever the columns are called: lists of messages go through a template."""
+    refused = ask(http, body, "local:tiny", [row])
+
+    assert (refused.status_code, refused.json()["detail"]) == (422, NO_CHAT_TEMPLATE)
+
+
 def test_other_rows_need_no_template(http, body):
     """Prompts and completions are text already."""
-    rows = [{"prompt": "w1", "completion": "w2"}]
-
-    assert ask(http, body, "local:tiny", rows).status_code == 202
+    for row in ({"prompt": "w1", "completion": "w2"}, {"instruction": "w1", "output": "w2"}):
+        assert ask(http, body, "local:tiny", [row]).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -126,3 +140,41 @@ def test_a_model_of_the_hub_is_told_by_its_files(settings, body, hub, tmp_path, 
 
     assert (plain.status_code, asked_for_text) == (202, [])
     assert chat.status_code == status, chat.text
+
+
+MESSAGES = {"name": "messages", "list": [{"name": "role", "dtype": "string"}]}
+TEXT = {"name": "text", "dtype": "string"}
+PROMPTS = [MESSAGES | {"name": "prompt"}, MESSAGES | {"name": "completion"}]
+
+
+@pytest.mark.parametrize(
+    ("dataset_info", "config", "detail"),
+    [
+        ({"features": [MESSAGES]}, None, NO_CHAT_TEMPLATE),
+        ({"features": PROMPTS}, None, NO_CHAT_TEMPLATE),
+        ({"features": [TEXT]}, None, None),
+        ([{"config_name": "a", "features": [TEXT]}, {"config_name": "b", "features": [MESSAGES]}],
+         "b", NO_CHAT_TEMPLATE),
+        ([{"config_name": "a", "features": [TEXT]}, {"config_name": "b", "features": [MESSAGES]}],
+         "a", None),
+        ([{"config_name": "a", "features": [MESSAGES]}], "other", None),
+        ({"features": [{"name": "audio", "dtype": "audio"}]}, None, "no text column among"),
+        ({"features": "nonsense"}, None, None),
+        ("nonsense", None, None),
+    ],
+)  # fmt: skip
+def test_the_card_of_a_hub_dataset_tells_of_chat(
+    settings, body, hub, dataset_info, config, detail
+):
+    """`datasets` reads the files by these features; what is not told, the worker finds out."""
+    data = hub.add("org/data", {"train.jsonl": b"{}"}, kind="dataset")
+    data.card = {"dataset_info": dataset_info}
+    app = create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
+    dataset = {"source": "hub", "id": "org/data", "config": config}
+    with TestClient(app) as http:
+        answer = http.post("/calibrate", json=body | {"dataset": dataset})
+
+    assert answer.status_code == (422 if detail else 202), answer.text
+    if detail:
+        assert answer.json()["code"] == "dataset_schema"
+        assert answer.json()["detail"].startswith(detail)

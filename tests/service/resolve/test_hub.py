@@ -1,6 +1,7 @@
 """Hub references, against the stand-in hub."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_model_is_pinned_to_its_commit(http, from_hub, model):
     resolved = answer.json()["resolved"]["base_model"]
     assert answer.status_code == 202, answer.text
     assert resolved["revision"] == model.commit
-    assert (resolved["model_type"], resolved["architecture"]) == ("bert", "BertModel")
+    assert (resolved["model_type"], resolved["architecture"]) == ("gpt2", "GPT2Model")
 
 
 def test_no_weights_are_fetched(http, from_hub, model, hub):
@@ -55,7 +56,7 @@ def test_another_commit_is_another_model(http, from_hub, model, hub, succeed):
     succeed(http.post("/calibrate", json=from_hub).json()["id"])
     assert http.post("/calibrate", json=from_hub).status_code == 200
 
-    model.files["tokenizer.json"] = b"{}"
+    model.files["tokenizer.json"] = b"{ }"
 
     assert http.post("/calibrate", json=from_hub).status_code == 202
 
@@ -137,6 +138,25 @@ def test_a_dataset_that_is_not_there_is_refused(http, body, hub, reference):
     answer = http.post("/calibrate", json=body | {"dataset": reference})
 
     assert (answer.status_code, answer.json()["code"]) == (424, "dataset_unreachable")
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"data.py": "", "README.md": "# data"}, r"brings a loading script \(data\.py\)"),
+        ({"data.py": "", "train.jsonl": "{}"}, r"brings a loading script \(data\.py\)"),
+        ({"README.md": "# data", "other.py": ""}, r"no data files; it has \['README\.md', 'o"),
+    ],
+    ids=["script", "script-beside-data", "no-data"],
+)
+def test_a_dataset_that_no_files_give_is_refused(http, body, hub, files, reason):
+    """424 before anything is queued: code of a dataset is never run."""
+    hub.add("org/data", files, kind="dataset")
+
+    answer = http.post("/calibrate", json=body | {"dataset": "org/data"})
+
+    assert (answer.status_code, answer.json()["code"]) == (424, "dataset_unreachable")
+    assert re.search(reason, answer.json()["detail"])
 
 
 def test_a_hub_with_trouble_is_not_the_client_s_fault(http, from_hub, model, hub):

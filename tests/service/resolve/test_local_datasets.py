@@ -1,11 +1,15 @@
 """Uploads and registered datasets, resolved to their content."""
 
+import re
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fimlora_contract.references import LocalDataset
+from fimlora_jobs.data_folder import DataFolder
+from fimlora_service.resolve.local_datasets import LocalDatasets
 from support.service import ROWS, as_jsonl
 
 
@@ -72,6 +76,34 @@ class TestUploads:
 
         assert http.post("/calibrate", json=body | change).status_code == 202
 
+    @pytest.mark.parametrize(
+        ("task", "labels", "reason"),
+        [
+            ("sequence_classification", (0, 0.5), "line 2 holds 0.5: set task regression, or"),
+            ("regression", ("a", "b"), "task regression needs numbers"),
+            ("auto", (0, ""), "mixes text|text of 0 characters"),
+            ("auto", ("x" * 1001, "y"), "holds text of 1001 characters; a label has 1 to 1000"),
+            ("auto", (10**30, 1), "which is no label"),
+        ],
+    )
+    def test_labels_that_do_not_fit_the_task_are_refused(
+        self, refuse, upload, task, labels, reason
+    ):
+        """Before the queue, in the words of the worker."""
+        dataset = upload([{"text": "a", "label": label} for label in labels])
+
+        code, detail = refuse(dataset=dataset, calibration={"task": task})
+
+        assert code == "dataset_schema"
+        assert re.search(reason, detail)
+
+    def test_whole_numbers_may_be_amounts(self, http, body, upload):
+        """The task says it, of labels that would be one class."""
+        dataset = upload([{"text": "a", "label": 3}] * 2)
+        change = {"dataset": dataset, "calibration": {"task": "regression"}}
+
+        assert http.post("/calibrate", json=body | change).status_code == 202
+
     def test_floats_are_a_regression(self, http, body, upload):
         """Whole and broken numbers together are numbers."""
         dataset = upload([{"text": "a", "label": n} for n in (-1, 0.5, 2)])
@@ -88,6 +120,44 @@ class TestUploads:
 
 
 class TestLocalDatasets:
+    def test_classes_may_come_late_in_a_long_file(self, data_dir):
+        """The first rows of a sorted file have one label; the worker sees the rest."""
+        (data_dir / "datasets").mkdir(exist_ok=True)
+        rows = [{"text": "a", "label": n // 6} for n in range(12)]
+        (data_dir / "datasets" / "sorted.jsonl").write_bytes(as_jsonl(rows))
+        reference = LocalDataset(name="sorted.jsonl")
+
+        first = LocalDatasets(DataFolder(data_dir), rows_checked=5)
+        assert first.resolve(reference, task="auto")["rows"] is None
+        every = LocalDatasets(DataFolder(data_dir), rows_checked=13)
+        assert every.resolve(reference, task="auto")["rows"] == 12
+
+    @pytest.mark.parametrize("task", ["auto", "sequence_classification"])
+    def test_a_column_need_not_be_in_the_first_row(self, http, body, data_dir, task):
+        """As in an upload."""
+        (data_dir / "datasets").mkdir(exist_ok=True)
+        late = [{"note": "x", **ROWS[0]}, *ROWS[1:]]
+        for row in late:
+            row["tag"] = row.get("tag")
+        (data_dir / "datasets" / "late.jsonl").write_bytes(as_jsonl(late))
+        change = {"dataset": "local:late.jsonl", "calibration": {"task": task}}
+
+        job = http.post("/calibrate", json=body | change).json()
+
+        assert job["resolved"]["dataset"]["fields"]["label"] == "label"
+
+    def test_shards_of_two_kinds_are_refused_before_the_queue(self, refuse, data_dir):
+        """Far behind the rows that are looked at."""
+        folder = data_dir / "datasets" / "reviews"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(ROWS), folder / "a.parquet")
+        pq.write_table(pa.table({"text": [{"x": 1}], "label": [0]}), folder / "b.parquet")
+
+        code, detail = refuse(dataset="local:reviews")
+
+        assert code == "dataset_schema"
+        assert detail == "column 'text' holds text in a.parquet and objects in b.parquet"
+
     def test_a_registered_parquet_file_is_resolved(self, http, body, data_dir):
         """Only the columns in use are read."""
         folder = data_dir / "datasets" / "reviews"

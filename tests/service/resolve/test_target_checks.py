@@ -1,6 +1,8 @@
 """Named target modules, and budgets that no plan can meet."""
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.errors import ValidationFailed
@@ -81,6 +83,45 @@ class TestTargets:
         assert http.post("/calibrate", json=body | change).status_code == 202
 
     @pytest.mark.parametrize(
+        ("entry", "fits"),
+        [
+            ("model.language_model.layers.0.self_attn.q_proj", True),
+            ("language_model.model.layers.0.self_attn.q_proj", True),
+            ("model.language_model.layers.7.self_attn.q_proj", False),
+            ("model.language_model.layers.0.self_attn.qq_proj", False),
+        ],
+    )
+    def test_names_of_the_loaded_tree_and_of_the_checkpoint_are_accepted(
+        self, body, entry, fits
+    ):
+        """A model of several parts may be loaded into another tree than it was saved from."""
+        request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
+        shapes = {"language_model.model.layers.0.self_attn.q_proj.weight": (16, 16)}
+        config = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+
+        if fits:
+            check_targets(request, shapes=shapes, config=config)
+        else:
+            with pytest.raises(ValidationFailed, match="q_proj"):
+                check_targets(request, shapes=shapes, config=config)
+
+    @pytest.mark.parametrize(
+        ("change", "status"),
+        [
+            ({"target_modules": r".*\.(query|value)"}, 202),
+            ({"target_modules": ["query", "value"], "exclude_modules": ["0.attention.self.value"]},
+             202),
+            ({"target_modules": "all-linear", "exclude_modules": r".*\.dense"}, 202),
+            ({"target_modules": "(query"}, 422),
+            ({"exclude_modules": []}, 422),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_expressions_and_exclusions(self, http, body, change, status):
+        """Whether they match is for the worker to see, but a broken one is refused at once."""
+        assert http.post("/calibrate", json=body | change).status_code == status
+
+    @pytest.mark.parametrize(
         ("budget", "fits"),
         [
             ({"parameters": 127}, False),
@@ -114,6 +155,31 @@ class TestTargets:
             if not fits:
                 assert answer.json()["code"] == "budget_infeasible"
                 assert "feasible interval [1, 16]" in answer.json()["detail"]
+
+    def test_a_fraction_below_one_rank_is_refused(self, http, body):
+        """One rank of a map costs 17 at least, and no head doubles the model's 1,632."""
+        for fraction, fits in ((0.004, False), (0.02, True)):
+            answer = http.post("/calibrate", json=body | {"budget": {"fraction": fraction}})
+
+            assert (answer.status_code == 202) is fits, answer.text
+            if not fits:
+                assert "budget fraction=0.004 allows 13" in answer.json()["detail"]
+
+    def test_a_rank_above_what_the_named_maps_can_have_is_refused(self, http, body, data_dir):
+        """Whatever others could have."""
+        folder = make_model(data_dir / "models" / "uneven")
+        shapes = {"layers.0.q.weight": (64, 64), "layers.0.k.weight": (4, 64)}
+        weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        save_file(weights, folder / "model.safetensors")
+        for targets, fits in ((["k"], False), (["q", "k"], True)):
+            change = {"base_model": "local:uneven", "target_modules": targets}
+            answer = http.post("/calibrate", json=body | change)
+
+            assert (answer.status_code == 202) is fits, answer.text
+            if not fits:
+                assert (
+                    "no target of the model can have a rank above 4" in answer.json()["detail"]
+                )
 
     def test_a_budget_below_one_rank_is_refused(self, http, body):
         """Without names only what no choice of targets could meet is refused."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,10 +12,11 @@ from datasets import ClassLabel, Dataset, Features, Value
 from fimlora_contract.references import Columns
 from fimlora_jobs.datasets.columns import find_fields
 from fimlora_jobs.datasets.folders import dataset_files
-from fimlora_jobs.datasets.table import arrow_rows, inline_rows, rows_of_files
+from fimlora_jobs.datasets.table import inline_rows, rows_of_files
 from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.calibration_data import draw
 from fimlora_worker.inputs.examples import Encoder
+from fimlora_worker.inputs.hub_rows import dataset_rows
 from fimlora_worker.inputs.labels import find_labels
 from support.model_folders import make_tokenizer
 
@@ -71,7 +73,7 @@ def shards(folder, rows, write, suffix):
 
 def containers(folder, rows):
     """The same rows in every container that declares nothing."""
-    table = pq.read_table(write_parquet(folder / "hub.parquet", rows))
+    hub = Dataset(pq.read_table(write_parquet(folder / "hub.parquet", rows)))
     return {
         "inline": inline_rows(rows),
         "jsonl": rows_of_files([write_lines(folder / "a.jsonl", rows)]),
@@ -80,7 +82,7 @@ def containers(folder, rows):
         "jsonl-shards": rows_of_files(shards(folder / "j", rows, write_lines, "jsonl")),
         "csv-shards": rows_of_files(shards(folder / "c", rows, write_csv, "csv")),
         "parquet-shards": rows_of_files(shards(folder / "p", rows, write_parquet, "parquet")),
-        "hub": arrow_rows(table, classes={}),
+        "datasets": dataset_rows(hub),
     }
 
 
@@ -126,7 +128,7 @@ def test_declared_classes_are_read_from_a_file_as_from_the_hub(tmp_path):
     """Also those that no row has, and -1 is no class beside them."""
     rows = rows_with([2, 0, -1, 2] * 8)
     file = written_by_datasets(tmp_path / "a.parquet", rows, ["x", "y", "z"])
-    hub = arrow_rows(pq.read_table(file), classes={"label": ("x", "y", "z")})
+    hub = dataset_rows(Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache")))
 
     assert examples_of(rows_of_files([file])) == examples_of(hub)
     labels, examples, n_dropped = examples_of(hub)
@@ -154,10 +156,9 @@ def test_where_every_class_occurs_a_declaration_changes_nothing(tmp_path, name):
         ([-1, -1], "ab", "labels no row"),
     ],
 )
-def test_labels_that_a_declaration_forbids_are_refused(tmp_path, values, names, message):
+def test_labels_that_a_declaration_forbids_are_refused(values, names, message):
     """Rather than looked up in vain."""
-    file = write_parquet(tmp_path / "a.parquet", rows_with(values))
-    rows = arrow_rows(pq.read_table(file), classes={"label": tuple(names)})
+    rows = replace(inline_rows(rows_with(values)), classes={"label": tuple(names)})
 
     with pytest.raises(DatasetSchema, match=message):
         find_labels(rows, "label")
@@ -201,7 +202,7 @@ def test_a_column_of_nulls_is_a_column_that_rows_lack(tmp_path):
         inline_rows(nulls),
         rows_of_files([write_lines(tmp_path / "a.jsonl", nulls)]),
         rows_of_files([tmp_path / "a.parquet"]),
-        arrow_rows(typed, classes={}),
+        dataset_rows(Dataset(typed)),
     ):
         assert examples_of(rows) == expected
 

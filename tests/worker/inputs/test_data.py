@@ -11,12 +11,13 @@ from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.inputs.calibration_data import PaddedBatches, draw
-from fimlora_worker.inputs.examples import IGNORED, Encoder
+from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.rows import open_rows
+from fimlora_worker.inputs.token_spans import IGNORED
 from fimlora_worker.settings import Settings
 from support.jobs import write_jsonl
-from support.model_folders import CHAT_TEMPLATE, make_tokenizer
+from support.model_folders import make_tokenizer
 
 ID = "ds_" + "0" * 32
 
@@ -151,7 +152,7 @@ class TestExamples:
     def test_only_the_completion_is_predicted(self):
         """Prompt tokens carry no label; the end of text is part of the completion."""
         fields = TextFields(prompt="p", completion="c")
-        example = encoder(fields).encode({"p": "w0 w1", "c": "w2"}, where="row 1")
+        example = encoder(fields).encode({"p": "w0 w1", "c": " w2"}, where="row 1")
 
         assert example["input_ids"] == [5, 6, 7, 4]
         assert example["labels"] == [IGNORED, IGNORED, 7, 4]
@@ -159,7 +160,7 @@ class TestExamples:
     def test_a_prompt_that_fills_everything_leaves_nothing_to_predict(self):
         """Such a row is dropped, not counted as an example without labels."""
         fields = TextFields(prompt="p", completion="c")
-        row = {"p": "w0 w1 w2 w3", "c": "w4"}
+        row = {"p": "w0 w1 w2 w3", "c": " w4"}
 
         assert encoder(fields, max_length=4).encode(row, where="row 1") is None
 
@@ -169,25 +170,6 @@ class TestExamples:
 
         assert encoder(fields).encode({"t": "w0 w1"}, where="r")["labels"] == [5, 6]
         assert encoder(fields).encode({"t": "w0"}, where="r") is None
-
-    def test_messages_go_through_the_chat_template(self):
-        """Without a template the message says what to use instead."""
-        fields = TextFields(messages="m")
-        row = {"m": [{"role": "w1", "content": "w2"}, {"role": "w3", "content": "w4"}]}
-        chat = encoder(fields)
-        with pytest.raises(DatasetSchema, match="has no chat template; use a chat model"):
-            chat.encode(row, where="row 1")
-        chat.tokenizer.chat_template = CHAT_TEMPLATE
-
-        assert chat.encode(row, where="row 1")["input_ids"] == [6, 7, 8, 9]
-
-    def test_a_row_that_the_template_refuses_is_named(self):
-        """Templates raise on roles they do not know."""
-        chat = encoder(TextFields(messages="m"))
-        chat.tokenizer.chat_template = "{{ raise_exception('no such role') }}"
-
-        with pytest.raises(DatasetSchema, match="row 7: the chat template refuses it: no such"):
-            chat.encode({"m": [{"role": "x", "content": "y"}]}, where="row 7")
 
 
 class TestDraw:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fimlora.errors import InvalidCheckpoint
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_worker.errors import ModelMissing, UnsafeWeights, UnsupportedArchitecture
 from fimlora_worker.inputs.heads import ModelRequest
@@ -123,10 +124,13 @@ def test_models_that_transformers_does_not_know_are_refused(folder, fields, mess
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_hidden_layers": "six"}, "expected int, got str"),
-        ({"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; its checkpoint"),
+        ({"num_hidden_layers": "six"}, "num_hidden_layers='six'"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
         ({"text_config": {"num_experts": 10**9}}, "asks for num_experts=1000000000"),
-        ({"hidden_size": -8, "num_attention_heads": 1}, "negative dimension"),
+        ({"hidden_size": -8, "num_attention_heads": 1}, "hidden_size=-8"),
+        ({"hidden_act": "no_such"}, "no_such"),
+        ({"type_vocab_size": -2}, "transformers cannot load this bert model"),
+        ({"attention_probs_dropout_prob": 7}, "attention_probs_dropout_prob=7"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused_at_once(folder, fields, message):
@@ -169,7 +173,7 @@ def test_a_checkpoint_with_missing_weights_is_refused(folder):
     kept = {key: value for key, value in weights.items() if key != name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
-    with pytest.raises(UnsupportedArchitecture, match=f"lacks weights of .*{name}"):
+    with pytest.raises(InvalidCheckpoint, match=f"lacks weights of .*{name}"):
         load(folder, CLASSIFIER)
 
 
@@ -177,7 +181,7 @@ def test_weights_of_another_shape_are_refused(folder):
     """A config that does not fit its checkpoint must not give random layers."""
     change_config(folder, intermediate_size=32)
 
-    with pytest.raises(UnsupportedArchitecture, match="lacks weights"):
+    with pytest.raises(InvalidCheckpoint, match="lacks weights"):
         load(folder, CLASSIFIER)
 
 

@@ -142,6 +142,23 @@ class TestReporter:
         assert self.progress(jobs, reporter).batch == 10
         assert state["alive"] == 2
 
+    def test_a_long_stage_shows_life_and_can_be_ended(self, jobs, reporter, state):
+        """Between rows, once a second however many there are, with the progress that was."""
+        reporter.enter(Stage.LOADING)
+        for _ in range(2_500):
+            state["now"] += 0.001
+            reporter.keep_alive()
+
+        assert state["alive"] == 3
+        assert self.progress(jobs, reporter).stage == Stage.LOADING
+        state["now"] += 1.0
+        jobs.store.request_cancel(reporter.job_id)
+        with pytest.raises(CancelRequested):
+            reporter.keep_alive()
+        state["draining"] = True
+        with pytest.raises(ShutdownRequested):
+            reporter.keep_alive()
+
     def test_each_interruption_has_its_own_exception(self, jobs, reporter, state):
         """None of them is an Exception, so no library can swallow one."""
         state["draining"] = True

@@ -92,11 +92,15 @@ def test_an_attempt_after_a_kill_needs_less(jobs: Jobs, run_queue, kills, execut
      ({"target_modules": ["q_projj"]}, "validation_failed")],
     ids=["budget", "module"],
 )  # fmt: skip
-def test_a_request_that_cannot_be_met_streams_nothing(jobs: Jobs, run_queue, request_, code):
-    """Names and budget are checked on the model's outline, before a block is read."""
-    job_id = submit(jobs, "tiny", "labels", "streamed", **request_)
+@pytest.mark.parametrize("executor", ["streamed", "resident"])
+def test_a_request_that_cannot_be_met_reads_no_weight(
+    jobs: Jobs, run_queue, executor, request_, code
+):
+    """Names and budget are checked on the model's outline."""
+    job_id = submit(jobs, "tiny", "labels", executor, **request_)
     run_queue()
 
     events = [e.progress.stage for e in jobs.store.events(job_id) if e.progress]
     assert ended(jobs, job_id).error.code == code
     assert "calibrating" not in events
+    assert n_loads() == 0

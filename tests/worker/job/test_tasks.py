@@ -151,8 +151,8 @@ TEXT = [f"w{n} w{n + 1} w{n + 2}" for n in range(16)]
     ("model", "rows", "task_type"),
     [
         ("decoder", [{"text": t} for t in TEXT], "CAUSAL_LM"),
-        ("decoder", [{"prompt": t, "completion": "w9"} for t in TEXT], "CAUSAL_LM"),
-        ("chat", [{"messages": [{"role": "w1", "content": t}]} for t in TEXT], "CAUSAL_LM"),
+        ("decoder", [{"prompt": t, "completion": " w9"} for t in TEXT], "CAUSAL_LM"),
+        ("chat", [{"messages": [{"role": "assistant", "content": t}]} for t in TEXT], "CAUSAL_LM"),
         ("decoder", [{"text": t, "label": len(t) % 2} for t in TEXT], "SEQ_CLS"),
         ("tiny", [{"sentence1": t, "sentence2": t, "label": n / 8} for n, t in enumerate(TEXT)],
          "SEQ_CLS"),
@@ -267,3 +267,35 @@ def test_a_job_popped_after_its_deadline_fails_with_timeout(jobs: Jobs, run_queu
     assert (record.status, record.json_field("error")["code"]) == ("failed", "timeout")
     assert "deadline_s" in record.json_field("error")["detail"]
     assert jobs.get(early).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "labels_by"),
+    [
+        ([{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "w9"}]}
+          for t in TEXT], {}, ["prefix"]),
+        ([{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "w9"}]}
+          for t in TEXT], {"chat_labels": "all"}, ["all"]),
+        ([{"prompt": t, "completion": " w9"} for t in TEXT], {}, ["completion"]),
+        ([{"text": t} for t in TEXT], {}, ["all"]),
+    ],
+    ids=["chat", "all of a chat", "completion", "text"],
+)  # fmt: skip
+def test_provenance_says_what_carries_a_label(jobs: Jobs, run_queue, rows, options, labels_by):
+    """How many tokens of how many, and how it was decided."""
+    job_id = jobs.submit(
+        model="chat",
+        dataset={"source": "inline", "rows": rows},
+        target_modules="all-linear",
+        calibration={"batch_size": 4, "n_batches": 4, **options},
+    )
+
+    assert run_calibration(job_id, 1) == "succeeded"
+    facts = jobs.get(job_id).to_job().result.rank_map.provenance
+    n_tokens = facts["tokens"]
+    expected = {"prefix": 2 * 16, "completion": 2 * 16, "all": n_tokens - 16}[labels_by[0]]
+    assert facts["labels_by"] == labels_by
+    assert facts["labelled_tokens"] == expected < n_tokens
+    assert facts.get("chat_labels") == options.get(
+        "chat_labels", "assistant" if "messages" in rows[0] else None
+    )

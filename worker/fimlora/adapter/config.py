@@ -26,7 +26,11 @@ TASK_TYPES = (
     "SEQ_CLS",
     "TOKEN_CLS",
 )
+# Endings of the names of modules that PEFT trains in full in a classifier.
+FULL_NAMES = ("classifier", "score")
 WRAPPER_PREFIX = "base_model.model."
+# In a plan's provenance; see `fimlora.adapter.model_classes`.
+LEFT_OUT = "left_out_of_names"
 
 
 def build_adapter_config(
@@ -37,6 +41,7 @@ def build_adapter_config(
     layout: str = "B",
     module_names: Iterable[str] | None = None,
     target_modules: Iterable[str] | None = None,
+    modules_to_save: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """Fill in the fields that every PEFT since 0.11 loads without a warning, and no other.
 
@@ -49,6 +54,8 @@ def build_adapter_config(
             ``target_modules``, which are full names otherwise.
         target_modules: Names that are known to target these modules and no other; they
             are written as they stand.
+        modules_to_save: Full names of modules that are trained and stored in full, such as
+            a new head; see `modules_in_full`.
 
     Returns:
         The content of ``adapter_config.json``.
@@ -60,12 +67,14 @@ def build_adapter_config(
         raise InvalidOption(f"task_type={task_type!r}; allowed are {', '.join(TASK_TYPES)}")
     if layout not in LAYOUTS:
         raise InvalidOption(f"layout={layout!r}; allowed are {', '.join(LAYOUTS)}")
+    left_out = plan.provenance.get(LEFT_OUT, "")
     targets = [m for m in plan.modules if plan.ranks[m.name] > 0]
     if not targets:
         raise InvalidOption("every module of the plan has rank 0: there is no adapter to write")
     ranks = {m.name: plan.ranks[m.name] for m in targets}
     if layout == "B":
-        patterns = rank_patterns(ranks, {name: plan.alpha(name) for name in ranks})
+        alphas = {name: plan.alpha(name) for name in ranks}
+        patterns = rank_patterns(ranks, alphas, left_out=left_out)
         rank = max(ranks.values())
     else:
         patterns = {}, {}
@@ -79,12 +88,12 @@ def build_adapter_config(
         "init_lora_weights": True,
         "lora_alpha": plan.scale * rank,
         "lora_dropout": 0.0,
-        "modules_to_save": None,
+        "modules_to_save": sorted(modules_to_save or ()) or None,
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": patterns[0],
         "target_modules": (
-            target_names(ranks, module_names)
+            target_names(ranks, module_names, left_out=left_out)
             if target_modules is None
             else sorted(target_modules)
         ),
@@ -94,7 +103,7 @@ def build_adapter_config(
 
 
 def rank_patterns(
-    ranks: Mapping[str, int], alphas: Mapping[str, int | float]
+    ranks: Mapping[str, int], alphas: Mapping[str, int | float], *, left_out: str = ""
 ) -> tuple[dict[str, int], dict[str, int | float]]:
     """Name rank and alpha of every target that differs from the defaults.
 
@@ -104,6 +113,8 @@ def rank_patterns(
     Args:
         ranks: Rank of every target, above 0, by full name in the base model.
         alphas: Alpha of every target.
+        left_out: The first part of every name that keys leave out, as the rest is known to
+            name one module only.
 
     Returns:
         ``rank_pattern`` and ``alpha_pattern``, with the same keys in the same order; no key
@@ -111,9 +122,9 @@ def rank_patterns(
     """
     widest = max(sorted(ranks), key=ranks.__getitem__)
     defaults = ranks[widest], alphas[widest]
-    longer = {end for name in ranks for end in _dotted_ends(name)[1:]}
+    longer = {end for name in ranks for end in dotted_ends(name)[1:]}
     keys = {
-        name: f"^{name}" if name in longer else name
+        name: f"^{name}" if name in longer else name.removeprefix(left_out)
         for name in sorted(ranks)
         if (ranks[name], alphas[name]) != defaults
     }
@@ -144,13 +155,17 @@ def padded_rank(plan: RankPlan) -> int:
     )
 
 
-def target_names(names: Iterable[str], module_names: Iterable[str] | None = None) -> list[str]:
+def target_names(
+    names: Iterable[str], module_names: Iterable[str] | None = None, *, left_out: str = ""
+) -> list[str]:
     """Shortest names that make PEFT target exactly these modules.
 
     Args:
         names: Full names of the modules to target.
         module_names: Names of all modules of the base model. ``None`` allows full names
             only, as any shorter one might hit a module it should not.
+        left_out: The first part of every name that no result has, as the rest is known to
+            name one module only.
 
     Returns:
         Sorted leaf names, or longer endings where a leaf name would hit another module.
@@ -163,11 +178,12 @@ def target_names(names: Iterable[str], module_names: Iterable[str] | None = None
         if not re.fullmatch(r"[\w.-]+", name):
             raise UnsupportedModule(f"{name!r}: PEFT reads names as regular expressions")
     if module_names is None:
-        return sorted(targets)
-    others = {end for name in set(module_names) - targets for end in _dotted_ends(name)}
+        return sorted(name.removeprefix(left_out) for name in targets)
+    others = {end for name in set(module_names) - targets for end in dotted_ends(name)}
     found = set()
     for name in targets:
-        ends = [end for end in reversed(_dotted_ends(name)) if end not in others]
+        rest = name.removeprefix(left_out)
+        ends = [end for end in reversed(dotted_ends(rest)) if end not in others]
         if not ends:
             raise UnsupportedModule(
                 f"{name!r} also ends the name of a module outside the plan, so PEFT would "
@@ -177,7 +193,34 @@ def target_names(names: Iterable[str], module_names: Iterable[str] | None = None
     return sorted(found)
 
 
-def _dotted_ends(name: str) -> list[str]:
-    """The name and every ending of it that begins after a dot, longest first."""
+def modules_in_full(names: Iterable[str]) -> list[str]:
+    """Name the modules that hold some tensors, as ``modules_to_save`` takes them.
+
+    PEFT saves every module in full whose name ends in ``classifier`` or ``score``, when the
+    task is one of classification; nothing inside such a module may be named besides.
+
+    Args:
+        names: Names of the tensors, as `fimlora.model.targets.head_tensors` finds them.
+
+    Returns:
+        Full names of modules, sorted; none of them is inside another one.
+    """
+    found = set()
+    for name in names:
+        owners = name.split(".")[:-1]
+        ends = [i for i, part in enumerate(owners, 1) if part.endswith(FULL_NAMES)]
+        found.add(".".join(owners[: ends[0]] if ends else owners))
+    return sorted(n for n in found if not any(n.startswith(f"{other}.") for other in found))
+
+
+def dotted_ends(name: str) -> list[str]:
+    """Take a name apart.
+
+    Args:
+        name: A module's name.
+
+    Returns:
+        The name and every ending of it that begins after a dot, longest first.
+    """
     parts = name.split(".")
     return [".".join(parts[i:]) for i in range(len(parts))]

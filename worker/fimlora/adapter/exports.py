@@ -59,6 +59,8 @@ class _Adapter:
         names = ["r", "lora_alpha", "lora_dropout", "target_modules"]
         if self.config["fan_in_fan_out"]:  # PEFT sets it by itself, but warns
             names.append("fan_in_fan_out")
+        if self.config["modules_to_save"]:
+            names.append("modules_to_save")
         return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
 
     @property
@@ -107,6 +109,7 @@ def _config(plan: RankPlan, known: Mapping[str, Any], *, layout: str) -> dict[st
         task_type=known["task_type"],
         layout=layout,
         target_modules=known["target_modules"],
+        modules_to_save=known.get("modules_to_save"),
     )
 
 
@@ -130,6 +133,7 @@ def _axolotl(adapter: _Adapter) -> str:
         "lora_dropout": lora["lora_dropout"],
         "lora_target_modules": lora["target_modules"],
         **({"lora_fan_in_fan_out": True} if "fan_in_fan_out" in lora else {}),
+        **({"lora_modules_to_save": saved} if (saved := lora.get("modules_to_save")) else {}),
         "lora_rank_pattern": lora["rank_pattern"],
         "lora_alpha_pattern": lora["alpha_pattern"],
     }

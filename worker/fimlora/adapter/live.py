@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fimlora.adapter.config import rank_patterns
 from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.model.compiled import plain_name
 from fimlora.model.targets import base_model_of
 from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import RankPlan, TargetModule
@@ -92,7 +93,7 @@ def live_adapter(model: nn.Module, adapter_name: str = "default") -> LiveAdapter
             f"ranks can be changed with: {', '.join(map(repr, _PLAIN_INITIALISATIONS))}"
         )
     layers = {
-        name: _check_layer(name, module, adapter_name)
+        plain_name(name): _check_layer(plain_name(name), module, adapter_name)
         for name, module in base_model_of(model).named_modules()
         if isinstance(module, LoraLayer) and adapter_name in module.r
     }

@@ -6,12 +6,17 @@ builds is compared with the plan, and with the tensors that are to be written.
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from fimlora.adapter.config import LEFT_OUT
+from fimlora.adapter.model_classes import NOT_FOR, NamedTree, counterparts, name_facts
 from fimlora.errors import AdapterMismatch
-from fimlora.model.peft_trial import Adapted, PeftRefusal, adapt
+from fimlora.model.outline import outline
+from fimlora.model.peft_trial import Adapted, PeftRefusal, adapt, unadaptable_by_peft
+from fimlora.model.targets import base_model_of
 from fimlora.plan import RankPlan
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,6 +56,63 @@ def prove(
             f"PEFT makes something else of this adapter on {type(model).__name__} than was "
             f"planned: {difference}"
         )
+
+
+def settle_names(
+    plan: RankPlan, model: nn.Module, other: nn.Module | None
+) -> tuple[RankPlan, list[str]]:
+    """Find out which classes the names of an adapter can be for, before its config is made.
+
+    Args:
+        plan: The plan.
+        model: The base model, loaded or a skeleton.
+        other: What the same checkpoint is as another class, if there is such a thing.
+
+    Returns:
+        The plan, whose provenance says so, and the names of all modules that its targets must
+        be told from.
+    """
+    tree, second = _tree(model), None if other is None else _tree(other)
+    facts = name_facts(plan.modules, tree, second)
+    names = list(tree.modules)
+    if second is not None and LEFT_OUT in facts:
+        meant = counterparts(plan.modules, second, facts[LEFT_OUT])
+        if unadaptable_by_peft(other, list(meant.values())):  # type: ignore[arg-type]
+            facts = name_facts(plan.modules, tree) | {NOT_FOR: second.model_class}
+        else:
+            names += set(second.modules) - set(meant.values())
+    return replace(plan, provenance=dict(plan.provenance) | facts), names
+
+
+def prove_on_other(
+    plan: RankPlan, config: Mapping[str, Any], other: nn.Module, *, width: int | None = None
+) -> None:
+    """Prove a config on the other class, if its names are to hold there.
+
+    Args:
+        plan: The plan, as `settle_names` gave it.
+        config: The content of ``adapter_config.json``.
+        other: The model of the other class.
+        width: The rank that layout C pads every module to.
+    """
+    if LEFT_OUT not in plan.provenance:
+        return
+    names = counterparts(plan.modules, _tree(other), plan.provenance[LEFT_OUT])
+    renamed = replace(
+        plan,
+        modules=tuple(replace(m, name=names[m.name]) for m in plan.modules),
+        ranks={names[name]: rank for name, rank in plan.ranks.items()},
+        scores={names[name]: score for name, score in plan.scores.items()},
+        controls={},
+    )
+    prove(renamed, config, other, width=width)
+
+
+def _tree(model: nn.Module) -> NamedTree:
+    base = base_model_of(model)
+    return NamedTree(
+        type(base).__name__, [name for name, _ in outline(base).named_modules() if name]
+    )
 
 
 def _differences(

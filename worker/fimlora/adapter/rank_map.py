@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 
+from fimlora.adapter.model_classes import sentence
 from fimlora.plan import RankPlan, TargetModule
 
 # Light to dark; the numbers turn from black to white where contrast is equal.
@@ -84,7 +85,7 @@ def layer_grid(plan: RankPlan) -> Grid:
 
 
 def budget_line(plan: RankPlan) -> str:
-    """Say in one line what was asked for and what it buys.
+    """Say in one line what was asked for, what it buys, and which model class it is for.
 
     Args:
         plan: The plan.
@@ -99,6 +100,8 @@ def budget_line(plan: RankPlan) -> str:
         line += f" (uniform LoRA: {plan.spending_of(uniform).parameters:,})"
     if holes := sum(rank == 0 for rank in plan.ranks.values()):
         line += f"; {holes} modules not targeted, check that your server allows that"
+    if classes := sentence(plan.provenance):
+        line += f"; {classes}"
     if plan.budget.unit == "rank":
         if plan.unspent:
             line += f"; {plan.unspent:,} ranks unspent, as tied or multiple ranks miss them"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config
+from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config, modules_in_full
 from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
@@ -36,7 +36,9 @@ def write_adapter(
     head: Mapping[str, Any] | None = None,
     module_names: Iterable[str] | None = None,
     target_modules: Iterable[str] | None = None,
+    modules_to_save: Iterable[str] | None = None,
     model: Any = None,
+    other_model: Any = None,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write a plan as an adapter that stock PEFT loads.
@@ -58,9 +60,14 @@ def write_adapter(
             see `fimlora.adapter.config.target_names`.
         target_modules: Names that are known to target the plan's modules and no other;
             they are written as they stand.
+        modules_to_save: Names of the modules that are trained in full, such as a new head;
+            ``None`` for those that ``head`` has tensors of.
         model: The base model as it is loaded for this adapter, with weights or without: the
             adapter is first proved on it, see `fimlora.adapter.proof`, and a mismatch leaves
             nothing behind. Its names stand for ``module_names``.
+        other_model: What the same checkpoint is as another class, such as the whole of a model
+            for text and images where ``model`` is its text model. Names are written that hold
+            for both, if there are such; the rank map says which classes they are for.
         overwrite: Replace an adapter that is already there.
 
     Returns:
@@ -73,7 +80,7 @@ def write_adapter(
     folder = Path(folder)
     _check_destination(folder, overwrite=overwrite)
     if model is not None:
-        module_names = _names(model)
+        plan, module_names = _settle_names(plan, model, other_model)
     config = build_adapter_config(
         plan,
         base_model=base_model,
@@ -81,6 +88,9 @@ def write_adapter(
         layout=layout,
         module_names=module_names,
         target_modules=target_modules,
+        modules_to_save=(
+            modules_in_full(head or ()) if modules_to_save is None else modules_to_save
+        ),
     )
     contents = text_files(plan, config, layout=layout)
     width = config["r"] if layout == "C" else None
@@ -94,7 +104,7 @@ def write_adapter(
         tensors = _initial_weights(plan, seed, width, head or {})
         contents["adapter_model.safetensors"] = _file_of(tensors)
     if model is not None:
-        _prove(plan, config, model, width, tensors)
+        _prove(plan, config, model, other_model, width, tensors)
     _publish(contents, folder)
     return {name: folder / name for name in sorted(contents)}
 
@@ -126,23 +136,26 @@ def _file_of(tensors: Mapping[str, Any]) -> bytes:
     return save(dict(tensors), metadata={"format": "pt"})
 
 
-def _names(model: Any) -> list[str]:
-    from fimlora.model.outline import outline
+def _settle_names(plan: RankPlan, model: Any, other: Any) -> tuple[RankPlan, list[str]]:
+    from fimlora.adapter.proof import settle_names
 
-    return [name for name, _ in outline(model).named_modules()]
+    return settle_names(plan, model, other)
 
 
 def _prove(
     plan: RankPlan,
     config: Mapping[str, Any],
     model: Any,
+    other: Any,
     width: int | None,
     tensors: Mapping[str, Any] | None,
 ) -> None:
-    from fimlora.adapter.proof import prove
+    from fimlora.adapter.proof import prove, prove_on_other
 
     shapes = tensors and {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     prove(plan, config, model, width=width, tensors=shapes)
+    if other is not None:
+        prove_on_other(plan, config, other, width=width)
 
 
 def _check_destination(folder: Path, *, overwrite: bool) -> None:

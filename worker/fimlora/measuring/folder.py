@@ -25,7 +25,7 @@ from fimlora.memory.device import free_bytes
 from fimlora.memory.need import MemoryNeed, bytes_recorded, estimate_need
 from fimlora.memory.out_of_memory import is_out_of_memory
 from fimlora.model.checkpoint import Checkpoint
-from fimlora.model.loading import experts_per_token, load
+from fimlora.model.loading import Loaded, experts_per_token, load
 from fimlora.model.skeleton import build_skeleton
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Executor
@@ -111,7 +111,7 @@ class SavedModel:
             self.folder, model_class=self.model_class, config=self.config, dtype=self.dtype
         )
 
-    def load(self, built: Any, seed: int) -> nn.Module:
+    def load(self, built: nn.Module, seed: int) -> Loaded:
         """Load the model.
 
         Args:
@@ -119,17 +119,11 @@ class SavedModel:
             seed: Seed of weights that the checkpoint lacks, where it has none of its own.
 
         Returns:
-            The model.
+            The model on its device, and what of it was drawn.
         """
-        model: nn.Module = load(
-            type(built),
-            self.folder,
-            built.config,
-            built.dtype,
-            seed if self.weights_seed is None else self.weights_seed,
-            ignore_mismatched_sizes=self.ignore_mismatched_sizes,
-        ).to(self.device)
-        return model
+        seed = seed if self.weights_seed is None else self.weights_seed
+        loaded = load(built, self.folder, seed=seed, redraws=self.ignore_mismatched_sizes)
+        return replace(loaded, model=loaded.model.to(self.device))
 
     def stream(self, batches: Iterable[Batch], settings: Settings) -> Statistics:
         """Measure the model block by block."""
@@ -172,7 +166,8 @@ def measure_saved(
     def resident(size: int) -> Statistics:
         with _forgotten_sums(file, when=executor is Executor.AUTO):
             loaded = model.load(built, settings.seed)
-            return measure_resident(loaded, batches, replace(settings, micro_batch_size=size))
+            wanted = replace(settings.without(loaded.drawn), micro_batch_size=size)
+            return measure_resident(loaded.model, batches, wanted)
 
     def streamed(size: int) -> Statistics:
         with _forgotten_sums(file, when=size > 1):

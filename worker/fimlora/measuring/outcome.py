@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from fimlora.errors import MissingGradient
+from fimlora.left_out import UNREACHED
 from fimlora.measuring.examples.losses import Loss
 from fimlora.measuring.settings import Settings
 from fimlora.model.targets import Choice
@@ -38,17 +40,37 @@ def new_statistics(
         groups: What was recorded.
 
     Returns:
-        The statistics.
-    """
+        The statistics; a module that no gradient has reached is not a target after all.
+
+    Raises:
+        MissingGradient: None was reached, or one was not that was named by itself.
+    """  # noqa: DOC502 - `_reached` raises
+    reached = _reached(choice, groups)
     return Statistics(
-        modules=choice.modules,
+        modules=reached.modules,
         n_examples=n_examples,
         n_batches=n_batches,
         base_parameters=base_parameters,
         loss=loss.kind.value,
         auxiliary_losses_left_out=auxiliary_losses,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        not_targeted=choice.not_targeted,
+        not_targeted=reached.not_targeted,
         execution=execution,
         **(settings.provenance() | groups),
     )
+
+
+def _reached(choice: Choice, groups: Groups) -> Choice:
+    """Leave out the modules that nothing was recorded of."""
+    recorded = {name for by_module in groups.values() for name in by_module}
+    missing = [m.name for m in choice.modules if m.name not in recorded]
+    alone = next((name for name in missing if name in choice.named), None)
+    if alone is not None:
+        raise MissingGradient(
+            f"target module {alone!r} cannot be measured: {UNREACHED}; leave it out"
+        )
+    if not recorded:
+        raise MissingGradient(
+            f"no target module can be measured; of {missing[0]!r}: {UNREACHED}"
+        )
+    return choice.without(dict.fromkeys(missing, UNREACHED))

@@ -41,15 +41,14 @@ from fimlora.measuring.settings import (
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
+from fimlora.model.compiled import running_uncompiled
+from fimlora.model.exclusive import exclusive
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
+from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
-from fimlora.model.targets import (
-    count_base_parameters,
-    locate,
-    uncompiled,
-)
+from fimlora.model.targets import count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
@@ -78,6 +77,7 @@ def measure(
     """Run a few calibration batches and record what scores are made from.
 
     The model is frozen meanwhile and comes back exactly as it was, also after an exception.
+    A second thread that would measure it waits until it is back.
     On a model that PEFT has wrapped, the base model's own linear maps are measured, with
     the adapter acting as it does; a fresh one (B = 0) changes nothing.
 
@@ -132,11 +132,18 @@ def measure_resident(
         The statistics of the batches that were used.
     """
     check_gradients_allowed()
-    model = uncompiled(model)
+    with exclusive(model), running_uncompiled(model) as plain:
+        return _measure_plain(plain, batches, settings)
+
+
+def _measure_plain(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
+) -> Statistics:
+    """Measure a model that no other thread measures now."""
     _check_has_values(model)
     choice = settings.choose(model)
     modules = choice.modules
-    device = next(model.parameters()).device
+    device = input_device(model)
     check_record(settings.parsed_record, model)
     recorder = Recorder(modules, quantities_for(settings, modules, device))
     sizes = MicroBatches(settings.micro_batch_size)
@@ -173,7 +180,7 @@ def _measure_batches(
 ) -> Loss:
     """Record all batches; gives the loss that the first one showed."""
     run: _Run | None = None
-    device, limits = next(model.parameters()).device, input_limits(model)
+    device, limits = input_device(model), input_limits(model)
     with preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state:
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}

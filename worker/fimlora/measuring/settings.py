@@ -1,7 +1,7 @@
 """What a measurement is asked for, checked once, whether it runs resident or streamed."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.model.peft_trial import unadaptable_by_peft
 from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets
 from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
 
@@ -27,7 +28,7 @@ class Settings:
         exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
-            no targets.
+            no targets. ``None`` asks the installed PEFT.
         n_batches: Batches to use at most.
         estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.options.Estimator`.
         rank: Rows of the A that ``sampled`` draws.
@@ -92,6 +93,17 @@ class Settings:
         """What to record besides."""
         return parse_record(self.record)
 
+    def without(self, drawn: Collection[str]) -> "Settings":
+        """Name modules whose weights the checkpoint lacks.
+
+        Args:
+            drawn: Their names.
+
+        Returns:
+            The same settings, with these left out besides.
+        """
+        return replace(self, drawn={*self.drawn, *drawn})
+
     def choose(self, model: nn.Module) -> Choice:
         """Choose what to measure of a model: the one place that both executors ask.
 
@@ -106,7 +118,7 @@ class Settings:
             self.target_modules,
             exclude_modules=self.exclude_modules,
             drawn=self.drawn,
-            unadaptable=self.unadaptable,
+            unadaptable=self.unadaptable or unadaptable_by_peft,
         )
 
     def identity(self, executor: Executor) -> dict[str, Any]:

@@ -135,6 +135,9 @@ class Checkpoint:
 
 
 def _shards(folder: Path) -> list[Path]:
+    """The files that ``from_pretrained`` reads: one file goes before an index beside it."""
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
     if (folder / _INDEX).is_file():
         try:
             index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
@@ -144,8 +147,6 @@ def _shards(folder: Path) -> list[Path]:
         if outside := [name for name in names if Path(name).name != name]:
             raise InvalidCheckpoint(f"{folder / _INDEX} names a file elsewhere: {outside[0]!r}")
         return [folder / name for name in names]
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
     raise InvalidCheckpoint(f"{folder} has neither {_SINGLE} nor {_INDEX}")
 
 

@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import MissingGradient
-
 # What is kept of one call's input, and the gradient of that call's output.
 Call = tuple[tuple[Tensor, ...], Tensor]
 Keep = Callable[[str, Tensor], tuple[Tensor, ...]]
@@ -67,7 +65,6 @@ class Watch:
         self._keep = keep
         self._on_gradients = on_gradients
         self._pending: dict[str, list[Call]] = defaultdict(list)
-        self._reported: set[str] = set()
         self._in_backward = False
         self._anchor = torch.zeros((), requires_grad=True)
 
@@ -75,46 +72,26 @@ class Watch:
         """Forget the last pass; from now on every run of a module is a call."""
         self.calls.clear()
         self._pending.clear()
-        self._reported.clear()
         self._in_backward = False
 
     def backward(
         self, *roots: Tensor, gradients: Sequence[Tensor | None] | None = None
     ) -> None:
-        """Run the backward pass and see that every call got its gradient.
+        """Run the backward pass, and hand over every module that got a gradient.
+
+        A call whose output the loss does not depend on gets none and adds nothing. A module
+        without any is not handed over.
 
         Args:
             *roots: What to differentiate: the loss, or the outputs of a part of the model.
             gradients: Gradients that come from behind those outputs; the loss needs none.
-
-        Raises:
-            MissingGradient: A module did not run, or a call of it got no gradient.
         """
         self._in_backward = True  # a module that runs now is recomputed, not called again
         if any(root.requires_grad for root in roots):
             torch.autograd.backward(roots, gradients)
         for name in self._names:
-            if name not in self._reported:
-                raise MissingGradient(self._complaint(name))
-
-    def _complaint(self, name: str) -> str:
-        calls, gradients = self.calls[name], len(self._pending[name])
-        if not calls:
-            return (
-                f"target module {name!r} did not run in the forward pass; leave it out"
-                f"{self._remedy()}"
-            )
-        return (
-            f"target module {name!r} ran {calls} time(s) but got {gradients} gradient(s): the "
-            f"loss does not depend on it, or the model cuts the graph; leave it out"
-            f"{self._remedy()}"
-        )
-
-    def _remedy(self) -> str:
-        """Say which endings of names reach only modules that did get their gradients."""
-        unseen = {n.rpartition(".")[2] for n in self._names if n not in self._reported}
-        endings = sorted({n.rpartition(".")[2] for n in self._names} - unseen)
-        return f": target_modules={endings}" if endings else ""
+            if self._pending.get(name):
+                self._hand_over(name)
 
     def see(self, name: str, module_input: Tensor, output: Tensor) -> Tensor:
         """Take note of a call; the module's output is replaced by what this returns.
@@ -141,9 +118,12 @@ class Watch:
         pending = self._pending[name]
         pending.append((kept, gradient))
         if len(pending) == self.calls[name]:
-            self._reported.add(name)
-            with _as_they_are(gradient):
-                self._on_gradients(name, self._pending.pop(name))
+            self._hand_over(name)
+
+    def _hand_over(self, name: str) -> None:
+        calls = self._pending.pop(name)
+        with _as_they_are(calls[0][1]):
+            self._on_gradients(name, calls)
 
 
 def _as_they_are(tensor: Tensor) -> AbstractContextManager[object]:
@@ -173,10 +153,12 @@ def watch_modules(
         module: nn.Module,  # noqa: ARG001 - torch's signature
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        output: Tensor,
+        output: Any,
         *,
         name: str,
-    ) -> Tensor:
+    ) -> Any:
+        if not isinstance(output, Tensor):
+            return output  # nothing that LoRA could be added to
         module_input = args[0] if args else next(iter(kwargs.values()))
         return watch.see(name, module_input, output)
 

@@ -4,14 +4,18 @@ Missing weights are drawn from a seed, and all are aligned: a matrix kernel may 
 elsewhere.
 """
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-# As torch's own allocator has it.
-ALIGNMENT = 64
+from fimlora.errors import InvalidCheckpoint
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.drawn import drawn_modules, is_left_out_of_files, put_drawn
+from fimlora.model.weight_reader import ALIGNMENT, open_weights
 
 
 def align(model: nn.Module) -> nn.Module:
@@ -38,24 +42,67 @@ def experts_per_token(config: Any) -> int:
     return getattr(config, "num_experts_per_tok", None) or 1
 
 
-def load(
-    model_class: Any,
-    folder: Path,
-    config: Any,
-    dtype: torch.dtype,
-    seed: int,
-    *,
-    ignore_mismatched_sizes: bool = False,
-) -> Any:
-    """Load as streaming does: missing weights from the seed, and aligned."""
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+        model: The model.
+        missing: Names of the weights that its checkpoint lacks.
+        drawn: Names of the modules that they belong to.
+    """
+
+    model: nn.Module
+    missing: frozenset[str]
+    drawn: frozenset[str]
+
+
+def load(skeleton: nn.Module, folder: Path, *, seed: int, redraws: bool = False) -> Loaded:
+    """Load a model to be what streaming reads: missing weights from the seed, and aligned.
+
+    Args:
+        skeleton: The model without its weights.
+        folder: Its folder.
+        seed: Seed of weights that the checkpoint lacks.
+        redraws: Draw a head anew whose shape in the checkpoint is another.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+    weights = open_weights(skeleton, Checkpoint(folder), seed=seed, redraws=redraws)
+    built: Any = skeleton
     with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)
-        model = model_class.from_pretrained(
+        model, report = type(built).from_pretrained(
             folder,
-            config=config,
-            dtype=dtype,
+            config=built.config,
+            dtype=built.dtype,
             use_safetensors=True,
+            trust_remote_code=False,
             local_files_only=True,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            ignore_mismatched_sizes=redraws,
+            output_loading_info=True,
         )
-    return align(model)
+    _check_same(model, report, weights.drawn)
+    put_drawn(model, weights.drawn)
+    missing = frozenset(weights.drawn)
+    return Loaded(align(model), missing, drawn_modules(model, missing))
+
+
+def _check_same(model: nn.Module, report: Mapping[str, Any], drawn: Collection[str]) -> None:
+    """See that transformers has missed the very weights that are drawn.
+
+    Raises:
+        InvalidCheckpoint: It has read the checkpoint in another way.
+    """
+    # A mismatch comes with both shapes, or by its name alone.
+    other_shape = [k[0] if isinstance(k, tuple) else k for k in report["mismatched_keys"]]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    missed = {name for name in (*report["missing_keys"], *other_shape) if name in parameters}
+    unknown = {name for name in set(drawn) - missed if not is_left_out_of_files(model, name)}
+    same = {id(parameters[name]) for name in missed}
+    unknown = {name for name in unknown if id(parameters[name]) not in same}
+    if odd := sorted((missed - set(drawn)) | unknown):
+        raise InvalidCheckpoint(
+            f"it is not clear whether the checkpoint has {odd[0]!r} of {type(model).__name__}: "
+            "save the model with save_pretrained of the installed transformers"
+        )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from fimlora.model.targets import base_model_of
+
 # What PEFT, accelerate and torch.compile leave in a module's attributes.
 _ADDED = ("_compiled_call_impl", "_hf_hook", "_hf_peft_config_loaded", "_old_forward")
 _ADDED_TOO = ("forward", "hf_device_map", "peft_config")
@@ -29,7 +31,7 @@ def outline(model: nn.Module) -> nn.Module:
     Returns:
         The base model's tree; what was shared in the model is shared in it.
     """
-    return _copy_module(model, {})
+    return _copy_module(base_model_of(model), {})
 
 
 def original(module: nn.Module) -> nn.Module:
@@ -77,7 +79,7 @@ def _same_class(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     state["_modules"] = {}
     vars(clone).update(state)
     for name, child in module._modules.items():  # noqa: SLF001
-        vars(clone)["_modules"][name] = child and _copy_module(child, known)
+        vars(clone)["_modules"][name] = None if child is None else _copy_module(child, known)
     return clone
 
 

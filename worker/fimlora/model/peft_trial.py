@@ -7,7 +7,7 @@ needs a weight or draws a random number.
 
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,15 @@ from torch import nn
 
 from fimlora.errors import UnsupportedModule
 from fimlora.model.outline import outline
+from fimlora.model.targets import base_model_of
 
 _ADAPTER = "default"
+# Tasks for which PEFT saves a head in full, by how transformers names classes that have one.
+_TASKS_OF_HEADS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
 # Filters of warnings are the whole process's: two threads must not set and restore them at once.
 _quiet = threading.Lock()
 _MAX_REASON = 160  # characters of what PEFT says
@@ -75,10 +82,28 @@ def adapt(model: nn.Module, config: Mapping[str, Any]) -> Adapted:
         try:
             with torch.device("meta"):
                 peft_config = PeftConfig.from_peft_type(**fields)
-                adapted = get_peft_model(outline(model), peft_config, adapter_name=_ADAPTER)
+                tree = outline(model)
+                adapted = get_peft_model(tree, peft_config, adapter_name=_ADAPTER)
         except Exception as error:  # it raises whatever it likes, and that is the answer
             raise PeftRefusal(_first_words(error)) from error
         return _describe(adapted)
+
+
+def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Find the modules that stock PEFT will not adapt, for the task of the model's own class.
+
+    Args:
+        model: A model, wrapped by PEFT or not; what carries LoRA already can.
+        names: Full names of the modules that are to be targets.
+
+    Returns:
+        Reason by name; what is not in it is adapted, and nothing else.
+    """
+    base = base_model_of(model)
+    fresh = [n for n in names if not hasattr(base.get_submodule(n), "lora_A")]
+    kind = type(base).__name__
+    tasks = (task for ending, task in _TASKS_OF_HEADS.items() if kind.endswith(ending))
+    return unadaptable(base, fresh, task_type=next(tasks, None))
 
 
 def unadaptable(

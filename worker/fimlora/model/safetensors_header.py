@@ -5,6 +5,7 @@ read, nor the file mapped. Nothing here imports torch.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,10 +79,24 @@ def read_header(file: BinaryIO) -> Header:
         tensors = {name: _entry(found, len(content)) for name, found in header.items()}
     except _UNSOUND as error:
         raise ValueError(f"its header is none: {error!r}") from error
-    end = max((entry.stop for entry in tensors.values()), default=len(content))
-    if end != n_bytes:
-        raise ValueError(f"its tensors end at byte {end} of {n_bytes}")
+    _check_places(tensors, begin=len(content), end=n_bytes)
     return Header(content, MappingProxyType(tensors), metadata)
+
+
+def _check_places(tensors: Mapping[str, TensorEntry], *, begin: int, end: int) -> None:
+    """Refuse tensors that overlap, leave holes, or take other bytes than their shapes do."""
+    position = begin
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != position:
+            raise ValueError(f"tensor {name!r} begins at byte {entry.start}, not {position}")
+        size = math.prod(entry.shape) * (entry.itemsize or 0)
+        if entry.itemsize and entry.stop - entry.start != size:
+            raise ValueError(
+                f"tensor {name!r} takes {entry.stop - entry.start} bytes, not {size}"
+            )
+        position = entry.stop
+    if position != end:
+        raise ValueError(f"its tensors end at byte {position} of {end}")
 
 
 def sound_shape(sides: Any) -> tuple[int, ...]:

@@ -1,24 +1,24 @@
 """Build a model without its weights: parameters on the meta device, buffers real.
 
 Buffers that no checkpoint holds (rotary frequencies, position ids) are computed when a
-model is built, so they must exist; parameters must not, they are what does not fit.
+model is built, so they must exist; parameters must not, they are what does not fit. All begin
+on the meta device, and buffers are computed afterwards, as ``from_pretrained`` does it.
 
 Not by accelerate's empty weights, which part parameters that a model ties: an embedding that is
 the head, too, must stay one parameter, to be read once.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from torch.nn import Parameter
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from fimlora.errors import UnsupportedModule
+from fimlora.model.drawn import drawing_from, mark_initialised
 
 
 def build_skeleton(
@@ -52,11 +52,12 @@ def build_skeleton(
     build = getattr(model_class, "from_config", None) or model_class._from_config  # noqa: SLF001
     wanted = dtype or getattr(config, "dtype", None) or torch.float32
     options = {"dtype": getattr(torch, wanted) if isinstance(wanted, str) else wanted}
-    with torch.random.fork_rng([]), _parameters_on_meta():
+    with torch.device("meta"):  # for this thread only
         model: nn.Module = build(config, **options)
     _widen_by_plan(model, options["dtype"])
+    _compute_buffers(model)
     _forget_caches(model)
-    return model.eval()
+    return model.requires_grad_(False).eval()
 
 
 def _named_class(config: Any, folder: Path) -> Any:
@@ -70,36 +71,24 @@ def _named_class(config: Any, folder: Path) -> Any:
     return found[0]
 
 
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Put every parameter on the meta device, at the latest when a module takes it.
+def _compute_buffers(model: nn.Module) -> None:
+    """Make the buffers real, with the values that a loaded model has before its weights."""
+    mark_initialised(model)
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, buffer in module._buffers.items():  # noqa: SLF001 - to put others there
+            if buffer is not None and buffer.is_meta:
+                real = made.setdefault(id(buffer), torch.zeros_like(buffer, device="cpu"))
+                module._buffers[name] = real  # noqa: SLF001
+    with torch.no_grad(), drawing_from(torch.Generator().manual_seed(0)):
+        _initialise(model, model)
 
-    The large ones begin there: memory that one weight after the other takes and gives back
-    can leave the heap in pieces too small for the next, and a limited process without any.
-    """
-    register = nn.Module.register_parameter
-    begin: dict[Any, Any] = {kind: kind.__init__ for kind in (nn.Linear, nn.Embedding)}
 
-    def beginning_on_meta(kind: Any) -> Callable[..., None]:
-        def init(module: nn.Module, *args: Any, **options: Any) -> None:
-            begin[kind](module, *args, **{"device": "meta", **options})
-
-        return init
-
-    def register_on_meta(module: nn.Module, name: str, parameter: Parameter | None) -> None:
-        if parameter is not None and parameter.device.type != "meta":  # else it may be tied
-            parameter = Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[assignment, method-assign]
-    for kind in begin:
-        kind.__init__ = beginning_on_meta(kind)
-    try:
-        yield
-    finally:
-        for kind, init in begin.items():
-            kind.__init__ = init
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+def _initialise(module: nn.Module, ruling: Any) -> None:
+    """Initialise what is in a module, then the module itself, as transformers does."""
+    for child in module.children():
+        _initialise(child, child if isinstance(child, PreTrainedModel) else ruling)
+    ruling._init_weights(module)  # noqa: SLF001 - no public way without patches
 
 
 def _forget_caches(model: nn.Module) -> None:
@@ -118,31 +107,7 @@ def _widen_by_plan(model: Any, dtype: torch.dtype) -> None:
     from transformers.core_model_loading import build_glob_alternation
 
     expression, group_of, _ = build_glob_alternation(list(plan))
-    for name, parameter in list(model.named_parameters()):
+    for name, parameter in model.named_parameters():
         if match := expression.search(name):
-            owner, _, leaf = name.rpartition(".")
-            wider = parameter.detach().to(plan[group_of[match.lastgroup or ""]])
-            setattr(model.get_submodule(owner), leaf, Parameter(wider, requires_grad=False))
-
-
-def initialise_missing(model: nn.Module, names: set[str], *, seed: int) -> None:
-    """Give the weights that no checkpoint holds the values ``from_pretrained`` would.
-
-    Args:
-        model: A skeleton.
-        names: Names of those parameters, such as a fresh head's.
-        seed: Seed of their random values; the random state outside is left alone.
-    """
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in names:
-            owner, _, leaf = name.rpartition(".")
-            empty = torch.empty_like(parameter, device="cpu")
-            setattr(model.get_submodule(owner), leaf, Parameter(empty, requires_grad=False))
-        else:
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # noqa: SLF001
-    for name, module in model.named_modules():
-        if any(missing.startswith(f"{name}.") or not name for missing in names):
-            module._is_hf_initialized = False  # noqa: SLF001
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)
-        model.initialize_weights()  # type: ignore[operator]
+            # In place: another module may be tied to it.
+            parameter.data = parameter.data.to(plan[group_of[match.lastgroup or ""]])

@@ -4,18 +4,29 @@ Names are those of the base model's tree. On a model that PEFT has wrapped, a Lo
 stands where the linear map was; its ``base_layer`` is that map, and what is measured.
 """
 
-import difflib
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import cast
 
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS
+from fimlora.errors import UnknownTarget, UnsupportedModule
+from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT
+from fimlora.model.compiled import plain_name
+from fimlora.model.default_targets import default_target_modules
+from fimlora.model.expressions import matching
+from fimlora.model.naming import (
+    Modules,
+    is_ending,
+    is_linear,
+    linear_maps,
+    named_endings,
+    names_excluded,
+    names_of_entries,
+    names_of_expression,
+)
+from fimlora.model.own_forward import returns_its_product
 from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
 
@@ -23,8 +34,7 @@ ALL_LINEAR = "all-linear"
 # Of some modules of a model, by name: which cannot be adapted as planned, and why.
 Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
 # How transformers names the head of a sequence classification model, as PEFT has it.
-_CLASSIFICATION_HEADS = ("score", "classifier")
-_MAX_NAMES_IN_MESSAGE = 5
+_FULL_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +45,26 @@ class Choice:
         modules: The target modules, in the model's order; never none.
         not_targeted: Reason by name of a module, or of a parameter that holds several
             matrices.
+        named: Modules that an entry of the choice means by itself: each is measured, or the
+            choice is refused.
     """
 
     modules: tuple[TargetModule, ...]
     not_targeted: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+
+    def without(self, left_out: Mapping[str, str]) -> "Choice":
+        """Leave out some more modules.
+
+        Args:
+            left_out: Reason by name.
+
+        Returns:
+            The choice of the others.
+        """
+        modules = tuple(m for m in self.modules if m.name not in left_out)
+        not_targeted = dict(sorted({**self.not_targeted, **left_out}.items()))
+        return replace(self, modules=modules, not_targeted=not_targeted)
 
 
 def find_targets(
@@ -54,7 +80,8 @@ def find_targets(
         target_modules: Names or dotted name endings; ``"all-linear"`` for every linear map
             but the output head; any other string is a regular expression over full names,
             as in PEFT. ``None`` stands for the modules that carry LoRA already or, when
-            none does, for PEFT's default for the architecture.
+            none does, for the default of the architecture; see
+            `fimlora.model.default_targets`.
         exclude_modules: What to leave out of these: names or dotted name endings, or a
             string that is a regular expression over full names.
 
@@ -96,63 +123,47 @@ def choose_targets(
 
     Raises:
         UnknownTarget: As for `find_targets`, or all that was meant is left out.
-    """
+        UnsupportedModule: As for `find_targets`, or a module that is named by itself can be none.
+    """  # noqa: DOC502 - the helpers raise
     modules = dict(_base_modules(base_model_of(model)))
     fused = _fused_experts(model)
-    meant = _meant(model, target_modules, modules, fused)
-    left_out = dict.fromkeys(_fused_meant(model, target_modules, fused), FUSED_EXPERTS)
-    excluded = _excluded(exclude_modules, {*meant, *left_out})
-    left_out = {n: reason for n, reason in left_out.items() if n not in excluded}
-    left_out |= dict.fromkeys(excluded & meant, EXCLUDED)
-    left_out |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
-    names = [name for name in modules if name in meant and name not in left_out]
+    excluded = names_excluded(exclude_modules, modules, fused)
+    meant = _meant(model, target_modules, modules, fused, excluded=excluded)
+    meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
+    unfit = dict.fromkeys(_no_products(meant - excluded, modules), NOT_A_PRODUCT)
+    unfit |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
+    names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
-        left_out |= unadaptable(model, names)
-    targets = tuple(_describe(n, modules[n]) for n in names if n not in left_out)
+        unfit |= unadaptable(model, names)
+    named = frozenset(_named_alone(target_modules, modules) - excluded)
+    _refuse_named(unfit, named)
+    left_out = dict.fromkeys(meant_fused, FUSED_EXPERTS) | unfit
+    left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
+    targets = tuple(_describe(n, modules[n]) for n in names if n not in unfit)
     if not targets:
         raise UnknownTarget(_none_left(left_out))
-    return Choice(targets, dict(sorted(left_out.items())))
+    return Choice(targets, dict(sorted(left_out.items())), named)
 
 
-def default_target_modules(model: nn.Module) -> list[str]:
-    """Names PEFT targets by default in models of this architecture.
+def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors that an adapter of a classifier trains and stores in full.
 
-    Args:
-        model: A base model or a PEFT model; only its config and module names are read.
-
-    Returns:
-        Leaf names, or full names where PEFT's own default is a pattern over full names.
-
-    Raises:
-        UnknownTarget: PEFT has no default for the architecture.
-    """
-    config = getattr(model, "config", None)
-    model_type: str = getattr(config, "model_type", "unknown")
-    default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-    if default is None:
-        known = ", ".join(sorted(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING))
-        raise UnknownTarget(
-            f"PEFT has no default target modules for model_type {model_type!r}; pass "
-            f"target_modules (a list of names, or 'all-linear'). Defaults exist for: {known}"
-        )
-    if isinstance(default, str):
-        return [name for name, _ in model.named_modules() if re.fullmatch(default, name)]
-    return sorted(default)
-
-
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that PEFT trains in full when it adapts a classifier.
+    PEFT does so with every module whose name ends in ``score`` or ``classifier``. Modules
+    that are drawn anew at every load are stored too, so that all loads give one model.
 
     Args:
         model: A base model, without an adapter.
+        drawn: Names of modules whose weights the checkpoint lacks.
 
     Returns:
         Tensor by parameter name; empty for models without a classification head.
     """
+    whole = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(_FULL_NAMES))
+    inside = (*whole, *(f"{name}." for name in drawn))
     return {
-        name: parameter.detach()
+        plain_name(name): parameter.detach()
         for name, parameter in model.named_parameters()
-        if not set(_CLASSIFICATION_HEADS).isdisjoint(name.split(".")[:-1])
+        if inside and name.startswith(inside)
     }
 
 
@@ -201,11 +212,28 @@ def count_base_parameters(model: nn.Module) -> int:
     Returns:
         The number of parameters; shared ones count once.
     """
+    base = base_model_of(model)
+    repeated = _offloaded_ties(base)
     return sum(
         size
-        for name, size in logical_sizes(base_model_of(model))
-        if not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
+        for name, size in logical_sizes(base)
+        if name not in repeated
+        and not any(p.startswith(("lora_", "modules_to_save")) for p in name.split("."))
     )
+
+
+def _offloaded_ties(model: nn.Module) -> set[str]:
+    """Names of shared weights that offloading has torn apart, all but the first of each."""
+    ties: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name
+        for name, source in ties.items()
+        if name in tensors
+        and source in tensors
+        and tensors[name].is_meta
+        and tensors[name] is not tensors[source]
+    }
 
 
 def _meant(
@@ -213,40 +241,68 @@ def _meant(
     target_modules: str | Sequence[str] | None,
     modules: dict[str, nn.Module],
     fused: list[str],
+    *,
+    excluded: Set[str],
 ) -> set[str]:
-    """Names of the linear maps that a choice means."""
+    """Names of the linear maps that a choice means, with those that are excluded from it."""
     if target_modules is None:
-        return _carriers(model) or _by_entries(default_target_modules(model), modules, fused)
+        carriers = _carriers(model)
+        if carriers:
+            return linear_maps("the adapter", carriers, modules, excluded)
+        target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
-        return _by_entries(target_modules, modules, fused)
+        return names_of_entries(target_modules, modules, fused, excluded)
     if target_modules.lower() == ALL_LINEAR:
         return _all_linear(base_model_of(model), modules)
-    return _by_expression(target_modules, modules, fused)
+    return names_of_expression(target_modules, modules, fused, excluded)
 
 
 def _fused_meant(
-    model: nn.Module, target_modules: str | Sequence[str] | None, fused: list[str]
+    model: nn.Module,
+    target_modules: str | Sequence[str] | None,
+    modules: Modules,
+    fused: list[str],
 ) -> list[str]:
     """Names of the fused experts that a choice means."""
     if not fused or (target_modules is None and _carriers(model)):
         return []
     if target_modules is None:
-        target_modules = default_target_modules(model)
+        target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
-        return [n for n in fused if any(_is_ending(e, n) for e in target_modules)]
+        return [n for n in fused if any(is_ending(e, n) for e in target_modules)]
     if target_modules.lower() == ALL_LINEAR:
         return fused
-    return [name for name in fused if re.fullmatch(target_modules, name)]
+    return sorted(matching("target_modules", target_modules, fused))
 
 
-def _excluded(exclude_modules: str | Sequence[str] | None, names: set[str]) -> set[str]:
-    """Those of some names that are to be left out."""
-    if exclude_modules is None:
+def _no_products(names: Set[str], modules: Modules) -> set[str]:
+    """Names of linear maps whose class makes something else of them."""
+    kinds = {name: (type(modules[name]), modules[name].weight.shape) for name in names}
+    tried = {kind: modules[name] for name, kind in kinds.items()}
+    fine = {kind: returns_its_product(module) for kind, module in tried.items()}
+    return {name for name, kind in kinds.items() if not fine[kind]}
+
+
+def _named_alone(
+    target_modules: str | Sequence[str] | None, modules: Mapping[str, nn.Module]
+) -> set[str]:
+    """Names of the modules that an entry means alone."""
+    if target_modules is None or isinstance(target_modules, str):
         return set()
-    if isinstance(exclude_modules, str):
-        compiled = _compile("exclude_modules", exclude_modules)
-        return {name for name in names if compiled.fullmatch(name)}
-    return {name for name in names if any(_is_ending(e, name) for e in exclude_modules)}
+    endings = named_endings(modules)
+    found = [endings.get(entry, []) for entry in target_modules]
+    return {names[0] for names in found if len(names) == 1}
+
+
+def _refuse_named(unfit: Mapping[str, str], named: frozenset[str]) -> None:
+    """Refuse a choice with a module that can be no target and is named by itself.
+
+    Raises:
+        UnsupportedModule: There is one.
+    """
+    for name, reason in unfit.items():
+        if name in named:
+            raise UnsupportedModule(f"{name!r} can be no target module: {reason}; leave it out")
 
 
 def _none_left(left_out: Mapping[str, str]) -> str:
@@ -255,15 +311,6 @@ def _none_left(left_out: Mapping[str, str]) -> str:
         f"none of the {len(left_out)} modules that target_modules means can be a target; "
         f"{name!r}, for one: {reason}"
     )
-
-
-def _compile(option: str, expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression)
-    except re.error as error:
-        raise InvalidOption(
-            f"{option}={expression!r} is no regular expression: {error}"
-        ) from error
 
 
 def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -275,7 +322,7 @@ def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
             inside = (*inside, f"{name}.")
         if not hasattr(module, "modules_to_save"):  # such a copy is trained in full
-            yield name, _unwrap_layer(module)
+            yield plain_name(name), _unwrap_layer(module)
 
 
 def _unwrap_layer(module: nn.Module) -> nn.Module:
@@ -285,11 +332,12 @@ def _unwrap_layer(module: nn.Module) -> nn.Module:
 def _carriers(model: nn.Module) -> set[str]:
     """Names of the modules that carry LoRA already."""
     named = base_model_of(model).named_modules()
-    return {name for name, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A")}
+    carriers = (n for n, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A"))
+    return set(map(plain_name, carriers))
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    heads = [getattr(model, name, None) for name in _CLASSIFICATION_HEADS]
+    heads = [getattr(model, name, None) for name in _FULL_NAMES]
     if hasattr(model, "get_output_embeddings"):
         heads.append(cast("Callable[[], nn.Module | None]", model.get_output_embeddings)())
     in_heads = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}
@@ -297,7 +345,7 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
     names = {
         name
         for name, module in modules.items()
-        if _is_linear(module)
+        if is_linear(module)
         and id(module) not in in_heads
         # A head that shares its weight with an embedding is the embedding.
         and id(module.weight) not in embeddings
@@ -310,91 +358,12 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
 def _fused_experts(model: nn.Module) -> list[str]:
     """Names of the parameters that hold one matrix per expert, sorted."""
     return sorted(
-        f"{name}.{parameter_name}"
+        plain_name(f"{name}.{parameter_name}")
         for name, module in base_model_of(model).named_modules()
         if "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
         for parameter_name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() == 3
     )
-
-
-def _refuse_fused(given: str, names: list[str]) -> None:
-    """Refuse targets that are fused experts only.
-
-    Raises:
-        UnsupportedModule: There are some.
-    """
-    if names:
-        raise UnsupportedModule(
-            f"{given} matches {names[0]!r}, which holds the matrices of all experts in one "
-            "parameter; fused experts are not measured: name Linear or Conv1D modules only"
-        )
-
-
-def _is_ending(entry: str, name: str) -> bool:
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _by_expression(
-    expression: str, modules: dict[str, nn.Module], fused: list[str]
-) -> set[str]:
-    compiled = _compile("target_modules", expression)
-    names = {name for name in modules if compiled.fullmatch(name)}
-    if not names:
-        matched = [name for name in fused if re.fullmatch(expression, name)]
-        _refuse_fused(f"target_modules={expression!r}", matched)
-        raise UnknownTarget(
-            f"target_modules={expression!r} matches no full module name (a string is a regular "
-            f"expression; use a list for name endings). {_near_names(expression, modules)}"
-        )
-    return _refuse_nonlinear(expression, names, modules)
-
-
-def _by_entries(
-    entries: Sequence[str], modules: dict[str, nn.Module], fused: list[str]
-) -> set[str]:
-    if not entries:
-        raise InvalidOption("target_modules is empty: name at least one module")
-    found: set[str] = set()
-    for entry in entries:
-        names = {name for name in modules if _is_ending(entry, name)}
-        if not names:
-            matched = [name for name in fused if _is_ending(entry, name)]
-            _refuse_fused(f"target_modules entry {entry!r}", matched)
-            raise UnknownTarget(
-                f"no module is named {entry!r} or ends in '.{entry}'. "
-                f"{_near_names(entry, modules)}"
-            )
-        found |= _refuse_nonlinear(entry, names, modules)
-    return found
-
-
-def _refuse_nonlinear(entry: str, names: set[str], modules: dict[str, nn.Module]) -> set[str]:
-    for name in sorted(names):
-        if not _is_linear(modules[name]):
-            raise UnsupportedModule(
-                f"target_modules entry {entry!r} matches {name!r}, a "
-                f"{type(modules[name]).__name__}; only Linear and Conv1D can be measured"
-            )
-    return names
-
-
-def _near_names(entry: str, modules: dict[str, nn.Module]) -> str:
-    linear = [name for name, module in modules.items() if _is_linear(module)]
-    endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    last = entry.rsplit(".", 1)[-1]
-    pool = linear if "." in entry else endings
-    near = difflib.get_close_matches(entry, pool, n=_MAX_NAMES_IN_MESSAGE, cutoff=0.5)
-    near = near or difflib.get_close_matches(last, endings, n=_MAX_NAMES_IN_MESSAGE, cutoff=0.5)
-    return (
-        f"Near names: {', '.join(near)}"
-        if near
-        else f"Linear maps end in: {', '.join(endings)}"
-    )
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _describe(name: str, module: nn.Module) -> TargetModule:

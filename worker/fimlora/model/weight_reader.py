@@ -1,7 +1,7 @@
 """Read a model's weights from a checkpoint: into their slices in a buffer, or whole."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from fimlora.errors import InvalidCheckpoint
 from fimlora.model.checkpoint import Checkpoint
-from fimlora.model.loading import ALIGNMENT
-from fimlora.model.skeleton import initialise_missing
-from fimlora.model.weight_sources import Source, fitting_sources
+from fimlora.model.drawn import draw_weights
+from fimlora.model.weight_sources import Source, find_weights
+
+# As torch's own allocator has it.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,23 @@ class WeightReader:
         model: The model, or its skeleton.
         checkpoint: Its weights.
         sources: What each of them is made from.
+        drawn: Those that the checkpoint lacks.
 
     Attributes:
         names: The weights that the checkpoint has.
+        drawn: Those that it lacks, as `fimlora.model.drawn.draw_weights` gives them.
     """
 
     def __init__(
-        self, model: nn.Module, checkpoint: Checkpoint, sources: Mapping[str, Source]
+        self,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        sources: Mapping[str, Source],
+        drawn: Mapping[str, Tensor],
     ) -> None:
         self._model, self._checkpoint, self._sources = model, checkpoint, sources
-        self.names = sources.keys()
+        self.drawn = drawn
+        self.names = {*sources, *drawn}
 
     def fill(self, slices: Mapping[str, WeightSlice], buffer: Tensor) -> Iterator[WeightSlice]:
         """Read weights into their slices.
@@ -79,7 +88,10 @@ class WeightReader:
         """
         done = set[str]()
         for name in slices:
-            if name not in done:
+            if name in self.drawn:
+                slices[name].view(buffer).copy_(self.drawn[name])
+                yield slices[name]
+            elif name not in done:
                 read = self._read(self._sources[name], name, slices, buffer)
                 done |= read
                 yield from (slices[weight] for weight in read)
@@ -122,6 +134,10 @@ class WeightReader:
         made: dict[str, Tensor] = {}
         of_source: dict[int, Tensor] = {}
         for name, replaced in wanted.items():
+            if name in self.drawn:
+                tensor = self.drawn[name]
+                made[name] = of_source.setdefault(id(tensor), tensor.to(device))
+                continue
             source = self._sources[name]
             if source.converter is not None and name not in made:
                 made.update(source.convert(self._model, self._checkpoint.read))
@@ -152,26 +168,20 @@ def check_shape(name: str, tensor: Tensor, wanted: Tensor) -> None:
         )
 
 
-def read_weights(
-    model: nn.Module, checkpoint: Checkpoint, names: Iterable[str], *, seed: int
-) -> dict[str, Tensor]:
-    """Read a few weights, such as a head's.
+def open_weights(
+    model: nn.Module, checkpoint: Checkpoint, *, seed: int, redraws: bool
+) -> WeightReader:
+    """Get ready to read a model's weights, and draw those that the checkpoint lacks.
 
     Args:
-        model: A skeleton; weights that the checkpoint lacks are drawn on it.
-        checkpoint: The weights.
-        names: Names in the model.
+        model: A skeleton.
+        checkpoint: Its weights.
         seed: Seed of what is drawn.
+        redraws: Draw a head anew whose shape in the checkpoint is another.
 
     Returns:
-        Tensor by name, on the CPU, in the model's dtype.
+        The reader.
     """
-    sources = fitting_sources(model, checkpoint.tensors)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    names, missing = set(names), set(parameters) - set(sources)
-    if names & missing:
-        initialise_missing(model, missing, seed=seed)
-    read = WeightReader(model, checkpoint, sources).read_whole(
-        {name: parameters[name] for name in names - missing}, torch.device("cpu")
-    )
-    return read | {name: model.get_parameter(name).detach() for name in names & missing}
+    found = find_weights(model, checkpoint.tensors, redraws=redraws)
+    drawn = draw_weights(model, found.missing, seed=seed)
+    return WeightReader(model, checkpoint, found.sources, drawn)

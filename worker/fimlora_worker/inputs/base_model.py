@@ -5,6 +5,7 @@ would load, down to a head that is drawn.
 """
 
 import gc
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from fimlora.measuring.executors import shortage
 from fimlora.memory.need import MemoryNeed, estimate_need
 from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.drawn import drawn_modules
 from fimlora.model.loading import experts_per_token
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import head_tensors
-from fimlora.model.weight_reader import read_weights
-from fimlora.model.weight_sources import fitting_sources
+from fimlora.model.weight_reader import open_weights
+from fimlora.model.weight_sources import find_weights
 from fimlora_worker.inputs.heads import (
     HEAD_SEED,
     ModelRequest,
@@ -28,9 +30,12 @@ from fimlora_worker.inputs.heads import (
     config_for_head,
     head_class,
     named_architecture_errors,
+    other_class,
 )
 from fimlora_worker.inputs.model_cache import ModelCache
-from fimlora_worker.inputs.models import load_model, weight_bytes
+from fimlora_worker.inputs.models import LoadedModel, load_model, weight_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,7 @@ class BaseModel:
 
     def load(self) -> nn.Module:
         """The whole model, in memory; it stays there for later jobs."""
-        loaded = self.cache.get(
-            self.request,
-            size=weight_bytes(self.folder),
-            load=lambda: load_model(self.folder, self.config, self.request),
-        )
-        model: nn.Module = loaded.model
+        model: nn.Module = self._loaded().model
         set_padding(model.config, self.pad_token_id)
         return model
 
@@ -113,25 +113,67 @@ class BaseModel:
         """Its modules by name and shape, with weights or without."""
         return self.load() if self.request in self.cache else self.skeleton
 
-    def head(self) -> dict[str, Tensor]:
-        """Tensors that PEFT trains in full for the task."""
+    @property
+    def drawn(self) -> frozenset[str]:
+        """Names of the modules with weights that the checkpoint lacks; they are no targets."""
         if self.request in self.cache:
-            return head_tensors(self.load())
-        names = head_tensors(self.skeleton)
-        return read_weights(self._build(), Checkpoint(self.folder), names, seed=HEAD_SEED)
+            return self._loaded().drawn
+        return drawn_modules(self.skeleton, self._missing)
+
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are trained in full for the task."""
+        if not self.request.n_outputs:
+            return ()
+        return tuple(head_tensors(self.outline(), drawn=self.drawn))
+
+    def head(self) -> dict[str, Tensor]:
+        """Those parameters."""
+        names = self.head_names()
+        if self.request in self.cache:
+            loaded = self.load()
+            return {name: loaded.get_parameter(name).detach() for name in names}
+        model = self.skeleton
+        reader = open_weights(
+            model, Checkpoint(self.folder), seed=HEAD_SEED, redraws=bool(self.request.n_outputs)
+        )
+        wanted = {name: model.get_parameter(name) for name in names}
+        return reader.read_whole(wanted, torch.device("cpu"))
 
     @cached_property
     def skeleton(self) -> nn.Module:
         """The model without weights.
 
         Raises:
-            UnsupportedArchitecture: It has no such head, or its checkpoint lacks weights.
+            UnsupportedArchitecture: It has no such head.
+            InvalidCheckpoint: Its checkpoint lacks weights, or has some of another model.
         """
-        model = self._build()
-        found = fitting_sources(model, Checkpoint(self.folder).tensors)
-        absent = {name for name, _ in model.named_parameters() if name not in found}
-        check_complete(model, absent, self.request)
+        with named_architecture_errors(self.config):
+            model = build_skeleton(
+                self.folder,
+                model_class=self._builder,
+                config=config_for_head(self.folder, self.request),
+                dtype=self._dtype,
+            )
+        self._find_missing(model)
         return model
+
+    def other_skeleton(self) -> nn.Module | None:
+        """What its checkpoint is as another class, without weights, if there is one."""
+        other = other_class(self.config, self.outline())
+        if other is None:
+            return None
+        model_class, config = other
+        try:
+            return build_skeleton(
+                self.folder, model_class=model_class, config=config, dtype=self._dtype
+            )
+        except (ImportError, ValueError, AttributeError) as error:  # it may need more packages
+            log.info("model.other_class class=%s: %s", model_class.__name__, error)
+            return None
+
+    @cached_property
+    def _missing(self) -> tuple[str, ...]:
+        return self._find_missing(self.skeleton)
 
     def streaming_options(self) -> dict[str, Any]:
         """What `fimlora.measure_streamed` needs to build this very model."""
@@ -143,6 +185,14 @@ class BaseModel:
             "weights_seed": HEAD_SEED,
             "ignore_mismatched_sizes": bool(self.request.n_outputs),
         }
+
+    def _loaded(self) -> LoadedModel:
+        loaded: LoadedModel = self.cache.get(
+            self.request,
+            size=weight_bytes(self.folder),
+            load=lambda: load_model(self.folder, self.config, self.request),
+        )
+        return loaded
 
     def _free_memory(self) -> None:
         gc.collect()
@@ -158,11 +208,9 @@ class BaseModel:
     def _builder(self) -> Builder:
         return Builder(head_class(self.config, self.request.task), self.pad_token_id)
 
-    def _build(self) -> nn.Module:
-        with named_architecture_errors(self.config):
-            return build_skeleton(
-                self.folder,
-                model_class=self._builder,
-                config=config_for_head(self.folder, self.request),
-                dtype=self._dtype,
-            )
+    def _find_missing(self, model: nn.Module) -> tuple[str, ...]:
+        """Weights that the checkpoint lacks, and may lack."""
+        tensors = Checkpoint(self.folder).tensors
+        missing = find_weights(model, tensors, redraws=bool(self.request.n_outputs)).missing
+        check_complete(model, missing, self.request)
+        return missing

@@ -13,8 +13,9 @@ from fimlora_jobs.datasets.columns import ColumnError, check_row, used_columns
 from fimlora_jobs.datasets.rows import Row
 from fimlora_jobs.datasets.table import Rows
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, UnsupportedArchitecture
-from fimlora_worker.inputs.examples import IGNORED, Encoder, Example
+from fimlora_worker.inputs.examples import Encoder, Example
 from fimlora_worker.inputs.model_faults import named_as
+from fimlora_worker.inputs.token_spans import IGNORED
 
 FEWEST_AT_ONCE = 16
 

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE, TextFields
+from fimlora_jobs.datasets.columns import ColumnError, TextFields, conversation_of
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
+from fimlora_worker.inputs.chat.encoding import ChatEncoder
+from fimlora_worker.inputs.cutting import cut_text
+from fimlora_worker.inputs.instructions import instruction_prompt
+from fimlora_worker.inputs.token_spans import IGNORED, label_spans
 
-IGNORED = -100
 Example = dict[str, Any]
 Encode = Callable[[Mapping[str, Any]], Example]
 
@@ -26,30 +29,46 @@ class Encoder:
         fields: Which columns carry what.
         max_length: Longer examples are cut at the end.
         labels: What the label column means; ``None`` for language modelling.
+        chat: For rows of messages; needed only where there are any.
     """
 
     tokenizer: Any
     fields: TextFields
     max_length: int
     labels: Labels | None
+    chat: ChatEncoder | None = None
 
     def encode(self, row: Mapping[str, Any], *, where: str) -> Example | None:
         """One row as an example; ``None`` when nothing is left to predict."""
         if self.labels and self.fields.label:
             return self._classified(row, self.labels.target(row[self.fields.label]))
-        if self.fields.messages:
-            ids = self._chat(row[self.fields.messages], where)
-            labels = list(ids)
-        elif self.fields.prompt and self.fields.completion:
-            ids, labels = self._completed(row[self.fields.prompt], row[self.fields.completion])
-        else:
-            ids = self._tokenize(row)["input_ids"]
-            labels = list(ids)
-        ids, labels = ids[: self.max_length], labels[: self.max_length]
+        tokens = self._tokens(row, where)
+        if tokens is None:
+            return None
+        ids, labels = (part[: self.max_length] for part in tokens)
         # The first token is never predicted.
         if all(label == IGNORED for label in labels[1:]):
             return None
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+    def _tokens(self, row: Mapping[str, Any], where: str) -> tuple[list[int], list[int]] | None:
+        try:
+            conversation = conversation_of(row, self.fields, where=where)
+        except ColumnError as error:
+            raise DatasetSchema(str(error)) from error
+        if conversation is not None:
+            assert self.chat
+            return self.chat.encode(conversation, where=where)
+        if self.fields.completion:
+            return self._completed(self._prompt(row), row[self.fields.completion])
+        ids = self._tokenize(row)["input_ids"]
+        return ids, list(ids)
+
+    def _prompt(self, row: Mapping[str, Any]) -> str:
+        if self.fields.instruction:
+            given = row.get(self.fields.input or "")
+            return instruction_prompt(row[self.fields.instruction], given)
+        return str(row[self.fields.prompt or ""])
 
     def _classified(self, row: Mapping[str, Any], target: int | float | None) -> Example | None:
         if target is None:
@@ -59,28 +78,29 @@ class Encoder:
 
     def _tokenize(self, row: Mapping[str, Any]) -> Mapping[str, list[int]]:
         assert self.fields.text
-        pair = row[self.fields.text_pair] if self.fields.text_pair else None
+        from_end = self.tokenizer.truncation_side == "left"
+        text = self._cut(row[self.fields.text], from_end=from_end)
+        pair = None
+        if self.fields.text_pair:
+            pair = self._cut(row[self.fields.text_pair], from_end=from_end)
         encoded: Mapping[str, list[int]] = self.tokenizer(
-            row[self.fields.text], pair, truncation=True, max_length=self.max_length
+            text, pair, truncation=True, max_length=self.max_length
         )
         return encoded
 
-    def _completed(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        tokenizer = self.tokenizer
-        before = list(tokenizer(prompt)["input_ids"])
-        if before and before[-1] in {tokenizer.eos_token_id, tokenizer.sep_token_id}:
-            before.pop()  # the text goes on
-        after = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-        if tokenizer.eos_token_id is not None:
-            after.append(tokenizer.eos_token_id)
-        return before + after, [IGNORED] * len(before) + after
+    def _cut(self, text: str, *, from_end: bool = False) -> str:
+        return cut_text(text, self.tokenizer, max_length=self.max_length, from_end=from_end)
 
-    def _chat(self, messages: list[dict[str, str]], where: str) -> list[int]:
-        if not self.tokenizer.chat_template:
-            raise DatasetSchema(NO_CHAT_TEMPLATE)
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        except Exception as error:  # templates raise whatever they like
-            raise DatasetSchema(f"{where}: the chat template refuses it: {error}") from error
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    def _completed(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        """One text, as it is trained on: tokens may reach over the end of the prompt."""
+        tokenizer, text = self.tokenizer, self._cut(prompt + completion)
+        ids, labels = label_spans(
+            tokenizer, text, [(len(prompt), len(text))], add_special_tokens=True
+        )
+        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id}
+        while ids and ids[-1] in ends:  # the tokenizer's or the row's; one is enough
+            ids.pop(), labels.pop()
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+            labels.append(tokenizer.eos_token_id)
+        return ids, labels

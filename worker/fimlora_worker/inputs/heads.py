@@ -1,11 +1,12 @@
 """Which head a job's task needs on its base model, and what a checkpoint may leave to chance."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fimlora.model.drawn import is_left_out_of_files
 from fimlora_jobs.datasets.columns import Task
 from fimlora_worker.errors import UnsupportedArchitecture
 from fimlora_worker.inputs.model_faults import named_as
@@ -60,6 +61,27 @@ def head_class(config: Any, task: Task) -> Any:
     return transformers.AutoModelForCausalLM
 
 
+def other_class(config: Any, model: Any) -> tuple[Any, Any] | None:
+    """The other class that a checkpoint of text and images is loaded as, for generating text.
+
+    Args:
+        config: The configuration of the checkpoint.
+        model: The model that a job has of it.
+
+    Returns:
+        The class, the whole model's for a text model and the text model's for the whole, and
+        its configuration; ``None`` where there is no other.
+    """
+    import transformers
+
+    text = config.get_text_config()
+    whole: Any = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    alone: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if text is config or whole is None or alone is None or whole is alone:
+        return None
+    return {alone: (whole, config), whole: (alone, text)}.get(type(model))
+
+
 def config_for_head(folder: Path, request: ModelRequest) -> Any:
     """The model's configuration with the outputs that a job's labels need."""
     from transformers import AutoConfig
@@ -76,8 +98,10 @@ def head_options(request: ModelRequest) -> dict[str, Any]:
     return {"num_labels": request.n_outputs, "problem_type": request.problem_type}
 
 
-def check_complete(model: Any, absent: set[str], request: ModelRequest) -> None:
-    """Refuse a checkpoint that leaves more than a new head to chance.
+def check_complete(model: Any, absent: Collection[str], request: ModelRequest) -> None:
+    """Refuse a checkpoint that leaves more than a classification head to chance.
+
+    The engine has seen that the base model is complete.
 
     Args:
         model: The model, loaded or only built.
@@ -87,12 +111,10 @@ def check_complete(model: Any, absent: set[str], request: ModelRequest) -> None:
     Raises:
         UnsupportedArchitecture: Names them.
     """
-    if request.n_outputs:
-        prefix = f"{model.base_model_prefix}."
-        absent = {key for key in absent if key.startswith(prefix) and ".pooler." not in key}
-    if absent:
+    lacking = [name for name in absent if not is_left_out_of_files(model, name)]
+    if lacking and not request.n_outputs:
         raise UnsupportedArchitecture(
-            f"the checkpoint lacks weights of {type(model).__name__}: {sorted(absent)[:5]}"
+            f"the checkpoint lacks weights of {type(model).__name__}: {sorted(lacking)[:5]}"
         )
 
 

@@ -4,9 +4,7 @@ Models are loaded from the absolute path of a registered folder or of a snapshot
 name: a name would also open a folder of that name in the current one.
 """
 
-import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from fimlora.model.safetensors_header import read_header
 from fimlora_jobs.datasets.folders import (
     UNWANTED,
     WANTED,
@@ -27,26 +24,29 @@ from fimlora_worker.inputs.heads import (
     HEAD_SEED,
     ModelRequest,
     check_complete,
+    config_for_head,
     head_class,
-    head_options,
     named_architecture_errors,
 )
+from fimlora_worker.inputs.model_checks import check_model_files, read_raw_config
 from fimlora_worker.inputs.model_faults import is_of_machine, named_as, sentence_of
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
-# Fields that say how often a part is built, and a number that no known model exceeds.
-REPEATS = re.compile(r"(layers?|depths?|blocks|experts|groups)$")
-MOST_REPEATS = 1_000
 UNUSABLE = "the config.json of the model cannot be used"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model with its head, ready to be measured."""
+    """A base model with its head, ready to be measured.
+
+    Attributes:
+        drawn: Names of the modules with weights that its checkpoint lacks.
+    """
 
     model: Any
     config: Any
+    drawn: frozenset[str]
 
 
 def find_model(
@@ -113,12 +113,12 @@ def read_config(folder: Path) -> Any:
         raise UnsupportedArchitecture(
             "this is an adapter (it has adapter_config.json); give its base model instead"
         )
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw = read_raw_config(folder)
     if raw.get("auto_map"):
         raise UnsupportedArchitecture(
             "the model brings code of its own (auto_map in config.json), which is never run"
         )
-    check_counts(raw, n_tensors=count_tensors(folder))
+    check_model_files(folder, raw)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except StrictDataclassError as error:
@@ -134,41 +134,6 @@ def read_config(folder: Path) -> Any:
         raise UnsupportedArchitecture(f"{UNUSABLE}: {sentence_of(error)}") from error
 
 
-def count_tensors(folder: Path) -> int:
-    """How many tensors the weights' files hold.
-
-    Raises:
-        UnsafeWeights: One of them is damaged.
-    """
-    n_tensors = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            # Not by safetensors: it maps the whole file, which counts against a memory limit.
-            with file.open("rb") as opened:
-                n_tensors += len(read_header(opened).tensors)
-        except (OSError, ValueError) as error:
-            raise UnsafeWeights(f"{file.name} is not a sound safetensors file") from error
-    return n_tensors
-
-
-def check_counts(config: Mapping[str, Any], *, n_tensors: int) -> None:
-    """Refuse a configuration of far more layers or experts than there are weights for.
-
-    Building them would take the worker's time and memory before the first one is missed.
-
-    Raises:
-        UnsupportedArchitecture: Names the field.
-    """
-    most = max(MOST_REPEATS, n_tensors)
-    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    for key, value in ((k, v) for part in parts for k, v in part.items()):
-        if REPEATS.search(key) and isinstance(value, int) and value > most:
-            raise UnsupportedArchitecture(
-                f"the config.json of the model asks for {key}={value}; its checkpoint has "
-                f"{n_tensors} tensors"
-            )
-
-
 def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     """Load weights and head.
 
@@ -178,38 +143,23 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     import torch
     import transformers
 
-    from fimlora.model.loading import align
+    from fimlora.model.loading import load
+    from fimlora.model.skeleton import build_skeleton
 
-    model_class = head_class(config, request.task)
-    options = head_options(request)
-    if options:  # a head trained for other labels is no use
-        options["ignore_mismatched_sizes"] = True
     log.info("model.load digest=%s task=%s", request.digest, request.task)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with named_architecture_errors(config), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(HEAD_SEED)
-        model, report = model_class.from_pretrained(
+    with named_architecture_errors(config):
+        skeleton = build_skeleton(
             folder,
+            model_class=head_class(config, request.task),
+            config=config_for_head(folder, request),
             dtype=getattr(torch, request.dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
         )
-    check_complete(model, _absent(report), request)
-    # Aligned, it gives the same bits as when it is streamed.
-    return LoadedModel(align(model.to(request.device).eval()), config)
-
-
-def _absent(report: Mapping[str, Any]) -> set[str]:
-    """Weights that transformers has drawn: not in the checkpoint, or there in another shape."""
-    # A mismatch comes with both shapes, or by its name alone.
-    other_shape = (
-        key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]
-    )
-    return {str(key) for key in (*report["missing_keys"], *other_shape)}
+        # A head trained for other labels is no use.
+        loaded = load(skeleton, folder, seed=HEAD_SEED, redraws=bool(request.n_outputs))
+    check_complete(skeleton, loaded.missing, request)
+    return LoadedModel(loaded.model.to(request.device), config, loaded.drawn)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -227,6 +177,11 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer.padding_side = "right"
         if tokenizer.pad_token_id is None:  # decoders are often trained without
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or not longest > 0:
+        raise UnsupportedArchitecture(
+            f"the model's tokenizer has model_max_length={longest!r}; allowed is a number of tokens"
+        )
     return tokenizer
 
 

@@ -12,8 +12,9 @@ from fimlora_contract.references import (
 )
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError, dataset_files
 from fimlora_jobs.datasets.rows import RowError
-from fimlora_jobs.datasets.table import Rows, arrow_rows, inline_rows, rows_of_files
+from fimlora_jobs.datasets.table import Rows, inline_rows, rows_of_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
+from fimlora_worker.inputs.hub_rows import open_hub_rows
 from fimlora_worker.settings import Settings
 
 
@@ -62,7 +63,8 @@ def _open(
     if isinstance(reference, InlineDataset):
         return inline_rows(reference.rows)
     if isinstance(reference, HubDataset):
-        return _from_hub(reference, str(resolved["revision"]), settings)
+        cache = settings.hub_dir / "datasets"
+        return open_hub_rows(reference, str(resolved["revision"]), cache=cache, alive=alive)
     return rows_of_files(_find_files(reference, resolved, settings, digests), alive=alive)
 
 
@@ -87,36 +89,3 @@ def _find_files(
             f"dataset {name!r} has changed since the job was accepted; submit it again"
         )
     return list(files.values())
-
-
-def _from_hub(reference: HubDataset, commit: str, settings: Settings) -> Rows:
-    """Load a split through `datasets`, at the commit the job was accepted with.
-
-    Raises:
-        DatasetUnreachable: The repository, commit, configuration or split is not there.
-    """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-    from datasets.utils.logging import disable_progress_bar
-
-    if Path(reference.id).exists():  # `datasets` would open a local folder of that name
-        raise DatasetUnreachable(f"a local folder hides the dataset {reference.id!r}")
-    disable_progress_bar()
-    try:
-        loaded = load_dataset(
-            reference.id,
-            reference.config,
-            split=reference.split,
-            revision=commit,
-            cache_dir=str(settings.hub_dir / "datasets"),
-        )
-    except (DatasetNotFoundError, FileNotFoundError, ValueError) as error:
-        raise DatasetUnreachable(f"dataset {reference.id!r}: {error}") from error
-    declared = {name: _declared_classes(loaded, name) for name in loaded.column_names}
-    return arrow_rows(
-        loaded.data.table, classes={name: names for name, names in declared.items() if names}
-    )
-
-
-def _declared_classes(dataset: Any, name: str) -> tuple[str, ...]:
-    return tuple(getattr(dataset.features.get(name), "names", None) or ())

@@ -6,6 +6,7 @@ from typing import Any
 
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
+from fimlora.adapter.config import modules_in_full
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -79,7 +80,14 @@ def _calibrate_model(
     request, resolved = accepted.request, accepted.resolved
     model_folder, rows = fetch(request, resolved, process=process, reporter=reporter)
     reporter.enter(Stage.LOADING)
-    prepared = prepare(request, resolved, folder=model_folder, rows=rows, process=process)
+    prepared = prepare(
+        request,
+        resolved,
+        folder=model_folder,
+        rows=rows,
+        process=process,
+        on_example=reporter.keep_alive,
+    )
     statistics = (
         accepted.measured.statistics
         if accepted.measured
@@ -128,6 +136,8 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "data_seed": calibration.seed,
         "requested_examples": calibration.n_batches * calibration.batch_size,
         "dropped_rows": prepared.drawn.n_dropped,
+        **prepared.label_facts,
+        "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
     allocation = accepted.request.allocation
@@ -146,5 +156,7 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,
         head=model.head() if adapter.weights else None,
+        modules_to_save=modules_in_full(model.head_names()),
         model=model.outline(),
+        other_model=model.other_skeleton(),
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fimlora import ProgressFile, Settings, Statistics, measure_streamed
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
@@ -10,7 +9,6 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.model.targets import find_targets
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -47,16 +45,19 @@ def measure_model(
 
     Returns:
         The statistics; they say how they were measured.
+
+    Raises:
+        UnknownTarget: A name of a target is none of the model's; no weight has been read then.
+        InfeasibleBudget: The budget cannot be met by these targets; nor then.
     """
-    settings = _settings(request, reporter)
+    settings = _settings(request, reporter).without(model.drawn)
     attempt = _Attempt(request, settings, model, batches, reporter, folder, progress)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
-    recorded_bytes = 0
-    if settings.record:
-        modules = find_targets(model.outline(), request.target_modules)
-        recorded_bytes = bytes_recorded(modules, settings.record)
+    modules = settings.choose(model.outline()).modules
+    check_feasible(request, model.outline(), modules)
+    recorded_bytes = bytes_recorded(modules, settings.record) if settings.record else 0
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
@@ -84,7 +85,7 @@ class _Attempt:
         """Measure the loaded model, so many examples at a time."""
         try:
             loaded = self.model.load()
-            self._begin(loaded)
+            self._begin()
             return self.progress.go_on(
                 Executor.RESIDENT,
                 lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
@@ -97,7 +98,7 @@ class _Attempt:
     def streamed(self, size: int) -> Statistics:
         """Measure the model from its folder, block by block."""
         self.model.unload()  # an earlier job may have left it loaded
-        self._begin(self.model.skeleton)
+        self._begin()
         return self.progress.go_on(
             Executor.STREAMED,
             lambda file: measure_streamed(
@@ -110,8 +111,7 @@ class _Attempt:
             ),
         )
 
-    def _begin(self, outline: Any) -> None:
-        check_feasible(self.request, outline)
+    def _begin(self) -> None:
         self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:
@@ -123,6 +123,7 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
     calibration = request.calibration
     return Settings(
         target_modules=request.target_modules,
+        exclude_modules=request.exclude_modules,
         n_batches=calibration.n_batches,
         estimator=calibration.estimator,
         seed=calibration.seed,

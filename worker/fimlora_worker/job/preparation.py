@@ -1,5 +1,6 @@
 """From references to what measuring needs: the files, the examples, and the model around them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from fimlora_worker.inputs.calibration_data import (
     check_token_ids,
     draw,
 )
+from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
     download_model,
@@ -39,12 +42,13 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs."""
+    """Everything that measuring needs, and what provenance says of the labels."""
 
     model: BaseModel
     batches: PaddedBatches
     drawn: Drawn
     fields: TextFields
+    label_facts: dict[str, Any]
 
 
 def fetch(
@@ -60,7 +64,10 @@ def fetch(
     if is_hub or isinstance(request.dataset, HubDataset):
         reporter.enter(Stage.DOWNLOADING)
     folder = download_model(model, settings) if is_hub else find_model(model, settings, digests)
-    return folder, open_rows(request.dataset, resolved["dataset"], settings, digests)
+    rows = open_rows(
+        request.dataset, resolved["dataset"], settings, digests, alive=reporter.keep_alive
+    )
+    return folder, rows
 
 
 def prepare(
@@ -70,6 +77,7 @@ def prepare(
     folder: Path,
     rows: Rows,
     process: WorkerProcess,
+    on_example: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Draw the examples, and say how the model is wanted; it is not loaded yet."""
     calibration, digest = request.calibration, resolved["base_model"]["digest"]
@@ -82,17 +90,19 @@ def prepare(
     wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
     limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
     max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
-    drawn = draw(
-        rows,
-        Encoder(tokenizer, fields, max_length, labels),
-        n_examples=calibration.n_batches * calibration.batch_size,
-        seed=calibration.seed,
-    )
+    with chat_encoder(tokenizer, calibration.chat_labels) as chat:
+        drawn = draw(
+            rows,
+            Encoder(tokenizer, fields, max_length, labels, chat),
+            n_examples=calibration.n_batches * calibration.batch_size,
+            seed=calibration.seed,
+            on_example=on_example,
+        )
     check_token_ids(drawn.examples, tokenizer, limits.n_ids)
     pad_id = padding_id(tokenizer, limits.n_ids)
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     model = BaseModel(folder, config, wanted, pad_id, process.models)
-    return Prepared(model, batches, drawn, fields)
+    return Prepared(model, batches, drawn, fields, label_facts(drawn.examples, fields, chat))
 
 
 def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:

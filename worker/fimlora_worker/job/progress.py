@@ -1,6 +1,7 @@
 """Put progress on record, and learn from the answer whether to go on.
 
-A job is interrupted only here: between stages and between batches.
+A job is interrupted only here: between stages, between batches, and between the rows that
+batches are made from.
 """
 
 import logging
@@ -16,6 +17,8 @@ from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownReque
 log = logging.getLogger(__name__)
 # Batches of a tiny model take a millisecond; nobody watches a bar that fast.
 SHORTEST_INTERVAL_S = 0.1
+# Between two signs of life while nothing is finished.
+SIGN_INTERVAL_S = 1.0
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Reporter:
     _stage_started: float = field(init=False)
     _reported: float = field(default=float("-inf"), init=False)
     _resumed_from: int | None = field(default=None, init=False)
+    _last: Progress = field(default=Progress(stage=Stage.RESOLVING), init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
@@ -52,6 +56,12 @@ class Reporter:
         self._resumed_from = None
         self._check()
         self._send(Progress(stage=stage, n_batches=n_batches))
+
+    def keep_alive(self) -> None:
+        """Show that a stage goes on, and learn whether it should; cheap to call often."""
+        self._check()
+        if self.clock() - self._reported >= SIGN_INTERVAL_S:
+            self._send(self._last)
 
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
@@ -94,6 +104,6 @@ class Reporter:
 
     def _send(self, progress: Progress) -> None:
         self.on_alive()
-        self._reported = self.clock()
+        self._reported, self._last = self.clock(), progress
         if self.store.report(self.job_id, self.attempt, progress) is JobStatus.CANCELING:
             raise CancelRequested(f"{self.job_id} is to be canceled")

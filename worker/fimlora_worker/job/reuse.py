@@ -82,7 +82,7 @@ def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:
     dataset = resolved["dataset"].items()
     return {
         "base_model": resolved["base_model"],
-        "dataset": {k: v for k, v in dataset if k not in {"fields", "rows"}},
+        "dataset": {k: v for k, v in dataset if k not in {"fields", "rows", "chat"}},
     }
 
 
@@ -109,6 +109,7 @@ def write_again(
         weights=adapter.weights,
         seed=request.calibration.seed,
         target_modules=written.target_modules(plan),
+        modules_to_save=written.config.get("modules_to_save"),
     )
     statistics.save(folder / STATISTICS)
     return plan

@@ -1,10 +1,15 @@
 """Solve for a plan under the budget and the bounds of a request."""
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from fimlora import RankPlan, Scores, allocate, find_targets
+from fimlora import RankPlan, Scores, TargetModule, allocate
+from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
+from fimlora.model.targets import count_base_parameters
 from fimlora.plan import Budget
 from fimlora_contract.requests import CalibrationRequest
 
@@ -29,13 +34,45 @@ def budget_of(request: CalibrationRequest) -> Budget:
     return Budget(budget.unit, budget.value, budget.bytes_per_parameter)
 
 
-def check_feasible(request: CalibrationRequest, model: Any) -> None:
-    """Solve with equal scores first: an infeasible budget costs no calibration."""
-    modules = find_targets(model, request.target_modules)
+def check_feasible(
+    request: CalibrationRequest, model: Any, modules: Sequence[TargetModule]
+) -> None:
+    """Solve with equal scores first: an infeasible budget costs no calibration.
+
+    Which modules the rows reach shows while they are measured: text leaves a whole stack of
+    blocks of a model of several parts alone. So a budget is refused for certain where it is
+    infeasible for all modules and for those of each stack.
+
+    Raises:
+        InfeasibleBudget: It is infeasible for whatever is reached.
+    """
+    n_parameters = count_base_parameters(model)
+    try:
+        _solve_evenly(request, modules, n_parameters)
+    except InfeasibleBudget:
+        for stack in _stacks(modules):
+            with suppress(InfeasibleBudget):
+                _solve_evenly(request, stack, n_parameters)
+                return
+        raise
+
+
+def _solve_evenly(
+    request: CalibrationRequest, modules: Sequence[TargetModule], n_parameters: int
+) -> None:
     scores = Scores(
         modules,
         {m.name: 1.0 for m in modules},
         spectra={m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules},
-        base_parameters=sum(p.numel() for p in model.parameters()),
+        base_parameters=n_parameters,
     )
     solve(request, scores)
+
+
+def _stacks(modules: Sequence[TargetModule]) -> list[list[TargetModule]]:
+    """The modules of each stack of blocks, without experts, of which some may see no token."""
+    stacks: dict[str, list[TargetModule]] = defaultdict(list)
+    for module in modules:
+        if module.layer is not None and not re.search(r"\b\d+\b", module.kind):
+            stacks[module.name.partition(f".{module.layer}.")[0]].append(module)
+    return list(stacks.values())

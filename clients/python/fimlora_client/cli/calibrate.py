@@ -28,6 +28,7 @@ from fimlora_client.results import Result
 from fimlora_contract.jobs import Job
 from fimlora_contract.references import expand_dataset
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.targets import is_expression
 
 
 def calibrate(
@@ -39,6 +40,7 @@ def calibrate(
     budget_fraction: options.BudgetFraction = None,
     budget_bytes: options.BudgetBytes = None,
     target_modules: options.TargetModules = None,
+    exclude_modules: options.ExcludeModules = None,
     rule: options.Rule = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
@@ -49,6 +51,7 @@ def calibrate(
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    chat_labels: options.ChatLabels = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
     task: options.Task = None,
@@ -82,9 +85,11 @@ def calibrate(
         "base_model": _checked_model(model),
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "target_modules": _split_names(target_modules),
+        **options.given(exclude_modules=_split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, dtype=dtype, executor=executor, task=task, seed=seed,
+            estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
+            task=task, seed=seed,
         ),
         "allocation": options.given(
             rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
@@ -194,7 +199,8 @@ def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
 
 
 def _split_names(names: str | None) -> str | list[str] | None:
-    if names is None or names == "all-linear":
+    """A text with a sign that no name has is a regular expression."""
+    if names is None or names == "all-linear" or is_expression(names):
         return names
     return [name.strip() for name in names.split(",")]
 

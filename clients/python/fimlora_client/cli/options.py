@@ -59,7 +59,16 @@ TargetModules = Annotated[
         "--target-modules",
         "-t",
         panel=ALLOCATION,
-        help="all-linear, or names with commas between; PEFT's choice if left out.",
+        help="all-linear, names with commas between, or a regular expression over full names; "
+        "the architecture's convention if left out.",
+    ),
+]
+ExcludeModules = Annotated[
+    str | None,
+    _option(
+        "--exclude-modules",
+        panel=ALLOCATION,
+        help="Targets to leave out: names with commas between, or a regular expression.",
     ),
 ]
 Rule = Annotated[
@@ -102,6 +111,14 @@ MaxLength = Annotated[
 Estimator = Annotated[
     str | None,
     _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
+]
+ChatLabels = Annotated[
+    str | None,
+    _option(
+        "--chat-labels",
+        panel=CALIBRATION,
+        help="What is predicted of chat rows: assistant (default), last turn of it, or all.",
+    ),
 ]
 Dtype = Annotated[
     str | None,

@@ -11,8 +11,7 @@ from fimlora.measuring.streamed.buffers import WeightBuffer
 from fimlora.measuring.streamed.run import stream
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.skeleton import build_skeleton
-from fimlora.model.weight_reader import WeightReader, WeightSlice, lay_out
-from fimlora.model.weight_sources import find_sources
+from fimlora.model.weight_reader import WeightSlice, lay_out, open_weights
 from support.models import make_batch
 
 CONFIG = transformers.LlamaConfig(
@@ -83,7 +82,7 @@ def test_slices_are_told_as_they_fill(folder):
     wanted = model.model.layers[1].state_dict(prefix="model.layers.1.")
     slices = lay_out(wanted)
     buffer = torch.zeros(max(weight.end for weight in slices.values()), dtype=torch.uint8)
-    reader = WeightReader(model, checkpoint, find_sources(model, checkpoint.tensors))
+    reader = open_weights(model, checkpoint, seed=0, redraws=False)
 
     told: list[WeightSlice] = []
     for weight in reader.fill(slices, buffer):

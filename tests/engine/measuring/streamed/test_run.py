@@ -18,6 +18,7 @@ from fimlora.measuring.streamed.boundary_store import BoundaryStore
 from fimlora.measuring.streamed.paused_forward import PausedForward
 from fimlora.measuring.streamed.run import stream
 from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.loading import load
 from fimlora.model.skeleton import build_skeleton
 from support.models import PAD, TINY_MODELS, VOCABULARY, tiny
 from support.streaming import ALL, assert_same, batches_for, quiet, save
@@ -109,8 +110,8 @@ def test_every_tensor_is_read_at_most_twice(name, tmp_path):
     assert max(checkpoint.reads.values()) <= 2
 
 
-def test_a_fresh_head_is_that_of_from_pretrained(tmp_path):
-    """Weights that the folder lacks are drawn as transformers draws them from the seed."""
+def test_a_fresh_head_is_drawn_from_the_seed(tmp_path):
+    """Weights that the folder lacks are those that a loaded model gets from it."""
     model, targets = tiny("bert_classifier")
     model.bert.save_pretrained(tmp_path)
     cls = transformers.BertForSequenceClassification
@@ -125,8 +126,8 @@ def test_a_fresh_head_is_that_of_from_pretrained(tmp_path):
         config=config,
     )
 
-    torch.manual_seed(5)
-    resident = cls.from_pretrained(tmp_path, config=config)
+    skeleton = build_skeleton(tmp_path, model_class=cls, config=config)
+    resident = load(skeleton, tmp_path, seed=5).model
     assert_same(streamed, measure(resident, batches, target_modules=targets, seed=5))
 
 
@@ -179,7 +180,7 @@ def test_a_folder_without_weights_or_with_too_few_is_refused(tmp_path):
     save(model, tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path, num_hidden_layers=3)
 
-    with pytest.raises(InvalidCheckpoint, match=r"no weights for 'model\.layers\.2\."):
+    with pytest.raises(InvalidCheckpoint, match=r"lacks weights of .*'model\.layers\.2\."):
         measure_streamed(tmp_path, [], Settings(target_modules=targets), config=config)
 
 

@@ -46,7 +46,9 @@ class BatchEnergies(Quantity):
             gradient.stage_product(weighted.flatten(0, 1).mT, widen(x).flatten(0, 1))
         if is_whole:
             gradient.commit()
-            self._rows[name].stage(_row_energies(gradient))
+            rows = _row_energies(gradient)
+            assert rows is not None
+            self._rows[name].stage(rows)
 
     def end_batch(self, order: Tensor | None) -> dict[str, Tensor]:  # noqa: ARG002
         """Add the batch at hand to the total."""
@@ -55,6 +57,8 @@ class BatchEnergies(Quantity):
             rows = self._rows[name].take()
             if rows is None:
                 rows = _row_energies(self._gradients[name])
+            if rows is None:
+                continue
             checks[name] = rows.sum()
             total.stage(rows)
             total.commit()
@@ -72,11 +76,11 @@ class BatchEnergies(Quantity):
 
     def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
         """Give the totals (O) per module."""
-        return {"batch_energies": {name: as_array(t.total) for name, t in self._totals.items()}}
+        totals = ((name, t.total) for name, t in self._totals.items())
+        return {"batch_energies": {name: as_array(t) for name, t in totals if t is not None}}
 
 
-def _row_energies(gradient: PendingSum) -> Float[Tensor, " O"]:
-    """Square a gradient, which is let go of."""
+def _row_energies(gradient: PendingSum) -> Float[Tensor, " O"] | None:
+    """Square a gradient, which is let go of; ``None`` where there is none."""
     G = gradient.take()
-    assert G is not None, "the module got no gradient"
-    return G.square_().sum(dim=1, dtype=torch.float64)
+    return None if G is None else G.square_().sum(dim=1, dtype=torch.float64)

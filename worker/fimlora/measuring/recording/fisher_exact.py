@@ -69,7 +69,7 @@ class FisherExact(Quantity):
         """Put the batch's examples behind those before."""
         checks = {}
         for name in self._modules:
-            energies = torch.cat(self._of_batch[name])
+            energies = _in_one(self._of_batch[name])
             energies = energies if order is None else energies[order.to(energies.device)]
             self._of_batch[name] = []
             self._of_run[name].append(energies)
@@ -89,13 +89,14 @@ class FisherExact(Quantity):
     def commit(self) -> None:
         """Add what a finished pass has given."""
         super().commit()
-        for name, energies in self._of_pass.items():
-            self._of_batch[name].append(energies)
+        nothing = self.at_hand.weights.new_zeros(len(self.at_hand.weights))
+        for name, energies in self._of_batch.items():
+            energies.append(self._of_pass.get(name, nothing))
         self._of_pass.clear()
 
     def state(self) -> dict[str, Tensor]:
         """Give rows and the energies of all examples so far."""
-        self._of_run = {name: [torch.cat(v)] if v else [] for name, v in self._of_run.items()}
+        self._of_run = {name: [_in_one(v)] if v else [] for name, v in self._of_run.items()}
         examples = {f"{_EXAMPLES}{name}": values for name, [values] in self._seen()}
         return super().state() | examples
 
@@ -115,11 +116,10 @@ class FisherExact(Quantity):
 
     def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
         """Give row energies (O) and the energy of every example (N) per module."""
+        names = [name for name, rows in self._rows.items() if rows.total is not None]
         return {
-            "row_energies": {name: as_array(rows.total) for name, rows in self._rows.items()},
-            "example_energies": {
-                name: as_array(torch.cat(energies)) for name, energies in self._of_run.items()
-            },
+            "row_energies": {name: as_array(self._rows[name].total) for name in names},
+            "example_energies": {name: as_array(_in_one(self._of_run[name])) for name in names},
         }
 
     def _seen(self) -> Iterator[tuple[str, list[Tensor]]]:
@@ -136,6 +136,12 @@ class FisherExact(Quantity):
         if gram_is_cheaper(x.shape[1], module.d_in, module.d_out):
             return row_energies_by_gram(gram_blocks(x), g)
         return row_energies_directly(x, g)
+
+
+def _in_one(energies: Sequence[Tensor]) -> Tensor:
+    """Put examples in one tensor; those that did not reach the module are zero anywhere."""
+    device = next((e.device for e in energies if e.device.type != "cpu"), energies[0].device)
+    return torch.cat([e.to(device) for e in energies])
 
 
 def _joined(calls: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,6 @@ from fimlora.measuring.recording.quantity import (
     Quantity,
     SeenCall,
     as_array,
-    present,
 )
 from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import TargetModule
@@ -57,7 +56,10 @@ class FisherSampled(Quantity):
         """Square the gradient of the batch."""
         checks = {}
         for name, gradient in self._gradients.items():
-            square = present(gradient.take()).square_()
+            taken = gradient.take()
+            if taken is None:
+                continue
+            square = taken.square_()
             self._squares[name].stage(square.double())
             self._squares[name].commit()
             checks[name] = square.sum()
@@ -74,5 +76,9 @@ class FisherSampled(Quantity):
 
     def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
         """Give the sums over all batches, (O R) per module."""
-        squares = {name: as_array(present(s.total).T) for name, s in self._squares.items()}
+        squares = {
+            name: as_array(s.total.T)
+            for name, s in self._squares.items()
+            if s.total is not None
+        }
         return {"squared_gradients": squares}

@@ -52,8 +52,9 @@ class InputMoments(Quantity):
 
     def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
         """Give the sum of squares (I) and the number of tokens (1) per module."""
-        counts = {name: as_array(n.total).reshape(-1) for name, n in self._n_tokens.items()}
+        names = [name for name, squares in self._squares.items() if squares.total is not None]
+        counts = {name: as_array(self._n_tokens[name].total).reshape(-1) for name in names}
         return {
-            "input_squares": {name: as_array(s.total) for name, s in self._squares.items()},
+            "input_squares": {name: as_array(self._squares[name].total) for name in names},
             "token_counts": counts,
         }

@@ -214,7 +214,11 @@ class MeanGradient(Quantity):
 
     def results(self, n_examples: int) -> Groups:
         """Give the spectrum of each mean gradient, its energy and the error of the spectrum."""
-        spectra = {name: g.spectrum(n_examples) for name, g in self._gradients.items()}
+        spectra = {
+            name: gradient.spectrum(n_examples)
+            for name, gradient in self._gradients.items()
+            if all(pending.total is not None for pending in gradient.sums())
+        }
         return {
             "spectra": {name: as_array(s.values).reshape(-1) for name, s in spectra.items()},
             "mean_energies": {name: np.array([s.energy]) for name, s in spectra.items()},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fimlora._version import __version__
 from fimlora.model.checkpoint import Checkpoint
-from fimlora.model.loading import ALIGNMENT
+from fimlora.model.weight_reader import ALIGNMENT
 
 # Values of each of the three places that are sampled, and bytes where a file is read.
 _N_VALUES, _N_BYTES = 32, 64

@@ -8,16 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fimlora.errors import InvalidCheckpoint
 from fimlora.measuring.streamed.buffers import WeightBuffer
 from fimlora.measuring.streamed.embeddings_and_head import EmbeddingsAndHead
 from fimlora.measuring.streamed.model_tensors import put, put_from
 from fimlora.memory.host import return_freed_memory
-from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.hooks import before_calls
-from fimlora.model.skeleton import initialise_missing
 from fimlora.model.weight_reader import WeightReader, WeightSlice, lay_out
-from fimlora.model.weight_sources import find_sources, fitting_sources
 
 # An embedding or head below this may lie beside two blocks: reading one of them again, and
 # filling the heap anew, would cost more than the memory is worth.
@@ -33,10 +29,9 @@ class BlockWeights:
 
     Args:
         model: The skeleton.
-        checkpoint: Its weights.
+        reader: Reads its weights.
         blocks: Its blocks by name.
         device: Where they compute.
-        redraws: Draw a head anew whose shape in the checkpoint is another.
         large_bytes: Blocks that may be wanted again make room for an embedding or head of
             at least this size.
     """
@@ -44,16 +39,14 @@ class BlockWeights:
     def __init__(
         self,
         model: nn.Module,
-        checkpoint: Checkpoint,
+        reader: WeightReader,
         blocks: Mapping[str, nn.Module],
         device: torch.device,
         *,
-        redraws: bool = False,
         large_bytes: int = _LARGE_BYTES,
     ) -> None:
         self._model, self._device, self._large_bytes = model, device, large_bytes
-        find = fitting_sources if redraws else find_sources
-        self._reader = WeightReader(model, checkpoint, find(model, checkpoint.tensors))
+        self._reader = reader
         self._slices = {block: self._lay_out(block) for block in blocks}
         self._embeddings_and_head = EmbeddingsAndHead(model, blocks, self._reader, device)
         n_bytes = max(s.end for slices in self._slices.values() for s in slices.values())
@@ -64,17 +57,14 @@ class BlockWeights:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @contextmanager
-    def attached(self, *, seed: int) -> Iterator[None]:
+    def attached(self) -> Iterator[None]:
         """Give the model its rest, and embeddings and head whenever they run, in the context.
-
-        Args:
-            seed: Seed of weights that the checkpoint lacks, such as a fresh head's.
 
         Yields:
             None. Reading has stopped when the context ends, also when it raises.
         """
         try:
-            self._load_rest(seed)
+            self._load_rest()
             self._embeddings_and_head.release()
             with before_calls(self._embeddings_and_head.modules, self._load_embedding_or_head):
                 yield
@@ -135,10 +125,6 @@ class BlockWeights:
 
     def _lay_out(self, block: str) -> dict[str, WeightSlice]:
         tensors = self._model.get_submodule(block).state_dict(prefix=f"{block}.")
-        parameters = dict(self._model.named_parameters(remove_duplicate=False))
-        for name in tensors:
-            if name not in self._reader.names and name in parameters:
-                raise InvalidCheckpoint(f"the checkpoint has no weights for {name!r}")
         return lay_out({name: t for name, t in tensors.items() if name in self._reader.names})
 
     def _fill(self, buffer: WeightBuffer, block: str, computed: Any) -> Any:
@@ -150,21 +136,15 @@ class BlockWeights:
             pass
         return None
 
-    def _load_rest(self, seed: int) -> None:
+    def _load_rest(self) -> None:
         inside = {name for slices in self._slices.values() for name in slices}
         rest = [
             n
             for n in self._model.state_dict()
             if n not in inside | self._embeddings_and_head.names
         ]
-        parameters = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = {n for n in rest if n in parameters and n not in self._reader.names}
-        if missing:
-            initialise_missing(self._model, missing, seed=seed)
         for name, tensor in list(self._model.named_buffers()):
             put(self._model, name, tensor.to(self._device))
-        for name in missing:
-            put(self._model, name, self._model.get_parameter(name).to(self._device))
         present = [name for name in rest if name in self._reader.names]
         put_from(self._reader, self._model, present, self._device)
 

@@ -75,7 +75,7 @@ class EmbeddingsAndHead:
 
     def _sharing_modules(self) -> dict[str, nn.Module]:
         both = [self._model.get_input_embeddings(), self._model.get_output_embeddings()]  # type: ignore[operator]
-        shared = {id(p) for one in both if one is not None for p in one.parameters()}
+        shared = {id(p) for one in both if isinstance(one, nn.Module) for p in one.parameters()}
         return {
             name: module
             for name, module in self._model.named_modules()

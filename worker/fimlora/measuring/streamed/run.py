@@ -36,11 +36,13 @@ from fimlora.measuring.streamed.side_pass import SideQuestions
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SKETCH_WIDTH, gradients_fit
 from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.drawn import drawn_modules
 from fimlora.model.input_limits import input_limits
 from fimlora.model.pass_state import PassState
 from fimlora.model.preserved import preserved
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
+from fimlora.model.weight_reader import open_weights
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor
@@ -84,9 +86,9 @@ def measure_streamed(
         max_boundary_bytes: How much of the blocks' inputs may stay in host memory; the
             rest goes to disk. ``None`` for all.
         boundary_folder: Where on disk; ``None`` for the system's temporary folder.
-        weights_seed: Seed of weights that the checkpoint lacks (a fresh head), which are
-            those of ``from_pretrained`` after ``torch.manual_seed``; ``None`` for the seed
-            of the settings.
+        weights_seed: Seed of weights that the checkpoint lacks (a fresh head): each is drawn
+            as its architecture says, from this seed and its name; ``None`` for the seed of
+            the settings. No module with such a weight is a target.
         ignore_mismatched_sizes: As for ``from_pretrained``: a head whose shape in the
             checkpoint is another is drawn anew.
 
@@ -147,18 +149,20 @@ def stream(
         The statistics.
     """
     check_record(settings.parsed_record, model)
-    choice = settings.choose(model)
+    seed = settings.seed if weights_seed is None else weights_seed
+    reader = open_weights(model, checkpoint, seed=seed, redraws=redraws)
+    choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
-    weights = new_weights(model, checkpoint, blocks, device, redraws=redraws)
+    weights = new_weights(model, reader, blocks, device)
     identity = _identity(settings, weights_seed, redraws=redraws)
     saved = open_progress(
         settings.progress_file, model, modules, identity, settings.loss_fn,
         checkpoint=checkpoint, devices=[device],
     )  # fmt: skip
     with (
-        _running(model, blocks, weights, settings, weights_seed) as state,
+        _running(model, blocks, weights, settings) as state,
         without_auxiliary_losses(model) as left_out,
     ):
         loss, found = _read(batches, model, settings, device, saved)
@@ -214,12 +218,10 @@ def _running(
     blocks: Mapping[str, nn.Module],
     weights: BlockWeights,
     settings: Settings,
-    weights_seed: int | None,
 ) -> Iterator[PassState]:
     """Prepare the model for passes that stop at its blocks, and put it back."""
-    seed = settings.seed if weights_seed is None else weights_seed
     with (
-        weights.attached(seed=seed),
+        weights.attached(),
         preserved(model, train_mode=False, seed=settings.seed) as state,
         stops(blocks),
         casting_as_one_graph(),
@@ -277,7 +279,7 @@ def _recorders_of_blocks(
 def _join(modules: Sequence[TargetModule], parts: Sequence[Groups]) -> Groups:
     """Join what was recorded in the blocks, in the model's order."""
     joined: Groups = {}
-    for group in parts[0]:
+    for group in parts[0] if parts else ():
         by_name = {name: value for part in parts for name, value in part[group].items()}
         joined[group] = {m.name: by_name[m.name] for m in modules if m.name in by_name}
     return joined

@@ -1,0 +1,103 @@
+"""How modules are named in a request: by names and endings, or by one regular expression.
+
+An expression is compiled here, so that a broken one is refused at once, and never run: one that
+backtracks without end would hold whoever runs it. The engine runs it against the clock.
+"""
+
+import re
+import warnings
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from fimlora_contract.base import json_kind
+
+MAX_TARGETS, MAX_TARGET_CHARS = 10_000, 256
+MAX_EXPRESSION_CHARS = 1024
+SPECIAL = frozenset("\\*+?[](){}|^$")  # none can stand in a module's name
+
+Names = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_TARGET_CHARS)]],
+    Field(min_length=1, max_length=MAX_TARGETS),
+]
+Expression = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)]
+TargetModules = Names | Literal["all-linear"] | Expression | None
+ExcludeModules = Names | Expression | None
+
+
+def is_expression(text: str) -> bool:
+    """Whether a text can only be a regular expression, and no name."""
+    return not SPECIAL.isdisjoint(text)
+
+
+def check_target_modules(value: Any) -> Any:
+    """Refuse what names no target modules, in one sentence for all the forms there are.
+
+    Raises:
+        ValueError: Says what was given and what is allowed.
+    """
+    return value if value == "all-linear" else _check(value, 'the text "all-linear", ')
+
+
+def check_exclude_modules(value: Any) -> Any:
+    """Refuse what names no modules to leave out.
+
+    Raises:
+        ValueError: Says what was given and what is allowed.
+    """
+    return _check(value, "")
+
+
+AnyTargets = Annotated[
+    TargetModules,
+    BeforeValidator(check_target_modules, json_schema_input_type=TargetModules),
+]
+AnyExcluded = Annotated[
+    ExcludeModules,
+    BeforeValidator(check_exclude_modules, json_schema_input_type=ExcludeModules),
+]
+
+
+def _check(value: Any, more: str) -> Any:
+    if value is None:
+        return value
+    if isinstance(value, str):
+        return _check_expression(value, more)
+    if not isinstance(value, list):
+        raise ValueError(f"{_allowed(more)}; it is {json_kind(value)}")
+    if not 1 <= len(value) <= MAX_TARGETS:
+        raise ValueError(f"must have 1 to {MAX_TARGETS} names; it has {len(value)}")
+    for number, name in enumerate(value, 1):
+        if not isinstance(name, str):
+            raise ValueError(f"name {number} must be text; it is {json_kind(name)}")
+        if not 1 <= len(name) <= MAX_TARGET_CHARS:
+            raise ValueError(
+                f"name {number} must have 1 to {MAX_TARGET_CHARS} characters; it has "
+                f"{len(name)}"
+            )
+    return value
+
+
+def _check_expression(text: str, more: str) -> str:
+    if not 1 <= len(text) <= MAX_EXPRESSION_CHARS:
+        raise ValueError(
+            f"an expression must have 1 to {MAX_EXPRESSION_CHARS} characters; it has {len(text)}"
+        )
+    if not is_expression(text):
+        raise ValueError(f"{_allowed(more)}; it is other text, and a name belongs in a list")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(text)
+    except re.error as error:
+        where = "" if error.pos is None else f" at character {error.pos + 1}"
+        raise ValueError(f"is no regular expression: it goes wrong{where}") from None
+    except (OverflowError, RecursionError):
+        raise ValueError("is no regular expression: it repeats or nests too much") from None
+    return text
+
+
+def _allowed(more: str) -> str:
+    return (
+        f'must be a list of names such as ["query", "value"], {more}a regular expression over '
+        'full names such as ".*(query|value)", or null'
+    )

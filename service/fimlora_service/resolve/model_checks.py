@@ -1,0 +1,108 @@
+"""Everything that a base model's files tell against it, before a job for it is queued."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fimlora_jobs.datasets.columns import TextFields
+from fimlora_jobs.models.config_kinds import check_kinds
+from fimlora_jobs.models.config_numbers import check_numbers
+from fimlora_jobs.models.heads import check_head
+from fimlora_jobs.models.quantised import check_unquantised
+from fimlora_jobs.models.refusal import ModelRefused
+from fimlora_jobs.models.shards import check_shard_names, check_shards
+from fimlora_jobs.models.special_files import check_no_special_files
+from fimlora_jobs.models.tokenizer_files import check_tokenizer_ids, check_tokenizer_names
+from fimlora_jobs.models.weights_fit import check_weights_fit
+from fimlora_service.errors import UnsupportedArchitecture
+from fimlora_service.resolve.model_files import (
+    Shapes,
+    read_config_file,
+    shapes_of,
+    weight_entries,
+)
+
+TASKS = ("causal_lm", "sequence_classification")
+
+
+def read_model(
+    folder: Path, *, where: str
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Configuration and shapes of the weights of a folder that passes all checks.
+
+    Raises:
+        ServiceError: It cannot be calibrated, and the message says why.
+    """
+    with refused(where):
+        check_no_special_files(folder)
+    config = read_config_file(folder / "config.json", where=where)
+    names = {path.name for path in folder.iterdir()}
+    with refused(where):
+        check_unquantised(config, names=names)
+        check_numbers(config)
+    entries = weight_entries(folder, where=where)
+    shapes = shapes_of(entries)
+    dtypes = {name: entry.dtype for name, entry in entries.items()}
+    check_files(config, names, where=where, shapes=shapes, dtypes=dtypes)
+    with refused(where):
+        check_shards(folder)
+        check_tokenizer_ids(folder, config, shapes)
+    return config, shapes
+
+
+def check_files(
+    config: Mapping[str, Any],
+    names: Collection[str],
+    *,
+    where: str,
+    shapes: Shapes | None,
+    dtypes: Mapping[str, str] | None,
+) -> None:
+    """Refuse a model by its configuration, the names of its files and its weights' headers.
+
+    Raises:
+        UnsupportedArchitecture: It cannot be calibrated, and the message says why.
+    """
+    with refused(where):
+        check_unquantised(config, names=names, dtypes=dtypes)
+        check_numbers(config, n_tensors=None if shapes is None else len(shapes))
+        check_kinds(config)
+        check_shard_names(names)
+        check_tokenizer_names(names, config)
+        if shapes is not None:
+            check_weights_fit(config, shapes)
+
+
+def check_task(
+    config: Mapping[str, Any], fields: Mapping[str, Any] | None, task: str, *, where: str
+) -> None:
+    """Refuse a model without the head that the rows need.
+
+    Args:
+        config: Its configuration.
+        fields: The columns that are used; ``None`` where only the worker will know.
+        task: What the request says.
+        where: What to call the model.
+
+    Raises:
+        UnsupportedArchitecture: It has none.
+    """
+    with refused(where):
+        if fields is not None:
+            check_head(config, TextFields(**fields).task)
+        elif task in TASKS:
+            check_head(config, task)
+
+
+@contextmanager
+def refused(where: str) -> Iterator[None]:
+    """Name the model in a refusal.
+
+    Raises:
+        UnsupportedArchitecture: There was one.
+    """
+    try:
+        yield
+    except ModelRefused as error:
+        raise UnsupportedArchitecture(f"{where} cannot be calibrated: {error}") from error

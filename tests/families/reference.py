@@ -1,0 +1,152 @@
+"""What the product must agree with: transformers' own loss, torch's autograd, stock PEFT.
+
+Nothing here uses the product: a freshly loaded model, one example at a time without padding,
+and ``dL/dW`` of every linear map.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from families.registry import N_CLASSES, Family
+from families.rows import Example
+
+SCALE = 2
+PREFIX = "base_model.model."
+
+
+def load_base(family: Family, checkpoint: Path, *, seed: int, dtype: torch.dtype) -> nn.Module:
+    """The model as a user of transformers loads it; what the checkpoint lacks is drawn."""
+    options = {"num_labels": N_CLASSES} if family.kind == "classification" else {}
+    torch.manual_seed(seed)
+    model: nn.Module = family.model_class.from_pretrained(checkpoint, dtype=dtype, **options)
+    return model.eval()
+
+
+def give_head(model: nn.Module, adapter: Path) -> nn.Module:
+    """Put the tensors of an adapter file that are no LoRA where their names say."""
+    parameters = dict(model.named_parameters())
+    for name, value in load_file(adapter / "adapter_model.safetensors").items():
+        if ".lora_" not in name:
+            parameters[name.removeprefix(PREFIX)].data.copy_(value)
+    return model
+
+
+def example_energies(
+    model: nn.Module, found: list[Example], names: list[str]
+) -> dict[str, Tensor]:
+    """``||dL/dW||_F^2`` of every example (N) per module, by one backward pass each.
+
+    A weight that modules share is given to each of them apart, as an adapter would be. Each
+    example gets a model of its own, as some change themselves once they have seen a short one.
+    """
+    energies: dict[str, list[float]] = {name: [] for name in names}
+    for example in found:
+        own = copy.deepcopy(model)
+        for parameter in own.parameters():
+            parameter.requires_grad_(False)
+        weights = []
+        for name in names:
+            module = own.get_submodule(name)
+            module.weight = nn.Parameter(module.weight.detach().clone())
+            weights.append(module.weight)
+        gradients = torch.autograd.grad(own(**example).loss, weights, allow_unused=True)
+        for name, gradient in zip(names, gradients, strict=True):
+            energy = 0.0 if gradient is None else gradient.double().square().sum().item()
+            energies[name].append(energy)
+    return {name: torch.tensor(values) for name, values in energies.items()}
+
+
+def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example]) -> bool:
+    """Whether a model by itself gives an example another loss beside padding.
+
+    One whose own loss cannot be computed does not.
+    """
+    try:
+        pairs = [[_loss(model, e) for e in pair] for pair in zip(alone, padded, strict=True)]
+    except ValueError:
+        return False
+    return not all(math.isclose(*pair, rel_tol=1e-5) for pair in pairs)
+
+
+def _loss(model: nn.Module, example: Example) -> float:
+    with torch.no_grad():
+        return float(copy.deepcopy(model)(**example).loss)
+
+
+def exact_scores(model: nn.Module, energies: Mapping[str, Tensor]) -> dict[str, float]:
+    """``s^2 E ||dL/dW||_F^2 / (3 d_in d_out)``."""
+    return {
+        name: SCALE**2 * values.mean().item() / (3 * model.get_submodule(name).weight.numel())
+        for name, values in energies.items()
+    }
+
+
+def linear_maps(model: nn.Module) -> list[str]:
+    """All of them, the head included."""
+    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What stock PEFT makes of an adapter.
+
+    Attributes:
+        settings: Rank and scale of every module it adapts, by name in the base model.
+        n_parameters: What it would train of LoRA.
+        logits: The model's, on some batch.
+        missing: What it said it did not find.
+    """
+
+    settings: dict[str, tuple[int, float]]
+    n_parameters: int
+    logits: Tensor
+    missing: tuple[str, ...]
+
+
+def load_adapted(base: nn.Module, adapter: Path, batch: Mapping[str, Tensor]) -> Adapted:
+    """Load an adapter onto a freshly loaded base model."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True).eval()
+    layers = {
+        name: module
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    return Adapted(
+        {
+            name: (layer.r["default"], layer.scaling["default"])
+            for name, layer in layers.items()
+        },
+        sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n),
+        logits_of(model, batch),
+        tuple(str(w.message) for w in said if "missing" in str(w.message).lower()),
+    )
+
+
+def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Without a gradient."""
+    with torch.no_grad(), deterministic():
+        logits: Tensor = model(**batch).logits
+    return logits
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Models that draw something in evaluation draw the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield

@@ -1,0 +1,50 @@
+"""No family that transformers knows is refused as it is: its default configuration passes."""
+
+import json
+
+import pytest
+import transformers
+from transformers import CONFIG_MAPPING
+
+from fimlora_jobs.models.config_kinds import check_kinds
+from fimlora_jobs.models.config_numbers import check_numbers
+from fimlora_jobs.models.heads import CAUSAL, CLASSIFIES, check_head, known_heads
+from fimlora_jobs.models.quantised import check_unquantised
+from fimlora_jobs.models.refusal import ModelRefused
+from fimlora_worker.errors import UnsupportedArchitecture
+from fimlora_worker.inputs.heads import head_class
+
+USABLE = sorted(k for k, heads in known_heads().items() if heads & {CAUSAL, CLASSIFIES})
+NEED_MORE = {"gemma4_assistant"}  # no configuration without arguments
+
+
+def default_of(kind: str) -> transformers.PretrainedConfig:
+    return CONFIG_MAPPING[kind]()
+
+
+def test_default_configurations_pass():
+    """Whatever a rule takes for certain holds for each of them."""
+    assert len(USABLE) > 200
+    for kind in sorted(set(USABLE) - NEED_MORE):
+        config = json.loads(default_of(kind).to_json_string(use_diff=False))
+        check_numbers(config | {"model_type": kind}, n_tensors=100)
+        check_unquantised(config)
+        check_kinds(config | {"model_type": kind})
+
+
+@pytest.mark.parametrize("task", [CAUSAL, CLASSIFIES])
+def test_the_table_of_heads_says_what_the_worker_would(task):
+    """For each family, with the default configuration."""
+    for kind in sorted(set(USABLE) - NEED_MORE):
+        config = default_of(kind)
+        assert passes(lambda c=config: head_class(c, task)) == passes(
+            lambda c=config, k=kind: check_head(c.to_dict() | {"model_type": k}, task)
+        ), kind
+
+
+def passes(check) -> bool:
+    try:
+        check()
+    except (ModelRefused, UnsupportedArchitecture):
+        return False
+    return True
