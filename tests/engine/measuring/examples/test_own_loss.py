@@ -258,6 +258,24 @@ def test_a_slice_is_short_and_uneven(name):
         assert torch.equal(labels[labels != -100], ids[labels != -100])
 
 
+def test_a_slice_of_what_a_decoder_puts_out_is_short():
+    """Unless its labels come late, or come with inputs of their own."""
+    loss = Loss(LossKind.SEQ2SEQ_LM)
+    batch = {**text_batch([40, 39]), "labels": torch.ones(2, 50, dtype=torch.long)}
+    late = batch["labels"].clone()
+    late[0, :20] = -100
+    shapes = [
+        short_slice(labelled_examples(some, loss, CPU), loss).batch["labels"].shape
+        for some in (
+            batch,
+            batch | {"labels": late},
+            batch | {"decoder_input_ids": batch["labels"]},
+        )
+    ]
+
+    assert shapes == [(2, 16), (2, 50), (2, 50)]
+
+
 def test_all_logits_of_a_large_vocabulary_never_exist():
     """The head is asked about the tokens of a slice at most."""
     model, targets = tiny("llama_gqa_lm", vocabulary=5000)

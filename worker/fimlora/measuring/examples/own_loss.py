@@ -162,6 +162,9 @@ def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examp
         batch = padding.cut(batch)
         batch |= {name: batch[name][:, :_COLUMNS] for name in padding.names}
     labels = batch["labels"]
+    if loss.kind is LossKind.SEQ2SEQ_LM and not whole:
+        few, is_alone = labels[:, :_COLUMNS], not any(n.startswith("decoder_") for n in batch)
+        labels = few if is_alone and (few != IGNORED).any(dim=1).all() else labels
     if loss.kind in {LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM}:
         batch |= {"labels": _thinned(labels, first=int(by_token))}
     counts = count_labels(batch["labels"], loss.kind)
