@@ -249,13 +249,31 @@ def test_a_slice_is_short_and_uneven(name):
 
     few = short_slice(examples, Loss(kind))
 
-    assert few.batch["input_ids"].shape == (2, 16 if by_token else 64)
+    assert few.batch["input_ids"].shape == (2, 16)
     assert few.weights.sum().item() == pytest.approx(1)
     if by_token:
         labels = few.batch["labels"][:, 1:]
         assert (labels != -100).sum(dim=1).tolist() == [8, 3]
         ids = few.batch["input_ids"][:, 1:]
         assert torch.equal(labels[labels != -100], ids[labels != -100])
+
+
+def test_a_slice_of_what_a_decoder_puts_out_is_short():
+    """Unless its labels come late, or come with inputs of their own."""
+    loss = Loss(LossKind.SEQ2SEQ_LM)
+    batch = {**text_batch([40, 39]), "labels": torch.ones(2, 50, dtype=torch.long)}
+    late = batch["labels"].clone()
+    late[0, :20] = -100
+    shapes = [
+        short_slice(labelled_examples(some, loss, CPU), loss).batch["labels"].shape
+        for some in (
+            batch,
+            batch | {"labels": late},
+            batch | {"decoder_input_ids": batch["labels"]},
+        )
+    ]
+
+    assert shapes == [(2, 16), (2, 50), (2, 50)]
 
 
 def test_all_logits_of_a_large_vocabulary_never_exist():

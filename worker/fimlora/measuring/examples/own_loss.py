@@ -24,7 +24,7 @@ from fimlora.model.targets import base_model_of
 
 # A short slice: so many columns of it, before and from its first label on.
 _CONTEXT, _LABELS = 8, 8
-_COLUMNS = 64  # of what has no labels by token
+_COLUMNS = _CONTEXT + _LABELS
 _LABELS_OF_SECOND = 3
 _TOLERANCE = 1e-4  # relative; losses in half precision are allowed their rounding
 _AUXILIARY = ("router_aux_loss_coef", "router_z_loss_coef", "aux_loss_coef", "z_loss_coef")
@@ -167,6 +167,9 @@ def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examp
         batch = padding.cut(batch)
         batch |= {name: batch[name][:, :_COLUMNS] for name in padding.names}
     labels = batch["labels"]
+    if loss.kind is LossKind.SEQ2SEQ_LM and not whole:
+        few, is_alone = labels[:, :_COLUMNS], not any(n.startswith("decoder_") for n in batch)
+        labels = few if is_alone and (few != IGNORED).any(dim=1).all() else labels
     if loss.kind in {LossKind.CAUSAL_LM, LossKind.SEQ2SEQ_LM}:
         batch |= {"labels": _thinned(labels, first=int(by_token))}
     counts = count_labels(batch["labels"], loss.kind)
@@ -179,7 +182,7 @@ def _window(batch: Batch, names: frozenset[str]) -> Batch:
     labels = batch["labels"]
     is_label = (labels != IGNORED).int()
     is_label[:, 0] = 0  # nothing predicts it
-    width = min(labels.shape[1], _CONTEXT + _LABELS)
+    width = min(labels.shape[1], _COLUMNS)
     starts = (is_label.argmax(dim=1) - _CONTEXT).clamp(0, labels.shape[1] - width)
     columns = starts[:, None] + torch.arange(width)
     return batch | {name: _chosen(batch[name], columns) for name in names}
