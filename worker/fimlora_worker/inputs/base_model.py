@@ -54,7 +54,12 @@ class Builder:
 
 
 def set_padding(config: Any, pad_token_id: int | None) -> None:
-    """Say which token is padding, also where a classifier of a model with parts looks."""
+    """Say which token is padding, also where a classifier of a model with parts looks.
+
+    Nothing is said where it is not known yet; some configurations refuse to have none.
+    """
+    if pad_token_id is None:
+        return
     config.pad_token_id = pad_token_id
     config.get_text_config().pad_token_id = pad_token_id
 
