@@ -170,6 +170,18 @@ def test_streamed_decides_alike(name, size, tmp_path):
     assert_identical(streamed, resident)
 
 
+def test_what_only_a_question_replaces_is_no_drawing(tmp_path):
+    """Attention over a few tokens is a new module, while whole examples keep what they have."""
+    class_name, config_name, config, targets, _ = READERS["blocks_of_attention"]
+    model = build(class_name, config_name, config)
+    model.save_pretrained(tmp_path)
+    batches, settings = [batch_of(model, (150, 120), 0)], Settings(target_modules=targets)
+
+    streamed = measure_streamed(tmp_path, batches, settings, model_class=type(model))
+
+    assert_identical(streamed, measure(model, batches, target_modules=targets))
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_the_model_comes_back_as_it_was(name):
     """Frequencies that have grown and attention that was replaced are put back."""
