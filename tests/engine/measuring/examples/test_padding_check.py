@@ -6,6 +6,8 @@ import transformers
 
 from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import UnsupportedModule
+from fimlora.measuring.examples.examples import labelled_examples
+from fimlora.measuring.examples.losses import Loss, LossKind
 from fimlora.measuring.examples.padding_check import PaddingCheck
 from support.statistics import assert_close, assert_identical
 
@@ -216,3 +218,18 @@ def test_widths_are_asked_about_once():
     assert check.same == [(3, 40)]
     assert check._knows((4, 39))
     assert not check._knows((2, 39))
+
+
+def test_only_what_is_new_is_asked():
+    """All tokens of two examples at first; then a shorter one up to what is known already."""
+    check, loss = PaddingCheck(), Loss(LossKind.CAUSAL_LM)
+    model = build("LlamaForCausalLM", "Llama", LLAMA)
+    asked = []
+
+    for lengths in [(40, 20, 12), (40, 30, 13), (40, 9), (40, 9), (50, 20)]:
+        examples = labelled_examples(batch_of(model, lengths, 0), loss, torch.device("cpu"))
+        pairs = check.ask(examples, lambda _: torch.zeros(1))
+        asked.append([(p.narrow.trace.width, p.wide.trace.width) for p in pairs])
+
+    assert asked == [[(12, 40), (11, 16), (20, 40)], [], [(9, 12)], [], [(20, 50)]]
+    assert check.same == [(9, 50)]
