@@ -72,18 +72,21 @@ def example_energies(
 def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example]) -> bool:
     """Whether a model by itself gives an example another loss beside padding.
 
-    One whose own loss cannot be computed does not.
+    One that does not run without it does, and one that does not run at all does not.
     """
+    pairs = [[_loss(model, e) for e in pair] for pair in zip(alone, padded, strict=True)]
+    return not all(
+        beside is None or (own is not None and math.isclose(own, beside, rel_tol=1e-5))
+        for own, beside in pairs
+    )
+
+
+def _loss(model: nn.Module, example: Example) -> float | None:
     try:
-        pairs = [[_loss(model, e) for e in pair] for pair in zip(alone, padded, strict=True)]
-    except ValueError:
-        return False
-    return not all(math.isclose(*pair, rel_tol=1e-5) for pair in pairs)
-
-
-def _loss(model: nn.Module, example: Example) -> float:
-    with torch.no_grad():
-        return float(copy.deepcopy(model)(**example).loss)
+        with torch.no_grad():
+            return float(copy.deepcopy(model)(**example).loss)
+    except (RuntimeError, ValueError):
+        return None
 
 
 def exact_scores(model: nn.Module, energies: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The embeddings and the output head, which can each outweigh a block: there when they run."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +79,7 @@ class EmbeddingsAndHead:
         Returns:
             Names of weights by the name of a module, where all of them may go.
         """
-        both = [self._model.get_input_embeddings(), self._model.get_output_embeddings()]  # type: ignore[operator]
-        shared = {id(p) for one in both if isinstance(one, nn.Module) for p in one.parameters()}
+        shared = {id(p) for end in _ends(self._model) for p in end.parameters()}
         found = {
             name: {n for n in names_in([name], self._meta) if id(self._meta[n]) in shared}
             for name, module in self._model.named_modules()
@@ -99,3 +99,14 @@ class EmbeddingsAndHead:
         """One element that is seen as a whole weight; whoever computes with it gets NaN."""
         element = torch.full((), math.nan, dtype=weight.dtype, device=self._device)
         return Parameter(element.expand(weight.shape), requires_grad=False)
+
+
+def _ends(model: Any) -> Iterator[nn.Module]:
+    """The embedding and the head; what a model does not name stays in memory."""
+    for give in (model.get_input_embeddings, model.get_output_embeddings):
+        try:
+            end = give()
+        except NotImplementedError:
+            continue
+        if isinstance(end, nn.Module):
+            yield end
