@@ -108,11 +108,17 @@ def _reasons(found: Sequence[Found]) -> str:
     """Who shares a reason stands together."""
     by_reason: dict[str, list[str]] = {}
     for result in found:
+        own: dict[str, list[str]] = {}
         for check, verdict in result.not_right():
-            model_type = result.name.partition("/")[0]
-            reason = verdict.replace(f"'{model_type}'", "'...'")
-            if len(reason) > LONGEST_REASON:
-                reason = f"{reason[:LONGEST_REASON]} ..."
-            by_reason.setdefault(f"**{check}** {reason}", []).append(f"`{result.name}`")
+            own.setdefault(verdict, []).append(check)
+        for verdict, checks in own.items():
+            reason = f"**{', '.join(checks)}** {_shortened(verdict, result)}"
+            by_reason.setdefault(reason, []).append(f"`{result.name}`")
     lines = [f"- {reason}\\\n  {', '.join(names)}\n" for reason, names in by_reason.items()]
     return "".join(lines) or "Nothing.\n"
+
+
+def _shortened(verdict: str, result: Found) -> str:
+    """Without the family's own name, and not too long."""
+    reason = verdict.replace(f"'{result.name.partition('/')[0]}'", "'...'")
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]} ..."

@@ -81,6 +81,11 @@ def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example])
     )
 
 
+def runs(model: nn.Module, example: Example) -> bool:
+    """Whether a model has a loss for an example, and no error."""
+    return _loss(model, example) is not None
+
+
 def _loss(model: nn.Module, example: Example) -> float | None:
     try:
         with torch.no_grad():

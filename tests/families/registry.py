@@ -140,8 +140,8 @@ class Family:
             return self.model_class
         for mapping in (
             modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
             modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
             modeling_auto.MODEL_MAPPING_NAMES,
         ):
             if name := mapping.get(self.model_type):

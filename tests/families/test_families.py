@@ -19,6 +19,12 @@ REPRESENTATIVE = [
     "gpt2/causal_lm",  # Conv1D
     "gemma2/causal_lm",  # local and global attention in turn, logits that are capped
     "mixtral/causal_lm",  # fused experts, stored apart
+    "modernbert-decoder/causal_lm",  # a configuration that must have padding
+    "qwen3_moe/causal_lm",  # shared and dense layers beside fused experts
+    "bert/classification",  # a pooler drawn anew
+    "phi3/classification",  # reads padding in its rotary factors
+    "falcon_mamba/causal_lm",  # a state space
+    "llava/vision_text",  # an eye that text does not run through
     "nystromformer/classification",  # reads padding
     "t5/seq2seq_lm",  # a decoder of its own
     "bart/seq2seq_lm",

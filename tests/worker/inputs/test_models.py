@@ -91,6 +91,8 @@ def test_inputs_are_never_longer_than_the_model_has_positions(model_folders):
 
     assert [longest_input(n, tokenizer, config, None) for n in (16, 512)] == [16, 64]
     assert [longest_input(n, tokenizer, config, 62) for n in (16, 512)] == [16, 62]
+    config.max_position_embeddings = -1  # as XLNet says that there is no limit
+    assert longest_input(32, tokenizer, config, None) == 32
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ from fimlora_jobs.datasets.rows import RowError
 from fimlora_worker.errors import UnsupportedArchitecture, WorkerError
 
 OWN = (WorkerError, FimloraError, ColumnError, RowError)
-OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
+OF_MACHINES = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.EAGAIN, errno.ESTALE,
+})  # fmt: skip
 # No sentence of a library is worth more of a user's screen.
 MAX_CHARACTERS = 500
 
@@ -52,7 +55,7 @@ def is_of_machine(error: BaseException) -> bool:
     """Whether memory, disk, device or network failed, so that the model may be sound."""
     torch = sys.modules.get("torch")
     if isinstance(error, OSError):
-        return error.errno in OF_DISKS or isinstance(error, ConnectionError | TimeoutError)
+        return error.errno in OF_MACHINES or isinstance(error, ConnectionError | TimeoutError)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return True
     if torch is None:

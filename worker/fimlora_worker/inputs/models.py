@@ -195,8 +195,9 @@ def longest_input(wanted: int, tokenizer: Any, config: Any, n_positions: int | N
         config: It states one for positions that no table ends.
         n_positions: How many a table has, if there is one.
     """
-    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(min(wanted, tokenizer.model_max_length, n_positions or stated or wanted))
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    most = n_positions or (stated if stated > 0 else wanted)  # XLNet says -1 for no limit
+    return int(min(wanted, tokenizer.model_max_length, most))
 
 
 def padding_id(tokenizer: Any, n_ids: int | None) -> int:

@@ -23,6 +23,11 @@ LONGROPE = {
     "rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
     "rope_theta": 1e4, "original_max_position_embeddings": 64, "factor": 4.0,
 }  # fmt: skip
+T5GEMMA = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    "intermediate_size": 40, "layer_types": ["full_attention"] * 2, "pad_token_id": 1,
+}  # fmt: skip
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 # Class, config, options, targets; and the batches of which none may be cut.
 FROM_FIRST, FROM_SWITCH = (0, 1, 2), (1, 2)
@@ -39,6 +44,10 @@ READERS = {
         "vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 40,
         "pad_token_id": 1, "initializer_range": 0.2,
     }, ["ff.layer_1"], FROM_FIRST),
+    "column_after_the_last": ("T5GemmaForSequenceClassification", "T5Gemma", {
+        "vocab_size": VOCABULARY, "encoder": T5GEMMA, "decoder": T5GEMMA, "pad_token_id": 1,
+        "initializer_range": 0.2,
+    }, ["q_proj", "down_proj"], FROM_FIRST),
     "neighbours": ("ConvBertForSequenceClassification", "ConvBert",
                    {**SIZES, **LAYERS, "embedding_size": 32}, ["query", "value"], FROM_FIRST),
     "blocks_of_attention": ("BigBirdForSequenceClassification", "BigBird",

@@ -95,8 +95,9 @@ class Trace:
             for mine, theirs in zip(self.seen[name], other.seen[name], strict=True)
             for axis in mine.keys() & theirs.keys()
             if _are_alike(mine[axis], theirs[axis], other.width)
-            # What runs for each expert runs in the order of those that were chosen.
-            and (len(mine[axis].shape) > 2 or len(self.seen[name]) == 1)
+            # What runs for each expert runs in the order of those that were chosen; the whole
+            # model, which has no name, runs once and may choose a column as the last.
+            and (len(mine[axis].shape) > 2 or len(self.seen[name]) == 1 or not name)
         ]
         found = [_difference(mine, theirs) for mine, theirs in pairs]
         dtypes = {mine.dtype for mine, _ in pairs} | {
