@@ -56,12 +56,14 @@ def is_of_machine(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if isinstance(error, OSError):
         return error.errno in OF_MACHINES or isinstance(error, ConnectionError | TimeoutError)
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+    if torch is None:  # nothing has asked for memory but Python itself
+        return isinstance(error, MemoryError)
+    from fimlora.memory.out_of_memory import is_out_of_memory
+
+    if is_out_of_memory(error):
         return True
-    if torch is None:
-        return False
-    kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-    return isinstance(error, kinds) or "CUDA error" in str(error)
+    broken_device = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+    return isinstance(error, broken_device) or "CUDA error" in str(error)
 
 
 def is_panic(error: BaseException) -> bool:
