@@ -140,7 +140,7 @@ def _measure_plain(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
 ) -> Statistics:
     """Measure a model that no other thread measures now."""
-    _check_has_values(model)
+    _check_weights(model)
     choice = settings.choose(model)
     modules = choice.modules
     device = input_device(model)
@@ -280,14 +280,20 @@ class _Run:
         return losses.detach()
 
 
-def _check_has_values(model: nn.Module) -> None:
-    """Refuse a model whose weights are not loaded, unless they come by themselves."""
+def _check_weights(model: nn.Module) -> None:
+    """Refuse weights that are not loaded, unless they come by themselves, or rule out gradients."""
     is_offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
     name = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if name is not None and not is_offloaded:
         raise InvalidOption(
             f"parameter {name!r} is on the meta device and has no values: load the weights "
             "first, or give their folder to measure_streamed"
+        )
+    name = next((n for n, p in model.named_parameters() if p.is_inference()), None)
+    if name is not None:
+        raise InvalidOption(
+            f"parameter {name!r} was made in torch.inference_mode(), and autograd takes no such "
+            "tensor: load the model outside of it"
         )
 
 

@@ -172,6 +172,18 @@ def test_streamed_decides_alike(name, size, tmp_path):
     assert_identical(streamed, resident)
 
 
+def test_attention_that_only_a_question_replaces_is_no_refusal(tmp_path):
+    """All measured examples are long; the few tokens that a loss is compared on are not."""
+    class_name, config_name, config, targets, _ = READERS["blocks_of_attention"]
+    model = build(class_name, config_name, config)
+    model.save_pretrained(tmp_path)
+    batch, settings = batch_of(model, (150, 9, 7, 3), 0), Settings(target_modules=targets)
+
+    streamed = measure_streamed(tmp_path, [batch], settings, model_class=type(model))
+
+    assert_identical(streamed, measure(model, [batch], target_modules=targets))
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_the_model_comes_back_as_it_was(name):
     """Frequencies that have grown and attention that was replaced are put back."""

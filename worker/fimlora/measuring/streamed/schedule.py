@@ -135,7 +135,7 @@ class LayerwiseRun:
             for question, failure in self.questions.ask(self.batches)
         ]
         try:
-            with self.questions.watching(), self._drawing_nothing(batches):
+            with self.questions.watching(), self._drawing_nothing(batches, sides):
                 self._go_forward(batches, sides)
         finally:
             for side in sides:
@@ -143,12 +143,12 @@ class LayerwiseRun:
         self.questions.judge()
 
     def _drawing_nothing(
-        self, batches: list[list[MicroBatch]]
+        self, batches: list[list[MicroBatch]], sides: Sequence[SidePass]
     ) -> AbstractContextManager[object]:
         """Refuse a model that draws random numbers in the block; a loss of one's own may."""
         if self.questions.loss.loss_fn is not None:
             return nullcontext()
-        parts = [*itertools.chain(*batches)]
+        parts: list[MicroBatch | SidePass] = [*itertools.chain(*batches), *sides]
         return drawing_nothing(
             self.model,
             self.questions.device,

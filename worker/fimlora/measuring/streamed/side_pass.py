@@ -52,6 +52,7 @@ class SidePass:
 
     Attributes:
         forward: Its pass.
+        changes: What it has changed of the state that passes begin from.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class SidePass:
     ) -> None:
         self._question, self._tracer, self._state = question, tracer, state
         self._failure = failure
-        self._calls, self._changes = BlockCalls(store), list[Change]()
+        self._calls, self.changes = BlockCalls(store), list[Change]()
         self.forward = PausedForward(self._body)
 
     def _body(self) -> Tensor:
@@ -78,13 +79,13 @@ class SidePass:
         Args:
             outputs: What the block returns that it waits at.
         """
-        self._state.set(self._changes)
+        self._state.set(self.changes)
         try:
             with self._tracer.into(self._question.trace):
                 self.forward.advance(outputs)
         except Exception as error:
             self._fail(error)
-        self._changes = self._state.changes()
+        self.changes = self._state.changes()
 
     def _fail(self, error: Exception) -> NoReturn:
         """Begin anew where the answer is that it cannot be run like this."""
@@ -105,7 +106,7 @@ class SidePass:
             What to advance the pass with.
         """
         assert self.forward.call is not None
-        self._state.set(self._changes, within=block)
+        self._state.set(self.changes, within=block)
         try:
             with torch.no_grad(), self._tracer.into(self._question.trace):
                 return self._calls.run(block, self.forward.call, keeps=False)
