@@ -72,6 +72,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 
+# Is trained with them, which its own processor gives: what is to be predicted is of type 1.
+TYPED = frozenset({"paligemma"})
+
 _CAUSAL_LM = """
     afmoe apertus arcee bamba biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2
     deepseek_v3 diffllama doge dots1 ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1
@@ -186,4 +189,3 @@ def _families() -> dict[str, Family]:
 
 
 FAMILIES = _families()
-__all__ = ["FAMILIES", "KEEP", "N_CLASSES", "Family", "Kind"]

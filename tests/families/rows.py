@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from families.registry import N_CLASSES, Family
+from families.registry import N_CLASSES, TYPED, Family
 from families.shrinking import BOS, EOS, PAD
 
 LENGTHS = (150, 9, 7, 3, 60, 21, 5, 12)
@@ -69,9 +69,11 @@ def examples(family: Family) -> list[Example]:
         labels = [torch.tensor([[*words, EOS]]) for words in _words(ANSWER_LENGTHS, seed=1)]
     else:
         labels = inputs
+    masks = [torch.ones_like(ids) for ids in inputs]
+    types = [{"token_type_ids": m} if family.model_type in TYPED else {} for m in masks]
     return [
-        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": wanted}
-        for ids, wanted in zip(inputs, labels, strict=True)
+        {"input_ids": ids, "attention_mask": mask, "labels": wanted, **more}
+        for ids, mask, wanted, more in zip(inputs, masks, labels, types, strict=True)
     ]
 
 
@@ -88,7 +90,7 @@ def padded_examples(found: list[Example]) -> list[Example]:
 
 
 def _padded(found: list[Example]) -> Example:
-    fill = {"input_ids": PAD, "attention_mask": 0, "labels": -100}
+    fill = {"input_ids": PAD, "attention_mask": 0, "labels": -100, "token_type_ids": 0}
     batch = {}
     for name in found[0]:
         values = [example[name] for example in found]

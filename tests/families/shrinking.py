@@ -77,8 +77,8 @@ SIZES: dict[str, Any] = {
 def tiny_config(config_class: Any, /, **overrides: Any) -> Any:
     """Build a config of this class with small sizes.
 
-    An override for a config inside (``text_config={...}``) is a mapping, too, and one of None
-    for any field leaves the class's own default alone where it says `KEEP`.
+    An override for a config inside (``text_config={...}``) is a mapping, too; `KEEP` leaves a
+    field at the class's own default.
     """
     known = _fields(config_class)
     options = {name: value for name, value in SIZES.items() if name in known}

@@ -14,11 +14,9 @@ from families.run import check_all
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 # Each is here for what it has and the others have not.
 REPRESENTATIVE = [
-    "llama/causal_lm",  # grouped queries
     "llama/classification",  # a decoder, with a head drawn anew
     "gpt2/causal_lm",  # Conv1D
     "gemma2/causal_lm",  # local and global attention in turn, logits that are capped
-    "mixtral/causal_lm",  # fused experts, stored apart
     "modernbert-decoder/causal_lm",  # a configuration that must have padding
     "qwen3_moe/causal_lm",  # shared and dense layers beside fused experts
     "bert/classification",  # a pooler drawn anew
@@ -27,7 +25,6 @@ REPRESENTATIVE = [
     "llava/vision_text",  # an eye that text does not run through
     "nystromformer/classification",  # reads padding
     "t5/seq2seq_lm",  # a decoder of its own
-    "bart/seq2seq_lm",
 ]
 
 
