@@ -42,8 +42,8 @@ SIGNATURES = {
     "on_batch=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "load_plan": "path",
-    "measure": "model, batches, *, target_modules=None, n_batches=8, estimator='exact', rank=8, "
-    "seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
+    "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
+    "estimator='exact', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "

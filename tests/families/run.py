@@ -18,7 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / place) for place in ("tests", "clients/python", "service", "worker")]
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if __name__ == "__main__":  # before the hub's library is imported, and for this process alone
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from families.checks import Found, check_family  # noqa: E402
 from families.page import PAGE, update  # noqa: E402

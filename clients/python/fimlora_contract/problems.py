@@ -105,7 +105,9 @@ PROBLEMS: dict[str, ProblemType] = {
         422, "The key was used for another request", "Use a fresh Idempotency-Key."
     ),
     "unsupported_architecture": ProblemType(
-        422, "The model cannot be calibrated", "Use a transformer whose layers are linear maps."
+        422,
+        "The model cannot be calibrated",
+        "Correct what the detail names, or give another model.",
     ),
     "budget_infeasible": ProblemType(
         422, "No plan meets the budget", "Choose a budget or bounds inside the named interval."

@@ -13,11 +13,14 @@ from pathlib import Path
 from fimlora_contract.digests import digest_file, digest_of
 
 # What a model is loaded from: configuration, weights, tokenizer, chat template.
-MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
+MODEL_SUFFIXES = (
+    ".json", ".safetensors", ".txt", ".jinja",
+    ".model", ".spm", ".tiktoken", ".bpe", ".codes",
+)  # fmt: skip
 DATA_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 # What is fetched of a model on the hub: weights and what transformers needs to read them, all
 # at the top of the repository.
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+WANTED = tuple(f"*{suffix}" for suffix in MODEL_SUFFIXES)
 UNWANTED = ("*/*", "adapter_*", "consolidated*")
 
 

@@ -173,6 +173,11 @@ class LabelSurvey:
             )
         values = {_number(v) for v in self._seen} if self._is_numeric else self._seen
         classes = tuple(sorted(values))  # all text or all numbers
+        if classes == (UNLABELLED, 0, 1):
+            raise ColumnError(
+                f"column {self.column!r} holds -1, 0 and 1: three classes, or two and rows "
+                "without a label? Spell the classes as words, or leave these rows out"
+            )
         if len(classes) < 2:
             raise ColumnError(
                 f"column {self.column!r} holds the one label {classes[0]!r}; a classification "
@@ -190,9 +195,10 @@ def leaves_rows_unlabelled(classes: Sequence[Label]) -> bool:
     """Whether -1 beside other classes means that a row has none.
 
     Undeclared classes are numbered from 0 wherever `datasets` wrote them, and so they are
-    here: -1 is no class beside 0, 1 and so on, but one of two in {-1, 1} or {-1, 0}.
+    here: -1 is no class beside 0, 1, 2 and so on, but one of two in {-1, 1} or {-1, 0}. What
+    {-1, 0, 1} means is not known.
     """
-    return len(classes) > 2 and list(classes[:3]) == [UNLABELLED, 0, 1]
+    return len(classes) > 3 and list(classes[:3]) == [UNLABELLED, 0, 1]
 
 
 def is_number(text: str) -> bool:

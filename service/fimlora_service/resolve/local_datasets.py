@@ -1,14 +1,14 @@
 """Datasets that are here, by their content: uploads, rows in a request, registered files."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fimlora_contract.digests import digest_of
-from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDataset
+from fimlora_contract.references import Columns, InlineDataset, LocalDataset, UploadedDataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import check_rows
 from fimlora_jobs.datasets.columns import (
@@ -45,6 +45,7 @@ class LocalDatasets:
         self._digests = FolderDigests()
         # Uploads never change, so what was checked once need not be read again.
         self._check_upload = lru_cache(maxsize=1024)(_check_file)
+        self._check_files = lru_cache(maxsize=256)(_check_files)
 
     def resolve(
         self, dataset: UploadedDataset | InlineDataset | LocalDataset, *, task: TaskName
@@ -81,28 +82,55 @@ class LocalDatasets:
     def _resolve_local(self, dataset: LocalDataset, task: TaskName) -> dict[str, Any]:
         found = data_files(dataset.name, datasets=self._data.datasets)
         files = list(found.values())
-        header = read_header(files)
-        if not header.columns:
-            raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
-        fields = find_fields(header.columns, columns=dataset.columns, task=task)
-        check_kinds(files, fields)
-        rows = check_rows(
-            read_files(files, used_columns(fields)),
-            fields,
-            task=task,
-            classes=header.classes.get(fields.label or ""),
-            most=self._rows_checked,
-        )
-        if rows == 0:
+        states = tuple(_state(file) for file in files)
+        seen = self._check_files(states, dataset.columns, task, self._rows_checked)
+        if seen is None:
             raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
         return {
             "source": "local",
             "name": dataset.name,
             "digest": self._digests.of_files(found),
-            "fields": asdict(fields),
-            "rows": rows,
-            "chat": _starts_with_chat(read_files(files, used_columns(fields)), fields),
+            "fields": asdict(seen.fields),
+            "rows": seen.rows,
+            "chat": seen.is_chat,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the first rows of files tell, and how many rows there are if these are all."""
+
+    fields: TextFields
+    rows: int | None
+    is_chat: bool
+
+
+def _state(file: Path) -> tuple[Path, int, int, int]:
+    """A file as it is now; a change of it is another state."""
+    state = file.stat()
+    return file, state.st_size, state.st_mtime_ns, state.st_ino
+
+
+def _check_files(
+    states: tuple[tuple[Path, int, int, int], ...], columns: Columns, task: TaskName, most: int
+) -> _Seen | None:
+    """Check the first rows of a registered dataset; ``None`` if it has none."""
+    files = [file for file, *_ in states]
+    header = read_header(files)
+    if not header.columns:
+        return None
+    fields = find_fields(header.columns, columns=columns, task=task)
+    check_kinds(files, fields)
+    used = used_columns(fields)
+    rows = check_rows(
+        read_files(files, used),
+        fields,
+        task=task,
+        classes=header.classes.get(fields.label or ""),
+        most=most,
+    )
+    is_chat = _starts_with_chat(read_files(files, used), fields)
+    return None if rows == 0 else _Seen(fields, rows, is_chat)
 
 
 def _starts_with_chat(rows: Iterable[PlacedRow], fields: TextFields) -> bool:

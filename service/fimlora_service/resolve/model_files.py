@@ -91,11 +91,6 @@ def describe_config(config: Mapping[str, Any]) -> dict[str, str | None]:
     return {"model_type": config["model_type"], "architecture": architecture}
 
 
-def weight_shapes(folder: Path, *, where: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight in a folder's safetensors files."""
-    return shapes_of(weight_entries(folder, where=where))
-
-
 def shapes_of(entries: Mapping[str, TensorEntry]) -> dict[str, tuple[int, ...]]:
     """Shape of each weight by name."""
     return {name: entry.shape for name, entry in entries.items()}

@@ -228,6 +228,18 @@ def test_a_model_without_values_is_refused(model, batches):
         measure(model.to("meta"), batches, target_modules=["query"])
 
 
+def test_weights_of_inference_mode_are_refused(model, batches):
+    """Autograd takes none of them, and the model keeps its flags."""
+    with torch.inference_mode():
+        weight = model.get_input_embeddings().weight.clone()
+    model.get_input_embeddings().weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    with pytest.raises(
+        InvalidOption, match=r"'.*weight' was made in torch.inference_mode.*load"
+    ):
+        measure(model, batches, target_modules=["query"])
+
+
 def test_a_compiled_model_is_measured_as_itself(model, batches):
     """Names and statistics are those of the model that was compiled."""
     wanted = score(measure(model, batches, target_modules=["query"])).by_module

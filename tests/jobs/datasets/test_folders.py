@@ -10,8 +10,10 @@ from fimlora_jobs.datasets.folders import (
     FolderDigests,
     FolderError,
     dataset_files,
+    is_wanted,
     model_files,
 )
+from fimlora_jobs.models.tokenizer_files import SUFFIXES
 
 
 @pytest.fixture
@@ -32,6 +34,16 @@ def test_a_model_is_what_it_is_loaded_from(model):
     })  # fmt: skip
 
     assert FolderDigests().of_model(model) == expected
+
+
+@pytest.mark.parametrize("name", ["bpe.codes", *(f"vocabulary{suffix}" for suffix in SUFFIXES)])
+def test_a_vocabulary_is_a_part_of_its_model(model, name):
+    """It is fetched from the hub, and another one makes another model."""
+    before = FolderDigests().of_model(model)
+    (model / name).write_bytes(b"v")
+
+    assert is_wanted(name)
+    assert FolderDigests().of_model(model) != before
 
 
 def test_a_changed_weight_file_changes_the_digest(model):

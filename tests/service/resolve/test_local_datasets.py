@@ -1,5 +1,6 @@
 """Uploads and registered datasets, resolved to their content."""
 
+import os
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from fimlora_contract.references import LocalDataset
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from support.service import ROWS, as_jsonl
 
@@ -131,6 +133,22 @@ class TestLocalDatasets:
         assert first.resolve(reference, task="auto")["rows"] is None
         every = LocalDatasets(DataFolder(data_dir), rows_checked=13)
         assert every.resolve(reference, task="auto")["rows"] == 12
+
+    def test_a_dataset_is_checked_anew_only_when_it_has_changed(self, data_dir):
+        """Its first rows take long to read where they are long; a change of them is seen."""
+        (data_dir / "datasets").mkdir(exist_ok=True)
+        file = data_dir / "datasets" / "kept.jsonl"
+        file.write_bytes(as_jsonl([{"text": "a"}, {"text": "b"}]))
+        before, datasets = file.stat(), LocalDatasets(DataFolder(data_dir))
+        reference = LocalDataset(name="kept.jsonl")
+        first = datasets.resolve(reference, task="auto")
+        file.write_bytes(as_jsonl([{"tixt": "a"}, {"tixt": "b"}]))
+
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert datasets.resolve(reference, task="auto") == first
+        os.utime(file, ns=(0, 0))
+        with pytest.raises(ColumnError, match="tixt"):
+            datasets.resolve(reference, task="auto")
 
     @pytest.mark.parametrize("task", ["auto", "sequence_classification"])
     def test_a_column_need_not_be_in_the_first_row(self, http, body, data_dir, task):

@@ -8,7 +8,7 @@ import pytest
 from fimlora_service.errors import ModelNotFound
 from fimlora_service.models.endpoints import describe_model
 from fimlora_service.resolve.local_models import LocalModels
-from fimlora_service.resolve.model_files import weight_shapes
+from fimlora_service.resolve.model_files import shapes_of, weight_entries
 from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import CONFIG, make_model
 
@@ -126,4 +126,4 @@ class TestLocalModels:
         with safe_open(folder / "model.safetensors", "np") as file:
             expected = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
 
-        assert weight_shapes(folder, where="m") == expected
+        assert shapes_of(weight_entries(folder, where="m")) == expected

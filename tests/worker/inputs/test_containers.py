@@ -105,7 +105,7 @@ LABELS = {
     "text": (["b", "a", "10"], "single_label_classification", ("10", "a", "b")),
     "spelled": (["10", "9", "2"], "single_label_classification", (2, 9, 10)),
     "zip-codes": (["01", "1"], "single_label_classification", ("01", "1")),
-    "unlabelled": ([0, -1, 1, -1], "single_label_classification", (0, 1)),
+    "unlabelled": ([0, -1, 1, 2, -1], "single_label_classification", (0, 1, 2)),
     "signs": ([-1, 1], "single_label_classification", (-1, 1)),
     "minus-one-or-zero": ([-1, 0], "single_label_classification", (-1, 0)),
     "negative": ([-2, -1, 0, 1], "single_label_classification", (-2, -1, 0, 1)),
@@ -164,6 +164,14 @@ def test_labels_that_a_declaration_forbids_are_refused(values, names, message):
 
     with pytest.raises(DatasetSchema, match=message):
         find_labels(rows, "label")
+
+
+@pytest.mark.parametrize("values", [[-1, 0, 1], ["1", "0", "-1"], [0.0, 1.0, -1.0]])
+def test_three_signs_may_be_classes_or_rows_without_one(tmp_path, values):
+    """Sentiment is spelled so, and so are the rows of a hidden split: neither is assumed."""
+    for part in containers(tmp_path, rows_with(values)).values():
+        with pytest.raises(DatasetSchema, match="'label' holds -1, 0 and 1: three classes, or"):
+            find_labels(part, "label")
 
 
 def test_the_task_decides_where_labels_do_not(tmp_path):

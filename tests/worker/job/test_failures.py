@@ -31,6 +31,7 @@ def hub_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
         (torch.OutOfMemoryError("x"), "out_of_memory_gpu"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), "out_of_memory_host"),
         (MemoryError(), "out_of_memory_host"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory_host"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (hub_error(GatedRepoError, 403), "model_gated"),
         (hub_error(RepositoryNotFoundError, 404), "model_not_found"),

@@ -36,7 +36,9 @@ class FirstLook:
         state: What passes begin from.
         device: The model's device.
         padding: What is known of its padding.
-        is_checked: Whether the loss has been compared with the model's own.
+        is_seen: Whether the loss has been compared with the model's own.
+        is_checked: Whether it has been on examples that tell a mean over examples from one
+            over labels.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class FirstLook:
     state: PassState
     device: torch.device
     padding: PaddingCheck
+    is_seen: bool = field(default=False, init=False)
     is_checked: bool = field(default=False, init=False)
 
     def at(self, examples: Examples, where: str) -> Examples:
@@ -61,7 +64,7 @@ class FirstLook:
         """  # noqa: DOC502 - `judge` raises
         if self.loss.loss_fn is not None or not len(examples):
             return examples
-        if not self.is_checked:
+        if not self.is_checked and (not self.is_seen or len(examples) > 1):
             self._check_loss(examples, where)
         pairs = self.padding.ask(
             examples,
@@ -85,7 +88,7 @@ class FirstLook:
             if not check.failed:
                 break
         check.judge()
-        self.is_checked = True
+        self.is_seen, self.is_checked = True, check.is_telling
 
     def _answer(self, questions: Iterable[Question], where: str) -> None:
         questions, training = [*questions], self.model.training

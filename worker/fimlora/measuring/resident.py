@@ -61,6 +61,7 @@ def measure(
     batches: Iterable[Mapping[str, Any]],
     *,
     target_modules: str | Sequence[str] | None = None,
+    exclude_modules: str | Sequence[str] | None = None,
     n_batches: int = 8,
     estimator: str = "exact",
     rank: int = 8,
@@ -87,6 +88,8 @@ def measure(
         batches: Mappings of the model's argument names to tensors whose first axis counts
             examples. One that is shorter than ``n_batches`` is used up.
         target_modules: As in `fimlora.Settings`, as are all that follow.
+        exclude_modules: What of these to leave out, such as modules that are drawn anew at
+            every load: a model in memory does not tell which these are, a folder does.
         n_batches: Batches to use at most.
         estimator: ``exact``, ``sampled`` or ``both``.
         rank: Rows of the A that ``sampled`` draws.
@@ -110,10 +113,10 @@ def measure(
         InvalidProgress: The progress file is damaged, or comes from another run.
     """  # noqa: DOC502 - the helpers raise
     settings = Settings(
-        target_modules=target_modules, n_batches=n_batches, estimator=estimator, rank=rank,
-        seed=seed, scale=scale, record=record, spectra_bytes=spectra_bytes,
-        micro_batch_size=micro_batch_size, train_mode=train_mode, loss_fn=loss_fn,
-        on_batch=on_batch, progress_file=progress_file,
+        target_modules=target_modules, exclude_modules=exclude_modules, n_batches=n_batches,
+        estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
+        spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, train_mode=train_mode,
+        loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
     )  # fmt: skip
     return measure_resident(model, batches, settings)
 
@@ -140,7 +143,7 @@ def _measure_plain(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
 ) -> Statistics:
     """Measure a model that no other thread measures now."""
-    _check_has_values(model)
+    _check_weights(model)
     choice = settings.choose(model)
     modules = choice.modules
     device = input_device(model)
@@ -280,14 +283,20 @@ class _Run:
         return losses.detach()
 
 
-def _check_has_values(model: nn.Module) -> None:
-    """Refuse a model whose weights are not loaded, unless they come by themselves."""
+def _check_weights(model: nn.Module) -> None:
+    """Refuse weights that are not loaded, unless they come by themselves, or rule out gradients."""
     is_offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
     name = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if name is not None and not is_offloaded:
         raise InvalidOption(
             f"parameter {name!r} is on the meta device and has no values: load the weights "
             "first, or give their folder to measure_streamed"
+        )
+    name = next((n for n, p in model.named_parameters() if p.is_inference()), None)
+    if name is not None:
+        raise InvalidOption(
+            f"parameter {name!r} was made in torch.inference_mode(), and autograd takes no such "
+            "tensor: load the model outside of it"
         )
 
 

@@ -7,6 +7,7 @@ not depend on those that ran before it, so every pass begins from one and the sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -43,6 +44,23 @@ class PassState:
             for value in state.values()
             if isinstance(value, Tensor) and _may_be_overwritten(value)
         }
+        self._held = {
+            module: [
+                (getattr(module, where), dict(getattr(module, where))) for where in _PLACES
+            ]
+            for module in self._begin
+        }
+        self._written = {
+            module: [v for s in states.values() for v in s.values() if id(v) in self._contents]
+            for module, states in self._begin.items()
+        }
+
+    def _is_as_it_was(self, module: nn.Module) -> bool:
+        """Tell at a glance; most modules are, and there are many of both modules and passes."""
+        return all(
+            now.keys() == before.keys() and all(map(is_, now.values(), before.values()))
+            for now, before in self._held[module]
+        ) and not any(map(self._is_overwritten, self._written[module]))
 
     def _is_overwritten(self, tensor: Tensor) -> bool:
         kept = self._contents.get(id(tensor))
@@ -64,7 +82,9 @@ class PassState:
         """
         found: list[Change] = []
         for module in self._begin if within is None else within.modules():
-            for where, before in self._begin.get(module, {}).items():
+            if module not in self._begin or self._is_as_it_was(module):
+                continue
+            for where, before in self._begin[module].items():
                 now = _state(module, where)
                 for name in now.keys() | before.keys():
                     value, begin = now.get(name, _ABSENT), before.get(name, _ABSENT)

@@ -15,7 +15,10 @@ from fimlora_jobs.datasets.rows import RowError
 from fimlora_worker.errors import UnsupportedArchitecture, WorkerError
 
 OWN = (WorkerError, FimloraError, ColumnError, RowError)
-OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
+OF_MACHINES = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.EAGAIN, errno.ESTALE,
+})  # fmt: skip
 # No sentence of a library is worth more of a user's screen.
 MAX_CHARACTERS = 500
 
@@ -52,13 +55,15 @@ def is_of_machine(error: BaseException) -> bool:
     """Whether memory, disk, device or network failed, so that the model may be sound."""
     torch = sys.modules.get("torch")
     if isinstance(error, OSError):
-        return error.errno in OF_DISKS or isinstance(error, ConnectionError | TimeoutError)
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return error.errno in OF_MACHINES or isinstance(error, ConnectionError | TimeoutError)
+    if torch is None:  # nothing has asked for memory but Python itself
+        return isinstance(error, MemoryError)
+    from fimlora.memory.out_of_memory import is_out_of_memory
+
+    if is_out_of_memory(error):
         return True
-    if torch is None:
-        return False
-    kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-    return isinstance(error, kinds) or "CUDA error" in str(error)
+    broken_device = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+    return isinstance(error, broken_device) or "CUDA error" in str(error)
 
 
 def is_panic(error: BaseException) -> bool:

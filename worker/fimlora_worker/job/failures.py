@@ -75,6 +75,8 @@ def _memory_code(error: BaseException) -> str | None:
         return "out_of_memory_gpu"
     # Torch's CPU allocator raises a plain RuntimeError.
     refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    # No memory for another process, say, or for mapping a file.
+    refused |= isinstance(error, OSError) and error.errno == errno.ENOMEM
     if isinstance(error, MemoryError) or refused:
         return "out_of_memory_host"
     return None

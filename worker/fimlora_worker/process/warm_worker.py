@@ -8,14 +8,17 @@ had touched the device could not protect it.
 import logging
 import random
 import signal
+from types import FrameType
 from typing import Any
 
 from redis import Redis
 from rq import Queue, SpawnWorker, Worker
 from rq.executions import Execution
 from rq.job import Job
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from fimlora_jobs.queue import SERIALIZER
+from fimlora_worker.errors import DeadlinePassed
 from fimlora_worker.logs import configure_logging
 from fimlora_worker.process.horse import Horse
 from fimlora_worker.process.leases import Leases, ReaperThread
@@ -30,11 +33,23 @@ WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 15
 
 
+class TimeLimit(UnixSignalDeathPenalty):
+    """RQ's limit of a job's time, which no ``except Exception`` of a library can swallow."""
+
+    def handle_death_penalty(self, signum: int, frame: FrameType | None) -> None:
+        """End the job; RQ's other timeouts stay as they are."""
+        if issubclass(self._exception, JobTimeoutException):
+            raise DeadlinePassed(f"the job ran for more than {self._timeout:g} s")
+        super().handle_death_penalty(signum, frame)  # type: ignore[no-untyped-call]
+
+
 class LeasedWorker(Worker):
     """A worker that holds the lease of the attempt it runs and reaps those of others.
 
     The child rebuilds its worker by RQ's `find_by_key`, without settings and leases.
     """
+
+    death_penalty_class = TimeLimit
 
     def __init__(
         self,

@@ -170,6 +170,23 @@ def test_a_loss_of_another_kind_is_refused(kind, config, message):
 
 @pytest.mark.parametrize("executor", ["resident", "streamed"])
 @pytest.mark.parametrize(
+    "first", [[9], [2, 2], [9, 3, 3]], ids=["alone", "equal", "last-equal"]
+)
+def test_a_mean_over_examples_is_found_in_whichever_batch_it_shows(first, executor, tmp_path):
+    """One example, or as many labels in each, give the same mean; later ones do not."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZES, initializer_range=0.5)
+    model = MeanOfExamplesForCausalLM(config).eval()
+    batches = [text_batch(first), text_batch([2, 9, 2])]
+    for batch in batches:
+        batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+
+    with pytest.raises(UnsupportedModule, match="own loss of MeanOfExamplesForCausalLM"):
+        measure_by(executor, model, tmp_path, batches, ["q_proj"])
+
+
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
+@pytest.mark.parametrize(
     ("class_name", "config"),
     [("MixtralForCausalLM", "Mixtral"), ("Qwen3MoeForCausalLM", "Qwen3Moe"),
      ("OlmoeForCausalLM", "Olmoe")],
@@ -348,7 +365,9 @@ def test_a_model_that_does_not_run_in_its_dtype_is_refused_by_name(executor, tmp
     batch["labels"] %= 2
     batch.pop("attention_mask")
 
-    with pytest.raises(UnsupportedModule, match=r"does not run in bfloat16: .*BFloat16.*dtype"):
+    with pytest.raises(
+        UnsupportedModule, match=r"fails on the first batch in bfloat16: .*BFloat16.*dtype"
+    ):
         measure_by(executor, model, tmp_path, [batch], ["dense"])
 
 

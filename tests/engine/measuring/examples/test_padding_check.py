@@ -6,6 +6,8 @@ import transformers
 
 from fimlora import Settings, measure, measure_streamed
 from fimlora.errors import UnsupportedModule
+from fimlora.measuring.examples.examples import labelled_examples
+from fimlora.measuring.examples.losses import Loss, LossKind
 from fimlora.measuring.examples.padding_check import PaddingCheck
 from support.statistics import assert_close, assert_identical
 
@@ -170,16 +172,16 @@ def test_streamed_decides_alike(name, size, tmp_path):
     assert_identical(streamed, resident)
 
 
-def test_what_only_a_question_replaces_is_no_drawing(tmp_path):
-    """Attention over a few tokens is a new module, while whole examples keep what they have."""
+def test_attention_that_only_a_question_replaces_is_no_refusal(tmp_path):
+    """All measured examples are long; the few tokens that a loss is compared on are not."""
     class_name, config_name, config, targets, _ = READERS["blocks_of_attention"]
     model = build(class_name, config_name, config)
     model.save_pretrained(tmp_path)
-    batches, settings = [batch_of(model, (150, 120), 0)], Settings(target_modules=targets)
+    batch, settings = batch_of(model, (150, 9, 7, 3), 0), Settings(target_modules=targets)
 
-    streamed = measure_streamed(tmp_path, batches, settings, model_class=type(model))
+    streamed = measure_streamed(tmp_path, [batch], settings, model_class=type(model))
 
-    assert_identical(streamed, measure(model, batches, target_modules=targets))
+    assert_identical(streamed, measure(model, [batch], target_modules=targets))
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -237,3 +239,18 @@ def test_widths_are_asked_about_once():
     assert check.same == [(3, 40)]
     assert check._knows((4, 39))
     assert not check._knows((2, 39))
+
+
+def test_only_what_is_new_is_asked():
+    """All tokens of two examples at first; then a shorter one up to what is known already."""
+    check, loss = PaddingCheck(), Loss(LossKind.CAUSAL_LM)
+    model = build("LlamaForCausalLM", "Llama", LLAMA)
+    asked = []
+
+    for lengths in [(40, 20, 12), (40, 30, 13), (40, 9), (40, 9), (50, 20)]:
+        examples = labelled_examples(batch_of(model, lengths, 0), loss, torch.device("cpu"))
+        pairs = check.ask(examples, lambda _: torch.zeros(1))
+        asked.append([(p.narrow.trace.width, p.wide.trace.width) for p in pairs])
+
+    assert asked == [[(12, 40), (11, 16), (20, 40)], [], [(9, 12)], [], [(20, 50)]]
+    assert check.same == [(9, 50)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, select, to_device
 from fimlora.measuring.examples.examples import Examples, accepts_cache, example_losses
-from fimlora.measuring.examples.losses import IGNORED, Loss, LossKind, count_labels
+from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
 from fimlora.measuring.examples.padding import find_padding
 from fimlora.measuring.examples.question import Question
 from fimlora.model.targets import base_model_of
@@ -35,7 +35,7 @@ _READ_AS = {
     LossKind.MULTI_LABEL: "the mean binary cross-entropy of the classes",
     LossKind.REGRESSION: "the mean squared error of the outputs",
 }
-_OTHER_DTYPE = "try another dtype, or other rows"
+_OTHER_ROWS = "try other rows, or another dtype"
 _WAY_OUT = "give a loss_fn that returns one loss per example to measure it"
 
 
@@ -48,12 +48,14 @@ class OwnLossCheck:
         loss: The loss that is measured.
         ours: Gives the loss of the slice as it is measured.
         own: Gives what the model says of the same slice.
+        is_telling: Whether a mean over examples would show as another loss.
     """
 
     kind: str
     loss: Loss
     ours: Question
     own: Question
+    is_telling: bool
 
     @classmethod
     def of(
@@ -91,11 +93,14 @@ class OwnLossCheck:
         return cls(
             kind,
             loss,
-            Question(ours, failure=(f"{kind} does not run in {dtype}", _OTHER_DTYPE)),
+            Question(
+                ours, failure=(f"{kind} fails on the first batch in {dtype}", _OTHER_ROWS)
+            ),
             Question(
                 lambda: _own_loss(model, few.batch, device),
                 failure=(f"the own loss of {kind} fails", _WAY_OUT),
             ),
+            loss.kind not in BY_TOKEN or tells_means_apart(few, loss),
         )
 
     @property
@@ -146,7 +151,7 @@ def _own_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
 
 
 def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examples:
-    """Take a few tokens of two examples, of which one has fewer labels.
+    """Take a few tokens of two examples, of which one has fewer labels if any has.
 
     Args:
         examples: Labelled examples, the shortest last where they are sorted.
@@ -158,7 +163,7 @@ def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examp
         known stays whole.
     """
     n = len(examples)
-    batch = select(examples.batch, slice(max(0, n - 2), n), n_examples=n)
+    batch = select(examples.batch, _most_and_fewest(examples, loss), n_examples=n)
     by_token = loss.kind is LossKind.CAUSAL_LM
     padding = None if whole else find_padding(batch, labels_by_token=by_token)
     if by_token:
@@ -175,6 +180,29 @@ def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examp
     counts = count_labels(batch["labels"], loss.kind)
     weights = counts / counts.sum()
     return Examples(batch, weights.to(examples.weights))
+
+
+def tells_means_apart(examples: Examples, loss: Loss) -> bool:
+    """See whether a mean over examples is another number than one over labels.
+
+    Args:
+        examples: Labelled examples of a batch.
+        loss: Says what a label is.
+
+    Returns:
+        Whether two of them have different numbers of labels.
+    """
+    counts = count_labels(examples.batch["labels"], loss.kind)
+    return bool(counts.min() < counts.max())
+
+
+def _most_and_fewest(examples: Examples, loss: Loss) -> Tensor:
+    """The last two examples, or others where these have as many labels as each other."""
+    counts = count_labels(examples.batch["labels"], loss.kind)
+    last = torch.arange(max(0, len(examples) - 2), len(examples))
+    if len(last) == 1 or counts[last[0]] > counts[last[1]]:
+        return last
+    return torch.stack([counts.argmax(), len(counts) - 1 - counts.flip(0).argmin()])
 
 
 def _window(batch: Batch, names: frozenset[str]) -> Batch:

@@ -75,7 +75,8 @@ class PaddingCheck:
         widths = _widths(examples.padding) if examples.padding is not None else None
         if widths is None or self.is_read or self._knows(widths):
             return []
-        pairs = _pairs(examples, run, with_another_length=not self.same)
+        wide = self._known_end(widths)
+        pairs = _pairs(examples, run, wide=wide, with_another_length=not self.same)
         self._add(widths)
         return pairs
 
@@ -94,6 +95,11 @@ class PaddingCheck:
 
     def _knows(self, widths: tuple[int, int]) -> bool:
         return any(low <= widths[0] and widths[1] <= high for low, high in self.same)
+
+    def _known_end(self, widths: tuple[int, int]) -> int | None:
+        """The width from which on all up to the wider of two is known; ``None`` if none is."""
+        ends = (low for low, high in self.same if low <= widths[1] <= high)
+        return next(ends, None)
 
     def _add(self, widths: tuple[int, int]) -> None:
         """Join ranges that have a width in common."""
@@ -114,20 +120,27 @@ def _widths(padding: Padding) -> tuple[int, int] | None:
 
 
 def _pairs(
-    examples: Examples, run: Callable[[Examples], Tensor], *, with_another_length: bool
+    examples: Examples,
+    run: Callable[[Examples], Tensor],
+    *,
+    wide: int | None,
+    with_another_length: bool,
 ) -> list[Pair]:
+    """Pair what is cut with what is not, or, where the rest is known, is only so wide."""
     assert examples.padding is not None
     whole, n_tokens = examples.padding.by_length(), examples.padding.n_tokens
     spans, names = examples.padding.spans, examples.padding.names
     cut = [row for row in whole if spans[row][1] - spans[row][0] < n_tokens]
     pairs = []
-    for row in dict.fromkeys([cut[-1], cut[0]]):
+    for row in dict.fromkeys([cut[-1]] if wide is not None else [cut[-1], cut[0]]):
         one = Examples(
             select(examples.batch, slice(row, row + 1), n_examples=len(examples)),
             examples.weights[row : row + 1],
         )
         span = [*range(*spans[row])]
         padding = [*range(spans[row][0]), *range(spans[row][1], n_tokens)]
+        if wide is not None:
+            padding = padding[: wide - len(span)]
         columns = [(span, sorted(span + padding))]
         if with_another_length and len(span) > 1:  # what pools by two sees padding beside one
             columns.append((span[:-1], sorted(span[:-1] + padding[:_FEW])))

@@ -58,6 +58,6 @@ class Question:
             return error
         what, way_out = self.failure
         sentence = " ".join(str(error).split()) or type(error).__name__
-        named = UnsupportedModule(f"{what}: {sentence[:_LONGEST]}; {way_out}")
+        named = UnsupportedModule(f"{what}: {sentence[:_LONGEST].rstrip('.')}; {way_out}")
         named.__cause__ = error
         return named

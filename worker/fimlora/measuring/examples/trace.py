@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -176,6 +177,7 @@ def _difference(mine: Seen, theirs: Seen) -> Tensor:
     return torch.where(apart == 0, 0, apart / sizes).max().double().cpu()
 
 
+@cache
 def _projection(n: int) -> Tensor:
     """Draw what squared norms are kept by, on average."""
     generator = torch.Generator().manual_seed(n)

@@ -148,7 +148,7 @@ class LayerwiseRun:
         """Refuse a model that draws random numbers in the block; a loss of one's own may."""
         if self.questions.loss.loss_fn is not None:
             return nullcontext()
-        parts: list[SidePass | MicroBatch] = [*sides, *itertools.chain(*batches)]
+        parts: list[MicroBatch | SidePass] = [*itertools.chain(*batches), *sides]
         return drawing_nothing(
             self.model,
             self.questions.device,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fimlora.measuring.examples.examples import Examples
 from fimlora.measuring.examples.losses import Loss
-from fimlora.measuring.examples.own_loss import OwnLossCheck
+from fimlora.measuring.examples.own_loss import OwnLossCheck, tells_means_apart
 from fimlora.measuring.examples.padding_check import PaddingCheck, Pair
 from fimlora.measuring.examples.question import Question
 from fimlora.measuring.examples.trace import Tracer
@@ -52,7 +52,7 @@ class SidePass:
 
     Attributes:
         forward: Its pass.
-        changes: What it has changed of the model.
+        changes: What it has changed of the state that passes begin from.
     """
 
     def __init__(
@@ -150,12 +150,14 @@ class SideQuestions:
         used = [number for number, examples in enumerate(batches) if len(examples)]
         if self.loss.loss_fn is not None:
             return []
+        telling = [n for n in used if tells_means_apart(batches[n], self.loss)]
+        first = (telling or used)[0]
         self.own_loss = OwnLossCheck.of(
             self.model,
             self.loss,
-            batches[used[0]],
+            batches[first],
             self.device,
-            f"batch {used[0] + 1} of {len(batches)}",
+            f"batch {first + 1} of {len(batches)}",
             whole=self.whole,
         )
         known = PaddingCheck()
