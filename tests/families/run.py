@@ -1,7 +1,7 @@
 """Check families of models, each in a process and a time limit of its own.
 
 python tests/families/run.py               # all of them; writes docs/families.md
-python tests/families/run.py llama qwen3   # some, by model type or full name; writes nothing
+python tests/families/run.py llama qwen3   # some, by model type or full name: their lines
 """
 
 import argparse

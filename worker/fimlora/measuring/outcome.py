@@ -71,6 +71,6 @@ def _reached(choice: Choice, groups: Groups) -> Choice:
         )
     if not recorded:
         raise MissingGradient(
-            f"no target module can be measured; of {missing[0]!r}: {UNREACHED}"
+            f"no target module can be measured; {missing[0]!r}, for one: {UNREACHED}"
         )
     return choice.without(dict.fromkeys(missing, UNREACHED))
