@@ -140,8 +140,9 @@ def test_rqs_own_stop_command_cancels_the_job(jobs: Jobs, worker: WorkerHandle):
 
 
 def wait_idle(worker: Worker) -> None:
+    """Wait for the end of what it does; RQ would remember a job that was seen once."""
     deadline = time.monotonic() + 60  # a busy machine takes its time
-    while worker.get_current_job_id() is not None:
+    while worker.get_current_executions(refresh=True):
         assert time.monotonic() < deadline, "the worker is still busy"
         time.sleep(0.02)
 
