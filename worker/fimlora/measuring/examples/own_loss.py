@@ -124,7 +124,7 @@ class OwnLossCheck:
         tolerance = max(_TOLERANCE, 4 * torch.finfo(dtype).eps) * max(abs(ours), abs(own), 1e-3)
         if not math.isnan(ours) and not abs(ours - own) <= tolerance:  # NaN has another name
             raise UnsupportedModule(
-                f"the own loss of {self.kind} is {own:.6g} on a few tokens of the first batch, "
+                f"the own loss of {self.kind} is {own:.6g} on a few tokens of the data, "
                 f"where {_READ_AS[self.loss.kind]} is {ours:.6g}: it is trained with another "
                 f"loss than would be measured; {_WAY_OUT}"
             )
