@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -138,3 +139,15 @@ def test_a_later_format_is_refused(plan):
     """A reader must not guess at fields it does not know."""
     with pytest.raises(InvalidAdapter, match="rank_map/2"):
         RankPlan.from_json(plan.to_json() | {"format": "fimlora.rank_map/2"})
+
+
+def test_what_is_known_of_a_plan_goes_with_it(plan):
+    """Both kinds of evidence come back from the rank map; without them it has no such key."""
+    evidence = {"signal": {"moved": 0.25}, "confidence": {"unresolved": ["score"]}}
+    known = replace(plan, **evidence)
+
+    written = json.loads(json.dumps(known.to_json()))
+
+    assert {name: written[name] for name in evidence} == evidence
+    assert RankPlan.from_json(written) == known
+    assert evidence.keys().isdisjoint(plan.to_json())

@@ -121,6 +121,8 @@ class RankPlan:
         provenance: Facts about the measurement (estimator, aggregation, examples, ...).
         not_targeted: What the choice of targets means but is not one of them, by name, with
             the reason in a sentence.
+        signal: How much of the plan follows from the task, as plain data, if that was asked.
+        confidence: How sure the ranks are, as plain data, if that is known.
     """
 
     modules: tuple[TargetModule, ...]
@@ -135,6 +137,8 @@ class RankPlan:
     controls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     not_targeted: Mapping[str, str] = field(default_factory=dict)
+    signal: Mapping[str, Any] | None = None
+    confidence: Mapping[str, Any] | None = None
 
     @property
     def spent(self) -> Spending:
@@ -178,6 +182,7 @@ class RankPlan:
             },
             "provenance": dict(self.provenance),
             "not_targeted": dict(self.not_targeted),
+            **self._evidence(),
             "modules": [
                 {
                     # By hand: `asdict` copies every value of every module, which takes longer.
@@ -195,6 +200,11 @@ class RankPlan:
                 for module in self.modules
             ],
         }
+
+    def _evidence(self) -> dict[str, Any]:
+        """What is known of the plan's worth; a plan without it says nothing about it."""
+        known = {"signal": self.signal, "confidence": self.confidence}
+        return {name: dict(facts) for name, facts in known.items() if facts is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "RankPlan":
@@ -229,6 +239,8 @@ class RankPlan:
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
                 not_targeted=dict(data.get("not_targeted", {})),
+                signal=data.get("signal"),
+                confidence=data.get("confidence"),
             )
         except (KeyError, TypeError, AttributeError, InvalidOption) as error:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error

@@ -54,4 +54,10 @@ class RankMap(AnswerModel):
         description="What the choice of targets means but is not one of them, by name, with the "
         "reason in a sentence.",
     )
+    signal: dict[str, Any] | None = Field(
+        None, description="How much of the plan follows from the task, if that was asked."
+    )
+    confidence: dict[str, Any] | None = Field(
+        None, description="How sure the ranks are, if that is known."
+    )
     modules: list[RankMapModule]
