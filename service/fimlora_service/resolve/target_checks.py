@@ -30,7 +30,7 @@ ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_voca
 
 
 def check_targets(
-    request: CalibrationRequest, *, shapes: Shapes | None, config: Mapping[str, Any]
+    request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> None:
     """Refuse target modules that the checkpoint cannot have, and budgets out of reach.
 
@@ -40,8 +40,6 @@ def check_targets(
         BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
             ranks have a lower mean.
     """
-    if shapes is None:
-        return
     matrices = {
         name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2
     }
