@@ -15,6 +15,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
+from fimlora_service.resolve.exclusion_checks import check_exclusions
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from fimlora_service.resolve.local_models import LocalModels
 from fimlora_service.resolve.model_checks import check_task
@@ -83,6 +84,7 @@ class Resolver:
         """
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
+        check_exclusions(request, shapes=model.shapes, config=model.config)
         dataset = self._resolve_dataset(request)
         check_task(
             model.config, dataset["fields"], request.calibration.task, where="the base model"
