@@ -116,7 +116,7 @@ class TestMeasuredBefore:
         "change",
         [
             {"budget": {"parameters": 900}},
-            {"allocation": {"rule": "uniform", "r_min": 2, "aggregation": "max"}},
+            {"allocation": {"method": "uniform", "r_min": 2, "aggregation": "max"}},
             {"adapter": {"layout": "C", "scale": 4, "weights": True}},
         ],
         ids=str,

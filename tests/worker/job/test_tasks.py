@@ -129,9 +129,9 @@ def test_an_equal_request_finds_the_result(jobs: Jobs, run_queue):
     assert found.id == job_id
 
 
-def test_the_rule_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
-    """Spectra are recorded for it and for no other rule, and may leave modules out."""
-    spectral = jobs.submit(allocation={"rule": "spectral", "r_min": 0})
+def test_the_method_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
+    """Spectra are recorded for it and for no other method, and may leave modules out."""
+    spectral = jobs.submit(allocation={"method": "spectral", "r_min": 0})
     plain = jobs.submit()
     run_queue()
 
@@ -141,7 +141,7 @@ def test_the_rule_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
     plan = load_plan(folders[0])
     assert set(held[0]) == set(plan.ranks)
     assert held[1] == {}
-    assert (plan.rule, plan.r_min, plan.spent.ranks) == ("spectral", 0, 4 * len(plan.modules))
+    assert (plan.method, plan.r_min, plan.spent.ranks) == ("spectral", 0, 4 * len(plan.modules))
 
 
 TEXT = [f"w{n} w{n + 1} w{n + 2}" for n in range(16)]

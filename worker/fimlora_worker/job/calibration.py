@@ -156,7 +156,7 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "device": prepared.model.request.device,
     }
     allocation = accepted.request.allocation
-    scores = score(statistics, rule=allocation.rule, aggregation=allocation.aggregation)
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
     return solve(accepted.request, scores, provenance=provenance)
 
 
