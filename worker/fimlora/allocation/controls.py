@@ -119,7 +119,7 @@ def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str,
 def _random_scores(names: Collection[str], *, seed: int) -> Floats:
     """Scores in (0, 1], each from the seed and its module's name only: a row per control."""
     digests = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
-    words = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(names), -1)
-    words = words[:, : _WORD * len(RANDOM)].reshape(len(names), len(RANDOM), _WORD)
+    digits = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(names), -1)
+    words = digits[:, : _WORD * len(RANDOM)].reshape(len(names), len(RANDOM), _WORD)
     values = words @ 256.0 ** np.arange(_WORD - 1, -1, -1)  # whole numbers below 2^48
     return np.asarray((values.T + 1) / 256.0**_WORD)
