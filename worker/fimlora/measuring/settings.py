@@ -52,6 +52,9 @@ class Settings:
         progress_file: Save the sums here after batches, or streamed after blocks on the way
             back. If a run was cut off and left the file, this one goes on from it, over the
             same batches, to the same statistics; see `fimlora.ProgressFile`.
+        null: Go backward a second time over every forward pass, from losses under labels of
+            other examples: `fimlora.Statistics.null`.
+        halves: Keep the sums of every other batch apart besides: `fimlora.Statistics.halves`.
 
     Raises:
         InvalidOption: One is outside what is allowed.
@@ -73,6 +76,8 @@ class Settings:
     loss_fn: LossFn | None = None
     on_batch: OnBatch | None = None
     progress_file: str | Path | ProgressFile | None = None
+    null: bool = False
+    halves: bool = False
 
     def __post_init__(self) -> None:
         """Check them."""
@@ -140,6 +145,8 @@ class Settings:
             "n_batches": self.n_batches,
             "micro_batch_size": self.micro_batch_size,
             "train_mode": self.train_mode,
+            "null": self.null,
+            "halves": self.halves,
             "executor": executor,
         }
 
