@@ -1,0 +1,125 @@
+"""What a plan is held against: a uniform pattern and several random ones that spend as much.
+
+A control that spends less than the plan says nothing about where ranks lie. So all of them
+have the plan's bounds, multiples and ties, and spend what it spends: a budget in ranks
+exactly, any other but for less than the cheapest step still open. That is checked, not
+assumed. Nothing here imports torch.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.allocation.many import share_many
+from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.units import Floats, Units
+from fimlora.errors import UnequalControls
+
+RANDOM = ("random", *(f"random-{i}" for i in range(2, 6)))  # the first is what the rule gives
+_WORD = 6  # bytes of a random score
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+_INDEX = re.compile(r"\.(\d+)(?=\.|$)")  # of a block or an expert
+
+
+def control_ranks(
+    units: Units, names: Collection[str], limit: int, *, seed: int
+) -> dict[str, dict[str, int]]:
+    """Share a limit without a look at any score.
+
+    ``uniform`` has one rank for all and the next one for as many modules as fit, spread over
+    depth and kinds; where only a cheaper module still fits, that goes on, so that no more is
+    left than of the plan. ``random`` and those numbered after it share by scores drawn from
+    the seed and a module's name.
+
+    Args:
+        units: The modules with their bounds.
+        names: Names of the modules, in the order of the results.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+        seed: Seed of the random patterns.
+
+    Returns:
+        Rank per module name, by control.
+    """
+    drawn = share_many(units, _random_scores(names, seed=seed), list(names), limit)
+    random = {
+        control: dict(zip(names, ranks, strict=True))
+        for control, ranks in zip(RANDOM, drawn.tolist(), strict=True)
+    }
+    uniform = share_limit(spread_out(units), dict.fromkeys(names, 1.0), limit)
+    return {**random, "uniform": uniform}
+
+
+def spread_out(units: Units) -> Units:
+    """The same units, of which an equal claim is settled evenly instead of by name.
+
+    Kinds (names but for the indices in them) take turns, each as often as it has members. Within a
+    kind, members are numbered by depth and come in the order of the fraction of their number
+    times the golden ratio, each kind from another start: however many come first, they are
+    spread evenly over kinds and depth.
+
+    Args:
+        units: The units.
+
+    Returns:
+        Units that solvers settle ties of in that order.
+    """
+    kinds: dict[tuple[str, ...], list[tuple[list[int], int]]] = {}
+    for row, name in enumerate([*(group[0] for group in units.groups), *units.alone]):
+        parts = _INDEX.split(name)
+        kinds.setdefault(tuple(parts[::2]), []).append(([*map(int, parts[1::2])], row))
+    rows, turns = [], []
+    for i, kind in enumerate(sorted(kinds)):
+        members = np.array([row for _, row in sorted(kinds[kind])], dtype=np.intp)
+        scattered = _scattered(len(members), start=i * 2**64 // len(kinds))
+        rows.append(members[scattered])
+        turns.append((2 * np.arange(len(members)) + 1) / len(members))
+    # Sorting is stable: kinds whose turn it is at once come in the order of their names.
+    return replace(
+        units, ties=np.concatenate(rows)[np.argsort(np.concatenate(turns), kind="stable")]
+    )
+
+
+def _scattered(n: int, *, start: int) -> NDArray[np.intp]:
+    """Numbers below n in an order of which any beginning is spread evenly over all."""
+    turn = np.uint64(start) + np.arange(n, dtype=np.uint64) * _GOLDEN  # modulo 2^64
+    return np.argsort(turn, kind="stable")
+
+
+def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str, int]]) -> None:
+    """See that several ways to spend a limit can be compared.
+
+    Args:
+        units: The modules with their bounds.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+        patterns: Rank per module name, by the name of the pattern.
+
+    Raises:
+        UnequalControls: One leaves so much that its cheapest open step would still fit, or
+            spends too much; none is to be written then.
+    """
+    limit = units.affordable(limit)
+    for name, ranks in patterns.items():
+        steps = units.steps(ranks)
+        left = limit - int(units.weight @ steps)
+        is_open = steps < units.highest
+        cheapest = int(units.weight[is_open].min()) if is_open.any() else None
+        if left < 0 or (cheapest is not None and left >= cheapest):
+            what = "ranks" if units.in_ranks else "parameters"
+            raise UnequalControls(
+                f"pattern {name!r} leaves {left} of {limit} {what}, where a step of {cheapest} "
+                "is open: patterns that spend unequally are not compared. This is a fault of the "
+                "allocator; please report it with the budget and the bounds"
+            )
+
+
+def _random_scores(names: Collection[str], *, seed: int) -> Floats:
+    """Scores in (0, 1], each from the seed and its module's name only: a row per control."""
+    digests = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
+    digits = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(names), -1)
+    words = digits[:, : _WORD * len(RANDOM)].reshape(len(names), len(RANDOM), _WORD)
+    values = words @ 256.0 ** np.arange(_WORD - 1, -1, -1)  # whole numbers below 2^48
+    return np.asarray((values.T + 1) / 256.0**_WORD)
