@@ -26,8 +26,12 @@ RECORD = ("spectra", "batch_energies", "moments")
 
 def under_null_labels(model, batches, *, loss_fn=None, seed=0):
     """The same batches, with null labels in the place of the true ones."""
-    null = NullLabels(choose_loss(model, batches[0], loss_fn), seed)
-    return [batch | {"labels": null.draw(batch["labels"])} for batch in batches]
+    null, found, first = NullLabels(choose_loss(model, batches[0], loss_fn), seed), [], 0
+    for batch in batches:
+        numbers = first + torch.arange(len(batch["labels"]))
+        found.append(batch | {"labels": null.draw(batch["labels"], numbers)})
+        first += len(numbers)
+    return found
 
 
 def one_by_one(batches):
@@ -206,7 +210,9 @@ def test_a_loss_of_ones_own_sees_the_exchanged_labels():
     without = measure(make_toy("plain"), [batch] * 2, loss_fn=squared_sum, **options)
 
     assert found.null is not None
-    drawn = NullLabels(choose_loss(labelled_toy(), batch, with_labels), 0).draw(labels)
+    drawn = NullLabels(choose_loss(labelled_toy(), batch, with_labels), 0).draw(
+        labels, torch.arange(5)
+    )
     for name in ("first", "second"):
         energies = found.example_energies[name] / labels.numpy() ** 2 * drawn.numpy() ** 2
         assert relative_error(found.null.example_energies[name], energies) <= FLOAT64

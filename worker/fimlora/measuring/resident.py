@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
-from fimlora.measuring.examples.batches import Batch, as_batch
+from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
     Examples,
     check_finite,
@@ -75,6 +75,7 @@ def measure(
     loss_fn: LossFn | None = None,
     on_batch: OnBatch | None = None,
     progress_file: str | Path | ProgressFile | None = None,
+    first_example: int = 0,
     null: bool = False,
     halves: bool = False,
 ) -> Statistics:
@@ -94,8 +95,8 @@ def measure(
         exclude_modules: What of these to leave out, such as modules that are drawn anew at
             every load: a model in memory does not tell which these are, a folder does.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sampled`` or ``both``.
-        rank: Rows of the A that ``sampled`` draws.
+        estimator: ``exact``, ``sketched``, ``sampled`` or ``both``.
+        rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, ``moments``, ``batch_energies``.
@@ -105,6 +106,7 @@ def measure(
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch.
         progress_file: Save the sums here after batches, and go on from those it holds.
+        first_example: Examples in the batches before these, if these are a part of a run.
         null: Measure the same passes under labels of other examples, too.
         halves: Keep the sums of every other batch apart, too.
 
@@ -120,9 +122,9 @@ def measure(
     settings = Settings(
         target_modules=target_modules, exclude_modules=exclude_modules, n_batches=n_batches,
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
-        spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, null=null,
-        halves=halves, train_mode=train_mode, loss_fn=loss_fn, on_batch=on_batch,
-        progress_file=progress_file,
+        spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, train_mode=train_mode,
+        loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
+        first_example=first_example, null=null, halves=halves,
     )  # fmt: skip
     return measure_resident(model, batches, settings)
 
@@ -190,6 +192,7 @@ def _measure_batches(
     """Record all batches; gives what the first one showed, such as the loss."""
     run: _Run | None = None
     device, limits = input_device(model), input_limits(model)
+    first = settings.first_example
     with preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state:
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}
@@ -202,11 +205,11 @@ def _measure_batches(
                     null = _null_labels(batch, loss, settings, recorder)
                     run = _Run(model, modules, loss, null, look, watch, recorder, device, sizes)
                 check_inputs(batch, limits, progress.next_batch)
-                examples = run.examples_of(
-                    batch
-                )  # also of what is skipped, for the null's sake
+                # Also of what is skipped: labels of later batches may come from it.
+                examples = run.examples_of(batch, first)
                 if not progress.skips(batch):
                     progress.count(run.measure_batch(examples, progress.next_batch))
+                first += count_examples(batch)
         progress.check_complete()
     if run is None or not progress.n_examples:
         raise EmptyCalibration(
@@ -239,9 +242,9 @@ class _Run:
     device: torch.device
     sizes: MicroBatches
 
-    def examples_of(self, batch: Batch) -> Examples:
-        """Take the labelled examples of the next batch."""
-        return labelled_examples(batch, self.loss, self.device, self.null)
+    def examples_of(self, batch: Batch, first: int) -> Examples:
+        """Take the labelled examples of the next batch, behind so many before it."""
+        return labelled_examples(batch, self.loss, self.device, first=first, null=self.null)
 
     def measure_batch(self, examples: Examples, where: str) -> int:
         """Take one calibration batch through the model, in micro-batches, and record it.
@@ -296,7 +299,9 @@ class _Run:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
         self.look.state.set()  # what ran before is forgotten
-        self.recorder.begin(examples.weights, examples.token_mask, is_whole=is_whole)
+        self.recorder.begin(
+            examples.weights, examples.token_mask, is_whole=is_whole, numbers=examples.numbers
+        )
         with self.look.drawing_nothing():
             losses, *null = losses_and_null(self.model, self.loss, examples, self.device, where)
         if self.recorder.adapt(self.watch.calls):

@@ -10,8 +10,11 @@ from fimlora.measuring.examples.null_labels import NullLabels
 
 def draws(batches, kind=LossKind.SINGLE_LABEL, seed=0):
     """What each batch's labels become."""
-    null = NullLabels(Loss(kind), seed)
-    return [null.draw(labels) for labels in batches], null.counts
+    null, found, first = NullLabels(Loss(kind), seed), [], 0
+    for labels in batches:
+        found.append(null.draw(labels, first + torch.arange(len(labels))))
+        first += len(labels)
+    return found, null.counts
 
 
 def tokens(counts, n_tokens, start):

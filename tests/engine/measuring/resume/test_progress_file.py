@@ -182,6 +182,7 @@ REFUSALS = {
     "micro_batch_size": {"micro_batch_size": 1},
     "null": {"null": True},
     "halves": {"halves": True},
+    "first_example": {"first_example": 1},
     "loss_fn": {"loss_fn": other_loss},
 }
 

@@ -33,6 +33,8 @@ class Examples:
         weights: What each of them counts in the loss of the whole batch.
         padding: Where their padding is, if it may be cut.
         order: Where each example of the calibration batch has gone, if they were sorted.
+        numbers: Which examples of the run they are, counted over all batches as they were given,
+            with those that carry no label; on the CPU. ``None`` where nothing is recorded.
         null_labels: Labels that say nothing about them, if there is to be a null.
     """
 
@@ -40,6 +42,7 @@ class Examples:
     weights: Tensor
     padding: Padding | None = None
     order: Tensor | None = None
+    numbers: Tensor | None = None
     null_labels: Tensor | None = None
 
     def __len__(self) -> int:
@@ -77,7 +80,10 @@ class Examples:
             null = self.batch | {"labels": null_labels}
             null_labels = self._cut(null, start, stop)["labels"]
         batch = self._cut(self.batch, start, stop)
-        return Examples(batch, self.weights[start:stop], null_labels=null_labels)
+        numbers = None if self.numbers is None else self.numbers[start:stop]
+        return Examples(
+            batch, self.weights[start:stop], numbers=numbers, null_labels=null_labels
+        )
 
     def _cut(self, batch: Batch, start: int, stop: int) -> Batch:
         """Take some examples of such a batch, without the padding of the longest."""
@@ -101,7 +107,12 @@ class Examples:
 
 
 def labelled_examples(
-    batch: Batch, loss: Loss, device: torch.device, null: NullLabels | None = None
+    batch: Batch,
+    loss: Loss,
+    device: torch.device,
+    *,
+    first: int = 0,
+    null: NullLabels | None = None,
 ) -> Examples:
     """Leave out the examples that carry no label, and sort the others by length.
 
@@ -109,6 +120,7 @@ def labelled_examples(
         batch: A calibration batch.
         loss: The loss, which knows what a label is.
         device: Where the weights will be needed.
+        first: Examples in the batches before.
         null: Draws null labels, if there is to be a null.
 
     Returns:
@@ -117,21 +129,24 @@ def labelled_examples(
     if loss.loss_fn is None:
         batch = batch | {"labels": batch["labels"].cpu()}  # to be looked at without waiting
     counts = loss.count_labels(batch, count_examples(batch)).cpu()
-    labelled = counts > 0
+    labelled, numbers = counts > 0, first + torch.arange(len(counts))
     if not labelled.all():
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
-        counts = counts[labelled]
-    null_labels = None if null is None or not len(counts) else null.draw(batch["labels"])
+        counts, numbers = counts[labelled], numbers[labelled]
+    null_labels = None
+    if null is not None and len(counts):
+        null_labels = null.draw(batch["labels"], numbers)
     padding, order = None, None
     if loss.loss_fn is None and len(counts):
         padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
     if padding is not None and (rows := padding.by_length()) != sorted(rows):
         padding, sorting = padding.of(rows), torch.tensor(rows)
         batch = select(batch, sorting, n_examples=len(counts))
-        counts, order = counts[sorting], sorting.argsort().to(device)
+        counts, numbers = counts[sorting], numbers[sorting]
+        order = sorting.argsort().to(device)
         null_labels = None if null_labels is None else null_labels[sorting]
     weights = (counts / counts.sum()).to(device, torch.float32)
-    return Examples(batch, weights, padding, order, null_labels)
+    return Examples(batch, weights, padding, order, numbers, null_labels)
 
 
 def example_losses(

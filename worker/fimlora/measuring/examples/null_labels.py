@@ -33,7 +33,6 @@ class NullLabels:
     loss: Loss
     seed: int
     counts: tuple[int, int] = field(default=(0, 0), init=False)
-    _n_examples: int = field(default=0, init=False)
     # Targets of batches before, the latest first, and the examples that they come from.
     _before: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
@@ -52,11 +51,12 @@ class NullLabels:
         labels = batch.get("labels")
         return cls(loss, seed) if isinstance(labels, Tensor) and labels.dim() else None
 
-    def draw(self, labels: Tensor) -> Tensor:
+    def draw(self, labels: Tensor, numbers: Tensor) -> Tensor:
         """Draw for the next batch.
 
         Args:
             labels: Those of its examples that carry one, in the order of the batch.
+            numbers: Which examples of the run these are.
 
         Returns:
             As many, with the targets of other examples.
@@ -65,29 +65,30 @@ class NullLabels:
         if self.loss.kind in BY_TOKEN:
             at = (predicted(labels, self.loss.kind) != IGNORED).nonzero(as_tuple=True)
             own = predicted(labels, self.loss.kind)[at]
-            new = self._exchange(own, owners=at[0])
+            new = self._exchange(own, owners=numbers[at[0]])
             predicted(drawn, self.loss.kind)[at] = new
         else:
             own = labels
-            drawn = new = self._exchange(own, owners=torch.arange(len(labels)))
+            drawn = new = self._exchange(own, owners=numbers)
         n_changed = int((own != new).reshape(len(own), -1).any(dim=1).sum())
         self.counts = self.counts[0] + len(own), self.counts[1] + n_changed
-        self._n_examples += len(labels)
         return drawn
 
     def _exchange(self, own: Tensor, owners: Tensor) -> Tensor:
         """Give every target another owner, and remember them for later batches."""
-        pool, of = own, owners + self._n_examples
+        pool, of = own, owners
         if self._before is not None and self._before[0].shape[1:] == own.shape[1:]:
             pool, of = (torch.cat(both) for both in zip((pool, of), self._before, strict=True))
-        generator = torch.Generator().manual_seed(self._batch_seed())
+        generator = torch.Generator().manual_seed(_seed(self.seed, int(owners[0])))
         new = pool[_others(of, generator)][: len(own)]
         self._before = pool[:_N_REMEMBERED], of[:_N_REMEMBERED]
         return new
 
-    def _batch_seed(self) -> int:
-        digest = hashlib.sha256(f"null labels:{self.seed}:{self._n_examples}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
+
+def _seed(seed: int, number: int) -> int:
+    """Name the draw of a batch by the calibration's seed and its first example."""
+    digest = hashlib.sha256(f"null labels:{seed}:{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _others(owners: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
-from fimlora.measuring.examples.batches import Batch, as_batch
+from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
     Examples,
     example_losses,
@@ -266,7 +266,11 @@ def _examples_of(
         check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], settings.loss_fn)
     null = NullLabels.of(items[0], loss, settings.seed) if settings.null else None
-    found = [labelled_examples(item, loss, device, null) for item in items]
+    starts = itertools.accumulate(map(count_examples, items), initial=settings.first_example)
+    found = [
+        labelled_examples(item, loss, device, first=first, null=null)
+        for item, first in zip(items, starts, strict=False)
+    ]
     if not any(len(examples) for examples in found):
         raise EmptyCalibration("no example carries a label")
     return loss, null, found
