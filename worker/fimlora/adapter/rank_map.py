@@ -133,7 +133,7 @@ def heading(plan: RankPlan) -> str:
         The heading.
     """
     bounds = f"ranks {plan.r_min} to {plan.r_max}"
-    return f"Rank map: {len(plan.modules)} modules, {plan.rule}, {bounds}"
+    return f"Rank map: {len(plan.modules)} modules, {plan.method or plan.rule}, {bounds}"
 
 
 def render_text(plan: RankPlan) -> str:

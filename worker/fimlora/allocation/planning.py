@@ -28,7 +28,7 @@ def allocate(
     scores: Scores,
     budget: int | float | Budget = 8,
     *,
-    rule: str = "proportional",
+    rule: str | None = None,
     r_min: int | None = None,
     r_max: int | None = None,
     multiple_of: int = 1,
@@ -44,6 +44,7 @@ def allocate(
             ``Scores(modules, by_module)``. The rule ``spectral`` takes their ``spectra``.
         budget: A mean rank, or a `Budget` in any unit.
         rule: ``proportional`` shares by score, ``uniform`` and ``random`` are the controls.
+            By default the one that the scores go with.
             ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
             ``uniform``. Its plan's scores are the energy that the ranks capture.
         r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
@@ -69,6 +70,8 @@ def allocate(
         InvalidOption: An argument is outside what is allowed.
     """  # noqa: DOC502 - the helpers raise
     budget = budget if isinstance(budget, Budget) else Budget("rank", budget)
+    _check_type(scores)
+    rule = scores.rule if rule is None else rule
     modules, values = _check_scores(scores, rule)
     _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale)
 
@@ -96,6 +99,7 @@ def allocate(
         controls=controls,
         provenance={**scores.provenance, **(provenance or {})},
         not_targeted=scores.not_targeted,
+        method=scores.method,
     )
 
 
@@ -224,21 +228,20 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
         The modules, and what the rule goes by in their order: scores, or spectra.
 
     Raises:
-        InvalidOption: The rule is unknown or has nothing to go by, these are no `Scores`, or
-            modules are missing, doubled, or do not fit them.
+        InvalidOption: The rule is unknown or has nothing to go by, or modules are missing,
+            doubled, or do not fit the scores.
     """
     check_rule(rule)
-    _check_type(scores)
     modules, spectral = tuple(scores.modules), rule == "spectral"
     if spectral and modules and not scores.spectra:
         raise InvalidOption(
             "rule 'spectral' needs spectra and these scores hold none; "
-            "measure with record='spectra' and score with rule='spectral'"
+            "measure with record='spectra' and score with method='spectral'"
         )
     if not spectral and modules and scores.spectra and not scores.by_module:
         raise InvalidOption(
             f"rule {rule!r} goes by scores and these hold spectra only; "
-            f"score with rule={rule!r}, too"
+            "score with another method, such as 'fim'"
         )
     values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
     _check_modules(values, modules)
