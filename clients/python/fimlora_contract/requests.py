@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
-from fimlora_contract.references import AnyDataset, AnyModel
+from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
@@ -249,3 +249,13 @@ class CalibrationRequest(RequestModel):
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
         return self
+
+    @property
+    def methods_measured(self) -> tuple[str, ...]:
+        """The methods whose plans are asked for: what they need is measured."""
+        return (self.allocation.method,)
+
+    @property
+    def held_out(self) -> DatasetReference | None:
+        """Another dataset that is asked for, to test on what was trained."""
+        return None
