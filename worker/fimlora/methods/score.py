@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from fimlora.errors import InvalidOption
-from fimlora.methods import fim, spectral
+from fimlora.methods import coherent, fim, spectral, spectral_denoised
+from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import Method, find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -14,7 +16,9 @@ from fimlora.statistics import Statistics
 Scorer = Callable[[Statistics, str, str | None], Scores]
 SCORERS: dict[str, Scorer] = {
     "fim": fim.score_fisher,
+    "coherent": coherent.score_coherent,
     "spectral": spectral.take_spectra,
+    "spectral-denoised": spectral_denoised.take_denoised,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }
@@ -33,8 +37,9 @@ def score(
     Args:
         statistics: What `fimlora.measure` returned, or what was read from its file.
         method: A name in `fimlora.methods.registry.METHODS`: ``fim`` takes the Fisher
-            information of LoRA-B, ``spectral`` the singular values of the mean gradient;
-            ``uniform`` and ``random`` are the controls.
+            information of LoRA-B, ``coherent`` the part of it that examples agree on,
+            ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
+            of these is above their noise; ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -60,9 +65,16 @@ def score(
         scores,
         rule=chosen.rule,
         method=method,
-        provenance={**statistics.provenance(), **scores.provenance},
+        provenance={**statistics.provenance(), **_figures(statistics), **scores.provenance},
         not_targeted=statistics.not_targeted,
     )
+
+
+def _figures(statistics: Statistics) -> dict[str, Any]:
+    """What statistics tell besides, whatever the method."""
+    if not can_part(statistics):
+        return {}
+    return {"gradient_noise_scale": gradient_noise_scale(statistics)}
 
 
 def _check_recorded(statistics: Statistics, method: Method) -> None:
@@ -77,6 +89,11 @@ def _check_recorded(statistics: Statistics, method: Method) -> None:
                 f"method {method.name!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
+    if method.needs_examples and statistics.modules and not statistics.example_energies:
+        raise InvalidOption(
+            f"method {method.name!r} needs the energy of each example, and these statistics hold "
+            f"none; measure with estimator='exact', not {statistics.estimator.value!r}"
+        )
 
 
 def _check_type(statistics: object) -> None:
