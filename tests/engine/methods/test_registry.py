@@ -38,6 +38,16 @@ def test_nothing_is_said_of_a_method_that_nobody_knows(ask):
         ask("best")
 
 
+def test_several_methods_need_what_each_of_them_needs():
+    """One set of passes serves them all."""
+    needed = [records_needed(name) for name in METHODS]
+
+    assert records_needed(*METHODS) == frozenset().union(*needed)
+    assert records_needed() == frozenset()
+    assert needs_null(*METHODS) is any(method.needs_null for method in METHODS.values())
+    assert needs_null() is False
+
+
 def test_asking_what_a_method_needs_loads_no_numpy():
     """A service asks it of every request that it accepts."""
     code = (

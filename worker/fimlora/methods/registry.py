@@ -89,25 +89,25 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def records_needed(name: str) -> frozenset[Record]:
-    """Say what a method needs recorded besides.
+def records_needed(*names: str) -> frozenset[Record]:
+    """Say what methods need recorded besides, all of them together.
 
     Args:
-        name: Its name.
+        *names: Their names.
 
     Returns:
         What `fimlora.measure` takes as ``record``.
     """
-    return find_method(name).record
+    return frozenset().union(*(find_method(name).record for name in names))
 
 
-def needs_null(name: str) -> bool:
-    """Say whether a method needs the statistics of the null.
+def needs_null(*names: str) -> bool:
+    """Say whether any of some methods needs the statistics of the null.
 
     Args:
-        name: Its name.
+        *names: Their names.
 
     Returns:
-        Whether it does.
+        Whether one does.
     """
-    return find_method(name).needs_null
+    return any(find_method(name).needs_null for name in names)
