@@ -71,7 +71,7 @@ def test_nothing_coherent_at_all_gives_everyone_the_same():
 
 def test_one_example_has_no_pair():
     """It is refused, and not divided by zero."""
-    with pytest.raises(InvalidOption, match=r"compares examples, and there are 1; .* two"):
+    with pytest.raises(InvalidOption, match=r"compares examples, and there is one; .* two"):
         score(statistics_of({"m": noise(1, 4, 6, seed=0)}), "coherent")
 
 

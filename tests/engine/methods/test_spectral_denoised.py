@@ -84,5 +84,5 @@ def test_examples_that_all_agree_have_no_noise():
 
 def test_the_noise_of_one_example_is_not_known():
     """It is refused by name."""
-    with pytest.raises(InvalidOption, match="noise between examples, and there are 1"):
+    with pytest.raises(InvalidOption, match="compares examples, and there is one"):
         score(statistics_of({"m": noise(1, 4, 6, seed=0)}), "spectral-denoised")

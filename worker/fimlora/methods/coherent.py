@@ -13,8 +13,7 @@ Divided as the mean of ``fim`` is, by ``3 d_in d_out / s^2``, its unit is that o
 squared gradient of one entry of LoRA-B, in expectation over the random A.
 """
 
-from fimlora.errors import InvalidOption
-from fimlora.methods.coherence import can_part, part_gradients
+from fimlora.methods.coherence import part_gradients
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
@@ -34,15 +33,7 @@ def score_coherent(
     Returns:
         The scores. An estimate below zero counts as none; the provenance has it as it was, by
         name, and the share of modules that have such a one.
-
-    Raises:
-        InvalidOption: There is one example only, so no pair.
     """
-    if not can_part(statistics):
-        raise InvalidOption(
-            f"method 'coherent' compares examples, and there are {statistics.n_examples}; "
-            "measure at least two"
-        )
     parts, raw = part_gradients(statistics), {}
     for module in statistics.modules:
         entries = 3 * module.d_in * module.d_out

@@ -7,7 +7,7 @@ from typing import Any
 from fimlora.errors import InvalidOption
 from fimlora.methods import coherent, fim, spectral, spectral_denoised
 from fimlora.methods.coherence import can_part, gradient_noise_scale
-from fimlora.methods.registry import Method, find_method
+from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
@@ -53,11 +53,12 @@ def score(
         InvalidOption: These are no statistics, or they lack what the method needs; the method
             or the aggregation is unknown, the scale is not above 0 and finite, or the
             estimator was not recorded.
-    """  # noqa: DOC502 - the helpers raise
+    """
     chosen = find_method(method)
     _check_type(statistics)
     fim.check_options(statistics, aggregation=aggregation, estimator=estimator)
-    _check_recorded(statistics, chosen)
+    if reason := obstacle(statistics, method):
+        raise InvalidOption(reason)
     if scale is not None:
         statistics = statistics.rescaled(scale)
     scores = SCORERS[method](statistics, aggregation, estimator)
@@ -77,23 +78,32 @@ def _figures(statistics: Statistics) -> dict[str, Any]:
     return {"gradient_noise_scale": gradient_noise_scale(statistics)}
 
 
-def _check_recorded(statistics: Statistics, method: Method) -> None:
-    """See that there is what the method goes by.
+def obstacle(statistics: Statistics, method: str) -> str | None:
+    """Say why statistics cannot be scored by a method.
 
-    Raises:
-        InvalidOption: Something was not recorded.
+    Args:
+        statistics: What `fimlora.measure` returned.
+        method: Its name.
+
+    Returns:
+        What it lacks and how to have it, in a sentence without a stop; ``None`` where it
+        lacks nothing.
     """
-    for record in sorted(method.record):
-        if statistics.modules and not getattr(statistics, record):
-            raise InvalidOption(
-                f"method {method.name!r} needs {record}, and these statistics hold none; "
+    needed = find_method(method)
+    for record in sorted(needed.record):
+        if not getattr(statistics, record):
+            return (
+                f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
-    if method.needs_examples and statistics.modules and not statistics.example_energies:
-        raise InvalidOption(
-            f"method {method.name!r} needs the energy of each example, and these statistics hold "
+    if needed.needs_examples and not statistics.example_energies:
+        return (
+            f"method {method!r} needs the energy of each example, and these statistics hold "
             f"none; measure with estimator='exact', not {statistics.estimator.value!r}"
         )
+    if needed.needs_examples and statistics.n_examples < 2:
+        return f"method {method!r} compares examples, and there is one; measure at least two"
+    return None
 
 
 def _check_type(statistics: object) -> None:

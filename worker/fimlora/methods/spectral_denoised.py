@@ -14,8 +14,7 @@ experimental, like ``spectral``.
 
 import numpy as np
 
-from fimlora.errors import InvalidOption
-from fimlora.methods.coherence import can_part, part_gradients
+from fimlora.methods.coherence import part_gradients
 from fimlora.plan import TargetModule
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -39,15 +38,7 @@ def take_denoised(
     Returns:
         Scores without a number per module. The provenance names the modules of which nothing
         is above the edge; such a one gets no more ranks than it must.
-
-    Raises:
-        InvalidOption: There is one example only, whose noise nobody knows.
     """
-    if not can_part(statistics):
-        raise InvalidOption(
-            f"method 'spectral-denoised' needs the noise between examples, and there are "
-            f"{statistics.n_examples}; measure at least two"
-        )
     parts, spectra = part_gradients(statistics), {}
     for module in statistics.modules:
         squares = np.square(statistics.spectra[module.name])
