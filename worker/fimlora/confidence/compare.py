@@ -164,7 +164,7 @@ def spearman(a: Sequence[int | float], b: Sequence[int | float]) -> float | None
     places = [_places(np.asarray(values, dtype=np.float64)) for values in (a, b)]
     if any(np.ptp(place) == 0 for place in places):
         return None
-    return round(float(np.corrcoef(*places)[0, 1]), _DIGITS)
+    return round(float(np.corrcoef(places)[0, 1]), _DIGITS)
 
 
 def _choose(
