@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.lock import Lock
 
-from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobStatus, Progress
+from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobKind, JobStatus, Progress
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
@@ -23,6 +23,8 @@ from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
+# What is kept beside a job's record, under keys of these names, and goes with it.
+BESIDE = ("events", "plans", "runs", "claims")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
@@ -62,6 +64,7 @@ class JobStore(Deduplication):
         self,
         job_id: str,
         *,
+        kind: JobKind = JobKind.CALIBRATION,
         request: Mapping[str, Any],
         resolved: Mapping[str, Any],
         digest: str,
@@ -75,6 +78,7 @@ class JobStore(Deduplication):
 
         Args:
             job_id: Its id.
+            kind: What it is for.
             request: The request as accepted, short forms expanded.
             resolved: What the references resolved to.
             digest: Equal for requests that must give equal results.
@@ -93,6 +97,7 @@ class JobStore(Deduplication):
             self.key("deadlines"), self.key(FIGURES),
         ]  # fmt: skip
         fields = request_fields(request, resolved) | {
+            "kind": kind,
             "request_digest": digest,
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
@@ -224,7 +229,8 @@ class JobStore(Deduplication):
             JobMissing: There is no such job.
             JobOpen: It has not ended.
         """
-        keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
+        beside = [self.key(name, job_id) for name in BESIDE]
+        keys = [self._job(job_id), self._open(), self.key("jobs"), *beside]
         done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fimlora_contract.artifacts import Artifact
+from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.verdicts import EvaluationResult
 
 
 class JobStatus(StrEnum):
@@ -30,6 +31,14 @@ class JobStatus(StrEnum):
 FINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED})
 
 
+class JobKind(StrEnum):
+    """What a job is for; the kinds share queue, states, events and everything asked of jobs."""
+
+    CALIBRATION = "calibration"
+    EVALUATION = "evaluation"
+    COMPARISON = "comparison"
+
+
 class Stage(StrEnum):
     """What a running job is doing."""
 
@@ -38,8 +47,24 @@ class Stage(StrEnum):
     LOADING = "loading"
     CALIBRATING = "calibrating"
     ALLOCATING = "allocating"
+    TRAINING = "training"
+    JUDGING = "judging"
     WRITING = "writing"
     COMMITTING = "committing"
+
+
+class RunProgress(AnswerModel):
+    """How far an evaluation is, and the run that the worker that speaks for it is in."""
+
+    done: int = Field(description="Runs that are finished and kept.")
+    n_runs: int = Field(description="Runs in all; more if the grid of rates is widened.")
+    at_once: int = Field(1, description="Runs that are being trained now, by any worker.")
+    arm: str | None = Field(None, description="Null while only other workers train.")
+    phase: Literal["tuning", "final"] | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    step: int = 0
+    n_steps: int = 0
 
 
 class Progress(AnswerModel):
@@ -52,6 +77,9 @@ class Progress(AnswerModel):
     resumed_from: int | None = Field(
         default=None,
         description="Batches that an earlier attempt had done and saved, if it had.",
+    )
+    runs: RunProgress | None = Field(
+        default=None, description="Of an evaluation while it trains."
     )
 
 
@@ -77,23 +105,31 @@ class Execution(AnswerModel):
     )
 
 
-class CalibrationResult(AnswerModel):
-    """What a succeeded job delivers; polling alone is enough to use it."""
+class CalibrationResult(JobResult):
+    """What a succeeded calibration delivers; polling alone is enough to use it."""
 
-    digest: str = Field(description="Content address of the artefact folder.")
     adapter_config: dict[str, Any]
     rank_map: RankMap
-    artifacts: list[Artifact]
     execution: Execution | None = Field(
         None, description="Null when the statistics of another job were used."
     )
 
 
+AnyResult = CalibrationResult | EvaluationResult
+RESULTS: dict[JobKind, type[AnyResult]] = {
+    JobKind.CALIBRATION: CalibrationResult,
+    JobKind.EVALUATION: EvaluationResult,
+}
+
+
 class Job(AnswerModel):
-    """One accepted calibration request."""
+    """One accepted request."""
 
     id: str
     object: Literal["job"] = "job"
+    kind: JobKind = Field(
+        JobKind.CALIBRATION, description="Decides what request and result are."
+    )
     status: JobStatus
     attempt: int = Field(description="Number of the current or last try, from 1.")
     progress: Progress | None = Field(None, description="Null while queued for the first time.")
@@ -107,7 +143,7 @@ class Job(AnswerModel):
     resolved: dict[str, Any] = Field(description="What the references resolved to.")
     metadata: dict[str, str] = {}
     error: JobError | None = Field(None, description="Set only when failed.")
-    result: CalibrationResult | None = Field(None, description="Set only when succeeded.")
+    result: AnyResult | None = Field(None, description="Set only when succeeded.")
     statistics_from: str | None = Field(
         None, description="The job whose statistics were used instead of measuring again."
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
-from fimlora_contract.references import AnyDataset, AnyModel
+from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
@@ -254,10 +254,20 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _estimator_fits_method(self) -> Self:
-        method, estimator = self.allocation.method, self.calibration.estimator
-        if estimator == "sampled" and method in BY_EXAMPLES:
+        needing = [name for name in self.methods_measured if name in BY_EXAMPLES]
+        if needing and self.calibration.estimator == "sampled":
             raise ValueError(
-                f"method {method} needs the energy of each example's gradient, which estimator "
+                f"method {needing[0]} needs the energy of each example's gradient, which estimator "
                 "sampled does not give: use exact"
             )
         return self
+
+    @property
+    def methods_measured(self) -> tuple[str, ...]:
+        """The methods whose plans are asked for: what they need is measured."""
+        return (self.allocation.method,)
+
+    @property
+    def held_out(self) -> DatasetReference | None:
+        """Another dataset that is asked for, to test on what was trained."""
+        return None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fimlora_contract.jobs import JobKind
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_service.resolve.resolver import Resolved
@@ -64,6 +65,7 @@ class JobSpec:
         tenant: Who may find the result by its inputs; empty for everybody.
         is_retry: Whether it repeats a job: no other result answers it, and it is not counted.
         statistics_from: The job whose statistics a retry uses, as the job before did.
+        kind: What the job is for.
     """
 
     request: dict[str, Any]
@@ -73,9 +75,15 @@ class JobSpec:
     tenant: str = ""
     is_retry: bool = False
     statistics_from: str = ""
+    kind: JobKind = JobKind.CALIBRATION
 
     @classmethod
-    def of(cls, request: CalibrationRequest, resolved: Resolved) -> "JobSpec":
+    def of(
+        cls,
+        request: CalibrationRequest,
+        resolved: Resolved,
+        kind: JobKind = JobKind.CALIBRATION,
+    ) -> "JobSpec":
         """What a request asks for; how it came, and who is told, is no part of it."""
         return cls(
             request.model_dump(mode="json", exclude={"validate_only", "webhook"}),
@@ -83,6 +91,7 @@ class JobSpec:
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
             tenant=resolved.tenant,
+            kind=kind,
         )
 
     @classmethod
@@ -96,6 +105,7 @@ class JobSpec:
             tenant=record.fields.get("tenant", ""),
             is_retry=True,
             statistics_from=record.fields.get("statistics_from", ""),
+            kind=record.kind,
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from redis.exceptions import RedisError
 
-from fimlora_contract.artifacts import Artifact
+from fimlora_contract.artifacts import Artifact, JobResult
 from fimlora_contract.digests import CHUNK
 from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
@@ -17,14 +17,19 @@ from fimlora_service import errors
 
 NAMES = frozenset({
     "adapter_config.json",
+    "curves.csv",
+    "evaluation.json",
     "adapter_model.safetensors",
     "rank_map.json",
     "rank_map.svg",
+    "report.html",
+    "report.svg",
+    "runs.csv",
     STATISTICS,
 })  # fmt: skip
 
 
-def result_of(job: Job) -> CalibrationResult:
+def result_of(job: Job) -> JobResult:
     """The result of a job, or the reason why there is none."""
     if job.result is not None:
         return job.result
@@ -35,7 +40,17 @@ def result_of(job: Job) -> CalibrationResult:
     raise errors.JobNotFinished(f"job {job.id!r} is {job.status}")
 
 
-def find_artifact(result: CalibrationResult, name: str) -> Artifact:
+def plan_of(job: Job) -> CalibrationResult:
+    """The plan that a job made, or the reason why there is none."""
+    result = result_of(job)
+    if not isinstance(result, CalibrationResult):
+        raise errors.NoPattern(
+            f"job {job.id!r} is of kind {job.kind} and has no plan of its own"
+        )
+    return result
+
+
+def find_artifact(result: JobResult, name: str) -> Artifact:
     """An artefact by name; only a name of the closed set is ever looked for."""
     listed = {a.name: a for a in result.artifacts if a.name in NAMES}
     if name not in listed:

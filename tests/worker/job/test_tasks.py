@@ -12,7 +12,7 @@ from fimlora import Statistics, load_plan
 from fimlora_contract.digests import digest_file
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.attempts import rq_job_id
-from fimlora_worker.job.tasks import run_calibration
+from fimlora_worker.job.tasks import run_attempt
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import LABELLED, Jobs, write_jsonl
@@ -168,7 +168,7 @@ def test_every_kind_of_rows_can_be_calibrated(jobs: Jobs, run_queue, model, rows
         calibration={"batch_size": 4},
     )
 
-    assert run_calibration(job_id, 1) == "succeeded"
+    assert run_attempt(job_id, 1) == "succeeded"
     result = jobs.get(job_id).to_job().result
     assert result.adapter_config["task_type"] == task_type
     assert result.rank_map.provenance["n_examples"] == 16
@@ -252,9 +252,9 @@ def test_a_duplicate_execution_leaves_without_writing(jobs: Jobs, run_queue):
 
     jobs.store.requeue(job_id, 1)
 
-    assert run_calibration(job_id, 1) == "refused"
+    assert run_attempt(job_id, 1) == "refused"
     assert jobs.get(job_id).attempt == 2
-    assert run_calibration("job_unknown", 1) == "refused"
+    assert run_attempt("job_unknown", 1) == "refused"
 
 
 def test_a_job_popped_after_its_deadline_fails_with_timeout(jobs: Jobs, run_queue):
@@ -290,7 +290,7 @@ def test_provenance_says_what_carries_a_label(jobs: Jobs, run_queue, rows, optio
         calibration={"batch_size": 4, "n_batches": 4, **options},
     )
 
-    assert run_calibration(job_id, 1) == "succeeded"
+    assert run_attempt(job_id, 1) == "succeeded"
     facts = jobs.get(job_id).to_job().result.rank_map.provenance
     n_tokens = facts["tokens"]
     expected = {"prefix": 2 * 16, "completion": 2 * 16, "all": n_tokens - 16}[labels_by[0]]

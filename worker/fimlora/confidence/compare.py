@@ -6,6 +6,7 @@ to turn one plan into the other, says how much of what they spend lies in the sa
 them says which plan is better. Nothing here imports torch.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -161,10 +162,9 @@ def spearman(a: Sequence[int | float], b: Sequence[int | float]) -> float | None
     Returns:
         From -1 to 1; ``None`` where one of them is constant and orders nothing.
     """
-    places = [_places(np.asarray(values, dtype=np.float64)) for values in (a, b)]
-    if any(np.ptp(place) == 0 for place in places):
-        return None
-    return round(float(np.corrcoef(places)[0, 1]), _DIGITS)
+    x, y = (_centred_places(np.asarray(values, dtype=np.float64)) for values in (a, b))
+    spread = math.sqrt(float(x @ x) * float(y @ y))
+    return round(float(x @ y) / spread, _DIGITS) if spread else None
 
 
 def _choose(
@@ -205,7 +205,8 @@ def _likeness(
     )
 
 
-def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Place of each value in rising order, the mean of them where values are equal."""
+def _centred_places(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place of each value in rising order, less their mean; equal values share theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    places = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return np.asarray(places - (len(places) + 1) / 2)
