@@ -217,7 +217,10 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         random_states(device),
     )
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of PEFT and transformers about each other: nothing that a user could mend.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
