@@ -150,7 +150,7 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
     provenance = {
         "engine": engine_version,
         **sources(accepted.resolved),
-        "task": prepared.fields.task,
+        "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,
         "data_seed": calibration.seed,
@@ -171,7 +171,7 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         plan,
         folder,
         base_model=model_name(accepted.resolved),
-        task_type=TASK_TYPES[prepared.fields.task],
+        task_type=TASK_TYPES[prepared.model.request.task],
         layout=adapter.layout,
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,

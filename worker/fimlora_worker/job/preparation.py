@@ -23,7 +23,7 @@ from fimlora_worker.inputs.calibration_data import (
 from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder
-from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.heads import ModelRequest, head_task
 from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
@@ -90,10 +90,11 @@ def prepare(
     wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
     limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
     max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
+    is_pair = wanted.task == "seq2seq_lm"
     with chat_encoder(tokenizer, calibration.chat_labels) as chat:
         drawn = draw(
             rows,
-            Encoder(tokenizer, fields, max_length, labels, chat),
+            Encoder(tokenizer, fields, max_length, labels, chat, is_pair),
             n_examples=calibration.n_batches * calibration.batch_size,
             seed=calibration.seed,
             on_example=on_example,
@@ -102,7 +103,8 @@ def prepare(
     pad_id = padding_id(tokenizer, limits.n_ids)
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     model = BaseModel(folder, config, wanted, pad_id, process.models)
-    return Prepared(model, batches, drawn, fields, label_facts(drawn.examples, fields, chat))
+    facts = label_facts(drawn.examples, fields, chat, is_pair=is_pair)
+    return Prepared(model, batches, drawn, fields, facts)
 
 
 def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:
@@ -129,7 +131,7 @@ def _model_request(
     own = getattr(config, "dtype", None)
     return ModelRequest(
         digest=digest,
-        task=fields.task,
+        task=head_task(config, fields),
         dtype=choose_dtype(request.calibration.dtype, own, device=device),
         device=device,
         n_outputs=labels.n_outputs if labels else None,
