@@ -23,6 +23,7 @@ NAMES = {
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "compare",
     "find_targets",
     "load_plan",
     "measure",
@@ -40,6 +41,8 @@ SIGNATURES = {
     "estimator='exact', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None",
+    "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
+    "estimator=None, **options",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
+    from fimlora.confidence.compare import compare
     from fimlora.measuring.folder import measure_folder
     from fimlora.measuring.resident import measure
     from fimlora.measuring.resume.progress_file import ProgressFile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "compare": "fimlora.confidence.compare",
     "find_targets": "fimlora.model.targets",
     "load_plan": "fimlora.adapter.read",
     "measure": "fimlora.measuring.resident",
@@ -55,6 +57,7 @@ __all__ = [
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "compare",
     "find_targets",
     "load_plan",
     "measure",

@@ -27,6 +27,7 @@ from fimlora_service.calibrations.job_spec import JobSpec
 from fimlora_service.calibrations.memory import Demand, demand_of, find, recorded_bytes
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
+from fimlora_service.resolve.resolver import Resolved
 
 
 def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
@@ -36,7 +37,15 @@ def make_estimate(request: CalibrationRequest, submission: Submission) -> Estima
         ServiceError: POST /calibrate would refuse it, too.
     """
     submission.check_webhook(request)
-    resolved = submission.resolver.resolve(request, in_detail=True)
+    return estimate_of(
+        request, submission.resolver.resolve(request, in_detail=True), submission
+    )
+
+
+def estimate_of(
+    request: CalibrationRequest, resolved: Resolved, submission: Submission
+) -> Estimate:
+    """Sum up what is known of a request that was resolved in detail."""
     spec = JobSpec.of(request, resolved)
     reusable = find_reusable(spec, submission.store, submission.artifacts)
     to_fetch = submission.resolver.bytes_to_fetch(request, resolved)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fimlora_contract.references import HubDataset, HubModel
+from fimlora_contract.references import DatasetReference, HubDataset, HubModel
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE, ColumnError
+from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE, ColumnError, TaskName
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
 from fimlora_service.resolve.local_datasets import LocalDatasets
@@ -87,7 +87,7 @@ class Resolver:
         """
         model = self._resolve_model(request, in_detail=in_detail)
         check_targets(request, shapes=model.shapes, config=model.config)
-        dataset = self._resolve_dataset(request)
+        dataset = self.resolve_dataset(request.dataset, task=request.calibration.task)
         check_task(
             model.config, dataset["fields"], request.calibration.task, where="the base model"
         )
@@ -124,13 +124,16 @@ class Resolver:
             )
         return self._models.resolve(model.name)
 
-    def _resolve_dataset(self, request: CalibrationRequest) -> dict[str, Any]:
+    def resolve_dataset(self, dataset: DatasetReference, *, task: TaskName) -> dict[str, Any]:
+        """Pin a dataset to content, and look at its first rows where they are here.
+
+        Raises:
+            ServiceError: It is not there, or its rows cannot be used for the task.
+        """
         with schema_errors():
-            if isinstance(request.dataset, HubDataset):
-                return self._hub().resolve_dataset(
-                    request.dataset, task=request.calibration.task
-                )
-            return self._datasets.resolve(request.dataset, task=request.calibration.task)
+            if isinstance(dataset, HubDataset):
+                return self._hub().resolve_dataset(dataset, task=task)
+            return self._datasets.resolve(dataset, task=task)
 
 
 def check_chat(model: ResolvedModel, *, is_chat: bool) -> None:
