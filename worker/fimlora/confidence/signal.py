@@ -176,7 +176,7 @@ def signal_of(
     taken_with: dict[str, Any] = {"aggregation": aggregation, "estimator": estimator}
     if reason := obstacle(statistics, plan, **taken_with):
         raise InvalidOption(f"this plan has no signal to state: {reason}")
-    groups = [tuple(group) for group in groups]
+    tied = [tuple(group) for group in groups]
     taken = [
         score(part, plan.method or "fim", scale=plan.scale, **taken_with)
         for part in (statistics, *_null_and_halves(statistics))
@@ -192,7 +192,7 @@ def signal_of(
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
     by_chance = None
     if _has_values(statistics, plan, **taken_with):
-        by_chance = _by_chance(statistics, plan, multiple_of, groups, n_draws, seed)
+        by_chance = _by_chance(statistics, plan, multiple_of, tied, n_draws, seed)
     apart = moved_share(*halves, costs=costs) if halves else None
     return _judged(
         plan,
