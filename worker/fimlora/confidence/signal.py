@@ -15,7 +15,7 @@ Nothing here imports torch.
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,38 +108,104 @@ class Signal:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class SignalSource:
+    """What the signal of plans of one method is taken from, whatever their budget; it is small.
+
+    Attributes:
+        run: Scores of the run.
+        null: Scores of its null.
+        halves: Scores of its halves, if these are known.
+        values: Each example's value per module (N M) and that of its null, where a score is the
+            mean of these.
+        targets: Labels of the null, and how many of them were exchanged for another.
+    """
+
+    run: Scores
+    null: Scores
+    halves: tuple[Scores, ...]
+    values: tuple[Floats, Floats] | None
+    targets: tuple[int, int]
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers that are, without those of the run."""
+        parts = (self.null, *self.halves)
+        n_values = 0 if self.values is None else 2 * self.values[0].size
+        n_spectra = sum(len(s) for part in parts for s in part.spectra.values())
+        return n_values + n_spectra + sum(len(part.by_module) for part in parts)
+
+
 def obstacle(
     statistics: Statistics,
-    plan: RankPlan,
+    method: str = "fim",
     *,
     aggregation: str = "mean",
     estimator: str | None = None,
 ) -> str | None:
-    """Say why nothing is known of a plan's signal.
+    """Say why nothing is known of the signal of a method's plans.
 
     Args:
         statistics: What was measured.
-        plan: The plan that was made of it.
-        aggregation: As the plan's scores were taken with.
-        estimator: As the plan's scores were taken with.
+        method: The method.
+        aggregation: As for `fimlora.score`.
+        estimator: As for `fimlora.score`.
 
     Returns:
         The reason as a sentence without a stop, or ``None`` where `signal_of` has an answer.
     """
-    if plan.rule in {"uniform", "random"}:
-        return f"rule {plan.rule!r} looks at no score, so that no label would move it"
+    if method in {"uniform", "random"}:
+        return f"method {method!r} looks at no score, so that no label would move its plan"
     if statistics.null is None or statistics.null.null_targets is None:
         return "the null was not measured; measure with null=True and halves=True"
     if not statistics.null.null_targets[1]:
         return "all rows have one label, so that none could be exchanged for another"
     if statistics.halves is None and not _has_values(
-        statistics, plan, aggregation=aggregation, estimator=estimator
+        statistics, method, aggregation=aggregation, estimator=estimator
     ):
         return (
             "a single batch does not show how far other rows would move the plan; measure at "
             "least two"
         )
-    return lacks(statistics.null, plan.method or "fim")
+    return lacks(statistics.null, method)
+
+
+def source_of(
+    statistics: Statistics,
+    method: str = "fim",
+    *,
+    scale: int | float | None = None,
+    aggregation: str = "mean",
+    estimator: str | None = None,
+) -> SignalSource:
+    """Take from statistics what the signal of a method's plans goes by.
+
+    Args:
+        statistics: What was measured, with its null and halves.
+        method: The method.
+        scale: As for `fimlora.score`.
+        aggregation: As for `fimlora.score`.
+        estimator: As for `fimlora.score`.
+
+    Returns:
+        It, in memory.
+
+    Raises:
+        InvalidOption: Nothing can be said, for the reason that `obstacle` gives.
+    """
+    taken_with: dict[str, Any] = {"aggregation": aggregation, "estimator": estimator}
+    if reason := obstacle(statistics, method, **taken_with):
+        raise InvalidOption(f"this plan has no signal to state: {reason}")
+    assert statistics.null is not None
+    assert statistics.null.null_targets is not None
+    run, null, *halves = (
+        score(part, method, scale=scale, **taken_with)
+        for part in (statistics, statistics.null, *(statistics.halves or ()))
+    )
+    values = None
+    if _has_values(statistics, method, **taken_with):
+        values = _values(statistics), _values(statistics.null)
+    return SignalSource(run, null, tuple(halves), values, statistics.null.null_targets)
 
 
 def signal_of(
@@ -172,18 +238,53 @@ def signal_of(
     Raises:
         InvalidOption: Nothing can be said, for the reason that `obstacle` gives; or these
             options do not give the plan.
+    """  # noqa: DOC502 - the helpers raise
+    source = source_of(
+        statistics,
+        plan.method or "fim",
+        scale=plan.scale,
+        aggregation=aggregation,
+        estimator=estimator,
+    )
+    return signal_from(
+        source, plan, multiple_of=multiple_of, groups=groups, n_draws=n_draws, seed=seed
+    )
+
+
+def signal_from(
+    source: SignalSource,
+    plan: RankPlan,
+    *,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> Signal:
+    """Do what `signal_of` does, from what was taken of statistics before.
+
+    Args:
+        source: What `source_of` gave for the plan's method.
+        plan: The plan.
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+        n_draws: How often it is drawn which values are the true ones.
+        seed: Seed of that.
+
+    Returns:
+        The signal.
+
+    Raises:
+        InvalidOption: The plan goes by no score, or these options do not give it.
     """
-    taken_with: dict[str, Any] = {"aggregation": aggregation, "estimator": estimator}
-    if reason := obstacle(statistics, plan, **taken_with):
-        raise InvalidOption(f"this plan has no signal to state: {reason}")
+    if plan.rule in {"uniform", "random"}:
+        raise InvalidOption(
+            f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
+        )
     tied = [tuple(group) for group in groups]
-    taken = [
-        score(part, plan.method or "fim", scale=plan.scale, **taken_with)
-        for part in (statistics, *_null_and_halves(statistics))
-    ]
-    run, null, *halves = [
-        ranks_like(plan, scores, multiple_of=multiple_of, groups=groups) for scores in taken
-    ]
+    run, null, *halves = (
+        ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
+        for scores in (source.run, source.null, *source.halves)
+    )
     if run != dict(plan.ranks):
         raise InvalidOption(
             "these statistics give other ranks with these options; give aggregation, "
@@ -191,31 +292,38 @@ def signal_of(
         )
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
     by_chance = None
-    if _has_values(statistics, plan, **taken_with):
-        by_chance = _by_chance(statistics, plan, multiple_of, tied, n_draws, seed)
+    if source.values is not None and plan.rule == "proportional":
+        by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
     apart = moved_share(*halves, costs=costs) if halves else None
     return _judged(
         plan,
         moved_by_labels=moved_share(run, null, costs=costs),
         moved_between_halves=apart,
         moved_by_chance=by_chance,
-        label_correlation=_correlation(*taken[:2]),
-        half_correlation=_correlation(*taken[2:]) if halves else None,
-        targets=_targets(statistics),
+        label_correlation=_correlation(source.run, source.null),
+        half_correlation=_correlation(*source.halves) if halves else None,
+        targets=source.targets,
         null_ranks=_in_order(plan, null),
         half_ranks=tuple(_in_order(plan, half) for half in halves),
     )
 
 
-def _null_and_halves(statistics: Statistics) -> Iterable[Statistics]:
-    assert statistics.null is not None
-    return (statistics.null, *(statistics.halves or ()))
+def with_signal(
+    source: SignalSource | None, plan: RankPlan, *, multiple_of: int = 1
+) -> RankPlan:
+    """Put beside a plan how much of it follows from the task.
 
+    Args:
+        source: What `source_of` gave for its method; ``None`` where nothing is known.
+        plan: The plan.
+        multiple_of: As it was allocated with.
 
-def _targets(statistics: Statistics) -> tuple[int, int]:
-    assert statistics.null is not None
-    assert statistics.null.null_targets is not None
-    return statistics.null.null_targets
+    Returns:
+        The plan, with a signal if one can be stated.
+    """
+    if source is None or plan.rule in {"uniform", "random"}:
+        return plan
+    return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
 
 
 def _judged(
@@ -295,16 +403,15 @@ def _percent(share: float) -> str:
 
 
 def _has_values(
-    statistics: Statistics, plan: RankPlan, *, aggregation: str, estimator: str | None
+    statistics: Statistics, method: str, *, aggregation: str, estimator: str | None
 ) -> bool:
     """Whether a score is the mean of one value per example."""
-    is_mean = plan.rule == "proportional" and plan.method in {None, "fim"}
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
-    return is_mean and is_by_example and aggregation == "mean"
+    return method == "fim" and is_by_example and aggregation == "mean"
 
 
 def _by_chance(
-    statistics: Statistics,
+    values: tuple[Floats, Floats],
     plan: RankPlan,
     multiple_of: int,
     groups: list[tuple[str, ...]],
@@ -312,7 +419,6 @@ def _by_chance(
     seed: int,
 ) -> float:
     """How far plans get apart when it is drawn which of two values is an example's true one."""
-    assert statistics.null is not None
     units = units_for(
         plan.modules,
         (plan.r_min, plan.r_max),
@@ -320,10 +426,9 @@ def _by_chance(
         multiple_of=multiple_of,
         groups=groups,
     )
-    true, null = (_energies(part) for part in (statistics, statistics.null))
-    largest = np.maximum(true.max(axis=0), null.max(axis=0))
+    largest = np.maximum(values[0].max(axis=0), values[1].max(axis=0))
     unit = np.where(largest, largest, 1) / 2**_BITS
-    true, null = (np.rint(values / unit) for values in (true, null))
+    true, null = (np.rint(some / unit) for some in values)
     drawn = np.random.default_rng(seed).integers(0, 2, size=(n_draws, len(true)))
     sums = drawn.astype(np.float64) @ (null - true) + true.sum(axis=0)
     both = np.concatenate([sums, true.sum(axis=0) + null.sum(axis=0) - sums])
@@ -336,7 +441,7 @@ def _by_chance(
     return float((apart / np.maximum(spent, 1)).max())
 
 
-def _energies(statistics: Statistics) -> Floats:
+def _values(statistics: Statistics) -> Floats:
     """Energy per example and module (N M)."""
     return np.column_stack([statistics.example_energies[m.name] for m in statistics.modules])
 
