@@ -10,6 +10,7 @@ from torch import nn
 
 from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter, resize_adapter
 from fimlora.allocation import allocate
+from fimlora.confidence.evidence import with_confidence
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure
@@ -106,7 +107,7 @@ def apply_fim_ranks(
             seed=seed,
         )
         resize_adapter(model, plan, adapter_name, seed=seed)
-    return plan
+    return with_confidence(statistics, plan, multiple_of=multiple_of)
 
 
 def _common_scale(adapter: LiveAdapter) -> int | float:
