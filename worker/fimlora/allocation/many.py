@@ -169,12 +169,17 @@ def _order(units: Units, score: Floats, remainder: Floats) -> NDArray[np.intp]:
 
 
 def _hand_out(steps: Floats, highest: Floats, weight: Floats, left: Floats) -> None:
-    """Give what is left of each row, one step at a time, in turn; changes the steps."""
+    """Give what is left of each row, one step at a time, in turn; changes the steps.
+
+    Whoever is too dear once will be for good, as what is left only falls: so at once all take
+    their step who come before the first that no longer fits, and that one is passed over.
+    """
     while True:
-        fits = (steps < highest) & (weight <= left[:, None])
-        if not fits.any():
+        waiting = (steps < highest) & (weight <= left[:, None])
+        if not waiting.any():
             return
-        for turn in np.flatnonzero(fits.any(axis=0)):
-            taken = fits[:, turn] & (weight[:, turn] <= left)
-            steps[:, turn] += taken
-            left -= weight[:, turn] * taken
+        while waiting.any():
+            taken = waiting & (np.cumsum(weight * waiting, axis=1) <= left[:, None])
+            steps += taken
+            left -= (weight * taken).sum(axis=1)
+            waiting &= ~taken & (weight <= left[:, None])
