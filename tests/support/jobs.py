@@ -9,13 +9,19 @@ from typing import Any
 
 from redis import Redis
 
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.digests import digest_of
+from fimlora_contract.jobs import JobKind
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 
+REQUESTS: dict[JobKind, type[CalibrationRequest]] = {
+    JobKind.CALIBRATION: CalibrationRequest,
+    JobKind.COMPARISON: ComparisonRequest,
+}
 LABELLED = [{"text": f"w{n} w{n * 7 % 50} w{n % 5}", "label": n % 3} for n in range(48)]
 
 
@@ -43,6 +49,7 @@ class Jobs:
         model: str = "tiny",
         dataset: Any = None,
         statistics_from: str = "",
+        kind: JobKind = JobKind.CALIBRATION,
         **request: Any,
     ) -> str:
         """Queue a job on registered names or inline rows; answers its id."""
@@ -51,9 +58,9 @@ class Jobs:
             "dataset": dataset or {"source": "inline", "rows": LABELLED},
             "budget": 4,
         } | request
-        accepted = CalibrationRequest.model_validate(body).model_dump(mode="json")
+        accepted = REQUESTS[kind].model_validate(body).model_dump(mode="json")
         resolved = {"base_model": self._model(model), "dataset": self._dataset(accepted)}
-        return self._put(accepted, resolved, statistics_from=statistics_from)
+        return self._put(accepted, resolved, statistics_from=statistics_from, kind=kind)
 
     def submit_resolved(self, *, resolved: dict[str, Any], **body: Any) -> str:
         """Queue a job whose references a test has resolved."""
@@ -61,12 +68,18 @@ class Jobs:
         return self._put(request.model_dump(mode="json"), resolved)
 
     def _put(
-        self, accepted: dict[str, Any], resolved: dict[str, Any], *, statistics_from: str = ""
+        self,
+        accepted: dict[str, Any],
+        resolved: dict[str, Any],
+        *,
+        statistics_from: str = "",
+        kind: JobKind = JobKind.CALIBRATION,
     ) -> str:
         job_id = self.store.new_id()
         digest = digest_of([accepted, resolved])
         self.store.create(
             job_id,
+            kind=kind,
             request=accepted,
             resolved=resolved,
             digest=digest,

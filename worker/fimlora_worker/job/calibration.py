@@ -108,7 +108,7 @@ def _calibrate_model(
     statistics = (
         accepted.measured.statistics
         if accepted.measured
-        else _measure(accepted, prepared, process, reporter, folder)
+        else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)
@@ -118,13 +118,14 @@ def _calibrate_model(
     return Outcome(plan, statistics.execution)
 
 
-def _measure(
+def measure(
     accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
     folder: Path,
 ) -> Statistics:
+    """Measure what a job asks for, from where an earlier attempt of it was."""
     progress = MeasurementProgress(
         progress_folder(process.settings.tmp_dir, reporter.job_id),
         reporter.attempt,

@@ -84,10 +84,10 @@ def calibrate(
       fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod
     """
     fields: dict[str, Any] = {
-        "base_model": _checked_model(model),
+        "base_model": checked_model(model),
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
-        "target_modules": _split_names(target_modules),
-        **options.given(exclude_modules=_split_names(exclude_modules)),
+        "target_modules": split_names(target_modules),
+        **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
             estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
@@ -100,7 +100,7 @@ def calibrate(
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
         **options.given(
-            priority=priority, deadline_s=deadline, webhook=webhook, metadata=_pairs("--label", "KEY=VALUE", label)
+            priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)
         ),
     }  # fmt: skip
     name_tag = read_pin(pin) if pin else None
@@ -110,7 +110,7 @@ def calibrate(
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
     request = _request(
-        client, dataset, fields, columns=_pairs("--column", "ROLE=NAME", column), split=split
+        client, dataset, fields, columns=pairs_of("--column", "ROLE=NAME", column), split=split
     )
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
@@ -131,7 +131,7 @@ def _request(
 ) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
     build_request(None, **fields, dataset="local:unchecked")
-    reference = _find_dataset(client, dataset) | options.given(**more)
+    reference = find_dataset(client, dataset) | options.given(**more)
     return build_request(None, **fields, dataset=reference)
 
 
@@ -179,7 +179,7 @@ def _took(job: Job) -> str:
     return f" in {(job.finished_at - job.started_at).total_seconds():.1f} s"
 
 
-def _checked_model(model: str) -> str:
+def checked_model(model: str) -> str:
     """Refuse a path early: the service only knows names."""
     if model.startswith((".", "/", "~")) or (model.endswith("/") and Path(model).is_dir()):
         error = InvalidFile(f"{model} is a path; base models are given by name")
@@ -188,7 +188,7 @@ def _checked_model(model: str) -> str:
     return model
 
 
-def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
+def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     """The reference for a dataset; a file here is uploaded first."""
     path = Path(dataset).expanduser()
     if path.suffix in UPLOADS or dataset.startswith((".", "/", "~")):
@@ -200,14 +200,14 @@ def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     return found
 
 
-def _split_names(names: str | None) -> str | list[str] | None:
+def split_names(names: str | None) -> str | list[str] | None:
     """A text with a sign that no name has is a regular expression."""
     if names is None or names == "all-linear" or is_expression(names):
         return names
     return [name.strip() for name in names.split(",")]
 
 
-def _pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str] | None:
+def pairs_of(option: str, form: str, pairs: list[str] | None) -> dict[str, str] | None:
     """What a repeatable option of the form KEY=VALUE says."""
     if not pairs:
         return None

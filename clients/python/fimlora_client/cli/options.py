@@ -80,6 +80,14 @@ Method = Annotated[
         "(experimental: not shown to beat uniform).",
     ),
 ]
+Methods = Annotated[
+    str | None,
+    _option(
+        "--methods",
+        panel=ALLOCATION,
+        help="Two or more, with commas between; all that one set of passes gives if left out.",
+    ),
+]
 RMin = Annotated[
     int | None,
     _option("--r-min", panel=ALLOCATION, help="Lowest rank; half the mean if left out."),
