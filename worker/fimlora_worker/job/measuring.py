@@ -56,13 +56,16 @@ def measure_model(
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
     """
     settings = _settings(request, reporter).without(model.drawn)
+    # Once, as PEFT tries the targets out, which takes a while with thousands of them.
+    choice = settings.choose(model.outline())
+    settings = replace(settings, choice=choice)
     head = JobHead(model, head_batches, reporter)
     attempt = _Attempt(request, settings, model, batches, head, reporter, folder, progress)
     width = max(batches.width, head_batches.width if head_batches else 0)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
-    modules = settings.choose(model.outline()).modules
+    modules = choice.modules
     check_feasible(request, model.outline(), modules)
     recorded_bytes = bytes_recorded(modules, settings.record) if settings.record else 0
     reset_peak(model.device)

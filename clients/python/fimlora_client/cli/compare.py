@@ -9,7 +9,7 @@ from rich.table import Table
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
 from fimlora_client.cli import options
-from fimlora_client.cli.calibrate import checked_model, find_dataset, pairs_of, split_names
+from fimlora_client.cli.calibrate import checked_model, columns_of, find_dataset, split_names
 from fimlora_client.cli.console import INTERRUPTED, err, make_table, out, say, show_json
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.progress import JobProgress
@@ -100,7 +100,7 @@ def compare(
         _show(found, found.model_dump(mode="json", exclude={"picture"}), as_json=as_json)
         _write(found, output)
         return
-    more = options.given(columns=pairs_of("--column", "ROLE=NAME", column), split=split)
+    more = options.given(columns=columns_of(column), split=split)
     fields = {"base_model": checked_model(model), **planned, **measured}
     job = _wait(client, client.compare(_request(client, dataset, fields, more)), timeout)
     assert isinstance(job.result, ComparisonResult)

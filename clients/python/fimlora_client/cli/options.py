@@ -163,7 +163,8 @@ Column = Annotated[
     _option(
         "--column",
         panel=DATA,
-        help="ROLE=NAME, e.g. text=review; found by usual names if left out. Repeatable.",
+        help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
+        "and input= leave such a column alone. Repeatable.",
     ),
 ]
 Split = Annotated[
