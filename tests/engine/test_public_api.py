@@ -34,17 +34,17 @@ NAMES = {
 
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
-    "allocate": "scores, budget=8, *, rule='proportional', r_min=None, r_max=None, "
+    "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
-    "estimator='exact', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
+    "estimator='exact', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
     "estimator='exact', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
-    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None",
+    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
     "weights_seed=None, ignore_mismatched_sizes=False",
@@ -54,8 +54,8 @@ SIGNATURES = {
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
     "n_batches=8, estimator='exact', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None, progress_file=None",
-    "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",
+    "on_batch=None, progress_file=None, first_example=0",
+    "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
     "other_model=None, overwrite=False",
@@ -71,17 +71,19 @@ FIELDS = {
         "base_parameters",
         "provenance",
         "not_targeted",
+        "rule",
+        "method",
     ],
     "Settings": [
         *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
         *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
-        "progress_file",
+        *("progress_file", "first_example"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
-        *("controls", "provenance", "not_targeted"),
+        *("controls", "provenance", "not_targeted", "signal", "confidence", "method"),
     ],
 }
 
