@@ -44,6 +44,7 @@ class Stage(StrEnum):
     RESOLVING = "resolving"
     DOWNLOADING = "downloading"
     LOADING = "loading"
+    FITTING_HEAD = "fitting_head"
     CALIBRATING = "calibrating"
     ALLOCATING = "allocating"
     WRITING = "writing"

@@ -66,6 +66,9 @@ class Statistics:
         mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
         spectrum_errors: How far off the energy of the leading values may be, as a share of
             it (1), if spectra were recorded; 0 where no sketch was needed.
+        head: How the last map of a task head was made: plain data with a ``kind`` of ``fitted``,
+            ``fresh`` (as drawn) or ``pretrained``; ``None`` where nobody said.
+        head_weights: The parameters of a fitted map, by name; they are what the model had.
         execution: How this run was carried out; ``None`` for what was merged or read from a
             file. It is no part of the content: equal statistics have equal bytes.
     """
@@ -92,6 +95,8 @@ class Statistics:
     spectra: Arrays = field(default_factory=dict)
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
+    head: Mapping[str, Any] | None = None
+    head_weights: Arrays = field(default_factory=dict)
     execution: Execution | None = field(default=None, compare=False)
 
     def rescaled(self, scale: int | float) -> "Statistics":
@@ -288,6 +293,7 @@ _GROUPS = (
     "spectra",
     "mean_energies",
     "spectrum_errors",
+    "head_weights",
 )
 _COUNTS = ("n_examples", "n_batches")
 _MUST_MATCH = tuple(

@@ -8,7 +8,7 @@ from typing import Any
 from fimlora.model.input_limits import input_limits
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
-from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
@@ -42,10 +42,16 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs, and what provenance says of the labels."""
+    """Everything that measuring needs, and what provenance says of the labels.
+
+    Attributes:
+        head_batches: What a new head is fitted on, the longest examples first so that little
+            is padded; ``None`` where none is fitted.
+    """
 
     model: BaseModel
     batches: PaddedBatches
+    head_batches: PaddedBatches | None
     drawn: Drawn
     fields: TextFields
     label_facts: dict[str, Any]
@@ -77,9 +83,13 @@ def prepare(
     folder: Path,
     rows: Rows,
     process: WorkerProcess,
+    fits_head: bool = True,
     on_example: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Draw the examples, and say how the model is wanted; it is not loaded yet."""
+    """Draw the examples, and say how the model is wanted; it is not loaded yet.
+
+    A head is fitted only where the request wants it, and the checkpoint lacks it.
+    """
     calibration, digest = request.calibration, resolved["base_model"]["digest"]
     fields = _fields(request, resolved, rows)
     labels = find_labels(rows, fields.label, calibration.task) if fields.label else None
@@ -88,21 +98,33 @@ def prepare(
         digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
     )
     wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
-    limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
+    outline = BaseModel(folder, config, wanted, None, process.models)
+    limits = input_limits(outline.outline())
+    fits_head &= calibration.head == "fitted" and outline.has_drawn_head
+    n_examples = calibration.n_batches * calibration.batch_size
     max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
     with chat_encoder(tokenizer, calibration.chat_labels) as chat:
         drawn = draw(
             rows,
             Encoder(tokenizer, fields, max_length, labels, chat),
-            n_examples=calibration.n_batches * calibration.batch_size,
+            n_examples=n_examples,
+            n_further=max(0, calibration.head_rows - n_examples) if fits_head else 0,
             seed=calibration.seed,
             on_example=on_example,
         )
-    check_token_ids(drawn.examples, tokenizer, limits.n_ids)
+    check_token_ids([*drawn.examples, *drawn.further], tokenizer, limits.n_ids)
     pad_id = padding_id(tokenizer, limits.n_ids)
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
+    head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
     model = BaseModel(folder, config, wanted, pad_id, process.models)
-    return Prepared(model, batches, drawn, fields, label_facts(drawn.examples, fields, chat))
+    facts = label_facts(drawn.examples, fields, chat)
+    return Prepared(model, batches, head_batches, drawn, fields, facts)
+
+
+def _head_batches(drawn: Drawn, calibration: Calibration, *, pad_id: int) -> PaddedBatches:
+    examples = [*drawn.examples, *drawn.further][: calibration.head_rows]
+    examples.sort(key=lambda example: -len(example["input_ids"]))
+    return PaddedBatches(examples, batch_size=calibration.batch_size, pad_id=pad_id)
 
 
 def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:

@@ -67,7 +67,7 @@ class Reporter:
         """Note that an earlier attempt had done some batches."""
         log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
         self._stage_started, self._resumed_from = self.clock(), done
-        self._send(self._calibrating(done, expected))
+        self._send(self._of_batches(Stage.CALIBRATING, done, expected))
 
     def on_batch(self, done: int, expected: int) -> None:
         """Note a finished batch; what this raises ends the measurement."""
@@ -80,13 +80,13 @@ class Reporter:
         if done_here > 0:
             per_batch_s = (now - self._stage_started) / done_here
             seconds_left = round(per_batch_s * (expected - done), 3)
-        self._send(self._calibrating(done, expected, seconds_left))
+        self._send(self._of_batches(self._last.stage, done, expected, seconds_left))
 
-    def _calibrating(
-        self, done: int, expected: int, seconds_left: float | None = None
+    def _of_batches(
+        self, stage: Stage, done: int, expected: int, seconds_left: float | None = None
     ) -> Progress:
         return Progress(
-            stage=Stage.CALIBRATING,
+            stage=stage,
             batch=done,
             n_batches=expected,
             seconds_left=seconds_left,

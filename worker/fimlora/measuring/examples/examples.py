@@ -150,14 +150,7 @@ def example_losses(
     Raises:
         InvalidOption: The caller's own loss has another shape.
     """
-    inputs = to_device(examples.batch, device)
-    base: Any = base_model_of(model)
-    if loss.loss_fn is None:
-        labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
-        if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
-    if accepts_cache(model):
-        inputs.setdefault("use_cache", False)
+    inputs = _inputs_of(model, loss, examples, device)
     if loss.head is None:
         outputs = _run(model, inputs)
         _check_logits(model, outputs, examples.batch, loss)
@@ -177,6 +170,39 @@ def example_losses(
             f"({len(examples)},)"
         )
     return losses
+
+
+def example_logits(
+    model: nn.Module,
+    loss: Loss,
+    examples: Examples,
+    device: torch.device,
+) -> Tensor:
+    """Run a classifier's forward pass, as `example_losses` does.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        loss: Its loss.
+        examples: The examples to run.
+        device: The model's device.
+
+    Returns:
+        The model's logits.
+    """
+    return logits_of(_run(model, _inputs_of(model, loss, examples, device)))
+
+
+def _inputs_of(model: nn.Module, loss: Loss, examples: Examples, device: torch.device) -> Batch:
+    """What the model is called with for its logits."""
+    inputs = to_device(examples.batch, device)
+    base: Any = base_model_of(model)
+    if loss.loss_fn is None:
+        labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
+        if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
+    if accepts_cache(model):
+        inputs.setdefault("use_cache", False)
+    return inputs
 
 
 def _check_logits(model: nn.Module, outputs: Any, batch: Batch, loss: Loss) -> None:
