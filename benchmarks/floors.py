@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fimlora import find_targets
-from fimlora.measuring.recording.energies import gram_is_cheaper, is_same_memory
+from fimlora.measuring.recording.energies import gram_is_cheaper
+from fimlora.measuring.recording.last_input import is_same_memory
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ SIGNATURES = {
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
     "estimator='exact', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
-    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None",
+    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
     "weights_seed=None, ignore_mismatched_sizes=False",
@@ -54,7 +54,7 @@ SIGNATURES = {
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
     "n_batches=8, estimator='exact', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None, progress_file=None",
+    "on_batch=None, progress_file=None, first_example=0",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
@@ -78,7 +78,7 @@ FIELDS = {
         *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
         *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
-        "progress_file",
+        *("progress_file", "first_example"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [

@@ -23,7 +23,10 @@ def batches():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"estimator": "fisher"}, "estimator='fisher'; allowed are 'exact', 'sampled', 'both'"),
+        (
+            {"estimator": "fisher"},
+            "estimator='fisher'; allowed are 'exact', 'sketched', 'sampled', 'both'",
+        ),
         ({"n_batches": 0}, "n_batches=0: it must be at least 1"),
         ({"n_batches": True}, "n_batches=True: it must be an integer of at least 1"),
         ({"scale": 0}, "scale=0: it must be a number above 0 and finite"),

@@ -31,8 +31,8 @@ def make(estimator="both"):
         train_mode=False,
         rank=2 if kind.has_sampled else None,
         seed=0 if kind.has_sampled else None,
-        row_energies={"m": ROWS} if kind.has_exact else {},
-        example_energies={"m": np.array([13.5, 13.5])} if kind.has_exact else {},
+        row_energies={"m": ROWS} if kind.has_examples else {},
+        example_energies={"m": np.array([13.5, 13.5])} if kind.has_examples else {},
         squared_gradients={"m": SQUARES} if kind.has_sampled else {},
         batch_energies={"m": BATCHES} if kind is Estimator.BOTH else {},
     )

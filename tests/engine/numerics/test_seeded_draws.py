@@ -1,12 +1,14 @@
 """The seeded LoRA-A: what it depends on, and its distribution."""
 
+import hashlib
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from fimlora import TargetModule
-from fimlora.numerics.seeded_draws import draw_lora_a
+from fimlora.numerics.seeded_draws import draw_example_signs, draw_lora_a
 
 MODULE = TargetModule("model.layers.0.q_proj", d_in=64, d_out=8)
 
@@ -54,3 +56,33 @@ def test_it_is_drawn_as_peft_draws_it():
     assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=1e-3)
     assert ours.var().item() == pytest.approx(1 / (3 * 256), rel=0.01)
     assert theirs.var().item() == pytest.approx(1 / (3 * 256), rel=0.01)
+
+
+def test_an_examples_signs_are_its_own_whatever_it_is_drawn_with():
+    """They depend on its number, their count and the seed, and on nothing else."""
+    together = draw_example_signs([3, 0, 7], 20, seed=1)
+
+    assert torch.equal(together[1:], draw_example_signs([0, 7], 20, seed=1))
+    others = [draw_example_signs([3], 20, seed=2), draw_example_signs([4], 20, seed=1)]
+    assert all(not torch.equal(together[:1], other) for other in others)
+    assert not torch.equal(together[:1], draw_example_signs([3], 28, seed=1)[:, :20])
+
+
+def test_signs_of_examples_are_pinned():
+    """By a generator of the standard library; bits from the highest of each byte."""
+    bits = int.from_bytes(hashlib.shake_256(b"signs of 11:5:2").digest(2)) >> 5
+
+    wanted = [2.0 * int(bit) - 1 for bit in f"{bits:011b}"]
+    assert draw_example_signs([2], 11, seed=5).tolist() == [wanted]
+
+
+def test_signs_of_examples_are_even_and_unrelated():
+    """As many of one kind as of the other, in rows, columns and products of rows."""
+    signs = draw_example_signs(range(400), 900, seed=0)
+
+    assert signs.abs().eq(1).all()
+    assert signs.mean().abs() < 4 / (400 * 900) ** 0.5
+    assert signs.mean(dim=0).abs().max() < 5 / 400**0.5
+    products = (signs @ signs.T).fill_diagonal_(0) / 900**0.5  # standard normal, about
+    assert products.abs().max() < 6
+    assert products.square().mean() == pytest.approx(1, abs=0.05)

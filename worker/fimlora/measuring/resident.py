@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
-from fimlora.measuring.examples.batches import Batch, as_batch
+from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
     Examples,
     check_finite,
@@ -74,6 +74,7 @@ def measure(
     loss_fn: LossFn | None = None,
     on_batch: OnBatch | None = None,
     progress_file: str | Path | ProgressFile | None = None,
+    first_example: int = 0,
 ) -> Statistics:
     """Run a few calibration batches and record what scores are made from.
 
@@ -91,8 +92,8 @@ def measure(
         exclude_modules: What of these to leave out, such as modules that are drawn anew at
             every load: a model in memory does not tell which these are, a folder does.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sampled`` or ``both``.
-        rank: Rows of the A that ``sampled`` draws.
+        estimator: ``exact``, ``sketched``, ``sampled`` or ``both``.
+        rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, ``moments``, ``batch_energies``.
@@ -102,6 +103,7 @@ def measure(
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch.
         progress_file: Save the sums here after batches, and go on from those it holds.
+        first_example: Examples in the batches before these, if these are a part of a run.
 
     Returns:
         The statistics of the batches that were used.
@@ -117,6 +119,7 @@ def measure(
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
         spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, train_mode=train_mode,
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
+        first_example=first_example,
     )  # fmt: skip
     return measure_resident(model, batches, settings)
 
@@ -184,6 +187,7 @@ def _measure_batches(
     """Record all batches; gives the loss that the first one showed."""
     run: _Run | None = None
     device, limits = input_device(model), input_limits(model)
+    first = settings.first_example
     with preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state:
         progress.resume()
         located = {module.name: locate(model, module) for module in modules}
@@ -196,7 +200,8 @@ def _measure_batches(
                     run = _Run(model, modules, loss, look, watch, recorder, device, sizes)
                 check_inputs(batch, limits, progress.next_batch)
                 if not progress.skips(batch):
-                    progress.count(run.measure_batch(batch, progress.next_batch))
+                    progress.count(run.measure_batch(batch, progress.next_batch, first=first))
+                first += count_examples(batch)
         progress.check_complete()
     if run is None or not progress.n_examples:
         raise EmptyCalibration(
@@ -218,17 +223,18 @@ class _Run:
     device: torch.device
     sizes: MicroBatches
 
-    def measure_batch(self, batch: Batch, where: str) -> int:
+    def measure_batch(self, batch: Batch, where: str, *, first: int) -> int:
         """Take one calibration batch through the model, in micro-batches, and record it.
 
         Args:
             batch: The batch.
             where: What to call it in an error.
+            first: Examples in the batches before.
 
         Returns:
             Its number of examples that carry a label.
         """
-        examples = labelled_examples(batch, self.loss, self.device)
+        examples = labelled_examples(batch, self.loss, self.device, first=first)
         n = len(examples)
         if not n:
             return 0
@@ -272,7 +278,9 @@ class _Run:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
         self.look.state.set()  # what ran before is forgotten
-        self.recorder.begin(examples.weights, examples.token_mask, is_whole=is_whole)
+        self.recorder.begin(
+            examples.weights, examples.token_mask, is_whole=is_whole, numbers=examples.numbers
+        )
         with self.look.drawing_nothing():
             losses = example_losses(self.model, self.loss, examples, self.device, where)
         if self.recorder.adapt(self.watch.calls):

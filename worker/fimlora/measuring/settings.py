@@ -30,8 +30,9 @@ class Settings:
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
             no targets. ``None`` asks the installed PEFT.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sampled`` or ``both``; see `fimlora.statistics.options.Estimator`.
-        rank: Rows of the A that ``sampled`` draws.
+        estimator: ``exact``, ``sketched``, ``sampled`` or ``both``; see
+            `fimlora.statistics.options.Estimator`.
+        rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which the method ``spectral`` needs
@@ -52,6 +53,8 @@ class Settings:
         progress_file: Save the sums here after batches, or streamed after blocks on the way
             back. If a run was cut off and left the file, this one goes on from it, over the
             same batches, to the same statistics; see `fimlora.ProgressFile`.
+        first_example: Examples in the batches before these, if these are a part of a run: then
+            ``sketched`` draws what it draws in the whole one.
 
     Raises:
         InvalidOption: One is outside what is allowed.
@@ -73,12 +76,14 @@ class Settings:
     loss_fn: LossFn | None = None
     on_batch: OnBatch | None = None
     progress_file: str | Path | ProgressFile | None = None
+    first_example: int = 0
 
     def __post_init__(self) -> None:
         """Check them."""
-        _check_at_least_one(
-            n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size
+        _check_count(
+            1, n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size
         )
+        _check_count(0, first_example=self.first_example)
         check_scale(self.scale)
         _parse_estimator(self.estimator)
         parse_record(self.record)
@@ -140,6 +145,7 @@ class Settings:
             "n_batches": self.n_batches,
             "micro_batch_size": self.micro_batch_size,
             "train_mode": self.train_mode,
+            "first_example": self.first_example,
             "executor": executor,
         }
 
@@ -149,7 +155,7 @@ class Settings:
         Returns:
             Fields of `fimlora.Statistics`.
         """
-        is_drawn = self.parsed_estimator.has_sampled
+        is_drawn = self.parsed_estimator.is_drawn
         return {
             "estimator": self.parsed_estimator,
             "scale": self.scale,
@@ -166,13 +172,13 @@ def _parse_estimator(estimator: str) -> Estimator:
     return Estimator(estimator)
 
 
-def _check_at_least_one(**options: int | None) -> None:
-    """Refuse a count that is not a whole number or below 1."""
+def _check_count(least: int, **options: int | None) -> None:
+    """Refuse a count that is not a whole number, or too small."""
     for name, value in options.items():
         if value is not None and (value is True or not hasattr(value, "__index__")):
-            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least 1")
-        if value is not None and value < 1:
-            raise InvalidOption(f"{name}={value}: it must be at least 1")
+            raise InvalidOption(f"{name}={value!r}: it must be an integer of at least {least}")
+        if value is not None and value < least:
+            raise InvalidOption(f"{name}={value}: it must be at least {least}")
 
 
 def check_gradients_allowed() -> None:

@@ -3,8 +3,8 @@
 Symbols: O and I output and input features, R rank, N examples, T batches, s LoRA scale,
 ``G[n]`` (O I) the weight gradient of example n. F is the diagonal Fisher information of
 LoRA-B, an O x R matrix. With A drawn at random, ``F[o, k]`` has for every column k the
-expectation ``f[o] = s^2 sum_n ||G[n, o, :]||^2 / (3 I N)``, which is what ``exact`` uses;
-``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``. Its expectation over A is ``batch``:
+expectation ``f[o] = s^2 sum_n ||G[n, o, :]||^2 / (3 I N)``, which is what ``exact`` uses, and
+``sketched`` with row energies that are estimates; ``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``. Its expectation over A is ``batch``:
 ``s^2 sum_b ||H[b, o, :]||^2 / (3 I T)`` for every column, with ``H[b]`` (O I) batch b's gradient.
 """
 
@@ -18,6 +18,7 @@ from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Estimator
 
 Entries = Callable[[Statistics, TargetModule], NDArray[np.float64]]
 
@@ -80,14 +81,14 @@ def module_scores(
 ) -> dict[str, float]:
     """Score every target module.
 
-    For ``exact`` and ``batch``, mean, max and L2 are taken of the expected Fisher information; of a
-    random A's, only the mean has the same expectation.
+    For ``exact`` and ``batch``, mean, max and L2 are taken of the expected Fisher information; of
+    a random A's and of a sketch, only the mean has the same expectation.
 
     Args:
         statistics: What `fimlora.measure` returned.
         aggregation: ``mean``, ``max`` or ``l2``.
-        estimator: ``exact``, ``sampled`` or ``batch`` (where ``batch_energies`` were
-            recorded); by default the estimator of the run, and ``exact`` if it was both.
+        estimator: ``exact``, ``sketched``, ``sampled`` or ``batch`` (where ``batch_energies``
+            were recorded); by default the estimator of the run, and ``exact`` if it was both.
 
     Returns:
         Score per module name, in the order of the modules.
@@ -107,14 +108,15 @@ def module_scores(
 def _chosen(statistics: Statistics, estimator: str | None) -> str:
     if estimator is not None:
         return estimator
-    return "exact" if statistics.estimator.has_exact else "sampled"
+    return "exact" if statistics.estimator is Estimator.BOTH else statistics.estimator.value
 
 
 def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
     """How to get at F for every estimator that was recorded, by its name."""
     found: dict[str, Entries] = {}
-    if statistics.estimator.has_exact:
-        found["exact"] = _expected_entries
+    if statistics.estimator.has_examples:
+        is_sketched = statistics.estimator is Estimator.SKETCHED
+        found["sketched" if is_sketched else "exact"] = _expected_entries
     if statistics.estimator.has_sampled:
         found["sampled"] = _sampled_entries
     if statistics.batch_energies:

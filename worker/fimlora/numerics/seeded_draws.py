@@ -5,7 +5,9 @@ which is U(-1/sqrt(I), 1/sqrt(I)), of variance 1/(3 I).
 """
 
 import hashlib
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,3 +55,27 @@ def draw_signs(n_rows: int, n_columns: int, *, purpose: str) -> Float[Tensor, "R
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     bits = torch.randint(0, 2, (n_rows, n_columns), dtype=torch.int8, generator=generator)
     return bits.float().mul_(2).sub_(1)
+
+
+def draw_example_signs(
+    numbers: Iterable[int], n_columns: int, *, seed: int
+) -> Float[Tensor, "N C"]:
+    """Draw a row of random signs for each of some examples.
+
+    A row depends on the seed, its size and its example's number only: the same example has the
+    same signs whatever it is drawn with, and another version of torch draws them too.
+
+    Args:
+        numbers: Which examples of the run.
+        n_columns: Signs of each.
+        seed: The calibration's seed.
+
+    Returns:
+        Entries of 1 and -1 in float32 on the CPU.
+    """
+    n_bytes = -(-n_columns // 8)
+    names = (f"signs of {n_columns}:{seed}:{number}" for number in numbers)
+    drawn = b"".join(hashlib.shake_256(name.encode()).digest(n_bytes) for name in names)
+    rows = np.frombuffer(drawn, dtype=np.uint8).reshape(-1, n_bytes)
+    bits = np.unpackbits(rows, axis=1, count=n_columns)
+    return torch.from_numpy(bits).float().mul_(2).sub_(1)

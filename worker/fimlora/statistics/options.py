@@ -75,19 +75,26 @@ class Estimator(StrEnum):
 
     EXACT = "exact"
     """Per example, in expectation over the random A: no seed involved."""
+    SKETCHED = "sketched"
+    """An unbiased sketch of ``exact``, whose cost does not grow with the length of examples."""
     SAMPLED = "sampled"
     """The published code's way: one seeded A, the gradient of a batch squared."""
     BOTH = "both"
     """Both of them, from the same passes."""
 
     @property
-    def has_exact(self) -> bool:
-        """Whether row and example energies are recorded."""
+    def has_examples(self) -> bool:
+        """Whether row and example energies are recorded, as they are or sketched."""
         return self is not Estimator.SAMPLED
 
     @property
     def has_sampled(self) -> bool:
         """Whether squared gradients of LoRA-B are recorded."""
+        return self in {Estimator.SAMPLED, Estimator.BOTH}
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether what is recorded depends on a rank and a seed."""
         return self is not Estimator.EXACT
 
 

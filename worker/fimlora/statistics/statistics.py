@@ -48,10 +48,11 @@ class Statistics:
         dtype: Dtype the model ran in.
         scale: LoRA scale s; it enters the scores, not the sums.
         train_mode: Whether dropout was active.
-        rank: Rows of the sampled A; ``None`` without a sampled estimate.
-        seed: Seed of the sampled A; ``None`` without a sampled estimate.
-        row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact.
-        example_energies: ``||G[n]||_F^2`` (N) per module, if exact.
+        rank: Rows of the A that was drawn; ``None`` where none was.
+        seed: Seed of the A that was drawn; ``None`` where none was.
+        row_energies: ``sum_n ||G[n, o, :]||^2`` (O) per module, if exact; unbiased estimates
+            of them, if sketched.
+        example_energies: ``||G[n]||_F^2`` (N) per module, likewise.
         squared_gradients: ``sum_b D[b]**2`` (O R) per module, if sampled.
         not_targeted: What the choice of targets means but is not one of them, by name, with the
             reason in a sentence: modules, or parameters that hold several matrices.

@@ -179,6 +179,7 @@ REFUSALS = {
     "train_mode": {"train_mode": True},
     "n_batches": {"n_batches": 3},
     "micro_batch_size": {"micro_batch_size": 1},
+    "first_example": {"first_example": 1},
     "loss_fn": {"loss_fn": other_loss},
 }
 

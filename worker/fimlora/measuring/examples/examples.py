@@ -32,12 +32,15 @@ class Examples:
         weights: What each of them counts in the loss of the whole batch.
         padding: Where their padding is, if it may be cut.
         order: Where each example of the calibration batch has gone, if they were sorted.
+        numbers: Which examples of the run they are, counted over all batches as they were given,
+            with those that carry no label; on the CPU. ``None`` where nothing is recorded.
     """
 
     batch: Batch
     weights: Tensor
     padding: Padding | None = None
     order: Tensor | None = None
+    numbers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -74,7 +77,8 @@ class Examples:
             batch = select(batch, rows, n_examples=len(self))
         if self.padding is not None:
             batch = self.padding.of(range(start, stop)).cut(batch)
-        return Examples(batch, self.weights[rows])
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return Examples(batch, self.weights[rows], numbers=numbers)
 
     def parts(self, size: int) -> list["Examples"]:
         """Cut them into micro-batches.
@@ -91,13 +95,16 @@ class Examples:
         return found
 
 
-def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Examples:
+def labelled_examples(
+    batch: Batch, loss: Loss, device: torch.device, *, first: int = 0
+) -> Examples:
     """Leave out the examples that carry no label, and sort the others by length.
 
     Args:
         batch: A calibration batch.
         loss: The loss, which knows what a label is.
         device: Where the weights will be needed.
+        first: Examples in the batches before.
 
     Returns:
         The others, the longest first where padding may be cut; possibly none.
@@ -105,19 +112,20 @@ def labelled_examples(batch: Batch, loss: Loss, device: torch.device) -> Example
     if loss.loss_fn is None:
         batch = batch | {"labels": batch["labels"].cpu()}  # to be looked at without waiting
     counts = loss.count_labels(batch, count_examples(batch)).cpu()
-    labelled = counts > 0
+    labelled, numbers = counts > 0, first + torch.arange(len(counts))
     if not labelled.all():
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
-        counts = counts[labelled]
+        counts, numbers = counts[labelled], numbers[labelled]
     padding, order = None, None
     if loss.loss_fn is None and len(counts):
         padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
     if padding is not None and (rows := padding.by_length()) != sorted(rows):
         padding, sorting = padding.of(rows), torch.tensor(rows)
         batch = select(batch, sorting, n_examples=len(counts))
-        counts, order = counts[sorting], sorting.argsort().to(device)
+        counts, numbers = counts[sorting], numbers[sorting]
+        order = sorting.argsort().to(device)
     weights = (counts / counts.sum()).to(device, torch.float32)
-    return Examples(batch, weights, padding, order)
+    return Examples(batch, weights, padding, order, numbers)
 
 
 def example_losses(

@@ -29,20 +29,6 @@ _GRAM_PARTS, _LORA_A_PARTS = 2, 3
 MAX_DIRECT_ENTRIES = 64 * 2**20
 
 
-def is_same_memory(left: Tensor, right: Tensor) -> bool:
-    """See whether two tensors are the same view; a detached one is always a new object.
-
-    Returns:
-        Whether they share memory, shape and type.
-    """
-    return (
-        left.data_ptr() == right.data_ptr()
-        and left.shape == right.shape
-        and left.stride() == right.stride()
-        and left.dtype == right.dtype
-    )
-
-
 def gram_is_cheaper(n_tokens: int, d_in: int, d_out: int) -> bool:
     """Compare the multiplications by Gram matrix, ``T^2 (I + O)``, with ``T I O`` directly.
 
@@ -135,6 +121,36 @@ def project(A: Float[Tensor, "R I"], x: Float[Tensor, "N T I"]) -> Float[Tensor,
     """
     z = multiply_wide(A, x.flatten(0, 1).T, n_parts=_LORA_A_PARTS)
     return z.view(len(A), *x.shape[:2])
+
+
+def project_each(
+    mixing: Float[Tensor, "N P I"], x: Float[Tensor, "N T I"]
+) -> Float[Tensor, "N P T"]:
+    """Project every example's input by signs of its own.
+
+    Args:
+        mixing: Entries of 1 and -1, which every dtype holds as they are.
+        x: Module input.
+
+    Returns:
+        z, of P numbers per token.
+    """
+    return multiply_wide(mixing, x.mT, n_parts=1)
+
+
+def sketched_row_energies(
+    z: Float[Tensor, "N P T"], g: Float[Tensor, "N T O"]
+) -> Float[Tensor, "N O"]:
+    """Estimate row energies from an input that was projected by signs.
+
+    Args:
+        z: The projected input, from `project_each`.
+        g: Output gradients.
+
+    Returns:
+        The mean over the P rows of the squares of the projected gradient.
+    """
+    return multiply_wide(z, g, n_parts=_GRAM_PARTS).square_().mean(dim=1)
 
 
 def lora_b_gradient(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fimlora.measuring.recording.energies import is_same_memory
+from fimlora.measuring.recording.last_input import is_same_memory
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, as_array
 from fimlora.measuring.recording.singular_values import (

@@ -7,12 +7,13 @@ import torch
 from fimlora.measuring.recording.batch_energies import BatchEnergies
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
+from fimlora.measuring.recording.fisher_sketched import FisherSketched
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.settings import Settings
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Record
+from fimlora.statistics.options import Estimator, Record
 
 
 def quantities_for(
@@ -44,9 +45,11 @@ def quantities_for(
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
-    if estimator.has_exact:
+    rank, seed = settings.rank, settings.seed
+    if estimator is Estimator.SKETCHED:
+        wanted.append(FisherSketched(modules, rank=rank, seed=seed))
+    elif estimator.has_examples:
         wanted.append(FisherExact(modules))
     if estimator.has_sampled:
-        rank, seed = settings.rank, settings.seed
         wanted.append(FisherSampled(modules, rank=rank, seed=seed, device=device))
     return wanted

@@ -31,11 +31,14 @@ class Pass:
         weights: What each example counts in the loss of the whole batch (N).
         token_mask: Which of their tokens are not padding, if that is known.
         is_whole: Whether they are all examples of the batch.
+        numbers: Which examples of the run they are (N), counted over all batches as they were
+            given; on the CPU. ``None`` where no quantity asks.
     """
 
     weights: Tensor
     token_mask: Tensor | None
     is_whole: bool
+    numbers: Tensor | None = None
 
 
 class SeenCall(NamedTuple):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fimlora.errors import UnsupportedModule
-from fimlora.measuring.recording.energies import gram_blocks, is_same_memory
+from fimlora.measuring.recording.energies import gram_blocks
+from fimlora.measuring.recording.last_input import LastInput
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall
 from fimlora.model.hooks import Call
 from fimlora.plan import TargetModule
@@ -44,10 +45,15 @@ class Recorder:
         # Where in what is kept of a module's input each quantity's part begins and ends: calls of
         # one module in one pass are kept alike.
         self._parts: dict[str, list[tuple[int, int]]] = {}
-        self._last_gram: tuple[Tensor, int, list[Tensor]] | None = None
+        self._last_gram = LastInput[list[Tensor]]()
 
     def begin(
-        self, weights: Tensor, token_mask: Tensor | None = None, *, is_whole: bool
+        self,
+        weights: Tensor,
+        token_mask: Tensor | None = None,
+        *,
+        is_whole: bool,
+        numbers: Tensor | None = None,
     ) -> None:
         """Expect a forward pass over some examples of a batch.
 
@@ -55,16 +61,17 @@ class Recorder:
             weights: What each of them counts in the loss of the whole batch.
             token_mask: Which of their tokens are not padding, if that is known.
             is_whole: Whether they are all examples of the batch.
+            numbers: Which examples of the run they are, where a quantity asks.
         """
         self.discard()
         self._n = len(weights)
-        at_hand = Pass(weights, token_mask, is_whole)
+        at_hand = Pass(weights, token_mask, is_whole, numbers)
         for quantity in self._quantities:
             quantity.begin(at_hand)
 
     def discard(self) -> None:
         """Forget a pass that was not committed: the sums are as before it began."""
-        self._last_gram = None
+        self._last_gram.forget()
         self._mixed.clear()
         for quantity in self._quantities:
             quantity.discard()
@@ -105,7 +112,7 @@ class Recorder:
         Raises:
             UnsupportedModule: It was run differently already, to no avail.
         """
-        self._last_gram = None  # the forward pass is over; let go of its last input
+        self._last_gram.forget()  # the forward pass is over
         learned = [quantity.learn(calls) for quantity in self._quantities]
         if self._mixed and self.one_at_a_time:
             raise UnsupportedModule(f"the input of {min(self._mixed)!r} has no example axis")
@@ -189,8 +196,4 @@ class Recorder:
 
     def _shared_gram(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
         """Gram matrix of an input, computed once for modules called in turn on the same one."""
-        version = x._version  # noqa: SLF001 - how autograd itself tells in-place changes
-        last = self._last_gram
-        if last is None or last[1] != version or not is_same_memory(last[0], x):
-            last = self._last_gram = (x, version, gram_blocks(tokens))
-        return last[2]
+        return self._last_gram.get(x, lambda: gram_blocks(tokens))

@@ -119,7 +119,12 @@ class MicroBatch:
         self.state.set(self.changes, within=block)
         while not is_kept:
             watch.begin_forward()
-            recorder.begin(self.examples.weights, self.examples.token_mask, is_whole=is_whole)
+            recorder.begin(
+                self.examples.weights,
+                self.examples.token_mask,
+                is_whole=is_whole,
+                numbers=self.examples.numbers,
+            )
             recomputation = self.calls.recompute_last(block)
             is_kept = not recorder.adapt(watch.calls)
         gradients = recomputation.backward(watch)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
-from fimlora.measuring.examples.batches import Batch, as_batch
+from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
 from fimlora.measuring.examples.input_checks import check_inputs
-from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
+from fimlora.measuring.examples.losses import Loss, choose_loss
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
@@ -241,19 +241,23 @@ def _read(
     if saved is not None:
         digests = [digest_batch(item).hex() for item in items]
         saved.expect({f"batch {i}": digest for i, digest in enumerate(digests, 1)})
-    return _examples_of(items, model, settings.loss_fn, device)
+    return _examples_of(items, model, settings, device)
 
 
 def _examples_of(
-    items: Sequence[Batch], model: nn.Module, loss_fn: LossFn | None, device: torch.device
+    items: Sequence[Batch], model: nn.Module, settings: Settings, device: torch.device
 ) -> tuple[Loss, list[Examples]]:
     if not items:
         raise EmptyCalibration("the loader gave no batch")
     limits = input_limits(model)
     for number, item in enumerate(items, 1):
         check_inputs(item, limits, f"batch {number} of {len(items)}")
-    loss = choose_loss(model, items[0], loss_fn)
-    found = [labelled_examples(item, loss, device) for item in items]
+    loss = choose_loss(model, items[0], settings.loss_fn)
+    starts = itertools.accumulate(map(count_examples, items), initial=settings.first_example)
+    found = [
+        labelled_examples(item, loss, device, first=first)
+        for item, first in zip(items, starts, strict=False)
+    ]
     if not any(len(examples) for examples in found):
         raise EmptyCalibration("no example carries a label")
     return loss, found
