@@ -106,7 +106,7 @@ def _calibrate_model(
     statistics = (
         accepted.measured.statistics
         if accepted.measured
-        else _measure(accepted, prepared, process, reporter, folder)
+        else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)
@@ -116,13 +116,14 @@ def _calibrate_model(
     return Outcome(plan, statistics.execution)
 
 
-def _measure(
+def measure(
     accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
     folder: Path,
 ) -> Statistics:
+    """Measure what a job asks for, from where an earlier attempt of it was."""
     progress = MeasurementProgress(
         progress_folder(process.settings.tmp_dir, reporter.job_id),
         reporter.attempt,
@@ -141,8 +142,15 @@ def _measure(
 
 
 def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
+    allocation = accepted.request.allocation
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
+    return solve(accepted.request, scores, provenance=facts_of(accepted, prepared))
+
+
+def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
+    """What a plan says of where it came from, beside what its statistics say."""
     calibration = accepted.request.calibration
-    provenance = {
+    return {
         "engine": engine_version,
         **sources(accepted.resolved),
         "task": prepared.fields.task,
@@ -155,9 +163,6 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
-    allocation = accepted.request.allocation
-    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    return solve(accepted.request, scores, provenance=provenance)
 
 
 def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Path) -> None:
