@@ -137,15 +137,13 @@ def make_estimate(request: ComparisonRequest, submission: Submission) -> Estimat
         ServiceError: POST /compare would refuse it, too.
     """
     submission.check_webhook(request)
-    resolved = resolve(submission.resolver, request, in_detail=True)
+    resolved = resolve(submission.resolver, request)
     return estimate_of(request, resolved, submission)
 
 
-def resolve(
-    resolver: Resolver, request: CalibrationRequest, *, in_detail: bool = False
-) -> Resolved:
+def resolve(resolver: Resolver, request: CalibrationRequest) -> Resolved:
     """Pin a comparison to content; what is measured for it may serve other requests."""
-    resolved = resolver.resolve(request, in_detail=in_detail)
+    resolved = resolver.resolve(request)
     content = {
         "comparing": COMPARING,
         "planned": resolved.digest,

@@ -145,8 +145,15 @@ def measure(
 
 
 def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
+    allocation = accepted.request.allocation
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
+    return solve(accepted.request, scores, provenance=facts_of(accepted, prepared))
+
+
+def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
+    """What a plan says of where it came from, beside what its statistics say."""
     calibration = accepted.request.calibration
-    provenance = {
+    return {
         "engine": engine_version,
         **sources(accepted.resolved),
         "task": prepared.fields.task,
@@ -159,9 +166,6 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
-    allocation = accepted.request.allocation
-    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    return solve(accepted.request, scores, provenance=provenance)
 
 
 def _write(

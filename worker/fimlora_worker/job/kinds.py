@@ -60,7 +60,16 @@ def _comparison(
     return run(record, process, reporter, folder)
 
 
+def _evaluation(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    from fimlora_worker.job.evaluation import run
+
+    return run(record, process, reporter, folder)
+
+
 MIDDLES: dict[JobKind, Middle] = {
     JobKind.CALIBRATION: _calibration,
     JobKind.COMPARISON: _comparison,
+    JobKind.EVALUATION: _evaluation,
 }
