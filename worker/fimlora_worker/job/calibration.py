@@ -15,6 +15,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
+from fimlora_worker.job.known_model import known_model
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
@@ -86,7 +87,11 @@ def calibrate(
     """
     measured, target = accepted.measured, folder / ADAPTER_FOLDER
     if measured and measured.suffices_for(accepted.request):
-        return Outcome(write_again(accepted.request, measured, reporter, folder=target))
+        model = known_model(
+            accepted.resolved["base_model"], measured.written.config["task_type"], process
+        )
+        plan = write_again(accepted.request, measured, reporter, folder=target, model=model)
+        return Outcome(plan)
     return _calibrate_model(accepted, process, reporter, folder)
 
 
