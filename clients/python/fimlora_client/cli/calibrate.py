@@ -51,6 +51,7 @@ def calibrate(
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    signal: options.Signal = None,
     chat_labels: options.ChatLabels = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
@@ -88,7 +89,7 @@ def calibrate(
         **options.given(exclude_modules=_split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
+            estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype, executor=executor,
             task=task, seed=seed,
         ),
         "allocation": options.given(
