@@ -83,6 +83,13 @@ class Calibration(RequestModel):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
     estimator: Literal["exact", "sampled"] = "exact"
+    signal: Annotated[
+        bool,
+        Field(
+            description="Whether to measure also how much of the plan follows from the labels: a "
+            "second backward pass, under labels of other rows. It changes no plan."
+        ),
+    ] = True
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task: Annotated[
         Literal["auto", "sequence_classification", "regression", "causal_lm"],

@@ -118,8 +118,11 @@ def recorded_bytes(
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)
-    by_block = (bytes_recorded(modules, record, at_once=b) for b in blocks.values())
-    return RecordedBytes(whole=bytes_recorded(modules, record), block=max(by_block, default=0))
+    signal = request.calibration.signal
+    parts = {"null": signal, "halves": signal}
+    by_block = (bytes_recorded(modules, record, at_once=b, **parts) for b in blocks.values())
+    whole = bytes_recorded(modules, record, **parts)
+    return RecordedBytes(whole=whole, block=max(by_block, default=0))
 
 
 def find(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:

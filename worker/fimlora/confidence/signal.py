@@ -24,7 +24,7 @@ from fimlora.allocation.distance import moved_share
 from fimlora.allocation.many import share_many
 from fimlora.allocation.planning import ranks_like, units_for
 from fimlora.allocation.units import Floats
-from fimlora.confidence.compare import spearman
+from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
@@ -308,21 +308,44 @@ def signal_from(
     )
 
 
+def source_if_any(
+    statistics: Statistics, method: str, *, scale: int | float, aggregation: str = "mean"
+) -> SignalSource | str | None:
+    """Take what `with_signal` goes by, if the null was measured and the method goes by scores.
+
+    Args:
+        statistics: What was measured.
+        method: The method.
+        scale: As for `fimlora.score`.
+        aggregation: As for `fimlora.score`.
+
+    Returns:
+        It; the reason where nothing can be said of it; ``None`` where nothing was asked.
+    """
+    if statistics.null is None or method in {"uniform", "random"}:
+        return None
+    reason = obstacle(statistics, method, aggregation=aggregation)
+    return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
+
+
 def with_signal(
-    source: SignalSource | None, plan: RankPlan, *, multiple_of: int = 1
+    plan: RankPlan, source: SignalSource | str | None, *, multiple_of: int = 1
 ) -> RankPlan:
     """Put beside a plan how much of it follows from the task.
 
     Args:
-        source: What `source_of` gave for its method; ``None`` where nothing is known.
         plan: The plan.
+        source: What `source_if_any` gave for its method.
         multiple_of: As it was allocated with.
 
     Returns:
-        The plan, with a signal if one can be stated.
+        The plan, with a signal, or with the reason why there is none, if that was asked.
     """
-    if source is None or plan.rule in {"uniform", "random"}:
+    if source is None:
         return plan
+    if isinstance(source, str):
+        found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
+        return replace(plan, signal=found)
     return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
 
 

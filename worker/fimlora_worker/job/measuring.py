@@ -67,7 +67,9 @@ def measure_model(
         executor = Executor.STREAMED
     modules = choice.modules
     check_feasible(request, model.outline(), modules)
-    recorded_bytes = bytes_recorded(modules, settings.record) if settings.record else 0
+    recorded_bytes = bytes_recorded(
+        modules, settings.record, null=settings.null, halves=settings.halves
+    )
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
@@ -146,5 +148,7 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),
+        null=calibration.signal,
+        halves=calibration.signal,
         on_batch=reporter.on_batch,
     )

@@ -51,6 +51,7 @@ def calibrate(
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    signal: options.Signal = None,
     chat_labels: options.ChatLabels = None,
     head: options.Head = None,
     head_rows: options.HeadRows = None,
@@ -90,8 +91,8 @@ def calibrate(
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
-            task=task, seed=seed, head=head, head_rows=head_rows,
+            estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
+            executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,

@@ -120,6 +120,15 @@ Estimator = Annotated[
     str | None,
     _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
 ]
+Signal = Annotated[
+    bool | None,
+    _option(
+        "--signal/--no-signal",
+        panel=CALIBRATION,
+        help="Measure how much of the plan follows from the labels, which takes up to half as "
+        "long again (default).",
+    ),
+]
 ChatLabels = Annotated[
     str | None,
     _option(
