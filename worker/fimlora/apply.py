@@ -13,7 +13,7 @@ from fimlora.allocation import allocate
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.methods.score import score
 from fimlora.model.exclusive import exclusive
 from fimlora.plan import Budget, RankPlan
@@ -89,6 +89,7 @@ def apply_fim_ranks(
                 seed=seed,
                 scale=scale,
                 record=records_needed(method),
+                null=needs_null(method),
                 micro_batch_size=micro_batch_size,
                 train_mode=train_mode,
                 loss_fn=loss_fn,

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from fimlora import Budget, Statistics, allocate, compare, measure, score
-from fimlora.confidence.compare import spearman
 from fimlora.confidence.compare_picture import render_comparison
+from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, records_needed
 from support.gradients import noise, statistics_of

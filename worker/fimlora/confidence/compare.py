@@ -6,17 +6,16 @@ to turn one plan into the other, says how much of what they spend lies in the sa
 them says which plan is better. Nothing here imports torch.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
+from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, find_method
 from fimlora.methods.score import obstacle, score
@@ -152,21 +151,6 @@ def compare(
     return Comparison(plans, values, pairs, left_out)
 
 
-def spearman(a: Sequence[int | float], b: Sequence[int | float]) -> float | None:
-    """Correlate two orders; equal values share their places.
-
-    Args:
-        a: Values.
-        b: As many others.
-
-    Returns:
-        From -1 to 1; ``None`` where one of them is constant and orders nothing.
-    """
-    x, y = (_centred_places(np.asarray(values, dtype=np.float64)) for values in (a, b))
-    spread = math.sqrt(float(x @ x) * float(y @ y))
-    return round(float(x @ y) / spread, _DIGITS) if spread else None
-
-
 def _choose(
     statistics: Statistics, methods: Collection[str] | None
 ) -> tuple[list[str], dict[str, str]]:
@@ -203,10 +187,3 @@ def _likeness(
         spearman(*([plans[m].ranks[n] for n in names] for m in (a, b))),
         round(1 - plans_apart(plans[a], plans[b]), _DIGITS),
     )
-
-
-def _centred_places(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Place of each value in rising order, less their mean; equal values share theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    places = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return np.asarray(places - (len(places) + 1) / 2)
