@@ -25,6 +25,8 @@ NAMES = {
     "apply_fim_ranks",
     "compare",
     "find_targets",
+    "fit_head",
+    "fit_head_streamed",
     "load_plan",
     "measure",
     "measure_folder",
@@ -44,6 +46,10 @@ SIGNATURES = {
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
+    "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
+    "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
+    "device='cpu', weights_seed=0, ignore_mismatched_sizes=False, micro_batch_size=None, "
+    "frontier_bytes=1073741824, on_batch=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
     "estimator='exact', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
@@ -51,7 +57,7 @@ SIGNATURES = {
     "null=False, halves=False",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
-    "weights_seed=None, ignore_mismatched_sizes=False",
+    "weights_seed=None, ignore_mismatched_sizes=False, head_weights=None",
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False",

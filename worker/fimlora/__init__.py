@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from fimlora.apply import apply_fim_ranks
     from fimlora.confidence.compare import compare
     from fimlora.measuring.folder import measure_folder
+    from fimlora.measuring.head.resident import fit_head
     from fimlora.measuring.resident import measure
     from fimlora.measuring.resume.progress_file import ProgressFile
     from fimlora.measuring.settings import Settings
+    from fimlora.measuring.streamed.head import fit_head_streamed
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
@@ -32,6 +34,8 @@ _LAZY = {
     "apply_fim_ranks": "fimlora.apply",
     "compare": "fimlora.confidence.compare",
     "find_targets": "fimlora.model.targets",
+    "fit_head": "fimlora.measuring.head.resident",
+    "fit_head_streamed": "fimlora.measuring.streamed.head",
     "load_plan": "fimlora.adapter.read",
     "measure": "fimlora.measuring.resident",
     "measure_folder": "fimlora.measuring.folder",
@@ -59,6 +63,8 @@ __all__ = [
     "apply_fim_ranks",
     "compare",
     "find_targets",
+    "fit_head",
+    "fit_head_streamed",
     "load_plan",
     "measure",
     "measure_folder",

@@ -74,6 +74,9 @@ class Statistics:
             they were kept apart and there were two; their sums add up to those here.
         null_targets: In the null, how many targets its losses had, and how many of these
             were other ones than in the run.
+        head: How the last map of a task head was made: plain data with a ``kind`` of ``fitted``,
+            ``fresh`` (as drawn) or ``pretrained``; ``None`` where nobody said.
+        head_weights: The parameters of a fitted map, by name; they are what the model had.
         execution: How this run was carried out; ``None`` for what was merged or read from a
             file. It is no part of the content: equal statistics have equal bytes.
     """
@@ -103,6 +106,8 @@ class Statistics:
     null: "Statistics | None" = None
     halves: "tuple[Statistics, Statistics] | None" = None
     null_targets: tuple[int, int] | None = None
+    head: Mapping[str, Any] | None = None
+    head_weights: Arrays = field(default_factory=dict)
     execution: Execution | None = field(default=None, compare=False)
 
     @property
@@ -358,6 +363,7 @@ _GROUPS = (
     "spectra",
     "mean_energies",
     "spectrum_errors",
+    "head_weights",
 )
 _COUNTS = ("n_examples", "n_batches")
 _PARTS = ("null", "halves", "null_targets")

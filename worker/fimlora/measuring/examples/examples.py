@@ -195,17 +195,10 @@ def losses_and_null(
     Raises:
         InvalidOption: The caller's own loss has another shape.
     """
-    inputs, batch = to_device(examples.batch, device), examples.batch
+    inputs, batch = _inputs_of(model, loss, examples, device), examples.batch
     batches = [batch]
     if examples.null_labels is not None:
         batches.append(batch | {"labels": _as_labels(examples.null_labels, batch)})
-    base: Any = base_model_of(model)
-    if loss.loss_fn is None:
-        labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
-        if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
-    if accepts_cache(model):
-        inputs.setdefault("use_cache", False)
     hidden: list[Tensor] = []
     if loss.head is None:
         outputs = _run(model, inputs)
@@ -230,6 +223,39 @@ def losses_and_null(
 def _as_labels(null_labels: Tensor, batch: Batch) -> Tensor:
     """Put null labels where those of a batch are: a loss of the caller's own may look there."""
     return null_labels.to(batch["labels"].device, non_blocking=True)
+
+
+def example_logits(
+    model: nn.Module,
+    loss: Loss,
+    examples: Examples,
+    device: torch.device,
+) -> Tensor:
+    """Run a classifier's forward pass, as `example_losses` does.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        loss: Its loss.
+        examples: The examples to run.
+        device: The model's device.
+
+    Returns:
+        The model's logits.
+    """
+    return logits_of(_run(model, _inputs_of(model, loss, examples, device)))
+
+
+def _inputs_of(model: nn.Module, loss: Loss, examples: Examples, device: torch.device) -> Batch:
+    """What the model is called with for its logits."""
+    inputs = to_device(examples.batch, device)
+    base: Any = base_model_of(model)
+    if loss.loss_fn is None:
+        labels = inputs.pop("labels")  # the model's own loss would be computed for nothing
+        if loss.kind is LossKind.SEQ2SEQ_LM and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
+    if accepts_cache(model):
+        inputs.setdefault("use_cache", False)
+    return inputs
 
 
 def _check_logits(model: nn.Module, outputs: Any, batch: Batch, loss: Loss) -> None:

@@ -11,7 +11,6 @@ from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.boundary_store import BoundaryStore
 from fimlora.measuring.streamed.paused_forward import PausedForward
 from fimlora.measuring.streamed.recompute import BlockCalls
-from fimlora.measuring.streamed.side_pass import SidePass
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.pass_state import Change, PassState
 
@@ -140,11 +139,11 @@ class MicroBatch:
         self.calls.forget()
 
 
-def next_block(micro_batches: Sequence[MicroBatch | SidePass]) -> str | None:
-    """Name the block that all micro-batches wait at.
+def next_block(passes: Sequence[PausedForward]) -> str | None:
+    """Name the block that all passes wait at.
 
     Args:
-        micro_batches: The micro-batches.
+        passes: Passes through one model.
 
     Returns:
         The block's name; ``None`` when all have ended.
@@ -152,8 +151,7 @@ def next_block(micro_batches: Sequence[MicroBatch | SidePass]) -> str | None:
     Raises:
         UnsupportedModule: They wait at different ones.
     """
-    calls = [micro_batch.forward.call for micro_batch in micro_batches]
-    names = {call.block if call else None for call in calls}
+    names = {one.call.block if one.call else None for one in passes}
     if len(names) > 1:
         raise UnsupportedModule(f"batches take different ways through the model: {names}")
     return names.pop()

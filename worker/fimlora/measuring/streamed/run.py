@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
@@ -69,6 +69,7 @@ def measure_streamed(
     boundary_folder: str | Path | None = None,
     weights_seed: int | None = None,
     ignore_mismatched_sizes: bool = False,
+    head_weights: Mapping[str, Tensor] | None = None,
 ) -> Statistics:
     """Do what `fimlora.measure` does with a model of any size, from its folder.
 
@@ -98,6 +99,8 @@ def measure_streamed(
             the settings. No module with such a weight is a target.
         ignore_mismatched_sizes: As for ``from_pretrained``: a head whose shape in the
             checkpoint is another is drawn anew.
+        head_weights: Of what is drawn, parameters to have instead, by name, such as
+            `fimlora.fit_head_streamed` has fitted.
 
     Returns:
         The statistics of the batches that were used.
@@ -124,6 +127,7 @@ def measure_streamed(
             store=store,
             weights_seed=weights_seed,
             redraws=ignore_mismatched_sizes,
+            head_weights=head_weights or {},
         )
 
 
@@ -137,6 +141,7 @@ def stream(
     store: BoundaryStore,
     weights_seed: int | None = None,
     redraws: bool = False,
+    head_weights: Mapping[str, Tensor] = {},
     new_weights: Callable[..., BlockWeights] = BlockWeights,
 ) -> Statistics:
     """Measure a skeleton with the weights of a checkpoint.
@@ -150,6 +155,7 @@ def stream(
         store: Keeps what blocks are called with.
         weights_seed: Seed of weights that the checkpoint lacks.
         redraws: Draw a head anew whose shape in the checkpoint is another.
+        head_weights: Of what is drawn, parameters to have instead, by name.
         new_weights: Makes what gives blocks their weights.
 
     Returns:
@@ -157,19 +163,21 @@ def stream(
     """
     check_record(settings.parsed_record, model)
     seed = settings.seed if weights_seed is None else weights_seed
-    reader = open_weights(model, checkpoint, seed=seed, redraws=redraws)
+    reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
     weights = new_weights(model, reader, blocks, device)
     identity = _identity(settings, weights_seed, redraws=redraws)
+    if head_weights:
+        identity["fitted head"] = digest_batch(head_weights).hex()
     saved = open_progress(
         settings.progress_file, model, modules, identity, settings.loss_fn,
         checkpoint=checkpoint, devices=[device],
     )  # fmt: skip
     with (
-        _running(model, blocks, weights, settings) as state,
+        running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
         loss, null, found = _read(batches, model, settings, device, saved)
@@ -225,16 +233,27 @@ def _identity(
 
 
 @contextmanager
-def _running(
+def running(
     model: nn.Module,
     blocks: Mapping[str, nn.Module],
     weights: BlockWeights,
-    settings: Settings,
+    *,
+    seed: int,
 ) -> Iterator[PassState]:
-    """Prepare the model for passes that stop at its blocks, and put it back."""
+    """Prepare a skeleton for passes that stop at its blocks, and put it back.
+
+    Args:
+        model: The skeleton.
+        blocks: Its blocks by name.
+        weights: Gives them their weights.
+        seed: Seed of the random state meanwhile.
+
+    Yields:
+        The state that passes begin from.
+    """
     with (
         weights.attached(),
-        preserved(model, train_mode=False, seed=settings.seed) as state,
+        preserved(model, train_mode=False, seed=seed) as state,
         stops(blocks),
         casting_as_one_graph(),
     ):

@@ -166,7 +166,7 @@ class LayerwiseRun:
         self.weights.prefetch(next(iter(self.blocks)))
         for part in all_parts:
             part.advance()
-        while (block := next_block(all_parts)) not in {None, stop}:
+        while (block := next_block([part.forward for part in all_parts])) not in {None, stop}:
             assert block is not None
             self._run_block(block, all_parts)
             self.progress.report_forward(len(self.order))
