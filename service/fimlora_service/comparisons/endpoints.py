@@ -131,21 +131,19 @@ def compare_job(
 
 
 def make_estimate(request: ComparisonRequest, submission: Submission) -> Estimate:
-    """Resolve a request in detail and sum up what is known.
+    """Resolve a request and sum up what is known.
 
     Raises:
         ServiceError: POST /compare would refuse it, too.
     """
     submission.check_webhook(request)
-    resolved = resolve(submission.resolver, request, in_detail=True)
+    resolved = resolve(submission.resolver, request)
     return estimate_of(request, resolved, submission)
 
 
-def resolve(
-    resolver: Resolver, request: CalibrationRequest, *, in_detail: bool = False
-) -> Resolved:
+def resolve(resolver: Resolver, request: CalibrationRequest) -> Resolved:
     """Pin a comparison to content; what is measured for it may serve other requests."""
-    resolved = resolver.resolve(request, in_detail=in_detail)
+    resolved = resolver.resolve(request)
     content = {
         "comparing": COMPARING,
         "planned": resolved.digest,

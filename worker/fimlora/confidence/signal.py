@@ -24,7 +24,7 @@ from fimlora.allocation.distance import moved_share
 from fimlora.allocation.many import share_many
 from fimlora.allocation.planning import ranks_like, units_for
 from fimlora.allocation.units import Floats
-from fimlora.confidence.compare import spearman
+from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
