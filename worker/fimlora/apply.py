@@ -14,7 +14,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -90,6 +90,7 @@ def apply_fim_ranks(
                 seed=seed,
                 scale=scale,
                 record=records_needed(method),
+                null=needs_null(method),
                 micro_batch_size=micro_batch_size,
                 train_mode=train_mode,
                 loss_fn=loss_fn,

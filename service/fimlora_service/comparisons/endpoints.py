@@ -131,7 +131,7 @@ def compare_job(
 
 
 def make_estimate(request: ComparisonRequest, submission: Submission) -> Estimate:
-    """Resolve a request in detail and sum up what is known.
+    """Resolve a request and sum up what is known.
 
     Raises:
         ServiceError: POST /compare would refuse it, too.

@@ -10,7 +10,7 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -148,7 +148,7 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),
-        null=calibration.signal,
+        null=calibration.signal or needs_null(*request.methods_measured),
         halves=calibration.signal,
         on_batch=reporter.on_batch,
     )
