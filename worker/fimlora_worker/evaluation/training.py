@@ -137,13 +137,13 @@ class _Arguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Go by what was asked for, not by variables of accelerate."""
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
 
     @property
     def n_gpu(self) -> int:
         """One at most: batches are not shared out among all GPUs that are visible."""
-        return min(1, super().n_gpu)
+        return min(1, int(super().n_gpu))
 
 
 def warmup_steps(settings: EvaluationSettings) -> int:
