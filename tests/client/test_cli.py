@@ -89,7 +89,7 @@ def test_options_reach_the_request(run, rows):
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
-        "--executor", "streamed", "--chat-labels", "last",
+        "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
@@ -109,6 +109,7 @@ def test_options_reach_the_request(run, rows):
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
+        "head": "fresh", "head_rows": 64,
     }  # fmt: skip
 
 

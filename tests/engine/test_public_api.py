@@ -93,7 +93,15 @@ FIELDS = {
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
-        *("controls", "provenance", "not_targeted", "signal", "confidence", "method"),
+        *(
+            "controls",
+            "provenance",
+            "not_targeted",
+            "signal",
+            "confidence",
+            "method",
+            "warnings",
+        ),
     ],
 }
 

@@ -9,11 +9,12 @@ from torch import nn
 
 from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter, resize_adapter
 from fimlora.allocation import allocate
+from fimlora.confidence.evidence import with_confidence
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -89,6 +90,7 @@ def apply_fim_ranks(
                 seed=seed,
                 scale=scale,
                 record=records_needed(method),
+                null=needs_null(method),
                 micro_batch_size=micro_batch_size,
                 train_mode=train_mode,
                 loss_fn=loss_fn,
@@ -107,7 +109,7 @@ def apply_fim_ranks(
             seed=seed,
         )
         resize_adapter(model, plan, adapter_name, seed=seed)
-    return plan
+    return with_confidence(statistics, plan, multiple_of=multiple_of)
 
 
 def _carriers(model: nn.Module, names: Collection[str]) -> Choice:

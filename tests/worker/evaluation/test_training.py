@@ -23,6 +23,7 @@ from fimlora_worker.inputs.calibration_data import PaddedBatches
 from fimlora_worker.inputs.models import load_model
 from support.evaluations import make_settings
 from support.model_folders import make_family
+from support.seq2seq import SEQ2SEQ_MODELS
 from support.training import by_hand, make_rows, make_task
 
 RATE = 2e-2
@@ -196,6 +197,42 @@ def test_nothing_is_left_behind(encoder, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_environment_decides_nothing(encoder, tmp_path, monkeypatch):
+    """Variables that accelerate knows change no result."""
+    task = make_task(encoder, make_rows(60))
+    before = run(task, SPEC, tmp_path)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+
+    after = run(task, SPEC, tmp_path)
+
+    assert after.metrics == before.metrics
+
+
+def test_a_cpu_trains_in_single_precision(encoder, tmp_path):
+    """Where calibration is asked to run in half precision, training does not."""
+    task = make_task(encoder, make_rows(60))
+    request = replace(task.model.request, dtype="bfloat16")
+    half = replace(task, model=replace(task.model, request=request))
+
+    assert run(half, SPEC, tmp_path).metrics == run(task, SPEC, tmp_path).metrics
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_trains_as_a_cpu_does(dtype, encoder, tmp_path):
+    """In half precision within its rounding; what is trained is kept in single precision."""
+    task = make_task(encoder, make_rows(60))
+    request = replace(task.model.request, device="cuda", dtype=dtype)
+    on_gpu = replace(task, model=replace(task.model, request=request))
+
+    found, expected = run(on_gpu, SPEC, tmp_path), run(task, SPEC, tmp_path)
+
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4 if dtype == "float32" else 0.05)
+    assert found.trainable_parameters == expected.trainable_parameters
+    model = adapt(on_gpu.model, task.arms["fim"].plan(0), seed=0).model
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
 class Cancelled(Abort):
     """What a worker raises."""
 
@@ -262,6 +299,35 @@ def test_metrics_do_not_depend_on_how_held_out_rows_are_batched(
         ]
         for other in found[1:]:
             assert other == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_an_encoder_decoder_predicts_the_first_token_too(size):
+    """The loss is the mean over all tokens that are written, batched as one likes."""
+    model = SEQ2SEQ_MODELS["t5"](60)
+    examples = [
+        {
+            "input_ids": [3 + (n + i) % 50 for i in range(length)],
+            "attention_mask": [1] * length,
+            "labels": [3 + (5 * n + i) % 50 for i in range(1 + 4 * n % 7)],
+        }
+        for n, length in enumerate([15, 9, 7, 3, 11])
+    ]
+    total = n_tokens = 0
+    with torch.no_grad():
+        for example in examples:
+            row = {name: torch.tensor([ids]) for name, ids in example.items()}
+            n = len(example["labels"])
+            total, n_tokens = total + float(model(**row).loss) * n, n_tokens + n
+
+    found = held_out_metrics(
+        model,
+        PaddedBatches(examples, batch_size=size, pad_id=0),
+        problem_type=None,
+        on_batch=lambda: None,
+    )
+
+    assert found["loss"] == pytest.approx(total / n_tokens, rel=1e-5)
 
 
 def test_memory_that_runs_out_is_named_with_a_way_out(encoder, tmp_path):

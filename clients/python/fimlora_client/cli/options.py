@@ -76,8 +76,16 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised "
-        "(experimental: not shown to beat uniform).",
+        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
+        "fim-over-null (experimental: not shown to beat uniform).",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    _option(
+        "--methods",
+        panel=ALLOCATION,
+        help="Two or more, with commas between; all that one set of passes gives if left out.",
     ),
 ]
 RMin = Annotated[
@@ -112,6 +120,15 @@ Estimator = Annotated[
     str | None,
     _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
 ]
+Signal = Annotated[
+    bool | None,
+    _option(
+        "--signal/--no-signal",
+        panel=CALIBRATION,
+        help="Measure how much of the plan follows from the labels, which takes up to half as "
+        "long again (default).",
+    ),
+]
 ChatLabels = Annotated[
     str | None,
     _option(
@@ -119,6 +136,18 @@ ChatLabels = Annotated[
         panel=CALIBRATION,
         help="What is predicted of chat rows: assistant (default), last turn of it, or all.",
     ),
+]
+Head = Annotated[
+    str | None,
+    _option(
+        "--head",
+        panel=CALIBRATION,
+        help="A new task head: fitted before measuring (default), or fresh, as drawn.",
+    ),
+]
+HeadRows = Annotated[
+    int | None,
+    _option("--head-rows", panel=CALIBRATION, help="Rows to fit it on at most (1024)."),
 ]
 Dtype = Annotated[
     str | None,
