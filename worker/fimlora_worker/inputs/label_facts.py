@@ -11,16 +11,17 @@ from fimlora_worker.inputs.token_spans import IGNORED
 
 
 def label_facts(
-    examples: Sequence[Example], fields: TextFields, chat: ChatEncoder
+    examples: Sequence[Example], fields: TextFields, chat: ChatEncoder, *, is_pair: bool = False
 ) -> dict[str, Any]:
     """Facts for a plan's provenance; none where a row has one label and not one per token."""
     if fields.label:
         return {}
+    # The first token of a row is never predicted; of a completion that is a sequence, it is.
+    first = 0 if is_pair else 1
     facts: dict[str, Any] = {
         "tokens": sum(len(example["labels"]) for example in examples),
-        # The first token of a row is never predicted.
         "labelled_tokens": sum(
-            label != IGNORED for example in examples for label in example["labels"][1:]
+            label != IGNORED for example in examples for label in example["labels"][first:]
         ),
         "labels_by": sorted(chat.decided_by) or ["completion" if fields.completion else "all"],
     }

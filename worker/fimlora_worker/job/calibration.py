@@ -161,7 +161,7 @@ def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
     return {
         "engine": engine_version,
         **sources(accepted.resolved),
-        "task": prepared.fields.task,
+        "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,
         "data_seed": calibration.seed,
@@ -186,7 +186,7 @@ def _write(
         plan,
         folder,
         base_model=model_name(accepted.resolved),
-        task_type=TASK_TYPES[prepared.fields.task],
+        task_type=TASK_TYPES[prepared.model.request.task],
         layout=adapter.layout,
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,
