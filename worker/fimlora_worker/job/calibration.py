@@ -15,6 +15,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
+from fimlora_worker.job.known_model import known_model
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
@@ -86,7 +87,11 @@ def calibrate(
     """
     measured, target = accepted.measured, folder / ADAPTER_FOLDER
     if measured and measured.suffices_for(accepted.request):
-        return Outcome(write_again(accepted.request, measured, reporter, folder=target))
+        model = known_model(
+            accepted.resolved["base_model"], measured.written.config["task_type"], process
+        )
+        plan = write_again(accepted.request, measured, reporter, folder=target, model=model)
+        return Outcome(plan)
     return _calibrate_model(accepted, process, reporter, folder)
 
 
@@ -108,7 +113,7 @@ def _calibrate_model(
     statistics = (
         accepted.measured.statistics
         if accepted.measured
-        else _measure(accepted, prepared, process, reporter, folder)
+        else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)
@@ -118,13 +123,14 @@ def _calibrate_model(
     return Outcome(plan, statistics.execution)
 
 
-def _measure(
+def measure(
     accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
     folder: Path,
 ) -> Statistics:
+    """Measure what a job asks for, from where an earlier attempt of it was."""
     progress = MeasurementProgress(
         progress_folder(process.settings.tmp_dir, reporter.job_id),
         reporter.attempt,
@@ -144,8 +150,15 @@ def _measure(
 
 
 def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
+    allocation = accepted.request.allocation
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
+    return solve(accepted.request, scores, provenance=facts_of(accepted, prepared))
+
+
+def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
+    """What a plan says of where it came from, beside what its statistics say."""
     calibration = accepted.request.calibration
-    provenance = {
+    return {
         "engine": engine_version,
         **sources(accepted.resolved),
         "task": prepared.fields.task,
@@ -158,9 +171,6 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
-    allocation = accepted.request.allocation
-    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    return solve(accepted.request, scores, provenance=provenance)
 
 
 def _write(

@@ -10,7 +10,7 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -56,15 +56,20 @@ def measure_model(
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
     """
     settings = _settings(request, reporter).without(model.drawn)
+    # Once, as PEFT tries the targets out, which takes a while with thousands of them.
+    choice = settings.choose(model.outline())
+    settings = replace(settings, choice=choice)
     head = JobHead(model, head_batches, reporter)
     attempt = _Attempt(request, settings, model, batches, head, reporter, folder, progress)
     width = max(batches.width, head_batches.width if head_batches else 0)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
-    modules = settings.choose(model.outline()).modules
+    modules = choice.modules
     check_feasible(request, model.outline(), modules)
-    recorded_bytes = bytes_recorded(modules, settings.record) if settings.record else 0
+    recorded_bytes = bytes_recorded(
+        modules, settings.record, null=settings.null, halves=settings.halves
+    )
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
@@ -143,5 +148,7 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),
+        null=calibration.signal or needs_null(*request.methods_measured),
+        halves=calibration.signal,
         on_batch=reporter.on_batch,
     )
