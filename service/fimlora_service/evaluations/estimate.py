@@ -11,13 +11,13 @@ from fimlora_service.evaluations.resolving import EvaluationResolver
 def make_estimate(
     request: EvaluationRequest, submission: Submission, resolver: EvaluationResolver
 ) -> EvaluationEstimate:
-    """Resolve a request in detail and sum up what is known.
+    """Resolve a request and sum up what is known.
 
     Raises:
         ServiceError: POST /evaluations would refuse it, too.
     """
     submission.check_webhook(request)
-    resolved = resolver.resolve(request, in_detail=True)
+    resolved = resolver.resolve(request)
     measuring = estimate_of(request, resolved, submission)
     n_steps = request.schedule.n_steps
     step_s = step_seconds(submission.store, request, model_digest=resolved.model.digest)

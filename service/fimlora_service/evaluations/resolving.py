@@ -40,17 +40,16 @@ class EvaluationResolver:
     store: JobStore
     artifacts: TrackedArtifacts
 
-    def resolve(self, request: EvaluationRequest, *, in_detail: bool = False) -> Resolved:
+    def resolve(self, request: EvaluationRequest) -> Resolved:
         """Pin an evaluation to content.
 
         Args:
             request: The request.
-            in_detail: Whether to look up the model's sizes and shapes in any case.
 
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
-        resolved = self.resolver.resolve(request, in_detail=in_detail)
+        resolved = self.resolver.resolve(request)
         references = dict(resolved.references)
         held_out = self._held_out(request, references["dataset"])
         plans = {name: self._digest(given) for name, given in request.plans.items()}

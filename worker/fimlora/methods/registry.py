@@ -20,6 +20,7 @@ class Method:
         summary: What it goes by, in a line.
         source: Where it is from.
         record: What must be recorded besides.
+        needs_examples: Whether it needs the energy of each example's gradient.
         needs_null: Whether it needs the statistics of the null.
     """
 
@@ -28,6 +29,7 @@ class Method:
     summary: str
     source: str
     record: frozenset[Record] = frozenset()
+    needs_examples: bool = False
     needs_null: bool = False
 
 
@@ -39,12 +41,28 @@ _ALL = (
         "FIM-LoRA, equation 4",
     ),
     Method(
+        "coherent",
+        "proportional",
+        "by the gradient energy that examples agree on (experimental)",
+        "pairs of unlike examples, as in the gradient noise scale (McCandlish et al. 2018)",
+        frozenset({Record.SPECTRA}),
+        needs_examples=True,
+    ),
+    Method(
         "spectral",
         "spectral",
         "by marginal gain from singular values of the mean gradient (experimental: not shown to "
         "beat uniform)",
         "Eckart-Young; nearest: early-gradient-spectra-lora",
         frozenset({Record.SPECTRA}),
+    ),
+    Method(
+        "spectral-denoised",
+        "spectral",
+        "by marginal gain from what of these singular values is above their noise (experimental)",
+        "edge of a noise matrix (Johnstone 2001)",
+        frozenset({Record.SPECTRA}),
+        needs_examples=True,
     ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
