@@ -120,7 +120,7 @@ class Jobs:
             write_jsonl(self.data_dir / "datasets" / name, rows)
         return self.submit(
             dataset={"source": "local", "name": name},
-            calibration={"n_batches": n_batches, "batch_size": 1},
+            calibration={"n_batches": n_batches, "batch_size": 1, "head": "fresh"},
             **request,
         )
 

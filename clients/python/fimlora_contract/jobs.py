@@ -45,6 +45,7 @@ class Stage(StrEnum):
     RESOLVING = "resolving"
     DOWNLOADING = "downloading"
     LOADING = "loading"
+    FITTING_HEAD = "fitting_head"
     CALIBRATING = "calibrating"
     ALLOCATING = "allocating"
     TRAINING = "training"

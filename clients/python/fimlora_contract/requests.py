@@ -98,6 +98,23 @@ class Calibration(RequestModel):
             "writes, its last turn, or every token."
         ),
     ] = "assistant"
+    head: Annotated[
+        Literal["fitted", "fresh"],
+        Field(
+            description="A task head that the checkpoint lacks: its last linear map fitted on "
+            "the features of the frozen model before anything is measured, or left as drawn, "
+            "which drowns the task. A head of the checkpoint stays as it is."
+        ),
+    ] = "fitted"
+    head_rows: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=65_536,
+            description="Rows that the head is fitted on at most: those that are measured, and "
+            "further ones.",
+        ),
+    ] = 1024
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     executor: Annotated[
         Literal["auto", "resident", "streamed"],

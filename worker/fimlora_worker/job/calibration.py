@@ -7,6 +7,7 @@ from typing import Any
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
 from fimlora.adapter.config import modules_in_full
+from fimlora.measuring.head.fitted import head_of
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -101,6 +102,7 @@ def _calibrate_model(
         folder=model_folder,
         rows=rows,
         process=process,
+        fits_head=accepted.measured is None,
         on_example=reporter.keep_alive,
     )
     statistics = (
@@ -111,7 +113,7 @@ def _calibrate_model(
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)
     reporter.enter(Stage.WRITING)
-    _write(accepted, plan, prepared, folder / ADAPTER_FOLDER)
+    _write(accepted, plan, statistics, prepared, folder / ADAPTER_FOLDER)
     statistics.save(folder / ADAPTER_FOLDER / STATISTICS)
     return Outcome(plan, statistics.execution)
 
@@ -137,6 +139,7 @@ def measure(
         reporter,
         folder=folder,
         progress=progress,
+        head_batches=prepared.head_batches,
         memory_kills=accepted.memory_kills,
     )
 
@@ -165,8 +168,15 @@ def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Path) -> None:
+def _write(
+    accepted: AcceptedJob,
+    plan: RankPlan,
+    statistics: Statistics,
+    prepared: Prepared,
+    folder: Path,
+) -> None:
     adapter, model = accepted.request.adapter, prepared.model
+    fitted = head_of(statistics)
     write_adapter(
         plan,
         folder,
@@ -175,7 +185,7 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         layout=adapter.layout,
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,
-        head=model.head() if adapter.weights else None,
+        head=model.head(fitted.weights if fitted else {}) if adapter.weights else None,
         modules_to_save=modules_in_full(model.head_names()),
         model=model.outline(),
         other_model=model.other_skeleton(),

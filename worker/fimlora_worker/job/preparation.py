@@ -9,7 +9,7 @@ from typing import Any
 from fimlora.model.input_limits import InputLimits, input_limits
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
-from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.datasets.columns import TextFields, find_fields
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
@@ -44,10 +44,16 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs, and what provenance says of the labels."""
+    """Everything that measuring needs, and what provenance says of the labels.
+
+    Attributes:
+        head_batches: What a new head is fitted on, the longest examples first so that little
+            is padded; ``None`` where none is fitted.
+    """
 
     model: BaseModel
     batches: PaddedBatches
+    head_batches: PaddedBatches | None
     drawn: Drawn
     fields: TextFields
     label_facts: dict[str, Any]
@@ -79,26 +85,40 @@ def prepare(
     folder: Path,
     rows: Rows,
     process: WorkerProcess,
+    fits_head: bool = True,
     on_example: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Draw the examples, and say how the model is wanted; it is not loaded yet."""
+    """Draw the examples, and say how the model is wanted; it is not loaded yet.
+
+    A head is fitted only where the request wants it, and the checkpoint lacks it.
+    """
     calibration = request.calibration
     base = find_base(request, resolved, folder=folder, rows=rows, process=process)
+    model = base.model
+    fits_head &= calibration.head == "fitted" and model.has_drawn_head
+    n_examples = calibration.n_batches * calibration.batch_size
     with base.encoder(calibration.max_length, calibration.chat_labels) as encoder:
         drawn = draw(
             rows,
             encoder,
-            n_examples=calibration.n_batches * calibration.batch_size,
+            n_examples=n_examples,
+            n_further=max(0, calibration.head_rows - n_examples) if fits_head else 0,
             seed=calibration.seed,
             on_example=on_example,
         )
         assert encoder.chat
         facts = label_facts(drawn.examples, base.fields, encoder.chat)
-    model = base.model
-    check_token_ids(drawn.examples, base.tokenizer, base.limits.n_ids)
+    check_token_ids([*drawn.examples, *drawn.further], base.tokenizer, base.limits.n_ids)
     pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
-    return Prepared(model, batches, drawn, base.fields, facts)
+    head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
+    return Prepared(model, batches, head_batches, drawn, base.fields, facts)
+
+
+def _head_batches(drawn: Drawn, calibration: Calibration, *, pad_id: int) -> PaddedBatches:
+    examples = [*drawn.examples, *drawn.further][: calibration.head_rows]
+    examples.sort(key=lambda example: -len(example["input_ids"]))
+    return PaddedBatches(examples, batch_size=calibration.batch_size, pad_id=pad_id)
 
 
 @dataclass(frozen=True)

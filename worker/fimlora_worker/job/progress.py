@@ -81,7 +81,7 @@ class Reporter:
         """Note that an earlier attempt had done some batches."""
         log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
         self._stage_started, self._resumed_from = self.clock(), done
-        self._send(self._calibrating(done, expected))
+        self._send(self._of_batches(Stage.CALIBRATING, done, expected))
 
     def on_batch(self, done: int, expected: int) -> None:
         """Note a finished batch; what this raises ends the measurement."""
@@ -94,7 +94,7 @@ class Reporter:
         if done_here > 0:
             per_batch_s = (now - self._stage_started) / done_here
             seconds_left = round(per_batch_s * (expected - done), 3)
-        self._send(self._calibrating(done, expected, seconds_left))
+        self._send(self._of_batches(self._last.stage, done, expected, seconds_left))
 
     def on_run(self, runs: RunProgress, seconds_left: float | None) -> None:
         """Note where the runs of an evaluation stand; cheap to call at every step."""
@@ -107,11 +107,11 @@ class Reporter:
         elif now - self._asked >= SIGN_INTERVAL_S:
             self._ask()
 
-    def _calibrating(
-        self, done: int, expected: int, seconds_left: float | None = None
+    def _of_batches(
+        self, stage: Stage, done: int, expected: int, seconds_left: float | None = None
     ) -> Progress:
         return Progress(
-            stage=Stage.CALIBRATING,
+            stage=stage,
             batch=done,
             n_batches=expected,
             seconds_left=seconds_left,

@@ -52,6 +52,8 @@ def calibrate(
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
     chat_labels: options.ChatLabels = None,
+    head: options.Head = None,
+    head_rows: options.HeadRows = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
     task: options.Task = None,
@@ -89,7 +91,7 @@ def calibrate(
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
             estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
-            task=task, seed=seed,
+            task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,

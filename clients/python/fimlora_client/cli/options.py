@@ -120,6 +120,18 @@ ChatLabels = Annotated[
         help="What is predicted of chat rows: assistant (default), last turn of it, or all.",
     ),
 ]
+Head = Annotated[
+    str | None,
+    _option(
+        "--head",
+        panel=CALIBRATION,
+        help="A new task head: fitted before measuring (default), or fresh, as drawn.",
+    ),
+]
+HeadRows = Annotated[
+    int | None,
+    _option("--head-rows", panel=CALIBRATION, help="Rows to fit it on at most (1024)."),
+]
 Dtype = Annotated[
     str | None,
     _option("--dtype", panel=CALIBRATION, help="auto, float32, bfloat16 or float16."),
