@@ -10,6 +10,7 @@ from torch import nn
 
 from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter, resize_adapter
 from fimlora.allocation import allocate
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure
@@ -37,6 +38,7 @@ def apply_fim_ranks(
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    signal: bool = False,
 ) -> RankPlan:
     """Measure a few batches, plan a rank for every adapted module, and resize in place.
 
@@ -64,6 +66,7 @@ def apply_fim_ranks(
         train_mode: Leave dropout on while measuring, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch.
+        signal: Measure also how much of the plan follows from the labels: its ``signal``.
 
     Returns:
         The plan that the adapter now has.
@@ -93,6 +96,8 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
+                null=signal,
+                halves=signal,
             )
         plan = allocate(
             score(statistics, method, aggregation=aggregation),
@@ -105,6 +110,8 @@ def apply_fim_ranks(
             scale=scale,
             seed=seed,
         )
+        source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
+        plan = with_signal(plan, source, multiple_of=multiple_of)
         resize_adapter(model, plan, adapter_name, seed=seed)
     return plan
 

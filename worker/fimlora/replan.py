@@ -10,6 +10,7 @@ from typing import Any
 
 from fimlora.adapter.config import build_adapter_config
 from fimlora.allocation import allocate
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.methods.score import score
 from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
@@ -71,14 +72,16 @@ def replan(
         method: The method.
         scale: LoRA scale of every module.
         aggregation: How statistics are reduced to scores.
-        **options: All else that `fimlora.allocate` takes.
+        **options: All else that `fimlora.allocate` takes, but for groups.
 
     Returns:
         The plan; with the settings of the one written then it is equal to it.
     """
     scores = score(statistics, method, scale=scale, aggregation=aggregation)
     facts = written.facts_beside(scores)
-    return allocate(scores, budget, scale=scale, provenance=facts, **options)
+    plan = allocate(scores, budget, scale=scale, provenance=facts, **options)
+    source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
+    return with_signal(plan, source, multiple_of=options.get("multiple_of", 1))
 
 
 def replanned_config(

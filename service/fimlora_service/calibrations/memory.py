@@ -15,6 +15,7 @@ go into a model's linear maps and come out of them per token (its features).
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fimlora.memory.need import MemoryNeed, bytes_recorded
@@ -119,10 +120,9 @@ def recorded_bytes(
     for module in modules:
         blocks[block_of(module.name)].append(module)
     signal = request.calibration.signal
-    parts = {"null": signal, "halves": signal}
-    by_block = (bytes_recorded(modules, record, at_once=b, **parts) for b in blocks.values())
-    whole = bytes_recorded(modules, record, **parts)
-    return RecordedBytes(whole=whole, block=max(by_block, default=0))
+    recorded = partial(bytes_recorded, modules, record, null=signal, halves=signal)
+    by_block = (recorded(at_once=block) for block in blocks.values())
+    return RecordedBytes(whole=recorded(), block=max(by_block, default=0))
 
 
 def find(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
