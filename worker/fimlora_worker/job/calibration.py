@@ -7,6 +7,7 @@ from typing import Any
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
 from fimlora.adapter.config import modules_in_full
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.measuring.head.fitted import head_of
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
@@ -152,7 +153,11 @@ def measure(
 def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
     allocation = accepted.request.allocation
     scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    return solve(accepted.request, scores, provenance=facts_of(accepted, prepared))
+    plan = solve(accepted.request, scores, provenance=facts_of(accepted, prepared))
+    source = source_if_any(
+        statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
+    )
+    return with_signal(plan, source, multiple_of=allocation.multiple_of)
 
 
 def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
