@@ -1,7 +1,8 @@
 """From references to what measuring needs: the files, the examples, and the model around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fimlora_worker.inputs.calibration_data import (
 )
 from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
-from fimlora_worker.inputs.examples import Encoder
+from fimlora_worker.inputs.examples import Encoder, Example
 from fimlora_worker.inputs.heads import ModelRequest
 from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
@@ -42,9 +43,10 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs, and what provenance says of the labels.
+    """Everything that measuring needs, and what provenance says of it.
 
     Attributes:
+        label_facts: Says of examples what provenance does of their labels.
         head_batches: What a new head is fitted on, the longest examples first so that little
             is padded; ``None`` where none is fitted.
     """
@@ -54,7 +56,7 @@ class Prepared:
     head_batches: PaddedBatches | None
     drawn: Drawn
     fields: TextFields
-    label_facts: dict[str, Any]
+    label_facts: Callable[[Sequence[Example]], dict[str, Any]]
 
 
 def fetch(
@@ -101,7 +103,7 @@ def prepare(
     outline = BaseModel(folder, config, wanted, None, process.models)
     limits = input_limits(outline.outline())
     fits_head &= calibration.head == "fitted" and outline.has_drawn_head
-    n_examples = calibration.n_batches * calibration.batch_size
+    n_examples = calibration.most_batches * calibration.batch_size
     max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
     with chat_encoder(tokenizer, calibration.chat_labels) as chat:
         drawn = draw(
@@ -117,7 +119,7 @@ def prepare(
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
     model = BaseModel(folder, config, wanted, pad_id, process.models)
-    facts = label_facts(drawn.examples, fields, chat)
+    facts = partial(label_facts, fields=fields, chat=chat, labels=labels)
     return Prepared(model, batches, head_batches, drawn, fields, facts)
 
 
