@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
+    from fimlora.confidence.compare import compare
     from fimlora.measuring.folder import measure_folder
     from fimlora.measuring.head.resident import fit_head
     from fimlora.measuring.resident import measure
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "compare": "fimlora.confidence.compare",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -59,6 +61,7 @@ __all__ = [
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "compare",
     "find_targets",
     "fit_head",
     "fit_head_streamed",

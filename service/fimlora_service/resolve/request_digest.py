@@ -38,7 +38,7 @@ def request_digest(
         settings = settings | {"allocation", "budget"}
     unread = {"calibration": set(NEITHER if is_auto else NEITHER | ROUNDS)}
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
-    record = records_needed(request.allocation.method)
+    record = records_needed(*request.methods_measured)
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": content}

@@ -176,7 +176,7 @@ def _settings(
         estimator=calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(request.allocation.method),
+        record=records_needed(*request.methods_measured),
         on_batch=on_batch,
         first_example=part.first_example,
     )

@@ -41,7 +41,7 @@ class MicroBatch:
     def of(
         cls,
         examples: Examples,
-        losses: Callable[[], Tensor],
+        losses: Callable[[], Sequence[Tensor]],
         store: BoundaryStore,
         state: PassState,
     ) -> "MicroBatch":
@@ -49,7 +49,7 @@ class MicroBatch:
 
         Args:
             examples: Its examples.
-            losses: Runs the model's forward pass.
+            losses: Runs the model's forward pass; gives its losses, and those of the null.
             store: Holds what blocks are called with.
             state: What passes begin from.
 
@@ -60,10 +60,10 @@ class MicroBatch:
 
         def body() -> Tensor:
             found = losses()
-            if found.requires_grad:
+            if found[0].requires_grad:
                 # The sum, not the mean: each example's gradient comes out unscaled.
-                calls.backward(found.sum())
-            return found.detach()
+                calls.backward([some.sum() for some in found])
+            return found[0].detach()
 
         return cls(examples, PausedForward(body), calls, state)
 
@@ -126,7 +126,10 @@ class MicroBatch:
             )
             recomputation = self.calls.recompute_last(block)
             is_kept = not recorder.adapt(watch.calls)
-        gradients = recomputation.backward(watch)
+        gradients = [recomputation.backward(watch)]
+        for flow in range(1, self.calls.n_flows):
+            recorder.begin_null()
+            gradients.append(recomputation.backward(watch, flow))
         recorder.commit()
         self.calls.finish_last(gradients)
 

@@ -7,6 +7,7 @@ whatever the number of batches; `fimlora.measuring.streamed.schedule` says how.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
-from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
+from fimlora.measuring.examples.examples import (
+    Examples,
+    example_losses,
+    labelled_examples,
+    losses_and_null,
+)
 from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, choose_loss
+from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
-from fimlora.measuring.recording.quantities import quantities_for
+from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
@@ -173,16 +180,21 @@ def stream(
         running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
-        loss, found = _read(batches, model, settings, device, saved)
+        loss, null, found = _read(batches, model, settings, device, saved)
 
-        def losses(part: Examples, where: str = "the batch") -> torch.Tensor:
-            return example_losses(model, loss, part, device, where)
+        def ask(part: Examples) -> torch.Tensor:
+            return example_losses(model, loss, part, device)
+
+        def losses(part: Examples, where: str) -> tuple[torch.Tensor, ...]:
+            return losses_and_null(model, loss, part, device, where)
 
         run = LayerwiseRun(
             model, modules, blocks, weights, store, found, state,
-            questions=SideQuestions(model, loss, losses, device),
+            questions=SideQuestions(model, loss, ask, device),
             losses=losses,
-            new_recorder=_recorders_of_blocks(settings, modules, device),
+            new_recorder=_recorders_of_blocks(
+                replace(settings, null=null is not None), modules, device
+            ),
             progress=LayerwiseProgress(len(found), len(blocks), saved, settings.on_batch),
         )  # fmt: skip
         groups = _join(modules, run.measure(settings.micro_batch_size))
@@ -192,8 +204,8 @@ def stream(
         settings,
         loss=loss,
         auxiliary_losses=left_out,
-        n_examples=sum(len(examples) for examples in found),
-        n_batches=sum(len(examples) > 0 for examples in found),
+        batch_sizes=[len(examples) for examples in found if len(examples)],
+        null_labels=null,
         base_parameters=n_parameters,
         execution=Execution(Executor.STREAMED, run.largest, peak_bytes(device)),
         groups=groups,
@@ -254,7 +266,7 @@ def _read(
     settings: Settings,
     device: torch.device,
     saved: SavedSums | None,
-) -> tuple[Loss, list[Examples]]:
+) -> tuple[Loss, NullLabels | None, list[Examples]]:
     """Read all batches: the loss shows in the first one, and all have labelled examples."""
     items = [as_batch(item) for item in itertools.islice(batches, settings.n_batches)]
     if saved is not None:
@@ -265,21 +277,22 @@ def _read(
 
 def _examples_of(
     items: Sequence[Batch], model: nn.Module, settings: Settings, device: torch.device
-) -> tuple[Loss, list[Examples]]:
+) -> tuple[Loss, NullLabels | None, list[Examples]]:
     if not items:
         raise EmptyCalibration("the loader gave no batch")
     limits = input_limits(model)
     for number, item in enumerate(items, 1):
         check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], settings.loss_fn)
+    null = NullLabels.of(items[0], loss, settings.seed) if settings.null else None
     starts = itertools.accumulate(map(count_examples, items), initial=settings.first_example)
     found = [
-        labelled_examples(item, loss, device, first=first)
+        labelled_examples(item, loss, device, first=first, null=null)
         for item, first in zip(items, starts, strict=False)
     ]
     if not any(len(examples) for examples in found):
         raise EmptyCalibration("no example carries a label")
-    return loss, found
+    return loss, null, found
 
 
 def _recorders_of_blocks(
@@ -291,10 +304,7 @@ def _recorders_of_blocks(
     n_bytes = settings.spectra_bytes if fits else 0
 
     def new(targets: Sequence[TargetModule]) -> Recorder:
-        quantities = quantities_for(
-            settings, targets, device, spectra_bytes=n_bytes, signs=signs
-        )
-        return Recorder(targets, quantities)
+        return recorder_for(settings, targets, device, spectra_bytes=n_bytes, signs=signs)
 
     return new
 
