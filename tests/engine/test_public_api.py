@@ -37,13 +37,13 @@ SIGNATURES = {
     "allocate": "scores, budget=8, *, rule='proportional', r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
-    "estimator='exact', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
+    "estimator='auto', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
-    "estimator='exact', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
+    "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
@@ -52,7 +52,7 @@ SIGNATURES = {
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False",
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
-    "n_batches=8, estimator='exact', rank=8, seed=0, scale=2, record=(), "
+    "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0",
     "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",

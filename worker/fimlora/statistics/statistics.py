@@ -40,7 +40,7 @@ class Statistics:
 
     Attributes:
         modules: The target modules, in the model's order.
-        estimator: What was recorded.
+        estimator: What was recorded; never ``auto``.
         n_examples: Examples that carried a label.
         n_batches: Batches they came in.
         base_parameters: Parameters of the base model.
@@ -66,6 +66,8 @@ class Statistics:
         mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
         spectrum_errors: How far off the energy of the leading values may be, as a share of
             it (1), if spectra were recorded; 0 where no sketch was needed.
+        estimator_reason: Why it is this estimator, in a sentence; ``None`` where it was asked
+            for, or merged runs say different things.
         execution: How this run was carried out; ``None`` for what was merged or read from a
             file. It is no part of the content: equal statistics have equal bytes.
     """
@@ -92,6 +94,7 @@ class Statistics:
     spectra: Arrays = field(default_factory=dict)
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
+    estimator_reason: str | None = None
     execution: Execution | None = field(default=None, compare=False)
 
     def rescaled(self, scale: int | float) -> "Statistics":
@@ -172,9 +175,11 @@ class Statistics:
             if mine != theirs:
                 detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
                 raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
+        is_agreed = self.estimator_reason == other.estimator_reason
         return replace(
             self,
             execution=None,
+            estimator_reason=self.estimator_reason if is_agreed else None,
             n_examples=self.n_examples + other.n_examples,
             n_batches=self.n_batches + other.n_batches,
             row_energies=_added(self.row_energies, other.row_energies),
@@ -274,8 +279,10 @@ class Statistics:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
         facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
         auxiliary = list(facts.pop("auxiliary_losses_left_out"))
-        # Most models have none.
-        return facts | ({"auxiliary_losses_left_out": auxiliary} if auxiliary else {})
+        # Most models have none, and most runs are told.
+        facts |= {"auxiliary_losses_left_out": auxiliary} if auxiliary else {}
+        reason = self.estimator_reason
+        return facts | ({"estimator_reason": reason} if reason is not None else {})
 
 
 _GROUPS = (
@@ -293,7 +300,7 @@ _COUNTS = ("n_examples", "n_batches")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
-    if attribute.name not in {"modules", "execution", *_COUNTS, *_GROUPS}
+    if attribute.name not in {"modules", "execution", "estimator_reason", *_COUNTS, *_GROUPS}
 )
 
 
