@@ -1,8 +1,8 @@
 """Time of allocating ranks, against the same mathematics in plain Python loops.
 
 Both solve the same cases in turn and must agree on every rank; a ratio is the median over
-the turns of processor time. ``allocate`` is the whole call of a user: the plan and both of
-its controls, three solutions in all.
+the turns of processor time. ``allocate`` is the whole call of a user: the plan and its six
+controls, seven solutions in all.
 
     python benchmarks/allocate.py
 """

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 QUEUE_NAME = "fimlora"
-RUN_CALIBRATION = "fimlora_worker.tasks.run_calibration"
+# Of whatever kind the job is; the name stays, as two versions may share one queue.
+RUN_ATTEMPT = "fimlora_worker.tasks.run_calibration"
 JOB_TIMEOUT_S = 4 * 3600
 MAX_ATTEMPTS = 3
 LEASE_S = 20.0

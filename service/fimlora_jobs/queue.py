@@ -14,7 +14,7 @@ from fimlora_jobs.attempts import (
     ENQUEUE_OPTIONS,
     JOB_TIMEOUT_S,
     QUEUE_NAME,
-    RUN_CALIBRATION,
+    RUN_ATTEMPT,
     attempts_in,
     rq_job_id,
 )
@@ -43,7 +43,7 @@ class RqTransport:
         rq_id = rq_job_id(job_id, attempt)
         with suppress(DuplicateJobError):
             self._queue.enqueue(
-                RUN_CALIBRATION,
+                RUN_ATTEMPT,
                 args=(job_id, attempt),
                 job_id=rq_id,
                 description=rq_id,

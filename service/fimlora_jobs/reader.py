@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from redis import Redis
 
-from fimlora_contract.jobs import JobEvent, JobStatus
+from fimlora_contract.jobs import JobEvent, JobKind, JobStatus
 from fimlora_jobs.answers import as_ms, text_of
 from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
 
@@ -99,12 +100,29 @@ class JobReader:
             raise JobMissing(f"no job {job_id!r}")
         return JobStatus(text_of(status))
 
-    def page(self, *, limit: int, before: str | None = None) -> list[JobRecord]:
-        """Jobs from newest to oldest, starting after the id ``before``."""
+    def page(
+        self, *, limit: int, before: str | None = None, kind: JobKind | None = None
+    ) -> list[JobRecord]:
+        """Jobs from newest to oldest, starting after the id ``before``; all kinds, or one."""
+        ids = (
+            list(islice(self._ids_of(kind, before), limit))
+            if kind
+            else self._ids(before, at_most=limit)
+        )
+        return [record for record in self._read(ids, SHOWN_FIELDS) if record]
+
+    def _ids(self, before: str | None, *, at_most: int) -> list[str]:
+        """Ids from newest to oldest."""
         start = f"({before}" if before else "+"
-        ids = self._redis.zrevrangebylex(self.key("jobs"), start, "-", start=0, num=limit)
-        records = self._read([text_of(id_) for id_ in ids], SHOWN_FIELDS)
-        return [record for record in records if record]
+        ids = self._redis.zrevrangebylex(self.key("jobs"), start, "-", start=0, num=at_most)
+        return [text_of(id_) for id_ in ids]
+
+    def _ids_of(self, kind: JobKind, before: str | None) -> Iterator[str]:
+        """Ids of one kind: no list of them is kept, so all that are newer are looked at."""
+        while ids := self._ids(before, at_most=BATCH):
+            records = self._read(ids, (*STATE_FIELDS, "kind"))
+            yield from (record.id for record in records if record and record.kind is kind)
+            before = ids[-1]
 
     def ids_before(self, created_ms: int, *, limit: int) -> list[str]:
         """Ids of jobs created before a time, the oldest first."""

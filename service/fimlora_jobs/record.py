@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fimlora_contract.jobs import CalibrationResult, Job, JobError, JobStatus, Progress
+from fimlora_contract.jobs import (
+    RESULTS,
+    Job,
+    JobError,
+    JobKind,
+    JobStatus,
+    Progress,
+)
 from fimlora_jobs.answers import text_of
 
 
@@ -34,7 +41,7 @@ STATE_FIELDS = (
     "deadline_at",
 )  # fmt: skip
 SHOWN_FIELDS = (
-    *STATE_FIELDS, "version", "created_at", "started_at", "finished_at", "progress", "request",
+    *STATE_FIELDS, "kind", "version", "created_at", "started_at", "finished_at", "progress", "request",
     "resolved", "error", "result", "statistics_from", "requests",
 )  # fmt: skip
 
@@ -89,6 +96,11 @@ class JobRecord:
         return json.loads(text) if text else None
 
     @property
+    def kind(self) -> JobKind:
+        """What the job is for; a record that does not say it is a calibration's."""
+        return JobKind(self.fields.get("kind") or JobKind.CALIBRATION)
+
+    @property
     def is_missing(self) -> bool:
         """Whether the current attempt was seen queued, but in no list to pop from."""
         return self.fields.get("missing_attempt") == str(self.attempt)
@@ -139,6 +151,7 @@ class JobRecord:
         assert created_at is not None
         return Job(
             id=self.id,
+            kind=self.kind,
             status=self.status,
             attempt=self.attempt,
             progress=Progress(**progress) if progress else None,
@@ -150,7 +163,7 @@ class JobRecord:
             resolved=self.resolved,
             metadata=request.get("metadata", {}),
             error=JobError(**error) if error else None,
-            result=CalibrationResult(**result) if result else None,
+            result=RESULTS[self.kind](**result) if result else None,
             statistics_from=self.fields.get("statistics_from") or None,
             requests=int(self.fields.get("requests") or 1),
             cached=cached,

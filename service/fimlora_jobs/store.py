@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.lock import Lock
 
-from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobStatus, Progress
+from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobKind, JobStatus, Progress
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
@@ -62,6 +62,7 @@ class JobStore(Deduplication):
         self,
         job_id: str,
         *,
+        kind: JobKind = JobKind.CALIBRATION,
         request: Mapping[str, Any],
         resolved: Mapping[str, Any],
         digest: str,
@@ -75,6 +76,7 @@ class JobStore(Deduplication):
 
         Args:
             job_id: Its id.
+            kind: What it is for.
             request: The request as accepted, short forms expanded.
             resolved: What the references resolved to.
             digest: Equal for requests that must give equal results.
@@ -93,6 +95,7 @@ class JobStore(Deduplication):
             self.key("deadlines"), self.key(FIGURES),
         ]  # fmt: skip
         fields = request_fields(request, resolved) | {
+            "kind": kind,
             "request_digest": digest,
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,

@@ -84,7 +84,7 @@ def test_options_reach_the_request(run, rows):
     options = [
         "--budget-parameters", "4000", "--target-modules", "query, key", "--r-min", "2",
         "--exclude-modules", r".*\.0\..*key",
-        "--r-max", "30", "--rule", "random", "--aggregation", "l2", "--seed", "7",
+        "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
         "--column", "text=text", "--task", "regression", "--batches", "5", "--priority", "high",
@@ -103,7 +103,7 @@ def test_options_reach_the_request(run, rows):
     assert request["dataset"]["columns"]["text"] == "text"
     assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}
     assert request["allocation"] == {
-        "rule": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
+        "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
@@ -170,7 +170,7 @@ def test_an_unknown_job_is_not_found(run, command):
         (["tiny", "ROWS"], 2, "--budget 8"),
         (["tiny", "ROWS", "-b", "4", "--budget-bytes", "9"], 2, "exactly one of"),
         (["tiny", "ROWS", "-b", "4", "--r-min", "9"], 2, "at least r_min=9"),
-        (["tiny", "ROWS", "-b", "4", "--rule", "fair"], 2, "allocation.rule"),
+        (["tiny", "ROWS", "-b", "4", "--method", "fair"], 2, "allocation.method"),
         (["tiny", "ROWS", "-b", "4", "--column", "text"], 2, "ROLE=NAME"),
         (["tiny", "ROWS", "-b", "4", "--split", "test"], 2, "split"),
         (["tiny", "none.jsonl", "-b", "4"], 1, "cannot read none.jsonl"),
@@ -303,7 +303,7 @@ def test_the_version_is_that_of_the_package(run):
     [
         (["--budget", "0"], "budget.rank: must be greater than or equal to 1"),
         (["--budget", "x"], "Invalid value for '--budget'"),
-        (["--budget", "8", "--rule", "best"], "allocation.rule: must be 'proportional', "),
+        (["--budget", "8", "--method", "best"], "allocation.method: must be 'fim', "),
         (["--budget", "8", "--column", "txt=a"], "there is no such field; there are ['text', "),
     ],
 )

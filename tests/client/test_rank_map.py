@@ -23,7 +23,11 @@ def make(modules, **budget):
         format="fimlora.rank_map/1", budget=budget or {"unit": "rank", "value": 8, "limit": 99},
         rule="proportional", r_min=4, r_max=16, scale=2, modules=modules, provenance={},
         spent={"ranks": ranks, "parameters": 8 * ranks},
-        controls={"uniform": {"ranks": 8, "parameters": 12_345, "pattern": {}}},
+        controls={
+            "uniform": {"ranks": 8, "parameters": 12_345, "pattern": {}},
+            "random": {"ranks": 8, "parameters": 12_300, "pattern": {}},
+            "random-2": {"ranks": 8, "parameters": 12_400, "pattern": {}},
+        },
     )  # fmt: skip
 
 
@@ -125,13 +129,13 @@ def test_names_are_as_short_as_they_can_be(kinds, names):
     ],
 )
 def test_the_budget_is_said_in_its_own_unit(budget, asked, spent):
-    """What was asked, what is spent, and what uniform LoRA would spend."""
+    """What was asked, what is spent, and what the controls would spend."""
     text = shown(make(BLOCKS, **budget))
 
     assert asked in text
     assert spent in text
     assert "each 4 to 16" in text
-    assert "uniform LoRA: 12,345" in text
+    assert "uniform 12,345, random 12,300 to 12,400 (2 patterns) parameters" in text
 
 
 def test_what_is_not_spent_is_said():
@@ -182,7 +186,7 @@ def test_what_is_left_out_is_said_with_its_reason():
 @pytest.mark.parametrize(
     ("facts", "line"),
     [
-        ({"model_class": "A"}, "names   of A"),
+        ({"model_class": "A"}, "names     of A"),
         (
             {"model_class": "A", "names_also_hold_for": "B"},
             "of A; those of the config hold for B",

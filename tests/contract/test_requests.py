@@ -40,8 +40,8 @@ def test_short_forms_expand_to_tagged_references():
         ({"dataset": {"source": "url", "url": "x"}}, "dataset"),
         ({"allocation": {"r_min": 9, "r_max": 8}}, "above r_max"),
         ({"allocation": {"r_min": 9}}, "feasible interval"),
-        ({"allocation": {"r_min": 0}}, "only rule spectral"),
-        ({"allocation": {"r_min": -1, "rule": "spectral"}}, "r_min"),
+        ({"allocation": {"r_min": 0}}, "only method spectral"),
+        ({"allocation": {"r_min": -1, "method": "spectral"}}, "r_min"),
         ({"allocation": {"rmin": 2}}, "rmin"),
         ({"calibration": {"n_batches": "8"}}, "n_batches"),
         ({"dataset": {"rows": []}}, "has no source; source must be one of"),
@@ -67,9 +67,9 @@ def test_a_wrong_request_is_refused_where_it_is_wrong(change, where):
         CalibrationRequest.model_validate(SHORT | change)
 
 
-def test_only_the_rule_spectral_may_leave_modules_out():
+def test_only_methods_by_spectra_may_leave_modules_out():
     """A floor of 0 is kept, not read as none given."""
-    asked = SHORT | {"allocation": {"r_min": 0, "rule": "spectral"}}
+    asked = SHORT | {"allocation": {"r_min": 0, "method": "spectral"}}
 
     assert CalibrationRequest.model_validate(asked).allocation.r_min == 0
 

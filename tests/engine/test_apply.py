@@ -132,10 +132,10 @@ def test_a_trained_adapter_is_measured_as_it_acts():
 def test_the_controls_can_be_applied():
     """Uniform changes nothing; random depends on the seed alone."""
     uniform = apply_fim_ranks(
-        adapted("llama_gqa_lm"), batches_of("llama_gqa_lm", 1), rule="uniform"
+        adapted("llama_gqa_lm"), batches_of("llama_gqa_lm", 1), method="uniform"
     )
     random = apply_fim_ranks(
-        adapted("llama_gqa_lm"), batches_of("llama_gqa_lm", 1), rule="random"
+        adapted("llama_gqa_lm"), batches_of("llama_gqa_lm", 1), method="random"
     )
 
     assert set(uniform.ranks.values()) == {R}
@@ -218,7 +218,7 @@ def failing_batches():
         ({"dataloader": failing_batches()}, ConnectionError),
         ({"r_min": 9, "r_max": 9}, InfeasibleBudget),
         ({"adapter_name": "other"}, InvalidOption),
-        ({"rule": "spectral", "r_min": 0}, InvalidOption),
+        ({"method": "spectral", "r_min": 0}, InvalidOption),
         (
             {"loss_fn": lambda outputs, batch: outputs.logits[:, 0, 0] * float("nan")},
             NumericalFailure,

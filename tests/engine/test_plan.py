@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fimlora.allocation import allocate
+from fimlora.allocation.controls import RANDOM
 from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.plan import Budget, RankPlan
 from support.plans import MODULES, SCORES
@@ -47,14 +48,14 @@ def test_alpha_is_scale_times_rank(scale, alpha):
 
 
 def test_json_says_all_a_reader_needs(plan):
-    """Budget with its limit, spending of the plan and of both controls, a row per module."""
+    """Budget with its limit, spending of the plan and of all controls, a row per module."""
     data = plan.to_json()
 
     assert data["format"] == "fimlora.rank_map/1"
     budget = {"unit": "rank", "value": 8, "bytes_per_parameter": 4}
     assert data["budget"] == budget | {"limit": 32, "unspent": 0}
     assert data["spent"]["ranks"] == data["controls"]["uniform"]["ranks"] == 32
-    assert data["controls"].keys() == {"random", "uniform"}
+    assert data["controls"].keys() == {"uniform", *RANDOM}
     row = data["modules"][1]
     assert (row["name"], row["layer"], row["kind"]) == (MODULES[1].name, 1, "mlp.down_proj")
     assert (row["score"], row["rank"]) == (2.0, plan.ranks[MODULES[1].name])

@@ -34,10 +34,10 @@ NAMES = {
 
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
-    "allocate": "scores, budget=8, *, rule='proportional', r_min=None, r_max=None, "
+    "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
-    "estimator='auto', aggregation='mean', rule='proportional', budget=None, multiple_of=1, "
+    "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
@@ -55,7 +55,7 @@ SIGNATURES = {
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0",
-    "score": "statistics, *, rule='proportional', scale=None, aggregation='mean', estimator=None",
+    "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
     "other_model=None, overwrite=False",
@@ -71,6 +71,8 @@ FIELDS = {
         "base_parameters",
         "provenance",
         "not_targeted",
+        "rule",
+        "method",
     ],
     "Settings": [
         *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
@@ -81,7 +83,7 @@ FIELDS = {
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
-        *("controls", "provenance", "not_targeted"),
+        *("controls", "provenance", "not_targeted", "signal", "confidence", "method"),
     ],
 }
 

@@ -21,10 +21,10 @@ def statistics() -> Statistics:
 
 
 def plan_after_measuring(
-    statistics: Statistics, *, rule: str = "proportional", scale: int = 2, **options
+    statistics: Statistics, *, method: str = "fim", scale: int = 2, **options
 ) -> RankPlan:
-    scores = score(statistics, rule=rule, scale=scale)
-    return allocate(scores, BUDGET, rule=rule, scale=scale, provenance=FACTS, **options)
+    scores = score(statistics, method, scale=scale)
+    return allocate(scores, BUDGET, scale=scale, provenance=FACTS, **options)
 
 
 def written_with(plan: RankPlan, *, layout: str = "B") -> WrittenAdapter:
@@ -36,8 +36,8 @@ def written_with(plan: RankPlan, *, layout: str = "B") -> WrittenAdapter:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rule": "uniform"}, {"scale": 4}, {"r_min": 2, "r_max": 12}],
-    ids=["plain", "another rule", "another scale", "limits"],
+    [{}, {"method": "uniform"}, {"scale": 4}, {"r_min": 2, "r_max": 12}],
+    ids=["plain", "another method", "another scale", "limits"],
 )
 @pytest.mark.parametrize("layout", ["B", "C"])
 def test_the_settings_of_then_give_the_plan_of_then(statistics, layout, options, tmp_path):

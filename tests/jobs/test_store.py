@@ -6,9 +6,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import LockNotOwnedError
 
-from fimlora_contract.jobs import JobError, JobStatus, Progress, Stage
+from fimlora_contract.jobs import JobError, JobKind, JobStatus, Progress, Stage
 from fimlora_jobs import reaper
 from fimlora_jobs.attempts import MAX_ATTEMPTS, attempts_in
+from fimlora_jobs.counters import read_counters
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped
 from fimlora_jobs.store import JobStore, RequestTaken, StaleAttempt
@@ -192,6 +193,43 @@ def test_pages_run_from_newest_to_oldest_without_gaps(store):
         seen += [record.id for record in page]
 
     assert seen == sorted(ids, reverse=True)
+
+
+def test_a_page_of_one_kind_passes_over_the_others(store):
+    """However many others lie between, and following the last id leaves no gap."""
+    kinds = [JobKind.EVALUATION if n % 5 == 0 else JobKind.CALIBRATION for n in range(23)]
+    ids = {kind: [] for kind in kinds}
+    for n, kind in enumerate(kinds):
+        id_ = f"job_{n:011x}{'0' * 12}"
+        store.create(id_, kind=kind, request={}, resolved={}, digest="d")
+        ids[kind].insert(0, id_)
+
+    for kind, expected in ids.items():
+        seen = []
+        while page := store.page(limit=2, before=seen[-1] if seen else None, kind=kind):
+            seen += [record.id for record in page]
+
+        assert seen == expected
+    assert store.page(limit=2, kind=JobKind.COMPARISON) == []
+
+
+def test_a_record_without_a_kind_is_a_calibration(store, redis_client, job_id):
+    """Records of before there were others stay what they were."""
+    redis_client.hdel(store.key("job", job_id), "kind")
+
+    assert store.shown(job_id).to_job().kind is JobKind.CALIBRATION
+    assert [r.id for r in store.page(limit=1, kind=JobKind.CALIBRATION)] == [job_id]
+
+
+def test_only_calibrations_tell_how_long_one_takes(store, job_id):
+    """The expected wait in the queue is that of calibrations."""
+    evaluation = store.new_id()
+    store.create(evaluation, kind=JobKind.EVALUATION, request={}, resolved={}, digest="e")
+    for id_, measured in ((evaluation, 0), (job_id, 1)):
+        store.start(id_, 1, worker="w")
+        store.succeed(id_, 1, {"digest": "d", "artifacts": []})
+
+        assert read_counters(store).n_measured == measured
 
 
 def test_events_resume_behind_the_last_seen_one(store, job_id):

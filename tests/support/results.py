@@ -51,7 +51,7 @@ def make_result(
     statistics: Statistics | None = None,
     budget: int | float = 8,
     layout: str = "B",
-    rule: str = "proportional",
+    method: str = "fim",
     aggregation: str = "mean",
     **options: Any,
 ) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def make_result(
     statistics = statistics or make_statistics()
     facts = {"engine": "0.1.0", "dataset": {"source": "inline", "digest": "sha256:1"}}
     plan = allocate(
-        score(statistics, rule=rule, aggregation=aggregation), Budget("rank", budget),
-        rule=rule, provenance=facts, scale=statistics.scale, **options,
+        score(statistics, method, aggregation=aggregation), Budget("rank", budget),
+        provenance=facts, scale=statistics.scale, **options,
     )  # fmt: skip
     config = build_adapter_config(
         plan,

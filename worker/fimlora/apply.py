@@ -13,6 +13,7 @@ from fimlora.allocation import allocate
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure
+from fimlora.methods.registry import records_needed
 from fimlora.methods.score import score
 from fimlora.model.exclusive import exclusive
 from fimlora.plan import Budget, RankPlan
@@ -27,7 +28,7 @@ def apply_fim_ranks(
     *,
     estimator: str = "auto",
     aggregation: str = "mean",
-    rule: str = "proportional",
+    method: str = "fim",
     budget: int | float | Budget | None = None,
     multiple_of: int = 1,
     adapter_name: str = "default",
@@ -54,8 +55,8 @@ def apply_fim_ranks(
         estimator: ``auto``, ``exact``, ``sketched``, or ``sampled`` as in the published code; see
             `fimlora.statistics.options.Estimator`.
         aggregation: ``mean``, ``max`` or ``l2``.
-        rule: ``proportional``, or ``uniform`` or ``random`` as controls; ``spectral`` is
-            experimental, see `fimlora.allocate`.
+        method: What goes into the ranks, see `fimlora.score`; ``uniform`` and ``random`` are
+            controls, ``spectral`` is experimental.
         budget: A mean rank or a `Budget`; by default the ranks the adapter has.
         multiple_of: Every rank is a multiple of this.
         adapter_name: The adapter's name; it need not be the active one.
@@ -88,18 +89,17 @@ def apply_fim_ranks(
                 rank=round(sum(ranks.values()) / len(ranks)),
                 seed=seed,
                 scale=scale,
-                record="spectra" if rule == "spectral" else (),
+                record=records_needed(method),
                 micro_batch_size=micro_batch_size,
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
             )
         plan = allocate(
-            score(statistics, rule=rule, aggregation=aggregation),
+            score(statistics, method, aggregation=aggregation),
             _mean_rank([ranks[m.name] for m in statistics.modules])
             if budget is None
             else budget,
-            rule=rule,
             r_min=r_min,
             r_max=r_max,
             multiple_of=multiple_of,

@@ -30,6 +30,12 @@ class InfeasibleBudget(FimloraError, ValueError):
         self.interval = interval
 
 
+class UnequalControls(FimloraError, RuntimeError):
+    """Patterns that were to be compared do not spend alike, which would be a fault of ours."""
+
+    code = "internal"
+
+
 class InvalidScore(FimloraError, ValueError):
     """A score is NaN, infinite or negative; the message names the module."""
 

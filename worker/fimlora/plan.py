@@ -123,6 +123,7 @@ class RankPlan:
             the reason in a sentence.
         signal: How much of the plan follows from the task, as plain data, if that was asked.
         confidence: How sure the ranks are, as plain data, if that is known.
+        method: The method that made the scores; ``None`` for scores of one's own.
     """
 
     modules: tuple[TargetModule, ...]
@@ -139,6 +140,7 @@ class RankPlan:
     not_targeted: Mapping[str, str] = field(default_factory=dict)
     signal: Mapping[str, Any] | None = None
     confidence: Mapping[str, Any] | None = None
+    method: str | None = None
 
     @property
     def spent(self) -> Spending:
@@ -171,6 +173,7 @@ class RankPlan:
         return {
             "format": RANK_MAP_FORMAT,
             "budget": {**asdict(self.budget), "limit": self.limit, "unspent": self.unspent},
+            "method": self.method,
             "rule": self.rule,
             "r_min": self.r_min,
             "r_max": self.r_max,
@@ -241,6 +244,7 @@ class RankPlan:
                 not_targeted=dict(data.get("not_targeted", {})),
                 signal=data.get("signal"),
                 confidence=data.get("confidence"),
+                method=data.get("method"),
             )
         except (KeyError, TypeError, AttributeError, InvalidOption) as error:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error

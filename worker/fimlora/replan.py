@@ -1,4 +1,4 @@
-"""Another plan from stored statistics: a new budget, rule or layout costs no new pass.
+"""Another plan from stored statistics: a new budget, method or layout costs no new pass.
 
 What depends on the model alone is taken from the plan that was made when it was at hand.
 Nothing here imports torch, so a service answers from its own process.
@@ -57,7 +57,7 @@ def replan(
     written: WrittenAdapter,
     budget: Budget,
     *,
-    rule: str = "proportional",
+    method: str = "fim",
     scale: int | float = 2,
     aggregation: str = "mean",
     **options: Any,
@@ -68,7 +68,7 @@ def replan(
         statistics: What was measured.
         written: The adapter of that time; facts about the run are taken from it.
         budget: What may be spent.
-        rule: The rule.
+        method: The method.
         scale: LoRA scale of every module.
         aggregation: How statistics are reduced to scores.
         **options: All else that `fimlora.allocate` takes.
@@ -76,9 +76,9 @@ def replan(
     Returns:
         The plan; with the settings of the one written then it is equal to it.
     """
-    scores = score(statistics, rule=rule, scale=scale, aggregation=aggregation)
+    scores = score(statistics, method, scale=scale, aggregation=aggregation)
     facts = written.facts_beside(scores)
-    return allocate(scores, budget, rule=rule, scale=scale, provenance=facts, **options)
+    return allocate(scores, budget, scale=scale, provenance=facts, **options)
 
 
 def replanned_config(

@@ -30,6 +30,8 @@ class Scores:
         base_parameters: Parameters of the base model; only a ``fraction`` budget needs them.
         provenance: Facts about the measurement, to be kept with a plan.
         not_targeted: Reason by name of what was meant to be a target but is none.
+        rule: The rule that ranks are shared by if no other is asked for.
+        method: The method that made them; ``None`` for numbers of one's own.
     """
 
     modules: Sequence[TargetModule]
@@ -38,6 +40,8 @@ class Scores:
     base_parameters: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     not_targeted: Mapping[str, str] = field(default_factory=dict)
+    rule: str = "proportional"
+    method: str | None = None
 
 
 def check_rule(rule: str) -> None:

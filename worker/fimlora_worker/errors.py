@@ -49,6 +49,12 @@ class DatasetUnreachable(WorkerError, LookupError):
     code = "dataset_unreachable"
 
 
+class UnequalArms(WorkerError, ValueError):
+    """The plans that an evaluation is to compare do not spend the same."""
+
+    code = "validation_failed"
+
+
 class Abort(BaseException):
     """Base of what ends an attempt from outside, between two batches."""
 

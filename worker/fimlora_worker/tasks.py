@@ -1,5 +1,5 @@
-"""The name of the task on the queue, which stays: two versions may share one queue."""
+"""The names of the tasks on the queue, which stay: two versions may share one queue."""
 
-from fimlora_worker.job.tasks import run_calibration
+from fimlora_worker.job.tasks import run_attempt as run_calibration
 
 __all__ = ["run_calibration"]

@@ -90,21 +90,20 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
 
 
 def budget_lines(rank_map: RankMap) -> Table:
-    """What was asked, what is spent, and what uniform LoRA would spend."""
+    """What was asked, what is spent, and what the controls would spend."""
     ranks, parameters = rank_map.spent["ranks"], rank_map.spent["parameters"]
     in_ranks = rank_map.budget.get("unit") == "rank"
     used, unit = (ranks, "ranks") if in_ranks else (parameters, "parameters")
     spent = Text(f"{used:,} of {rank_map.budget.get('limit', used):,} {unit}")
     if in_ranks:
         spent.append(f" = {parameters:,} parameters")
-    uniform = rank_map.controls.get("uniform", {}).get("parameters")
-    if uniform:
-        spent.append(f"  (uniform LoRA: {uniform:,})", "dim")
     if unspent := rank_map.budget.get("unspent"):
         spent.append(f", {unspent:,} {unit} unspent")
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
     table.add_row(Text("budget", "bold"), _asked(rank_map))
     table.add_row(Text("spent", "bold"), spent)
+    if controls := controls_line(rank_map):
+        table.add_row(Text("controls", "bold"), Text(controls, "dim"))
     if rank_map.adapter and rank_map.adapter.width:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
@@ -112,6 +111,17 @@ def budget_lines(rank_map: RankMap) -> Table:
     if classes := classes_line(rank_map.provenance):
         table.add_row(Text("names", "bold"), Text(classes))
     return table
+
+
+def controls_line(rank_map: RankMap) -> str:
+    """What the controls spend beside the plan; empty where a map has none."""
+    spent = {name: control["parameters"] for name, control in rank_map.controls.items()}
+    said = [f"uniform {spent.pop('uniform'):,}"] if "uniform" in spent else []
+    if spent:
+        least, most = min(spent.values()), max(spent.values())
+        span = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        said.append(f"random {span} ({len(spent)} pattern{'s' if len(spent) > 1 else ''})")
+    return ", ".join(said) + " parameters" if said else ""
 
 
 def classes_line(provenance: Mapping[str, Any]) -> str:

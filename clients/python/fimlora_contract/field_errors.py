@@ -32,6 +32,14 @@ FORMS = {
     "after": "must be the id of an event",
     "last-event-id": "must be the id of an event",
 }
+# Fields that have another name now, by where they were looked for.
+RENAMED = {
+    (
+        "allocation",
+        "rule",
+    ): "allocation.rule is now allocation.method; its value proportional is "
+    "now fim, all others have kept their names",
+}
 VALIDATOR_WORDS = re.compile(r"^(Input|String|List|Dictionary) should ")
 SOURCES = {"base_model": MODEL_SOURCES, "dataset": DATASET_SOURCES}
 
@@ -49,8 +57,10 @@ def field_error(error: Mapping[str, Any], *, body: Any = None) -> dict[str, str]
 
 def message_of(error: Mapping[str, Any], *, body: Any = None) -> str:
     """What is wrong, in a sentence that says what is allowed."""
+    location = error["loc"][1:-1]
     if error["type"] == "extra_forbidden" and error["loc"][0] == "body":
-        return f"there is no such field; there are {fields_at(body, error['loc'][1:-1])}"
+        renamed = RENAMED.get(tuple(error["loc"][1:]))
+        return renamed or f"there is no such field; there are {fields_at(body, location)}"
     if error["type"] == "string_pattern_mismatch":
         form = FORMS.get(str(error["loc"][-1]), "has not the form that this field takes")
         return PATTERN_MEANINGS.get(error["ctx"]["pattern"], form)

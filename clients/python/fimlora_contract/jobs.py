@@ -30,6 +30,14 @@ class JobStatus(StrEnum):
 FINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED})
 
 
+class JobKind(StrEnum):
+    """What a job is for; the kinds share queue, states, events and everything asked of jobs."""
+
+    CALIBRATION = "calibration"
+    EVALUATION = "evaluation"
+    COMPARISON = "comparison"
+
+
 class Stage(StrEnum):
     """What a running job is doing."""
 
@@ -77,23 +85,35 @@ class Execution(AnswerModel):
     )
 
 
-class CalibrationResult(AnswerModel):
-    """What a succeeded job delivers; polling alone is enough to use it."""
+class JobResult(AnswerModel):
+    """What the results of every kind of job have."""
 
     digest: str = Field(description="Content address of the artefact folder.")
+    artifacts: list[Artifact]
+
+
+class CalibrationResult(JobResult):
+    """What a succeeded calibration delivers; polling alone is enough to use it."""
+
     adapter_config: dict[str, Any]
     rank_map: RankMap
-    artifacts: list[Artifact]
     execution: Execution | None = Field(
         None, description="Null when the statistics of another job were used."
     )
 
 
+AnyResult = CalibrationResult
+RESULTS: dict[JobKind, type[AnyResult]] = {JobKind.CALIBRATION: CalibrationResult}
+
+
 class Job(AnswerModel):
-    """One accepted calibration request."""
+    """One accepted request."""
 
     id: str
     object: Literal["job"] = "job"
+    kind: JobKind = Field(
+        JobKind.CALIBRATION, description="Decides what request and result are."
+    )
     status: JobStatus
     attempt: int = Field(description="Number of the current or last try, from 1.")
     progress: Progress | None = Field(None, description="Null while queued for the first time.")
@@ -107,7 +127,7 @@ class Job(AnswerModel):
     resolved: dict[str, Any] = Field(description="What the references resolved to.")
     metadata: dict[str, str] = {}
     error: JobError | None = Field(None, description="Set only when failed.")
-    result: CalibrationResult | None = Field(None, description="Set only when succeeded.")
+    result: AnyResult | None = Field(None, description="Set only when succeeded.")
     statistics_from: str | None = Field(
         None, description="The job whose statistics were used instead of measuring again."
     )

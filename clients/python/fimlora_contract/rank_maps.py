@@ -7,6 +7,11 @@ from pydantic import Field
 from fimlora_contract.base import AnswerModel
 
 
+def is_unknown(value: object) -> bool:
+    """Whether a file leaves a field out, so that what is shown is what the file holds."""
+    return value is None
+
+
 class RankMapModule(AnswerModel):
     """One target module of a rank map."""
 
@@ -39,6 +44,9 @@ class RankMap(AnswerModel):
 
     format: str
     budget: dict[str, Any]
+    method: str | None = Field(
+        None, description="What made the scores; null in rank maps of before it was recorded."
+    )
     rule: str
     r_min: int
     r_max: int
@@ -55,9 +63,11 @@ class RankMap(AnswerModel):
         "reason in a sentence.",
     )
     signal: dict[str, Any] | None = Field(
-        None, description="How much of the plan follows from the task, if that was asked."
+        None,
+        exclude_if=is_unknown,
+        description="How much of the plan follows from the task, if that was asked.",
     )
     confidence: dict[str, Any] | None = Field(
-        None, description="How sure the ranks are, if that is known."
+        None, exclude_if=is_unknown, description="How sure the ranks are, if that is known."
     )
     modules: list[RankMapModule]

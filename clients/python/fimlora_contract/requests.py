@@ -21,6 +21,9 @@ WEBHOOK_URL = (
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
+# Those that the engine has, in its order; by spectra, modules may be left out.
+MethodName = Literal["fim", "spectral", "uniform", "random"]
+BY_SPECTRA = ("spectral",)
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -115,17 +118,17 @@ class Calibration(RequestModel):
 class Allocation(RequestModel):
     """How the budget is shared."""
 
-    rule: Annotated[
-        Literal["proportional", "spectral", "uniform", "random"],
+    method: Annotated[
+        MethodName,
         Field(
-            description="By score; by marginal gain from gradient spectra (experimental: not "
-            "shown to beat uniform); or one of the two controls."
+            description="By Fisher information; by marginal gain from gradient spectra "
+            "(experimental: not shown to beat uniform); or one of the two controls."
         ),
-    ] = "proportional"
+    ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
     r_min: Annotated[
         Annotated[int, Field(ge=0, le=4096)] | None,
-        Field(description="At least 1; 0 only with rule spectral, for modules left out."),
+        Field(description="At least 1; 0 only with method spectral, for modules left out."),
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
@@ -133,10 +136,10 @@ class Allocation(RequestModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.r_min == 0 and self.rule != "spectral":
+        if self.r_min == 0 and self.method not in BY_SPECTRA:
             raise ValueError(
-                f"r_min=0 with rule {self.rule}: it must be at least 1; only rule spectral may "
-                "leave modules out"
+                f"r_min=0 with method {self.method}: it must be at least 1; only method "
+                f"{' or '.join(BY_SPECTRA)} may leave modules out"
             )
         if self.r_min is not None and self.r_max is not None and self.r_min > self.r_max:
             raise ValueError(f"r_min={self.r_min} is above r_max={self.r_max}")

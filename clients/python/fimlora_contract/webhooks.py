@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
-from fimlora_contract.jobs import JobError, JobStatus
+from fimlora_contract.jobs import JobError, JobKind, JobStatus
 from fimlora_contract.requests import WEBHOOK_URL
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -33,6 +33,7 @@ class WebhookJob(AnswerModel):
 
     id: str
     object: Literal["job"] = "job"
+    kind: JobKind = JobKind.CALIBRATION
     status: JobStatus
     attempt: int
     created_at: datetime

@@ -62,8 +62,10 @@ if after == 'succeeded' or after == 'failed' or after == 'canceled' then
     redis.call('ZADD', KEYS[6], now, ended .. ' ' .. address)
   end
   redis.call('HINCRBY', KEYS[4], 'ended:' .. after, 1)
-  local started, reused = unpack(redis.call('HMGET', KEYS[1], 'started_at', 'statistics_from'))
-  if after == 'succeeded' and started and (not reused or reused == '') then
+  local started, reused, kind =
+    unpack(redis.call('HMGET', KEYS[1], 'started_at', 'statistics_from', 'kind'))
+  local measured = (not reused or reused == '') and (not kind or kind == 'calibration')
+  if after == 'succeeded' and started and measured then
     count_duration((now - started) / 1000)
   end
 else

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fimlora_jobs.models.config_numbers import LAYERS, WIDTHS
+from fimlora_jobs.models.config_numbers import WIDTHS
 from fimlora_jobs.models.config_parts import parts_of, text_parts
+from fimlora_jobs.models.layer_counts import check_layers
 from fimlora_jobs.models.refusal import ModelRefused
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -26,9 +27,6 @@ EXTRA_ROWS = 4096
 SIDE = re.compile(r"(size|dim|rank|channels)$")
 NO_SIDE = re.compile(r"window|chunk|cache|block|batch|vocab")
 MOST_UNSEEN = 1 << 16  # what no weight shows, such as the size of an image, is shorter
-REPEATED = re.compile(r"\.(\d+)(?=\.)")
-# Their checkpoints hold a layer once that runs several times.
-SHARE_LAYERS = frozenset({"albert", "hrm_text"})
 
 
 def check_weights_fit(config: Mapping[str, Any], shapes: Shapes) -> None:
@@ -46,7 +44,7 @@ def check_weights_fit(config: Mapping[str, Any], shapes: Shapes) -> None:
         _check_width(config, name, width)
     _check_other_tables(config, shapes)
     _check_sides(config, shapes)
-    _check_layers(config, shapes)
+    check_layers(config, shapes)
 
 
 def token_tables(shapes: Shapes) -> Iterator[tuple[str, int, int]]:
@@ -114,22 +112,3 @@ def _check_width(config: Mapping[str, Any], name: str, width: int) -> None:
             f"its weights belong to another config.json: {name} is {width} wide, and the "
             f"hidden size is {stated[-1]}"
         )
-
-
-def _check_layers(config: Mapping[str, Any], shapes: Shapes) -> None:
-    if config.get("model_type") in SHARE_LAYERS:
-        return
-    numbers = [
-        int(found) for name in shapes for found in REPEATED.findall(name) if len(found) < 9
-    ]
-    if not numbers:
-        return
-    n_blocks = max(numbers) + 1
-    for part in text_parts(config):
-        for key in LAYERS:
-            asked = part.get(key)
-            if isinstance(asked, int) and asked > n_blocks:
-                raise ModelRefused(
-                    f"its config.json has {key}={asked}; its checkpoint has weights for "
-                    f"{n_blocks} layers"
-                )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fimlora_contract.jobs import JobKind
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_service.resolve.resolver import Resolved
@@ -64,6 +65,7 @@ class JobSpec:
         tenant: Who may find the result by its inputs; empty for everybody.
         is_retry: Whether it repeats a job: no other result answers it, and it is not counted.
         statistics_from: The job whose statistics a retry uses, as the job before did.
+        kind: What the job is for.
     """
 
     request: dict[str, Any]
@@ -73,6 +75,7 @@ class JobSpec:
     tenant: str = ""
     is_retry: bool = False
     statistics_from: str = ""
+    kind: JobKind = JobKind.CALIBRATION
 
     @classmethod
     def of(cls, request: CalibrationRequest, resolved: Resolved) -> "JobSpec":
@@ -96,6 +99,7 @@ class JobSpec:
             tenant=record.fields.get("tenant", ""),
             is_retry=True,
             statistics_from=record.fields.get("statistics_from", ""),
+            kind=record.kind,
         )
 
     @property

@@ -4,7 +4,7 @@ Symbols: b bytes of a number in the dtype of the run, N tokens of one example, F
 go into a model's linear maps and come out of them per token (its features).
 
 - weights: all parameters times b; 4 bytes for an element of packed, quantised weights
-- recorded: what a rule asks for beside the energies, of all modules or of one block's
+- recorded: what a method asks for beside the energies, of all modules or of one block's
 - resident: with these and N F b of one example, the least with which it can run
 - streamed: two blocks' weights, or one block's and the largest tensor outside of blocks if
   that is more; with the features and what is recorded of one block, and 1 GiB for the rest
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora.memory.need import MemoryNeed, bytes_recorded
+from fimlora.methods.registry import records_needed
 from fimlora.plan import TargetModule
 from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.dtypes import BYTES
@@ -38,7 +39,7 @@ LARGEST = 1 << 40  # no honest configuration states more
 
 @dataclass(frozen=True, slots=True)
 class RecordedBytes:
-    """What a rule has recorded beside the energies, on the device.
+    """What a method has recorded beside the energies, on the device.
 
     Attributes:
         whole: With all target modules there.
@@ -101,12 +102,13 @@ def demand_of(
 def recorded_bytes(
     request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> RecordedBytes:
-    """What the rule of a request has recorded.
+    """What the method of a request has recorded.
 
     Where only the loaded model knows its targets, all inner matrices are counted. That is more
     than it takes, unless all need to be sketched and the targets do not, or weights are packed.
     """
-    if request.allocation.rule != "spectral":
+    record = records_needed(request.allocation.method)
+    if not record:
         return NOTHING
     matrices = find_target_shapes(request, shapes=shapes, config=config)
     if matrices is None:
@@ -116,10 +118,8 @@ def recorded_bytes(
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)
-    by_block = (bytes_recorded(modules, "spectra", at_once=b) for b in blocks.values())
-    return RecordedBytes(
-        whole=bytes_recorded(modules, "spectra"), block=max(by_block, default=0)
-    )
+    by_block = (bytes_recorded(modules, record, at_once=b) for b in blocks.values())
+    return RecordedBytes(whole=bytes_recorded(modules, record), block=max(by_block, default=0))
 
 
 def find(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:

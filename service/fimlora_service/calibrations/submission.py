@@ -144,6 +144,7 @@ class Submission:
     ) -> JobRecord:
         return self.store.create(
             promise.job_id if promise else new_job_id(lookup.now_ms),
+            kind=spec.kind,
             request=spec.request,
             resolved=spec.resolved,
             digest=spec.digest,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from fimlora_contract.jobs import Job, JobEventPage, JobPage, JobStatus
+from fimlora_contract.jobs import Job, JobEventPage, JobKind, JobPage, JobStatus
 from fimlora_jobs.store import JobOpen, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
@@ -37,9 +37,10 @@ def list_jobs(
     prefix: PrefixDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")] = None,
+    kind: Annotated[JobKind | None, Query(description="Jobs of this kind only.")] = None,
 ) -> JobPage:
     """List jobs, the newest first."""
-    records = store.page(limit=limit + 1, before=cursor)
+    records = store.page(limit=limit + 1, before=cursor, kind=kind)
     more = records[limit - 1].id if len(records) > limit else None
     jobs = [record.to_job(prefix=prefix) for record in records[:limit]]
     return JobPage(data=jobs, next_cursor=more)

@@ -22,7 +22,7 @@ from fimlora_service.http.dependencies import (
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES
 from fimlora_service.plans.score_cache import ScoreCache
-from fimlora_service.results.reading import find_artifact, result_of
+from fimlora_service.results.reading import find_artifact, plan_of
 
 ScoreCacheDep = Annotated[ScoreCache, part("score_cache")]
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
@@ -35,6 +35,7 @@ router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
     responses=problems(
         errors.MalformedRequest,
         errors.JobNotFound,
+        errors.NoPattern,
         errors.ArtifactNotFound,
         errors.ResultExpired,
         errors.StorageUnavailable,
@@ -58,7 +59,7 @@ def allocate_again(
     """Solve another plan from what a job has measured; no device and no queue."""
     from fimlora_service.plans.solving import solve_again
 
-    result = result_of(store.shown(id).to_job())
+    result = plan_of(store.shown(id).to_job())
     digest = find_artifact(result, STATISTICS).digest
     path = artifacts.local(result.digest, STATISTICS)
     again = solve_again(id, body, result, path=path, digest=digest, score_cache=score_cache)

@@ -22,7 +22,7 @@ VALUE_BYTES = 8  # of a singular value
 
 @dataclass(frozen=True, slots=True)
 class ScoredStatistics:
-    """Statistics as plans of one rule, scale and aggregation see them.
+    """Statistics as plans of one method, scale and aggregation see them.
 
     Attributes:
         scores: The scores.

@@ -53,13 +53,15 @@ def solve_again(
         ServiceError: The file cannot be read, or the settings do not fit it.
     """
     allocation = request.allocation
-    key = digest, allocation.rule, allocation.aggregation, request.adapter.scale
+    key = digest, allocation.method, allocation.aggregation, request.adapter.scale
     try:
         scored = score_cache.get(key, lambda: score_file(request, path, digest=digest))
     except InvalidStatistics as error:
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} cannot be read"
         ) from error
+    except FimloraError as error:
+        raise errors.ValidationFailed(str(error)) from error
     plan, config = plan_and_config(request, scored.scores, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
@@ -82,7 +84,7 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         if statistics.scale != scale:  # another scale makes another file, of all its sums
             digest = digest_bytes(Statistics.load(path).rescaled(scale).to_bytes())
         scores = score(
-            statistics, rule=allocation.rule, scale=scale, aggregation=allocation.aggregation
+            statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )
     return ScoredStatistics(scores, digest)
 
@@ -111,7 +113,7 @@ def plan_and_config(
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
             scale=adapter.scale,
             provenance=written.facts_beside(scores),
-            **request.allocation.model_dump(exclude={"aggregation"}),
+            **request.allocation.model_dump(exclude={"aggregation", "method"}),
         )
         return plan, replanned_config(plan, written, layout=adapter.layout)
     except InfeasibleBudget as error:

@@ -26,7 +26,7 @@ from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
 from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Format, answer
 from fimlora_service.resolve.resolver import Resolver
-from fimlora_service.results.reading import read_pattern, result_of
+from fimlora_service.results.reading import plan_of, read_pattern
 
 BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"
 ResolverDep = Annotated[Resolver, part("resolver")]
@@ -123,7 +123,7 @@ def pin_rank_pattern(
     response: Response,
 ) -> Pin:
     """Let a name and tag stand for a result; what they stood for stays in the history."""
-    digest = body.digest or result_of(store.get(body.job_id or "").to_job()).digest
+    digest = body.digest or plan_of(store.get(body.job_id or "").to_job()).digest
     read_pattern(artifacts, digest)
     if Catalogue(store).pin(name, tag, digest):
         response.status_code = 201
@@ -164,6 +164,7 @@ def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep) -> Pin:
     tags=["jobs"],
     responses=problems(
         errors.JobNotFound,
+        errors.NoPattern,
         errors.JobNotFinished,
         errors.JobFailed,
         errors.JobCanceled,
@@ -173,7 +174,7 @@ def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep) -> Pin:
 )
 def diff_jobs(id: JobId, other: JobId, store: StoreDep) -> RankDiff:
     """Tell how the ranks of two results differ, per module and in sum."""
-    a, b = (result_of(store.get(job_id).to_job()).rank_map for job_id in (id, other))
+    a, b = (plan_of(store.get(job_id).to_job()).rank_map for job_id in (id, other))
     return RankDiff(job_a=id, job_b=other, drift=rank_drift(a, b), modules=rank_changes(a, b))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
+from fimlora.methods.registry import records_needed
 from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
@@ -31,12 +32,13 @@ def request_digest(
     in neither: a request that is equal but for it finds the same result.
     """
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
+    record = records_needed(request.allocation.method)
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": content}
         | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
-        # What this rule needs is measured for it only.
-        | ({"record": "spectra"} if request.allocation.rule == "spectral" else {})
+        # What a method needs besides is measured for it only.
+        | ({"record": sorted(record)} if record else {})
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )

@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 
 from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.base import AnswerModel
-from fimlora_contract.jobs import CalibrationResult
+from fimlora_contract.jobs import AnyResult
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
@@ -39,7 +39,7 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/jobs/{id}/result", response_model=CalibrationResult, responses=RESULT_RESPONSES)
+@router.get("/jobs/{id}/result", response_model=AnyResult, responses=RESULT_RESPONSES)
 def retrieve_result(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:

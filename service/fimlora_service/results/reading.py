@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from fimlora_contract.artifacts import Artifact
 from fimlora_contract.digests import CHUNK
-from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
+from fimlora_contract.jobs import CalibrationResult, Job, JobResult, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
 from fimlora_jobs.results.store import STATISTICS, ResultMissing
 from fimlora_jobs.results.tracked import TrackedArtifacts
@@ -24,7 +24,7 @@ NAMES = frozenset({
 })  # fmt: skip
 
 
-def result_of(job: Job) -> CalibrationResult:
+def result_of(job: Job) -> JobResult:
     """The result of a job, or the reason why there is none."""
     if job.result is not None:
         return job.result
@@ -35,7 +35,17 @@ def result_of(job: Job) -> CalibrationResult:
     raise errors.JobNotFinished(f"job {job.id!r} is {job.status}")
 
 
-def find_artifact(result: CalibrationResult, name: str) -> Artifact:
+def plan_of(job: Job) -> CalibrationResult:
+    """The plan that a job made, or the reason why there is none."""
+    result = result_of(job)
+    if not isinstance(result, CalibrationResult):
+        raise errors.NoPattern(
+            f"job {job.id!r} is of kind {job.kind} and has no plan of its own"
+        )
+    return result
+
+
+def find_artifact(result: JobResult, name: str) -> Artifact:
     """An artefact by name; only a name of the closed set is ever looked for."""
     listed = {a.name: a for a in result.artifacts if a.name in NAMES}
     if name not in listed:

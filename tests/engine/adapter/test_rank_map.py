@@ -129,7 +129,7 @@ def as_dict(plan):
 
 
 def test_the_table_is_aligned_and_ends_with_the_budget():
-    """For a terminal: one line per layer, then the budget and what uniform LoRA costs."""
+    """For a terminal: one line per layer, then the budget and what the controls cost."""
     modules = (*decoder(2), TargetModule("score", 64, 3))
     plan = allocate(Scores(modules, {m.name: float(i) for i, m in enumerate(modules)}), 4)
 
@@ -138,11 +138,24 @@ def test_the_table_is_aligned_and_ends_with_the_budget():
     assert lines[0] == "Rank map: 15 modules, proportional, ranks 2 to 8"
     assert len({len(line) for line in lines[2:5]}) == 1
     assert lines[5] == "score  3"
-    uniform = plan.spending_of(plan.controls["uniform"]).parameters
     assert lines[-1] == (
         f"budget: mean rank 4; spent: 60 ranks, {plan.spent.parameters:,} trainable parameters "
-        f"(uniform LoRA: {uniform:,})"
+        "(uniform 7,497, random 7,497)"
     )
+
+
+def test_the_spending_of_the_controls_stands_beside_the_plans():
+    """At ranks of unequal cost, five random patterns span an interval."""
+    modules = tuple(TargetModule(f"h.{i}.w{k}", 64, 8 << k) for i in range(4) for k in range(3))
+    plan = allocate(Scores(modules, {m.name: float(i) for i, m in enumerate(modules)}), 4)
+    spent = {n: plan.spending_of(ranks).parameters for n, ranks in plan.controls.items()}
+    uniform = spent.pop("uniform")
+    low, high = min(spent.values()), max(spent.values())
+
+    line = render_text(plan).splitlines()[-1]
+
+    assert low < high
+    assert line.endswith(f"(uniform {uniform:,}, random {low:,} to {high:,})")
 
 
 def test_a_budget_above_every_ceiling_is_pointed_out():

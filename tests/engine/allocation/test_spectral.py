@@ -234,18 +234,15 @@ def test_statistics_serve_the_rule_from_a_file_and_say_what_they_lack(tmp_path):
     statistics = measure(model, batches, target_modules=targets, record="spectra")
     statistics.save(tmp_path / "s")
 
-    stored = score(Statistics.load(tmp_path / "s"), rule="spectral")
-    plan = allocate(stored, 8, rule="spectral")
+    stored = score(Statistics.load(tmp_path / "s"), "spectral")
+    plan = allocate(stored, 8)
 
-    assert plan == allocate(score(statistics, rule="spectral"), 8, rule="spectral")
+    assert plan == allocate(score(statistics, "spectral"), 8)
     assert plan.spent.ranks == 8 * len(statistics.modules)
     assert plan.provenance["unresolved_spectra"] == []
     assert "aggregation" not in plan.provenance
     with pytest.raises(InvalidOption, match="record='spectra'"):
-        allocate(
-            score(measure(model, batches, target_modules=targets), rule="spectral"),
-            rule="spectral",
-        )
+        score(measure(model, batches, target_modules=targets), "spectral")
 
 
 def test_the_rule_needs_no_torch():

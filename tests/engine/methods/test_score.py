@@ -1,14 +1,16 @@
-"""A rule decides which scores are taken, and what cannot be scored by is refused by name."""
+"""A method decides which scores are taken, and what cannot be scored by is refused by name."""
 
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fimlora import Scores, allocate, measure, score
+from fimlora import RankPlan, Scores, allocate, measure, score
 from fimlora.errors import InvalidOption
+from fimlora.methods.registry import METHODS
 from support.models import make_batch, tiny
 
 NAME = "bert_classifier"
@@ -20,15 +22,15 @@ def statistics():
     return measure(model, [make_batch(NAME, [3, 5])], target_modules=targets, record="spectra")
 
 
-def test_an_unknown_rule_is_refused_with_those_there_are(statistics):
-    """It is not scored like the rule that is the default."""
-    allowed = "proportional, spectral, uniform, random"
+def test_an_unknown_method_is_refused_with_those_there_are(statistics):
+    """It is not scored like the method that is the default."""
+    allowed = "fim, spectral, uniform, random"
 
     with pytest.raises(InvalidOption, match=f"'greedy' is unknown; expected one of {allowed}"):
-        score(statistics, rule="greedy")
+        score(statistics, "greedy")
 
 
-@pytest.mark.parametrize("rule", ["proportional", "spectral"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -40,10 +42,12 @@ def test_an_unknown_rule_is_refused_with_those_there_are(statistics):
         ({"estimator": "sampled"}, "estimator='sampled' has no scores here; recorded: 'exact'"),
     ],
 )
-def test_what_cannot_be_scored_by_is_refused_whatever_the_rule(statistics, rule, option, said):
-    """Also where the rule would not look at it."""
+def test_what_cannot_be_scored_by_is_refused_whatever_the_method(
+    statistics, method, option, said
+):
+    """Also where the method would not look at it."""
     with pytest.raises(InvalidOption, match=said):
-        score(statistics, rule=rule, **option)
+        score(statistics, method, **option)
 
 
 def test_a_scale_enters_the_scores_by_its_square(statistics):
@@ -57,7 +61,7 @@ def test_a_scale_enters_the_scores_by_its_square(statistics):
 
 def test_spectral_scores_are_the_recorded_spectra(statistics):
     """And no aggregation is said to have made them."""
-    scores = score(statistics, rule="spectral")
+    scores = score(statistics, "spectral")
 
     assert scores.spectra.keys() == {module.name for module in statistics.modules}
     assert not scores.by_module
@@ -67,10 +71,27 @@ def test_spectral_scores_are_the_recorded_spectra(statistics):
 @pytest.mark.parametrize("rule", ["proportional", "uniform", "random"])
 def test_a_rule_that_goes_by_scores_is_not_given_spectra(statistics, rule):
     """The message says how to score for it."""
-    scores = score(statistics, rule="spectral")
+    scores = score(statistics, "spectral")
 
-    with pytest.raises(InvalidOption, match=f"score with rule='{rule}', too"):
+    with pytest.raises(InvalidOption, match="score with another method, such as 'fim'"):
         allocate(scores, 4, rule=rule)
+
+
+def test_what_was_not_recorded_is_said_with_how_to_record_it(statistics):
+    """Before a plan is tried."""
+    bare = replace(statistics, spectra={}, mean_energies={}, spectrum_errors={})
+
+    with pytest.raises(InvalidOption, match=r"'spectral' needs spectra, .*record='spectra'"):
+        score(bare, "spectral")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_name_the_method_and_the_rule_that_they_go_with(statistics, method):
+    """Both are in the plan, and `allocate` takes the rule from them."""
+    plan = allocate(score(statistics, method), 2, r_max=4)
+
+    assert (plan.method, plan.rule) == (method, METHODS[method].rule)
+    assert RankPlan.from_json(plan.to_json()) == plan
 
 
 def test_something_else_than_statistics_is_refused_with_the_way_on():

@@ -11,6 +11,7 @@ import pytest
 
 from fimlora import Statistics, allocate, measure, score
 from fimlora.errors import InvalidStatistics
+from fimlora.methods.registry import METHODS
 from support.models import make_batch, tiny
 from support.statistics import GROUPS, assert_identical
 
@@ -59,25 +60,25 @@ class Noted(Mapping):
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled", "both"])
-@pytest.mark.parametrize("rule", ["proportional", "spectral", "uniform", "random"])
-def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, rule, estimator):
-    """The sums that a rule does not look at, which may be most of the file, are not read."""
+@pytest.mark.parametrize("method", METHODS)
+def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimator):
+    """The sums that a method does not look at, which may be most of the file, are not read."""
     record = ["spectra", "moments", "batch_energies"]
     measured(estimator=estimator, record=record).save(tmp_path / "s")
-    options = {"budget": 2, "rule": rule, "r_max": 4}
+    options = {"budget": 2, "r_max": 4}
     whole, read = Statistics.load(tmp_path / "s"), set()
     with Statistics.opened(tmp_path / "s") as stored:
         noted = replace(stored, **{g: Noted(getattr(stored, g), g, read) for g in ALL_GROUPS})
         read.clear()  # what the check of annotations has looked at
-        plan = allocate(score(noted, rule=rule), **options)
+        plan = allocate(score(noted, method), **options)
         used = read - {"spectra", "mean_energies", "spectrum_errors"}
         assert_identical(
             replace(stored, **{g: dict(getattr(stored, g)) for g in ALL_GROUPS}), whole
         )
 
-    assert plan == allocate(score(whole, rule=rule), **options)
+    assert plan == allocate(score(whole, method), **options)
     scored = "squared_gradients" if estimator == "sampled" else "row_energies"
-    assert used == (set() if rule == "spectral" else {scored})
+    assert used == (set() if method == "spectral" else {scored})
 
 
 def test_what_a_file_lacks_is_no_error_of_the_one_who_looks(tmp_path, statistics):

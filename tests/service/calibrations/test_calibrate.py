@@ -8,7 +8,7 @@ from rq import Queue
 
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.attempts import QUEUE_NAME, RUN_CALIBRATION, rq_job_id
+from fimlora_jobs.attempts import QUEUE_NAME, RUN_ATTEMPT, rq_job_id
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.reaper import requeue_orphans
 from support.results import make_result
@@ -41,7 +41,7 @@ def test_a_request_is_recorded_and_queued(http, body, store, redis_client):
     assert record.resolved["dataset"]["fields"]["label"] == "label"
     [queued] = Queue(QUEUE_NAME, connection=redis_client, serializer="json").jobs
     assert queued.id == rq_job_id(job["id"], 1)
-    assert queued.func_name == RUN_CALIBRATION
+    assert queued.func_name == RUN_ATTEMPT
     assert list(queued.args) == [job["id"], 1]
     assert (queued.result_ttl, queued.failure_ttl) == (3600, 7 * 24 * 3600)
 
@@ -116,7 +116,7 @@ class TestMeasuredBefore:
         "change",
         [
             {"budget": {"parameters": 900}},
-            {"allocation": {"rule": "uniform", "r_min": 2, "aggregation": "max"}},
+            {"allocation": {"method": "uniform", "r_min": 2, "aggregation": "max"}},
             {"adapter": {"layout": "C", "scale": 4, "weights": True}},
         ],
         ids=str,

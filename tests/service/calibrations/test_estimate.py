@@ -247,7 +247,7 @@ def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
         shapes |= {f"layers.{n}.{kind}.weight": shape for kind, shape in sides.items()}
     write_hollow(folder / "model.safetensors", shapes)
     asked = body | {"base_model": "local:wide", "target_modules": targets}
-    spectral = asked | {"allocation": {"rule": "spectral"}}
+    spectral = asked | {"allocation": {"method": "spectral"}}
 
     without, memory = (
         http.post("/estimate", json=b).raise_for_status().json()["memory"]

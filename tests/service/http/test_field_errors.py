@@ -29,9 +29,14 @@ import pytest
             "dataset.rows[0]",
             "must be an object",
         ),
+        (
+            {"allocation": {"rule": "s3cret"}},
+            "allocation.rule",
+            "allocation.rule is now allocation.method; its value proportional is now fim",
+        ),
         ({"calibration": 3}, "calibration", "must be an object"),
         ({"calibration": {"nbatches": 3}}, "calibration.nbatches", "there is no such field"),
-        ({"allocation": {"rule": "s3cret"}}, "allocation.rule", "must be 'proportional', "),
+        ({"allocation": {"method": "s3cret"}}, "allocation.method", "must be 'fim', "),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
 )

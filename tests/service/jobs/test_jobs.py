@@ -40,6 +40,19 @@ class TestList:
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["field"] == f"query.{next(iter(query))}"
 
+    def test_one_kind_can_be_asked_for(self, http, job_id):
+        """Every job says its kind; an unknown one is refused, and the known ones are named."""
+        found = {
+            kind: [job["id"] for job in http.get(f"/jobs?kind={kind}").json()["data"]]
+            for kind in ("calibration", "evaluation")
+        }
+        refused = http.get("/jobs?kind=training")
+
+        assert found == {"calibration": [job_id], "evaluation": []}
+        assert http.get(f"/jobs/{job_id}").json()["kind"] == "calibration"
+        assert refused.status_code == 422
+        assert "evaluation" in refused.text
+
 
 class TestRetrieve:
     def test_a_running_job_shows_its_progress(self, http, job_id, store):

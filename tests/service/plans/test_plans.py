@@ -48,7 +48,7 @@ class TestAllocate:
         [
             ({"budget": 5}, {"budget": 5}),
             ({"budget": 8, "allocation": {"aggregation": "max"}}, {"aggregation": "max"}),
-            ({"budget": 8, "allocation": {"rule": "random", "seed": 3}}, {"rule": "random", "seed": 3}),
+            ({"budget": 8, "allocation": {"method": "random", "seed": 3}}, {"method": "random", "seed": 3}),
             ({"budget": 8, "allocation": {"r_min": 2, "r_max": 32, "multiple_of": 2}}, {"r_min": 2, "r_max": 32, "multiple_of": 2}),
             ({"budget": 8, "adapter": {"layout": "C"}}, {"layout": "C"}),
         ],
@@ -67,10 +67,10 @@ class TestAllocate:
         assert plan["adapter_config"] == fresh["adapter_config"]
         assert plan["digest"] == fresh["digest"]
 
-    def test_the_rule_spectral_says_what_the_statistics_lack(self, http, job_id, measured):
-        """They hold spectra only if the job was measured for that rule."""
+    def test_the_method_spectral_says_what_the_statistics_lack(self, http, job_id, measured):
+        """They hold spectra only if the job was measured for that method."""
         measured()
-        asked = {"budget": 8, "allocation": {"rule": "spectral", "r_min": 0}}
+        asked = {"budget": 8, "allocation": {"method": "spectral", "r_min": 0}}
 
         answer = http.post(f"/jobs/{job_id}/allocate", json=asked)
 

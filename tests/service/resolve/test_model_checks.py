@@ -61,6 +61,7 @@ class TestNumbers:
             ({"n_layer": True}, "n_layer=True"),
             ({"n_layer": 2.5}, "n_layer=2.5"),
             ({"n_layer": 7}, "n_layer=7; its checkpoint has weights for 2 layers"),
+            ({"n_layer": 1}, "n_layer=1; its checkpoint has weights for 2 layers (h.0 to h.1)"),
             ({"n_head": 3}, "hidden_size=16, which n_head=3 does not divide"),
             ({"n_embd": [16]}, "n_embd=[16]"),
             ({"n_embd": 32, "hidden_size": 32}, "wte.weight is 16 wide"),

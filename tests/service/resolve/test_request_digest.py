@@ -44,7 +44,7 @@ class TestRequestDigest:
             {"model": "sha256:n"},
             {"target_modules": "all-linear"},
             {"calibration": {"estimator": "sampled"}},
-            {"allocation": {"rule": "uniform"}},
+            {"allocation": {"method": "uniform"}},
             {"adapter": {"weights": True}},
         ],
         ids=str,
@@ -67,15 +67,15 @@ class TestRequestDigest:
         assert self.digest(options={"settings": settings}) in keys
 
 
-def test_statistics_without_spectra_are_not_taken_for_the_rule_spectral():
-    """Other rules share one key of the statistics; this one measures more."""
+def test_statistics_without_spectra_are_not_taken_for_the_method_spectral():
+    """Other methods share one key of the statistics; this one measures more."""
     dataset = {"source": "upload", "digest": "sha256:0", "fields": None}
 
-    def key(rule: str) -> str:
+    def key(method: str) -> str:
         body = {"base_model": "local:m", "dataset": "ds_" + "0" * 32, "budget": 8}
-        request = CalibrationRequest.model_validate(body | {"allocation": {"rule": rule}})
+        request = CalibrationRequest.model_validate(body | {"allocation": {"method": method}})
         return request_digest(
             request, model_digest="sha256:1", dataset=dataset, settings=MEASURED
         )
 
-    assert key("proportional") == key("random") != key("spectral")
+    assert key("fim") == key("random") != key("spectral")

@@ -205,8 +205,8 @@ class TestTargets:
             # A head on hidden states wider than the maps of the checkpoint.
             ({"target_modules": ["score"], "budget": 16}, {"layer.0.q.weight": (4, 4)},
              {"text_config": {"hidden_size": 16}}),
-            # Modules left out by the rule spectral cost nothing.
-            ({"budget": {"parameters": 1}, "allocation": {"r_min": 0, "rule": "spectral"}},
+            # Modules left out by the method spectral cost nothing.
+            ({"budget": {"parameters": 1}, "allocation": {"r_min": 0, "method": "spectral"}},
              {"layer.0.query.weight": (4, 4)}, {}),
             # Four-bit weights lie packed in one column.
             ({"budget": 8}, {"layer.0.query.weight": (128, 1)}, {"quantization_config": {"b": 4}}),

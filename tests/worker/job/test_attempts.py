@@ -6,10 +6,10 @@ import pytest
 from rq.utils import import_attribute
 
 from fimlora_contract.jobs import Progress, Stage
-from fimlora_jobs.attempts import RUN_CALIBRATION
+from fimlora_jobs.attempts import RUN_ATTEMPT
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.tasks import run_calibration
+from fimlora_worker.job.tasks import run_attempt
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs
@@ -29,8 +29,8 @@ def during_measurement(jobs: Jobs, job_id: str, act) -> threading.Thread:
 
 def test_the_task_has_a_name_that_stays():
     """Services and workers of two versions may share a queue; an unknown name costs attempts."""
-    assert RUN_CALIBRATION == "fimlora_worker.tasks.run_calibration"
-    assert import_attribute(RUN_CALIBRATION) is run_calibration
+    assert RUN_ATTEMPT == "fimlora_worker.tasks.run_calibration"
+    assert import_attribute(RUN_ATTEMPT) is run_attempt
 
 
 def test_an_overtaken_attempt_writes_nothing(jobs: Jobs, run_queue):
@@ -38,7 +38,7 @@ def test_an_overtaken_attempt_writes_nothing(jobs: Jobs, run_queue):
     job_id = jobs.submit_long()
     thread = during_measurement(jobs, job_id, lambda: jobs.store.requeue(job_id, 1))
 
-    assert run_calibration(job_id, 1) == "superseded"
+    assert run_attempt(job_id, 1) == "superseded"
     thread.join()
     record = jobs.get(job_id)
     assert (record.status, record.attempt) == ("queued", 2)
@@ -50,12 +50,12 @@ def test_a_cancel_request_is_obeyed_between_two_batches(jobs: Jobs, run_queue):
     job_id = jobs.submit_long()
     thread = during_measurement(jobs, job_id, lambda: jobs.store.request_cancel(job_id))
 
-    assert run_calibration(job_id, 1) == "canceled"
+    assert run_attempt(job_id, 1) == "canceled"
     thread.join()
     assert jobs.get(job_id).status == "canceled"
     # The interrupted model is still loaded, and sound.
     second = jobs.submit()
-    assert run_calibration(second, 1) == "succeeded"
+    assert run_attempt(second, 1) == "succeeded"
 
 
 def test_a_shutdown_gives_the_attempt_back_uncounted(jobs: Jobs, run_queue):
@@ -65,7 +65,7 @@ def test_a_shutdown_gives_the_attempt_back_uncounted(jobs: Jobs, run_queue):
     process = process_for(Settings())
     process.is_draining = True
 
-    assert run_calibration(job_id, 1) == "handed over"
+    assert run_attempt(job_id, 1) == "handed over"
     process.is_draining = False
     record = jobs.get(job_id)
     assert (record.status, record.attempt, record.failures) == ("queued", 2, 0)
@@ -79,7 +79,7 @@ def test_a_job_out_of_time_fails_with_timeout(jobs: Jobs, run_queue, monkeypatch
     job_id = jobs.submit_long()
 
     with pytest.raises(DeadlinePassed):
-        run_calibration(job_id, 1)
+        run_attempt(job_id, 1)
 
     error = jobs.get(job_id).json_field("error")
     assert error["code"] == "timeout"

@@ -16,7 +16,7 @@ from support.jobs import Jobs
         ("tiny", "labels", {"adapter": {"weights": True}}),
         ("tiny", "numbers", {"target_modules": "all-linear"}),
         ("decoder", "labels", {"adapter": {"weights": True, "layout": "C"}}),
-        ("decoder", "text", {"allocation": {"rule": "spectral", "r_min": 0}}),
+        ("decoder", "text", {"allocation": {"method": "spectral", "r_min": 0}}),
     ],
     ids=["encoder with a new head", "regression", "decoder with a new head", "spectra"],
 )

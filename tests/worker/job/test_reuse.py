@@ -26,7 +26,7 @@ def stages(jobs: Jobs, job_id: str) -> list[str]:
     [
         {"budget": 6},
         {"budget": {"parameters": 2000}, "allocation": {"r_min": 1, "aggregation": "l2"}},
-        {"budget": 4, "allocation": {"rule": "random", "seed": 5}},
+        {"budget": 4, "allocation": {"method": "random", "seed": 5}},
         {"budget": 4, "adapter": {"layout": "C", "scale": 4}},
         {"budget": 4, "adapter": {"weights": True}, **TEXTS},
     ],

@@ -12,7 +12,7 @@ from fimlora import Statistics, load_plan
 from fimlora_contract.digests import digest_file
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.attempts import rq_job_id
-from fimlora_worker.job.tasks import run_calibration
+from fimlora_worker.job.tasks import run_attempt
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import LABELLED, Jobs, write_jsonl
@@ -129,9 +129,9 @@ def test_an_equal_request_finds_the_result(jobs: Jobs, run_queue):
     assert found.id == job_id
 
 
-def test_the_rule_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
-    """Spectra are recorded for it and for no other rule, and may leave modules out."""
-    spectral = jobs.submit(allocation={"rule": "spectral", "r_min": 0})
+def test_the_method_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
+    """Spectra are recorded for it and for no other method, and may leave modules out."""
+    spectral = jobs.submit(allocation={"method": "spectral", "r_min": 0})
     plain = jobs.submit()
     run_queue()
 
@@ -141,7 +141,7 @@ def test_the_rule_spectral_measures_what_it_needs(jobs: Jobs, run_queue):
     plan = load_plan(folders[0])
     assert set(held[0]) == set(plan.ranks)
     assert held[1] == {}
-    assert (plan.rule, plan.r_min, plan.spent.ranks) == ("spectral", 0, 4 * len(plan.modules))
+    assert (plan.method, plan.r_min, plan.spent.ranks) == ("spectral", 0, 4 * len(plan.modules))
 
 
 TEXT = [f"w{n} w{n + 1} w{n + 2}" for n in range(16)]
@@ -168,7 +168,7 @@ def test_every_kind_of_rows_can_be_calibrated(jobs: Jobs, run_queue, model, rows
         calibration={"batch_size": 4},
     )
 
-    assert run_calibration(job_id, 1) == "succeeded"
+    assert run_attempt(job_id, 1) == "succeeded"
     result = jobs.get(job_id).to_job().result
     assert result.adapter_config["task_type"] == task_type
     assert result.rank_map.provenance["n_examples"] == 16
@@ -252,9 +252,9 @@ def test_a_duplicate_execution_leaves_without_writing(jobs: Jobs, run_queue):
 
     jobs.store.requeue(job_id, 1)
 
-    assert run_calibration(job_id, 1) == "refused"
+    assert run_attempt(job_id, 1) == "refused"
     assert jobs.get(job_id).attempt == 2
-    assert run_calibration("job_unknown", 1) == "refused"
+    assert run_attempt("job_unknown", 1) == "refused"
 
 
 def test_a_job_popped_after_its_deadline_fails_with_timeout(jobs: Jobs, run_queue):
@@ -290,7 +290,7 @@ def test_provenance_says_what_carries_a_label(jobs: Jobs, run_queue, rows, optio
         calibration={"batch_size": 4, "n_batches": 4, **options},
     )
 
-    assert run_calibration(job_id, 1) == "succeeded"
+    assert run_attempt(job_id, 1) == "succeeded"
     facts = jobs.get(job_id).to_job().result.rank_map.provenance
     n_tokens = facts["tokens"]
     expected = {"prefix": 2 * 16, "completion": 2 * 16, "all": n_tokens - 16}[labels_by[0]]

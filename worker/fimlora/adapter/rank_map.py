@@ -96,8 +96,8 @@ def budget_line(plan: RankPlan) -> str:
     unit = "mean rank" if plan.budget.unit == "rank" else plan.budget.unit
     spent = f"{plan.spent.ranks:,} ranks, {plan.spent.parameters:,} trainable parameters"
     line = f"budget: {unit} {plan.budget.value:,}; spent: {spent}"
-    if uniform := plan.controls.get("uniform"):
-        line += f" (uniform LoRA: {plan.spending_of(uniform).parameters:,})"
+    if controls := _controls(plan):
+        line += f" ({controls})"
     if holes := sum(rank == 0 for rank in plan.ranks.values()):
         line += f"; {holes} modules not targeted, check that your server allows that"
     if classes := sentence(plan.provenance):
@@ -113,6 +113,16 @@ def budget_line(plan: RankPlan) -> str:
     return line
 
 
+def _controls(plan: RankPlan) -> str:
+    """What the controls spend, in parameters: they are the plan's equals, or say nothing."""
+    spent = {name: plan.spending_of(ranks).parameters for name, ranks in plan.controls.items()}
+    said = [f"uniform {spent.pop('uniform'):,}"] if "uniform" in spent else []
+    if spent:
+        least, most = min(spent.values()), max(spent.values())
+        said.append(f"random {least:,}" + (f" to {most:,}" if most > least else ""))
+    return ", ".join(said)
+
+
 def heading(plan: RankPlan) -> str:
     """Name the plan.
 
@@ -123,7 +133,7 @@ def heading(plan: RankPlan) -> str:
         The heading.
     """
     bounds = f"ranks {plan.r_min} to {plan.r_max}"
-    return f"Rank map: {len(plan.modules)} modules, {plan.rule}, {bounds}"
+    return f"Rank map: {len(plan.modules)} modules, {plan.method or plan.rule}, {bounds}"
 
 
 def render_text(plan: RankPlan) -> str:

@@ -1,15 +1,15 @@
-"""From scores and a budget to a plan: bounds, units, the rule, and two controls.
+"""From scores and a budget to a plan: bounds, units, the rule, and the controls.
 
 Torch-free, so that a service can solve a plan anew from stored statistics.
 """
 
-import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any
 
+from fimlora.allocation.controls import check_spending, control_ranks
 from fimlora.allocation.limits import budget_limit, explain
 from fimlora.allocation.proportional import share_limit
 from fimlora.allocation.spectral import (
@@ -28,7 +28,7 @@ def allocate(
     scores: Scores,
     budget: int | float | Budget = 8,
     *,
-    rule: str = "proportional",
+    rule: str | None = None,
     r_min: int | None = None,
     r_max: int | None = None,
     multiple_of: int = 1,
@@ -44,6 +44,7 @@ def allocate(
             ``Scores(modules, by_module)``. The rule ``spectral`` takes their ``spectra``.
         budget: A mean rank, or a `Budget` in any unit.
         rule: ``proportional`` shares by score, ``uniform`` and ``random`` are the controls.
+            By default the one that the scores go with.
             ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
             ``uniform``. Its plan's scores are the energy that the ranks capture.
         r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
@@ -54,13 +55,14 @@ def allocate(
         multiple_of: Every rank is a multiple of this.
         groups: Names of modules that must get one common rank.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
-        seed: Seed of the random rule and of the random control.
+        seed: Seed of the random rule and of the random controls.
         provenance: Facts to be kept with the plan, beside those of the scores.
 
     Returns:
         A plan that meets a rank budget exactly, and any other as closely as whole ranks
-        allow without exceeding it, together with both controls at the same budget. Where
-        tied or multiple ranks cannot add up to it, the plan's ``unspent`` has what is left.
+        allow without exceeding it, together with controls that spend the same: ``uniform``,
+        ``random`` and more random patterns. Where tied or multiple ranks cannot add up to
+        it, the plan's ``unspent`` has what is left.
 
     Raises:
         InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
@@ -68,6 +70,8 @@ def allocate(
         InvalidOption: An argument is outside what is allowed.
     """  # noqa: DOC502 - the helpers raise
     budget = budget if isinstance(budget, Budget) else Budget("rank", budget)
+    _check_type(scores)
+    rule = scores.rule if rule is None else rule
     modules, values = _check_scores(scores, rule)
     _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale)
 
@@ -75,14 +79,10 @@ def allocate(
     known = highest_known_rank(values, modules) if rule == "spectral" else None
     bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
     with _explaining(budget, scores, bounds, given=(r_min, r_max)):
-        units, even = _units(
-            budget, limit, modules, bounds, multiple_of=multiple_of, groups=groups
-        )
-        controls = {
-            "random": share_limit(units, _random_scores(values, seed=seed), limit),
-            "uniform": share_limit(even, dict.fromkeys(values, 1.0), limit),
-        }
+        units = _units(budget, modules, bounds, multiple_of=multiple_of, groups=groups)
+        controls = control_ranks(units, values, limit, seed=seed)
         ranks = controls.get(rule) or _share(rule, units, values, limit, _most(modules, bounds))
+        check_spending(units, limit, {rule: ranks, **controls})
     return RankPlan(
         modules=modules,
         ranks=ranks,
@@ -96,6 +96,7 @@ def allocate(
         controls=controls,
         provenance={**scores.provenance, **(provenance or {})},
         not_targeted=scores.not_targeted,
+        method=scores.method,
     )
 
 
@@ -120,30 +121,22 @@ def _most(modules: Iterable[TargetModule], bounds: tuple[int, int]) -> dict[str,
 
 def _units(
     budget: Budget,
-    limit: int,
     modules: Collection[TargetModule],
     bounds: tuple[int, int],
     *,
     multiple_of: int,
     groups: Iterable[Collection[str]],
-) -> tuple[Units, Units]:
-    """What the solvers give ranks to: the same bounds for the rule and both controls.
-
-    Returns:
-        The units, and those for one rank for all that fits; as a ceiling the solver cannot
-        but give it to each.
-    """
+) -> Units:
+    """What the solvers give ranks to: the same for the rule and all controls."""
     costs, highest = {m.name: m.cost for m in modules}, _most(modules, bounds)
-    in_ranks = budget.unit == "rank"
-    units = gather_units(
+    return gather_units(
         costs,
         lowest={name: min(bounds[0], most) for name, most in highest.items()},
         highest=highest,
-        weights=None if in_ranks else costs,
+        weights=None if budget.unit == "rank" else costs,
         multiple_of=multiple_of,
         groups=[tuple(group) for group in groups],
     )
-    return units, units if in_ranks else units.below(limit // sum(costs.values()))
 
 
 @contextmanager
@@ -211,16 +204,6 @@ def _bounds(
     return (min(low, high), high) if r_min is None else (low, max(low, high))
 
 
-def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, float]:
-    """Uniform scores in (0, 1], each from the seed and its own name only."""
-
-    def draw(name: str) -> float:
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        return (int.from_bytes(digest[:6], "big") + 1) / 2**48
-
-    return {name: draw(name) for name in names}
-
-
 def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
     """See that there is what the rule goes by, for each module and once.
 
@@ -228,21 +211,20 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
         The modules, and what the rule goes by in their order: scores, or spectra.
 
     Raises:
-        InvalidOption: The rule is unknown or has nothing to go by, these are no `Scores`, or
-            modules are missing, doubled, or do not fit them.
+        InvalidOption: The rule is unknown or has nothing to go by, or modules are missing,
+            doubled, or do not fit the scores.
     """
     check_rule(rule)
-    _check_type(scores)
     modules, spectral = tuple(scores.modules), rule == "spectral"
     if spectral and modules and not scores.spectra:
         raise InvalidOption(
             "rule 'spectral' needs spectra and these scores hold none; "
-            "measure with record='spectra' and score with rule='spectral'"
+            "measure with record='spectra' and score with method='spectral'"
         )
     if not spectral and modules and scores.spectra and not scores.by_module:
         raise InvalidOption(
             f"rule {rule!r} goes by scores and these hold spectra only; "
-            f"score with rule={rule!r}, too"
+            "score with another method, such as 'fim'"
         )
     values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
     _check_modules(values, modules)

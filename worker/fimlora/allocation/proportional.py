@@ -109,8 +109,8 @@ def _share(units: Units, score: Floats, limit: int) -> list[int]:
     left = limit - sum(map(mul, steps, weights))
     room: list[int] = (units.highest - floor).astype(int).tolist()
     remainder = np.round((quota - floor) / TIE)
-    # Sorting is stable: by name, then by score, then by remainder.
-    by_score = units.by_name[np.argsort(-score[units.by_name], kind="stable")]
+    # Sorting is stable: by the order of ties, then by score, then by remainder.
+    by_score = units.ties[np.argsort(-score[units.ties], kind="stable")]
     queue = by_score[np.argsort(-remainder[by_score], kind="stable")].tolist()
     while queue := [i for i in queue if room[i] > 0 and weights[i] <= left]:
         for i in queue:

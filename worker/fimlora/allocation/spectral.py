@@ -55,7 +55,7 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
     row, step = _open_steps(lowest, highest)
     per_cost = np.concatenate([g[low:] for g, low in zip(gains, lowest, strict=True)])
     per_cost = _leading_bits(per_cost / units.weight[row])
-    order = np.lexsort((_precedence(gains, units.by_name)[row], step, -per_cost))
+    order = np.lexsort((_precedence(gains, units.ties)[row], step, -per_cost))
     taken = _take(row[order], weight, spendable - int(weight @ lowest))
     return units.ranks((lowest + taken).tolist(), spectra)
 
@@ -149,9 +149,9 @@ def _leading_bits(values: Floats) -> Floats:
     return np.asarray(np.ldexp(rounded, exponent - _TIE_BITS))
 
 
-def _precedence(gains: Sequence[Floats], by_name: Indices) -> Indices:
+def _precedence(gains: Sequence[Floats], ties: Indices) -> Indices:
     """Place of each row in a tie: larger gains first, one by one, then the first name."""
-    rows = sorted(by_name.tolist(), key=lambda i: (-gains[i]).tolist())  # sorting is stable
+    rows = sorted(ties.tolist(), key=lambda i: (-gains[i]).tolist())  # sorting is stable
     place = np.empty(len(rows), dtype=np.intp)
     place[rows] = np.arange(len(rows))
     return place

@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class Units:
     Attributes:
         groups: Names of the modules tied to one rank, by row.
         alone: Names of the other modules, in the rows below.
-        by_name: The rows in the order of their names.
+        ties: The rows in the order in which equal claims are settled: that of their names.
         weight: What one step costs.
         lowest: Fewest steps allowed.
         highest: Most steps allowed.
@@ -31,17 +31,12 @@ class Units:
 
     groups: tuple[tuple[str, ...], ...]
     alone: tuple[str, ...]
-    by_name: NDArray[np.intp]
+    ties: NDArray[np.intp]
     weight: Floats
     lowest: Floats
     highest: Floats
     step: int
     in_ranks: bool
-
-    def below(self, rank: int) -> "Units":
-        """The same under a lower ceiling, which no floor gives way to."""
-        highest = np.minimum(self.highest, max(rank // self.step, 0))
-        return replace(self, highest=np.maximum(highest, self.lowest))
 
     def affordable(self, limit: int) -> int:
         """See that the bounds can meet a limit.
@@ -72,6 +67,11 @@ class Units:
         counts = steps[len(self.groups) :]
         ranks.update((n, k * self.step) for n, k in zip(self.alone, counts, strict=True))
         return ranks
+
+    def steps(self, ranks: Mapping[str, int]) -> NDArray[np.intp]:
+        """Steps per row, from the rank of each module: the other way round than `ranks`."""
+        first_names = [*(group[0] for group in self.groups), *self.alone]
+        return np.array([ranks[name] for name in first_names], dtype=np.intp) // self.step
 
 
 def gather_units(

@@ -36,8 +36,8 @@ class Settings:
         rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
-        record: What to record besides: ``spectra``, which ``allocate(..., rule="spectral")``
-            needs (experimental), ``moments`` and ``batch_energies``; see
+        record: What to record besides: ``spectra``, which the method ``spectral`` needs
+            (experimental), ``moments`` and ``batch_energies``; see
             `fimlora.statistics.options.Record`. All keep the modules' inputs until the
             backward pass.
         spectra_bytes: Memory for the gradients of all modules that spectra are taken of.

@@ -35,7 +35,7 @@ class Aggregation(StrEnum):
 
 
 def score_fisher(
-    statistics: Statistics, *, aggregation: str = "mean", estimator: str | None = None
+    statistics: Statistics, aggregation: str = "mean", estimator: str | None = None
 ) -> Scores:
     """Score every target module by the Fisher information of its LoRA-B.
 

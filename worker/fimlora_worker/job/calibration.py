@@ -1,6 +1,6 @@
 """From an accepted request to a written adapter: the story of one attempt."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from fimlora.adapter.config import modules_in_full
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
+from fimlora_worker.job.commit import commit_adapter
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.reuse import Measured, model_name, sources, write_again
+from fimlora_worker.job.reuse import Measured, find_measured, model_name, sources, write_again
 from fimlora_worker.job.solving import solve
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import WorkerProcess
@@ -52,6 +54,19 @@ class Outcome:
 
     plan: RankPlan
     execution: Execution | None = None
+
+
+def run(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    """Carry out a calibration that is on record, and answer its result."""
+    request = CalibrationRequest.model_validate(record.request)
+    measured = find_measured(record, process)
+    accepted = AcceptedJob(request, record.resolved, measured, record.memory_kills)
+    outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
+    result = commit_adapter(folder / ADAPTER_FOLDER, process, reporter)
+    # Beside the artefacts, not among them: they are the same however it was measured.
+    return result | {"execution": asdict(outcome.execution) if outcome.execution else None}
 
 
 def calibrate(
@@ -141,7 +156,7 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "device": prepared.model.request.device,
     }
     allocation = accepted.request.allocation
-    scores = score(statistics, rule=allocation.rule, aggregation=allocation.aggregation)
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
     return solve(accepted.request, scores, provenance=provenance)
 
 

@@ -21,11 +21,17 @@ SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last t
 log = logging.getLogger(__name__)
 
 
-def commit_result(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
+def commit_adapter(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
     """Commit a finished adapter and answer the result as the job's record has it."""
     texts = {
         name: (folder / f"{name}.json").read_text() for name in ("adapter_config", "rank_map")
     }
+    committed = commit_files(folder, process, reporter)
+    return committed | {name: json.loads(text) for name, text in texts.items()}
+
+
+def commit_files(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
+    """Commit the files of a folder and answer what every result has: digest and artefacts."""
     files = describe(folder)
     digest = commit_patiently(
         process.artifacts,
@@ -34,11 +40,7 @@ def commit_result(folder: Path, process: WorkerProcess, reporter: Reporter) -> d
         patience_s=process.settings.storage_patience_s,
         before_each=lambda: reporter.enter(Stage.COMMITTING),
     )
-    return {
-        "digest": digest,
-        "artifacts": [file.model_dump() for file in files],
-        **{name: json.loads(text) for name, text in texts.items()},
-    }
+    return {"digest": digest, "artifacts": [file.model_dump() for file in files]}
 
 
 def commit_patiently(

@@ -9,6 +9,7 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
+from fimlora.methods.registry import records_needed
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -128,6 +129,6 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
         estimator=calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record="spectra" if request.allocation.rule == "spectral" else (),
+        record=records_needed(request.allocation.method),
         on_batch=reporter.on_batch,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from fimlora import RankPlan, Scores, TargetModule, allocate
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
+from fimlora.methods.registry import find_method
 from fimlora.model.targets import count_base_parameters
 from fimlora.plan import Budget
 from fimlora_contract.requests import CalibrationRequest
@@ -18,7 +19,7 @@ def solve(
     request: CalibrationRequest, scores: Scores, *, provenance: Mapping[str, Any] | None = None
 ) -> RankPlan:
     """The plan for some scores."""
-    options = request.allocation.model_dump(exclude={"aggregation"})
+    options = request.allocation.model_dump(exclude={"aggregation", "method"})
     return allocate(
         scores,
         budget_of(request),
@@ -65,6 +66,7 @@ def _solve_evenly(
         {m.name: 1.0 for m in modules},
         spectra={m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules},
         base_parameters=n_parameters,
+        rule=find_method(request.allocation.method).rule,
     )
     solve(request, scores)
 

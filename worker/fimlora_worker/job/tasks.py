@@ -1,19 +1,16 @@
 """The task that RQ runs, by its dotted name: one attempt of one job, and its end on record."""
 
 import logging
-from dataclasses import asdict
 
 from fimlora_contract.jobs import Stage
-from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import StaleAttempt
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
-from fimlora_worker.job.commit import commit_result
 from fimlora_worker.job.failures import is_broken_device, job_error
+from fimlora_worker.job.kinds import carry_out, leave
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.work_folders import remove_progress, work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
@@ -22,7 +19,7 @@ from fimlora_worker.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def run_calibration(job_id: str, attempt: int) -> str:
+def run_attempt(job_id: str, attempt: int) -> str:
     """Run one attempt; the answer, a word for the operator, is RQ's result.
 
     Raises:
@@ -83,23 +80,11 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.wait_for_imports()
-    from fimlora_worker.job.calibration import ADAPTER_FOLDER, AcceptedJob, calibrate
-    from fimlora_worker.job.reuse import find_measured
-
-    request = CalibrationRequest.model_validate(record.request)
     with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
-        measured = find_measured(record, process)
-        accepted = AcceptedJob(request, record.resolved, measured, record.memory_kills)
-        outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
-        result = commit_result(folder / ADAPTER_FOLDER, process, reporter)
-        # Beside the artefacts, not among them: they are the same however it was measured.
-        result["execution"] = asdict(outcome.execution) if outcome.execution else None
+        result = carry_out(record, process, reporter, folder)
     process.store.succeed(record.id, record.attempt, result)
-    process.store.remember_result(record.fields["request_digest"], record.id)
-    if digest := record.fields.get("statistics_digest"):
-        process.store.remember_statistics(digest, record.id)
     remove_progress(process.settings.tmp_dir, record.id)
-    Catalogue(process.store).file(record)
+    leave(record, process)
 
 
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from fimlora_contract.jobs import (
     Job,
     JobEvent,
     JobEventPage,
+    JobKind,
     JobPage,
     JobStatus,
 )
@@ -40,12 +41,18 @@ class AsyncJobs:
         call = Call("GET", route("jobs", job_id), params=given(wait=wait or None), wait_s=wait)
         return await self._sender.ask(call, Job)
 
-    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> JobPage:
-        """A page of jobs, newest first.
+    async def list(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        kind: JobKind | str | None = None,
+    ) -> JobPage:
+        """A page of jobs of all kinds or of one, newest first.
 
         ``GET /jobs``
         """
-        call = Call("GET", "/jobs", params=given(limit=limit, cursor=cursor))
+        call = Call("GET", "/jobs", params=given(limit=limit, cursor=cursor, kind=kind))
         return await self._sender.ask(call, JobPage)
 
     async def cancel(self, job_id: str) -> Job:
@@ -156,7 +163,7 @@ class AsyncJobs:
         return await self._sender.ask(call, JobEventPage)
 
     async def result(self, job_id: str) -> CalibrationResult:
-        """The result of a job that has succeeded.
+        """The result of a calibration that has succeeded.
 
         ``GET /jobs/{id}/result``
         """

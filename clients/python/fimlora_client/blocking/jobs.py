@@ -19,6 +19,7 @@ from fimlora_contract.jobs import (
     Job,
     JobEvent,
     JobEventPage,
+    JobKind,
     JobPage,
     JobStatus,
 )
@@ -41,12 +42,18 @@ class Jobs:
         call = Call("GET", route("jobs", job_id), params=given(wait=wait or None), wait_s=wait)
         return self._sender.ask(call, Job)
 
-    def list(self, *, limit: int | None = None, cursor: str | None = None) -> JobPage:
-        """A page of jobs, newest first.
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        kind: JobKind | str | None = None,
+    ) -> JobPage:
+        """A page of jobs of all kinds or of one, newest first.
 
         ``GET /jobs``
         """
-        call = Call("GET", "/jobs", params=given(limit=limit, cursor=cursor))
+        call = Call("GET", "/jobs", params=given(limit=limit, cursor=cursor, kind=kind))
         return self._sender.ask(call, JobPage)
 
     def cancel(self, job_id: str) -> Job:
@@ -155,7 +162,7 @@ class Jobs:
         return self._sender.ask(call, JobEventPage)
 
     def result(self, job_id: str) -> CalibrationResult:
-        """The result of a job that has succeeded.
+        """The result of a calibration that has succeeded.
 
         ``GET /jobs/{id}/result``
         """

@@ -41,7 +41,7 @@ def calibrate(
     budget_bytes: options.BudgetBytes = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
-    rule: options.Rule = None,
+    method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -92,7 +92,7 @@ def calibrate(
             task=task, seed=seed,
         ),
         "allocation": options.given(
-            rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
             aggregation=aggregation, seed=seed,
         ),
         "adapter": options.given(layout=layout, weights=weights or None),

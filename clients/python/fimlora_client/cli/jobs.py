@@ -17,13 +17,16 @@ from fimlora_client.cli.console import (
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.options import AsJson, JobId
 from fimlora_client.rank_map import rank_map_table
-from fimlora_contract.jobs import Execution, Job, JobStatus
+from fimlora_contract.jobs import Execution, Job, JobKind, JobStatus
 from fimlora_contract.requests import BUDGET_UNITS
 
 
 def list_jobs(
     ctx: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
+    kind: Annotated[
+        JobKind | None, typer.Option(help="Of this kind only.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the newest jobs.
@@ -32,7 +35,7 @@ def list_jobs(
 
       fimlora jobs --limit 5
     """
-    page = client_of(ctx).jobs.list(limit=limit)
+    page = client_of(ctx).jobs.list(limit=limit, kind=kind)
     if as_json:
         show_json([job.model_dump(mode="json", exclude={"result"}) for job in page.data])
         return

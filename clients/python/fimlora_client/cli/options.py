@@ -71,13 +71,13 @@ ExcludeModules = Annotated[
         help="Targets to leave out: names with commas between, or a regular expression.",
     ),
 ]
-Rule = Annotated[
+Method = Annotated[
     str | None,
     _option(
-        "--rule",
+        "--method",
         panel=ALLOCATION,
-        help="proportional (default), uniform, random, or spectral (experimental: not "
-        "shown to beat uniform).",
+        help="fim (default), uniform, random, or spectral (experimental: not shown to beat "
+        "uniform).",
     ),
 ]
 RMin = Annotated[

@@ -19,7 +19,7 @@ def plan(
     budget_parameters: options.BudgetParameters = None,
     budget_fraction: options.BudgetFraction = None,
     budget_bytes: options.BudgetBytes = None,
-    rule: options.Rule = None,
+    method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -35,13 +35,13 @@ def plan(
     [bold]Examples[/bold]
 
       fimlora plan job_... --budget 16
-      fimlora plan job_... --budget-parameters 2000000 --rule uniform
+      fimlora plan job_... --budget-parameters 2000000 --method uniform
     """
     found = client_of(ctx).jobs.allocate(
         job_id,
         budget=options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         allocation=options.given(
-            rule=rule, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
             aggregation=aggregation,
         ),
         adapter=options.given(layout=layout),

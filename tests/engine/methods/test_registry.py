@@ -1,0 +1,48 @@
+"""The table of methods: complete, told alike on the wire, and light to ask."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from fimlora.errors import InvalidOption
+from fimlora.methods.registry import METHODS, needs_null, records_needed
+from fimlora.methods.score import SCORERS
+from fimlora.scores import RULES
+from fimlora_contract.requests import BY_SPECTRA, MethodName
+
+
+def test_each_method_has_a_scorer_a_rule_and_words():
+    """A method that is named can be asked for."""
+    assert tuple(SCORERS) == tuple(METHODS)
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.rule in RULES
+        assert method.summary
+        assert method.source
+
+
+def test_the_wire_has_the_methods_of_the_engine():
+    """In one order, and the same of them may leave modules out."""
+    assert get_args(MethodName) == tuple(METHODS)
+    assert tuple(n for n, m in METHODS.items() if m.rule == "spectral") == BY_SPECTRA
+
+
+@pytest.mark.parametrize("ask", [records_needed, needs_null])
+def test_nothing_is_said_of_a_method_that_nobody_knows(ask):
+    """All that there are are named."""
+    with pytest.raises(InvalidOption, match=f"'best' is unknown.*{', '.join(METHODS)}"):
+        ask("best")
+
+
+def test_asking_what_a_method_needs_loads_no_numpy():
+    """A service asks it of every request that it accepts."""
+    code = (
+        "import sys\nfrom fimlora.methods.registry import records_needed\n"
+        "records_needed('spectral')\nsys.exit('numpy' in sys.modules)\n"
+    )
+    path = str(Path(__file__).parents[3] / "worker")
+
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=True)

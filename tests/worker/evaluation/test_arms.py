@@ -1,0 +1,73 @@
+"""Arms must spend the same, or they are refused by name."""
+
+import pytest
+
+from fimlora.allocation import allocate
+from fimlora.errors import InvalidOption
+from fimlora.plan import Budget, TargetModule
+from fimlora.scores import Scores
+from fimlora_worker.errors import UnequalArms
+from fimlora_worker.evaluation.arms import Arm, check_equal
+
+MODULES = tuple(
+    TargetModule(f"layer.{i}.{kind}", d_in, 16)
+    for i in range(4)
+    for kind, d_in in (("attention", 16), ("mlp", 64))
+)
+STEP = 80
+SCORES = Scores(MODULES, {m.name: float(m.cost * (i + 1)) for i, m in enumerate(MODULES)})
+LIMIT = Budget("parameters", 4 * sum(m.cost for m in MODULES))
+
+
+def arm(name, *, seed=0, budget=LIMIT, scores=SCORES, **options):
+    rule = name if name in {"uniform", "random"} else "proportional"
+    return Arm(name, (allocate(scores, budget, rule=rule, seed=seed, **options),))
+
+
+def as_arms(*arms):
+    return {each.name: each for each in arms}
+
+
+def test_plans_of_one_budget_in_parameters_are_equal():
+    """Measured, uniform and several random plans; none is a step from another."""
+    draws = tuple(allocate(SCORES, LIMIT, rule="random", seed=s) for s in range(5))
+    arms = as_arms(arm("uniform"), Arm("random", draws), arm("fim"))
+
+    check_equal(arms)
+
+    spent = {plan.spent.parameters for each in arms.values() for plan in each.plans}
+    assert max(spent) - min(spent) < STEP
+    assert [arms["random"].plan(seed) for seed in range(7)] == [*draws, *draws[:2]]
+
+
+def test_plans_of_one_budget_in_ranks_need_not_be():
+    """Equal ranks at unequal costs are unequal parameters; the message says how many."""
+    fim, uniform = arm("fim", budget=4), arm("uniform", budget=4)
+    assert fim.plans[0].spent.ranks == uniform.plans[0].spent.ranks
+
+    with pytest.raises(UnequalArms, match=r"parameters, .* more than one step of 80 apart"):
+        check_equal(as_arms(uniform, fim))
+
+
+def test_more_than_a_step_is_too_much():
+    more = Budget("parameters", LIMIT.value + 2 * STEP)
+
+    with pytest.raises(UnequalArms, match="'fim' trains"):
+        check_equal(as_arms(arm("uniform"), arm("fim", budget=more, r_max=16)))
+
+
+def test_another_scale_is_another_learning_rate():
+    with pytest.raises(UnequalArms, match="scale"):
+        check_equal(as_arms(arm("uniform"), arm("fim", scale=4)))
+
+
+def test_other_modules_are_another_question():
+    fewer = Scores(MODULES[:-1], {m.name: 1.0 for m in MODULES[:-1]})
+
+    with pytest.raises(UnequalArms, match="different target modules"):
+        check_equal(as_arms(arm("uniform"), arm("fim", scores=fewer, r_max=32)))
+
+
+def test_an_arm_has_a_plan():
+    with pytest.raises(InvalidOption, match="no plan"):
+        Arm("fim", ())

@@ -1,0 +1,270 @@
+"""The verdict, against textbook statistics and evaluations whose truth is known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fimlora.errors import InvalidOption
+from fimlora_worker.evaluation.csv_files import curves_csv, read_runs, runs_csv
+from fimlora_worker.evaluation.paired import holm, paired
+from fimlora_worker.evaluation.runs import RunSpec
+from fimlora_worker.evaluation.verdict import judge
+from support.evaluations import bowl, make_result, make_settings, noisy, run_all
+
+N_SIMULATED = 400
+
+
+def losses(results, arm):
+    return [
+        r.loss
+        for r in sorted(results, key=lambda r: r.spec.seed)
+        if r.spec.arm == arm and r.spec.phase == "final"
+    ]
+
+
+def simulate(seed, offsets, *, n_seeds=5, arms=("uniform", "random", "fim", "spectral")):
+    settings = make_settings(
+        arms=arms, seeds=tuple(range(n_seeds)), tuning_seeds=(100,), learning_rates=(1e-3, 2e-3)
+    )
+    surface = noisy(np.random.default_rng(seed), offsets=offsets)
+    results = [make_result(spec, surface(spec)) for spec in _specs(settings)]
+    return settings, results
+
+
+def _specs(settings):
+    for arm in settings.arms:
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+            yield RunSpec(arm, rate, 100, "tuning")
+            for seed in settings.seeds:
+                yield RunSpec(arm, rate, seed, "final")
+
+
+def test_an_interval_is_that_of_the_paired_t_test():
+    """Mean, interval and p value are scipy's for the same numbers."""
+    settings = make_settings()
+    surface = noisy(np.random.default_rng(3), offsets={"fim": -0.01})
+    results = run_all(settings, surface)
+
+    judged = judge(settings, results)
+
+    for reference in ("uniform", "random"):
+        test = stats.ttest_rel(losses(results, "fim"), losses(results, reference))
+        interval = test.confidence_interval(0.95)
+        found = judged.difference("fim", reference, "loss")
+        assert found.n == 5
+        assert found.p == pytest.approx(test.pvalue)
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+        d = np.subtract(losses(results, "fim"), losses(results, reference))
+        assert found.n_better == int((d < 0).sum())
+
+
+def test_holm_rejects_step_by_step():
+    """The textbook's procedure, written as the loop it is."""
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        p_values = generator.uniform(0, 0.08, size=generator.integers(1, 7)).tolist()
+        rejected = set()
+        for step, place in enumerate(np.argsort(p_values)):
+            if p_values[place] > 0.05 / (len(p_values) - step):
+                break
+            rejected.add(int(place))
+
+        adjusted = holm(p_values)
+
+        assert {i for i, p in enumerate(adjusted) if p <= 0.05} == rejected
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """95 % of simulated intervals, within what so many simulations can differ by."""
+    generator = np.random.default_rng(1)
+    n, held = 4000, 0
+    for _ in range(n):
+        found = paired(generator.normal(0.3, 1, size=5).tolist())
+        held += found.low <= 0.3 <= found.high
+
+    assert abs(held / n - 0.95) < 4 * math.sqrt(0.05 * 0.95 / n)
+
+
+def test_where_nothing_differs_hardly_ever_anybody_wins():
+    """At most 5 % of evaluations whose arms are all the same name a winner."""
+    codes = [judge(*simulate(seed, {})).verdict.code for seed in range(N_SIMULATED)]
+
+    false = sum(code != "no_difference" for code in codes)
+
+    assert false <= 0.05 * N_SIMULATED
+    assert false > 0, "simulations that cannot fail show nothing"
+
+
+@pytest.mark.parametrize(
+    ("offsets", "code", "winner"),
+    [
+        ({"fim": -0.05}, "better", "fim"),
+        ({"fim": -0.05, "spectral": -0.1}, "better", "spectral"),
+        ({"fim": -0.05, "random": -0.05}, "any_uneven", None),
+        ({"random": -0.05}, "any_uneven", "random"),
+        ({"fim": 0.05}, "no_difference", "uniform"),
+    ],
+)
+def test_a_difference_well_above_the_noise_is_found(offsets, code, winner):
+    """Five times the noise, ten seeds: the right verdict in nearly all simulations."""
+    verdicts = [judge(*simulate(seed, offsets, n_seeds=10)).verdict for seed in range(100)]
+
+    right = [v for v in verdicts if v.code == code and winner in {v.winner, None}]
+
+    assert len(right) >= 90
+    assert all(v.winner in v.sentence and "uniform" in v.sentence for v in right)
+
+
+def test_no_difference_says_how_large_one_could_be():
+    """The farthest that simultaneous intervals reach, in loss and in points of accuracy."""
+    settings, results = simulate(7, {})
+    with_accuracy = [make_result(r.spec, r.loss, accuracy=0.5 + r.loss / 100) for r in results]
+    judged = judge(settings, with_accuracy)
+    best = {arm.name: arm.best_rate for arm in judged.arms}
+
+    def of(arm):
+        return np.array(
+            [
+                r.loss
+                for r in with_accuracy
+                if r.spec.phase == "final"
+                and r.spec.arm == arm
+                and r.spec.learning_rate == best[arm]
+            ]
+        )
+
+    farthest = 0.0
+    for arm in ("random", "fim", "spectral"):
+        d = of(arm) - of("uniform")
+        interval = stats.ttest_1samp(d, 0).confidence_interval(1 - 0.05 / 3)
+        farthest = max(farthest, abs(interval.low), abs(interval.high))
+
+    assert judged.verdict.code == "no_difference"
+    assert (
+        f"{farthest:.3g} of loss ({farthest:.1f} points of accuracy)" in judged.verdict.sentence
+    )
+    assert "use uniform" in judged.verdict.sentence
+
+
+def test_an_arm_that_diverges_everywhere_is_named():
+    """It has no figures, and the others are judged without it."""
+    settings = make_settings()
+    surface = bowl(dict.fromkeys(settings.arms, 2e-3))
+    results = run_all(settings, lambda s: math.nan if s.arm == "fim" else surface(s))
+
+    judged = judge(settings, results)
+
+    assert [
+        note for note in judged.verdict.notes if "fim diverged at every learning rate" in note
+    ]
+    assert judged.difference("fim", "uniform", "loss") is None
+    json.dumps(judged.to_json(), allow_nan=False)
+
+
+def test_an_arm_that_diverged_in_a_final_run_cannot_win():
+    """However good its other runs are: the bad ones are left out of them."""
+    settings, results = simulate(1, {"fim": -0.5}, n_seeds=10)
+    spoiled = [
+        make_result(r.spec, math.nan) if (r.spec.arm, r.spec.seed) == ("fim", 3) else r
+        for r in results
+    ]
+
+    before, after = judge(settings, results).verdict, judge(settings, spoiled).verdict
+
+    assert before.winner == "fim"
+    assert after.winner == "uniform"
+    assert "fim diverged in 1 of 10 final runs" in " ".join(after.notes)
+    assert judge(settings, spoiled).difference("fim", "uniform", "loss").n == 9
+
+
+def test_nothing_is_decided_when_uniform_has_no_figures():
+    settings = make_settings()
+    surface = bowl(dict.fromkeys(settings.arms, 2e-3))
+    results = run_all(settings, lambda s: math.nan if s.arm == "uniform" else surface(s))
+
+    verdict = judge(settings, results).verdict
+
+    assert verdict.code == "undecided"
+    assert "uniform diverged at every learning rate" in " ".join(verdict.notes)
+
+
+def test_runs_without_any_noise_are_judged_by_what_they_are():
+    """Differences without spread: a real one is certain, none is none."""
+    settings = make_settings()
+    surface = bowl(dict.fromkeys(settings.arms, 2e-3))
+
+    same = judge(settings, run_all(settings, surface))
+    better = judge(settings, run_all(settings, lambda s: surface(s) - (s.arm == "fim") * 0.25))
+
+    assert same.verdict.code == "no_difference"
+    assert same.difference("fim", "uniform", "loss").p == 1
+    assert better.verdict.code == "better"
+
+
+def test_the_larger_lever_is_named():
+    """The rate: the worse neighbour of uniform's best. The ranks: the widest pair of arms."""
+    settings = make_settings()
+    surface = bowl({"uniform": 2e-3, "random": 2e-3, "fim": 2e-3})
+
+    rate = judge(settings, run_all(settings, lambda s: surface(s) + (s.arm == "fim") * 0.03))
+    ranks = judge(settings, run_all(settings, lambda s: surface(s) + (s.arm == "fim") * 0.3))
+
+    assert rate.levers.rate == pytest.approx(0.1)
+    assert rate.levers.ranks == pytest.approx(0.03)
+    assert "the learning rate" in rate.levers.sentence
+    assert ranks.levers.ranks == pytest.approx(0.3)
+    assert "the choice of ranks" in ranks.levers.sentence
+
+
+def test_a_best_rate_at_the_edge_of_the_widened_grid_is_said():
+    settings = make_settings()
+    results = run_all(settings, bowl({"uniform": 2e-3, "random": 2e-3, "fim": 64e-3}))
+
+    notes = judge(settings, results).verdict.notes
+
+    assert len(notes) == 1
+    assert "best rate of fim, 0.016, is at the edge" in notes[0]
+
+
+def test_the_order_of_the_results_changes_nothing():
+    settings, results = simulate(5, {"fim": -0.01})
+
+    assert judge(settings, results[::-1]) == judge(settings, results)
+
+
+def test_tuning_that_is_not_finished_is_not_judged():
+    settings = make_settings()
+    results = run_all(settings, bowl(dict.fromkeys(settings.arms, 2e-3)))
+
+    with pytest.raises(InvalidOption, match="1 tuning runs are not finished, such as tuning:"):
+        judge(
+            settings,
+            [r for r in results if r.spec.phase == "final"]
+            + [r for r in results if r.spec.phase == "tuning"][1:],
+        )
+
+
+def test_an_evaluation_that_was_cut_short_is_judged_by_its_pairs():
+    """Seeds that only one of two arms has say nothing about their difference."""
+    settings, results = simulate(5, {})
+    cut = [
+        r
+        for r in results
+        if r.spec.phase == "tuning" or r.spec.seed < 3 or r.spec.arm == "uniform"
+    ]
+
+    assert judge(settings, cut).difference("fim", "uniform", "loss").n == 3
+
+
+def test_tables_give_back_the_results():
+    """Raw results, also of runs without a loss, are what was written."""
+    settings, results = simulate(2, {})
+    results[3] = make_result(results[3].spec, math.nan)
+
+    again = read_runs(runs_csv(results), curves_csv(results))
+
+    assert [str(r) for r in again] == [str(r) for r in results]
+    assert judge(settings, again) == judge(settings, results)

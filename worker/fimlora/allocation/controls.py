@@ -1,0 +1,126 @@
+"""What a plan is held against: a uniform pattern and several random ones that spend as much.
+
+A control that spends less than the plan says nothing about where ranks lie. So all of them
+have the plan's bounds, multiples and ties, and spend what it spends: a budget in ranks
+exactly, any other but for less than the cheapest step still open. That is checked, not
+assumed. Nothing here imports torch.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.units import Units
+from fimlora.errors import UnequalControls
+
+RANDOM = ("random", *(f"random-{i}" for i in range(2, 6)))  # the first is what the rule gives
+_WORD = 6  # bytes of a random score
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
+_DIGITS = re.compile(r"(\d+)")
+_INDEX = re.compile(r"\.\d+(?=\.)")  # of a block or an expert
+
+
+def control_ranks(
+    units: Units, names: Collection[str], limit: int, *, seed: int
+) -> dict[str, dict[str, int]]:
+    """Share a limit without a look at any score.
+
+    ``uniform`` has one rank for all and the next one for as many modules as fit, spread over
+    depth and kinds; where only a cheaper module still fits, that goes on, so that no more is
+    left than of the plan. ``random`` and those numbered after it share by scores drawn from
+    the seed and a module's name.
+
+    Args:
+        units: The modules with their bounds.
+        names: Names of the modules, in the order of the results.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+        seed: Seed of the random patterns.
+
+    Returns:
+        Rank per module name, by control.
+    """
+    uniform = share_limit(spread_out(units), dict.fromkeys(names, 1.0), limit)
+    drawn = _random_scores(names, seed=seed)
+    random = {control: share_limit(units, scores, limit) for control, scores in drawn.items()}
+    return {**random, "uniform": uniform}
+
+
+def spread_out(units: Units) -> Units:
+    """The same units, of which an equal claim is settled evenly instead of by name.
+
+    Kinds (names but for the indices in them) take turns, each as often as it has members. Within a
+    kind, members are numbered by depth and come in the order of the fraction of their number
+    times the golden ratio, each kind from another start: however many come first, they are
+    spread evenly over kinds and depth.
+
+    Args:
+        units: The units.
+
+    Returns:
+        Units that solvers settle ties of in that order.
+    """
+    first = [*(group[0] for group in units.groups), *units.alone]
+    kinds: dict[str, list[int]] = {}
+    for row in sorted(range(len(first)), key=lambda row: _natural(first[row])):
+        kinds.setdefault(_INDEX.sub(".*", first[row]), []).append(row)
+    turns = [
+        ((2 * place + 1) / len(rows), kind, row)
+        for kind, rows in enumerate(kinds.values())
+        for place, row in enumerate(_scattered(rows, kind * 2**64 // len(kinds)))
+    ]
+    return replace(units, ties=np.array([row for *_, row in sorted(turns)], dtype=np.intp))
+
+
+def _scattered(rows: list[int], start: int) -> list[int]:
+    """Rows in an order of which any beginning is spread evenly over all."""
+    turn = {row: (start + i * _GOLDEN) % 2**64 for i, row in enumerate(rows)}
+    return sorted(rows, key=turn.__getitem__)
+
+
+def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str, int]]) -> None:
+    """See that several ways to spend a limit can be compared.
+
+    Args:
+        units: The modules with their bounds.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+        patterns: Rank per module name, by the name of the pattern.
+
+    Raises:
+        UnequalControls: One leaves so much that its cheapest open step would still fit, or
+            spends too much; none is to be written then.
+    """
+    limit = units.affordable(limit)
+    for name, ranks in patterns.items():
+        steps = units.steps(ranks)
+        left = limit - int(units.weight @ steps)
+        is_open = steps < units.highest
+        cheapest = int(units.weight[is_open].min()) if is_open.any() else None
+        if left < 0 or (cheapest is not None and left >= cheapest):
+            what = "ranks" if units.in_ranks else "parameters"
+            raise UnequalControls(
+                f"pattern {name!r} leaves {left} of {limit} {what}, where a step of {cheapest} "
+                "is open: patterns that spend unequally are not compared. This is a fault of the "
+                "allocator; please report it with the budget and the bounds"
+            )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key by which block 2 comes before block 10."""
+    parts = _DIGITS.split(name)
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, dict[str, float]]:
+    """Scores in (0, 1] by control, each from the seed and its module's name only."""
+    digests = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names}
+    return {
+        control: {
+            name: (int.from_bytes(digest[_WORD * i : _WORD * (i + 1)], "big") + 1) / 2**48
+            for name, digest in digests.items()
+        }
+        for i, control in enumerate(RANDOM)
+    }

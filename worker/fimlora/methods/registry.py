@@ -1,0 +1,95 @@
+"""The methods by name: by what rule each shares, what it needs recorded, and where it is from.
+
+A method turns statistics into scores; its rule turns scores into ranks. This is the table alone,
+so that who only asks for names loads neither numpy nor torch; `fimlora.methods.score` scores.
+"""
+
+from dataclasses import dataclass
+
+from fimlora.errors import InvalidOption
+from fimlora.statistics.options import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A named way from statistics to scores.
+
+    Attributes:
+        name: What it is asked for by.
+        rule: The allocation rule that its scores go with.
+        summary: What it goes by, in a line.
+        source: Where it is from.
+        record: What must be recorded besides.
+        needs_null: Whether it needs the statistics of the null.
+    """
+
+    name: str
+    rule: str
+    summary: str
+    source: str
+    record: frozenset[Record] = frozenset()
+    needs_null: bool = False
+
+
+_ALL = (
+    Method(
+        "fim",
+        "proportional",
+        "by the mean diagonal Fisher information of LoRA-B",
+        "FIM-LoRA, equation 4",
+    ),
+    Method(
+        "spectral",
+        "spectral",
+        "by marginal gain from singular values of the mean gradient (experimental: not shown to "
+        "beat uniform)",
+        "Eckart-Young; nearest: early-gradient-spectra-lora",
+        frozenset({Record.SPECTRA}),
+    ),
+    Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
+    Method(
+        "random", "random", "by random numbers: the control of any uneven plan", "a control"
+    ),
+)
+METHODS = {method.name: method for method in _ALL}
+
+
+def find_method(name: str) -> Method:
+    """Look a method up.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The method.
+
+    Raises:
+        InvalidOption: Nobody knows it.
+    """
+    if name not in METHODS:
+        raise InvalidOption(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def records_needed(name: str) -> frozenset[Record]:
+    """Say what a method needs recorded besides.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        What `fimlora.measure` takes as ``record``.
+    """
+    return find_method(name).record
+
+
+def needs_null(name: str) -> bool:
+    """Say whether a method needs the statistics of the null.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        Whether it does.
+    """
+    return find_method(name).needs_null

@@ -1,0 +1,61 @@
+"""The arms of an evaluation: rank patterns that spend the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fimlora.errors import InvalidOption
+from fimlora.plan import RankPlan
+from fimlora_worker.errors import UnequalArms
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to share the budget.
+
+    Attributes:
+        name: Its name.
+        plans: One plan; for the random control several, as one draw would say more about
+            itself than about random ranks.
+    """
+
+    name: str
+    plans: tuple[RankPlan, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an arm without a plan."""
+        if not self.plans:
+            raise InvalidOption(f"arm {self.name!r} has no plan")
+
+    def plan(self, seed: int) -> RankPlan:
+        """The plan that the run of a seed trains."""
+        return self.plans[seed % len(self.plans)]
+
+
+def check_equal(arms: Mapping[str, Arm]) -> None:
+    """See that all plans of all arms adapt the same modules, scaled alike, and spend the same.
+
+    Parameters may differ by less than one step: the largest cost of one rank.
+
+    Raises:
+        UnequalArms: They do not; the message has the first two that differ.
+    """
+    plans = [(arm.name, plan) for arm in arms.values() for plan in arm.plans]
+    first_name, first = plans[0]
+    step = max(module.cost for module in first.modules)
+    for name, plan in plans:
+        if {m.name: m.cost for m in plan.modules} != {m.name: m.cost for m in first.modules}:
+            raise UnequalArms(
+                f"arms {first_name!r} and {name!r} are plans for different target modules"
+            )
+        if plan.scale != first.scale:
+            raise UnequalArms(
+                f"arm {first_name!r} has scale {first.scale:g}, {name!r} {plan.scale:g}: they must "
+                "have one scale, as another one is another learning rate"
+            )
+    spent = sorted((plan.spent.parameters, name) for name, plan in plans)
+    (least, least_name), (most, most_name) = spent[0], spent[-1]
+    if most - least >= step:
+        raise UnequalArms(
+            f"arm {most_name!r} trains {most:,} parameters, {least_name!r} {least:,}: more than "
+            f"one step of {step:,} apart; solve all arms at one budget in parameters"
+        )
