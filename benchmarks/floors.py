@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fimlora import find_targets
 from fimlora.measuring.recording.arithmetic import gram_is_cheaper
-from fimlora.measuring.recording.last_input import is_same_memory
+from fimlora.numerics.last_input import is_same_memory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ needs a weight or draws a random number.
 
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -40,24 +41,33 @@ class PeftRefusal(UnsupportedModule):
 
 
 @dataclass(frozen=True, slots=True)
-class Adapted:
-    """What PEFT has made of a config.
+class Carriers:
+    """What carries LoRA where PEFT has put it.
 
     Attributes:
         ranks: Rank by name of the module that carries LoRA.
         scales: Effective scale, likewise.
         parameters: Names of single parameters that carry LoRA, as fused experts do.
         saved: Names of the modules that are trained and saved in full.
-        n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
-            that is trained outside ``saved``.
-        tensors: Shape by name of the tensors that a file of weights must hold.
-        lost: Names of those that PEFT does not find again when it loads such a file.
     """
 
     ranks: Mapping[str, int]
     scales: Mapping[str, float]
     parameters: tuple[str, ...]
     saved: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted(Carriers):
+    """What PEFT has made of a config.
+
+    Attributes:
+        n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
+            that is trained outside ``saved``.
+        tensors: Shape by name of the tensors that a file of weights must hold.
+        lost: Names of those that PEFT does not find again when it loads such a file.
+    """
+
     n_lora_parameters: int
     tensors: Mapping[str, tuple[int, ...]]
     lost: tuple[str, ...]
@@ -75,18 +85,35 @@ def adapt(model: nn.Module, config: Mapping[str, Any]) -> Adapted:
 
     Raises:
         PeftRefusal: PEFT raises.
+    """  # noqa: DOC502 - `_put_on` raises
+    with _trying():
+        return _describe(_put_on(model, config))
+
+
+@contextmanager
+def _trying() -> Iterator[None]:
+    """Let PEFT warn of what it likes: what it tells of is seen in the outcome."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _put_on(model: nn.Module, config: Mapping[str, Any]) -> Any:
+    """Put an adapter on an outline of a model.
+
+    Returns:
+        What PEFT makes of it.
+
+    Raises:
+        PeftRefusal: PEFT raises whatever it likes, and that is the answer.
     """
     fields = deepcopy(dict(config)) | {"base_model_name_or_path": None}
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they tell of is seen in the outcome
-        try:
-            with torch.device("meta"):
-                peft_config = PeftConfig.from_peft_type(**fields)
-                tree = outline(model)
-                adapted = get_peft_model(tree, peft_config, adapter_name=_ADAPTER)
-        except Exception as error:  # it raises whatever it likes, and that is the answer
-            raise PeftRefusal(_first_words(error)) from error
-        return _describe(adapted)
+    try:
+        with torch.device("meta"):
+            peft_config = PeftConfig.from_peft_type(**fields)
+            return get_peft_model(outline(model), peft_config, adapter_name=_ADAPTER)
+    except Exception as error:
+        raise PeftRefusal(_first_words(error)) from error
 
 
 def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -127,8 +154,9 @@ def unadaptable(
     left, reasons = dict.fromkeys(names), dict[str, str]()
     shell = outline(model)
 
-    def attempt(targets: Collection[str]) -> Adapted:
-        return adapt(shell, _config(targets, task_type, modules_to_save))
+    def attempt(targets: Collection[str]) -> Carriers:
+        with _trying():
+            return _carriers(_put_on(shell, _config(targets, task_type, modules_to_save)))
 
     while left:
         try:
@@ -142,15 +170,12 @@ def unadaptable(
     return {name: reasons[name] for name in names if name in reasons}
 
 
-def _describe(adapted: Any) -> Adapted:
-    base = adapted.get_base_model()
-    layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
+def _carriers(adapted: Any) -> Carriers:
+    """Name what carries LoRA, and what is trained in full."""
+    named = [*adapted.get_base_model().named_modules()]
+    layers = {n: m for n, m in named if isinstance(m, LoraLayer)}
     plain = {n: m for n, m in layers.items() if not getattr(m, "parameter_name", None)}
-    saved = {n: m for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)}
-    # Not asking whether embeddings were resized, which looks for the model on the hub.
-    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    in_full = {id(p) for module in saved.values() for p in module.parameters()}
-    return Adapted(
+    return Carriers(
         ranks={name: layer.r[_ADAPTER] for name, layer in plain.items()},
         scales={name: layer.scaling[_ADAPTER] for name, layer in plain.items()},
         parameters=tuple(
@@ -158,7 +183,21 @@ def _describe(adapted: Any) -> Adapted:
             for name, layer in layers.items()
             if name not in plain
         ),
-        saved=tuple(saved),
+        saved=tuple(n for n, m in named if isinstance(m, ModulesToSaveWrapper)),
+    )
+
+
+def _describe(adapted: Any) -> Adapted:
+    base, carriers = adapted.get_base_model(), _carriers(adapted)
+    saved = [base.get_submodule(name) for name in carriers.saved]
+    # Not asking whether embeddings were resized, which looks for the model on the hub.
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    in_full = {id(p) for module in saved for p in module.parameters()}
+    return Adapted(
+        ranks=carriers.ranks,
+        scales=carriers.scales,
+        parameters=carriers.parameters,
+        saved=carriers.saved,
         n_lora_parameters=sum(
             p.numel() for p in base.parameters() if p.requires_grad and id(p) not in in_full
         ),
@@ -190,7 +229,7 @@ def _config(
     }
 
 
-def _not_adapted(adapted: Adapted, names: Collection[str], shell: nn.Module) -> dict[str, str]:
+def _not_adapted(adapted: Carriers, names: Collection[str], shell: nn.Module) -> dict[str, str]:
     """Reasons of those that carry no LoRA, and of those that drag in another module."""
     extra = [name for name in adapted.ranks if name not in names]
     found = {
@@ -205,7 +244,7 @@ def _not_adapted(adapted: Adapted, names: Collection[str], shell: nn.Module) -> 
     return found
 
 
-def _why_not(name: str, adapted: Adapted, shell: nn.Module) -> str:
+def _why_not(name: str, adapted: Carriers, shell: nn.Module) -> str:
     for saved in adapted.saved:
         if name == saved or name.startswith(f"{saved}."):
             return f"part of {saved!r}, which PEFT trains in full"
