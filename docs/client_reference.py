@@ -11,16 +11,18 @@ from blocking import CLIENT
 CLASSES = {
     "client": ("blocking/client.py", "Client"),
     "client.jobs": ("blocking/jobs.py", "Jobs"),
+    "client.evaluations": ("blocking/evaluations.py", "Evaluations"),
     "client.rank_patterns": ("blocking/rank_patterns.py", "RankPatterns"),
     "client.datasets": ("blocking/catalogues.py", "Datasets"),
     "client.models": ("blocking/catalogues.py", "Models"),
     "client.workers": ("blocking/catalogues.py", "Workers"),
     "client.cache": ("blocking/catalogues.py", "Cache"),
     "job": ("blocking/handle.py", "JobHandle"),
+    "evaluation": ("blocking/evaluations.py", "EvaluationHandle"),
     "result": ("results.py", "Result"),
     "fetched": ("patterns.py", "FetchedPattern"),
 }
-FIELDS = ("CalibrationFields", "PlanFields")
+FIELDS = ("CalibrationFields", "EvaluationFields", "PlanFields")
 INTRO = """\
 # The Python client
 

@@ -23,6 +23,8 @@ from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
+# What is kept beside a job's record, under keys of these names, and goes with it.
+BESIDE = ("events", "plans", "runs", "claims")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
@@ -227,7 +229,8 @@ class JobStore(Deduplication):
             JobMissing: There is no such job.
             JobOpen: It has not ended.
         """
-        keys = [self._job(job_id), self._events(job_id), self._open(), self.key("jobs")]
+        beside = [self.key(name, job_id) for name in BESIDE]
+        keys = [self._job(job_id), self._open(), self.key("jobs"), *beside]
         done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")

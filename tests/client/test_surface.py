@@ -7,18 +7,22 @@ import sys
 import pytest
 
 import fimlora_client
-from fimlora_client.bodies import CalibrationFields, PlanFields
+from fimlora_client.bodies import CalibrationFields, EvaluationFields, PlanFields
+from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest, PlanRequest
 
 NAMES = {
     "ApiError",
     "AsyncClient",
+    "AsyncEvaluationHandle",
     "AsyncJobHandle",
     "CalibrationRequest",
     "Client",
     "ClientError",
     "ConnectionFailed",
     "DigestMismatch",
+    "EvaluationHandle",
+    "EvaluationRequest",
     "FetchedPattern",
     "JobCanceled",
     "JobFailed",
@@ -34,6 +38,8 @@ SIGNATURES = {
     "Client": "base_url=None, *, api_key=None, http=None, sleep=<built-in function sleep>, "
     "context=None",
     "Client.calibrate": "self, request=None, *, idempotency_key=None, wait=0, **fields",
+    "Client.evaluate": "self, request=None, *, idempotency_key=None, wait=0, **fields",
+    "EvaluationHandle.wait": "self, *, timeout=21600, poll_every=None, on_progress=None",
     "JobHandle.wait": "self, *, timeout=3600, poll_every=None, on_progress=None",
     "JobHandle.events": "self, *, after=None",
     "JobHandle.download": "self, folder, *, on_file=None",
@@ -54,8 +60,12 @@ def signature(path):
 
 @pytest.mark.parametrize(
     ("fields", "request_"),
-    [(CalibrationFields, CalibrationRequest), (PlanFields, PlanRequest)],
-    ids=["calibrate", "allocate"],
+    [
+        (CalibrationFields, CalibrationRequest),
+        (EvaluationFields, EvaluationRequest),
+        (PlanFields, PlanRequest),
+    ],
+    ids=["calibrate", "evaluate", "allocate"],
 )
 def test_every_field_of_a_request_is_a_keyword(fields, request_):
     """An editor offers what the service takes; validating alone is a method of its own."""

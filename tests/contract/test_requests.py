@@ -43,6 +43,10 @@ def test_short_forms_expand_to_tagged_references():
         ({"allocation": {"r_min": 0}}, "only method spectral"),
         ({"allocation": {"r_min": -1, "method": "spectral"}}, "r_min"),
         ({"allocation": {"rmin": 2}}, "rmin"),
+        (
+            {"allocation": {"method": "coherent"}, "calibration": {"estimator": "sampled"}},
+            "method coherent needs the energy of each example's gradient, .* use exact",
+        ),
         ({"calibration": {"n_batches": "8"}}, "n_batches"),
         ({"dataset": {"rows": []}}, "has no source; source must be one of"),
         ({"base_model": {"source": ["hub"]}}, r"source must be one of \['hub', 'local'\]"),

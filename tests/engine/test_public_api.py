@@ -23,7 +23,10 @@ NAMES = {
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "compare",
     "find_targets",
+    "fit_head",
+    "fit_head_streamed",
     "load_plan",
     "measure",
     "measure_folder",
@@ -40,21 +43,28 @@ SIGNATURES = {
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None",
+    "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
+    "estimator=None, **options",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
+    "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
+    "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
+    "device='cpu', weights_seed=0, ignore_mismatched_sizes=False, micro_batch_size=None, "
+    "frontier_bytes=1073741824, on_batch=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
     "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
-    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0",
+    "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0, "
+    "null=False, halves=False",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
-    "weights_seed=None, ignore_mismatched_sizes=False",
+    "weights_seed=None, ignore_mismatched_sizes=False, head_weights=None",
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False",
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None, progress_file=None, first_example=0",
+    "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
     "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
@@ -78,7 +88,7 @@ FIELDS = {
         *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
         *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
-        *("progress_file", "first_example"),
+        *("progress_file", "first_example", "null", "halves"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [

@@ -95,12 +95,14 @@ class Hub:
     Attributes:
         url: Its endpoint.
         requests: Every request line so far, such as ``HEAD /org/m/resolve/main/x``.
+        whole: Paths of the files that were asked for as a whole.
         broken: While true every request is answered with status 500.
     """
 
     url: str
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
     broken: bool = False
 
     def add(
@@ -195,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {"ETag": f'"{git_oid(data)}"', "Accept-Ranges": "bytes"}
         span = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range") or "")
         if span is None:
+            if self.command == "GET":
+                self.hub.whole.append(unquote(match["path"]))
             self._send(200, data, headers)
             return
         first, last = int(span[1]), min(int(span[2] or len(data)), len(data) - 1)

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 ROWS = [{"text": f"text {n}", "label": n % 2} for n in range(8)]
 CONFIG = {"model_type": "gpt2", "architectures": ["GPT2Model"], "hidden_size": 16}
+TOKENIZER = {"model": {"vocab": {"[UNK]": 0, "w1": 1}}, "added_tokens": []}
 WEIGHTS = {
     f"encoder.layer.{layer}.{module}.{kind}": shape
     for layer in range(2)
@@ -23,7 +24,7 @@ def make_model(folder: Path, *, config: dict[str, Any] | None = None) -> Path:
     (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
     weights = {name: np.zeros(shape, np.float32) for name, shape in WEIGHTS.items()}
     save_file(weights, folder / "model.safetensors")
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     return folder
 
 

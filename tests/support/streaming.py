@@ -13,7 +13,12 @@ from support.statistics import assert_identical
 
 LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
 # Everything that a run can record.
-ALL = {"estimator": "both", "record": ("spectra", "moments", "batch_energies")}
+ALL = {
+    "estimator": "both",
+    "record": ("spectra", "moments", "batch_energies"),
+    "null": True,
+    "halves": True,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
+    from fimlora.confidence.compare import compare
     from fimlora.measuring.folder import measure_folder
+    from fimlora.measuring.head.resident import fit_head
     from fimlora.measuring.resident import measure
     from fimlora.measuring.resume.progress_file import ProgressFile
     from fimlora.measuring.settings import Settings
+    from fimlora.measuring.streamed.head import fit_head_streamed
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "compare": "fimlora.confidence.compare",
     "find_targets": "fimlora.model.targets",
+    "fit_head": "fimlora.measuring.head.resident",
+    "fit_head_streamed": "fimlora.measuring.streamed.head",
     "load_plan": "fimlora.adapter.read",
     "measure": "fimlora.measuring.resident",
     "measure_folder": "fimlora.measuring.folder",
@@ -55,7 +61,10 @@ __all__ = [
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "compare",
     "find_targets",
+    "fit_head",
+    "fit_head_streamed",
     "load_plan",
     "measure",
     "measure_folder",

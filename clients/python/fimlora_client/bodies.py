@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fimlora_client.calls import json_body
 from fimlora_client.errors import InvalidFile, ValidationFailed, problem_of
+from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.field_errors import field_error
 from fimlora_contract.references import (
     HubDataset,
@@ -25,6 +26,7 @@ from fimlora_contract.requests import (
     Calibration,
     CalibrationRequest,
     LayoutOptions,
+    MethodName,
 )
 
 UPLOADS = {
@@ -38,6 +40,7 @@ AnyDataset = (
     str | HubDataset | UploadedDataset | InlineDataset | LocalDataset | Mapping[str, Any]
 )
 AnyBudget = int | Budget | Mapping[str, Any]
+AnyRequest = TypeVar("AnyRequest", bound=CalibrationRequest)
 Rows = str | Path | Iterable[Mapping[str, Any]]
 
 
@@ -57,6 +60,23 @@ class CalibrationFields(TypedDict, total=False):
     priority: Literal["normal", "high"]
     deadline_s: float | None
     webhook: str | None
+
+
+class EvaluationFields(CalibrationFields, total=False):
+    """The fields of an evaluation as keyword arguments: those of a calibration, and these."""
+
+    methods: list[MethodName] | None
+    plans: dict[str, str]
+    eval_split: str | None
+    eval_dataset: AnyDataset | None
+    eval_share: float | None
+    eval_rows: int | None
+    seeds: int | None
+    steps: int | None
+    batch_size: int
+    max_length: int
+    learning_rates: list[float] | None
+    quick: bool
 
 
 class PlanFields(TypedDict, total=False):
@@ -80,7 +100,20 @@ def build_request(
     return checked(CalibrationRequest, fields)
 
 
-def for_a_job(request: CalibrationRequest) -> CalibrationRequest:
+def build_evaluation(
+    request: EvaluationRequest | None, **fields: Unpack[EvaluationFields]
+) -> EvaluationRequest:
+    """The evaluation as given, or built and checked from its fields.
+
+    Raises:
+        ValidationFailed: A field is wrong; the same exception the service's refusal raises.
+    """
+    if request is not None:
+        return request.model_copy(update=dict(fields)) if fields else request
+    return checked(EvaluationRequest, fields)
+
+
+def for_a_job(request: AnyRequest) -> AnyRequest:
     """The request, if a job is what it asks for.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimlora_client.errors import MissingExtra
 from fimlora_contract.artifacts import Artifact
-from fimlora_contract.jobs import Job
+from fimlora_contract.jobs import CalibrationResult, Job
 from fimlora_contract.rank_maps import RankMap
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Result:
 
     @classmethod
     def of(cls, job: Job) -> "Result":
-        """The result of a job that has succeeded."""
-        assert job.result is not None
+        """The result of a calibration that has succeeded."""
+        assert isinstance(job.result, CalibrationResult)
         return cls(
             job=job,
             digest=job.result.digest,

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from fimlora_contract.base import AnswerModel
 
 
@@ -13,6 +15,13 @@ class Artifact(AnswerModel):
     size: int
     media_type: str
     href: str = ""
+
+
+class JobResult(AnswerModel):
+    """What the results of jobs of every kind have."""
+
+    digest: str = Field(description="Content address of the artefact folder.")
+    artifacts: list[Artifact]
 
 
 class ArtifactPage(AnswerModel):

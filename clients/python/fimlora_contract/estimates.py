@@ -92,3 +92,18 @@ class Estimate(AnswerModel):
     model: ModelEstimate
     memory: MemoryEstimate
     queue: QueueEstimate
+
+
+class EvaluationEstimate(Estimate):
+    """What POST /evaluations would do with the same body; its memory is that of measuring."""
+
+    n_arms: int = Field(description="Rank patterns that are trained, the controls among them.")
+    n_runs: int = Field(description="Runs, if the grid of rates need not be widened.")
+    most_runs: int = Field(description="Runs if it is widened at both ends.")
+    n_steps: int = Field(description="Optimiser steps of each run.")
+    train_s: float | None = Field(
+        None,
+        description="What `n_runs` take one after another, if they are as fast as those of an "
+        "earlier evaluation of this model, batch size and length; null if there was none. "
+        "Several workers share them.",
+    )

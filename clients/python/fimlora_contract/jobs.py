@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fimlora_contract.artifacts import Artifact
+from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.verdicts import EvaluationResult
 
 
 class JobStatus(StrEnum):
@@ -46,8 +47,24 @@ class Stage(StrEnum):
     LOADING = "loading"
     CALIBRATING = "calibrating"
     ALLOCATING = "allocating"
+    TRAINING = "training"
+    JUDGING = "judging"
     WRITING = "writing"
     COMMITTING = "committing"
+
+
+class RunProgress(AnswerModel):
+    """How far an evaluation is, and the run that the worker that speaks for it is in."""
+
+    done: int = Field(description="Runs that are finished and kept.")
+    n_runs: int = Field(description="Runs in all; more if the grid of rates is widened.")
+    at_once: int = Field(1, description="Runs that are being trained now, by any worker.")
+    arm: str | None = Field(None, description="Null while only other workers train.")
+    phase: Literal["tuning", "final"] | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    step: int = 0
+    n_steps: int = 0
 
 
 class Progress(AnswerModel):
@@ -60,6 +77,9 @@ class Progress(AnswerModel):
     resumed_from: int | None = Field(
         default=None,
         description="Batches that an earlier attempt had done and saved, if it had.",
+    )
+    runs: RunProgress | None = Field(
+        default=None, description="Of an evaluation while it trains."
     )
 
 
@@ -85,13 +105,6 @@ class Execution(AnswerModel):
     )
 
 
-class JobResult(AnswerModel):
-    """What the results of every kind of job have."""
-
-    digest: str = Field(description="Content address of the artefact folder.")
-    artifacts: list[Artifact]
-
-
 class CalibrationResult(JobResult):
     """What a succeeded calibration delivers; polling alone is enough to use it."""
 
@@ -102,8 +115,11 @@ class CalibrationResult(JobResult):
     )
 
 
-AnyResult = CalibrationResult
-RESULTS: dict[JobKind, type[AnyResult]] = {JobKind.CALIBRATION: CalibrationResult}
+AnyResult = CalibrationResult | EvaluationResult
+RESULTS: dict[JobKind, type[AnyResult]] = {
+    JobKind.CALIBRATION: CalibrationResult,
+    JobKind.EVALUATION: EvaluationResult,
+}
 
 
 class Job(AnswerModel):

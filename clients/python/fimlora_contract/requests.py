@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
-from fimlora_contract.references import AnyDataset, AnyModel
+from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
@@ -22,8 +22,9 @@ LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
-MethodName = Literal["fim", "spectral", "uniform", "random"]
-BY_SPECTRA = ("spectral",)
+MethodName = Literal["fim", "coherent", "spectral", "spectral-denoised", "uniform", "random"]
+BY_SPECTRA = ("spectral", "spectral-denoised")
+BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -121,14 +122,15 @@ class Allocation(RequestModel):
     method: Annotated[
         MethodName,
         Field(
-            description="By Fisher information; by marginal gain from gradient spectra "
-            "(experimental: not shown to beat uniform); or one of the two controls."
+            description="By Fisher information, or the part of it that examples agree on; by "
+            "marginal gain from gradient spectra, or what of these is above their noise (all but "
+            "fim experimental: not shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
     r_min: Annotated[
         Annotated[int, Field(ge=0, le=4096)] | None,
-        Field(description="At least 1; 0 only with method spectral, for modules left out."),
+        Field(description="At least 1; 0 only with a method by spectra, for modules left out."),
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
@@ -257,3 +259,23 @@ class CalibrationRequest(RequestModel):
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
         return self
+
+    @model_validator(mode="after")
+    def _estimator_fits_method(self) -> Self:
+        needing = [name for name in self.methods_measured if name in BY_EXAMPLES]
+        if needing and self.calibration.estimator == "sampled":
+            raise ValueError(
+                f"method {needing[0]} needs the energy of each example's gradient, which estimator "
+                "sampled does not give: use exact"
+            )
+        return self
+
+    @property
+    def methods_measured(self) -> tuple[str, ...]:
+        """The methods whose plans are asked for: what they need is measured."""
+        return (self.allocation.method,)
+
+    @property
+    def held_out(self) -> DatasetReference | None:
+        """Another dataset that is asked for, to test on what was trained."""
+        return None

@@ -1,17 +1,17 @@
 -- Delete the record of a job that has ended.
 --
--- KEYS[1]  job hash
--- KEYS[2]  the job's events
--- KEYS[3]  open jobs
--- KEYS[4]  all ids
--- ARGV[1]  id
+-- KEYS[1]   job hash
+-- KEYS[2]   open jobs
+-- KEYS[3]   all ids
+-- KEYS[4..] what is kept beside the job and goes with it
+-- ARGV[1]   id
 --
 -- Returns 1 = gone, 0 = it has not ended, -1 = unknown.
 
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return -1 end
 if status ~= 'succeeded' and status ~= 'failed' and status ~= 'canceled' then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('HDEL', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('DEL', KEYS[1], unpack(KEYS, 4))
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
 return 1

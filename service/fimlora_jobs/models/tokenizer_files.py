@@ -4,7 +4,6 @@ Added tokens that text never turns into (of images, say) may lie outside, and so
 pads; the tokens that every text gets, and the vocabulary as a whole, may not.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_jobs.models.refusal import ModelRefused
+from fimlora_jobs.models.tokenizer_content import (
+    CONFIG,
+    LEGACY,
+    TOKENIZER,
+    check_tokenizer_content,
+)
 from fimlora_jobs.models.weights_fit import Shapes, token_tables
 
 FILES = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "source.spm", "tekken")
 SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
 # Their tokens are characters or bytes, by code alone.
 WITHOUT_FILES = frozenset({"canine", "perceiver"})
-MAX_BYTES = 64 << 20
 # Beyond this, it is the vocabulary of another model and not a few tokens that were added.
 MOST_BEYOND = 1024
 
@@ -44,29 +48,41 @@ def check_tokenizer_names(names: Collection[str], config: Mapping[str, Any]) -> 
     """
     if config.get("model_type") in WITHOUT_FILES:
         return
-    if not any(name.startswith(FILES) or name.endswith(SUFFIXES) for name in names):
+    if not vocabularies_among(names):
         raise ModelRefused(
             "it has no tokenizer (no tokenizer.json, vocabulary or *.model); save one beside "
             "its weights"
         )
 
 
-def check_tokenizer_ids(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
-    """Refuse a tokenizer whose ids lie outside the embedding, as far as its files tell.
+def vocabularies_among(names: Collection[str]) -> list[str]:
+    """Names of the files that a vocabulary is in, as far as names tell."""
+    return [name for name in names if name.startswith(FILES) or name.endswith(SUFFIXES)]
+
+
+def files_looked_at(names: Collection[str]) -> list[str]:
+    """Names of a model's files that `check_tokenizer` looks at."""
+    whole = (TOKENIZER,) if TOKENIZER in names else vocabularies_among(names)
+    return [name for name in (CONFIG, *LEGACY, *whole) if name in names]
+
+
+def check_tokenizer(folder: Path, config: Mapping[str, Any], shapes: Shapes | None) -> None:
+    """Refuse a tokenizer that is broken, or has ids outside the embedding, as its files tell.
 
     Args:
-        folder: The model's folder.
-        config: Its ``config.json``.
-        shapes: Shape of each weight by name.
+        folder: Where its files are.
+        config: The model's ``config.json``.
+        shapes: Shape of each weight by name; ``None`` where that is not known.
 
     Raises:
-        ModelRefused: Names the token or the size of the vocabulary.
+        ModelRefused: Names the file, the token or the size of the vocabulary.
     """
-    rows = max((rows for _, rows, _ in token_tables(shapes)), default=None)
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    ids = _read_ids(folder, tuple(_state(folder / name) for name in sorted(names)))
+    rows = max((rows for _, rows, _ in token_tables(shapes or {})), default=None)
     rows = rows or config.get("vocab_size")
     if not isinstance(rows, int):
         return
-    ids = _ids_in(folder / "tokenizer.json")
     for token, number in ids.added_to_all:
         if number >= rows:
             raise ModelRefused(
@@ -80,32 +96,18 @@ def check_tokenizer_ids(folder: Path, config: Mapping[str, Any], shapes: Shapes)
         )
 
 
-def _ids_in(file: Path) -> TokenizerIds:
-    """What a ``tokenizer.json`` says; nothing where there is none that can be read."""
-    try:
-        state = file.stat()
-        return _read_ids(file, state.st_size, state.st_mtime_ns, state.st_ino)
-    except OSError:
-        return TokenizerIds()
+def _state(file: Path) -> tuple[str, int, int, int]:
+    state = file.stat()
+    return file.name, state.st_size, state.st_mtime_ns, state.st_ino
 
 
 @lru_cache(maxsize=64)
-def _read_ids(file: Path, _size: int, _changed_ns: int, _inode: int) -> TokenizerIds:
+def _read_ids(folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> TokenizerIds:
     # Read once as long as it is the same: it may have some hundred thousand lines.
-    content = _read(file)
+    names = vocabularies_among([name for name, *_ in files])
+    content = check_tokenizer_content(folder, [n for n in names if n != TOKENIZER])
     largest = max(_vocabulary(content), default=0)
     return TokenizerIds(tuple(_added_to_all(content.get("post_processor"))), largest)
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    """An object in a file; empty where there is none, which shows when it is loaded."""
-    try:
-        if not file.is_file() or file.stat().st_size > MAX_BYTES:
-            return {}
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, Mapping) else {}
 
 
 def _vocabulary(content: Mapping[str, Any]) -> list[int]:

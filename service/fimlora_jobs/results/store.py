@@ -17,7 +17,12 @@ from fimlora_contract.digests import digest_file, digest_of
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.safetensors"  # what other plans are made from
 PREFIX = "sha256-"
-MEDIA_TYPES = {".json": "application/json", ".svg": "image/svg+xml"}
+MEDIA_TYPES = {
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+    ".csv": "text/csv",
+}
 BINARY = "application/octet-stream"
 
 

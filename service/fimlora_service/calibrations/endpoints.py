@@ -11,15 +11,17 @@ from fastapi import APIRouter, Body, Depends, Header, Response
 from fimlora_contract.estimates import Estimate
 from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.record import JobRecord
 from fimlora_service import errors
 from fimlora_service.calibrations.estimate import make_estimate
+from fimlora_service.calibrations.job_spec import Accepted
 from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.http.dependencies import JobId, PrefixDep, part, problems, require_json
 from fimlora_service.http.headers import RETRY_AFTER_S, wait_preference
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.jobs.long_poll import LongPollDep
+from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
 from fimlora_service.operations.metrics import MetricsDep
 
 # What is wrong with a body, however it is submitted.
@@ -100,17 +102,33 @@ async def calibrate(
     accept = partial(submission.accept, body, key=idempotency_key)
     accepted = await limit.run(body, accept)
     metrics.accepted.labels(accepted.outcome).inc()
+    record = await answer_to(accepted, prefer, long_poll, response, at=f"{prefix}/jobs")
+    return record.to_job(prefix=prefix, cached=accepted.cached)
+
+
+async def answer_to(
+    accepted: Accepted, prefer: list[str], long_poll: LongPoll, response: Response, *, at: str
+) -> JobRecord:
+    """The record to answer with, after the wait that the client wants; status and headers.
+
+    Args:
+        accepted: What became of the request.
+        prefer: The values of its ``Prefer`` headers.
+        long_poll: Waits.
+        response: Gets the headers.
+        at: Where jobs of this kind are.
+    """
     record, wait = accepted.record, wait_preference(prefer)
     if wait is not None:
         response.headers["Preference-Applied"] = f"wait={wait}"
         # The job is accepted, whatever becomes of the wait.
         record = await long_poll.follow(record, at_most_s=wait)
-    response.headers["Location"] = f"{prefix}/jobs/{record.id}"
+    response.headers["Location"] = f"{at}/{record.id}"
     if accepted.cached or (wait is not None and record.status.is_final):
         response.status_code = 200
     elif not record.status.is_final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return record.to_job(prefix=prefix, cached=accepted.cached)
+    return record
 
 
 @router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))

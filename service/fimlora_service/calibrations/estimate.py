@@ -27,26 +27,33 @@ from fimlora_service.calibrations.job_spec import JobSpec
 from fimlora_service.calibrations.memory import Demand, demand_of, find, recorded_bytes
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
+from fimlora_service.resolve.resolver import Resolved
 
 
 def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
-    """Resolve a request in detail and sum up what is known.
+    """Resolve a request and sum up what is known.
 
     Raises:
         ServiceError: POST /calibrate would refuse it, too.
     """
     submission.check_webhook(request)
-    resolved = submission.resolver.resolve(request, in_detail=True)
+    return estimate_of(request, submission.resolver.resolve(request), submission)
+
+
+def estimate_of(
+    request: CalibrationRequest, resolved: Resolved, submission: Submission
+) -> Estimate:
+    """Sum up what is known of a request that was resolved."""
     spec = JobSpec.of(request, resolved)
     reusable = find_reusable(spec, submission.store, submission.artifacts)
     to_fetch = submission.resolver.bytes_to_fetch(request, resolved)
     workers = WorkerRegistry(submission.store).living()
     model, config = resolved.model, resolved.model.config
     experts = find(config, ("num_experts_per_tok",))
-    checkpoint = measure_checkpoint(model.shapes or {}, experts_per_token=max(1, experts))
+    checkpoint = measure_checkpoint(model.shapes, experts_per_token=max(1, experts))
     own = config.get("dtype") or config.get("torch_dtype")
     dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
-    recorded = recorded_bytes(request, shapes=model.shapes or {}, config=config)
+    recorded = recorded_bytes(request, shapes=model.shapes, config=config)
     demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
     open_job = find_open(spec, submission.store)
     helps = reusable.result or reusable.measured
@@ -95,7 +102,7 @@ def model_estimate(
     request: CalibrationRequest, model: ResolvedModel, checkpoint: Checkpoint, demand: Demand
 ) -> ModelEstimate:
     """The model and its targets, as far as its files tell."""
-    shapes, config = model.shapes or {}, model.config
+    shapes, config = model.shapes, model.config
     targets = find_target_shapes(request, shapes=shapes, config=config)
     size, packed = checkpoint.parameters, is_packed(config)
     return ModelEstimate(

@@ -78,7 +78,12 @@ class JobSpec:
     kind: JobKind = JobKind.CALIBRATION
 
     @classmethod
-    def of(cls, request: CalibrationRequest, resolved: Resolved) -> "JobSpec":
+    def of(
+        cls,
+        request: CalibrationRequest,
+        resolved: Resolved,
+        kind: JobKind = JobKind.CALIBRATION,
+    ) -> "JobSpec":
         """What a request asks for; how it came, and who is told, is no part of it."""
         return cls(
             request.model_dump(mode="json", exclude={"validate_only", "webhook"}),
@@ -86,6 +91,7 @@ class JobSpec:
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
             tenant=resolved.tenant,
+            kind=kind,
         )
 
     @classmethod

@@ -107,7 +107,7 @@ def recorded_bytes(
     Where only the loaded model knows its targets, all inner matrices are counted. That is more
     than it takes, unless all need to be sketched and the targets do not, or weights are packed.
     """
-    record = records_needed(request.allocation.method)
+    record = records_needed(*request.methods_measured)
     if not record:
         return NOTHING
     matrices = find_target_shapes(request, shapes=shapes, config=config)

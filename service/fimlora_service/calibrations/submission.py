@@ -7,13 +7,13 @@ while one of them is open share its job: a hundred of them cost one calibration.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from fimlora_contract.jobs import JobStatus
+from fimlora_contract.jobs import JobKind, JobStatus
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.deduplication import Lookup
 from fimlora_jobs.outbox import Outbox
@@ -21,6 +21,7 @@ from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord, new_job_id
 from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore, RequestTaken
 from fimlora_service.calibrations.earlier_jobs import find_reusable
 from fimlora_service.calibrations.idempotency import (
@@ -32,7 +33,7 @@ from fimlora_service.calibrations.idempotency import (
 )
 from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
 from fimlora_service.errors import JobAlreadyFinished, JobNotFinished
-from fimlora_service.resolve.resolver import Resolver
+from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.webhooks.delivery import check_webhook
 
 logger = logging.getLogger(__name__)
@@ -48,19 +49,33 @@ class Submission:
     artifacts: TrackedArtifacts
     webhook_origins: frozenset[str] = frozenset()
 
-    def accept(self, request: CalibrationRequest, *, key: str | None) -> Accepted:
+    def accept(
+        self,
+        request: CalibrationRequest,
+        *,
+        key: str | None,
+        kind: JobKind = JobKind.CALIBRATION,
+        resolve: Callable[[CalibrationRequest], Resolved] | None = None,
+    ) -> Accepted:
         """Accept a request, once per idempotency key.
+
+        Args:
+            request: What is asked for.
+            key: The idempotency key, if there is one.
+            kind: What the job is for.
+            resolve: Pins the request to content; by default the resolver does.
 
         Raises:
             ServiceError: The request is refused; its key stays free.
         """
         self.check_webhook(request)
-        promise = bind(self.store, key, request.model_dump(mode="json"))
+        promise = bind(self.store, key, {"kind": kind} | request.model_dump(mode="json"))
         if kept := find_kept(self.store, promise):
             accepted = Accepted(kept, "repeated")
         else:
             with in_flight(self.store, promise):
-                spec = JobSpec.of(request, self.resolver.resolve(request))
+                resolved = (resolve or self.resolver.resolve)(request)
+                spec = JobSpec.of(request, resolved, kind)
                 accepted = self._carry_out(spec, promise=promise)
                 self._count(accepted)
                 keep(self.store, promise, accepted)
@@ -96,6 +111,7 @@ class Submission:
                 accepted = self._carry_out(spec, promise=promise)
                 keep(self.store, promise, accepted)
                 again = accepted.record
+                Runs(self.store, again.id).adopt(record.id)
         self._announce(again, Outbox(self.store).addresses(record.id))
         return again
 
@@ -158,7 +174,8 @@ class Submission:
     def _enqueue(self, record: JobRecord, *, is_urgent: bool) -> None:
         fields = {"job_id": record.id, "attempt": record.attempt}
         # Without a measurement a job takes milliseconds: it need not wait for those with.
-        at_front = bool(record.fields.get("statistics_from"))
+        is_short = bool(record.fields.get("statistics_from"))
+        at_front = is_short and record.kind is JobKind.CALIBRATION
         try:
             self.transport.enqueue(record.id, record.attempt, at_front=at_front)
         except RedisError as error:

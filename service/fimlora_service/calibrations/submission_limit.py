@@ -38,4 +38,7 @@ class SubmissionLimit:
 
 def asks_hub(request: CalibrationRequest) -> bool:
     """Whether the model hub is asked about a request."""
-    return isinstance(request.base_model, HubModel) or isinstance(request.dataset, HubDataset)
+    datasets = (request.dataset, request.held_out)
+    return isinstance(request.base_model, HubModel) or any(
+        isinstance(dataset, HubDataset) for dataset in datasets
+    )

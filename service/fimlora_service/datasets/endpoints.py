@@ -112,9 +112,10 @@ def delete_dataset(id: DatasetId, data_folder: DataFolderDep, store: StoreDep) -
 
 
 def jobs_on(id: str, store: JobStore) -> list[str]:
-    """Ids of the open jobs whose dataset is an upload."""
+    """Ids of the open jobs that read an upload, to measure on it or to test."""
     return [
         job_id
         for job_id, request in store.open_requests()
-        if (request["dataset"]["source"], request["dataset"].get("id")) == ("upload", id)
+        for dataset in (request["dataset"], request.get("eval_dataset") or {})
+        if (dataset.get("source"), dataset.get("id")) == ("upload", id)
     ]

@@ -7,7 +7,8 @@ from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import Job, JobEventPage, JobKind, JobPage, JobStatus
-from fimlora_jobs.store import JobOpen, StaleAttempt
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     JobId,
@@ -22,11 +23,16 @@ from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
-from fimlora_service.jobs.long_poll import LongPollDep
+from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 # Empty is as good as absent: so says an event source that has seen no id.
 LAST_EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19})?)?$"
+WaitQuery = Annotated[
+    float, Query(ge=0, le=60, description="Seconds to wait for the job's end.")
+]
+LimitQuery = Annotated[int, Query(ge=1, le=100)]
+CursorQuery = Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")]
 JobViewsDep = Annotated[JobViews, part("job_views")]
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
@@ -35,15 +41,22 @@ router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 def list_jobs(
     store: StoreDep,
     prefix: PrefixDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")] = None,
+    limit: LimitQuery = 20,
+    cursor: CursorQuery = None,
     kind: Annotated[JobKind | None, Query(description="Jobs of this kind only.")] = None,
 ) -> JobPage:
     """List jobs, the newest first."""
-    records = store.page(limit=limit + 1, before=cursor, kind=kind)
-    more = records[limit - 1].id if len(records) > limit else None
-    jobs = [record.to_job(prefix=prefix) for record in records[:limit]]
+    records, more = page_of(store, limit=limit, cursor=cursor, kind=kind)
+    jobs = [record.to_job(prefix=prefix) for record in records]
     return JobPage(data=jobs, next_cursor=more)
+
+
+def page_of(
+    store: JobStore, *, limit: int, cursor: str | None, kind: JobKind | None
+) -> tuple[list[JobRecord], str | None]:
+    """The records of a page, and where the next one begins if there is one."""
+    records = store.page(limit=limit + 1, before=cursor, kind=kind)
+    return records[:limit], records[limit - 1].id if len(records) > limit else None
 
 
 @router.get(
@@ -60,11 +73,16 @@ async def retrieve_job(
     views: JobViewsDep,
     long_poll: LongPollDep,
     prefix: PrefixDep,
-    wait: Annotated[
-        float, Query(ge=0, le=60, description="Seconds to wait for the job's end.")
-    ] = 0,
+    wait: WaitQuery = 0,
 ) -> Response:
     """Report where a job stands; with ``wait`` as soon as it has ended."""
+    return await view_of(id, request, views, long_poll, prefix=prefix, wait=wait)
+
+
+async def view_of(
+    id: str, request: Request, views: JobViews, long_poll: LongPoll, *, prefix: str, wait: float
+) -> Response:
+    """A job as it is on record, after a wait for its end; nothing if the client has that."""
     if wait:
         await long_poll.wait_for_end(id, at_most_s=wait)
     view = await run_in_threadpool(views.get, id, prefix=prefix)

@@ -3,10 +3,10 @@
 Nothing heavy is fetched here; the worker downloads weights and rows at that commit.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -30,6 +30,8 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.references import HubDataset, HubModel
 from fimlora_jobs.datasets.columns import TaskName
 from fimlora_jobs.datasets.folders import is_wanted
+from fimlora_jobs.models.tokenizer_content import MAX_BYTES
+from fimlora_jobs.models.tokenizer_files import check_tokenizer, files_looked_at
 from fimlora_service.errors import (
     DatasetUnreachable,
     HubUnreachable,
@@ -39,9 +41,9 @@ from fimlora_service.errors import (
     UnsafeWeights,
     UnsupportedArchitecture,
 )
-from fimlora_service.resolve.chat_templates import TOKENIZER_CONFIG, may_have_template
+from fimlora_service.resolve.chat_templates import ChatTemplates, read_templates
 from fimlora_service.resolve.dataset_cards import card_has_chat
-from fimlora_service.resolve.model_checks import check_files
+from fimlora_service.resolve.model_checks import check_files, refused
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
     Shapes,
@@ -50,6 +52,7 @@ from fimlora_service.resolve.model_files import (
 )
 
 N_HEADS_AT_ONCE = 8
+MAX_MODELS = 16
 NO_DATA = frozenset({".md", ".py", ".gitattributes", ".gitignore", ""})
 
 
@@ -70,16 +73,14 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
         self._cache = cache
         self._timeout_s = timeout_s
+        # A commit never changes.
+        self._weights = lru_cache(maxsize=MAX_MODELS)(self._read_weights)
 
-    def resolve_model(
-        self, model: HubModel, *, with_shapes: bool, with_sizes: bool = False
-    ) -> ResolvedModel:
+    def resolve_model(self, model: HubModel) -> ResolvedModel:
         """Pin a model to its commit and check that it can be used.
 
-        Args:
-            model: The reference.
-            with_shapes: Whether to read the heads of the weight files, too.
-            with_sizes: Whether to ask for the sizes of the files that a worker needs.
+        Of its weights the heads are read, of its tokenizer the files that are no larger than
+        what is looked at; both once for each commit.
 
         Raises:
             ServiceError: The model is missing, gated, unsafe or unusable, or the hub is away.
@@ -87,36 +88,32 @@ class Hub:
         where = f"hub model {model.id!r} at revision {model.revision!r}"
         with refusals(where, missing=ModelNotFound, gated=ModelGated):
             info = self._api.model_info(
-                model.id,
-                revision=model.revision,
-                timeout=self._timeout_s,
-                files_metadata=with_sizes,
+                model.id, revision=model.revision, timeout=self._timeout_s, files_metadata=True
             )
+            commit, sizes = str(info.sha), sizes_of(info)
             files = [sibling.rfilename for sibling in info.siblings or []]
             heads = [f for f in files if f.endswith(".safetensors") and is_wanted(f)]
             if not heads:
                 weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
-            config = self._read_config(model.id, str(info.sha), where=where)
+            config = self._read_config(model.id, commit, where=where)
             check_files(config, files, where=where, shapes=None, dtypes=None)
-            shapes = None
-            if with_shapes:
-                shapes, dtypes = self._weights(model.id, str(info.sha), heads)
-                check_files(config, files, where=where, shapes=shapes, dtypes=dtypes)
+            shapes, dtypes = self._weights(model.id, commit, tuple(heads))
+            check_files(config, files, where=where, shapes=shapes, dtypes=dtypes)
+            self._check_tokenizer(model.id, commit, sizes, config, shapes, where=where)
         reference: dict[str, Any] = {
             "source": "hub",
             "id": model.id,
-            "revision": info.sha,
-            "digest": digest_of({"model": model.id, "commit": info.sha}),
+            "revision": commit,
+            "digest": digest_of({"model": model.id, "commit": commit}),
         }
         reference |= describe_config(config) | restriction(info)
-        sizes = sizes_of(info) if with_sizes else None
-        may_chat = partial(self._may_chat, model.id, str(info.sha), files, where=where)
-        return ResolvedModel(reference, config, shapes, sizes, may_chat)
+        templates = partial(self._templates, model.id, commit, files, where=where)
+        return ResolvedModel(reference, config, shapes, sizes, chat_templates=templates)
 
     def missing_bytes(self, model: ResolvedModel) -> int:
         """Bytes of a resolved model that no worker over this cache has fetched yet."""
-        sizes = model.sizes or {}
+        sizes = model.sizes
         known = {"repo_id": model.reference["id"], "revision": model.reference["revision"]}
         return sum(
             size
@@ -175,11 +172,11 @@ class Hub:
             raise UnsupportedArchitecture(f"{where} has no config.json") from error
         return read_config_file(path, where=where)
 
-    def _may_chat(self, id_: str, commit: str, files: Collection[str], *, where: str) -> bool:
+    def _templates(
+        self, id_: str, commit: str, files: Collection[str], *, where: str
+    ) -> ChatTemplates:
         with refusals(where, missing=ModelNotFound, gated=ModelGated):
-            return may_have_template(
-                files, read=lambda: self._fetch(id_, TOKENIZER_CONFIG, commit)
-            )
+            return read_templates(files, read=lambda name: self._fetch(id_, name, commit))
 
     def _fetch(self, id_: str, name: str, commit: str) -> Path:
         """A small file, kept here for the next time."""
@@ -188,9 +185,26 @@ class Hub:
         )
         return Path(path)
 
-    def _weights(
-        self, id_: str, commit: str, files: Iterable[str]
-    ) -> tuple[Shapes, dict[str, str]]:
+    def _check_tokenizer(
+        self,
+        id_: str,
+        commit: str,
+        sizes: Mapping[str, int],
+        config: Mapping[str, Any],
+        shapes: Shapes,
+        *,
+        where: str,
+    ) -> None:
+        """Look at a tokenizer's files as at those of a registered model."""
+        wanted = [name for name in files_looked_at(sizes) if sizes[name] <= MAX_BYTES]
+        folders = {self._fetch(id_, name, commit).parent for name in wanted}
+        with refused(where):
+            for folder in folders:
+                check_tokenizer(folder, config, shapes)
+
+    def _read_weights(
+        self, id_: str, commit: str, files: tuple[str, ...]
+    ) -> tuple[Shapes, Mapping[str, str]]:
         """Shape and dtype of each weight by name."""
 
         def read(name: str) -> Any:

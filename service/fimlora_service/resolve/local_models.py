@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from fimlora_jobs.data_folder import registered_names
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_service.errors import ModelNotFound
-from fimlora_service.resolve.chat_templates import folder_may_have_template
+from fimlora_service.resolve.chat_templates import templates_in
 from fimlora_service.resolve.model_checks import read_model
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
@@ -91,8 +91,7 @@ class LocalModels:
             reference | describe_config(config),
             config,
             shapes,
-            sizes={},
-            may_chat=partial(folder_may_have_template, folder),
+            chat_templates=partial(templates_in, folder),
         )
 
 

@@ -13,7 +13,7 @@ from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_jobs.models.shards import check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
-from fimlora_jobs.models.tokenizer_files import check_tokenizer_ids, check_tokenizer_names
+from fimlora_jobs.models.tokenizer_files import check_tokenizer, check_tokenizer_names
 from fimlora_jobs.models.weights_fit import check_weights_fit
 from fimlora_service.errors import UnsupportedArchitecture
 from fimlora_service.resolve.model_files import (
@@ -47,7 +47,7 @@ def read_model(
     check_files(config, names, where=where, shapes=shapes, dtypes=dtypes)
     with refused(where):
         check_shards(folder)
-        check_tokenizer_ids(folder, config, shapes)
+        check_tokenizer(folder, config, shapes)
     return config, shapes
 
 

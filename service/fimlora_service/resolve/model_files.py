@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fimlora.model.safetensors_header import TensorEntry, read_header
 from fimlora_jobs.models.heads import check_native
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_service.errors import ModelNotFound, UnsafeWeights, UnsupportedArchitecture
+
+if TYPE_CHECKING:
+    from fimlora_service.resolve.chat_templates import ChatTemplates
 
 MAX_CONFIG_BYTES = 4 << 20
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,17 +30,16 @@ class ResolvedModel:
     Attributes:
         reference: What goes on the job's record.
         config: The model's ``config.json``.
-        shapes: Shape of each weight by name, ``None`` when they were not looked up.
-        sizes: Bytes of each file on the hub that a worker needs, ``None`` when they were not
-            looked up; a local model needs none.
-        may_chat: Tells whether its tokenizer has a chat template, or may have one.
+        shapes: Shape of each weight by name.
+        sizes: Bytes of each file on the hub that a worker needs; a local model needs none.
+        chat_templates: Reads the chat templates of its tokenizer.
     """
 
     reference: dict[str, Any]
     config: Mapping[str, Any]
-    shapes: Shapes | None
-    sizes: Mapping[str, int] | None = None
-    may_chat: Callable[[], bool] = field(default=lambda: True, compare=False)
+    shapes: Shapes
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    chat_templates: "Callable[[], ChatTemplates]" = field(kw_only=True, compare=False)
 
     @property
     def digest(self) -> str:

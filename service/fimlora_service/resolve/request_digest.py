@@ -32,7 +32,7 @@ def request_digest(
     in neither: a request that is equal but for it finds the same result.
     """
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
-    record = records_needed(request.allocation.method)
+    record = records_needed(*request.methods_measured)
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": content}

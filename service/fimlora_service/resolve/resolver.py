@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fimlora_contract.references import HubDataset, HubModel
+from fimlora_contract.references import DatasetReference, HubDataset, HubModel
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE, ColumnError
+from fimlora_jobs.datasets.columns import ColumnError, TaskName
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
+from fimlora_service.resolve.exclusion_checks import check_exclusions
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from fimlora_service.resolve.local_models import LocalModels
 from fimlora_service.resolve.model_checks import check_task
@@ -75,23 +76,22 @@ class Resolver:
         self._models = LocalModels(data_folder.models)
         self._datasets = LocalDatasets(data_folder)
 
-    def resolve(self, request: CalibrationRequest, *, in_detail: bool = False) -> Resolved:
+    def resolve(self, request: CalibrationRequest) -> Resolved:
         """Pin a request to content.
-
-        Args:
-            request: The request.
-            in_detail: Whether to look up the model's sizes and shapes in any case.
 
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
-        model = self._resolve_model(request, in_detail=in_detail)
+        model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
-        dataset = self._resolve_dataset(request)
+        check_exclusions(request, shapes=model.shapes, config=model.config)
+        dataset = self.resolve_dataset(request.dataset, task=request.calibration.task)
         check_task(
             model.config, dataset["fields"], request.calibration.task, where="the base model"
         )
-        check_chat(model, is_chat=dataset["chat"])
+        if dataset["chat"]:
+            fields = dataset["fields"]
+            model.chat_templates().check(may_have_tools=fields is None or bool(fields["tools"]))
         references = {"base_model": model.reference, "dataset": dataset}
         is_restricted = any(reference.get("restricted") for reference in references.values())
         tenant = self.tenant if is_restricted else ""
@@ -107,7 +107,7 @@ class Resolver:
         )
 
     def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
-        """What a worker must download for a request that was resolved in detail."""
+        """What a worker must download for a request."""
         dataset, data = request.dataset, 0
         if isinstance(dataset, HubDataset):
             commit = resolved.references["dataset"]["revision"]
@@ -115,32 +115,22 @@ class Resolver:
         model = self._hub().missing_bytes(resolved.model) if resolved.model.sizes else 0
         return ToFetch(model, data)
 
-    def _resolve_model(self, request: CalibrationRequest, *, in_detail: bool) -> ResolvedModel:
+    def _resolve_model(self, request: CalibrationRequest) -> ResolvedModel:
         model = request.base_model
         if isinstance(model, HubModel):
-            wants_shapes = in_detail or isinstance(request.target_modules, list)
-            return self._hub().resolve_model(
-                model, with_shapes=wants_shapes, with_sizes=in_detail
-            )
+            return self._hub().resolve_model(model)
         return self._models.resolve(model.name)
 
-    def _resolve_dataset(self, request: CalibrationRequest) -> dict[str, Any]:
+    def resolve_dataset(self, dataset: DatasetReference, *, task: TaskName) -> dict[str, Any]:
+        """Pin a dataset to content, and look at its first rows where they are here.
+
+        Raises:
+            ServiceError: It is not there, or its rows cannot be used for the task.
+        """
         with schema_errors():
-            if isinstance(request.dataset, HubDataset):
-                return self._hub().resolve_dataset(
-                    request.dataset, task=request.calibration.task
-                )
-            return self._datasets.resolve(request.dataset, task=request.calibration.task)
-
-
-def check_chat(model: ResolvedModel, *, is_chat: bool) -> None:
-    """Refuse chat messages for a tokenizer without a chat template.
-
-    Raises:
-        DatasetSchema: They cannot be turned into text.
-    """
-    if is_chat and not model.may_chat():
-        raise DatasetSchema(NO_CHAT_TEMPLATE)
+            if isinstance(dataset, HubDataset):
+                return self._hub().resolve_dataset(dataset, task=task)
+            return self._datasets.resolve(dataset, task=task)
 
 
 @contextmanager

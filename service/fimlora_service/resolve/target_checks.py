@@ -30,7 +30,7 @@ ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_voca
 
 
 def check_targets(
-    request: CalibrationRequest, *, shapes: Shapes | None, config: Mapping[str, Any]
+    request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> None:
     """Refuse target modules that the checkpoint cannot have, and budgets out of reach.
 
@@ -40,8 +40,6 @@ def check_targets(
         BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
             ranks have a lower mean.
     """
-    if shapes is None:
-        return
     matrices = {
         name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2
     }
@@ -77,7 +75,7 @@ def match_entries(
         if not found and has_parts(config):
             found = [name for name in matrices if is_match(inside_block(entry), name)]
         if not found and entry.rpartition(".")[2] not in HEADS:
-            raise _unknown(entry, index, matrices)
+            raise unknown_entry(entry, index, matrices)
         has_head |= not found
         matched |= dict.fromkeys(found)
     return None if has_head else list(matched)
@@ -95,7 +93,7 @@ def check_no_tables(
         for name, shape in matrices.items():
             if is_match(entry, name) and is_table(name, shape, config):
                 message = f"{entry!r} matches {name!r}, an embedding; only linear maps can be measured"
-                raise _wrong(index, message, "not_a_linear_map")
+                raise wrong_entry(index, message, "not_a_linear_map")
 
 
 def is_table(name: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
@@ -205,14 +203,30 @@ def largest_number(config: Mapping[str, Any], key: str) -> int:
     return max((v for part in parts if isinstance(v := part.get(key), int)), default=0)
 
 
-def _unknown(entry: str, index: int, names: Iterable[str]) -> ValidationFailed:
+def unknown_entry(
+    entry: str, index: int, names: Iterable[str], *, field: str = "target_modules"
+) -> ValidationFailed:
+    """An entry that means nothing, with near names.
+
+    Args:
+        entry: The entry.
+        index: Its place in the list.
+        names: Names of all modules.
+        field: The list.
+    """
     maps = [name for name in names if is_inner(name) or name.rpartition(".")[2] in HEADS]
     leaves = sorted({name.rpartition(".")[2] for name in maps})
     near = get_close_matches(entry, [*leaves, *maps], n=N_NEAR, cutoff=0.5)
     hint = f"near names: {near}" if near else f"its modules end in {leaves[:20]}"
-    return _wrong(index, f"the model has no linear map {entry!r}; {hint}", "unknown_target")
+    message = f"the model has no linear map {entry!r}; {hint}"
+    return wrong_entry(index, message, "unknown_target", field=field)
 
 
-def _wrong(index: int, message: str, type_: str) -> ValidationFailed:
-    field = {"field": f"body.target_modules[{index}]", "message": message}
-    return ValidationFailed(message, errors=[field | {"type": type_}])
+def wrong_entry(
+    index: int | None, message: str, type_: str, *, field: str = "target_modules"
+) -> ValidationFailed:
+    """A refusal of one entry of a list, or of the list."""
+    place = f"body.{field}" if index is None else f"body.{field}[{index}]"
+    return ValidationFailed(
+        message, errors=[{"field": place, "message": message, "type": type_}]
+    )

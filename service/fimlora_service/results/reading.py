@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 from redis.exceptions import RedisError
 
-from fimlora_contract.artifacts import Artifact
+from fimlora_contract.artifacts import Artifact, JobResult
 from fimlora_contract.digests import CHUNK
-from fimlora_contract.jobs import CalibrationResult, Job, JobResult, JobStatus
+from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
 from fimlora_jobs.results.store import STATISTICS, ResultMissing
 from fimlora_jobs.results.tracked import TrackedArtifacts
@@ -17,9 +17,14 @@ from fimlora_service import errors
 
 NAMES = frozenset({
     "adapter_config.json",
+    "curves.csv",
+    "evaluation.json",
     "adapter_model.safetensors",
     "rank_map.json",
     "rank_map.svg",
+    "report.html",
+    "report.svg",
+    "runs.csv",
     STATISTICS,
 })  # fmt: skip
 

@@ -96,6 +96,8 @@ def test_runs_that_decided_alike_are_merged_and_others_refused(tmp_path):
     shorter = measure(model, batches([5, 4]), target_modules=targets)
 
     assert short.merge(short).estimator_reason == short.estimator_reason
+    told = measure(model, batches([5, 4]), target_modules=targets, estimator="exact")
+    assert short.merge(told).estimator_reason == short.estimator_reason
     assert short.merge(shorter).estimator_reason is None
     with pytest.raises(InvalidStatistics, match="differ in"):
         short.merge(long)

@@ -11,7 +11,7 @@ from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, needs_null, records_needed
 from fimlora.methods.score import SCORERS
 from fimlora.scores import RULES
-from fimlora_contract.requests import BY_SPECTRA, MethodName
+from fimlora_contract.requests import BY_EXAMPLES, BY_SPECTRA, MethodName
 
 
 def test_each_method_has_a_scorer_a_rule_and_words():
@@ -28,6 +28,7 @@ def test_the_wire_has_the_methods_of_the_engine():
     """In one order, and the same of them may leave modules out."""
     assert get_args(MethodName) == tuple(METHODS)
     assert tuple(n for n, m in METHODS.items() if m.rule == "spectral") == BY_SPECTRA
+    assert tuple(n for n, m in METHODS.items() if m.needs_examples) == BY_EXAMPLES
 
 
 @pytest.mark.parametrize("ask", [records_needed, needs_null])
@@ -35,6 +36,16 @@ def test_nothing_is_said_of_a_method_that_nobody_knows(ask):
     """All that there are are named."""
     with pytest.raises(InvalidOption, match=f"'best' is unknown.*{', '.join(METHODS)}"):
         ask("best")
+
+
+def test_several_methods_need_what_each_of_them_needs():
+    """One set of passes serves them all."""
+    needed = [records_needed(name) for name in METHODS]
+
+    assert records_needed(*METHODS) == frozenset().union(*needed)
+    assert records_needed() == frozenset()
+    assert needs_null(*METHODS) is any(method.needs_null for method in METHODS.values())
+    assert needs_null() is False
 
 
 def test_asking_what_a_method_needs_loads_no_numpy():

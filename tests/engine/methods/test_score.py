@@ -24,7 +24,7 @@ def statistics():
 
 def test_an_unknown_method_is_refused_with_those_there_are(statistics):
     """It is not scored like the method that is the default."""
-    allowed = "fim, spectral, uniform, random"
+    allowed = ", ".join(METHODS)
 
     with pytest.raises(InvalidOption, match=f"'greedy' is unknown; expected one of {allowed}"):
         score(statistics, "greedy")

@@ -59,8 +59,15 @@ class Noted(Mapping):
         return len(self.sums)
 
 
-@pytest.mark.parametrize("estimator", ["exact", "sampled", "both"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "estimator"),
+    [
+        (name, estimator)
+        for name, method in METHODS.items()
+        for estimator in ("exact", "sampled", "both")
+        if estimator != "sampled" or not method.needs_examples
+    ],
+)
 def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimator):
     """The sums that a method does not look at, which may be most of the file, are not read."""
     record = ["spectra", "moments", "batch_energies"]
@@ -77,8 +84,10 @@ def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimato
         )
 
     assert plan == allocate(score(whole, method), **options)
-    scored = "squared_gradients" if estimator == "sampled" else "row_energies"
-    assert used == (set() if method == "spectral" else {scored})
+    scored = {"squared_gradients" if estimator == "sampled" else "row_energies"}
+    of_noise = set() if estimator == "sampled" else {"example_energies"}  # for its scale
+    by_fisher = method in {"fim", "uniform", "random"}
+    assert used == of_noise | (scored if by_fisher else set())
 
 
 def test_what_a_file_lacks_is_no_error_of_the_one_who_looks(tmp_path, statistics):
@@ -205,3 +214,60 @@ def test_reading_and_scoring_need_no_torch(tmp_path, statistics):
     )  # fmt: skip
 
     assert done.stdout.strip() == str(len(statistics.modules))
+
+
+def with_parts(data=0, **options):
+    """Two batches, their null and their halves."""
+    model, targets = tiny(NAME)
+    batches = [make_batch(NAME, [5, 3, 4], seed=2 * data + i) for i in range(2)]
+    return measure(model, batches, target_modules=targets, null=True, halves=True, **options)
+
+
+def test_null_and_halves_are_saved_beside_the_run(tmp_path):
+    """In the same file, to the last bit; a plan of each is made like one of the run."""
+    statistics = with_parts(record=["spectra"])
+    statistics.save(tmp_path / "s")
+
+    found = Statistics.load(tmp_path / "s")
+
+    assert_identical(found, statistics, in_order=False)
+    assert list(found.parts) == ["null.", "half 1.", "half 2."]
+    assert found.null is not None
+    assert found.null.null_targets == (6, statistics.null.null_targets[1])
+    with Statistics.opened(tmp_path / "s") as stored:
+        for name, part in statistics.parts.items():
+            assert score(stored.parts[name]) == score(part)
+
+
+def test_a_run_without_null_and_halves_has_the_file_it_had(statistics):
+    """Their names are in no file that does not hold them."""
+    assert b"null" not in statistics.to_bytes()
+    assert b"half" not in statistics.to_bytes()
+    assert not statistics.parts
+
+
+def test_another_scale_is_that_of_null_and_halves_too():
+    """Their scores compare with those of the run."""
+    statistics = with_parts()
+
+    found = statistics.rescaled(4)
+
+    for name, part in found.parts.items():
+        before = score(statistics.parts[name]).by_module
+        assert score(part).by_module == pytest.approx({m: 4 * s for m, s in before.items()})
+
+
+def test_null_and_halves_are_merged_where_both_runs_have_them():
+    """Part by part; what one run lacks is not known of both."""
+    one, two = with_parts(), with_parts(1)
+
+    merged = one.merge(two)
+
+    for name, part in merged.parts.items():
+        mine, theirs = one.parts[name], two.parts[name]
+        assert_identical(part, mine.merge(theirs))
+        assert part.n_examples == mine.n_examples + theirs.n_examples
+    assert merged.null is not None
+    pairs = zip(one.null.null_targets, two.null.null_targets, strict=True)
+    assert merged.null.null_targets == tuple(map(sum, pairs))
+    assert not one.merge(two.with_parts({})).parts

@@ -19,7 +19,7 @@ from fimlora_service.calibrations.checkpoint_sizes import measure_checkpoint
 from fimlora_service.calibrations.memory import demand_of
 from support.hub import Hub
 from support.presence import CPU, GIB, GPU, enter_worker
-from support.service import CONFIG, WEIGHTS, make_model
+from support.service import CONFIG, TOKENIZER, WEIGHTS, make_model
 
 TARGETS = ["query", "value"]
 N_PARAMETERS = 2 * 3 * (16 * 16 + 16)
@@ -306,13 +306,14 @@ def test_of_the_hub_only_heads_and_sizes_are_read(http, body, hub: Hub, tmp_path
     sizes = {name: len(data) for name, data in model.files.items()}
     assert first["resolved"]["base_model"]["revision"] == model.commit
     assert first["fetch"] == {
-        "model_bytes": sizes["config.json"] + sizes["model.safetensors"] + len("{}"),
+        "model_bytes": sizes["config.json"]
+        + sizes["model.safetensors"]
+        + len(json.dumps(TOKENIZER)),
         "dataset_bytes": len(rows),
     }
-    assert second["fetch"]["model_bytes"] == sizes["config.json"] + len("{}")
+    assert second["fetch"]["model_bytes"] == sizes["config.json"] + len(json.dumps(TOKENIZER))
     assert first["model"]["parameters"] == N_PARAMETERS
-    fetched = [line for line in hub.requests if "resolve" in line and "GET" in line]
-    assert all("config.json" in line or "model.safetensors" in line for line in fetched)
+    assert {*hub.whole} == {"config.json", "tokenizer.json"}
 
 
 def test_every_shard_counts(http, body, hub: Hub, tmp_path):
@@ -323,7 +324,10 @@ def test_every_shard_counts(http, body, hub: Hub, tmp_path):
         save_file({f"layers.{number}.q.weight": np.zeros((16, 16), np.float32)}, shard)
         files[f"model-{number}.safetensors"] = shard.read_bytes()
     files["adapter_model.safetensors"] = shard.read_bytes()
-    hub.add("org/sharded", {"config.json": json.dumps(CONFIG), "tokenizer.json": "{}"} | files)
+    hub.add(
+        "org/sharded",
+        {"config.json": json.dumps(CONFIG), "tokenizer.json": json.dumps(TOKENIZER)} | files,
+    )
 
     model = http.post("/estimate", json=body | {"base_model": "org/sharded"}).json()["model"]
 
@@ -336,7 +340,12 @@ def test_a_head_that_states_nonsense_is_refused(http, body, hub: Hub, tmp_path, 
     file = head_of({"a.weight": (side,)})
     config = json.dumps(CONFIG)
     hub.add(
-        "org/odd", {"config.json": config, "tokenizer.json": "{}", "model.safetensors": file}
+        "org/odd",
+        {
+            "config.json": config,
+            "tokenizer.json": json.dumps(TOKENIZER),
+            "model.safetensors": file,
+        },
     )
 
     problem = http.post("/estimate", json=body | {"base_model": "org/odd"}).json()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fimlora.methods.registry import METHODS
 from support.results import make_result, make_statistics
 
 ROOT = Path(__file__).parents[3]
@@ -67,15 +68,16 @@ class TestAllocate:
         assert plan["adapter_config"] == fresh["adapter_config"]
         assert plan["digest"] == fresh["digest"]
 
-    def test_the_method_spectral_says_what_the_statistics_lack(self, http, job_id, measured):
-        """They hold spectra only if the job was measured for that method."""
+    @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if m.record])
+    def test_a_method_says_what_the_statistics_lack(self, http, job_id, measured, method):
+        """They hold spectra only if the job was measured for such a method."""
         measured()
-        asked = {"budget": 8, "allocation": {"method": "spectral", "r_min": 0}}
+        asked = {"budget": 8, "allocation": {"method": method}}
 
         answer = http.post(f"/jobs/{job_id}/allocate", json=asked)
 
         assert answer.status_code == 422
-        assert "spectra" in answer.json()["detail"]
+        assert answer.json()["detail"].startswith(f"method '{method}' needs spectra, and")
 
     def test_another_scale_changes_alphas_but_no_rank(self, http, job_id, measured):
         """The scale enters all scores alike; the statistics' file has another digest."""
@@ -212,6 +214,7 @@ from redis import Redis
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
+from fimlora.methods.registry import METHODS
 from support.results import make_result
 
 url, data = sys.argv[1], Path(sys.argv[2])

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE
 from fimlora_service.app import create_app
-from fimlora_service.resolve.chat_templates import folder_may_have_template
+from fimlora_service.resolve.chat_templates import templates_in
 from fimlora_worker.inputs.models import load_tokenizer
 from support.model_folders import CHAT_TEMPLATE, make_decoder, make_tokenizer
 from support.service import make_model
@@ -40,6 +40,23 @@ def empty_in_the_configuration(folder: Path) -> None:
     in_the_configuration(folder, "")
 
 
+def two_in_the_configuration(folder: Path) -> None:
+    entries = {"default": CHAT_TEMPLATE, "tool_use": f"{CHAT_TEMPLATE}!"}
+    in_the_configuration(folder, [{"name": n, "template": t} for n, t in entries.items()])
+
+
+def in_a_file_and_in_the_configuration(folder: Path) -> None:
+    in_the_configuration(folder, "{% another %}")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+def in_a_file_with_another(folder: Path) -> None:
+    in_a_file(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    (folder / "additional_chat_templates" / "note.txt").write_text("no template")
+
+
 def additional(folder: Path) -> None:
     plain(folder)
     (folder / "additional_chat_templates").mkdir()
@@ -61,6 +78,7 @@ def without_a_configuration(folder: Path) -> None:
     [
         plain, in_a_file, in_the_configuration, named_in_the_configuration,
         empty_in_the_configuration, additional, of_a_processor, without_a_configuration,
+        two_in_the_configuration, in_a_file_and_in_the_configuration, in_a_file_with_another,
     ],
 )  # fmt: skip
 def test_the_files_tell_what_the_tokenizer_has(tmp_path, make):
@@ -68,7 +86,14 @@ def test_the_files_tell_what_the_tokenizer_has(tmp_path, make):
     folder = make_decoder(tmp_path / "m")
     make(folder)
 
-    assert folder_may_have_template(folder) is bool(load_tokenizer(folder).chat_template)
+    found, wanted = templates_in(folder), load_tokenizer(folder).chat_template
+    assert found.is_certain
+    assert found.by_name == (wanted if isinstance(wanted, dict) else by_default(wanted))
+    assert found.are_named is isinstance(wanted, dict)
+
+
+def by_default(template: str | None) -> dict[str, str]:
+    return {"default": template} if template else {}
 
 
 def test_a_doubt_is_left_to_the_worker(tmp_path):
@@ -77,13 +102,71 @@ def test_a_doubt_is_left_to_the_worker(tmp_path):
     (broken / "tokenizer_config.json").write_text("{")
     (other / "tekken.json").write_text("{}")
 
-    assert folder_may_have_template(broken)
-    assert folder_may_have_template(other)
+    assert not templates_in(broken).is_certain
+    assert not templates_in(other).is_certain
 
 
 def ask(http: Any, body: Any, model: str, rows: Any = CHAT) -> Any:
     dataset = {"source": "inline", "rows": rows}
     return http.post("/calibrate", json=body | {"base_model": model, "dataset": dataset})
+
+
+UNSOUND = "{% for m in messages %}{{ m.content }}"
+TOOLS = [{"messages": CHAT[0]["messages"], "tools": [{"name": "f"}]}]
+
+
+@pytest.mark.parametrize("endpoint", ["/calibrate", "/estimate"])
+def test_a_template_that_does_not_compile_is_refused(http, body, data_dir, endpoint):
+    """With what is wrong and where; rows of text never meet it."""
+    in_a_file(folder := data_dir / "models" / "tiny")
+    (folder / "chat_template.jinja").write_text(UNSOUND)
+    rows = {"source": "inline", "rows": CHAT}
+
+    refused = http.post(endpoint, json=body | {"base_model": "local:tiny", "dataset": rows})
+    text = ask(http, body, "local:tiny", [{"text": "w1"}])
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "unsupported_architecture")
+    assert "the innermost block" in refused.json()["detail"].lower()
+    assert "in line 1; use prompt and completion columns" in refused.json()["detail"]
+    assert text.status_code == 202, text.text
+
+
+@pytest.mark.parametrize(
+    ("templates", "rows", "status"),
+    [
+        ({"default": CHAT_TEMPLATE, "tool_use": UNSOUND}, CHAT, 202),
+        ({"default": UNSOUND, "tool_use": CHAT_TEMPLATE}, CHAT, 422),
+        ({"default": UNSOUND, "tool_use": CHAT_TEMPLATE}, TOOLS, 202),
+        ({"default": UNSOUND, "tool_use": UNSOUND}, TOOLS, 422),
+        ({"default": CHAT_TEMPLATE, "rag": UNSOUND}, CHAT, 202),
+        ({"rag": CHAT_TEMPLATE}, CHAT, 422),
+        ({"tool_use": CHAT_TEMPLATE}, CHAT, 422),
+        ({"tool_use": CHAT_TEMPLATE}, TOOLS, 202),
+    ],
+)
+def test_of_several_templates_the_one_that_is_taken_counts(
+    http, body, data_dir, templates, rows, status
+):
+    """Conversations with tools may have their own; a row without any takes the default."""
+    in_the_configuration(
+        data_dir / "models" / "tiny",
+        [{"name": name, "template": text} for name, text in templates.items()],
+    )
+
+    answer = ask(http, body, "local:tiny", rows)
+
+    assert answer.status_code == status, answer.text
+
+
+def test_a_template_that_is_no_text_is_refused(http, body, data_dir):
+    """No tokenizer beside it can be loaded."""
+    in_a_file(folder := data_dir / "models" / "tiny")
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+
+    for rows in (CHAT, [{"text": "w1"}]):
+        answer = ask(http, body, "local:tiny", rows)
+        assert answer.status_code == 422
+        assert "chat_template.jinja is not UTF-8 at byte 0" in answer.json()["detail"]
 
 
 def test_messages_without_a_template_are_refused(http, body, data_dir):
@@ -125,17 +208,19 @@ def test_other_rows_need_no_template(http, body):
         ({"tokenizer_config.json": "{}"}, 422),
         ({"tokenizer_config.json": json.dumps({"chat_template": CHAT_TEMPLATE})}, 202),
         ({"chat_template.jinja": CHAT_TEMPLATE}, 202),
+        ({"chat_template.jinja": UNSOUND}, 422),
+        ({"additional_chat_templates/default.jinja": UNSOUND}, 422),
     ],
-    ids=["none", "configuration-without", "configuration", "file"],
+    ids=["none", "configuration-without", "configuration", "file", "unsound", "unsound-named"],
 )
 def test_a_model_of_the_hub_is_told_by_its_files(settings, body, hub, tmp_path, files, status):
-    """Only a small file is fetched, and only when rows are chat messages."""
+    """A template of its own is fetched only when rows are chat messages."""
     model = hub.add("org/model", make_model(tmp_path / "m"))
     model.files |= {name: text.encode() for name, text in files.items()}
     app = create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
     with TestClient(app) as http:
         plain = ask(http, body, "org/model", [{"text": "w1"}])
-        asked_for_text = [line for line in hub.requests if "token" in line]
+        asked_for_text = [line for line in hub.requests if "jinja" in line]
         chat = ask(http, body, "org/model")
 
     assert (plain.status_code, asked_for_text) == (202, [])

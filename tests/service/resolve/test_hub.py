@@ -44,11 +44,15 @@ def test_a_model_is_pinned_to_its_commit(http, from_hub, model):
     assert (resolved["model_type"], resolved["architecture"]) == ("gpt2", "GPT2Model")
 
 
-def test_no_weights_are_fetched(http, from_hub, model, hub):
-    """Only the description and config.json are asked for."""
+def test_of_weights_only_the_heads_are_read_once(http, from_hub, model, hub):
+    """However large they are; what a commit holds never changes."""
     http.post("/calibrate", json=from_hub)
+    n_asked = len(hub.requests)
+    http.post("/calibrate", json=from_hub | {"budget": 4})
 
-    assert not [line for line in hub.requests if "safetensors" in line]
+    assert sorted(hub.whole) == ["config.json", "tokenizer.json"]
+    assert [line for line in hub.requests[:n_asked] if "safetensors" in line]
+    assert not [line for line in hub.requests[n_asked:] if "safetensors" in line]
 
 
 def test_another_commit_is_another_model(http, from_hub, model, hub, succeed):
@@ -56,7 +60,7 @@ def test_another_commit_is_another_model(http, from_hub, model, hub, succeed):
     succeed(http.post("/calibrate", json=from_hub).json()["id"])
     assert http.post("/calibrate", json=from_hub).status_code == 200
 
-    model.files["tokenizer.json"] = b"{ }"
+    model.files["tokenizer.json"] += b" "
 
     assert http.post("/calibrate", json=from_hub).status_code == 202
 

@@ -297,6 +297,37 @@ class TestTokenizer:
 
         assert "ids up to 4999" in refuse(base_model="local:odd")[1]
 
+    @pytest.mark.parametrize(
+        ("name", "content", "named"),
+        [
+            ("tokenizer.json", "{", "tokenizer.json is not JSON (Expecting property name"),
+            ("tokenizer.json", "{}", "tokenizer.json has no model"),
+            ("tokenizer.json", "version https://git-lfs.github", "pointer of Git LFS"),
+            ("tokenizer_config.json", "[]", "tokenizer_config.json does not hold an object"),
+            ("tokenizer_config.json", '{"model_max_length": "x"}', "model_max_length='x'"),
+            ("special_tokens_map.json", "{", "special_tokens_map.json is not JSON"),
+            ("added_tokens.json", "null", "added_tokens.json does not hold an object"),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["local", "hub"])
+    @pytest.mark.parametrize("endpoint", ["/calibrate", "/estimate"])
+    def test_a_broken_one_is_refused(
+        self, settings, body, hub, odd, name, content, named, source, endpoint
+    ):
+        """Wherever the model is, before anything is queued."""
+        from starlette.testclient import TestClient
+
+        folder = odd()
+        (folder / name).write_text(content)
+        model = "local:odd" if source == "local" else hub.add("org/odd", folder).id
+        app = create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
+        with TestClient(app) as http:
+            answer = http.post(endpoint, json=body | {"base_model": model})
+            queued = http.get("/jobs").json()["data"]
+
+        assert (answer.status_code, answer.json()["code"], queued) == (422, REFUSED, [])
+        assert named in answer.json()["detail"]
+
 
 class TestSpecialFiles:
     @pytest.mark.parametrize(
@@ -359,21 +390,28 @@ class TestOffsets:
 
 
 def test_a_model_of_the_hub_is_refused_by_the_same_rules(settings, body, hub, tmp_path):
-    """By its configuration and the names of its files; its weights are not asked for."""
+    """By its configuration, the names of its files, its tokenizer and its weights' heads."""
     from starlette.testclient import TestClient
 
-    changes = {"quantization_config": {"quant_method": "awq"}}, {"n_head": -1}, {}
+    changes = (
+        {"quantization_config": {"quant_method": "awq"}},
+        {"n_head": -1},
+        {},
+        {"n_layer": 1},
+    )
     for number, change in enumerate(changes):
         made = make_model(tmp_path / f"m{number}", config=FULL | change)
+        write_weights(made, TABLE | BLOCKS)
         hub.add(f"org/model{number}", made)
-    del hub.add("org/model3", made).files["tokenizer.json"]
+    del hub.add("org/model4", tmp_path / "m2").files["tokenizer.json"]
     app = create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
     with TestClient(app) as http:
         answers = [
             http.post("/calibrate", json=body | {"base_model": f"org/model{n}"})
-            for n in range(4)
+            for n in range(5)
         ]
 
-    assert [answer.status_code for answer in answers] == [422, 422, 202, 422]
+    assert [answer.status_code for answer in answers] == [422, 422, 202, 422, 422]
     assert "quantised" in answers[0].json()["detail"]
-    assert "no tokenizer" in answers[3].json()["detail"]
+    assert "has weights for 2 layers" in answers[3].json()["detail"]
+    assert "no tokenizer" in answers[4].json()["detail"]

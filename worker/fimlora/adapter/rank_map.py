@@ -19,7 +19,7 @@ _CELL_W, _CELL_H, _GAP, _PAD = 52, 20, 2, 16
 _INNER_INDEX = re.compile(r"\b\d+\b")  # of an expert, in a kind
 _CHAR_W = 6.6  # of the 11 px sans-serif used for labels
 
-_STYLE = """
+PICTURE_STYLE = """
     .card{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.none{fill:none;stroke:#d1d9e0}
     text{font:11px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
     .h{font-size:15px;font-weight:600}.n{text-anchor:middle;font-variant-numeric:tabular-nums}
@@ -198,7 +198,7 @@ def render_svg(plan: RankPlan) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">',
         f'<title id="t">{escape(heading(plan))}</title>',
         f'<desc id="d">{escape(line)}</desc>',
-        f"<style>{_STYLE}</style>",
+        f"<style>{PICTURE_STYLE}</style>",
     ]
     return "\n".join([*head, *body, "</svg>", ""])
 
@@ -265,7 +265,7 @@ def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int) -> str:
     share = (sum(ranks) / len(ranks) - low) / (high - low) if high > low else 0.5
     ink = "#fff" if share >= _WHITE_INK_FROM else "#000"
     return (
-        f'<rect {size} fill="{_color(share)}"/>'
+        f'<rect {size} fill="{rank_color(share)}"/>'
         f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 14}">{_text(ranks)}</text>'
     )
 
@@ -274,7 +274,7 @@ def _legend(left: int, y: int, low: int, high: int) -> list[str]:
     """A bar of the colours in use, with the ranks at its ends."""
     shares = [i / 9 for i in range(10)] if high > low else [0.5]
     bar = [
-        f'<rect x="{left + i * 16}" y="{y}" width="16" height="10" fill="{_color(share)}"/>'
+        f'<rect x="{left + i * 16}" y="{y}" width="16" height="10" fill="{rank_color(share)}"/>'
         for i, share in enumerate(shares)
     ]
     end = left + len(shares) * 16
@@ -283,7 +283,15 @@ def _legend(left: int, y: int, low: int, high: int) -> list[str]:
 
 
 @lru_cache(maxsize=1024)  # a plan has many modules and few ranks
-def _color(share: float) -> str:
+def rank_color(share: float) -> str:
+    """Mix the colour of a rank.
+
+    Args:
+        share: Where it lies between the lowest, 0, and the highest, 1.
+
+    Returns:
+        The colour, as SVG has it.
+    """
     place = share * (len(_RAMP) - 1)
     i = min(int(place), len(_RAMP) - 2)
     mixed = (

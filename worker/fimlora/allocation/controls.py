@@ -8,20 +8,21 @@ assumed. Nothing here imports torch.
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fimlora.allocation.many import share_many
 from fimlora.allocation.proportional import share_limit
-from fimlora.allocation.units import Units
+from fimlora.allocation.units import Floats, Units
 from fimlora.errors import UnequalControls
 
 RANDOM = ("random", *(f"random-{i}" for i in range(2, 6)))  # the first is what the rule gives
 _WORD = 6  # bytes of a random score
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
-_DIGITS = re.compile(r"(\d+)")
-_INDEX = re.compile(r"\.\d+(?=\.)")  # of a block or an expert
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+_INDEX = re.compile(r"\.(\d+)(?=\.|$)")  # of a block or an expert
 
 
 def control_ranks(
@@ -43,9 +44,12 @@ def control_ranks(
     Returns:
         Rank per module name, by control.
     """
+    drawn = share_many(units, _random_scores(names, seed=seed), list(names), limit)
+    random = {
+        control: dict(zip(names, ranks, strict=True))
+        for control, ranks in zip(RANDOM, drawn.tolist(), strict=True)
+    }
     uniform = share_limit(spread_out(units), dict.fromkeys(names, 1.0), limit)
-    drawn = _random_scores(names, seed=seed)
-    random = {control: share_limit(units, scores, limit) for control, scores in drawn.items()}
     return {**random, "uniform": uniform}
 
 
@@ -63,22 +67,26 @@ def spread_out(units: Units) -> Units:
     Returns:
         Units that solvers settle ties of in that order.
     """
-    first = [*(group[0] for group in units.groups), *units.alone]
-    kinds: dict[str, list[int]] = {}
-    for row in sorted(range(len(first)), key=lambda row: _natural(first[row])):
-        kinds.setdefault(_INDEX.sub(".*", first[row]), []).append(row)
-    turns = [
-        ((2 * place + 1) / len(rows), kind, row)
-        for kind, rows in enumerate(kinds.values())
-        for place, row in enumerate(_scattered(rows, kind * 2**64 // len(kinds)))
-    ]
-    return replace(units, ties=np.array([row for *_, row in sorted(turns)], dtype=np.intp))
+    kinds: dict[tuple[str, ...], list[tuple[list[int], int]]] = {}
+    for row, name in enumerate([*(group[0] for group in units.groups), *units.alone]):
+        parts = _INDEX.split(name)
+        kinds.setdefault(tuple(parts[::2]), []).append(([*map(int, parts[1::2])], row))
+    rows, turns = [], []
+    for i, kind in enumerate(sorted(kinds)):
+        members = np.array([row for _, row in sorted(kinds[kind])], dtype=np.intp)
+        scattered = _scattered(len(members), start=i * 2**64 // len(kinds))
+        rows.append(members[scattered])
+        turns.append((2 * np.arange(len(members)) + 1) / len(members))
+    # Sorting is stable: kinds whose turn it is at once come in the order of their names.
+    return replace(
+        units, ties=np.concatenate(rows)[np.argsort(np.concatenate(turns), kind="stable")]
+    )
 
 
-def _scattered(rows: list[int], start: int) -> list[int]:
-    """Rows in an order of which any beginning is spread evenly over all."""
-    turn = {row: (start + i * _GOLDEN) % 2**64 for i, row in enumerate(rows)}
-    return sorted(rows, key=turn.__getitem__)
+def _scattered(n: int, *, start: int) -> NDArray[np.intp]:
+    """Numbers below n in an order of which any beginning is spread evenly over all."""
+    turn = np.uint64(start) + np.arange(n, dtype=np.uint64) * _GOLDEN  # modulo 2^64
+    return np.argsort(turn, kind="stable")
 
 
 def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str, int]]) -> None:
@@ -108,19 +116,10 @@ def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str,
             )
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A sorting key by which block 2 comes before block 10."""
-    parts = _DIGITS.split(name)
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _random_scores(names: Iterable[str], *, seed: int) -> dict[str, dict[str, float]]:
-    """Scores in (0, 1] by control, each from the seed and its module's name only."""
-    digests = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names}
-    return {
-        control: {
-            name: (int.from_bytes(digest[_WORD * i : _WORD * (i + 1)], "big") + 1) / 2**48
-            for name, digest in digests.items()
-        }
-        for i, control in enumerate(RANDOM)
-    }
+def _random_scores(names: Collection[str], *, seed: int) -> Floats:
+    """Scores in (0, 1], each from the seed and its module's name only: a row per control."""
+    digests = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
+    digits = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(names), -1)
+    words = digits[:, : _WORD * len(RANDOM)].reshape(len(names), len(RANDOM), _WORD)
+    values = words @ 256.0 ** np.arange(_WORD - 1, -1, -1)  # whole numbers below 2^48
+    return np.asarray((values.T + 1) / 256.0**_WORD)

@@ -79,7 +79,10 @@ def allocate(
     known = highest_known_rank(values, modules) if rule == "spectral" else None
     bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
     with _explaining(budget, scores, bounds, given=(r_min, r_max)):
-        units = _units(budget, modules, bounds, multiple_of=multiple_of, groups=groups)
+        in_ranks = budget.unit == "rank"
+        units = units_for(
+            modules, bounds, in_ranks=in_ranks, multiple_of=multiple_of, groups=groups
+        )
         controls = control_ranks(units, values, limit, seed=seed)
         ranks = controls.get(rule) or _share(rule, units, values, limit, _most(modules, bounds))
         check_spending(units, limit, {rule: ranks, **controls})
@@ -119,21 +122,35 @@ def _most(modules: Iterable[TargetModule], bounds: tuple[int, int]) -> dict[str,
     return {m.name: min(bounds[1], m.d_in, m.d_out) for m in modules}
 
 
-def _units(
-    budget: Budget,
+def units_for(
     modules: Collection[TargetModule],
     bounds: tuple[int, int],
     *,
-    multiple_of: int,
-    groups: Iterable[Collection[str]],
+    in_ranks: bool,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
 ) -> Units:
-    """What the solvers give ranks to: the same for the rule and all controls."""
+    """Gather what the solvers give ranks to: the same for the rule and all controls.
+
+    Args:
+        modules: The target modules.
+        bounds: Lowest and highest rank; a module smaller than these has its full rank.
+        in_ranks: Whether the budget counts ranks; else each costs its parameters.
+        multiple_of: Every rank is a multiple of this.
+        groups: Names of modules that must get one common rank.
+
+    Returns:
+        The units.
+
+    Raises:
+        InfeasibleBudget: A unit has no multiple of ``multiple_of`` within its bounds.
+    """  # noqa: DOC502 - `gather_units` raises
     costs, highest = {m.name: m.cost for m in modules}, _most(modules, bounds)
     return gather_units(
         costs,
         lowest={name: min(bounds[0], most) for name, most in highest.items()},
         highest=highest,
-        weights=None if budget.unit == "rank" else costs,
+        weights=None if in_ranks else costs,
         multiple_of=multiple_of,
         groups=[tuple(group) for group in groups],
     )

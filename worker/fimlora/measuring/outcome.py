@@ -1,15 +1,19 @@
 """Put together what a run has recorded and what is said about it, whichever executor ran it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
 from fimlora.errors import MissingGradient
 from fimlora.left_out import UNREACHED
 from fimlora.measuring.examples.losses import Loss
+from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.settings import Settings
 from fimlora.model.targets import Choice
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution
-from fimlora.statistics.statistics import Groups
+from fimlora.statistics.statistics import HALVES, NULL, Groups
 
 
 def new_statistics(
@@ -19,8 +23,8 @@ def new_statistics(
     *,
     loss: Loss,
     auxiliary_losses: tuple[str, ...],
-    n_examples: int,
-    n_batches: int,
+    batch_sizes: Sequence[int],
+    null_labels: NullLabels | None,
     base_parameters: int,
     execution: Execution,
     groups: Groups,
@@ -34,11 +38,11 @@ def new_statistics(
         settings: What was measured.
         loss: The loss.
         auxiliary_losses: What the model would add to it in training, which is left out.
-        n_examples: Labelled examples that were used.
-        n_batches: Batches that hold one.
+        batch_sizes: Labelled examples of each batch that holds one.
+        null_labels: What the labels of the null were drawn by, if there is one.
         base_parameters: Parameters of the base model.
         execution: How the run was carried out.
-        groups: What was recorded.
+        groups: What was recorded, also of the null and of the halves.
         estimator_reason: Why the estimator is the settings' own, if it was not asked for.
 
     Returns:
@@ -47,11 +51,13 @@ def new_statistics(
     Raises:
         MissingGradient: None was reached, or one was not that was named by itself.
     """  # noqa: DOC502 - `_reached` raises
+    apart = {p: _groups_of(p, groups) for p in (NULL, *HALVES) if _groups_of(p, groups)}
+    groups = {group: arrays for group, arrays in groups.items() if "." not in group}
     reached = _reached(choice, groups)
-    return Statistics(
+    whole = Statistics(
         modules=reached.modules,
-        n_examples=n_examples,
-        n_batches=n_batches,
+        n_examples=sum(batch_sizes),
+        n_batches=len(batch_sizes),
         base_parameters=base_parameters,
         loss=loss.kind.value,
         auxiliary_losses_left_out=auxiliary_losses,
@@ -61,6 +67,19 @@ def new_statistics(
         execution=execution,
         **(settings.provenance() | groups),
     )
+    counts: dict[str, dict[str, Any]] = {
+        prefix: {"n_examples": sum(sizes), "n_batches": len(sizes)}
+        for prefix, sizes in zip(HALVES, (batch_sizes[::2], batch_sizes[1::2]), strict=True)
+    }
+    counts[NULL] = {} if null_labels is None else {"null_targets": null_labels.counts}
+    return whole.with_parts(
+        {prefix: whole.part(found, **counts[prefix]) for prefix, found in apart.items()}
+    )
+
+
+def _groups_of(prefix: str, groups: Groups) -> Groups:
+    """What was recorded of a part, under its plain names."""
+    return {g.removeprefix(prefix): a for g, a in groups.items() if g.startswith(prefix)}
 
 
 def _reached(choice: Choice, groups: Groups) -> Choice:

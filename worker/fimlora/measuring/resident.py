@@ -20,16 +20,17 @@ from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
     Examples,
     check_finite,
-    example_losses,
     labelled_examples,
+    losses_and_null,
 )
 from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
+from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.first_look import FirstLook
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
-from fimlora.measuring.recording.quantities import quantities_for
+from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
 from fimlora.measuring.resume.progress_file import ProgressFile, open_progress
@@ -77,6 +78,8 @@ def measure(
     on_batch: OnBatch | None = None,
     progress_file: str | Path | ProgressFile | None = None,
     first_example: int = 0,
+    null: bool = False,
+    halves: bool = False,
 ) -> Statistics:
     """Run a few calibration batches and record what scores are made from.
 
@@ -106,6 +109,8 @@ def measure(
         on_batch: Called with (batches done, batches expected) after each batch.
         progress_file: Save the sums here after batches, and go on from those it holds.
         first_example: Examples in the batches before these, if these are a part of a run.
+        null: Measure the same passes under labels of other examples, too.
+        halves: Keep the sums of every other batch apart, too.
 
     Returns:
         The statistics of the batches that were used.
@@ -121,7 +126,7 @@ def measure(
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
         spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, train_mode=train_mode,
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
-        first_example=first_example,
+        first_example=first_example, null=null, halves=halves,
     )  # fmt: skip
     return measure_resident(model, batches, settings)
 
@@ -164,11 +169,11 @@ def _measure_plain(
         if (first := next(items, None)) is None:
             raise EmptyCalibration("the loader gave no batch")
         settings, reason = decide_estimator(settings, model, modules, first)
-        recorder = Recorder(modules, quantities_for(settings, modules, device))
+        recorder = recorder_for(settings, modules, device)
         progress = RunProgress(
             recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
         )
-        loss = _measure_batches(
+        run = _measure_batches(
             model, modules, itertools.chain([first], items), settings, recorder, sizes, progress,
             state,
         )  # fmt: skip
@@ -177,10 +182,10 @@ def _measure_plain(
         choice,
         settings,
         estimator_reason=reason,
-        loss=loss,
+        loss=run.loss,
         auxiliary_losses=left_out,
-        n_examples=progress.n_examples,
-        n_batches=progress.n_used,
+        batch_sizes=recorder.batch_sizes,
+        null_labels=run.null,
         base_parameters=count_base_parameters(model),
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
         groups=recorder.groups(progress.n_examples),
@@ -196,8 +201,8 @@ def _measure_batches(
     sizes: MicroBatches,
     progress: RunProgress,
     state: PassState,
-) -> Loss:
-    """Record all batches; gives the loss that the first one showed."""
+) -> "_Run":
+    """Record all batches; gives what the first one showed, such as the loss."""
     run: _Run | None = None
     device, limits = input_device(model), input_limits(model)
     first = settings.first_example
@@ -208,15 +213,28 @@ def _measure_batches(
             if run is None:
                 loss = choose_loss(model, batch, settings.loss_fn)
                 look = FirstLook(model, loss, state, device, progress.padding)
-                run = _Run(model, modules, loss, look, watch, recorder, device, sizes)
+                null = _null_labels(batch, loss, settings, recorder)
+                run = _Run(model, modules, loss, null, look, watch, recorder, device, sizes)
             check_inputs(batch, limits, progress.next_batch)
+            # Also of what is skipped: labels of later batches may come from it.
+            examples = run.examples_of(batch, first)
             if not progress.skips(batch):
-                progress.count(run.measure_batch(batch, progress.next_batch, first=first))
+                progress.count(run.measure_batch(examples, progress.next_batch))
             first += count_examples(batch)
     progress.check_complete()
     if run is None or not progress.n_examples:
         raise EmptyCalibration("no example carries a label")
-    return run.loss
+    return run
+
+
+def _null_labels(
+    batch: Batch, loss: Loss, settings: Settings, recorder: Recorder
+) -> NullLabels | None:
+    """Say what draws null labels, if anything does: a loss of one's own may have none."""
+    null = NullLabels.of(batch, loss, settings.seed) if settings.null else None
+    if null is None:
+        recorder.drop_null()
+    return null
 
 
 @dataclass(frozen=True)
@@ -226,24 +244,27 @@ class _Run:
     model: nn.Module
     modules: tuple[TargetModule, ...]
     loss: Loss
+    null: NullLabels | None
     look: FirstLook
     watch: Watch
     recorder: Recorder
     device: torch.device
     sizes: MicroBatches
 
-    def measure_batch(self, batch: Batch, where: str, *, first: int) -> int:
+    def examples_of(self, batch: Batch, first: int) -> Examples:
+        """Take the labelled examples of the next batch, behind so many before it."""
+        return labelled_examples(batch, self.loss, self.device, first=first, null=self.null)
+
+    def measure_batch(self, examples: Examples, where: str) -> int:
         """Take one calibration batch through the model, in micro-batches, and record it.
 
         Args:
-            batch: The batch.
+            examples: Those of its examples that carry a label.
             where: What to call it in an error.
-            first: Examples in the batches before.
 
         Returns:
-            Its number of examples that carry a label.
+            Their number.
         """
-        examples = labelled_examples(batch, self.loss, self.device, first=first)
         n = len(examples)
         if not n:
             return 0
@@ -291,11 +312,14 @@ class _Run:
             examples.weights, examples.token_mask, is_whole=is_whole, numbers=examples.numbers
         )
         with self.look.drawing_nothing():
-            losses = example_losses(self.model, self.loss, examples, self.device, where)
+            losses, *null = losses_and_null(self.model, self.loss, examples, self.device, where)
         if self.recorder.adapt(self.watch.calls):
             return None
         # The sum, not the mean: each example's gradient comes out unscaled.
-        self.watch.backward(losses.sum())
+        self.watch.backward(losses.sum(), retain_graph=bool(null))
+        for others in null:
+            self.recorder.begin_null()
+            self.watch.backward(others.sum())
         self.recorder.commit()
         return losses.detach()
 

@@ -56,6 +56,9 @@ class Settings:
             same batches, to the same statistics; see `fimlora.ProgressFile`.
         first_example: Examples in the batches before these, if these are a part of a run: then
             ``sketched`` draws what it draws in the whole one.
+        null: Go backward a second time over every forward pass, from losses under labels of
+            other examples: `fimlora.Statistics.null`.
+        halves: Keep the sums of every other batch apart besides: `fimlora.Statistics.halves`.
 
     Raises:
         InvalidOption: One is outside what is allowed.
@@ -78,6 +81,8 @@ class Settings:
     on_batch: OnBatch | None = None
     progress_file: str | Path | ProgressFile | None = None
     first_example: int = 0
+    null: bool = False
+    halves: bool = False
 
     def __post_init__(self) -> None:
         """Check them."""
@@ -146,6 +151,8 @@ class Settings:
             "n_batches": self.n_batches,
             "micro_batch_size": self.micro_batch_size,
             "train_mode": self.train_mode,
+            "null": self.null,
+            "halves": self.halves,
             "first_example": self.first_example,
             "executor": executor,
         }

@@ -20,6 +20,7 @@ class Method:
         summary: What it goes by, in a line.
         source: Where it is from.
         record: What must be recorded besides.
+        needs_examples: Whether it needs the energy of each example's gradient.
         needs_null: Whether it needs the statistics of the null.
     """
 
@@ -28,6 +29,7 @@ class Method:
     summary: str
     source: str
     record: frozenset[Record] = frozenset()
+    needs_examples: bool = False
     needs_null: bool = False
 
 
@@ -39,12 +41,28 @@ _ALL = (
         "FIM-LoRA, equation 4",
     ),
     Method(
+        "coherent",
+        "proportional",
+        "by the gradient energy that examples agree on (experimental)",
+        "pairs of unlike examples, as in the gradient noise scale (McCandlish et al. 2018)",
+        frozenset({Record.SPECTRA}),
+        needs_examples=True,
+    ),
+    Method(
         "spectral",
         "spectral",
         "by marginal gain from singular values of the mean gradient (experimental: not shown to "
         "beat uniform)",
         "Eckart-Young; nearest: early-gradient-spectra-lora",
         frozenset({Record.SPECTRA}),
+    ),
+    Method(
+        "spectral-denoised",
+        "spectral",
+        "by marginal gain from what of these singular values is above their noise (experimental)",
+        "edge of a noise matrix (Johnstone 2001)",
+        frozenset({Record.SPECTRA}),
+        needs_examples=True,
     ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
@@ -71,25 +89,25 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def records_needed(name: str) -> frozenset[Record]:
-    """Say what a method needs recorded besides.
+def records_needed(*names: str) -> frozenset[Record]:
+    """Say what methods need recorded besides, all of them together.
 
     Args:
-        name: Its name.
+        *names: Their names.
 
     Returns:
         What `fimlora.measure` takes as ``record``.
     """
-    return find_method(name).record
+    return frozenset().union(*(find_method(name).record for name in names))
 
 
-def needs_null(name: str) -> bool:
-    """Say whether a method needs the statistics of the null.
+def needs_null(*names: str) -> bool:
+    """Say whether any of some methods needs the statistics of the null.
 
     Args:
-        name: Its name.
+        *names: Their names.
 
     Returns:
-        Whether it does.
+        Whether one does.
     """
-    return find_method(name).needs_null
+    return any(find_method(name).needs_null for name in names)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from fimlora.errors import InvalidOption
-from fimlora.methods import fim, spectral
-from fimlora.methods.registry import Method, find_method
+from fimlora.methods import coherent, fim, spectral, spectral_denoised
+from fimlora.methods.coherence import can_part, gradient_noise_scale
+from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
@@ -14,7 +16,9 @@ from fimlora.statistics import Statistics
 Scorer = Callable[[Statistics, str, str | None], Scores]
 SCORERS: dict[str, Scorer] = {
     "fim": fim.score_fisher,
+    "coherent": coherent.score_coherent,
     "spectral": spectral.take_spectra,
+    "spectral-denoised": spectral_denoised.take_denoised,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }
@@ -33,8 +37,9 @@ def score(
     Args:
         statistics: What `fimlora.measure` returned, or what was read from its file.
         method: A name in `fimlora.methods.registry.METHODS`: ``fim`` takes the Fisher
-            information of LoRA-B, ``spectral`` the singular values of the mean gradient;
-            ``uniform`` and ``random`` are the controls.
+            information of LoRA-B, ``coherent`` the part of it that examples agree on,
+            ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
+            of these is above their noise; ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -48,11 +53,12 @@ def score(
         InvalidOption: These are no statistics, or they lack what the method needs; the method
             or the aggregation is unknown, the scale is not above 0 and finite, or the
             estimator was not recorded.
-    """  # noqa: DOC502 - the helpers raise
+    """
     chosen = find_method(method)
     _check_type(statistics)
     fim.check_options(statistics, aggregation=aggregation, estimator=estimator)
-    _check_recorded(statistics, chosen)
+    if reason := obstacle(statistics, method):
+        raise InvalidOption(reason)
     if scale is not None:
         statistics = statistics.rescaled(scale)
     scores = SCORERS[method](statistics, aggregation, estimator)
@@ -60,23 +66,44 @@ def score(
         scores,
         rule=chosen.rule,
         method=method,
-        provenance={**statistics.provenance(), **scores.provenance},
+        provenance={**statistics.provenance(), **_figures(statistics), **scores.provenance},
         not_targeted=statistics.not_targeted,
     )
 
 
-def _check_recorded(statistics: Statistics, method: Method) -> None:
-    """See that there is what the method goes by.
+def _figures(statistics: Statistics) -> dict[str, Any]:
+    """What statistics tell besides, whatever the method."""
+    if not can_part(statistics):
+        return {}
+    return {"gradient_noise_scale": gradient_noise_scale(statistics)}
 
-    Raises:
-        InvalidOption: Something was not recorded.
+
+def obstacle(statistics: Statistics, method: str) -> str | None:
+    """Say why statistics cannot be scored by a method.
+
+    Args:
+        statistics: What `fimlora.measure` returned.
+        method: Its name.
+
+    Returns:
+        What it lacks and how to have it, in a sentence without a stop; ``None`` where it
+        lacks nothing.
     """
-    for record in sorted(method.record):
-        if statistics.modules and not getattr(statistics, record):
-            raise InvalidOption(
-                f"method {method.name!r} needs {record}, and these statistics hold none; "
+    needed = find_method(method)
+    for record in sorted(needed.record):
+        if not getattr(statistics, record):
+            return (
+                f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
+    if needed.needs_examples and not statistics.example_energies:
+        return (
+            f"method {method!r} needs the energy of each example, and these statistics hold "
+            f"none; measure with estimator='exact', not {statistics.estimator.value!r}"
+        )
+    if needed.needs_examples and statistics.n_examples < 2:
+        return f"method {method!r} compares examples, and there is one; measure at least two"
+    return None
 
 
 def _check_type(statistics: object) -> None:

@@ -75,7 +75,10 @@ class Watch:
         self._in_backward = False
 
     def backward(
-        self, *roots: Tensor, gradients: Sequence[Tensor | None] | None = None
+        self,
+        *roots: Tensor,
+        gradients: Sequence[Tensor | None] | None = None,
+        retain_graph: bool = False,
     ) -> None:
         """Run the backward pass, and hand over every module that got a gradient.
 
@@ -85,10 +88,11 @@ class Watch:
         Args:
             *roots: What to differentiate: the loss, or the outputs of a part of the model.
             gradients: Gradients that come from behind those outputs; the loss needs none.
+            retain_graph: Whether there will be another backward pass over this forward pass.
         """
         self._in_backward = True  # a module that runs now is recomputed, not called again
         if any(root.requires_grad for root in roots):
-            torch.autograd.backward(roots, gradients)
+            torch.autograd.backward(roots, gradients, retain_graph)
         for name in self._names:
             if self._pending.get(name):
                 self._hand_over(name)

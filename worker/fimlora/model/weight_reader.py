@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import InvalidCheckpoint
+from fimlora.errors import InvalidCheckpoint, InvalidOption
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import draw_weights
 from fimlora.model.weight_sources import Source, find_weights
@@ -169,7 +169,12 @@ def check_shape(name: str, tensor: Tensor, wanted: Tensor) -> None:
 
 
 def open_weights(
-    model: nn.Module, checkpoint: Checkpoint, *, seed: int, redraws: bool
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    seed: int,
+    redraws: bool,
+    instead: Mapping[str, Tensor] = {},
 ) -> WeightReader:
     """Get ready to read a model's weights, and draw those that the checkpoint lacks.
 
@@ -178,10 +183,21 @@ def open_weights(
         checkpoint: Its weights.
         seed: Seed of what is drawn.
         redraws: Draw a head anew whose shape in the checkpoint is another.
+        instead: Of what is drawn, parameters to have instead, by name.
 
     Returns:
         The reader.
+
+    Raises:
+        InvalidOption: One of these is not drawn, or has another shape.
     """
     found = find_weights(model, checkpoint.tensors, redraws=redraws)
     drawn = draw_weights(model, found.missing, seed=seed)
+    for name, tensor in instead.items():
+        if name not in drawn or drawn[name].shape != tensor.shape:
+            raise InvalidOption(
+                f"head weight {name!r} {tuple(tensor.shape)} is none that the checkpoint lacks: "
+                f"{ {n: tuple(t.shape) for n, t in drawn.items()} }"
+            )
+        drawn[name] = tensor.to(drawn[name].dtype)
     return WeightReader(model, checkpoint, found.sources, drawn)

@@ -30,6 +30,8 @@ from fimlora.statistics.options import Estimator, Execution, check_scale
 # A spectrum whose leading values may be further off than this is called unresolved.
 RESOLVED_ERROR = 0.01
 STATISTICS_FORMAT = "fimlora.statistics/1"
+# What stands before the names of what was recorded of the null and of the halves.
+NULL, HALVES = "null.", ("half 1.", "half 2.")
 Arrays = Mapping[str, NDArray[np.float64]]
 Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
 
@@ -67,7 +69,16 @@ class Statistics:
         spectrum_errors: How far off the energy of the leading values may be, as a share of
             it (1), if spectra were recorded; 0 where no sketch was needed.
         estimator_reason: Why it is this estimator, in a sentence; ``None`` where it was asked
-            for, or merged runs say different things.
+            for, or runs that were merged were told different reasons.
+        null: The same of the same forward passes under labels of other examples, if that was
+            measured; see `fimlora.measuring.examples.null_labels`.
+        halves: The same of every other batch, from the first on, and of those between them, if
+            they were kept apart and there were two; their sums add up to those here.
+        null_targets: In the null, how many targets its losses had, and how many of these
+            were other ones than in the run.
+        head: How the last map of a task head was made: plain data with a ``kind`` of ``fitted``,
+            ``fresh`` (as drawn) or ``pretrained``; ``None`` where nobody said.
+        head_weights: The parameters of a fitted map, by name; they are what the model had.
         execution: How this run was carried out; ``None`` for what was merged or read from a
             file. It is no part of the content: equal statistics have equal bytes.
     """
@@ -95,7 +106,33 @@ class Statistics:
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
     estimator_reason: str | None = None
+    null: "Statistics | None" = None
+    halves: "tuple[Statistics, Statistics] | None" = None
+    null_targets: tuple[int, int] | None = None
+    head: Mapping[str, Any] | None = None
+    head_weights: Arrays = field(default_factory=dict)
     execution: Execution | None = field(default=None, compare=False)
+
+    @property
+    def parts(self) -> "dict[str, Statistics]":
+        """The null and the halves, as far as they were measured, by what they are called."""
+        null = () if self.null is None else (self.null,)
+        halves = self.halves or ()
+        names = (*((NULL,) * len(null)), *HALVES[: len(halves)])
+        return dict(zip(names, (*null, *halves), strict=True))
+
+    def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
+        """The same run with another null and other halves.
+
+        Args:
+            parts: These by what they are called.
+
+        Returns:
+            The statistics.
+        """
+        both = tuple(parts[name] for name in HALVES if name in parts)
+        halves = (both[0], both[1]) if len(both) > 1 else None
+        return replace(self, null=parts.get(NULL), halves=halves)
 
     def rescaled(self, scale: int | float) -> "Statistics":
         """The same sums under another LoRA scale: it enters the scores only.
@@ -110,7 +147,10 @@ class Statistics:
             InvalidOption: It is not above 0 and finite.
         """  # noqa: DOC502 - `check_scale` raises
         check_scale(scale)
-        return self if self.scale == scale else replace(self, scale=scale)
+        if self.scale == scale:
+            return self
+        parts = {name: part.rescaled(scale) for name, part in self.parts.items()}
+        return replace(self, scale=scale).with_parts(parts)
 
     def provenance(self) -> dict[str, Any]:
         """Say what was measured, in facts that are the same on every run.
@@ -175,8 +215,8 @@ class Statistics:
             if mine != theirs:
                 detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
                 raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
-        is_agreed = self.estimator_reason == other.estimator_reason
-        return replace(
+        is_agreed = other.estimator_reason in {self.estimator_reason, None}
+        merged = replace(
             self,
             execution=None,
             estimator_reason=self.estimator_reason if is_agreed else None,
@@ -191,6 +231,12 @@ class Statistics:
                 name: np.concatenate([values, other.example_energies[name]])
                 for name, values in self.example_energies.items()
             },
+            null_targets=_added_targets(self.null_targets, other.null_targets),
+        )
+        theirs = other.parts
+        # What only one of them has is not known of both together.
+        return merged.with_parts(
+            {name: p.merge(theirs[name]) for name, p in self.parts.items() if name in theirs}
         )
 
     def save(self, path: str | Path) -> None:
@@ -208,10 +254,13 @@ class Statistics:
             **self._facts(),
             "modules": [asdict(module) for module in self.modules],
         }
+        if parts := self.parts:
+            header["parts"] = {name: _counts(part) for name, part in parts.items()}
         arrays = {
-            f"{group}/{name}": np.ascontiguousarray(array)
+            f"{prefix}{group}/{name}": np.ascontiguousarray(array)
+            for prefix, part in {"": self, **parts}.items()
             for group in _GROUPS
-            for name, array in getattr(self, group).items()
+            for name, array in getattr(part, group).items()
         }
         # One metadata key only: safetensors writes several in a random order.
         return save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
@@ -230,8 +279,8 @@ class Statistics:
             InvalidStatistics: There is no such file, or it holds something else.
         """  # noqa: DOC502 - `opened` raises
         with cls.opened(path) as stored:
-            arrays: dict[str, Any] = {group: dict(getattr(stored, group)) for group in _GROUPS}
-            return replace(stored, **arrays)
+            parts = {name: part._in_memory() for name, part in stored.parts.items()}  # noqa: SLF001
+            return stored._in_memory().with_parts(parts)  # noqa: SLF001
 
     @classmethod
     @contextmanager
@@ -263,7 +312,10 @@ class Statistics:
     def _of_file(cls, file: Any) -> "Statistics":
         header = _parsed(file.metadata())
         estimator = Estimator(header.pop("estimator"))
-        keys: dict[str, dict[str, str]] = {group: {} for group in _GROUPS}
+        parts: dict[str, dict[str, Any]] = header.pop("parts", {})
+        keys: dict[str, dict[str, str]] = {
+            f"{prefix}{group}": {} for prefix in ("", *parts) for group in _GROUPS
+        }
         for key in file.keys():  # noqa: SIM118 - it is no mapping
             group, _, name = key.partition("/")
             if group in keys:
@@ -272,8 +324,31 @@ class Statistics:
         header["not_targeted"] = _left_out(header.get("not_targeted", {}))
         auxiliary = header.get("auxiliary_losses_left_out", ())
         header["auxiliary_losses_left_out"] = tuple(auxiliary)
-        arrays: dict[str, Any] = {group: _Stored(file, keys[group]) for group in _GROUPS}
-        return cls(modules=modules, estimator=estimator, **header, **arrays)
+
+        def stored(prefix: str) -> dict[str, Any]:
+            return {group: _Stored(file, keys[f"{prefix}{group}"]) for group in _GROUPS}
+
+        whole = cls(modules=modules, estimator=estimator, **header, **stored(""))
+        return whole.with_parts(
+            {name: whole.part(stored(name), **_read(counts)) for name, counts in parts.items()}
+        )
+
+    def part(self, groups: Mapping[str, Arrays], **counts: Any) -> "Statistics":
+        """Statistics of a part of this run, or of the run under other labels.
+
+        Args:
+            groups: What was recorded of it, by field.
+            **counts: How many examples, batches and other targets it has.
+
+        Returns:
+            Statistics that say the same of all else.
+        """
+        others: dict[str, Any] = {group: groups.get(group, {}) for group in _GROUPS}
+        return replace(self, null=None, halves=None, execution=None, **others, **counts)
+
+    def _in_memory(self) -> "Statistics":
+        arrays: dict[str, Any] = {group: dict(getattr(self, group)) for group in _GROUPS}
+        return replace(self, **arrays)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
@@ -295,12 +370,15 @@ _GROUPS = (
     "spectra",
     "mean_energies",
     "spectrum_errors",
+    "head_weights",
 )
 _COUNTS = ("n_examples", "n_batches")
+_PARTS = ("null", "halves", "null_targets")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
-    if attribute.name not in {"modules", "execution", "estimator_reason", *_COUNTS, *_GROUPS}
+    if attribute.name
+    not in {"modules", "execution", "estimator_reason", *_COUNTS, *_GROUPS, *_PARTS}
 )
 
 
@@ -323,6 +401,24 @@ class _Stored(Mapping[str, NDArray[np.float64]]):
 
 def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
     return {name: values + right[name] for name, values in left.items()}
+
+
+def _added_targets(
+    left: tuple[int, int] | None, right: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    return None if left is None or right is None else (left[0] + right[0], left[1] + right[1])
+
+
+def _counts(part: Statistics) -> dict[str, Any]:
+    """How a part differs from the run, but for its sums."""
+    targets = {} if part.null_targets is None else {"null_targets": list(part.null_targets)}
+    return {**{name: getattr(part, name) for name in _COUNTS}, **targets}
+
+
+def _read(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of a part, with its pair of targets as a pair."""
+    targets = counts.get("null_targets")
+    return {**counts, "null_targets": None if targets is None else tuple(targets)}
 
 
 def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:

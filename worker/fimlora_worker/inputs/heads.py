@@ -14,6 +14,8 @@ from fimlora_worker.inputs.model_faults import named_as
 # The head that a base model lacks is drawn from this seed and no other: neither the
 # request nor what ran before may change the scores.
 HEAD_SEED = 0
+# PEFT's words for the tasks.
+TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_jobs.models.shards import check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
-from fimlora_jobs.models.tokenizer_files import check_tokenizer_ids, check_tokenizer_names
+from fimlora_jobs.models.tokenizer_files import check_tokenizer, check_tokenizer_names
 from fimlora_jobs.models.weights_fit import check_weights_fit
 from fimlora_worker.errors import UnsafeWeights, UnsupportedArchitecture
 
@@ -57,7 +57,7 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
         check_shards(folder)
         check_weights_fit(config, shapes)
         check_tokenizer_names(names, config)
-        check_tokenizer_ids(folder, config, shapes)
+        check_tokenizer(folder, config, shapes)
     except ModelRefused as error:
         raise _refusal(error) from error
 

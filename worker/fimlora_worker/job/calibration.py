@@ -12,6 +12,7 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
+from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
@@ -22,7 +23,6 @@ from fimlora_worker.job.solving import solve
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import WorkerProcess
 
-TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 ADAPTER_FOLDER = "adapter"
 
 

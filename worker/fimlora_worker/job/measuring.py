@@ -129,6 +129,6 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
         estimator=calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(request.allocation.method),
+        record=records_needed(*request.methods_measured),
         on_batch=reporter.on_batch,
     )

@@ -7,16 +7,25 @@ from dataclasses import replace
 from typing import Self, Unpack
 
 from fimlora_client.aio.catalogues import AsyncCache, AsyncDatasets, AsyncModels, AsyncWorkers
+from fimlora_client.aio.evaluations import AsyncEvaluationHandle, AsyncEvaluations
 from fimlora_client.aio.handle import AsyncJobHandle
 from fimlora_client.aio.jobs import AsyncJobs
 from fimlora_client.aio.rank_patterns import AsyncRankPatterns
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.aio.transport import AsyncHttpClient, AsyncTransport
-from fimlora_client.bodies import CalibrationFields, as_json, build_request, for_a_job
+from fimlora_client.bodies import (
+    CalibrationFields,
+    EvaluationFields,
+    as_json,
+    build_evaluation,
+    build_request,
+    for_a_job,
+)
 from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
 from fimlora_contract.estimates import Estimate
+from fimlora_contract.evaluations import Evaluation, EvaluationRequest
 from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.service import Health, Version
@@ -33,7 +42,8 @@ class AsyncClient:
         context: Retry policy, clock and randomness.
 
     Attributes:
-        jobs: Accepted calibration requests.
+        jobs: Accepted requests of every kind.
+        evaluations: Those that train, to find out whether ranks help.
         rank_patterns: Results by content, by inputs and by name.
         datasets: Rows to calibrate on.
         models: Base models the operator registered.
@@ -57,6 +67,7 @@ class AsyncClient:
         transport = AsyncTransport(http, base_url=self.base_url, headers=headers)
         self._sender = AsyncSender(transport, sleep, context or Context())
         self.jobs = AsyncJobs(self._sender)
+        self.evaluations = AsyncEvaluations(self._sender)
         self.rank_patterns = AsyncRankPatterns(self._sender)
         self.datasets = AsyncDatasets(self._sender)
         self.models = AsyncModels(self._sender)
@@ -96,6 +107,30 @@ class AsyncClient:
         body = as_json(build_request(request, **fields))
         call = Call("POST", "/estimate", headers=JSON, content=body)
         return await self._sender.ask(call, Estimate)
+
+    async def evaluate(
+        self,
+        request: EvaluationRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
+        wait: int = 0,
+        **fields: Unpack[EvaluationFields],
+    ) -> AsyncEvaluationHandle:
+        """Ask whether ranks help on a task; give a request, or its fields as keyword arguments.
+
+        ``POST /evaluations``; it trains plans beside uniform and random ranks, which takes
+        minutes to hours. With ``wait`` the service holds the answer for up to so many
+        seconds, at most 60, until the evaluation has ended.
+
+        Raises:
+            ValidationFailed: A field is wrong.
+        """
+        headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if wait:
+            headers |= {"prefer": f"wait={wait}"}
+        body = as_json(for_a_job(build_evaluation(request, **fields)))
+        call = Call("POST", "/evaluations", headers=headers, content=body, wait_s=wait)
+        return AsyncEvaluationHandle(self.jobs, await self._sender.ask(call, Evaluation))
 
     async def health(self) -> Health:
         """Whether the service can take jobs, and which part fails if it cannot.

@@ -1,4 +1,4 @@
-"""Accepted calibration requests: where they stand, and what became of them."""
+"""Accepted requests of every kind: where they stand, and what became of them."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ from fimlora_contract.requests import PlanRequest
 
 
 class AsyncJobs:
-    """Accepted calibration requests."""
+    """Accepted requests of every kind."""
 
     def __init__(self, sender: AsyncSender) -> None:
         self._sender = sender

@@ -8,16 +8,25 @@ from dataclasses import replace
 from typing import Self, Unpack
 
 from fimlora_client.blocking.catalogues import Cache, Datasets, Models, Workers
+from fimlora_client.blocking.evaluations import EvaluationHandle, Evaluations
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.blocking.jobs import Jobs
 from fimlora_client.blocking.rank_patterns import RankPatterns
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.blocking.transport import HttpClient, Transport
-from fimlora_client.bodies import CalibrationFields, as_json, build_request, for_a_job
+from fimlora_client.bodies import (
+    CalibrationFields,
+    EvaluationFields,
+    as_json,
+    build_evaluation,
+    build_request,
+    for_a_job,
+)
 from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
 from fimlora_contract.estimates import Estimate
+from fimlora_contract.evaluations import Evaluation, EvaluationRequest
 from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.service import Health, Version
@@ -34,7 +43,8 @@ class Client:
         context: Retry policy, clock and randomness.
 
     Attributes:
-        jobs: Accepted calibration requests.
+        jobs: Accepted requests of every kind.
+        evaluations: Those that train, to find out whether ranks help.
         rank_patterns: Results by content, by inputs and by name.
         datasets: Rows to calibrate on.
         models: Base models the operator registered.
@@ -58,6 +68,7 @@ class Client:
         transport = Transport(http, base_url=self.base_url, headers=headers)
         self._sender = Sender(transport, sleep, context or Context())
         self.jobs = Jobs(self._sender)
+        self.evaluations = Evaluations(self._sender)
         self.rank_patterns = RankPatterns(self._sender)
         self.datasets = Datasets(self._sender)
         self.models = Models(self._sender)
@@ -97,6 +108,30 @@ class Client:
         body = as_json(build_request(request, **fields))
         call = Call("POST", "/estimate", headers=JSON, content=body)
         return self._sender.ask(call, Estimate)
+
+    def evaluate(
+        self,
+        request: EvaluationRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
+        wait: int = 0,
+        **fields: Unpack[EvaluationFields],
+    ) -> EvaluationHandle:
+        """Ask whether ranks help on a task; give a request, or its fields as keyword arguments.
+
+        ``POST /evaluations``; it trains plans beside uniform and random ranks, which takes
+        minutes to hours. With ``wait`` the service holds the answer for up to so many
+        seconds, at most 60, until the evaluation has ended.
+
+        Raises:
+            ValidationFailed: A field is wrong.
+        """
+        headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if wait:
+            headers |= {"prefer": f"wait={wait}"}
+        body = as_json(for_a_job(build_evaluation(request, **fields)))
+        call = Call("POST", "/evaluations", headers=headers, content=body, wait_s=wait)
+        return EvaluationHandle(self.jobs, self._sender.ask(call, Evaluation))
 
     def health(self) -> Health:
         """Whether the service can take jobs, and which part fails if it cannot.

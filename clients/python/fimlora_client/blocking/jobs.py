@@ -1,5 +1,5 @@
 # Made from aio/jobs.py by `make docs`; edit that file.
-"""Accepted calibration requests: where they stand, and what became of them."""
+"""Accepted requests of every kind: where they stand, and what became of them."""
 
 import uuid
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from fimlora_contract.requests import PlanRequest
 
 
 class Jobs:
-    """Accepted calibration requests."""
+    """Accepted requests of every kind."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender

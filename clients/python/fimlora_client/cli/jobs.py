@@ -15,10 +15,12 @@ from fimlora_client.cli.console import (
     status_text,
 )
 from fimlora_client.cli.context import client_of
+from fimlora_client.cli.findings import runs_text, show_findings
 from fimlora_client.cli.options import AsJson, JobId
 from fimlora_client.rank_map import rank_map_table
-from fimlora_contract.jobs import Execution, Job, JobKind, JobStatus
+from fimlora_contract.jobs import CalibrationResult, Execution, Job, JobKind, JobStatus
 from fimlora_contract.requests import BUDGET_UNITS
+from fimlora_contract.verdicts import EvaluationResult
 
 
 def list_jobs(
@@ -69,13 +71,16 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     console = out()
     console.print(_headline(job), soft_wrap=True)
     console.print(_inputs(job), soft_wrap=True)
-    if job.result and job.result.execution:
-        console.print(Text(f"  {execution(job.result.execution)}", "dim"), soft_wrap=True)
+    result = job.result
+    if isinstance(result, CalibrationResult) and result.execution:
+        console.print(Text(f"  {execution(result.execution)}", "dim"), soft_wrap=True)
     if job.error:
         console.print(Text(f"  {job.error.code}: {job.error.detail}", "red"), soft_wrap=True)
         say(("  try again with  ", "dim"), f"fimlora retry {job.id}")
-    if job.result:
-        console.print(rank_map_table(job.result.rank_map))
+    if isinstance(result, CalibrationResult):
+        console.print(rank_map_table(result.rank_map))
+    elif isinstance(result, EvaluationResult):
+        show_findings(result)
 
 
 def reference(value: dict[str, Any] | None) -> str:
@@ -114,6 +119,8 @@ def _headline(job: Job) -> Text:
     if job.progress and job.status is JobStatus.RUNNING:
         progress = job.progress
         line.append(f"  {progress.stage}")
+        if progress.runs:
+            line.append(f", {runs_text(progress.runs)}")
         if progress.n_batches:
             line.append(f", batch {progress.batch} of {progress.n_batches}")
         if progress.seconds_left is not None:

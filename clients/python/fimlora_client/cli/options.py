@@ -76,8 +76,8 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random, or spectral (experimental: not shown to beat "
-        "uniform).",
+        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised "
+        "(experimental: not shown to beat uniform).",
     ),
 ]
 RMin = Annotated[

@@ -50,8 +50,9 @@ def cut_off(path: Path, model, batches, *, after: int, **options) -> None:
         {"record": ["spectra", "moments", "batch_energies"]},
         {"estimator": "sampled", "record": "spectra", "spectra_bytes": 0},
         {"estimator": "both", "train_mode": True},
+        {"record": ("spectra", "batch_energies"), "null": True, "halves": True},
     ],
-    ids=["exact", "sampled", "both", "records", "sketched", "dropout"],
+    ids=["exact", "sampled", "both", "records", "sketched", "dropout", "parts"],
 )
 def test_a_run_that_goes_on_gives_the_same_statistics(options, after, tmp_path):
     """Whatever is recorded, wherever it was cut off, also behind the last batch."""
@@ -179,6 +180,8 @@ REFUSALS = {
     "train_mode": {"train_mode": True},
     "n_batches": {"n_batches": 3},
     "micro_batch_size": {"micro_batch_size": 1},
+    "null": {"null": True},
+    "halves": {"halves": True},
     "first_example": {"first_example": 1},
     "loss_fn": {"loss_fn": other_loss},
 }

@@ -44,11 +44,16 @@ class Calls:
 
 
 CASES = {
-    "bert_classifier": {"estimator": "both", "rank": 4},
-    "deberta_v2_classifier": {},  # one example at a time, and graphs between the blocks
+    "bert_classifier": {"estimator": "both", "rank": 4, "null": True},
+    "deberta_v2_classifier": {
+        "null": True,
+        "halves": True,
+    },  # one example at a time, and graphs between the blocks
     "llama_tied_lm": {
         "record": ["spectra", "moments", "batch_energies"],
         "micro_batch_size": 2,
+        "null": True,
+        "halves": True,
     },
     "mixtral_lm": {"estimator": "sampled"},
     "gpt2_lm": {"target_modules": ["h.1.attn.c_attn"]},

@@ -7,7 +7,7 @@ a label need any, so the head is applied to these, in chunks: each chunk's losse
 gradient of its hidden states are taken while its logits exist.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,25 +21,25 @@ from fimlora.shapes import Float, Int
 def token_losses(
     head: LargeHead,
     hidden: Float[Tensor, "M H"],
-    wanted: Int[Tensor, " M"],
+    wanted: Sequence[Int[Tensor, " M"]],
     rows: Int[Tensor, " M"],
     counts: Int[Tensor, " N"],
-) -> Float[Tensor, " N"]:
-    """Evaluate each example's mean loss over its labels.
+) -> tuple[Float[Tensor, " N"], ...]:
+    """Evaluate each example's mean loss over its labels, once for every choice of labels.
 
     Args:
         head: The output head.
         hidden: What the head is given for the tokens that have a label.
-        wanted: Their labels.
+        wanted: Their labels, and other labels to compare the same logits with.
         rows: The examples they belong to.
         counts: Labels of each example, at least 1.
 
     Returns:
-        One loss per example, in float32 at least. Its graph holds the gradient of the
-        hidden states and no logits.
+        One loss per example for each choice, in float32 at least. Their graph holds the
+        gradients of the hidden states and no logits.
     """
-    apply: Callable[..., Tensor] = _ChunkedLoss.apply
-    return apply(hidden, head, wanted, rows, counts)
+    apply: Callable[..., tuple[Tensor, ...]] = _ChunkedLoss.apply
+    return apply(hidden, head, rows, counts, *wanted)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -50,48 +50,78 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         head: LargeHead,
-        wanted: Tensor,
         rows: Tensor,
         counts: Tensor,
-    ) -> Tensor:
+        *wanted: Tensor,
+    ) -> tuple[Tensor, ...]:
         weights = (1 / counts.to(torch.promote_types(hidden.dtype, torch.float32)))[rows]
         losses, gradients = _by_chunk(
             head, hidden, wanted, weights, with_gradient=hidden.requires_grad
         )
+        ctx.set_materialize_grads(False)  # losses are differentiated one after the other
+        ctx.n_choices = len(wanted)
         if hidden.requires_grad:
-            ctx.save_for_backward(torch.cat(gradients), rows)
-        joined = torch.cat(losses)
-        return joined.new_zeros(len(counts)).index_add(0, rows, joined) / counts
+            ctx.save_for_backward(rows, *gradients)
+        return tuple(
+            some.new_zeros(len(counts)).index_add(0, rows, some) / counts for some in losses
+        )
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        of_hidden, rows = ctx.saved_tensors
-        factors = gradients[0][rows, None].to(of_hidden.dtype)
-        return of_hidden * factors, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        rows, *of_hidden = ctx.saved_tensors
+        parts = [
+            some * gradient[rows, None].to(some.dtype)
+            for some, gradient in zip(of_hidden, gradients, strict=True)
+            if gradient is not None
+        ]
+        return sum(parts[1:], parts[0]), None, None, None, *[None] * ctx.n_choices
 
 
 def _by_chunk(
-    head: LargeHead, hidden: Tensor, wanted: Tensor, weights: Tensor, *, with_gradient: bool
+    head: LargeHead,
+    hidden: Tensor,
+    wanted: Sequence[Tensor],
+    weights: Tensor,
+    *,
+    with_gradient: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Losses and gradients of all tokens, one chunk after the other."""
-    chunks = zip(
-        *(tokens.split(head.chunk_tokens) for tokens in (hidden, wanted, weights)), strict=True
-    )
-    found = [_loss_and_gradient(head, *chunk, with_gradient=with_gradient) for chunk in chunks]
-    return [loss for loss, _ in found], [gradient for _, gradient in found]
+    """Losses and gradients of all tokens for each choice, one chunk after the other."""
+    found = [
+        _losses_and_gradients(head, *chunk, with_gradient=with_gradient)
+        for chunk in zip(
+            *(tokens.split(head.chunk_tokens) for tokens in (hidden, weights)),
+            zip(*(tokens.split(head.chunk_tokens) for tokens in wanted), strict=True),
+            strict=True,
+        )
+    ]
+    losses, gradients = zip(*found, strict=True)
+    return _joined(losses), _joined(gradients) if with_gradient else []
 
 
-def _loss_and_gradient(
-    head: LargeHead, hidden: Tensor, wanted: Tensor, weights: Tensor, *, with_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Losses of some tokens, and the gradient of their weighted sum; the logits go."""
+def _losses_and_gradients(
+    head: LargeHead,
+    hidden: Tensor,
+    weights: Tensor,
+    wanted: Sequence[Tensor],
+    *,
+    with_gradient: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Losses of some tokens, and the gradients of their weighted sums; the logits go."""
     hidden = hidden.detach().requires_grad_(with_gradient)
     with torch.enable_grad():
         logits = head.follow(functional.linear(hidden, head.linear.weight, head.linear.bias))
         logits = logits if logits.element_size() >= 4 else logits.float()
-        losses = functional.cross_entropy(logits, wanted, reduction="none")
+        losses = [functional.cross_entropy(logits, some, reduction="none") for some in wanted]
         del logits  # the graph has what it needs of them
         if not with_gradient:
-            return losses, hidden
-        (gradient,) = torch.autograd.grad(losses, hidden, weights)
-    return losses.detach(), gradient
+            return losses, []
+        gradients = [
+            torch.autograd.grad(some, hidden, weights, retain_graph=number < len(losses))[0]
+            for number, some in enumerate(losses, 1)
+        ]
+    return [some.detach() for some in losses], gradients
+
+
+def _joined(by_chunk: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Join the chunks of each choice."""
+    return [torch.cat(chunks) for chunks in zip(*by_chunk, strict=True)]

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fimlora.errors import InvalidOption, NumericalFailure, UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
 from fimlora.measuring.examples.losses import BY_TOKEN, Loss, LossKind, logits_of
+from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.padding import (
     PASS_ON_CPU,
     PASS_ON_DEVICE,
@@ -34,6 +35,7 @@ class Examples:
         order: Where each example of the calibration batch has gone, if they were sorted.
         numbers: Which examples of the run they are, counted over all batches as they were given,
             with those that carry no label; on the CPU. ``None`` where nothing is recorded.
+        null_labels: Labels that say nothing about them, if there is to be a null.
     """
 
     batch: Batch
@@ -41,6 +43,7 @@ class Examples:
     padding: Padding | None = None
     order: Tensor | None = None
     numbers: Tensor | None = None
+    null_labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -66,19 +69,27 @@ class Examples:
         Returns:
             These examples, with the weights they have in the whole batch.
         """
-        stop, batch = min(start + size, len(self)), self.batch
+        stop = min(start + size, len(self))
         if self.padding is not None:
             on_cpu = self.weights.device.type == "cpu"
             pass_tokens = PASS_ON_CPU if on_cpu else PASS_ON_DEVICE
             padding = self.padding.of(range(start, stop))
             stop = start + padding.count_alike(pass_tokens=pass_tokens)
-        rows = slice(start, stop)
+        null_labels = self.null_labels
+        if null_labels is not None:
+            null = self.batch | {"labels": null_labels}
+            null_labels = self._cut(null, start, stop)["labels"]
+        batch = self._cut(self.batch, start, stop)
+        numbers = None if self.numbers is None else self.numbers[start:stop]
+        return Examples(
+            batch, self.weights[start:stop], numbers=numbers, null_labels=null_labels
+        )
+
+    def _cut(self, batch: Batch, start: int, stop: int) -> Batch:
+        """Take some examples of such a batch, without the padding of the longest."""
         if stop - start < len(self):
-            batch = select(batch, rows, n_examples=len(self))
-        if self.padding is not None:
-            batch = self.padding.of(range(start, stop)).cut(batch)
-        numbers = None if self.numbers is None else self.numbers[rows]
-        return Examples(batch, self.weights[rows], numbers=numbers)
+            batch = select(batch, slice(start, stop), n_examples=len(self))
+        return batch if self.padding is None else self.padding.of(range(start, stop)).cut(batch)
 
     def parts(self, size: int) -> list["Examples"]:
         """Cut them into micro-batches.
@@ -96,7 +107,12 @@ class Examples:
 
 
 def labelled_examples(
-    batch: Batch, loss: Loss, device: torch.device, *, first: int = 0
+    batch: Batch,
+    loss: Loss,
+    device: torch.device,
+    *,
+    first: int = 0,
+    null: NullLabels | None = None,
 ) -> Examples:
     """Leave out the examples that carry no label, and sort the others by length.
 
@@ -105,6 +121,7 @@ def labelled_examples(
         loss: The loss, which knows what a label is.
         device: Where the weights will be needed.
         first: Examples in the batches before.
+        null: Draws null labels, if there is to be a null.
 
     Returns:
         The others, the longest first where padding may be cut; possibly none.
@@ -116,6 +133,9 @@ def labelled_examples(
     if not labelled.all():
         batch = select(batch, labelled.nonzero()[:, 0], n_examples=len(counts))
         counts, numbers = counts[labelled], numbers[labelled]
+    null_labels = None
+    if null is not None and len(counts):
+        null_labels = null.draw(batch["labels"], numbers)
     padding, order = None, None
     if loss.loss_fn is None and len(counts):
         padding = find_padding(batch, labels_by_token=loss.kind is LossKind.CAUSAL_LM)
@@ -124,8 +144,9 @@ def labelled_examples(
         batch = select(batch, sorting, n_examples=len(counts))
         counts, numbers = counts[sorting], numbers[sorting]
         order = sorting.argsort().to(device)
+        null_labels = None if null_labels is None else null_labels[sorting]
     weights = (counts / counts.sum()).to(device, torch.float32)
-    return Examples(batch, weights, padding, order, numbers)
+    return Examples(batch, weights, padding, order, numbers, null_labels)
 
 
 def example_losses(
@@ -135,7 +156,7 @@ def example_losses(
     device: torch.device,
     where: str = "the batch",
 ) -> Tensor:
-    """Run the model's forward pass.
+    """Run the model's forward pass, for its own labels alone.
 
     Args:
         model: The model, wrapped by PEFT or not.
@@ -146,10 +167,86 @@ def example_losses(
 
     Returns:
         One loss per example, on a graph if the model builds one.
+    """
+    only = replace(examples, null_labels=None)
+    return losses_and_null(model, loss, only, device, where)[0]
+
+
+def losses_and_null(
+    model: nn.Module,
+    loss: Loss,
+    examples: Examples,
+    device: torch.device,
+    where: str = "the batch",
+) -> tuple[Tensor, ...]:
+    """Run the model's forward pass, and evaluate its loss once or twice.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        loss: The loss.
+        examples: The examples to run.
+        device: The model's device.
+        where: What to call the batch in an error.
+
+    Returns:
+        One loss per example, on a graph if the model builds one; and, if the examples have
+        null labels, one per example under these, on the same graph.
 
     Raises:
         InvalidOption: The caller's own loss has another shape.
     """
+    inputs, batch = _inputs_of(model, loss, examples, device), examples.batch
+    batches = [batch]
+    if examples.null_labels is not None:
+        batches.append(batch | {"labels": _as_labels(examples.null_labels, batch)})
+    hidden: list[Tensor] = []
+    if loss.head is None:
+        outputs = _run(model, inputs)
+    else:
+        # The head sees no token, the loss what the head would have seen.
+        with without_tokens(loss.head.linear, batch["labels"].shape) as hidden:
+            outputs = _run(model, inputs)
+    if hidden:
+        found = loss.per_example_from_hidden(hidden[0], batches, where)
+    else:
+        _check_logits(model, outputs, batch, loss)
+        found = tuple(loss.per_example(outputs, some, where) for some in batches)
+    for losses in found:
+        if losses.shape != (len(examples),):
+            raise InvalidOption(
+                f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "
+                f"({len(examples)},)"
+            )
+    return found
+
+
+def _as_labels(null_labels: Tensor, batch: Batch) -> Tensor:
+    """Put null labels where those of a batch are: a loss of the caller's own may look there."""
+    return null_labels.to(batch["labels"].device, non_blocking=True)
+
+
+def example_logits(
+    model: nn.Module,
+    loss: Loss,
+    examples: Examples,
+    device: torch.device,
+) -> Tensor:
+    """Run a classifier's forward pass, as `example_losses` does.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        loss: Its loss.
+        examples: The examples to run.
+        device: The model's device.
+
+    Returns:
+        The model's logits.
+    """
+    return logits_of(_run(model, _inputs_of(model, loss, examples, device)))
+
+
+def _inputs_of(model: nn.Module, loss: Loss, examples: Examples, device: torch.device) -> Batch:
+    """What the model is called with for its logits."""
     inputs = to_device(examples.batch, device)
     base: Any = base_model_of(model)
     if loss.loss_fn is None:
@@ -158,25 +255,7 @@ def example_losses(
             inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels)
     if accepts_cache(model):
         inputs.setdefault("use_cache", False)
-    if loss.head is None:
-        outputs = _run(model, inputs)
-        _check_logits(model, outputs, examples.batch, loss)
-        losses = loss.per_example(outputs, examples.batch, where)
-    else:
-        # The head sees no token, the loss what the head would have seen.
-        with without_tokens(loss.head.linear, examples.batch["labels"].shape) as hidden:
-            outputs = _run(model, inputs)
-        if hidden:
-            losses = loss.per_example_from_hidden(hidden[0], examples.batch, where)
-        else:
-            _check_logits(model, outputs, examples.batch, loss)
-            losses = loss.per_example(outputs, examples.batch, where)
-    if losses.shape != (len(examples),):
-        raise InvalidOption(
-            f"loss_fn gave shape {tuple(losses.shape)}; expected one loss per example, "
-            f"({len(examples)},)"
-        )
-    return losses
+    return inputs
 
 
 def _check_logits(model: nn.Module, outputs: Any, batch: Batch, loss: Loss) -> None:

@@ -6,7 +6,7 @@ over all labels of the batch; it is ``sum_n weights[n] * losses[n]`` with
 ``weights[n] = (labels of n) / (labels of the batch)``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -100,21 +100,28 @@ class Loss:
         return per_example_loss(logits, batch["labels"], self.kind)
 
     def per_example_from_hidden(
-        self, hidden: Float[Tensor, "N T H"], batch: Mapping[str, Any], where: str = "the batch"
-    ) -> Float[Tensor, " N"]:
+        self,
+        hidden: Float[Tensor, "N T H"],
+        batches: Sequence[Mapping[str, Any]],
+        where: str = "the batch",
+    ) -> tuple[Float[Tensor, " N"], ...]:
         """Evaluate the loss of every example without the logits of all its tokens.
 
         Args:
             hidden: What the head is given.
-            batch: The batch the model was given.
+            batches: The batch the model was given, and the same with other labels at the
+                same places.
             where: What to call it in an error.
 
         Returns:
-            One loss per example, as `per_example` gives it from the head's logits.
+            One loss per example for each of them, as `per_example` gives it from the head's
+            logits.
         """
         assert self.head is not None
-        check_labels(batch["labels"], self.head.linear.out_features, self.kind, where)
-        return _token_loss_behind(self.head, hidden, batch["labels"], self.kind)
+        for batch in batches:
+            check_labels(batch["labels"], self.head.linear.out_features, self.kind, where)
+        labels = [batch["labels"] for batch in batches]
+        return _token_losses_behind(self.head, hidden, labels, self.kind)
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -289,14 +296,15 @@ def _token_loss(
     return losses.new_zeros(len(labels)).index_add(0, rows, losses) / counts
 
 
-def _token_loss_behind(
+def _token_losses_behind(
     head: LargeHead,
     hidden: Float[Tensor, "N T H"],
-    labels: Int[Tensor, "N T"],
+    labels: Sequence[Int[Tensor, "N T"]],
     kind: LossKind,
-) -> Float[Tensor, " N"]:
-    rows, columns, wanted, counts = _predicted(labels, kind, hidden.device)
-    return token_losses(head, hidden[rows, columns], wanted, rows, counts)
+) -> tuple[Float[Tensor, " N"], ...]:
+    rows, columns, wanted, counts = _predicted(labels[0], kind, hidden.device)
+    others = [_predicted(some, kind, hidden.device)[2] for some in labels[1:]]
+    return token_losses(head, hidden[rows, columns], [wanted, *others], rows, counts)
 
 
 def _predicted(

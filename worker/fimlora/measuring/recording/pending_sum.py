@@ -4,6 +4,7 @@ Memory may run out anywhere in a pass, when some modules have given their part a
 have not. So what a pass gives is staged beside the sum, and added once the pass is over.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -12,11 +13,16 @@ class PendingSum:
 
     Attributes:
         total: What all finished passes have added up to; ``None`` before the first.
+        apart: What those of them have added up to that were to be kept apart besides.
+        keeps_apart: Whether what is committed now is kept apart, too.
     """
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
+        self.apart: Tensor | None = None
+        self.keeps_apart = False
         self._staged: Tensor | None = None
+        self._spare: Tensor | None = None  # where two sums begin with one tensor
 
     def stage(self, added: Tensor) -> None:
         """Take a part of the pass at hand.
@@ -24,7 +30,10 @@ class PendingSum:
         Args:
             added: A tensor that nobody else writes to.
         """
-        self._staged = added if self._staged is None else self._staged.add_(added)
+        if self._staged is None:
+            self._begin(added)
+        else:
+            self._staged.add_(added)
 
     def stage_product(self, left: Tensor, right: Tensor) -> None:
         """Take a matrix product, without a second one beside it.
@@ -34,19 +43,27 @@ class PendingSum:
             right: The right factor.
         """
         if self._staged is None:
-            self._staged = left @ right
+            self._begin(left @ right)
         else:
             self._staged.addmm_(left, right)
 
     def commit(self) -> None:
         """Add what was staged; this needs no memory, so it cannot fail half-way."""
-        if self._staged is not None:
-            self.total = self._staged if self.total is None else self.total.add_(self._staged)
-        self._staged = None
+        staged, self._staged = self._staged, None
+        if staged is None:
+            return
+        if self.total is None:
+            self.total = staged
+            staged = staged if self._spare is None else self._spare.copy_(staged)
+            self._spare = None
+        else:
+            self.total.add_(staged)
+        if self.keeps_apart:
+            self.apart = staged if self.apart is None else self.apart.add_(staged)
 
     def discard(self) -> None:
         """Forget what was staged."""
-        self._staged = None
+        self._staged = self._spare = None
 
     def take(self) -> Tensor | None:
         """Give the total away, and begin anew.
@@ -56,3 +73,8 @@ class PendingSum:
         """
         total, self.total = self.total, None
         return total
+
+    def _begin(self, first: Tensor) -> None:
+        self._staged = first
+        if self.keeps_apart and self.total is None:
+            self._spare = torch.empty_like(first)

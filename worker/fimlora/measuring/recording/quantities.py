@@ -11,7 +11,9 @@ from fimlora.measuring.recording.fisher_sketched import FisherSketched
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
+from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.settings import Settings
+from fimlora.memory.need import SKETCH_WIDTH
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
 
@@ -53,3 +55,33 @@ def quantities_for(
     if estimator.has_sampled:
         wanted.append(FisherSampled(modules, rank=rank, seed=seed, device=device))
     return wanted
+
+
+def recorder_for(
+    settings: Settings,
+    modules: Sequence[TargetModule],
+    device: torch.device,
+    *,
+    spectra_bytes: int | None = None,
+    signs: Signs | None = None,
+) -> Recorder:
+    """Make a recorder of the quantities that were asked for, and of their null.
+
+    Args:
+        settings: What was asked for.
+        modules: The target modules.
+        device: Where they compute.
+        spectra_bytes: As for `quantities_for`.
+        signs: As for `quantities_for`.
+
+    Returns:
+        The recorder.
+    """
+    signs = signs or Signs(SKETCH_WIDTH)  # the null's sketches are made with the same ones
+    both = [
+        quantities_for(settings, modules, device, spectra_bytes=spectra_bytes, signs=signs)
+        for _ in range(1 + settings.null)
+    ]
+    return Recorder(
+        modules, both[0], null=both[-1] if settings.null else (), halves=settings.halves
+    )

@@ -19,6 +19,7 @@ from torch import Tensor
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.statistics.statistics import Groups
 
+_APART = "apart/"
 GramOf = Callable[[], list[Tensor]]
 """Gives the Gram matrix of an input, made once for all modules that are called on it."""
 
@@ -131,13 +132,14 @@ class Quantity(ABC):
 
     def state(self) -> dict[str, Tensor]:
         """Give the sums that `restore` goes on from, not copied, between two batches."""
-        totals = ((key, pending.total) for key, pending in self.run_sums())
-        return {key: total for key, total in totals if total is not None}
+        sums = {key: pending.total for key, pending in self.run_sums()}
+        sums |= {f"{_APART}{key}": pending.apart for key, pending in self.run_sums()}
+        return {key: found for key, found in sums.items() if found is not None}
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
         """Go on from another run's `state`; sums of other quantities may be among them."""
         for key, pending in self.run_sums():
-            pending.total = sums.get(key)
+            pending.total, pending.apart = sums.get(key), sums.get(f"{_APART}{key}")
 
     def learned(self) -> dict[str, Any]:
         """Give what was learned of the model, as plain data."""

@@ -8,16 +8,18 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.recording.energies import gram_blocks
+from fimlora.measuring.recording.groups import copied, part_of, prefixed
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall
 from fimlora.model.hooks import Call
 from fimlora.numerics.last_input import LastInput
 from fimlora.plan import TargetModule
-from fimlora.statistics.statistics import Groups
+from fimlora.statistics.statistics import HALVES, NULL, Groups
 
 
 class Recorder:
@@ -28,18 +30,35 @@ class Recorder:
     in one axis), only a batch of one example can do that. It shows after the forward pass, as
     does what a quantity has to `Quantity.learn`: `adapt` then asks for the pass to be run again.
 
+    Sums add up, so two more things are had of them without any quantity knowing: the *null*,
+    quantities of the same kinds that are shown a second backward pass over what the first
+    ones keep of a forward pass; and *halves*, as what every other batch gives is kept apart.
+
     Args:
         modules: The target modules.
         quantities: What is collected.
+        null: The same quantities once more, if there is a second backward pass.
+        halves: Whether the sums of every other batch are kept apart.
 
     Attributes:
         one_at_a_time: Whether examples must be run one at a time.
+        batch_sizes: Examples of each batch so far.
     """
 
-    def __init__(self, modules: Sequence[TargetModule], quantities: Sequence[Quantity]) -> None:
+    def __init__(
+        self,
+        modules: Sequence[TargetModule],
+        quantities: Sequence[Quantity],
+        *,
+        null: Sequence[Quantity] = (),
+        halves: bool = False,
+    ) -> None:
         self.one_at_a_time = False
+        self.batch_sizes: list[int] = []
         self._names = [module.name for module in modules]
-        self._quantities = quantities
+        self._quantities, self._null, self._halves = quantities, null, halves
+        self._shown = quantities
+        self._n_in_batch = 0
         self._n = 0
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         # Where in what is kept of a module's input each quantity's part begins and ends: calls of
@@ -65,21 +84,31 @@ class Recorder:
         """
         self.discard()
         self._n = len(weights)
+        self._shown = self._quantities
         at_hand = Pass(weights, token_mask, is_whole, numbers)
-        for quantity in self._quantities:
+        for quantity in self._all:
             quantity.begin(at_hand)
+
+    def begin_null(self) -> None:
+        """Expect a second backward pass, from losses under null labels."""
+        self._shown = self._null
+
+    def drop_null(self) -> None:
+        """Expect no second backward pass at all."""
+        self._null = ()
 
     def discard(self) -> None:
         """Forget a pass that was not committed: the sums are as before it began."""
         self._last_gram.forget()
         self._mixed.clear()
-        for quantity in self._quantities:
+        for quantity in self._all:
             quantity.discard()
 
     def commit(self) -> None:
         """Add what a finished pass has given to the sums."""
-        for quantity in self._quantities:
+        for quantity in self._all:
             quantity.commit()
+        self._n_in_batch += self._n
 
     def keep(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
         """Reduce a module's input to what its gradient will be combined with.
@@ -113,7 +142,7 @@ class Recorder:
             UnsupportedModule: It was run differently already, to no avail.
         """
         self._last_gram.forget()  # the forward pass is over
-        learned = [quantity.learn(calls) for quantity in self._quantities]
+        learned = [quantity.learn(calls) for quantity in self._all]
         if self._mixed and self.one_at_a_time:
             raise UnsupportedModule(f"the input of {min(self._mixed)!r} has no example axis")
         self.one_at_a_time |= bool(self._mixed)
@@ -129,7 +158,7 @@ class Recorder:
             calls: What `keep` returned, and the output gradient, of each call.
         """
         gradients = [self._by_example(g) for _, g in calls]
-        for quantity, (start, end) in zip(self._quantities, self._parts[name], strict=True):
+        for quantity, (start, end) in zip(self._shown, self._parts[name], strict=True):
             seen = zip(calls, gradients, strict=True)
             quantity.add(name, [SeenCall(kept[start:end], g) for (kept, _), g in seen])
 
@@ -143,27 +172,61 @@ class Recorder:
             One number per module, in order, that is finite iff all its sums are.
         """
         checks = [torch.zeros(()) for _ in self._names]
-        for quantity in self._quantities:
+        for quantity in self._all:
             found = quantity.end_batch(order)
             for i, name in enumerate(self._names):
                 if name in found:
                     checks[i] = checks[i].to(found[name].device) + found[name]
+        self.batch_sizes.append(self._n_in_batch)
+        self._begin_batch()
         device = checks[0].device
         return torch.stack([check.to(device) for check in checks])
 
+    def _begin_batch(self) -> None:
+        """Keep the next batch apart, if it is to be."""
+        self._n_in_batch = 0
+        if self._halves:
+            for quantity in self._quantities:
+                for _, pending in quantity.run_sums():
+                    pending.keeps_apart = bool(len(self.batch_sizes) % 2)
+
     def groups(self, n_examples: int) -> Groups:
         """Give what `fimlora.Statistics` holds of all that was collected.
+
+        With halves this is the end: their sums take the place of the run's.
 
         Args:
             n_examples: Examples that were seen.
 
         Returns:
-            Arrays by the name of the statistics' field and of the module.
+            Arrays by the name of the statistics' field and of the module; those of the null
+            and of the halves by a name with a part before it.
         """
-        found: Groups = {"row_energies": {}, "example_energies": {}, "squared_gradients": {}}
-        for quantity in self._quantities:
-            found |= quantity.results(n_examples)
+        found = _results(self._quantities, n_examples)
+        if self._null:
+            found |= prefixed(NULL, _results(self._null, n_examples))
+        if self._halves and len(self.batch_sizes) > 1:
+            found = copied(found)  # arrays may share the memory of the sums
+            found |= self._groups_of_halves(n_examples)
         return found
+
+    def _groups_of_halves(self, n_examples: int) -> Groups:
+        """Make sums of the first half what is left without the second, then look at that."""
+        sums = [pending for q in self._quantities for _, pending in q.run_sums()]
+        is_second = np.repeat(np.arange(len(self.batch_sizes)) % 2 == 1, self.batch_sizes)
+        n_second = int(is_second.sum())
+        for pending in sums:
+            if pending.total is not None and pending.apart is not None:
+                pending.total -= pending.apart
+        first = copied(_results(self._quantities, n_examples - n_second))
+        for pending in sums:
+            if pending.total is not None:
+                none = torch.zeros_like(pending.total)
+                pending.total = none if pending.apart is None else pending.apart
+        second = _results(self._quantities, n_second)
+        return prefixed(HALVES[0], part_of(first, ~is_second)) | prefixed(
+            HALVES[1], part_of(second, is_second)
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give what another recorder needs to go on from here, between two batches.
@@ -172,10 +235,15 @@ class Recorder:
             The run's sums, not copied, by kind and module; and what was learned of the model.
         """
         sums: dict[str, Tensor] = {}
-        learned: dict[str, Any] = {"one_at_a_time": self.one_at_a_time}
+        learned: dict[str, Any] = {
+            "one_at_a_time": self.one_at_a_time,
+            "batch_sizes": [*self.batch_sizes],
+        }
         for quantity in self._quantities:
             sums |= quantity.state()
             learned |= quantity.learned()
+        for quantity in self._null:
+            sums |= {f"{NULL}{key}": tensor for key, tensor in quantity.state().items()}
         return sums, learned
 
     def restore(self, sums: Mapping[str, Tensor], learned: Mapping[str, Any]) -> None:
@@ -186,9 +254,19 @@ class Recorder:
             learned: What it had learned.
         """
         self.one_at_a_time = learned["one_at_a_time"]
+        self.batch_sizes = [*learned["batch_sizes"]]
+        of_null = {k.removeprefix(NULL): t for k, t in sums.items() if k.startswith(NULL)}
         for quantity in self._quantities:
             quantity.restore(sums)
             quantity.recall(learned)
+        for quantity in self._null:
+            quantity.restore(of_null)
+            quantity.recall(learned)
+        self._begin_batch()
+
+    @property
+    def _all(self) -> list[Quantity]:
+        return [*self._quantities, *self._null]
 
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""
@@ -197,3 +275,10 @@ class Recorder:
     def _shared_gram(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
         """Gram matrix of an input, computed once for modules called in turn on the same one."""
         return self._last_gram.get(x, lambda: gram_blocks(tokens))
+
+
+def _results(quantities: Sequence[Quantity], n_examples: int) -> Groups:
+    found: Groups = {"row_energies": {}, "example_energies": {}, "squared_gradients": {}}
+    for quantity in quantities:
+        found |= quantity.results(n_examples)
+    return found

@@ -11,7 +11,6 @@ from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.boundary_store import BoundaryStore
 from fimlora.measuring.streamed.paused_forward import PausedForward
 from fimlora.measuring.streamed.recompute import BlockCalls
-from fimlora.measuring.streamed.side_pass import SidePass
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.pass_state import Change, PassState
 
@@ -42,7 +41,7 @@ class MicroBatch:
     def of(
         cls,
         examples: Examples,
-        losses: Callable[[], Tensor],
+        losses: Callable[[], Sequence[Tensor]],
         store: BoundaryStore,
         state: PassState,
     ) -> "MicroBatch":
@@ -50,7 +49,7 @@ class MicroBatch:
 
         Args:
             examples: Its examples.
-            losses: Runs the model's forward pass.
+            losses: Runs the model's forward pass; gives its losses, and those of the null.
             store: Holds what blocks are called with.
             state: What passes begin from.
 
@@ -61,10 +60,10 @@ class MicroBatch:
 
         def body() -> Tensor:
             found = losses()
-            if found.requires_grad:
+            if found[0].requires_grad:
                 # The sum, not the mean: each example's gradient comes out unscaled.
-                calls.backward(found.sum())
-            return found.detach()
+                calls.backward([some.sum() for some in found])
+            return found[0].detach()
 
         return cls(examples, PausedForward(body), calls, state)
 
@@ -127,7 +126,10 @@ class MicroBatch:
             )
             recomputation = self.calls.recompute_last(block)
             is_kept = not recorder.adapt(watch.calls)
-        gradients = recomputation.backward(watch)
+        gradients = [recomputation.backward(watch)]
+        for flow in range(1, self.calls.n_flows):
+            recorder.begin_null()
+            gradients.append(recomputation.backward(watch, flow))
         recorder.commit()
         self.calls.finish_last(gradients)
 
@@ -137,11 +139,11 @@ class MicroBatch:
         self.calls.forget()
 
 
-def next_block(micro_batches: Sequence[MicroBatch | SidePass]) -> str | None:
-    """Name the block that all micro-batches wait at.
+def next_block(passes: Sequence[PausedForward]) -> str | None:
+    """Name the block that all passes wait at.
 
     Args:
-        micro_batches: The micro-batches.
+        passes: Passes through one model.
 
     Returns:
         The block's name; ``None`` when all have ended.
@@ -149,8 +151,7 @@ def next_block(micro_batches: Sequence[MicroBatch | SidePass]) -> str | None:
     Raises:
         UnsupportedModule: They wait at different ones.
     """
-    calls = [micro_batch.forward.call for micro_batch in micro_batches]
-    names = {call.block if call else None for call in calls}
+    names = {one.call.block if one.call else None for one in passes}
     if len(names) > 1:
         raise UnsupportedModule(f"batches take different ways through the model: {names}")
     return names.pop()

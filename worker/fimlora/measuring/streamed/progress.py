@@ -91,8 +91,9 @@ class LayerwiseProgress:
         by_pass: dict[int, dict[GradientKey, Tensor]] = defaultdict(dict)
         for key, tensor in self._gradients.items():
             _, kind, *numbers = key.split("/")
-            number, call, position = map(int, numbers)
-            by_pass[number][kind, call, position] = _laid_out(tensor, self._layouts.get(key))
+            number, flow, call, position = map(int, numbers)
+            gradient = _laid_out(tensor, self._layouts.get(key))
+            by_pass[number][flow, kind, call, position] = gradient
         for number, gradients in by_pass.items():
             passes[number].restore(gradients)
         self._gradients = {}
@@ -153,9 +154,9 @@ class LayerwiseProgress:
             for name, values in by_module.items()
         }
         gradients = {
-            f"{_GRADIENT}/{kind}/{number}/{call}/{position}": gradient
+            f"{_GRADIENT}/{kind}/{number}/{flow}/{call}/{position}": gradient
             for number, calls in enumerate(passes)
-            for (kind, call, position), gradient in calls.waiting().items()
+            for (flow, kind, call, position), gradient in calls.waiting().items()
         }
         layouts = {
             key: (list(tensor.shape), list(tensor.stride()))

@@ -5,6 +5,9 @@ the model computes from them before it calls the next block is a small graph of 
 as it is. On the way back gradients arrive at a block's cuts; the block is run again with them
 (`Recomputation`), which gives the gradients of what it was called with; and through the graph
 between the blocks those become gradients at the cuts of blocks before it.
+
+A pass may end in several losses. Each has gradients of its own, a *flow*, that go back beside
+those of the others: a block is run again once, and gone back through once for each of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +26,9 @@ from fimlora.measuring.streamed.paused_forward import PendingCall
 from fimlora.measuring.streamed.skipped_products import skip_products, track_uses
 from fimlora.model.hooks import Watch
 
-# What a gradient belongs to: ("out", call, position of the output), or ("in", call that was
-# the first to get it, place among the new tensors there).
-GradientKey = tuple[str, int, int]
+# What a gradient belongs to: the number of its flow, and ("out", call, position of the output),
+# or ("in", call that was the first to get it, place among the new tensors there).
+GradientKey = tuple[int, str, int, int]
 _CUT_NODE = "_CutBackward"  # what torch calls a `_Cut` on the graph
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
 
@@ -65,65 +68,85 @@ class BlockCall:
     unused: set[str] = field(default_factory=set)
 
 
+@dataclass
+class Flow:
+    """The gradients of one loss on their way back.
+
+    Attributes:
+        of_outputs: Those that arrived at outputs of blocks, by block call and position.
+        of_inputs: Those that blocks have given of what they were called with, if it is
+            shared with blocks before them.
+    """
+
+    of_outputs: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    of_inputs: dict[SavedTensor, Tensor] = field(default_factory=dict)
+
+
 class Recomputation:
     """A second run of one block, with the graph it had the first time.
 
     Args:
         block: The block.
         call: What it was called with.
-        of_outputs: Gradients of its outputs by position.
-        of_inputs: Gradients that blocks behind it have given of what they share with it.
+        number: Which call of the pass that is.
+        flows: Where each loss's gradients of its outputs are, and of what blocks behind it
+            share with it.
     """
 
     def __init__(
-        self,
-        block: nn.Module,
-        call: BlockCall,
-        of_outputs: Mapping[int, Tensor],
-        of_inputs: Mapping[SavedTensor, Tensor],
+        self, block: nn.Module, call: BlockCall, number: int, flows: Sequence[Flow]
     ) -> None:
         self._leaves: dict[SavedTensor, Tensor] = {}
-        self._roots: list[Tensor] = []
-        self._gradients: list[Tensor] = []
+        self._roots: list[tuple[Tensor, list[Tensor | None]]] = []  # one gradient per flow
+        self._n_flows = len(flows)
         inputs = [
-            self._fetch(x, of_inputs.get(x)) if isinstance(x, SavedTensor) else x
+            self._fetch(x, [flow.of_inputs.get(x) for flow in flows])
+            if isinstance(x, SavedTensor)
+            else x
             for x in call.leaves
         ]
         args, kwargs = pytree.tree_unflatten(inputs, call.spec)
         with skip_products(block, call.unused):
             outputs = pytree.tree_leaves(block(*args, **kwargs))
-        for position, gradient in of_outputs.items():
-            self._begin_at(outputs[position], gradient)
+        for position in call.cuts:
+            gradients = [flow.of_outputs.get((number, position)) for flow in flows]
+            self._begin_at(outputs[position], gradients)
 
-    def _fetch(self, saved: SavedTensor, gradient: Tensor | None) -> Tensor:
+    def _fetch(self, saved: SavedTensor, gradients: list[Tensor | None]) -> Tensor:
         if saved not in self._leaves:
             tensor = saved.fetch().requires_grad_(saved.edge is not None)
             self._leaves[saved] = tensor
         tensor = self._leaves[saved]
-        if gradient is None:
+        if all(gradient is None for gradient in gradients):
             return tensor
         # What later blocks gave is a root, so that all is added up as in one graph.
         used = tensor.view_as(tensor)
-        self._begin_at(used, gradient)
+        self._begin_at(used, gradients)
         return used
 
-    def _begin_at(self, root: Tensor, gradient: Tensor) -> None:
-        self._roots.append(root)
-        self._gradients.append(gradient)
+    def _begin_at(self, root: Tensor, gradients: list[Tensor | None]) -> None:
+        self._roots.append((root, gradients))
 
-    def backward(self, watch: Watch) -> dict[SavedTensor, Tensor]:
+    def backward(self, watch: Watch, flow: int = 0) -> dict[SavedTensor, Tensor]:
         """Go backward through the block.
 
         Args:
             watch: Sees the gradients of the target modules.
+            flow: The number of the flow whose turn it is; the last one comes last.
 
         Returns:
             Gradients of what the block was called with, those that later blocks gave included.
         """
-        watch.backward(*self._roots, gradients=self._gradients)
-        return {
-            saved: leaf.grad for saved, leaf in self._leaves.items() if leaf.grad is not None
-        }
+        roots = [(root, given[flow]) for root, given in self._roots if given[flow] is not None]
+        watch.backward(
+            *[root for root, _ in roots],
+            gradients=[gradient for _, gradient in roots],
+            retain_graph=flow + 1 < self._n_flows,
+        )
+        found = {saved: leaf.grad for saved, leaf in self._leaves.items()}
+        for leaf in self._leaves.values():
+            leaf.grad = None
+        return {saved: gradient for saved, gradient in found.items() if gradient is not None}
 
 
 class BlockCalls:
@@ -141,8 +164,7 @@ class BlockCalls:
         self._store = store
         self._saved: Any = WeakTensorKeyDictionary()
         self._has_glue = False  # whether gradients also flow through what is between blocks
-        self._of_outputs: dict[tuple[int, int], Tensor] = {}
-        self._of_inputs: dict[SavedTensor, Tensor] = {}
+        self._flows: list[Flow] = []
 
     def run(self, block: nn.Module, call: PendingCall, *, keeps: bool) -> Any:
         """Run a block for its outputs.
@@ -205,13 +227,16 @@ class BlockCalls:
                 self._has_glue = True
         return saved
 
-    def backward(self, loss: Tensor) -> None:
-        """Go back from the loss to the outputs of the blocks.
+    def backward(self, losses: Sequence[Tensor]) -> None:
+        """Go back from the losses to the outputs of the blocks.
 
         Args:
-            loss: What the pass ends in.
+            losses: What the pass ends in; each has a flow of its own.
         """
-        self._flow_to_cuts([loss], None, retain_graph=self._has_glue)
+        self._flows = [Flow() for _ in losses]
+        for number, (loss, flow) in enumerate(zip(losses, self._flows, strict=True), 1):
+            is_used_again = self._has_glue or number < len(losses)
+            self._flow_to_cuts(flow, [loss], None, retain_graph=is_used_again)
 
     def recompute_last(self, block: nn.Module) -> Recomputation:
         """Run the last block again that has not gone back yet.
@@ -223,29 +248,31 @@ class BlockCalls:
             Its second run.
         """
         last = len(self.calls) - 1
-        of_outputs = {p: g for (call, p), g in self._of_outputs.items() if call == last}
-        return Recomputation(block, self.calls[last], of_outputs, self._of_inputs)
+        return Recomputation(block, self.calls[last], last, self._flows)
 
-    def finish_last(self, of_inputs: Mapping[SavedTensor, Tensor]) -> None:
+    def finish_last(self, of_inputs: Sequence[Mapping[SavedTensor, Tensor]]) -> None:
         """Let go of the last block, and hand its gradients on to those before it.
 
         Args:
-            of_inputs: Gradients of what it was called with.
+            of_inputs: Each flow's gradients of what it was called with.
         """
         call = self.calls.pop()
-        for position in call.cuts:
-            self._of_outputs.pop((len(self.calls), position), None)
-        self._of_inputs |= of_inputs
-        ready = {new: self._of_inputs.pop(new) for new in call.new if new in self._of_inputs}
-        if ready:
-            edges = [saved.edge for saved in ready if saved.edge is not None]
-            # Graphs between blocks may share parts, so none is freed before all are done.
-            self._flow_to_cuts(edges, list(ready.values()), retain_graph=True)
+        for flow, gradients in zip(self._flows, of_inputs, strict=True):
+            for position in call.cuts:
+                flow.of_outputs.pop((len(self.calls), position), None)
+            flow.of_inputs |= gradients
+            given = flow.of_inputs
+            ready = {new: given.pop(new) for new in call.new if new in given}
+            if ready:
+                edges = [saved.edge for saved in ready if saved.edge is not None]
+                # Graphs between blocks may share parts, so none is freed before all are done.
+                self._flow_to_cuts(flow, edges, list(ready.values()), retain_graph=True)
         for saved in call.new:
             saved.release()
 
     def _flow_to_cuts(
         self,
+        flow: Flow,
         ends: Sequence[Tensor] | Sequence[GradientEdge],
         gradients: Sequence[Tensor] | None,
         *,
@@ -264,16 +291,20 @@ class BlockCalls:
         )
         for key, gradient in zip(cuts, found, strict=True):
             if gradient is not None:
-                so_far = self._of_outputs.get(key)
-                self._of_outputs[key] = gradient if so_far is None else so_far + gradient
+                so_far = flow.of_outputs.get(key)
+                flow.of_outputs[key] = gradient if so_far is None else so_far + gradient
+
+    @property
+    def n_flows(self) -> int:
+        """How many losses the pass has ended in."""
+        return len(self._flows)
 
     def forget(self) -> None:
         """Let go of all that is kept for going back."""
         while self.calls:
             for saved in self.calls.pop().new:
                 saved.release()
-        self._of_outputs.clear()
-        self._of_inputs.clear()
+        self._flows.clear()
 
     def waiting(self) -> dict[GradientKey, Tensor]:
         """Name the gradients that blocks which have gone back have handed on.
@@ -281,13 +312,16 @@ class BlockCalls:
         Returns:
             The gradients, by what they belong to.
         """
-        of_outputs = {("out", *key): gradient for key, gradient in self._of_outputs.items()}
-        return of_outputs | {
-            ("in", number, i): self._of_inputs[saved]
-            for number, call in enumerate(self.calls)
-            for i, saved in enumerate(call.new)
-            if saved in self._of_inputs
-        }
+        found: dict[GradientKey, Tensor] = {}
+        for number, flow in enumerate(self._flows):
+            found |= {(number, "out", *key): g for key, g in flow.of_outputs.items()}
+            found |= {
+                (number, "in", call_number, i): flow.of_inputs[saved]
+                for call_number, call in enumerate(self.calls)
+                for i, saved in enumerate(call.new)
+                if saved in flow.of_inputs
+            }
+        return found
 
     def restore(self, gradients: Mapping[GradientKey, Tensor]) -> None:
         """Go on from the gradients that an earlier run had.
@@ -295,11 +329,12 @@ class BlockCalls:
         Args:
             gradients: What `waiting` gave then.
         """
-        for (kind, number, i), gradient in gradients.items():
+        self._flows = [Flow() for _ in range(1 + max((key[0] for key in gradients), default=0))]
+        for (flow, kind, number, i), gradient in gradients.items():
             if kind == "out":
-                self._of_outputs[number, i] = gradient
+                self._flows[flow].of_outputs[number, i] = gradient
             else:
-                self._of_inputs[self.calls[number].new[i]] = gradient
+                self._flows[flow].of_inputs[self.calls[number].new[i]] = gradient
 
 
 def _on_a_new_graph(leaves: Sequence[Any]) -> list[Any]:

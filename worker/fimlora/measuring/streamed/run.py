@@ -7,22 +7,29 @@ whatever the number of batches; `fimlora.measuring.streamed.schedule` says how.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
 from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
-from fimlora.measuring.examples.examples import Examples, example_losses, labelled_examples
+from fimlora.measuring.examples.examples import (
+    Examples,
+    example_losses,
+    labelled_examples,
+    losses_and_null,
+)
 from fimlora.measuring.examples.input_checks import check_inputs
 from fimlora.measuring.examples.losses import Loss, choose_loss
+from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
-from fimlora.measuring.recording.quantities import quantities_for
+from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
@@ -63,6 +70,7 @@ def measure_streamed(
     boundary_folder: str | Path | None = None,
     weights_seed: int | None = None,
     ignore_mismatched_sizes: bool = False,
+    head_weights: Mapping[str, Tensor] | None = None,
 ) -> Statistics:
     """Do what `fimlora.measure` does with a model of any size, from its folder.
 
@@ -92,6 +100,8 @@ def measure_streamed(
             the settings. No module with such a weight is a target.
         ignore_mismatched_sizes: As for ``from_pretrained``: a head whose shape in the
             checkpoint is another is drawn anew.
+        head_weights: Of what is drawn, parameters to have instead, by name, such as
+            `fimlora.fit_head_streamed` has fitted.
 
     Returns:
         The statistics of the batches that were used.
@@ -118,6 +128,7 @@ def measure_streamed(
             store=store,
             weights_seed=weights_seed,
             redraws=ignore_mismatched_sizes,
+            head_weights=head_weights or {},
         )
 
 
@@ -131,6 +142,7 @@ def stream(
     store: BoundaryStore,
     weights_seed: int | None = None,
     redraws: bool = False,
+    head_weights: Mapping[str, Tensor] = {},
     new_weights: Callable[..., BlockWeights] = BlockWeights,
 ) -> Statistics:
     """Measure a skeleton with the weights of a checkpoint.
@@ -144,6 +156,7 @@ def stream(
         store: Keeps what blocks are called with.
         weights_seed: Seed of weights that the checkpoint lacks.
         redraws: Draw a head anew whose shape in the checkpoint is another.
+        head_weights: Of what is drawn, parameters to have instead, by name.
         new_weights: Makes what gives blocks their weights.
 
     Returns:
@@ -151,33 +164,40 @@ def stream(
     """
     check_record(settings.parsed_record, model)
     seed = settings.seed if weights_seed is None else weights_seed
-    reader = open_weights(model, checkpoint, seed=seed, redraws=redraws)
+    reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
     weights = new_weights(model, reader, blocks, device)
     identity = _identity(settings, weights_seed, redraws=redraws)
+    if head_weights:
+        identity["fitted head"] = digest_batch(head_weights).hex()
     saved = open_progress(
         settings.progress_file, model, modules, identity, settings.loss_fn,
         checkpoint=checkpoint, devices=[device],
     )  # fmt: skip
     with (
-        _running(model, blocks, weights, settings) as state,
+        running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
         items = _read(batches, settings, saved)
-        loss, found = _examples_of(items, model, settings, device)
+        loss, null, found = _examples_of(items, model, settings, device)
         settings, reason = decide_estimator(settings, model, modules, items[0])
 
-        def losses(part: Examples, where: str = "the batch") -> torch.Tensor:
-            return example_losses(model, loss, part, device, where)
+        def ask(part: Examples) -> torch.Tensor:
+            return example_losses(model, loss, part, device)
+
+        def losses(part: Examples, where: str) -> tuple[torch.Tensor, ...]:
+            return losses_and_null(model, loss, part, device, where)
 
         run = LayerwiseRun(
             model, modules, blocks, weights, store, found, state,
-            questions=SideQuestions(model, loss, losses, device),
+            questions=SideQuestions(model, loss, ask, device),
             losses=losses,
-            new_recorder=_recorders_of_blocks(settings, modules, device),
+            new_recorder=_recorders_of_blocks(
+                replace(settings, null=null is not None), modules, device
+            ),
             progress=LayerwiseProgress(len(found), len(blocks), saved, settings.on_batch),
         )  # fmt: skip
         groups = _join(modules, run.measure(settings.micro_batch_size))
@@ -188,8 +208,8 @@ def stream(
         estimator_reason=reason,
         loss=loss,
         auxiliary_losses=left_out,
-        n_examples=sum(len(examples) for examples in found),
-        n_batches=sum(len(examples) > 0 for examples in found),
+        batch_sizes=[len(examples) for examples in found if len(examples)],
+        null_labels=null,
         base_parameters=n_parameters,
         execution=Execution(Executor.STREAMED, run.largest, peak_bytes(device)),
         groups=groups,
@@ -217,16 +237,27 @@ def _identity(
 
 
 @contextmanager
-def _running(
+def running(
     model: nn.Module,
     blocks: Mapping[str, nn.Module],
     weights: BlockWeights,
-    settings: Settings,
+    *,
+    seed: int,
 ) -> Iterator[PassState]:
-    """Prepare the model for passes that stop at its blocks, and put it back."""
+    """Prepare a skeleton for passes that stop at its blocks, and put it back.
+
+    Args:
+        model: The skeleton.
+        blocks: Its blocks by name.
+        weights: Gives them their weights.
+        seed: Seed of the random state meanwhile.
+
+    Yields:
+        The state that passes begin from.
+    """
     with (
         weights.attached(),
-        preserved(model, train_mode=False, seed=settings.seed) as state,
+        preserved(model, train_mode=False, seed=seed) as state,
         stops(blocks),
         casting_as_one_graph(),
     ):
@@ -246,7 +277,7 @@ def _read(
 
 def _examples_of(
     items: Sequence[Batch], model: nn.Module, settings: Settings, device: torch.device
-) -> tuple[Loss, list[Examples]]:
+) -> tuple[Loss, NullLabels | None, list[Examples]]:
     """Find the labelled examples of all batches, and the loss that the first one shows."""
     if not items:
         raise EmptyCalibration("the loader gave no batch")
@@ -254,14 +285,15 @@ def _examples_of(
     for number, item in enumerate(items, 1):
         check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], settings.loss_fn)
+    null = NullLabels.of(items[0], loss, settings.seed) if settings.null else None
     starts = itertools.accumulate(map(count_examples, items), initial=settings.first_example)
     found = [
-        labelled_examples(item, loss, device, first=first)
+        labelled_examples(item, loss, device, first=first, null=null)
         for item, first in zip(items, starts, strict=False)
     ]
     if not any(len(examples) for examples in found):
         raise EmptyCalibration("no example carries a label")
-    return loss, found
+    return loss, null, found
 
 
 def _recorders_of_blocks(
@@ -273,10 +305,7 @@ def _recorders_of_blocks(
     n_bytes = settings.spectra_bytes if fits else 0
 
     def new(targets: Sequence[TargetModule]) -> Recorder:
-        quantities = quantities_for(
-            settings, targets, device, spectra_bytes=n_bytes, signs=signs
-        )
-        return Recorder(targets, quantities)
+        return recorder_for(settings, targets, device, spectra_bytes=n_bytes, signs=signs)
 
     return new
 

@@ -40,7 +40,7 @@ from fimlora.model.targets import locate
 from fimlora.plan import TargetModule
 from fimlora.statistics.statistics import Groups
 
-Losses = Callable[[Examples, str], Tensor]
+Losses = Callable[[Examples, str], Sequence[Tensor]]
 NewRecorder = Callable[[Sequence[TargetModule]], Recorder]
 
 
@@ -57,7 +57,8 @@ class LayerwiseRun:
         batches: The labelled examples of each calibration batch.
         state: What passes begin from.
         questions: What else is asked on the way.
-        losses: Runs the model's forward pass over examples, which an error calls by a name.
+        losses: Runs the model's forward pass over examples, which an error calls by a name;
+            gives their losses, and those of the null.
         new_recorder: Makes a recorder for the targets of one block.
         progress: How far it is.
         order: The blocks that ran, in that order.
@@ -165,7 +166,7 @@ class LayerwiseRun:
         self.weights.prefetch(next(iter(self.blocks)))
         for part in all_parts:
             part.advance()
-        while (block := next_block(all_parts)) not in {None, stop}:
+        while (block := next_block([part.forward for part in all_parts])) not in {None, stop}:
             assert block is not None
             self._run_block(block, all_parts)
             self.progress.report_forward(len(self.order))

@@ -1,0 +1,125 @@
+"""Evaluations: where they stand, what they found, and what can be done with one."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Unpack
+
+from fimlora_client.aio.jobs import AsyncJobs
+from fimlora_client.aio.sender import AsyncSender
+from fimlora_client.bodies import EvaluationFields, as_json, build_evaluation
+from fimlora_client.calls import JSON, Call, given, route
+from fimlora_client.files import OnFile
+from fimlora_client.polling import OnProgress
+from fimlora_contract.estimates import EvaluationEstimate
+from fimlora_contract.evaluations import Evaluation, EvaluationPage, EvaluationRequest
+from fimlora_contract.jobs import Job, JobEvent
+from fimlora_contract.verdicts import EvaluationResult
+
+LONGEST_WAIT_S = 6 * 3600
+
+
+class AsyncEvaluations:
+    """Accepted evaluations; they are jobs, and what is asked of jobs is asked of them too."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def retrieve(self, evaluation_id: str, *, wait: float = 0) -> Evaluation:
+        """Where an evaluation stands, and what it found once it has succeeded.
+
+        ``GET /evaluations/{id}``
+        """
+        path = route("evaluations", evaluation_id)
+        call = Call("GET", path, params=given(wait=wait or None), wait_s=wait)
+        return await self._sender.ask(call, Evaluation)
+
+    async def list(
+        self, *, limit: int | None = None, cursor: str | None = None
+    ) -> EvaluationPage:
+        """A page of evaluations, newest first.
+
+        ``GET /evaluations``
+        """
+        call = Call("GET", "/evaluations", params=given(limit=limit, cursor=cursor))
+        return await self._sender.ask(call, EvaluationPage)
+
+    async def estimate(
+        self, request: EvaluationRequest | None = None, **fields: Unpack[EvaluationFields]
+    ) -> EvaluationEstimate:
+        """How many runs an evaluation would train, and what it would need; nothing is queued.
+
+        ``POST /evaluations`` with ``validate_only``
+        """
+        asked = build_evaluation(request, **fields).model_copy(update={"validate_only": True})
+        call = Call("POST", "/evaluations", headers=JSON, content=as_json(asked))
+        return await self._sender.ask(call, EvaluationEstimate)
+
+
+class AsyncEvaluationHandle:
+    """An evaluation and what can be done with it.
+
+    Attributes:
+        job: The evaluation as it was when last heard of.
+    """
+
+    def __init__(self, jobs: AsyncJobs, job: Job) -> None:
+        self._jobs = jobs
+        self.job = job
+
+    @property
+    def id(self) -> str:
+        """Its id, which is that of a job."""
+        return self.job.id
+
+    @property
+    def cached(self) -> bool:
+        """Whether the request had been answered before."""
+        return self.job.cached
+
+    async def refresh(self) -> Job:
+        """Ask where it stands now."""
+        return self._keep(await self._jobs.retrieve(self.id))
+
+    async def wait(
+        self,
+        *,
+        timeout: float = LONGEST_WAIT_S,
+        poll_every: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> EvaluationResult:
+        """Wait for what it finds; see `AsyncJobs.wait` for what it raises."""
+        if self.job.result is None:
+            self._keep(
+                await self._jobs.wait(
+                    self.id, timeout=timeout, poll_every=poll_every, on_progress=on_progress
+                )
+            )
+        assert isinstance(self.job.result, EvaluationResult)
+        return self.job.result
+
+    async def cancel(self) -> Job:
+        """Cancel it; a retry goes on from the runs that are finished."""
+        return self._keep(await self._jobs.cancel(self.id))
+
+    async def retry(self) -> "AsyncEvaluationHandle":
+        """Queue it once more; runs that are finished are not repeated."""
+        return AsyncEvaluationHandle(self._jobs, await self._jobs.retry(self.id))
+
+    async def delete(self) -> None:
+        """Forget it."""
+        await self._jobs.delete(self.id)
+
+    def events(self, *, after: str | None = None) -> AsyncIterator[JobEvent]:
+        """Every event as it happens, until it has ended."""
+        return self._jobs.events(self.id, after=after)
+
+    async def download(
+        self, folder: str | Path, *, on_file: OnFile | None = None
+    ) -> dict[str, Path]:
+        """Fetch report, picture, raw results and findings into a folder."""
+        return await self._jobs.download(self.id, folder, on_file=on_file)
+
+    def _keep(self, job: Job) -> Job:
+        # Only the answer to POST /evaluations says that a result was cached; remember it.
+        self.job = job.model_copy(update={"cached": True}) if self.job.cached else job
+        return self.job

@@ -1,0 +1,95 @@
+"""What an evaluation found, on a terminal: arms, differences, and the verdict at the end."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from fimlora_client.cli.console import make_table, out
+from fimlora_contract.jobs import RunProgress
+from fimlora_contract.verdicts import ArmSummary, Difference, EvaluationResult
+
+NONE = "\N{EN DASH}"
+# Of which one reads the share in percent.
+SHARES = ("accuracy", "macro_f1")
+
+
+def show_findings(result: EvaluationResult) -> None:
+    """Print tables and sentences; the verdict comes last, as it is what one asked for."""
+    console = out()
+    console.print(arms_table(result.arms))
+    console.print()
+    console.print(differences_table(result.differences))
+    console.print()
+    console.print(Text(result.levers.sentence), soft_wrap=True)
+    for note in result.verdict.notes:
+        console.print(Text(note, "yellow"), soft_wrap=True)
+    console.print(Text(result.verdict.sentence, "bold"), soft_wrap=True)
+
+
+def arms_table(arms: Sequence[ArmSummary]) -> Table:
+    """A line per arm: its best rate with its neighbours, its parameters, its metrics."""
+    metrics = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
+    right = ("parameters", "best rate", "runs", *metrics)
+    table = make_table("arm", "parameters", "best rate", "tuning loss by rate", "runs", *metrics,
+                       right=right)  # fmt: skip
+    for arm in arms:
+        least, most = arm.adapter_parameters
+        table.add_row(
+            arm.name,
+            f"{least:,}" if least == most else f"{least:,} to {most:,}",
+            NONE if arm.best_rate is None else f"{arm.best_rate:g}",
+            _rates(arm),
+            f"{arm.n_final - arm.n_diverged}/{arm.n_final}",
+            *(_spread(arm, name) for name in metrics),
+        )
+    return table
+
+
+def differences_table(differences: Sequence[Difference]) -> Table:
+    """A line per arm, control and metric: the difference with its interval at 95 %."""
+    table = make_table("difference", "metric", "mean", "95 % interval", "better in",
+                       right=("mean",))  # fmt: skip
+    for each in differences:
+        factor = 100 if each.metric in SHARES else 1
+        table.add_row(
+            f"{each.arm} - {each.reference}",
+            f"{each.metric}{' (points)' if factor > 1 else ''}",
+            _number(each.mean, factor, sign=True),
+            f"{_number(each.low, factor, sign=True)} to {_number(each.high, factor, sign=True)}",
+            f"{each.n_better} of {each.n} seeds",
+        )
+    return table
+
+
+def runs_text(runs: RunProgress) -> str:
+    """How far an evaluation is, in words."""
+    words = f"run {min(runs.done + 1, runs.n_runs)} of {runs.n_runs}"
+    if runs.arm is None:
+        return words
+    step = f", step {runs.step} of {runs.n_steps}" if runs.n_steps else ""
+    return f"{words}: {runs.arm} at {runs.learning_rate:g}, seed {runs.seed}{step}"
+
+
+def _rates(arm: ArmSummary) -> str:
+    """The best rate's loss and those of its neighbours on the grid."""
+    rates = [each.rate for each in arm.rates]
+    place = rates.index(arm.best_rate) if arm.best_rate in rates else 0
+    near = arm.rates[max(0, place - 1) : place + 2]
+    return "  ".join(f"{each.rate:g}: {_number(each.loss)}" for each in near)
+
+
+def _spread(arm: ArmSummary, metric: str) -> str:
+    found = arm.metrics.get(metric)
+    if found is None or found.mean is None:
+        return NONE
+    factor = 100 if metric in SHARES else 1
+    spread = "" if found.spread is None else f" ± {_number(found.spread, factor)}"
+    return f"{_number(found.mean, factor)}{spread}"
+
+
+def _number(value: float | None, factor: float = 1, *, sign: bool = False) -> str:
+    if value is None:
+        return NONE
+    digits = 1 if factor > 1 else 4
+    return f"{value * factor:{'+' if sign else ''}.{digits}f}"

@@ -1,0 +1,182 @@
+"""From an evaluation's names to content: what is held out, the plans that are given, the digest.
+
+What can be known from files, headers and first rows is refused here, before anything is queued.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fimlora_contract.digests import digest_of
+from fimlora_contract.evaluations import EvaluationRequest
+from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.requests import DIGEST
+from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_jobs.store import JobStore
+from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern
+from fimlora_service.resolve.resolver import Resolved, Resolver
+from fimlora_service.results.reading import plan_of, read_pattern
+
+# Raise it with every change after which equal requests train or judge in another way.
+TRAINING = 1
+EVAL_SHARE = 0.2
+FEWEST_HELD_OUT = 8
+TRAINED = frozenset({"seeds", "steps", "batch_size", "max_length", "learning_rates", "quick"})
+HELD_OUT = frozenset({"eval_split", "eval_share", "eval_rows"})
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResolver:
+    """Resolves evaluations.
+
+    Attributes:
+        resolver: Resolves what they share with calibrations.
+        store: Where jobs and pins are on record.
+        artifacts: What keeps the plans.
+    """
+
+    resolver: Resolver
+    store: JobStore
+    artifacts: TrackedArtifacts
+
+    def resolve(self, request: EvaluationRequest) -> Resolved:
+        """Pin an evaluation to content.
+
+        Args:
+            request: The request.
+
+        Raises:
+            ServiceError: Names what is missing or wrong, and what is allowed.
+        """
+        resolved = self.resolver.resolve(request)
+        references = dict(resolved.references)
+        held_out = self._held_out(request, references["dataset"])
+        plans = {name: self._digest(given) for name, given in request.plans.items()}
+        self._check_plans(request, plans)
+        content = {
+            "training": TRAINING,
+            "measured": resolved.digest,
+            "held_out": held_out
+            and {"digest": held_out["digest"], "fields": held_out["fields"]},
+            "methods": request.wanted_methods,
+            "plans": plans,
+            **request.model_dump(mode="json", include=set(TRAINED | HELD_OUT)),
+        }
+        return replace(
+            resolved,
+            references=references
+            | ({"held_out": held_out} if held_out else {})
+            | ({"plans": plans} if plans else {}),
+            digest=digest_of(content),
+        )
+
+    def _held_out(
+        self, request: EvaluationRequest, dataset: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        if request.held_out is None:
+            check_share(request, dataset["rows"])
+            return None
+        held_out = self.resolver.resolve_dataset(
+            request.held_out, task=request.calibration.task
+        )
+        if held_out["digest"] == dataset["digest"]:
+            raise DatasetSchema("the held-out rows are the ones that are trained on")
+        check_enough(request, n_train=dataset["rows"], n_held_out=held_out["rows"])
+        kinds = [_kind(found["fields"]) for found in (dataset, held_out)]
+        if None not in kinds and kinds[0] != kinds[1]:
+            raise DatasetSchema(
+                f"the rows to train on have {kinds[0]}, the held-out rows {kinds[1]}: both must "
+                "be rows of one task"
+            )
+        return held_out
+
+    def _digest(self, reference: str) -> str:
+        """The content address of a plan that is named by digest, job or pin."""
+        if re.fullmatch(DIGEST, reference):
+            return reference
+        if reference.startswith("job_") and "/" not in reference:
+            return plan_of(self.store.shown(reference).to_job()).digest
+        pinned = Catalogue(self.store).pinned(*reference.split("/"))
+        if not pinned:
+            raise NoPattern(f"nothing is pinned as {reference}")
+        return pinned[0].digest
+
+    def _check_plans(self, request: EvaluationRequest, plans: Mapping[str, str]) -> None:
+        """See that given plans adapt the same modules and spend what the other arms will.
+
+        Raises:
+            BudgetInfeasible: One does not; the message has the budget to ask for.
+        """
+        maps = {
+            name: read_pattern(self.artifacts, digest).rank_map
+            for name, digest in plans.items()
+        }
+        if not maps:
+            return
+        first_name, first = next(iter(maps.items()))
+        for name, rank_map in maps.items():
+            if _costs(rank_map) != _costs(first):
+                raise BudgetInfeasible(
+                    f"plans {first_name!r} and {name!r} are for different modules: they cannot "
+                    "be compared at one budget"
+                )
+        step = max(_costs(first).values())
+        wanted = spent_by_uniform(request, first)
+        for name, rank_map in maps.items():
+            spent = rank_map.spent["parameters"]
+            if wanted is not None and abs(spent - wanted) >= step:
+                raise BudgetInfeasible(
+                    f"plan {name!r} spends {spent:,} parameters, uniform ranks at this budget "
+                    f"{wanted:,}: all arms must spend the same; give budget "
+                    f'{{"parameters": {spent}}}, or a plan for this budget'
+                )
+
+
+def check_share(request: EvaluationRequest, n_rows: int | None) -> None:
+    """Refuse a share that leaves too few rows, where their number is known."""
+    if n_rows is not None:
+        n_held_out = min(
+            int(n_rows * (request.eval_share or EVAL_SHARE)), request.schedule.n_eval_rows
+        )
+        check_enough(request, n_train=n_rows - n_held_out, n_held_out=n_held_out)
+
+
+def check_enough(
+    request: EvaluationRequest, *, n_train: int | None, n_held_out: int | None
+) -> None:
+    """Refuse too few rows to train on or to test on, where their numbers are known.
+
+    Raises:
+        DatasetSchema: There are too few.
+    """
+    if n_held_out is not None and n_held_out < FEWEST_HELD_OUT:
+        raise DatasetSchema(
+            f"{n_held_out} rows would be held out; at least {FEWEST_HELD_OUT} are needed: give "
+            "more rows, or a larger eval_share"
+        )
+    if n_train is not None and n_train < request.batch_size:
+        raise DatasetSchema(
+            f"{n_train} rows are left to train on, fewer than one batch of {request.batch_size}: "
+            "give more rows, a smaller eval_share, or a smaller batch_size"
+        )
+
+
+def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | None:
+    """Parameters of uniform ranks over a plan's modules; ``None`` where only a model tells."""
+    budget = request.budget
+    if budget.rank is not None:
+        sides = [(m.d_in, m.d_out) for m in rank_map.modules]
+        return sum(min(budget.rank, *pair) * sum(pair) for pair in sides)
+    if budget.bytes is not None:
+        return budget.bytes // budget.bytes_per_parameter
+    return budget.parameters
+
+
+def _costs(rank_map: RankMap) -> dict[str, int]:
+    return {module.name: module.d_in + module.d_out for module in rank_map.modules}
+
+
+def _kind(fields: Mapping[str, Any] | None) -> str | None:
+    return None if fields is None else "labels" if fields["label"] else "no labels"

@@ -1,0 +1,119 @@
+"""Many plans at once are, rank by rank, those that are solved one after the other."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from fimlora.allocation.many import exact_sums, share_many
+from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.units import gather_units
+from fimlora.errors import InfeasibleBudget, InvalidScore
+from support.allocation import llama_like, named
+
+EXTREME = st.sampled_from([0.0, 5e-324, 1e-300, 1.0, 1.0, 2.0, 1e300])
+SCORE = st.one_of(
+    EXTREME, st.floats(0, 1e300), st.floats(0.1, 10), st.integers(0, 4).map(float)
+)
+
+
+@st.composite
+def any_case(draw):
+    """Bounds, ranks or costs, multiples and groups of up to twelve modules, and many vectors."""
+    n = draw(st.integers(1, 12))
+    names = list(named(range(n)))
+    lowest = {name: draw(st.integers(0, 4)) for name in names}
+    highest = {name: draw(st.integers(lowest[name], 12)) for name in names}
+    weights = {name: draw(st.integers(1, 40)) for name in names}
+    tied = draw(st.integers(0, n))
+    options = {
+        "lowest": lowest,
+        "highest": highest,
+        "weights": draw(st.sampled_from([None, weights])),
+        "multiple_of": draw(st.sampled_from([1, 1, 1, 2, 4])),
+        "groups": [names[: tied // 2], names[tied // 2 : tied]],
+    }
+    used = options["weights"] or dict.fromkeys(names, 1)
+    least, most = (sum(used[m] * bound[m] for m in names) for bound in (lowest, highest))
+    limit = draw(st.integers(least, most + (9 if options["weights"] else 0)))
+    vector = st.lists(SCORE, min_size=n, max_size=n)
+    return names, options, limit, draw(st.lists(vector, min_size=1, max_size=8))
+
+
+@settings(max_examples=600)
+@given(any_case())
+def test_every_row_is_the_plan_that_is_solved_alone(case):
+    """Zeros, huge ranges, ties, bounds, costs, multiples and groups: the same ranks."""
+    names, options, limit, vectors = case
+    try:
+        units = gather_units(names, **options)
+        units.affordable(limit)
+    except InfeasibleBudget:
+        reject()
+
+    ranks = share_many(units, np.array(vectors), names, limit)
+
+    alone = [share_limit(units, dict(zip(names, v, strict=True)), limit) for v in vectors]
+    assert [dict(zip(names, row, strict=True)) for row in ranks.tolist()] == alone
+
+
+@pytest.mark.parametrize("in_ranks", [True, False], ids=["ranks", "parameters"])
+@pytest.mark.parametrize("spread", [0.05, 0.5, 3.0, 40.0])
+def test_plans_of_a_whole_model_are_the_same_row_by_row(in_ranks, spread):
+    """Hundreds of modules, a thousand vectors around one: what a bootstrap asks for."""
+    modules = llama_like(60)
+    names, rng = [m.name for m in modules], random.Random(7)
+    costs = {m.name: m.cost for m in modules}
+    units = gather_units(
+        names,
+        lowest=dict.fromkeys(names, 4),
+        highest=dict.fromkeys(names, 16),
+        weights=None if in_ranks else costs,
+    )
+    limit = 8 * len(names) if in_ranks else 8 * sum(costs.values()) + 77
+    center = [rng.lognormvariate(0, spread) for _ in names]
+    vectors = np.array([[c * rng.lognormvariate(0, 0.1) for c in center] for _ in range(1000)])
+
+    ranks = share_many(units, vectors, names, limit)
+
+    for row, vector in zip(ranks.tolist(), vectors.tolist(), strict=True):
+        alone = share_limit(units, dict(zip(names, vector, strict=True)), limit)
+        assert row == list(alone.values())
+
+
+def test_more_vectors_than_one_block_holds():
+    """The first and the last of a million scores are solved alike."""
+    names = list(named(range(3000)))
+    units = gather_units(names, lowest=dict.fromkeys(names, 1), highest=dict.fromkeys(names, 9))
+    vectors = np.random.default_rng(0).lognormal(size=(400, 3000))
+
+    ranks = share_many(units, vectors, names, 4 * 3000)
+
+    for row in (0, 9, 10, 11, 399):
+        scores = dict(zip(names, vectors[row].tolist(), strict=True))
+        assert ranks[row].tolist() == list(share_limit(units, scores, 4 * 3000).values())
+
+
+# Halves of the last bit: where rounding is a tie, or nearly.
+TRICKY = st.sampled_from([0.0, 1.0, 2.0**-53, 2.0**-52, 1 - 2.0**-53, 2.0**-54, 3 * 2.0**-54,
+                          2.0**-106, 2.0**-107, 2.0**-200, 0.1])  # fmt: skip
+
+
+@settings(max_examples=500)
+@given(st.lists(st.one_of(TRICKY, st.floats(0, 1e9)), min_size=1, max_size=40))
+def test_sums_are_correctly_rounded(values):
+    """As math.fsum has them, whatever is lost on the way."""
+    assert exact_sums(np.array([values, values[::-1]])).tolist() == [math.fsum(values)] * 2
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -1.0])
+def test_a_score_no_rule_can_share_by_is_refused(score):
+    """Wherever it stands."""
+    names = ["a", "b"]
+    units = gather_units(names, lowest=dict.fromkeys(names, 1), highest=dict.fromkeys(names, 9))
+
+    with pytest.raises(InvalidScore, match="finite and not negative"):
+        share_many(units, np.array([[1.0, 1.0], [1.0, score]]), names, 8)

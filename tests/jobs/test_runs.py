@@ -1,0 +1,99 @@
+"""Runs of an evaluation: claimed by one, finished once, gone with their job."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis import Redis
+
+from fimlora_contract.jobs import JobKind
+from fimlora_jobs.reader import JobMissing
+from fimlora_jobs.runs import Runs
+from fimlora_jobs.store import BESIDE, JobStore
+
+
+@pytest.fixture(params=[False, True], ids=["bytes-client", "decoding-client"])
+def runs(redis_client: Redis, request: pytest.FixtureRequest) -> Runs:
+    kwargs = redis_client.get_connection_kwargs()
+    redis = Redis(unix_socket_path=kwargs["path"], decode_responses=request.param)
+    store = JobStore(redis)
+    job_id = store.new_id()
+    store.create(job_id, kind=JobKind.EVALUATION, request={}, resolved={}, digest="d")
+    return Runs(store, job_id)
+
+
+def test_each_run_is_claimed_by_one(runs):
+    """Ten workers at once share out the runs, in the order they are wanted."""
+    wanted = [f"final:fim:0.001:{n}" for n in range(7)]
+    with ThreadPoolExecutor(10) as pool:
+        claimed = list(pool.map(lambda n: runs.claim(wanted, holder=f"w{n}"), range(10)))
+
+    assert sorted(filter(None, claimed)) == wanted
+    assert claimed.count(None) == 3
+    assert runs.claimed() == {run: f"w{n}" for n, run in enumerate(claimed) if run}
+
+
+def test_a_claim_of_the_dead_runs_out(runs):
+    """Held on to, it does not; then it is another's, and the first one's hold is nothing."""
+    assert runs.claim(["a"], holder="first", for_ms=60) == "a"
+    assert runs.hold("first") == 1
+    time.sleep(0.08)
+    assert runs.claim(["a"], holder="second") is None
+
+    runs.hold("first", for_ms=1)
+    time.sleep(0.01)
+    assert runs.claimed() == {}
+    assert runs.claim(["a"], holder="second") == "a"
+    assert runs.hold("first") == 0
+    assert runs.claimed() == {"a": "second"}
+
+
+def test_what_is_given_back_can_be_claimed_at_once(runs):
+    """Only what the giver had."""
+    runs.claim(["a"], holder="first")
+    runs.claim(["b"], holder="second")
+
+    assert runs.release("first") == 1
+    assert runs.claimed() == {"b": "second"}
+    assert runs.claim(["b", "a"], holder="third") == "a"
+
+
+def test_a_result_is_kept_once(runs):
+    """A late one changes nothing, and a finished run is nobody's to claim."""
+    runs.claim(["a", "b"], holder="first")
+
+    assert runs.keep("a", {"loss": 0.5}) is True
+    assert runs.keep("a", {"loss": 9.0}) is False
+    assert runs.results() == {"a": {"loss": 0.5}}
+    assert runs.claimed() == {}
+    assert runs.claim(["a", "b"], holder="second") == "b"
+
+
+def test_a_retry_goes_on_from_what_was_finished(runs):
+    """Plans and results are taken over, claims are not, and nothing that is there is lost."""
+    again = Runs(runs.store, runs.store.new_id())
+    runs.prepare({"arms": {"fim": [1, 2]}})
+    runs.claim(["a"], holder="first")
+    runs.keep("b", {"loss": 0.5})
+
+    again.adopt(runs.job_id)
+    again.adopt(runs.job_id)
+
+    assert again.prepared() == {"arms": {"fim": [1, 2]}}
+    assert again.results() == {"b": {"loss": 0.5}}
+    assert again.claimed() == {}
+
+
+def test_everything_goes_with_the_job(runs):
+    """A late result of a job that was deleted is dropped, too."""
+    runs.prepare({})
+    runs.claim(["a"], holder="first")
+    runs.keep("b", {"loss": 0.5})
+    runs.store.request_cancel(runs.job_id)
+    runs.store.delete(runs.job_id)
+
+    with pytest.raises(JobMissing):
+        runs.keep("a", {"loss": 0.5})
+    left = [runs.store.redis.exists(runs.store.key(name, runs.job_id)) for name in BESIDE]
+    assert left == [0] * len(BESIDE)
+    assert runs.prepared() is None

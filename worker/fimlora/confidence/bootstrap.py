@@ -1,0 +1,238 @@
+"""How sure the ranks of a plan are: examples drawn again with replacement, and planned again.
+
+A score is a mean over examples, so that another draw of as many examples has other scores and
+maybe other ranks. The examples at hand stand for all others: each resample draws as many of
+them with replacement, which gives every module another mean, and is planned like the plan.
+
+Symbols: N examples, M modules, R resamples; ``e[n, m]`` the energy of example n's gradient
+at module m: a score is its mean over n, times a constant of the module. Nothing here imports torch.
+"""
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.allocation.many import Ranks, share_many
+from fimlora.allocation.planning import units_for
+from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.units import Floats
+from fimlora.errors import InvalidOption
+from fimlora.plan import RankPlan
+from fimlora.statistics import Statistics
+
+N_RESAMPLES = 2000
+LEVEL = 0.95
+# Resamples times modules, for plans that someone waits for: some 25 ms of one core.
+_AT_ONCE = 1 << 17
+_FEWEST = 200
+# Energies as whole numbers of so many bits: sums of products with counts are exact then, in
+# whatever order a machine adds, so that the same input gives the same bytes.
+_BITS = 30
+# A score that is the mean of its examples' values agrees with it up to the rounding of sums.
+_SAME = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How sure a plan is, as far as the choice of examples goes.
+
+    Attributes:
+        n_examples: Examples that were measured, and that each resample has.
+        n_resamples: Resamples.
+        level: Share of the resamples that an interval of ranks holds.
+        expected_overlap: Share of the ranks (of the parameters, at a budget in these) that a
+            plan from as many other examples is expected to have where this one has them.
+        n_unresolved: Modules whose interval holds more than one rank.
+        standard_errors: Of the scores, in the order of the modules.
+        lowest_ranks: Lower ends of the intervals, in that order.
+        highest_ranks: Upper ends of the intervals.
+        shares: Share of the resamples that give a module the plan's rank.
+    """
+
+    n_examples: int
+    n_resamples: int
+    level: float
+    expected_overlap: float
+    n_unresolved: int
+    standard_errors: tuple[float, ...]
+    lowest_ranks: tuple[int, ...]
+    highest_ranks: tuple[int, ...]
+    shares: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data for a rank map: a few short numbers per module."""
+        return {
+            "n_examples": self.n_examples,
+            "n_resamples": self.n_resamples,
+            "level": self.level,
+            "expected_overlap": round(self.expected_overlap, 4),
+            "n_unresolved": self.n_unresolved,
+            "standard_errors": [float(f"{error:.3g}") for error in self.standard_errors],
+            "lowest_ranks": list(self.lowest_ranks),
+            "highest_ranks": list(self.highest_ranks),
+            "shares": [round(share, 3) for share in self.shares],
+        }
+
+
+def resamples_for(n_modules: int) -> int:
+    """How many resamples a plan is worth that someone waits for.
+
+    Args:
+        n_modules: Its modules.
+
+    Returns:
+        2,000 up to 65 modules, and fewer the more there are, down to 200.
+    """
+    return max(_FEWEST, min(N_RESAMPLES, _AT_ONCE // max(1, n_modules)))
+
+
+def obstacle(statistics: Statistics, plan: RankPlan) -> str | None:
+    """Say why nothing is known of how sure a plan is.
+
+    Args:
+        statistics: What was measured.
+        plan: The plan that was made of it.
+
+    Returns:
+        The reason as a sentence without a stop, or ``None`` where `confidence_of` has an answer.
+    """
+    if plan.rule in {"uniform", "random"}:
+        return f"rule {plan.rule!r} looks at no score, so that no other examples would move it"
+    if plan.rule != "proportional":
+        return f"rule {plan.rule!r} goes by more than one number per example and module"
+    if not statistics.example_energies:
+        return "the estimator keeps no value per example; measure with one that does"
+    if statistics.n_examples < 2:
+        return "one example does not show how much examples differ; measure more"
+    sizes = np.array([module.d_in * module.d_out for module in plan.modules])
+    means = _energies(statistics).mean(axis=0) / sizes
+    if not np.allclose(_shares(means), _shares(_scores(plan)), rtol=_SAME, atol=0):
+        return (
+            "its scores are no means of a value per example; those of method fim by mean "
+            "aggregation are"
+        )
+    return None
+
+
+def confidence_of(
+    statistics: Statistics,
+    plan: RankPlan,
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+) -> Confidence:
+    """Say how sure the ranks of a plan are.
+
+    Args:
+        statistics: What was measured.
+        plan: The plan that was made of it by the rule ``proportional``.
+        n_resamples: How many times the examples are drawn again.
+        seed: Seed of the draws.
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+
+    Returns:
+        Standard errors, intervals of ranks, and the overlap to expect of another draw.
+
+    Raises:
+        InvalidOption: Nothing can be said, for the reason that `obstacle` gives; or these
+            options do not give the plan.
+    """
+    if reason := obstacle(statistics, plan):
+        raise InvalidOption(f"this plan has no confidence: {reason}")
+    if n_resamples < 2:
+        raise InvalidOption(f"n_resamples={n_resamples}: it must be at least 2")
+    names = [module.name for module in plan.modules]
+    units = units_for(
+        plan.modules,
+        (plan.r_min, plan.r_max),
+        in_ranks=plan.budget.unit == "rank",
+        multiple_of=multiple_of,
+        groups=groups,
+    )
+    if share_limit(units, plan.scores, plan.limit) != dict(plan.ranks):
+        raise InvalidOption(
+            "the plan's own scores give other ranks with these options; give multiple_of and "
+            "groups as they were given to allocate"
+        )
+    energies = _energies(statistics)
+    relative = _resampled_means(energies, n_resamples, seed=seed)
+    ranks = share_many(units, relative * _scores(plan), names, plan.limit)
+    errors = relative.std(axis=0) * _scores(plan)
+    return _summary(plan, ranks, errors, n_examples=len(energies))
+
+
+def expected_overlap(
+    ranks: Ranks, costs: NDArray[np.float64] | NDArray[np.int64] | None = None
+) -> float:
+    """The overlap to expect of two plans from different examples.
+
+    Two resamples differ as two draws do, while one differs from the examples themselves by
+    less: so each is compared with the next one.
+
+    Args:
+        ranks: Rank per resample and module (R M).
+        costs: What one rank of each module costs (M); ``None`` counts ranks.
+
+    Returns:
+        One less the mean of `moved_share`.
+    """
+    weights = np.ones(ranks.shape[1]) if costs is None else costs
+    other = np.roll(ranks, 1, axis=0)
+    apart, spent = np.abs(ranks - other) @ weights, (ranks + other) @ weights
+    return 1 - math.fsum((apart / np.where(spent, spent, 1)).tolist()) / len(ranks)
+
+
+def _summary(plan: RankPlan, ranks: Ranks, errors: Floats, *, n_examples: int) -> Confidence:
+    """Reduce the plans of all resamples to a few numbers per module."""
+    n = len(ranks)
+    in_order = np.sort(ranks, axis=0)
+    cut = math.floor(n * (1 - LEVEL) / 2)
+    lowest, highest = in_order[cut], in_order[n - 1 - cut]
+    planned = np.array([plan.ranks[module.name] for module in plan.modules])
+    costs = np.array([module.cost for module in plan.modules])
+    return Confidence(
+        n_examples=n_examples,
+        n_resamples=n,
+        level=LEVEL,
+        expected_overlap=expected_overlap(ranks, None if plan.budget.unit == "rank" else costs),
+        n_unresolved=int((lowest < highest).sum()),
+        standard_errors=tuple(errors.tolist()),
+        lowest_ranks=tuple(lowest.tolist()),
+        highest_ranks=tuple(highest.tolist()),
+        shares=tuple((ranks == planned).mean(axis=0).tolist()),
+    )
+
+
+def _energies(statistics: Statistics) -> Floats:
+    """Energy per example and module (N M)."""
+    return np.column_stack([statistics.example_energies[m.name] for m in statistics.modules])
+
+
+def _scores(plan: RankPlan) -> Floats:
+    return np.array([plan.scores[module.name] for module in plan.modules], dtype=np.float64)
+
+
+def _shares(values: Floats) -> Floats:
+    """Each value as a share of all: scores come in units of their own."""
+    total = values.sum()
+    return np.asarray(values / total if total else values)
+
+
+def _resampled_means(energies: Floats, n_resamples: int, *, seed: int) -> Floats:
+    """Mean energy per resample and module, over that of all examples (R M)."""
+    n = len(energies)
+    largest = energies.max(axis=0)
+    whole = np.rint(energies / np.where(largest, largest, 1) * 2**_BITS)
+    drawn = np.random.default_rng(seed).integers(0, n, size=(n_resamples, n))
+    rows = np.arange(n_resamples)[:, None] * n
+    counts = np.bincount((drawn + rows).ravel(), minlength=n_resamples * n)
+    sums = counts.reshape(n_resamples, n).astype(np.float64) @ whole
+    total = whole.sum(axis=0)
+    return np.asarray(sums / np.where(total, total, 1))

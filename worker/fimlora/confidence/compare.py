@@ -1,0 +1,212 @@
+"""Plans of several methods from the statistics of one run, side by side; nothing is trained.
+
+Two plans are compared by three figures. Spearman's correlation of their scores and of their ranks
+says whether both put modules in one order; the overlap, one minus the share that has to be moved
+to turn one plan into the other, says how much of what they spend lies in the same place. None of
+them says which plan is better. Nothing here imports torch.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.allocation import allocate
+from fimlora.allocation.distance import plans_apart
+from fimlora.errors import InvalidOption
+from fimlora.methods.registry import METHODS, find_method
+from fimlora.methods.score import obstacle, score
+from fimlora.plan import Budget, RankPlan
+from fimlora.scores import Scores
+from fimlora.statistics import Statistics
+
+COMPARISON_FORMAT = "fimlora.comparison/1"
+Values = Mapping[str, float]  # by module name
+_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How alike the plans of two methods are.
+
+    Attributes:
+        a: One method.
+        b: The other.
+        score_correlation: Spearman's, of the scores; ``None`` where a method goes by no score
+            or has the same for all modules.
+        rank_correlation: Spearman's, of the ranks; ``None`` where a plan has one rank for all.
+        overlap: Share of the ranks (of the parameters, at a budget in these) that lie in the
+            same place.
+    """
+
+    a: str
+    b: str
+    score_correlation: float | None
+    rank_correlation: float | None
+    overlap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Plans of several methods at one budget.
+
+    Attributes:
+        plans: The plan by method, in the order that was asked for.
+        scores: What each method goes by, per module: its score, or the energy of its spectrum;
+            nothing of a method that goes by no score.
+        pairs: How alike each two of them are.
+        left_out: Methods that these statistics cannot give, with the reason, if all were asked
+            for.
+        signals: How much of a plan follows from the task, by method, as far as it was measured.
+    """
+
+    plans: Mapping[str, RankPlan]
+    scores: Mapping[str, Values]
+    pairs: tuple[Likeness, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    signals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, in a fixed order: same comparison, same bytes."""
+        first = next(iter(self.plans.values()))
+        return {
+            "format": COMPARISON_FORMAT,
+            "budget": {**asdict(first.budget), "limit": first.limit},
+            "methods": [self._row(method, plan) for method, plan in self.plans.items()],
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "left_out": dict(self.left_out),
+            "modules": [
+                {
+                    "name": module.name,
+                    "layer": module.layer,
+                    "kind": module.kind,
+                    "d_in": module.d_in,
+                    "d_out": module.d_out,
+                    "scores": {m: by[module.name] for m, by in self.scores.items() if by},
+                    "ranks": {m: plan.ranks[module.name] for m, plan in self.plans.items()},
+                }
+                for module in first.modules
+            ],
+        }
+
+    def _row(self, method: str, plan: RankPlan) -> dict[str, Any]:
+        signal = self.signals.get(method)
+        return {
+            "method": method,
+            "rule": plan.rule,
+            "summary": METHODS[method].summary,
+            "r_min": plan.r_min,
+            "r_max": plan.r_max,
+            **asdict(plan.spent),
+            "signal": None if signal is None else dict(signal),
+        }
+
+
+def compare(
+    statistics: Statistics,
+    budget: int | float | Budget = 8,
+    *,
+    methods: Collection[str] | None = None,
+    scale: int | float | None = None,
+    aggregation: str = "mean",
+    estimator: str | None = None,
+    **options: Any,
+) -> Comparison:
+    """Plan by several methods from what one run has measured, and compare the plans.
+
+    Args:
+        statistics: What `fimlora.measure` returned; recorded with what the methods need, see
+            `fimlora.methods.registry.records_needed`.
+        budget: A mean rank, or a `Budget` in any unit; the same for all.
+        methods: Their names, at least two; by default all that these statistics can give.
+        scale: LoRA scale of every module; that of the statistics by default.
+        aggregation: As for `fimlora.score`.
+        estimator: As for `fimlora.score`.
+        **options: All else that `fimlora.allocate` takes; the same for all.
+
+    Returns:
+        The plans, and how alike each two of them are.
+
+    Raises:
+        InvalidOption: A method is unknown, or was named and the statistics lack what it needs;
+            or there are fewer than two.
+    """  # noqa: DOC502 - the helpers raise
+    wanted, left_out = _choose(statistics, methods)
+    scale = statistics.scale if scale is None else scale
+    taken = {
+        method: score(
+            statistics, method, scale=scale, aggregation=aggregation, estimator=estimator
+        )
+        for method in wanted
+    }
+    plans = {
+        method: allocate(scores, budget, scale=scale, **options)
+        for method, scores in taken.items()
+    }
+    values = {method: _values(scores) for method, scores in taken.items()}
+    pairs = tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2))
+    return Comparison(plans, values, pairs, left_out)
+
+
+def spearman(a: Sequence[int | float], b: Sequence[int | float]) -> float | None:
+    """Correlate two orders; equal values share their places.
+
+    Args:
+        a: Values.
+        b: As many others.
+
+    Returns:
+        From -1 to 1; ``None`` where one of them is constant and orders nothing.
+    """
+    x, y = (_centred_places(np.asarray(values, dtype=np.float64)) for values in (a, b))
+    spread = math.sqrt(float(x @ x) * float(y @ y))
+    return round(float(x @ y) / spread, _DIGITS) if spread else None
+
+
+def _choose(
+    statistics: Statistics, methods: Collection[str] | None
+) -> tuple[list[str], dict[str, str]]:
+    """Those to compare, and of all others why not."""
+    names = list(METHODS if methods is None else dict.fromkeys(methods))
+    for name in names:
+        find_method(name)
+    lacking = {name: reason for name in names if (reason := obstacle(statistics, name))}
+    if lacking and methods is not None:
+        raise InvalidOption(next(iter(lacking.values())))
+    wanted = [name for name in names if name not in lacking]
+    if len(wanted) < 2:
+        raise InvalidOption(f"methods={names}: comparing takes at least two")
+    return wanted, lacking
+
+
+def _values(scores: Scores) -> Values:
+    if scores.rule in {"uniform", "random"}:
+        return {}
+    if scores.rule == "spectral":
+        return {name: float(np.square(s).sum()) for name, s in scores.spectra.items()}
+    return scores.by_module
+
+
+def _likeness(
+    a: str, b: str, plans: Mapping[str, RankPlan], values: Mapping[str, Values]
+) -> Likeness:
+    names = [module.name for module in plans[a].modules]
+    is_scored = values[a] and values[b]
+    return Likeness(
+        a,
+        b,
+        spearman(*([values[m][n] for n in names] for m in (a, b))) if is_scored else None,
+        spearman(*([plans[m].ranks[n] for n in names] for m in (a, b))),
+        round(1 - plans_apart(plans[a], plans[b]), _DIGITS),
+    )
+
+
+def _centred_places(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place of each value in rising order, less their mean; equal values share theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    places = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return np.asarray(places - (len(places) + 1) / 2)

@@ -1,0 +1,107 @@
+"""A base model with the adapter of an arm on it, as stock PEFT makes it from the plan.
+
+The model is read from its files for every run: nothing that an earlier run has trained can be
+left on it. The start is the same in all arms: the head as calibration loads it, and of each
+A as many of the same random rows as the arm's rank asks for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fimlora.adapter.config import build_adapter_config, modules_in_full
+from fimlora.adapter.live import LiveAdapter, live_adapter
+from fimlora.errors import AdapterMismatch
+from fimlora.numerics.seeded_draws import draw_lora_a
+from fimlora.plan import RankPlan
+from fimlora_worker.inputs.base_model import BaseModel, set_padding
+from fimlora_worker.inputs.heads import TASK_TYPES, ModelRequest
+from fimlora_worker.inputs.models import load_model
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model to be trained.
+
+    Attributes:
+        model: A PEFT model.
+        adapter_parameters: Of A and B.
+        trainable_parameters: These and those of the head.
+    """
+
+    model: nn.Module
+    adapter_parameters: int
+    trainable_parameters: int
+
+
+def training_request(request: ModelRequest) -> ModelRequest:
+    """How a model is loaded for training: on a CPU in single precision."""
+    return replace(request, dtype="float32") if request.device == "cpu" else request
+
+
+def adapt(
+    base: BaseModel, plan: RankPlan, *, seed: int, head: Mapping[str, Tensor] | None = None
+) -> Adapted:
+    """Load the base model and put the plan's adapter on it.
+
+    Args:
+        base: The base model.
+        plan: The plan.
+        seed: Of the rows of A.
+        head: Tensors that the head starts from, by their names in the base model, instead of
+            those that are drawn.
+
+    Raises:
+        AdapterMismatch: PEFT makes something else of the plan.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    loaded = load_model(base.folder, base.config, training_request(base.request)).model
+    set_padding(loaded.config, base.pad_token_id)
+    _start_head(loaded, head or {})
+    config = build_adapter_config(
+        plan,
+        base_model=str(loaded.name_or_path),
+        task_type=TASK_TYPES[base.request.task],
+        modules_to_save=modules_in_full(base.head_names()),
+    )
+    model: Any = get_peft_model(loaded, LoraConfig(**config))
+    adapter = live_adapter(model)
+    _start_adapter(adapter, plan, seed=seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # half precision would round small steps away
+            parameter.data = parameter.data.float()
+    return _counted(model, adapter, plan)
+
+
+def _start_head(model: nn.Module, head: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in head.items():
+            model.get_parameter(name).copy_(tensor)
+
+
+def _start_adapter(adapter: LiveAdapter, plan: RankPlan, *, seed: int) -> None:
+    wanted = {name: rank for name, rank in plan.ranks.items() if rank}
+    if adapter.ranks != wanted:
+        odd = sorted(set(adapter.ranks.items()) ^ set(wanted.items()))[:4]
+        raise AdapterMismatch(f"PEFT's ranks are not the plan's: {odd}")
+    modules = {module.name: module for module in plan.modules}
+    with torch.no_grad():
+        for name, rank in wanted.items():
+            A, _ = adapter.matrices(name)
+            A.weight.copy_(draw_lora_a(modules[name], rank=rank, seed=seed))
+
+
+def _counted(model: nn.Module, adapter: LiveAdapter, plan: RankPlan) -> Adapted:
+    matrices = [part for name in adapter.layers for part in adapter.matrices(name)]
+    n_adapter = sum(part.weight.numel() for part in matrices)
+    if n_adapter != plan.spent.parameters:
+        raise AdapterMismatch(
+            f"PEFT trains {n_adapter:,} parameters of A and B, the plan has "
+            f"{plan.spent.parameters:,}"
+        )
+    n_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Adapted(model, n_adapter, n_trainable)
