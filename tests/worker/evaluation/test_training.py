@@ -23,6 +23,7 @@ from fimlora_worker.inputs.calibration_data import PaddedBatches
 from fimlora_worker.inputs.models import load_model
 from support.evaluations import make_settings
 from support.model_folders import make_family
+from support.seq2seq import SEQ2SEQ_MODELS
 from support.training import by_hand, make_rows, make_task
 
 RATE = 2e-2
@@ -298,6 +299,35 @@ def test_metrics_do_not_depend_on_how_held_out_rows_are_batched(
         ]
         for other in found[1:]:
             assert other == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_an_encoder_decoder_predicts_the_first_token_too(size):
+    """The loss is the mean over all tokens that are written, batched as one likes."""
+    model = SEQ2SEQ_MODELS["t5"](60)
+    examples = [
+        {
+            "input_ids": [3 + (n + i) % 50 for i in range(length)],
+            "attention_mask": [1] * length,
+            "labels": [3 + (5 * n + i) % 50 for i in range(1 + 4 * n % 7)],
+        }
+        for n, length in enumerate([15, 9, 7, 3, 11])
+    ]
+    total = n_tokens = 0
+    with torch.no_grad():
+        for example in examples:
+            row = {name: torch.tensor([ids]) for name, ids in example.items()}
+            n = len(example["labels"])
+            total, n_tokens = total + float(model(**row).loss) * n, n_tokens + n
+
+    found = held_out_metrics(
+        model,
+        PaddedBatches(examples, batch_size=size, pad_id=0),
+        problem_type=None,
+        on_batch=lambda: None,
+    )
+
+    assert found["loss"] == pytest.approx(total / n_tokens, rel=1e-5)
 
 
 def test_memory_that_runs_out_is_named_with_a_way_out(encoder, tmp_path):

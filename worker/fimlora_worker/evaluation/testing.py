@@ -38,6 +38,8 @@ def held_out_metrics(
         on_batch: Called before each batch.
     """
     device = next(model.parameters()).device
+    # What a decoder of its own writes is predicted from its first token on.
+    first = 0 if getattr(model.config, "is_encoder_decoder", False) else 1
     total, weight = 0.0, 0
     predicted: list[Any] = []
     targets: list[Any] = []
@@ -46,7 +48,7 @@ def held_out_metrics(
             on_batch()
             placed = {name: tensor.to(device) for name, tensor in batch.items()}
             output = model(**placed)
-            n = _n_labels(batch["labels"], problem_type)
+            n = _n_labels(batch["labels"], problem_type, first)
             total, weight = total + float(output.loss) * n, weight + n
             if problem_type:
                 predicted += _predictions(output.logits, problem_type)
@@ -68,9 +70,9 @@ def _testing(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _n_labels(labels: Tensor, problem_type: str | None) -> int:
-    """Rows of a classifier; tokens of a language model, of which the first is never predicted."""
-    return len(labels) if problem_type else int((labels[:, 1:] != IGNORED).sum())
+def _n_labels(labels: Tensor, problem_type: str | None, first: int) -> int:
+    """Rows of a classifier; tokens of a language model from the first that is predicted."""
+    return len(labels) if problem_type else int((labels[:, first:] != IGNORED).sum())
 
 
 def _predictions(logits: Tensor, problem_type: str) -> list[Any]:
