@@ -7,10 +7,9 @@ needs a weight or draws a random number.
 
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from torch import nn
 
 from fimlora.errors import UnsupportedModule
+from fimlora.model.naming import named_endings
 from fimlora.model.outline import outline
 from fimlora.model.targets import base_model_of
 
@@ -41,79 +41,59 @@ class PeftRefusal(UnsupportedModule):
 
 
 @dataclass(frozen=True, slots=True)
-class Carriers:
-    """What carries LoRA where PEFT has put it.
+class Adapted:
+    """What PEFT has made of a config.
 
     Attributes:
         ranks: Rank by name of the module that carries LoRA.
         scales: Effective scale, likewise.
         parameters: Names of single parameters that carry LoRA, as fused experts do.
         saved: Names of the modules that are trained and saved in full.
+        n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
+            that is trained outside ``saved``.
+        tensors: Shape by name of the tensors that a file of weights must hold; ``None`` where
+            that was not asked.
+        lost: Names of those that PEFT does not find again when it loads such a file.
     """
 
     ranks: Mapping[str, int]
     scales: Mapping[str, float]
     parameters: tuple[str, ...]
     saved: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Adapted(Carriers):
-    """What PEFT has made of a config.
-
-    Attributes:
-        n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
-            that is trained outside ``saved``.
-        tensors: Shape by name of the tensors that a file of weights must hold.
-        lost: Names of those that PEFT does not find again when it loads such a file.
-    """
-
     n_lora_parameters: int
-    tensors: Mapping[str, tuple[int, ...]]
-    lost: tuple[str, ...]
+    tensors: Mapping[str, tuple[int, ...]] | None = None
+    lost: tuple[str, ...] = ()
 
 
-def adapt(model: nn.Module, config: Mapping[str, Any]) -> Adapted:
+def adapt(
+    model: nn.Module, config: Mapping[str, Any], *, with_tensors: bool = False
+) -> Adapted:
     """Put an adapter on an outline of a model, as stock PEFT does it.
 
     Args:
         model: The base model, loaded or a skeleton.
         config: The content of ``adapter_config.json``.
+        with_tensors: Whether to find out what a file of weights holds, too: with thousands of
+            modules that takes longer than all else.
 
     Returns:
         What the outline carries then.
 
     Raises:
         PeftRefusal: PEFT raises.
-    """  # noqa: DOC502 - `_put_on` raises
-    with _trying():
-        return _describe(_put_on(model, config))
-
-
-@contextmanager
-def _trying() -> Iterator[None]:
-    """Let PEFT warn of what it likes: what it tells of is seen in the outcome."""
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _put_on(model: nn.Module, config: Mapping[str, Any]) -> Any:
-    """Put an adapter on an outline of a model.
-
-    Returns:
-        What PEFT makes of it.
-
-    Raises:
-        PeftRefusal: PEFT raises whatever it likes, and that is the answer.
     """
     fields = deepcopy(dict(config)) | {"base_model_name_or_path": None}
-    try:
-        with torch.device("meta"):
-            peft_config = PeftConfig.from_peft_type(**fields)
-            return get_peft_model(outline(model), peft_config, adapter_name=_ADAPTER)
-    except Exception as error:
-        raise PeftRefusal(_first_words(error)) from error
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they tell of is seen in the outcome
+        try:
+            with torch.device("meta"):
+                peft_config = PeftConfig.from_peft_type(**fields)
+                tree = outline(model)
+                adapted = get_peft_model(tree, peft_config, adapter_name=_ADAPTER)
+        except Exception as error:  # it raises whatever it likes, and that is the answer
+            raise PeftRefusal(_first_words(error)) from error
+        described = _describe(adapted)
+        return _with_tensors(described, adapted) if with_tensors else described
 
 
 def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -152,11 +132,12 @@ def unadaptable(
         Reason by name; what is not in it is adapted, and nothing else.
     """
     left, reasons = dict.fromkeys(names), dict[str, str]()
+    if not left:
+        return reasons
     shell = outline(model)
 
-    def attempt(targets: Collection[str]) -> Carriers:
-        with _trying():
-            return _carriers(_put_on(shell, _config(targets, task_type, modules_to_save)))
+    def attempt(targets: Collection[str]) -> Adapted:
+        return adapt(shell, _config(targets, task_type, modules_to_save))
 
     while left:
         try:
@@ -170,12 +151,13 @@ def unadaptable(
     return {name: reasons[name] for name in names if name in reasons}
 
 
-def _carriers(adapted: Any) -> Carriers:
-    """Name what carries LoRA, and what is trained in full."""
-    named = [*adapted.get_base_model().named_modules()]
-    layers = {n: m for n, m in named if isinstance(m, LoraLayer)}
+def _describe(adapted: Any) -> Adapted:
+    base = adapted.get_base_model()
+    layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
     plain = {n: m for n, m in layers.items() if not getattr(m, "parameter_name", None)}
-    return Carriers(
+    saved = {n: m for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)}
+    in_full = {id(p) for module in saved.values() for p in module.parameters()}
+    return Adapted(
         ranks={name: layer.r[_ADAPTER] for name, layer in plain.items()},
         scales={name: layer.scaling[_ADAPTER] for name, layer in plain.items()},
         parameters=tuple(
@@ -183,27 +165,18 @@ def _carriers(adapted: Any) -> Carriers:
             for name, layer in layers.items()
             if name not in plain
         ),
-        saved=tuple(n for n, m in named if isinstance(m, ModulesToSaveWrapper)),
-    )
-
-
-def _describe(adapted: Any) -> Adapted:
-    base, carriers = adapted.get_base_model(), _carriers(adapted)
-    saved = [base.get_submodule(name) for name in carriers.saved]
-    # Not asking whether embeddings were resized, which looks for the model on the hub.
-    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    in_full = {id(p) for module in saved for p in module.parameters()}
-    return Adapted(
-        ranks=carriers.ranks,
-        scales=carriers.scales,
-        parameters=carriers.parameters,
-        saved=carriers.saved,
+        saved=tuple(saved),
         n_lora_parameters=sum(
             p.numel() for p in base.parameters() if p.requires_grad and id(p) not in in_full
         ),
-        tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        lost=_lost(adapted, tensors),
     )
+
+
+def _with_tensors(described: Adapted, adapted: Any) -> Adapted:
+    # Not asking whether embeddings were resized, which looks for the model on the hub.
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return replace(described, tensors=shapes, lost=_lost(adapted, tensors))
 
 
 def _lost(adapted: Any, tensors: Mapping[str, Any]) -> tuple[str, ...]:
@@ -229,14 +202,13 @@ def _config(
     }
 
 
-def _not_adapted(adapted: Carriers, names: Collection[str], shell: nn.Module) -> dict[str, str]:
+def _not_adapted(adapted: Adapted, names: Collection[str], shell: nn.Module) -> dict[str, str]:
     """Reasons of those that carry no LoRA, and of those that drag in another module."""
     extra = [name for name in adapted.ranks if name not in names]
     found = {
-        name: f"PEFT would adapt {other!r} with it, which is not a target"
-        for name in names
-        for other in extra
-        if other.endswith(f".{name}")
+        name: f"PEFT would adapt {others[-1]!r} with it, which is not a target"
+        for name, others in named_endings(extra).items()
+        if name in names
     }
     for name in names:
         if name not in adapted.ranks:
@@ -244,7 +216,7 @@ def _not_adapted(adapted: Carriers, names: Collection[str], shell: nn.Module) ->
     return found
 
 
-def _why_not(name: str, adapted: Carriers, shell: nn.Module) -> str:
+def _why_not(name: str, adapted: Adapted, shell: nn.Module) -> str:
     for saved in adapted.saved:
         if name == saved or name.startswith(f"{saved}."):
             return f"part of {saved!r}, which PEFT trains in full"
