@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fimlora_client.head_line import head_line
 from fimlora_contract.rank_maps import RankMap, RankMapModule
+from fimlora_contract.signals import Signal
 
 # From pale to deep; the text colour keeps enough contrast on each.
 SHADES = (
@@ -32,6 +33,7 @@ SHADES = (
     "#0a3553",
 )
 DARK_FROM = 4
+SIGNAL_STYLES = {"task": "bold green", "weak": "bold yellow", "none": "bold yellow"}
 EMPTY = "·"
 CELL = 8
 
@@ -80,6 +82,8 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
     """The whole rank map: table, other modules, budget."""
     grid = arrange(rank_map.modules)
     parts: list[RenderableType] = []
+    if rank_map.signal:
+        parts.append(Padding(signal_line(rank_map.signal), (1, 0, 0, 2)))
     if grid.layers:
         parts.append(Padding(_blocks(grid, rank_map), (1, 0, 0, 1)))
     if grid.others:
@@ -90,6 +94,11 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
     if rank_map.not_targeted:
         parts.append(Padding(left_out_lines(rank_map), (0, 0, 1, 2)))
     return Group(*parts)
+
+
+def signal_line(signal: Signal) -> Text:
+    """How much of the plan follows from the task: first of all, as all else hangs on it."""
+    return Text(signal.sentence, SIGNAL_STYLES.get(signal.verdict, ""))
 
 
 def budget_lines(rank_map: RankMap) -> Table:

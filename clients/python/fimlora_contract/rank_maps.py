@@ -6,6 +6,7 @@ from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.confidence import Confidence, PlanWarning
+from fimlora_contract.signals import Signal
 
 
 def is_unknown(value: object) -> bool:
@@ -63,7 +64,7 @@ class RankMap(AnswerModel):
         description="What the choice of targets means but is not one of them, by name, with the "
         "reason in a sentence.",
     )
-    signal: dict[str, Any] | None = Field(
+    signal: Signal | None = Field(
         None,
         exclude_if=is_unknown,
         description="How much of the plan follows from the task, if that was asked.",

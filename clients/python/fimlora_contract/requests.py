@@ -23,7 +23,9 @@ LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
-MethodName = Literal["fim", "coherent", "spectral", "spectral-denoised", "uniform", "random"]
+MethodName = Literal[
+    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "uniform", "random"
+]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
@@ -101,6 +103,13 @@ class Calibration(RequestModel):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
     estimator: Literal["exact", "sampled"] = "exact"
+    signal: Annotated[
+        bool,
+        Field(
+            description="Whether to measure also how much of the plan follows from the labels: a "
+            "second backward pass, under labels of other rows. It changes no plan."
+        ),
+    ] = True
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task: Annotated[
         Literal["auto", "sequence_classification", "regression", "causal_lm"],
@@ -155,8 +164,9 @@ class Allocation(RequestModel):
         MethodName,
         Field(
             description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise (all but "
-            "fim experimental: not shown to beat uniform); or one of the two controls."
+            "marginal gain from gradient spectra, or what of these is above their noise; by "
+            "Fisher information over that under labels of other rows (all but fim experimental: "
+            "not shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
@@ -208,18 +218,20 @@ def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
         )
 
 
-def check_rounds(calibration: Calibration, allocation: Allocation) -> None:
+def check_rounds(
+    calibration: Calibration, allocation: Allocation, methods: tuple[str, ...]
+) -> None:
     """Refuse to measure until a plan is stable where nothing tells whether it is."""
     if calibration.n_batches != "auto":
         return
     given, then = "n_batches=auto", "give a number of batches"
-    if allocation.method in {"uniform", "random"}:
-        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
-    if allocation.method != "fim":
+    if other := [name for name in methods if name not in {"fim", "uniform", "random"}]:
         raise ValueError(
-            f"{given} with method {allocation.method}: what it needs of the mean gradient does not "
-            f"add up over rounds; {then}, or take method fim"
+            f"{given} with method {other[0]}: what it needs of the mean gradient does not add up "
+            f"over rounds; {then}, or take method fim"
         )
+    if "fim" not in methods:
+        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
     if allocation.aggregation != "mean":
         raise ValueError(
             f"{given} with aggregation {allocation.aggregation}: its scores are no means of a "
@@ -313,7 +325,7 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _rounds_add_up(self) -> Self:
-        check_rounds(self.calibration, self.allocation)
+        check_rounds(self.calibration, self.allocation, self.methods_measured)
         return self
 
     @model_validator(mode="after")

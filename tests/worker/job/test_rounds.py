@@ -142,7 +142,7 @@ def test_a_lost_attempt_costs_no_round(jobs: Jobs, run_queue, tmp_path):
     assert kept is not None
     assert kept[1] == 16
     resumed = [e.progress.resumed_from or 0 for e in jobs.store.events(job_id) if e.progress]
-    assert max(resumed) == 22  # the batch that was done when the attempt was told
+    assert max(resumed) in {21, 22, 23}  # what was done when the attempt was told
     assert result_of(jobs, job_id).digest == result_of(jobs, again).digest
 
 

@@ -17,6 +17,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
+from fimlora_worker.job.known_model import known_model
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
@@ -89,7 +90,11 @@ def calibrate(
     """
     measured, target = accepted.measured, folder / ADAPTER_FOLDER
     if measured and measured.suffices_for(accepted.request):
-        return Outcome(write_again(accepted.request, measured, reporter, folder=target))
+        model = known_model(
+            accepted.resolved["base_model"], measured.written.config["task_type"], process
+        )
+        plan = write_again(accepted.request, measured, reporter, folder=target, model=model)
+        return Outcome(plan)
     return _calibrate_model(accepted, process, reporter, folder)
 
 
@@ -111,7 +116,7 @@ def _calibrate_model(
     statistics, rounds = (
         (accepted.measured.statistics, accepted.measured.rounds)
         if accepted.measured
-        else _measure(accepted, prepared, process, reporter, folder)
+        else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared, rounds)
@@ -121,14 +126,18 @@ def _calibrate_model(
     return Outcome(plan, statistics.execution)
 
 
-def _measure(
+def measure(
     accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
     folder: Path,
 ) -> tuple[Statistics, dict[str, Any]]:
-    """Measure, and say how the number of batches came about where that was not asked for."""
+    """Measure what a job asks for, from where an earlier attempt of it was.
+
+    Returns:
+        The statistics, and how the number of batches came about where that was not asked for.
+    """
     progress = MeasurementProgress(
         progress_folder(process.settings.tmp_dir, reporter.job_id),
         reporter.attempt,
@@ -154,10 +163,21 @@ def _allocate(
     prepared: Prepared,
     rounds: Mapping[str, Any],
 ) -> RankPlan:
+    allocation = accepted.request.allocation
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
+    facts = facts_of(accepted, prepared, rounds)
+    plan = solve(accepted.request, scores, provenance=facts)
+    return with_confidence(statistics, plan, multiple_of=allocation.multiple_of)
+
+
+def facts_of(
+    accepted: AcceptedJob, prepared: Prepared, rounds: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a plan says of where it came from, beside what its statistics say."""
     calibration = accepted.request.calibration
     n_batches = rounds["n_batches_by"]["used"] if rounds else calibration.most_batches
     used = prepared.drawn.first(n_batches * calibration.batch_size)
-    provenance = {
+    return {
         "engine": engine_version,
         **sources(accepted.resolved),
         "task": prepared.fields.task,
@@ -171,10 +191,6 @@ def _allocate(
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
-    allocation = accepted.request.allocation
-    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    plan = solve(accepted.request, scores, provenance=provenance)
-    return with_confidence(statistics, plan, multiple_of=allocation.multiple_of)
 
 
 def _write(

@@ -10,7 +10,7 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -76,6 +76,9 @@ def measure_model(
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
     settings = _settings(request, batches, reporter, part).without(model.drawn)
+    # Once, as PEFT tries the targets out, which takes a while with thousands of them.
+    choice = settings.choose(model.outline())
+    settings = replace(settings, choice=choice)
     attempt = _Attempt(settings, model, batches, part, reporter, folder, progress)
     width = max(batches.width, head_batches.width if head_batches else 0)
     executor = parse_executor(request.calibration.executor)
@@ -83,9 +86,11 @@ def measure_model(
         executor = Executor.STREAMED
     if part.executor is Executor.STREAMED:
         executor = Executor.STREAMED  # what did not fit before does not fit now
-    modules = settings.choose(model.outline()).modules
+    modules = choice.modules
     check_feasible(request, model.outline(), modules)
-    recorded_bytes = bytes_recorded(modules, settings.record) if settings.record else 0
+    recorded_bytes = bytes_recorded(
+        modules, settings.record, null=settings.null, halves=settings.halves
+    )
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
@@ -177,6 +182,8 @@ def _settings(
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),
+        null=calibration.signal or needs_null(*request.methods_measured),
+        halves=calibration.signal,
         on_batch=on_batch,
         first_example=part.first_example,
     )

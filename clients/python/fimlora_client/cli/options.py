@@ -76,8 +76,16 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised "
-        "(experimental: not shown to beat uniform).",
+        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
+        "fim-over-null (experimental: not shown to beat uniform).",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    _option(
+        "--methods",
+        panel=ALLOCATION,
+        help="Two or more, with commas between; all that one set of passes gives if left out.",
     ),
 ]
 RMin = Annotated[
@@ -129,6 +137,15 @@ Estimator = Annotated[
     str | None,
     _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
 ]
+Signal = Annotated[
+    bool | None,
+    _option(
+        "--signal/--no-signal",
+        panel=CALIBRATION,
+        help="Measure how much of the plan follows from the labels, which takes up to half as "
+        "long again (default).",
+    ),
+]
 ChatLabels = Annotated[
     str | None,
     _option(
@@ -172,7 +189,8 @@ Column = Annotated[
     _option(
         "--column",
         panel=DATA,
-        help="ROLE=NAME, e.g. text=review; found by usual names if left out. Repeatable.",
+        help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
+        "and input= leave such a column alone. Repeatable.",
     ),
 ]
 Split = Annotated[
