@@ -18,6 +18,7 @@ from fimlora import (
 )
 from fimlora.adapter.text_files import text_files
 from fimlora.confidence.evidence import examples_of, with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
 from fimlora.replan import WrittenAdapter, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
@@ -86,8 +87,11 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         scores = score(
             statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )
+        signal = source_if_any(
+            statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
+        )
         examples = examples_of(statistics)
-    return ScoredStatistics(scores, digest, examples)
+    return ScoredStatistics(scores, digest, examples, signal)
 
 
 def written_adapter(result: CalibrationResult) -> WrittenAdapter:
@@ -116,6 +120,7 @@ def plan_and_config(
             provenance=written.facts_beside(scored.scores),
             **allocation.model_dump(exclude={"aggregation", "method"}),
         )
+        plan = with_signal(plan, scored.signal, multiple_of=allocation.multiple_of)
         plan = with_confidence(scored.examples, plan, multiple_of=allocation.multiple_of)
         return plan, replanned_config(plan, written, layout=adapter.layout)
     except InfeasibleBudget as error:

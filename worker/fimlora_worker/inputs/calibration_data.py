@@ -105,7 +105,7 @@ def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | No
     Raises:
         UnsupportedArchitecture: Names a token that it has none of.
     """
-    largest = max(max(example["input_ids"]) for example in examples)
+    largest = max(max(_ids(example)) for example in examples)
     if n_ids is not None and largest >= n_ids:
         raise UnsupportedArchitecture(
             f"the tokenizer gives token id {largest} "
@@ -113,6 +113,12 @@ def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | No
             f"{n_ids - 1}: register the model with the tokenizer it was trained with, or "
             "resize its embeddings"
         )
+
+
+def _ids(example: Example) -> list[int]:
+    """What is read, and what is to be written where that is another sequence."""
+    labels = example["labels"]
+    return [*example["input_ids"], *(labels if isinstance(labels, list) else ())]
 
 
 def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
@@ -152,8 +158,13 @@ class PaddedBatches:
 
     @property
     def width(self) -> int:
-        """Tokens of the longest example."""
-        return max(len(example["input_ids"]) for example in self._examples)
+        """Tokens of the longest sequence."""
+        return max(
+            len(value)
+            for example in self._examples
+            for value in example.values()
+            if isinstance(value, list)
+        )
 
     @property
     def largest(self) -> int:
@@ -170,13 +181,13 @@ class PaddedBatches:
             yield self._pad(self._examples[start : start + self._batch_size])
 
     def _pad(self, batch: Sequence[Example]) -> dict[str, Tensor]:
-        width = max(len(example["input_ids"]) for example in batch)
         return {
-            name: torch.tensor([self._widen(example[name], name, width) for example in batch])
+            name: torch.tensor(self._widen([example[name] for example in batch], name))
             for name in batch[0]
         }
 
-    def _widen(self, value: Any, name: str, width: int) -> Any:
-        if not isinstance(value, list):  # a class or a number
-            return value
-        return value + [self._fill.get(name, 0)] * (width - len(value))
+    def _widen(self, values: list[Any], name: str) -> list[Any]:
+        if not isinstance(values[0], list):  # a class or a number
+            return values
+        width, filling = max(map(len, values)), self._fill.get(name, 0)
+        return [value + [filling] * (width - len(value)) for value in values]

@@ -15,16 +15,22 @@ MOST_COUNTED = 50
 
 
 def label_facts(
-    examples: Sequence[Example], fields: TextFields, chat: ChatEncoder, labels: Labels | None
+    examples: Sequence[Example],
+    fields: TextFields,
+    chat: ChatEncoder,
+    labels: Labels | None,
+    *,
+    is_pair: bool = False,
 ) -> dict[str, Any]:
     """Facts for a plan's provenance: of classes or of tokens; none of a regression."""
     if fields.label:
         return class_facts([example["labels"] for example in examples], labels)
+    # The first token of a row is never predicted; of a completion that is a sequence, it is.
+    first = 0 if is_pair else 1
     facts: dict[str, Any] = {
         "tokens": sum(len(example["labels"]) for example in examples),
-        # The first token of a row is never predicted.
         "labelled_tokens": sum(
-            label != IGNORED for example in examples for label in example["labels"][1:]
+            label != IGNORED for example in examples for label in example["labels"][first:]
         ),
         "labels_by": sorted(chat.decided_by) or ["completion" if fields.completion else "all"],
     }

@@ -9,6 +9,7 @@ from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
 from fimlora.adapter.config import modules_in_full
 from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.measuring.head.fitted import head_of
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
@@ -165,8 +166,11 @@ def _allocate(
 ) -> RankPlan:
     allocation = accepted.request.allocation
     scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    facts = facts_of(accepted, prepared, rounds)
-    plan = solve(accepted.request, scores, provenance=facts)
+    plan = solve(accepted.request, scores, provenance=facts_of(accepted, prepared, rounds))
+    source = source_if_any(
+        statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
+    )
+    plan = with_signal(plan, source, multiple_of=allocation.multiple_of)
     return with_confidence(statistics, plan, multiple_of=allocation.multiple_of)
 
 
@@ -180,7 +184,7 @@ def facts_of(
     return {
         "engine": engine_version,
         **sources(accepted.resolved),
-        "task": prepared.fields.task,
+        "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,
         "data_seed": calibration.seed,
@@ -206,7 +210,7 @@ def _write(
         plan,
         folder,
         base_model=model_name(accepted.resolved),
-        task_type=TASK_TYPES[prepared.fields.task],
+        task_type=TASK_TYPES[prepared.model.request.task],
         layout=adapter.layout,
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,

@@ -26,7 +26,7 @@ from fimlora_worker.inputs.chat.assistant_turns import Choice
 from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder, Example
-from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.heads import ModelRequest, head_task
 from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
@@ -109,7 +109,13 @@ def prepare(
             on_example=on_example,
         )
         assert encoder.chat
-        facts = partial(label_facts, fields=base.fields, chat=encoder.chat, labels=base.labels)
+        facts = partial(
+            label_facts,
+            fields=base.fields,
+            chat=encoder.chat,
+            labels=base.labels,
+            is_pair=base.is_pair,
+        )
     check_token_ids([*drawn.examples, *drawn.further], base.tokenizer, base.limits.n_ids)
     pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
@@ -133,13 +139,18 @@ class Base:
     fields: TextFields
     labels: Labels | None
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether an encoder reads the prompt, and a decoder the completion."""
+        return self.model.request.task == "seq2seq_lm"
+
     @contextmanager
     def encoder(self, max_length: int, chat_labels: Choice) -> Iterator[Encoder]:
         """An encoder of rows; what it starts ends with the block."""
         tokenizer, config = self.tokenizer, self.model.config
         longest = longest_input(max_length, tokenizer, config, self.limits.n_positions)
         with chat_encoder(tokenizer, chat_labels) as chat:
-            yield Encoder(tokenizer, self.fields, longest, self.labels, chat)
+            yield Encoder(tokenizer, self.fields, longest, self.labels, chat, self.is_pair)
 
 
 def find_base(
@@ -191,7 +202,7 @@ def _model_request(
     own = getattr(config, "dtype", None)
     return ModelRequest(
         digest=digest,
-        task=fields.task,
+        task=head_task(config, fields),
         dtype=choose_dtype(request.calibration.dtype, own, device=device),
         device=device,
         n_outputs=labels.n_outputs if labels else None,

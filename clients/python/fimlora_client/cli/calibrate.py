@@ -93,9 +93,9 @@ def calibrate(
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
-            batch_size=batch_size, max_length=max_length, estimator=estimator, signal=signal,
-            chat_labels=chat_labels, dtype=dtype, executor=executor, task=task, seed=seed,
-            head=head, head_rows=head_rows,
+            batch_size=batch_size, max_length=max_length,
+            estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
+            executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
