@@ -61,7 +61,7 @@ SIGNATURES = {
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False",
-    "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
+    "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, choice=None, "
     "n_batches=8, estimator='exact', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
@@ -85,7 +85,7 @@ FIELDS = {
         "method",
     ],
     "Settings": [
-        *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
+        *("target_modules", "exclude_modules", "drawn", "unadaptable", "choice", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
         *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
         *("progress_file", "first_example", "null", "halves"),
@@ -93,7 +93,15 @@ FIELDS = {
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
-        *("controls", "provenance", "not_targeted", "signal", "confidence", "method"),
+        *(
+            "controls",
+            "provenance",
+            "not_targeted",
+            "signal",
+            "confidence",
+            "method",
+            "warnings",
+        ),
     ],
 }
 

@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from fimlora_client.head_line import head_line
 from fimlora_contract.rank_maps import RankMap, RankMapModule
 from fimlora_contract.signals import Signal
 
@@ -117,6 +118,8 @@ def budget_lines(rank_map: RankMap) -> Table:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
         table.add_row(Text("trained", "bold"), Text(padded))
+    if head := head_line(rank_map.provenance.get("head")):
+        table.add_row(Text("head", "bold"), Text(head))
     if classes := classes_line(rank_map.provenance):
         table.add_row(Text("names", "bold"), Text(classes))
     return table

@@ -22,7 +22,9 @@ LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
-MethodName = Literal["fim", "coherent", "spectral", "spectral-denoised", "uniform", "random"]
+MethodName = Literal[
+    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "uniform", "random"
+]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
@@ -105,6 +107,23 @@ class Calibration(RequestModel):
             "writes, its last turn, or every token."
         ),
     ] = "assistant"
+    head: Annotated[
+        Literal["fitted", "fresh"],
+        Field(
+            description="A task head that the checkpoint lacks: its last linear map fitted on "
+            "the features of the frozen model before anything is measured, or left as drawn, "
+            "which drowns the task. A head of the checkpoint stays as it is."
+        ),
+    ] = "fitted"
+    head_rows: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=65_536,
+            description="Rows that the head is fitted on at most: those that are measured, and "
+            "further ones.",
+        ),
+    ] = 1024
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     executor: Annotated[
         Literal["auto", "resident", "streamed"],
@@ -122,8 +141,9 @@ class Allocation(RequestModel):
         MethodName,
         Field(
             description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise (all but "
-            "fim experimental: not shown to beat uniform); or one of the two controls."
+            "marginal gain from gradient spectra, or what of these is above their noise; by "
+            "Fisher information over that under labels of other rows (all but fim experimental: "
+            "not shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from fimlora.memory.need import MemoryNeed, bytes_recorded
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.plan import TargetModule
 from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.dtypes import BYTES
@@ -119,10 +119,11 @@ def recorded_bytes(
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)
-    signal = request.calibration.signal
-    recorded = partial(bytes_recorded, modules, record, null=signal, halves=signal)
-    by_block = (recorded(at_once=block) for block in blocks.values())
-    return RecordedBytes(whole=recorded(), block=max(by_block, default=0))
+    halves = request.calibration.signal
+    null = halves or needs_null(*request.methods_measured)
+    count = partial(bytes_recorded, modules, record, null=null, halves=halves)
+    largest = max((count(at_once=block) for block in blocks.values()), default=0)
+    return RecordedBytes(whole=count(), block=largest)
 
 
 def find(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
@@ -39,6 +39,7 @@ def request_digest(
         | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
         # What a method needs besides is measured for it only.
         | ({"record": sorted(record)} if record else {})
+        | ({"null": True} if needs_null(*request.methods_measured) else {})
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )

@@ -32,8 +32,7 @@ from support.classifiers import (
     load_classifier,
     save_base,
 )
-from support.statistics import assert_identical
-from support.streaming import quiet
+from support.streaming import assert_same, quiet
 
 __all__ = ["quiet"]  # a fixture of every test here
 
@@ -163,7 +162,7 @@ def test_statistics_keep_the_head_that_they_were_measured_under(dtype, tmp_path)
     statistics.save(tmp_path / "statistics.safetensors")
     stored = Statistics.load(tmp_path / "statistics.safetensors")
 
-    assert_identical(stored, statistics, in_order=False)
+    assert_same(stored, statistics)
     kept = head_of(stored)
     assert kept is not None
     assert kept.facts == head.facts

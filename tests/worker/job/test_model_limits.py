@@ -12,7 +12,7 @@ from support.jobs import Jobs
 from support.model_folders import SPECIAL, WORDS, make_tokenizer
 
 N_TOKENS = len(SPECIAL) + len(WORDS)
-LONG = [{"text": " ".join(["w1 w2 w3"] * 30), "label": n % 2} for n in range(8)]
+LONG = [{"text": f"w{n} " + " ".join(["w1 w2 w3"] * 30), "label": n % 2} for n in range(8)]
 UNEVEN = [{"text": " ".join(WORDS[: 2 + 5 * n]), "label": n % 2} for n in range(8)]
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

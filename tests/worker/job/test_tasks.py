@@ -113,7 +113,8 @@ def test_events_tell_the_stages_in_order(jobs: Jobs, run_queue):
     progress = [e.progress for e in jobs.store.events(job_id) if e.progress]
     stages = list(dict.fromkeys(p.stage.value for p in progress))
     assert stages == [
-        "resolving", "loading", "calibrating", "allocating", "writing", "committing",
+        "resolving", "loading", "fitting_head", "calibrating", "allocating", "writing",
+        "committing",
     ]  # fmt: skip
     last = [p for p in progress if p.stage == "calibrating"][-1]
     assert (last.batch, last.n_batches, last.seconds_left) == (6, 6, 0)

@@ -16,6 +16,8 @@ import numpy as np
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
 from fimlora.confidence.correlation import spearman
+from fimlora.confidence.signal import obstacle as no_signal
+from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, find_method
 from fimlora.methods.score import obstacle, score
@@ -147,8 +149,13 @@ def compare(
         for method, scores in taken.items()
     }
     values = {method: _values(scores) for method, scores in taken.items()}
-    pairs = tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2))
-    return Comparison(plans, values, pairs, left_out)
+    return Comparison(
+        plans,
+        values,
+        tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2)),
+        left_out,
+        _signals(statistics, plans, options, aggregation=aggregation, estimator=estimator),
+    )
 
 
 def _choose(
@@ -173,6 +180,21 @@ def _values(scores: Scores) -> Values:
     if scores.rule == "spectral":
         return {name: float(np.square(s).sum()) for name, s in scores.spectra.items()}
     return scores.by_module
+
+
+def _signals(
+    statistics: Statistics,
+    plans: Mapping[str, RankPlan],
+    options: Mapping[str, Any],
+    **taken_with: Any,
+) -> dict[str, dict[str, Any]]:
+    """Signal of each plan of which one can be stated."""
+    tied = {name: options[name] for name in ("multiple_of", "groups") if name in options}
+    return {
+        method: signal_of(statistics, plan, **taken_with, **tied).to_json()
+        for method, plan in plans.items()
+        if no_signal(statistics, method, **taken_with) is None
+    }
 
 
 def _likeness(

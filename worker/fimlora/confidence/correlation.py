@@ -1,4 +1,4 @@
-"""Whether two methods, or two runs, put modules in one order. Nothing here imports torch."""
+"""Whether two rows of values have one order: Spearman's correlation."""
 
 import math
 from collections.abc import Sequence

@@ -29,6 +29,7 @@ class Settings:
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
             no targets. ``None`` asks the installed PEFT.
+        choice: What was chosen of the model already, by these settings; it is not chosen anew.
         n_batches: Batches to use at most.
         estimator: ``exact``, ``sketched``, ``sampled`` or ``both``; see
             `fimlora.statistics.options.Estimator`.
@@ -67,6 +68,7 @@ class Settings:
     exclude_modules: str | Sequence[str] | None = None
     drawn: Collection[str] = ()
     unadaptable: Unadaptable | None = None
+    choice: Choice | None = None
     n_batches: int = 8
     estimator: str = "exact"
     rank: int = 8
@@ -123,6 +125,8 @@ class Settings:
         Returns:
             The target modules, and what is not one.
         """
+        if self.choice is not None:
+            return self.choice
         return choose_targets(
             model,
             self.target_modules,

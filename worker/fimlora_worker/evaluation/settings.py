@@ -45,14 +45,14 @@ class EvaluationSettings:
     arms: tuple[str, ...]
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    tuning_seeds: tuple[int, ...] = (FIRST_TUNING_SEED, FIRST_TUNING_SEED + 1)
-    n_steps: int = 96
+    tuning_seeds: tuple[int, ...] = (FIRST_TUNING_SEED,)
+    n_steps: int = 64
     batch_size: int = 16
     max_length: int = 64
     n_held_out: int = 256
     held_out_share: float = 0.2
     split_seed: int = 0
-    n_points: int = 6
+    n_points: int = 4
     warmup_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -130,10 +130,9 @@ def default_settings(
             settings,
             learning_rates=rates[:-1],
             seeds=(0, 1, 2),
-            tuning_seeds=(FIRST_TUNING_SEED,),
-            n_steps=48,
+            n_steps=32,
             n_held_out=128,
-            n_points=3,
+            n_points=2,
         )
     return replace(settings, **changes)
 

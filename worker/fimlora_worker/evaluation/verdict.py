@@ -81,7 +81,7 @@ def _to_reference(values: Values, reference: str, metric: str) -> list[Differenc
     pairs: dict[str, tuple[list[float], Paired]] = {}
     for arm in values:
         each = differences_by_seed(values[arm], values[reference])
-        if arm != reference and (found := paired(each)):
+        if not _is_known(arm, reference) and (found := paired(each)):
             pairs[arm] = each, found
     adjusted = holm([found.p for _, found in pairs.values()])
     sign = 1 if metric in MORE_IS_BETTER else -1
@@ -100,6 +100,11 @@ def _to_reference(values: Values, reference: str, metric: str) -> list[Differenc
         )
         for (arm, (each, found)), p_holm in zip(pairs.items(), adjusted, strict=True)
     ]
+
+
+def _is_known(arm: str, reference: str) -> bool:
+    """Whether a difference is none, or that of random to uniform the other way round."""
+    return arm == reference or (arm, reference) == (UNIFORM, RANDOM)
 
 
 def _decide(

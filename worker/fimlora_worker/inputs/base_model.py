@@ -6,6 +6,7 @@ would load, down to a head that is drawn.
 
 import gc
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.measuring.executors import shortage
+from fimlora.measuring.head.last_linear import candidates
 from fimlora.memory.need import MemoryNeed, estimate_need
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import drawn_modules
@@ -125,14 +127,25 @@ class BaseModel:
             return self._loaded().drawn
         return drawn_modules(self.skeleton, self._missing)
 
+    @property
+    def has_drawn_head(self) -> bool:
+        """Whether a last linear map of its task is drawn; never with a language model's head."""
+        if not self.request.n_outputs or not self.drawn:
+            return False
+        return any(linear.name in self.drawn for linear in candidates(self.outline()))
+
     def head_names(self) -> tuple[str, ...]:
         """Names of the parameters that are trained in full for the task."""
         if not self.request.n_outputs:
             return ()
         return tuple(head_tensors(self.outline(), drawn=self.drawn))
 
-    def head(self) -> dict[str, Tensor]:
-        """Those parameters."""
+    def head(self, fitted: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+        """Those parameters, some of them as they were fitted for a job."""
+        drawn = self._head()
+        return drawn | {name: w.to(drawn[name].dtype) for name, w in fitted.items()}
+
+    def _head(self) -> dict[str, Tensor]:
         names = self.head_names()
         if self.request in self.cache:
             loaded = self.load()

@@ -30,11 +30,13 @@ class Drawn:
 
     Attributes:
         examples: In the order they are used.
-        n_dropped: Rows that were drawn but left nothing to predict.
+        n_dropped: Rows that were drawn for them but left nothing to predict.
+        further: Examples of the rows that come next in that order.
     """
 
     examples: Sequence[Example]
     n_dropped: int
+    further: Sequence[Example] = ()
 
 
 def draw(
@@ -43,6 +45,7 @@ def draw(
     *,
     n_examples: int,
     seed: int,
+    n_further: int = 0,
     on_example: Callable[[], None] = _nothing,
 ) -> Drawn:
     """Take rows in an order that depends on the seed alone, until there are enough.
@@ -52,6 +55,7 @@ def draw(
         encoder: Makes examples of them.
         n_examples: How many are wanted.
         seed: Decides the order.
+        n_further: How many are wanted besides, of the rows that follow.
         on_example: Called before each row is made an example, which may take long.
 
     Raises:
@@ -61,17 +65,17 @@ def draw(
     # The stream of RandomState is frozen for ever, that of newer generators is not.
     order = np.random.RandomState(seed).permutation(rows.n_rows)
     examples: list[Example] = []
-    n_dropped = start = 0
-    while len(examples) < n_examples and start < rows.n_rows:
+    n_dropped, start, n_wanted = 0, 0, n_examples + n_further
+    while len(examples) < n_wanted and start < rows.n_rows:
         # As many as were taken before, at least: a file may be read anew for each time.
-        n_rows = max(n_examples - len(examples), start, FEWEST_AT_ONCE)
+        n_rows = max(n_wanted - len(examples), start, FEWEST_AT_ONCE)
         numbers = order[start : start + n_rows].tolist()
         for where, row in rows.read(numbers, used_columns(encoder.fields)):
-            if len(examples) == n_examples:
+            if len(examples) == n_wanted:
                 break
             on_example()
             example = _encode(row, where, encoder)
-            n_dropped += example is None
+            n_dropped += example is None and len(examples) < n_examples
             if example is not None:
                 examples.append(example)
         start += n_rows
@@ -80,7 +84,7 @@ def draw(
             f"none of the {rows.n_rows} rows leaves anything to predict within "
             f"max_length={encoder.max_length}"
         )
-    return Drawn(examples, n_dropped)
+    return Drawn(examples[:n_examples], n_dropped, examples[n_examples:])
 
 
 def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | None) -> None:

@@ -15,7 +15,7 @@ from fimlora_worker.inputs.model_faults import named_as
 # request nor what ran before may change the scores.
 HEAD_SEED = 0
 # PEFT's words for the tasks.
-TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
+TASK_TYPES: dict[Task, str] = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 
 
 @dataclass(frozen=True)

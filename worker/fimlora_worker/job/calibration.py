@@ -8,6 +8,7 @@ from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
 from fimlora.adapter.config import modules_in_full
 from fimlora.confidence.signal import source_if_any, with_signal
+from fimlora.measuring.head.fitted import head_of
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -15,6 +16,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
+from fimlora_worker.job.known_model import known_model
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
@@ -86,7 +88,11 @@ def calibrate(
     """
     measured, target = accepted.measured, folder / ADAPTER_FOLDER
     if measured and measured.suffices_for(accepted.request):
-        return Outcome(write_again(accepted.request, measured, reporter, folder=target))
+        model = known_model(
+            accepted.resolved["base_model"], measured.written.config["task_type"], process
+        )
+        plan = write_again(accepted.request, measured, reporter, folder=target, model=model)
+        return Outcome(plan)
     return _calibrate_model(accepted, process, reporter, folder)
 
 
@@ -102,28 +108,30 @@ def _calibrate_model(
         folder=model_folder,
         rows=rows,
         process=process,
+        fits_head=accepted.measured is None,
         on_example=reporter.keep_alive,
     )
     statistics = (
         accepted.measured.statistics
         if accepted.measured
-        else _measure(accepted, prepared, process, reporter, folder)
+        else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
     plan = _allocate(accepted, statistics, prepared)
     reporter.enter(Stage.WRITING)
-    _write(accepted, plan, prepared, folder / ADAPTER_FOLDER)
+    _write(accepted, plan, statistics, prepared, folder / ADAPTER_FOLDER)
     statistics.save(folder / ADAPTER_FOLDER / STATISTICS)
     return Outcome(plan, statistics.execution)
 
 
-def _measure(
+def measure(
     accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
     folder: Path,
 ) -> Statistics:
+    """Measure what a job asks for, from where an earlier attempt of it was."""
     progress = MeasurementProgress(
         progress_folder(process.settings.tmp_dir, reporter.job_id),
         reporter.attempt,
@@ -137,13 +145,25 @@ def _measure(
         reporter,
         folder=folder,
         progress=progress,
+        head_batches=prepared.head_batches,
         memory_kills=accepted.memory_kills,
     )
 
 
 def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
+    allocation = accepted.request.allocation
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
+    plan = solve(accepted.request, scores, provenance=facts_of(accepted, prepared))
+    source = source_if_any(
+        statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
+    )
+    return with_signal(plan, source, multiple_of=allocation.multiple_of)
+
+
+def facts_of(accepted: AcceptedJob, prepared: Prepared) -> dict[str, Any]:
+    """What a plan says of where it came from, beside what its statistics say."""
     calibration = accepted.request.calibration
-    provenance = {
+    return {
         "engine": engine_version,
         **sources(accepted.resolved),
         "task": prepared.fields.task,
@@ -156,17 +176,17 @@ def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared)
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
-    allocation = accepted.request.allocation
-    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    plan = solve(accepted.request, scores, provenance=provenance)
-    source = source_if_any(
-        statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
-    )
-    return with_signal(plan, source, multiple_of=allocation.multiple_of)
 
 
-def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Path) -> None:
+def _write(
+    accepted: AcceptedJob,
+    plan: RankPlan,
+    statistics: Statistics,
+    prepared: Prepared,
+    folder: Path,
+) -> None:
     adapter, model = accepted.request.adapter, prepared.model
+    fitted = head_of(statistics)
     write_adapter(
         plan,
         folder,
@@ -175,7 +195,7 @@ def _write(accepted: AcceptedJob, plan: RankPlan, prepared: Prepared, folder: Pa
         layout=adapter.layout,
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,
-        head=model.head() if adapter.weights else None,
+        head=model.head(fitted.weights if fitted else {}) if adapter.weights else None,
         modules_to_save=modules_in_full(model.head_names()),
         model=model.outline(),
         other_model=model.other_skeleton(),

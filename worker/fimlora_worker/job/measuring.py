@@ -5,16 +5,18 @@ from pathlib import Path
 
 from fimlora import ProgressFile, Settings, Statistics, measure_streamed
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
+from fimlora.measuring.head.fitted import with_head
 from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import PaddedBatches
+from fimlora_worker.job.head import JobHead
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.solving import check_feasible
@@ -28,6 +30,7 @@ def measure_model(
     *,
     folder: Path,
     progress: MeasurementProgress,
+    head_batches: PaddedBatches | None = None,
     memory_kills: int = 0,
 ) -> Statistics:
     """Measure by the executor of the request, from where an earlier attempt was.
@@ -42,6 +45,7 @@ def measure_model(
         reporter: Told about every batch.
         folder: For what a streamed model keeps on disk meanwhile.
         progress: What earlier attempts have saved.
+        head_batches: What its head is fitted on; ``None`` where that stays as it is.
         memory_kills: Attempts that the system has ended for want of memory.
 
     Returns:
@@ -52,11 +56,16 @@ def measure_model(
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
     """
     settings = _settings(request, reporter).without(model.drawn)
-    attempt = _Attempt(request, settings, model, batches, reporter, folder, progress)
+    # Once, as PEFT tries the targets out, which takes a while with thousands of them.
+    choice = settings.choose(model.outline())
+    settings = replace(settings, choice=choice)
+    head = JobHead(model, head_batches, reporter)
+    attempt = _Attempt(request, settings, model, batches, head, reporter, folder, progress)
+    width = max(batches.width, head_batches.width if head_batches else 0)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
-    modules = settings.choose(model.outline()).modules
+    modules = choice.modules
     check_feasible(request, model.outline(), modules)
     recorded_bytes = bytes_recorded(
         modules, settings.record, null=settings.null, halves=settings.halves
@@ -65,7 +74,7 @@ def measure_model(
     return measure_where_it_fits(
         executor,
         device=model.device,
-        need=model.need(n_tokens=batches.width, recorded_bytes=recorded_bytes),
+        need=model.need(n_tokens=width, recorded_bytes=recorded_bytes),
         largest_batch=1 if memory_kills else batches.largest,
         resident=attempt.resident,
         streamed=attempt.streamed,
@@ -80,6 +89,7 @@ class _Attempt:
     settings: Settings
     model: BaseModel
     batches: PaddedBatches
+    head: JobHead
     reporter: Reporter
     folder: Path
     progress: MeasurementProgress
@@ -88,11 +98,14 @@ class _Attempt:
         """Measure the loaded model, so many examples at a time."""
         try:
             loaded = self.model.load()
+            head = self.head.resident(loaded, size)
             self._begin()
-            return self.progress.go_on(
-                Executor.RESIDENT,
-                lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
-            )
+            with with_head(loaded, head.weights):
+                statistics = self.progress.go_on(
+                    Executor.RESIDENT,
+                    lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
+                )
+            return head.stated_in(statistics)
         except Exception as error:
             if is_out_of_memory(error):
                 self.model.unload()  # what is streamed instead needs the memory
@@ -101,8 +114,9 @@ class _Attempt:
     def streamed(self, size: int) -> Statistics:
         """Measure the model from its folder, block by block."""
         self.model.unload()  # an earlier job may have left it loaded
+        head = self.head.streamed(size)
         self._begin()
-        return self.progress.go_on(
+        statistics = self.progress.go_on(
             Executor.STREAMED,
             lambda file: measure_streamed(
                 self.model.folder,
@@ -110,9 +124,11 @@ class _Attempt:
                 self._with(size, file),
                 max_boundary_bytes=boundary_limit(),
                 boundary_folder=self.folder,
+                head_weights=head.weights,
                 **self.model.streaming_options(),
             ),
         )
+        return head.stated_in(statistics)
 
     def _begin(self) -> None:
         self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
@@ -132,7 +148,7 @@ def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),
-        null=calibration.signal,
+        null=calibration.signal or needs_null(*request.methods_measured),
         halves=calibration.signal,
         on_batch=reporter.on_batch,
     )

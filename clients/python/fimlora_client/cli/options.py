@@ -76,8 +76,16 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised "
-        "(experimental: not shown to beat uniform).",
+        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
+        "fim-over-null (experimental: not shown to beat uniform).",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    _option(
+        "--methods",
+        panel=ALLOCATION,
+        help="Two or more, with commas between; all that one set of passes gives if left out.",
     ),
 ]
 RMin = Annotated[
@@ -129,6 +137,18 @@ ChatLabels = Annotated[
         help="What is predicted of chat rows: assistant (default), last turn of it, or all.",
     ),
 ]
+Head = Annotated[
+    str | None,
+    _option(
+        "--head",
+        panel=CALIBRATION,
+        help="A new task head: fitted before measuring (default), or fresh, as drawn.",
+    ),
+]
+HeadRows = Annotated[
+    int | None,
+    _option("--head-rows", panel=CALIBRATION, help="Rows to fit it on at most (1024)."),
+]
 Dtype = Annotated[
     str | None,
     _option("--dtype", panel=CALIBRATION, help="auto, float32, bfloat16 or float16."),
@@ -152,7 +172,8 @@ Column = Annotated[
     _option(
         "--column",
         panel=DATA,
-        help="ROLE=NAME, e.g. text=review; found by usual names if left out. Repeatable.",
+        help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
+        "and input= leave such a column alone. Repeatable.",
     ),
 ]
 Split = Annotated[

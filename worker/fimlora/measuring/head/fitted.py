@@ -4,6 +4,7 @@ A map that is drawn at random drowns the task: gradients are then the model's un
 feedback, whatever the labels are.
 """
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -48,8 +49,10 @@ class FittedHead:
         Returns:
             The same, with the head.
         """
-        arrays = {name: tensor.double().numpy() for name, tensor in self.weights.items()}
-        return replace(statistics, head=dict(self.facts), head_weights=arrays)
+        arrays = {name: self.weights[name].double().numpy() for name in sorted(self.weights)}
+        # In the order of a file that is read again: a rank map then has the same bytes.
+        facts = json.loads(json.dumps(self.facts, sort_keys=True))
+        return replace(statistics, head=facts, head_weights=arrays)
 
 
 def head_of(statistics: Statistics) -> FittedHead | None:
@@ -101,9 +104,26 @@ class HeadRows:
         weights = {f"{linear.name}.weight": fit.weight.to(made.weight.dtype)}
         if fit.bias is not None:
             weights[f"{linear.name}.bias"] = fit.bias.to(made.weight.dtype)
-        left = sorted({*drawn} - {linear.name})
-        facts = {"kind": "fitted", "module": linear.name, **fit.facts, "left_as_drawn": left}
-        return FittedHead(weights, facts)
+        facts = {"kind": "fitted", "module": linear.name, **fit.facts}
+        return FittedHead(weights, facts | _also_drawn({*drawn} - {linear.name}))
+
+
+def left_alone(kind: str, drawn: Collection[str]) -> FittedHead:
+    """Say of a head that nothing of it was fitted.
+
+    Args:
+        kind: ``pretrained`` where its last map came with the checkpoint, ``fresh`` where that
+            is as it was drawn.
+        drawn: Modules that the checkpoint lacks.
+
+    Returns:
+        A head without weights.
+    """
+    return FittedHead({}, {"kind": kind, **_also_drawn(drawn)})
+
+
+def _also_drawn(names: Collection[str]) -> dict[str, list[str]]:
+    return {"left_as_drawn": sorted(names)} if names else {}
 
 
 def head_examples(

@@ -90,7 +90,7 @@ def _check_rows(**columns: Tensor) -> None:
             # The best map would be constant, and no gradient would go through it.
             raise EmptyCalibration(
                 f"all {len(values)} rows of the head have the same {name}s, so it cannot be "
-                "fitted: give rows of at least two labels, or keep the head as drawn "
+                "fitted: give rows of which some differ in them, or keep the head as drawn "
                 "(head='fresh')"
             )
 

@@ -15,6 +15,7 @@ from fimlora.measuring.head.fitted import (
     FittedHead,
     HeadRows,
     head_examples,
+    left_alone,
     one_of_each,
     put_head,
 )
@@ -69,12 +70,12 @@ def fit_head(
         OutOfMemory: Not even one example at a time fits.
     """  # noqa: DOC502 - the helpers raise
     with exclusive(model), running_uncompiled(model) as plain:
-        found = _fit(plain, batches, drawn, seed, micro_batch_size, on_batch)
+        found = fitted_head(plain, batches, drawn, seed, micro_batch_size, on_batch)
         put_head(plain, found.weights)
     return found
 
 
-def _fit(
+def fitted_head(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     drawn: Collection[str] | None,
@@ -82,6 +83,19 @@ def _fit(
     micro_batch_size: int | None,
     on_batch: OnBatch | None,
 ) -> FittedHead:
+    """Do what `fit_head` does, and leave the model as it is.
+
+    Args:
+        model: As for `fit_head`, as is all that follows; not compiled, and nobody else's now.
+        batches: Batches with labels.
+        drawn: Names of modules whose weights the checkpoint lacks.
+        seed: Seed of the random state meanwhile.
+        micro_batch_size: Examples per forward pass.
+        on_batch: Called after each batch.
+
+    Returns:
+        The fitted map.
+    """
     device, rows = input_device(model), HeadRows()
     loss, found = head_examples(model, batches, device)
     with ExitStack() as stack:
@@ -91,7 +105,7 @@ def _fit(
         passes = _Passes(model, loss, state, device, MicroBatches(micro_batch_size), rows)
         linear = passes.find(found)
         if drawn is not None and linear.name not in drawn:
-            return FittedHead({}, {"kind": "pretrained"})
+            return left_alone("pretrained", drawn)
         for number, examples in enumerate(found, 1):
             passes.run(linear, examples, f"batch {number} of {len(found)} for the head")
             if on_batch is not None:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from fimlora.measuring.examples.examples import Examples, example_logits
 from fimlora.measuring.examples.losses import Loss
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
-from fimlora.measuring.head.fitted import FittedHead, HeadRows, head_examples, one_of_each
+from fimlora.measuring.head.fitted import (
+    FittedHead,
+    HeadRows,
+    head_examples,
+    left_alone,
+    one_of_each,
+)
 from fimlora.measuring.head.last_linear import LastLinear, candidates, no_last_linear
 from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.blocks import find_blocks
@@ -96,7 +102,7 @@ def fit_head_streamed(
         sweeps = _Sweeps(model, blocks, weights, loss, state, place, store)
         linear = sweeps.find(found)
         if linear.name not in drawn:
-            return FittedHead({}, {"kind": "pretrained"})
+            return left_alone("pretrained", drawn)
         parts = [part for one in found for part in one.parts(micro_batch_size or len(one))]
         sweeps.run(linear, parts, rows, frontier_bytes, _share(on_batch, len(found)))
     return rows.fit(linear, loss.kind, drawn=drawn)
