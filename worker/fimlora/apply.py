@@ -31,7 +31,7 @@ def apply_fim_ranks(
     r_min: int | None = None,
     r_max: int | None = None,
     *,
-    estimator: str = "exact",
+    estimator: str = "auto",
     aggregation: str = "mean",
     method: str = "fim",
     budget: int | float | Budget | None = None,
@@ -58,7 +58,8 @@ def apply_fim_ranks(
         n_batches: Batches to measure at most.
         r_min: Lowest rank, at least 1; half the mean rank by default.
         r_max: Highest rank; twice the mean rank by default.
-        estimator: ``exact``, or ``sampled`` as in the published code.
+        estimator: ``auto``, ``exact``, ``sketched``, or ``sampled`` as in the published code; see
+            `fimlora.statistics.options.Estimator`.
         aggregation: ``mean``, ``max`` or ``l2``.
         method: What goes into the ranks, see `fimlora.score`; ``uniform`` and ``random`` are
             controls, ``spectral`` is experimental.
@@ -93,12 +94,12 @@ def apply_fim_ranks(
                 seed=seed,
                 scale=scale,
                 record=records_needed(method),
-                null=signal or needs_null(method),
-                halves=signal,
                 micro_batch_size=micro_batch_size,
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
+                null=signal or needs_null(method),
+                halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)
         plan = allocate(

@@ -17,6 +17,7 @@ from fimlora import (
     score,
 )
 from fimlora.adapter.text_files import text_files
+from fimlora.confidence.evidence import examples_of, with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
 from fimlora.replan import WrittenAdapter, replanned_config
@@ -89,7 +90,8 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         signal = source_if_any(
             statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )
-    return ScoredStatistics(scores, digest, signal)
+        examples = examples_of(statistics)
+    return ScoredStatistics(scores, digest, examples, signal)
 
 
 def written_adapter(result: CalibrationResult) -> WrittenAdapter:
@@ -109,16 +111,17 @@ def plan_and_config(
         BudgetInfeasible: No plan meets the budget.
         ValidationFailed: An option does not fit these statistics.
     """
-    budget, adapter = request.budget, request.adapter
+    budget, adapter, allocation = request.budget, request.adapter, request.allocation
     try:
         plan = allocate(
             scored.scores,
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
             scale=adapter.scale,
             provenance=written.facts_beside(scored.scores),
-            **request.allocation.model_dump(exclude={"aggregation", "method"}),
+            **allocation.model_dump(exclude={"aggregation", "method"}),
         )
-        plan = with_signal(plan, scored.signal, multiple_of=request.allocation.multiple_of)
+        plan = with_signal(plan, scored.signal, multiple_of=allocation.multiple_of)
+        plan = with_confidence(scored.examples, plan, multiple_of=allocation.multiple_of)
         return plan, replanned_config(plan, written, layout=adapter.layout)
     except InfeasibleBudget as error:
         raise errors.BudgetInfeasible(str(error)) from error
