@@ -63,6 +63,7 @@ class Comparison(AnswerModel):
         description="Methods that the statistics cannot give, with the reason in a sentence, if "
         "all were asked for."
     )
+    provenance: dict[str, Any] = Field(description="Facts about the measurement.")
     modules: list[ComparedModule]
 
 
