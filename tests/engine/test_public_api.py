@@ -42,7 +42,7 @@ SIGNATURES = {
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='exact', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None",
+    "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",

@@ -10,6 +10,7 @@ from torch import nn
 from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter, resize_adapter
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
@@ -41,6 +42,7 @@ def apply_fim_ranks(
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    signal: bool = False,
 ) -> RankPlan:
     """Measure a few batches, plan a rank for every adapted module, and resize in place.
 
@@ -68,6 +70,7 @@ def apply_fim_ranks(
         train_mode: Leave dropout on while measuring, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch.
+        signal: Measure also how much of the plan follows from the labels: its ``signal``.
 
     Returns:
         The plan that the adapter now has.
@@ -90,11 +93,12 @@ def apply_fim_ranks(
                 seed=seed,
                 scale=scale,
                 record=records_needed(method),
-                null=needs_null(method),
                 micro_batch_size=micro_batch_size,
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
+                null=signal or needs_null(method),
+                halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)
         plan = allocate(
@@ -108,6 +112,8 @@ def apply_fim_ranks(
             scale=scale,
             seed=seed,
         )
+        source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
+        plan = with_signal(plan, source, multiple_of=multiple_of)
         resize_adapter(model, plan, adapter_name, seed=seed)
     return with_confidence(statistics, plan, multiple_of=multiple_of)
 

@@ -11,6 +11,7 @@ from typing import Any
 from fimlora.adapter.config import build_adapter_config
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.methods.score import score
 from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
@@ -84,6 +85,8 @@ def replan(
     plan = allocate(
         scores, budget, scale=scale, multiple_of=multiple_of, provenance=facts, **options
     )
+    source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
+    plan = with_signal(plan, source, multiple_of=multiple_of)
     return with_confidence(statistics, plan, multiple_of=multiple_of)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.confidence import Confidence, PlanWarning
 from fimlora_contract.signals import Signal
 
 
@@ -68,7 +69,10 @@ class RankMap(AnswerModel):
         exclude_if=is_unknown,
         description="How much of the plan follows from the task, if that was asked.",
     )
-    confidence: dict[str, Any] | None = Field(
+    confidence: Confidence | None = Field(
         None, exclude_if=is_unknown, description="How sure the ranks are, if that is known."
+    )
+    warnings: list[PlanWarning] = Field(
+        default=[], description="What to mind before training by the plan."
     )
     modules: list[RankMapModule]

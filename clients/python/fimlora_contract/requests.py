@@ -18,6 +18,7 @@ WEBHOOK_URL = (
     r"^(https?)://([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:[0-9]{1,5})?"
     r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?$"
 )
+MOST_BATCHES = 4096
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -81,7 +82,24 @@ def expand_budget(value: Any) -> Any:
 class Calibration(RequestModel):
     """How the statistics are measured."""
 
-    n_batches: Annotated[int, Field(ge=1, le=4096)] = 8
+    n_batches: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_BATCHES)] | Literal["auto"],
+        Field(
+            description="With auto, 4, 8, 16 ... batches are measured, until the plan is expected "
+            "to move by no more than the tolerance if other rows were drawn."
+        ),
+    ] = 8
+    tolerance: Annotated[
+        Annotated[float, Field(gt=0, lt=1)],
+        Field(
+            description="With n_batches auto: up to which share of its ranks (or parameters) a "
+            "plan may be expected to move with other rows."
+        ),
+    ] = 0.05
+    max_batches: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_BATCHES)],
+        Field(description="With n_batches auto: batches at most."),
+    ] = 64
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
     estimator: Literal["exact", "sampled"] = "exact"
@@ -132,6 +150,11 @@ class Calibration(RequestModel):
             "block; auto goes by the memory there is. It changes no result."
         ),
     ] = "auto"
+
+    @property
+    def most_batches(self) -> int:
+        """Batches that may be measured."""
+        return self.max_batches if self.n_batches == "auto" else self.n_batches
 
 
 class Allocation(RequestModel):
@@ -192,6 +215,30 @@ def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
         raise ValueError(
             f"a mean rank of {mean} is outside the feasible interval: "
             f"at least r_min={low}" + (f", at most r_max={high}" if high else "")
+        )
+
+
+def check_rounds(calibration: Calibration, allocation: Allocation) -> None:
+    """Refuse to measure until a plan is stable where nothing tells whether it is."""
+    if calibration.n_batches != "auto":
+        return
+    given, then = "n_batches=auto", "give a number of batches"
+    if allocation.method in {"uniform", "random"}:
+        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
+    if allocation.method != "fim":
+        raise ValueError(
+            f"{given} with method {allocation.method}: what it needs of the mean gradient does not "
+            f"add up over rounds; {then}, or take method fim"
+        )
+    if allocation.aggregation != "mean":
+        raise ValueError(
+            f"{given} with aggregation {allocation.aggregation}: its scores are no means of a "
+            f"value per example; {then}, or take aggregation mean"
+        )
+    if calibration.estimator == "sampled":
+        raise ValueError(
+            f"{given} with estimator sampled: it keeps no value per example; {then}, or take "
+            "estimator exact"
         )
 
 
@@ -273,6 +320,11 @@ class CalibrationRequest(RequestModel):
     validate_only: Annotated[
         bool, Field(description="Answer with an estimate, as POST /estimate does; no job.")
     ] = False
+
+    @model_validator(mode="after")
+    def _rounds_add_up(self) -> Self:
+        check_rounds(self.calibration, self.allocation)
+        return self
 
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:

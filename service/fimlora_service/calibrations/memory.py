@@ -83,7 +83,7 @@ def demand_of(
     size = BYTES[dtype]
     weight_size = 4 if is_packed(config) else size
     n_tokens = min(calibration.max_length, find(config, POSITIONS) or calibration.max_length)
-    n_examples = calibration.n_batches * calibration.batch_size
+    n_examples = calibration.most_batches * calibration.batch_size
     weights, block = checkpoint.parameters * weight_size, checkpoint.largest_block
     loaded = (block + max(block, checkpoint.largest_other)) * weight_size
     inputs = (checkpoint.n_blocks + 1) * n_tokens * find(config, WIDTHS)

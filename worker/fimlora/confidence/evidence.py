@@ -6,11 +6,37 @@ rank maps wherever they are made. Nothing here imports torch.
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import Any
 
 from fimlora.confidence.bootstrap import confidence_of, obstacle, resamples_for
 from fimlora.confidence.warnings import warnings_of
 from fimlora.plan import RankPlan
 from fimlora.statistics import Statistics
+
+_NOT_EXAMPLES = (
+    "row_energies",
+    "squared_gradients",
+    "input_squares",
+    "token_counts",
+    "batch_energies",
+    "spectra",
+    "mean_energies",
+    "spectrum_errors",
+    "head_weights",
+)
+
+
+def examples_of(statistics: Statistics) -> Statistics:
+    """Read of statistics what `with_confidence` looks at, which is small, and nothing else.
+
+    Args:
+        statistics: The statistics, maybe in an open file.
+
+    Returns:
+        Statistics with the values per example alone, in memory.
+    """
+    empty: dict[str, Any] = {group: {} for group in _NOT_EXAMPLES}
+    return replace(statistics, example_energies=dict(statistics.example_energies), **empty)
 
 
 def with_confidence(

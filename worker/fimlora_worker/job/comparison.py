@@ -67,7 +67,8 @@ def _statistics(
         on_example=reporter.keep_alive,
     )
     accepted = AcceptedJob(request, record.resolved, memory_kills=record.memory_kills)
-    return measure(accepted, prepared, process, reporter, folder)
+    statistics, _ = measure(accepted, prepared, process, reporter, folder)
+    return statistics
 
 
 def _write(found: Comparison, statistics: Statistics, folder: Path) -> None:

@@ -39,6 +39,12 @@ class Measured:
     statistics: Statistics
     written: WrittenAdapter
 
+    @property
+    def rounds(self) -> dict[str, Any]:
+        """How the number of batches came about then, where it was not asked for."""
+        facts = self.written.rank_map["provenance"]
+        return {key: facts[key] for key in ("n_batches_by",) if key in facts}
+
     def suffices_for(self, request: CalibrationRequest) -> bool:
         """Whether the model is not needed: a classifier's weights have its head in them."""
         task = self.written.config["task_type"]

@@ -48,6 +48,8 @@ def calibrate(
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
+    tolerance: options.Tolerance = None,
+    max_batches: options.MaxBatches = None,
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
@@ -90,7 +92,8 @@ def calibrate(
         "target_modules": split_names(target_modules),
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
-            n_batches=batches, batch_size=batch_size, max_length=max_length,
+            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
+            batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
             executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),

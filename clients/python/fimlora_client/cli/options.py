@@ -108,7 +108,24 @@ Seed = Annotated[
     _option("--seed", panel=CALIBRATION, help="Of all that is drawn at random (0)."),
 ]
 Batches = Annotated[
-    int | None, _option("--batches", panel=CALIBRATION, help="Batches to measure (8).")
+    str | None,
+    _option(
+        "--batches",
+        panel=CALIBRATION,
+        help="Batches to measure (8), or auto: until the plan is stable.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    _option(
+        "--tolerance",
+        panel=CALIBRATION,
+        help="With --batches auto: share of a stable plan that other rows may move (0.05).",
+    ),
+]
+MaxBatches = Annotated[
+    int | None,
+    _option("--max-batches", panel=CALIBRATION, help="With --batches auto: at most (64)."),
 ]
 BatchSize = Annotated[
     int | None, _option("--batch-size", panel=CALIBRATION, help="Examples per batch (8).")
@@ -230,6 +247,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 def given(**options: Any) -> dict[str, Any]:
     """Options that were given; the contract has the defaults of all others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def batches_of(batches: str | None) -> int | str | None:
+    """A number of batches, or ``auto``."""
+    if batches is None or batches == "auto":
+        return batches
+    if not batches.isdecimal():
+        raise typer.BadParameter(f"--batches {batches}: give a whole number, or auto")
+    return int(batches)
 
 
 def budget_of(
