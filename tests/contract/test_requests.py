@@ -55,7 +55,7 @@ def test_short_forms_expand_to_tagged_references():
             for method, said in [
                 (
                     "spectral",
-                    "with method spectral: what it needs of the mean gradient does not",
+                    "with method spectral: only a plan of fim tells when to stop",
                 ),
                 ("uniform", "with method uniform: no row moves it"),
                 ("random", "with method random: no row moves it"),

@@ -5,6 +5,7 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -218,17 +219,19 @@ def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
         )
 
 
-def check_rounds(calibration: Calibration, allocation: Allocation) -> None:
+def check_rounds(
+    calibration: Calibration, allocation: Allocation, methods: Sequence[str]
+) -> None:
     """Refuse to measure until a plan is stable where nothing tells whether it is."""
     if calibration.n_batches != "auto":
         return
     given, then = "n_batches=auto", "give a number of batches"
-    if allocation.method in {"uniform", "random"}:
-        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
-    if allocation.method != "fim":
+    if set(methods) <= {"uniform", "random"}:
+        raise ValueError(f"{given} with method {methods[0]}: no row moves it; {then}")
+    if others := [name for name in methods if name not in {"fim", "uniform", "random"}]:
         raise ValueError(
-            f"{given} with method {allocation.method}: what it needs of the mean gradient does not "
-            f"add up over rounds; {then}, or take method fim"
+            f"{given} with method {others[0]}: only a plan of fim tells when to stop, and what "
+            f"others need of the mean gradient does not add up over rounds; {then}, or take fim"
         )
     if allocation.aggregation != "mean":
         raise ValueError(
@@ -323,7 +326,7 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _rounds_add_up(self) -> Self:
-        check_rounds(self.calibration, self.allocation)
+        check_rounds(self.calibration, self.allocation, self.methods_measured)
         return self
 
     @model_validator(mode="after")

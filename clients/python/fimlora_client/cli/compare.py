@@ -92,7 +92,7 @@ def compare(
         "target_modules": split_names(target_modules),
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
-            n_batches=batches, batch_size=batch_size, max_length=max_length,
+            n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, head=head, head_rows=head_rows,
             chat_labels=chat_labels, dtype=dtype, executor=executor, task=task, seed=seed,
         ),
@@ -123,7 +123,7 @@ def methods_table(comparison: Comparison) -> Table:
     for row in comparison.methods:
         ranks = [module.ranks[row.method] for module in comparison.modules]
         each = f"{min(ranks)} to {max(ranks)}"
-        signal = str((row.signal or {}).get("sentence") or NONE)
+        signal = row.signal.sentence if row.signal else NONE
         table.add_row(row.method, f"{row.ranks:,}", f"{row.parameters:,}", each, signal)
     return table
 
