@@ -45,7 +45,7 @@ def test_short_forms_expand_to_tagged_references():
         ({"allocation": {"rmin": 2}}, "rmin"),
         (
             {"allocation": {"method": "coherent"}, "calibration": {"estimator": "sampled"}},
-            "method coherent needs the energy of each example's gradient, .* use exact",
+            "method coherent needs the energy of each example's gradient, .* use auto, exact",
         ),
         ({"calibration": {"n_batches": "8"}}, "n_batches"),
         ({"calibration": {"tolerance": 0.0}}, "tolerance"),

@@ -31,7 +31,7 @@ def apply_fim_ranks(
     r_min: int | None = None,
     r_max: int | None = None,
     *,
-    estimator: str = "exact",
+    estimator: str = "auto",
     aggregation: str = "mean",
     method: str = "fim",
     budget: int | float | Budget | None = None,
@@ -58,7 +58,8 @@ def apply_fim_ranks(
         n_batches: Batches to measure at most.
         r_min: Lowest rank, at least 1; half the mean rank by default.
         r_max: Highest rank; twice the mean rank by default.
-        estimator: ``exact``, or ``sampled`` as in the published code.
+        estimator: ``auto``, ``exact``, ``sketched``, or ``sampled`` as in the published code; see
+            `fimlora.statistics.options.Estimator`.
         aggregation: ``mean``, ``max`` or ``l2``.
         method: What goes into the ranks, see `fimlora.score`; ``uniform`` and ``random`` are
             controls, ``spectral`` is experimental.

@@ -103,7 +103,15 @@ class Calibration(RequestModel):
     ] = 64
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
-    estimator: Literal["exact", "sampled"] = "exact"
+    estimator: Annotated[
+        Literal["auto", "exact", "sketched", "sampled"],
+        Field(
+            description="How the Fisher information is estimated: exactly, by an unbiased sketch "
+            "of that whose cost does not grow with the length, or by one random A as in the "
+            "published code. auto is exact where that adds less than a tenth to the arithmetic of "
+            "a pass, else sketched; provenance says which."
+        ),
+    ] = "auto"
     signal: Annotated[
         bool,
         Field(
@@ -340,7 +348,7 @@ class CalibrationRequest(RequestModel):
         if needing and self.calibration.estimator == "sampled":
             raise ValueError(
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
-                "sampled does not give: use exact"
+                "sampled does not give: use auto, exact or sketched"
             )
         return self
 

@@ -26,7 +26,7 @@ def batches():
     [
         (
             {"estimator": "fisher"},
-            "estimator='fisher'; allowed are 'exact', 'sketched', 'sampled', 'both'",
+            "estimator='fisher'; allowed are 'auto', 'exact', 'sketched', 'sampled', 'both'",
         ),
         ({"n_batches": 0}, "n_batches=0: it must be at least 1"),
         ({"n_batches": True}, "n_batches=True: it must be an integer of at least 1"),

@@ -188,6 +188,19 @@ def locate(model: nn.Module, module: TargetModule) -> nn.Module:
     return _unwrap_layer(base_model_of(model).get_submodule(module.name))
 
 
+def all_linear_maps(model: nn.Module) -> list[TargetModule]:
+    """List the linear maps of a model, its heads and what may be no target among them.
+
+    Args:
+        model: A transformers model, wrapped by PEFT or not; its weights are not looked at.
+
+    Returns:
+        Their names and sizes, in the model's order.
+    """
+    named = _base_modules(base_model_of(model))
+    return [_describe(name, module) for name, module in named if is_linear(module)]
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """See through the wrapper of ``torch.compile``: hooks need the modules to run as such.
 

@@ -135,7 +135,12 @@ MaxLength = Annotated[
 ]
 Estimator = Annotated[
     str | None,
-    _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
+    _option(
+        "--estimator",
+        panel=CALIBRATION,
+        help="auto (default: exact where it costs little, else sketched), exact, sketched "
+        "or sampled.",
+    ),
 ]
 Signal = Annotated[
     bool | None,
