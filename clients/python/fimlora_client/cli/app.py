@@ -11,6 +11,7 @@ from fimlora_client.cli import (
     calibrate,
     control,
     datasets,
+    evaluate,
     fetch,
     history,
     jobs,
@@ -93,6 +94,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
+        "evaluate": evaluate.evaluate,
         "cancel": control.cancel,
         "retry": control.retry,
         "delete": control.delete,

@@ -7,7 +7,7 @@ import typer
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.handle import JobHandle
-from fimlora_client.bodies import UPLOADS, build_request
+from fimlora_client.bodies import build_request
 from fimlora_client.cli import options
 from fimlora_client.cli.console import (
     INTERRUPTED,
@@ -17,18 +17,15 @@ from fimlora_client.cli.console import (
     show_json,
 )
 from fimlora_client.cli.context import client_of
-from fimlora_client.cli.datasets import upload_file
 from fimlora_client.cli.estimate import show_estimate
+from fimlora_client.cli.inputs import checked_model, find_dataset, read_pairs, split_names
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
-from fimlora_client.errors import InvalidFile
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result
 from fimlora_contract.jobs import Job
-from fimlora_contract.references import expand_dataset
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_contract.targets import is_expression
 
 
 def calibrate(
@@ -84,10 +81,10 @@ def calibrate(
       fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod
     """
     fields: dict[str, Any] = {
-        "base_model": _checked_model(model),
+        "base_model": checked_model(model),
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
-        "target_modules": _split_names(target_modules),
-        **options.given(exclude_modules=_split_names(exclude_modules)),
+        "target_modules": split_names(target_modules),
+        **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=batches, batch_size=batch_size, max_length=max_length,
             estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
@@ -100,7 +97,7 @@ def calibrate(
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
         **options.given(
-            priority=priority, deadline_s=deadline, webhook=webhook, metadata=_pairs("--label", "KEY=VALUE", label)
+            priority=priority, deadline_s=deadline, webhook=webhook, metadata=read_pairs("--label", "KEY=VALUE", label)
         ),
     }  # fmt: skip
     name_tag = read_pin(pin) if pin else None
@@ -110,7 +107,11 @@ def calibrate(
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
     request = _request(
-        client, dataset, fields, columns=_pairs("--column", "ROLE=NAME", column), split=split
+        client,
+        dataset,
+        fields,
+        columns=read_pairs("--column", "ROLE=NAME", column),
+        split=split,
     )
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
@@ -131,7 +132,7 @@ def _request(
 ) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
     build_request(None, **fields, dataset="local:unchecked")
-    reference = _find_dataset(client, dataset) | options.given(**more)
+    reference = find_dataset(client, dataset) | options.given(**more)
     return build_request(None, **fields, dataset=reference)
 
 
@@ -177,42 +178,3 @@ def _took(job: Job) -> str:
     if not (job.started_at and job.finished_at):
         return ""
     return f" in {(job.finished_at - job.started_at).total_seconds():.1f} s"
-
-
-def _checked_model(model: str) -> str:
-    """Refuse a path early: the service only knows names."""
-    if model.startswith((".", "/", "~")) or (model.endswith("/") and Path(model).is_dir()):
-        error = InvalidFile(f"{model} is a path; base models are given by name")
-        error.next_step = f"Register it: fimlora models add NAME {model}"
-        raise error
-    return model
-
-
-def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
-    """The reference for a dataset; a file here is uploaded first."""
-    path = Path(dataset).expanduser()
-    if path.suffix in UPLOADS or dataset.startswith((".", "/", "~")):
-        uploaded = upload_file(client, path)
-        rows = f", {uploaded.rows:,} rows" if uploaded.rows is not None else ""
-        say(("✓ ", "green"), f"uploaded {path.name} as {uploaded.id}{rows}")
-        return {"source": "upload", "id": uploaded.id}
-    found: dict[str, Any] = expand_dataset(dataset)
-    return found
-
-
-def _split_names(names: str | None) -> str | list[str] | None:
-    """A text with a sign that no name has is a regular expression."""
-    if names is None or names == "all-linear" or is_expression(names):
-        return names
-    return [name.strip() for name in names.split(",")]
-
-
-def _pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str] | None:
-    """What a repeatable option of the form KEY=VALUE says."""
-    if not pairs:
-        return None
-    split = [pair.partition("=") for pair in pairs]
-    for key, _, value in split:
-        if not (key and value):
-            raise typer.BadParameter(f"{option} {key!r} is not of the form {form}")
-    return {key: value for key, _, value in split}
