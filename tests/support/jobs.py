@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import Redis
 
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.digests import digest_of
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.jobs import JobKind
@@ -18,6 +19,10 @@ from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 
+REQUESTS: dict[JobKind, type[CalibrationRequest]] = {
+    JobKind.CALIBRATION: CalibrationRequest,
+    JobKind.COMPARISON: ComparisonRequest,
+}
 LABELLED = [{"text": f"w{n} w{n * 7 % 50} w{n % 5}", "label": n % 3} for n in range(48)]
 # No text twice: what is held out must not be trained on.
 DISTINCT = [{"text": f"w{n % 50} w{n // 2} w{n % 7}", "label": n % 3} for n in range(96)]
@@ -47,6 +52,7 @@ class Jobs:
         model: str = "tiny",
         dataset: Any = None,
         statistics_from: str = "",
+        kind: JobKind = JobKind.CALIBRATION,
         **request: Any,
     ) -> str:
         """Queue a job on registered names or inline rows; answers its id."""
@@ -55,12 +61,12 @@ class Jobs:
             "dataset": dataset or {"source": "inline", "rows": LABELLED},
             "budget": 4,
         } | request
-        accepted = CalibrationRequest.model_validate(body).model_dump(mode="json")
+        accepted = REQUESTS[kind].model_validate(body).model_dump(mode="json")
         resolved = {
             "base_model": self._model(model),
             "dataset": self._dataset(accepted["dataset"]),
         }
-        return self._put(accepted, resolved, statistics_from=statistics_from)
+        return self._put(accepted, resolved, statistics_from=statistics_from, kind=kind)
 
     def submit_evaluation(self, *, statistics_from: str = "", **request: Any) -> str:
         """Queue a small evaluation on the tiny model; answers its id."""

@@ -10,6 +10,7 @@ from fimlora_worker.evaluation.report.axis import Axis, axis_for
 from fimlora_worker.evaluation.report.marks import signed
 from fimlora_worker.evaluation.report.page import report_html
 from fimlora_worker.evaluation.report.picture import report_svg
+from fimlora_worker.evaluation.report.pictures import colour_of
 from fimlora_worker.evaluation.verdict import judge
 from support.evaluations import bowl, make_settings, run_all
 
@@ -89,6 +90,15 @@ def test_intervals_are_drawn_where_their_numbers_are():
     scale = max(abs(place) for place, _ in places) / max(abs(value) for _, value in places)
     for place, value in places:
         assert place == pytest.approx(value * scale, abs=0.25)
+
+
+def test_controls_have_colours_of_their_own():
+    """Wherever they stand, and however many arms there are."""
+    arms = [{"name": name} for name in ("a", "b", "c", "d", "e", "uniform", "random")]
+
+    colours = {arm["name"]: colour_of({"arms": arms}, arm["name"]) for arm in arms}
+
+    assert colours == {"a": 2, "b": 3, "c": 4, "d": 5, "e": 2, "uniform": 0, "random": 1}
 
 
 @pytest.mark.parametrize("gone", [("fim",), ("uniform", "random", "fim")])

@@ -196,6 +196,42 @@ def test_nothing_is_left_behind(encoder, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_environment_decides_nothing(encoder, tmp_path, monkeypatch):
+    """Variables that accelerate knows change no result."""
+    task = make_task(encoder, make_rows(60))
+    before = run(task, SPEC, tmp_path)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+
+    after = run(task, SPEC, tmp_path)
+
+    assert after.metrics == before.metrics
+
+
+def test_a_cpu_trains_in_single_precision(encoder, tmp_path):
+    """Where calibration is asked to run in half precision, training does not."""
+    task = make_task(encoder, make_rows(60))
+    request = replace(task.model.request, dtype="bfloat16")
+    half = replace(task, model=replace(task.model, request=request))
+
+    assert run(half, SPEC, tmp_path).metrics == run(task, SPEC, tmp_path).metrics
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_trains_as_a_cpu_does(dtype, encoder, tmp_path):
+    """In half precision within its rounding; what is trained is kept in single precision."""
+    task = make_task(encoder, make_rows(60))
+    request = replace(task.model.request, device="cuda", dtype=dtype)
+    on_gpu = replace(task, model=replace(task.model, request=request))
+
+    found, expected = run(on_gpu, SPEC, tmp_path), run(task, SPEC, tmp_path)
+
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4 if dtype == "float32" else 0.05)
+    assert found.trainable_parameters == expected.trainable_parameters
+    model = adapt(on_gpu.model, task.arms["fim"].plan(0), seed=0).model
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
 class Cancelled(Abort):
     """What a worker raises."""
 

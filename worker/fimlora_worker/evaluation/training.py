@@ -107,7 +107,7 @@ def _in_order(spec: RunSpec, task: Task) -> list[Example]:
 
 def _arguments(spec: RunSpec, task: Task, scratch: str) -> TrainingArguments:
     settings, request = task.settings, training_request(task.model.request)
-    return TrainingArguments(
+    return _Arguments(
         output_dir=scratch,
         max_steps=settings.n_steps,
         per_device_train_batch_size=settings.batch_size,
@@ -130,6 +130,20 @@ def _arguments(spec: RunSpec, task: Task, scratch: str) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
+
+
+class _Arguments(TrainingArguments):
+    """Arguments that mean the same whatever the environment and the machine have."""
+
+    def __post_init__(self) -> None:
+        """Go by what was asked for, not by variables of accelerate."""
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+
+    @property
+    def n_gpu(self) -> int:
+        """One at most: batches are not shared out among all GPUs that are visible."""
+        return min(1, int(super().n_gpu))
 
 
 def warmup_steps(settings: EvaluationSettings) -> int:

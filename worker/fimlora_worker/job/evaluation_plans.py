@@ -54,13 +54,13 @@ def make_plans(
     )
     measured = find_measured(record, process)
     accepted = AcceptedJob(ground.request, ground.resolved, measured, record.memory_kills)
-    statistics = (
-        measured.statistics
+    statistics, rounds = (
+        (measured.statistics, measured.rounds)
         if measured
         else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
-    made = _solve(ground, statistics, facts_of(accepted, prepared))
+    made = _solve(ground, statistics, facts_of(accepted, prepared, rounds))
     return {name: (given | made)[name] for name in ground.settings.arms}
 
 

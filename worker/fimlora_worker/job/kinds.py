@@ -52,6 +52,14 @@ def _calibration(
     return run(record, process, reporter, folder)
 
 
+def _comparison(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    from fimlora_worker.job.comparison import run
+
+    return run(record, process, reporter, folder)
+
+
 def _evaluation(
     record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
 ) -> dict[str, Any]:
@@ -62,5 +70,6 @@ def _evaluation(
 
 MIDDLES: dict[JobKind, Middle] = {
     JobKind.CALIBRATION: _calibration,
+    JobKind.COMPARISON: _comparison,
     JobKind.EVALUATION: _evaluation,
 }

@@ -1,8 +1,9 @@
 """From references to what measuring needs: the files, the examples, and the model around them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from fimlora_worker.inputs.calibration_data import (
 from fimlora_worker.inputs.chat.assistant_turns import Choice
 from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
-from fimlora_worker.inputs.examples import Encoder
-from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.examples import Encoder, Example
+from fimlora_worker.inputs.heads import ModelRequest, head_task
 from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
@@ -44,9 +45,10 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs, and what provenance says of the labels.
+    """Everything that measuring needs, and what provenance says of it.
 
     Attributes:
+        label_facts: Says of examples what provenance does of their labels.
         head_batches: What a new head is fitted on, the longest examples first so that little
             is padded; ``None`` where none is fitted.
     """
@@ -56,7 +58,7 @@ class Prepared:
     head_batches: PaddedBatches | None
     drawn: Drawn
     fields: TextFields
-    label_facts: dict[str, Any]
+    label_facts: Callable[[Sequence[Example]], dict[str, Any]]
 
 
 def fetch(
@@ -96,7 +98,7 @@ def prepare(
     base = find_base(request, resolved, folder=folder, rows=rows, process=process)
     model = base.model
     fits_head &= calibration.head == "fitted" and model.has_drawn_head
-    n_examples = calibration.n_batches * calibration.batch_size
+    n_examples = calibration.most_batches * calibration.batch_size
     with base.encoder(calibration.max_length, calibration.chat_labels) as encoder:
         drawn = draw(
             rows,
@@ -107,11 +109,24 @@ def prepare(
             on_example=on_example,
         )
         assert encoder.chat
-        facts = label_facts(drawn.examples, base.fields, encoder.chat)
+        facts = partial(
+            label_facts,
+            fields=base.fields,
+            chat=encoder.chat,
+            labels=base.labels,
+            is_pair=base.is_pair,
+        )
     check_token_ids([*drawn.examples, *drawn.further], base.tokenizer, base.limits.n_ids)
     pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
+    facts = partial(
+        label_facts,
+        fields=base.fields,
+        chat=encoder.chat,
+        labels=base.labels,
+        is_pair=base.is_pair,
+    )
     return Prepared(model, batches, head_batches, drawn, base.fields, facts)
 
 
@@ -131,13 +146,18 @@ class Base:
     fields: TextFields
     labels: Labels | None
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether an encoder reads the prompt, and a decoder the completion."""
+        return self.model.request.task == "seq2seq_lm"
+
     @contextmanager
     def encoder(self, max_length: int, chat_labels: Choice) -> Iterator[Encoder]:
         """An encoder of rows; what it starts ends with the block."""
         tokenizer, config = self.tokenizer, self.model.config
         longest = longest_input(max_length, tokenizer, config, self.limits.n_positions)
         with chat_encoder(tokenizer, chat_labels) as chat:
-            yield Encoder(tokenizer, self.fields, longest, self.labels, chat)
+            yield Encoder(tokenizer, self.fields, longest, self.labels, chat, self.is_pair)
 
 
 def find_base(
@@ -189,7 +209,7 @@ def _model_request(
     own = getattr(config, "dtype", None)
     return ModelRequest(
         digest=digest,
-        task=fields.task,
+        task=head_task(config, fields),
         dtype=choose_dtype(request.calibration.dtype, own, device=device),
         device=device,
         n_outputs=labels.n_outputs if labels else None,

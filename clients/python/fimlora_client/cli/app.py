@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from fimlora_client.cli import (
     cache,
     calibrate,
+    compare,
     control,
     datasets,
     evaluate,
@@ -94,6 +95,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
+        "compare": compare.compare,
         "evaluate": evaluate.evaluate,
         "cancel": control.cancel,
         "retry": control.retry,

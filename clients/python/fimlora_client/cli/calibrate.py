@@ -18,7 +18,13 @@ from fimlora_client.cli.console import (
 )
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.estimate import show_estimate
-from fimlora_client.cli.inputs import checked_model, find_dataset, read_pairs, split_names
+from fimlora_client.cli.inputs import (
+    checked_model,
+    columns_of,
+    find_dataset,
+    pairs_of,
+    split_names,
+)
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
 from fimlora_client.files import check_writable
@@ -45,9 +51,12 @@ def calibrate(
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
+    tolerance: options.Tolerance = None,
+    max_batches: options.MaxBatches = None,
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    signal: options.Signal = None,
     chat_labels: options.ChatLabels = None,
     head: options.Head = None,
     head_rows: options.HeadRows = None,
@@ -86,9 +95,10 @@ def calibrate(
         "target_modules": split_names(target_modules),
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
-            n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
-            task=task, seed=seed, head=head, head_rows=head_rows,
+            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
+            batch_size=batch_size, max_length=max_length,
+            estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
+            executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
@@ -97,7 +107,7 @@ def calibrate(
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
         **options.given(
-            priority=priority, deadline_s=deadline, webhook=webhook, metadata=read_pairs("--label", "KEY=VALUE", label)
+            priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)
         ),
     }  # fmt: skip
     name_tag = read_pin(pin) if pin else None
@@ -106,13 +116,7 @@ def calibrate(
     if output:
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
-    request = _request(
-        client,
-        dataset,
-        fields,
-        columns=read_pairs("--column", "ROLE=NAME", column),
-        split=split,
-    )
+    request = _request(client, dataset, fields, columns=columns_of(column), split=split)
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return

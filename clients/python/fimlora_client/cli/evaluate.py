@@ -16,9 +16,10 @@ from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.findings import show_findings
 from fimlora_client.cli.inputs import (
     checked_model,
+    columns_of,
     find_dataset,
     is_file,
-    read_pairs,
+    pairs_of,
     split_names,
 )
 from fimlora_client.cli.progress import JobProgress
@@ -162,7 +163,7 @@ def evaluate(
       fimlora evaluate minilm reviews.jsonl --budget 8 --estimate
     """
     client = client_of(ctx)
-    plans = read_pairs("--plan", "NAME=PLAN", plan)
+    plans = pairs_of("--plan", "NAME=PLAN", plan)
     amounts = (budget, budget_parameters, budget_fraction, budget_bytes)
     fields: dict[str, Any] = {
         "base_model": checked_model(model),
@@ -184,12 +185,12 @@ def evaluate(
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
             eval_rows=eval_rows, exclude_modules=split_names(exclude_modules),
             priority=priority, deadline_s=deadline, webhook=webhook,
-            metadata=read_pairs("--label", "KEY=VALUE", label),
+            metadata=pairs_of("--label", "KEY=VALUE", label),
         ),
     }  # fmt: skip
     if output:
         check_writable(output)  # not only when everything has been trained
-    more = options.given(columns=read_pairs("--column", "ROLE=NAME", column), split=split)
+    more = options.given(columns=columns_of(column), split=split)
     request = _request(client, fields, dataset, eval_dataset, more)
     if estimate:
         show_estimate(client.evaluations.estimate(request), as_json=as_json)

@@ -47,12 +47,19 @@ def split_names(names: str | None) -> str | list[str] | None:
     return [name.strip() for name in names.split(",")]
 
 
-def read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str] | None:
+def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """Columns by role; an empty name leaves one alone."""
+    return pairs_of("--column", "ROLE=NAME", pairs, may_be_empty=True)
+
+
+def pairs_of(
+    option: str, form: str, pairs: list[str] | None, *, may_be_empty: bool = False
+) -> dict[str, str] | None:
     """What a repeatable option of the form KEY=VALUE says."""
     if not pairs:
         return None
     split = [pair.partition("=") for pair in pairs]
-    for key, _, value in split:
-        if not (key and value):
+    for key, equals, value in split:
+        if not key or not (value or (equals and may_be_empty)):
             raise typer.BadParameter(f"{option} {key!r} is not of the form {form}")
     return {key: value for key, _, value in split}

@@ -15,6 +15,7 @@ from fimlora_worker.evaluation.report.marks import (
     text,
 )
 from fimlora_worker.evaluation.report.style import N_COLOURS
+from fimlora_worker.evaluation.settings import CONTROLS
 
 Data = Mapping[str, Any]
 WIDTH = 760
@@ -25,9 +26,12 @@ PLOT_HEIGHT = 280
 
 
 def colour_of(data: Data, arm: str) -> int:
-    """The number of an arm's colour."""
-    names = [each["name"] for each in data["arms"]]
-    return int(names.index(arm)) % N_COLOURS
+    """The number of an arm's colour: the controls have the first two wherever they stand."""
+    if arm in CONTROLS:
+        return CONTROLS.index(arm)
+    measured = [each["name"] for each in data["arms"] if each["name"] not in CONTROLS]
+    n_controls = len(CONTROLS)
+    return n_controls + measured.index(arm) % (N_COLOURS - n_controls)
 
 
 def forest(data: Data, metric: str) -> tuple[str, int]:
