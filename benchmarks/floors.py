@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fimlora import find_targets
-from fimlora.measuring.recording.energies import gram_is_cheaper
-from fimlora.measuring.recording.last_input import is_same_memory
+from fimlora.measuring.recording.arithmetic import gram_is_cheaper
+from fimlora.numerics.last_input import is_same_memory
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Floors:
         bare: Forward and backward to the activations of the frozen model.
         exact: Products of the estimator ``exact``, besides.
         sampled: Products of the estimator ``sampled``, besides.
+        sketched: Products of the estimator ``sketched``, besides.
         batch: Products of ``batch_energies``, besides: the weight gradients themselves.
     """
 
     bare: int
     exact: int
     sampled: int
+    sketched: int
     batch: int
 
     def of(self, way: str) -> float | None:
@@ -40,6 +42,7 @@ class Floors:
         added = {
             "bare": 0,
             "sampled": self.sampled,
+            "sketched": self.sketched,
             "exact": self.exact,
             "both": self.exact + self.sampled,
             "sampled+batch": self.sampled + self.batch,
@@ -59,16 +62,17 @@ def count_flops(
         rank: Rows of the A of ``sampled``.
     """
     n = len(batch["input_ids"])
-    exact = sampled = of_batch = 0
+    exact = sampled = sketched = of_batch = 0
     last: Tensor | None = None
 
     def count(x: Tensor, d_in: int, d_out: int) -> None:
-        nonlocal exact, sampled, of_batch, last
+        nonlocal exact, sampled, sketched, of_batch, last
         n_tokens = x.numel() // d_in // n
+        features = d_out if last is not None and is_same_memory(last, x) else d_in + d_out
         sampled += 2 * n * n_tokens * rank * (d_in + d_out)
+        sketched += 2 * n * n_tokens * rank * features
         of_batch += 2 * n * n_tokens * d_in * d_out
         if gram_is_cheaper(n_tokens, d_in, d_out):
-            features = d_out if last is not None and is_same_memory(last, x) else d_in + d_out
             exact += n * n_tokens * (n_tokens + 1) * features
         else:
             exact += 2 * n * n_tokens * d_in * d_out
@@ -84,7 +88,7 @@ def count_flops(
             FlopCounterMode(display=False, custom_mapping=_attention_on_cpu())
         )
         bare([batch])
-    return Floors(counter.get_total_flops(), exact, sampled, of_batch)
+    return Floors(counter.get_total_flops(), exact, sampled, sketched, of_batch)
 
 
 def _attention_on_cpu() -> dict[Any, Callable[..., int]]:

@@ -93,6 +93,7 @@ class Peft:
 WAYS: dict[str, Callable[[nn.Module], Callable[[Sequence[dict[str, Tensor]]], None]]] = {
     "bare": Bare,
     "sampled": lambda model: Ours(model, "sampled"),
+    "sketched": lambda model: Ours(model, "sketched"),
     "exact": lambda model: Ours(model, "exact"),
     "both": lambda model: Ours(model, "both"),
     "sampled+batch": lambda model: Ours(model, "sampled", "batch_energies"),

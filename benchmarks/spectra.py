@@ -84,8 +84,9 @@ def report_costs(args: argparse.Namespace, device: torch.device) -> None:
         for way, options in ways.items():
             start = _now(device)
             measure(
-                model, batches, target_modules="all-linear", n_batches=len(batches), **options
-            )
+                model, batches, target_modules="all-linear", n_batches=len(batches),
+                estimator="exact", **options,
+            )  # fmt: skip
             if turn:  # the first one warms up
                 seconds[way].append(_now(device) - start)
     print(

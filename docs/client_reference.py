@@ -22,7 +22,13 @@ CLASSES = {
     "result": ("results.py", "Result"),
     "fetched": ("patterns.py", "FetchedPattern"),
 }
-FIELDS = ("CalibrationFields", "EvaluationFields", "PlanFields")
+FIELDS = (
+    "CalibrationFields",
+    "EvaluationFields",
+    "PlanFields",
+    "ComparisonFields",
+    "JobComparisonFields",
+)
 INTRO = """\
 # The Python client
 

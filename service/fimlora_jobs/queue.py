@@ -10,12 +10,18 @@ from redis import Redis
 from rq import Queue
 from rq.exceptions import DuplicateJobError
 
+from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import (
     ENQUEUE_OPTIONS,
+    HAND_OPTIONS,
     JOB_TIMEOUT_S,
+    LEND_HAND,
     QUEUE_NAME,
     RUN_ATTEMPT,
     attempts_in,
+    is_hand,
+    job_id_of,
+    new_hand_id,
     rq_job_id,
 )
 from fimlora_jobs.scripts import run_script
@@ -51,6 +57,24 @@ class RqTransport:
                 at_front=at_front,
                 **ENQUEUE_OPTIONS,
             )
+
+    def enqueue_hand(self, job_id: str) -> str:
+        """Ask some worker to train a run of an evaluation, behind all that wait; answers its id."""
+        rq_id = new_hand_id(job_id)
+        self._queue.enqueue(
+            LEND_HAND,
+            args=(job_id, rq_id),
+            job_id=rq_id,
+            description=rq_id,
+            job_timeout=JOB_TIMEOUT_S,
+            **HAND_OPTIONS,
+        )
+        return rq_id
+
+    def waiting_hands(self, job_id: str) -> int:
+        """How many hands for an evaluation wait to be taken."""
+        ids = map(text_of, self._redis.lrange(self._queue.key, 0, -1))
+        return sum(is_hand(rq_id) and job_id_of(rq_id) == job_id for rq_id in ids)
 
     def promote(self, job_id: str, attempt: int) -> None:
         """Let a waiting attempt go before all that are not of high priority."""

@@ -96,11 +96,12 @@ def give_up(
     *,
     counted: bool = True,
     error: JobError | None = None,
+    at_front: bool = True,
 ) -> Reaped:
-    """Give up an attempt and queue the next one in front, or end the job with ``error``."""
+    """Give up an attempt and queue the next one, in front, or end the job with ``error``."""
     change = store.requeue(job_id, attempt, counted=counted, error=error)
     if change.status is JobStatus.QUEUED:
-        transport.enqueue(job_id, change.attempt, at_front=True)
+        transport.enqueue(job_id, change.attempt, at_front=at_front)
     return Reaped(job_id, change.attempt, change.status)
 
 

@@ -86,6 +86,14 @@ class Runs:
                 found[text_of(run)] = holder
         return found
 
+    def note_failed_hand(self) -> None:
+        """Note that a hand could not train."""
+        self.store.redis.incr(self._failed())
+
+    def failed_hands(self) -> int:
+        """How many hands could not."""
+        return int(self.store.redis.get(self._failed()) or 0)
+
     def adopt(self, job_id: str) -> None:
         """Take over what the runs of an earlier job with the same request came to."""
         earlier = Runs(self.store, job_id)
@@ -97,6 +105,9 @@ class Runs:
 
     def _results(self) -> str:
         return self.store.key("runs", self.job_id)
+
+    def _failed(self) -> str:
+        return self.store.key("failed_hands", self.job_id)
 
     def _claims(self) -> str:
         return self.store.key("claims", self.job_id)

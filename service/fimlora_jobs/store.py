@@ -24,7 +24,7 @@ from fimlora_jobs.scripts import run_script
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
 # What is kept beside a job's record, under keys of these names, and goes with it.
-BESIDE = ("events", "plans", "runs", "claims")
+BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))

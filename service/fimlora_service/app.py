@@ -17,6 +17,7 @@ from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations import endpoints as calibrations
+from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
 from fimlora_service.http.middleware import (
@@ -42,7 +43,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
-    calibrations, evaluations, jobs, results, plans, rank_patterns, datasets, models,
+    calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
     cache_endpoints, operations,
 )  # fmt: skip
 

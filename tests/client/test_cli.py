@@ -87,9 +87,9 @@ def test_options_reach_the_request(run, rows):
         "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
-        "--column", "text=text", "--task", "regression", "--batches", "5", "--priority", "high",
+        "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
-        "--executor", "streamed", "--chat-labels", "last",
+        "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
@@ -101,6 +101,7 @@ def test_options_reach_the_request(run, rows):
     assert request["target_modules"] == ["query", "key"]
     assert request["exclude_modules"] == r".*\.0\..*key"
     assert request["dataset"]["columns"]["text"] == "text"
+    assert request["dataset"]["columns"]["tools"] == ""
     assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}
     assert request["allocation"] == {
         "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
@@ -108,6 +109,7 @@ def test_options_reach_the_request(run, rows):
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
+        "head": "fresh", "head_rows": 64,
     }  # fmt: skip
 
 

@@ -7,7 +7,14 @@ import sys
 import pytest
 
 import fimlora_client
-from fimlora_client.bodies import CalibrationFields, EvaluationFields, PlanFields
+from fimlora_client.bodies import (
+    CalibrationFields,
+    ComparisonFields,
+    EvaluationFields,
+    JobComparisonFields,
+    PlanFields,
+)
+from fimlora_contract.comparison_requests import ComparisonRequest, JobComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest, PlanRequest
 
@@ -38,6 +45,7 @@ SIGNATURES = {
     "Client": "base_url=None, *, api_key=None, http=None, sleep=<built-in function sleep>, "
     "context=None",
     "Client.calibrate": "self, request=None, *, idempotency_key=None, wait=0, **fields",
+    "Client.compare": "self, request=None, *, idempotency_key=None, wait=0, **fields",
     "Client.evaluate": "self, request=None, *, idempotency_key=None, wait=0, **fields",
     "EvaluationHandle.wait": "self, *, timeout=21600, poll_every=None, on_progress=None",
     "JobHandle.wait": "self, *, timeout=3600, poll_every=None, on_progress=None",
@@ -64,8 +72,10 @@ def signature(path):
         (CalibrationFields, CalibrationRequest),
         (EvaluationFields, EvaluationRequest),
         (PlanFields, PlanRequest),
+        (ComparisonFields, ComparisonRequest),
+        (JobComparisonFields, JobComparisonRequest),
     ],
-    ids=["calibrate", "evaluate", "allocate"],
+    ids=["calibrate", "evaluate", "allocate", "compare", "compare a job"],
 )
 def test_every_field_of_a_request_is_a_keyword(fields, request_):
     """An editor offers what the service takes; validating alone is a method of its own."""

@@ -48,6 +48,24 @@ def test_short_forms_expand_to_tagged_references():
             "method coherent needs the energy of each example's gradient, .* use exact",
         ),
         ({"calibration": {"n_batches": "8"}}, "n_batches"),
+        ({"calibration": {"tolerance": 0.0}}, "tolerance"),
+        ({"calibration": {"max_batches": 0}}, "max_batches"),
+        *(
+            ({"calibration": {"n_batches": "auto"}, "allocation": {"method": method}}, said)
+            for method, said in [
+                (
+                    "spectral",
+                    "with method spectral: what it needs of the mean gradient does not",
+                ),
+                ("uniform", "with method uniform: no row moves it"),
+                ("random", "with method random: no row moves it"),
+            ]
+        ),
+        (
+            {"calibration": {"n_batches": "auto"}, "allocation": {"aggregation": "max"}},
+            "with aggregation max",
+        ),
+        ({"calibration": {"n_batches": "auto", "estimator": "sampled"}}, "estimator sampled"),
         ({"dataset": {"rows": []}}, "has no source; source must be one of"),
         ({"base_model": {"source": ["hub"]}}, r"source must be one of \['hub', 'local'\]"),
         ({"base_model": 5}, "must be text .* it is a number"),

@@ -40,9 +40,9 @@ SIGNATURES = {
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
-    "estimator='exact', aggregation='mean', method='fim', budget=None, multiple_of=1, "
+    "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None",
+    "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
@@ -52,7 +52,7 @@ SIGNATURES = {
     "frontier_bytes=1073741824, on_batch=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
-    "estimator='exact', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
+    "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0, "
     "null=False, halves=False",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
@@ -61,8 +61,8 @@ SIGNATURES = {
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False",
-    "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, "
-    "n_batches=8, estimator='exact', rank=8, seed=0, scale=2, record=(), "
+    "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, choice=None, "
+    "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
@@ -85,7 +85,7 @@ FIELDS = {
         "method",
     ],
     "Settings": [
-        *("target_modules", "exclude_modules", "drawn", "unadaptable", "n_batches"),
+        *("target_modules", "exclude_modules", "drawn", "unadaptable", "choice", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
         *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
         *("progress_file", "first_example", "null", "halves"),
@@ -93,7 +93,15 @@ FIELDS = {
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
-        *("controls", "provenance", "not_targeted", "signal", "confidence", "method"),
+        *(
+            "controls",
+            "provenance",
+            "not_targeted",
+            "signal",
+            "confidence",
+            "method",
+            "warnings",
+        ),
     ],
 }
 

@@ -7,6 +7,7 @@ import pytest
 from fimlora import Budget, RankPlan, Statistics, allocate, score
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.text_files import rank_map
+from fimlora.confidence.evidence import with_confidence
 from fimlora.replan import WrittenAdapter, replan, replanned_config
 from support.results import make_statistics
 
@@ -24,7 +25,8 @@ def plan_after_measuring(
     statistics: Statistics, *, method: str = "fim", scale: int = 2, **options
 ) -> RankPlan:
     scores = score(statistics, method, scale=scale)
-    return allocate(scores, BUDGET, scale=scale, provenance=FACTS, **options)
+    plan = allocate(scores, BUDGET, scale=scale, provenance=FACTS, **options)
+    return with_confidence(statistics, plan)
 
 
 def written_with(plan: RankPlan, *, layout: str = "B") -> WrittenAdapter:
@@ -49,6 +51,7 @@ def test_the_settings_of_then_give_the_plan_of_then(statistics, layout, options,
     again = replan(Statistics.load(tmp_path / "statistics"), written, BUDGET, **options)
 
     assert again == plan
+    assert (again.confidence is None) == (options.get("method") == "uniform")
     assert rank_map(again, layout=layout) == written.rank_map
     assert replanned_config(again, written, layout=layout) == written.config
 

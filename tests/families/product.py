@@ -85,6 +85,7 @@ def _run_job(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Pro
         "target_modules": wanted.target_modules,
         "calibration": {
             "executor": wanted.executor, "dtype": wanted.dtype, "batch_size": wanted.batch_size,
+            "estimator": "exact",
         },
         "allocation": {"r_min": R_MIN, "r_max": R_MAX},
         "adapter": {"weights": True},
@@ -125,6 +126,7 @@ def _reporter(job_id: str) -> Reporter:
 def _run_library(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Product:
     settings = Settings(
         target_modules=wanted.target_modules,
+        estimator="exact",  # what autograd is compared with
         micro_batch_size=1 if wanted.one_at_a_time else None,
     )
     options = {"model_class": family.model_class, "dtype": getattr(torch, wanted.dtype)}

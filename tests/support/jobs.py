@@ -9,14 +9,23 @@ from typing import Any
 
 from redis import Redis
 
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.digests import digest_of
+from fimlora_contract.evaluations import EvaluationRequest
+from fimlora_contract.jobs import JobKind
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 
+REQUESTS: dict[JobKind, type[CalibrationRequest]] = {
+    JobKind.CALIBRATION: CalibrationRequest,
+    JobKind.COMPARISON: ComparisonRequest,
+}
 LABELLED = [{"text": f"w{n} w{n * 7 % 50} w{n % 5}", "label": n % 3} for n in range(48)]
+# No text twice: what is held out must not be trained on.
+DISTINCT = [{"text": f"w{n % 50} w{n // 2} w{n % 7}", "label": n % 3} for n in range(96)]
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -43,6 +52,7 @@ class Jobs:
         model: str = "tiny",
         dataset: Any = None,
         statistics_from: str = "",
+        kind: JobKind = JobKind.CALIBRATION,
         **request: Any,
     ) -> str:
         """Queue a job on registered names or inline rows; answers its id."""
@@ -51,9 +61,36 @@ class Jobs:
             "dataset": dataset or {"source": "inline", "rows": LABELLED},
             "budget": 4,
         } | request
-        accepted = CalibrationRequest.model_validate(body).model_dump(mode="json")
-        resolved = {"base_model": self._model(model), "dataset": self._dataset(accepted)}
-        return self._put(accepted, resolved, statistics_from=statistics_from)
+        accepted = REQUESTS[kind].model_validate(body).model_dump(mode="json")
+        resolved = {
+            "base_model": self._model(model),
+            "dataset": self._dataset(accepted["dataset"]),
+        }
+        return self._put(accepted, resolved, statistics_from=statistics_from, kind=kind)
+
+    def submit_evaluation(self, *, statistics_from: str = "", **request: Any) -> str:
+        """Queue a small evaluation on the tiny model; answers its id."""
+        body = {
+            "base_model": {"source": "local", "name": "tiny"},
+            "dataset": {"source": "inline", "rows": DISTINCT},
+            "budget": 4,
+            "calibration": {"n_batches": 2, "batch_size": 4},
+            "seeds": 2,
+            "steps": 4,
+            "batch_size": 4,
+            "learning_rates": [0.001, 0.002],
+            "quick": True,
+        } | request
+        accepted = EvaluationRequest.model_validate(body).model_dump(mode="json")
+        resolved = {
+            "base_model": self._model(accepted["base_model"]["name"]),
+            "dataset": self._dataset(accepted["dataset"]),
+            "plans": accepted["plans"],
+        }
+        if accepted["eval_dataset"]:
+            resolved["held_out"] = self._dataset(accepted["eval_dataset"])
+        kind = JobKind.EVALUATION
+        return self._put(accepted, resolved, statistics_from=statistics_from, kind=kind)
 
     def submit_resolved(self, *, resolved: dict[str, Any], **body: Any) -> str:
         """Queue a job whose references a test has resolved."""
@@ -61,12 +98,18 @@ class Jobs:
         return self._put(request.model_dump(mode="json"), resolved)
 
     def _put(
-        self, accepted: dict[str, Any], resolved: dict[str, Any], *, statistics_from: str = ""
+        self,
+        accepted: dict[str, Any],
+        resolved: dict[str, Any],
+        *,
+        statistics_from: str = "",
+        kind: JobKind = JobKind.CALIBRATION,
     ) -> str:
         job_id = self.store.new_id()
         digest = digest_of([accepted, resolved])
         self.store.create(
             job_id,
+            kind=kind,
             request=accepted,
             resolved=resolved,
             digest=digest,
@@ -118,8 +161,7 @@ class Jobs:
         digest = FolderDigests().of_model(self.data_dir / "models" / name)
         return {"source": "local", "name": name, "digest": digest}
 
-    def _dataset(self, accepted: dict[str, Any]) -> dict[str, Any]:
-        dataset = accepted["dataset"]
+    def _dataset(self, dataset: dict[str, Any]) -> dict[str, Any]:
         if dataset["source"] == "local":
             files = dataset_files(self.data_dir / "datasets" / dataset["name"])
             digest = FolderDigests().of_files(files)

@@ -8,6 +8,7 @@ import numpy as np
 from fimlora import Budget, Statistics, TargetModule, allocate, score
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.text_files import rank_map, text_files
+from fimlora.confidence.evidence import with_confidence
 from fimlora.statistics.options import Estimator
 from fimlora_contract.digests import digest_bytes, digest_of
 
@@ -26,6 +27,7 @@ def make_statistics(
     )
     energies = {m.name: random.lognormal(0, 2, m.d_out) for m in modules}
     squares = {m.name: random.lognormal(0, 2, (m.d_out, 8)) for m in modules}
+    parts = {m.name: random.dirichlet(np.full(16, 4.0)) for m in modules}  # of the examples
     exact = estimator == "exact"
     return Statistics(
         modules=modules,
@@ -40,7 +42,7 @@ def make_statistics(
         rank=None if exact else 8,
         seed=None if exact else 0,
         row_energies=energies if exact else {},
-        example_energies={m.name: np.ones(16) for m in modules} if exact else {},
+        example_energies={n: e.sum() * parts[n] for n, e in energies.items()} if exact else {},
         squared_gradients={} if exact else squares,
     )
 
@@ -62,6 +64,7 @@ def make_result(
         score(statistics, method, aggregation=aggregation), Budget("rank", budget),
         provenance=facts, scale=statistics.scale, **options,
     )  # fmt: skip
+    plan = with_confidence(statistics, plan, multiple_of=options.get("multiple_of", 1))
     config = build_adapter_config(
         plan,
         base_model="tiny",

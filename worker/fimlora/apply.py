@@ -1,7 +1,6 @@
 """From a live PEFT model and a few batches to the ranks it should have, in one call."""
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -10,12 +9,18 @@ from torch import nn
 
 from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter, resize_adapter
 from fimlora.allocation import allocate
+from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
-from fimlora.measuring.resident import measure
-from fimlora.methods.registry import records_needed
+from fimlora.measuring.resident import measure_resident
+from fimlora.measuring.settings import Settings
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.methods.score import score
+from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
+from fimlora.model.peft_trial import unadaptable_by_peft
+from fimlora.model.targets import Choice, choose_targets
 from fimlora.plan import Budget, RankPlan
 
 
@@ -26,7 +31,7 @@ def apply_fim_ranks(
     r_min: int | None = None,
     r_max: int | None = None,
     *,
-    estimator: str = "exact",
+    estimator: str = "auto",
     aggregation: str = "mean",
     method: str = "fim",
     budget: int | float | Budget | None = None,
@@ -37,6 +42,7 @@ def apply_fim_ranks(
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    signal: bool = False,
 ) -> RankPlan:
     """Measure a few batches, plan a rank for every adapted module, and resize in place.
 
@@ -52,7 +58,8 @@ def apply_fim_ranks(
         n_batches: Batches to measure at most.
         r_min: Lowest rank, at least 1; half the mean rank by default.
         r_max: Highest rank; twice the mean rank by default.
-        estimator: ``exact``, or ``sampled`` as in the published code.
+        estimator: ``auto``, ``exact``, ``sketched``, or ``sampled`` as in the published code; see
+            `fimlora.statistics.options.Estimator`.
         aggregation: ``mean``, ``max`` or ``l2``.
         method: What goes into the ranks, see `fimlora.score`; ``uniform`` and ``random`` are
             controls, ``spectral`` is experimental.
@@ -64,6 +71,7 @@ def apply_fim_ranks(
         train_mode: Leave dropout on while measuring, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
         on_batch: Called with (batches done, batches expected) after each batch.
+        signal: Measure also how much of the plan follows from the labels: its ``signal``.
 
     Returns:
         The plan that the adapter now has.
@@ -78,11 +86,8 @@ def apply_fim_ranks(
         scale = _common_scale(adapter)
         ranks = adapter.ranks
         with acting_alone(model, adapter_name):
-            statistics = measure(
-                model,
-                dataloader,
-                # An expression names none by itself: a layer that no row reaches stays as it is.
-                target_modules="|".join(map(re.escape, ranks)),
+            settings = Settings(
+                choice=_carriers(model, ranks),
                 n_batches=n_batches,
                 estimator=estimator,
                 rank=round(sum(ranks.values()) / len(ranks)),
@@ -93,7 +98,10 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
+                null=signal or needs_null(method),
+                halves=signal,
             )
+            statistics = measure_resident(model, dataloader, settings)
         plan = allocate(
             score(statistics, method, aggregation=aggregation),
             _mean_rank([ranks[m.name] for m in statistics.modules])
@@ -105,8 +113,20 @@ def apply_fim_ranks(
             scale=scale,
             seed=seed,
         )
+        source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
+        plan = with_signal(plan, source, multiple_of=multiple_of)
         resize_adapter(model, plan, adapter_name, seed=seed)
-    return plan
+    return with_confidence(statistics, plan, multiple_of=multiple_of)
+
+
+def _carriers(model: nn.Module, names: Collection[str]) -> Choice:
+    """Choose the modules that carry an adapter.
+
+    Returns:
+        The choice; it names none by itself: a layer that no row reaches stays as it is.
+    """
+    with running_uncompiled(model) as plain:
+        return choose_targets(plain, names=names, unadaptable=unadaptable_by_peft)
 
 
 def _common_scale(adapter: LiveAdapter) -> int | float:

@@ -102,6 +102,19 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanWarning:
+    """Something to mind before training by a plan.
+
+    Attributes:
+        code: What it is about, a stable word.
+        message: A sentence with the number it is about, and the next step.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RankPlan:
     """The integer rank of every target module.
 
@@ -124,6 +137,7 @@ class RankPlan:
         signal: How much of the plan follows from the task, as plain data, if that was asked.
         confidence: How sure the ranks are, as plain data, if that is known.
         method: The method that made the scores; ``None`` for scores of one's own.
+        warnings: What to mind before training by it.
     """
 
     modules: tuple[TargetModule, ...]
@@ -141,6 +155,7 @@ class RankPlan:
     signal: Mapping[str, Any] | None = None
     confidence: Mapping[str, Any] | None = None
     method: str | None = None
+    warnings: tuple[PlanWarning, ...] = ()
 
     @property
     def spent(self) -> Spending:
@@ -186,6 +201,7 @@ class RankPlan:
             "provenance": dict(self.provenance),
             "not_targeted": dict(self.not_targeted),
             **self._evidence(),
+            "warnings": [asdict(warning) for warning in self.warnings],
             "modules": [
                 {
                     # By hand: `asdict` copies every value of every module, which takes longer.
@@ -244,6 +260,9 @@ class RankPlan:
                 not_targeted=dict(data.get("not_targeted", {})),
                 signal=data.get("signal"),
                 confidence=data.get("confidence"),
+                warnings=tuple(
+                    PlanWarning(row["code"], row["message"]) for row in data.get("warnings", ())
+                ),
                 method=data.get("method"),
             )
         except (KeyError, TypeError, AttributeError, InvalidOption) as error:

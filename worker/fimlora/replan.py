@@ -10,6 +10,8 @@ from typing import Any
 
 from fimlora.adapter.config import build_adapter_config
 from fimlora.allocation import allocate
+from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.methods.score import score
 from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
@@ -60,6 +62,7 @@ def replan(
     method: str = "fim",
     scale: int | float = 2,
     aggregation: str = "mean",
+    multiple_of: int = 1,
     **options: Any,
 ) -> RankPlan:
     """Solve a plan as it had been solved right after measuring.
@@ -71,14 +74,20 @@ def replan(
         method: The method.
         scale: LoRA scale of every module.
         aggregation: How statistics are reduced to scores.
-        **options: All else that `fimlora.allocate` takes.
+        multiple_of: Every rank is a multiple of this.
+        **options: All else that `fimlora.allocate` takes, but for groups.
 
     Returns:
         The plan; with the settings of the one written then it is equal to it.
     """
     scores = score(statistics, method, scale=scale, aggregation=aggregation)
     facts = written.facts_beside(scores)
-    return allocate(scores, budget, scale=scale, provenance=facts, **options)
+    plan = allocate(
+        scores, budget, scale=scale, multiple_of=multiple_of, provenance=facts, **options
+    )
+    source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
+    plan = with_signal(plan, source, multiple_of=multiple_of)
+    return with_confidence(statistics, plan, multiple_of=multiple_of)
 
 
 def replanned_config(

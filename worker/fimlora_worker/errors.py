@@ -49,6 +49,12 @@ class DatasetUnreachable(WorkerError, LookupError):
     code = "dataset_unreachable"
 
 
+class PlanGone(WorkerError, LookupError):
+    """A plan that the job was accepted with is not stored any more."""
+
+    code = "result_expired"
+
+
 class UnequalArms(WorkerError, ValueError):
     """The plans that an evaluation is to compare do not spend the same."""
 
@@ -65,6 +71,10 @@ class CancelRequested(Abort):
 
 class ShutdownRequested(Abort):
     """The worker is going down; another one takes the job."""
+
+
+class MakesRoom(Abort):
+    """The attempt lets others go first; the job goes on behind them, and nothing is lost."""
 
 
 class DeadlinePassed(Abort):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fimlora_client.calls import json_body
 from fimlora_client.errors import InvalidFile, ValidationFailed, problem_of
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.field_errors import field_error
 from fimlora_contract.references import (
@@ -79,6 +80,21 @@ class EvaluationFields(CalibrationFields, total=False):
     quick: bool
 
 
+class ComparisonFields(CalibrationFields, total=False):
+    """The fields of a comparison as keyword arguments: those of a calibration, and this."""
+
+    methods: list[MethodName] | None
+
+
+class JobComparisonFields(TypedDict, total=False):
+    """The fields of a comparison of what a job has measured as keyword arguments."""
+
+    budget: AnyBudget
+    methods: list[MethodName] | None
+    allocation: Allocation | Mapping[str, Any]
+    picture: bool
+
+
 class PlanFields(TypedDict, total=False):
     """The fields of a request for another plan as keyword arguments."""
 
@@ -111,6 +127,19 @@ def build_evaluation(
     if request is not None:
         return request.model_copy(update=dict(fields)) if fields else request
     return checked(EvaluationRequest, fields)
+
+
+def build_comparison(
+    request: ComparisonRequest | None, **fields: Unpack[ComparisonFields]
+) -> ComparisonRequest:
+    """The comparison as given, or built and checked from its fields.
+
+    Raises:
+        ValidationFailed: A field is wrong; the same exception the service's refusal raises.
+    """
+    if request is not None:
+        return request.model_copy(update=dict(fields)) if fields else request
+    return checked(ComparisonRequest, fields)
 
 
 def for_a_job(request: AnyRequest) -> AnyRequest:

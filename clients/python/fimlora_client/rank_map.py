@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fimlora_client.head_line import head_line
 from fimlora_contract.rank_maps import RankMap, RankMapModule
+from fimlora_contract.signals import Signal
 
 # From pale to deep; the text colour keeps enough contrast on each.
 SHADES = (
@@ -32,6 +33,7 @@ SHADES = (
     "#0a3553",
 )
 DARK_FROM = 4
+SIGNAL_STYLES = {"task": "bold green", "weak": "bold yellow", "none": "bold yellow"}
 EMPTY = "·"
 CELL = 8
 
@@ -80,14 +82,23 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
     """The whole rank map: table, other modules, budget."""
     grid = arrange(rank_map.modules)
     parts: list[RenderableType] = []
+    if rank_map.signal:
+        parts.append(Padding(signal_line(rank_map.signal), (1, 0, 0, 2)))
     if grid.layers:
         parts.append(Padding(_blocks(grid, rank_map), (1, 0, 0, 1)))
     if grid.others:
         parts.append(Padding(_others(grid.others, rank_map), (1, 0, 0, 2)))
     parts.append(Padding(budget_lines(rank_map), (1, 0, 1, 2)))
+    if rank_map.warnings:
+        parts.append(Padding(warning_lines(rank_map), (0, 0, 1, 2)))
     if rank_map.not_targeted:
         parts.append(Padding(left_out_lines(rank_map), (0, 0, 1, 2)))
     return Group(*parts)
+
+
+def signal_line(signal: Signal) -> Text:
+    """How much of the plan follows from the task: first of all, as all else hangs on it."""
+    return Text(signal.sentence, SIGNAL_STYLES.get(signal.verdict, ""))
 
 
 def budget_lines(rank_map: RankMap) -> Table:
@@ -109,6 +120,8 @@ def budget_lines(rank_map: RankMap) -> Table:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
         table.add_row(Text("trained", "bold"), Text(padded))
+    if confidence := confidence_line(rank_map):
+        table.add_row(Text("sure", "bold"), Text(confidence))
     if head := head_line(rank_map.provenance.get("head")):
         table.add_row(Text("head", "bold"), Text(head))
     if classes := classes_line(rank_map.provenance):
@@ -127,6 +140,17 @@ def controls_line(rank_map: RankMap) -> str:
     return ", ".join(said) + " parameters" if said else ""
 
 
+def confidence_line(rank_map: RankMap) -> str:
+    """How sure the ranks are; empty where a map does not say."""
+    if (found := rank_map.confidence) is None:
+        return ""
+    n = len(rank_map.modules)
+    return (
+        f"{n - found.n_unresolved} of {n} ranks hold in {found.level:.0%} of other draws of "
+        f"{found.n_examples:,} examples; a plan from one overlaps by {found.expected_overlap:.1%}"
+    )
+
+
 def classes_line(provenance: Mapping[str, Any]) -> str:
     """Which model classes the names of the adapter are for; empty where nobody knows."""
     if not (own := provenance.get("model_class")):
@@ -136,6 +160,14 @@ def classes_line(provenance: Mapping[str, Any]) -> str:
     if other := provenance.get("names_do_not_hold_for"):
         return f"of {own}, and not for {other}, which has others"
     return f"of {own}"
+
+
+def warning_lines(rank_map: RankMap) -> Table:
+    """What to mind, a warning a row."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    for warning in rank_map.warnings:
+        table.add_row(Text("mind", "bold yellow"), Text(warning.message))
+    return table
 
 
 def left_out_lines(rank_map: RankMap) -> Table:

@@ -23,6 +23,7 @@ from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")
 MOST_RUNS = 500
+EVAL_SHARE = 0.2
 # A content address, a job that made a plan, or a pin.
 PLAN_REFERENCE = (
     r"^(sha256:[0-9a-f]{64}|job_[0-9a-f]{23}"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.comparisons import ComparisonResult
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.verdicts import EvaluationResult
 
@@ -116,10 +117,11 @@ class CalibrationResult(JobResult):
     )
 
 
-AnyResult = CalibrationResult | EvaluationResult
+AnyResult = CalibrationResult | EvaluationResult | ComparisonResult
 RESULTS: dict[JobKind, type[AnyResult]] = {
     JobKind.CALIBRATION: CalibrationResult,
     JobKind.EVALUATION: EvaluationResult,
+    JobKind.COMPARISON: ComparisonResult,
 }
 
 

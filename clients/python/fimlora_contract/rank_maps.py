@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.confidence import Confidence, PlanWarning
+from fimlora_contract.signals import Signal
 
 
 def is_unknown(value: object) -> bool:
@@ -62,12 +64,15 @@ class RankMap(AnswerModel):
         description="What the choice of targets means but is not one of them, by name, with the "
         "reason in a sentence.",
     )
-    signal: dict[str, Any] | None = Field(
+    signal: Signal | None = Field(
         None,
         exclude_if=is_unknown,
         description="How much of the plan follows from the task, if that was asked.",
     )
-    confidence: dict[str, Any] | None = Field(
+    confidence: Confidence | None = Field(
         None, exclude_if=is_unknown, description="How sure the ranks are, if that is known."
+    )
+    warnings: list[PlanWarning] = Field(
+        default=[], description="What to mind before training by the plan."
     )
     modules: list[RankMapModule]

@@ -49,7 +49,10 @@ class LocalModel(RequestModel):
 
 
 class Columns(RequestModel):
-    """Which columns to read; those left out are found by their usual names."""
+    """Which columns to read; those left out are found by their usual names.
+
+    An empty name leaves a column of ``tools``, ``system`` or ``input`` alone.
+    """
 
     text: str | None = None
     text_pair: str | None = None

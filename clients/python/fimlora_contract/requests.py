@@ -18,11 +18,14 @@ WEBHOOK_URL = (
     r"^(https?)://([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:[0-9]{1,5})?"
     r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?$"
 )
+MOST_BATCHES = 4096
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
-MethodName = Literal["fim", "coherent", "spectral", "spectral-denoised", "uniform", "random"]
+MethodName = Literal[
+    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "uniform", "random"
+]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
@@ -79,10 +82,42 @@ def expand_budget(value: Any) -> Any:
 class Calibration(RequestModel):
     """How the statistics are measured."""
 
-    n_batches: Annotated[int, Field(ge=1, le=4096)] = 8
+    n_batches: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_BATCHES)] | Literal["auto"],
+        Field(
+            description="With auto, 4, 8, 16 ... batches are measured, until the plan is expected "
+            "to move by no more than the tolerance if other rows were drawn."
+        ),
+    ] = 8
+    tolerance: Annotated[
+        Annotated[float, Field(gt=0, lt=1)],
+        Field(
+            description="With n_batches auto: up to which share of its ranks (or parameters) a "
+            "plan may be expected to move with other rows."
+        ),
+    ] = 0.05
+    max_batches: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_BATCHES)],
+        Field(description="With n_batches auto: batches at most."),
+    ] = 64
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 512
-    estimator: Literal["exact", "sampled"] = "exact"
+    estimator: Annotated[
+        Literal["auto", "exact", "sketched", "sampled"],
+        Field(
+            description="How the Fisher information is estimated: exactly, by an unbiased sketch "
+            "of that whose cost does not grow with the length, or by one random A as in the "
+            "published code. auto is exact where that adds less than a tenth to the arithmetic of "
+            "a pass, else sketched; provenance says which."
+        ),
+    ] = "auto"
+    signal: Annotated[
+        bool,
+        Field(
+            description="Whether to measure also how much of the plan follows from the labels: a "
+            "second backward pass, under labels of other rows. It changes no plan."
+        ),
+    ] = True
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task: Annotated[
         Literal["auto", "sequence_classification", "regression", "causal_lm"],
@@ -124,6 +159,11 @@ class Calibration(RequestModel):
         ),
     ] = "auto"
 
+    @property
+    def most_batches(self) -> int:
+        """Batches that may be measured."""
+        return self.max_batches if self.n_batches == "auto" else self.n_batches
+
 
 class Allocation(RequestModel):
     """How the budget is shared."""
@@ -132,8 +172,9 @@ class Allocation(RequestModel):
         MethodName,
         Field(
             description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise (all but "
-            "fim experimental: not shown to beat uniform); or one of the two controls."
+            "marginal gain from gradient spectra, or what of these is above their noise; by "
+            "Fisher information over that under labels of other rows (all but fim experimental: "
+            "not shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
@@ -182,6 +223,30 @@ def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
         raise ValueError(
             f"a mean rank of {mean} is outside the feasible interval: "
             f"at least r_min={low}" + (f", at most r_max={high}" if high else "")
+        )
+
+
+def check_rounds(calibration: Calibration, allocation: Allocation) -> None:
+    """Refuse to measure until a plan is stable where nothing tells whether it is."""
+    if calibration.n_batches != "auto":
+        return
+    given, then = "n_batches=auto", "give a number of batches"
+    if allocation.method in {"uniform", "random"}:
+        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
+    if allocation.method != "fim":
+        raise ValueError(
+            f"{given} with method {allocation.method}: what it needs of the mean gradient does not "
+            f"add up over rounds; {then}, or take method fim"
+        )
+    if allocation.aggregation != "mean":
+        raise ValueError(
+            f"{given} with aggregation {allocation.aggregation}: its scores are no means of a "
+            f"value per example; {then}, or take aggregation mean"
+        )
+    if calibration.estimator == "sampled":
+        raise ValueError(
+            f"{given} with estimator sampled: it keeps no value per example; {then}, or take "
+            "estimator exact"
         )
 
 
@@ -263,6 +328,11 @@ class CalibrationRequest(RequestModel):
     validate_only: Annotated[
         bool, Field(description="Answer with an estimate, as POST /estimate does; no job.")
     ] = False
+
+    @model_validator(mode="after")
+    def _rounds_add_up(self) -> Self:
+        check_rounds(self.calibration, self.allocation)
+        return self
 
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:

@@ -23,6 +23,8 @@ PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sen
 TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
 CONVERSATIONS = ("messages", "conversations")
+# Columns that say more about a text, and that an empty name leaves alone.
+COMPANIONS = ("tools", "system", "input")
 TEXT_ROLES = ("text", "text_pair", "prompt", "completion", "instruction")
 NO_CHAT_TEMPLATE = (
     "the rows are chat messages, but the model's tokenizer has no chat template; use a chat "
@@ -68,14 +70,22 @@ def find_fields(
     Raises:
         ColumnError: A given column does not exist, or no usual name was found.
     """
-    given = {role: name for role, name in columns.model_dump().items() if name is not None}
+    said = {role: name for role, name in columns.model_dump().items() if name is not None}
+    given = {role: name for role, name in said.items() if name}
+    left_out = said.keys() - given.keys()
+    if needed := sorted(left_out - {*COMPANIONS}):
+        raise ColumnError(
+            f"dataset.columns has an empty name for {needed[0]}; an empty name leaves a column "
+            f"alone, and is allowed for {', '.join(COMPANIONS)}"
+        )
     missing = sorted(set(given.values()) - set(names))
     if missing:
         raise ColumnError(f"no column {missing[0]!r}; the columns are {listed(names)}")
     if "text_pair" in given and "text" not in given:
         raise ColumnError("dataset.columns names a text_pair without a text")
     fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
-    return _with_companions(_fit_task(fields, names=names, task=task), names, given)
+    fields = _fit_task(fields, names=names, task=task)
+    return _with_companions(fields, [n for n in names if n not in left_out], given)
 
 
 def _has_text(given: Mapping[str, str]) -> bool:

@@ -15,6 +15,36 @@ from fimlora_jobs.models.refusal import ModelRefused
 
 TABLE = "heads.json"
 CAUSAL, CLASSIFIES, MASKED = "causal_lm", "sequence_classification", "masked_lm"
+SEQ2SEQ = "seq2seq_lm"
+
+
+def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether a model writes what another part of it has not read: T5, BART and their like.
+
+    Some families may also be their decoder alone, by a switch in their configuration.
+    """
+    heads = known_heads().get(str(config.get("model_type")), frozenset())
+    return SEQ2SEQ in heads and bool(config.get("is_encoder_decoder", True))
+
+
+def check_rows(config: Mapping[str, Any], *, has_completion: bool, is_chat: bool) -> None:
+    """Refuse rows of text that an encoder-decoder cannot learn from.
+
+    Args:
+        config: The content of a ``config.json``.
+        has_completion: Whether a row has what is to be written apart from what is read.
+        is_chat: Whether it goes through a chat template.
+
+    Raises:
+        ModelRefused: Says which rows it needs.
+    """
+    if is_encoder_decoder(config) and (is_chat or not has_completion):
+        found = "chat messages" if is_chat else "text without a completion"
+        raise ModelRefused(
+            f"{config.get('model_type')} is an encoder-decoder, and the rows are {found}; it "
+            "needs rows with prompt and completion (or instruction and output) as text: it reads "
+            "the one and writes the other"
+        )
 
 
 def check_head(config: Mapping[str, Any], task: str) -> None:
@@ -22,7 +52,8 @@ def check_head(config: Mapping[str, Any], task: str) -> None:
 
     Args:
         config: The content of a ``config.json``.
-        task: ``causal_lm`` or ``sequence_classification``.
+        task: ``causal_lm`` or ``sequence_classification``; an encoder-decoder models language,
+            too.
 
     Raises:
         ModelRefused: It has none, and the message says what it has.
@@ -31,8 +62,10 @@ def check_head(config: Mapping[str, Any], task: str) -> None:
     heads = known_heads().get(str(kind))
     if heads is None:
         return
+    if task == CAUSAL and is_encoder_decoder(config):
+        return
     if task == CLASSIFIES and CLASSIFIES not in heads:
-        other = "; give a dataset without labels" if CAUSAL in heads else ""
+        other = "; give a dataset without labels" if heads & {CAUSAL, SEQ2SEQ} else ""
         raise ModelRefused(
             f"transformers has no sequence classification head for {kind}{other}"
         )

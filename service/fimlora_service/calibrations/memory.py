@@ -15,10 +15,11 @@ go into a model's linear maps and come out of them per token (its features).
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fimlora.memory.need import MemoryNeed, bytes_recorded
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.plan import TargetModule
 from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.dtypes import BYTES
@@ -82,7 +83,7 @@ def demand_of(
     size = BYTES[dtype]
     weight_size = 4 if is_packed(config) else size
     n_tokens = min(calibration.max_length, find(config, POSITIONS) or calibration.max_length)
-    n_examples = calibration.n_batches * calibration.batch_size
+    n_examples = calibration.most_batches * calibration.batch_size
     weights, block = checkpoint.parameters * weight_size, checkpoint.largest_block
     loaded = (block + max(block, checkpoint.largest_other)) * weight_size
     inputs = (checkpoint.n_blocks + 1) * n_tokens * find(config, WIDTHS)
@@ -118,8 +119,11 @@ def recorded_bytes(
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)
-    by_block = (bytes_recorded(modules, record, at_once=b) for b in blocks.values())
-    return RecordedBytes(whole=bytes_recorded(modules, record), block=max(by_block, default=0))
+    halves = request.calibration.signal
+    null = halves or needs_null(*request.methods_measured)
+    count = partial(bytes_recorded, modules, record, null=null, halves=halves)
+    largest = max((count(at_once=block) for block in blocks.values()), default=0)
+    return RecordedBytes(whole=count(), block=largest)
 
 
 def find(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:

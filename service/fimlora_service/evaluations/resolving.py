@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fimlora_contract.digests import digest_of
-from fimlora_contract.evaluations import EvaluationRequest
+from fimlora_contract.evaluations import EVAL_SHARE, EvaluationRequest
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
@@ -21,7 +21,6 @@ from fimlora_service.results.reading import plan_of, read_pattern
 
 # Raise it with every change after which equal requests train or judge in another way.
 TRAINING = 1
-EVAL_SHARE = 0.2
 FEWEST_HELD_OUT = 8
 TRAINED = frozenset({"seeds", "steps", "batch_size", "max_length", "learning_rates", "quick"})
 HELD_OUT = frozenset({"eval_split", "eval_share", "eval_rows"})
@@ -70,6 +69,8 @@ class EvaluationResolver:
             | ({"held_out": held_out} if held_out else {})
             | ({"plans": plans} if plans else {}),
             digest=digest_of(content),
+            # A share that is held out is not measured either: no calibration's statistics do.
+            statistics_digest=resolved.statistics_digest if held_out else "",
         )
 
     def _held_out(

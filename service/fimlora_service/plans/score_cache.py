@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache, cached
 
 if TYPE_CHECKING:  # the engine brings numpy, and is imported when a plan is asked for
+    from fimlora.confidence.signal import SignalSource
     from fimlora.scores import Scores
+    from fimlora.statistics import Statistics
 
 MAX_BYTES = 64 << 20
 N_AT_ONCE = 8  # files being read, each with its sums in memory
 MODULE_BYTES = 1_000  # roughly, of a module's name, sides and score
-VALUE_BYTES = 8  # of a singular value
+VALUE_BYTES = 8  # of a singular value, a score of a half, an example's
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +29,23 @@ class ScoredStatistics:
     Attributes:
         scores: The scores.
         digest: Of the statistics' file under that scale.
+        examples: Of the statistics, what confidence goes by: their values per example.
+        signal: What the signal of a plan goes by, or the reason why none is known; ``None``
+            where it was not asked for.
     """
 
     scores: "Scores"
     digest: str
+    examples: "Statistics"
+    signal: "SignalSource | str | None" = None
 
     @property
     def n_bytes(self) -> int:
         """How much memory it takes, roughly."""
         n_values = sum(len(values) for values in self.scores.spectra.values())
+        n_values += sum(len(values) for values in self.examples.example_energies.values())
+        if self.signal is not None and not isinstance(self.signal, str):
+            n_values += self.signal.n_numbers
         return MODULE_BYTES * len(self.scores.modules) + VALUE_BYTES * n_values
 
 

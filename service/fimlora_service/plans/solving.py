@@ -12,12 +12,13 @@ from fimlora import (
     FimloraError,
     InfeasibleBudget,
     RankPlan,
-    Scores,
     Statistics,
     allocate,
     score,
 )
 from fimlora.adapter.text_files import text_files
+from fimlora.confidence.evidence import examples_of, with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
 from fimlora.replan import WrittenAdapter, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
@@ -62,7 +63,7 @@ def solve_again(
         ) from error
     except FimloraError as error:
         raise errors.ValidationFailed(str(error)) from error
-    plan, config = plan_and_config(request, scored.scores, written_adapter(result))
+    plan, config = plan_and_config(request, scored, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
     return Plan(
@@ -86,7 +87,11 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         scores = score(
             statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )
-    return ScoredStatistics(scores, digest)
+        signal = source_if_any(
+            statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
+        )
+        examples = examples_of(statistics)
+    return ScoredStatistics(scores, digest, examples, signal)
 
 
 def written_adapter(result: CalibrationResult) -> WrittenAdapter:
@@ -98,7 +103,7 @@ def written_adapter(result: CalibrationResult) -> WrittenAdapter:
 
 
 def plan_and_config(
-    request: PlanRequest, scores: Scores, written: WrittenAdapter
+    request: PlanRequest, scored: ScoredStatistics, written: WrittenAdapter
 ) -> tuple[RankPlan, dict[str, Any]]:
     """The plan a request asks for, and its adapter config.
 
@@ -106,15 +111,17 @@ def plan_and_config(
         BudgetInfeasible: No plan meets the budget.
         ValidationFailed: An option does not fit these statistics.
     """
-    budget, adapter = request.budget, request.adapter
+    budget, adapter, allocation = request.budget, request.adapter, request.allocation
     try:
         plan = allocate(
-            scores,
+            scored.scores,
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
             scale=adapter.scale,
-            provenance=written.facts_beside(scores),
-            **request.allocation.model_dump(exclude={"aggregation", "method"}),
+            provenance=written.facts_beside(scored.scores),
+            **allocation.model_dump(exclude={"aggregation", "method"}),
         )
+        plan = with_signal(plan, scored.signal, multiple_of=allocation.multiple_of)
+        plan = with_confidence(scored.examples, plan, multiple_of=allocation.multiple_of)
         return plan, replanned_config(plan, written, layout=adapter.layout)
     except InfeasibleBudget as error:
         raise errors.BudgetInfeasible(str(error)) from error

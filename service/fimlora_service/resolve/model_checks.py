@@ -8,7 +8,7 @@ from typing import Any
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
-from fimlora_jobs.models.heads import check_head
+from fimlora_jobs.models.heads import check_head, check_rows
 from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_jobs.models.shards import check_shard_names, check_shards
@@ -75,14 +75,20 @@ def check_files(
 
 
 def check_task(
-    config: Mapping[str, Any], fields: Mapping[str, Any] | None, task: str, *, where: str
+    config: Mapping[str, Any],
+    fields: Mapping[str, Any] | None,
+    task: str,
+    *,
+    is_chat: bool,
+    where: str,
 ) -> None:
-    """Refuse a model without the head that the rows need.
+    """Refuse a model without the head that the rows need, and rows that a head cannot use.
 
     Args:
         config: Its configuration.
         fields: The columns that are used; ``None`` where only the worker will know.
         task: What the request says.
+        is_chat: Whether the rows are conversations.
         where: What to call the model.
 
     Raises:
@@ -90,7 +96,10 @@ def check_task(
     """
     with refused(where):
         if fields is not None:
-            check_head(config, TextFields(**fields).task)
+            columns = TextFields(**fields)
+            check_head(config, columns.task)
+            if not columns.label:
+                check_rows(config, has_completion=bool(columns.completion), is_chat=is_chat)
         elif task in TASKS:
             check_head(config, task)
 

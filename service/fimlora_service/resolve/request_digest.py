@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
@@ -14,7 +14,9 @@ MEASUREMENT = 3
 MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
 # Where the weights are while they are measured changes no number.
-NEITHER = {"calibration": {"executor"}}
+NEITHER = frozenset({"executor"})
+# What says when to stop measuring decides nothing where the number of batches is given.
+ROUNDS = frozenset({"tolerance", "max_batches"})
 
 
 def request_digest(
@@ -31,14 +33,19 @@ def request_digest(
     With ``settings=MEASURED``, of everything that decides the statistics. The executor is
     in neither: a request that is equal but for it finds the same result.
     """
+    is_auto = request.calibration.n_batches == "auto"
+    if is_auto:  # the plan decides how much is measured
+        settings = settings | {"allocation", "budget"}
+    unread = {"calibration": set(NEITHER if is_auto else NEITHER | ROUNDS)}
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
     record = records_needed(*request.methods_measured)
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": content}
-        | request.model_dump(mode="json", include=set(settings), exclude=NEITHER)
+        | request.model_dump(mode="json", include=set(settings), exclude=unread)
         # What a method needs besides is measured for it only.
         | ({"record": sorted(record)} if record else {})
+        | ({"null": True} if needs_null(*request.methods_measured) else {})
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )

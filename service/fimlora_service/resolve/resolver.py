@@ -87,7 +87,11 @@ class Resolver:
         check_exclusions(request, shapes=model.shapes, config=model.config)
         dataset = self.resolve_dataset(request.dataset, task=request.calibration.task)
         check_task(
-            model.config, dataset["fields"], request.calibration.task, where="the base model"
+            model.config,
+            dataset["fields"],
+            request.calibration.task,
+            is_chat=dataset["chat"],
+            where="the base model",
         )
         if dataset["chat"]:
             fields = dataset["fields"]

@@ -17,6 +17,8 @@ from fimlora_service import errors
 
 NAMES = frozenset({
     "adapter_config.json",
+    "compare.json",
+    "compare.svg",
     "curves.csv",
     "evaluation.json",
     "adapter_model.safetensors",

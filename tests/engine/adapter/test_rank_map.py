@@ -2,6 +2,7 @@
 
 import itertools
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -171,3 +172,39 @@ def test_a_budget_above_every_ceiling_is_pointed_out():
 
     assert f"{cost:,} unspent, as every module is at r_max" in render_text(plan)
     assert "unspent" in render_svg(plan)
+
+
+def with_signal(plan):
+    """A plan that has two more ranks at its first module than its null, and one less at others."""
+    null = [plan.ranks[m.name] + (-2 if i == 0 else 1 if i < 3 else 0)
+            for i, m in enumerate(plan.modules)]  # fmt: skip
+    signal = {"verdict": "task", "sentence": "4 % of the ranks <follow>", "null_ranks": null}
+    return replace(plan, signal=signal)
+
+
+def test_the_sentence_stands_before_the_map_and_moves_beside_their_ranks():
+    """In text and picture alike; what did not move has no number of its own."""
+    plan = with_signal(plan_of(decoder(2), [5, 2, 3]))
+
+    lines = render_text(plan).splitlines()
+    found = texts(render_svg(plan))
+
+    assert lines[1] == "4 % of the ranks <follow>"
+    assert lines[4].split() == ["0", "5", "+2", "2", "-1", "3", "-1", "5", "2", "3", "5"]
+    assert "4 % of the ranks <follow>" in found
+    small = [e.text for e in ET.fromstring(render_svg(plan)).iter(f"{SVG}tspan")]
+    assert small == ["+2", "-1", "-1"]
+    assert any("labels of other rows" in text for text in found)
+    assert "labels of other rows" in lines[-3]
+
+
+def test_a_plan_without_a_signal_says_nothing_of_one():
+    """Nor does one that only says why there is none have any moves."""
+    plan = plan_of(decoder(2), [5, 2, 3])
+    unknown = replace(
+        plan, signal={"verdict": "unknown", "sentence": "its signal is not known"}
+    )
+
+    assert "labels" not in render_text(plan) + render_svg(plan)
+    assert render_text(unknown).splitlines()[1] == "its signal is not known"
+    assert not list(ET.fromstring(render_svg(unknown)).iter(f"{SVG}tspan"))

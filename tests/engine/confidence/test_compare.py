@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 
 from fimlora import Budget, Statistics, allocate, compare, measure, score
-from fimlora.confidence.compare import spearman
 from fimlora.confidence.compare_picture import render_comparison
+from fimlora.confidence.correlation import spearman
+from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, records_needed
 from support.gradients import noise, statistics_of
@@ -30,7 +31,9 @@ def statistics() -> Statistics:
     """Of one run that has recorded what the methods need."""
     model, targets = tiny(NAME)
     batches = [make_batch(NAME, lengths, seed=i) for i, lengths in enumerate([[31, 9, 3], [7]])]
-    return measure(model, batches, target_modules=targets, record=records_needed(*METHODS))
+    return measure(
+        model, batches, target_modules=targets, record=records_needed(*METHODS), null=True
+    )
 
 
 @pytest.mark.parametrize("budget", UNITS, ids=lambda budget: budget.unit)
@@ -86,6 +89,24 @@ def test_spearman_shares_places_of_equal_values(seed):
     assert spearman(a, a) == 1
     assert spearman(a, [-value for value in a]) == -1
     assert spearman(a, [2] * 30) is None
+
+
+def test_a_signal_is_stated_where_null_and_halves_were_measured():
+    """That of each plan, as it is by itself; a control has none."""
+    model, targets = tiny(NAME)
+    batches = [make_batch(NAME, [31, 9, 7, 3], seed=i) for i in range(4)]
+    record = records_needed(*METHODS)
+    options = {"target_modules": targets, "record": record, "null": True, "halves": True}
+    statistics = measure(model, batches, **options)
+
+    found = compare(statistics, 4, r_min=1, multiple_of=1)
+
+    assert set(found.signals) == {"fim", "coherent", "spectral", "spectral-denoised"}
+    for method, signal in found.signals.items():
+        assert signal == signal_of(statistics, found.plans[method]).to_json()
+    rows = {row["method"]: row["signal"] for row in found.to_json()["methods"]}
+    assert rows["fim"] == found.signals["fim"]
+    assert rows["uniform"] is None
 
 
 def test_what_was_not_recorded_is_left_out_with_the_reason():
@@ -167,9 +188,9 @@ def test_comparing_needs_no_torch():
 
 def test_all_methods_may_lack_something(statistics):
     """Then nothing is compared in silence."""
-    sampled = replace(statistics, example_energies={}, spectra={})
+    bare = replace(statistics, example_energies={}, spectra={}, null=None)
 
-    found = compare(sampled, 4)
+    found = compare(bare, 4)
 
     assert set(found.plans) == {"fim", "uniform", "random"}
     assert set(found.left_out) == set(METHODS) - set(found.plans)

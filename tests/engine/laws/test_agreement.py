@@ -59,7 +59,7 @@ def test_exact_equals_one_backward_pass_per_example(name, padded_batches):
     modules = find_targets(model, targets)
     gradients = weight_gradients_by_example(model, padded_batches, modules)
 
-    statistics = measure(model, padded_batches, target_modules=targets)
+    statistics = measure(model, padded_batches, target_modules=targets, estimator="exact")
 
     for module in modules:
         squares = gradients[module.name].square()
@@ -75,7 +75,7 @@ def test_exact_score_is_the_energy_over_the_matrix_size(name, padded_batches):
     gradients = weight_gradients_by_example(model, padded_batches, modules)
 
     scores = score(
-        measure(model, padded_batches, target_modules=targets, scale=SCALE)
+        measure(model, padded_batches, target_modules=targets, scale=SCALE, estimator="exact")
     ).by_module
 
     for module in modules:

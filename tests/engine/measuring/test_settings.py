@@ -6,6 +6,7 @@ import torch
 from fimlora import Settings, measure
 from fimlora.errors import InvalidOption
 from support.models import make_batch, tiny
+from support.statistics import assert_identical
 
 NAME = "bert_classifier"
 
@@ -25,7 +26,7 @@ def batches():
     [
         (
             {"estimator": "fisher"},
-            "estimator='fisher'; allowed are 'exact', 'sketched', 'sampled', 'both'",
+            "estimator='fisher'; allowed are 'auto', 'exact', 'sketched', 'sampled', 'both'",
         ),
         ({"n_batches": 0}, "n_batches=0: it must be at least 1"),
         ({"n_batches": True}, "n_batches=True: it must be an integer of at least 1"),
@@ -65,3 +66,31 @@ def test_an_unknown_record_is_refused_by_name():
 
     with pytest.raises(InvalidOption, match=r"'spectrum'.*'spectra', 'moments'"):
         measure(model, [], target_modules=targets, record="spectrum")
+
+
+def refuse_to_choose(*_):
+    raise AssertionError("chosen anew")
+
+
+def test_what_was_chosen_is_not_chosen_anew(model, batches, tmp_path):
+    """By neither executor; the result is that of choosing."""
+    from fimlora import measure_streamed
+    from fimlora.measuring.resident import measure_resident
+
+    model.save_pretrained(tmp_path)
+    settings = Settings(
+        target_modules=["query", "value"], exclude_modules=["0.attention.self.value"]
+    )
+    choice = settings.choose(model)
+    known = Settings(unadaptable=refuse_to_choose, choice=choice)
+
+    wanted = measure_resident(model, batches, settings)
+    resident = measure_resident(model, batches, known)
+    streamed = measure_streamed(tmp_path, batches, known, model_class=type(model))
+
+    assert [m.name for m in wanted.modules] == [m.name for m in choice.modules]
+    assert len(wanted.modules) == 3
+    assert_identical(resident, wanted)
+    assert_identical(streamed, wanted)
+    with pytest.raises(AssertionError, match="chosen anew"):
+        measure_resident(model, batches, Settings(unadaptable=refuse_to_choose))

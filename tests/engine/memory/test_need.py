@@ -75,20 +75,31 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("spectra_bytes", [0, 2**30])
-def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
-    """Sums, what the second pass over a batch adds to them, and the signs of sketches."""
+@pytest.mark.parametrize(("null", "halves"), [(False, False), (True, False), (True, True)])
+def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes, null, halves):
+    """Sums, what the third pass over a batch adds to them, and the signs of sketches; the same
+    again of a null, and of one half what was kept apart."""
     shapes = [(900, 1100), (1100, 900), (900, 1100), (1500, 900), (8, 4)]
     modules = [
         TargetModule(f"layers.{i}.up", d_in, d_out) for i, (d_in, d_out) in enumerate(shapes)
     ]
     signs, seen = Signs(SKETCH_WIDTH), set()
     settings = Settings(record=record, spectra_bytes=spectra_bytes)
-    collected = quantities_for(settings, modules, torch.device("cpu"), signs=signs)
-    quantities = [found for found in collected if not isinstance(found, FisherExact)]
+    own, others = (
+        [
+            found
+            for found in quantities_for(settings, modules, torch.device("cpu"), signs=signs)
+            if not isinstance(found, FisherExact)
+        ]
+        for _ in range(2)
+    )
+    quantities = [*own, *(others if null else [])]
 
     for quantity in quantities:
-        for _ in range(2):
+        for number in range(3):
             quantity.commit()
+            for _, pending in quantity.run_sums():
+                pending.keeps_apart = halves and quantity in own and number == 1
             quantity.begin(Pass(torch.ones(2), None, is_whole=False))
             for module in modules:
                 x = torch.ones(2, 3, module.d_in, dtype=dtype)
@@ -96,9 +107,10 @@ def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes):
                 quantity.add(module.name, [SeenCall((x,), g)])
 
     for staged in itertools.chain(*(quantity.pending_sums() for quantity in quantities)):
-        seen |= {staged.total, staged._staged} - {None}
+        seen |= {staged.total, staged.apart, staged._staged} - {None}
     seen |= set(signs._drawn.values())
     options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}
+    options |= {"null": null, "halves": halves}
     found = bytes_recorded(modules, record, **options)
     assert found == sum(tensor.numel() * tensor.itemsize for tensor in seen)
 

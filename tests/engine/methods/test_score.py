@@ -19,7 +19,9 @@ NAME = "bert_classifier"
 @pytest.fixture(scope="module")
 def statistics():
     model, targets = tiny(NAME)
-    return measure(model, [make_batch(NAME, [3, 5])], target_modules=targets, record="spectra")
+    return measure(
+        model, [make_batch(NAME, [3, 5])], target_modules=targets, record="spectra", null=True
+    )
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(statistics):

@@ -395,3 +395,19 @@ def test_all_linear_lists_linear_maps_of_other_classes():
     assert choose_targets(model, ["a"]).not_targeted == {}
     with pytest.raises(UnsupportedModule, match="'b', a _PackedLinear; only Linear and Conv1D"):
         choose_targets(model, ["b"])
+
+
+def test_full_names_mean_nothing_else():
+    """Not what ends like them; and none of many is named by itself."""
+    model = nn.ModuleDict({
+        "a": nn.Linear(2, 2), "b": nn.ModuleDict({"a": nn.Linear(2, 2)}), "c": nn.Linear(2, 2),
+    })  # fmt: skip
+
+    choice = choose_targets(model, names=["c", "a"])
+    left = choose_targets(model, names=["c", "a"], unadaptable=lambda *_: {"a": "for a reason"})
+
+    assert [module.name for module in choice.modules] == ["a", "c"]
+    assert choice.named == frozenset()
+    assert [module.name for module in left.modules] == ["c"]
+    assert left.not_targeted == {"a": "for a reason"}
+    assert [module.name for module in find_targets(model, ["a"])] == ["a", "b.a"]

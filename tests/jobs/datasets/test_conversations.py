@@ -167,6 +167,38 @@ def test_usual_names_are_found(names, fields):
     assert find_fields(names, columns=Columns(), task="causal_lm") == fields
 
 
+@pytest.mark.parametrize(
+    ("names", "columns", "fields"),
+    [
+        (["messages", "tools"], {"tools": ""}, TextFields(messages="messages")),
+        (
+            ["messages", "tools", "system"],
+            {"tools": "", "messages": "messages"},
+            TextFields(messages="messages", system="system"),
+        ),
+        (["messages", "tools", "system"], {"tools": "", "system": ""},
+         TextFields(messages="messages")),
+        (["prompt", "completion", "tools"], {"tools": ""},
+         TextFields(prompt="prompt", completion="completion")),
+        (["instruction", "input", "output"], {"input": ""},
+         TextFields(instruction="instruction", completion="output")),
+        (["instruction", "tools", "output"], {"input": "tools", "tools": ""},
+         TextFields(instruction="instruction", input="tools", completion="output")),
+        (["messages"], {"tools": ""}, TextFields(messages="messages")),
+    ],
+)  # fmt: skip
+def test_an_empty_name_leaves_a_column_alone(names, columns, fields):
+    """Whatever the column holds: no template or wording gets it."""
+    assert find_fields(names, columns=Columns(**columns)) == fields
+    assert find_fields(names, columns=Columns(**columns), task="causal_lm") == fields
+
+
+def test_columns_that_are_needed_have_a_name():
+    """An empty one is a slip."""
+    with pytest.raises(ColumnError, match=r"an empty name for text; .* tools, system, input"):
+        find_fields(["text"], columns=Columns(text=""))
+
+
 def test_other_names_are_given():
     """Dolly's columns, by their roles."""
     columns = Columns(instruction="instruction", input="context", completion="response")

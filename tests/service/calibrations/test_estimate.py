@@ -236,10 +236,11 @@ def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
 
 @pytest.mark.parametrize("side", [64, 4096], ids=["whole_gradients", "sketches"])
 @pytest.mark.parametrize("targets", [["q_proj", "up_proj"], None], ids=["named", "by_default"])
+@pytest.mark.parametrize("signal", [True, False], ids=["signal", "no_signal"])
 def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
-    http, body, data_dir, side, targets
+    http, body, data_dir, side, targets, signal
 ):
-    """On top of the same model's need; streamed, that of one block."""
+    """On top of the same model's need, with null and halves or without; streamed, of one block."""
     sides = {"q_proj": (side, side), "up_proj": (4 * side, side)}
     folder = make_model(data_dir / "models" / "wide", config=CONFIG | {"hidden_size": side})
     shapes = {"embed_tokens.weight": (100, side)}
@@ -247,6 +248,7 @@ def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
         shapes |= {f"layers.{n}.{kind}.weight": shape for kind, shape in sides.items()}
     write_hollow(folder / "model.safetensors", shapes)
     asked = body | {"base_model": "local:wide", "target_modules": targets}
+    asked |= {"calibration": {"signal": signal}}
     spectral = asked | {"allocation": {"method": "spectral"}}
 
     without, memory = (
@@ -255,8 +257,10 @@ def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
     )
 
     block = [TargetModule(kind, d_in, d_out) for kind, (d_out, d_in) in sides.items()]
-    whole = bytes_recorded(20 * block, "spectra")
-    one = bytes_recorded(block, "spectra", spectra_bytes=0 if side == 4096 else 2**30)
+    parts = {"null": signal, "halves": signal}
+    n_bytes = 0 if side == 4096 else 2**30
+    whole = bytes_recorded(20 * block, "spectra", **parts)
+    one = bytes_recorded(block, "spectra", spectra_bytes=n_bytes, **parts)
     resident = memory["resident_bytes"] - without["resident_bytes"]
     assert resident == pytest.approx(1.05 * whole, abs=1)
     assert memory["streamed_bytes"] - without["streamed_bytes"] == one

@@ -6,13 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fimlora import score
+from fimlora.confidence.evidence import examples_of
 from fimlora_service.plans.score_cache import ScoreCache, ScoredStatistics
 from support.results import make_statistics
 
 
 @pytest.fixture(scope="module")
 def scored():
-    return ScoredStatistics(score(make_statistics()), "sha256:1")
+    statistics = make_statistics()
+    return ScoredStatistics(score(statistics), "sha256:1", examples_of(statistics))
 
 
 class Reader:

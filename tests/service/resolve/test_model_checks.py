@@ -179,7 +179,14 @@ class TestHeads:
     ROWS: ClassVar = {
         "text": [{"text": "a"}, {"text": "b"}],
         "completions": [{"prompt": "a", "completion": "b"}],
+        "instructions": [{"instruction": "a", "output": "b"}],
         "messages": [{"messages": [{"role": "user", "content": "a"}]}],
+        "message pairs": [
+            {
+                "prompt": [{"role": "user", "content": "a"}],
+                "completion": [{"role": "assistant", "content": "b"}],
+            }
+        ],
         "labels": [{"text": "a", "label": 0}, {"text": "b", "label": 1}],
     }
 
@@ -190,7 +197,7 @@ class TestHeads:
         )
 
     @pytest.mark.parametrize("rows", ["text", "completions", "messages"])
-    @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert", "t5", "distilbert"])
+    @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert", "distilbert"])
     def test_text_for_a_model_that_writes_none_is_refused(self, http, body, odd, kind, rows):
         """An encoder cannot be asked what comes next."""
         odd({"model_type": kind}, {"layer.0.weight": (16, 16)})
@@ -200,9 +207,29 @@ class TestHeads:
         assert (answer.status_code, answer.json()["code"]) == (422, REFUSED)
         assert f"{kind} is no causal language model" in answer.json()["detail"]
 
+    @pytest.mark.parametrize("rows", ["text", "messages", "message pairs"])
+    @pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
+    @pytest.mark.parametrize("task", ["auto", "causal_lm"])
+    def test_an_encoder_decoder_needs_pairs(self, http, body, odd, kind, rows, task):
+        """It says which rows it can learn from."""
+        odd({"model_type": kind, "is_encoder_decoder": True}, {"layer.0.weight": (16, 16)})
+
+        answer = self.ask(http, body, rows, calibration={"task": task})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, REFUSED)
+        assert f"{kind} is an encoder-decoder" in answer.json()["detail"]
+        assert "prompt and completion (or instruction and output) as text" in answer.text
+
     @pytest.mark.parametrize(
         ("config", "rows"),
         [
+            ({"model_type": "t5"}, "completions"),
+            ({"model_type": "bart", "is_encoder_decoder": True}, "instructions"),
+            ({"model_type": "bart", "is_encoder_decoder": True}, "labels"),
+            (
+                {"model_type": "bart", "is_encoder_decoder": False, "is_decoder": True},
+                "text",
+            ),
             ({"model_type": "bert"}, "labels"),
             ({"model_type": "bert", "is_decoder": True}, "text"),
             ({"model_type": "llama"}, "text"),

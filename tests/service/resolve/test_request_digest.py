@@ -28,6 +28,7 @@ class TestRequestDigest:
             {"dataset": "local:e"},
             {"calibration": {"n_batches": 8}},
             {"calibration": {"executor": "streamed"}},
+            {"calibration": {"tolerance": 0.1, "max_batches": 32}},
             {"rows": 3},
         ],
         ids=str,
@@ -52,6 +53,26 @@ class TestRequestDigest:
     def test_what_can_change_the_result_counts(self, change):
         """Content and settings give another key."""
         assert self.digest(**change) != self.digest()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"budget": 9},
+            {"allocation": {"r_min": 1}},
+            {"calibration": {"tolerance": 0.1}},
+            {"calibration": {"max_batches": 32}},
+        ],
+        ids=str,
+    )
+    def test_rounds_end_by_the_plan_and_so_do_their_statistics(self, change):
+        """With a number of batches, other plans share statistics; with auto they do not."""
+        auto, options = {"n_batches": "auto"}, {"settings": MEASURED}
+        changed = change | {"calibration": auto | change.get("calibration", {})}
+
+        assert self.digest(calibration=auto, options=options) != self.digest(
+            **changed, options=options
+        )
+        assert self.digest(**change, options=options) == self.digest(options=options)
 
     @pytest.mark.parametrize(
         "settings", [MEASURED, MEASURED | PLANNED], ids=["statistics", "result"]

@@ -206,6 +206,18 @@ class TestDraw:
         with pytest.raises(DatasetEmpty, match="none of the 2 rows leaves anything to predict"):
             draw(inline([{"t": "w0"}] * 2), encoder(self.FIELDS), n_examples=1, seed=0)
 
+    def test_fewer_of_those_drawn_are_what_a_smaller_draw_gives(self):
+        """With the rows that were dropped on the way to them, and none after."""
+        rows = inline([{"t": "w0"}] * 9 + [{"t": f"w1 w{n}"} for n in range(9)])
+        drawn = draw(rows, encoder(self.FIELDS), n_examples=8, seed=0)
+
+        for n in range(1, 9):
+            alone = draw(rows, encoder(self.FIELDS), n_examples=n, seed=0)
+            some = drawn.first(n)
+            assert (some.examples, some.n_dropped) == (alone.examples, alone.n_dropped)
+        assert drawn.first(99) is drawn
+        assert drawn.n_dropped > drawn.first(1).n_dropped
+
     def test_padding_carries_neither_attention_nor_labels(self):
         """Each batch is as wide as its own longest example."""
         examples = [
@@ -219,6 +231,21 @@ class TestDraw:
         assert batches[0]["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
         assert batches[0]["labels"].tolist() == [[1, 1, -100, -100], [1, 1, 1, 1]]
         assert batches[1]["input_ids"].shape == (1, 1)
+
+    def test_a_part_of_the_batches_is_those_batches(self):
+        """From one up to another; the last may have fewer examples."""
+        examples = [
+            {"input_ids": [n] * n, "attention_mask": [1] * n, "labels": n} for n in range(1, 8)
+        ]
+        batches = PaddedBatches(examples, batch_size=2, pad_id=9)
+        whole = list(batches)
+
+        for start, stop in [(0, 1), (1, 3), (2, 4), (0, 4)]:
+            part = list(batches.part(start, stop))
+            assert len(part) == len(batches.part(start, stop)) == stop - start
+            for mine, theirs in zip(part, whole[start:stop], strict=True):
+                assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+        assert [batches.n_examples(n) for n in range(6)] == [0, 2, 4, 6, 7, 7]
 
     def test_class_and_number_labels_become_one_tensor(self):
         """Integers stay integers, numbers are float32 as the losses want them."""

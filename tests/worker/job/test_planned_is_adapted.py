@@ -112,3 +112,20 @@ def test_names_of_a_model_for_text_and_images(jobs: Jobs, run_queue, folder_of, 
             ).values()
         ]
         assert ranks == list(plan.ranks.values())
+
+
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
+def test_peft_is_asked_twice(jobs: Jobs, run_queue, folder_of, monkeypatch, executor):
+    """Once before measuring and once before writing: with thousands of modules it takes long."""
+    folder_of("plain", build("llama"))
+    made, begin = [], peft.PeftModel.__init__
+
+    def count(self, *arguments, **options):
+        made.append(options.get("adapter_name"))
+        begin(self, *arguments, **options)
+
+    monkeypatch.setattr(peft.PeftModel, "__init__", count)
+
+    run(jobs, run_queue, "plain", calibration={"executor": executor})
+
+    assert len(made) == 2

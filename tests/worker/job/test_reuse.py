@@ -2,6 +2,7 @@
 
 import shutil
 
+import peft
 import pytest
 
 from fimlora_jobs.catalogue import Catalogue, lookup_key
@@ -43,6 +44,49 @@ def test_another_plan_is_the_one_that_measuring_gives(jobs: Jobs, run_queue, req
     results = [jobs.get(id_).json_field("result")["digest"] for id_ in (fresh, again)]
     assert results[0] == results[1]
     assert jobs.get(again).to_job().statistics_from == first
+
+
+def spoil(monkeypatch) -> None:
+    """Have the installed PEFT make something else of every rank pattern."""
+    update = peft.tuners.lora.LoraLayer.update_layer
+
+    def doubled(self, adapter_name, r, *arguments, **options):
+        return update(self, adapter_name, 2 * r, *arguments, **options)
+
+    monkeypatch.setattr(peft.tuners.lora.LoraLayer, "update_layer", doubled)
+
+
+def test_an_adapter_is_proved_again_where_the_model_is(jobs: Jobs, run_queue, monkeypatch):
+    """Another PEFT may have been installed since; without the model it is written as before."""
+    first = jobs.submit()
+    run_queue()
+    spoil(monkeypatch)
+    models = jobs.data_dir / "models"
+
+    there = jobs.submit(budget=6, statistics_from=first)
+    run_queue()
+    gone = jobs.submit(budget=5, statistics_from=first)
+    models.unlink() if models.is_symlink() else shutil.rmtree(models)
+    run_queue()
+
+    refused = jobs.get(there).to_job()
+    assert refused.error is not None
+    assert "PEFT makes something else of this adapter" in refused.error.detail
+    assert jobs.get(gone).to_job().status == "succeeded"
+
+
+def test_modules_without_a_rank_change_which_names_are_short(jobs: Jobs, run_queue):
+    """The names of the targets are chosen on the model, as right after measuring."""
+    request = {"budget": {"parameters": 150}, "allocation": {"r_min": 0, "method": "spectral"}}
+    first = jobs.submit(allocation={"method": "spectral"})
+    fresh = jobs.submit(**request)
+    again = jobs.submit(**request, statistics_from=first)
+    run_queue()
+
+    results = [jobs.get(id_).to_job().result for id_ in (fresh, again)]
+    assert any(module.rank == 0 for module in results[0].rank_map.modules)
+    assert results[0].adapter_config == results[1].adapter_config
+    assert results[0].digest == results[1].digest
 
 
 def test_weights_of_a_classifier_load_the_model_but_measure_nothing(jobs: Jobs, run_queue):

@@ -6,6 +6,7 @@ from fimlora_contract.digests import digest_bytes
 from fimlora_jobs.results.local import LocalArtifacts
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.store import StorageUnavailable, describe
+from fimlora_jobs.runs import Runs
 from fimlora_worker.job.commit import commit_patiently
 from fimlora_worker.job.work_folders import (
     remove_dead_folders,
@@ -44,7 +45,7 @@ def test_files_are_described_by_content_and_kind(tmp_path):
 def test_a_commit_that_fails_leaves_nothing(tmp_path):
     """A missing target is an error of the job; the work folder still goes."""
     missing = LocalArtifacts(tmp_path / "missing")
-    with work_folder(tmp_path, "job_1", 1) as folder:
+    with work_folder(tmp_path, "job_1-1") as folder:
         result = write_result(folder / "adapter")
         with pytest.raises(FileNotFoundError):
             commit_patiently(
@@ -86,16 +87,20 @@ def test_a_commit_waits_for_a_storage_that_comes_back(tmp_path, s3):
 
 
 def test_only_folders_of_dead_attempts_are_removed(jobs: Jobs, tmp_path):
-    """A running attempt keeps its folder; overtaken, ended and unknown ones lose theirs."""
+    """Who runs or holds a run keeps its folder; overtaken, ended and unknown ones lose theirs."""
     running, ended = jobs.submit(), jobs.submit()
     jobs.store.start(running, 1, worker="w")
     jobs.store.request_cancel(ended)
-    for name in (f"{running}-1.aa", f"{running}-2.bb", f"{ended}-1.cc", "job_x-1.dd", "empty"):
+    hands = [f"{running}-hand_1.ee", f"{running}-hand_2.ff"]
+    Runs(jobs.store, running).claim(["a"], holder=f"{running}-hand_1")
+    attempts = (f"{running}-1.aa", f"{running}-2.bb", f"{ended}-1.cc", "job_x-1.dd", "empty")
+    for name in (*attempts, *hands):
         (tmp_path / name).mkdir(exist_ok=True)
 
     remove_dead_folders(tmp_path, jobs.store)
 
     assert {f.name for f in tmp_path.iterdir() if f.name != "data"} == {
         f"{running}-1.aa",
+        hands[0],
         "empty",
     }

@@ -1,9 +1,11 @@
 """The parent's side of an attempt, on a real store."""
 
 import signal
+import time
 
 import pytest
 
+from fimlora_jobs.runs import Runs
 from fimlora_worker.process.leases import Leases
 from fimlora_worker.process.memory_events import count_oom_kills
 from support.jobs import Jobs
@@ -107,6 +109,60 @@ def test_a_child_without_an_end_on_record_is_settled(jobs: Jobs, leases: Leases,
     assert jobs.get(job_id).attempt == 2
     leases.settle(f"{job_id}-1")  # nothing of the second attempt is touched
     assert jobs.get(job_id).attempt == 2
+
+
+def test_runs_are_held_on_to_with_the_lease(jobs: Jobs, leases: Leases, job_id):
+    """Those of an attempt and those of a hand; when its process is lost, at once anybody's."""
+    runs = Runs(jobs.store, job_id)
+    hand = f"{job_id}-hand_1"
+    for run, holder in (("a", f"{job_id}-1"), ("b", hand)):
+        runs.claim([run], holder=holder, for_ms=200)
+        leases.begin(holder)
+    time.sleep(0.25)
+
+    assert runs.claimed() == {"a": f"{job_id}-1", "b": hand}
+    leases.lost(hand, signal.SIGKILL)
+    assert runs.claimed() == {"a": f"{job_id}-1"}
+    record = jobs.get(job_id)
+    assert (record.status, record.attempt, record.failures) == ("running", 1, 0)
+    leases.settle(f"{job_id}-1")
+    assert runs.claimed() == {}
+
+
+@pytest.mark.parametrize("end", ["cancel", "failed", "gone"])
+def test_a_hand_that_nobody_wants_is_killed_after_the_grace(
+    jobs: Jobs, leases: Leases, clock, job_id, end
+):
+    """Until then, and while the job waits for its next attempt, it goes on."""
+    hand = f"{job_id}-hand_1"
+    jobs.store.requeue(job_id, 1)
+    wanted = [leases.hold(hand)]
+    jobs.store.start(job_id, 2, worker="w")
+    wanted.append(leases.hold(hand))
+    match end:
+        case "cancel":
+            jobs.store.request_cancel(job_id)
+        case "failed":
+            jobs.redis.hset(f"fimlora:job:{job_id}", "status", "failed")
+        case "gone":
+            jobs.redis.delete(f"fimlora:job:{job_id}")
+
+    answers = []
+    for clock.now in (0, 9.9, 10):
+        answers.append(leases.hold(hand))
+
+    assert (wanted, answers) == ([False, False], [False, False, True])
+
+
+@pytest.mark.parametrize("told", ["stopped", "settle"])
+def test_the_end_of_a_hand_is_none_of_its_job(jobs: Jobs, leases: Leases, job_id, told):
+    """Stopped by an operator, or over: the job goes on, and its run is free."""
+    hand = f"{job_id}-hand_1"
+    Runs(jobs.store, job_id).claim(["a"], holder=hand)
+    getattr(leases, told)(hand)
+
+    assert jobs.get(job_id).status == "running"
+    assert Runs(jobs.store, job_id).claimed() == {}
 
 
 def test_kills_for_memory_are_read_from_the_control_group(tmp_path):

@@ -5,7 +5,7 @@ builds is compared with the plan, and with the tensors that are to be written.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ def prove(
     """
     wanted = {name: width or rank for name, rank in plan.ranks.items() if rank}
     try:
-        adapted = adapt(model, config)
+        adapted = adapt(model, config, with_tensors=tensors is not None)
     except PeftRefusal as error:
         raise AdapterMismatch(
             f"PEFT refuses this adapter on {type(model).__name__}: {error}"
@@ -133,19 +133,19 @@ def _differences(
     n_planned = sum(wanted[m.name] * m.cost for m in plan.modules if m.name in wanted)
     if adapted.n_lora_parameters != n_planned:
         yield f"{adapted.n_lora_parameters:,} parameters train instead of {n_planned:,}"
-    if tensors is not None:
-        yield from _misfits(adapted, tensors)
+    if tensors is not None and adapted.tensors is not None:
+        yield from _misfits(adapted.tensors, adapted.lost, tensors)
 
 
-def _misfits(adapted: Adapted, tensors: Shapes) -> Iterator[str]:
+def _misfits(wanted: Shapes, lost: Iterable[str], tensors: Shapes) -> Iterator[str]:
     """What loading the file would miss, not know, or find in another shape."""
-    for name, shape in adapted.tensors.items():
+    for name, shape in wanted.items():
         if name not in tensors:
             yield f"the file of weights lacks {name!r}"
         elif tensors[name] != shape:
             yield f"{name!r} has shape {tensors[name]} in the file instead of {shape}"
     for name in tensors:
-        if name not in adapted.tensors:
+        if name not in wanted:
             yield f"the file of weights holds {name!r}, which nothing reads"
-    for name in adapted.lost:
+    for name in lost:
         yield f"{name!r} is not found again when the file of weights is loaded"

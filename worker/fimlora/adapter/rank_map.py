@@ -16,6 +16,7 @@ from fimlora.plan import RankPlan, TargetModule
 _RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48, 107))
 _WHITE_INK_FROM = 0.59
 _CELL_W, _CELL_H, _GAP, _PAD = 52, 20, 2, 16
+_MOVED = "after a rank: how many more or fewer than under labels of other rows"
 _INNER_INDEX = re.compile(r"\b\d+\b")  # of an expert, in a kind
 _CHAR_W = 6.6  # of the 11 px sans-serif used for labels
 
@@ -30,10 +31,18 @@ PICTURE_STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Ranks of one layer by column; several modules may share a cell, as experts do."""
+    """Ranks of one layer by column; several modules may share a cell, as experts do.
+
+    Attributes:
+        label: The layer.
+        cells: Ranks by column.
+        moved: By column, ranks that follow from the labels: more, or fewer, than under those of
+            other rows; empty where that is not known.
+    """
 
     label: str
     cells: tuple[tuple[int, ...], ...]
+    moved: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,9 @@ def layer_grid(plan: RankPlan) -> Grid:
         The table.
     """
     cells: dict[tuple[str, int], dict[str, list[int]]] = {}
+    moves: dict[tuple[str, int], dict[str, int]] = {}
     columns: dict[str, None] = {}
-    loose = []
+    loose, moved = [], moved_by_labels(plan)
     for module in plan.modules:
         rank = plan.ranks[module.name]
         layer = module.layer
@@ -71,17 +81,48 @@ def layer_grid(plan: RankPlan) -> Grid:
             continue
         kind = _INNER_INDEX.sub("*", module.kind)
         columns.setdefault(kind)
-        row = cells.setdefault((_stack(module), layer), {})
-        row.setdefault(kind, []).append(rank)
+        place = _stack(module), layer
+        cells.setdefault(place, {}).setdefault(kind, []).append(rank)
+        row = moves.setdefault(place, {})
+        row[kind] = row.get(kind, 0) + moved.get(module.name, 0)
     several = len({stack for stack, _ in cells}) > 1
     rows = tuple(
         Row(
             f"{stack}.{layer}" if several else str(layer),
             tuple(tuple(row.get(kind, ())) for kind in columns),
+            tuple(moves[stack, layer].get(kind, 0) for kind in columns) if moved else (),
         )
         for (stack, layer), row in cells.items()
     )
     return Grid(_labels(columns), rows, tuple(loose))
+
+
+def moved_by_labels(plan: RankPlan) -> dict[str, int]:
+    """Say how many ranks of each module follow from the labels.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Per module name, how many more it has than under labels of other rows; empty where
+        that is not known.
+    """
+    null = (plan.signal or {}).get("null_ranks") or ()
+    if not null:
+        return {}
+    return {m.name: plan.ranks[m.name] - r for m, r in zip(plan.modules, null, strict=True)}
+
+
+def signal_line(plan: RankPlan) -> str:
+    """Say how much of a plan follows from the task.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The sentence; empty where nobody asked.
+    """
+    return str((plan.signal or {}).get("sentence", ""))
 
 
 def budget_line(plan: RankPlan) -> str:
@@ -148,7 +189,7 @@ def render_text(plan: RankPlan) -> str:
     grid = layer_grid(plan)
     table = [
         ("layer", *grid.columns),
-        *((r.label, *map(_text, r.cells)) for r in grid.rows),
+        *((row.label, *_texts(row)) for row in grid.rows),
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
@@ -157,7 +198,10 @@ def render_text(plan: RankPlan) -> str:
     ]
     lines = lines if grid.rows else []
     lines += [f"{name}  {rank}" for name, rank in grid.loose]
-    return "\n".join([heading(plan), "", *lines, "", budget_line(plan), ""])
+    said = [signal_line(plan)] if plan.signal else []
+    if moved_by_labels(plan):
+        lines += ["", _MOVED]
+    return "\n".join([heading(plan), *said, "", *lines, "", budget_line(plan), ""])
 
 
 def render_svg(plan: RankPlan) -> str:
@@ -177,8 +221,10 @@ def render_svg(plan: RankPlan) -> str:
     top = 62 + int(longest * 0.57) + 14
     n_rows = len(grid.rows) + len(grid.loose)
     bottom = top + n_rows * (_CELL_H + _GAP)
-    line = budget_line(plan)
-    lines = _wrap(line)
+    line = "; ".join(part for part in (signal_line(plan), budget_line(plan)) if part)
+    lines = [*([signal_line(plan)] if plan.signal else []), *_wrap(budget_line(plan))]
+    if moved_by_labels(plan):
+        lines.append(_MOVED)
     text_w = max(len(part) for part in (*lines, heading(plan))) * _CHAR_W * 1.15
     cells_w = len(grid.columns) * (_CELL_W + _GAP) + longest * 0.82
     loose_w = max([0, *(len(name) for name, _ in grid.loose)]) * _CHAR_W + _CELL_W + 12
@@ -225,6 +271,19 @@ def _text(ranks: Sequence[int]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
+def _texts(row: Row) -> list[str]:
+    """Cells as text, with what follows from the labels behind the rank."""
+    moved = row.moved or (0,) * len(row.cells)
+    return [
+        _text(ranks) + (f" {move:+d}" if move else "")
+        for ranks, move in zip(row.cells, moved, strict=True)
+    ]
+
+
+def _small(moved: int) -> str:
+    return f'<tspan dx="3" font-size="8">{moved:+d}</tspan>' if moved else ""
+
+
 def _wrap(line: str) -> list[str]:
     return line.split("; ")
 
@@ -250,7 +309,8 @@ def _grid_cells(grid: Grid, left: int, top: int, low: int, high: int) -> list[st
             f"{escape(row.label)}</text>"
         )
         for j, ranks in enumerate(row.cells):
-            drawn.append(_cell(left + j * (_CELL_W + _GAP), y, ranks, low, high))
+            moved = row.moved[j] if row.moved else 0
+            drawn.append(_cell(left + j * (_CELL_W + _GAP), y, ranks, low, high, moved))
     for i, (name, rank) in enumerate(grid.loose, start=len(grid.rows)):
         y = top + i * (_CELL_H + _GAP)
         drawn.append(_cell(left, y, (rank,), low, high))
@@ -258,7 +318,7 @@ def _grid_cells(grid: Grid, left: int, top: int, low: int, high: int) -> list[st
     return drawn
 
 
-def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int) -> str:
+def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int, moved: int = 0) -> str:
     size = f'x="{x}" y="{y}" width="{_CELL_W}" height="{_CELL_H}" rx="3"'
     if not ranks:
         return f'<rect class="none" {size}/>'
@@ -266,7 +326,8 @@ def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int) -> str:
     ink = "#fff" if share >= _WHITE_INK_FROM else "#000"
     return (
         f'<rect {size} fill="{rank_color(share)}"/>'
-        f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 14}">{_text(ranks)}</text>'
+        f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 14}">{_text(ranks)}'
+        f"{_small(moved)}</text>"
     )
 
 

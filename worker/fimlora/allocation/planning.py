@@ -103,6 +103,36 @@ def allocate(
     )
 
 
+def ranks_like(
+    plan: RankPlan,
+    scores: Scores,
+    *,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+) -> dict[str, int]:
+    """Share what a plan shares, within its bounds and by its rule, by other scores.
+
+    Args:
+        plan: The plan.
+        scores: Scores of the same modules.
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+
+    Returns:
+        Rank per module name; the plan's own for the plan's own scores.
+    """
+    modules, values = _check_scores(scores, plan.rule)
+    bounds = plan.r_min, plan.r_max
+    units = units_for(
+        modules,
+        bounds,
+        in_ranks=plan.budget.unit == "rank",
+        multiple_of=multiple_of,
+        groups=groups,
+    )
+    return _share(plan.rule, units, values, plan.limit, _most(modules, bounds))
+
+
 def _share(
     rule: str, units: Units, values: Mapping[str, Any], limit: int, most: Mapping[str, int]
 ) -> dict[str, int]:

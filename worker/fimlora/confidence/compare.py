@@ -6,17 +6,18 @@ to turn one plan into the other, says how much of what they spend lies in the sa
 them says which plan is better. Nothing here imports torch.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
+from fimlora.confidence.correlation import spearman
+from fimlora.confidence.signal import obstacle as no_signal
+from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, find_method
 from fimlora.methods.score import obstacle, score
@@ -148,23 +149,13 @@ def compare(
         for method, scores in taken.items()
     }
     values = {method: _values(scores) for method, scores in taken.items()}
-    pairs = tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2))
-    return Comparison(plans, values, pairs, left_out)
-
-
-def spearman(a: Sequence[int | float], b: Sequence[int | float]) -> float | None:
-    """Correlate two orders; equal values share their places.
-
-    Args:
-        a: Values.
-        b: As many others.
-
-    Returns:
-        From -1 to 1; ``None`` where one of them is constant and orders nothing.
-    """
-    x, y = (_centred_places(np.asarray(values, dtype=np.float64)) for values in (a, b))
-    spread = math.sqrt(float(x @ x) * float(y @ y))
-    return round(float(x @ y) / spread, _DIGITS) if spread else None
+    return Comparison(
+        plans,
+        values,
+        tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2)),
+        left_out,
+        _signals(statistics, plans, options, aggregation=aggregation, estimator=estimator),
+    )
 
 
 def _choose(
@@ -191,6 +182,21 @@ def _values(scores: Scores) -> Values:
     return scores.by_module
 
 
+def _signals(
+    statistics: Statistics,
+    plans: Mapping[str, RankPlan],
+    options: Mapping[str, Any],
+    **taken_with: Any,
+) -> dict[str, dict[str, Any]]:
+    """Signal of each plan of which one can be stated."""
+    tied = {name: options[name] for name in ("multiple_of", "groups") if name in options}
+    return {
+        method: signal_of(statistics, plan, **taken_with, **tied).to_json()
+        for method, plan in plans.items()
+        if no_signal(statistics, method, **taken_with) is None
+    }
+
+
 def _likeness(
     a: str, b: str, plans: Mapping[str, RankPlan], values: Mapping[str, Values]
 ) -> Likeness:
@@ -203,10 +209,3 @@ def _likeness(
         spearman(*([plans[m].ranks[n] for n in names] for m in (a, b))),
         round(1 - plans_apart(plans[a], plans[b]), _DIGITS),
     )
-
-
-def _centred_places(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Place of each value in rising order, less their mean; equal values share theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    places = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return np.asarray(places - (len(places) + 1) / 2)

@@ -194,6 +194,8 @@ def _estimate(folder: Path, built: Any, batches: list[Batch], settings: Settings
             settings.record,
             spectra_bytes=settings.spectra_bytes,
             itemsize=built.dtype.itemsize,
+            null=settings.null,
+            halves=settings.halves,
         )
     return estimate_need(
         Checkpoint(folder).tensors,

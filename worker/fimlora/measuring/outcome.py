@@ -28,6 +28,7 @@ def new_statistics(
     base_parameters: int,
     execution: Execution,
     groups: Groups,
+    estimator_reason: str | None = None,
 ) -> Statistics:
     """Put together what a run has recorded, and what is said about it.
 
@@ -42,6 +43,7 @@ def new_statistics(
         base_parameters: Parameters of the base model.
         execution: How the run was carried out.
         groups: What was recorded, also of the null and of the halves.
+        estimator_reason: Why the estimator is the settings' own, if it was not asked for.
 
     Returns:
         The statistics; a module that no gradient has reached is not a target after all.
@@ -61,6 +63,7 @@ def new_statistics(
         auxiliary_losses_left_out=auxiliary_losses,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         not_targeted=reached.not_targeted,
+        estimator_reason=estimator_reason,
         execution=execution,
         **(settings.provenance() | groups),
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
     Examples,
@@ -46,6 +47,7 @@ from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
+from fimlora.model.pass_state import PassState
 from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
@@ -64,7 +66,7 @@ def measure(
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: str | Sequence[str] | None = None,
     n_batches: int = 8,
-    estimator: str = "exact",
+    estimator: str = "auto",
     rank: int = 8,
     seed: int = 0,
     scale: int | float = 2,
@@ -95,7 +97,7 @@ def measure(
         exclude_modules: What of these to leave out, such as modules that are drawn anew at
             every load: a model in memory does not tell which these are, a folder does.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sketched``, ``sampled`` or ``both``.
+        estimator: ``auto``, ``exact``, ``sketched``, ``sampled`` or ``both``.
         rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
@@ -153,23 +155,33 @@ def _measure_plain(
     """Measure a model that no other thread measures now."""
     _check_weights(model)
     choice = settings.choose(model)
-    modules = choice.modules
-    device = input_device(model)
+    modules, device = choice.modules, input_device(model)
     check_record(settings.parsed_record, model)
-    recorder = recorder_for(settings, modules, device)
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
     expected = _count_expected(batches, settings.n_batches)
-    progress = RunProgress(
-        recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
-    )
-    with without_auxiliary_losses(model) as left_out:
-        run = _measure_batches(model, modules, batches, settings, recorder, sizes, progress)
+    with (
+        without_auxiliary_losses(model) as left_out,
+        preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state,
+    ):
+        items = map(as_batch, itertools.islice(batches, settings.n_batches))
+        if (first := next(items, None)) is None:
+            raise EmptyCalibration("the loader gave no batch")
+        settings, reason = decide_estimator(settings, model, modules, first)
+        recorder = recorder_for(settings, modules, device)
+        progress = RunProgress(
+            recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
+        )
+        run = _measure_batches(
+            model, modules, itertools.chain([first], items), settings, recorder, sizes, progress,
+            state,
+        )  # fmt: skip
     return new_statistics(
         model,
         choice,
         settings,
+        estimator_reason=reason,
         loss=run.loss,
         auxiliary_losses=left_out,
         batch_sizes=recorder.batch_sizes,
@@ -183,38 +195,35 @@ def _measure_plain(
 def _measure_batches(
     model: nn.Module,
     modules: tuple[TargetModule, ...],
-    batches: Iterable[Mapping[str, Any]],
+    batches: Iterable[Batch],
     settings: Settings,
     recorder: Recorder,
     sizes: MicroBatches,
     progress: RunProgress,
+    state: PassState,
 ) -> "_Run":
     """Record all batches; gives what the first one showed, such as the loss."""
     run: _Run | None = None
     device, limits = input_device(model), input_limits(model)
     first = settings.first_example
-    with preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state:
-        progress.resume()
-        located = {module.name: locate(model, module) for module in modules}
-        with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
-            for item in itertools.islice(batches, settings.n_batches):
-                batch = as_batch(item)
-                if run is None:
-                    loss = choose_loss(model, batch, settings.loss_fn)
-                    look = FirstLook(model, loss, state, device, progress.padding)
-                    null = _null_labels(batch, loss, settings, recorder)
-                    run = _Run(model, modules, loss, null, look, watch, recorder, device, sizes)
-                check_inputs(batch, limits, progress.next_batch)
-                # Also of what is skipped: labels of later batches may come from it.
-                examples = run.examples_of(batch, first)
-                if not progress.skips(batch):
-                    progress.count(run.measure_batch(examples, progress.next_batch))
-                first += count_examples(batch)
-        progress.check_complete()
+    progress.resume()
+    located = {module.name: locate(model, module) for module in modules}
+    with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
+        for batch in batches:
+            if run is None:
+                loss = choose_loss(model, batch, settings.loss_fn)
+                look = FirstLook(model, loss, state, device, progress.padding)
+                null = _null_labels(batch, loss, settings, recorder)
+                run = _Run(model, modules, loss, null, look, watch, recorder, device, sizes)
+            check_inputs(batch, limits, progress.next_batch)
+            # Also of what is skipped: labels of later batches may come from it.
+            examples = run.examples_of(batch, first)
+            if not progress.skips(batch):
+                progress.count(run.measure_batch(examples, progress.next_batch))
+            first += count_examples(batch)
+    progress.check_complete()
     if run is None or not progress.n_examples:
-        raise EmptyCalibration(
-            "no example carries a label" if progress.n_done else "the loader gave no batch"
-        )
+        raise EmptyCalibration("no example carries a label")
     return run
 
 

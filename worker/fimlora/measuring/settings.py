@@ -29,9 +29,11 @@ class Settings:
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
             no targets. ``None`` asks the installed PEFT.
+        choice: What was chosen of the model already, by these settings; it is not chosen anew.
         n_batches: Batches to use at most.
-        estimator: ``exact``, ``sketched``, ``sampled`` or ``both``; see
-            `fimlora.statistics.options.Estimator`.
+        estimator: ``auto``, ``exact``, ``sketched``, ``sampled`` or ``both``; see
+            `fimlora.statistics.options.Estimator`. ``auto`` decides by the shape of the first
+            batch, so parts of one run need another.
         rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
@@ -67,8 +69,9 @@ class Settings:
     exclude_modules: str | Sequence[str] | None = None
     drawn: Collection[str] = ()
     unadaptable: Unadaptable | None = None
+    choice: Choice | None = None
     n_batches: int = 8
-    estimator: str = "exact"
+    estimator: str = "auto"
     rank: int = 8
     seed: int = 0
     scale: int | float = 2
@@ -95,7 +98,7 @@ class Settings:
 
     @property
     def parsed_estimator(self) -> Estimator:
-        """What to record of the gradients."""
+        """What to record of the gradients; ``auto`` until the first batch is there."""
         return _parse_estimator(self.estimator)
 
     @property
@@ -123,6 +126,8 @@ class Settings:
         Returns:
             The target modules, and what is not one.
         """
+        if self.choice is not None:
+            return self.choice
         return choose_targets(
             model,
             self.target_modules,

@@ -177,8 +177,12 @@ def bytes_recorded(
     at_once: Sequence[TargetModule] | None = None,
     spectra_bytes: int = SPECTRA_BYTES,
     itemsize: int = _LEAST_BYTES,
+    null: bool = False,
+    halves: bool = False,
 ) -> int:
     """Count what is recorded on request: sums, and as much again that a pass adds to them.
+
+    A null has as many of both; of halves, one is kept apart.
 
     Args:
         modules: The target modules.
@@ -186,24 +190,28 @@ def bytes_recorded(
         at_once: Those of them that are measured at once, as of one block; all by default.
         spectra_bytes: As for `fimlora.measure`.
         itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
+        null: As for `fimlora.Settings`.
+        halves: As for `fimlora.Settings`.
 
     Returns:
         Bytes while the second pass is under way and later.
     """
     wanted, width = parse_record(record), max(itemsize, _LEAST_BYTES)
     held, n_bytes = modules if at_once is None else at_once, 0
+    n_of_batch = 4 if null else 2
+    n_sums = n_of_batch + halves
     if Record.MOMENTS in wanted:
-        n_bytes += 2 * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
+        n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
-        n_bytes += 2 * sum(width * m.d_in * m.d_out for m in held)
+        n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
     if Record.SPECTRA in wanted:  # it is decided once, for all modules, whether to sketch
-        n_numbers = _numbers_for_spectra(held, whole=gradients_fit(modules, spectra_bytes))
-        n_bytes += width * n_numbers
+        whole = gradients_fit(modules, spectra_bytes)
+        n_bytes += width * _numbers_for_spectra(held, n_sums, whole=whole)
     return n_bytes
 
 
-def _numbers_for_spectra(modules: Iterable[TargetModule], *, whole: bool) -> int:
-    """Count those of the sums, twice, and the signs that sketches of one size share."""
+def _numbers_for_spectra(modules: Iterable[TargetModule], times: int, *, whole: bool) -> int:
+    """Count those of the sums, so many times, and the signs that sketches of one size share."""
     signs: set[tuple[int, int]] = set()
     n_sums = 0
     for module in modules:
@@ -213,4 +221,4 @@ def _numbers_for_spectra(modules: Iterable[TargetModule], *, whole: bool) -> int
         short, long = sorted((module.d_in, module.d_out))
         n_sums += long * SKETCH_WIDTH + _PSI_WIDTH * short  # Y and Z
         signs |= {(short, SKETCH_WIDTH), (long, _PSI_WIDTH)}
-    return 2 * n_sums + sum(rows * columns for rows, columns in signs)
+    return times * n_sums + sum(rows * columns for rows, columns in signs)

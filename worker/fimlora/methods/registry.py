@@ -64,6 +64,13 @@ _ALL = (
         frozenset({Record.SPECTRA}),
         needs_examples=True,
     ),
+    Method(
+        "fim-over-null",
+        "proportional",
+        "by Fisher information over that under labels of other examples (experimental)",
+        "a contrast of two runs, as in VILA (Kim et al. 2025)",
+        needs_null=True,
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"

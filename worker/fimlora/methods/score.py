@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fimlora.errors import InvalidOption
-from fimlora.methods import coherent, fim, spectral, spectral_denoised
+from fimlora.methods import coherent, fim, fim_over_null, spectral, spectral_denoised
 from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
@@ -19,6 +19,7 @@ SCORERS: dict[str, Scorer] = {
     "coherent": coherent.score_coherent,
     "spectral": spectral.take_spectra,
     "spectral-denoised": spectral_denoised.take_denoised,
+    "fim-over-null": fim_over_null.score_over_null,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }
@@ -39,7 +40,8 @@ def score(
         method: A name in `fimlora.methods.registry.METHODS`: ``fim`` takes the Fisher
             information of LoRA-B, ``coherent`` the part of it that examples agree on,
             ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
-            of these is above their noise; ``uniform`` and ``random`` are the controls.
+            of these is above their noise, ``fim-over-null`` the Fisher information over that
+            of the null; ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -96,13 +98,25 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
+    if needed.needs_null and (reason := _no_null(statistics)):
+        return f"method {method!r} needs the null, and {reason}"
     if needed.needs_examples and not statistics.example_energies:
         return (
             f"method {method!r} needs the energy of each example, and these statistics hold "
-            f"none; measure with estimator='exact', not {statistics.estimator.value!r}"
+            f"none; measure with estimator='exact' or 'sketched', not "
+            f"{statistics.estimator.value!r}"
         )
     if needed.needs_examples and statistics.n_examples < 2:
         return f"method {method!r} compares examples, and there is one; measure at least two"
+    return None
+
+
+def _no_null(statistics: Statistics) -> str | None:
+    """Why nothing can be held against the null, if so."""
+    if statistics.null is None:
+        return "these statistics hold none; measure with null=True"
+    if (targets := statistics.null.null_targets) and not targets[1]:
+        return "all rows have one label, so that none could be exchanged for another"
     return None
 
 

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from torch import nn
 
 from fimlora.errors import UnsupportedModule
+from fimlora.model.naming import named_endings
 from fimlora.model.outline import outline
 from fimlora.model.targets import base_model_of
 
@@ -50,7 +51,8 @@ class Adapted:
         saved: Names of the modules that are trained and saved in full.
         n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
             that is trained outside ``saved``.
-        tensors: Shape by name of the tensors that a file of weights must hold.
+        tensors: Shape by name of the tensors that a file of weights must hold; ``None`` where
+            that was not asked.
         lost: Names of those that PEFT does not find again when it loads such a file.
     """
 
@@ -59,16 +61,20 @@ class Adapted:
     parameters: tuple[str, ...]
     saved: tuple[str, ...]
     n_lora_parameters: int
-    tensors: Mapping[str, tuple[int, ...]]
-    lost: tuple[str, ...]
+    tensors: Mapping[str, tuple[int, ...]] | None = None
+    lost: tuple[str, ...] = ()
 
 
-def adapt(model: nn.Module, config: Mapping[str, Any]) -> Adapted:
+def adapt(
+    model: nn.Module, config: Mapping[str, Any], *, with_tensors: bool = False
+) -> Adapted:
     """Put an adapter on an outline of a model, as stock PEFT does it.
 
     Args:
         model: The base model, loaded or a skeleton.
         config: The content of ``adapter_config.json``.
+        with_tensors: Whether to find out what a file of weights holds, too: with thousands of
+            modules that takes longer than all else.
 
     Returns:
         What the outline carries then.
@@ -86,7 +92,8 @@ def adapt(model: nn.Module, config: Mapping[str, Any]) -> Adapted:
                 adapted = get_peft_model(tree, peft_config, adapter_name=_ADAPTER)
         except Exception as error:  # it raises whatever it likes, and that is the answer
             raise PeftRefusal(_first_words(error)) from error
-        return _describe(adapted)
+        described = _describe(adapted)
+        return _with_tensors(described, adapted) if with_tensors else described
 
 
 def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -125,6 +132,8 @@ def unadaptable(
         Reason by name; what is not in it is adapted, and nothing else.
     """
     left, reasons = dict.fromkeys(names), dict[str, str]()
+    if not left:
+        return reasons
     shell = outline(model)
 
     def attempt(targets: Collection[str]) -> Adapted:
@@ -147,8 +156,6 @@ def _describe(adapted: Any) -> Adapted:
     layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
     plain = {n: m for n, m in layers.items() if not getattr(m, "parameter_name", None)}
     saved = {n: m for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)}
-    # Not asking whether embeddings were resized, which looks for the model on the hub.
-    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     in_full = {id(p) for module in saved.values() for p in module.parameters()}
     return Adapted(
         ranks={name: layer.r[_ADAPTER] for name, layer in plain.items()},
@@ -162,9 +169,14 @@ def _describe(adapted: Any) -> Adapted:
         n_lora_parameters=sum(
             p.numel() for p in base.parameters() if p.requires_grad and id(p) not in in_full
         ),
-        tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        lost=_lost(adapted, tensors),
     )
+
+
+def _with_tensors(described: Adapted, adapted: Any) -> Adapted:
+    # Not asking whether embeddings were resized, which looks for the model on the hub.
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return replace(described, tensors=shapes, lost=_lost(adapted, tensors))
 
 
 def _lost(adapted: Any, tensors: Mapping[str, Any]) -> tuple[str, ...]:
@@ -194,10 +206,9 @@ def _not_adapted(adapted: Adapted, names: Collection[str], shell: nn.Module) -> 
     """Reasons of those that carry no LoRA, and of those that drag in another module."""
     extra = [name for name in adapted.ranks if name not in names]
     found = {
-        name: f"PEFT would adapt {other!r} with it, which is not a target"
-        for name in names
-        for other in extra
-        if other.endswith(f".{name}")
+        name: f"PEFT would adapt {others[-1]!r} with it, which is not a target"
+        for name, others in named_endings(extra).items()
+        if name in names
     }
     for name in names:
         if name not in adapted.ranks:

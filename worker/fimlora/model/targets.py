@@ -102,6 +102,7 @@ def choose_targets(
     target_modules: str | Sequence[str] | None = None,
     *,
     exclude_modules: str | Sequence[str] | None = None,
+    names: Collection[str] | None = None,
     drawn: Collection[str] = (),
     unadaptable: Unadaptable | None = None,
 ) -> Choice:
@@ -114,6 +115,8 @@ def choose_targets(
         model: A transformers model, wrapped by PEFT or not.
         target_modules: As for `find_targets`.
         exclude_modules: As for `find_targets`.
+        names: Full names of modules of the base model, in place of ``target_modules``; each is
+            one of many, none is named by itself.
         drawn: Names of modules whose weights are drawn anew at every load.
         unadaptable: Given the model and the names of modules, says by name which of them an
             adapter cannot hold as planned, and why.
@@ -128,20 +131,23 @@ def choose_targets(
     modules = dict(_base_modules(base_model_of(model)))
     fused = _fused_experts(model)
     excluded = names_excluded(exclude_modules, modules, fused)
-    meant = _meant(model, target_modules, modules, fused, excluded=excluded)
-    meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
+    if names is not None:
+        meant, meant_fused = linear_maps("the adapter", set(names), modules, excluded), set()
+    else:
+        meant = _meant(model, target_modules, modules, fused, excluded=excluded)
+        meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
     unfit = dict.fromkeys(_no_products(meant - excluded, modules), NOT_A_PRODUCT)
     unfit |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
-    names = [n for n in modules if n in meant and n not in excluded and n not in unfit]
+    fit = [n for n in modules if n in meant and n not in excluded and n not in unfit]
     if unadaptable is not None:
-        unfit |= unadaptable(model, names)
+        unfit |= unadaptable(model, fit)
     named = frozenset(_named_alone(target_modules, modules) - excluded)
     _refuse_named(unfit, named)
     left_out = dict.fromkeys(meant_fused, FUSED_EXPERTS) | unfit
     if _is_all_linear(target_modules):
         left_out |= dict.fromkeys(_other_classes(modules), OTHER_CLASS)
     left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
-    targets = tuple(_describe(n, modules[n]) for n in names if n not in unfit)
+    targets = tuple(_describe(n, modules[n]) for n in fit if n not in unfit)
     if not targets:
         raise UnknownTarget(_none_left(left_out))
     return Choice(targets, dict(sorted(left_out.items())), named)
@@ -180,6 +186,19 @@ def locate(model: nn.Module, module: TargetModule) -> nn.Module:
         The module whose input and output are those of the linear map.
     """
     return _unwrap_layer(base_model_of(model).get_submodule(module.name))
+
+
+def all_linear_maps(model: nn.Module) -> list[TargetModule]:
+    """List the linear maps of a model, its heads and what may be no target among them.
+
+    Args:
+        model: A transformers model, wrapped by PEFT or not; its weights are not looked at.
+
+    Returns:
+        Their names and sizes, in the model's order.
+    """
+    named = _base_modules(base_model_of(model))
+    return [_describe(name, module) for name, module in named if is_linear(module)]
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

@@ -73,6 +73,8 @@ def parse_record(record: str | Collection[str]) -> frozenset[Record]:
 class Estimator(StrEnum):
     """How the Fisher information of LoRA-B is estimated."""
 
+    AUTO = "auto"
+    """``exact`` where it adds little to a pass over examples of their length, else ``sketched``."""
     EXACT = "exact"
     """Per example, in expectation over the random A: no seed involved."""
     SKETCHED = "sketched"
@@ -85,7 +87,7 @@ class Estimator(StrEnum):
     @property
     def has_examples(self) -> bool:
         """Whether row and example energies are recorded, as they are or sketched."""
-        return self is not Estimator.SAMPLED
+        return self is not Estimator.SAMPLED  # whatever is chosen by itself has them
 
     @property
     def has_sampled(self) -> bool:

@@ -42,7 +42,7 @@ class Statistics:
 
     Attributes:
         modules: The target modules, in the model's order.
-        estimator: What was recorded.
+        estimator: What was recorded; never ``auto``.
         n_examples: Examples that carried a label.
         n_batches: Batches they came in.
         base_parameters: Parameters of the base model.
@@ -68,6 +68,8 @@ class Statistics:
         mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
         spectrum_errors: How far off the energy of the leading values may be, as a share of
             it (1), if spectra were recorded; 0 where no sketch was needed.
+        estimator_reason: Why it is this estimator, in a sentence; ``None`` where it was asked
+            for, or runs that were merged were told different reasons.
         null: The same of the same forward passes under labels of other examples, if that was
             measured; see `fimlora.measuring.examples.null_labels`.
         halves: The same of every other batch, from the first on, and of those between them, if
@@ -103,6 +105,7 @@ class Statistics:
     spectra: Arrays = field(default_factory=dict)
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
+    estimator_reason: str | None = None
     null: "Statistics | None" = None
     halves: "tuple[Statistics, Statistics] | None" = None
     null_targets: tuple[int, int] | None = None
@@ -212,9 +215,11 @@ class Statistics:
             if mine != theirs:
                 detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
                 raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
+        is_agreed = other.estimator_reason in {self.estimator_reason, None}
         merged = replace(
             self,
             execution=None,
+            estimator_reason=self.estimator_reason if is_agreed else None,
             n_examples=self.n_examples + other.n_examples,
             n_batches=self.n_batches + other.n_batches,
             row_energies=_added(self.row_energies, other.row_energies),
@@ -349,8 +354,10 @@ class Statistics:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
         facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
         auxiliary = list(facts.pop("auxiliary_losses_left_out"))
-        # Most models have none.
-        return facts | ({"auxiliary_losses_left_out": auxiliary} if auxiliary else {})
+        # Most models have none, and most runs are told.
+        facts |= {"auxiliary_losses_left_out": auxiliary} if auxiliary else {}
+        reason = self.estimator_reason
+        return facts | ({"estimator_reason": reason} if reason is not None else {})
 
 
 _GROUPS = (
@@ -370,7 +377,8 @@ _PARTS = ("null", "halves", "null_targets")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
-    if attribute.name not in {"modules", "execution", *_COUNTS, *_GROUPS, *_PARTS}
+    if attribute.name
+    not in {"modules", "execution", "estimator_reason", *_COUNTS, *_GROUPS, *_PARTS}
 )
 
 

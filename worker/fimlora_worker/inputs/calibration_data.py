@@ -32,11 +32,20 @@ class Drawn:
         examples: In the order they are used.
         n_dropped: Rows that were drawn for them but left nothing to predict.
         further: Examples of the rows that come next in that order.
+        dropped_before: For each example, how many of these rows came before it.
     """
 
     examples: Sequence[Example]
     n_dropped: int
     further: Sequence[Example] = ()
+    dropped_before: Sequence[int] = ()
+
+    def first(self, n: int) -> "Drawn":
+        """What would have been drawn, had no more than so many examples been wanted."""
+        if n >= len(self.examples):
+            return self
+        before = self.dropped_before[:n]
+        return Drawn(self.examples[:n], before[-1], dropped_before=before)
 
 
 def draw(
@@ -65,6 +74,7 @@ def draw(
     # The stream of RandomState is frozen for ever, that of newer generators is not.
     order = np.random.RandomState(seed).permutation(rows.n_rows)
     examples: list[Example] = []
+    dropped_before: list[int] = []
     n_dropped, start, n_wanted = 0, 0, n_examples + n_further
     while len(examples) < n_wanted and start < rows.n_rows:
         # As many as were taken before, at least: a file may be read anew for each time.
@@ -78,13 +88,15 @@ def draw(
             n_dropped += example is None and len(examples) < n_examples
             if example is not None:
                 examples.append(example)
+                dropped_before.append(n_dropped)
         start += n_rows
     if not examples:
         raise DatasetEmpty(
             f"none of the {rows.n_rows} rows leaves anything to predict within "
             f"max_length={encoder.max_length}"
         )
-    return Drawn(examples[:n_examples], n_dropped, examples[n_examples:])
+    wanted, further = examples[:n_examples], examples[n_examples:]
+    return Drawn(wanted, n_dropped, further, dropped_before[:n_examples])
 
 
 def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | None) -> None:
@@ -93,7 +105,7 @@ def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | No
     Raises:
         UnsupportedArchitecture: Names a token that it has none of.
     """
-    largest = max(max(example["input_ids"]) for example in examples)
+    largest = max(max(_ids(example)) for example in examples)
     if n_ids is not None and largest >= n_ids:
         raise UnsupportedArchitecture(
             f"the tokenizer gives token id {largest} "
@@ -101,6 +113,12 @@ def check_token_ids(examples: Sequence[Example], tokenizer: Any, n_ids: int | No
             f"{n_ids - 1}: register the model with the tokenizer it was trained with, or "
             "resize its embeddings"
         )
+
+
+def _ids(example: Example) -> list[int]:
+    """What is read, and what is to be written where that is another sequence."""
+    labels = example["labels"]
+    return [*example["input_ids"], *(labels if isinstance(labels, list) else ())]
 
 
 def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
@@ -124,12 +142,29 @@ class PaddedBatches:
     def __init__(self, examples: Sequence[Example], *, batch_size: int, pad_id: int) -> None:
         self._examples = examples
         self._batch_size = batch_size
+        self._pad_id = pad_id
         self._fill = {"input_ids": pad_id, "labels": IGNORED}
+
+    def part(self, start: int, stop: int) -> "PaddedBatches":
+        """Some of these batches, from one up to another that is not among them."""
+        first, last = start * self._batch_size, stop * self._batch_size
+        return PaddedBatches(
+            self._examples[first:last], batch_size=self._batch_size, pad_id=self._pad_id
+        )
+
+    def n_examples(self, n_batches: int) -> int:
+        """Examples of the first so many batches."""
+        return min(n_batches * self._batch_size, len(self._examples))
 
     @property
     def width(self) -> int:
-        """Tokens of the longest example."""
-        return max(len(example["input_ids"]) for example in self._examples)
+        """Tokens of the longest sequence."""
+        return max(
+            len(value)
+            for example in self._examples
+            for value in example.values()
+            if isinstance(value, list)
+        )
 
     @property
     def largest(self) -> int:
@@ -146,13 +181,13 @@ class PaddedBatches:
             yield self._pad(self._examples[start : start + self._batch_size])
 
     def _pad(self, batch: Sequence[Example]) -> dict[str, Tensor]:
-        width = max(len(example["input_ids"]) for example in batch)
         return {
-            name: torch.tensor([self._widen(example[name], name, width) for example in batch])
+            name: torch.tensor(self._widen([example[name] for example in batch], name))
             for name in batch[0]
         }
 
-    def _widen(self, value: Any, name: str, width: int) -> Any:
-        if not isinstance(value, list):  # a class or a number
-            return value
-        return value + [self._fill.get(name, 0)] * (width - len(value))
+    def _widen(self, values: list[Any], name: str) -> list[Any]:
+        if not isinstance(values[0], list):  # a class or a number
+            return values
+        width, filling = max(map(len, values)), self._fill.get(name, 0)
+        return [value + [filling] * (width - len(value)) for value in values]

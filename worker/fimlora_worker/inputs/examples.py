@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fimlora_jobs.datasets.columns import ColumnError, TextFields, conversation_of
+from fimlora_jobs.datasets.columns import ColumnError, TextFields, conversation_of, has_chat
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.chat.encoding import ChatEncoder
@@ -16,6 +16,9 @@ from fimlora_worker.inputs.cutting import cut_text
 from fimlora_worker.inputs.instructions import instruction_prompt
 from fimlora_worker.inputs.token_spans import IGNORED, label_spans
 
+NO_CHAT_FOR_PAIRS = (
+    "an encoder-decoder needs prompt and completion as text, and these are chat messages"
+)
 Example = dict[str, Any]
 Encode = Callable[[Mapping[str, Any]], Example]
 
@@ -30,6 +33,8 @@ class Encoder:
         max_length: Longer examples are cut at the end.
         labels: What the label column means; ``None`` for language modelling.
         chat: For rows of messages; needed only where there are any.
+        is_pair: Whether the model reads a prompt and writes a completion, each a sequence of
+            its own.
     """
 
     tokenizer: Any
@@ -37,11 +42,14 @@ class Encoder:
     max_length: int
     labels: Labels | None
     chat: ChatEncoder | None = None
+    is_pair: bool = False
 
     def encode(self, row: Mapping[str, Any], *, where: str) -> Example | None:
         """One row as an example; ``None`` when nothing is left to predict."""
         if self.labels and self.fields.label:
             return self._classified(row, self.labels.target(row[self.fields.label]))
+        if self.is_pair:
+            return self._paired(row, where)
         tokens = self._tokens(row, where)
         if tokens is None:
             return None
@@ -75,6 +83,21 @@ class Encoder:
             return None
         encoded = dict(self._tokenize(row))
         return {**encoded, "labels": target} if encoded["input_ids"] else None
+
+    def _paired(self, row: Mapping[str, Any], where: str) -> Example | None:
+        """What an encoder reads, and what its decoder writes: to the end, as it is trained."""
+        if has_chat(row, self.fields):
+            raise DatasetSchema(f"{where}: {NO_CHAT_FOR_PAIRS}")
+        completion = row[self.fields.completion or ""]
+        options = {"truncation": True, "max_length": self.max_length}
+        encoded = dict(self.tokenizer(self._cut(self._prompt(row)), **options))
+        target = self.tokenizer(text_target=self._cut(completion), **options)
+        labels, end = list(target["input_ids"]), self.tokenizer.eos_token_id
+        if end is not None and end not in labels:
+            labels = [*labels[: self.max_length - 1], end]
+        if not encoded["input_ids"] or not completion:
+            return None
+        return {**encoded, "labels": labels}
 
     def _tokenize(self, row: Mapping[str, Any]) -> Mapping[str, list[int]]:
         assert self.fields.text

@@ -4,18 +4,25 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fimlora.model.drawn import is_left_out_of_files
-from fimlora_jobs.datasets.columns import Task
+from fimlora_jobs.datasets.columns import Task, TextFields
+from fimlora_jobs.models.heads import check_rows, is_encoder_decoder
+from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_worker.errors import UnsupportedArchitecture
 from fimlora_worker.inputs.model_faults import named_as
 
 # The head that a base model lacks is drawn from this seed and no other: neither the
 # request nor what ran before may change the scores.
 HEAD_SEED = 0
+HeadTask = Task | Literal["seq2seq_lm"]
 # PEFT's words for the tasks.
-TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
+TASK_TYPES: dict[HeadTask, str] = {
+    "sequence_classification": "SEQ_CLS",
+    "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+}
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,34 @@ class ModelRequest:
     """
 
     digest: str
-    task: Task
+    task: HeadTask
     dtype: str
     device: str
     n_outputs: int | None = None
     problem_type: str | None = None
 
 
-def head_class(config: Any, task: Task) -> Any:
+def head_task(config: Any, fields: TextFields) -> HeadTask:
+    """What a model does with rows: an encoder-decoder reads a prompt and writes a completion.
+
+    Args:
+        config: The model's configuration.
+        fields: The columns in use.
+
+    Raises:
+        UnsupportedArchitecture: An encoder-decoder is given text that is no such pair.
+    """
+    raw = config.to_dict() | {"model_type": config.model_type}
+    if fields.task != "causal_lm" or not is_encoder_decoder(raw):
+        return fields.task
+    try:
+        check_rows(raw, has_completion=bool(fields.completion), is_chat=bool(fields.messages))
+    except ModelRefused as error:
+        raise UnsupportedArchitecture(str(error)) from error
+    return "seq2seq_lm"
+
+
+def head_class(config: Any, task: HeadTask) -> Any:
     """The auto class with the head that a task needs.
 
     Raises:
@@ -52,6 +79,12 @@ def head_class(config: Any, task: Task) -> Any:
                 f"{config.model_type} has no sequence classification head in transformers"
             )
         return transformers.AutoModelForSequenceClassification
+    if task == "seq2seq_lm":
+        if kind not in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            raise UnsupportedArchitecture(
+                f"{config.model_type} has no head for sequences to sequences in transformers"
+            )
+        return transformers.AutoModelForSeq2SeqLM
     is_encoder = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
     if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or (
         is_encoder and not getattr(config, "is_decoder", False)

@@ -1,5 +1,6 @@
 """From an accepted request to a written adapter: the story of one attempt."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
 from fimlora.adapter.config import modules_in_full
+from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.measuring.head.fitted import head_of
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
@@ -15,11 +18,13 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
+from fimlora_worker.job.known_model import known_model
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
 from fimlora_worker.job.preparation import Prepared, fetch, prepare
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.reuse import Measured, find_measured, model_name, sources, write_again
+from fimlora_worker.job.rounds import measure_in_rounds
 from fimlora_worker.job.solving import solve
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import WorkerProcess
@@ -86,7 +91,11 @@ def calibrate(
     """
     measured, target = accepted.measured, folder / ADAPTER_FOLDER
     if measured and measured.suffices_for(accepted.request):
-        return Outcome(write_again(accepted.request, measured, reporter, folder=target))
+        model = known_model(
+            accepted.resolved["base_model"], measured.written.config["task_type"], process
+        )
+        plan = write_again(accepted.request, measured, reporter, folder=target, model=model)
+        return Outcome(plan)
     return _calibrate_model(accepted, process, reporter, folder)
 
 
@@ -105,62 +114,87 @@ def _calibrate_model(
         fits_head=accepted.measured is None,
         on_example=reporter.keep_alive,
     )
-    statistics = (
-        accepted.measured.statistics
+    statistics, rounds = (
+        (accepted.measured.statistics, accepted.measured.rounds)
         if accepted.measured
-        else _measure(accepted, prepared, process, reporter, folder)
+        else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
-    plan = _allocate(accepted, statistics, prepared)
+    plan = _allocate(accepted, statistics, prepared, rounds)
     reporter.enter(Stage.WRITING)
     _write(accepted, plan, statistics, prepared, folder / ADAPTER_FOLDER)
     statistics.save(folder / ADAPTER_FOLDER / STATISTICS)
     return Outcome(plan, statistics.execution)
 
 
-def _measure(
+def measure(
     accepted: AcceptedJob,
     prepared: Prepared,
     process: WorkerProcess,
     reporter: Reporter,
     folder: Path,
-) -> Statistics:
+) -> tuple[Statistics, dict[str, Any]]:
+    """Measure what a job asks for, from where an earlier attempt of it was.
+
+    Returns:
+        The statistics, and how the number of batches came about where that was not asked for.
+    """
     progress = MeasurementProgress(
         progress_folder(process.settings.tmp_dir, reporter.job_id),
         reporter.attempt,
         prepared.model.request.digest,
         reporter.on_resume,
     )
-    return measure_model(
-        accepted.request,
-        prepared.model,
-        prepared.batches,
-        reporter,
-        folder=folder,
-        progress=progress,
-        head_batches=prepared.head_batches,
-        memory_kills=accepted.memory_kills,
+    given: dict[str, Any] = {
+        "folder": folder,
+        "progress": progress,
+        "head_batches": prepared.head_batches,
+        "memory_kills": accepted.memory_kills,
+    }
+    request, model, batches = accepted.request, prepared.model, prepared.batches
+    if request.calibration.n_batches == "auto":
+        rounds = measure_in_rounds(request, model, batches, reporter, **given)
+        return rounds.statistics, rounds.provenance()
+    return measure_model(request, model, batches, reporter, **given), {}
+
+
+def _allocate(
+    accepted: AcceptedJob,
+    statistics: Statistics,
+    prepared: Prepared,
+    rounds: Mapping[str, Any],
+) -> RankPlan:
+    allocation = accepted.request.allocation
+    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
+    plan = solve(accepted.request, scores, provenance=facts_of(accepted, prepared, rounds))
+    source = source_if_any(
+        statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
     )
+    plan = with_signal(plan, source, multiple_of=allocation.multiple_of)
+    return with_confidence(statistics, plan, multiple_of=allocation.multiple_of)
 
 
-def _allocate(accepted: AcceptedJob, statistics: Statistics, prepared: Prepared) -> RankPlan:
+def facts_of(
+    accepted: AcceptedJob, prepared: Prepared, rounds: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a plan says of where it came from, beside what its statistics say."""
     calibration = accepted.request.calibration
-    provenance = {
+    n_batches = rounds["n_batches_by"]["used"] if rounds else calibration.most_batches
+    used = prepared.drawn.first(n_batches * calibration.batch_size)
+    return {
         "engine": engine_version,
         **sources(accepted.resolved),
-        "task": prepared.fields.task,
+        "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,
         "data_seed": calibration.seed,
-        "requested_examples": calibration.n_batches * calibration.batch_size,
-        "dropped_rows": prepared.drawn.n_dropped,
-        **prepared.label_facts,
+        "requested_examples": n_batches * calibration.batch_size,
+        "dropped_rows": used.n_dropped,
+        **rounds,
+        **prepared.label_facts(used.examples),
         "problem_type": prepared.model.request.problem_type,
         "device": prepared.model.request.device,
     }
-    allocation = accepted.request.allocation
-    scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    return solve(accepted.request, scores, provenance=provenance)
 
 
 def _write(
@@ -176,7 +210,7 @@ def _write(
         plan,
         folder,
         base_model=model_name(accepted.resolved),
-        task_type=TASK_TYPES[prepared.fields.task],
+        task_type=TASK_TYPES[prepared.model.request.task],
         layout=adapter.layout,
         weights=adapter.weights,
         seed=accepted.request.calibration.seed,

@@ -37,10 +37,11 @@ def carry_out(
 def leave(record: JobRecord, process: WorkerProcess) -> None:
     """Let later requests find what a job that has succeeded has made."""
     process.store.remember_result(record.fields["request_digest"], record.id)
+    if record.kind is not JobKind.CALIBRATION:
+        return
     if digest := record.fields.get("statistics_digest"):
         process.store.remember_statistics(digest, record.id)
-    if record.kind is JobKind.CALIBRATION:
-        Catalogue(process.store).file(record)
+    Catalogue(process.store).file(record)
 
 
 def _calibration(
@@ -51,4 +52,24 @@ def _calibration(
     return run(record, process, reporter, folder)
 
 
-MIDDLES: dict[JobKind, Middle] = {JobKind.CALIBRATION: _calibration}
+def _comparison(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    from fimlora_worker.job.comparison import run
+
+    return run(record, process, reporter, folder)
+
+
+def _evaluation(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    from fimlora_worker.job.evaluation import run
+
+    return run(record, process, reporter, folder)
+
+
+MIDDLES: dict[JobKind, Middle] = {
+    JobKind.CALIBRATION: _calibration,
+    JobKind.COMPARISON: _comparison,
+    JobKind.EVALUATION: _evaluation,
+}

@@ -10,7 +10,7 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import records_needed
+from fimlora.methods.registry import needs_null, records_needed
 from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -20,6 +20,23 @@ from fimlora_worker.job.head import JobHead
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.solving import check_feasible
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which of a job's batches are measured at once, where that is not all.
+
+    Attributes:
+        start: Batches before these.
+        first_example: Examples before these.
+        head: What their head is fitted by, so that all parts have one.
+        executor: What an earlier part was measured by in this attempt; ``None`` for the first.
+    """
+
+    start: int
+    first_example: int
+    head: JobHead
+    executor: Executor | None = None
 
 
 def measure_model(
@@ -32,6 +49,7 @@ def measure_model(
     progress: MeasurementProgress,
     head_batches: PaddedBatches | None = None,
     memory_kills: int = 0,
+    part: Part | None = None,
 ) -> Statistics:
     """Measure by the executor of the request, from where an earlier attempt was.
 
@@ -47,6 +65,7 @@ def measure_model(
         progress: What earlier attempts have saved.
         head_batches: What its head is fitted on; ``None`` where that stays as it is.
         memory_kills: Attempts that the system has ended for want of memory.
+        part: Which of the job's batches these are; ``None`` for all.
 
     Returns:
         The statistics; they say how they were measured.
@@ -55,16 +74,23 @@ def measure_model(
         UnknownTarget: A name of a target is none of the model's; no weight has been read then.
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
     """
-    settings = _settings(request, reporter).without(model.drawn)
-    head = JobHead(model, head_batches, reporter)
-    attempt = _Attempt(request, settings, model, batches, head, reporter, folder, progress)
+    part = part or Part(0, 0, JobHead(model, head_batches, reporter))
+    settings = _settings(request, batches, reporter, part).without(model.drawn)
+    # Once, as PEFT tries the targets out, which takes a while with thousands of them.
+    choice = settings.choose(model.outline())
+    settings = replace(settings, choice=choice)
+    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress)
     width = max(batches.width, head_batches.width if head_batches else 0)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
-    modules = settings.choose(model.outline()).modules
+    if part.executor is Executor.STREAMED:
+        executor = Executor.STREAMED  # what did not fit before does not fit now
+    modules = choice.modules
     check_feasible(request, model.outline(), modules)
-    recorded_bytes = bytes_recorded(modules, settings.record) if settings.record else 0
+    recorded_bytes = bytes_recorded(
+        modules, settings.record, null=settings.null, halves=settings.halves
+    )
     reset_peak(model.device)
     return measure_where_it_fits(
         executor,
@@ -80,11 +106,10 @@ def measure_model(
 class _Attempt:
     """What both executors need of a job."""
 
-    request: CalibrationRequest
     settings: Settings
     model: BaseModel
     batches: PaddedBatches
-    head: JobHead
+    part: Part
     reporter: Reporter
     folder: Path
     progress: MeasurementProgress
@@ -93,11 +118,11 @@ class _Attempt:
         """Measure the loaded model, so many examples at a time."""
         try:
             loaded = self.model.load()
-            head = self.head.resident(loaded, size)
+            head = self.part.head.resident(loaded, size)
             self._begin()
             with with_head(loaded, head.weights):
                 statistics = self.progress.go_on(
-                    Executor.RESIDENT,
+                    self._file_name(Executor.RESIDENT),
                     lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
                 )
             return head.stated_in(statistics)
@@ -109,10 +134,10 @@ class _Attempt:
     def streamed(self, size: int) -> Statistics:
         """Measure the model from its folder, block by block."""
         self.model.unload()  # an earlier job may have left it loaded
-        head = self.head.streamed(size)
+        head = self.part.head.streamed(size)
         self._begin()
         statistics = self.progress.go_on(
-            Executor.STREAMED,
+            self._file_name(Executor.STREAMED),
             lambda file: measure_streamed(
                 self.model.folder,
                 self.batches,
@@ -126,22 +151,39 @@ class _Attempt:
         return head.stated_in(statistics)
 
     def _begin(self) -> None:
-        self.reporter.enter(Stage.CALIBRATING, n_batches=len(self.batches))
+        start = self.part.start
+        if self.part.executor is None:
+            self.reporter.enter(Stage.CALIBRATING, n_batches=start + len(self.batches))
+            if start:
+                self.reporter.on_resume(start, start + len(self.batches))
+
+    def _file_name(self, executor: Executor) -> str:
+        """What the sums of these batches are kept by; those of no other part go on from them."""
+        return f"{executor}.{self.part.start}" if self.part.start else executor
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:
         return replace(self.settings, micro_batch_size=size, progress_file=file)
 
 
-def _settings(request: CalibrationRequest, reporter: Reporter) -> Settings:
+def _settings(
+    request: CalibrationRequest, batches: PaddedBatches, reporter: Reporter, part: Part
+) -> Settings:
     """Say what a request measures."""
     calibration = request.calibration
+
+    def on_batch(done: int, expected: int) -> None:
+        reporter.on_batch(part.start + done, part.start + expected)
+
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
-        n_batches=calibration.n_batches,
+        n_batches=len(batches),
         estimator=calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),
-        on_batch=reporter.on_batch,
+        null=calibration.signal or needs_null(*request.methods_measured),
+        halves=calibration.signal,
+        on_batch=on_batch,
+        first_example=part.first_example,
     )

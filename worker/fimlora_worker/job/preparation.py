@@ -1,11 +1,13 @@
 """From references to what measuring needs: the files, the examples, and the model around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fimlora.model.input_limits import input_limits
+from fimlora.model.input_limits import InputLimits, input_limits
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import Calibration, CalibrationRequest
@@ -20,10 +22,11 @@ from fimlora_worker.inputs.calibration_data import (
     check_token_ids,
     draw,
 )
+from fimlora_worker.inputs.chat.assistant_turns import Choice
 from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.device import choose_device
-from fimlora_worker.inputs.examples import Encoder
-from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.examples import Encoder, Example
+from fimlora_worker.inputs.heads import ModelRequest, head_task
 from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import find_labels
 from fimlora_worker.inputs.models import (
@@ -42,9 +45,10 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that measuring needs, and what provenance says of the labels.
+    """Everything that measuring needs, and what provenance says of it.
 
     Attributes:
+        label_facts: Says of examples what provenance does of their labels.
         head_batches: What a new head is fitted on, the longest examples first so that little
             is padded; ``None`` where none is fitted.
     """
@@ -54,7 +58,7 @@ class Prepared:
     head_batches: PaddedBatches | None
     drawn: Drawn
     fields: TextFields
-    label_facts: dict[str, Any]
+    label_facts: Callable[[Sequence[Example]], dict[str, Any]]
 
 
 def fetch(
@@ -90,35 +94,40 @@ def prepare(
 
     A head is fitted only where the request wants it, and the checkpoint lacks it.
     """
-    calibration, digest = request.calibration, resolved["base_model"]["digest"]
-    fields = _fields(request, resolved, rows)
-    labels = find_labels(rows, fields.label, calibration.task) if fields.label else None
-    weight_bytes(folder)  # or there are none that could be loaded
-    config, tokenizer = process.readers.get(
-        digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
-    )
-    wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
-    outline = BaseModel(folder, config, wanted, None, process.models)
-    limits = input_limits(outline.outline())
-    fits_head &= calibration.head == "fitted" and outline.has_drawn_head
-    n_examples = calibration.n_batches * calibration.batch_size
-    max_length = longest_input(calibration.max_length, tokenizer, config, limits.n_positions)
-    with chat_encoder(tokenizer, calibration.chat_labels) as chat:
+    calibration = request.calibration
+    base = find_base(request, resolved, folder=folder, rows=rows, process=process)
+    model = base.model
+    fits_head &= calibration.head == "fitted" and model.has_drawn_head
+    n_examples = calibration.most_batches * calibration.batch_size
+    with base.encoder(calibration.max_length, calibration.chat_labels) as encoder:
         drawn = draw(
             rows,
-            Encoder(tokenizer, fields, max_length, labels, chat),
+            encoder,
             n_examples=n_examples,
             n_further=max(0, calibration.head_rows - n_examples) if fits_head else 0,
             seed=calibration.seed,
             on_example=on_example,
         )
-    check_token_ids([*drawn.examples, *drawn.further], tokenizer, limits.n_ids)
-    pad_id = padding_id(tokenizer, limits.n_ids)
+        assert encoder.chat
+        facts = partial(
+            label_facts,
+            fields=base.fields,
+            chat=encoder.chat,
+            labels=base.labels,
+            is_pair=base.is_pair,
+        )
+    check_token_ids([*drawn.examples, *drawn.further], base.tokenizer, base.limits.n_ids)
+    pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
-    model = BaseModel(folder, config, wanted, pad_id, process.models)
-    facts = label_facts(drawn.examples, fields, chat)
-    return Prepared(model, batches, head_batches, drawn, fields, facts)
+    facts = partial(
+        label_facts,
+        fields=base.fields,
+        chat=encoder.chat,
+        labels=base.labels,
+        is_pair=base.is_pair,
+    )
+    return Prepared(model, batches, head_batches, drawn, base.fields, facts)
 
 
 def _head_batches(drawn: Drawn, calibration: Calibration, *, pad_id: int) -> PaddedBatches:
@@ -127,7 +136,56 @@ def _head_batches(drawn: Drawn, calibration: Calibration, *, pad_id: int) -> Pad
     return PaddedBatches(examples, batch_size=calibration.batch_size, pad_id=pad_id)
 
 
-def _fields(request: CalibrationRequest, resolved: dict[str, Any], rows: Rows) -> TextFields:
+@dataclass(frozen=True)
+class Base:
+    """The base model as it is wanted, and what makes examples for it."""
+
+    model: BaseModel
+    tokenizer: Any
+    limits: InputLimits
+    fields: TextFields
+    labels: Labels | None
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether an encoder reads the prompt, and a decoder the completion."""
+        return self.model.request.task == "seq2seq_lm"
+
+    @contextmanager
+    def encoder(self, max_length: int, chat_labels: Choice) -> Iterator[Encoder]:
+        """An encoder of rows; what it starts ends with the block."""
+        tokenizer, config = self.tokenizer, self.model.config
+        longest = longest_input(max_length, tokenizer, config, self.limits.n_positions)
+        with chat_encoder(tokenizer, chat_labels) as chat:
+            yield Encoder(tokenizer, self.fields, longest, self.labels, chat, self.is_pair)
+
+
+def find_base(
+    request: CalibrationRequest,
+    resolved: dict[str, Any],
+    *,
+    folder: Path,
+    rows: Rows,
+    process: WorkerProcess,
+) -> Base:
+    """Say how the model is wanted for some rows; it is not loaded yet."""
+    digest = resolved["base_model"]["digest"]
+    fields = find_columns(request, resolved, rows)
+    labels = find_labels(rows, fields.label, request.calibration.task) if fields.label else None
+    weight_bytes(folder)  # or there are none that could be loaded
+    config, tokenizer = process.readers.get(
+        digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
+    )
+    wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
+    limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
+    pad_id = padding_id(tokenizer, limits.n_ids)
+    model = BaseModel(folder, config, wanted, pad_id, process.models)
+    return Base(model, tokenizer, limits, fields, labels)
+
+
+def find_columns(
+    request: CalibrationRequest, resolved: dict[str, Any], rows: Rows
+) -> TextFields:
     """The columns that the service has found, or else what a look at them tells."""
     if known := resolved["dataset"].get("fields"):
         return TextFields(**known)
@@ -151,7 +209,7 @@ def _model_request(
     own = getattr(config, "dtype", None)
     return ModelRequest(
         digest=digest,
-        task=fields.task,
+        task=head_task(config, fields),
         dtype=choose_dtype(request.calibration.dtype, own, device=device),
         device=device,
         n_outputs=labels.n_outputs if labels else None,

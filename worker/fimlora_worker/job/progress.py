@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fimlora_contract.jobs import JobStatus, Progress, Stage
+from fimlora_contract.jobs import JobStatus, Progress, RunProgress, Stage
+from fimlora_jobs.attempts import rq_job_id
 from fimlora_jobs.reaper import DEADLINE_PASSED
 from fimlora_jobs.store import JobStore
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 SHORTEST_INTERVAL_S = 0.1
 # Between two signs of life while nothing is finished.
 SIGN_INTERVAL_S = 1.0
+# Between two reports on a run: an evaluation takes hours, and keeps all its events.
+RUN_INTERVAL_S = 3.0
 
 
 @dataclass
@@ -43,12 +46,23 @@ class Reporter:
     _started: float = field(init=False)
     _stage_started: float = field(init=False)
     _reported: float = field(default=float("-inf"), init=False)
+    _asked: float = field(default=float("-inf"), init=False)
     _resumed_from: int | None = field(default=None, init=False)
     _last: Progress = field(default=Progress(stage=Stage.RESOLVING), init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
         self._started = self._stage_started = self.clock()
+
+    @property
+    def rq_id(self) -> str:
+        """Id of the RQ job that this speaks for."""
+        return rq_job_id(self.job_id, self.attempt)
+
+    @property
+    def has_used_half(self) -> bool:
+        """Whether half of the time that the attempt may take is over."""
+        return self.clock() - self._started > self.deadline_s / 2
 
     def enter(self, stage: Stage, *, n_batches: int = 0) -> None:
         """Enter a stage."""
@@ -82,6 +96,17 @@ class Reporter:
             seconds_left = round(per_batch_s * (expected - done), 3)
         self._send(self._of_batches(self._last.stage, done, expected, seconds_left))
 
+    def on_run(self, runs: RunProgress, seconds_left: float | None) -> None:
+        """Note where the runs of an evaluation stand; cheap to call at every step."""
+        self._check()
+        known = self._last.runs
+        is_new = known is None or known.model_copy(update={"step": runs.step}) != runs
+        now = self.clock()
+        if is_new or now - self._reported >= RUN_INTERVAL_S:
+            self._send(Progress(stage=Stage.TRAINING, runs=runs, seconds_left=seconds_left))
+        elif now - self._asked >= SIGN_INTERVAL_S:
+            self._ask()
+
     def _of_batches(
         self, stage: Stage, done: int, expected: int, seconds_left: float | None = None
     ) -> Progress:
@@ -105,5 +130,14 @@ class Reporter:
     def _send(self, progress: Progress) -> None:
         self.on_alive()
         self._reported, self._last = self.clock(), progress
-        if self.store.report(self.job_id, self.attempt, progress) is JobStatus.CANCELING:
+        self._obey(self.store.report(self.job_id, self.attempt, progress))
+
+    def _ask(self) -> None:
+        """Learn whether to go on, and leave no event behind."""
+        self.on_alive()
+        self._asked = self.clock()
+        self._obey(self.store.renew(self.job_id, self.attempt))
+
+    def _obey(self, status: JobStatus) -> None:
+        if status is JobStatus.CANCELING:
             raise CancelRequested(f"{self.job_id} is to be canceled")

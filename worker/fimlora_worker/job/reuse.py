@@ -19,6 +19,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
+from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.solving import budget_of
 from fimlora_worker.job.worker_process import WorkerProcess
@@ -37,6 +38,12 @@ class Measured:
 
     statistics: Statistics
     written: WrittenAdapter
+
+    @property
+    def rounds(self) -> dict[str, Any]:
+        """How the number of batches came about then, where it was not asked for."""
+        facts = self.written.rank_map["provenance"]
+        return {key: facts[key] for key in ("n_batches_by",) if key in facts}
 
     def suffices_for(self, request: CalibrationRequest) -> bool:
         """Whether the model is not needed: a classifier's weights have its head in them."""
@@ -87,9 +94,22 @@ def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_again(
-    request: CalibrationRequest, measured: Measured, reporter: Reporter, *, folder: Path
+    request: CalibrationRequest,
+    measured: Measured,
+    reporter: Reporter,
+    *,
+    folder: Path,
+    model: BaseModel | None,
 ) -> RankPlan:
-    """Plan and write an adapter without its model."""
+    """Plan and write an adapter without the weights of its model.
+
+    Args:
+        request: What is asked for now.
+        measured: What the earlier job has measured and written.
+        reporter: Told about every stage.
+        folder: The adapter to be.
+        model: The model, which the adapter is proved on; ``None`` where its files are gone.
+    """
     reporter.enter(Stage.ALLOCATING)
     adapter, written, statistics = request.adapter, measured.written, measured.statistics
     plan = replan(
@@ -108,8 +128,10 @@ def write_again(
         layout=adapter.layout,
         weights=adapter.weights,
         seed=request.calibration.seed,
-        target_modules=written.target_modules(plan),
+        target_modules=None if model else written.target_modules(plan),
         modules_to_save=written.config.get("modules_to_save"),
+        model=model and model.outline(),
+        other_model=model and model.other_skeleton(),
     )
     statistics.save(folder / STATISTICS)
     return plan

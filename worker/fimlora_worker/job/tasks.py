@@ -8,7 +8,12 @@ from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import StaleAttempt
-from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
+from fimlora_worker.errors import (
+    CancelRequested,
+    DeadlinePassed,
+    MakesRoom,
+    ShutdownRequested,
+)
 from fimlora_worker.job.failures import is_broken_device, job_error
 from fimlora_worker.job.kinds import carry_out, leave
 from fimlora_worker.job.progress import Reporter
@@ -61,6 +66,11 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
     except ShutdownRequested:
         give_up(process.store, process.transport, job_id, attempt, counted=False)
         return "handed over"
+    except MakesRoom:
+        give_up(
+            process.store, process.transport, job_id, attempt, counted=False, at_front=False
+        )
+        return "made room"
     except StorageUnavailable as error:
         log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
         away = job_error(error, data_dir=process.settings.data_dir)
@@ -80,7 +90,7 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.wait_for_imports()
-    with work_folder(process.settings.tmp_dir, record.id, record.attempt) as folder:
+    with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
         result = carry_out(record, process, reporter, folder)
     process.store.succeed(record.id, record.attempt, result)
     remove_progress(process.settings.tmp_dir, record.id)

@@ -10,17 +10,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.attempts import parse_rq_job_id, rq_job_id
+from fimlora_jobs.attempts import is_hand, job_id_of, parse_rq_job_id
 from fimlora_jobs.reader import JobMissing
+from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore
 
 _PROGRESS = ".sums"
 
 
 @contextmanager
-def work_folder(tmp_dir: Path, job_id: str, attempt: int) -> Iterator[Path]:
-    """A folder of an attempt's own, gone at the end whatever happens."""
-    folder = tmp_dir / f"{rq_job_id(job_id, attempt)}.{uuid4().hex[:8]}"
+def work_folder(tmp_dir: Path, rq_id: str) -> Iterator[Path]:
+    """A folder of an attempt's or a hand's own, gone at the end whatever happens."""
+    folder = tmp_dir / f"{rq_id}.{uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -54,7 +55,10 @@ def remove_ended_progress(tmp_dir: Path, store: JobStore) -> None:
 
 
 def _is_running(name: str, store: JobStore) -> bool:
-    job_id, attempt = parse_rq_job_id(name.partition(".")[0])
+    rq_id = name.partition(".")[0]
+    if is_hand(rq_id):
+        return rq_id in Runs(store, job_id_of(rq_id)).claimed().values()
+    job_id, attempt = parse_rq_job_id(rq_id)
     try:
         record = store.get(job_id)
     except JobMissing:

@@ -1,6 +1,8 @@
 """The parent's side of an attempt: hold its lease, notice when nobody wants it any more.
 
-RQ job ids name an attempt (see `fimlora_jobs.attempts`), so they are all this needs.
+RQ job ids name an attempt (see `fimlora_jobs.attempts`), so they are all this needs. Runs of
+evaluations that the child has claimed are held on to with the lease, and given back with it. A
+hand has such claims and no lease: nobody has to be told of its end.
 """
 
 import logging
@@ -11,9 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from fimlora_contract.jobs import JobError, JobStatus
-from fimlora_jobs.attempts import REAPER_INTERVAL_S, parse_rq_job_id
+from fimlora_jobs.attempts import (
+    REAPER_INTERVAL_S,
+    is_hand,
+    job_id_of,
+    parse_rq_job_id,
+)
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped, Transport, give_up, requeue_orphans
+from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore, StaleAttempt
 from fimlora_worker.process.memory_events import count_oom_kills
 
@@ -56,7 +64,8 @@ class Leases:
 
     def hold(self, rq_id: str) -> bool:
         """Renew the lease; true when the attempt should have ended a while ago."""
-        if self._is_wanted(*parse_rq_job_id(rq_id)):
+        Runs(self._store, job_id_of(rq_id)).hold(rq_id)
+        if self._is_wanted(rq_id):
             self._unwanted_since = None
             return False
         now = self._clock()
@@ -67,10 +76,15 @@ class Leases:
         """Queue the next attempt at once: this one's process has died."""
         error = self._cause(wait_status)
         log.warning("attempt.lost rq_id=%s cause=%s", rq_id, error.detail)
-        self._give_up(rq_id, error)
+        self._release(rq_id)
+        if not is_hand(rq_id):
+            self._give_up(rq_id, error)
 
     def stopped(self, rq_id: str) -> None:
         """Put on record that an operator stopped the attempt with RQ's own command."""
+        self._release(rq_id)
+        if is_hand(rq_id):
+            return
         job_id, attempt = parse_rq_job_id(rq_id)
         try:
             if self._store.request_cancel(job_id) is JobStatus.CANCELING:
@@ -80,6 +94,9 @@ class Leases:
 
     def settle(self, rq_id: str) -> None:
         """Give up an attempt that RQ says has ended and that has left no end on record."""
+        self._release(rq_id)
+        if is_hand(rq_id):
+            return
         job_id, attempt = parse_rq_job_id(rq_id)
         try:
             record = self._store.get(job_id)
@@ -92,11 +109,18 @@ class Leases:
             log.warning("attempt.unsettled rq_id=%s status=%s", rq_id, record.status)
             self._give_up(rq_id, None)
 
-    def _is_wanted(self, job_id: str, attempt: int) -> bool:
+    def _is_wanted(self, rq_id: str) -> bool:
         try:
-            return self._store.renew(job_id, attempt) is not JobStatus.CANCELING
+            if is_hand(rq_id):
+                # While another attempt is waited for, too: a finished run is kept for it.
+                status = self._store.status_of(job_id_of(rq_id))
+                return status in {JobStatus.QUEUED, JobStatus.RUNNING}
+            return self._store.renew(*parse_rq_job_id(rq_id)) is not JobStatus.CANCELING
         except (StaleAttempt, JobMissing):
             return False
+
+    def _release(self, rq_id: str) -> None:
+        Runs(self._store, job_id_of(rq_id)).release(rq_id)
 
     def _give_up(self, rq_id: str, error: JobError | None) -> None:
         job_id, attempt = parse_rq_job_id(rq_id)

@@ -4,7 +4,7 @@ import threading
 from datetime import UTC, datetime
 
 from fimlora_contract.workers import Hardware, Worker
-from fimlora_jobs.attempts import parse_rq_job_id
+from fimlora_jobs.attempts import job_id_of
 from fimlora_jobs.workers import WorkerRegistry
 
 
@@ -34,7 +34,7 @@ class Presence:
 
     def begin(self, rq_id: str) -> None:
         """Say what the worker is busy with."""
-        self._change("busy", parse_rq_job_id(rq_id)[0])
+        self._change("busy", job_id_of(rq_id))
 
     def end(self) -> None:
         """Say that the worker is free."""

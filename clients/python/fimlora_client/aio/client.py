@@ -15,8 +15,10 @@ from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.aio.transport import AsyncHttpClient, AsyncTransport
 from fimlora_client.bodies import (
     CalibrationFields,
+    ComparisonFields,
     EvaluationFields,
     as_json,
+    build_comparison,
     build_evaluation,
     build_request,
     for_a_job,
@@ -24,6 +26,7 @@ from fimlora_client.bodies import (
 from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.estimates import Estimate
 from fimlora_contract.evaluations import Evaluation, EvaluationRequest
 from fimlora_contract.jobs import Job
@@ -131,6 +134,29 @@ class AsyncClient:
         body = as_json(for_a_job(build_evaluation(request, **fields)))
         call = Call("POST", "/evaluations", headers=headers, content=body, wait_s=wait)
         return AsyncEvaluationHandle(self.jobs, await self._sender.ask(call, Evaluation))
+
+    async def compare(
+        self,
+        request: ComparisonRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
+        wait: int = 0,
+        **fields: Unpack[ComparisonFields],
+    ) -> Job:
+        """Ask how alike the plans of several methods are; give a request, or its fields.
+
+        ``POST /compare``; nothing is trained. `AsyncJobs.wait` waits for the job, whose result
+        is a `ComparisonResult`; `AsyncJobs.compare` answers at once from a job that has measured.
+
+        Raises:
+            ValidationFailed: A field is wrong.
+        """
+        headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if wait:
+            headers |= {"prefer": f"wait={wait}"}
+        body = as_json(for_a_job(build_comparison(request, **fields)))
+        call = Call("POST", "/compare", headers=headers, content=body, wait_s=wait)
+        return await self._sender.ask(call, Job)
 
     async def health(self) -> Health:
         """Whether the service can take jobs, and which part fails if it cannot.

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Unpack
 
 from fimlora_client.aio.sender import AsyncSender
-from fimlora_client.bodies import PlanFields, as_json, checked
+from fimlora_client.bodies import JobComparisonFields, PlanFields, as_json, checked
 from fimlora_client.calls import JSON, Call, given, read_answer, route
 from fimlora_client.errors import ConnectionFailed, WaitTimeout, failure_of
 from fimlora_client.events import EventReader
 from fimlora_client.files import Download, OnFile
 from fimlora_client.polling import OnProgress, Pace
 from fimlora_contract.artifacts import ArtifactPage
+from fimlora_contract.comparison_requests import JobComparisonRequest
+from fimlora_contract.comparisons import JobComparison
 from fimlora_contract.jobs import (
     CalibrationResult,
     Job,
@@ -87,6 +89,19 @@ class AsyncJobs:
         body = as_json(checked(PlanRequest, fields))
         path = route("jobs", job_id, "allocate")
         return await self._sender.ask(Call("POST", path, headers=JSON, content=body), Plan)
+
+    async def compare(
+        self, job_id: str, **fields: Unpack[JobComparisonFields]
+    ) -> JobComparison:
+        """How alike the plans of several methods are, from what a job has measured, at once.
+
+        ``POST /jobs/{id}/compare``
+        """
+        body = as_json(checked(JobComparisonRequest, fields))
+        path = route("jobs", job_id, "compare")
+        return await self._sender.ask(
+            Call("POST", path, headers=JSON, content=body), JobComparison
+        )
 
     async def diff(self, job_id: str, other_id: str) -> RankDiff:
         """How the ranks of two results differ, per module and in sum.

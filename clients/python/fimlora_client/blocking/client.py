@@ -16,8 +16,10 @@ from fimlora_client.blocking.sender import Sender
 from fimlora_client.blocking.transport import HttpClient, Transport
 from fimlora_client.bodies import (
     CalibrationFields,
+    ComparisonFields,
     EvaluationFields,
     as_json,
+    build_comparison,
     build_evaluation,
     build_request,
     for_a_job,
@@ -25,6 +27,7 @@ from fimlora_client.bodies import (
 from fimlora_client.calls import JSON, Answer, Call, read_health
 from fimlora_client.context import Context
 from fimlora_client.settings import read_settings
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.estimates import Estimate
 from fimlora_contract.evaluations import Evaluation, EvaluationRequest
 from fimlora_contract.jobs import Job
@@ -132,6 +135,29 @@ class Client:
         body = as_json(for_a_job(build_evaluation(request, **fields)))
         call = Call("POST", "/evaluations", headers=headers, content=body, wait_s=wait)
         return EvaluationHandle(self.jobs, self._sender.ask(call, Evaluation))
+
+    def compare(
+        self,
+        request: ComparisonRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
+        wait: int = 0,
+        **fields: Unpack[ComparisonFields],
+    ) -> Job:
+        """Ask how alike the plans of several methods are; give a request, or its fields.
+
+        ``POST /compare``; nothing is trained. `Jobs.wait` waits for the job, whose result
+        is a `ComparisonResult`; `Jobs.compare` answers at once from a job that has measured.
+
+        Raises:
+            ValidationFailed: A field is wrong.
+        """
+        headers = JSON | {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if wait:
+            headers |= {"prefer": f"wait={wait}"}
+        body = as_json(for_a_job(build_comparison(request, **fields)))
+        call = Call("POST", "/compare", headers=headers, content=body, wait_s=wait)
+        return self._sender.ask(call, Job)
 
     def health(self) -> Health:
         """Whether the service can take jobs, and which part fails if it cannot.

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from fimlora_client.cli import (
     cache,
     calibrate,
+    compare,
     control,
     datasets,
     fetch,
@@ -93,6 +94,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
+        "compare": compare.compare,
         "cancel": control.cancel,
         "retry": control.retry,
         "delete": control.delete,

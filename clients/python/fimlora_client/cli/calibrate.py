@@ -48,9 +48,12 @@ def calibrate(
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
+    tolerance: options.Tolerance = None,
+    max_batches: options.MaxBatches = None,
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    signal: options.Signal = None,
     chat_labels: options.ChatLabels = None,
     head: options.Head = None,
     head_rows: options.HeadRows = None,
@@ -84,14 +87,15 @@ def calibrate(
       fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod
     """
     fields: dict[str, Any] = {
-        "base_model": _checked_model(model),
+        "base_model": checked_model(model),
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
-        "target_modules": _split_names(target_modules),
-        **options.given(exclude_modules=_split_names(exclude_modules)),
+        "target_modules": split_names(target_modules),
+        **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
-            n_batches=batches, batch_size=batch_size, max_length=max_length,
-            estimator=estimator, chat_labels=chat_labels, dtype=dtype, executor=executor,
-            task=task, seed=seed, head=head, head_rows=head_rows,
+            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
+            batch_size=batch_size, max_length=max_length,
+            estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
+            executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
@@ -100,7 +104,7 @@ def calibrate(
         "adapter": options.given(layout=layout, weights=weights or None),
         "force": force,
         **options.given(
-            priority=priority, deadline_s=deadline, webhook=webhook, metadata=_pairs("--label", "KEY=VALUE", label)
+            priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)
         ),
     }  # fmt: skip
     name_tag = read_pin(pin) if pin else None
@@ -109,9 +113,7 @@ def calibrate(
     if output:
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
-    request = _request(
-        client, dataset, fields, columns=_pairs("--column", "ROLE=NAME", column), split=split
-    )
+    request = _request(client, dataset, fields, columns=columns_of(column), split=split)
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return
@@ -131,7 +133,7 @@ def _request(
 ) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
     build_request(None, **fields, dataset="local:unchecked")
-    reference = _find_dataset(client, dataset) | options.given(**more)
+    reference = find_dataset(client, dataset) | options.given(**more)
     return build_request(None, **fields, dataset=reference)
 
 
@@ -179,7 +181,7 @@ def _took(job: Job) -> str:
     return f" in {(job.finished_at - job.started_at).total_seconds():.1f} s"
 
 
-def _checked_model(model: str) -> str:
+def checked_model(model: str) -> str:
     """Refuse a path early: the service only knows names."""
     if model.startswith((".", "/", "~")) or (model.endswith("/") and Path(model).is_dir()):
         error = InvalidFile(f"{model} is a path; base models are given by name")
@@ -188,7 +190,7 @@ def _checked_model(model: str) -> str:
     return model
 
 
-def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
+def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     """The reference for a dataset; a file here is uploaded first."""
     path = Path(dataset).expanduser()
     if path.suffix in UPLOADS or dataset.startswith((".", "/", "~")):
@@ -200,19 +202,26 @@ def _find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     return found
 
 
-def _split_names(names: str | None) -> str | list[str] | None:
+def split_names(names: str | None) -> str | list[str] | None:
     """A text with a sign that no name has is a regular expression."""
     if names is None or names == "all-linear" or is_expression(names):
         return names
     return [name.strip() for name in names.split(",")]
 
 
-def _pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str] | None:
+def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """Columns by role; an empty name leaves one alone."""
+    return pairs_of("--column", "ROLE=NAME", pairs, may_be_empty=True)
+
+
+def pairs_of(
+    option: str, form: str, pairs: list[str] | None, *, may_be_empty: bool = False
+) -> dict[str, str] | None:
     """What a repeatable option of the form KEY=VALUE says."""
     if not pairs:
         return None
     split = [pair.partition("=") for pair in pairs]
-    for key, _, value in split:
-        if not (key and value):
+    for key, equals, value in split:
+        if not key or not (value or (equals and may_be_empty)):
             raise typer.BadParameter(f"{option} {key!r} is not of the form {form}")
     return {key: value for key, _, value in split}

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from fimlora_client.cli.compare import methods_table, pairs_table
 from fimlora_client.cli.console import (
     ago,
     duration,
@@ -18,6 +19,7 @@ from fimlora_client.cli.context import client_of
 from fimlora_client.cli.findings import runs_text, show_findings
 from fimlora_client.cli.options import AsJson, JobId
 from fimlora_client.rank_map import rank_map_table
+from fimlora_contract.comparisons import ComparisonResult
 from fimlora_contract.jobs import CalibrationResult, Execution, Job, JobKind, JobStatus
 from fimlora_contract.requests import BUDGET_UNITS
 from fimlora_contract.verdicts import EvaluationResult
@@ -81,6 +83,10 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
         console.print(rank_map_table(result.rank_map))
     elif isinstance(result, EvaluationResult):
         show_findings(result)
+    elif isinstance(result, ComparisonResult):
+        console.print(methods_table(result.comparison))
+        console.print()
+        console.print(pairs_table(result.comparison))
 
 
 def reference(value: dict[str, Any] | None) -> str:

@@ -76,8 +76,16 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised "
-        "(experimental: not shown to beat uniform).",
+        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
+        "fim-over-null (experimental: not shown to beat uniform).",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    _option(
+        "--methods",
+        panel=ALLOCATION,
+        help="Two or more, with commas between; all that one set of passes gives if left out.",
     ),
 ]
 RMin = Annotated[
@@ -100,7 +108,24 @@ Seed = Annotated[
     _option("--seed", panel=CALIBRATION, help="Of all that is drawn at random (0)."),
 ]
 Batches = Annotated[
-    int | None, _option("--batches", panel=CALIBRATION, help="Batches to measure (8).")
+    str | None,
+    _option(
+        "--batches",
+        panel=CALIBRATION,
+        help="Batches to measure (8), or auto: until the plan is stable.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    _option(
+        "--tolerance",
+        panel=CALIBRATION,
+        help="With --batches auto: share of a stable plan that other rows may move (0.05).",
+    ),
+]
+MaxBatches = Annotated[
+    int | None,
+    _option("--max-batches", panel=CALIBRATION, help="With --batches auto: at most (64)."),
 ]
 BatchSize = Annotated[
     int | None, _option("--batch-size", panel=CALIBRATION, help="Examples per batch (8).")
@@ -110,7 +135,21 @@ MaxLength = Annotated[
 ]
 Estimator = Annotated[
     str | None,
-    _option("--estimator", panel=CALIBRATION, help="exact (default) or sampled."),
+    _option(
+        "--estimator",
+        panel=CALIBRATION,
+        help="auto (default: exact where it costs little, else sketched), exact, sketched "
+        "or sampled.",
+    ),
+]
+Signal = Annotated[
+    bool | None,
+    _option(
+        "--signal/--no-signal",
+        panel=CALIBRATION,
+        help="Measure how much of the plan follows from the labels, which takes up to half as "
+        "long again (default).",
+    ),
 ]
 ChatLabels = Annotated[
     str | None,
@@ -155,7 +194,8 @@ Column = Annotated[
     _option(
         "--column",
         panel=DATA,
-        help="ROLE=NAME, e.g. text=review; found by usual names if left out. Repeatable.",
+        help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
+        "and input= leave such a column alone. Repeatable.",
     ),
 ]
 Split = Annotated[
@@ -212,6 +252,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 def given(**options: Any) -> dict[str, Any]:
     """Options that were given; the contract has the defaults of all others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def batches_of(batches: str | None) -> int | str | None:
+    """A number of batches, or ``auto``."""
+    if batches is None or batches == "auto":
+        return batches
+    if not batches.isdecimal():
+        raise typer.BadParameter(f"--batches {batches}: give a whole number, or auto")
+    return int(batches)
 
 
 def budget_of(

@@ -118,7 +118,7 @@ def measured_whole(case, **options):
     for number in range(len(LENGTHS)):
         model = build(class_name, config_name, config).double()
         batch = batches_of(model)[number] | {"return_dict": torch.ones(1, 1)}
-        one = measure(model, [batch], target_modules=targets, **options)
+        one = measure(model, [batch], target_modules=targets, estimator="exact", **options)
         found = one if found is None else found.merge(one)
     return found
 
@@ -131,7 +131,10 @@ def test_a_model_that_reads_padding_gets_all_of_it(name, size):
     model = build(class_name, config_name, config).double()
     widths = widths_of(model)
 
-    found = measure(model, batches_of(model), target_modules=targets, micro_batch_size=size)
+    found = measure(
+        model, batches_of(model), target_modules=targets, micro_batch_size=size,
+        estimator="exact",
+    )  # fmt: skip
 
     assert_close(found, measured_whole(READERS[name]), SAME)
     assert {max(LENGTHS[n]) for n in whole} <= {*widths}
@@ -147,7 +150,10 @@ def test_a_model_that_does_not_is_cut(name, size):
     model = build(class_name, config_name, config).double()
     widths = widths_of(model)
 
-    found = measure(model, batches_of(model), target_modules=targets, micro_batch_size=size)
+    found = measure(
+        model, batches_of(model), target_modules=targets, micro_batch_size=size,
+        estimator="exact",
+    )  # fmt: skip
 
     assert_close(found, measured_whole(OTHERS[name]), 1e-6 if name == "linear_bias" else SAME)
     assert 9 in widths

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from fimlora.measuring.recording.arithmetic import gram_is_cheaper
 from fimlora.measuring.recording.energies import (
     gram_blocks,
-    gram_is_cheaper,
     lora_b_gradient,
     project,
     row_energies_by_gram,

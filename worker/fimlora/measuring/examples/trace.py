@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.model.hooks import after_calls
+from fimlora.numerics.last_input import LastInput
 
 _N_NUMBERS = 8  # of each token's features
 _LEAST = 1e-6  # the smallest relative difference that counts
@@ -55,6 +56,8 @@ class Trace:
     seen: dict[str, list[dict[int | None, Seen]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    # A module often returns what its last part did.
+    _last: LastInput[dict[int | None, Seen]] = field(default_factory=LastInput)
 
     def see(self, name: str, output: Any) -> None:
         """Take note of a module's output.
@@ -65,18 +68,24 @@ class Trace:
         """
         with torch.no_grad():
             for tensor in _tensors_of(output):
-                axes = _axes(tensor.shape, self.width)
-                self.seen[name].append({axis: self._sketch(tensor, axis) for axis in axes})
+                seen = self._last.get(tensor, lambda t=tensor: self._sketches(t))  # type: ignore[misc]
+                self.seen[name].append(seen)
+
+    def _sketches(self, tensor: Tensor) -> dict[int | None, Seen]:
+        axes = _axes(tensor.shape, self.width)
+        return {axis: self._sketch(tensor, axis) for axis in axes}
 
     def _sketch(self, tensor: Tensor, axis: int | None) -> Seen:
         wide = torch.promote_types(tensor.dtype, torch.float32)
         if axis is None:
             rows = tensor.reshape(-1, tensor.shape[-1])
         else:
-            chosen = torch.tensor(self.columns, device=tensor.device)
-            rows = tensor.movedim(axis, 0)[chosen].flatten(1)
+            rows = tensor.movedim(axis, 0)
+            if len(self.columns) < self.width:
+                rows = rows[torch.tensor(self.columns, device=tensor.device)]
+            rows = rows.flatten(1)
         rows = rows.to(wide).nan_to_num()
-        numbers = rows @ _projection(rows.shape[1]).to(rows)
+        numbers = rows @ _projection(rows.shape[1], rows.dtype, rows.device)
         return Seen(tuple(tensor.shape), axis, rows.norm(dim=1), numbers, tensor.dtype)
 
     def differs(self, other: "Trace") -> bool:
@@ -178,11 +187,11 @@ def _difference(mine: Seen, theirs: Seen) -> Tensor:
 
 
 @cache
-def _projection(n: int) -> Tensor:
-    """Draw what squared norms are kept by, on average."""
+def _projection(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Draw what squared norms are kept by, on average; once for each number of features."""
     generator = torch.Generator().manual_seed(n)
     drawn = torch.randn(n, _N_NUMBERS, generator=generator, dtype=torch.float64)
-    return drawn / math.sqrt(_N_NUMBERS)
+    return (drawn / math.sqrt(_N_NUMBERS)).to(device, dtype)
 
 
 def _tensors_of(output: Any) -> Iterator[Tensor]:

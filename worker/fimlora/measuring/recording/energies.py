@@ -12,14 +12,12 @@ All products run in float32 at least, whatever the model's dtype.
 import torch
 from torch import Tensor
 
+from fimlora.measuring.recording.arithmetic import N_BLOCK_ROWS
 from fimlora.numerics.products import as_factor, multiply, multiply_wide
 from fimlora.shapes import Float
 
-# A Gram matrix is cut into this many rows of blocks, of at least so many tokens each. With
-# 4, 10 of 16 blocks are computed and products stay in cache; 8 gained nothing more.
-_N_BLOCK_ROWS = 4
+# The fewest tokens of a block of a Gram matrix.
 _MIN_BLOCK_TOKENS = 16
-_GRAM_SHARE = (_N_BLOCK_ROWS + 1) / (2 * _N_BLOCK_ROWS)
 
 # Bits of a float32 factor that bfloat16 units are given, by 8. The error of a Gram matrix is
 # averaged over its entries; the few rows of an A cost nothing and are kept whole.
@@ -27,15 +25,6 @@ _GRAM_PARTS, _LORA_A_PARTS = 2, 3
 
 # Entries of per-example gradients held at once by the direct product (256 MB in float32).
 MAX_DIRECT_ENTRIES = 64 * 2**20
-
-
-def gram_is_cheaper(n_tokens: int, d_in: int, d_out: int) -> bool:
-    """Compare the multiplications by Gram matrix, ``T^2 (I + O)``, with ``T I O`` directly.
-
-    Returns:
-        Whether the Gram matrix costs less for this shape.
-    """
-    return _GRAM_SHARE * n_tokens * (d_in + d_out) < d_in * d_out
 
 
 def gram_blocks(x: Float[Tensor, "N T I"]) -> list[Tensor]:
@@ -51,7 +40,7 @@ def gram_blocks(x: Float[Tensor, "N T I"]) -> list[Tensor]:
         Rows of blocks from the top, each (N B S): B tokens against the S up to its last.
     """
     x = as_factor(x)
-    size = max(_MIN_BLOCK_TOKENS, -(-x.shape[1] // _N_BLOCK_ROWS))
+    size = max(_MIN_BLOCK_TOKENS, -(-x.shape[1] // N_BLOCK_ROWS))
     blocks = []
     for start in range(0, x.shape[1], size):
         stop = min(start + size, x.shape[1])

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fimlora.measuring.recording.arithmetic import gram_is_cheaper
 from fimlora.measuring.recording.energies import (
     gram_blocks,
-    gram_is_cheaper,
     row_energies_by_gram,
     row_energies_directly,
 )

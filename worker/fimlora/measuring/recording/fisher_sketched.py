@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fimlora.measuring.recording.energies import project_each, sketched_row_energies
 from fimlora.measuring.recording.fisher_per_example import FisherPerExample, joined
-from fimlora.measuring.recording.last_input import LastInput
 from fimlora.measuring.recording.quantity import GramOf, Pass, SeenCall, present
+from fimlora.numerics.last_input import LastInput
 from fimlora.numerics.seeded_draws import draw_example_signs, draw_signs
 from fimlora.plan import TargetModule
 

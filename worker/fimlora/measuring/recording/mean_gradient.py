@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fimlora.measuring.recording.last_input import is_same_memory
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, as_array
 from fimlora.measuring.recording.singular_values import (
@@ -27,6 +26,7 @@ from fimlora.memory.need import (
     gradients_fit,
     sketch_is_smaller,
 )
+from fimlora.numerics.last_input import is_same_memory
 from fimlora.numerics.products import widen
 from fimlora.numerics.seeded_draws import draw_signs
 from fimlora.plan import TargetModule

@@ -15,9 +15,9 @@ from torch import Tensor
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.recording.energies import gram_blocks
 from fimlora.measuring.recording.groups import copied, part_of, prefixed
-from fimlora.measuring.recording.last_input import LastInput
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall
 from fimlora.model.hooks import Call
+from fimlora.numerics.last_input import LastInput
 from fimlora.plan import TargetModule
 from fimlora.statistics.statistics import HALVES, NULL, Groups
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
     Examples,
@@ -180,7 +181,9 @@ def stream(
         running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
-        loss, null, found = _read(batches, model, settings, device, saved)
+        items = _read(batches, settings, saved)
+        loss, null, found = _examples_of(items, model, settings, device)
+        settings, reason = decide_estimator(settings, model, modules, items[0])
 
         def ask(part: Examples) -> torch.Tensor:
             return example_losses(model, loss, part, device)
@@ -202,6 +205,7 @@ def stream(
         model,
         choice,
         settings,
+        estimator_reason=reason,
         loss=loss,
         auxiliary_losses=left_out,
         batch_sizes=[len(examples) for examples in found if len(examples)],
@@ -261,23 +265,20 @@ def running(
 
 
 def _read(
-    batches: Iterable[Mapping[str, Any]],
-    model: nn.Module,
-    settings: Settings,
-    device: torch.device,
-    saved: SavedSums | None,
-) -> tuple[Loss, NullLabels | None, list[Examples]]:
-    """Read all batches: the loss shows in the first one, and all have labelled examples."""
+    batches: Iterable[Mapping[str, Any]], settings: Settings, saved: SavedSums | None
+) -> list[Batch]:
+    """Read all batches, and compare them with those of a run that is gone on with."""
     items = [as_batch(item) for item in itertools.islice(batches, settings.n_batches)]
     if saved is not None:
         digests = [digest_batch(item).hex() for item in items]
         saved.expect({f"batch {i}": digest for i, digest in enumerate(digests, 1)})
-    return _examples_of(items, model, settings, device)
+    return items
 
 
 def _examples_of(
     items: Sequence[Batch], model: nn.Module, settings: Settings, device: torch.device
 ) -> tuple[Loss, NullLabels | None, list[Examples]]:
+    """Find the labelled examples of all batches, and the loss that the first one shows."""
     if not items:
         raise EmptyCalibration("the loader gave no batch")
     limits = input_limits(model)

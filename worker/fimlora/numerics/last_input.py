@@ -1,6 +1,7 @@
-"""What is made of a module's input, made once for modules that are called in turn on the same one.
+"""What is made of a tensor, made once while the same one comes again and again.
 
-Query, key and value see one input, as do the two halves of a gated layer.
+Query, key and value see one input, as do the two halves of a gated layer; and a module often
+returns what its last part has returned.
 """
 
 from collections.abc import Callable
@@ -12,21 +13,23 @@ Made = TypeVar("Made")
 
 
 class LastInput(Generic[Made]):
-    """Remembers the last input and what was made of it."""
+    """Remembers the last tensor and what was made of it."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, int, Made] | None = None
 
     def get(self, x: Tensor, make: Callable[[], Made]) -> Made:
-        """Give what was made of an input, or make it.
+        """Give what was made of a tensor, or make it.
 
         Args:
-            x: The input.
-            make: Makes it, if the last input was another one or has changed since.
+            x: The tensor.
+            make: Makes it, if the last tensor was another one or has changed since.
 
         Returns:
             What was made.
         """
+        if x.is_inference():  # torch does not count what changes it
+            return make()
         version = x._version  # noqa: SLF001 - how autograd itself tells in-place changes
         last = self._last
         if last is None or last[1] != version or not is_same_memory(last[0], x):
@@ -34,7 +37,7 @@ class LastInput(Generic[Made]):
         return last[2]
 
     def forget(self) -> None:
-        """Let go of the last input."""
+        """Let go of the last tensor."""
         self._last = None
 
 

@@ -1,0 +1,83 @@
+"""The bodies of POST /compare and POST /jobs/{id}/compare."""
+
+from typing import Annotated, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fimlora_contract.base import RequestModel
+from fimlora_contract.requests import (
+    BY_EXAMPLES,
+    AdapterOptions,
+    Allocation,
+    AnyBudget,
+    CalibrationRequest,
+    MethodName,
+    check_mean_rank,
+)
+
+
+def check_distinct(methods: list[MethodName] | None) -> list[MethodName] | None:
+    """Refuse fewer than two methods, however often one is named."""
+    if methods is not None and len(set(methods)) < max(2, len(methods)):
+        raise ValueError(f"methods={methods}: at least two, each once")
+    return methods
+
+
+def check_no_method(allocation: Allocation) -> Allocation:
+    """Refuse one method where several are compared."""
+    if allocation.method != Allocation().method:
+        raise ValueError(
+            f"allocation.method={allocation.method!r} has no meaning here; give it in methods"
+        )
+    return allocation
+
+
+Methods = Annotated[
+    list[MethodName] | None,
+    AfterValidator(check_distinct),
+    Field(description="At least two; by default all that one set of passes gives."),
+]
+SharedAllocation = Annotated[
+    Allocation,
+    AfterValidator(check_no_method),
+    Field(description="How the budget is shared: the same for all methods."),
+]
+
+
+class ComparisonRequest(CalibrationRequest):
+    """Ask for the plans of several methods side by side; nothing is trained.
+
+    What it shares with POST /calibrate says what is measured and how plans are made.
+    """
+
+    methods: Methods = None
+    allocation: SharedAllocation = Allocation()
+
+    @model_validator(mode="after")
+    def _no_adapter(self) -> Self:
+        if self.adapter != AdapterOptions():
+            raise ValueError("adapter has no meaning here: none is written")
+        return self
+
+    @property
+    def methods_measured(self) -> tuple[str, ...]:
+        """The methods that are compared: what they need is measured."""
+        if self.methods is not None:
+            return tuple(self.methods)
+        is_sampled = self.calibration.estimator == "sampled"
+        every: tuple[str, ...] = get_args(MethodName)
+        return tuple(name for name in every if not (is_sampled and name in BY_EXAMPLES))
+
+
+class JobComparisonRequest(RequestModel):
+    """Ask for the plans of several methods from the statistics of a job that has succeeded."""
+
+    budget: AnyBudget
+    methods: Methods = None
+    allocation: SharedAllocation = Allocation()
+    picture: Annotated[bool, Field(description="Answer with a picture, too.")] = False
+
+    @model_validator(mode="after")
+    def _floor_fits_mean_rank(self) -> Self:
+        check_mean_rank(self.budget, self.allocation)
+        return self

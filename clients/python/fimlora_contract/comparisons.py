@@ -1,0 +1,80 @@
+"""Plans of several methods side by side, as answers show them; nothing was trained."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fimlora_contract.artifacts import JobResult
+from fimlora_contract.base import AnswerModel
+
+
+class ComparedMethod(AnswerModel):
+    """What the plan of one method spends, and what is known of it."""
+
+    method: str
+    rule: str
+    summary: str = Field(description="What it goes by.")
+    r_min: int
+    r_max: int
+    ranks: int
+    parameters: int
+    signal: dict[str, Any] | None = Field(
+        None, description="How much of the plan follows from the task, if that was measured."
+    )
+
+
+class Likeness(AnswerModel):
+    """How alike the plans of two methods are."""
+
+    a: str
+    b: str
+    score_correlation: float | None = Field(
+        description="Spearman's; null where a method goes by no score, or by one for all modules."
+    )
+    rank_correlation: float | None = Field(
+        description="Spearman's; null where a plan has one rank for all modules."
+    )
+    overlap: float = Field(
+        description="Share of the ranks that lie in the same place; of the parameters, at a "
+        "budget in these."
+    )
+
+
+class ComparedModule(AnswerModel):
+    """What each method makes of a module."""
+
+    name: str
+    layer: int | None
+    kind: str
+    d_in: int
+    d_out: int
+    scores: dict[str, float] = Field(description="By method; controls have none.")
+    ranks: dict[str, int] = Field(description="By method.")
+
+
+class Comparison(AnswerModel):
+    """Plans of several methods from one set of passes: what ``compare.json`` holds."""
+
+    format: str
+    budget: dict[str, Any]
+    methods: list[ComparedMethod]
+    pairs: list[Likeness]
+    left_out: dict[str, str] = Field(
+        description="Methods that the statistics cannot give, with the reason in a sentence, if "
+        "all were asked for."
+    )
+    modules: list[ComparedModule]
+
+
+class JobComparison(Comparison):
+    """A comparison from the statistics of a job; nothing was queued and nothing is stored."""
+
+    object: Literal["comparison"] = "comparison"
+    job_id: str = Field(description="The job whose statistics were used.")
+    picture: str | None = Field(None, description="As SVG, if it was asked for.")
+
+
+class ComparisonResult(JobResult):
+    """What a succeeded comparison delivers."""
+
+    comparison: Comparison

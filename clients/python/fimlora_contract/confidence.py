@@ -1,0 +1,35 @@
+"""How sure the ranks of a plan are, and what to mind before training by it."""
+
+from pydantic import Field
+
+from fimlora_contract.base import AnswerModel
+
+
+class Confidence(AnswerModel):
+    """What drawing other rows would do to a plan; lists are in the order of the modules.
+
+    Examples are drawn again with replacement, and each draw is planned like the plan.
+    """
+
+    n_examples: int
+    n_resamples: int
+    level: float = Field(description="Share of the draws that an interval of ranks holds.")
+    expected_overlap: float = Field(
+        description="Share of the ranks (of the parameters, at a budget in these) that a plan "
+        "from as many other rows is expected to have where this one has them."
+    )
+    n_unresolved: int = Field(description="Modules whose interval holds more than one rank.")
+    standard_errors: list[float] = Field(description="Of the scores.")
+    lowest_ranks: list[int] = Field(description="Lower ends of the intervals.")
+    highest_ranks: list[int] = Field(description="Upper ends of the intervals.")
+    shares: list[float] = Field(description="Share of the draws that give the plan's rank.")
+
+
+class PlanWarning(AnswerModel):
+    """Something to mind, with the number it is about and the next step."""
+
+    code: str = Field(
+        description="few_examples, one_class, missing_classes, seed_sensitive, nearly_uniform, "
+        "at_bounds, unresolved, confidence_unknown or not_stable; there may be others."
+    )
+    message: str

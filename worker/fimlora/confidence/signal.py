@@ -1,0 +1,484 @@
+"""How much of a plan follows from the task: how far it moves when the labels mean nothing.
+
+The plan of the null has the scores of the same examples under labels of other ones; where it
+differs from the plan, the labels are the reason, or chance. How far chance alone moves a plan is
+known in two ways. The plans of the two halves of the examples differ by nothing else. They have
+half as many examples: a score that is a mean of them varies by 1/sqrt(2) less with all of them, so
+the distance of the halves is taken times that; spectra, which may be noise of the same shape at
+any number of examples, vary as they do. And where a score is a mean of one value per example,
+labels that mean nothing make no difference to which of an example's two values is called the
+true one: some hundred draws of that show how far such plans are apart.
+
+Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
+Nothing here imports torch.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fimlora.allocation.distance import moved_share
+from fimlora.allocation.many import share_many
+from fimlora.allocation.planning import ranks_like, units_for
+from fimlora.allocation.units import Floats
+from fimlora.confidence.correlation import spearman
+from fimlora.errors import InvalidOption
+from fimlora.methods.score import obstacle as lacks
+from fimlora.methods.score import score
+from fimlora.plan import RankPlan
+from fimlora.scores import Scores
+from fimlora.statistics import Statistics
+
+N_DRAWS = 100
+# The number of ranks that move varies by about its root.
+_SURE = 2.0
+# A plan that follows from the task moves at least so many times as far as by chance.
+_CLEAR = 2.0
+# Where fewer labels than this share were exchanged, the sentence says so.
+_RARE = 0.2
+_BY_EXAMPLE = {None, "exact", "sketched"}
+# Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
+_BITS = 30
+
+Ranks = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """How much of a plan follows from the task.
+
+    Attributes:
+        verdict: ``none`` where labels move the plan no further than chance may: the furthest of
+            the draws, or where there are none, other rows and two roots of the numbers of ranks
+            that both move. ``task`` where they move it further than that, and more than twice
+            as far as other rows; ``weak`` between the two.
+        sentence: What that means, with the figures.
+        moved_by_labels: Share of the plan that the null has elsewhere.
+        moved_by_rows: Share that other rows of the same data are expected to move; ``None``
+            where the halves are not known.
+        moved_between_halves: The distance of the halves that this is taken from.
+        moved_by_chance: The furthest that plans were apart when it was drawn which of an
+            example's two values is the true one; ``None`` where there is no value per example.
+        label_correlation: Spearman's, of the scores and of those of the null; ``None`` where
+            all are equal.
+        half_correlation: Spearman's, of the scores of the halves.
+        n_targets: Labels, or tokens to predict, of the null.
+        n_changed: How many of these are other ones than in the run.
+        null_ranks: Ranks of the null, in the order of the modules.
+        half_ranks: Those of the halves, if these are known.
+    """
+
+    verdict: str
+    sentence: str
+    moved_by_labels: float
+    moved_by_rows: float | None
+    moved_between_halves: float | None
+    moved_by_chance: float | None
+    label_correlation: float | None
+    half_correlation: float | None
+    n_targets: int
+    n_changed: int
+    null_ranks: tuple[int, ...]
+    half_ranks: tuple[tuple[int, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data for a rank map: a few short numbers per module."""
+        shares = {
+            name: None if (share := getattr(self, name)) is None else round(share, 4)
+            for name in (
+                "moved_by_labels",
+                "moved_by_rows",
+                "moved_between_halves",
+                "moved_by_chance",
+            )
+        }
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            **shares,
+            "label_correlation": self.label_correlation,
+            "half_correlation": self.half_correlation,
+            "n_targets": self.n_targets,
+            "n_changed": self.n_changed,
+            "null_ranks": list(self.null_ranks),
+            "half_ranks": [list(ranks) for ranks in self.half_ranks],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSource:
+    """What the signal of plans of one method is taken from, whatever their budget; it is small.
+
+    Attributes:
+        run: Scores of the run.
+        null: Scores of its null.
+        halves: Scores of its halves, if these are known.
+        values: Each example's value per module (N M) and that of its null, where a score is the
+            mean of these.
+        targets: Labels of the null, and how many of them were exchanged for another.
+    """
+
+    run: Scores
+    null: Scores
+    halves: tuple[Scores, ...]
+    values: tuple[Floats, Floats] | None
+    targets: tuple[int, int]
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers that are, without those of the run."""
+        parts = (self.null, *self.halves)
+        n_values = 0 if self.values is None else 2 * self.values[0].size
+        n_spectra = sum(len(s) for part in parts for s in part.spectra.values())
+        return n_values + n_spectra + sum(len(part.by_module) for part in parts)
+
+
+def obstacle(
+    statistics: Statistics,
+    method: str = "fim",
+    *,
+    aggregation: str = "mean",
+    estimator: str | None = None,
+) -> str | None:
+    """Say why nothing is known of the signal of a method's plans.
+
+    Args:
+        statistics: What was measured.
+        method: The method.
+        aggregation: As for `fimlora.score`.
+        estimator: As for `fimlora.score`.
+
+    Returns:
+        The reason as a sentence without a stop, or ``None`` where `signal_of` has an answer.
+    """
+    if method in {"uniform", "random"}:
+        return f"method {method!r} looks at no score, so that no label would move its plan"
+    if statistics.null is None or statistics.null.null_targets is None:
+        return "the null was not measured; measure with null=True and halves=True"
+    if not statistics.null.null_targets[1]:
+        return "all rows have one label, so that none could be exchanged for another"
+    if statistics.halves is None and not _has_values(
+        statistics, method, aggregation=aggregation, estimator=estimator
+    ):
+        return (
+            "a single batch does not show how far other rows would move the plan; measure at "
+            "least two"
+        )
+    return lacks(statistics.null, method)
+
+
+def source_of(
+    statistics: Statistics,
+    method: str = "fim",
+    *,
+    scale: int | float | None = None,
+    aggregation: str = "mean",
+    estimator: str | None = None,
+) -> SignalSource:
+    """Take from statistics what the signal of a method's plans goes by.
+
+    Args:
+        statistics: What was measured, with its null and halves.
+        method: The method.
+        scale: As for `fimlora.score`.
+        aggregation: As for `fimlora.score`.
+        estimator: As for `fimlora.score`.
+
+    Returns:
+        It, in memory.
+
+    Raises:
+        InvalidOption: Nothing can be said, for the reason that `obstacle` gives.
+    """
+    taken_with: dict[str, Any] = {"aggregation": aggregation, "estimator": estimator}
+    if reason := obstacle(statistics, method, **taken_with):
+        raise InvalidOption(f"this plan has no signal to state: {reason}")
+    assert statistics.null is not None
+    assert statistics.null.null_targets is not None
+    run, null, *halves = (
+        score(part, method, scale=scale, **taken_with)
+        for part in (statistics, statistics.null, *(statistics.halves or ()))
+    )
+    values = None
+    if _has_values(statistics, method, **taken_with):
+        values = _values(statistics), _values(statistics.null)
+    return SignalSource(run, null, tuple(halves), values, statistics.null.null_targets)
+
+
+def signal_of(
+    statistics: Statistics,
+    plan: RankPlan,
+    *,
+    aggregation: str = "mean",
+    estimator: str | None = None,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> Signal:
+    """Say how much of a plan follows from the task.
+
+    Args:
+        statistics: What was measured, with its null and halves.
+        plan: The plan that was made of it.
+        aggregation: As the plan's scores were taken with.
+        estimator: As the plan's scores were taken with.
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+        n_draws: How often it is drawn which values are the true ones.
+        seed: Seed of that.
+
+    Returns:
+        How far labels move the plan and how far chance does, in all and by module; a verdict,
+        and a sentence.
+
+    Raises:
+        InvalidOption: Nothing can be said, for the reason that `obstacle` gives; or these
+            options do not give the plan.
+    """  # noqa: DOC502 - the helpers raise
+    source = source_of(
+        statistics,
+        plan.method or "fim",
+        scale=plan.scale,
+        aggregation=aggregation,
+        estimator=estimator,
+    )
+    return signal_from(
+        source, plan, multiple_of=multiple_of, groups=groups, n_draws=n_draws, seed=seed
+    )
+
+
+def signal_from(
+    source: SignalSource,
+    plan: RankPlan,
+    *,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> Signal:
+    """Do what `signal_of` does, from what was taken of statistics before.
+
+    Args:
+        source: What `source_of` gave for the plan's method.
+        plan: The plan.
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+        n_draws: How often it is drawn which values are the true ones.
+        seed: Seed of that.
+
+    Returns:
+        The signal.
+
+    Raises:
+        InvalidOption: The plan goes by no score, or these options do not give it.
+    """
+    if plan.rule in {"uniform", "random"}:
+        raise InvalidOption(
+            f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
+        )
+    tied = [tuple(group) for group in groups]
+    run, null, *halves = (
+        ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
+        for scores in (source.run, source.null, *source.halves)
+    )
+    if run != dict(plan.ranks):
+        raise InvalidOption(
+            "these statistics give other ranks with these options; give aggregation, "
+            "estimator, multiple_of and groups as the plan was made with"
+        )
+    costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
+    by_chance = None
+    if source.values is not None and plan.rule == "proportional":
+        by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
+    apart = moved_share(*halves, costs=costs) if halves else None
+    return _judged(
+        plan,
+        moved_by_labels=moved_share(run, null, costs=costs),
+        moved_between_halves=apart,
+        moved_by_chance=by_chance,
+        label_correlation=_correlation(source.run, source.null),
+        half_correlation=_correlation(*source.halves) if halves else None,
+        targets=source.targets,
+        null_ranks=_in_order(plan, null),
+        half_ranks=tuple(_in_order(plan, half) for half in halves),
+    )
+
+
+def source_if_any(
+    statistics: Statistics, method: str, *, scale: int | float, aggregation: str = "mean"
+) -> SignalSource | str | None:
+    """Take what `with_signal` goes by, if the null was measured and the method goes by scores.
+
+    Args:
+        statistics: What was measured.
+        method: The method.
+        scale: As for `fimlora.score`.
+        aggregation: As for `fimlora.score`.
+
+    Returns:
+        It; the reason where nothing can be said of it; ``None`` where nothing was asked.
+    """
+    if statistics.null is None or method in {"uniform", "random"}:
+        return None
+    reason = obstacle(statistics, method, aggregation=aggregation)
+    return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
+
+
+def with_signal(
+    plan: RankPlan, source: SignalSource | str | None, *, multiple_of: int = 1
+) -> RankPlan:
+    """Put beside a plan how much of it follows from the task.
+
+    Args:
+        plan: The plan.
+        source: What `source_if_any` gave for its method.
+        multiple_of: As it was allocated with.
+
+    Returns:
+        The plan, with a signal, or with the reason why there is none, if that was asked.
+    """
+    if source is None:
+        return plan
+    if isinstance(source, str):
+        found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
+        return replace(plan, signal=found)
+    return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
+
+
+def _judged(
+    plan: RankPlan,
+    *,
+    moved_by_labels: float,
+    moved_between_halves: float | None,
+    moved_by_chance: float | None,
+    targets: tuple[int, int],
+    **known: Any,
+) -> Signal:
+    """Judge distances, and put it in words."""
+    by_rows = None
+    if moved_between_halves is not None:
+        is_mean = plan.rule == "proportional"
+        by_rows = moved_between_halves / math.sqrt(2) if is_mean else moved_between_halves
+    limit = moved_by_chance
+    if limit is None:
+        assert by_rows is not None
+        limit = by_rows + _SURE * math.sqrt((moved_by_labels + by_rows) / plan.spent.ranks)
+    verdict = _verdict(moved_by_labels, by_rows, limit)
+    unit = "ranks" if plan.budget.unit == "rank" else "parameters"
+    return Signal(
+        verdict=verdict,
+        sentence=_sentence(verdict, unit, moved_by_labels, by_rows, moved_by_chance, targets),
+        moved_by_labels=moved_by_labels,
+        moved_by_rows=by_rows,
+        moved_between_halves=moved_between_halves,
+        moved_by_chance=moved_by_chance,
+        n_targets=targets[0],
+        n_changed=targets[1],
+        **known,
+    )
+
+
+def _verdict(by_labels: float, by_rows: float | None, limit: float) -> str:
+    """Judge distances: what chance may do at most, and what other rows are expected to."""
+    if by_labels <= max(limit, by_rows or 0.0):
+        return "none"
+    return "task" if by_labels > _CLEAR * (limit if by_rows is None else by_rows) else "weak"
+
+
+def _sentence(
+    verdict: str,
+    unit: str,
+    by_labels: float,
+    by_rows: float | None,
+    by_chance: float | None,
+    targets: tuple[int, int],
+) -> str:
+    """Say what a verdict means, and what it is held against."""
+    labels, known = _percent(by_labels), []
+    if by_rows is not None:
+        known.append(f"other rows of the same data move {_percent(by_rows)}")
+    if by_chance is not None and (verdict == "none" or by_rows is None):
+        known.append(f"chance alone up to {_percent(by_chance)}")
+    noise = ", ".join(known)
+    rare = ""
+    if targets[1] < _RARE * targets[0]:
+        rare = f"; only {_percent(targets[1] / targets[0])} of the labels had another to become"
+    if verdict == "task":
+        return f"{labels} of the {unit} follow from the labels ({noise}){rare}"
+    if verdict == "weak":
+        return (
+            f"a weak signal: labels move {labels} of the {unit} ({noise}), so that little of "
+            f"this map is your task's{rare}"
+        )
+    return (
+        "no signal: this map is the model's, not your task's; uniform would do (labels move "
+        f"{labels} of the {unit}, {noise}){rare}"
+    )
+
+
+def _percent(share: float) -> str:
+    """A share in whole percent, or with a digit more below one."""
+    return f"{100 * share:.0f} %" if share >= 0.01 or not share else f"{100 * share:.1f} %"
+
+
+def _has_values(
+    statistics: Statistics, method: str, *, aggregation: str, estimator: str | None
+) -> bool:
+    """Whether a score is the mean of one value per example."""
+    is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
+    return method == "fim" and is_by_example and aggregation == "mean"
+
+
+def _by_chance(
+    values: tuple[Floats, Floats],
+    plan: RankPlan,
+    multiple_of: int,
+    groups: list[tuple[str, ...]],
+    n_draws: int,
+    seed: int,
+) -> float:
+    """How far plans get apart when it is drawn which of two values is an example's true one."""
+    units = units_for(
+        plan.modules,
+        (plan.r_min, plan.r_max),
+        in_ranks=plan.budget.unit == "rank",
+        multiple_of=multiple_of,
+        groups=groups,
+    )
+    largest = np.maximum(values[0].max(axis=0), values[1].max(axis=0))
+    unit = np.where(largest, largest, 1) / 2**_BITS
+    true, null = (np.rint(some / unit) for some in values)
+    drawn = np.random.default_rng(seed).integers(0, 2, size=(n_draws, len(true)))
+    sums = drawn.astype(np.float64) @ (null - true) + true.sum(axis=0)
+    both = np.concatenate([sums, true.sum(axis=0) + null.sum(axis=0) - sums])
+    sizes = np.array([module.d_in * module.d_out for module in plan.modules])
+    names = [module.name for module in plan.modules]
+    ranks = share_many(units, both * (unit / sizes), names, plan.limit)
+    one, other = ranks[:n_draws], ranks[n_draws:]
+    weights = [1 if plan.budget.unit == "rank" else module.cost for module in plan.modules]
+    apart, spent = np.abs(one - other) @ weights, (one + other) @ weights
+    return float((apart / np.maximum(spent, 1)).max())
+
+
+def _values(statistics: Statistics) -> Floats:
+    """Energy per example and module (N M)."""
+    return np.column_stack([statistics.example_energies[m.name] for m in statistics.modules])
+
+
+def _correlation(a: Scores, b: Scores) -> float | None:
+    return spearman(*([_value(scores, m.name) for m in a.modules] for scores in (a, b)))
+
+
+def _value(scores: Scores, name: str) -> float:
+    """What a module goes by: its score, or the energy of its spectrum."""
+    if scores.rule == "spectral":
+        return float(np.square(scores.spectra[name]).sum())
+    return scores.by_module[name]
+
+
+def _in_order(plan: RankPlan, ranks: Ranks) -> tuple[int, ...]:
+    return tuple(ranks[module.name] for module in plan.modules)

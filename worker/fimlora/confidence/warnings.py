@@ -1,0 +1,144 @@
+"""What a reader of a plan should know before training by it, and what to do about it.
+
+Each warning has a stable code, and a sentence with the number it is about and the next step.
+Nothing here imports torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fimlora.allocation.distance import moved_share
+from fimlora.plan import PlanWarning, RankPlan
+
+FEW_EXAMPLES = 32
+# A plan that moves less than this share of what uniform spends is uniform in effect.
+UNIFORM_SHARE = 0.02
+# An overlap with another draw below this is worth more data, if most ranks are in doubt.
+STABLE_OVERLAP = 0.95
+_CONTROLS = frozenset({"uniform", "random"})
+_SHOWN = 5
+
+
+def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarning, ...]:
+    """Look a plan over.
+
+    Args:
+        plan: The plan, with its provenance and its confidence.
+        unknown: Why nothing is known of its confidence, if so.
+
+    Returns:
+        The warnings, in a fixed order.
+    """
+    if plan.rule in _CONTROLS:  # whatever was measured, no rank is from it
+        return ()
+    return (
+        *_of_examples(plan.provenance),
+        *_of_classes(plan.provenance),
+        *_of_seeds(plan.provenance),
+        *_of_ranks(plan),
+        *_of_confidence(plan.confidence, unknown, n_modules=len(plan.modules)),
+        *_of_rounds(plan.provenance),
+    )
+
+
+_Found = Iterator[PlanWarning]
+
+
+def _of_examples(facts: Mapping[str, Any]) -> _Found:
+    n = facts.get("n_examples")
+    if isinstance(n, int) and n < FEW_EXAMPLES:
+        carry = "example carries" if n == 1 else "examples carry"
+        yield PlanWarning(
+            "few_examples",
+            f"only {n} {carry} a label, and scores of so few are mostly chance: give at least "
+            f"{FEW_EXAMPLES}, by more rows, more batches or n_batches auto",
+        )
+
+
+def _of_classes(facts: Mapping[str, Any]) -> _Found:
+    """Of rows that have one label of a known set; few classes are counted one by one."""
+    n, n_seen = facts.get("classes"), facts.get("classes_seen")
+    if n is None or n_seen is None or n_seen == n:
+        return
+    if n_seen == 1:
+        yield PlanWarning(
+            "one_class",
+            f"all examples are of one class of {n}, so that nothing tells classes apart: take "
+            "rows of each, or more batches",
+        )
+        return
+    counts = facts.get("label_counts", {})
+    names = [name for name, count in counts.items() if not count][:_SHOWN]
+    which = (
+        f" ({', '.join(names)}{', ...' if len(names) < n - n_seen else ''})" if names else ""
+    )
+    yield PlanWarning(
+        "missing_classes",
+        f"{n - n_seen} of {n} classes have no example{which}: take more batches, or rows in "
+        "which each class occurs",
+    )
+
+
+def _of_seeds(facts: Mapping[str, Any]) -> _Found:
+    if facts.get("estimator") == "sampled":
+        yield PlanWarning(
+            "seed_sensitive",
+            "estimator sampled draws one random A, and another seed gives other scores: compare "
+            "a second seed, or take exact or sketched, which depend on none or hardly",
+        )
+
+
+def _of_ranks(plan: RankPlan) -> _Found:
+    uniform = plan.controls.get("uniform")
+    costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
+    if uniform and (share := moved_share(plan.ranks, uniform, costs=costs)) < UNIFORM_SHARE:
+        what = "ranks" if costs is None else "parameters"
+        yield PlanWarning(
+            "nearly_uniform",
+            f"the plan moves {share:.1%} of the {what} of uniform LoRA, so it is uniform in "
+            "effect: train uniform ranks, or widen r_min and r_max if scores differ more",
+        )
+    at_low = sum(rank == plan.r_min for rank in plan.ranks.values())
+    at_high = sum(rank == plan.r_max for rank in plan.ranks.values())
+    n = len(plan.modules)
+    if plan.r_min < plan.r_max and at_low + at_high > n / 2:
+        yield PlanWarning(
+            "at_bounds",
+            f"{at_low + at_high} of {n} modules stand at a bound ({at_low} at r_min="
+            f"{plan.r_min}, {at_high} at r_max={plan.r_max}), which hides how far their scores "
+            "go: read the scores beside the ranks, or lower r_min and raise r_max",
+        )
+
+
+def _of_confidence(
+    confidence: Mapping[str, Any] | None, unknown: str | None, *, n_modules: int
+) -> _Found:
+    if unknown is not None:
+        message = f"how sure the ranks are is not known: {unknown}"
+        yield PlanWarning("confidence_unknown", message)
+    if confidence is None:
+        return
+    n, overlap = confidence["n_unresolved"], confidence["expected_overlap"]
+    if n > n_modules / 2 and overlap < STABLE_OVERLAP:
+        yield PlanWarning(
+            "unresolved",
+            f"{n} of {n_modules} ranks are not resolved by {confidence['n_examples']} examples, "
+            f"and another draw would move about {1 - overlap:.1%} of the plan: measure more, "
+            "by more batches or n_batches auto",
+        )
+
+
+def _of_rounds(facts: Mapping[str, Any]) -> _Found:
+    rounds = facts.get("n_batches_by")
+    if not rounds or rounds["stopped"] == "stable":
+        return
+    why, then = {
+        "cap": (f"max_batches={rounds['max_batches']} are", "raise max_batches"),
+        "data": ("all rows are", "give more rows"),
+    }[rounds["stopped"]]
+    yield PlanWarning(
+        "not_stable",
+        f"{why} measured, and another draw would still move about {rounds['expected_move']:.1%} "
+        f"of the plan, more than the tolerance of {rounds['tolerance']:.1%}: {then}, or accept "
+        "a larger tolerance",
+    )

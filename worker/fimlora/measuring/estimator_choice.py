@@ -1,0 +1,54 @@
+"""Which estimator a run takes that was asked to choose: decided once, from shapes alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import nn
+
+from fimlora.measuring.examples.batches import Batch, count_tokens
+from fimlora.measuring.recording.arithmetic import added_arithmetic
+from fimlora.measuring.settings import Settings
+from fimlora.model.targets import all_linear_maps
+from fimlora.plan import TargetModule
+from fimlora.statistics.options import Estimator
+
+
+class Decided(NamedTuple):
+    """Settings with an estimator that can run.
+
+    Attributes:
+        settings: The settings.
+        reason: Why it is this estimator, in a sentence; ``None`` where it was asked for.
+    """
+
+    settings: Settings
+    reason: str | None
+
+
+def decide_estimator(
+    settings: Settings, model: nn.Module, modules: Sequence[TargetModule], batch: Batch
+) -> Decided:
+    """Take ``exact`` where it adds little to a pass over examples of this length.
+
+    The same for a model in memory and its skeleton, whatever fits at once.
+
+    Args:
+        settings: What was asked for.
+        model: The model, wrapped by PEFT or not.
+        modules: Its target modules.
+        batch: The run's first batch, as it was given.
+
+    Returns:
+        The settings, with an estimator other than ``auto``.
+    """
+    if settings.parsed_estimator is not Estimator.AUTO:
+        return Decided(settings, None)
+    n_tokens, rank = count_tokens(batch), settings.rank
+    added = added_arithmetic(modules, all_linear_maps(model), n_tokens=n_tokens, rank=rank)
+    taken = Estimator.EXACT if added.is_exact_worth_it else Estimator.SKETCHED
+    reason = (
+        f"auto: at {n_tokens} tokens, exact adds {added.exact:.1%} to the arithmetic of a pass "
+        f"and sketched {added.sketched:.1%}"
+    )
+    return Decided(replace(settings, estimator=taken.value), reason)

@@ -1,0 +1,185 @@
+"""An evaluation: the story of one attempt.
+
+The attempt leads: it makes the plans, takes runs like any hand, asks other workers for hands, and
+judges when nothing is left. Whatever is finished is on record, so that an attempt costs no more
+than the run it was in, and can let others go first between two runs.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fimlora_contract.evaluations import EvaluationRequest
+from fimlora_contract.jobs import Stage
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.runs import Runs
+from fimlora_jobs.step_times import note_step_seconds
+from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.errors import MakesRoom
+from fimlora_worker.evaluation.csv_files import curves_csv, runs_csv
+from fimlora_worker.evaluation.judgement import Judgement
+from fimlora_worker.evaluation.report.page import report_html
+from fimlora_worker.evaluation.report.picture import report_svg
+from fimlora_worker.evaluation.runs import RunResult
+from fimlora_worker.evaluation.task import Task
+from fimlora_worker.evaluation.verdict import judge
+from fimlora_worker.job.commit import commit_files
+from fimlora_worker.job.evaluation_ground import Ground, open_ground, open_task
+from fimlora_worker.job.evaluation_plans import make_plans
+from fimlora_worker.job.evaluation_runs import RunTaker
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.reuse import sources
+from fimlora_worker.job.worker_process import WorkerProcess
+
+FINDINGS = "findings"
+MOST_FAILED_HANDS = 3
+FOUND = ("verdict", "arms", "differences", "levers", "n_runs", "seconds", "settings")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation that is ready to train.
+
+    Attributes:
+        ground: The evaluation.
+        plans: Rank maps of each arm.
+        task: What runs are trained on.
+    """
+
+    ground: Ground
+    plans: Mapping[str, Any]
+    task: Task
+
+
+def run(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    """Carry out an evaluation that is on record, and answer what it found."""
+    runs = Runs(process.store, record.id)
+    prepared = prepare_evaluation(record, runs, process, reporter, folder=folder)
+    results = _train_all(record, prepared, runs, process, reporter, folder)
+    reporter.enter(Stage.JUDGING)
+    judgement = judge(prepared.ground.settings, results)
+    _note_speed(record, prepared, results, process)
+    target = folder / FINDINGS
+    target.mkdir()
+    _write(judgement, results, prepared, target)
+    data = judgement.to_json()
+    return commit_files(target, process, reporter) | {name: data[name] for name in FOUND}
+
+
+def prepare_evaluation(
+    record: JobRecord,
+    runs: Runs,
+    process: WorkerProcess,
+    reporter: Reporter,
+    *,
+    folder: Path | None = None,
+) -> Prepared:
+    """Make what runs are trained on, or find it where this process has made it before.
+
+    Args:
+        record: The evaluation.
+        runs: Its runs; plans that are on record are not made again.
+        process: Caches and settings of this process.
+        reporter: Told about every stage.
+        folder: For what measuring keeps on disk; ``None`` for whoever finds the plans made.
+    """
+
+    def prepare() -> Prepared:
+        ground = open_ground(record, process, reporter)
+        plans = runs.prepared()
+        if plans is None:
+            assert folder
+            plans = make_plans(record, ground, process, reporter, folder)
+            runs.prepare(plans)
+        return Prepared(ground, plans, open_task(ground, plans, process, reporter))
+
+    found: Prepared = process.readers.get(("evaluation", record.id), size=1, load=prepare)
+    return found
+
+
+def _train_all(
+    record: JobRecord,
+    prepared: Prepared,
+    runs: Runs,
+    process: WorkerProcess,
+    reporter: Reporter,
+    folder: Path,
+) -> list[RunResult]:
+    """Train what nobody else does until every run is finished."""
+
+    def ask_for_hands(n_free: int) -> None:
+        if runs.failed_hands() < MOST_FAILED_HANDS:
+            _ask_for_hands(record.id, n_free, prepared.task, process)
+
+    taker = RunTaker(runs, prepared.ground.settings, reporter, ask_for_hands)
+    while lacking := taker.lacking():
+        if taker.n_taken and _should_make_room(record, process, reporter):
+            raise MakesRoom(f"{record.id} lets others go first")
+        spec = taker.claim(lacking)
+        if spec is None:
+            taker.wait(lacking)
+        else:
+            taker.take(spec, lacking, prepared.task, folder)
+    return list(taker.results.values())
+
+
+def _ask_for_hands(job_id: str, n_free: int, task: Task, process: WorkerProcess) -> None:
+    """Queue as many hands as there are runs for, and other workers of our kind to lend one.
+
+    On another kind of device a run comes to other figures.
+    """
+    device = task.model.device.type
+    others = sum(w.device == device for w in WorkerRegistry(process.store).living()) - 1
+    wanted = min(n_free, others)
+    if wanted > 0:
+        for _ in range(wanted - process.transport.waiting_hands(job_id)):
+            process.transport.enqueue_hand(job_id)
+
+
+def _should_make_room(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> bool:
+    """Whether others wait for a worker, or this attempt will run out of time."""
+    is_urgent = record.request.get("priority") == "high"
+    return reporter.has_used_half or (not is_urgent and bool(process.transport.waiting()))
+
+
+def _note_speed(
+    record: JobRecord, prepared: Prepared, results: list[RunResult], process: WorkerProcess
+) -> None:
+    n_steps = sum(result.n_steps for result in results)
+    if n_steps:
+        note_step_seconds(
+            process.store,
+            EvaluationRequest.model_validate(record.request),
+            model_digest=prepared.ground.resolved["base_model"]["digest"],
+            seconds=sum(result.seconds for result in results) / n_steps,
+        )
+
+
+def _write(
+    judgement: Judgement, results: list[RunResult], prepared: Prepared, folder: Path
+) -> None:
+    """Write report, picture, raw results, and all of it as data."""
+    data = judgement.to_json()
+    shown = data | {"title": _title(prepared.ground)}
+    whole = data | {"sources": sources(prepared.ground.resolved), "plans": prepared.plans}
+    texts = {
+        "report.html": report_html(shown),
+        "report.svg": report_svg(shown),
+        "runs.csv": runs_csv(results),
+        "curves.csv": curves_csv(results),
+        "evaluation.json": json.dumps(whole, indent=2, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _title(ground: Ground) -> str:
+    model, dataset = ground.resolved["base_model"], ground.resolved["dataset"]
+    names = [
+        str(each.get("id") or each.get("name") or "inline rows") for each in (model, dataset)
+    ]
+    return " on ".join(names)

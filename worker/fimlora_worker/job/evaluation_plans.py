@@ -1,0 +1,106 @@
+"""The plans of an evaluation's arms, all at one budget: what uniform ranks spend.
+
+They are made from one set of statistics, measured on the rows to train on. Where the held-out rows
+are a dataset of their own, those rows are a calibration's, and so may its statistics be.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fimlora import RankPlan, Statistics, allocate, score
+from fimlora.plan import Budget
+from fimlora_contract.jobs import Stage
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.results.store import ResultMissing
+from fimlora_worker.errors import PlanGone
+from fimlora_worker.evaluation.settings import CONTROLS, RANDOM, UNIFORM
+from fimlora_worker.job.calibration import AcceptedJob, facts_of, measure
+from fimlora_worker.job.evaluation_ground import Ground
+from fimlora_worker.job.preparation import prepare
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.reuse import find_measured
+from fimlora_worker.job.solving import budget_of
+from fimlora_worker.job.worker_process import WorkerProcess
+
+N_RANDOM = 5  # one draw would say more about itself than about random ranks
+
+
+def make_plans(
+    record: JobRecord,
+    ground: Ground,
+    process: WorkerProcess,
+    reporter: Reporter,
+    folder: Path,
+) -> dict[str, list[Any]]:
+    """Rank maps of each arm by its name; several of the random control.
+
+    Raises:
+        PlanGone: A plan that was given is not stored any more.
+    """
+    given = {
+        name: [_read(digest, name, process)]
+        for name, digest in ground.resolved.get("plans", {}).items()
+    }
+    reporter.enter(Stage.LOADING)
+    prepared = prepare(
+        ground.request,
+        ground.resolved,
+        folder=ground.folder,
+        rows=ground.split.train,
+        process=process,
+        on_example=reporter.keep_alive,
+    )
+    measured = find_measured(record, process)
+    accepted = AcceptedJob(ground.request, ground.resolved, measured, record.memory_kills)
+    statistics, rounds = (
+        (measured.statistics, measured.rounds)
+        if measured
+        else measure(accepted, prepared, process, reporter, folder)
+    )
+    reporter.enter(Stage.ALLOCATING)
+    made = _solve(ground, statistics, facts_of(accepted, prepared, rounds))
+    return {name: (given | made)[name] for name in ground.settings.arms}
+
+
+def _solve(
+    ground: Ground, statistics: Statistics, facts: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    request = ground.request
+    options = request.allocation.model_dump(exclude={"aggregation", "method", "seed"})
+
+    def plan(method: str, budget: Budget, seed: int) -> RankPlan:
+        aggregation = request.allocation.aggregation
+        return allocate(
+            score(statistics, method, aggregation=aggregation),
+            budget,
+            scale=request.adapter.scale,
+            provenance=facts,
+            seed=seed,
+            **options,
+        )
+
+    first = request.allocation.seed
+    # Ranks cost what their modules cost: only in parameters do two plans spend the same.
+    uniform = plan(UNIFORM, budget_of(request), first)
+    budget = Budget("parameters", uniform.spent.parameters)
+    draws = {RANDOM: N_RANDOM}
+    return {
+        method: [
+            plan(method, budget, first + number).to_json()
+            for number in range(draws.get(method, 1))
+        ]
+        for method in dict.fromkeys([*request.wanted_methods, *CONTROLS])
+    }
+
+
+def _read(digest: str, name: str, process: WorkerProcess) -> dict[str, Any]:
+    try:
+        path = process.artifacts.local(digest, "rank_map.json")
+        rank_map: dict[str, Any] = json.loads(path.read_bytes())
+    except (ResultMissing, FileNotFoundError) as error:
+        raise PlanGone(
+            f"plan {name!r} ({digest}) is not stored any more; make it anew"
+        ) from error
+    return rank_map

@@ -1,0 +1,105 @@
+"""The task by which another worker helps with an evaluation: it trains one run.
+
+One and no more, so that whoever waits in the queue goes before the next; the attempt that leads
+asks again for as long as there are runs. Nothing of a hand is on the job's record but the result
+of its run: one that dies, or is not wanted any more, leaves the run to others.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from fimlora_contract.jobs import JobKind, JobStatus, Progress
+from fimlora_jobs.reader import JobMissing
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.runs import Runs
+from fimlora_worker.errors import Abort, CancelRequested
+from fimlora_worker.job.failures import is_broken_device
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.work_folders import work_folder
+from fimlora_worker.job.worker_process import WorkerProcess, process_for
+from fimlora_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+WANTED = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
+
+
+@dataclass
+class HandReporter(Reporter):
+    """Speaks for a hand: nothing goes on the job's record, and the same things end it."""
+
+    hand_id: str = ""
+
+    @property
+    def rq_id(self) -> str:
+        """Id of the RQ job that this speaks for."""
+        return self.hand_id
+
+    def _send(self, progress: Progress) -> None:
+        self._reported, self._last = self.clock(), progress
+        self._ask()
+
+    def _ask(self) -> None:
+        self.on_alive()
+        self._asked = self.clock()
+        Runs(self.store, self.job_id).hold(self.hand_id)
+        if self.store.status_of(self.job_id) not in WANTED:
+            raise CancelRequested(f"{self.job_id} needs no hand any more")
+
+
+def lend_hand(job_id: str, hand_id: str) -> str:
+    """Train one run of an evaluation, if there is one left; the answer is for the operator.
+
+    Raises:
+        Exception: What ended the run; the attempt that leads comes to it itself.
+    """
+    process = process_for(Settings())
+    try:
+        record = process.store.get(job_id)
+    except JobMissing:
+        return "gone"
+    runs = Runs(process.store, job_id)
+    if record.kind is not JobKind.EVALUATION or record.status is not JobStatus.RUNNING:
+        return "not wanted"
+    if runs.prepared() is None:
+        return "not ready"
+    process.wait_for_imports()
+    reporter = HandReporter(
+        process.store,
+        job_id,
+        record.attempt,
+        is_draining=lambda: process.is_draining,
+        on_alive=process.on_alive,
+        deadline_s=process.settings.job_deadline_s,
+        hand_id=hand_id,
+    )
+    return _lend(record, runs, process, reporter)
+
+
+def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:
+    try:
+        end = _train(record, runs, process, reporter)
+    except (Abort, JobMissing) as reason:
+        log.info("hand.ended hand=%s: %s", reporter.rq_id, reason)
+        return "ended"
+    except Exception as error:
+        process.must_retire |= is_broken_device(error)
+        runs.note_failed_hand()
+        raise
+    finally:
+        runs.release(reporter.rq_id)
+    return end
+
+
+def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:
+    from fimlora_worker.job.evaluation import prepare_evaluation
+    from fimlora_worker.job.evaluation_runs import RunTaker
+
+    prepared = prepare_evaluation(record, runs, process, reporter)
+    taker = RunTaker(runs, prepared.ground.settings, reporter)
+    lacking = taker.lacking()
+    spec = taker.claim(lacking)
+    if spec is None:
+        return "nothing left"
+    with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
+        taker.take(spec, lacking, prepared.task, folder)
+    return "trained"
