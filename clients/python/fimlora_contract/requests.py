@@ -5,7 +5,6 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
