@@ -2,7 +2,8 @@
 
 Starts the embedded stack, registers MiniLM, builds a dataset from Python's own docstrings,
 calibrates through the Python client, shows the rank map, loads the adapter with stock PEFT
-and trains it. Ends with status 0 only if all of that happened and everything is stopped.
+and trains it. Ends with how much of the plan follows from the task, and with status 0 only if all
+of that happened and everything is stopped.
 """
 
 import signal
@@ -25,6 +26,7 @@ from demo.training import N_STEPS, check, train
 from fimlora_client import Client, ClientError, JobHandle, Result
 from fimlora_client.cli.folders import link
 from fimlora_client.cli.progress import JobProgress
+from fimlora_client.head_line import head_line
 from fimlora_client.rank_map import rank_map_table
 
 DATA_DIR = Path(".fimlora/demo")
@@ -96,6 +98,8 @@ def tell(story: Story) -> None:
         with story.step("Stop"):
             stack.close()
             story.tell("API, worker and Valkey have ended")
+    with story.step("Signal"):
+        state_signal(story, result)
 
 
 def build_dataset(story: Story) -> list[Row]:
@@ -162,6 +166,19 @@ def train_adapter(story: Story, model_folder: Path, result: Result, rows: list[R
         story.tell(f"steps {start + 1:2}-{start + 5:<2}  loss  {losses}")
     check(trained, planned=result.rank_pattern)
     story.tell(f"mean loss {trained.first:.3f} at first, {trained.last:.3f} at last")
+
+
+def state_signal(story: Story, result: Result) -> None:
+    """Say how much of the plan is the task, whatever that is.
+
+    Raises:
+        DemoFailed: The plan does not say.
+    """
+    if result.rank_map.signal is None:
+        raise DemoFailed("the plan does not say how much of it follows from the task")
+    story.tell(result.rank_map.signal.sentence)
+    if head := head_line(result.rank_map.provenance.get("head")):
+        story.tell(f"measured under a head {head}", "dim")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def apply_fim_ranks(
     The adapter keeps the ranks it has in sum, unless a budget is given; only where they go
     changes. A layer that no row reaches, such as one of a vision tower under text, keeps its own
     and is listed in the plan. Other adapters that the model carries do not act while it is measured, and stay as
-    they are. Afterwards the model trains, saves and loads like any PEFT model. When anything
+    they are. A classification head that was drawn at random drowns the task: `fimlora.fit_head`
+    it first. Afterwards the model trains, saves and loads like any PEFT model. When anything
     raises, the model is as it was.
 
     Args:

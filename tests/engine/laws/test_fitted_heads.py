@@ -3,9 +3,10 @@
 Families are tried from their base model alone, which is what people fine-tune.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
-import transformers
 from peft import PeftModel
 
 from fimlora import (
@@ -213,10 +214,16 @@ def test_statistics_of_other_heads_are_not_merged(tmp_path):
     save_base("Bert", tmp_path)
     model = loaded_from(tmp_path).model
     one = measure(model, head_batches("Bert"))
-    transformers.set_seed(0)
+    head = streamed_head("Bert", tmp_path)
+    other = replace(head, weights={name: 2 * tensor for name, tensor in head.weights.items()})
 
     with pytest.raises(ValueError, match="differ in head"):
-        streamed_head("Bert", tmp_path).stated_in(one).merge(one)
+        head.stated_in(one).merge(one)
+    with pytest.raises(ValueError, match="under different heads"):
+        head.stated_in(one).merge(other.stated_in(one))
+    both = head.stated_in(one).merge(head.stated_in(one))
+    assert both.n_examples == 2 * one.n_examples
+    assert both.head_weights.keys() == head.weights.keys()
 
 
 def test_the_parts_of_a_run_were_measured_under_its_head(tmp_path):

@@ -215,6 +215,10 @@ class Statistics:
             if mine != theirs:
                 detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
                 raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
+        if not _are_equal(self.head_weights, other.head_weights):
+            raise InvalidStatistics(
+                "statistics were measured under different heads; not merged"
+            )
         is_agreed = other.estimator_reason in {self.estimator_reason, None}
         merged = replace(
             self,
@@ -398,6 +402,12 @@ class _Stored(Mapping[str, NDArray[np.float64]]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def _are_equal(left: Arrays, right: Arrays) -> bool:
+    return left.keys() == right.keys() and all(
+        np.array_equal(values, right[name]) for name, values in left.items()
+    )
 
 
 def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
