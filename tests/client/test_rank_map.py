@@ -52,8 +52,8 @@ def test_layers_go_down_and_kinds_across():
     rows = [line.split() for line in shown(make(BLOCKS)).splitlines() if line.strip()]
 
     assert rows[0] == ["layer", "q", "v", "mean"]
-    assert rows[1] == ["0", "4", "16", "10.0"]
-    assert rows[2] == ["1", "8", "·", "8.0"]
+    assert rows[1] == ["0", "4", "(1.0)", "16", "(1.0)", "10.0"]
+    assert rows[2] == ["1", "8", "(1.0)", "·", "8.0"]
     assert rows[3] == ["mean", "6.0", "16.0"]
 
 
@@ -63,7 +63,7 @@ def test_modules_outside_the_blocks_are_listed_below():
         line.split() for line in shown(make([*BLOCKS, module("pooler.dense", 9)])).splitlines()
     ]
 
-    assert ["pooler.dense", "9"] in rows
+    assert ["pooler.dense", "9", "(1.0)"] in rows
 
 
 def test_a_map_without_blocks_has_no_table():
@@ -164,7 +164,7 @@ def test_a_deeper_shade_is_a_higher_rank():
     """The lowest and the highest rank have the two ends of the scale."""
     text = shown(make(BLOCKS), colour=True)
 
-    shades = dict(re.findall(r"48;2;(\d+;\d+;\d+)m +(\d+) ", text))
+    shades = dict(re.findall(r"48;2;(\d+;\d+;\d+)m *(\d+) ", text))
     assert shades["238;243;247"] == "4"
     assert shades["10;53;83"] == "16"
     assert len(shades) == 3
@@ -198,3 +198,41 @@ def test_the_classes_that_the_names_are_for_are_shown(facts, line):
     """A checkpoint for text and images has two, and names of its modules may differ."""
     assert line in shown(make(BLOCKS).model_copy(update={"provenance": facts}))
     assert "names " not in shown(make(BLOCKS))
+
+
+def test_scores_stand_beside_the_ranks():
+    """Over their mean, as bounds hide how far they go; without any there is no column of noughts."""
+    scores = (1.0, 10.0, 100.0)
+    modules = [m | {"score": score} for m, score in zip(BLOCKS, scores, strict=True)]
+    text = shown(make(modules))
+
+    assert [w for w in text.split() if re.fullmatch(r"\(\S+\)", w)] == [
+        "(.03)",
+        "(.27)",
+        "(2.7)",
+    ]
+    assert "scores" in text
+    blank = shown(make([m | {"score": 0.0} for m in BLOCKS]))
+    assert "(0)" not in blank
+    assert "scores" not in blank
+
+
+def test_how_sure_it_is_and_what_to_mind_is_said():
+    """Ranks that hold, the overlap to expect, and each warning with its step."""
+    confidence = {
+        "n_examples": 64, "n_resamples": 2000, "level": 0.95, "expected_overlap": 0.973,
+        "n_unresolved": 1, "standard_errors": [0.1] * 3, "lowest_ranks": [4, 15, 8],
+        "highest_ranks": [4, 16, 8], "shares": [1.0, 0.6, 1.0],
+    }  # fmt: skip
+    data = make(BLOCKS).model_dump() | {
+        "confidence": confidence,
+        "warnings": [{"code": "at_bounds", "message": "2 of 3 modules stand at a bound"}],
+    }
+    text = " ".join(shown(RankMap.model_validate(data), width=140).split())
+
+    assert "2 of 3 ranks hold in 95% of other draws of 64 examples" in text
+    assert "overlaps by 97.3%" in text
+    assert "mind 2 of 3 modules stand at a bound" in text
+    plain = shown(make(BLOCKS))
+    assert "sure" not in plain
+    assert "mind" not in plain

@@ -35,7 +35,7 @@ SHADES = (
 DARK_FROM = 4
 SIGNAL_STYLES = {"task": "bold green", "weak": "bold yellow", "none": "bold yellow"}
 EMPTY = "·"
-CELL = 8
+CELL = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,39 @@ class Grid:
         layers: Block indices, ascending.
         kinds: Module types in the model's order.
         cells: Ranks of the modules at a layer and type.
+        scores: Their scores over the mean score of all; empty where all are zero.
         others: Modules outside the blocks.
     """
 
     layers: Sequence[int]
     kinds: Sequence[str]
     cells: Mapping[tuple[int, str], Sequence[int]]
+    scores: Mapping[tuple[int, str], Sequence[float]]
     others: Sequence[RankMapModule]
 
 
 def arrange(modules: Iterable[RankMapModule]) -> Grid:
     """Sort modules into a grid; numbers inside a type, such as experts, share a cell."""
     cells: dict[tuple[int, str], list[int]] = defaultdict(list)
+    scores: dict[tuple[int, str], list[float]] = defaultdict(list)
+    modules = list(modules)
+    mean = mean_score(modules)
     others = []
     for module in modules:
         if module.layer is None:
             others.append(module)
         else:
-            cells[module.layer, re.sub(r"\.\d+\.", ".*.", module.kind)].append(module.rank)
+            place = module.layer, re.sub(r"\.\d+\.", ".*.", module.kind)
+            cells[place].append(module.rank)
+            if mean:
+                scores[place].append(module.score / mean)
     kinds = dict.fromkeys(kind for _, kind in cells)
-    return Grid(sorted({layer for layer, _ in cells}), list(kinds), cells, others)
+    return Grid(sorted({layer for layer, _ in cells}), list(kinds), cells, scores, others)
+
+
+def mean_score(modules: Sequence[RankMapModule]) -> float:
+    """What scores are shown over."""
+    return sum(module.score / len(modules) for module in modules)
 
 
 def short_names(kinds: Sequence[str]) -> list[str]:
@@ -114,6 +127,8 @@ def budget_lines(rank_map: RankMap) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
     table.add_row(Text("budget", "bold"), _asked(rank_map))
     table.add_row(Text("spent", "bold"), spent)
+    if mean_score(rank_map.modules):
+        table.add_row(Text("scores", "bold"), Text("in brackets, over their mean", "dim"))
     if controls := controls_line(rank_map):
         table.add_row(Text("controls", "bold"), Text(controls, "dim"))
     if rank_map.adapter and rank_map.adapter.width:
@@ -191,7 +206,8 @@ def _blocks(grid: Grid, rank_map: RankMap) -> Table:
     table.add_column("mean", justify="right", style="dim", vertical="bottom")
     for layer in grid.layers:
         row = [grid.cells.get((layer, kind), ()) for kind in grid.kinds]
-        shown = [_cell(ranks, rank_map) for ranks in row]
+        scores = [grid.scores.get((layer, kind), ()) for kind in grid.kinds]
+        shown = [_cell(*cell, rank_map) for cell in zip(row, scores, strict=True)]
         table.add_row(f"{layer} ", *shown, _mean(rank for ranks in row for rank in ranks))
     means = [
         _mean(r for at in grid.layers for r in grid.cells.get((at, k), ())) for k in grid.kinds
@@ -202,17 +218,32 @@ def _blocks(grid: Grid, rank_map: RankMap) -> Table:
 
 def _others(modules: Sequence[RankMapModule], rank_map: RankMap) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False, pad_edge=False)
+    mean = mean_score(rank_map.modules)
     for module in modules:
-        table.add_row(Text(module.name, "dim"), _cell([module.rank], rank_map))
+        scores = [module.score / mean] if mean else []
+        table.add_row(Text(module.name, "dim"), _cell([module.rank], scores, rank_map))
     return table
 
 
-def _cell(ranks: Sequence[int], rank_map: RankMap) -> Text:
+def _cell(ranks: Sequence[int], scores: Sequence[float], rank_map: RankMap) -> Text:
     if not ranks:
         return Text(EMPTY, "dim", justify="center")
     low, high = min(ranks), max(ranks)
     text = str(low) if low == high else f"{low}\N{EN DASH}{high}"
+    if scores:
+        text += f" ({ratio_text(sum(scores) / len(scores))})"
     return Text(f"{text:^{CELL}}", _shade((low + high) / 2, rank_map), justify="center")
+
+
+def ratio_text(ratio: float) -> str:
+    """A ratio in at most four characters: it is to be seen, not computed with."""
+    if ratio >= 9.95:
+        return f"{ratio:.0f}" if ratio < 9999.5 else ">9k"
+    if ratio >= 0.995:
+        return f"{ratio:.1f}"
+    if ratio >= 0.005 or ratio == 0:
+        return f"{ratio:.2f}"[1:] if ratio else "0"
+    return "<.01"
 
 
 def _shade(rank: float, rank_map: RankMap) -> Style:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from fimlora.adapter.rank_map import layer_grid, render_svg, render_text
+from fimlora.adapter.rank_map import layer_grid, ratio_text, render_svg, render_text
 from fimlora.allocation import allocate
-from fimlora.plan import Budget, TargetModule
+from fimlora.plan import Budget, PlanWarning, TargetModule
 from fimlora.scores import Scores
 from support.plans import plan_of
 
@@ -138,7 +138,7 @@ def test_the_table_is_aligned_and_ends_with_the_budget():
 
     assert lines[0] == "Rank map: 15 modules, proportional, ranks 2 to 8"
     assert len({len(line) for line in lines[2:5]}) == 1
-    assert lines[5] == "score  3"
+    assert lines[5] == "score  3 (2.0)"
     assert lines[-1] == (
         f"budget: mean rank 4; spent: 60 ranks, {plan.spent.parameters:,} trainable parameters "
         "(uniform 7,497, random 7,497)"
@@ -190,10 +190,11 @@ def test_the_sentence_stands_before_the_map_and_moves_beside_their_ranks():
     found = texts(render_svg(plan))
 
     assert lines[1] == "4 % of the ranks <follow>"
-    assert lines[4].split() == ["0", "5", "+2", "2", "-1", "3", "-1", "5", "2", "3", "5"]
+    row = [cell for cell in lines[4].split() if cell != "(1.0)"]
+    assert row == ["0", "5", "+2", "2", "-1", "3", "-1", "5", "2", "3", "5"]
     assert "4 % of the ranks <follow>" in found
     small = [e.text for e in ET.fromstring(render_svg(plan)).iter(f"{SVG}tspan")]
-    assert small == ["+2", "-1", "-1"]
+    assert [text for text in small if text != "(1.0)"] == ["+2", "-1", "-1"]
     assert any("labels of other rows" in text for text in found)
     assert "labels of other rows" in lines[-3]
 
@@ -207,4 +208,58 @@ def test_a_plan_without_a_signal_says_nothing_of_one():
 
     assert "labels" not in render_text(plan) + render_svg(plan)
     assert render_text(unknown).splitlines()[1] == "its signal is not known"
-    assert not list(ET.fromstring(render_svg(unknown)).iter(f"{SVG}tspan"))
+    small = {e.text for e in ET.fromstring(render_svg(unknown)).iter(f"{SVG}tspan")}
+    assert small == {"(1.0)"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (0.0, "0"), (1e-9, "<.01"), (0.005, ".01"), (0.124, ".12"), (0.99, ".99"), (0.9949, ".99"),
+        (0.996, "1.0"), (1.0, "1.0"), (9.94, "9.9"), (9.96, "10"), (120.4, "120"), (1e9, ">9k"),
+    ],
+)  # fmt: skip
+def test_a_score_is_four_characters_at_most(ratio, text):
+    """To be seen beside a rank, not to be computed with."""
+    assert ratio_text(ratio) == text
+
+
+def test_scores_stand_beside_the_ranks_that_bounds_hide():
+    """Two modules at the ceiling differ tenfold; experts of a cell share their mean."""
+    names = [*(f"h.{i}.w" for i in range(3)), "h.0.experts.0.up", "h.0.experts.1.up", "out"]
+    modules = tuple(TargetModule(name, 64, 64) for name in names)
+    scores = dict(zip(names, [1.0, 10.0, 100.0, 4.0, 6.0, 0.0], strict=True))
+    plan = allocate(Scores(modules, scores), 4, r_max=6)
+    mean = 121 / 6
+
+    grid = layer_grid(plan)
+    text, picture = render_text(plan), render_svg(plan)
+
+    assert [row.scores[0] for row in grid.rows] == pytest.approx(
+        [s / mean for s in (1, 10, 100)]
+    )
+    assert grid.rows[0].scores[1] == pytest.approx(5 / mean)
+    assert grid.loose_scores == (0,)
+    assert [w for w in text.split() if w.startswith("(") and w.endswith(")")] == [
+        "(.05)", "(.25)", "(.50)", "(5.0)", "(0)",
+    ]  # fmt: skip
+    for score in ("(.05)", "(.25)", "(.50)", "(5.0)", "(0)"):
+        assert f">{score}</tspan>" in picture
+    assert "score over the mean score" in text
+    assert "score over the mean score" in picture
+
+
+def test_scores_that_are_all_zero_are_not_shown():
+    """They have no mean to be compared with."""
+    modules = decoder(1)
+    plan = allocate(Scores(modules, dict.fromkeys((m.name for m in modules), 0.0)), 4)
+
+    assert "(" not in render_text(plan).replace("(uniform", "")
+
+
+def test_what_to_mind_stands_below_the_budget():
+    """A warning a line."""
+    warnings = (PlanWarning("few_examples", "only 2"), PlanWarning("at_bounds", "9 of 14"))
+    plan = replace(plan_of(decoder(2), [5, 2, 3]), warnings=warnings)
+
+    assert render_text(plan).splitlines()[-2:] == ["mind: only 2", "mind: 9 of 14"]

@@ -3,6 +3,7 @@
 Pure text in, pure text out: the same plan gives the same bytes. Nothing here imports torch.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from fimlora.plan import RankPlan, TargetModule
 # Light to dark; the numbers turn from black to white where contrast is equal.
 _RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48, 107))
 _WHITE_INK_FROM = 0.59
-_CELL_W, _CELL_H, _GAP, _PAD = 52, 20, 2, 16
+_CELL_W, _CELL_H, _GAP, _PAD = 52, 26, 2, 16
+_SCORED = "in brackets: the score over the mean score, which bounds hide"
 _MOVED = "after a rank: how many more or fewer than under labels of other rows"
 _INNER_INDEX = re.compile(r"\b\d+\b")  # of an expert, in a kind
 _CHAR_W = 6.6  # of the 11 px sans-serif used for labels
@@ -38,11 +40,13 @@ class Row:
         cells: Ranks by column.
         moved: By column, ranks that follow from the labels: more, or fewer, than under those of
             other rows; empty where that is not known.
+        scores: By column, the mean score over that of all modules; empty where all are zero.
     """
 
     label: str
     cells: tuple[tuple[int, ...], ...]
     moved: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,13 @@ class Grid:
         columns: Kinds of module, in the model's order; inner indices read ``*``.
         rows: One per layer, in the model's order.
         loose: Name and rank of the modules outside the repeated blocks.
+        loose_scores: Their scores over the mean of all; empty where all are zero.
     """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     loose: tuple[tuple[str, int], ...]
+    loose_scores: tuple[float, ...] = ()
 
 
 def layer_grid(plan: RankPlan) -> Grid:
@@ -71,8 +77,9 @@ def layer_grid(plan: RankPlan) -> Grid:
     """
     cells: dict[tuple[str, int], dict[str, list[int]]] = {}
     moves: dict[tuple[str, int], dict[str, int]] = {}
+    sums: dict[tuple[str, int], dict[str, float]] = {}
     columns: dict[str, None] = {}
-    loose, moved = [], moved_by_labels(plan)
+    loose, moved, scores = [], moved_by_labels(plan), relative_scores(plan)
     for module in plan.modules:
         rank = plan.ranks[module.name]
         layer = module.layer
@@ -85,16 +92,38 @@ def layer_grid(plan: RankPlan) -> Grid:
         cells.setdefault(place, {}).setdefault(kind, []).append(rank)
         row = moves.setdefault(place, {})
         row[kind] = row.get(kind, 0) + moved.get(module.name, 0)
+        in_row = sums.setdefault(place, {})
+        in_row[kind] = in_row.get(kind, 0.0) + scores.get(module.name, 0.0)
     several = len({stack for stack, _ in cells}) > 1
     rows = tuple(
         Row(
             f"{stack}.{layer}" if several else str(layer),
             tuple(tuple(row.get(kind, ())) for kind in columns),
             tuple(moves[stack, layer].get(kind, 0) for kind in columns) if moved else (),
+            tuple(
+                sums[stack, layer].get(kind, 0.0) / max(1, len(row.get(kind, ())))
+                for kind in columns
+            )
+            if scores
+            else (),
         )
         for (stack, layer), row in cells.items()
     )
-    return Grid(_labels(columns), rows, tuple(loose))
+    loose_scores = tuple(scores[name] for name, _ in loose) if scores else ()
+    return Grid(_labels(columns), rows, tuple(loose), loose_scores)
+
+
+def relative_scores(plan: RankPlan) -> dict[str, float]:
+    """Say how much each module was scored, which its bounds may hide.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Score over the mean score, per module name; empty where all are zero.
+    """
+    mean = math.fsum(plan.scores[m.name] / len(plan.modules) for m in plan.modules)
+    return {m.name: plan.scores[m.name] / mean for m in plan.modules} if mean else {}
 
 
 def moved_by_labels(plan: RankPlan) -> dict[str, int]:
@@ -197,11 +226,15 @@ def render_text(plan: RankPlan) -> str:
         for line in table
     ]
     lines = lines if grid.rows else []
-    lines += [f"{name}  {rank}" for name, rank in grid.loose]
+    lines += [
+        f"{name}  {rank}{score}"
+        for (name, rank), score in zip(grid.loose, _loose(grid), strict=True)
+    ]
     said = [signal_line(plan)] if plan.signal else []
-    if moved_by_labels(plan):
-        lines += ["", _MOVED]
-    return "\n".join([heading(plan), *said, "", *lines, "", budget_line(plan), ""])
+    notes = [_SCORED] * bool(relative_scores(plan)) + [_MOVED] * bool(moved_by_labels(plan))
+    lines += ["", *notes] if notes else []
+    mind = [f"mind: {warning.message}" for warning in plan.warnings]
+    return "\n".join([heading(plan), *said, "", *lines, "", budget_line(plan), *mind, ""])
 
 
 def render_svg(plan: RankPlan) -> str:
@@ -225,6 +258,8 @@ def render_svg(plan: RankPlan) -> str:
     lines = [*([signal_line(plan)] if plan.signal else []), *_wrap(budget_line(plan))]
     if moved_by_labels(plan):
         lines.append(_MOVED)
+    if relative_scores(plan):
+        lines.append(_SCORED)
     text_w = max(len(part) for part in (*lines, heading(plan))) * _CHAR_W * 1.15
     cells_w = len(grid.columns) * (_CELL_W + _GAP) + longest * 0.82
     loose_w = max([0, *(len(name) for name, _ in grid.loose)]) * _CHAR_W + _CELL_W + 12
@@ -272,16 +307,52 @@ def _text(ranks: Sequence[int]) -> str:
 
 
 def _texts(row: Row) -> list[str]:
-    """Cells as text, with what follows from the labels behind the rank."""
+    """Cells as text, with what follows from the labels behind the rank, and the score."""
     moved = row.moved or (0,) * len(row.cells)
+    scores = row.scores or (None,) * len(row.cells)
     return [
-        _text(ranks) + (f" {move:+d}" if move else "")
-        for ranks, move in zip(row.cells, moved, strict=True)
+        _text(ranks) + (f" {move:+d}" if move else "") + (_behind(score) if ranks else "")
+        for ranks, move, score in zip(row.cells, moved, scores, strict=True)
     ]
+
+
+def _loose(grid: Grid) -> list[str]:
+    """Scores of the modules outside the blocks, as they stand behind a rank."""
+    return [_behind(score) for score in grid.loose_scores or (None,) * len(grid.loose)]
+
+
+def _behind(score: float | None) -> str:
+    return "" if score is None else f" ({ratio_text(score)})"
+
+
+def ratio_text(ratio: float) -> str:
+    """A ratio in at most four characters: it is to be seen, not computed with.
+
+    Args:
+        ratio: The ratio, not negative.
+
+    Returns:
+        Such as ``120``, ``12``, ``1.2``, ``.12``, ``.01`` and ``<.01``.
+    """
+    if ratio >= 9.95:
+        return f"{ratio:.0f}" if ratio < 9999.5 else ">9k"
+    if ratio >= 0.995:
+        return f"{ratio:.1f}"
+    if ratio >= 0.005 or ratio == 0:
+        return f"{ratio:.2f}"[1:] if ratio else "0"
+    return "<.01"
 
 
 def _small(moved: int) -> str:
     return f'<tspan dx="3" font-size="8">{moved:+d}</tspan>' if moved else ""
+
+
+def _under(score: float | None, x: int) -> str:
+    """The score below the rank, smaller."""
+    if score is None:
+        return ""
+    at = f'x="{x + _CELL_W // 2}" dy="10" font-size="8"'
+    return f"<tspan {at}>({escape(ratio_text(score))})</tspan>"
 
 
 def _wrap(line: str) -> list[str]:
@@ -305,20 +376,30 @@ def _grid_cells(grid: Grid, left: int, top: int, low: int, high: int) -> list[st
     for i, row in enumerate(grid.rows):
         y = top + i * (_CELL_H + _GAP)
         drawn.append(
-            f'<text class="dim" x="{left - 8}" y="{y + 14}" text-anchor="end">'
+            f'<text class="dim" x="{left - 8}" y="{y + 17}" text-anchor="end">'
             f"{escape(row.label)}</text>"
         )
         for j, ranks in enumerate(row.cells):
             moved = row.moved[j] if row.moved else 0
-            drawn.append(_cell(left + j * (_CELL_W + _GAP), y, ranks, low, high, moved))
+            score = row.scores[j] if row.scores else None
+            drawn.append(_cell(left + j * (_CELL_W + _GAP), y, ranks, low, high, moved, score))
     for i, (name, rank) in enumerate(grid.loose, start=len(grid.rows)):
         y = top + i * (_CELL_H + _GAP)
-        drawn.append(_cell(left, y, (rank,), low, high))
-        drawn.append(_label(left + _CELL_W + 8, y + 14, name, "dim"))
+        score = grid.loose_scores[i - len(grid.rows)] if grid.loose_scores else None
+        drawn.append(_cell(left, y, (rank,), low, high, score=score))
+        drawn.append(_label(left + _CELL_W + 8, y + 17, name, "dim"))
     return drawn
 
 
-def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int, moved: int = 0) -> str:
+def _cell(
+    x: int,
+    y: int,
+    ranks: Sequence[int],
+    low: int,
+    high: int,
+    moved: int = 0,
+    score: float | None = None,
+) -> str:
     size = f'x="{x}" y="{y}" width="{_CELL_W}" height="{_CELL_H}" rx="3"'
     if not ranks:
         return f'<rect class="none" {size}/>'
@@ -326,8 +407,8 @@ def _cell(x: int, y: int, ranks: Sequence[int], low: int, high: int, moved: int 
     ink = "#fff" if share >= _WHITE_INK_FROM else "#000"
     return (
         f'<rect {size} fill="{rank_color(share)}"/>'
-        f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 14}">{_text(ranks)}'
-        f"{_small(moved)}</text>"
+        f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 13}">{_text(ranks)}'
+        f"{_small(moved)}{_under(score, x)}</text>"
     )
 
 
