@@ -5,7 +5,6 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -228,19 +227,19 @@ def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
 
 
 def check_rounds(
-    calibration: Calibration, allocation: Allocation, methods: Sequence[str]
+    calibration: Calibration, allocation: Allocation, methods: tuple[str, ...]
 ) -> None:
     """Refuse to measure until a plan is stable where nothing tells whether it is."""
     if calibration.n_batches != "auto":
         return
     given, then = "n_batches=auto", "give a number of batches"
-    if set(methods) <= {"uniform", "random"}:
-        raise ValueError(f"{given} with method {methods[0]}: no row moves it; {then}")
     if others := [name for name in methods if name not in {"fim", "uniform", "random"}]:
         raise ValueError(
             f"{given} with method {others[0]}: only a plan of fim tells when to stop, and what "
             f"others need of the mean gradient does not add up over rounds; {then}, or take fim"
         )
+    if "fim" not in methods:
+        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
     if allocation.aggregation != "mean":
         raise ValueError(
             f"{given} with aggregation {allocation.aggregation}: its scores are no means of a "

@@ -9,9 +9,9 @@ from rich.table import Table
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
 from fimlora_client.cli import options
-from fimlora_client.cli.calibrate import checked_model, columns_of, find_dataset, split_names
 from fimlora_client.cli.console import INTERRUPTED, err, make_table, out, say, show_json
 from fimlora_client.cli.context import client_of
+from fimlora_client.cli.inputs import checked_model, columns_of, find_dataset, split_names
 from fimlora_client.cli.progress import JobProgress
 from fimlora_client.files import check_writable
 from fimlora_contract.comparison_requests import ComparisonRequest
