@@ -35,6 +35,9 @@ def test_all_methods_are_compared_from_one_set_of_passes(jobs: Jobs, run_queue):
     assert result.comparison.model_dump(mode="json") == data
     assert {row["method"] for row in data["methods"]} == set(METHODS)
     assert data["left_out"] == {}
+    signals = {row["method"]: row["signal"] for row in data["methods"]}
+    assert signals["fim"]["verdict"] in {"none", "weak", "task"}
+    assert signals["uniform"] is None
     assert sorted(file.name for file in result.artifacts) == [
         "compare.json",
         "compare.svg",
