@@ -33,7 +33,10 @@ def test_a_file_is_uploaded_calibrated_shown_and_kept(run, rows, tmp_path):
     result = run(*REQUEST, rows, "--output", folder)
 
     assert result.exit_code == 0, result.output
-    lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    plan = json.loads((folder / "rank_map.json").read_text())
+    said, _, table = result.stdout.strip().partition("\n\n")
+    assert " ".join(said.split()) == plan["signal"]["sentence"]  # first, as all hangs on it
+    lines = [line.split() for line in table.splitlines() if line.strip()]
     assert lines[0] == ["layer", "query", "value", "mean"]
     assert [line[0] for line in lines[1:4]] == ["0", "1", "mean"]
     assert "mean rank 4, each 2 to 8" in result.stdout
@@ -41,7 +44,6 @@ def test_a_file_is_uploaded_calibrated_shown_and_kept(run, rows, tmp_path):
     assert "uploaded rows.jsonl as ds_" in result.stderr
     assert "48 rows" in result.stderr
     assert "succeeded" in result.stderr
-    plan = json.loads((folder / "rank_map.json").read_text())
     assert sum(module["rank"] for module in plan["modules"]) == 16
 
 
