@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from support.jobs import Jobs
 from support.workers import WorkerHandle, running_worker, wait_dead
@@ -47,7 +49,7 @@ def test_two_workers_share_the_runs(jobs: Jobs, pair):
 
 
 def test_a_killed_child_costs_the_run_it_was_in(jobs: Jobs, pair):
-    """The next attempt starts at once from what was finished; no run is trained to the end twice."""
+    """The next attempt starts at once from what was finished; no run is kept twice."""
     job_id = jobs.submit_evaluation(steps=8)
     jobs.wait(job_id, lambda _: n_done(jobs, job_id) >= 3)
     [leader] = [w for w in pair if w.has_logged(f"attempt.started job={job_id} attempt=1")]
@@ -56,13 +58,17 @@ def test_a_killed_child_costs_the_run_it_was_in(jobs: Jobs, pair):
     record = jobs.wait_final(job_id, timeout_s=120)
 
     assert (record.status, record.attempt, record.failures) == ("succeeded", 2, 1)
-    assert sum(n_kept(job_id, *pair)) == record.to_job().result.n_runs
+    n_runs = record.to_job().result.n_runs
+    assert n_done(jobs, job_id) == n_runs
+    # One may have been kept and not be logged: there the child was killed.
+    assert n_runs - 1 <= sum(n_kept(job_id, *pair)) <= n_runs
 
 
 def test_it_is_canceled_wherever_it_is_trained(jobs: Jobs, pair):
     """Leader and hand stop within a few seconds, and both take other jobs."""
-    job_id = jobs.submit_evaluation(steps=200_000)
-    jobs.wait(job_id, lambda _: len(Runs(jobs.store, job_id).claimed()) == 2)
+    job_id = jobs.submit_evaluation(steps=20_000)
+    jobs.wait(job_id, lambda r: n_steps(r) > 0 and len(held(jobs, job_id)) == 2)
+    time.sleep(2)  # the hand is past its preparations, too
     children = [worker.child_pid for worker in pair]
 
     jobs.store.request_cancel(job_id)
@@ -117,6 +123,11 @@ def test_a_killed_worker_costs_the_run_it_was_in(jobs: Jobs, pair):
     assert {run: results[run] for run in finished} == finished
     assert len(results) == record.to_job().result.n_runs
     assert other.count(f"run.kept job={job_id}") < len(results)
+
+
+def n_steps(record: JobRecord) -> int:
+    """Steps of the leader's run."""
+    return int(((record.json_field("progress") or {}).get("runs") or {}).get("step") or 0)
 
 
 def held(jobs: Jobs, job_id: str) -> list[str]:

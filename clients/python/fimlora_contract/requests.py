@@ -233,10 +233,10 @@ def check_rounds(
     if calibration.n_batches != "auto":
         return
     given, then = "n_batches=auto", "give a number of batches"
-    if other := [name for name in methods if name not in {"fim", "uniform", "random"}]:
+    if others := [name for name in methods if name not in {"fim", "uniform", "random"}]:
         raise ValueError(
-            f"{given} with method {other[0]}: what it needs of the mean gradient does not add up "
-            f"over rounds; {then}, or take method fim"
+            f"{given} with method {others[0]}: only a plan of fim tells when to stop, and what "
+            f"others need of the mean gradient does not add up over rounds; {then}, or take fim"
         )
     if "fim" not in methods:
         raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
@@ -347,7 +347,7 @@ class CalibrationRequest(RequestModel):
         if needing and self.calibration.estimator == "sampled":
             raise ValueError(
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
-                "sampled does not give: use exact"
+                "sampled does not give: use auto, exact or sketched"
             )
         return self
 

@@ -86,3 +86,7 @@ class EvaluationResult(JobResult):
     n_runs: int
     seconds: float = Field(description="Of all runs together, on whatever worker.")
     settings: dict[str, Any] = Field(description="What was trained, and how.")
+    data: dict[str, int] = Field(
+        default={},
+        description="Rows that runs could see and were tested on; rows left out, by reason.",
+    )

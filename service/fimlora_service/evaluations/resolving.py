@@ -15,7 +15,7 @@ from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
-from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern
+from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern, ValidationFailed
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.results.reading import plan_of, read_pattern
 
@@ -123,6 +123,7 @@ class EvaluationResolver:
                     f"plans {first_name!r} and {name!r} are for different modules: they cannot "
                     "be compared at one budget"
                 )
+        check_scales(request, maps)
         step = max(_costs(first).values())
         wanted = spent_by_uniform(request, first)
         for name, rank_map in maps.items():
@@ -133,6 +134,20 @@ class EvaluationResolver:
                     f"{wanted:,}: all arms must spend the same; give budget "
                     f'{{"parameters": {spent}}}, or a plan for this budget'
                 )
+
+
+def check_scales(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None:
+    """Refuse plans of another scale: that is another learning rate.
+
+    Raises:
+        ValidationFailed: There is one; the message has what to ask for.
+    """
+    for name, rank_map in maps.items():
+        if rank_map.scale != request.adapter.scale:
+            raise ValidationFailed(
+                f"plan {name!r} has scale {rank_map.scale}, this request {request.adapter.scale}: "
+                f'all arms must have one scale; give adapter {{"scale": {rank_map.scale}}}'
+            )
 
 
 def check_share(request: EvaluationRequest, n_rows: int | None) -> None:

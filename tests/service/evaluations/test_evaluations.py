@@ -5,6 +5,7 @@ import pytest
 from fimlora_contract.evaluations import MOST_RUNS, EvaluationRequest
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.runs import Runs
 from fimlora_jobs.step_times import note_step_seconds
 from fimlora_service.evaluations.openapi_examples import EVALUATION_EXAMPLES
 from support.results import make_result, make_statistics
@@ -168,12 +169,14 @@ class TestLooking:
         assert http.delete(f"/jobs/{evaluation_id}").status_code == 204
         assert http.get(f"/evaluations/{evaluation_id}").status_code == 404
 
-    def test_a_retry_is_one_again(self, http, evaluation_id):
-        """Of the same kind, on the same content."""
+    def test_a_retry_is_one_again(self, http, evaluation_id, store):
+        """Of the same kind, on the same content, and what is finished is not trained again."""
+        Runs(store, evaluation_id).keep("a", {"loss": 0.5})
         http.post(f"/jobs/{evaluation_id}/cancel")
         again = http.post(f"/jobs/{evaluation_id}/retry").json()
 
         assert again["kind"] == "evaluation"
+        assert Runs(store, again["id"]).results() == {"a": {"loss": 0.5}}
         assert again["resolved"] == http.get(f"/evaluations/{evaluation_id}").json()["resolved"]
 
 
@@ -306,6 +309,16 @@ class TestGivenPlans:
 
         assert (answer.status_code, answer.json()["code"]) == (422, "budget_infeasible")
         assert "different modules" in answer.json()["detail"]
+
+    def test_a_plan_of_another_scale_is_refused(self, http, body, data_dir):
+        """That is another learning rate; the answer has the scale to ask for."""
+        kept = make_result(data_dir)
+        spent = {"parameters": kept["rank_map"]["spent"]["parameters"]}
+        plans = body | {"budget": spent, "plans": {"mine": kept["digest"]}}
+        answer = http.post("/evaluations", json=plans | {"adapter": {"scale": 4}})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        assert 'give adapter {"scale": 2}' in answer.json()["detail"]
 
     @pytest.mark.parametrize("reference", ["sha256:" + "0" * 64, "none/none"])
     def test_a_plan_that_is_not_there_is_refused(self, http, body, reference):

@@ -19,6 +19,7 @@ from fimlora_jobs.step_times import note_step_seconds
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.errors import MakesRoom
 from fimlora_worker.evaluation.csv_files import curves_csv, runs_csv
+from fimlora_worker.evaluation.data import EvaluationData
 from fimlora_worker.evaluation.judgement import Judgement
 from fimlora_worker.evaluation.report.page import report_html
 from fimlora_worker.evaluation.report.picture import report_svg
@@ -66,8 +67,11 @@ def run(
     target = folder / FINDINGS
     target.mkdir()
     _write(judgement, results, prepared, target)
-    data = judgement.to_json()
-    return commit_files(target, process, reporter) | {name: data[name] for name in FOUND}
+    found = judgement.to_json()
+    return commit_files(target, process, reporter) | {
+        **{name: found[name] for name in FOUND},
+        "data": _facts(prepared.task.data),
+    }
 
 
 def prepare_evaluation(
@@ -165,7 +169,11 @@ def _write(
     """Write report, picture, raw results, and all of it as data."""
     data = judgement.to_json()
     shown = data | {"title": _title(prepared.ground)}
-    whole = data | {"sources": sources(prepared.ground.resolved), "plans": prepared.plans}
+    whole = data | {
+        "data": _facts(prepared.task.data),
+        "sources": sources(prepared.ground.resolved),
+        "plans": prepared.plans,
+    }
     texts = {
         "report.html": report_html(shown),
         "report.svg": report_svg(shown),
@@ -175,6 +183,17 @@ def _write(
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _facts(data: EvaluationData) -> dict[str, int]:
+    """How many rows were on either side, and how many were left out for what reason."""
+    return {
+        "n_train": len(data.train),
+        "n_held_out": len(data.held_out),
+        "n_dropped": data.n_dropped,
+        "n_equal_texts": data.n_equal_texts,
+        "n_unknown_classes": data.n_unknown_classes,
+    }
 
 
 def _title(ground: Ground) -> str:

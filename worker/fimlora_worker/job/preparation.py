@@ -150,7 +150,9 @@ class Base:
         tokenizer, config = self.tokenizer, self.model.config
         longest = longest_input(max_length, tokenizer, config, self.limits.n_positions)
         with chat_encoder(tokenizer, chat_labels) as chat:
-            yield Encoder(tokenizer, self.fields, longest, self.labels, chat, self.is_pair)
+            yield Encoder(
+                tokenizer, self.fields, longest, self.labels, chat, is_pair=self.is_pair
+            )
 
 
 def find_base(

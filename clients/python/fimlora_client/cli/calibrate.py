@@ -7,7 +7,7 @@ import typer
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.handle import JobHandle
-from fimlora_client.bodies import UPLOADS, build_request
+from fimlora_client.bodies import build_request
 from fimlora_client.cli import options
 from fimlora_client.cli.console import (
     INTERRUPTED,
@@ -17,18 +17,21 @@ from fimlora_client.cli.console import (
     show_json,
 )
 from fimlora_client.cli.context import client_of
-from fimlora_client.cli.datasets import upload_file
 from fimlora_client.cli.estimate import show_estimate
+from fimlora_client.cli.inputs import (
+    checked_model,
+    columns_of,
+    find_dataset,
+    pairs_of,
+    split_names,
+)
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
-from fimlora_client.errors import InvalidFile
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result
 from fimlora_contract.jobs import Job
-from fimlora_contract.references import expand_dataset
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_contract.targets import is_expression
 
 
 def calibrate(
@@ -179,49 +182,3 @@ def _took(job: Job) -> str:
     if not (job.started_at and job.finished_at):
         return ""
     return f" in {(job.finished_at - job.started_at).total_seconds():.1f} s"
-
-
-def checked_model(model: str) -> str:
-    """Refuse a path early: the service only knows names."""
-    if model.startswith((".", "/", "~")) or (model.endswith("/") and Path(model).is_dir()):
-        error = InvalidFile(f"{model} is a path; base models are given by name")
-        error.next_step = f"Register it: fimlora models add NAME {model}"
-        raise error
-    return model
-
-
-def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
-    """The reference for a dataset; a file here is uploaded first."""
-    path = Path(dataset).expanduser()
-    if path.suffix in UPLOADS or dataset.startswith((".", "/", "~")):
-        uploaded = upload_file(client, path)
-        rows = f", {uploaded.rows:,} rows" if uploaded.rows is not None else ""
-        say(("✓ ", "green"), f"uploaded {path.name} as {uploaded.id}{rows}")
-        return {"source": "upload", "id": uploaded.id}
-    found: dict[str, Any] = expand_dataset(dataset)
-    return found
-
-
-def split_names(names: str | None) -> str | list[str] | None:
-    """A text with a sign that no name has is a regular expression."""
-    if names is None or names == "all-linear" or is_expression(names):
-        return names
-    return [name.strip() for name in names.split(",")]
-
-
-def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
-    """Columns by role; an empty name leaves one alone."""
-    return pairs_of("--column", "ROLE=NAME", pairs, may_be_empty=True)
-
-
-def pairs_of(
-    option: str, form: str, pairs: list[str] | None, *, may_be_empty: bool = False
-) -> dict[str, str] | None:
-    """What a repeatable option of the form KEY=VALUE says."""
-    if not pairs:
-        return None
-    split = [pair.partition("=") for pair in pairs]
-    for key, equals, value in split:
-        if not key or not (value or (equals and may_be_empty)):
-            raise typer.BadParameter(f"{option} {key!r} is not of the form {form}")
-    return {key: value for key, _, value in split}

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from fimlora_client.cli.console import out, show_json, size
-from fimlora_contract.estimates import BudgetInterval, Estimate, WorkerFit
+from fimlora_client.cli.console import duration, out, show_json, size
+from fimlora_contract.estimates import BudgetInterval, Estimate, EvaluationEstimate, WorkerFit
 
 OUTCOMES = {
     "cached": "known already",
@@ -47,6 +47,17 @@ def _lines(estimate: Estimate) -> Iterator[tuple[str, str]]:
     for worker in memory.workers:
         yield "worker", f"{worker.name}: {_fit(worker)}"
     yield "queue", f"{estimate.queue.ahead} ahead, workers: {estimate.queue.workers}"
+    if isinstance(estimate, EvaluationEstimate):
+        yield "training", _training(estimate)
+
+
+def _training(estimate: EvaluationEstimate) -> str:
+    """How much would be trained."""
+    took = "" if estimate.train_s is None else f", {duration(estimate.train_s)} in all"
+    return (
+        f"{estimate.n_runs} to {estimate.most_runs} runs of {estimate.n_steps} steps, "
+        f"{estimate.n_arms} arms{took}"
+    )
 
 
 def _interval(budget: BudgetInterval) -> str:

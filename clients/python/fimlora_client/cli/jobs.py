@@ -46,10 +46,11 @@ def list_jobs(
     if not page.data:
         say("no jobs yet; start one with  fimlora calibrate MODEL DATASET --budget 8")
         return
-    table = make_table("job", "status", "model", "budget", "created", "took")
+    table = make_table("job", "kind", "status", "model", "budget", "created", "took")
     for job in page.data:
         table.add_row(
             job.id,
+            job.kind.value,
             status_text(job.status),
             reference(job.request.get("base_model")),
             budget(job.request.get("budget")),

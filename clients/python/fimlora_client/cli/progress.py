@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from fimlora_client.cli.console import duration
 from fimlora_contract.jobs import Job, JobStatus
+from fimlora_contract.jobs import Progress as JobProgressFigures
 
 BAR_WIDTH = 32
 
@@ -50,15 +51,14 @@ class JobProgress:
     def _move(self, job: Job, stage: str) -> None:
         assert self._bar
         progress = job.progress
-        total = progress.n_batches if progress and progress.n_batches else None
-        batch = progress.batch if progress else 0
+        done, total, words = _measure(progress) if progress else (0.0, None, "")
         left = progress.seconds_left if progress else None
         self._bar.update(
             self._task,
             description=stage,
             total=total,
-            completed=batch,
-            batch=f"batch {batch}/{total}" if total else "",
+            completed=done,
+            batch=words,
             left=f"{duration(left)} left" if left is not None else "",
         )
 
@@ -75,6 +75,18 @@ class JobProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def _measure(progress: JobProgressFigures) -> tuple[float, float | None, str]:
+    """How much is done, of how much, and the same in words."""
+    if runs := progress.runs:
+        within = runs.step / runs.n_steps if runs.n_steps else 0.0
+        arm = f" {runs.arm}" if runs.arm else ""
+        return runs.done + within, runs.n_runs, f"run {runs.done}/{runs.n_runs}{arm}"
+    if not progress.n_batches:
+        return 0.0, None, ""
+    total = progress.n_batches
+    return progress.batch, total, f"batch {progress.batch}/{total}"
 
 
 def stage_of(job: Job) -> str:

@@ -1,0 +1,65 @@
+"""What a command is given, as a request wants it: models by name, files uploaded, names split."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fimlora_client.blocking.client import Client
+from fimlora_client.bodies import UPLOADS
+from fimlora_client.cli.console import say
+from fimlora_client.cli.datasets import upload_file
+from fimlora_client.errors import InvalidFile
+from fimlora_contract.references import expand_dataset
+from fimlora_contract.targets import is_expression
+
+
+def checked_model(model: str) -> str:
+    """Refuse a path early: the service only knows names."""
+    if model.startswith((".", "/", "~")) or (model.endswith("/") and Path(model).is_dir()):
+        error = InvalidFile(f"{model} is a path; base models are given by name")
+        error.next_step = f"Register it: fimlora models add NAME {model}"
+        raise error
+    return model
+
+
+def is_file(dataset: str) -> bool:
+    """Whether a dataset is a file here, and no name."""
+    return Path(dataset).suffix in UPLOADS or dataset.startswith((".", "/", "~"))
+
+
+def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
+    """The reference for a dataset; a file here is uploaded first."""
+    if is_file(dataset):
+        path = Path(dataset).expanduser()
+        uploaded = upload_file(client, path)
+        rows = f", {uploaded.rows:,} rows" if uploaded.rows is not None else ""
+        say(("✓ ", "green"), f"uploaded {path.name} as {uploaded.id}{rows}")
+        return {"source": "upload", "id": uploaded.id}
+    found: dict[str, Any] = expand_dataset(dataset)
+    return found
+
+
+def split_names(names: str | None) -> str | list[str] | None:
+    """A text with a sign that no name has is a regular expression."""
+    if names is None or names == "all-linear" or is_expression(names):
+        return names
+    return [name.strip() for name in names.split(",")]
+
+
+def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """Columns by role; an empty name leaves one alone."""
+    return pairs_of("--column", "ROLE=NAME", pairs, may_be_empty=True)
+
+
+def pairs_of(
+    option: str, form: str, pairs: list[str] | None, *, may_be_empty: bool = False
+) -> dict[str, str] | None:
+    """What a repeatable option of the form KEY=VALUE says."""
+    if not pairs:
+        return None
+    split = [pair.partition("=") for pair in pairs]
+    for key, equals, value in split:
+        if not key or not (value or (equals and may_be_empty)):
+            raise typer.BadParameter(f"{option} {key!r} is not of the form {form}")
+    return {key: value for key, _, value in split}

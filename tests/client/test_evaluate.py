@@ -1,0 +1,117 @@
+"""``fimlora evaluate`` and ``client.evaluate`` on the real app, with the real engine."""
+
+import json
+
+import pytest
+
+from fimlora_client.errors import JobNotFound, ValidationFailed
+from support.jobs import DISTINCT, write_jsonl
+
+SMALL = ["--quick", "--steps", "2", "--seeds", "2", "--batches", "2",
+         "--learning-rates", "1e-3,2e-3"]  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Rows of which no text stands twice."""
+    return write_jsonl(tmp_path / "distinct.jsonl", DISTINCT)
+
+
+def test_one_command_leads_from_rows_to_a_verdict(run, file, tmp_path):
+    """Tables and, last, the verdict on standard output; the files in the folder."""
+    folder = tmp_path / "findings"
+    result = run("evaluate", "tiny", file, "--budget", "4", *SMALL, "--output", folder)
+
+    assert result.exit_code == 0, result.output
+    found = json.loads((folder / "evaluation.json").read_text())
+    text = " ".join(result.stdout.split())
+    assert text.endswith(" ".join(found["verdict"]["sentence"].split()))
+    assert " ".join(found["levers"]["sentence"].split()) in text
+    for arm in ("fim", "uniform", "random"):
+        assert f"\n{arm} " in result.stdout
+    assert "fim - uniform" in result.stdout
+    assert {path.name for path in folder.iterdir()} == {
+        "report.html", "report.svg", "runs.csv", "curves.csv", "evaluation.json",
+    }  # fmt: skip
+    assert f"succeeded: {found['n_runs']} runs" in result.stderr
+
+    again = run("evaluate", "tiny", file, "--budget", "4", *SMALL)
+    job_id = again.stderr.split("answered from the cache by ")[1].split()[0]
+    assert run("show", job_id).stdout.endswith(again.stdout)
+    assert job_id in run("jobs", "--kind", "evaluation").stdout
+    assert job_id not in run("jobs", "--kind", "calibration").stdout
+
+
+def test_a_plan_needs_no_budget(run, file, client):
+    """Its parameters are the budget; whatever it is named by."""
+    run("calibrate", "tiny", file, "--budget", "4", "--pin", "mine:prod")
+    [job] = client.jobs.list().data
+    spent = job.result.rank_map.spent["parameters"]
+
+    ids = set()
+    for reference in (job.id, "mine/prod", job.result.digest):
+        result = run(
+            "evaluate", "tiny", file, "--plan", f"ours={reference}", "--no-wait", *SMALL
+        )
+        assert result.exit_code == 0, result.output
+        ids.add(result.stdout.strip())
+
+    [id_] = ids  # equal content, whatever it is called
+    asked = client.evaluations.retrieve(id_)
+    assert asked.request["budget"]["parameters"] == spent
+    assert asked.resolved["plans"] == {"ours": job.result.digest}
+
+
+def test_an_estimate_tells_the_runs_and_starts_nothing(run, file, client):
+    """How many, of how many steps."""
+    result = run("evaluate", "tiny", file, "--budget", "4", "--estimate")
+
+    assert "39 to 51 runs of 96 steps, 3 arms" in result.stdout
+    assert client.evaluations.list().data == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--budget", "4", "--learning-rates", "fast"], "are not numbers with commas between"),
+        (["--budget", "4", "--methods", "best"], "methods"),
+        (["--budget", "4", "--seeds", "1"], "greater than or equal to 2"),
+        (["--budget", "4", "--eval-split", "test"], "eval_split"),
+        (["--budget", "4", "--plan", "mine"], "NAME=PLAN"),
+        ([], "how much may it spend?"),
+    ],
+    ids=["rates", "method", "seeds", "split", "plan", "budget"],
+)
+def test_a_wrong_option_is_refused_before_anything_is_uploaded(run, file, client, wrong, said):
+    """The message says what is allowed."""
+    result = run("evaluate", "tiny", file, *wrong)
+
+    assert result.exit_code in {1, 2}
+    assert said in " ".join(result.output.split())
+    assert client.datasets.list().data == []
+
+
+def test_the_client_waits_for_what_was_found(client, file):
+    """With keyword arguments; every event tells runs, and the list has the evaluation."""
+    upload = client.datasets.upload(file)
+    seen = []
+    handle = client.evaluate(
+        base_model="tiny", dataset=upload.id, budget=4, quick=True, steps=2, seeds=2,
+        learning_rates=[1e-3, 2e-3], calibration={"n_batches": 2},
+    )  # fmt: skip
+    result = handle.wait(on_progress=seen.append)
+
+    assert result.verdict.sentence
+    assert client.evaluations.retrieve(handle.id).result == result
+    assert [job.id for job in client.evaluations.list().data] == [handle.id]
+    told = [event.progress.runs for event in handle.events() if event.progress]
+    assert any(runs and runs.n_steps == 2 for runs in told)
+    assert seen[-1].id == handle.id
+
+
+def test_a_wrong_field_is_refused_here_as_by_the_service(client):
+    """With the same exception."""
+    with pytest.raises(ValidationFailed, match="seeds: must be greater than or equal to 2"):
+        client.evaluate(base_model="tiny", dataset="local:x", budget=4, seeds=1)
+    with pytest.raises(JobNotFound):
+        client.evaluations.retrieve("job_none")
