@@ -1,5 +1,6 @@
 """The command line on the real app: what it prints, where, and its exit codes."""
 
+import itertools
 import json
 
 import pytest
@@ -33,7 +34,12 @@ def test_a_file_is_uploaded_calibrated_shown_and_kept(run, rows, tmp_path):
     result = run(*REQUEST, rows, "--output", folder)
 
     assert result.exit_code == 0, result.output
-    lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    plan = json.loads((folder / "rank_map.json").read_text())
+    shown = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    start = next(i for i, line in enumerate(shown) if line[0] == "layer")
+    said, lines = shown[:start], shown[start:]
+    # First of all, as all else hangs on it.
+    assert [*itertools.chain(*said)] == plan["signal"]["sentence"].split()
     assert lines[0] == ["layer", "query", "value", "mean"]
     assert [line[0] for line in lines[1:4]] == ["0", "1", "mean"]
     assert "mean rank 4, each 2 to 8" in result.stdout
@@ -41,7 +47,6 @@ def test_a_file_is_uploaded_calibrated_shown_and_kept(run, rows, tmp_path):
     assert "uploaded rows.jsonl as ds_" in result.stderr
     assert "48 rows" in result.stderr
     assert "succeeded" in result.stderr
-    plan = json.loads((folder / "rank_map.json").read_text())
     assert sum(module["rank"] for module in plan["modules"]) == 16
 
 
@@ -90,6 +95,7 @@ def test_options_reach_the_request(run, rows):
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
+        "--no-signal", "--tolerance", "0.1", "--max-batches", "32",
     ]  # fmt: skip
 
     result = run("calibrate", "tiny", rows, *options, "--no-wait", "--json")
@@ -109,7 +115,7 @@ def test_options_reach_the_request(run, rows):
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
-        "head": "fresh", "head_rows": 64,
+        "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
     }  # fmt: skip
 
 

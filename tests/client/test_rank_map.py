@@ -8,6 +8,7 @@ from rich.console import Console
 
 from fimlora_client.rank_map import arrange, rank_map_table, short_names
 from fimlora_contract.rank_maps import RankMap, WrittenAdapter
+from fimlora_contract.signals import Signal
 
 
 def module(name, rank, *, layer=None, kind=None):
@@ -236,3 +237,13 @@ def test_how_sure_it_is_and_what_to_mind_is_said():
     plain = shown(make(BLOCKS))
     assert "sure" not in plain
     assert "mind" not in plain
+
+
+def test_the_sentence_of_the_signal_comes_first():
+    """All else hangs on it; a map without one begins with the table."""
+    sentence = "no signal: this map is the model's"
+    plain = make(BLOCKS)
+    stated = plain.model_copy(update={"signal": Signal(verdict="none", sentence=sentence)})
+
+    assert shown(stated).split("\n")[1].strip() == sentence
+    assert "signal" not in shown(plain)

@@ -1,5 +1,6 @@
 """Whole results as a worker commits them, from made-up statistics and without torch."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from fimlora import Budget, Statistics, TargetModule, allocate, score
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.text_files import rank_map, text_files
 from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.statistics.options import Estimator
+from fimlora.statistics.statistics import HALVES, NULL
 from fimlora_contract.digests import digest_bytes, digest_of
 
 KINDS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
@@ -47,6 +50,13 @@ def make_statistics(
     )
 
 
+def with_null_and_halves(statistics: Statistics) -> Statistics:
+    """Beside some statistics others of the same modules, as a run with a signal has them."""
+    null, first, second = (make_statistics(seed=seed) for seed in (1, 2, 3))
+    null = replace(null, null_targets=(16, 15))
+    return statistics.with_parts({NULL: null, HALVES[0]: first, HALVES[1]: second})
+
+
 def make_result(
     data_dir: Path,
     *,
@@ -64,6 +74,8 @@ def make_result(
         score(statistics, method, aggregation=aggregation), Budget("rank", budget),
         provenance=facts, scale=statistics.scale, **options,
     )  # fmt: skip
+    source = source_if_any(statistics, method, scale=plan.scale, aggregation=aggregation)
+    plan = with_signal(plan, source, multiple_of=options.get("multiple_of", 1))
     plan = with_confidence(statistics, plan, multiple_of=options.get("multiple_of", 1))
     config = build_adapter_config(
         plan,

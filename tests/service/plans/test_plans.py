@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fimlora import allocate, score
 from fimlora.methods.registry import METHODS
-from support.results import make_result, make_statistics
+from support.results import make_result, make_statistics, with_null_and_halves
 
 ROOT = Path(__file__).parents[3]
 
@@ -121,6 +122,46 @@ class TestAllocate:
 
         fresh = make_result(data_dir, budget=5)
         assert (other.json()["digest"], unread.status_code) == (fresh["digest"], 404)
+
+    @pytest.mark.parametrize(
+        ("asked", "options"),
+        [
+            ({"budget": 8}, {}),
+            ({"budget": 5}, {"budget": 5}),
+            ({"budget": 8, "allocation": {"aggregation": "max"}}, {"aggregation": "max"}),
+            ({"budget": 8, "allocation": {"multiple_of": 2}}, {"multiple_of": 2}),
+        ],
+        ids=str,
+    )
+    def test_the_signal_is_that_of_the_new_plan(
+        self, http, job_id, measured, data_dir, asked, options
+    ):
+        """Computed anew from what was measured; the null is no second measurement."""
+        statistics = with_null_and_halves(make_statistics())
+        measured(statistics=statistics)
+
+        plan = http.post(f"/jobs/{job_id}/allocate", json=asked).json()
+
+        signal = plan["rank_map"]["signal"]
+        fresh = make_result(data_dir, statistics=statistics, **options)
+        assert signal == fresh["rank_map"]["signal"]
+        assert plan["digest"] == fresh["digest"]
+        assert signal["verdict"] in {"task", "weak", "none"}
+        null = allocate(
+            score(statistics.null, aggregation=options.get("aggregation", "mean")),
+            asked["budget"],
+            multiple_of=options.get("multiple_of", 1),
+        )
+        assert signal["null_ranks"] == list(null.ranks.values())
+
+    def test_a_plan_by_no_score_has_no_signal(self, http, job_id, measured):
+        """Nor has one of a job that was asked for none: the field is not there."""
+        measured(statistics=with_null_and_halves(make_statistics()))
+        asked = {"budget": 8, "allocation": {"method": "random"}}
+
+        plan = http.post(f"/jobs/{job_id}/allocate", json=asked).json()
+
+        assert "signal" not in plan["rank_map"]
 
     def test_a_sampled_estimate_is_replanned_as_such(self, http, job_id, measured):
         """The scores come from what the job recorded."""

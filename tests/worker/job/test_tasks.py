@@ -9,6 +9,7 @@ import transformers
 from rq.job import Job
 
 from fimlora import Statistics, load_plan
+from fimlora.confidence.signal import signal_of
 from fimlora_contract.digests import digest_file
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.attempts import rq_job_id
@@ -72,6 +73,34 @@ def test_the_record_lists_what_lies_in_the_artifact_folder(jobs: Jobs, run_queue
         assert (artifact.digest, artifact.size) == (digest_file(file), file.stat().st_size)
     assert result.adapter_config == json.loads((folder / "adapter_config.json").read_text())
     assert result.rank_map.modules[0].rank >= 1
+
+
+def test_a_job_says_how_much_of_its_plan_follows_from_the_labels(jobs: Jobs, run_queue):
+    """In the first line of what people see, and in its statistics; unless it was not wanted."""
+    asked, not_asked = jobs.submit(), jobs.submit(calibration={"signal": False})
+    run_queue()
+
+    result, without = (jobs.get(id_).to_job().result for id_ in (asked, not_asked))
+    assert result is not None
+    assert without is not None
+    signal = result.rank_map.signal
+    assert signal is not None
+    assert signal.verdict in {"task", "weak", "none"}
+    assert "labels" in signal.sentence
+    assert without.rank_map.signal is None
+    folders = (
+        jobs.data_dir / "artifacts" / r.digest.replace(":", "-") for r in (result, without)
+    )
+    mine, theirs = (Statistics.load(folder / "statistics.safetensors") for folder in folders)
+    assert signal == type(signal).model_validate(
+        signal_of(
+            mine, load_plan(jobs.data_dir / "artifacts" / result.digest.replace(":", "-"))
+        ).to_json()
+    )
+    assert not theirs.parts
+    assert {m.name: m.rank for m in result.rank_map.modules} == {
+        m.name: m.rank for m in without.rank_map.modules
+    }
 
 
 def test_the_second_job_finds_the_model_loaded(jobs: Jobs, run_queue):
