@@ -86,7 +86,7 @@ def compare(
         "target_modules": split_names(target_modules),
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
-            n_batches=batches, batch_size=batch_size, max_length=max_length,
+            n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, task=task, seed=seed,
         ),
         "force": force,
