@@ -132,6 +132,8 @@ def evaluate(
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
+    estimator: options.Estimator = None,
+    head: options.Head = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
     task: options.Task = None,
@@ -170,7 +172,7 @@ def evaluate(
         "budget": _budget(client, plans, amounts),
         "target_modules": split_names(target_modules),
         "calibration": options.given(
-            n_batches=batches, dtype=dtype, executor=executor, task=task, seed=seed,
+            n_batches=options.batches_of(batches), estimator=estimator, head=head, dtype=dtype, executor=executor, task=task, seed=seed,
             chat_labels=chat_labels,
         ),
         "allocation": options.given(
