@@ -66,7 +66,7 @@ def test_an_estimate_tells_the_runs_and_starts_nothing(run, file, client):
     """How many, of how many steps."""
     result = run("evaluate", "tiny", file, "--budget", "4", "--estimate")
 
-    assert "39 to 51 runs of 96 steps, 3 arms" in result.stdout
+    assert "27 to 33 runs of 64 steps, 3 arms" in result.stdout
     assert client.evaluations.list().data == []
 
 

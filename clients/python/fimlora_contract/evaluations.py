@@ -53,8 +53,8 @@ class Schedule(NamedTuple):
     n_points: int
 
 
-FULL = Schedule(5, 2, 4, 96, 256, 6)
-QUICK = Schedule(3, 1, 3, 48, 128, 3)
+FULL = Schedule(5, 1, 4, 64, 256, 4)
+QUICK = Schedule(3, 1, 3, 32, 128, 2)
 
 
 class EvaluationRequest(CalibrationRequest):
@@ -99,7 +99,7 @@ class EvaluationRequest(CalibrationRequest):
     ] = None
     steps: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,
-        Field(description="Optimiser steps of a run; 96, or 48 with quick."),
+        Field(description="Optimiser steps of a run; 64, or 32 with quick."),
     ] = None
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     max_length: Annotated[

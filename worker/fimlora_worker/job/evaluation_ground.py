@@ -73,7 +73,7 @@ def settings_of(request: EvaluationRequest, task: str) -> EvaluationSettings:
         task: ``sequence_classification`` or ``causal_lm``; it decides the grid by default.
     """
     schedule = request.schedule
-    rates = request.learning_rates or RATES[task][: schedule.n_rates]
+    rates = request.learning_rates or RATES[task][-schedule.n_rates :]
     first = FIRST_TUNING_SEED
     return EvaluationSettings(
         arms=request.arms,
