@@ -109,7 +109,7 @@ def test_options_reach_the_request(run, rows):
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
-        "head": "fresh", "head_rows": 64,
+        "head": "fresh", "head_rows": 64, "signal": True, "tolerance": 0.05, "max_batches": 64,
     }  # fmt: skip
 
 
