@@ -35,6 +35,7 @@ from fimlora import measure
 from floors import Floors, count_flops, matrix_rate
 
 SCORED_RANK = 8
+SIGNAL = "+signal"
 GIB = 2**30
 
 
@@ -57,13 +58,22 @@ class Bare:
 class Ours:
     """`fimlora.measure` on the model as it is."""
 
-    def __init__(self, model: nn.Module, estimator: str, record: str | tuple[()] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        estimator: str,
+        record: str | tuple[()] = (),
+        *,
+        signal: bool = False,
+    ) -> None:
         self.model, self.estimator, self.record = model, estimator, record
+        self.signal = signal
 
     def __call__(self, batches: Sequence[dict[str, Tensor]]) -> None:
         measure(
             self.model, batches, target_modules="all-linear", n_batches=len(batches),
             estimator=self.estimator, rank=SCORED_RANK, record=self.record,
+            null=self.signal, halves=self.signal,
         )  # fmt: skip
 
 
@@ -97,6 +107,8 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Sequence[dict[str, Tensor]]], No
     "exact": lambda model: Ours(model, "exact"),
     "both": lambda model: Ours(model, "both"),
     "sampled+batch": lambda model: Ours(model, "sampled", "batch_energies"),
+    "sampled+signal": lambda model: Ours(model, "sampled", signal=True),
+    "exact+signal": lambda model: Ours(model, "exact", signal=True),
     "peft": Peft,
 }
 
@@ -209,6 +221,11 @@ def report(
         cells.append(f"{memory[name]:.2f}" if memory else "-")
         cells.append(f"{memory[name] / memory['bare']:.2f}" if "bare" in memory else "-")
         print(f"| {' | '.join(cells)} |")
+    for name in (name for name in seconds if name.endswith(SIGNAL)):
+        alone = seconds.get(name.removesuffix(SIGNAL))
+        print(
+            f"\n{name}: {_ratio(seconds[name], alone)} times as long as without null and halves"
+        )
 
 
 def _ratio(over: list[float] | None, under: list[float] | None) -> str:

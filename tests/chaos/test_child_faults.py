@@ -23,9 +23,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("child_faults")]
 def test_a_killed_child_is_replaced_and_its_job_goes_on(jobs: Jobs, worker: WorkerHandle):
     """The attempt counts as lost; the next one starts at once, from what was saved.
 
-    It ends with the result of a job that nothing happened to, and nothing of it is left.
+    It ends with the result of a job that nothing happened to, and nothing of it is left. The sums
+    are those of the head that its first attempt had fitted, and the second one fits the same.
     """
-    job_id = jobs.submit_long(n_batches=200)
+    job_id = jobs.submit_long(n_batches=200, n_head_rows=40)
     jobs.wait(job_id, lambda r: ((r.json_field("progress") or {}).get("batch") or 0) > 50)
     killed = worker.child_pid
 
@@ -34,7 +35,7 @@ def test_a_killed_child_is_replaced_and_its_job_goes_on(jobs: Jobs, worker: Work
     jobs.wait(job_id, lambda r: r.attempt == 2 and r.status == "running")
     waited_s = time.monotonic() - lost_at
     record = jobs.wait_final(job_id)
-    undisturbed = jobs.wait_final(jobs.submit_long(n_batches=200))
+    undisturbed = jobs.wait_final(jobs.submit_long(n_batches=200, n_head_rows=40))
 
     assert (record.status, record.attempt, record.failures) == ("succeeded", 2, 1)
     assert worker.child_pid != killed

@@ -45,7 +45,7 @@ def test_short_forms_expand_to_tagged_references():
         ({"allocation": {"rmin": 2}}, "rmin"),
         (
             {"allocation": {"method": "coherent"}, "calibration": {"estimator": "sampled"}},
-            "method coherent needs the energy of each example's gradient, .* use exact",
+            "method coherent needs the energy of each example's gradient, .* use auto, exact",
         ),
         ({"calibration": {"n_batches": "8"}}, "n_batches"),
         ({"calibration": {"tolerance": 0.0}}, "tolerance"),
@@ -55,7 +55,7 @@ def test_short_forms_expand_to_tagged_references():
             for method, said in [
                 (
                     "spectral",
-                    "with method spectral: what it needs of the mean gradient does not",
+                    "with method spectral: only a plan of fim tells when to stop",
                 ),
                 ("uniform", "with method uniform: no row moves it"),
                 ("random", "with method random: no row moves it"),

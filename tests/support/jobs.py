@@ -118,15 +118,18 @@ class Jobs:
         self.transport.enqueue(job_id, 1)
         return job_id
 
-    def submit_long(self, *, n_batches: int = 4096, **request: Any) -> str:
-        """Queue a job that takes tens of seconds on a tiny model."""
+    def submit_long(
+        self, *, n_batches: int = 4096, n_head_rows: int = 0, **request: Any
+    ) -> str:
+        """Queue a job that takes tens of seconds on a tiny model; its head is fitted on request."""
+        head = {"head_rows": n_head_rows} if n_head_rows else {"head": "fresh"}
         name = f"many-{n_batches}.jsonl"
         if not (self.data_dir / "datasets" / name).exists():
             rows = [{"text": f"w{n % 50} w{n % 7}", "label": n % 2} for n in range(n_batches)]
             write_jsonl(self.data_dir / "datasets" / name, rows)
         return self.submit(
             dataset={"source": "local", "name": name},
-            calibration={"n_batches": n_batches, "batch_size": 1, "head": "fresh"},
+            calibration={"n_batches": n_batches, "batch_size": 1, **head},
             **request,
         )
 

@@ -13,7 +13,7 @@ from fimlora.allocation import allocate
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.scores import Scores
 from fimlora_contract.references import Columns
-from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.columns import find_fields
 from fimlora_jobs.datasets.table import Rows, inline_rows
 from fimlora_worker.evaluation.arms import Arm
 from fimlora_worker.evaluation.settings import EvaluationSettings
@@ -21,7 +21,7 @@ from fimlora_worker.evaluation.split import hold_out
 from fimlora_worker.evaluation.task import Task, task_for
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.examples import Encoder
-from fimlora_worker.inputs.heads import ModelRequest
+from fimlora_worker.inputs.heads import HeadTask, ModelRequest
 from fimlora_worker.inputs.model_cache import ModelCache
 from fimlora_worker.inputs.models import load_tokenizer, read_config
 from support.model_folders import WORDS
@@ -68,22 +68,27 @@ def make_task(
     fields = find_fields(table.names, columns=Columns())
     split = hold_out(table, fields, settings, own=own)
     tokenizer = load_tokenizer(folder)
-    model = base_model(folder, fields, tokenizer.pad_token_id, split.labels)
-    encoder = Encoder(tokenizer, fields, settings.max_length, split.labels)
+    config = read_config(folder)
+    is_pair = config.is_encoder_decoder
+    task = "seq2seq_lm" if is_pair else fields.task
+    model = base_model(folder, config, task, tokenizer.pad_token_id, split.labels)
+    encoder = Encoder(tokenizer, fields, settings.max_length, split.labels, is_pair=is_pair)
     return task_for(settings, make_arms(model), model, table, own, encoder)
 
 
-def base_model(folder: Path, fields: TextFields, pad_id: int, labels: Any) -> BaseModel:
+def base_model(
+    folder: Path, config: Any, task: HeadTask, pad_id: int, labels: Any
+) -> BaseModel:
     request = ModelRequest(
         digest=str(folder),
-        task=fields.task,
+        task=task,
         dtype="float32",
         device="cpu",
         n_outputs=labels.n_outputs if labels else None,
         problem_type=labels.problem_type if labels else None,
     )
     cache = ModelCache(limit_bytes=10**8)
-    return BaseModel(folder, read_config(folder), request, pad_id, cache)
+    return BaseModel(folder, config, request, pad_id, cache)
 
 
 def make_arms(model: BaseModel) -> dict[str, Arm]:

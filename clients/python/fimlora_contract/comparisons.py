@@ -6,6 +6,7 @@ from pydantic import Field
 
 from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.signals import Signal
 
 
 class ComparedMethod(AnswerModel):
@@ -18,7 +19,7 @@ class ComparedMethod(AnswerModel):
     r_max: int
     ranks: int
     parameters: int
-    signal: dict[str, Any] | None = Field(
+    signal: Signal | None = Field(
         None, description="How much of the plan follows from the task, if that was measured."
     )
 
@@ -63,6 +64,7 @@ class Comparison(AnswerModel):
         description="Methods that the statistics cannot give, with the reason in a sentence, if "
         "all were asked for."
     )
+    provenance: dict[str, Any] = Field(description="Facts about the measurement.")
     modules: list[ComparedModule]
 
 

@@ -226,18 +226,20 @@ def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
         )
 
 
-def check_rounds(calibration: Calibration, allocation: Allocation) -> None:
+def check_rounds(
+    calibration: Calibration, allocation: Allocation, methods: tuple[str, ...]
+) -> None:
     """Refuse to measure until a plan is stable where nothing tells whether it is."""
     if calibration.n_batches != "auto":
         return
     given, then = "n_batches=auto", "give a number of batches"
-    if allocation.method in {"uniform", "random"}:
-        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
-    if allocation.method != "fim":
+    if others := [name for name in methods if name not in {"fim", "uniform", "random"}]:
         raise ValueError(
-            f"{given} with method {allocation.method}: what it needs of the mean gradient does not "
-            f"add up over rounds; {then}, or take method fim"
+            f"{given} with method {others[0]}: only a plan of fim tells when to stop, and what "
+            f"others need of the mean gradient does not add up over rounds; {then}, or take fim"
         )
+    if "fim" not in methods:
+        raise ValueError(f"{given} with method {allocation.method}: no row moves it; {then}")
     if allocation.aggregation != "mean":
         raise ValueError(
             f"{given} with aggregation {allocation.aggregation}: its scores are no means of a "
@@ -331,7 +333,7 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _rounds_add_up(self) -> Self:
-        check_rounds(self.calibration, self.allocation)
+        check_rounds(self.calibration, self.allocation, self.methods_measured)
         return self
 
     @model_validator(mode="after")
@@ -345,7 +347,7 @@ class CalibrationRequest(RequestModel):
         if needing and self.calibration.estimator == "sampled":
             raise ValueError(
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
-                "sampled does not give: use exact"
+                "sampled does not give: use auto, exact or sketched"
             )
         return self
 

@@ -39,13 +39,14 @@ def request_digest(
     unread = {"calibration": set(NEITHER if is_auto else NEITHER | ROUNDS)}
     content = {"digest": dataset["digest"], "fields": dataset["fields"]}
     record = records_needed(*request.methods_measured)
+    null = needs_null(*request.methods_measured) and not request.calibration.signal
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": content}
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
-        # What a method needs besides is measured for it only.
+        # What a method needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
-        | ({"null": True} if needs_null(*request.methods_measured) else {})
+        | ({"null": True} if null else {})
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )

@@ -154,6 +154,7 @@ def test_a_comparison_is_the_same_data_and_the_same_picture_every_time(statistic
     data = found.to_json()
     assert json.dumps(data) == json.dumps(again.to_json())
     assert render_comparison(found) == render_comparison(again)
+    assert data["provenance"] == statistics.provenance()
     assert [row["method"] for row in data["methods"]] == list(found.plans)
     for row in data["methods"]:
         assert (row["ranks"], row["parameters"]) == (

@@ -225,7 +225,7 @@ def test_what_cannot_be_said_is_refused_with_the_reason(statistics):
     with pytest.raises(InvalidOption, match="null was not measured"):
         signal_of(statistics.with_parts({}), plan_of(statistics))
     alone = statistics_of(1, carried=True, n_batches=1)
-    with pytest.raises(InvalidOption, match="single batch"):
+    with pytest.raises(InvalidOption, match="at least two batches"):
         signal_of(alone, plan_of(alone, "spectral"))
     signal = signal_of(alone, plan_of(alone))  # values per example show what chance does
     assert signal.moved_by_rows is None

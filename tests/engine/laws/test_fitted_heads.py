@@ -217,3 +217,19 @@ def test_statistics_of_other_heads_are_not_merged(tmp_path):
 
     with pytest.raises(ValueError, match="differ in head"):
         streamed_head("Bert", tmp_path).stated_in(one).merge(one)
+
+
+def test_the_parts_of_a_run_were_measured_under_its_head(tmp_path):
+    """What comes from a file adds up with what was measured now, its null and halves too."""
+    save_base("Bert", tmp_path)
+    measured = measure(
+        loaded_from(tmp_path).model, head_batches("Bert"), null=True, halves=True
+    )
+    statistics = streamed_head("Bert", tmp_path).stated_in(measured)
+    statistics.save(tmp_path / "statistics.safetensors")
+    stored = Statistics.load(tmp_path / "statistics.safetensors")
+
+    assert [part.head for part in stored.parts.values()] == [statistics.head] * 3
+    both = stored.merge(statistics)
+    assert both.parts.keys() == statistics.parts.keys()
+    assert both.to_bytes() == statistics.merge(statistics).to_bytes()

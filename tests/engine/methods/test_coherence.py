@@ -21,7 +21,9 @@ def test_the_signal_is_the_mean_over_all_pairs_of_examples(name):
     modules = find_targets(model, targets)
     gradients = weight_gradients_by_example(model, batches, modules)
 
-    statistics = measure(model, batches, target_modules=targets, record="spectra")
+    statistics = measure(
+        model, batches, target_modules=targets, record="spectra", estimator="exact"
+    )
     parts = part_gradients(statistics)
 
     for module in modules:

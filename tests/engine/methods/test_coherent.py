@@ -71,7 +71,7 @@ def test_nothing_coherent_at_all_gives_everyone_the_same():
 
 
 def test_sketched_energies_give_nearly_the_same():
-    """Both are unbiased: over a module's examples the sketch is off by a few percent of `fim`."""
+    """The sketch is off by a few percent of `fim`, of which a score sees one part in N."""
     model, targets = tiny("llama_gqa_lm")
     batches = [make_batch("llama_gqa_lm", [31, 9, 7, 3, 15, 20], seed=i) for i in range(4)]
     options = {"target_modules": targets, "record": "spectra"}
@@ -81,9 +81,9 @@ def test_sketched_energies_give_nearly_the_same():
         for estimator in ("exact", "sketched")
     )
 
-    fim = score(measure(model, batches, **options)).by_module
+    fim = score(measure(model, batches, estimator="exact", **options)).by_module
     for name, value in exact.by_module.items():
-        assert sketched.by_module[name] == pytest.approx(value, abs=0.03 * fim[name])
+        assert sketched.by_module[name] == pytest.approx(value, abs=0.3 / 24 * fim[name])
 
 
 def test_one_example_has_no_pair():

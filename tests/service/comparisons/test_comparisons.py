@@ -98,6 +98,12 @@ class TestCompare:
             ({"allocation": {"r_min": 0}}, "body.allocation", "r_min=0 with method fim"),
             ({"adapter": {"weights": True}}, "body", "adapter has no meaning here"),
             (
+                {"calibration": {"n_batches": "auto"}},
+                "body",
+                "n_batches=auto with method coherent: only a plan of fim tells when to stop",
+            ),
+            ({"methods": ["fim", "random"], "calibration": {"n_batches": "auto"}}, None, None),
+            (
                 {"methods": ["fim", "coherent"], "calibration": {"estimator": "sampled"}},
                 "body",
                 "method coherent needs the energy of each example's gradient",

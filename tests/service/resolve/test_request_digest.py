@@ -92,11 +92,14 @@ def test_statistics_without_spectra_are_not_taken_for_the_method_spectral():
     """Other methods share one key of the statistics; this one measures more."""
     dataset = {"source": "upload", "digest": "sha256:0", "fields": None}
 
-    def key(method: str) -> str:
+    def key(method: str, *, signal: bool = True) -> str:
         body = {"base_model": "local:m", "dataset": "ds_" + "0" * 32, "budget": 8}
+        body |= {"calibration": {"signal": signal}}
         request = CalibrationRequest.model_validate(body | {"allocation": {"method": method}})
         return request_digest(
             request, model_digest="sha256:1", dataset=dataset, settings=MEASURED
         )
 
     assert key("fim") == key("random") != key("spectral")
+    assert key("fim") == key("fim-over-null")  # the signal measures the null for all
+    assert key("fim", signal=False) != key("fim-over-null", signal=False)

@@ -23,6 +23,7 @@ from fimlora_worker.inputs.calibration_data import PaddedBatches
 from fimlora_worker.inputs.models import load_model
 from support.evaluations import make_settings
 from support.model_folders import make_family
+from support.seq2seq import SEQ2SEQ_MODELS
 from support.training import by_hand, make_rows, make_task
 
 RATE = 2e-2
@@ -43,6 +44,19 @@ def encoder(tmp_path_factory):
     return make_family(tmp_path_factory.mktemp("encoder"), model)
 
 
+@pytest.fixture(scope="module")
+def encoder_decoder(tmp_path_factory):
+    """A T5 that drops nothing."""
+    config = transformers.T5Config(
+        vocab_size=55, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=4, dropout_rate=0.0,
+        pad_token_id=0, eos_token_id=4, decoder_start_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.T5ForConditionalGeneration(config)
+    return make_family(tmp_path_factory.mktemp("encoder-decoder"), model)
+
+
 def run(task, spec, tmp_path, on_step=lambda done, n: None) -> RunResult:
     return train(spec, task, folder=tmp_path, on_step=on_step)
 
@@ -51,19 +65,22 @@ def batches_of(examples, size, pad_id=0):
     return list(PaddedBatches(examples, batch_size=size, pad_id=pad_id))
 
 
-def cases(encoder, model_folders):
+def cases(encoder, encoder_decoder, model_folders):
     return {
         "classes": (encoder, make_rows(60), ["classifier"]),
         "amounts": (encoder, make_rows(60, label="amount"), ["classifier"]),
         "text": (model_folders / "decoder", make_rows(60, label=None), []),
         "prompts": (model_folders / "decoder", make_rows(60, prompt=True), []),
+        "pairs": (encoder_decoder, make_rows(60, prompt=True), []),
     }
 
 
-@pytest.mark.parametrize("kind", ["classes", "amounts", "text", "prompts"])
-def test_a_run_is_what_a_loop_by_hand_comes_to(kind, encoder, model_folders, tmp_path):
+@pytest.mark.parametrize("kind", ["classes", "amounts", "text", "prompts", "pairs"])
+def test_a_run_is_what_a_loop_by_hand_comes_to(
+    kind, encoder, encoder_decoder, model_folders, tmp_path
+):
     """Order, start, optimiser, schedule and clipping: the trained models have one loss."""
-    folder, rows, head = cases(encoder, model_folders)[kind]
+    folder, rows, head = cases(encoder, encoder_decoder, model_folders)[kind]
     task = make_task(folder, rows)
     plan = task.arms["fim"].plan(SPEC.seed)
     size, n = task.settings.batch_size, task.settings.n_steps
@@ -115,9 +132,11 @@ def slow_loss(model, task):
         elif task.model.request.problem_type:
             losses.append(float(torch.logsumexp(logits, 0) - logits[labels]))
         else:
-            for t in range(1, len(labels)):
+            # A decoder of its own is given the labels shifted; another one predicts the next.
+            shift = 0 if task.model.request.task == "seq2seq_lm" else 1
+            for t in range(shift, len(labels)):
                 if labels[t] != -100:
-                    row = logits[t - 1]
+                    row = logits[t - shift]
                     losses.append(float(torch.logsumexp(row, 0) - row[labels[t]]))
     return sum(losses) / len(losses)
 
@@ -278,12 +297,13 @@ def test_a_run_that_diverges_ends_and_says_so(encoder, tmp_path):
 
 
 def test_metrics_do_not_depend_on_how_held_out_rows_are_batched(
-    encoder, model_folders, tmp_path
+    encoder, encoder_decoder, model_folders
 ):
     """Padding and the size of batches change no metric, for classes and for tokens."""
     for folder, rows in [
         (encoder, make_rows(60)),
         (model_folders / "decoder", make_rows(60, label=None)),
+        (encoder_decoder, make_rows(60, prompt=True)),
     ]:
         task = make_task(folder, rows, n_steps=1, n_points=1)
         model = untrained(task)
@@ -291,13 +311,42 @@ def test_metrics_do_not_depend_on_how_held_out_rows_are_batched(
             held_out_metrics(
                 model,
                 PaddedBatches(task.data.held_out, batch_size=size, pad_id=task.pad_id),
-                problem_type=task.model.request.problem_type,
+                kind=task.kind,
                 on_batch=lambda: None,
             )
             for size in (1, 5, 64)
         ]
         for other in found[1:]:
             assert other == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_an_encoder_decoder_predicts_the_first_token_too(size):
+    """The loss is the mean over all tokens that are written, batched as one likes."""
+    model = SEQ2SEQ_MODELS["t5"](60)
+    examples = [
+        {
+            "input_ids": [3 + (n + i) % 50 for i in range(length)],
+            "attention_mask": [1] * length,
+            "labels": [3 + (5 * n + i) % 50 for i in range(1 + 4 * n % 7)],
+        }
+        for n, length in enumerate([15, 9, 7, 3, 11])
+    ]
+    total = n_tokens = 0
+    with torch.no_grad():
+        for example in examples:
+            row = {name: torch.tensor([ids]) for name, ids in example.items()}
+            n = len(example["labels"])
+            total, n_tokens = total + float(model(**row).loss) * n, n_tokens + n
+
+    found = held_out_metrics(
+        model,
+        PaddedBatches(examples, batch_size=size, pad_id=0),
+        problem_type=None,
+        on_batch=lambda: None,
+    )
+
+    assert found["loss"] == pytest.approx(total / n_tokens, rel=1e-5)
 
 
 def test_memory_that_runs_out_is_named_with_a_way_out(encoder, tmp_path):

@@ -104,7 +104,7 @@ def serve(folder: Path, task: str) -> str:
     """What the service says."""
     try:
         config, _ = read_model(folder, where="the model")
-        check_task(config, None, task, where="the model")
+        check_task(config, None, task, is_chat=False, where="the model")
     except ServiceError as error:
         return error.code
     return "accepted"

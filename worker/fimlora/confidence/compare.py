@@ -63,6 +63,7 @@ class Comparison:
         left_out: Methods that these statistics cannot give, with the reason, if all were asked
             for.
         signals: How much of a plan follows from the task, by method, as far as it was measured.
+        provenance: Facts about the measurement.
     """
 
     plans: Mapping[str, RankPlan]
@@ -70,6 +71,7 @@ class Comparison:
     pairs: tuple[Likeness, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     signals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, in a fixed order: same comparison, same bytes."""
@@ -80,6 +82,7 @@ class Comparison:
             "methods": [self._row(method, plan) for method, plan in self.plans.items()],
             "pairs": [asdict(pair) for pair in self.pairs],
             "left_out": dict(self.left_out),
+            "provenance": dict(self.provenance),
             "modules": [
                 {
                     "name": module.name,
@@ -155,6 +158,7 @@ def compare(
         tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2)),
         left_out,
         _signals(statistics, plans, options, aggregation=aggregation, estimator=estimator),
+        statistics.provenance(),
     )
 
 

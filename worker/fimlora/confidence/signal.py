@@ -26,6 +26,7 @@ from fimlora.allocation.planning import ranks_like, units_for
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
+from fimlora.methods.registry import needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
 from fimlora.plan import RankPlan
@@ -156,6 +157,10 @@ def obstacle(
     """
     if method in {"uniform", "random"}:
         return f"method {method!r} looks at no score, so that no label would move its plan"
+    if needs_null(method):
+        return (
+            f"method {method!r} goes by the null itself, which has no other to be held against"
+        )
     if statistics.null is None or statistics.null.null_targets is None:
         return "the null was not measured; measure with null=True and halves=True"
     if not statistics.null.null_targets[1]:
@@ -164,8 +169,8 @@ def obstacle(
         statistics, method, aggregation=aggregation, estimator=estimator
     ):
         return (
-            "a single batch does not show how far other rows would move the plan; measure at "
-            "least two"
+            "without halves nothing shows how far other rows would move the plan; measure at "
+            "least two batches, with halves=True"
         )
     return lacks(statistics.null, method)
 
@@ -322,7 +327,7 @@ def source_if_any(
     Returns:
         It; the reason where nothing can be said of it; ``None`` where nothing was asked.
     """
-    if statistics.null is None or method in {"uniform", "random"}:
+    if statistics.null is None or method in {"uniform", "random"} or needs_null(method):
         return None
     reason = obstacle(statistics, method, aggregation=aggregation)
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)

@@ -353,13 +353,14 @@ class Statistics:
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
         facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
-        auxiliary = list(facts.pop("auxiliary_losses_left_out"))
-        # Most models have none, and most runs are told.
-        facts |= {"auxiliary_losses_left_out": auxiliary} if auxiliary else {}
-        reason = self.estimator_reason
-        return facts | ({"estimator_reason": reason} if reason is not None else {})
+        facts["auxiliary_losses_left_out"] = list(self.auxiliary_losses_left_out)
+        facts["estimator_reason"] = self.estimator_reason
+        # Most runs have nothing to say here.
+        unsaid = [name for name in _SAID_AT_NEED if not facts[name]]
+        return {name: value for name, value in facts.items() if name not in unsaid}
 
 
+_SAID_AT_NEED = ("auxiliary_losses_left_out", "estimator_reason", "head")
 _GROUPS = (
     "row_energies",
     "example_energies",

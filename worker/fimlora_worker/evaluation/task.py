@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fimlora.measuring.examples.losses import LossKind
 from fimlora.model.input_limits import input_limits
 from fimlora_jobs.datasets.columns import TaskName
 from fimlora_jobs.datasets.table import Rows
@@ -37,6 +38,12 @@ class Task:
     data: EvaluationData
     settings: EvaluationSettings
     head: Mapping[str, Any] | None = None
+
+    @property
+    def kind(self) -> LossKind:
+        """How labels become the model's loss."""
+        request = self.model.request
+        return LossKind(request.problem_type or request.task)
 
     @property
     def pad_id(self) -> int:

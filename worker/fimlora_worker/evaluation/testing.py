@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.measuring.examples.losses import BY_TOKEN, LossKind, count_labels
 from fimlora_worker.evaluation.metrics import (
     classification_metrics,
     language_metrics,
@@ -19,14 +20,13 @@ from fimlora_worker.evaluation.metrics import (
 )
 from fimlora_worker.evaluation.runs import LOSS
 from fimlora_worker.inputs.calibration_data import PaddedBatches
-from fimlora_worker.inputs.token_spans import IGNORED
 
 
 def held_out_metrics(
     model: nn.Module,
     batches: PaddedBatches,
     *,
-    problem_type: str | None,
+    kind: LossKind,
     on_batch: Callable[[], None],
 ) -> dict[str, float]:
     """Loss and metrics; the loss alone where it is no number.
@@ -34,7 +34,7 @@ def held_out_metrics(
     Args:
         model: The model; it is in the mode it was in when this returns.
         batches: The held-out examples.
-        problem_type: Transformers' word for a classifier's loss; ``None`` for language models.
+        kind: How labels become the model's loss.
         on_batch: Called before each batch.
     """
     device = next(model.parameters()).device
@@ -46,15 +46,15 @@ def held_out_metrics(
             on_batch()
             placed = {name: tensor.to(device) for name, tensor in batch.items()}
             output = model(**placed)
-            n = _n_labels(batch["labels"], problem_type)
+            n = int(count_labels(batch["labels"], kind).sum())
             total, weight = total + float(output.loss) * n, weight + n
-            if problem_type:
-                predicted += _predictions(output.logits, problem_type)
+            if kind not in BY_TOKEN:
+                predicted += _predictions(output.logits, kind)
                 targets += batch["labels"].tolist()
     loss = total / weight
     if not math.isfinite(loss):
         return {LOSS: math.nan}
-    return {LOSS: loss, **_metrics(problem_type, loss, predicted, targets)}
+    return {LOSS: loss, **_metrics(kind, loss, predicted, targets)}
 
 
 @contextmanager
@@ -68,23 +68,18 @@ def _testing(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _n_labels(labels: Tensor, problem_type: str | None) -> int:
-    """Rows of a classifier; tokens of a language model, of which the first is never predicted."""
-    return len(labels) if problem_type else int((labels[:, 1:] != IGNORED).sum())
-
-
-def _predictions(logits: Tensor, problem_type: str) -> list[Any]:
-    if problem_type == "regression":
+def _predictions(logits: Tensor, kind: LossKind) -> list[Any]:
+    if kind is LossKind.REGRESSION:
         found: list[Any] = logits.float().squeeze(-1).tolist()
         return found
     return logits.argmax(-1).tolist()
 
 
 def _metrics(
-    problem_type: str | None, loss: float, predicted: list[Any], targets: list[Any]
+    kind: LossKind, loss: float, predicted: list[Any], targets: list[Any]
 ) -> dict[str, float]:
-    if problem_type is None:
+    if kind in BY_TOKEN:
         return language_metrics(loss)
-    if problem_type == "regression":
+    if kind is LossKind.REGRESSION:
         return regression_metrics(predicted, targets)
     return classification_metrics(predicted, targets)

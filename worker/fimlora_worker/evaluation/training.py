@@ -214,7 +214,7 @@ class _Watch(TrainerCallback):
         self.metrics = held_out_metrics(
             self._model,
             self._batches,
-            problem_type=self._task.model.request.problem_type,
+            kind=self._task.kind,
             on_batch=lambda: self._on_step(step, args.max_steps),
         )
         self.curve.append((step, self.metrics[LOSS]))

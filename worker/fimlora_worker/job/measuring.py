@@ -31,12 +31,14 @@ class Part:
         first_example: Examples before these.
         head: What their head is fitted by, so that all parts have one.
         executor: What an earlier part was measured by in this attempt; ``None`` for the first.
+        estimator: What earlier parts were measured by, where the choice was ours: one for all.
     """
 
     start: int
     first_example: int
     head: JobHead
     executor: Executor | None = None
+    estimator: str | None = None
 
 
 def measure_model(
@@ -178,7 +180,7 @@ def _settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
         n_batches=len(batches),
-        estimator=calibration.estimator,
+        estimator=part.estimator or calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*request.methods_measured),

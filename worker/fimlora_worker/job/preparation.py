@@ -120,13 +120,6 @@ def prepare(
     pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
-    facts = partial(
-        label_facts,
-        fields=base.fields,
-        chat=encoder.chat,
-        labels=base.labels,
-        is_pair=base.is_pair,
-    )
     return Prepared(model, batches, head_batches, drawn, base.fields, facts)
 
 
@@ -157,7 +150,9 @@ class Base:
         tokenizer, config = self.tokenizer, self.model.config
         longest = longest_input(max_length, tokenizer, config, self.limits.n_positions)
         with chat_encoder(tokenizer, chat_labels) as chat:
-            yield Encoder(tokenizer, self.fields, longest, self.labels, chat, self.is_pair)
+            yield Encoder(
+                tokenizer, self.fields, longest, self.labels, chat, is_pair=self.is_pair
+            )
 
 
 def find_base(

@@ -54,9 +54,12 @@ def measure_in_rounds(
     """
     head = JobHead(model, head_batches, reporter)
     kept = KeptRounds(progress.folder)
-    used: list[Executor] = []
+    executor: Executor | None = None
+    estimator: str | None = None
 
     def measure(start: int, stop: int) -> Statistics:
+        nonlocal executor, estimator
+
         def on_resume(done: int, expected: int) -> None:
             reporter.on_resume(start + done, start + expected)
 
@@ -69,13 +72,15 @@ def measure_in_rounds(
             progress=replace(progress, on_resume=on_resume),
             head_batches=head_batches,
             memory_kills=memory_kills,
-            part=Part(start, batches.n_examples(start), head, used[-1] if used else None),
+            part=Part(start, batches.n_examples(start), head, executor, estimator),
         )
-        if found.execution is not None:
-            used.append(found.execution.executor)
+        executor = found.execution.executor if found.execution else executor
+        estimator = found.estimator.value
         return found
 
     def rounds(begun: tuple[Statistics, int] | None) -> Rounds:
+        nonlocal estimator
+        estimator = begun[0].estimator.value if begun else None
         return measure_until_stable(
             measure,
             lambda statistics: _expected_move(request, statistics),

@@ -56,6 +56,12 @@ def compare(
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
+    signal: options.Signal = None,
+    head: options.Head = None,
+    head_rows: options.HeadRows = None,
+    chat_labels: options.ChatLabels = None,
+    dtype: options.Dtype = None,
+    executor: options.Executor = None,
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
@@ -87,7 +93,8 @@ def compare(
         **options.given(exclude_modules=split_names(exclude_modules)),
         "calibration": options.given(
             n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
-            estimator=estimator, task=task, seed=seed,
+            estimator=estimator, signal=signal, head=head, head_rows=head_rows,
+            chat_labels=chat_labels, dtype=dtype, executor=executor, task=task, seed=seed,
         ),
         "force": force,
     }  # fmt: skip
@@ -116,7 +123,7 @@ def methods_table(comparison: Comparison) -> Table:
     for row in comparison.methods:
         ranks = [module.ranks[row.method] for module in comparison.modules]
         each = f"{min(ranks)} to {max(ranks)}"
-        signal = str((row.signal or {}).get("sentence") or NONE)
+        signal = row.signal.sentence if row.signal else NONE
         table.add_row(row.method, f"{row.ranks:,}", f"{row.parameters:,}", each, signal)
     return table
 

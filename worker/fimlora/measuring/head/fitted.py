@@ -52,7 +52,9 @@ class FittedHead:
         arrays = {name: self.weights[name].double().numpy() for name in sorted(self.weights)}
         # In the order of a file that is read again: a rank map then has the same bytes.
         facts = json.loads(json.dumps(self.facts, sort_keys=True))
-        return replace(statistics, head=facts, head_weights=arrays)
+        # Null and halves were measured under it, too; its weights are kept once.
+        parts = {name: replace(part, head=facts) for name, part in statistics.parts.items()}
+        return replace(statistics, head=facts, head_weights=arrays).with_parts(parts)
 
 
 def head_of(statistics: Statistics) -> FittedHead | None:
