@@ -119,7 +119,10 @@ def test_a_wrong_parameter_says_its_form(http, method, path, message):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/jobs?status=failed", "there is no such parameter; there are ['limit', 'cursor']"),
+        (
+            "/jobs?status=failed",
+            "there is no such parameter; there are ['limit', 'cursor', 'kind']",
+        ),
         (
             "/rank-patterns?model=a&dataset=b&bugdet=8",
             "there is no such parameter; there are ['model', 'dataset', 'budget', 'format']",
