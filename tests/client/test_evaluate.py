@@ -50,7 +50,7 @@ def test_a_plan_needs_no_budget(run, file, client):
     spent = job.result.rank_map.spent["parameters"]
 
     ids = set()
-    for reference in (job.id, "mine/prod", job.result.digest):
+    for reference in (job.id, "mine:prod", job.result.digest):
         result = run(
             "evaluate", "tiny", file, "--plan", f"ours={reference}", "--no-wait", *SMALL
         )

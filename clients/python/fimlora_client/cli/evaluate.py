@@ -49,7 +49,7 @@ Plans = Annotated[
     _option(
         "--plan",
         panel=ARMS,
-        help="NAME=PLAN: a digest, the id of the job that made it, or NAME/TAG of a pin. Its "
+        help="NAME=PLAN: a digest, the id of the job that made it, or NAME:TAG of a pin. Its "
         "parameters are the budget if none is given. Repeatable.",
     ),
 ]
@@ -161,11 +161,11 @@ def evaluate(
       fimlora evaluate minilm reviews.jsonl --budget 8 --quick
       fimlora evaluate minilm train.jsonl --eval-dataset test.jsonl --budget 8 -o findings
       fimlora evaluate minilm reviews.jsonl --budget 8 --methods fim,spectral --seeds 10
-      fimlora evaluate minilm reviews.jsonl --plan mine=reviews/prod
+      fimlora evaluate minilm reviews.jsonl --plan mine=reviews:prod
       fimlora evaluate minilm reviews.jsonl --budget 8 --estimate
     """
     client = client_of(ctx)
-    plans = pairs_of("--plan", "NAME=PLAN", plan)
+    plans = _plans(pairs_of("--plan", "NAME=PLAN", plan))
     amounts = (budget, budget_parameters, budget_fraction, budget_bytes)
     fields: dict[str, Any] = {
         "base_model": checked_model(model),
@@ -225,6 +225,14 @@ def _request(
         columns = {"columns": more["columns"]} if "columns" in more else {}
         found["eval_dataset"] = find_dataset(client, eval_dataset) | columns
     return build_evaluation(None, **fields, **found)
+
+
+def _plans(named: dict[str, str] | None) -> dict[str, str] | None:
+    """Plans by name; a pin is NAME:TAG to commands, and NAME/TAG on the wire."""
+    return named and {
+        name: plan if plan.startswith("sha256:") else plan.replace(":", "/")
+        for name, plan in named.items()
+    }
 
 
 def _budget(
