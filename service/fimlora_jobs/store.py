@@ -155,6 +155,10 @@ class JobStore(Deduplication):
         """Take back that a running job uses another job's statistics: they are gone."""
         self._change(job_id, attempt, {R, C}, {"statistics_from": ""}, lease_s=LEASE_S)
 
+    def forgive(self, job_id: str, attempt: int) -> None:
+        """Count no attempt that was lost so far: this one has got somewhere, for good."""
+        self._change(job_id, attempt, {R, C}, {"failures": "0"}, lease_s=LEASE_S)
+
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
         """End a running job with its result.
 

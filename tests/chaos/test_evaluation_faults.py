@@ -57,7 +57,7 @@ def test_a_killed_child_costs_the_run_it_was_in(jobs: Jobs, pair):
     os.kill(leader.child_pid, signal.SIGKILL)
     record = jobs.wait_final(job_id, timeout_s=120)
 
-    assert (record.status, record.attempt, record.failures) == ("succeeded", 2, 1)
+    assert (record.status, record.attempt) == ("succeeded", 2)
     n_runs = record.to_job().result.n_runs
     assert n_done(jobs, job_id) == n_runs
     # One may have been kept and not be logged: there the child was killed.
@@ -112,7 +112,7 @@ def test_a_killed_worker_costs_the_run_it_was_in(jobs: Jobs, pair):
     finished = Runs(jobs.store, job_id).results()
     record = jobs.wait_final(job_id, timeout_s=180)
 
-    assert (record.status, record.attempt, record.failures) == ("succeeded", 2, 1)
+    assert (record.status, record.attempt) == ("succeeded", 2)
     taken_at_ms = next(
         int(event.id.partition("-")[0])
         for event in jobs.store.events(job_id, limit=5000)

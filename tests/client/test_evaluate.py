@@ -30,6 +30,7 @@ def test_one_command_leads_from_rows_to_a_verdict(run, file, tmp_path):
     for arm in ("fim", "uniform", "random"):
         assert f"\n{arm} " in result.stdout
     assert "fim - uniform" in result.stdout
+    assert max(map(len, result.stdout.split("\n\n")[0].splitlines())) <= 80
     assert {path.name for path in folder.iterdir()} == {
         "report.html", "report.svg", "runs.csv", "curves.csv", "evaluation.json",
     }  # fmt: skip

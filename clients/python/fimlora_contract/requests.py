@@ -146,8 +146,8 @@ class Calibration(RequestModel):
         Field(
             ge=2,
             le=65_536,
-            description="Rows that the head is fitted on at most: those that are measured, and "
-            "further ones.",
+            description="Rows that the head is fitted on at most: others than those that are "
+            "measured, if there are as many as of these, else these and the others.",
         ),
     ] = 1024
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fimlora import Budget, Statistics, allocate, measure, score
+from fimlora import Budget, Statistics, allocate, fit_head, measure, score
 from fimlora.confidence.signal import obstacle, signal_of
 from fimlora.errors import InvalidOption
 from support.models import make_batch, tiny
@@ -120,6 +120,25 @@ def test_random_labels_have_no_signal(name):
 @pytest.fixture(scope="module")
 def statistics():
     return statistics_of(0, carried=True)
+
+
+@pytest.mark.parametrize("method", ["fim", "coherent", "spectral"])
+def test_random_labels_have_no_signal_under_a_head_that_was_fitted_to_others(method):
+    """Labels that a head has seen look as if they followed from their rows, so it sees others."""
+    model, targets = tiny("bert_classifier")
+    lengths, verdicts = [9, 7, 7, 5, 3, 8, 11, 6], Counter()
+    for seed in range(8):
+        rows = [make_batch("bert_classifier", lengths, seed=40 * seed + i) for i in range(24)]
+        fit_head(model, rows[8:])
+        statistics = measure(
+            model, rows[:8], target_modules=targets, record="spectra", null=True, halves=True,
+            seed=seed,
+        )  # fmt: skip
+        bounds = {"r_min": 0 if method == "spectral" else 1, "r_max": 16}
+        plan = allocate(score(statistics, method), 4, **bounds)
+        verdicts[signal_of(statistics, plan).verdict] += 1
+
+    assert verdicts == {"none": 8}
 
 
 @pytest.mark.parametrize("method", sorted(OPTIONS))

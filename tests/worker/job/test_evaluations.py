@@ -118,6 +118,15 @@ def test_others_go_first_between_two_runs(jobs: Jobs, run_queue):
     assert stages.count("allocating") == 1
 
 
+def test_lost_attempts_are_forgiven_once_a_run_is_finished(jobs: Jobs, run_queue):
+    """Workers may come and go: only attempts in a row that finish nothing end the job."""
+    job_id = jobs.submit_evaluation()
+    jobs.redis.hset(f"fimlora:job:{job_id}", "failures", "2")
+    run_queue()
+
+    assert (jobs.get(job_id).status, jobs.get(job_id).failures) == ("succeeded", 0)
+
+
 def test_an_urgent_evaluation_makes_no_room(jobs: Jobs, run_queue):
     """It was asked for before all normal jobs."""
     evaluation = jobs.submit_evaluation(priority="high")

@@ -4,10 +4,12 @@ The plan of the null has the scores of the same examples under labels of other o
 differs from the plan, the labels are the reason, or chance. How far chance alone moves a plan is
 known in two ways. The plans of the two halves of the examples differ by nothing else. They have
 half as many examples: a score that is a mean of them varies by 1/sqrt(2) less with all of them, so
-the distance of the halves is taken times that; spectra, which may be noise of the same shape at
-any number of examples, vary as they do. And where a score is a mean of one value per example,
+the distance of the halves is taken times that; spectra and what is made of the mean gradient, which
+may be noise of the same shape at any number of examples, vary as they do. And where a score is a mean of one value per example,
 labels that mean nothing make no difference to which of an example's two values is called the
-true one: some hundred draws of that show how far such plans are apart.
+true one: some hundred draws of that show how far such plans are apart. A head that was fitted on
+the very rows has seen their labels, which is a difference from the null that is no task; scores
+of the mean gradient show it.
 
 Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
 Nothing here imports torch.
@@ -366,7 +368,7 @@ def _judged(
     """Judge distances, and put it in words."""
     by_rows = None
     if moved_between_halves is not None:
-        is_mean = plan.rule == "proportional"
+        is_mean = plan.rule == "proportional" and plan.method == "fim"
         by_rows = moved_between_halves / math.sqrt(2) if is_mean else moved_between_halves
     limit = moved_by_chance
     if limit is None:

@@ -128,6 +128,8 @@ def _train_all(
             taker.wait(lacking)
         else:
             taker.take(spec, lacking, prepared.task, folder)
+            if record.failures and taker.n_taken == 1:
+                process.store.forgive(record.id, record.attempt)
     return list(taker.results.values())
 
 

@@ -43,6 +43,7 @@ def make_plans(
         name: [_read(digest, name, process)]
         for name, digest in ground.resolved.get("plans", {}).items()
     }
+    measured = find_measured(record, process)
     reporter.enter(Stage.LOADING)
     prepared = prepare(
         ground.request,
@@ -50,9 +51,9 @@ def make_plans(
         folder=ground.folder,
         rows=ground.split.train,
         process=process,
+        fits_head=measured is None,
         on_example=reporter.keep_alive,
     )
-    measured = find_measured(record, process)
     accepted = AcceptedJob(ground.request, ground.resolved, measured, record.memory_kills)
     statistics, rounds = (
         (measured.statistics, measured.rounds)
@@ -61,7 +62,11 @@ def make_plans(
     )
     reporter.enter(Stage.ALLOCATING)
     made = _solve(ground, statistics, facts_of(accepted, prepared, rounds))
-    return {name: (given | made)[name] for name in ground.settings.arms}
+    # Without the controls that each plan would carry along: they are arms of their own.
+    return {
+        name: [rank_map | {"controls": {}} for rank_map in (given | made)[name]]
+        for name in ground.settings.arms
+    }
 
 
 def _solve(

@@ -104,7 +104,7 @@ def prepare(
             rows,
             encoder,
             n_examples=n_examples,
-            n_further=max(0, calibration.head_rows - n_examples) if fits_head else 0,
+            n_further=calibration.head_rows if fits_head else 0,
             seed=calibration.seed,
             on_example=on_example,
         )
@@ -124,8 +124,15 @@ def prepare(
 
 
 def _head_batches(drawn: Drawn, calibration: Calibration, *, pad_id: int) -> PaddedBatches:
-    examples = [*drawn.examples, *drawn.further][: calibration.head_rows]
-    examples.sort(key=lambda example: -len(example["input_ids"]))
+    """What the head is fitted on: rows that are not measured, where there are as many of them.
+
+    A head that has seen the labels it is measured with makes them look as if they followed from
+    their rows, even labels that were drawn at random.
+    """
+    enough = len(drawn.further) >= min(len(drawn.examples), calibration.head_rows)
+    found = drawn.further if enough else [*drawn.examples, *drawn.further]
+    examples = found[: calibration.head_rows]
+    examples = sorted(examples, key=lambda example: -len(example["input_ids"]))
     return PaddedBatches(examples, batch_size=calibration.batch_size, pad_id=pad_id)
 
 

@@ -30,7 +30,17 @@ from fimlora_client.errors import (
 )
 
 IDS = frozenset(
-    {"job", "dataset", "model", "digest", "worker", "busy with", "method", "other method"}
+    {
+        "job",
+        "kind",
+        "dataset",
+        "model",
+        "digest",
+        "worker",
+        "busy with",
+        "method",
+        "other method",
+    }
 )
 OK, ERROR, USAGE, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_CODES: dict[type[ClientError], int] = {

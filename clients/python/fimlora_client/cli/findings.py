@@ -19,6 +19,8 @@ def show_findings(result: EvaluationResult) -> None:
     console = out()
     console.print(arms_table(result.arms))
     console.print()
+    console.print(rates_table(result.arms))
+    console.print()
     console.print(differences_table(result.differences))
     console.print()
     console.print(Text(result.levers.sentence), soft_wrap=True)
@@ -28,21 +30,33 @@ def show_findings(result: EvaluationResult) -> None:
 
 
 def arms_table(arms: Sequence[ArmSummary]) -> Table:
-    """A line per arm: its best rate with its neighbours, its parameters, its metrics."""
+    """A line per arm: its parameters, its best rate, and its metrics on the held-out rows."""
     metrics = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
-    right = ("parameters", "best rate", "runs", *metrics)
-    table = make_table("arm", "parameters", "best rate", "tuning loss by rate", "runs", *metrics,
-                       right=right)  # fmt: skip
+    columns = ("parameters", "best rate", "runs", *map(_heading, metrics))
+    table = make_table("arm", *columns, right=columns)
     for arm in arms:
         least, most = arm.adapter_parameters
         table.add_row(
             arm.name,
             f"{least:,}" if least == most else f"{least:,} to {most:,}",
             NONE if arm.best_rate is None else f"{arm.best_rate:g}",
-            _rates(arm),
             f"{arm.n_final - arm.n_diverged}/{arm.n_final}",
             *(_spread(arm, name) for name in metrics),
         )
+    return table
+
+
+def rates_table(arms: Sequence[ArmSummary]) -> Table:
+    """A line per arm: its loss in tuning at every rate, the best one marked."""
+    rates = sorted({each.rate for arm in arms for each in arm.rates})
+    columns = tuple(f"{rate:g}" for rate in rates)
+    table = make_table("loss in tuning at", *columns, right=columns)
+    for arm in arms:
+        losses = {each.rate: _number(each.loss) for each in arm.rates}
+        cells = (
+            f"{losses.get(rate, NONE)}{'*' if rate == arm.best_rate else ' '}" for rate in rates
+        )
+        table.add_row(arm.name, *cells)
     return table
 
 
@@ -71,12 +85,8 @@ def runs_text(runs: RunProgress) -> str:
     return f"{words}: {runs.arm} at {runs.learning_rate:g}, seed {runs.seed}{step}"
 
 
-def _rates(arm: ArmSummary) -> str:
-    """The best rate's loss and those of its neighbours on the grid."""
-    rates = [each.rate for each in arm.rates]
-    place = rates.index(arm.best_rate) if arm.best_rate in rates else 0
-    near = arm.rates[max(0, place - 1) : place + 2]
-    return "  ".join(f"{each.rate:g}: {_number(each.loss)}" for each in near)
+def _heading(metric: str) -> str:
+    return f"{metric} %" if metric in SHARES else metric
 
 
 def _spread(arm: ArmSummary, metric: str) -> str:

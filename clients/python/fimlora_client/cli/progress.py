@@ -42,11 +42,12 @@ class JobProgress:
     def __call__(self, job: Job) -> None:
         """Show where the job stands now."""
         stage = stage_of(job)
+        line = _line(job, stage)
         if self._bar:
             self._move(job, stage)
-        elif stage != self._shown:
-            self._console.print(f"{job.id}  {stage}", soft_wrap=True)
-        self._shown = stage
+        elif line != self._shown:
+            self._console.print(f"{job.id}  {line}", soft_wrap=True)
+        self._shown = line
 
     def _move(self, job: Job, stage: str) -> None:
         assert self._bar
@@ -75,6 +76,12 @@ class JobProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def _line(job: Job, stage: str) -> str:
+    """What is said where nothing can be drawn: each stage, and each run that is done."""
+    runs = job.progress.runs if job.progress else None
+    return f"{stage}, {runs.done} of {runs.n_runs} runs done" if runs else stage
 
 
 def _measure(progress: JobProgressFigures) -> tuple[float, float | None, str]:

@@ -275,6 +275,21 @@ def test_a_slice_is_short_and_uneven(name):
         assert torch.equal(labels[labels != -100], ids[labels != -100])
 
 
+@pytest.mark.parametrize("name", ["llama_gqa_lm", "bert_classifier"])
+def test_a_slice_of_what_comes_without_a_mask_is_short_too(name):
+    """All of its columns are tokens, so no more of them are asked about."""
+    batch = make_batch(name, [150, 150, 150])
+    del batch["attention_mask"]
+    is_lm = name == "llama_gqa_lm"
+    loss = Loss(LossKind.CAUSAL_LM if is_lm else LossKind.SINGLE_LABEL)
+
+    few = short_slice(labelled_examples(batch, loss, CPU), loss)
+
+    assert few.batch.keys() == batch.keys()
+    assert few.batch["input_ids"].shape == (2, 16)
+    assert few.batch["labels"].shape == ((2, 16) if is_lm else (2,))
+
+
 def test_a_slice_of_what_a_decoder_puts_out_is_short():
     """Unless its labels come late, or come with inputs of their own."""
     loss = Loss(LossKind.SEQ2SEQ_LM)

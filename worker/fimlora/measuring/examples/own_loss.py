@@ -8,7 +8,7 @@ few tokens of two examples that differ in their number of labels.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, select, to_device
 from fimlora.measuring.examples.examples import Examples, accepts_cache, example_losses
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
-from fimlora.measuring.examples.padding import find_padding
+from fimlora.measuring.examples.padding import Padding, find_padding
 from fimlora.measuring.examples.question import Question
 from fimlora.model.targets import base_model_of
 
@@ -165,7 +165,7 @@ def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examp
     n = len(examples)
     batch = select(examples.batch, _most_and_fewest(examples, loss), n_examples=n)
     by_token = loss.kind is LossKind.CAUSAL_LM
-    padding = None if whole else find_padding(batch, labels_by_token=by_token)
+    padding = None if whole else _padding_of(batch, labels_by_token=by_token)
     if by_token:
         batch = _window(batch, padding.names) if padding is not None else batch
     elif padding is not None:
@@ -214,6 +214,16 @@ def _window(batch: Batch, names: frozenset[str]) -> Batch:
     starts = (is_label.argmax(dim=1) - _CONTEXT).clamp(0, labels.shape[1] - width)
     columns = starts[:, None] + torch.arange(width)
     return batch | {name: _chosen(batch[name], columns) for name in names}
+
+
+def _padding_of(batch: Batch, *, labels_by_token: bool) -> Padding | None:
+    """Find the padding of a batch; one without a mask has none, if its columns are tokens."""
+    ids = batch.get("input_ids")
+    if "attention_mask" in batch or not isinstance(ids, Tensor):
+        return find_padding(batch, labels_by_token=labels_by_token)
+    masked = batch | {"attention_mask": torch.ones_like(ids)}
+    padding = find_padding(masked, labels_by_token=labels_by_token)
+    return padding and replace(padding, names=padding.names - {"attention_mask"})
 
 
 def _chosen(tensor: Tensor, columns: Tensor) -> Tensor:

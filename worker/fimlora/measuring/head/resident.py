@@ -51,8 +51,9 @@ def fit_head(
     Args:
         model: A transformers model for sequence classification, wrapped by PEFT or not, in
             memory. Its last map is replaced; it is the only thing that changes.
-        batches: Batches with labels, as for `fimlora.measure`; all of them are used. More
-            rows than are measured make a better head: about a thousand do well.
+        batches: Batches with labels, as for `fimlora.measure`; all of them are used: about a
+            thousand rows do well. Take others than those that are measured: labels that the
+            head has seen look as if they followed from their rows.
         drawn: Names of modules whose weights the checkpoint lacks. A last map that is none of
             these came with the checkpoint and is left alone; ``None`` fits it in any case.
         seed: Seed of the random state meanwhile.
