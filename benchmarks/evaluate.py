@@ -143,7 +143,6 @@ def describe(task: Task, folder: Path) -> None:
 
 def show(judged: Judgement, folder: Path) -> None:
     data = {**judged.to_json(), "title": "Ranks for MiniLM on docstrings of Python's packages"}
-    (folder / "evaluation.json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
     (folder / "report.html").write_text(report_html(data))
     (folder / "report.svg").write_text(report_svg(data))
     for arm in judged.arms:

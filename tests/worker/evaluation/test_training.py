@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from fimlora.errors import AdapterMismatch, OutOfMemory
+from fimlora.measuring.examples.losses import LossKind
 from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora_worker.errors import Abort, UnequalArms
 from fimlora_worker.evaluation.adapted import adapt
@@ -342,7 +343,7 @@ def test_an_encoder_decoder_predicts_the_first_token_too(size):
     found = held_out_metrics(
         model,
         PaddedBatches(examples, batch_size=size, pad_id=0),
-        problem_type=None,
+        kind=LossKind.SEQ2SEQ_LM,
         on_batch=lambda: None,
     )
 
