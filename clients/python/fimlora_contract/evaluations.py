@@ -23,6 +23,10 @@ from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")
 MOST_RUNS = 500
+# Rows that a run may train on, repeated ones included: their order is kept in memory.
+MOST_TRAINED_ROWS = 1_000_000
+# Fewer rows to test on tell nothing.
+FEWEST_HELD_OUT = 8
 EVAL_SHARE = 0.2
 # A content address, a job that made a plan, or a pin.
 PLAN_REFERENCE = (
@@ -90,7 +94,7 @@ class EvaluationRequest(CalibrationRequest):
         Field(description="Part of the rows that is held out where nothing else is; 0.2."),
     ] = None
     eval_rows: Annotated[
-        Annotated[int, Field(ge=8, le=100_000)] | None,
+        Annotated[int, Field(ge=FEWEST_HELD_OUT, le=100_000)] | None,
         Field(description="Held-out rows, at most; 256, or 128 with quick."),
     ] = None
     seeds: Annotated[
@@ -99,7 +103,10 @@ class EvaluationRequest(CalibrationRequest):
     ] = None
     steps: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,
-        Field(description="Optimiser steps of a run; 64, or 32 with quick."),
+        Field(
+            description="Optimiser steps of a run; 64, or 32 with quick. Times batch_size at "
+            f"most {MOST_TRAINED_ROWS:,}."
+        ),
     ] = None
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     max_length: Annotated[
@@ -161,6 +168,17 @@ class EvaluationRequest(CalibrationRequest):
             raise ValueError(
                 f"{self.most_runs} runs would be trained, with {len(self.arms)} arms; at most "
                 f"{MOST_RUNS} are: give fewer methods, plans, learning_rates or seeds"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_many_rows(self) -> Self:
+        n_steps = self.schedule.n_steps
+        if n_steps * self.batch_size > MOST_TRAINED_ROWS:
+            raise ValueError(
+                f"steps={n_steps} with batch_size={self.batch_size} are "
+                f"{n_steps * self.batch_size:,} rows in each run; at most {MOST_TRAINED_ROWS:,} "
+                "are trained on: give fewer steps, or a smaller batch_size"
             )
         return self
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fimlora_contract.digests import digest_of
-from fimlora_contract.evaluations import EVAL_SHARE, EvaluationRequest
+from fimlora_contract.evaluations import EVAL_SHARE, FEWEST_HELD_OUT, EvaluationRequest
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
@@ -20,8 +20,7 @@ from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.results.reading import plan_of, read_pattern
 
 # Raise it with every change after which equal requests train or judge in another way.
-TRAINING = 1
-FEWEST_HELD_OUT = 8
+TRAINING = 2
 TRAINED = frozenset({"seeds", "steps", "batch_size", "max_length", "learning_rates", "quick"})
 HELD_OUT = frozenset({"eval_split", "eval_share", "eval_rows"})
 

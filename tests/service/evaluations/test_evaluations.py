@@ -2,7 +2,7 @@
 
 import pytest
 
-from fimlora_contract.evaluations import MOST_RUNS, EvaluationRequest
+from fimlora_contract.evaluations import MOST_RUNS, MOST_TRAINED_ROWS, EvaluationRequest
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.runs import Runs
@@ -207,6 +207,17 @@ class TestRefusing:
 
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         assert said in answer.text
+
+    def test_rows_of_a_run_are_limited_by_their_product(self, http, body):
+        """Steps and batch size are each allowed, but not both at once; the limit itself is."""
+        wrong = http.post("/evaluations", json=body | {"steps": 1_000_000, "batch_size": 1024})
+        most = body | {"steps": MOST_TRAINED_ROWS // 8, "batch_size": 8}
+
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "validation_failed")
+        assert "1,024,000,000 rows in each run; at most 1,000,000" in wrong.text
+        assert EvaluationRequest.model_validate(most)
+        with pytest.raises(ValueError, match="1,000,008 rows in each run"):
+            EvaluationRequest.model_validate(most | {"steps": most["steps"] + 1})
 
     def test_runs_are_counted_with_a_grid_that_is_widened_at_both_ends(self, http, body):
         """So that an evaluation that was accepted never has more than are allowed."""

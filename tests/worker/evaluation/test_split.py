@@ -42,7 +42,7 @@ def test_a_share_of_the_rows_is_held_out_by_the_seed():
     assert split.held_out.n_rows == 20
     assert texts(split_of(rows, held_out_share=0.2).held_out) == texts(split.held_out)
     assert texts(split_of(rows, split_seed=1).held_out) != texts(split.held_out)
-    assert split_of(rows, n_held_out=7).held_out.n_rows == 7
+    assert split_of(rows, n_held_out=9).held_out.n_rows == 9
     assert split.n_equal_texts == split.n_unknown_classes == 0
 
 
@@ -167,9 +167,40 @@ def test_examples_are_those_of_calibration():
     ("rows", "own", "message"),
     [
         (unique_rows(3), None, "too few"),
-        (unique_rows(50), unique_rows(10), "differs in its text"),
+        (unique_rows(50), unique_rows(10), r"of 10 held-out rows 10 have .* 0 are left"),
     ],
 )
 def test_rows_that_leave_nothing_to_test_are_refused(rows, own, message):
     with pytest.raises(DatasetEmpty, match=message):
         split_of(rows, own=own)
+
+
+def test_too_few_rows_that_may_be_tested_are_refused_with_their_counts():
+    """Eight are the fewest, after equal texts and unknown classes are left out."""
+    rows, own = unique_rows(50), unique_rows(65)[45:]
+    unknown = [dict(row, label=9) for row in own[7:13]]
+
+    assert split_of(rows, own=[*own[:5], *unknown, *own[12:]]).held_out.n_rows == 8
+    with pytest.raises(DatasetEmpty) as refused:
+        split_of(rows, own=[*own[:5], *unknown, *own[13:]])
+
+    assert "of 18 held-out rows 5 have the text of a training row and 6 a class" in str(
+        refused.value
+    )
+    assert "7 are left to test on, and at least 8 are needed" in str(refused.value)
+
+
+def test_held_out_rows_that_leave_nothing_to_predict_do_not_count():
+    """Eight examples must come of the rows, not eight rows."""
+    rows = [{"prompt": f"w{i} w{i // 50}", "completion": " w1 w2 w3"} for i in range(40)]
+    own = [{"prompt": f"w{i} w3", "completion": " w1 w2"} for i in range(9)]
+    for row in own[:2]:
+        row["prompt"] = " ".join([row["prompt"], "w5 " * 20])
+    split = split_of(rows, own=own)
+    fields = find_fields(split.train.names, columns=Columns())
+    encoder = Encoder(make_tokenizer(pad_token="[PAD]"), fields, 8, split.labels)
+
+    with pytest.raises(
+        DatasetEmpty, match=r"of 9 rows to test on 2 leave nothing .* 7 are left"
+    ):
+        encode(split, encoder, make_settings())

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fimlora_contract.evaluations import FEWEST_HELD_OUT
+from fimlora_worker.errors import DatasetEmpty
 from fimlora_worker.evaluation.settings import EvaluationSettings
 from fimlora_worker.evaluation.split import Split
 from fimlora_worker.inputs.calibration_data import draw
@@ -50,7 +52,7 @@ def encode(
         on_example: Called before each row is made an example.
 
     Raises:
-        DatasetEmpty: One side leaves nothing to predict.
+        DatasetEmpty: The training rows leave nothing to predict, or too few held-out ones do.
     """
     sides = [
         draw(rows, encoder, n_examples=n, seed=settings.split_seed, on_example=on_example)
@@ -60,6 +62,12 @@ def encode(
         )
     ]
     train, held_out = sides
+    if len(held_out.examples) < FEWEST_HELD_OUT:
+        raise DatasetEmpty(
+            f"of {split.held_out.n_rows} rows to test on {held_out.n_dropped} leave nothing to "
+            f"predict within max_length={encoder.max_length}; {len(held_out.examples)} are left, "
+            f"and at least {FEWEST_HELD_OUT} are needed: give more rows, or a larger max_length"
+        )
     return EvaluationData(
         train=train.examples,
         held_out=held_out.examples,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fimlora_contract.evaluations import FEWEST_HELD_OUT
 from fimlora_jobs.datasets.columns import TaskName, TextFields
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
@@ -59,7 +60,7 @@ def hold_out(
         task: As the request has it.
 
     Raises:
-        DatasetEmpty: Nothing is left to train on, or to test on.
+        DatasetEmpty: Nothing is left to train on, or too few rows to test on.
         DatasetSchema: The training rows have no labels to learn.
     """
     other = rows if own is None else own
@@ -77,12 +78,14 @@ def hold_out(
     fresh = [n for n, text in _texts(_only(other, candidates), fields) if text not in known]
     named = [candidates[n] for n in fresh]
     usable = named if labels is None else _of_known_class(other, named, fields, labels)
-    return Split(
-        train=train,
-        held_out=_checked(_only(other, usable), n_candidates=len(candidates)),
-        labels=labels,
-        n_equal_texts=len(candidates) - len(named),
-        n_unknown_classes=len(named) - len(usable),
+    return _checked(
+        Split(
+            train=train,
+            held_out=_only(other, usable),
+            labels=labels,
+            n_equal_texts=len(candidates) - len(named),
+            n_unknown_classes=len(named) - len(usable),
+        )
     )
 
 
@@ -92,13 +95,17 @@ def _n_held_out(rows: Rows, own: Rows | None, settings: EvaluationSettings) -> i
     return min(settings.n_held_out, int(rows.n_rows * settings.held_out_share))
 
 
-def _checked(held_out: Rows, *, n_candidates: int) -> Rows:
-    if not held_out.n_rows:
+def _checked(split: Split) -> Split:
+    n_left = split.held_out.n_rows
+    if n_left < FEWEST_HELD_OUT:
+        n_held_out = n_left + split.n_equal_texts + split.n_unknown_classes
         raise DatasetEmpty(
-            f"none of the {n_candidates} rows to test on differs in its text from all training "
-            "rows; give a split to test on that shares no text with them"
+            f"of {n_held_out} held-out rows {split.n_equal_texts} have the text of a training row "
+            f"and {split.n_unknown_classes} a class that no training row has; {n_left} are left "
+            f"to test on, and at least {FEWEST_HELD_OUT} are needed: give more rows, or a split "
+            "to test on that shares no text with them"
         )
-    return held_out
+    return split
 
 
 def _texts(rows: Rows, fields: TextFields) -> Iterator[tuple[int, bytes]]:
