@@ -359,7 +359,7 @@ class TestEstimate:
         same = http.post("/evaluations", json=only).json()
         other = http.post("/evaluations", json=only | {"batch_size": 4}).json()
 
-        assert same["train_s"] == pytest.approx(0.5 * 10 * 39)
+        assert same["train_s"] == pytest.approx(0.5 * 10 * 27)
         assert other["train_s"] is None
 
 
