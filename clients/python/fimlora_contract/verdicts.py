@@ -62,16 +62,22 @@ class Difference(AnswerModel):
 class Levers(AnswerModel):
     """How much the learning rate moves the loss, and how much the ranks do."""
 
-    rate: float | None
-    ranks: float | None
+    rate: float | None = Field(
+        description="Higher loss of uniform at the worse neighbour of its best rate; null if it "
+        "diverged there, or nothing is known."
+    )
+    ranks: float | None = Field(description="Largest difference between two arms.")
     sentence: str
 
 
 class Verdict(AnswerModel):
     """The answer to whether the ranks help on this task."""
 
-    code: Literal["no_difference", "better", "any_uneven", "undecided"]
-    winner: str = Field(description="The arm to use.")
+    code: Literal["no_difference", "better", "any_uneven", "undecided"] = Field(
+        description="better: an arm has less loss than uniform. any_uneven: random ranks have, "
+        "too, and the two are not told apart. undecided: uniform diverged, or seeds lack."
+    )
+    winner: str = Field(description="The arm to use; uniform where none can be named.")
     sentence: str
     notes: list[str] = Field(default=[], description="What one must know to read it.")
 

@@ -219,6 +219,32 @@ def test_the_larger_lever_is_named():
     assert "the choice of ranks" in ranks.levers.sentence
 
 
+def test_a_neighbour_that_diverged_makes_the_rate_the_larger_lever():
+    """Nothing that ranks do costs as much; its number is none on the wire."""
+    settings = make_settings()
+    usual = bowl({"uniform": 2e-3, "random": 2e-3, "fim": 2e-3})
+
+    def surface(spec):
+        return math.nan if spec.learning_rate > 2e-3 else usual(spec) - (spec.arm == "fim")
+
+    judged = judge(settings, run_all(settings, surface))
+
+    assert judged.levers.rate == math.inf
+    assert judged.levers.ranks == pytest.approx(1)
+    assert "larger lever was the learning rate" in judged.levers.sentence
+    assert "away from 0.002, uniform diverged;" in judged.levers.sentence
+    assert judged.to_json()["levers"]["rate"] is None
+
+
+def test_where_nothing_moves_the_loss_no_lever_is_the_larger_one():
+    settings = make_settings()
+
+    levers = judge(settings, run_all(settings, lambda spec: 1.0)).levers
+
+    assert (levers.rate, levers.ranks) == (0, 0)
+    assert "Neither learning rate nor ranks" in levers.sentence
+
+
 def test_a_best_rate_at_the_edge_of_the_widened_grid_is_said():
     settings = make_settings()
     results = run_all(settings, bowl({"uniform": 2e-3, "random": 2e-3, "fim": 64e-3}))

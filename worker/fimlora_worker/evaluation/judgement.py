@@ -85,8 +85,8 @@ class Levers:
     """How much the learning rate moves the loss, and how much the ranks do.
 
     Attributes:
-        rate: What uniform loses at the worse neighbour of its best rate, in tuning; ``None``
-            where that is not known.
+        rate: What uniform loses at the worse neighbour of its best rate, in tuning; infinite
+            where it diverged there, ``None`` where nothing is known.
         ranks: Largest difference between two arms, each at its best rate.
         sentence: The same in words.
     """
@@ -101,9 +101,10 @@ class Verdict:
     """The answer.
 
     Attributes:
-        code: ``no_difference`` (use uniform), ``better`` (an arm beats uniform and random),
-            ``any_uneven`` (one beats uniform, but random ranks do as well) or ``undecided``.
-        winner: The arm to use.
+        code: ``no_difference`` (use uniform), ``better`` (an arm beats uniform, and random ranks
+            are not shown to do as well), ``any_uneven`` (one beats uniform, random ranks beat it
+            too, and the two are not told apart) or ``undecided``.
+        winner: The arm to use; uniform where none can be named.
         sentence: The same in words.
         notes: What else one must know to read it.
     """

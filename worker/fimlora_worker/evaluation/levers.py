@@ -2,6 +2,7 @@
 
 The rate is measured on uniform, in tuning: how much loss the worse neighbour of its best rate
 costs. The ranks are measured at each arm's best rate: the largest difference between two arms.
+A neighbour that diverged costs more than any ranks.
 """
 
 import math
@@ -20,20 +21,26 @@ def find_levers(arms: Sequence[ArmSummary]) -> Levers:
         return Levers(
             rate, ranks, "Learning rate and ranks could not be held against each other."
         )
-    larger = "the learning rate" if rate > ranks else "the choice of ranks"
     assert uniform.best_rate is not None
+    cost = "diverged" if math.isinf(rate) else f"has a loss that is higher by up to {rate:.3g}"
     sentence = (
-        f"The larger lever was {larger}: one step of the grid away from {uniform.best_rate:g}, "
-        f"uniform's loss is higher by up to {rate:.3g}; between the arms at their best rates it "
-        f"differs by at most {ranks:.3g}."
+        f"{_larger(rate, ranks)}: one step of the grid away from {uniform.best_rate:g}, uniform "
+        f"{cost}; between the arms at their best rates the loss differs by at most {ranks:.3g}."
     )
     return Levers(rate, ranks, sentence)
+
+
+def _larger(rate: float, ranks: float) -> str:
+    if rate == ranks:
+        return "Neither learning rate nor ranks were the larger lever"
+    larger = "the learning rate" if rate > ranks else "the choice of ranks"
+    return f"The larger lever was {larger}"
 
 
 def neighbour_cost(arm: ArmSummary) -> float | None:
     """How much more loss an arm has at the worse neighbour of its best rate.
 
-    A neighbour that diverged costs more than can be said, and does not count.
+    Infinite if a neighbour diverged; ``None`` where no rate or no neighbour is known.
     """
     if arm.best_rate is None:
         return None
@@ -41,8 +48,7 @@ def neighbour_cost(arm: ArmSummary) -> float | None:
     rates = sorted(losses)
     place = rates.index(arm.best_rate)
     around = [losses[rate] for rate in rates[max(0, place - 1) : place + 2]]
-    known = [loss for loss in around if math.isfinite(loss)]
-    return max(known) - min(known) if len(known) > 1 else None
+    return max(around) - losses[arm.best_rate] if len(around) > 1 else None
 
 
 def _range_of_arms(arms: Sequence[ArmSummary]) -> float | None:
