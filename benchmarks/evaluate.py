@@ -197,13 +197,14 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     settings = settings_of(arguments)
+    n_tested = None
     if arguments.judge:
         results = load_results(arguments.folder)
     else:
         task = make_task(settings)
         describe(task, arguments.folder)
-        results = train_all(task, arguments.folder)
-    show(judge(settings, results), arguments.folder)
+        results, n_tested = train_all(task, arguments.folder), len(task.data.held_out)
+    show(judge(settings, results, n_tested=n_tested), arguments.folder)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_the_page_says_the_verdict_first_and_every_difference():
 
     assert found.split("Differences in loss")[0].split() == [
         "Ours",
-        *data["verdict"]["sentence"].split(),
+        *" ".join([data["verdict"]["sentence"], *data["verdict"]["notes"]]).split(),
     ]
     for difference in data["differences"]:
         for end in ("mean", "low", "high"):

@@ -191,6 +191,111 @@ def test_nothing_is_decided_when_uniform_has_no_figures():
     assert "uniform diverged at every learning rate" in " ".join(verdict.notes)
 
 
+def with_losses(given):
+    """Settings and results in which final runs have the losses given by arm, one per seed."""
+    arms = tuple(given)
+    settings = make_settings(arms=arms, seeds=tuple(range(len(given["uniform"]))))
+    usual = bowl(dict.fromkeys(arms, 2e-3))
+
+    def surface(spec):
+        return given[spec.arm][spec.seed] if spec.phase == "final" else usual(spec)
+
+    return settings, run_all(settings, surface)
+
+
+NEAR = (0.001, -0.001, 0.002, -0.002, 0.0)
+FIM = [0.401 + each for each in NEAR]
+UNIFORM_LOSSES = [0.501 - each for each in NEAR]
+NOISY = [0.5 + each for each in (0.14, -0.16, 0.12, -0.1, 0.0)]
+
+
+def test_random_that_is_no_better_than_uniform_does_not_make_any_pattern_do():
+    """Not told apart is not equal: noise of random alone must not speak for it."""
+    settings, results = with_losses({"fim": FIM, "uniform": UNIFORM_LOSSES, "random": NOISY})
+    test = stats.ttest_rel(FIM, NOISY)
+    interval = test.confidence_interval(0.95)
+    half = (interval.high - interval.low) / 2
+
+    verdict = judge(settings, results).verdict
+
+    assert test.pvalue > 0.05
+    assert (verdict.code, verdict.winner) == ("better", "fim")
+    assert f"not told apart from random (-0.099 +- {half:.2g})" in verdict.sentence
+    assert "uneven" not in verdict.sentence
+
+
+def test_any_uneven_pattern_does_it_where_random_wins_over_uniform_too():
+    """And the two that win are not told apart."""
+    random = [1e-4 + each + 5 * noise for each, noise in zip(FIM, NEAR[::-1], strict=True)]
+
+    judged = judge(
+        *with_losses({"fim": FIM, "uniform": UNIFORM_LOSSES, "random": random, "other": NOISY})
+    )
+
+    assert judged.difference("fim", "random", "loss").p > 0.05
+    assert judged.difference("random", "uniform", "loss").p_holm <= 0.05
+    assert (judged.verdict.code, judged.verdict.winner) == ("any_uneven", "fim")
+    assert "any uneven pattern does it" in judged.verdict.sentence
+
+
+def test_the_best_arm_is_named_where_uniform_diverges_at_every_rate():
+    """Uniform is not recommended; of arms that never diverged the one with the least loss is."""
+    settings = make_settings(arms=("uniform", "random", "fim", "spectral"))
+    usual = bowl(dict.fromkeys(settings.arms, 2e-3))
+    offsets = {"uniform": math.nan, "random": 0.0, "fim": -0.1, "spectral": -0.2}
+
+    def surface(spec):
+        is_bad = (spec.arm, spec.seed) == ("spectral", 3)
+        return math.nan if is_bad else usual(spec) + offsets[spec.arm]
+
+    some = judge(settings, run_all(settings, surface)).verdict
+    none = judge(settings, run_all(settings, lambda spec: math.nan)).verdict
+
+    assert (some.code, some.winner) == ("undecided", "fim")
+    assert "uniform diverged at every learning rate" in some.sentence
+    assert "fim has the least loss (0.9, 5 seeds): use fim" in some.sentence
+    assert none.code == "undecided"
+    assert "use" not in none.sentence.lower()
+    assert "lower learning rates" in none.sentence
+
+
+def test_uniform_that_diverged_in_a_final_run_is_compared_by_the_rest_and_not_recommended():
+    """Nobody is better on the surviving seeds; an arm that did not diverge is named."""
+    unstable = [*UNIFORM_LOSSES[:3], math.nan, math.nan]
+    stable = [each + 0.0005 for each in UNIFORM_LOSSES]
+    given = {"fim": stable[::-1], "uniform": unstable, "random": NOISY}
+
+    judged = judge(*with_losses(given))
+
+    assert judged.difference("fim", "uniform", "loss").n == 3
+    assert judged.verdict.code == "undecided"
+    assert judged.verdict.winner != "uniform"
+    assert "uniform diverged in 2 of 5 final runs" in judged.verdict.sentence
+    assert f"use {judged.verdict.winner}" in judged.verdict.sentence
+    assert "rest on the other 3" in " ".join(judged.verdict.notes)
+
+
+def test_an_arm_that_is_better_where_uniform_did_not_diverge_says_so():
+    unstable = [*UNIFORM_LOSSES[:4], math.nan]
+
+    verdict = judge(*with_losses({"fim": FIM, "uniform": unstable, "random": NOISY})).verdict
+
+    assert (verdict.code, verdict.winner) == ("better", "fim")
+    assert "4 seeds in which uniform did not diverge" in verdict.sentence
+    assert "cannot win" not in " ".join(verdict.notes)
+
+
+def test_random_that_diverged_leaves_nothing_to_hold_a_winner_against():
+    lost = [math.nan] * 5
+
+    verdict = judge(
+        *with_losses({"fim": FIM, "uniform": UNIFORM_LOSSES, "random": lost})
+    ).verdict
+
+    assert (verdict.code, verdict.winner) == ("better", "fim")
+    assert "nothing to hold against random" in verdict.sentence
+
+
 def test_runs_without_any_noise_are_judged_by_what_they_are():
     """Differences without spread: a real one is certain, none is none."""
     settings = make_settings()
@@ -249,10 +354,21 @@ def test_a_best_rate_at_the_edge_of_the_widened_grid_is_said():
     settings = make_settings()
     results = run_all(settings, bowl({"uniform": 2e-3, "random": 2e-3, "fim": 64e-3}))
 
-    notes = judge(settings, results).verdict.notes
+    of_arms = judge(settings, results).verdict.notes[:-2]
 
-    assert len(notes) == 1
-    assert "best rate of fim, 0.016, is at the edge" in notes[0]
+    assert len(of_arms) == 1
+    assert "best rate of fim, 0.016, is at the edge" in of_arms[0]
+
+
+def test_every_judgement_says_what_it_was_tested_on_and_what_intervals_leave_out():
+    """The number of rows, that rates were chosen on them, and that only seeds were varied."""
+    settings, results = simulate(5, {})
+
+    *_, rows, seeds = judge(settings, results, n_tested=187).verdict.notes
+
+    assert "187 held-out rows" in rows
+    assert "learning rate was chosen on the same rows" in rows
+    assert "spread between seeds only" in seeds
 
 
 def test_the_order_of_the_results_changes_nothing():

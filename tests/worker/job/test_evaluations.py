@@ -77,6 +77,7 @@ def test_an_evaluation_ends_with_a_verdict_and_its_files(jobs: Jobs, run_queue):
     assert job.status == "succeeded", job.error
     assert [arm.name for arm in job.result.arms] == ["fim", "uniform", "random"]
     assert job.result.verdict.sentence
+    assert "Tested on 19 held-out rows" in " ".join(job.result.verdict.notes)
     assert job.result.data == {
         "n_train": 16, "n_held_out": 19, "n_dropped": 0, "n_equal_texts": 0,
         "n_unknown_classes": 0,

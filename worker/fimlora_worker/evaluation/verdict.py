@@ -2,40 +2,40 @@
 
 Loss decides. An arm wins if its loss is lower than uniform's over the same seeds, at 5 % after
 Holm's correction for the number of arms; among several the one with the lowest loss. The winner
-is then held against random ranks: if it is not lower than these, at 5 %, any uneven pattern does
-as well. Without a winner the verdict says how large a difference could have been missed: the
-farthest that the intervals reach, simultaneous at 95 % by Bonferroni. An arm that diverged in a
-final run cannot win. Intervals in tables are each at 95 %.
+is then held against random ranks. Where it is not lower than these at 5 %, and random ranks win
+over uniform, too, any uneven pattern does it; where random does not win, all that is said is that
+the two were not told apart. Without a winner the verdict says how large a difference could have
+been missed: the farthest that the intervals reach, simultaneous at 95 % by Bonferroni. An arm
+that diverged in a final run cannot win, and uniform that did is not recommended. Intervals in
+tables are each at 95 %.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from fimlora.errors import InvalidOption
-from fimlora_worker.evaluation.judgement import (
-    MORE_IS_BETTER,
-    ArmSummary,
-    Difference,
-    Judgement,
-    Verdict,
-)
+from fimlora_worker.evaluation.differences import find_differences, values_of
+from fimlora_worker.evaluation.judgement import ArmSummary, Difference, Judgement, Verdict
 from fimlora_worker.evaluation.levers import find_levers
-from fimlora_worker.evaluation.paired import LEVEL, Paired, differences_by_seed, holm, paired
+from fimlora_worker.evaluation.notes import find_notes
+from fimlora_worker.evaluation.paired import LEVEL, differences_by_seed, paired
 from fimlora_worker.evaluation.runs import LOSS, RunResult
 from fimlora_worker.evaluation.schedule import next_runs
-from fimlora_worker.evaluation.settings import CONTROLS, RANDOM, UNIFORM, EvaluationSettings
-from fimlora_worker.evaluation.summary import final_results, summarise, values_by_seed
+from fimlora_worker.evaluation.settings import RANDOM, UNIFORM, EvaluationSettings
+from fimlora_worker.evaluation.summary import summarise
 
 ERROR_RATE = 1 - LEVEL
-Values = Mapping[str, Mapping[int, float]]  # by arm and seed
 
 
-def judge(settings: EvaluationSettings, results: Iterable[RunResult]) -> Judgement:
+def judge(
+    settings: EvaluationSettings, results: Iterable[RunResult], *, n_tested: int | None = None
+) -> Judgement:
     """Judge what is finished; all tuning runs must be.
 
     Args:
         settings: Of the evaluation.
         results: One per run, in any order.
+        n_tested: Held-out rows, for the notes.
 
     Raises:
         InvalidOption: Tuning runs are lacking, so that no arm's rate is known.
@@ -48,9 +48,10 @@ def judge(settings: EvaluationSettings, results: Iterable[RunResult]) -> Judgeme
             "learning rate is known"
         )
     arms = summarise(settings, runs)
-    differences = _differences(arms, runs)
+    differences = find_differences(arms, runs)
+    notes = find_notes(arms, n_tested)
     return Judgement(
-        verdict=_decide(arms, differences, runs),
+        verdict=_decide(arms, differences, runs, notes),
         arms=tuple(arms),
         differences=tuple(differences),
         levers=find_levers(arms),
@@ -60,78 +61,58 @@ def judge(settings: EvaluationSettings, results: Iterable[RunResult]) -> Judgeme
     )
 
 
-def _differences(arms: Sequence[ArmSummary], runs: Sequence[RunResult]) -> list[Difference]:
-    found = []
-    metrics = dict.fromkeys(name for arm in arms for name in arm.metrics)
-    for metric in metrics:
-        values = _values(arms, runs, metric)
-        for reference in CONTROLS:
-            found.extend(_to_reference(values, reference, metric))
-    return found
-
-
-def _values(arms: Sequence[ArmSummary], runs: Sequence[RunResult], metric: str) -> Values:
-    return {
-        arm.name: values_by_seed(final_results(arm.name, arm.best_rate, runs), metric)
-        for arm in arms
-    }
-
-
-def _to_reference(values: Values, reference: str, metric: str) -> list[Difference]:
-    pairs: dict[str, tuple[list[float], Paired]] = {}
-    for arm in values:
-        each = differences_by_seed(values[arm], values[reference])
-        if not _is_known(arm, reference) and (found := paired(each)):
-            pairs[arm] = each, found
-    adjusted = holm([found.p for _, found in pairs.values()])
-    sign = 1 if metric in MORE_IS_BETTER else -1
-    return [
-        Difference(
-            arm,
-            reference,
-            metric,
-            mean=found.mean,
-            low=found.low,
-            high=found.high,
-            p=found.p,
-            p_holm=p_holm,
-            n=found.n,
-            n_better=sum(sign * difference > 0 for difference in each),
-        )
-        for (arm, (each, found)), p_holm in zip(pairs.items(), adjusted, strict=True)
-    ]
-
-
-def _is_known(arm: str, reference: str) -> bool:
-    """Whether a difference is none, or that of random to uniform the other way round."""
-    return arm == reference or (arm, reference) == (UNIFORM, RANDOM)
-
-
 def _decide(
-    arms: Sequence[ArmSummary], differences: Sequence[Difference], runs: Sequence[RunResult]
+    arms: Sequence[ArmSummary],
+    differences: Sequence[Difference],
+    runs: Sequence[RunResult],
+    notes: tuple[str, ...],
 ) -> Verdict:
-    notes = _notes(arms)
     by_name = {arm.name: arm for arm in arms}
     to_uniform = [d for d in differences if d.reference == UNIFORM and d.metric == LOSS]
-    if not to_uniform:
-        sentence = (
-            "Undecided: fewer than two seeds with a loss for uniform and another arm. Use "
-            "uniform."
-        )
-        return Verdict("undecided", UNIFORM, sentence, notes)
     winners = [
         d
         for d in to_uniform
         if d.mean < 0 and d.p_holm <= ERROR_RATE and not by_name[d.arm].n_diverged
     ]
-    if not winners:
+    if winners:
+        return _winner(winners, by_name[UNIFORM], differences, notes)
+    if _is_unstable(by_name[UNIFORM]):
+        return _unstable_uniform(arms, to_uniform, notes)
+    if to_uniform:
         return _no_winner(arms, to_uniform, runs, notes)
-    best = min(winners, key=lambda d: d.mean)
-    to_random = next(
-        (d for d in differences if _is(d, best.arm, RANDOM, LOSS)),
-        None,
+    sentence = (
+        "Undecided: fewer than two seeds with a loss for uniform and another arm. Use uniform."
     )
-    return _winner(best, to_random, differences, notes)
+    return Verdict("undecided", UNIFORM, sentence, notes)
+
+
+def _is_unstable(arm: ArmSummary) -> bool:
+    return arm.best_rate is None or arm.n_diverged > 0
+
+
+def _unstable_uniform(
+    arms: Sequence[ArmSummary], to_uniform: Sequence[Difference], notes: tuple[str, ...]
+) -> Verdict:
+    """Nobody is shown to be better, but uniform is not to be used: what diverges may do so again."""
+    uniform = next(arm for arm in arms if arm.name == UNIFORM)
+    where = "at every learning rate"
+    if uniform.best_rate is not None:
+        among = "no arm is better" if to_uniform else "too few seeds are left to compare"
+        where = (
+            f"in {uniform.n_diverged} of {uniform.n_final} final runs; in the others {among}"
+        )
+    head = f"Undecided: uniform diverged {where}."
+    stable = [arm for arm in arms if not _is_unstable(arm) and LOSS in arm.metrics]
+    if not stable:
+        sentence = f"{head} No other arm ended all its final runs with a loss: give lower learning rates."
+        return Verdict("undecided", UNIFORM, sentence, notes)
+    best = min(stable, key=lambda arm: arm.metrics[LOSS].mean)
+    sentence = (
+        f"{head} Of the arms that did not diverge {best.name} has the least loss "
+        f"({best.metrics[LOSS].mean:.3g}, {best.n_final} seeds): use {best.name}, or give lower "
+        "learning rates."
+    )
+    return Verdict("undecided", best.name, sentence, notes)
 
 
 def _is(difference: Difference, arm: str, reference: str, metric: str) -> bool:
@@ -162,7 +143,7 @@ def _no_winner(
 
 def _reach(arms: Sequence[ArmSummary], runs: Sequence[RunResult], metric: str) -> float:
     """The largest difference to uniform that simultaneous intervals hold."""
-    values = _values(arms, runs, metric)
+    values = values_of(arms, runs, metric)
     found = [
         paired(differences_by_seed(values[arm], values[UNIFORM]))
         for arm in values
@@ -174,50 +155,48 @@ def _reach(arms: Sequence[ArmSummary], runs: Sequence[RunResult], metric: str) -
 
 
 def _winner(
-    best: Difference,
-    to_random: Difference | None,
+    winners: Sequence[Difference],
+    uniform: ArmSummary,
     differences: Sequence[Difference],
     notes: tuple[str, ...],
 ) -> Verdict:
-    accuracy = next((d for d in differences if _is(d, best.arm, UNIFORM, "accuracy")), None)
-    also = f", accuracy {_signed(accuracy, 100)} points" if accuracy else ""
-    head = (
-        f"{best.arm} is better than uniform by {-best.mean:.3g} +- {_half(best):.2g} of loss on "
-        f"this task ({best.n} seeds, 95 %{also})"
-    )
+    best = min(winners, key=lambda d: d.mean)
+    head = _head(best, uniform, differences)
     if best.arm == RANDOM:
         sentence = f"{head}, and its ranks are random: any uneven pattern does it."
         return Verdict("any_uneven", RANDOM, sentence, notes)
-    if to_random is None:
-        return Verdict("undecided", UNIFORM, f"{head}; nothing to hold against random.", notes)
-    against = f"against random {_signed(to_random)}"
-    if to_random.mean < 0 and to_random.p <= ERROR_RATE:
-        return Verdict("better", best.arm, f"{head}; {against}: use {best.arm}.", notes)
-    return Verdict(
-        "any_uneven", best.arm, f"{head}; {against}: any uneven pattern does it.", notes
+    to_random = next((d for d in differences if _is(d, best.arm, RANDOM, LOSS)), None)
+    against, is_told_apart = _against_random(to_random)
+    if any(d.arm == RANDOM for d in winners) and not is_told_apart:
+        sentence = (
+            f"{head}; {against}, and random is better than uniform, too: any uneven pattern "
+            "does it."
+        )
+        return Verdict("any_uneven", best.arm, sentence, notes)
+    return Verdict("better", best.arm, f"{head}; {against}: use {best.arm}.", notes)
+
+
+def _head(best: Difference, uniform: ArmSummary, differences: Sequence[Difference]) -> str:
+    accuracy = next((d for d in differences if _is(d, best.arm, UNIFORM, "accuracy")), None)
+    also = f", accuracy {_signed(accuracy, 100)} points" if accuracy else ""
+    seeds = f"{best.n} seeds" + (
+        " in which uniform did not diverge" if _is_unstable(uniform) else ""
+    )
+    return (
+        f"{best.arm} is better than uniform by {-best.mean:.3g} +- {_half(best):.2g} of loss on "
+        f"this task ({seeds}, 95 %{also})"
     )
 
 
-def _notes(arms: Sequence[ArmSummary]) -> tuple[str, ...]:
-    """What one must know of single arms to read the verdict."""
-    return tuple(note for arm in arms for note in _notes_on(arm))
-
-
-def _notes_on(arm: ArmSummary) -> Iterable[str]:
-    if arm.best_rate is None:
-        rates = ", ".join(f"{each.rate:g}" for each in arm.rates)
-        yield f"{arm.name} diverged at every learning rate ({rates}); it is not compared."
-        return
-    if arm.n_diverged:
-        yield (
-            f"{arm.name} diverged in {arm.n_diverged} of {arm.n_final} final runs; these are left "
-            "out of its figures, and it cannot win."
-        )
-    if arm.is_at_edge:
-        yield (
-            f"The best rate of {arm.name}, {arm.best_rate:g}, is at the edge of the grid: a rate "
-            "beyond it may be better."
-        )
+def _against_random(to_random: Difference | None) -> tuple[str, bool]:
+    """How the winner stands to random ranks, in words, and whether they differ."""
+    if to_random is None:
+        return "nothing to hold against random", False
+    if to_random.p > ERROR_RATE:
+        return f"not told apart from random ({_signed(to_random)})", False
+    if to_random.mean < 0:
+        return f"against random {_signed(to_random)}", True
+    return f"worse than random ({_signed(to_random)})", False
 
 
 def _seeds(differences: Sequence[Difference]) -> str:

@@ -62,7 +62,8 @@ def run(
     prepared = prepare_evaluation(record, runs, process, reporter, folder=folder)
     results = _train_all(record, prepared, runs, process, reporter, folder)
     reporter.enter(Stage.JUDGING)
-    judgement = judge(prepared.ground.settings, results)
+    n_tested = len(prepared.task.data.held_out)
+    judgement = judge(prepared.ground.settings, results, n_tested=n_tested)
     _note_speed(record, prepared, results, process)
     target = folder / FINDINGS
     target.mkdir()

@@ -1,0 +1,45 @@
+"""What one must know to read a verdict: of single arms, of the rows, of the intervals."""
+
+from collections.abc import Iterable, Sequence
+
+from fimlora_worker.evaluation.judgement import ArmSummary
+from fimlora_worker.evaluation.settings import UNIFORM
+
+
+def find_notes(arms: Sequence[ArmSummary], n_tested: int | None) -> tuple[str, ...]:
+    """The notes of a verdict.
+
+    Args:
+        arms: What each came to.
+        n_tested: Held-out rows, where their number is known.
+    """
+    rows = "held-out rows" if n_tested is None else f"{n_tested} held-out rows"
+    tested = (
+        f"Tested on {rows}; each arm's learning rate was chosen on the same rows, which flatters "
+        "all arms."
+    )
+    seeds = "Intervals cover the spread between seeds only, not what other rows would change."
+    return (*(note for arm in arms for note in _notes_on(arm)), tested, seeds)
+
+
+def _notes_on(arm: ArmSummary) -> Iterable[str]:
+    if arm.best_rate is None:
+        rates = ", ".join(f"{each.rate:g}" for each in arm.rates)
+        yield f"{arm.name} diverged at every learning rate ({rates}); it is not compared."
+        return
+    if arm.n_diverged:
+        n_left = arm.n_final - arm.n_diverged
+        means = (
+            f"all differences to it rest on the other {n_left}"
+            if arm.name == UNIFORM
+            else "it cannot win"
+        )
+        yield (
+            f"{arm.name} diverged in {arm.n_diverged} of {arm.n_final} final runs; these are left "
+            f"out of its figures, and {means}."
+        )
+    if arm.is_at_edge:
+        yield (
+            f"The best rate of {arm.name}, {arm.best_rate:g}, is at the edge of the grid: a rate "
+            "beyond it may be better."
+        )
