@@ -104,8 +104,8 @@ def _unstable_uniform(
     head = f"Undecided: uniform diverged {where}."
     stable = [arm for arm in arms if not _is_unstable(arm) and LOSS in arm.metrics]
     if not stable:
-        sentence = f"{head} No other arm ended all its final runs with a loss: give lower learning rates."
-        return Verdict("undecided", UNIFORM, sentence, notes)
+        advice = "No other arm ended all its final runs with a loss: give lower learning rates."
+        return Verdict("undecided", UNIFORM, f"{head} {advice}", notes)
     best = min(stable, key=lambda arm: arm.metrics[LOSS].mean)
     sentence = (
         f"{head} Of the arms that did not diverge {best.name} has the least loss "
