@@ -13,10 +13,11 @@ from fimlora_contract.evaluations import EVAL_SHARE, EvaluationRequest
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.datasets.columns import TextFields, check_same
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
 from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern, ValidationFailed
-from fimlora_service.resolve.resolver import Resolved, Resolver
+from fimlora_service.resolve.resolver import Resolved, Resolver, schema_errors
 from fimlora_service.results.reading import plan_of, read_pattern
 
 # Raise it with every change after which equal requests train or judge in another way.
@@ -85,12 +86,9 @@ class EvaluationResolver:
         if held_out["digest"] == dataset["digest"]:
             raise DatasetSchema("the held-out rows are the ones that are trained on")
         check_enough(request, n_train=dataset["rows"], n_held_out=held_out["rows"])
-        kinds = [_kind(found["fields"]) for found in (dataset, held_out)]
-        if None not in kinds and kinds[0] != kinds[1]:
-            raise DatasetSchema(
-                f"the rows to train on have {kinds[0]}, the held-out rows {kinds[1]}: both must "
-                "be rows of one task"
-            )
+        if dataset["fields"] and held_out["fields"]:  # or they are known once it is loaded
+            with schema_errors():
+                check_same(TextFields(**dataset["fields"]), TextFields(**held_out["fields"]))
         return held_out
 
     def _digest(self, reference: str) -> str:
@@ -192,7 +190,3 @@ def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | Non
 
 def _costs(rank_map: RankMap) -> dict[str, int]:
     return {module.name: module.d_in + module.d_out for module in rank_map.modules}
-
-
-def _kind(fields: Mapping[str, Any] | None) -> str | None:
-    return None if fields is None else "labels" if fields["label"] else "no labels"

@@ -1,5 +1,7 @@
 """POST /evaluations: accepted as jobs of their own kind, refused before the queue."""
 
+import json
+
 import pytest
 
 from fimlora_contract.evaluations import MOST_RUNS, EvaluationRequest
@@ -266,9 +268,35 @@ class TestRefusing:
         }
 
         assert "the ones that are trained on" in answers["train"].json()["detail"]
-        assert "the held-out rows no labels" in answers["plain"].json()["detail"]
+        assert "'label': 'label'}, the held-out rows" in answers["plain"].json()["detail"]
         assert answers["test"].status_code == 202
         assert answers["test"].json()["resolved"]["held_out"]["rows"] == 40
+
+    @pytest.mark.parametrize(
+        ("names", "columns", "said"),
+        [
+            (("text", "label", "gold"), {"label": "gold"}, "'label': 'gold'}"),
+            (("sentence", "label"), {}, "{'text': 'sentence', 'label': 'label'}"),
+        ],
+        ids=["another-label", "another-text"],
+    )
+    def test_held_out_rows_are_read_by_the_same_columns(
+        self, http, body, data_dir, names, columns, said
+    ):
+        """Others would be tested on silently, or as nothing; the answer names both."""
+        datasets = data_dir / "datasets"
+        datasets.mkdir(exist_ok=True)
+        text, *labels = names
+        rows = [{text: f"u {n}", **dict.fromkeys(labels, n % 2)} for n in range(40)]
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (datasets / "test.jsonl").write_text(lines)
+        held_out = {"source": "local", "name": "test.jsonl", "columns": columns}
+
+        answer = http.post("/evaluations", json=body | {"eval_dataset": held_out})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "dataset_schema")
+        assert "{'text': 'text', 'label': 'label'}, the held-out" in answer.json()["detail"]
+        assert said in answer.json()["detail"]
 
 
 class TestGivenPlans:

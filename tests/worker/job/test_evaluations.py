@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fimlora_contract.jobs import JobEvent
+from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from fimlora_worker.errors import CancelRequested, PlanGone
@@ -235,6 +236,19 @@ def test_a_dataset_of_its_own_is_held_out_and_statistics_are_reused(
     assert len(prepared.task.data.held_out) == 20
     assert prepared.ground.split.train.n_rows == 96
     assert "calibrating" not in {e.progress.stage for e in progress_of(jobs, job_id)}
+
+
+def test_held_out_rows_of_other_columns_are_refused(jobs: Jobs, begun):
+    """Where the service could not see them, too: never tested on another column of that name."""
+    rows = [{"text": f"v{n} w{n % 3}", "label": n % 3, "gold": 0} for n in range(20)]
+    write_jsonl(jobs.data_dir / "datasets" / "test.jsonl", rows)
+    held_out = {"source": "local", "name": "test.jsonl", "columns": {"label": "gold"}}
+    job_id = jobs.submit_evaluation(eval_dataset=held_out)
+
+    with pytest.raises(
+        ColumnError, match=r"'label': 'label'}, the held-out .*'label': 'gold'}"
+    ):
+        begun(job_id)
 
 
 def test_a_plan_that_is_given_is_an_arm(jobs: Jobs, run_queue, begun):
