@@ -55,6 +55,8 @@ class EvaluationResolver:
         held_out = self._held_out(request, references["dataset"])
         plans = {name: self._digest(given) for name, given in request.plans.items()}
         self._check_plans(request, plans)
+        is_restricted = bool(held_out and held_out.get("restricted"))
+        tenant = self.resolver.tenant if is_restricted else resolved.tenant
         content = {
             "training": TRAINING,
             "measured": resolved.digest,
@@ -63,6 +65,8 @@ class EvaluationResolver:
             "methods": request.wanted_methods,
             "plans": plans,
             **request.model_dump(mode="json", include=set(TRAINED | HELD_OUT)),
+            # What only some may read is found only by who may read it.
+            **({"tenant": tenant} if tenant else {}),
         }
         return replace(
             resolved,
@@ -70,6 +74,7 @@ class EvaluationResolver:
             | ({"held_out": held_out} if held_out else {})
             | ({"plans": plans} if plans else {}),
             digest=digest_of(content),
+            tenant=tenant,
             # A share that is held out is not measured either: no calibration's statistics do.
             statistics_digest=resolved.statistics_digest if held_out else "",
         )
