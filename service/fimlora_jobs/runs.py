@@ -3,7 +3,8 @@
 A worker claims a run before it trains it, and holds on to the claim for as long as it lives; the
 claim of one that died runs out, and the run is another's. A result is kept once and never
 changes: should a worker that was taken for dead finish after all, its result is the same.
-Everything here goes with the job's record.
+Runs on unlike hardware come to other figures, so each keeps to its own: what was trained on another
+is not seen. Everything here goes with the job's record.
 """
 
 import json
@@ -27,32 +28,39 @@ class Runs:
     Attributes:
         store: Where jobs are on record.
         job_id: The evaluation.
+        on: Device and dtype that runs are trained on here; the others' are not seen then.
     """
 
     store: JobStore
     job_id: str
+    on: str = ""
 
-    def prepare(self, plans: Mapping[str, Any]) -> None:
-        """Put on record what every worker needs to train any run."""
-        self.store.redis.set(self._plans(), json.dumps(plans, allow_nan=False))
+    def prepare(self, plans: Mapping[str, Any], *, on: str = "") -> None:
+        """Put on record what every worker needs to train any run, and on what it is to."""
+        content = {"plans": plans, "on": on}
+        self.store.redis.set(self._plans(), json.dumps(content, allow_nan=False))
 
     def prepared(self) -> dict[str, Any] | None:
         """What is needed to train; ``None`` before it is there."""
-        text = self.store.redis.get(self._plans())
-        found: dict[str, Any] | None = json.loads(text_of(text)) if text else None
-        return found
+        found = self._prepared()
+        return None if found is None else dict(found["plans"])
+
+    def prepared_on(self) -> str | None:
+        """Device and dtype of the attempt that leads; ``None`` before it is ready."""
+        found = self._prepared()
+        return None if found is None else str(found["on"])
 
     def results(self) -> dict[str, dict[str, Any]]:
         """The result of every finished run."""
         stored = self.store.redis.hgetall(self._results())
-        return {text_of(run): json.loads(text_of(result)) for run, result in stored.items()}
+        return {run: json.loads(text_of(result)) for run, result in self._own(stored).items()}
 
     def claim(self, runs: Sequence[str], *, holder: str, for_ms: int = CLAIM_MS) -> str | None:
         """Claim the first run that nobody has finished and nobody alive is at."""
         keys = [self._results(), self._claims()]
-        given: list[str | int] = [holder, for_ms, *runs]
+        given: list[str | int] = [holder, for_ms, *map(self._field, runs)]
         claimed = run_script(self.store.redis, "run_claim", keys=keys, args=given)
-        return text_of(claimed) if claimed else None
+        return text_of(claimed).removeprefix(self._field("")) if claimed else None
 
     def hold(self, holder: str, *, for_ms: int = CLAIM_MS) -> int:
         """Hold on to what somebody has claimed; answers how many runs that are."""
@@ -71,7 +79,7 @@ class Runs:
             JobMissing: The job is gone.
         """
         keys = [self.store.key("job", self.job_id), self._results(), self._claims()]
-        given = [run, json.dumps(result, allow_nan=False)]
+        given = [self._field(run), json.dumps(result, allow_nan=False)]
         kept = run_script(self.store.redis, "run_keep", keys=keys, args=given)
         if kept == -1:
             raise JobMissing(f"no job {self.job_id!r}")
@@ -80,10 +88,11 @@ class Runs:
     def claimed(self) -> dict[str, str]:
         """Runs that somebody is at, each with its holder."""
         now, found = self.store.now_ms(), {}
-        for run, claim in self.store.redis.hgetall(self._claims()).items():
+        claims = self.store.redis.hgetall(self._claims())
+        for run, claim in self._own(claims).items():
             until_ms, _, holder = text_of(claim).partition(" ")
             if int(until_ms) > now:
-                found[text_of(run)] = holder
+                found[run] = holder
         return found
 
     def note_failed_hand(self) -> None:
@@ -99,6 +108,20 @@ class Runs:
         earlier = Runs(self.store, job_id)
         self.store.redis.copy(earlier._plans(), self._plans())
         self.store.redis.copy(earlier._results(), self._results())
+
+    def _prepared(self) -> dict[str, Any] | None:
+        text = self.store.redis.get(self._plans())
+        found: dict[str, Any] | None = json.loads(text_of(text)) if text else None
+        return found
+
+    def _field(self, run: str) -> str:
+        return f"{self.on}|{run}" if self.on else run
+
+    def _own(self, stored: Mapping[Any, Any]) -> dict[str, Any]:
+        """What is stored of runs on the hardware at hand, by run."""
+        start = self._field("")
+        named = {text_of(field): value for field, value in stored.items()}
+        return {f.removeprefix(start): v for f, v in named.items() if f.startswith(start)}
 
     def _plans(self) -> str:
         return self.store.key("plans", self.job_id)

@@ -63,6 +63,24 @@ def test_a_plan_needs_no_budget(run, file, client):
     assert asked.resolved["plans"] == {"ours": job.result.digest}
 
 
+def test_a_plan_of_another_scale_needs_that_scale(run, file, client):
+    """The refusal says so, and the option gives it."""
+    handle = client.calibrate(
+        base_model="tiny",
+        dataset=client.datasets.upload(file).id,
+        budget=4,
+        adapter={"scale": 4},
+    )
+    handle.wait()
+    asked = ("evaluate", "tiny", file, "--plan", f"ours={handle.id}", "--no-wait", *SMALL)
+
+    refused, accepted = run(*asked), run(*asked, "--scale", "4")
+
+    assert "scale 4" in refused.output
+    assert accepted.exit_code == 0, accepted.output
+    assert client.evaluations.retrieve(accepted.stdout.strip()).request["adapter"]["scale"] == 4
+
+
 def test_an_estimate_tells_the_runs_and_starts_nothing(run, file, client):
     """How many, of how many steps."""
     result = run("evaluate", "tiny", file, "--budget", "4", "--estimate")

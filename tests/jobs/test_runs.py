@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from redis import Redis
@@ -67,6 +68,21 @@ def test_a_result_is_kept_once(runs):
     assert runs.results() == {"a": {"loss": 0.5}}
     assert runs.claimed() == {}
     assert runs.claim(["a", "b"], holder="second") == "b"
+
+
+def test_runs_on_other_hardware_are_not_seen(runs):
+    """Neither results nor claims; each may train the same run."""
+    here, there = (replace(runs, on=on) for on in ("cpu float32", "cuda float32"))
+    for each in (here, there):
+        assert each.claim(["a", "b"], holder=each.on) == "a"
+        assert each.keep("a", {"on": each.on}) is True
+    there.claim(["b"], holder="other")
+
+    assert here.results() == {"a": {"on": "cpu float32"}}
+    assert there.results() == {"a": {"on": "cuda float32"}}
+    assert (here.claimed(), there.claimed()) == ({}, {"b": "other"})
+    runs.prepare({"fim": []}, on=here.on)
+    assert (runs.prepared(), runs.prepared_on()) == ({"fim": []}, "cpu float32")
 
 
 def test_a_retry_goes_on_from_what_was_finished(runs):

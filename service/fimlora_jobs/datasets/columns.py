@@ -62,6 +62,23 @@ def used_columns(fields: TextFields) -> list[str]:
     return [name for name in asdict(fields).values() if name is not None]
 
 
+def check_same(train: TextFields, held_out: TextFields) -> None:
+    """See that held-out rows are read by the columns that training rows are.
+
+    Raises:
+        ColumnError: They are not; the message has both.
+    """
+    if train != held_out:
+        one, other = (
+            {role: name for role, name in asdict(fields).items() if name}
+            for fields in (train, held_out)
+        )
+        raise ColumnError(
+            f"the rows to train on are read as {one}, the held-out rows as {other}: both must "
+            "have the same columns; rename those of one, or name them by columns of both"
+        )
+
+
 def find_fields(
     names: Sequence[str], *, columns: Columns, task: TaskName = "auto"
 ) -> TextFields:

@@ -4,7 +4,7 @@ What can be known from files, headers and first rows is refused here, before any
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from fimlora_contract.evaluations import EVAL_SHARE, FEWEST_HELD_OUT, Evaluation
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.datasets.columns import TextFields, check_same
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
 from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern, ValidationFailed
-from fimlora_service.resolve.resolver import Resolved, Resolver
+from fimlora_service.resolve.resolver import Resolved, Resolver, schema_errors
+from fimlora_service.resolve.target_checks import inside_block, is_match
 from fimlora_service.results.reading import plan_of, read_pattern
 
 # Raise it with every change after which equal requests train or judge in another way.
@@ -53,6 +55,8 @@ class EvaluationResolver:
         held_out = self._held_out(request, references["dataset"])
         plans = {name: self._digest(given) for name, given in request.plans.items()}
         self._check_plans(request, plans)
+        is_restricted = bool(held_out and held_out.get("restricted"))
+        tenant = self.resolver.tenant if is_restricted else resolved.tenant
         content = {
             "training": TRAINING,
             "measured": resolved.digest,
@@ -61,6 +65,8 @@ class EvaluationResolver:
             "methods": request.wanted_methods,
             "plans": plans,
             **request.model_dump(mode="json", include=set(TRAINED | HELD_OUT)),
+            # What only some may read is found only by who may read it.
+            **({"tenant": tenant} if tenant else {}),
         }
         return replace(
             resolved,
@@ -68,6 +74,7 @@ class EvaluationResolver:
             | ({"held_out": held_out} if held_out else {})
             | ({"plans": plans} if plans else {}),
             digest=digest_of(content),
+            tenant=tenant,
             # A share that is held out is not measured either: no calibration's statistics do.
             statistics_digest=resolved.statistics_digest if held_out else "",
         )
@@ -84,12 +91,9 @@ class EvaluationResolver:
         if held_out["digest"] == dataset["digest"]:
             raise DatasetSchema("the held-out rows are the ones that are trained on")
         check_enough(request, n_train=dataset["rows"], n_held_out=held_out["rows"])
-        kinds = [_kind(found["fields"]) for found in (dataset, held_out)]
-        if None not in kinds and kinds[0] != kinds[1]:
-            raise DatasetSchema(
-                f"the rows to train on have {kinds[0]}, the held-out rows {kinds[1]}: both must "
-                "be rows of one task"
-            )
+        if dataset["fields"] and held_out["fields"]:  # or they are known once it is loaded
+            with schema_errors():
+                check_same(TextFields(**dataset["fields"]), TextFields(**held_out["fields"]))
         return held_out
 
     def _digest(self, reference: str) -> str:
@@ -122,8 +126,9 @@ class EvaluationResolver:
                     f"plans {first_name!r} and {name!r} are for different modules: they cannot "
                     "be compared at one budget"
                 )
+        check_targets(request, maps)
         check_scales(request, maps)
-        step = max(_costs(first).values())
+        step = max(_costs(first).values()) * request.allocation.multiple_of
         wanted = spent_by_uniform(request, first)
         for name, rank_map in maps.items():
             spent = rank_map.spent["parameters"]
@@ -133,6 +138,42 @@ class EvaluationResolver:
                     f"{wanted:,}: all arms must spend the same; give budget "
                     f'{{"parameters": {spent}}}, or a plan for this budget'
                 )
+
+
+def check_targets(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None:
+    """Refuse plans for other modules than are named: the controls adapt those.
+
+    What an expression or an architecture's convention means is for the worker to see.
+
+    Raises:
+        ValidationFailed: There is one; the message has what it lacks, or has besides.
+    """
+    entries, excluded = request.target_modules, request.exclude_modules
+    if not isinstance(entries, list):
+        return
+    left_out = excluded if isinstance(excluded, list) else []
+    for name, rank_map in maps.items():
+        modules = [module.name for module in rank_map.modules]
+        for module in modules:
+            if not _has(entries, module) or any(is_match(e, module) for e in left_out):
+                raise ValidationFailed(
+                    f"plan {name!r} adapts {module!r}, which target_modules={entries} and "
+                    f"exclude_modules={excluded} leave out: all arms must adapt the same modules; "
+                    "give the target_modules that the plan was made with"
+                )
+        missing = [e for e in entries if not any(_has([e], module) for module in modules)]
+        if missing and not excluded:
+            raise ValidationFailed(
+                f"plan {name!r} adapts no {missing[0]!r}, which target_modules name: all arms "
+                "must adapt the same modules; give the target_modules that the plan was made with"
+            )
+
+
+def _has(entries: Iterable[str], module: str) -> bool:
+    """Whether one of some entries may mean a module, wherever its stack stands in the tree."""
+    return any(
+        is_match(each, module) or is_match(inside_block(each), module) for each in entries
+    )
 
 
 def check_scales(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None:
@@ -182,8 +223,12 @@ def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | Non
     """Parameters of uniform ranks over a plan's modules; ``None`` where only a model tells."""
     budget = request.budget
     if budget.rank is not None:
-        sides = [(m.d_in, m.d_out) for m in rank_map.modules]
-        return sum(min(budget.rank, *pair) * sum(pair) for pair in sides)
+        ranks = [min(budget.rank, m.d_in, m.d_out) for m in rank_map.modules]
+        if any(rank % request.allocation.multiple_of for rank in ranks):
+            return None  # which modules get more than others is for the allocation to say
+        return sum(
+            rank * (m.d_in + m.d_out) for rank, m in zip(ranks, rank_map.modules, strict=True)
+        )
     if budget.bytes is not None:
         return budget.bytes // budget.bytes_per_parameter
     return budget.parameters
@@ -191,7 +236,3 @@ def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | Non
 
 def _costs(rank_map: RankMap) -> dict[str, int]:
     return {module.name: module.d_in + module.d_out for module in rank_map.modules}
-
-
-def _kind(fields: Mapping[str, Any] | None) -> str | None:
-    return None if fields is None else "labels" if fields["label"] else "no labels"

@@ -52,7 +52,7 @@ class ToFetch:
 
     Attributes:
         model: Of the base model's files, without those that are there already.
-        dataset: Of the dataset's files, at most.
+        dataset: Of the files of the dataset, and of one that is held out, at most.
     """
 
     model: int
@@ -112,10 +112,17 @@ class Resolver:
 
     def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
         """What a worker must download for a request."""
-        dataset, data = request.dataset, 0
-        if isinstance(dataset, HubDataset):
-            commit = resolved.references["dataset"]["revision"]
-            data = self._hub().dataset_bytes(dataset, commit)
+        named = {"dataset": request.dataset, "held_out": getattr(request, "held_out", None)}
+        # Of two splits of one repository, its files are fetched once.
+        repositories = {
+            (dataset.id, resolved.references[role]["revision"]): dataset
+            for role, dataset in named.items()
+            if isinstance(dataset, HubDataset)
+        }
+        data = sum(
+            self._hub().dataset_bytes(dataset, commit)
+            for (_, commit), dataset in repositories.items()
+        )
         model = self._hub().missing_bytes(resolved.model) if resolved.model.sizes else 0
         return ToFetch(model, data)
 

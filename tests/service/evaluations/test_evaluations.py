@@ -1,7 +1,12 @@
 """POST /evaluations: accepted as jobs of their own kind, refused before the queue."""
 
+import json
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from fimlora import TargetModule
 from fimlora_contract.evaluations import MOST_RUNS, MOST_TRAINED_ROWS, EvaluationRequest
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.queue import RqTransport
@@ -277,9 +282,35 @@ class TestRefusing:
         }
 
         assert "the ones that are trained on" in answers["train"].json()["detail"]
-        assert "the held-out rows no labels" in answers["plain"].json()["detail"]
+        assert "'label': 'label'}, the held-out rows" in answers["plain"].json()["detail"]
         assert answers["test"].status_code == 202
         assert answers["test"].json()["resolved"]["held_out"]["rows"] == 40
+
+    @pytest.mark.parametrize(
+        ("names", "columns", "said"),
+        [
+            (("text", "label", "gold"), {"label": "gold"}, "'label': 'gold'}"),
+            (("sentence", "label"), {}, "{'text': 'sentence', 'label': 'label'}"),
+        ],
+        ids=["another-label", "another-text"],
+    )
+    def test_held_out_rows_are_read_by_the_same_columns(
+        self, http, body, data_dir, names, columns, said
+    ):
+        """Others would be tested on silently, or as nothing; the answer names both."""
+        datasets = data_dir / "datasets"
+        datasets.mkdir(exist_ok=True)
+        text, *labels = names
+        rows = [{text: f"u {n}", **dict.fromkeys(labels, n % 2)} for n in range(40)]
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (datasets / "test.jsonl").write_text(lines)
+        held_out = {"source": "local", "name": "test.jsonl", "columns": columns}
+
+        answer = http.post("/evaluations", json=body | {"eval_dataset": held_out})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "dataset_schema")
+        assert "{'text': 'text', 'label': 'label'}, the held-out" in answer.json()["detail"]
+        assert said in answer.json()["detail"]
 
 
 class TestGivenPlans:
@@ -320,6 +351,57 @@ class TestGivenPlans:
 
         assert (answer.status_code, answer.json()["code"]) == (422, "budget_infeasible")
         assert "different modules" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ({"target_modules": ["query", "value"]}, "plan 'mine' adapts no 'value'"),
+            ({"target_modules": ["value"]}, "which target_modules=['value'] and"),
+            (
+                {
+                    "target_modules": ["query", "value"],
+                    "exclude_modules": ["1.attention.self.query"],
+                },
+                "plan 'mine' adapts 'encoder.layer.1.attention.self.query'",
+            ),
+        ],
+        ids=["fewer", "other", "excluded"],
+    )
+    def test_a_plan_for_other_modules_than_are_named_is_refused(
+        self, http, body, data_dir, asked, said
+    ):
+        """The controls would adapt those; the module is named, and what was made is accepted."""
+        names = [f"encoder.layer.{n}.attention.self.query" for n in range(2)]
+        modules = tuple(TargetModule(name, 16, 16) for name in names)
+        one = replace(
+            make_statistics(),
+            modules=modules,
+            row_energies={m.name: np.full(16, n + 1.0) for n, m in enumerate(modules)},
+            example_energies={},
+        )
+        kept = make_result(data_dir, statistics=one, budget=4)
+        plans = {"budget": 4, "plans": {"mine": kept["digest"]}}
+        answer = http.post("/evaluations", json=body | plans | asked)
+        right = http.post("/evaluations", json=body | plans | {"target_modules": ["query"]})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        assert said in answer.json()["detail"]
+        assert right.status_code == 202, right.text
+
+    def test_a_plan_of_multiples_may_be_off_by_one(self, http, body, data_dir):
+        """One step is as many ranks as a plan adds at once; without, it is one rank."""
+        kept = make_result(data_dir, budget=16, multiple_of=8)
+        spent = kept["rank_map"]["spent"]["parameters"]
+        asked = body | {
+            "budget": {"parameters": spent + 7 * 128},
+            "plans": {"mine": kept["digest"]},
+        }
+
+        coarse = http.post("/evaluations", json=asked | {"allocation": {"multiple_of": 8}})
+        fine = http.post("/evaluations", json=asked)
+
+        assert coarse.status_code == 202, coarse.text
+        assert fine.json()["code"] == "budget_infeasible"
 
     def test_a_plan_of_another_scale_is_refused(self, http, body, data_dir):
         """That is another learning rate; the answer has the scale to ask for."""

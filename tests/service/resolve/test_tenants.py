@@ -87,6 +87,22 @@ def test_only_who_may_read_a_source_finds_its_results(source, services, finish, 
     }
 
 
+@pytest.mark.parametrize("source", ["private", "public"])
+def test_only_who_may_read_held_out_rows_finds_what_was_found(source, services, asked, hub):
+    """An evaluation tells of the rows that it is tested on, too; it is filed as theirs."""
+    held_out = hub.add("org/data", {"train.jsonl": b"{}"}, kind="dataset")
+    held_out.private = source == "private"
+    body = asked | {"eval_dataset": "org/data", "batch_size": 2}
+
+    first, again, other = (
+        services[name].post("/evaluations", json=body).json()
+        for name in ("alice", "alice", "bob")
+    )
+
+    assert again["id"] == first["id"]
+    assert (other["id"] == first["id"]) is (source == "public")
+
+
 def test_statistics_of_a_private_source_are_not_shared(services, finish, asked, hub):
     """Another budget is planned from one's own measurement only."""
     hub.repositories["model", "org/model"].private = True

@@ -49,6 +49,21 @@ def test_plans_of_one_budget_in_ranks_need_not_be():
         check_equal(as_arms(uniform, fim))
 
 
+def test_a_step_of_multiples_is_as_many_ranks():
+    """Ranks of eight at a time cannot come closer; by the ranks themselves they are refused."""
+    sizes = tuple(TargetModule(f"layer.{i}", 64 + 32 * (i % 2), 64) for i in range(6))
+    scores = Scores(sizes, {m.name: float(3**i) for i, m in enumerate(sizes)})
+    uniform = arm("uniform", budget=16, scores=scores, multiple_of=8)
+    spent = uniform.plans[0].spent.parameters
+    less = Budget("parameters", spent - 500)
+    fim = arm("fim", budget=less, scores=scores, multiple_of=8)
+    assert 160 <= spent - fim.plans[0].spent.parameters < 8 * 160
+
+    check_equal(as_arms(uniform, fim), multiple_of=8)
+    with pytest.raises(UnequalArms, match="more than one step of 160 apart"):
+        check_equal(as_arms(uniform, fim))
+
+
 def test_more_than_a_step_is_too_much():
     more = Budget("parameters", LIMIT.value + 2 * STEP)
 

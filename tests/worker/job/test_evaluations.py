@@ -3,12 +3,14 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fimlora_contract.jobs import JobEvent
+from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from fimlora_worker.errors import CancelRequested, PlanGone
@@ -21,6 +23,8 @@ from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs, write_jsonl
+
+ON = "cpu float32"
 
 
 def folder_of(jobs: Jobs, job_id: str) -> Path:
@@ -91,7 +95,7 @@ def test_an_evaluation_ends_with_a_verdict_and_its_files(jobs: Jobs, run_queue):
     assert {name: len(plans) for name, plans in found["plans"].items()} == {
         "fim": 1, "uniform": 1, "random": 5,
     }  # fmt: skip
-    kept = Runs(jobs.store, job_id).results()
+    kept = Runs(jobs.store, job_id, ON).results()
     results = read_runs(*((folder / f"{n}.csv").read_text() for n in ("runs", "curves")))
     assert {r.spec.key for r in results} == kept.keys()
     assert len(results) == job.result.n_runs
@@ -141,17 +145,17 @@ def test_finished_runs_are_not_trained_again(jobs: Jobs, run_queue, caplog):
     """Another attempt takes what is on record, and comes to the same findings."""
     whole = jobs.submit_evaluation()
     run_queue()
-    kept = Runs(jobs.store, whole).results()
+    kept = Runs(jobs.store, whole, ON).results()
     again = jobs.submit_evaluation()
     Runs(jobs.store, again).adopt(whole)
     last = sorted(kept)[-1]
-    jobs.redis.hdel(f"fimlora:runs:{again}", last)
+    jobs.redis.hdel(f"fimlora:runs:{again}", f"{ON}|{last}")
     with caplog.at_level("INFO", logger="fimlora_worker"):
         run_queue()
 
     trained = [record.args[1] for record in caplog.records if record.msg.startswith("run.kept")]
     assert trained == [last]
-    assert numbers_of(Runs(jobs.store, again).results()[last]) == numbers_of(kept[last])
+    assert numbers_of(Runs(jobs.store, again, ON).results()[last]) == numbers_of(kept[last])
     verdicts = [jobs.get(id_).to_job().result.verdict for id_ in (whole, again)]
     assert verdicts[0] == verdicts[1]
 
@@ -160,7 +164,7 @@ def test_a_hand_trains_one_run_as_the_leader_would(jobs: Jobs, begun, tmp_path):
     """To the same result, and it leaves nothing else: no event, no claim, no version."""
     led, helped = jobs.submit_evaluation(), jobs.submit_evaluation()
     prepared = begun(led)
-    runs = Runs(jobs.store, led)
+    runs = Runs(jobs.store, led, ON)
     taker = RunTaker(runs, prepared.ground.settings, reporter_for(jobs, jobs.get(led)))
     lacking = taker.lacking()
     taker.take(taker.claim(lacking), lacking, prepared.task, tmp_path)
@@ -168,7 +172,7 @@ def test_a_hand_trains_one_run_as_the_leader_would(jobs: Jobs, begun, tmp_path):
     version = jobs.store.version_of(helped)
 
     assert lend_hand(helped, f"{helped}-hand_1") == "trained"
-    [(key, result)] = Runs(jobs.store, helped).results().items()
+    [(key, result)] = Runs(jobs.store, helped, ON).results().items()
     assert numbers_of(result) == numbers_of(runs.results()[key])
     assert Runs(jobs.store, helped).claimed() == {}
     assert jobs.store.version_of(helped) == version
@@ -177,7 +181,7 @@ def test_a_hand_trains_one_run_as_the_leader_would(jobs: Jobs, begun, tmp_path):
 def test_a_hand_that_is_not_wanted_does_nothing(jobs: Jobs, begun):
     """Before the plans are there, with nothing left to claim, and after the end."""
     job_id = jobs.submit_evaluation()
-    runs = Runs(jobs.store, job_id)
+    runs = Runs(jobs.store, job_id, ON)
     said = [lend_hand(job_id, f"{job_id}-hand_1")]
     prepared = begun(job_id)
     taker = RunTaker(runs, prepared.ground.settings, reporter_for(jobs, jobs.get(job_id)))
@@ -193,6 +197,41 @@ def test_a_hand_that_is_not_wanted_does_nothing(jobs: Jobs, begun):
 
     assert said == ["not wanted", "nothing left", "not ready", "not wanted", "gone"]
     assert runs.results() == {}
+
+
+@pytest.mark.parametrize("led_on", ["cuda bfloat16", "cpu bfloat16"])
+def test_a_hand_on_other_hardware_trains_nothing(jobs: Jobs, begun, led_on):
+    """By its device at once, by its dtype once that is known; the run stays for others."""
+    job_id = jobs.submit_evaluation()
+    begun(job_id)
+    runs = Runs(jobs.store, job_id)
+    assert runs.prepared_on() == ON
+    runs.prepare(runs.prepared(), on=led_on)
+
+    assert lend_hand(job_id, f"{job_id}-hand_1") == "other device"
+    assert (runs.results(), runs.claimed()) == ({}, {})
+
+
+def test_an_attempt_on_other_hardware_trains_all_runs_there(jobs: Jobs, run_queue):
+    """What was finished elsewhere is not paired with it; the plans are not made again."""
+    job_id = jobs.submit_evaluation()
+    runs = Runs(jobs.store, job_id)
+    run_queue()
+    kept, plans = replace(runs, on=ON).results(), runs.prepared()
+    again = jobs.submit_evaluation()
+    elsewhere = Runs(jobs.store, again, "cuda bfloat16")
+    elsewhere.prepare(plans, on=elsewhere.on)
+    for run, result in kept.items():
+        elsewhere.keep(run, result | {"metrics": {"loss": 99.0}})
+    run_queue()
+
+    found = replace(elsewhere, on=ON).results()
+    assert {run: numbers_of(result) for run, result in found.items()} == {
+        run: numbers_of(result) for run, result in kept.items()
+    }
+    assert elsewhere.prepared_on() == ON
+    assert jobs.get(again).to_job().result.verdict == jobs.get(job_id).to_job().result.verdict
+    assert "allocating" not in {event.progress.stage for event in progress_of(jobs, again)}
 
 
 def test_rows_that_are_held_out_are_measured_by_nobody(jobs: Jobs, begun):
@@ -236,6 +275,19 @@ def test_a_dataset_of_its_own_is_held_out_and_statistics_are_reused(
     assert len(prepared.task.data.held_out) == 20
     assert prepared.ground.split.train.n_rows == 96
     assert "calibrating" not in {e.progress.stage for e in progress_of(jobs, job_id)}
+
+
+def test_held_out_rows_of_other_columns_are_refused(jobs: Jobs, begun):
+    """Where the service could not see them, too: never tested on another column of that name."""
+    rows = [{"text": f"v{n} w{n % 3}", "label": n % 3, "gold": 0} for n in range(20)]
+    write_jsonl(jobs.data_dir / "datasets" / "test.jsonl", rows)
+    held_out = {"source": "local", "name": "test.jsonl", "columns": {"label": "gold"}}
+    job_id = jobs.submit_evaluation(eval_dataset=held_out)
+
+    with pytest.raises(
+        ColumnError, match=r"'label': 'label'}, the held-out .*'label': 'gold'}"
+    ):
+        begun(job_id)
 
 
 def test_a_plan_that_is_given_is_an_arm(jobs: Jobs, run_queue, begun):

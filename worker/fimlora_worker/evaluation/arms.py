@@ -31,17 +31,22 @@ class Arm:
         return self.plans[seed % len(self.plans)]
 
 
-def check_equal(arms: Mapping[str, Arm]) -> None:
+def check_equal(arms: Mapping[str, Arm], *, multiple_of: int = 1) -> None:
     """See that all plans of all arms adapt the same modules, scaled alike, and spend the same.
 
-    Parameters may differ by less than one step: the largest cost of one rank.
+    Parameters may differ by less than one step: the largest cost of as many ranks as a plan
+    adds at once.
+
+    Args:
+        arms: By name.
+        multiple_of: What all ranks are multiples of.
 
     Raises:
         UnequalArms: They do not; the message has the first two that differ.
     """
     plans = [(arm.name, plan) for arm in arms.values() for plan in arm.plans]
     first_name, first = plans[0]
-    step = max(module.cost for module in first.modules)
+    step = max(module.cost for module in first.modules) * multiple_of
     for name, plan in plans:
         if {m.name: m.cost for m in plan.modules} != {m.name: m.cost for m in first.modules}:
             raise UnequalArms(

@@ -7,7 +7,7 @@ than the run it was in, and can let others go first between two runs.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ class Prepared:
     plans: Mapping[str, Any]
     task: Task
 
+    @property
+    def on(self) -> str:
+        """Device and dtype that runs are trained on by this process."""
+        wanted = self.task.model.request
+        return f"{wanted.device} {wanted.dtype}"
+
 
 def run(
     record: JobRecord, process: WorkerProcess, reporter: Reporter, folder: Path
@@ -60,6 +66,7 @@ def run(
     """Carry out an evaluation that is on record, and answer what it found."""
     runs = Runs(process.store, record.id)
     prepared = prepare_evaluation(record, runs, process, reporter, folder=folder)
+    runs = replace(runs, on=prepared.on)
     results = _train_all(record, prepared, runs, process, reporter, folder)
     reporter.enter(Stage.JUDGING)
     n_tested = len(prepared.task.data.held_out)
@@ -85,6 +92,9 @@ def prepare_evaluation(
 ) -> Prepared:
     """Make what runs are trained on, or find it where this process has made it before.
 
+    Whoever leads says on what hardware. If an attempt before was on other hardware, its runs are
+    trained anew: in one evaluation all are trained on the same.
+
     Args:
         record: The evaluation.
         runs: Its runs; plans that are on record are not made again.
@@ -99,10 +109,11 @@ def prepare_evaluation(
         if plans is None:
             assert folder
             plans = make_plans(record, ground, process, reporter, folder)
-            runs.prepare(plans)
         return Prepared(ground, plans, open_task(ground, plans, process, reporter))
 
     found: Prepared = process.readers.get(("evaluation", record.id), size=1, load=prepare)
+    if folder and runs.prepared_on() != found.on:
+        runs.prepare(found.plans, on=found.on)
     return found
 
 

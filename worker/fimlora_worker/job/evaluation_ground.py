@@ -10,6 +10,7 @@ from typing import Any
 
 from fimlora import RankPlan
 from fimlora_contract.evaluations import EVAL_SHARE, EvaluationRequest
+from fimlora_jobs.datasets.columns import check_same
 from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.record import JobRecord
 from fimlora_worker.evaluation.arms import Arm
@@ -17,7 +18,7 @@ from fimlora_worker.evaluation.settings import FIRST_TUNING_SEED, RATES, Evaluat
 from fimlora_worker.evaluation.split import Split, hold_out
 from fimlora_worker.evaluation.task import Task, task_for
 from fimlora_worker.inputs.rows import open_rows
-from fimlora_worker.job.preparation import fetch, find_base, find_columns
+from fimlora_worker.job.preparation import columns_of, fetch, find_base, find_columns
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 
@@ -50,16 +51,18 @@ def open_ground(record: JobRecord, process: WorkerProcess, reporter: Reporter) -
     request = EvaluationRequest.model_validate(record.request)
     resolved, task = record.resolved, request.calibration.task
     folder, rows = fetch(request, resolved, process=process, reporter=reporter)
+    fields = find_columns(request, resolved, rows)
     own = None
     if request.held_out is not None:
+        known = resolved["held_out"]
         own = open_rows(
             request.held_out,
-            resolved["held_out"],
+            known,
             process.settings,
             process.digests,
             alive=reporter.keep_alive,
         )
-    fields = find_columns(request, resolved, rows)
+        check_same(fields, columns_of(request.held_out, known, own, task))
     settings = settings_of(request, fields.task)
     split = hold_out(rows, fields, settings, own=own, task=task)
     return Ground(request, resolved, folder, rows, own, split, settings)
@@ -119,6 +122,7 @@ def open_task(
             ground.rows,
             ground.own,
             encoder,
+            multiple_of=request.allocation.multiple_of,
             task=request.calibration.task,
             alive=reporter.keep_alive,
         )

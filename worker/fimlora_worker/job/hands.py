@@ -6,13 +6,14 @@ of its run: one that dies, or is not wanted any more, leaves the run to others.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fimlora_contract.jobs import JobKind, JobStatus, Progress
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from fimlora_worker.errors import Abort, CancelRequested
+from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.job.failures import is_broken_device
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.work_folders import work_folder
@@ -20,6 +21,7 @@ from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
+OTHER_DEVICE = "other device"
 WANTED = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 
 
@@ -94,8 +96,12 @@ def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repo
     from fimlora_worker.job.evaluation import prepare_evaluation
     from fimlora_worker.job.evaluation_runs import RunTaker
 
+    if _device_of(process) != (runs.prepared_on() or "").partition(" ")[0]:
+        return OTHER_DEVICE
     prepared = prepare_evaluation(record, runs, process, reporter)
-    taker = RunTaker(runs, prepared.ground.settings, reporter)
+    if prepared.on != runs.prepared_on():
+        return OTHER_DEVICE
+    taker = RunTaker(replace(runs, on=prepared.on), prepared.ground.settings, reporter)
     lacking = taker.lacking()
     spec = taker.claim(lacking)
     if spec is None:
@@ -103,3 +109,10 @@ def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repo
     with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
         taker.take(spec, lacking, prepared.task, folder)
     return "trained"
+
+
+def _device_of(process: WorkerProcess) -> str:
+    settings = process.settings
+    return choose_device(
+        settings.device, lock=process.device_lock, visible=settings.cuda_visible_devices
+    )

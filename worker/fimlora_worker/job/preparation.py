@@ -9,9 +9,9 @@ from typing import Any
 
 from fimlora.model.input_limits import InputLimits, input_limits
 from fimlora_contract.jobs import Stage
-from fimlora_contract.references import HubDataset
+from fimlora_contract.references import DatasetReference, HubDataset
 from fimlora_contract.requests import Calibration, CalibrationRequest
-from fimlora_jobs.datasets.columns import TextFields, find_fields
+from fimlora_jobs.datasets.columns import TaskName, TextFields, find_fields
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.dtypes import choose_dtype
@@ -188,11 +188,17 @@ def find_base(
 def find_columns(
     request: CalibrationRequest, resolved: dict[str, Any], rows: Rows
 ) -> TextFields:
+    """The columns of the rows to learn from."""
+    return columns_of(request.dataset, resolved["dataset"], rows, request.calibration.task)
+
+
+def columns_of(
+    dataset: DatasetReference, resolved: dict[str, Any], rows: Rows, task: TaskName
+) -> TextFields:
     """The columns that the service has found, or else what a look at them tells."""
-    if known := resolved["dataset"].get("fields"):
+    if known := resolved.get("fields"):
         return TextFields(**known)
-    columns, task = request.dataset.columns, request.calibration.task
-    return find_fields(rows.names, columns=columns, task=task)
+    return find_fields(rows.names, columns=dataset.columns, task=task)
 
 
 def _model_request(

@@ -53,6 +53,12 @@ Plans = Annotated[
         "parameters are the budget if none is given. Repeatable.",
     ),
 ]
+Scale = Annotated[
+    int | None,
+    _option(
+        "--scale", panel=ARMS, help="Scale (alpha / rank) of all arms; plans must have it (2)."
+    ),
+]
 Seeds = Annotated[
     int | None, _option("--seeds", panel=TRAINING, help="Final runs per arm (5; quick: 3).")
 ]
@@ -114,6 +120,7 @@ def evaluate(
     budget_bytes: options.BudgetBytes = None,
     methods: Methods = None,
     plan: Plans = None,
+    scale: Scale = None,
     quick: Quick = False,
     seeds: Seeds = None,
     steps: Steps = None,
@@ -179,6 +186,7 @@ def evaluate(
             r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation,
             seed=seed,
         ),
+        "adapter": options.given(scale=scale),
         "quick": quick,
         "force": force,
         **options.given(
