@@ -78,6 +78,10 @@ class EmptyCalibration(FimloraError, ValueError):
     code = "dataset_empty"
 
 
+class NoLabelledExample(EmptyCalibration):
+    """No example of the batches that were to be measured carries a label; others may."""
+
+
 class InvalidAdapter(FimloraError, ValueError):
     """An adapter folder or rank map cannot be read as written by a sound tool."""
 

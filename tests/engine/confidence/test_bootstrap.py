@@ -1,6 +1,7 @@
 """Confidence is what a loop over resamples, each planned like the plan, comes to."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from fimlora.confidence.bootstrap import (
     confidence_of,
     expected_overlap,
     obstacle,
+    resampled_means,
     resamples_for,
 )
 from fimlora.errors import InvalidOption
@@ -225,11 +227,46 @@ def test_a_plan_of_other_options_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("n_modules", "wanted"), [(1, 2000), (65, 2000), (224, 585), (10_000, 200)]
+    ("n_modules", "n_examples", "wanted"),
+    [
+        (1, 512, 2000),
+        (65, 2097, 2000),
+        (224, 512, 585),
+        (10_000, 512, 200),
+        (24, 16_384, 256),
+        (10_000, 16_384, 200),
+        (24, 4096 * 1024, 40),
+    ],
 )
-def test_plans_of_many_modules_get_fewer_resamples(n_modules, wanted):
+def test_plans_of_many_modules_or_examples_get_fewer_resamples(n_modules, n_examples, wanted):
     """So that a plan is solved anew at once."""
-    assert resamples_for(n_modules) == wanted
+    assert resamples_for(n_modules, n_examples) == wanted
+
+
+@pytest.mark.parametrize("block", [1, 23, 24, 100, 23 * 60, 10**6])
+def test_blocks_of_resamples_are_all_of_them_together(block):
+    """Bit by bit what one matrix of all counts gives, drawn by one call."""
+    energies = drawn_energies(23)
+    whole = np.rint(energies / energies.max(axis=0) * 2**30)
+    drawn = np.random.default_rng(3).integers(0, 23, size=(60, 23))
+    counts = np.array([np.bincount(row, minlength=23) for row in drawn], dtype=np.float64)
+
+    found = resampled_means(energies, 60, seed=3, block=block)
+
+    assert np.array_equal(found, counts @ whole / whole.sum(axis=0))
+
+
+def test_many_examples_take_no_more_memory_than_a_block():
+    """All counts of these resamples are 64 MB, a block of two is 0.3 MB."""
+    energies = drawn_energies(20_000)[:, :3]
+    tracemalloc.start()
+    try:
+        resampled_means(energies, 400, seed=0, block=40_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 8 * (4 * energies.size + 5 * 40_000)
 
 
 def test_a_rank_map_holds_short_numbers():

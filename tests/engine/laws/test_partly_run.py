@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fimlora import Settings, measure, measure_streamed, score
-from fimlora.errors import MissingGradient
+from fimlora import Settings, Statistics, measure, measure_streamed, score
+from fimlora.errors import InvalidStatistics, MissingGradient
 from fimlora.left_out import NOT_A_PRODUCT, UNREACHED
 from support.partly_run import PARTLY_RUN, text_batch
 from support.reference import lora_b_squares_by_peft, relative_error
+from support.statistics import assert_close
 from support.streaming import ALL, assert_same, save
 
 FLOAT32 = 1e-5
@@ -136,6 +137,50 @@ def test_a_batch_that_does_not_reach_a_module_adds_zero(size):
         assert relative_error(statistics.spectra[name], values) <= 1e-6
     assert statistics.example_energies["experts.0"][[0, 1, 2, 7, 8]].tolist() == [0] * 5
     assert score(statistics).by_module.keys() == {"first", "experts.0", "experts.1"}
+
+
+@pytest.mark.parametrize("experts", [(1, 1, 0, 1), (0, 1, 1, 1), (1, 1, 0, 0)])
+def test_parts_that_reach_other_modules_add_up_to_one_run(experts, tmp_path):
+    """In the model's order, with zeros for examples of the part that did not; saved, too."""
+    batches = [_batch(expert, 3 + i, i) for i, expert in enumerate(experts)]
+    options = {
+        "target_modules": "all-linear", "estimator": "both", "rank": RANK, "loss_fn": _loss,
+        "record": ["batch_energies"], "halves": True,
+    }  # fmt: skip
+
+    one, two = (
+        measure(_routed(), batches[at : at + 2], first_example=first, **options)
+        for at, first in ((0, 0), (2, 7))
+    )
+    one.save(tmp_path / "s")
+
+    whole = measure(_routed(), batches, **options)
+    assert len(one.modules) < len(whole.modules) or len(two.modules) < len(whole.modules)
+    for merged in (one.merge(two), Statistics.load(tmp_path / "s").merge(two)):
+        assert merged.modules == whole.modules
+        assert merged.not_targeted == whole.not_targeted == {"experts.2": UNREACHED}
+        assert merged.halves is not None
+        assert_close(merged, whole, 1e-10)
+        for mine, theirs in zip(merged.halves, whole.halves, strict=True):
+            assert_close(mine, theirs, 1e-10)
+            assert len(mine.example_energies["experts.0"]) == mine.n_examples
+
+
+def test_another_choice_of_targets_is_not_taken_for_one_that_was_not_reached():
+    """Only what no row has reached counts as zero."""
+    whole = {"target_modules": "all-linear", "loss_fn": _loss}
+    one = measure(_routed(), [_batch(0, 3, 0)], **whole)
+    two = measure(_routed(), [_batch(1, 3, 0)], **whole)
+    first = measure(_routed(), [_batch(1, 3, 0)], target_modules=["first"], loss_fn=_loss)
+    excluded = measure(_routed(), [_batch(1, 3, 0)], exclude_modules=["experts.0"], **whole)
+
+    assert len(one.merge(two).modules) == 3
+    for other in (first, excluded):
+        for pair in ((one, other), (other, one)):
+            with pytest.raises(InvalidStatistics, match="differ in modules"):
+                pair[0].merge(pair[1])
+    with pytest.raises(InvalidStatistics, match="differ in not_targeted"):
+        two.merge(excluded)
 
 
 def _gradient(model, batch, row, name):

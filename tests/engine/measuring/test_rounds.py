@@ -7,7 +7,7 @@ import torch
 
 from fimlora import allocate, measure, score
 from fimlora.confidence.bootstrap import confidence_of
-from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
 from fimlora.measuring.rounds import Stop, measure_until_stable
 from support.models import make_batch, tiny
 from support.statistics import assert_close, assert_identical
@@ -68,6 +68,63 @@ def test_each_round_doubles_what_was_measured():
     measure_until_stable(measured, never, n_available=7, first_round=1)
 
     assert parts == [(0, 1), (1, 2), (2, 4), (4, 7)]
+
+
+@pytest.mark.parametrize(
+    ("n_batches", "wanted"),
+    [
+        (1, [(0, 1)]),
+        (4, [(0, 4)]),
+        (5, [(0, 5)]),
+        (6, [(0, 4), (4, 6)]),
+        (8, [(0, 4), (4, 8)]),
+        (9, [(0, 4), (4, 9)]),
+        (17, [(0, 4), (4, 8), (8, 17)]),
+    ],
+)
+@pytest.mark.parametrize("limit", ["n_available", "max_batches"])
+def test_a_last_batch_alone_belongs_to_the_round_before(n_batches, wanted, limit):
+    """Whether there are no more or no more are allowed."""
+    parts = []
+
+    def measured(start, stop):
+        parts.append((start, stop))
+        return part(0, 1)
+
+    options = {"n_available": 64, "max_batches": 64} | {limit: n_batches}
+    measure_until_stable(measured, never, **options)
+
+    assert parts == wanted
+
+
+@pytest.mark.parametrize("n_batches", [5, 6, 8])
+def test_rounds_have_the_halves_of_one_run(n_batches):
+    """To rounding, whatever is left for the last round; and a null of the same size."""
+    options = {"halves": True, "null": True}
+
+    found = measure_until_stable(
+        lambda start, stop: part(start, stop, **options), never, n_available=n_batches
+    ).statistics
+
+    whole = part(0, n_batches, **options)
+    assert found.halves is not None
+    for mine, theirs in zip(found.halves, whole.halves, strict=True):
+        assert_close(mine, theirs, 1e-10)
+        assert (mine.n_examples, mine.n_batches) == (theirs.n_examples, theirs.n_batches)
+    assert found.null.null_targets[0] == whole.null.null_targets[0] == whole.n_examples
+
+
+def test_another_empty_calibration_ends_it_with_its_own_reason():
+    """At once: only batches without a label are passed over."""
+    n_tried = []
+
+    def measured(*_):
+        n_tried.append(1)
+        raise EmptyCalibration("all 8 rows of the head have the same labels")
+
+    with pytest.raises(EmptyCalibration, match="all 8 rows of the head"):
+        measure_until_stable(measured, never, n_available=64)
+    assert len(n_tried) == 1
 
 
 @pytest.mark.parametrize(
@@ -157,7 +214,7 @@ def test_a_round_without_a_label_adds_nothing():
 
     assert (found.n_batches, found.statistics.n_examples) == (3, 2)
     assert_identical(found.statistics, replace(alone, execution=None))
-    with pytest.raises(EmptyCalibration, match="no example carries a label"):
+    with pytest.raises(NoLabelledExample, match="no example carries a label"):
         measured([blank, blank])
 
 

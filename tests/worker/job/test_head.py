@@ -156,3 +156,15 @@ def test_rows_that_nothing_can_be_fitted_to_are_refused_by_name(jobs: Jobs, run_
     assert "all 8 rows of the head have the same labels" in error.detail
     assert "fresh" in error.detail
     assert jobs.get(fresh).to_job().status == "succeeded"
+
+
+def test_rounds_end_with_the_reason_of_the_head(jobs: Jobs, run_queue):
+    """At the first try: it is fitted before the first round, and no later one can do better."""
+    rows = inline([row | {"label": 1} for row in LABELLED] + [{"text": "w1", "label": 0}])
+    wanted = {"n_batches": "auto", "max_batches": 2, "batch_size": 4, "head_rows": 8, "seed": 1}
+    job_id = jobs.submit(dataset=rows, calibration=wanted)
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+    assert error is not None
+    assert "all 8 rows of the head have the same labels" in error.detail

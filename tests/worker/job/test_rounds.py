@@ -7,11 +7,12 @@ import pytest
 
 from fimlora import Statistics, allocate, score
 from fimlora.confidence.evidence import expected_move
+from fimlora.errors import InvalidStatistics
 from fimlora_contract.jobs import Job
 from fimlora_worker.errors import ShutdownRequested
 from fimlora_worker.job import calibration
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.rounds import KeptRounds
+from fimlora_worker.job.rounds import KeptRounds, begun_or_anew
 from fimlora_worker.job.tasks import run_attempt
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import process_for
@@ -180,6 +181,24 @@ def test_a_round_that_cannot_be_saved_ends_nothing(tmp_path):
     KeptRounds(tmp_path / "job").keep(make_statistics(), 4)
 
     assert (tmp_path / "job").read_text() == "in the way"
+
+
+def test_what_was_kept_and_does_not_fit_is_measured_anew_and_nothing_else(tmp_path):
+    """Without it a second try would end as the first one did."""
+    kept, tries = KeptRounds(tmp_path / "job"), []
+
+    def refuse(begun):
+        tries.append(begun and begun[1])
+        raise InvalidStatistics("statistics differ in dtype")
+
+    with pytest.raises(InvalidStatistics, match="dtype"):
+        begun_or_anew(kept, refuse)
+    assert tries == [None]
+    kept.keep(make_statistics(), 4)
+    with pytest.raises(InvalidStatistics, match="dtype"):
+        begun_or_anew(kept, refuse)
+    assert tries == [None, 4, None]
+    assert kept.newest() is None
 
 
 def test_one_example_is_never_stable():

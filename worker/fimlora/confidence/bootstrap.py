@@ -29,6 +29,12 @@ LEVEL = 0.95
 # Resamples times modules, for plans that someone waits for: some 25 ms of one core.
 _AT_ONCE = 1 << 17
 _FEWEST = 200
+# Resamples times examples, likewise: some 0.2 s.
+_DRAWS = 1 << 22
+# The fewest of which an interval leaves one out at each end.
+_FEWEST_OF_MANY = 40
+# Examples that are drawn together: some 40 MB.
+_BLOCK = 1 << 20
 # Energies as whole numbers of so many bits: sums of products with counts are exact then, in
 # whatever order a machine adds, so that the same input gives the same bytes.
 _BITS = 30
@@ -78,16 +84,20 @@ class Confidence:
         }
 
 
-def resamples_for(n_modules: int) -> int:
+def resamples_for(n_modules: int, n_examples: int) -> int:
     """How many resamples a plan is worth that someone waits for.
 
     Args:
         n_modules: Its modules.
+        n_examples: Examples it was made of, which each resample draws as many of.
 
     Returns:
-        2,000 up to 65 modules, and fewer the more there are, down to 200.
+        2,000 up to 65 modules and 2,097 examples. Fewer the more modules there are, down to
+        200, and fewer the more examples, down to 40.
     """
-    return max(_FEWEST, min(N_RESAMPLES, _AT_ONCE // max(1, n_modules)))
+    by_modules = max(_FEWEST, _AT_ONCE // max(1, n_modules))
+    by_examples = max(_FEWEST_OF_MANY, _DRAWS // max(1, n_examples))
+    return min(N_RESAMPLES, by_modules, by_examples)
 
 
 def obstacle(statistics: Statistics, plan: RankPlan) -> str | None:
@@ -162,7 +172,7 @@ def confidence_of(
             "groups as they were given to allocate"
         )
     energies = _energies(statistics)
-    relative = _resampled_means(energies, n_resamples, seed=seed)
+    relative = resampled_means(energies, n_resamples, seed=seed)
     ranks = share_many(units, relative * _scores(plan), names, plan.limit)
     errors = relative.std(axis=0) * _scores(plan)
     return _summary(plan, ranks, errors, n_examples=len(energies))
@@ -225,14 +235,35 @@ def _shares(values: Floats) -> Floats:
     return np.asarray(values / total if total else values)
 
 
-def _resampled_means(energies: Floats, n_resamples: int, *, seed: int) -> Floats:
-    """Mean energy per resample and module, over that of all examples (R M)."""
-    n = len(energies)
+def resampled_means(
+    energies: Floats, n_resamples: int, *, seed: int, block: int = _BLOCK
+) -> Floats:
+    """Draw examples again with replacement, a block of resamples at a time.
+
+    Args:
+        energies: Energy per example and module (N M).
+        n_resamples: Resamples.
+        seed: Seed of the draws.
+        block: Examples to draw together; a resample is not divided. It changes no result.
+
+    Returns:
+        Mean energy per resample and module, over that of all examples (R M).
+    """
+    n, rng = len(energies), np.random.default_rng(seed)
     largest = energies.max(axis=0)
     whole = np.rint(energies / np.where(largest, largest, 1) * 2**_BITS)
-    drawn = np.random.default_rng(seed).integers(0, n, size=(n_resamples, n))
-    rows = np.arange(n_resamples)[:, None] * n
-    counts = np.bincount((drawn + rows).ravel(), minlength=n_resamples * n)
-    sums = counts.reshape(n_resamples, n).astype(np.float64) @ whole
+    sums = np.empty((n_resamples, energies.shape[1]))
+    step = max(1, block // n)
+    for start in range(0, n_resamples, step):
+        part = sums[start : start + step]
+        part[:] = _counts(rng, n, len(part)) @ whole
     total = whole.sum(axis=0)
     return np.asarray(sums / np.where(total, total, 1))
+
+
+def _counts(rng: np.random.Generator, n: int, n_resamples: int) -> Floats:
+    """How often each resample has each of n examples (R N)."""
+    drawn = rng.integers(0, n, size=(n_resamples, n))
+    drawn += np.arange(n_resamples)[:, None] * n
+    counts = np.bincount(drawn.ravel(), minlength=n_resamples * n)
+    return counts.reshape(n_resamples, n).astype(np.float64)

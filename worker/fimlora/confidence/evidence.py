@@ -64,7 +64,7 @@ def with_confidence(
         confidence = confidence_of(
             statistics,
             plan,
-            n_resamples=resamples_for(len(plan.modules)),
+            n_resamples=resamples_for(len(plan.modules), statistics.n_examples),
             multiple_of=multiple_of,
             groups=groups,
         ).to_json()
@@ -96,7 +96,7 @@ def expected_move(
     found = confidence_of(
         statistics,
         plan,
-        n_resamples=resamples_for(len(plan.modules)),
+        n_resamples=resamples_for(len(plan.modules), statistics.n_examples),
         multiple_of=multiple_of,
         groups=groups,
     )

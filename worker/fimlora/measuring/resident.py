@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
 from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
@@ -223,7 +223,7 @@ def _measure_batches(
             first += count_examples(batch)
     progress.check_complete()
     if run is None or not progress.n_examples:
-        raise EmptyCalibration("no example carries a label")
+        raise NoLabelledExample("no example carries a label")
     return run
 
 

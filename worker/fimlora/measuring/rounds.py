@@ -1,9 +1,11 @@
 """Measure until a plan is stable: in rounds, each of which doubles what was measured before.
 
-Statistics of rounds add up to those of one run over all their batches. After each round it is
-asked how much of a plan another draw of as many examples would be expected to move, and no
-round follows once that is little enough. What a round costs that follows in vain is at most
-what all before it have cost together.
+Statistics of rounds add up to those of one run over all their batches, those of the halves too.
+The null does not: a round draws its labels from its own rows alone, one run from all of them,
+so it is another null of the same kind. After each round it is asked how much of a plan another draw
+of as many examples would be expected to move, and no round follows once that is little enough.
+What a round costs that follows in vain is at most what all before it have cost together, and
+one batch.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.errors import InvalidOption, NoLabelledExample
 from fimlora.statistics import Statistics
 
 FIRST_ROUND = 4  # batches
@@ -81,6 +83,9 @@ def measure_until_stable(
 ) -> Rounds:
     """Measure 4, 8, 16 ... batches in all, until a plan from them is stable.
 
+    A single batch that would be left for the last round belongs to the one before it: by itself
+    it has no halves.
+
     Args:
         measure: Measures a part of the batches by whatever executor, with ``first_example``
             set to the number of examples before it. What it records must add up: no spectra.
@@ -89,7 +94,8 @@ def measure_until_stable(
         n_available: How many batches there are.
         tolerance: Up to which share a plan is stable.
         max_batches: Batches to use at most.
-        first_round: Batches of the first round; each other one is as large as all before it.
+        first_round: Batches of the first round; each other one is as large as all before it. An
+            even number, or halves are other batches than those of one run.
         begun: Statistics of the first batches and their number, from an earlier run.
         on_round: Called with the statistics and the number of batches after each round.
 
@@ -98,7 +104,7 @@ def measure_until_stable(
 
     Raises:
         InvalidOption: A number is outside what is allowed.
-        EmptyCalibration: No batch holds a labelled example.
+        NoLabelledExample: No batch holds a labelled example.
     """
     if not 0 < tolerance < 1:
         raise InvalidOption(f"tolerance={tolerance}: it must lie between 0 and 1")
@@ -117,8 +123,9 @@ def measure_until_stable(
                 max_batches,
             )  # fmt: skip
         if n_done >= end:
-            raise EmptyCalibration("no example carries a label")
+            raise NoLabelledExample("no example carries a label")
         stop = min(max(first_round, 2 * n_done), end)
+        stop = end if end - stop == 1 else stop
         total, n_done = _added(total, measure, n_done, stop), stop
         if on_round is not None and total is not None:
             on_round(total, n_done)
@@ -136,7 +143,7 @@ def _added(
     """Measure a part and add it; one without a label adds nothing."""
     try:
         part = measure(start, stop)
-    except EmptyCalibration:
+    except NoLabelledExample:
         return total
     if total is None:
         return part

@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from fimlora.errors import InvalidStatistics
 from fimlora.left_out import FUSED_EXPERTS
 from fimlora.plan import TargetModule
+from fimlora.statistics.both_modules import Choice, of_both
 from fimlora.statistics.options import Estimator, Execution, check_scale
 
 # A spectrum whose leading values may be further off than this is called unresolved.
@@ -192,8 +193,10 @@ class Statistics:
     def merge(self, other: "Statistics") -> "Statistics":
         """Add the sums of another run over other examples.
 
+        A module that only the other run has reached has zeros here, as in one run over both.
+
         Args:
-            other: Statistics of the same model, modules and settings.
+            other: Statistics of the same model, targets and settings.
 
         Returns:
             Statistics of both runs together; this run's examples come first.
@@ -207,18 +210,56 @@ class Statistics:
                 "statistics with spectra are not merged, as singular values do not add up; "
                 "measure all batches in one run, or merge runs without spectra"
             )
+        self._check_settings(other)
+        choice = of_both((self.modules, self.not_targeted), (other.modules, other.not_targeted))
+        return self._over(choice)._sum(other._over(choice))  # noqa: SLF001
+
+    def _check_settings(self, other: "Statistics") -> None:
         for group in ("input_squares", "batch_energies"):
-            if getattr(self, group).keys() != getattr(other, group).keys():
+            if bool(getattr(self, group)) != bool(getattr(other, group)):
                 raise InvalidStatistics(f"only one of the statistics holds {group}; not merged")
-        for name in ("modules", *_MUST_MATCH):
+        for name in _MUST_MATCH:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                detail = "" if name == "modules" else f": {mine!r} and {theirs!r}"
-                raise InvalidStatistics(f"statistics differ in {name}{detail}; not merged")
+                raise InvalidStatistics(
+                    f"statistics differ in {name}: {mine!r} and {theirs!r}; not merged"
+                )
         if not _are_equal(self.head_weights, other.head_weights):
             raise InvalidStatistics(
                 "statistics were measured under different heads; not merged"
             )
+
+    def _over(self, choice: Choice) -> "Statistics":
+        """The same run with zeros for the modules of a choice that it has not reached."""
+        modules, not_targeted = choice
+        if modules == self.modules:
+            return self
+        reached = {module.name for module in self.modules}
+
+        def padded(group: str) -> dict[str, NDArray[np.float64]]:
+            arrays = getattr(self, group)
+            return {
+                m.name: arrays[m.name] if m.name in arrays else np.zeros(self._shape(group, m))
+                for m in modules
+                if arrays and (m.name in arrays or m.name not in reached)
+            }
+
+        groups: dict[str, Any] = {group: padded(group) for group in _ADDED}
+        parts = {name: part._over(choice) for name, part in self.parts.items()}  # noqa: SLF001
+        whole = replace(self, modules=modules, not_targeted=not_targeted, **groups)
+        return whole.with_parts(parts)
+
+    def _shape(self, group: str, module: TargetModule) -> tuple[int, ...]:
+        """The shape of what a group holds of a module."""
+        return {
+            "example_energies": (self.n_examples,),
+            "squared_gradients": (module.d_out, self.rank or 0),
+            "input_squares": (module.d_in,),
+            "token_counts": (1,),
+        }.get(group, (module.d_out,))
+
+    def _sum(self, other: "Statistics") -> "Statistics":
+        """Add statistics of the same modules and settings."""
         is_agreed = other.estimator_reason in {self.estimator_reason, None}
         merged = replace(
             self,
@@ -240,7 +281,11 @@ class Statistics:
         theirs = other.parts
         # What only one of them has is not known of both together.
         return merged.with_parts(
-            {name: p.merge(theirs[name]) for name, p in self.parts.items() if name in theirs}
+            {
+                name: part._sum(theirs[name])  # noqa: SLF001
+                for name, part in self.parts.items()
+                if name in theirs
+            }
         )
 
     def save(self, path: str | Path) -> None:
@@ -377,13 +422,29 @@ _GROUPS = (
     "spectrum_errors",
     "head_weights",
 )
+_ADDED = (
+    "row_energies",
+    "example_energies",
+    "squared_gradients",
+    "input_squares",
+    "token_counts",
+    "batch_energies",
+)
 _COUNTS = ("n_examples", "n_batches")
 _PARTS = ("null", "halves", "null_targets")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
     if attribute.name
-    not in {"modules", "execution", "estimator_reason", *_COUNTS, *_GROUPS, *_PARTS}
+    not in {
+        "modules",
+        "not_targeted",
+        "execution",
+        "estimator_reason",
+        *_COUNTS,
+        *_GROUPS,
+        *_PARTS,
+    }
 )
 
 

@@ -5,6 +5,7 @@ costs no round, and as little of its last one as that of a job that has but one.
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,12 +92,7 @@ def measure_in_rounds(
             on_round=kept.keep,
         )
 
-    try:
-        return rounds(kept.newest())
-    except InvalidStatistics as error:  # such as those of another device
-        log.warning("rounds.refused folder=%s: %s", progress.folder.name, error)
-        kept.forget()
-    return rounds(None)
+    return begun_or_anew(kept, rounds)
 
 
 def _expected_move(request: CalibrationRequest, statistics: Statistics) -> float:
@@ -147,3 +143,29 @@ class KeptRounds:
 
     def _path(self, n_batches: int) -> Path:
         return self.folder / f"rounds.{n_batches}.safetensors"
+
+
+def begun_or_anew(
+    kept: KeptRounds, rounds: Callable[[tuple[Statistics, int] | None], Rounds]
+) -> Rounds:
+    """Go on from kept rounds, or without them where they are of another run.
+
+    Args:
+        kept: What is kept of an earlier attempt; forgotten if it does not fit.
+        rounds: Measures, from what is kept on.
+
+    Returns:
+        What it gives.
+
+    Raises:
+        InvalidStatistics: Nothing was kept, so that measuring anew would come to the same.
+    """
+    begun = kept.newest()
+    try:
+        return rounds(begun)
+    except InvalidStatistics as error:  # such as those of another device
+        if begun is None:
+            raise
+        log.warning("rounds.refused folder=%s: %s", kept.folder.name, error)
+        kept.forget()
+    return rounds(None)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.errors import EmptyCalibration, InvalidOption
+from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
 from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
@@ -292,7 +292,7 @@ def _examples_of(
         for item, first in zip(items, starts, strict=False)
     ]
     if not any(len(examples) for examples in found):
-        raise EmptyCalibration("no example carries a label")
+        raise NoLabelledExample("no example carries a label")
     return loss, null, found
 
 
