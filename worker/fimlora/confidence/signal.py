@@ -9,7 +9,9 @@ may be noise of the same shape at any number of examples, vary as they do. And w
 labels that mean nothing make no difference to which of an example's two values is called the
 true one: some hundred draws of that show how far such plans are apart. A head that was fitted on
 the very rows has seen their labels, which is a difference from the null that is no task; scores
-of the mean gradient show it.
+of the mean gradient show it. Where estimates may be below zero, and come to nothing or less
+over all modules of the run or of a half of it, those above zero are there by chance: such a plan
+is uniform for want of a score, two such halves are not apart, and there is no signal.
 
 Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
 Nothing here imports torch.
@@ -55,9 +57,10 @@ class Signal:
 
     Attributes:
         verdict: ``none`` where labels move the plan no further than chance may: the furthest of
-            the draws, or where there are none, other rows and two roots of the numbers of ranks
-            that both move. ``task`` where they move it further than that, and more than twice
-            as far as other rows; ``weak`` between the two.
+            the draws, and other rows with two roots of the number of ranks that both move; or
+            where the estimates of the run or of a half come to nothing or less. ``task`` where they move it
+            further than that, and more than twice as far as other rows and as the furthest of
+            the draws; ``weak`` between the two.
         sentence: What that means, with the figures.
         moved_by_labels: Share of the plan that the null has elsewhere.
         moved_by_rows: Share that other rows of the same data are expected to move; ``None``
@@ -302,7 +305,7 @@ def signal_from(
     if source.values is not None and plan.rule == "proportional":
         by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
     apart = moved_share(*halves, costs=costs) if halves else None
-    return _judged(
+    return judged(
         plan,
         moved_by_labels=moved_share(run, null, costs=costs),
         moved_between_halves=apart,
@@ -310,6 +313,7 @@ def signal_from(
         label_correlation=_correlation(source.run, source.null),
         half_correlation=_correlation(*source.halves) if halves else None,
         targets=source.targets,
+        lacking=_without_score(source),
         null_ranks=_in_order(plan, null),
         half_ranks=tuple(_in_order(plan, half) for half in halves),
     )
@@ -356,29 +360,42 @@ def with_signal(
     return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
 
 
-def _judged(
+def judged(
     plan: RankPlan,
     *,
     moved_by_labels: float,
     moved_between_halves: float | None,
     moved_by_chance: float | None,
     targets: tuple[int, int],
+    lacking: str | None = None,
     **known: Any,
 ) -> Signal:
-    """Judge distances, and put it in words."""
+    """Judge distances, and put it in words.
+
+    Args:
+        plan: The plan.
+        moved_by_labels: As in `Signal`.
+        moved_between_halves: As in `Signal`.
+        moved_by_chance: As in `Signal`; one of this and the one before is known.
+        targets: Labels of the null, and how many of them were exchanged for another.
+        lacking: That nothing is left of the scores, in a sentence without a stop, if so.
+        **known: All else that a signal states.
+
+    Returns:
+        The signal.
+    """
     by_rows = None
     if moved_between_halves is not None:
         is_mean = plan.rule == "proportional" and plan.method == "fim"
         by_rows = moved_between_halves / math.sqrt(2) if is_mean else moved_between_halves
-    limit = moved_by_chance
-    if limit is None:
-        assert by_rows is not None
-        limit = by_rows + _SURE * math.sqrt((moved_by_labels + by_rows) / plan.spent.ranks)
-    verdict = _verdict(moved_by_labels, by_rows, limit)
+    verdict = "none"
+    if lacking is None:
+        verdict = _verdict(moved_by_labels, by_rows, moved_by_chance, plan.spent.ranks)
     unit = "ranks" if plan.budget.unit == "rank" else "parameters"
+    sentence = _sentence(verdict, unit, moved_by_labels, by_rows, moved_by_chance)
     return Signal(
         verdict=verdict,
-        sentence=_sentence(verdict, unit, moved_by_labels, by_rows, moved_by_chance, targets),
+        sentence="; ".join(filter(None, (sentence, lacking, _rare(targets)))),
         moved_by_labels=moved_by_labels,
         moved_by_rows=by_rows,
         moved_between_halves=moved_between_halves,
@@ -389,11 +406,14 @@ def _judged(
     )
 
 
-def _verdict(by_labels: float, by_rows: float | None, limit: float) -> str:
+def _verdict(
+    by_labels: float, by_rows: float | None, by_chance: float | None, n_ranks: int
+) -> str:
     """Judge distances: what chance may do at most, and what other rows are expected to."""
-    if by_labels <= max(limit, by_rows or 0.0):
+    rows, chance = by_rows or 0.0, by_chance or 0.0
+    if by_labels <= max(chance, rows + _SURE * math.sqrt((by_labels + rows) / n_ranks)):
         return "none"
-    return "task" if by_labels > _CLEAR * (limit if by_rows is None else by_rows) else "weak"
+    return "task" if by_labels > _CLEAR * max(rows, chance) else "weak"
 
 
 def _sentence(
@@ -402,29 +422,53 @@ def _sentence(
     by_labels: float,
     by_rows: float | None,
     by_chance: float | None,
-    targets: tuple[int, int],
 ) -> str:
     """Say what a verdict means, and what it is held against."""
-    labels, known = _percent(by_labels), []
+    moved, known = f"labels move {_percent(by_labels)} of the {unit}", []
     if by_rows is not None:
-        known.append(f"other rows of the same data move {_percent(by_rows)}")
-    if by_chance is not None and (verdict == "none" or by_rows is None):
-        known.append(f"chance alone up to {_percent(by_chance)}")
+        known.append(f"other rows {_percent(by_rows)}")
+    if by_chance is not None:
+        known.append(f"chance up to {_percent(by_chance)}")
     noise = ", ".join(known)
-    rare = ""
-    if targets[1] < _RARE * targets[0]:
-        rare = f"; only {_percent(targets[1] / targets[0])} of the labels had another to become"
     if verdict == "task":
-        return f"{labels} of the {unit} follow from the labels ({noise}){rare}"
+        return f"{moved} ({noise})"
     if verdict == "weak":
-        return (
-            f"a weak signal: labels move {labels} of the {unit} ({noise}), so that little of "
-            f"this map is your task's{rare}"
-        )
+        return f"a weak signal: {moved} ({noise}), so that little of this map is your task's"
     return (
-        "no signal: this map is the model's, not your task's; uniform would do (labels move "
-        f"{labels} of the {unit}, {noise}){rare}"
+        "no signal: this map is the model's, not your task's; uniform would do "
+        f"({moved}, {noise})"
     )
+
+
+def _rare(targets: tuple[int, int]) -> str | None:
+    """Say that few labels were exchanged, if so."""
+    if targets[1] >= _RARE * targets[0]:
+        return None
+    return f"only {_percent(targets[1] / targets[0])} of the labels had another to become"
+
+
+def _without_score(source: SignalSource) -> str | None:
+    """Say that nothing is left of the scores of the run or of a half, if so."""
+    for part, where in (
+        (source.run, ""),
+        *((half, " in a half of the examples") for half in source.halves),
+    ):
+        energies = _estimates(part)
+        if sum(energies) <= 0:
+            n_left = sum(energy > 0 for energy in energies)
+            rest = " and outweigh the others" if n_left else ""
+            n = len(energies)
+            return f"{n - n_left} of {n} estimates are not above zero{rest}{where}"
+    return None
+
+
+def _estimates(scores: Scores) -> list[float]:
+    """What each module's score says of the energy of its gradient, also where it is below zero."""
+    negative = scores.provenance.get("negative_estimates", {})
+    return [
+        negative.get(m.name, _value(scores, m.name)) * (m.d_in * m.d_out)
+        for m in scores.modules
+    ]
 
 
 def _percent(share: float) -> str:
