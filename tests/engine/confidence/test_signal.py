@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from fimlora import Budget, Statistics, allocate, fit_head, measure, score
-from fimlora.confidence.signal import judged, obstacle, signal_of
+from fimlora.confidence.compare import compare
+from fimlora.confidence.signal import (
+    judged,
+    obstacle,
+    shrinkage,
+    signal_of,
+    source_if_any,
+    with_signal,
+)
 from fimlora.errors import InvalidOption
 from fimlora.methods.coherence import part_gradients
 from fimlora.plan import TargetModule
@@ -314,3 +322,53 @@ def test_what_cannot_be_said_is_refused_with_the_reason(statistics):
     signal = signal_of(alone, plan_of(alone))  # values per example show what chance does
     assert signal.moved_by_rows is None
     assert "chance up to" in signal.sentence
+
+
+def test_a_half_that_cannot_be_scored_is_the_reason_why_nothing_is_known():
+    """One example has none to be compared with; nothing fails for that."""
+    model, targets = tiny("bert_classifier")
+    batches = [make_batch("bert_classifier", n, seed=5) for n in ([9, 7, 5, 3] * 2, [8])]
+    batches[0]["labels"][:2] = torch.tensor([0, 1])
+    found = measure(
+        model, batches, target_modules=targets, record="spectra", null=True, halves=True
+    )
+    plan = allocate(score(found, "coherent"), 4)
+
+    reason = obstacle(found, "coherent")
+    stated = with_signal(plan, source_if_any(found, "coherent", scale=2))
+
+    assert reason is not None
+    assert reason.startswith("a half of the examples cannot be scored: method 'coherent'")
+    assert stated.signal == {
+        "verdict": "unknown", "sentence": f"its signal is not known: {reason}"
+    }  # fmt: skip
+    with pytest.raises(InvalidOption, match="a half of the examples cannot be scored"):
+        signal_of(found, plan)
+    assert set(compare(found, 4).signals) == {"fim", "spectral"}
+
+
+@pytest.mark.parametrize("rule", ["uniform", "random"])
+def test_a_plan_whose_rule_looks_at_no_score_has_no_signal(statistics, rule):
+    """Whatever the method of its scores."""
+    plan = allocate(score(statistics), 4, rule=rule)
+
+    assert with_signal(plan, source_if_any(statistics, "fim", scale=2)) == plan
+    assert compare(statistics, 4, methods=["fim", "coherent"], rule=rule).signals == {}
+
+
+def test_unequal_halves_are_held_apart_by_the_smaller_one():
+    """Against draws of means: of halves of 60 and 20 examples, and of twice 80."""
+    rng = np.random.default_rng(0)
+
+    def apart(one, other):
+        means = [rng.standard_normal((4000, n)).mean(axis=1) for n in (one, other)]
+        return np.abs(means[0] - means[1]).mean()
+
+    assert shrinkage(40, 40) == pytest.approx(1 / math.sqrt(2))
+    assert shrinkage(60, 20) == pytest.approx(apart(80, 80) / apart(60, 20), rel=0.04)
+    whole = statistics_of(0, carried=True, n_batches=5)
+    signal = signal_of(whole, plan_of(whole))
+    sizes = [half.n_examples for half in whole.halves]
+    assert sizes[0] > sizes[1]
+    expected = signal.moved_between_halves * shrinkage(*sizes)
+    assert signal.moved_by_rows == pytest.approx(expected)

@@ -3,8 +3,8 @@
 The plan of the null has the scores of the same examples under labels of other ones; where it
 differs from the plan, the labels are the reason, or chance. How far chance alone moves a plan is
 known in two ways. The plans of the two halves of the examples differ by nothing else. They have
-half as many examples: a score that is a mean of them varies by 1/sqrt(2) less with all of them, so
-the distance of the halves is taken times that; spectra and what is made of the mean gradient, which
+half as many examples: a score that is a mean of them varies less with all of them, so the distance
+of the halves is taken times 1/sqrt(2), or what unequal halves ask for (`shrinkage`); spectra and what is made of the mean gradient, which
 may be noise of the same shape at any number of examples, vary as they do. And where a score is a mean of one value per example,
 labels that mean nothing make no difference to which of an example's two values is called the
 true one: some hundred draws of that show how far such plans are apart. A head that was fitted on
@@ -44,6 +44,8 @@ _SURE = 2.0
 _CLEAR = 2.0
 # Where fewer labels than this share were exchanged, the sentence says so.
 _RARE = 0.2
+# Rules, and methods, that look at no score.
+CONTROLS = frozenset({"uniform", "random"})
 _BY_EXAMPLE = {None, "exact", "sketched"}
 # Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
 _BITS = 30
@@ -125,6 +127,7 @@ class SignalSource:
         values: Each example's value per module (N M) and that of its null, where a score is the
             mean of these.
         targets: Labels of the null, and how many of them were exchanged for another.
+        n_halves: Examples of each half.
     """
 
     run: Scores
@@ -132,6 +135,7 @@ class SignalSource:
     halves: tuple[Scores, ...]
     values: tuple[Floats, Floats] | None
     targets: tuple[int, int]
+    n_halves: tuple[int, ...]
 
     @property
     def n_numbers(self) -> int:
@@ -160,7 +164,7 @@ def obstacle(
     Returns:
         The reason as a sentence without a stop, or ``None`` where `signal_of` has an answer.
     """
-    if method in {"uniform", "random"}:
+    if method in CONTROLS:
         return f"method {method!r} looks at no score, so that no label would move its plan"
     if needs_null(method):
         return (
@@ -177,7 +181,14 @@ def obstacle(
             "without halves nothing shows how far other rows would move the plan; measure at "
             "least two batches, with halves=True"
         )
-    return lacks(statistics.null, method)
+    for part, which in (
+        (statistics, "the run"),
+        (statistics.null, "the null"),
+        *((half, "a half of the examples") for half in statistics.halves or ()),
+    ):
+        if reason := lacks(part, method):
+            return f"{which} cannot be scored: {reason}"
+    return None
 
 
 def source_of(
@@ -215,7 +226,9 @@ def source_of(
     values = None
     if _has_values(statistics, method, **taken_with):
         values = _values(statistics), _values(statistics.null)
-    return SignalSource(run, null, tuple(halves), values, statistics.null.null_targets)
+    n_halves = tuple(half.n_examples for half in statistics.halves or ())
+    targets = statistics.null.null_targets
+    return SignalSource(run, null, tuple(halves), values, targets, n_halves)
 
 
 def signal_of(
@@ -286,7 +299,7 @@ def signal_from(
     Raises:
         InvalidOption: The plan goes by no score, or these options do not give it.
     """
-    if plan.rule in {"uniform", "random"}:
+    if plan.rule in CONTROLS:
         raise InvalidOption(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
@@ -314,6 +327,7 @@ def signal_from(
         half_correlation=_correlation(*source.halves) if halves else None,
         targets=source.targets,
         lacking=_without_score(source),
+        n_halves=source.n_halves,
         null_ranks=_in_order(plan, null),
         half_ranks=tuple(_in_order(plan, half) for half in halves),
     )
@@ -333,7 +347,7 @@ def source_if_any(
     Returns:
         It; the reason where nothing can be said of it; ``None`` where nothing was asked.
     """
-    if statistics.null is None or method in {"uniform", "random"} or needs_null(method):
+    if statistics.null is None or method in CONTROLS or needs_null(method):
         return None
     reason = obstacle(statistics, method, aggregation=aggregation)
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
@@ -350,9 +364,10 @@ def with_signal(
         multiple_of: As it was allocated with.
 
     Returns:
-        The plan, with a signal, or with the reason why there is none, if that was asked.
+        The plan, with a signal, or with the reason why there is none, if that was asked; as it
+        was where its rule looks at no score.
     """
-    if source is None:
+    if source is None or plan.rule in CONTROLS:
         return plan
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
@@ -368,6 +383,7 @@ def judged(
     moved_by_chance: float | None,
     targets: tuple[int, int],
     lacking: str | None = None,
+    n_halves: tuple[int, ...] = (1, 1),
     **known: Any,
 ) -> Signal:
     """Judge distances, and put it in words.
@@ -379,6 +395,7 @@ def judged(
         moved_by_chance: As in `Signal`; one of this and the one before is known.
         targets: Labels of the null, and how many of them were exchanged for another.
         lacking: That nothing is left of the scores, in a sentence without a stop, if so.
+        n_halves: Examples of each half.
         **known: All else that a signal states.
 
     Returns:
@@ -387,7 +404,7 @@ def judged(
     by_rows = None
     if moved_between_halves is not None:
         is_mean = plan.rule == "proportional" and plan.method == "fim"
-        by_rows = moved_between_halves / math.sqrt(2) if is_mean else moved_between_halves
+        by_rows = moved_between_halves * (shrinkage(*n_halves) if is_mean else 1)
     verdict = "none"
     if lacking is None:
         verdict = _verdict(moved_by_labels, by_rows, moved_by_chance, plan.spent.ranks)
@@ -404,6 +421,23 @@ def judged(
         n_changed=targets[1],
         **known,
     )
+
+
+def shrinkage(one: int, other: int) -> float:
+    """Say how much nearer than its halves two draws of a whole run are to each other.
+
+    A mean of n examples has variance v / n. That of the difference of the halves is
+    v (1 / N1 + 1 / N2), that of two draws of all N = N1 + N2 is 2 v / N; the root of their ratio
+    is sqrt(2 N1 N2) / N, which is 1/sqrt(2) for equal halves and less for others.
+
+    Args:
+        one: Examples of one half, N1.
+        other: Those of the other, N2.
+
+    Returns:
+        The distance of two such draws over that of the halves.
+    """
+    return math.sqrt(2 * one * other) / (one + other)
 
 
 def _verdict(
