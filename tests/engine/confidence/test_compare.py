@@ -109,6 +109,19 @@ def test_a_signal_is_stated_where_null_and_halves_were_measured():
     assert rows["uniform"] is None
 
 
+def test_groups_that_can_be_looked_through_once_tie_the_plans_of_all_methods():
+    """A generator is as good as a list."""
+    statistics = make_statistics()
+    names = [module.name for module in statistics.modules][:2]
+
+    listed = compare(statistics, 4, groups=[names])
+    streamed = compare(statistics, 4, groups=(group for group in [names]))
+
+    assert streamed == listed
+    for plan in streamed.plans.values():
+        assert plan.ranks[names[0]] == plan.ranks[names[1]]
+
+
 def test_what_was_not_recorded_is_left_out_with_the_reason():
     """By itself; a method that was named is refused."""
     bare = make_statistics()

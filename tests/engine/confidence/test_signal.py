@@ -9,12 +9,27 @@ import torch
 from torch import nn
 
 from fimlora import Budget, Statistics, allocate, fit_head, measure, score
-from fimlora.confidence.signal import obstacle, signal_of
+from fimlora.confidence.compare import compare
+from fimlora.confidence.signal import (
+    judged,
+    obstacle,
+    shrinkage,
+    signal_of,
+    source_if_any,
+    with_signal,
+)
 from fimlora.errors import InvalidOption
+from fimlora.methods.coherence import part_gradients
+from fimlora.plan import TargetModule
+from fimlora.scores import Scores
 from support.models import make_batch, tiny
 
 N_LAYERS, WIDTH, CARRIER = 12, 24, 7
-OPTIONS = {"fim": {"r_min": 1, "r_max": 24}, "spectral": {"r_min": 0, "r_max": 24}}
+OPTIONS = {
+    "fim": {"r_min": 1, "r_max": 24},
+    "spectral": {"r_min": 0, "r_max": 24},
+}
+BY_SCORES = ("fim", "coherent", "spectral", "spectral-denoised")
 
 
 class Layers(nn.Module):
@@ -85,7 +100,7 @@ def test_a_layer_that_alone_carries_the_task_is_found(method, seed):
     ]
     assert plan.modules[int(np.argmax(moved))].name == f"layers.{CARRIER}"
     assert max(moved) > 2 * np.partition(moved, -2)[-2]
-    assert "follow from the labels" in signal.sentence
+    assert "labels move" in signal.sentence
 
 
 @pytest.mark.parametrize("method", sorted(OPTIONS))
@@ -101,20 +116,78 @@ def test_the_same_layers_without_a_task_have_no_signal(method):
 
 @pytest.mark.parametrize("name", ["bert_classifier", "llama_gqa_lm"])
 def test_random_labels_have_no_signal(name):
-    """A transformer on tokens that mean nothing, with labels drawn at random: many seeds."""
+    """A transformer on tokens that mean nothing, labels drawn at random: many seeds, as planned."""
     model, targets = tiny(name)
     verdicts = Counter()
-    for seed in range(12):
+    for seed in range(24):
         batches = [make_batch(name, [9, 7, 7, 5, 3, 8], seed=20 * seed + i) for i in range(6)]
         statistics = measure(
             model, batches, target_modules=targets, record="spectra", null=True, halves=True,
             seed=seed,
         )  # fmt: skip
-        for method in OPTIONS:
-            signal = signal_of(statistics, plan_of(statistics, method, budget=6))
+        for method in BY_SCORES:
+            signal = signal_of(statistics, allocate(score(statistics, method), 6))
             verdicts[method, signal.verdict] += 1
 
-    assert verdicts == {(method, "none"): 12 for method in OPTIONS}
+    assert verdicts == {(method, "none"): 24 for method in BY_SCORES}
+
+
+def test_no_score_is_no_signal_however_little_the_halves_differ():
+    """Plans that are uniform for want of a score agree, which says nothing of labels."""
+    model, targets = tiny("bert_classifier")
+    lengths, found = [9, 7, 7, 5, 3, 8], []
+    for seed in range(12):
+        batches = [make_batch("bert_classifier", lengths, seed=20 * seed + i) for i in range(6)]
+        statistics = measure(
+            model, batches, target_modules=targets, record="spectra", null=True, halves=True
+        )
+        parts = part_gradients(statistics)
+        energies = [parts[m.name].signal for m in statistics.modules]
+        if sum(energies) > 0:
+            continue
+        signal = signal_of(statistics, allocate(score(statistics, "coherent"), 6))
+        n_below = sum(energy <= 0 for energy in energies)
+        assert f"; {n_below} of {len(energies)} estimates are not above zero" in signal.sentence
+        assert ("outweigh the others" in signal.sentence) == (n_below < len(energies))
+        found.append(signal.verdict)
+
+    assert found
+    assert set(found) == {"none"}
+    task = statistics_of(0, carried=True)  # one estimate of twelve outweighs all others
+    signal = signal_of(task, allocate(score(task, "coherent"), 4))
+    assert "not above zero" not in signal.sentence
+
+
+@pytest.mark.parametrize(
+    ("labels", "halves", "chance", "verdict"),
+    [
+        (0.10, 0.05, 0.09, "weak"),  # far from other rows, near what chance may do
+        (0.10, 0.02, 0.04, "task"),
+        (0.10, 0.08, 0.04, "none"),  # nearer to other rows than the count of ranks lets tell
+        (1 / 144, 0.0, 0.0, "none"),  # one rank
+        (1 / 144, 0.0, None, "none"),
+        (0.10, 0.0, None, "task"),
+        (0.40, None, 0.15, "task"),
+        (0.40, None, 0.25, "weak"),
+        (0.40, None, 0.45, "none"),
+    ],
+)
+def test_a_task_stands_out_of_other_rows_and_of_chance(labels, halves, chance, verdict):
+    """By the stated rule, with every distance that is known in the sentence."""
+    modules = tuple(TargetModule(f"layers.{i}", 8, 8) for i in range(18))
+    plan = allocate(Scores(modules, {m.name: 1.0 for m in modules}, method="fim"), 8)
+
+    signal = judged(
+        plan, moved_by_labels=labels, moved_between_halves=halves, moved_by_chance=chance,
+        targets=(64, 60), label_correlation=None, half_correlation=None, null_ranks=(),
+        half_ranks=(),
+    )  # fmt: skip
+
+    assert signal.verdict == verdict
+    assert f"labels move {'0.7' if labels < 0.01 else round(100 * labels)} %" in signal.sentence
+    assert ("other rows" in signal.sentence) == (halves is not None)
+    known = chance is not None
+    assert (f"chance up to {100 * (chance or 0):.0f} %" in signal.sentence) == known
 
 
 @pytest.fixture(scope="module")
@@ -248,4 +321,54 @@ def test_what_cannot_be_said_is_refused_with_the_reason(statistics):
         signal_of(alone, plan_of(alone, "spectral"))
     signal = signal_of(alone, plan_of(alone))  # values per example show what chance does
     assert signal.moved_by_rows is None
-    assert "chance alone" in signal.sentence
+    assert "chance up to" in signal.sentence
+
+
+def test_a_half_that_cannot_be_scored_is_the_reason_why_nothing_is_known():
+    """One example has none to be compared with; nothing fails for that."""
+    model, targets = tiny("bert_classifier")
+    batches = [make_batch("bert_classifier", n, seed=5) for n in ([9, 7, 5, 3] * 2, [8])]
+    batches[0]["labels"][:2] = torch.tensor([0, 1])
+    found = measure(
+        model, batches, target_modules=targets, record="spectra", null=True, halves=True
+    )
+    plan = allocate(score(found, "coherent"), 4)
+
+    reason = obstacle(found, "coherent")
+    stated = with_signal(plan, source_if_any(found, "coherent", scale=2))
+
+    assert reason is not None
+    assert reason.startswith("a half of the examples cannot be scored: method 'coherent'")
+    assert stated.signal == {
+        "verdict": "unknown", "sentence": f"its signal is not known: {reason}"
+    }  # fmt: skip
+    with pytest.raises(InvalidOption, match="a half of the examples cannot be scored"):
+        signal_of(found, plan)
+    assert set(compare(found, 4).signals) == {"fim", "spectral"}
+
+
+@pytest.mark.parametrize("rule", ["uniform", "random"])
+def test_a_plan_whose_rule_looks_at_no_score_has_no_signal(statistics, rule):
+    """Whatever the method of its scores."""
+    plan = allocate(score(statistics), 4, rule=rule)
+
+    assert with_signal(plan, source_if_any(statistics, "fim", scale=2)) == plan
+    assert compare(statistics, 4, methods=["fim", "coherent"], rule=rule).signals == {}
+
+
+def test_unequal_halves_are_held_apart_by_the_smaller_one():
+    """Against draws of means: of halves of 60 and 20 examples, and of twice 80."""
+    rng = np.random.default_rng(0)
+
+    def apart(one, other):
+        means = [rng.standard_normal((4000, n)).mean(axis=1) for n in (one, other)]
+        return np.abs(means[0] - means[1]).mean()
+
+    assert shrinkage(40, 40) == pytest.approx(1 / math.sqrt(2))
+    assert shrinkage(60, 20) == pytest.approx(apart(80, 80) / apart(60, 20), rel=0.04)
+    whole = statistics_of(0, carried=True, n_batches=5)
+    signal = signal_of(whole, plan_of(whole))
+    sizes = [half.n_examples for half in whole.halves]
+    assert sizes[0] > sizes[1]
+    expected = signal.moved_between_halves * shrinkage(*sizes)
+    assert signal.moved_by_rows == pytest.approx(expected)

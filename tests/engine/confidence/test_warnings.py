@@ -80,6 +80,22 @@ def test_nearly_uniform_scores(budget):
     assert "nearly_uniform" not in messages(plan_of(scores=tilted, budget=budget))
 
 
+@pytest.mark.parametrize("n_below", [6, 7, 12])
+def test_uniform_for_want_of_a_score(n_below):
+    """Bounds are no remedy where most estimates came out below zero."""
+    even = dict.fromkeys((m.name for m in MODULES), 1.0)
+    negative = dict.fromkeys(list(even)[:n_below], -1.0)
+    scores = even if n_below < len(even) else dict.fromkeys(even, 0.0)
+
+    message = messages(plan_of({"negative_estimates": negative}, scores=scores))[
+        "nearly_uniform"
+    ]
+
+    is_most = n_below > 6
+    assert (f"{n_below} of 12 estimates are below zero" in message) == is_most
+    assert ("widen r_min" in message) != is_most
+
+
 def test_most_modules_at_a_bound():
     """They are counted by bound; exactly half of them are not most."""
     halves = dict(

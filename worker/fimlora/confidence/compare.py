@@ -16,8 +16,8 @@ import numpy as np
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
 from fimlora.confidence.correlation import spearman
+from fimlora.confidence.signal import CONTROLS, signal_of
 from fimlora.confidence.signal import obstacle as no_signal
-from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, find_method
 from fimlora.methods.score import obstacle, score
@@ -140,6 +140,8 @@ def compare(
             or there are fewer than two.
     """  # noqa: DOC502 - the helpers raise
     wanted, left_out = _choose(statistics, methods)
+    if "groups" in options:  # looked through once per method
+        options["groups"] = [tuple(group) for group in options["groups"]]
     scale = statistics.scale if scale is None else scale
     taken = {
         method: score(
@@ -197,7 +199,7 @@ def _signals(
     return {
         method: signal_of(statistics, plan, **taken_with, **tied).to_json()
         for method, plan in plans.items()
-        if no_signal(statistics, method, **taken_with) is None
+        if plan.rule not in CONTROLS and no_signal(statistics, method, **taken_with) is None
     }
 
 

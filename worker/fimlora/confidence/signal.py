@@ -3,13 +3,15 @@
 The plan of the null has the scores of the same examples under labels of other ones; where it
 differs from the plan, the labels are the reason, or chance. How far chance alone moves a plan is
 known in two ways. The plans of the two halves of the examples differ by nothing else. They have
-half as many examples: a score that is a mean of them varies by 1/sqrt(2) less with all of them, so
-the distance of the halves is taken times that; spectra and what is made of the mean gradient, which
+half as many examples: a score that is a mean of them varies less with all of them, so the distance
+of the halves is taken times 1/sqrt(2), or what unequal halves ask for (`shrinkage`); spectra and what is made of the mean gradient, which
 may be noise of the same shape at any number of examples, vary as they do. And where a score is a mean of one value per example,
 labels that mean nothing make no difference to which of an example's two values is called the
 true one: some hundred draws of that show how far such plans are apart. A head that was fitted on
 the very rows has seen their labels, which is a difference from the null that is no task; scores
-of the mean gradient show it.
+of the mean gradient show it. Where estimates may be below zero, and come to nothing or less
+over all modules of the run or of a half of it, those above zero are there by chance: such a plan
+is uniform for want of a score, two such halves are not apart, and there is no signal.
 
 Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
 Nothing here imports torch.
@@ -42,6 +44,8 @@ _SURE = 2.0
 _CLEAR = 2.0
 # Where fewer labels than this share were exchanged, the sentence says so.
 _RARE = 0.2
+# Rules, and methods, that look at no score.
+CONTROLS = frozenset({"uniform", "random"})
 _BY_EXAMPLE = {None, "exact", "sketched"}
 # Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
 _BITS = 30
@@ -55,9 +59,10 @@ class Signal:
 
     Attributes:
         verdict: ``none`` where labels move the plan no further than chance may: the furthest of
-            the draws, or where there are none, other rows and two roots of the numbers of ranks
-            that both move. ``task`` where they move it further than that, and more than twice
-            as far as other rows; ``weak`` between the two.
+            the draws, and other rows with two roots of the number of ranks that both move; or
+            where the estimates of the run or of a half come to nothing or less. ``task`` where they move it
+            further than that, and more than twice as far as other rows and as the furthest of
+            the draws; ``weak`` between the two.
         sentence: What that means, with the figures.
         moved_by_labels: Share of the plan that the null has elsewhere.
         moved_by_rows: Share that other rows of the same data are expected to move; ``None``
@@ -122,6 +127,7 @@ class SignalSource:
         values: Each example's value per module (N M) and that of its null, where a score is the
             mean of these.
         targets: Labels of the null, and how many of them were exchanged for another.
+        n_halves: Examples of each half.
     """
 
     run: Scores
@@ -129,6 +135,7 @@ class SignalSource:
     halves: tuple[Scores, ...]
     values: tuple[Floats, Floats] | None
     targets: tuple[int, int]
+    n_halves: tuple[int, ...]
 
     @property
     def n_numbers(self) -> int:
@@ -157,7 +164,7 @@ def obstacle(
     Returns:
         The reason as a sentence without a stop, or ``None`` where `signal_of` has an answer.
     """
-    if method in {"uniform", "random"}:
+    if method in CONTROLS:
         return f"method {method!r} looks at no score, so that no label would move its plan"
     if needs_null(method):
         return (
@@ -174,7 +181,14 @@ def obstacle(
             "without halves nothing shows how far other rows would move the plan; measure at "
             "least two batches, with halves=True"
         )
-    return lacks(statistics.null, method)
+    for part, which in (
+        (statistics, "the run"),
+        (statistics.null, "the null"),
+        *((half, "a half of the examples") for half in statistics.halves or ()),
+    ):
+        if reason := lacks(part, method):
+            return f"{which} cannot be scored: {reason}"
+    return None
 
 
 def source_of(
@@ -212,7 +226,9 @@ def source_of(
     values = None
     if _has_values(statistics, method, **taken_with):
         values = _values(statistics), _values(statistics.null)
-    return SignalSource(run, null, tuple(halves), values, statistics.null.null_targets)
+    n_halves = tuple(half.n_examples for half in statistics.halves or ())
+    targets = statistics.null.null_targets
+    return SignalSource(run, null, tuple(halves), values, targets, n_halves)
 
 
 def signal_of(
@@ -283,7 +299,7 @@ def signal_from(
     Raises:
         InvalidOption: The plan goes by no score, or these options do not give it.
     """
-    if plan.rule in {"uniform", "random"}:
+    if plan.rule in CONTROLS:
         raise InvalidOption(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
@@ -302,7 +318,7 @@ def signal_from(
     if source.values is not None and plan.rule == "proportional":
         by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
     apart = moved_share(*halves, costs=costs) if halves else None
-    return _judged(
+    return judged(
         plan,
         moved_by_labels=moved_share(run, null, costs=costs),
         moved_between_halves=apart,
@@ -310,6 +326,8 @@ def signal_from(
         label_correlation=_correlation(source.run, source.null),
         half_correlation=_correlation(*source.halves) if halves else None,
         targets=source.targets,
+        lacking=_without_score(source),
+        n_halves=source.n_halves,
         null_ranks=_in_order(plan, null),
         half_ranks=tuple(_in_order(plan, half) for half in halves),
     )
@@ -329,7 +347,7 @@ def source_if_any(
     Returns:
         It; the reason where nothing can be said of it; ``None`` where nothing was asked.
     """
-    if statistics.null is None or method in {"uniform", "random"} or needs_null(method):
+    if statistics.null is None or method in CONTROLS or needs_null(method):
         return None
     reason = obstacle(statistics, method, aggregation=aggregation)
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
@@ -346,9 +364,10 @@ def with_signal(
         multiple_of: As it was allocated with.
 
     Returns:
-        The plan, with a signal, or with the reason why there is none, if that was asked.
+        The plan, with a signal, or with the reason why there is none, if that was asked; as it
+        was where its rule looks at no score.
     """
-    if source is None:
+    if source is None or plan.rule in CONTROLS:
         return plan
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
@@ -356,29 +375,44 @@ def with_signal(
     return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
 
 
-def _judged(
+def judged(
     plan: RankPlan,
     *,
     moved_by_labels: float,
     moved_between_halves: float | None,
     moved_by_chance: float | None,
     targets: tuple[int, int],
+    lacking: str | None = None,
+    n_halves: tuple[int, ...] = (1, 1),
     **known: Any,
 ) -> Signal:
-    """Judge distances, and put it in words."""
+    """Judge distances, and put it in words.
+
+    Args:
+        plan: The plan.
+        moved_by_labels: As in `Signal`.
+        moved_between_halves: As in `Signal`.
+        moved_by_chance: As in `Signal`; one of this and the one before is known.
+        targets: Labels of the null, and how many of them were exchanged for another.
+        lacking: That nothing is left of the scores, in a sentence without a stop, if so.
+        n_halves: Examples of each half.
+        **known: All else that a signal states.
+
+    Returns:
+        The signal.
+    """
     by_rows = None
     if moved_between_halves is not None:
         is_mean = plan.rule == "proportional" and plan.method == "fim"
-        by_rows = moved_between_halves / math.sqrt(2) if is_mean else moved_between_halves
-    limit = moved_by_chance
-    if limit is None:
-        assert by_rows is not None
-        limit = by_rows + _SURE * math.sqrt((moved_by_labels + by_rows) / plan.spent.ranks)
-    verdict = _verdict(moved_by_labels, by_rows, limit)
+        by_rows = moved_between_halves * (shrinkage(*n_halves) if is_mean else 1)
+    verdict = "none"
+    if lacking is None:
+        verdict = _verdict(moved_by_labels, by_rows, moved_by_chance, plan.spent.ranks)
     unit = "ranks" if plan.budget.unit == "rank" else "parameters"
+    sentence = _sentence(verdict, unit, moved_by_labels, by_rows, moved_by_chance)
     return Signal(
         verdict=verdict,
-        sentence=_sentence(verdict, unit, moved_by_labels, by_rows, moved_by_chance, targets),
+        sentence="; ".join(filter(None, (sentence, lacking, _rare(targets)))),
         moved_by_labels=moved_by_labels,
         moved_by_rows=by_rows,
         moved_between_halves=moved_between_halves,
@@ -389,11 +423,31 @@ def _judged(
     )
 
 
-def _verdict(by_labels: float, by_rows: float | None, limit: float) -> str:
+def shrinkage(one: int, other: int) -> float:
+    """Say how much nearer than its halves two draws of a whole run are to each other.
+
+    A mean of n examples has variance v / n. That of the difference of the halves is
+    v (1 / N1 + 1 / N2), that of two draws of all N = N1 + N2 is 2 v / N; the root of their ratio
+    is sqrt(2 N1 N2) / N, which is 1/sqrt(2) for equal halves and less for others.
+
+    Args:
+        one: Examples of one half, N1.
+        other: Those of the other, N2.
+
+    Returns:
+        The distance of two such draws over that of the halves.
+    """
+    return math.sqrt(2 * one * other) / (one + other)
+
+
+def _verdict(
+    by_labels: float, by_rows: float | None, by_chance: float | None, n_ranks: int
+) -> str:
     """Judge distances: what chance may do at most, and what other rows are expected to."""
-    if by_labels <= max(limit, by_rows or 0.0):
+    rows, chance = by_rows or 0.0, by_chance or 0.0
+    if by_labels <= max(chance, rows + _SURE * math.sqrt((by_labels + rows) / n_ranks)):
         return "none"
-    return "task" if by_labels > _CLEAR * (limit if by_rows is None else by_rows) else "weak"
+    return "task" if by_labels > _CLEAR * max(rows, chance) else "weak"
 
 
 def _sentence(
@@ -402,29 +456,53 @@ def _sentence(
     by_labels: float,
     by_rows: float | None,
     by_chance: float | None,
-    targets: tuple[int, int],
 ) -> str:
     """Say what a verdict means, and what it is held against."""
-    labels, known = _percent(by_labels), []
+    moved, known = f"labels move {_percent(by_labels)} of the {unit}", []
     if by_rows is not None:
-        known.append(f"other rows of the same data move {_percent(by_rows)}")
-    if by_chance is not None and (verdict == "none" or by_rows is None):
-        known.append(f"chance alone up to {_percent(by_chance)}")
+        known.append(f"other rows {_percent(by_rows)}")
+    if by_chance is not None:
+        known.append(f"chance up to {_percent(by_chance)}")
     noise = ", ".join(known)
-    rare = ""
-    if targets[1] < _RARE * targets[0]:
-        rare = f"; only {_percent(targets[1] / targets[0])} of the labels had another to become"
     if verdict == "task":
-        return f"{labels} of the {unit} follow from the labels ({noise}){rare}"
+        return f"{moved} ({noise})"
     if verdict == "weak":
-        return (
-            f"a weak signal: labels move {labels} of the {unit} ({noise}), so that little of "
-            f"this map is your task's{rare}"
-        )
+        return f"a weak signal: {moved} ({noise}), so that little of this map is your task's"
     return (
-        "no signal: this map is the model's, not your task's; uniform would do (labels move "
-        f"{labels} of the {unit}, {noise}){rare}"
+        "no signal: this map is the model's, not your task's; uniform would do "
+        f"({moved}, {noise})"
     )
+
+
+def _rare(targets: tuple[int, int]) -> str | None:
+    """Say that few labels were exchanged, if so."""
+    if targets[1] >= _RARE * targets[0]:
+        return None
+    return f"only {_percent(targets[1] / targets[0])} of the labels had another to become"
+
+
+def _without_score(source: SignalSource) -> str | None:
+    """Say that nothing is left of the scores of the run or of a half, if so."""
+    for part, where in (
+        (source.run, ""),
+        *((half, " in a half of the examples") for half in source.halves),
+    ):
+        energies = _estimates(part)
+        if sum(energies) <= 0:
+            n_left = sum(energy > 0 for energy in energies)
+            rest = " and outweigh the others" if n_left else ""
+            n = len(energies)
+            return f"{n - n_left} of {n} estimates are not above zero{rest}{where}"
+    return None
+
+
+def _estimates(scores: Scores) -> list[float]:
+    """What each module's score says of the energy of its gradient, also where it is below zero."""
+    negative = scores.provenance.get("negative_estimates", {})
+    return [
+        negative.get(m.name, _value(scores, m.name)) * (m.d_in * m.d_out)
+        for m in scores.modules
+    ]
 
 
 def _percent(share: float) -> str:

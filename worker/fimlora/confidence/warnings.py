@@ -93,10 +93,18 @@ def _of_ranks(plan: RankPlan) -> _Found:
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
     if uniform and (share := moved_share(plan.ranks, uniform, costs=costs)) < UNIFORM_SHARE:
         what = "ranks" if costs is None else "parameters"
+        n_below = len(plan.provenance.get("negative_estimates", ()))
+        n = len(plan.modules)
+        then = "train uniform ranks, or widen r_min and r_max if scores differ more"
+        if n_below > n / 2:  # wider bounds would only spread chance
+            then = (
+                f"{n_below} of {n} estimates are below zero, which no bounds change; train "
+                "uniform ranks, or measure more examples"
+            )
         yield PlanWarning(
             "nearly_uniform",
             f"the plan moves {share:.1%} of the {what} of uniform LoRA, so it is uniform in "
-            "effect: train uniform ranks, or widen r_min and r_max if scores differ more",
+            f"effect: {then}",
         )
     at_low = sum(rank == plan.r_min for rank in plan.ranks.values())
     at_high = sum(rank == plan.r_max for rank in plan.ranks.values())
