@@ -29,7 +29,7 @@ class PlanWarning(AnswerModel):
     """Something to mind, with the number it is about and the next step."""
 
     code: str = Field(
-        description="few_examples, one_class, missing_classes, seed_sensitive, nearly_uniform, "
-        "at_bounds, unresolved, confidence_unknown or not_stable; there may be others."
+        description="few_examples, one_class, missing_classes, head_saw_measured, seed_sensitive, "
+        "nearly_uniform, at_bounds, unresolved, confidence_unknown or not_stable; there may be others."
     )
     message: str

@@ -137,6 +137,27 @@ def test_a_confidence_that_is_not_known():
 
 
 @pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (
+            {"kind": "fitted", "rows": 48, "measured_rows": 16},
+            "48 rows of which 16 are measured",
+        ),
+        ({"kind": "fitted", "rows": 48, "measured_rows": 0}, None),
+        ({"kind": "fitted", "rows": 48}, None),
+        ({"kind": "fresh"}, None),
+        (None, None),
+    ],
+)
+def test_a_head_that_has_seen_what_is_measured(head, said):
+    """Where it is known; a head of one's own in the library says nothing of it."""
+    found = messages(plan_of({} if head is None else {"head": head}))
+
+    assert list(found) == (["head_saw_measured"] if said else [])
+    assert said is None or said in found["head_saw_measured"]
+
+
+@pytest.mark.parametrize(
     ("stopped", "said"),
     [
         ("cap", "max_batches=64 are measured, and another draw would still move about 8.1%"),

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from fimlora import Statistics
+from fimlora_worker.inputs.calibration_data import Drawn
+from fimlora_worker.job.preparation import head_batches
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import LABELLED, Jobs
@@ -168,3 +170,63 @@ def test_rounds_end_with_the_reason_of_the_head(jobs: Jobs, run_queue):
     error = jobs.get(job_id).to_job().error
     assert error is not None
     assert "all 8 rows of the head have the same labels" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("n_measured", "n_further", "n_rows", "wanted"),
+    [
+        (512, 88, 1024, (0, 88)),
+        (512, 32, 1024, (0, 32)),
+        (512, 31, 1024, (512, 31)),
+        (512, 31, 100, (69, 31)),
+        (512, 0, 1024, (512, 0)),
+        (8, 8, 1024, (0, 8)),
+        (8, 7, 1024, (8, 7)),
+        (512, 600, 100, (0, 100)),
+        (512, 5, 5, (0, 5)),
+    ],
+)
+def test_a_head_is_fitted_on_other_rows_where_there_are_some(
+    n_measured, n_further, n_rows, wanted
+):
+    """Alone from 32 on, or as many as are measured; else with those that are measured last."""
+    rows = [{"input_ids": [n + 1], "labels": 0} for n in range(n_measured + n_further)]
+    drawn = Drawn(rows[:n_measured], 0, rows[n_measured:])
+
+    found = head_batches(drawn, n_rows=n_rows, batch_size=7)
+
+    ids = {int(i) - 1 for batch in found for i in batch["input_ids"][:, 0]}
+    measured = {i for i in ids if i < n_measured}
+    assert (len(measured), len(ids - measured)) == wanted
+    assert found.n_measured == len(measured)
+    assert measured == set(range(n_measured - len(measured), n_measured))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "rows", "measured"),
+    [
+        ({"n_batches": 2}, 40, 0),
+        ({"n_batches": 8}, 48, 32),
+        ({"n_batches": 64}, 48, 48),
+        ({"n_batches": "auto", "tolerance": 1e-9}, 48, 48),
+        ({"n_batches": "auto", "tolerance": 0.9}, 48, 16),
+        ({"n_batches": "auto", "tolerance": 0.9, "head_rows": 20}, 20, 0),
+    ],
+)
+def test_a_plan_says_whether_its_head_has_seen_measured_rows(
+    jobs: Jobs, run_queue, calibration, rows, measured
+):
+    """Those that were measured in the end: rounds may stop before they come to them."""
+    job_id = jobs.submit(calibration={"batch_size": 4} | calibration)
+    run_queue()
+
+    head = head_of(jobs, job_id)
+    assert (head["rows"], head["measured_rows"]) == (rows, measured)
+    warnings = jobs.get(job_id).to_job().result.rank_map.warnings
+    said = [w.message for w in warnings if w.code == "head_saw_measured"]
+    assert len(said) == (measured > 0)
+    assert all(f"{rows} rows of which {measured} are measured" in text for text in said)
+    stored = Statistics.load(folder_of(jobs, job_id) / "statistics.safetensors")
+    assert {part.head["measured_rows"] for part in (stored, *stored.parts.values())} == {
+        measured
+    }

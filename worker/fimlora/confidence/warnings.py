@@ -34,6 +34,7 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
     return (
         *_of_examples(plan.provenance),
         *_of_classes(plan.provenance),
+        *_of_head(plan.provenance),
         *_of_seeds(plan.provenance),
         *_of_ranks(plan),
         *_of_confidence(plan.confidence, unknown, n_modules=len(plan.modules)),
@@ -77,6 +78,17 @@ def _of_classes(facts: Mapping[str, Any]) -> _Found:
         f"{n - n_seen} of {n} classes have no example{which}: take more batches, or rows in "
         "which each class occurs",
     )
+
+
+def _of_head(facts: Mapping[str, Any]) -> _Found:
+    head = facts.get("head") or {}
+    if n := head.get("measured_rows", 0):
+        yield PlanWarning(
+            "head_saw_measured",
+            f"the head was fitted on {head['rows']} rows of which {n} are measured, too, and "
+            "labels that it has seen look as if they followed from their rows, which makes the "
+            "signal too strong: give more rows, or measure fewer of them by n_batches",
+        )
 
 
 def _of_seeds(facts: Mapping[str, Any]) -> _Found:

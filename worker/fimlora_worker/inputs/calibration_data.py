@@ -191,3 +191,26 @@ class PaddedBatches:
             return values
         width, filling = max(map(len, values)), self._fill.get(name, 0)
         return [value + [filling] * (width - len(value)) for value in values]
+
+
+class HeadBatches(PaddedBatches):
+    """What a head is fitted on, the longest examples first so that little is padded.
+
+    Args:
+        further: Examples that are not measured.
+        measured: Examples that are.
+        batch_size: Examples per batch.
+        pad_id: Token that fills up ``input_ids``.
+    """
+
+    def __init__(
+        self,
+        further: Sequence[Example],
+        measured: Sequence[Example] = (),
+        *,
+        batch_size: int,
+        pad_id: int,
+    ) -> None:
+        self.n_measured = len(measured)
+        examples = sorted([*further, *measured], key=lambda example: -len(example["input_ids"]))
+        super().__init__(examples, batch_size=batch_size, pad_id=pad_id)

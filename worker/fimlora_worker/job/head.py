@@ -1,17 +1,17 @@
 """The task head of a job: fitted before anything is measured, where it is drawn anew."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from fimlora import fit_head_streamed
+from fimlora import Statistics, fit_head_streamed
 from fimlora.measuring.head.fitted import FittedHead, left_alone
 from fimlora.measuring.head.resident import fitted_head
 from fimlora.model.exclusive import exclusive
 from fimlora_contract.jobs import Stage
 from fimlora_worker.inputs.base_model import BaseModel
-from fimlora_worker.inputs.calibration_data import PaddedBatches
+from fimlora_worker.inputs.calibration_data import HeadBatches
 from fimlora_worker.job.progress import Reporter
 
 
@@ -28,14 +28,14 @@ class JobHead:
     """
 
     model: BaseModel
-    batches: PaddedBatches | None
+    batches: HeadBatches | None
     reporter: Reporter
     _found: FittedHead | None = field(default=None, init=False)
 
     def resident(self, loaded: nn.Module, size: int) -> FittedHead:
         """Fit it on the loaded model, so many examples at a time."""
 
-        def fit(batches: PaddedBatches) -> FittedHead:
+        def fit(batches: HeadBatches) -> FittedHead:
             with exclusive(loaded):
                 on_batch = self.reporter.on_batch
                 return fitted_head(loaded, batches, self.model.drawn, 0, size, on_batch)
@@ -45,7 +45,7 @@ class JobHead:
     def streamed(self, size: int) -> FittedHead:
         """Fit it on the model in its folder, block by block."""
 
-        def fit(batches: PaddedBatches) -> FittedHead:
+        def fit(batches: HeadBatches) -> FittedHead:
             return fit_head_streamed(
                 self.model.folder,
                 batches,
@@ -56,12 +56,37 @@ class JobHead:
 
         return self._once(fit)
 
-    def _once(self, fit: Callable[[PaddedBatches], FittedHead]) -> FittedHead:
+    def _once(self, fit: Callable[[HeadBatches], FittedHead]) -> FittedHead:
         if self._found is None and self.batches is None:
             kind = "fresh" if self.model.has_drawn_head else "pretrained"
             self._found = left_alone(kind, self.model.drawn)
         if self._found is None:
             assert self.batches is not None
             self.reporter.enter(Stage.FITTING_HEAD, n_batches=len(self.batches))
-            self._found = fit(self.batches)
+            self._found = _stated(fit(self.batches), self.batches)
         return self._found
+
+
+def without_unused(statistics: Statistics, n_unused: int) -> Statistics:
+    """Take back what is said of measured rows for those that no round came to.
+
+    Args:
+        statistics: What was measured; its head was fitted on the last rows, if on any of these.
+        n_unused: How many of the last rows were not measured.
+
+    Returns:
+        The same with the rows of its head that were.
+    """
+    head = statistics.head
+    if head is None or "measured_rows" not in head:
+        return statistics
+    facts = {**head, "measured_rows": max(0, head["measured_rows"] - n_unused)}
+    parts = {name: replace(part, head=facts) for name, part in statistics.parts.items()}
+    return replace(statistics, head=facts).with_parts(parts)
+
+
+def _stated(found: FittedHead, batches: HeadBatches) -> FittedHead:
+    """Say how many of the rows it was fitted on are measured, too."""
+    if found.facts["kind"] != "fitted":
+        return found
+    return replace(found, facts={**found.facts, "measured_rows": batches.n_measured})

@@ -15,7 +15,7 @@ from fimlora.statistics.options import Executor
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
-from fimlora_worker.inputs.calibration_data import PaddedBatches
+from fimlora_worker.inputs.calibration_data import HeadBatches, PaddedBatches
 from fimlora_worker.job.head import JobHead
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.progress import Reporter
@@ -49,7 +49,7 @@ def measure_model(
     *,
     folder: Path,
     progress: MeasurementProgress,
-    head_batches: PaddedBatches | None = None,
+    head_batches: HeadBatches | None = None,
     memory_kills: int = 0,
     part: Part | None = None,
 ) -> Statistics:

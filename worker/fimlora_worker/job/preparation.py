@@ -10,7 +10,7 @@ from typing import Any
 from fimlora.model.input_limits import InputLimits, input_limits
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import DatasetReference, HubDataset
-from fimlora_contract.requests import Calibration, CalibrationRequest
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import TaskName, TextFields, find_fields
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_jobs.datasets.table import Rows
@@ -18,6 +18,7 @@ from fimlora_jobs.dtypes import choose_dtype
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import (
     Drawn,
+    HeadBatches,
     PaddedBatches,
     check_token_ids,
     draw,
@@ -42,6 +43,9 @@ from fimlora_worker.inputs.rows import open_rows
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 
+# Rows that are not measured, which a head is fitted on alone.
+ENOUGH_ALONE = 32
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -49,13 +53,12 @@ class Prepared:
 
     Attributes:
         label_facts: Says of examples what provenance does of their labels.
-        head_batches: What a new head is fitted on, the longest examples first so that little
-            is padded; ``None`` where none is fitted.
+        head_batches: What a new head is fitted on; ``None`` where none is fitted.
     """
 
     model: BaseModel
     batches: PaddedBatches
-    head_batches: PaddedBatches | None
+    head_batches: HeadBatches | None
     drawn: Drawn
     fields: TextFields
     label_facts: Callable[[Sequence[Example]], dict[str, Any]]
@@ -119,21 +122,38 @@ def prepare(
     check_token_ids([*drawn.examples, *drawn.further], base.tokenizer, base.limits.n_ids)
     pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
-    head_batches = _head_batches(drawn, calibration, pad_id=pad_id) if fits_head else None
-    return Prepared(model, batches, head_batches, drawn, base.fields, facts)
+    for_head = None
+    if fits_head:
+        for_head = head_batches(
+            drawn,
+            n_rows=calibration.head_rows,
+            batch_size=calibration.batch_size,
+            pad_id=pad_id,
+        )
+    return Prepared(model, batches, for_head, drawn, base.fields, facts)
 
 
-def _head_batches(drawn: Drawn, calibration: Calibration, *, pad_id: int) -> PaddedBatches:
-    """What the head is fitted on: rows that are not measured, where there are as many of them.
+def head_batches(drawn: Drawn, *, n_rows: int, batch_size: int, pad_id: int = 0) -> HeadBatches:
+    """What the head is fitted on: rows that are not measured, where there are enough of them.
 
     A head that has seen the labels it is measured with makes them look as if they followed from
     their rows, even labels that were drawn at random.
+
+    Args:
+        drawn: Rows to be measured, and others.
+        n_rows: The most to fit it on.
+        batch_size: Examples per batch.
+        pad_id: Token that fills up ``input_ids``.
+
+    Returns:
+        Others alone, where there are as many as are measured or `ENOUGH_ALONE`; else also those
+        that are measured last, which rounds may never come to.
     """
-    enough = len(drawn.further) >= min(len(drawn.examples), calibration.head_rows)
-    found = drawn.further if enough else [*drawn.examples, *drawn.further]
-    examples = found[: calibration.head_rows]
-    examples = sorted(examples, key=lambda example: -len(example["input_ids"]))
-    return PaddedBatches(examples, batch_size=calibration.batch_size, pad_id=pad_id)
+    further = drawn.further[:n_rows]
+    is_enough = len(further) >= min(len(drawn.examples), n_rows, ENOUGH_ALONE)
+    n_missing = 0 if is_enough else min(n_rows - len(further), len(drawn.examples))
+    measured = drawn.examples[len(drawn.examples) - n_missing :]
+    return HeadBatches(further, measured, batch_size=batch_size, pad_id=pad_id)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from fimlora.measuring.rounds import Rounds, measure_until_stable
 from fimlora.statistics.options import Executor
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
-from fimlora_worker.inputs.calibration_data import PaddedBatches
-from fimlora_worker.job.head import JobHead
+from fimlora_worker.inputs.calibration_data import HeadBatches, PaddedBatches
+from fimlora_worker.job.head import JobHead, without_unused
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import Part, measure_model
 from fimlora_worker.job.progress import Reporter
@@ -35,7 +35,7 @@ def measure_in_rounds(
     *,
     folder: Path,
     progress: MeasurementProgress,
-    head_batches: PaddedBatches | None = None,
+    head_batches: HeadBatches | None = None,
     memory_kills: int = 0,
 ) -> Rounds:
     """Measure as many of the batches as a stable plan needs; see `measure_model`.
@@ -92,7 +92,9 @@ def measure_in_rounds(
             on_round=kept.keep,
         )
 
-    return begun_or_anew(kept, rounds)
+    found = begun_or_anew(kept, rounds)
+    unused = batches.n_examples(len(batches)) - batches.n_examples(found.n_batches)
+    return replace(found, statistics=without_unused(found.statistics, unused))
 
 
 def _expected_move(request: CalibrationRequest, statistics: Statistics) -> float:
