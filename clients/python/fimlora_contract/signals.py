@@ -16,8 +16,9 @@ class Signal(AnswerModel):
     """
 
     verdict: str = Field(
-        description="task: more than twice as far as with other rows; weak: further than chance, "
-        "but not twice as far; none: no further than chance may; unknown: the sentence says why."
+        description="task: more than twice as far as other rows and chance move it; weak: further "
+        "than these, but not twice as far; none: no further than chance may, or nothing is left "
+        "of the score; unknown: the sentence says why."
     )
     sentence: str
     moved_by_labels: Share | None = Field(

@@ -372,3 +372,38 @@ def test_unequal_halves_are_held_apart_by_the_smaller_one():
     assert sizes[0] > sizes[1]
     expected = signal.moved_between_halves * shrinkage(*sizes)
     assert signal.moved_by_rows == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_a_loss_that_reads_no_labels_has_no_null(has_labels, tmp_path):
+    """Its null would be the run itself: no evidence of anything. Also from a file."""
+    model, targets = tiny("bert_classifier")
+    batches = [make_batch("bert_classifier", [9, 7, 5, 3] * 2, seed=i) for i in range(3)]
+    wanted = [batch["labels"].clone() for batch in batches]
+    if not has_labels:
+        batches = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
+
+    def from_inputs(outputs, batch):
+        kinds = batch["input_ids"][:, 1] % outputs["logits"].shape[1]
+        return nn.functional.cross_entropy(outputs["logits"], kinds, reduction="none")
+
+    def from_labels(outputs, batch):
+        return nn.functional.cross_entropy(outputs["logits"], batch["labels"], reduction="none")
+
+    options = {"target_modules": targets, "record": "spectra", "null": True, "halves": True}
+    found = measure(model, batches, loss_fn=from_inputs, **options)
+    found.save(tmp_path / "s")
+    plan = allocate(score(found), 4)
+    why = "does not seem to read batch['labels']" if has_labels else "hold no labels"
+
+    assert found.null is None
+    for one in (found, Statistics.load(tmp_path / "s")):
+        stated = with_signal(plan, source_if_any(one, "fim", scale=2)).signal
+        assert stated["verdict"] == "unknown"
+        assert why in stated["sentence"]
+    with pytest.raises(InvalidOption, match=r"fim-over-null.*there is none"):
+        score(found, "fim-over-null")
+    labelled = [dict(b, labels=y) for b, y in zip(batches, wanted, strict=True)]
+    assert measure(model, labelled, loss_fn=from_labels, **options).null is not None
+    unasked = measure(model, batches, loss_fn=from_inputs, target_modules=targets)
+    assert source_if_any(unasked, "fim", scale=2) is None

@@ -4,8 +4,9 @@ The plan of the null has the scores of the same examples under labels of other o
 differs from the plan, the labels are the reason, or chance. How far chance alone moves a plan is
 known in two ways. The plans of the two halves of the examples differ by nothing else. They have
 half as many examples: a score that is a mean of them varies less with all of them, so the distance
-of the halves is taken times 1/sqrt(2), or what unequal halves ask for (`shrinkage`); spectra and what is made of the mean gradient, which
-may be noise of the same shape at any number of examples, vary as they do. And where a score is a mean of one value per example,
+of the halves is taken times 1/sqrt(2), or what unequal halves ask for (`shrinkage`); spectra and
+what is made of the mean gradient, which may be noise of the same shape at any number of examples,
+vary as they do. And where a score is a mean of one value per example,
 labels that mean nothing make no difference to which of an example's two values is called the
 true one: some hundred draws of that show how far such plans are apart. A head that was fitted on
 the very rows has seen their labels, which is a difference from the null that is no task; scores
@@ -60,9 +61,9 @@ class Signal:
     Attributes:
         verdict: ``none`` where labels move the plan no further than chance may: the furthest of
             the draws, and other rows with two roots of the number of ranks that both move; or
-            where the estimates of the run or of a half come to nothing or less. ``task`` where they move it
-            further than that, and more than twice as far as other rows and as the furthest of
-            the draws; ``weak`` between the two.
+            where the estimates of the run or of a half come to nothing or less. ``task`` where
+            they move it further than that, and more than twice as far as other rows and as the
+            furthest of the draws; ``weak`` between the two.
         sentence: What that means, with the figures.
         moved_by_labels: Share of the plan that the null has elsewhere.
         moved_by_rows: Share that other rows of the same data are expected to move; ``None``
@@ -170,6 +171,8 @@ def obstacle(
         return (
             f"method {method!r} goes by the null itself, which has no other to be held against"
         )
+    if statistics.no_null is not None:
+        return f"there is no null: {statistics.no_null}"
     if statistics.null is None or statistics.null.null_targets is None:
         return "the null was not measured; measure with null=True and halves=True"
     if not statistics.null.null_targets[1]:
@@ -347,7 +350,8 @@ def source_if_any(
     Returns:
         It; the reason where nothing can be said of it; ``None`` where nothing was asked.
     """
-    if statistics.null is None or method in CONTROLS or needs_null(method):
+    is_asked = statistics.null is not None or statistics.no_null is not None
+    if not is_asked or method in CONTROLS or needs_null(method):
         return None
     reason = obstacle(statistics, method, aggregation=aggregation)
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)

@@ -1,8 +1,10 @@
 """Put together what a run has recorded and what is said about it, whichever executor ran it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from fimlora.errors import MissingGradient
@@ -14,6 +16,9 @@ from fimlora.model.targets import Choice
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution
 from fimlora.statistics.statistics import HALVES, NULL, Groups
+
+# Of the largest number of a kind, what may differ between equal passes on some devices.
+_ROUNDING = 1e-6
 
 
 def new_statistics(
@@ -72,8 +77,43 @@ def new_statistics(
         for prefix, sizes in zip(HALVES, (batch_sizes[::2], batch_sizes[1::2]), strict=True)
     }
     counts[NULL] = {} if null_labels is None else {"null_targets": null_labels.counts}
+    if settings.null and (reason := _no_null(null_labels, loss, groups, apart.get(NULL, {}))):
+        apart.pop(NULL, None)
+        whole = replace(whole, no_null=reason)
+    return _with_parts(whole, apart, counts)
+
+
+def _with_parts(
+    whole: Statistics, apart: Mapping[str, Groups], counts: Mapping[str, Mapping[str, Any]]
+) -> Statistics:
+    """Put the null and the halves beside a run, as far as they were recorded."""
     return whole.with_parts(
         {prefix: whole.part(found, **counts[prefix]) for prefix, found in apart.items()}
+    )
+
+
+def _no_null(
+    null_labels: NullLabels | None, loss: Loss, run: Groups, null: Groups
+) -> str | None:
+    """Say why what was measured under other labels is no null, if so."""
+    if null_labels is None:
+        return "the batches hold no labels that could be exchanged"
+    is_own = loss.loss_fn is not None  # all others are known to read labels
+    if is_own and null_labels.counts[1] and _are_alike(run, null):
+        return (
+            "the losses of loss_fn are the same under labels of other examples, so that it does "
+            "not seem to read batch['labels']"
+        )
+    return None
+
+
+def _are_alike(run: Groups, null: Groups) -> bool:
+    """Whether two backward passes of one forward pass differ by no more than rounding."""
+    return all(
+        np.allclose(values, run[group][name], rtol=0, atol=_ROUNDING * np.abs(values).max())
+        for group, by_name in null.items()
+        for name, values in by_name.items()
+        if values.size
     )
 
 

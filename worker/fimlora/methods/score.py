@@ -113,6 +113,8 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
 
 def _no_null(statistics: Statistics) -> str | None:
     """Why nothing can be held against the null, if so."""
+    if statistics.no_null is not None:
+        return f"there is none: {statistics.no_null}"
     if statistics.null is None:
         return "these statistics hold none; measure with null=True"
     if (targets := statistics.null.null_targets) and not targets[1]:

@@ -77,6 +77,7 @@ class Statistics:
             they were kept apart and there were two; their sums add up to those here.
         null_targets: In the null, how many targets its losses had, and how many of these
             were other ones than in the run.
+        no_null: Why there is no null though one was asked for, in a sentence without a stop.
         head: How the last map of a task head was made: plain data with a ``kind`` of ``fitted``,
             ``fresh`` (as drawn) or ``pretrained``; ``None`` where nobody said.
         head_weights: The parameters of a fitted map, by name; they are what the model had.
@@ -110,6 +111,7 @@ class Statistics:
     null: "Statistics | None" = None
     halves: "tuple[Statistics, Statistics] | None" = None
     null_targets: tuple[int, int] | None = None
+    no_null: str | None = None
     head: Mapping[str, Any] | None = None
     head_weights: Arrays = field(default_factory=dict)
     execution: Execution | None = field(default=None, compare=False)
@@ -277,6 +279,7 @@ class Statistics:
                 for name, values in self.example_energies.items()
             },
             null_targets=_added_targets(self.null_targets, other.null_targets),
+            no_null=self.no_null or other.no_null,
         )
         theirs = other.parts
         # What only one of them has is not known of both together.
@@ -404,12 +407,13 @@ class Statistics:
         facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
         facts["auxiliary_losses_left_out"] = list(self.auxiliary_losses_left_out)
         facts["estimator_reason"] = self.estimator_reason
+        facts["no_null"] = self.no_null
         # Most runs have nothing to say here.
         unsaid = [name for name in _SAID_AT_NEED if not facts[name]]
         return {name: value for name, value in facts.items() if name not in unsaid}
 
 
-_SAID_AT_NEED = ("auxiliary_losses_left_out", "estimator_reason", "head")
+_SAID_AT_NEED = ("auxiliary_losses_left_out", "estimator_reason", "head", "no_null")
 _GROUPS = (
     "row_energies",
     "example_energies",
@@ -441,6 +445,7 @@ _MUST_MATCH = tuple(
         "not_targeted",
         "execution",
         "estimator_reason",
+        "no_null",
         *_COUNTS,
         *_GROUPS,
         *_PARTS,
