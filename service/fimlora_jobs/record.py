@@ -131,6 +131,11 @@ class JobRecord:
         return request
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether it goes before jobs of normal priority."""
+        return bool(self.shown_request.get("priority") == "high")
+
+    @property
     def version(self) -> int:
         """Raised by every change of a field."""
         return int(self.fields.get("version") or 0)

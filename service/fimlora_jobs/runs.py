@@ -18,6 +18,8 @@ from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobStore
 
+# Raise it with every change after which equal requests train or judge in another way.
+TRAINING = 2
 CLAIM_MS = int(LEASE_S * 1000)
 
 
@@ -37,8 +39,9 @@ class Runs:
 
     def prepare(self, plans: Mapping[str, Any], *, on: str = "") -> None:
         """Put on record what every worker needs to train any run, and on what it is to."""
-        content = {"plans": plans, "on": on}
+        content = {"plans": plans, "on": on, "training": TRAINING}
         self.store.redis.set(self._plans(), json.dumps(content, allow_nan=False))
+        self._forget_if_gone()
 
     def prepared(self) -> dict[str, Any] | None:
         """What is needed to train; ``None`` before it is there."""
@@ -98,16 +101,29 @@ class Runs:
     def note_failed_hand(self) -> None:
         """Note that a hand could not train."""
         self.store.redis.incr(self._failed())
+        self._forget_if_gone()
 
     def failed_hands(self) -> int:
         """How many hands could not."""
         return int(self.store.redis.get(self._failed()) or 0)
 
     def adopt(self, job_id: str) -> None:
-        """Take over what the runs of an earlier job with the same request came to."""
+        """Take over what the runs of an earlier job with the same request came to.
+
+        Those of code that trained in another way are left alone.
+        """
         earlier = Runs(self.store, job_id)
+        found = earlier._prepared()
+        if found is None or found["training"] != TRAINING:
+            return
         self.store.redis.copy(earlier._plans(), self._plans())
         self.store.redis.copy(earlier._results(), self._results())
+        self._forget_if_gone()
+
+    def _forget_if_gone(self) -> None:
+        """Leave nothing of a job that was deleted before something was written beside it."""
+        if not self.store.redis.exists(self.store.key("job", self.job_id)):
+            self.store.redis.delete(self._plans(), self._results(), self._failed())
 
     def _prepared(self) -> dict[str, Any] | None:
         text = self.store.redis.get(self._plans())

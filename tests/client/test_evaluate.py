@@ -1,10 +1,12 @@
 """``fimlora evaluate`` and ``client.evaluate`` on the real app, with the real engine."""
 
 import json
+import re
 
 import pytest
 
 from fimlora_client.errors import JobNotFound, ValidationFailed
+from fimlora_contract.evaluations import FULL, QUICK
 from support.jobs import DISTINCT, write_jsonl
 
 SMALL = ["--quick", "--steps", "2", "--seeds", "2", "--batches", "2",
@@ -79,6 +81,27 @@ def test_a_plan_of_another_scale_needs_that_scale(run, file, client):
     assert "scale 4" in refused.output
     assert accepted.exit_code == 0, accepted.output
     assert client.evaluations.retrieve(accepted.stdout.strip()).request["adapter"]["scale"] == 4
+
+
+def test_the_help_states_the_defaults_of_the_contract(run):
+    """And whose batch size and length these are."""
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", run("evaluate", "--help").output).split())
+
+    assert f"Steps of a run ({FULL.n_steps}; quick: {QUICK.n_steps})." in text
+    assert f"Final runs per arm ({FULL.n_seeds}; quick: {QUICK.n_seeds})." in text
+    assert f"At most ({FULL.n_eval_rows}; quick: {QUICK.n_eval_rows})." in text
+    assert "Rows per step of training (16); measuring has its own, 8." in text
+    assert "Tokens per row in training (64); measuring has its own, 512." in text
+
+
+def test_batches_by_themselves_take_their_options(run, file, client):
+    """As for a calibration."""
+    more = ("--batches", "auto", "--tolerance", "0.2", "--max-batches", "16", "--no-wait")
+    result = run("evaluate", "tiny", file, "--budget", "4", *more)
+
+    assert result.exit_code == 0, result.output
+    asked = client.evaluations.retrieve(result.stdout.strip()).request["calibration"]
+    assert (asked["n_batches"], asked["tolerance"], asked["max_batches"]) == ("auto", 0.2, 16)
 
 
 def test_an_estimate_tells_the_runs_and_starts_nothing(run, file, client):

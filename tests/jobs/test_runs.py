@@ -1,5 +1,6 @@
 """Runs of an evaluation: claimed by one, finished once, gone with their job."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +10,7 @@ from redis import Redis
 
 from fimlora_contract.jobs import JobKind
 from fimlora_jobs.reader import JobMissing
-from fimlora_jobs.runs import Runs
+from fimlora_jobs.runs import TRAINING, Runs
 from fimlora_jobs.store import BESIDE, JobStore
 
 
@@ -88,6 +89,9 @@ def test_runs_on_other_hardware_are_not_seen(runs):
 def test_a_retry_goes_on_from_what_was_finished(runs):
     """Plans and results are taken over, claims are not, and nothing that is there is lost."""
     again = Runs(runs.store, runs.store.new_id())
+    runs.store.create(
+        again.job_id, kind=JobKind.EVALUATION, request={}, resolved={}, digest="e"
+    )
     runs.prepare({"arms": {"fim": [1, 2]}})
     runs.claim(["a"], holder="first")
     runs.keep("b", {"loss": 0.5})
@@ -98,6 +102,35 @@ def test_a_retry_goes_on_from_what_was_finished(runs):
     assert again.prepared() == {"arms": {"fim": [1, 2]}}
     assert again.results() == {"b": {"loss": 0.5}}
     assert again.claimed() == {}
+
+
+def test_runs_that_were_trained_in_another_way_are_not_taken_over(runs):
+    """Results of two ways of training are not paired."""
+    again = Runs(runs.store, runs.store.new_id())
+    runs.store.create(
+        again.job_id, kind=JobKind.EVALUATION, request={}, resolved={}, digest="e"
+    )
+    runs.keep("b", {"loss": 0.5})
+    earlier = {"plans": {}, "on": "", "training": TRAINING - 1}
+    runs.store.redis.set(runs.store.key("plans", runs.job_id), json.dumps(earlier))
+
+    again.adopt(runs.job_id)
+
+    assert (again.prepared(), again.results()) == (None, {})
+
+
+def test_nothing_is_left_of_a_job_that_is_not_there(runs):
+    """Whatever comes after it was deleted."""
+    runs.prepare({})
+    runs.keep("b", {"loss": 0.5})
+    gone = Runs(runs.store, runs.store.new_id())
+
+    gone.prepare({})
+    gone.note_failed_hand()
+    gone.adopt(runs.job_id)
+
+    left = [gone.store.redis.exists(gone.store.key(name, gone.job_id)) for name in BESIDE]
+    assert left == [0] * len(BESIDE)
 
 
 def test_everything_goes_with_the_job(runs):

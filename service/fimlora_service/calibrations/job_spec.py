@@ -66,6 +66,7 @@ class JobSpec:
         is_retry: Whether it repeats a job: no other result answers it, and it is not counted.
         statistics_from: The job whose statistics a retry uses, as the job before did.
         kind: What the job is for.
+        runs_from: The evaluation that a retry repeats, whose finished runs it takes over.
     """
 
     request: dict[str, Any]
@@ -76,6 +77,7 @@ class JobSpec:
     is_retry: bool = False
     statistics_from: str = ""
     kind: JobKind = JobKind.CALIBRATION
+    runs_from: str = ""
 
     @classmethod
     def of(
@@ -106,6 +108,7 @@ class JobSpec:
             is_retry=True,
             statistics_from=record.fields.get("statistics_from", ""),
             kind=record.kind,
+            runs_from=record.id if record.kind is JobKind.EVALUATION else "",
         )
 
     @property

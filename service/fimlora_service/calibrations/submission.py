@@ -111,7 +111,6 @@ class Submission:
                 accepted = self._carry_out(spec, promise=promise)
                 keep(self.store, promise, accepted)
                 again = accepted.record
-                Runs(self.store, again.id).adopt(record.id)
         self._announce(again, Outbox(self.store).addresses(record.id))
         return again
 
@@ -136,6 +135,8 @@ class Submission:
                 record = self._create(spec, lookup, reusable, promise=promise)
             except RequestTaken:
                 continue  # an equal request was faster
+            if spec.runs_from:  # before a worker can look for them
+                Runs(self.store, record.id).adopt(spec.runs_from)
             self._enqueue(record, is_urgent=spec.is_urgent)
             return Accepted(record, reusable.outcome)
 

@@ -15,14 +15,13 @@ from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.datasets.columns import TextFields, check_same
 from fimlora_jobs.results.tracked import TrackedArtifacts
+from fimlora_jobs.runs import TRAINING
 from fimlora_jobs.store import JobStore
 from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern, ValidationFailed
 from fimlora_service.resolve.resolver import Resolved, Resolver, schema_errors
 from fimlora_service.resolve.target_checks import inside_block, is_match
 from fimlora_service.results.reading import plan_of, read_pattern
 
-# Raise it with every change after which equal requests train or judge in another way.
-TRAINING = 2
 TRAINED = frozenset({"seeds", "steps", "batch_size", "max_length", "learning_rates", "quick"})
 HELD_OUT = frozenset({"eval_split", "eval_share", "eval_rows"})
 

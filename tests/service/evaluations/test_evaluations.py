@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rq import Queue
 
 from fimlora import TargetModule
 from fimlora_contract.evaluations import MOST_RUNS, MOST_TRAINED_ROWS, EvaluationRequest
@@ -176,13 +177,34 @@ class TestLooking:
 
     def test_a_retry_is_one_again(self, http, evaluation_id, store):
         """Of the same kind, on the same content, and what is finished is not trained again."""
-        Runs(store, evaluation_id).keep("a", {"loss": 0.5})
+        runs = Runs(store, evaluation_id)
+        runs.prepare({"fim": []})
+        runs.keep("a", {"loss": 0.5})
         http.post(f"/jobs/{evaluation_id}/cancel")
         again = http.post(f"/jobs/{evaluation_id}/retry").json()
 
         assert again["kind"] == "evaluation"
         assert Runs(store, again["id"]).results() == {"a": {"loss": 0.5}}
         assert again["resolved"] == http.get(f"/evaluations/{evaluation_id}").json()["resolved"]
+
+    def test_a_retry_has_its_runs_before_a_worker_can_take_it(
+        self, http, evaluation_id, store, monkeypatch
+    ):
+        """As soon as it is in the queue; no worker may train a finished run again."""
+        runs, seen = Runs(store, evaluation_id), []
+        runs.prepare({"fim": []})
+        runs.keep("a", {"loss": 0.5})
+        http.post(f"/jobs/{evaluation_id}/cancel")
+        enqueue = Queue.enqueue
+
+        def look(queue, *args, job_id, **more):
+            seen.append(Runs(store, job_id.rpartition("-")[0]).results())
+            return enqueue(queue, *args, job_id=job_id, **more)
+
+        monkeypatch.setattr(Queue, "enqueue", look)
+        http.post(f"/jobs/{evaluation_id}/retry")
+
+        assert seen == [{"a": {"loss": 0.5}}]
 
 
 class TestRefusing:

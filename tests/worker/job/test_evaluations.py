@@ -11,6 +11,7 @@ import pytest
 
 from fimlora_contract.jobs import JobEvent
 from fimlora_jobs.datasets.columns import ColumnError
+from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from fimlora_worker.errors import CancelRequested, PlanGone
@@ -139,6 +140,20 @@ def test_an_urgent_evaluation_makes_no_room(jobs: Jobs, run_queue):
     run_queue()
 
     assert jobs.get(evaluation).attempt == 1
+
+
+def test_an_urgent_evaluation_lets_urgent_jobs_go_first(jobs: Jobs, run_queue):
+    """Between two runs, and then goes on before all normal jobs."""
+    evaluation = jobs.submit_evaluation(priority="high")
+    urgent, normal = jobs.submit(priority="high"), jobs.submit()
+    transport = RqTransport(jobs.redis)
+    for job_id in (evaluation, urgent):
+        transport.promote(job_id, 1)
+    run_queue()
+
+    ends = [jobs.get(job_id).to_job().finished_at for job_id in (urgent, evaluation, normal)]
+    assert ends == sorted(ends)
+    assert jobs.get(evaluation).attempt == 2
 
 
 def test_finished_runs_are_not_trained_again(jobs: Jobs, run_queue, caplog):

@@ -159,9 +159,10 @@ def _ask_for_hands(job_id: str, n_free: int, task: Task, process: WorkerProcess)
 
 
 def _should_make_room(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> bool:
-    """Whether others wait for a worker, or this attempt will run out of time."""
-    is_urgent = record.request.get("priority") == "high"
-    return reporter.has_used_half or (not is_urgent and bool(process.transport.waiting()))
+    """Whether others of its rank or above wait, or this attempt will run out of time."""
+    transport = process.transport
+    others = transport.n_high() if record.is_urgent else len(transport.waiting())
+    return reporter.has_used_half or others > 0
 
 
 def _note_speed(

@@ -2,7 +2,7 @@
 
 import logging
 
-from fimlora_contract.jobs import Stage
+from fimlora_contract.jobs import JobStatus, Stage
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
@@ -67,9 +67,7 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
         give_up(process.store, process.transport, job_id, attempt, counted=False)
         return "handed over"
     except MakesRoom:
-        give_up(
-            process.store, process.transport, job_id, attempt, counted=False, at_front=False
-        )
+        _make_room(record, process)
         return "made room"
     except StorageUnavailable as error:
         log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
@@ -80,6 +78,14 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
         _fail(process, job_id, attempt, error)
         raise
     return "succeeded"
+
+
+def _make_room(record: JobRecord, process: WorkerProcess) -> None:
+    """Queue the next attempt behind all others of its rank."""
+    store, transport = process.store, process.transport
+    given = give_up(store, transport, record.id, record.attempt, counted=False, at_front=False)
+    if record.is_urgent and given.status is JobStatus.QUEUED:
+        transport.promote(record.id, given.attempt)
 
 
 def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:

@@ -63,7 +63,7 @@ Seeds = Annotated[
     int | None, _option("--seeds", panel=TRAINING, help="Final runs per arm (5; quick: 3).")
 ]
 Steps = Annotated[
-    int | None, _option("--steps", panel=TRAINING, help="Steps of a run (96; quick: 48).")
+    int | None, _option("--steps", panel=TRAINING, help="Steps of a run (64; quick: 32).")
 ]
 Rates = Annotated[
     str | None,
@@ -74,10 +74,20 @@ Rates = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None, _option("--batch-size", panel=TRAINING, help="Rows per step (16).")
+    int | None,
+    _option(
+        "--batch-size",
+        panel=TRAINING,
+        help="Rows per step of training (16); measuring has its own, 8.",
+    ),
 ]
 MaxLength = Annotated[
-    int | None, _option("--max-length", panel=TRAINING, help="Tokens per row (64).")
+    int | None,
+    _option(
+        "--max-length",
+        panel=TRAINING,
+        help="Tokens per row in training (64); measuring has its own, 512.",
+    ),
 ]
 Quick = Annotated[
     bool, _option("--quick", panel=TRAINING, help="A first look: fewer rates, seeds, steps.")
@@ -139,6 +149,8 @@ def evaluate(
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
+    tolerance: options.Tolerance = None,
+    max_batches: options.MaxBatches = None,
     estimator: options.Estimator = None,
     head: options.Head = None,
     dtype: options.Dtype = None,
@@ -179,7 +191,7 @@ def evaluate(
         "budget": _budget(client, plans, amounts),
         "target_modules": split_names(target_modules),
         "calibration": options.given(
-            n_batches=options.batches_of(batches), estimator=estimator, head=head, dtype=dtype, executor=executor, task=task, seed=seed,
+            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches, estimator=estimator, head=head, dtype=dtype, executor=executor, task=task, seed=seed,
             chat_labels=chat_labels,
         ),
         "allocation": options.given(
