@@ -152,7 +152,8 @@ class TestCompare:
     def test_the_examples_are_accepted(self):
         """As the reference shows them."""
         for example in COMPARISON_EXAMPLES.values():
-            ComparisonRequest.model_validate(example["value"])
+            request = ComparisonRequest.model_validate(example["value"])
+            assert request.model_fields_set == example["value"].keys()
 
 
 class TestCompareAJob:

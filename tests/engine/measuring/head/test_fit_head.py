@@ -259,3 +259,17 @@ def test_a_fitted_head_changes_what_is_measured(tmp_path):
     assert all(value > 0 for value in energies[1].values())
     ratios = [energies[1][name] / energies[0][name] for name in energies[0]]
     assert max(ratios) / min(ratios) > 1.01
+
+
+def test_a_model_that_does_not_run_is_refused_by_name():
+    """A filter in the middle that takes no such numbers, as Fourier transforms of half precision."""
+    config = transformers.FNetConfig(
+        vocab_size=100, hidden_size=16, num_hidden_layers=2, intermediate_size=32, num_labels=3
+    )
+    model = transformers.FNetForSequenceClassification(config).to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 100, (8, 5), generator=generator)
+    batch = {"input_ids": ids, "labels": torch.arange(8) % 3}
+
+    with pytest.raises(UnsupportedModule, match=r"FNet.* fails on the first batch in bfloat16"):
+        fit_head(model, [batch])

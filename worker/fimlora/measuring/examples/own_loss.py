@@ -19,7 +19,7 @@ from fimlora.measuring.examples.batches import Batch, select, to_device
 from fimlora.measuring.examples.examples import Examples, accepts_cache, example_losses
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
 from fimlora.measuring.examples.padding import Padding, find_padding
-from fimlora.measuring.examples.question import Question
+from fimlora.measuring.examples.question import Question, named_failure
 from fimlora.model.targets import base_model_of
 
 # A short slice: so many columns of it, before and from its first label on.
@@ -35,8 +35,30 @@ _READ_AS = {
     LossKind.MULTI_LABEL: "the mean binary cross-entropy of the classes",
     LossKind.REGRESSION: "the mean squared error of the outputs",
 }
-_OTHER_ROWS = "try other rows, or another dtype"
 _WAY_OUT = "give a loss_fn that returns one loss per example to measure it"
+
+
+def first_batch_fails(model: nn.Module) -> tuple[str, str]:
+    """Say what it means if a model does not run on the first batch, and what to do then."""
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    kind = type(base_model_of(model)).__name__
+    return f"{kind} fails on the first batch in {dtype}", "try other rows, or another dtype"
+
+
+@contextmanager
+def failures_named(model: nn.Module) -> Iterator[None]:
+    """Name what the code of a model raises in passes of its first batch.
+
+    Raises:
+        UnsupportedModule: It does not run.
+    """  # noqa: DOC502 - what `named_failure` makes
+    try:
+        yield
+    except Exception as error:
+        named = named_failure(error, *first_batch_fails(model))
+        if named is error:
+            raise
+        raise named from error
 
 
 @dataclass(frozen=True)
@@ -84,7 +106,6 @@ class OwnLossCheck:
         """
         kind = type(base_model_of(model)).__name__
         few = short_slice(examples, loss, whole=whole)
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
         def ours() -> Tensor:
             losses = example_losses(model, loss, few, device, where)
@@ -93,9 +114,7 @@ class OwnLossCheck:
         return cls(
             kind,
             loss,
-            Question(
-                ours, failure=(f"{kind} fails on the first batch in {dtype}", _OTHER_ROWS)
-            ),
+            Question(ours, failure=first_batch_fails(model)),
             Question(
                 lambda: _own_loss(model, few.batch, device),
                 failure=(f"the own loss of {kind} fails", _WAY_OUT),

@@ -54,10 +54,24 @@ class Question:
         Returns:
             The refusal; what is no fault of the model, such as a device's, is as it was.
         """
-        if self.failure is None or type(error) not in _OF_THE_MODEL:
-            return error
-        what, way_out = self.failure
-        sentence = " ".join(str(error).split()) or type(error).__name__
-        named = UnsupportedModule(f"{what}: {sentence[:_LONGEST].rstrip('.')}; {way_out}")
-        named.__cause__ = error
-        return named
+        return error if self.failure is None else named_failure(error, *self.failure)
+
+
+def named_failure(error: Exception, what: str, way_out: str) -> Exception:
+    """Name what the code of a model has raised in a pass.
+
+    Args:
+        error: What was raised.
+        what: What that means.
+        way_out: What to do then.
+
+    Returns:
+        The refusal; what is no fault of the model, such as a device's or for want of memory, is
+        as it was.
+    """
+    if type(error) not in _OF_THE_MODEL or is_out_of_memory(error):
+        return error
+    sentence = " ".join(str(error).split()) or type(error).__name__
+    named = UnsupportedModule(f"{what}: {sentence[:_LONGEST].rstrip('.')}; {way_out}")
+    named.__cause__ = error
+    return named

@@ -10,7 +10,7 @@ from torch import nn
 
 from fimlora.measuring.examples.examples import Examples, example_logits
 from fimlora.measuring.examples.losses import Loss
-from fimlora.measuring.examples.own_loss import without_auxiliary_losses
+from fimlora.measuring.examples.own_loss import failures_named, without_auxiliary_losses
 from fimlora.measuring.head.fitted import (
     FittedHead,
     HeadRows,
@@ -104,7 +104,8 @@ def fitted_head(
         stack.enter_context(without_auxiliary_losses(model))
         stack.enter_context(torch.no_grad())
         passes = _Passes(model, loss, state, device, MicroBatches(micro_batch_size), rows)
-        linear = passes.find(found)
+        with failures_named(model):
+            linear = passes.find(found)
         if drawn is not None and linear.name not in drawn:
             return left_alone("pretrained", drawn)
         for number, examples in enumerate(found, 1):

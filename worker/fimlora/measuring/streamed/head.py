@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fimlora.measuring.examples.examples import Examples, example_logits
 from fimlora.measuring.examples.losses import Loss
-from fimlora.measuring.examples.own_loss import without_auxiliary_losses
+from fimlora.measuring.examples.own_loss import failures_named, without_auxiliary_losses
 from fimlora.measuring.head.fitted import (
     FittedHead,
     HeadRows,
@@ -100,6 +100,7 @@ def fit_head_streamed(
         state = stack.enter_context(running(model, blocks, weights, seed=0))
         stack.enter_context(without_auxiliary_losses(model))
         sweeps = _Sweeps(model, blocks, weights, loss, state, place, store)
+        stack.enter_context(failures_named(model))
         linear = sweeps.find(found)
         if linear.name not in drawn:
             return left_alone("pretrained", drawn)
