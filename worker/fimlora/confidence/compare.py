@@ -16,10 +16,10 @@ import numpy as np
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
 from fimlora.confidence.correlation import spearman
-from fimlora.confidence.signal import CONTROLS, signal_of
 from fimlora.confidence.signal import obstacle as no_signal
+from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
-from fimlora.methods.registry import METHODS, find_method
+from fimlora.methods.registry import CONTROLS, METHODS, find_method
 from fimlora.methods.score import obstacle, score
 from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores

@@ -31,7 +31,7 @@ from fimlora.allocation.planning import ranks_like, units_for
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
-from fimlora.methods.registry import needs_null
+from fimlora.methods.registry import CONTROLS, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
 from fimlora.plan import RankPlan
@@ -45,8 +45,6 @@ _SURE = 2.0
 _CLEAR = 2.0
 # Where fewer labels than this share were exchanged, the sentence says so.
 _RARE = 0.2
-# Rules, and methods, that look at no score.
-CONTROLS = frozenset({"uniform", "random"})
 _BY_EXAMPLE = {None, "exact", "sketched"}
 # Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
 _BITS = 30

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fimlora.allocation.distance import moved_share
+from fimlora.methods.registry import CONTROLS
 from fimlora.plan import PlanWarning, RankPlan
 
 FEW_EXAMPLES = 32
@@ -15,7 +16,6 @@ FEW_EXAMPLES = 32
 UNIFORM_SHARE = 0.02
 # An overlap with another draw below this is worth more data, if most ranks are in doubt.
 STABLE_OVERLAP = 0.95
-_CONTROLS = frozenset({"uniform", "random"})
 _SHOWN = 5
 
 
@@ -29,7 +29,7 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
     Returns:
         The warnings, in a fixed order.
     """
-    if plan.rule in _CONTROLS:  # whatever was measured, no rank is from it
+    if plan.rule in CONTROLS:  # whatever was measured, no rank is from it
         return ()
     return (
         *_of_examples(plan.provenance),

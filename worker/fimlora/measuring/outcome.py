@@ -15,7 +15,7 @@ from fimlora.measuring.settings import Settings
 from fimlora.model.targets import Choice
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution
-from fimlora.statistics.statistics import HALVES, NULL, Groups
+from fimlora.statistics.statistics import HALVES, NULL, Groups, as_fields
 
 # Of the largest number of a kind, what may differ between equal passes on some devices.
 _ROUNDING = 1e-6
@@ -70,7 +70,7 @@ def new_statistics(
         not_targeted=reached.not_targeted,
         estimator_reason=estimator_reason,
         execution=execution,
-        **(settings.provenance() | groups),
+        **(settings.provenance() | as_fields(groups)),
     )
     counts: dict[str, dict[str, Any]] = {
         prefix: {"n_examples": sum(sizes), "n_batches": len(sizes)}

@@ -177,6 +177,7 @@ def _measure_plain(
             model, modules, itertools.chain([first], items), settings, recorder, sizes, progress,
             state,
         )  # fmt: skip
+    located = {module.name: locate(model, module) for module in modules}
     return new_statistics(
         model,
         choice,
@@ -188,7 +189,7 @@ def _measure_plain(
         null_labels=run.null,
         base_parameters=count_base_parameters(model),
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
-        groups=recorder.groups(progress.n_examples),
+        groups=recorder.groups(progress.n_examples, located),
     )
 
 

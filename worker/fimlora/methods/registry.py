@@ -7,7 +7,9 @@ so that who only asks for names loads neither numpy nor torch; `fimlora.methods.
 from dataclasses import dataclass
 
 from fimlora.errors import InvalidOption
-from fimlora.statistics.options import Record
+from fimlora.statistics.options import Passes, Record
+
+CONTROLS = frozenset({"uniform", "random"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Method:
         record: What must be recorded besides.
         needs_examples: Whether it needs the energy of each example's gradient.
         needs_null: Whether it needs the statistics of the null.
+        passes: What passes over the data it needs.
     """
 
     name: str
@@ -31,6 +34,12 @@ class Method:
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
     needs_null: bool = False
+    passes: Passes = Passes.BACKWARD
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether labels can move its plan at all."""
+        return self.passes is Passes.BACKWARD and self.name not in CONTROLS
 
 
 _ALL = (

@@ -70,6 +70,17 @@ def parse_record(record: str | Collection[str]) -> frozenset[Record]:
     return frozenset(map(Record, names))
 
 
+class Passes(StrEnum):
+    """What a method needs of a run over the calibration batches."""
+
+    NONE = "none"
+    """Nothing: it looks at weights alone."""
+    FORWARD = "forward"
+    """Forward passes: it looks at activations, and no label tells it anything."""
+    BACKWARD = "backward"
+    """Forward and backward passes: it looks at gradients of the loss."""
+
+
 class Estimator(StrEnum):
     """How the Fisher information of LoRA-B is estimated."""
 

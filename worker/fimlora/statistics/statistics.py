@@ -26,6 +26,7 @@ from fimlora.errors import InvalidStatistics
 from fimlora.left_out import FUSED_EXPERTS
 from fimlora.plan import TargetModule
 from fimlora.statistics.both_modules import Choice, of_both
+from fimlora.statistics.groups import GROUPS
 from fimlora.statistics.options import Estimator, Execution, check_scale
 
 # A spectrum whose leading values may be further off than this is called unresolved.
@@ -69,6 +70,8 @@ class Statistics:
         mean_energies: ``||sum_n G[n] / N||_F^2`` (1), if spectra were recorded.
         spectrum_errors: How far off the energy of the leading values may be, as a share of
             it (1), if spectra were recorded; 0 where no sketch was needed.
+        quantities: What else was recorded, by the name of its group, as
+            `fimlora.statistics.groups` lists them, and of the module.
         estimator_reason: Why it is this estimator, in a sentence; ``None`` where it was asked
             for, or runs that were merged were told different reasons.
         null: The same of the same forward passes under labels of other examples, if that was
@@ -107,6 +110,7 @@ class Statistics:
     spectra: Arrays = field(default_factory=dict)
     mean_energies: Arrays = field(default_factory=dict)
     spectrum_errors: Arrays = field(default_factory=dict)
+    quantities: Mapping[str, Arrays] = field(default_factory=dict)
     estimator_reason: str | None = None
     null: "Statistics | None" = None
     halves: "tuple[Statistics, Statistics] | None" = None
@@ -123,6 +127,11 @@ class Statistics:
         halves = self.halves or ()
         names = (*((NULL,) * len(null)), *HALVES[: len(halves)])
         return dict(zip(names, (*null, *halves), strict=True))
+
+    @property
+    def groups(self) -> dict[str, Arrays]:
+        """All that was recorded, by group and module."""
+        return {**{group: getattr(self, group) for group in _GROUPS}, **self.quantities}
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null and other halves.
@@ -212,6 +221,12 @@ class Statistics:
                 "statistics with spectra are not merged, as singular values do not add up; "
                 "measure all batches in one run, or merge runs without spectra"
             )
+        for name in sorted({*self.quantities, *other.quantities}):
+            if not GROUPS[name].adds_up:
+                raise InvalidStatistics(
+                    f"statistics with {name} are not merged, as these do not add up; measure all "
+                    "batches in one run, or merge runs without them"
+                )
         self._check_settings(other)
         choice = of_both((self.modules, self.not_targeted), (other.modules, other.not_targeted))
         return self._over(choice)._sum(other._over(choice))  # noqa: SLF001
@@ -220,6 +235,8 @@ class Statistics:
         for group in ("input_squares", "batch_energies"):
             if bool(getattr(self, group)) != bool(getattr(other, group)):
                 raise InvalidStatistics(f"only one of the statistics holds {group}; not merged")
+        for group in sorted(self.quantities.keys() ^ other.quantities.keys()):
+            raise InvalidStatistics(f"only one of the statistics holds {group}; not merged")
         for name in _MUST_MATCH:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -239,20 +256,22 @@ class Statistics:
         reached = {module.name for module in self.modules}
 
         def padded(group: str) -> dict[str, NDArray[np.float64]]:
-            arrays = getattr(self, group)
+            arrays = self.groups[group]
             return {
                 m.name: arrays[m.name] if m.name in arrays else np.zeros(self._shape(group, m))
                 for m in modules
                 if arrays and (m.name in arrays or m.name not in reached)
             }
 
-        groups: dict[str, Any] = {group: padded(group) for group in _ADDED}
+        groups = as_fields({group: padded(group) for group in (*_ADDED, *self.quantities)})
         parts = {name: part._over(choice) for name, part in self.parts.items()}  # noqa: SLF001
         whole = replace(self, modules=modules, not_targeted=not_targeted, **groups)
         return whole.with_parts(parts)
 
     def _shape(self, group: str, module: TargetModule) -> tuple[int, ...]:
         """The shape of what a group holds of a module."""
+        for arrays in (self.quantities.get(group) or {}).values():
+            return arrays.shape
         return {
             "example_energies": (self.n_examples,),
             "squared_gradients": (module.d_out, self.rank or 0),
@@ -274,6 +293,10 @@ class Statistics:
             input_squares=_added(self.input_squares, other.input_squares),
             token_counts=_added(self.token_counts, other.token_counts),
             batch_energies=_added(self.batch_energies, other.batch_energies),
+            quantities={
+                group: _added(arrays, other.quantities[group])
+                for group, arrays in self.quantities.items()
+            },
             example_energies={
                 name: np.concatenate([values, other.example_energies[name]])
                 for name, values in self.example_energies.items()
@@ -311,8 +334,8 @@ class Statistics:
         arrays = {
             f"{prefix}{group}/{name}": np.ascontiguousarray(array)
             for prefix, part in {"": self, **parts}.items()
-            for group in _GROUPS
-            for name, array in getattr(part, group).items()
+            for group, by_module in part.groups.items()
+            for name, array in by_module.items()
         }
         # One metadata key only: safetensors writes several in a random order.
         return save(arrays, metadata={"fimlora": json.dumps(header, sort_keys=True)})
@@ -366,7 +389,7 @@ class Statistics:
         estimator = Estimator(header.pop("estimator"))
         parts: dict[str, dict[str, Any]] = header.pop("parts", {})
         keys: dict[str, dict[str, str]] = {
-            f"{prefix}{group}": {} for prefix in ("", *parts) for group in _GROUPS
+            f"{prefix}{group}": {} for prefix in ("", *parts) for group in (*_GROUPS, *GROUPS)
         }
         for key in file.keys():  # noqa: SIM118 - it is no mapping
             group, _, name = key.partition("/")
@@ -378,9 +401,10 @@ class Statistics:
         header["auxiliary_losses_left_out"] = tuple(auxiliary)
 
         def stored(prefix: str) -> dict[str, Any]:
-            return {group: _Stored(file, keys[f"{prefix}{group}"]) for group in _GROUPS}
+            found = {g: _Stored(file, keys[f"{prefix}{g}"]) for g in (*_GROUPS, *GROUPS)}
+            return {g: arrays for g, arrays in found.items() if arrays or g in _GROUPS}
 
-        whole = cls(modules=modules, estimator=estimator, **header, **stored(""))
+        whole = cls(modules=modules, estimator=estimator, **header, **as_fields(stored("")))
         return whole.with_parts(
             {name: whole.part(stored(name), **_read(counts)) for name, counts in parts.items()}
         )
@@ -395,12 +419,13 @@ class Statistics:
         Returns:
             Statistics that say the same of all else.
         """
-        others: dict[str, Any] = {group: groups.get(group, {}) for group in _GROUPS}
+        others = {**as_fields({group: {} for group in _GROUPS}), **as_fields(groups)}
         return replace(self, null=None, halves=None, execution=None, **others, **counts)
 
     def _in_memory(self) -> "Statistics":
-        arrays: dict[str, Any] = {group: dict(getattr(self, group)) for group in _GROUPS}
-        return replace(self, **arrays)
+        return replace(
+            self, **as_fields({g: dict(arrays) for g, arrays in self.groups.items()})
+        )
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
@@ -449,6 +474,7 @@ _MUST_MATCH = tuple(
         *_COUNTS,
         *_GROUPS,
         *_PARTS,
+        "quantities",
     }
 )
 
@@ -468,6 +494,19 @@ class _Stored(Mapping[str, NDArray[np.float64]]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def as_fields(groups: Mapping[str, Arrays]) -> dict[str, Any]:
+    """Put groups where `Statistics` has them: the sums of every run by name, others together.
+
+    Args:
+        groups: What was recorded, by group and module.
+
+    Returns:
+        Fields of `Statistics`.
+    """
+    fields_of = {group: arrays for group, arrays in groups.items() if group not in GROUPS}
+    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS}}
 
 
 def _are_equal(left: Arrays, right: Arrays) -> bool:

@@ -81,8 +81,8 @@ def test_a_new_quantity_is_what_it_keeps_adds_and_names():
     resumed.restore(*begun.state())
     run(resumed, layers, second)
 
-    found = resumed.groups(2 * N)["alignment"]
+    found = resumed.groups(2 * N, {})["alignment"]
 
     wanted = by_slow_loop(layers, torch.cat([first, second]))
     assert {name: found[name].item() for name in wanted} == pytest.approx(wanted, rel=1e-12)
-    assert len(resumed.groups(2 * N)["example_energies"]["0"]) == 2 * N
+    assert len(resumed.groups(2 * N, {})["example_energies"]["0"]) == 2 * N

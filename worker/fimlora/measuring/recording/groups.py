@@ -7,12 +7,16 @@ their groups tell them apart.
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.statistics.groups import GROUPS
 from fimlora.statistics.statistics import Groups
 
 # One number per example; all else is summed over them.
 _BY_EXAMPLE = "example_energies"
 # Sums of squares, which rounding must not leave below zero when a part is taken off.
-_SQUARES = frozenset({"row_energies", "squared_gradients", "input_squares", "batch_energies"})
+_SQUARES = frozenset(
+    {"row_energies", "squared_gradients", "input_squares", "batch_energies"}
+    | {name for name, group in GROUPS.items() if group.is_square}
+)
 
 
 def prefixed(prefix: str, groups: Groups) -> Groups:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.statistics.statistics import Groups
@@ -147,6 +147,13 @@ class Quantity(ABC):
 
     def recall(self, learned: Mapping[str, Any]) -> None:  # noqa: B027 - most learn nothing
         """Take what another run has learned of the model."""
+
+    def see_modules(self, modules: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most need none
+        """Look at the modules once all batches are through, while their weights are at hand.
+
+        Args:
+            modules: The target modules by name, as `fimlora.model.targets.locate` finds them.
+        """
 
     @abstractmethod
     def results(self, n_examples: int) -> Groups:

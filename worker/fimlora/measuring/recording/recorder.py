@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.recording.energies import gram_blocks
@@ -190,18 +190,21 @@ class Recorder:
                 for _, pending in quantity.run_sums():
                     pending.keeps_apart = bool(len(self.batch_sizes) % 2)
 
-    def groups(self, n_examples: int) -> Groups:
+    def groups(self, n_examples: int, modules: Mapping[str, nn.Module]) -> Groups:
         """Give what `fimlora.Statistics` holds of all that was collected.
 
         With halves this is the end: their sums take the place of the run's.
 
         Args:
             n_examples: Examples that were seen.
+            modules: The target modules by name, with their weights.
 
         Returns:
             Arrays by the name of the statistics' field and of the module; those of the null
             and of the halves by a name with a part before it.
         """
+        for quantity in self._all:
+            quantity.see_modules(modules)
         found = _results(self._quantities, n_examples)
         if self._null:
             found |= prefixed(NULL, _results(self._null, n_examples))

@@ -235,7 +235,8 @@ class LayerwiseRun:
                 if targets:
                     checks = recorder.end_batch(examples.order)
                     check_finite(targets, torch.empty(0), checks, self._where(number))
-        return recorder.groups(sum(map(len, self.batches))) if targets else None
+        n_examples = sum(map(len, self.batches))
+        return recorder.groups(n_examples, self._located(block)) if targets else None
 
     def _check_losses(self, batches: list[list[MicroBatch]]) -> None:
         for number, parts in enumerate(batches, 1):

@@ -1,0 +1,28 @@
+"""What further quantities a run may record, by the name of their group in statistics.
+
+A quantity that is not one of the sums every run has is listed here once; statistics then save it,
+read it, add it up over runs and cut it into halves without knowing what it is.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Arrays of one kind, one for each module.
+
+    Attributes:
+        name: What they are called in statistics and in files.
+        adds_up: Whether those of two runs are added where runs are merged; runs with others are
+            not merged.
+        is_square: Whether they are sums of squares, which rounding must not leave below zero
+            where a part is taken off.
+    """
+
+    name: str
+    adds_up: bool = False
+    is_square: bool = False
+
+
+_ALL: tuple[Group, ...] = ()
+GROUPS = {group.name: group for group in _ALL}
