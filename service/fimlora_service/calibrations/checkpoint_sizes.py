@@ -119,8 +119,8 @@ def budget_interval(
     allocation, budget = request.allocation, request.budget
     if allocation.groups or allocation.per_type:
         return None
-    menu = allocation.rank_menu
-    menu = RANK_MENUS[menu] if isinstance(menu, str) else tuple(menu)
+    asked = allocation.rank_menu
+    menu = RANK_MENUS[asked] if isinstance(asked, str) else tuple(asked)
     floor = 1 if allocation.r_min is None else allocation.r_min
     floor = max(floor, allocation.multiple_of) if floor else 0
     floor = min((rank for rank in menu if rank >= floor), default=floor) if floor else 0
