@@ -15,6 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Record, parse_record
 
+# What is read of the mean gradients, which are summed once; and what needs these whole.
+GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT})
+WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
 # P; four times the values kept, as values near P drown in the tail.
@@ -47,7 +51,16 @@ def gradients_fit(modules: Iterable[TargetModule], spectra_bytes: int) -> bool:
     Returns:
         Whether none needs to be sketched.
     """
-    return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
+    return whole_gradient_bytes(modules) <= spectra_bytes
+
+
+def whole_gradient_bytes(modules: Iterable[TargetModule]) -> int:
+    """Count the memory for the gradients of all modules, whole.
+
+    Returns:
+        Bytes of one sum; a pass needs as much again.
+    """
+    return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules)
 
 
 @runtime_checkable
@@ -204,8 +217,8 @@ def bytes_recorded(
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
-    if Record.SPECTRA in wanted:  # it is decided once, for all modules, whether to sketch
-        whole = gradients_fit(modules, spectra_bytes)
+    if wanted & GRADIENT_RECORDS:  # it is decided once, for all modules, whether to sketch
+        whole = bool(wanted & WHOLE_GRADIENT_RECORDS) or gradients_fit(modules, spectra_bytes)
         n_bytes += width * _numbers_for_spectra(held, n_sums, whole=whole)
     return n_bytes
 

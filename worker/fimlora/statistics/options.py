@@ -49,6 +49,8 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    WEIGHT_GRADIENT = "weight_gradient"
+    """The mean product of each weight with its mean gradient, which must be kept whole."""
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:
