@@ -15,7 +15,7 @@ import numpy as np
 
 from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_trained
 from fimlora.adapter.trained.tensors import Floats
-from fimlora.adapter.trained.update import spectra_of
+from fimlora.adapter.trained.update import spectra_of, unpadded_rank
 from fimlora.plan import RankPlan
 
 SHARES = (0.9, 0.95, 0.99)
@@ -190,11 +190,10 @@ def _deviations(adapter: TrainedAdapter, plan: RankPlan) -> list[str]:
         f"{name} is planned with rank {planned[name]} and the adapter is not on it"
         for name in planned.keys() - adapter.modules.keys()
     ]
-    padded = len({module.rank for module in adapter.modules.values()}) == 1
     for name, module in adapter.modules.items():
         if name not in planned:
             said.append(f"{name} has rank {module.rank} and is not in the plan")
-        elif module.rank != planned[name] and not (padded and module.rank > planned[name]):
+        elif planned[name] not in {module.rank, unpadded_rank(*adapter.matrices(name))}:
             said.append(f"{name} has rank {module.rank}, planned is {planned[name]}")
         elif not math.isclose(module.scale, plan.alpha(name) / planned[name], rel_tol=1e-9):
             said.append(

@@ -16,7 +16,7 @@ from fimlora.adapter.config import LAYOUTS
 from fimlora.adapter.folder import check_destination, new_folder
 from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_trained
 from fimlora.adapter.trained.tensors import Floats
-from fimlora.adapter.trained.update import spectra_of
+from fimlora.adapter.trained.update import spectra_of, unpadded_rank
 from fimlora.adapter.trained.write import common_scale, write_trained
 from fimlora.errors import InvalidOption
 from fimlora.plan import Budget, RankPlan
@@ -122,21 +122,6 @@ def convert_adapter(
             bytes_before=adapter.n_bytes,
             bytes_after=written.adapter.n_bytes,
         )
-
-
-def unpadded_rank(A: Floats, B: Floats) -> int:
-    """The rank of a module without the zeros at its end.
-
-    Args:
-        A: r x I.
-        B: O x r.
-
-    Returns:
-        The number of the last rank of which a row of A or a column of B is not zero; at
-        least 1. Of a fresh adapter B is zero and A is not, so that it keeps its rank.
-    """
-    used = A.any(axis=1) | B.any(axis=0)
-    return max(int(np.flatnonzero(used).max(initial=0)) + 1, 1)
 
 
 def _rescaled(adapter: TrainedAdapter, name: str, scale: int | float) -> tuple[Floats, Floats]:

@@ -20,7 +20,13 @@ from typing import Any
 from fimlora.adapter.config import WRAPPER_PREFIX
 from fimlora.adapter.read import check_pattern_keys
 from fimlora.adapter.trained.lora_config import LoraConfig, check_lora_config
-from fimlora.adapter.trained.tensors import FLOAT_TYPES, Floats, read_entries, read_floats
+from fimlora.adapter.trained.tensors import (
+    FLOAT_TYPES,
+    ITEMSIZES,
+    Floats,
+    read_entries,
+    read_floats,
+)
 from fimlora.errors import InvalidAdapter
 from fimlora.model.safetensors_header import TensorEntry
 from fimlora.plan import TargetModule
@@ -209,6 +215,23 @@ def read_weights(folder: Path, *, limits: Limits) -> Mapping[str, TensorEntry]:
                 f"{name} of shape {list(entry.shape)} has over {limits.elements} numbers"
             )
     return entries
+
+
+def stored_width(folder: str | Path, *, limits: Limits = Limits()) -> int:
+    """Tell how many bytes a parameter of an adapter takes.
+
+    Args:
+        folder: The adapter's folder.
+        limits: How large it may be.
+
+    Returns:
+        The width of the widest type that its matrices are stored in.
+
+    Raises:
+        InvalidAdapter: The folder holds no sound adapter.
+    """  # noqa: DOC502 - `read_weights` raises
+    entries = read_weights(Path(folder), limits=limits).values()
+    return max((ITEMSIZES[e.dtype] for e in entries if e.dtype in ITEMSIZES), default=4)
 
 
 def _refuse_constant(name: str) -> None:

@@ -104,6 +104,21 @@ def distances(adapter: TrainedAdapter, other: TrainedAdapter) -> dict[str, float
     return found
 
 
+def unpadded_rank(A: Floats, B: Floats) -> int:
+    """The rank of a module without the zeros at its end.
+
+    Args:
+        A: r x I.
+        B: O x r.
+
+    Returns:
+        The number of the last rank of which a row of A or a column of B is not zero; at
+        least 1. Of a fresh adapter B is zero and A is not, so that it keeps its rank.
+    """
+    used = A.any(axis=1) | B.any(axis=0)
+    return max(int(np.flatnonzero(used).max(initial=0)) + 1, 1)
+
+
 def _are_equal(rows: Floats, others: Floats) -> bool:
     """Whether two matrices differ by rows of zeros at the end at most."""
     n = min(len(rows), len(others))
