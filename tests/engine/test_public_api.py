@@ -9,6 +9,7 @@ import pytest
 
 import fimlora
 from fimlora import errors
+from fimlora.adapter.trained.read import Limits
 
 NAMES = {
     "Budget",
@@ -23,7 +24,9 @@ NAMES = {
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "audit_adapter",
     "compare",
+    "convert_adapter",
     "find_targets",
     "fit_head",
     "fit_head_streamed",
@@ -32,11 +35,17 @@ NAMES = {
     "measure_folder",
     "measure_streamed",
     "score",
+    "truncate_adapter",
     "write_adapter",
 }
 
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
+    "audit_adapter": "folder, *, plan=None, limits=Limits()",
+    "convert_adapter": "folder, output, *, layout='B', overwrite=False, limits=Limits(), "
+    "max_bytes=None",
+    "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
+    "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
@@ -120,6 +129,7 @@ def test_signatures(name):
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
 
     found = str(inspect.Signature(bare)).replace(repr(fimlora.Settings()), "Settings()")
+    found = found.replace(repr(Limits()), "Limits()")
     assert found.removesuffix(" -> None") == f"({SIGNATURES[name]})"
 
 

@@ -11,7 +11,10 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.audit import audit_adapter
+    from fimlora.adapter.convert import convert_adapter
     from fimlora.adapter.read import load_plan
+    from fimlora.adapter.truncate import truncate_adapter
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "audit_adapter": "fimlora.adapter.audit",
     "compare": "fimlora.confidence.compare",
+    "convert_adapter": "fimlora.adapter.convert",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -45,6 +50,7 @@ _LAZY = {
     "Scores": "fimlora.scores",
     "Settings": "fimlora.measuring.settings",
     "Statistics": "fimlora.statistics",
+    "truncate_adapter": "fimlora.adapter.truncate",
     "write_adapter": "fimlora.adapter.write",
 }
 
@@ -61,7 +67,9 @@ __all__ = [
     "TargetModule",
     "allocate",
     "apply_fim_ranks",
+    "audit_adapter",
     "compare",
+    "convert_adapter",
     "find_targets",
     "fit_head",
     "fit_head_streamed",
@@ -70,6 +78,7 @@ __all__ = [
     "measure_folder",
     "measure_streamed",
     "score",
+    "truncate_adapter",
     "write_adapter",
 ]
 
