@@ -47,7 +47,7 @@ SIGNATURES = {
     "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
     "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
+    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
@@ -110,6 +110,7 @@ FIELDS = {
             "confidence",
             "method",
             "warnings",
+            "constraints",
         ),
     ],
 }
