@@ -11,6 +11,7 @@ import fimlora
 from fimlora import errors
 
 NAMES = {
+    "AdaLoraReallocation",
     "Budget",
     "FimloraError",
     "InfeasibleBudget",
@@ -21,6 +22,7 @@ NAMES = {
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
     "allocate",
     "apply_fim_ranks",
     "compare",
@@ -37,6 +39,9 @@ NAMES = {
 
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
+    "AdaLoraReallocation": "resume_from=None",
+    "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
+    "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
