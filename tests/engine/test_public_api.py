@@ -12,6 +12,7 @@ from fimlora import errors
 from fimlora.adapter.trained.read import Limits
 
 NAMES = {
+    "AdaLoraReallocation",
     "Budget",
     "FimloraError",
     "InfeasibleBudget",
@@ -22,6 +23,7 @@ NAMES = {
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
@@ -46,6 +48,9 @@ SIGNATURES = {
     "max_bytes=None",
     "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
     "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
+    "AdaLoraReallocation": "resume_from=None",
+    "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
+    "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "

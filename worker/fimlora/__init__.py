@@ -11,6 +11,8 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.adalora import adalora_config
+    from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
     from fimlora.adapter.audit import audit_adapter
     from fimlora.adapter.convert import convert_adapter
     from fimlora.adapter.read import load_plan
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # Public names that live in modules with heavier imports than this one.
 _LAZY = {
+    "adalora_config": "fimlora.adapter.adalora",
+    "AdaLoraReallocation": "fimlora.adapter.adalora_reallocation",
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
     "audit_adapter": "fimlora.adapter.audit",
@@ -55,6 +59,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AdaLoraReallocation",
     "Budget",
     "FimloraError",
     "InfeasibleBudget",
@@ -65,6 +70,7 @@ __all__ = [
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
