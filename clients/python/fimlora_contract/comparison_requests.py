@@ -7,9 +7,11 @@ from pydantic import AfterValidator, Field, model_validator
 from fimlora_contract.base import RequestModel
 from fimlora_contract.requests import (
     BY_EXAMPLES,
+    BY_RETAIN,
     AdapterOptions,
     Allocation,
     AnyBudget,
+    AskedMethod,
     CalibrationRequest,
     MethodName,
     check_mean_rank,
@@ -33,7 +35,7 @@ def check_no_method(allocation: Allocation) -> Allocation:
 
 
 Methods = Annotated[
-    list[MethodName] | None,
+    list[AskedMethod] | None,
     AfterValidator(check_distinct),
     Field(description="At least two; by default all that one set of passes gives."),
 ]
@@ -64,9 +66,10 @@ class ComparisonRequest(CalibrationRequest):
         """The methods that are compared: what they need is measured."""
         if self.methods is not None:
             return tuple(self.methods)
-        is_sampled = self.calibration.estimator == "sampled"
+        impossible = {*(BY_EXAMPLES if self.calibration.estimator == "sampled" else ())}
+        impossible |= {*(BY_RETAIN if self.retain is None else ())}
         every: tuple[str, ...] = get_args(MethodName)
-        return tuple(name for name in every if not (is_sampled and name in BY_EXAMPLES))
+        return tuple(name for name in every if name not in impossible)
 
 
 class JobComparisonRequest(RequestModel):

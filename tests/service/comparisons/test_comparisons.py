@@ -129,7 +129,9 @@ class TestCompare:
 
         every, fewer = (ComparisonRequest.model_validate(b) for b in (body, sampled))
 
-        assert every.methods_measured == get_args(MethodName)
+        kept = ComparisonRequest.model_validate(body | {"retain": "local:other"})
+        assert kept.methods_measured == get_args(MethodName)
+        assert set(kept.methods_measured) - set(every.methods_measured) == {"vila"}
         assert set(every.methods_measured) - set(fewer.methods_measured) == {
             "coherent",
             "spectral-denoised",

@@ -77,7 +77,7 @@ Method = Annotated[
         "--method",
         panel=ALLOCATION,
         help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null (experimental: not shown to beat uniform).",
+        "fim-over-null, vila (experimental: not shown to beat uniform).",
     ),
 ]
 Methods = Annotated[
@@ -196,6 +196,15 @@ Column = Annotated[
         panel=DATA,
         help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
         "and input= leave such a column alone. Repeatable.",
+    ),
+]
+Retain = Annotated[
+    str | None,
+    _option(
+        "--retain",
+        metavar="DATASET",
+        panel=DATA,
+        help="With --method vila: rows whose function is to be kept, named as the dataset is.",
     ),
 ]
 Split = Annotated[
