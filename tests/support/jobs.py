@@ -66,6 +66,8 @@ class Jobs:
             "base_model": self._model(model),
             "dataset": self._dataset(accepted["dataset"]),
         }
+        if accepted["retain"]:
+            resolved["retain"] = self._dataset(accepted["retain"])
         return self._put(accepted, resolved, statistics_from=statistics_from, kind=kind)
 
     def submit_evaluation(self, *, statistics_from: str = "", **request: Any) -> str:

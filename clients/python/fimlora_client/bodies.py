@@ -51,6 +51,7 @@ class CalibrationFields(TypedDict, total=False):
     base_model: AnyModel
     dataset: AnyDataset
     budget: AnyBudget
+    retain: AnyDataset | None
     target_modules: list[str] | str | None
     exclude_modules: list[str] | str | None
     calibration: Calibration | Mapping[str, Any]

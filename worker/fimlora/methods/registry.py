@@ -24,6 +24,7 @@ class Method:
         record: What must be recorded besides.
         needs_examples: Whether it needs the energy of each example's gradient.
         needs_null: Whether it needs the statistics of the null.
+        needs_retain: Whether it needs those of rows whose function is to be kept.
         passes: What passes over the data it needs.
     """
 
@@ -34,6 +35,7 @@ class Method:
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
     needs_null: bool = False
+    needs_retain: bool = False
     passes: Passes = Passes.BACKWARD
 
     @property
@@ -87,6 +89,13 @@ _ALL = (
         "GoRA (He et al. 2025)",
         frozenset({Record.WEIGHT_GRADIENT}),
     ),
+    Method(
+        "vila",
+        "proportional",
+        "by Fisher information over that of rows whose function is to be kept (experimental)",
+        "a contrast of two datasets, as in VILA (Kim et al. 2025)",
+        needs_retain=True,
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"
@@ -134,3 +143,15 @@ def needs_null(*names: str) -> bool:
         Whether one does.
     """
     return any(find_method(name).needs_null for name in names)
+
+
+def needs_retain(*names: str) -> bool:
+    """Say whether any of some methods needs rows whose function is to be kept.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        Whether one does.
+    """
+    return any(find_method(name).needs_retain for name in names)

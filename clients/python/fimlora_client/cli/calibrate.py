@@ -21,9 +21,10 @@ from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.inputs import (
     checked_model,
     columns_of,
-    find_dataset,
+    find_datasets,
     pairs_of,
     split_names,
+    unchecked,
 )
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
@@ -65,6 +66,7 @@ def calibrate(
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
+    retain: options.Retain = None,
     layout: options.Layout = None,
     weights: options.Weights = False,
     output: options.Output = None,
@@ -88,6 +90,7 @@ def calibrate(
       fimlora calibrate minilm my-rows --budget 16 --r-max 64 -t query,value
       fimlora calibrate minilm my-rows --budget 8 --estimate
       fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod
+      fimlora calibrate minilm my-rows --budget 8 --method vila --retain general-rows
     """
     fields: dict[str, Any] = {
         "base_model": checked_model(model),
@@ -116,7 +119,8 @@ def calibrate(
     if output:
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
-    request = _request(client, dataset, fields, columns=columns_of(column), split=split)
+    more = options.given(columns=columns_of(column), split=split)
+    request = _request(client, dataset, retain, fields, more)
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return
@@ -132,12 +136,15 @@ def calibrate(
 
 
 def _request(
-    client: Client, dataset: str, fields: dict[str, Any], **more: Any
+    client: Client,
+    dataset: str,
+    retain: str | None,
+    fields: dict[str, Any],
+    more: dict[str, Any],
 ) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
-    build_request(None, **fields, dataset="local:unchecked")
-    reference = find_dataset(client, dataset) | options.given(**more)
-    return build_request(None, **fields, dataset=reference)
+    build_request(None, **fields, **unchecked(retain))
+    return build_request(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
 def _show(result: Result, *, as_json: bool) -> None:
