@@ -30,13 +30,15 @@ MethodName = Literal[
     "spectral-denoised",
     "fim-over-null",
     "gora",
+    "kappa",
     "uniform",
     "random",
 ]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
-# Whole gradients of a large model are more than most memories: only where they are named.
-ON_REQUEST = ("gora",)
+# Only where they are named: whole gradients of a large model are more than most memories, and
+# decomposing all of its weights takes longer than measuring it.
+ON_REQUEST = ("gora", "kappa")
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -183,8 +185,8 @@ class Allocation(RequestModel):
             description="By Fisher information, or the part of it that examples agree on; by "
             "marginal gain from gradient spectra, or what of these is above their noise; by "
             "Fisher information over that under labels of other rows; by weights times their "
-            "gradients, as GoRA does (all but fim experimental: not shown to beat uniform); or "
-            "one of the two controls."
+            "gradients, as GoRA does; by condition numbers of the weights alone, as KappaTune does "
+            "(all but fim experimental: not shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"

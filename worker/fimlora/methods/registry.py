@@ -87,6 +87,14 @@ _ALL = (
         "GoRA (He et al. 2025)",
         frozenset({Record.WEIGHT_GRADIENT}),
     ),
+    Method(
+        "kappa",
+        "proportional",
+        "by how well weights are conditioned, without any data (experimental)",
+        "KappaTune, as in PEFT",
+        frozenset({Record.WEIGHT_CONDITION}),
+        passes=Passes.NONE,
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"
