@@ -39,8 +39,8 @@ Methods = Annotated[
     list[AskedMethod] | None,
     AfterValidator(check_distinct),
     Field(
-        description="At least two; by default all that one set of passes gives, but gora, which "
-        "keeps whole gradients."
+        description="At least two; by default all that one set of passes gives, but gora and "
+        "kappa, which take memory or time in proportion to the model."
     ),
 ]
 SharedAllocation = Annotated[

@@ -32,6 +32,7 @@ MethodName = Literal[
     "fim-over-null",
     "gora",
     "vila",
+    "kappa",
     "uniform",
     "random",
 ]
@@ -39,8 +40,9 @@ MethodName = Literal[
 AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
-# Whole gradients of a large model are more than most memories: only where they are named.
-ON_REQUEST = ("gora",)
+# Only where they are named: whole gradients of a large model are more than most memories, and
+# decomposing all of its weights takes longer than measuring it.
+ON_REQUEST = ("gora", "kappa")
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
@@ -185,11 +187,9 @@ class Allocation(RequestModel):
     method: Annotated[
         AskedMethod,
         Field(
-            description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise; by "
-            "Fisher information over that under labels of other rows, or over that of the rows to "
-            "retain; by weights times their gradients, as GoRA does (all but fim experimental: not "
-            "shown to beat uniform); or one of the two controls."
+            description="What ranks are shared by; docs/methods.md says what each looks at. All but "
+            "fim and the two controls, uniform and random, are experimental: not shown to beat "
+            "uniform."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"

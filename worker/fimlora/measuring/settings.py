@@ -26,7 +26,7 @@ from fimlora.statistics.options import Estimator, Executor, Record, check_scale,
 
 OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
-_WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT})
+_WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
 
 
 @dataclass(frozen=True)

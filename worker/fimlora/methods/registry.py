@@ -96,6 +96,14 @@ _ALL = (
         "a contrast of two datasets, as in VILA (Kim et al. 2025)",
         needs_retain=True,
     ),
+    Method(
+        "kappa",
+        "proportional",
+        "by how well weights are conditioned, without any data (experimental)",
+        "KappaTune, as in PEFT",
+        frozenset({Record.WEIGHT_CONDITION}),
+        passes=Passes.NONE,
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"

@@ -10,6 +10,7 @@ from fimlora.methods import (
     fim,
     fim_over_null,
     gora,
+    kappa,
     spectral,
     spectral_denoised,
     vila,
@@ -30,6 +31,7 @@ SCORERS: dict[str, Scorer] = {
     "fim-over-null": fim_over_null.score_over_null,
     "gora": gora.score_importance,
     "vila": vila.score_contrast,
+    "kappa": kappa.score_condition,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }

@@ -87,8 +87,8 @@ Methods = Annotated[
     _option(
         "--methods",
         panel=ALLOCATION,
-        help="Two or more, with commas between; all that one set of passes gives, but gora, if "
-        "left out.",
+        help="Two or more, with commas between; all that one set of passes gives, but gora and "
+        "kappa, if left out.",
     ),
 ]
 RMin = Annotated[

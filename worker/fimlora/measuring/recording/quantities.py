@@ -13,6 +13,7 @@ from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.recording.spectra import Spectra
+from fimlora.measuring.recording.weight_condition import WeightCondition
 from fimlora.measuring.recording.weight_gradient import WeightGradient
 from fimlora.measuring.settings import Settings
 from fimlora.memory.need import GRADIENT_RECORDS, SKETCH_WIDTH, WHOLE_GRADIENT_RECORDS
@@ -53,6 +54,8 @@ def quantities_for(
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
+    if Record.WEIGHT_CONDITION in collect:
+        wanted.append(WeightCondition())
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))
