@@ -33,7 +33,7 @@ class TypeRule:
 
     r_min: int | None = None
     r_max: int | None = None
-    share: float | None = None
+    share: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,25 @@ def division_of(plan: RankPlan) -> tuple[Part, ...]:
     )
 
 
+def dearest_step(plan: RankPlan) -> int:
+    """Say how far two ways to spend a plan's budget may be apart, in parameters.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        What the dearest step of a module or group costs; parts with limits of their own have
+        such a step each.
+    """
+    costs = {module.name: module.cost for module in plan.modules}
+    groups = resolve_groups(plan.constraints, plan.modules, plan.not_targeted)
+    dearest = max(*costs.values(), *(sum(costs[name] for name in group) for group in groups), 0)
+    ladder = ladder_of(plan.constraints, max(plan.r_max, *plan.ranks.values()))
+    highest = np.searchsorted(ladder, max(plan.r_max, *plan.ranks.values()), side="right")
+    shares = shares_of(plan.constraints.per_type)
+    return dearest * int(np.diff(ladder[:highest]).max(initial=1)) * (len(shares) + 1)
+
+
 def share_parts(parts: Sequence[Part], scores: Floats) -> Ranks:
     """Share the limit of each part by the rule ``proportional``, for many score vectors.
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.knapsack import best_steps
 from fimlora.allocation.units import Floats, Units
 from fimlora.errors import InvalidOption, InvalidScore
 from fimlora.plan import TargetModule
@@ -31,8 +32,9 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
 
     Ties go to the lower rank, then to the module whose gains are larger where they first
     differ, then to the first name: larger gains throughout never get less at equal cost. A
-    limit in ranks is met exactly (unless tied or multiple ranks cannot add up to it). Of
-    any other, less than the cheapest step still open stays unspent.
+    limit in ranks is met exactly (unless tied ranks, multiples or a menu cannot add up to it).
+    Of any other, less than the cheapest step still open stays unspent. With a menu, whose steps
+    are of unequal size, the best choice is found exactly where the case is small enough.
 
     Args:
         units: The modules; a group gains what its members gain together.
@@ -52,10 +54,15 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
     row, step = _open_steps(units.lowest, units.highest)
     price = (units.weight[row] * units.step_sizes[step]).astype(np.intp)
     gain = np.concatenate([g[low:] for g, low in zip(gains, units.lowest, strict=True)])
-    per_cost = _leading_bits(gain / price)
-    order = np.lexsort((_precedence(gains, units.ties)[row], step, -per_cost))
     left = spendable - int(units.weight @ units.floor)
-    taken = _take(row[order], price[order], left, n_rows=len(gains))
+    precedence = _precedence(gains, units.ties)
+    taken = None
+    if not units.is_even:
+        taken = _best(np.argsort(precedence), gain, price, units.highest - units.lowest, left)
+    if taken is None:
+        per_cost = _leading_bits(gain / price)
+        order = np.lexsort((precedence[row], step, -per_cost))
+        taken = _take(row[order], price[order], left, n_rows=len(gains))
     return units.named(units.lowest + taken, spectra)
 
 
@@ -157,6 +164,21 @@ def _precedence(gains: Sequence[Floats], ties: Indices) -> Indices:
     place = np.empty(len(rows), dtype=np.intp)
     place[rows] = np.arange(len(rows))
     return place
+
+
+def _best(
+    order: Indices, gain: Floats, price: Indices, rooms: Indices, left: int
+) -> Indices | None:
+    """The best steps of each row, by rows in some order; ``None`` where that would take long."""
+    ends = np.cumsum(rooms)[:-1]
+    gains, prices = np.split(gain, ends), np.split(price, ends)
+    rows = order.tolist()
+    found = best_steps([gains[row] for row in rows], [prices[row] for row in rows], left)
+    if found is None:
+        return None
+    taken = np.empty(len(order), dtype=np.intp)
+    taken[order] = found
+    return taken
 
 
 def _take(row: Indices, price: Indices, left: int, *, n_rows: int) -> Indices:

@@ -35,18 +35,26 @@ class Names:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
-        self._by_leaf: dict[str, list[str]] = defaultdict(list)
-        for name in self._names:
-            self._by_leaf[name.rpartition(".")[2]].append(name)
+        self._by_end: dict[int, dict[str, list[str]]] = {}  # by how many parts the ending has
 
     def named_by(self, entry: str) -> list[str]:
         """Modules that an entry names: by name, by ending, or by either with ``*``."""
         if _WILD.isdisjoint(entry):
-            end = f".{entry}"
-            some = self._by_leaf.get(entry.rpartition(".")[2], [])
-            return [name for name in some if name == entry or name.endswith(end)]
+            return self._ends(entry.count(".") + 1).get(entry, [])
         match = re.compile(rf"(?:.*\.)?{translate(entry)}", re.DOTALL).match
         return [name for name in self._names if match(name)]
+
+    def _ends(self, n_parts: int) -> dict[str, list[str]]:
+        """Names by their endings of so many parts."""
+        if n_parts not in self._by_end:
+            found = self._by_end[n_parts] = defaultdict(list)
+            for name in self._names:
+                first, *rest = name.rsplit(".", n_parts)
+                if len(rest) == n_parts:
+                    found[name[len(first) + 1 :]].append(name)
+                elif len(rest) == n_parts - 1:
+                    found[name].append(name)
+        return self._by_end[n_parts]
 
 
 def type_of(module: TargetModule) -> str:

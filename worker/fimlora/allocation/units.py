@@ -61,6 +61,11 @@ class Units:
         """Ranks in the next step, by steps taken; 0 at the top of the ladder."""
         return np.append(np.diff(self.ladder), 0.0)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all steps are of one size."""
+        return len(np.unique(np.diff(self.ladder))) < 2
+
     def affordable(self, limit: int) -> int:
         """See that the bounds can meet a limit.
 
@@ -259,7 +264,7 @@ def _rows(
 def _said(ladder: Floats) -> str:
     """The allowed ranks in words."""
     ranks = ladder.astype(int).tolist()[1:]
-    if len(ranks) > 1 and len(set(np.diff(ladder).tolist())) == 1:
+    if len(np.unique(np.diff(ladder))) == 1:
         return f"multiples of {ranks[0]}"
     return f"the ranks {', '.join(map(str, ranks))}"
 
