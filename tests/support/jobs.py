@@ -89,6 +89,8 @@ class Jobs:
             "dataset": self._dataset(accepted["dataset"]),
             "plans": accepted["plans"],
         }
+        if accepted["retain"]:
+            resolved["retain"] = self._dataset(accepted["retain"])
         if accepted["eval_dataset"]:
             resolved["held_out"] = self._dataset(accepted["eval_dataset"])
         kind = JobKind.EVALUATION

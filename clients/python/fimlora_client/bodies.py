@@ -29,6 +29,7 @@ from fimlora_contract.requests import (
     LayoutOptions,
     MethodName,
 )
+from fimlora_contract.sweeps import AggregationName
 
 UPLOADS = {
     ".csv": "text/csv",
@@ -102,6 +103,17 @@ class PlanFields(TypedDict, total=False):
     budget: AnyBudget
     allocation: Allocation | Mapping[str, Any]
     adapter: LayoutOptions | Mapping[str, Any]
+
+
+class SweepFields(TypedDict, total=False):
+    """The fields of a sweep over what a job has measured as keyword arguments."""
+
+    budget: AnyBudget
+    aggregations: list[AggregationName]
+    n_batches: list[int] | None
+    r_min: list[int] | None
+    allocation: Allocation | Mapping[str, Any]
+    signal: bool
 
 
 def build_request(

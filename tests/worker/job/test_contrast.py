@@ -247,3 +247,12 @@ def test_an_equal_request_measures_nothing(jobs: Jobs, run_queue):
     assert result_of(jobs, again).digest == result_of(jobs, first).digest
     stages = {e.progress.stage for e in jobs.store.events(again) if e.progress}
     assert "calibrating" not in stages
+
+
+def test_an_evaluation_trains_its_plan_beside_the_controls(jobs: Jobs, run_queue):
+    """Planned from the rows that are trained on, against the same rows to retain."""
+    job_id = jobs.submit_evaluation(methods=["vila"], retain=inline(20, step=7))
+    run_queue()
+
+    arms = {arm.name for arm in result_of(jobs, job_id).arms}
+    assert arms == {"vila", "uniform", "random"}

@@ -134,7 +134,7 @@ def calibrate(
     if not wait:
         _leave(handle, as_json=as_json)
         return
-    _show(_wait(handle, timeout=timeout), as_json=as_json)
+    _show(wait_for(handle, timeout=timeout), as_json=as_json)
     if name_tag:
         client.rank_patterns.pin(*name_tag, job_id=handle.id)
         say_pinned(*name_tag)
@@ -168,7 +168,8 @@ def _keep(handle: JobHandle, folder: Path | None) -> None:
         say(("  keep it with  ", "dim"), f"fimlora fetch {handle.id} --output DIR")
 
 
-def _wait(handle: JobHandle, *, timeout: float) -> Result:
+def wait_for(handle: JobHandle, *, timeout: float) -> Result:
+    """The result of a job, and its progress meanwhile."""
     if handle.cached:
         say(("✓ ", "green"), f"answered from the cache by {handle.id}")
     try:

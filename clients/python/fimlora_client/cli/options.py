@@ -237,7 +237,7 @@ Retain = Annotated[
         "--retain",
         metavar="DATASET",
         panel=DATA,
-        help="With --method vila: rows whose function is to be kept, named as the dataset is.",
+        help="With method vila: rows whose function is to be kept, named as the dataset is.",
     ),
 ]
 Split = Annotated[
