@@ -5,10 +5,11 @@ Pure text in, pure text out: the same plan gives the same bytes. Nothing here im
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 from fimlora.adapter.model_classes import sentence
 from fimlora.plan import RankPlan, TargetModule
@@ -193,6 +194,31 @@ def _controls(plan: RankPlan) -> str:
     return ", ".join(said)
 
 
+def share_lines(plan: RankPlan) -> list[str]:
+    """Say which types and depths get which part of the parameters, and what uniform gives them.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A line for the types and one for the depths; none of a plan without a uniform control.
+    """
+    if "uniform" not in plan.controls:
+        return []
+    shares = plan.shares()
+    types = zip(_labels([row["name"] for row in shares["types"]]), shares["types"], strict=True)
+    depths = ((f"layers {row['name']}", row) for row in shares["depths"])
+    return [
+        f"parameters in % / of uniform: {', '.join(_share_text(name, row) for name, row in rows)}"
+        for rows in (types, depths)
+    ]
+
+
+def _share_text(name: str, row: Mapping[str, Any]) -> str:
+    own, even = row["share_of_parameters"], row["uniform_share_of_parameters"]
+    return f"{name} {100 * own:.0f}/{100 * even:.0f}"
+
+
 def heading(plan: RankPlan) -> str:
     """Name the plan.
 
@@ -234,7 +260,8 @@ def render_text(plan: RankPlan) -> str:
     notes = [_SCORED] * bool(relative_scores(plan)) + [_MOVED] * bool(moved_by_labels(plan))
     lines += ["", *notes] if notes else []
     mind = [f"mind: {warning.message}" for warning in plan.warnings]
-    return "\n".join([heading(plan), *said, "", *lines, "", budget_line(plan), *mind, ""])
+    below = [*share_lines(plan), budget_line(plan), *mind]
+    return "\n".join([heading(plan), *said, "", *lines, "", *below, ""])
 
 
 def render_svg(plan: RankPlan) -> str:
