@@ -8,6 +8,7 @@ from fimlora_contract.base import RequestModel
 from fimlora_contract.requests import (
     BY_EXAMPLES,
     BY_RETAIN,
+    ON_REQUEST,
     AdapterOptions,
     Allocation,
     AnyBudget,
@@ -37,7 +38,10 @@ def check_no_method(allocation: Allocation) -> Allocation:
 Methods = Annotated[
     list[AskedMethod] | None,
     AfterValidator(check_distinct),
-    Field(description="At least two; by default all that one set of passes gives."),
+    Field(
+        description="At least two; by default all that one set of passes gives, but gora and "
+        "kappa, which take memory or time in proportion to the model."
+    ),
 ]
 SharedAllocation = Annotated[
     Allocation,
@@ -66,8 +70,8 @@ class ComparisonRequest(CalibrationRequest):
         """The methods that are compared: what they need is measured."""
         if self.methods is not None:
             return tuple(self.methods)
-        impossible = {*(BY_EXAMPLES if self.calibration.estimator == "sampled" else ())}
-        impossible |= {*(BY_RETAIN if self.retain is None else ())}
+        impossible = {*ON_REQUEST, *(() if self.retain else BY_RETAIN)}
+        impossible |= {*(BY_EXAMPLES if self.calibration.estimator == "sampled" else ())}
         every: tuple[str, ...] = get_args(MethodName)
         return tuple(name for name in every if name not in impossible)
 

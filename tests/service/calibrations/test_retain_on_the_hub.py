@@ -21,7 +21,8 @@ def test_an_estimate_has_the_files_of_both_datasets(http, body, hub):
     other = {"source": "hub", "id": "org/train", "split": "test"}
 
     found = [
-        http.post("/estimate", json=asked | {"retain": retain}) for retain in ("org/kept", other)
+        http.post("/estimate", json=asked | {"retain": retain})
+        for retain in ("org/kept", other)
     ]
     same = http.post("/estimate", json=asked | {"retain": "org/train"})
 

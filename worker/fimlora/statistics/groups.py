@@ -24,5 +24,5 @@ class Group:
     is_square: bool = False
 
 
-_ALL: tuple[Group, ...] = ()
+_ALL = (Group("weight_gradient"), Group("weight_condition"))
 GROUPS = {group.name: group for group in _ALL}

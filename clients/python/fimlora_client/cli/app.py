@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from fimlora_client.cli import (
+    adapter_files,
     cache,
     calibrate,
     compare,
@@ -104,6 +105,11 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "delete": control.delete,
     },
     "Results": {"fetch": fetch.fetch, "pin": pins.pin, "diff": plan.diff},
+    "Trained adapters": {
+        "truncate": adapter_files.truncate,
+        "audit": adapter_files.audit,
+        "convert": adapter_files.convert,
+    },
     "Look": {
         "jobs": jobs.list_jobs,
         "show": jobs.show,
