@@ -209,6 +209,11 @@ class EvaluationRequest(CalibrationRequest):
         return tuple(dict.fromkeys([*self.wanted_methods, *CONTROLS]))
 
     @property
+    def measures_signal(self) -> bool:
+        """Never: no part of what is found states it."""
+        return False
+
+    @property
     def schedule(self) -> Schedule:
         """How much is trained, with what was asked for in place of the defaults."""
         preset = QUICK if self.quick else FULL

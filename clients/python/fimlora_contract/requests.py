@@ -507,6 +507,11 @@ class CalibrationRequest(RequestModel):
         return self
 
     @property
+    def measures_signal(self) -> bool:
+        """Whether the null and the halves are measured for the plan's signal."""
+        return self.calibration.signal
+
+    @property
     def methods_measured(self) -> tuple[str, ...]:
         """The methods whose plans are asked for: what they need is measured."""
         return (self.allocation.method,)
