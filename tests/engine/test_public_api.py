@@ -13,6 +13,7 @@ from fimlora import errors
 NAMES = {
     "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -50,6 +51,9 @@ SIGNATURES = {
     "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
+    "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
+    "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
+    "on_reallocation=None, resume_from=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
     "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
+    from fimlora.reallocation.reallocator import FimLoraReallocator
     from fimlora.scores import Scores
     from fimlora.statistics import Statistics
 
@@ -37,6 +38,7 @@ _LAZY = {
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
     "compare": "fimlora.confidence.compare",
+    "FimLoraReallocator": "fimlora.reallocation.reallocator",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -55,6 +57,7 @@ _LAZY = {
 __all__ = [
     "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
