@@ -8,14 +8,16 @@ from torch import nn
 
 from fimlora import Statistics
 from fimlora.model.loading import align
+from fimlora.statistics.options import Record
 from support.models import make_batch
 from support.statistics import assert_identical
 
 LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
-# Everything that a run can record.
+# Everything that a run of a model without an adapter can record.
+RECORDS = tuple(record for record in Record if not record.needs_adapter)
 ALL = {
     "estimator": "both",
-    "record": ("spectra", "moments", "batch_energies"),
+    "record": tuple(record.value for record in RECORDS),
     "null": True,
     "halves": True,
 }

@@ -13,7 +13,10 @@ from fimlora.plan import Budget, RankPlan, TargetModule
 if TYPE_CHECKING:
     from fimlora.adapter.adalora import adalora_config
     from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
+    from fimlora.adapter.audit import audit_adapter
+    from fimlora.adapter.convert import convert_adapter
     from fimlora.adapter.read import load_plan
+    from fimlora.adapter.truncate import truncate_adapter
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
@@ -39,7 +42,9 @@ _LAZY = {
     "advise_prune_and_grow": "fimlora.reallocation.advice",
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "audit_adapter": "fimlora.adapter.audit",
     "compare": "fimlora.confidence.compare",
+    "convert_adapter": "fimlora.adapter.convert",
     "FimLoraReallocator": "fimlora.reallocation.reallocator",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
@@ -53,6 +58,7 @@ _LAZY = {
     "Scores": "fimlora.scores",
     "Settings": "fimlora.measuring.settings",
     "Statistics": "fimlora.statistics",
+    "truncate_adapter": "fimlora.adapter.truncate",
     "write_adapter": "fimlora.adapter.write",
 }
 
@@ -73,7 +79,9 @@ __all__ = [
     "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
+    "audit_adapter",
     "compare",
+    "convert_adapter",
     "find_targets",
     "fit_head",
     "fit_head_streamed",
@@ -82,6 +90,7 @@ __all__ = [
     "measure_folder",
     "measure_streamed",
     "score",
+    "truncate_adapter",
     "write_adapter",
 ]
 
