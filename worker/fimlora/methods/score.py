@@ -17,6 +17,7 @@ from fimlora.methods import (
     vila,
 )
 from fimlora.methods.coherence import can_part, gradient_noise_scale
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -55,7 +56,8 @@ def score(
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
-        estimator: ``exact``, ``sketched``, ``sampled`` or ``batch``; by default that of the run, and
+        estimator: ``exact``, ``sketched``, ``sampled``, ``batch`` or ``adapter``; by default
+            ``adapter`` where a trained adapter's gradients were recorded, else that of the run, and
             ``exact`` if it was both.
 
     Returns:
@@ -108,7 +110,8 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
-    if needed.needs_fisher and statistics.estimator is Estimator.NONE:
+    is_trained = bool(statistics.quantities.get(ADAPTER_GROUP))
+    if needed.needs_fisher and statistics.estimator is Estimator.NONE and not is_trained:
         return (
             f"method {method!r} needs gradients of the loss, and these statistics are of a run "
             "without an estimator; measure with estimator='auto'"

@@ -49,10 +49,17 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    ADAPTER_GRADIENTS = "adapter_gradients"
+    """Squared gradients of the A and B that act in a live model, and gradients of gates on ranks."""
     WEIGHT_GRADIENT = "weight_gradient"
     """The mean product of each weight with its mean gradient, which must be kept whole."""
     WEIGHT_CONDITION = "weight_condition"
     """The largest and the smallest singular value of each weight; no data enters."""
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether it is of an adapter that acts in a live model, so that it cannot be streamed."""
+        return self is Record.ADAPTER_GRADIENTS
 
     @property
     def passes(self) -> "Passes":
