@@ -12,7 +12,9 @@ from fimlora import errors
 from fimlora.adapter.trained.read import Limits
 
 NAMES = {
+    "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -22,6 +24,7 @@ NAMES = {
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
@@ -46,6 +49,9 @@ SIGNATURES = {
     "max_bytes=None",
     "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
     "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
+    "AdaLoraReallocation": "resume_from=None",
+    "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
+    "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
@@ -54,6 +60,9 @@ SIGNATURES = {
     "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
+    "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
+    "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
+    "on_reallocation=None, resume_from=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
     "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "

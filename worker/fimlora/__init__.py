@@ -11,6 +11,8 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.adalora import adalora_config
+    from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
     from fimlora.adapter.audit import audit_adapter
     from fimlora.adapter.convert import convert_adapter
     from fimlora.adapter.read import load_plan
@@ -28,16 +30,20 @@ if TYPE_CHECKING:
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
+    from fimlora.reallocation.reallocator import FimLoraReallocator
     from fimlora.scores import Scores
     from fimlora.statistics import Statistics
 
 # Public names that live in modules with heavier imports than this one.
 _LAZY = {
+    "adalora_config": "fimlora.adapter.adalora",
+    "AdaLoraReallocation": "fimlora.adapter.adalora_reallocation",
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
     "audit_adapter": "fimlora.adapter.audit",
     "compare": "fimlora.confidence.compare",
     "convert_adapter": "fimlora.adapter.convert",
+    "FimLoraReallocator": "fimlora.reallocation.reallocator",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -55,7 +61,9 @@ _LAZY = {
 }
 
 __all__ = [
+    "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -65,6 +73,7 @@ __all__ = [
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.adapter.factors import Factors, acting_factors
 from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
 from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
@@ -54,7 +55,7 @@ from fimlora.model.random_states import random_states, restore_random_states
 from fimlora.model.targets import count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution, Executor
+from fimlora.statistics.options import Execution, Executor, Record
 
 _LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
 
@@ -157,6 +158,7 @@ def _measure_plain(
     choice = settings.choose(model)
     modules, device = choice.modules, input_device(model)
     check_record(settings.parsed_record, model)
+    factors = _acting_factors(model, modules, settings)
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
@@ -169,7 +171,7 @@ def _measure_plain(
         if (first := next(items, None)) is None:
             raise EmptyCalibration("the loader gave no batch")
         settings, reason = decide_estimator(settings, model, modules, first)
-        recorder = recorder_for(settings, modules, device)
+        recorder = recorder_for(settings, modules, device, factors=factors)
         progress = RunProgress(
             recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
         )
@@ -191,6 +193,20 @@ def _measure_plain(
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
         groups=recorder.groups(progress.n_examples, located),
     )
+
+
+def _acting_factors(
+    model: nn.Module, modules: Sequence[TargetModule], settings: Settings
+) -> dict[str, Factors] | None:
+    """Find the adapter whose gradients are asked for, if they are."""
+    if Record.ADAPTER_GRADIENTS not in settings.parsed_record:
+        return None
+    if settings.train_mode:
+        raise InvalidOption(
+            "train_mode=True draws a dropout of its own for the adapter's input, which its "
+            "gradients would have to be taken with; measure without"
+        )
+    return acting_factors(model, [module.name for module in modules])
 
 
 def _measure_batches(

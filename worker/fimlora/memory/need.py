@@ -25,6 +25,8 @@ SPECTRA_BYTES = 2**30
 _PSI_WIDTH = 2 * SKETCH_WIDTH + 1  # Q
 # Bytes of a number in a sum, at least, and of one in a sum of squares.
 _LEAST_BYTES, _MOMENT_BYTES = 4, 8
+# Of A, of B and of a gate.
+_PER_RANK_BYTES = 3 * 8
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
 _MARGIN = 1.05
 # Names may come from anybody's file: a number of any length could not be read as one.
@@ -179,6 +181,7 @@ def bytes_recorded(
     itemsize: int = _LEAST_BYTES,
     null: bool = False,
     halves: bool = False,
+    adapter_ranks: Mapping[str, int] | None = None,
 ) -> int:
     """Count what is recorded on request: sums, and as much again that a pass adds to them.
 
@@ -192,6 +195,8 @@ def bytes_recorded(
         itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
         null: As for `fimlora.Settings`.
         halves: As for `fimlora.Settings`.
+        adapter_ranks: Rank of the adapter that acts by module name, where its gradients are
+            recorded.
 
     Returns:
         Bytes while the second pass is under way and later.
@@ -204,6 +209,9 @@ def bytes_recorded(
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
+    if Record.ADAPTER_GRADIENTS in wanted:
+        assert adapter_ranks is not None, "gradients of an adapter are as many as its ranks"
+        n_bytes += n_sums * sum(_PER_RANK_BYTES * adapter_ranks[m.name] for m in held)
     if Record.SPECTRA in wanted:  # it is decided once, for all modules, whether to sketch
         whole = gradients_fit(modules, spectra_bytes)
         n_bytes += width * _numbers_for_spectra(held, n_sums, whole=whole)

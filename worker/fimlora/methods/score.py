@@ -45,7 +45,8 @@ def score(
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
-        estimator: ``exact``, ``sketched``, ``sampled`` or ``batch``; by default that of the run, and
+        estimator: ``exact``, ``sketched``, ``sampled``, ``batch`` or ``adapter``; by default
+            ``adapter`` where a trained adapter's gradients were recorded, else that of the run, and
             ``exact`` if it was both.
 
     Returns:

@@ -24,5 +24,8 @@ class Group:
     is_square: bool = False
 
 
-_ALL: tuple[Group, ...] = ()
+_ALL: tuple[Group, ...] = (
+    Group("adapter_gradients", adds_up=True, is_square=True),
+    Group("adapter_gates", adds_up=True),
+)
 GROUPS = {group.name: group for group in _ALL}

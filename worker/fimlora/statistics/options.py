@@ -49,6 +49,8 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    ADAPTER_GRADIENTS = "adapter_gradients"
+    """Squared gradients of the A and B that act in a live model, and gradients of gates on ranks."""
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:

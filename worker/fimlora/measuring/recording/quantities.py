@@ -1,9 +1,11 @@
 """Which quantities a run collects: the one list that a new quantity is added to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from fimlora.adapter.factors import Factors
+from fimlora.measuring.recording.adapter_gradients import AdapterGradients
 from fimlora.measuring.recording.batch_energies import BatchEnergies
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
@@ -25,6 +27,7 @@ def quantities_for(
     *,
     spectra_bytes: int | None = None,
     signs: Signs | None = None,
+    factors: Mapping[str, Factors] | None = None,
 ) -> list[Quantity]:
     """Make the quantities that were asked for.
 
@@ -34,6 +37,7 @@ def quantities_for(
         device: Where they compute.
         spectra_bytes: Memory for mean gradients, if these modules are a part of all.
         signs: Signs to sketch with, drawn before for other modules.
+        factors: The adapter that acts, where its gradients are asked for.
 
     Returns:
         The quantities, in the order they are added to.
@@ -47,6 +51,9 @@ def quantities_for(
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
+    if Record.ADAPTER_GRADIENTS in collect:
+        assert factors is not None, "gradients of an adapter need one that acts"
+        wanted.append(AdapterGradients(modules, factors))
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))
@@ -64,6 +71,7 @@ def recorder_for(
     *,
     spectra_bytes: int | None = None,
     signs: Signs | None = None,
+    factors: Mapping[str, Factors] | None = None,
 ) -> Recorder:
     """Make a recorder of the quantities that were asked for, and of their null.
 
@@ -73,13 +81,16 @@ def recorder_for(
         device: Where they compute.
         spectra_bytes: As for `quantities_for`.
         signs: As for `quantities_for`.
+        factors: As for `quantities_for`.
 
     Returns:
         The recorder.
     """
     signs = signs or Signs(SKETCH_WIDTH)  # the null's sketches are made with the same ones
     both = [
-        quantities_for(settings, modules, device, spectra_bytes=spectra_bytes, signs=signs)
+        quantities_for(
+            settings, modules, device, spectra_bytes=spectra_bytes, signs=signs, factors=factors
+        )
         for _ in range(1 + settings.null)
     ]
     return Recorder(

@@ -53,7 +53,7 @@ from fimlora.model.targets import count_base_parameters
 from fimlora.model.weight_reader import open_weights
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution, Executor
+from fimlora.statistics.options import Execution, Executor, Record
 from fimlora.statistics.statistics import Groups
 
 
@@ -222,6 +222,11 @@ def _check_can_be_streamed(settings: Settings) -> None:
         raise InvalidOption(
             "train_mode=True cannot be streamed, as dropout would be drawn in another order "
             "than resident; measure it resident, or without dropout"
+        )
+    if Record.ADAPTER_GRADIENTS in settings.parsed_record:
+        raise InvalidOption(
+            f"record={Record.ADAPTER_GRADIENTS.value!r} cannot be streamed: a checkpoint's blocks "
+            "carry no adapter; measure a live PEFT model resident"
         )
 
 
