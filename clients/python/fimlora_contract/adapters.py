@@ -21,6 +21,9 @@ class Adapter(AnswerModel):
     source: Literal["upload", "derived", "local"] = Field(
         description="Uploaded, made here of another one, or registered by the operator."
     )
+    peft_type: str = Field(
+        default="LORA", description="LORA, or ADALORA, which only convert takes."
+    )
     base_model: str | None = None
     task_type: str | None = None
     n_modules: int = 0

@@ -59,15 +59,19 @@ def keep_upload(archive: Path, work: Path, *, uploads: Path) -> tuple[Adapter, b
     Raises:
         AdapterInvalid: It is none that can be used; the message says why.
     """
-    from fimlora_service.adapters.reading import read_whole
+    from fimlora_service.adapters.reading import is_adalora, read_adalora, read_whole
 
-    folder = work / "adapter"
+    folder, plain = work / "adapter", work / "plain"
     folder.mkdir()
     unpack(archive, folder)
     known = known_as(folder, uploads=uploads)
     if known is not None:
         return known, False
-    return keep(folder, read_whole(folder), source="upload", uploads=uploads)
+    if not is_adalora(folder):
+        return keep(folder, read_whole(folder), source="upload", uploads=uploads)
+    plain.mkdir()
+    trained = read_adalora(folder, plain)
+    return keep(folder, trained, source="upload", uploads=uploads, peft_type="ADALORA")
 
 
 def known_as(folder: Path, *, uploads: Path) -> Adapter | None:
@@ -90,6 +94,7 @@ def keep(
     source: Literal["upload", "derived"],
     uploads: Path,
     derived_from: str | None = None,
+    peft_type: str = "LORA",
 ) -> tuple[Adapter, bool]:
     """Rename a folder to its id.
 
@@ -101,6 +106,8 @@ def keep(
         update={
             "digest": digest,
             "derived_from": derived_from,
+            "peft_type": peft_type,
+            "size": (folder / WEIGHTS).stat().st_size,
             "created_at": datetime.now(UTC),
             "files": _files(folder),
         }

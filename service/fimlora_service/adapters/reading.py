@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_trained
+from fimlora.adapter.trained import adalora
+from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_fields, read_trained
 from fimlora.errors import FimloraError, InfeasibleBudget, InvalidAdapter, MissingExtra
 from fimlora_service.adapters.archive import MAX_CONFIG_BYTES
 from fimlora_service.errors import AdapterInvalid, BudgetInfeasible, ValidationFailed
@@ -62,3 +63,28 @@ def read_whole(folder: Path) -> TrainedAdapter:
         for name in trained.modules:
             trained.matrices(name)
         return trained
+
+
+def is_adalora(folder: Path) -> bool:
+    """Whether an adapter is AdaLoRA, of which plain LoRA can be made.
+
+    Raises:
+        AdapterInvalid: Its config cannot be read.
+    """
+    with engine_errors():
+        return adalora.is_adalora(read_fields(folder, limits=LIMITS))
+
+
+def read_adalora(folder: Path, work: Path) -> TrainedAdapter:
+    """Read AdaLoRA as the plain LoRA that it becomes.
+
+    Args:
+        folder: The adapter's folder.
+        work: An empty folder for the plain LoRA.
+
+    Raises:
+        AdapterInvalid: It is none that can be used.
+    """
+    with engine_errors():
+        adalora.write_plain(folder, work, read_fields(folder, limits=LIMITS), limits=LIMITS)
+        return read_trained(work, limits=LIMITS)

@@ -4,6 +4,7 @@ import json
 import random
 import struct
 
+import numpy as np
 import pytest
 
 from support.adapter_files import CONFIG, TAR, WEIGHTS, as_tar, config_of, files_of
@@ -42,6 +43,31 @@ def odd_config(rng: random.Random) -> bytes:
     for field in rng.sample(FIELDS, k=rng.randint(1, 3)):
         config[field] = rng.choice(ODD)
     return as_tar(files_of() | {CONFIG: json.dumps(config).encode()})
+
+
+def odd_adalora(rng: random.Random) -> bytes:
+    """AdaLoRA with fields of other kinds, and a matrix of another shape or missing."""
+    draw = np.random.default_rng(rng.randrange(100))
+    shapes = {"A": (4, 24), "B": (24, 4), "E": (4, 1)}
+    tensors = {
+        f"base_model.model.{name}.lora_{part}": draw.normal(size=shape).astype(np.float32)
+        for name in ("q_proj", "x.q_proj")
+        for part, shape in shapes.items()
+    }
+    for key in rng.sample([*tensors], k=rng.randint(0, 2)):
+        tensors[key] = draw.normal(size=rng.choice([(4, 24), (4,), (4, 1), (0, 3)]))
+    config = {
+        "peft_type": "ADALORA",
+        "lora_alpha": 8,
+        "init_r": 4,
+        "target_modules": ["q_proj"],
+    }
+    for field in rng.sample(
+        [*config, "task_type", "bias", "lora_dropout"], k=rng.randint(0, 2)
+    ):
+        if field != "peft_type":
+            config[field] = rng.choice(ODD)
+    return as_tar(files_of(config, tensors))
 
 
 def odd_header(rng: random.Random) -> bytes:
@@ -88,9 +114,9 @@ def odd_text(rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("make", [odd_config, odd_header, flipped, odd_text])
+@pytest.mark.parametrize("make", [odd_config, odd_header, odd_adalora, flipped, odd_text])
 def test_no_adapter_is_a_fault(http, data_dir, make, seed):
-    """640 of them: 201 or 4xx with a code; what is taken can be worked on, and nothing is left."""
+    """800 of them: 201 or 4xx with a code; what is taken can be worked on, and nothing is left."""
     rng = random.Random(f"{make.__name__} {seed}")
     for _ in range(20):
         answer = http.post("/adapters", content=make(rng), headers=TAR)

@@ -169,3 +169,32 @@ def test_padding_does_not_outgrow_the_limit_of_an_upload(http):
     assert refused.json()["code"] == "validation_failed", refused.text
     assert "over the limit of 400000" in refused.json()["detail"]
     assert http.post(f"/adapters/{id_}/convert", json={"layout": "B"}).status_code == 200
+
+
+def test_adalora_is_kept_and_becomes_plain_lora(http, client):
+    """It is converted, and refused by name where plain LoRA is needed."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"base_model.model.{name}.lora_{part}": rng.normal(size=shape).astype(np.float32)
+        for name in NAMES
+        for part, shape in (("A", (4, 24)), ("B", (24, 4)), ("E", (4, 1)))
+    }
+    tensors[f"base_model.model.{NAMES[0]}.lora_E"][:] = 0
+    tensors[f"base_model.model.{NAMES[1]}.lora_E"][1:] = 0
+    config = {
+        "peft_type": "ADALORA",
+        "lora_alpha": 8,
+        "init_r": 4,
+        "target_modules": ["q_proj"],
+    }
+    archive = as_tar(files_of(config, tensors))
+    kept = http.post("/adapters", content=archive, headers=TAR).json()
+    assert (kept["peft_type"], kept["n_modules"], kept["rank_min"]) == ("ADALORA", 5, 1)
+
+    made = client.adapters.convert(kept["id"])
+
+    assert made.ranks == {name: 1 if name == NAMES[1] else 4 for name in NAMES[1:]}
+    assert list(made.left_out) == [NAMES[0]]
+    assert client.adapters.truncate(made.adapter.id, budget=1).ranks == 5
+    with pytest.raises(AdapterInvalid, match="convert"):
+        client.adapters.audit(kept["id"])
