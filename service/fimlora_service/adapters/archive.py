@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fimlora_service.errors import AdapterInvalid
+from fimlora_service.resolve.adapter_limits import MAX_CONFIG_BYTES
 
 CONFIG, WEIGHTS, PICKLED = (
     "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
 )  # fmt: skip
 MAX_MEMBERS = 100
-MAX_CONFIG_BYTES = 1 << 20
 _BLOCK = 512
 _PLAIN, _FOLDER = (b"0", b"\0"), b"5"
 _OF_THE_NEXT = (b"x", b"g", b"L", b"K")  # longer names, times: nothing that is needed here

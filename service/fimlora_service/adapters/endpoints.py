@@ -268,7 +268,7 @@ async def convert_adapter(
 def look_at(name: str, data_folder: DataFolder) -> Adapter:
     """What a registered folder holds, read from its config and the head of its file."""
     from fimlora_service.adapters.keeping import describe
-    from fimlora_service.adapters.reading import read_head
+    from fimlora_service.resolve.adapter_reading import read_head
 
     try:
         found = find_adapter(name, data_folder)

@@ -59,7 +59,7 @@ def keep_upload(archive: Path, work: Path, *, uploads: Path) -> tuple[Adapter, b
     Raises:
         AdapterInvalid: It is none that can be used; the message says why.
     """
-    from fimlora_service.adapters.reading import is_adalora, read_adalora, read_whole
+    from fimlora_service.resolve.adapter_reading import is_adalora, read_adalora, read_whole
 
     folder, plain = work / "adapter", work / "plain"
     folder.mkdir()

@@ -22,7 +22,7 @@ from fimlora_contract.adapters import (
 from fimlora_contract.rank_maps import RankMap
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_service.adapters.keeping import keep, workshop
-from fimlora_service.adapters.reading import LIMITS, engine_errors, read_head
+from fimlora_service.resolve.adapter_reading import LIMITS, engine_errors, read_head
 from fimlora_service.resolve.trained_adapters import FoundAdapter
 
 

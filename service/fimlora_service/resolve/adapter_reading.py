@@ -7,8 +7,8 @@ from pathlib import Path
 from fimlora.adapter.trained import adalora
 from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_fields, read_trained
 from fimlora.errors import FimloraError, InfeasibleBudget, InvalidAdapter, MissingExtra
-from fimlora_service.adapters.archive import MAX_CONFIG_BYTES
 from fimlora_service.errors import AdapterInvalid, BudgetInfeasible, ValidationFailed
+from fimlora_service.resolve.adapter_limits import MAX_CONFIG_BYTES
 
 # A matrix is computed with in float64, a few copies of it at a time, and one adapter at a time.
 LIMITS = Limits(
