@@ -25,6 +25,7 @@ NAMES = {
     "Statistics",
     "TargetModule",
     "adalora_config",
+    "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
@@ -52,6 +53,8 @@ SIGNATURES = {
     "AdaLoraReallocation": "resume_from=None",
     "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
     "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
+    "advise_prune_and_grow": "model, batches, n, *, exact=False, n_batches=8, "
+    "adapter_name='default', micro_batch_size=None, loss_fn=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
     "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "

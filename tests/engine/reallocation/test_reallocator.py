@@ -185,14 +185,21 @@ def test_what_cannot_be_meant_is_refused_at_once(options, message):
         FimLoraReallocator(**({"batches": MEASURED, "every": 4} | options))
 
 
-def test_several_processes_are_refused(tmp_path):
-    """Others would hold parameters of another shape."""
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("_n_gpu", 2, "one process on one device"),
+        ("load_best_model_at_end", True, "may have had other ranks than the last"),
+    ],
+)
+def test_what_would_need_one_shape_throughout_is_refused(tmp_path, option, value, message):
+    """Several processes, and another step's adapter at the end."""
     trainer = trainer_of(
         adapted(), tmp_path, [FimLoraReallocator(MEASURED, every=4)], n_steps=N_STEPS
     )
-    trainer.args._n_gpu = 2
+    setattr(trainer.args, option, value)
 
-    with pytest.raises(InvalidOption, match="one process on one device"):
+    with pytest.raises(InvalidOption, match=message):
         trainer.train()
 
 

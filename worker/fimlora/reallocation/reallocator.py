@@ -114,12 +114,18 @@ class FimLoraReallocator(TrainerCallback):
             **kwargs: The model among them.
 
         Raises:
-            InvalidOption: The adapter is spread over processes, or a checkpoint has no budget.
+            InvalidOption: The adapter is spread over processes, the Trainer is to load another
+                step's at the end, or a checkpoint has no budget.
         """
         if args.world_size > 1 or args.n_gpu > 1 or args.deepspeed or args.fsdp:
             raise InvalidOption(
                 "ranks are moved in one process on one device: others would hold parameters of "
                 "another shape"
+            )
+        if args.load_best_model_at_end:
+            raise InvalidOption(
+                "load_best_model_at_end=True: the best step may have had other ranks than the last, "
+                "which the Trainer cannot load into it; leave it off and load that checkpoint"
             )
         adapter = live_adapter(kwargs["model"], self._adapter_name)
         common_scale(adapter)
