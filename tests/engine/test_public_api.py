@@ -56,7 +56,7 @@ SIGNATURES = {
     "advise_prune_and_grow": "model, batches, n, *, exact=False, n_batches=8, "
     "adapter_name='default', micro_batch_size=None, loss_fn=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
+    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
@@ -75,13 +75,13 @@ SIGNATURES = {
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
     "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0, "
-    "null=False, halves=False",
+    "null=False, halves=False, retain=None",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
     "weights_seed=None, ignore_mismatched_sizes=False, head_weights=None",
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
-    "ignore_mismatched_sizes=False",
+    "ignore_mismatched_sizes=False, retain=None",
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
@@ -122,6 +122,7 @@ FIELDS = {
             "confidence",
             "method",
             "warnings",
+            "constraints",
         ),
     ],
 }

@@ -15,7 +15,12 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
-from fimlora.methods.registry import needs_null, records_needed
+from fimlora.methods.registry import (
+    estimator_for,
+    needs_null,
+    reads_labels,
+    records_needed,
+)
 from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -90,7 +95,7 @@ def apply_fim_ranks(
             settings = Settings(
                 choice=carriers_of(model, ranks),
                 n_batches=n_batches,
-                estimator=estimator,
+                estimator=estimator_for(method, estimator),
                 rank=round(sum(ranks.values()) / len(ranks)),
                 seed=seed,
                 scale=scale,
@@ -99,7 +104,7 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
-                null=signal or needs_null(method),
+                null=(signal and reads_labels(method)) or needs_null(method),
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)
@@ -115,9 +120,9 @@ def apply_fim_ranks(
             seed=seed,
         )
         source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
-        plan = with_signal(plan, source, multiple_of=multiple_of)
+        plan = with_signal(plan, source)
         resize_adapter(model, plan, adapter_name, seed=seed)
-    return with_confidence(statistics, plan, multiple_of=multiple_of)
+    return with_confidence(statistics, plan)
 
 
 def carriers_of(model: nn.Module, names: Collection[str]) -> Choice:

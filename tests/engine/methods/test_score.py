@@ -10,7 +10,7 @@ import pytest
 
 from fimlora import RankPlan, Scores, allocate, measure, score
 from fimlora.errors import InvalidOption
-from fimlora.methods.registry import METHODS
+from fimlora.methods.registry import METHODS, records_needed
 from support.models import make_batch, tiny
 
 NAME = "bert_classifier"
@@ -20,8 +20,9 @@ NAME = "bert_classifier"
 def statistics():
     model, targets = tiny(NAME)
     return measure(
-        model, [make_batch(NAME, [3, 5])], target_modules=targets, record="spectra", null=True
-    )
+        model, [make_batch(NAME, [3, 5])], target_modules=targets,
+        record=records_needed(*METHODS), null=True, retain=[make_batch(NAME, [4, 2], seed=1)],
+    )  # fmt: skip
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(statistics):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.errors import InvalidOption
-from fimlora.methods.fim_adapter import GROUP, mean_square
+from fimlora.methods.fim_adapter import ADAPTER_GROUP, mean_square
 from fimlora.plan import TargetModule
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -75,6 +75,8 @@ def check_options(statistics: Statistics, *, aggregation: str, estimator: str | 
     if aggregation not in set(Aggregation):
         allowed = ", ".join(repr(known.value) for known in Aggregation)
         raise InvalidOption(f"aggregation={aggregation!r}; allowed are {allowed}")
+    if estimator is None and _chosen(statistics, None) == Estimator.NONE.value:
+        return  # nothing is taken from it
     entries = _recorded_entries(statistics)
     if (wanted := _chosen(statistics, estimator)) == ADAPTER and aggregation != "mean":
         raise InvalidOption(
@@ -119,7 +121,7 @@ def module_scores(
 def _chosen(statistics: Statistics, estimator: str | None) -> str:
     if estimator is not None:
         return estimator
-    if statistics.quantities.get(GROUP):
+    if statistics.quantities.get(ADAPTER_GROUP):
         return ADAPTER
     return "exact" if statistics.estimator is Estimator.BOTH else statistics.estimator.value
 
@@ -134,7 +136,7 @@ def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
         found["sampled"] = _sampled_entries
     if statistics.batch_energies:
         found["batch"] = _expected_batch_entries
-    if statistics.quantities.get(GROUP):
+    if statistics.quantities.get(ADAPTER_GROUP):
         found[ADAPTER] = _mean_of_adapter
     return found
 

@@ -11,7 +11,7 @@ with r the rank that the module has. Nothing is drawn.
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 
-GROUP = "adapter_gradients"
+ADAPTER_GROUP = "adapter_gradients"
 
 
 def mean_square(statistics: Statistics, module: TargetModule) -> float:
@@ -24,6 +24,6 @@ def mean_square(statistics: Statistics, module: TargetModule) -> float:
     Returns:
         The score.
     """
-    squares = statistics.quantities[GROUP][module.name]  # (2 r): of A and of B, by rank
+    squares = statistics.quantities[ADAPTER_GROUP][module.name]  # (2 r): of A and of B, by rank
     n_entries = int(squares.shape[1]) * (module.d_in + module.d_out)
     return float(squares.sum()) / float(statistics.n_examples * n_entries)

@@ -5,14 +5,26 @@ from dataclasses import replace
 from typing import Any
 
 from fimlora.errors import InvalidOption
-from fimlora.methods import coherent, fim, fim_over_null, spectral, spectral_denoised
+from fimlora.methods import (
+    coherent,
+    controls,
+    fim,
+    fim_over_null,
+    gora,
+    kappa,
+    spectral,
+    spectral_denoised,
+    vila,
+)
 from fimlora.methods.coherence import can_part, gradient_noise_scale
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Estimator
 
 # What makes scores of statistics, an aggregation and an estimator; the controls go by no score,
-# but their plans show those of `fim`.
+# but their plans show those of `fim`, if there are such.
 Scorer = Callable[[Statistics, str, str | None], Scores]
 SCORERS: dict[str, Scorer] = {
     "fim": fim.score_fisher,
@@ -20,8 +32,11 @@ SCORERS: dict[str, Scorer] = {
     "spectral": spectral.take_spectra,
     "spectral-denoised": spectral_denoised.take_denoised,
     "fim-over-null": fim_over_null.score_over_null,
-    "uniform": fim.score_fisher,
-    "random": fim.score_fisher,
+    "gora": gora.score_importance,
+    "vila": vila.score_contrast,
+    "kappa": kappa.score_condition,
+    "uniform": controls.score_controls,
+    "random": controls.score_controls,
 }
 
 
@@ -37,11 +52,7 @@ def score(
 
     Args:
         statistics: What `fimlora.measure` returned, or what was read from its file.
-        method: A name in `fimlora.methods.registry.METHODS`: ``fim`` takes the Fisher
-            information of LoRA-B, ``coherent`` the part of it that examples agree on,
-            ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
-            of these is above their noise, ``fim-over-null`` the Fisher information over that
-            of the null; ``uniform`` and ``random`` are the controls.
+        method: A name in `fimlora.methods.registry.METHODS`, whose summary says what it goes by.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -94,13 +105,24 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
     """
     needed = find_method(method)
     for record in sorted(needed.record):
-        if not getattr(statistics, record):
+        if not statistics.holds(record):
             return (
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
+    is_trained = bool(statistics.quantities.get(ADAPTER_GROUP))
+    if needed.needs_fisher and statistics.estimator is Estimator.NONE and not is_trained:
+        return (
+            f"method {method!r} needs gradients of the loss, and these statistics are of a run "
+            "without an estimator; measure with estimator='auto'"
+        )
     if needed.needs_null and (reason := _no_null(statistics)):
         return f"method {method!r} needs the null, and {reason}"
+    if needed.needs_retain and statistics.retain is None:
+        return (
+            f"method {method!r} needs a second dataset, whose function is to be kept, and these "
+            "statistics hold none; measure with retain=its batches"
+        )
     if needed.needs_examples and not statistics.example_energies:
         return (
             f"method {method!r} needs the energy of each example, and these statistics hold "

@@ -24,8 +24,10 @@ class Group:
     is_square: bool = False
 
 
-_ALL: tuple[Group, ...] = (
+_ALL = (
     Group("adapter_gradients", adds_up=True, is_square=True),
     Group("adapter_gates", adds_up=True),
+    Group("weight_gradient"),
+    Group("weight_condition"),
 )
 GROUPS = {group.name: group for group in _ALL}

@@ -22,6 +22,7 @@ from fimlora_client.cli import (
     pins,
     plan,
     status,
+    sweep,
     up,
 )
 from fimlora_client.cli.console import exit_code, print_plain, show_error
@@ -98,6 +99,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
         "compare": compare.compare,
+        "sweep": sweep.sweep,
         "evaluate": evaluate.evaluate,
         "cancel": control.cancel,
         "retry": control.retry,

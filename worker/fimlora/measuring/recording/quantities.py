@@ -14,8 +14,11 @@ from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
+from fimlora.measuring.recording.spectra import Spectra
+from fimlora.measuring.recording.weight_condition import WeightCondition
+from fimlora.measuring.recording.weight_gradient import WeightGradient
 from fimlora.measuring.settings import Settings
-from fimlora.memory.need import SKETCH_WIDTH
+from fimlora.memory.need import GRADIENT_RECORDS, SKETCH_WIDTH, WHOLE_GRADIENT_RECORDS
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
 
@@ -45,8 +48,12 @@ def quantities_for(
     estimator, collect = settings.parsed_estimator, settings.parsed_record
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
-    if Record.SPECTRA in collect:
-        wanted.append(MeanGradient(modules, spectra_bytes=n_bytes, signs=signs))
+    if collect & GRADIENT_RECORDS:
+        whole = bool(collect & WHOLE_GRADIENT_RECORDS)
+        gradients = MeanGradient(modules, spectra_bytes=n_bytes, signs=signs, whole=whole)
+        wanted.append(gradients)
+        readers = {Record.SPECTRA: Spectra, Record.WEIGHT_GRADIENT: WeightGradient}
+        wanted += [new(gradients) for record, new in readers.items() if record in collect]
     if Record.MOMENTS in collect:
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
@@ -54,6 +61,8 @@ def quantities_for(
     if Record.ADAPTER_GRADIENTS in collect:
         assert factors is not None, "gradients of an adapter need one that acts"
         wanted.append(AdapterGradients(modules, factors))
+    if Record.WEIGHT_CONDITION in collect:
+        wanted.append(WeightCondition())
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))
@@ -91,8 +100,7 @@ def recorder_for(
         quantities_for(
             settings, modules, device, spectra_bytes=spectra_bytes, signs=signs, factors=factors
         )
-        for _ in range(1 + settings.null)
+        for _ in range(1 + settings.has_null)
     ]
-    return Recorder(
-        modules, both[0], null=both[-1] if settings.null else (), halves=settings.halves
-    )
+    null = [q for q in both[-1] if q.reads_labels] if settings.has_null else ()
+    return Recorder(modules, both[0], null=null, halves=settings.halves)
