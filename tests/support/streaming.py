@@ -15,7 +15,13 @@ LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
 # Everything that a run can record.
 ALL = {
     "estimator": "both",
-    "record": ("spectra", "moments", "batch_energies"),
+    "record": (
+        "spectra",
+        "moments",
+        "batch_energies",
+        "gradient_factors",
+        "projected_gradient",
+    ),
     "null": True,
     "halves": True,
 }

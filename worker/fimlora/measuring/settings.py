@@ -38,9 +38,9 @@ class Settings:
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which the method ``spectral`` needs
-            (experimental), ``moments`` and ``batch_energies``; see
-            `fimlora.statistics.options.Record`. All keep the modules' inputs until the
-            backward pass.
+            (experimental), ``moments``, ``batch_energies``, and what initial weights are made
+            of; see `fimlora.statistics.options.Record`. All but ``projected_gradient`` keep the
+            modules' inputs until the backward pass.
         spectra_bytes: Memory for the gradients of all modules that spectra are taken of.
             Where they need more they are sketched, and the statistics state the error.
             Streamed, only those of one block are in memory at once.
@@ -168,12 +168,13 @@ class Settings:
             Fields of `fimlora.Statistics`.
         """
         is_drawn = self.parsed_estimator.is_drawn
+        reads_seed = is_drawn or Record.PROJECTED_GRADIENT in self.parsed_record
         return {
             "estimator": self.parsed_estimator,
             "scale": self.scale,
             "train_mode": self.train_mode,
             "rank": self.rank if is_drawn else None,
-            "seed": self.seed if is_drawn else None,
+            "seed": self.seed if reads_seed else None,
         }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fimlora.plan import TargetModule
+from fimlora.statistics.groups import N_DIRECTIONS
 from fimlora.statistics.options import Record, parse_record
 
 # Singular values kept per module: as many ranks can be told apart.
@@ -204,9 +205,13 @@ def bytes_recorded(
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
-    if Record.SPECTRA in wanted:  # it is decided once, for all modules, whether to sketch
+    if wanted & {Record.SPECTRA, Record.GRADIENT_FACTORS}:
+        # It is decided once, for all modules, whether to sketch. Factors are none of the parts'.
+        times = n_sums if Record.SPECTRA in wanted else 2
         whole = gradients_fit(modules, spectra_bytes)
-        n_bytes += width * _numbers_for_spectra(held, n_sums, whole=whole)
+        n_bytes += width * _numbers_for_spectra(held, times, whole=whole)
+    if Record.PROJECTED_GRADIENT in wanted:  # nor is this; the A is held, too
+        n_bytes += N_DIRECTIONS * sum(_LEAST_BYTES * m.d_in + 2 * width * m.d_out for m in held)
     return n_bytes
 
 

@@ -49,6 +49,10 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    GRADIENT_FACTORS = "gradient_factors"
+    """The leading singular vectors and values of each module's mean weight gradient."""
+    PROJECTED_GRADIENT = "projected_gradient"
+    """Each module's summed weight gradient times the transposed A that is drawn for it."""
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:

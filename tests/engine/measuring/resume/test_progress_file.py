@@ -48,11 +48,12 @@ def cut_off(path: Path, model, batches, *, after: int, **options) -> None:
         {"estimator": "sampled", "rank": 4},
         {"estimator": "both", "rank": 4, "micro_batch_size": 2},
         {"record": ["spectra", "moments", "batch_energies"]},
+        {"record": ["gradient_factors", "projected_gradient"], "null": True, "halves": True},
         {"estimator": "sampled", "record": "spectra", "spectra_bytes": 0},
         {"estimator": "both", "train_mode": True},
         {"record": ("spectra", "batch_energies"), "null": True, "halves": True},
     ],
-    ids=["exact", "sampled", "both", "records", "sketched", "dropout", "parts"],
+    ids=["exact", "sampled", "both", "records", "factors", "sketched", "dropout", "parts"],
 )
 def test_a_run_that_goes_on_gives_the_same_statistics(options, after, tmp_path):
     """Whatever is recorded, wherever it was cut off, also behind the last batch."""

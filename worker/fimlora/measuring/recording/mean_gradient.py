@@ -7,14 +7,25 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fimlora.measuring.recording.pending_sum import PendingSum
-from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, as_array
+from fimlora.measuring.recording.quantity import (
+    Pass,
+    Quantity,
+    SeenCall,
+    as_array,
+    present,
+)
+from fimlora.measuring.recording.singular_triplets import (
+    Triplets,
+    exact_triplets,
+    sketched_triplets,
+)
 from fimlora.measuring.recording.singular_values import (
     Spectrum,
     exact_spectrum,
@@ -34,6 +45,7 @@ from fimlora.shapes import Float
 from fimlora.statistics.statistics import Groups
 
 
+@runtime_checkable
 class GradientSum(Protocol):
     """The weight gradient of one module, summed over tokens and batches."""
 
@@ -45,6 +57,9 @@ class GradientSum(Protocol):
 
     def spectrum(self, n_examples: int) -> Spectrum:
         """Give the spectrum of the mean over the examples."""
+
+    def triplets(self, n_examples: int) -> Triplets:
+        """Give the leading singular triplets of the mean over the examples."""
 
 
 class ExactSum:
@@ -73,6 +88,14 @@ class ExactSum:
         """
         assert self._sum.total is not None, "the module got no gradient"
         return exact_spectrum(self._sum.total / n_examples)
+
+    def triplets(self, n_examples: int) -> Triplets:
+        """Give the leading singular triplets of the mean over the examples.
+
+        Returns:
+            The triplets, without an error.
+        """
+        return exact_triplets(present(self._sum.total) / n_examples)
 
 
 class Signs:
@@ -158,6 +181,17 @@ class SketchedSum:
         Psi = self._signs.psi(Y.mT)  # (L Q)
         return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)
 
+    def triplets(self, n_examples: int) -> Triplets:
+        """Give the leading singular triplets of the mean over the examples.
+
+        Returns:
+            The triplets, with the error that is stated for their energy.
+        """
+        Y, Z = present(self._Y.total), present(self._Z.total)
+        Psi = self._signs.psi(Y.mT)  # (L Q)
+        found = sketched_triplets(Y / n_examples, Z / n_examples, Psi.mT)
+        return found.of_transpose() if self._is_wide else found
+
 
 class MeanGradient(Quantity):
     """The summed weight gradient of every module, for the spectrum of its mean.
@@ -168,6 +202,7 @@ class MeanGradient(Quantity):
             those that a sketch is smaller than are sketched.
         signs: Signs to sketch with, drawn before for other modules; the same are drawn anew
             when there are none.
+        gives_spectra: Whether the spectra are asked for, or only what others make of the sums.
     """
 
     def __init__(
@@ -176,8 +211,10 @@ class MeanGradient(Quantity):
         *,
         spectra_bytes: int = SPECTRA_BYTES,
         signs: Signs | None = None,
+        gives_spectra: bool = True,
     ) -> None:
         fits = gradients_fit(modules, spectra_bytes)
+        self.of_parts = gives_spectra
         self._signs = signs or Signs(SKETCH_WIDTH)
         self._gradients: dict[str, GradientSum] = {
             module.name: ExactSum()
@@ -212,13 +249,19 @@ class MeanGradient(Quantity):
         super().commit()
         self._signs.forget()
 
-    def results(self, n_examples: int) -> Groups:
-        """Give the spectrum of each mean gradient, its energy and the error of the spectrum."""
-        spectra = {
-            name: gradient.spectrum(n_examples)
+    def gradients(self) -> dict[str, GradientSum]:
+        """Give the summed gradients of the modules that were reached."""
+        return {
+            name: gradient
             for name, gradient in self._gradients.items()
             if all(pending.total is not None for pending in gradient.sums())
         }
+
+    def results(self, n_examples: int) -> Groups:
+        """Give the spectrum of each mean gradient, its energy and the error of the spectrum."""
+        if not self.of_parts:
+            return {}
+        spectra = {name: g.spectrum(n_examples) for name, g in self.gradients().items()}
         return {
             "spectra": {name: as_array(s.values).reshape(-1) for name, s in spectra.items()},
             "mean_energies": {name: np.array([s.energy]) for name, s in spectra.items()},

@@ -8,8 +8,10 @@ from fimlora.measuring.recording.batch_energies import BatchEnergies
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.fisher_sketched import FisherSketched
+from fimlora.measuring.recording.gradient_factors import GradientFactors
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
+from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.settings import Settings
@@ -41,8 +43,16 @@ def quantities_for(
     estimator, collect = settings.parsed_estimator, settings.parsed_record
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
-    if Record.SPECTRA in collect:
-        wanted.append(MeanGradient(modules, spectra_bytes=n_bytes, signs=signs))
+    if collect & {Record.SPECTRA, Record.GRADIENT_FACTORS}:
+        is_asked = Record.SPECTRA in collect
+        gradients = MeanGradient(
+            modules, spectra_bytes=n_bytes, signs=signs, gives_spectra=is_asked
+        )
+        wanted.append(gradients)
+        if Record.GRADIENT_FACTORS in collect:
+            wanted.append(GradientFactors(gradients))
+    if Record.PROJECTED_GRADIENT in collect:
+        wanted.append(ProjectedGradient(modules, seed=settings.seed, device=device))
     if Record.MOMENTS in collect:
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
@@ -82,6 +92,5 @@ def recorder_for(
         quantities_for(settings, modules, device, spectra_bytes=spectra_bytes, signs=signs)
         for _ in range(1 + settings.null)
     ]
-    return Recorder(
-        modules, both[0], null=both[-1] if settings.null else (), halves=settings.halves
-    )
+    null = [quantity for quantity in both[-1] if quantity.of_parts] if settings.null else ()
+    return Recorder(modules, both[0], null=null, halves=settings.halves)

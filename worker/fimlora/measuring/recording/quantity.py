@@ -59,9 +59,14 @@ class Quantity(ABC):
 
     A pass may fail half-way, so what it gives is pending until `commit`. Whoever adds a quantity
     says what to keep of an input, what to add for a module's calls, and what its sums are named.
+
+    Attributes:
+        at_hand: The pass that is under way.
+        of_parts: Whether it is recorded of the null and of the halves, too.
     """
 
     at_hand: Pass
+    of_parts: bool = True
 
     def begin(self, at_hand: Pass) -> None:
         """Expect a forward pass."""
@@ -176,3 +181,8 @@ def present(tensor: Tensor | None) -> Tensor:
 def as_array(tensor: Tensor | None) -> NDArray[np.float64]:
     """Give a sum as statistics hold it."""
     return present(tensor).to(torch.float64).cpu().numpy()
+
+
+def as_short_array(tensor: Tensor | None) -> NDArray[np.float32]:
+    """Give a matrix that no score is made from as statistics hold it: in float32."""
+    return present(tensor).to(torch.float32).contiguous().cpu().numpy()

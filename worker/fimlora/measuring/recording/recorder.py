@@ -37,7 +37,8 @@ class Recorder:
     Args:
         modules: The target modules.
         quantities: What is collected.
-        null: The same quantities once more, if there is a second backward pass.
+        null: Those of them that are recorded of parts once more, if there is a second backward
+            pass.
         halves: Whether the sums of every other batch are kept apart.
 
     Attributes:
@@ -158,7 +159,11 @@ class Recorder:
             calls: What `keep` returned, and the output gradient, of each call.
         """
         gradients = [self._by_example(g) for _, g in calls]
-        for quantity, (start, end) in zip(self._shown, self._parts[name], strict=True):
+        parts = self._parts[name]
+        if self._shown is not self._quantities:
+            both = zip(self._quantities, parts, strict=True)
+            parts = [part for quantity, part in both if quantity.of_parts]
+        for quantity, (start, end) in zip(self._shown, parts, strict=True):
             seen = zip(calls, gradients, strict=True)
             quantity.add(name, [SeenCall(kept[start:end], g) for (kept, _), g in seen])
 
@@ -186,7 +191,7 @@ class Recorder:
         """Keep the next batch apart, if it is to be."""
         self._n_in_batch = 0
         if self._halves:
-            for quantity in self._quantities:
+            for quantity in self._of_parts:
                 for _, pending in quantity.run_sums():
                     pending.keeps_apart = bool(len(self.batch_sizes) % 2)
 
@@ -215,18 +220,18 @@ class Recorder:
 
     def _groups_of_halves(self, n_examples: int) -> Groups:
         """Make sums of the first half what is left without the second, then look at that."""
-        sums = [pending for q in self._quantities for _, pending in q.run_sums()]
+        sums = [pending for q in self._of_parts for _, pending in q.run_sums()]
         is_second = np.repeat(np.arange(len(self.batch_sizes)) % 2 == 1, self.batch_sizes)
         n_second = int(is_second.sum())
         for pending in sums:
             if pending.total is not None and pending.apart is not None:
                 pending.total -= pending.apart
-        first = copied(_results(self._quantities, n_examples - n_second))
+        first = copied(_results(self._of_parts, n_examples - n_second))
         for pending in sums:
             if pending.total is not None:
                 none = torch.zeros_like(pending.total)
                 pending.total = none if pending.apart is None else pending.apart
-        second = _results(self._quantities, n_second)
+        second = _results(self._of_parts, n_second)
         return prefixed(HALVES[0], part_of(first, ~is_second)) | prefixed(
             HALVES[1], part_of(second, is_second)
         )
@@ -270,6 +275,10 @@ class Recorder:
     @property
     def _all(self) -> list[Quantity]:
         return [*self._quantities, *self._null]
+
+    @property
+    def _of_parts(self) -> list[Quantity]:
+        return [quantity for quantity in self._quantities if quantity.of_parts]
 
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""
