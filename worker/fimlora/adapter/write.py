@@ -91,9 +91,9 @@ def write_adapter(
     folder = Path(folder)
     _check_destination(folder, overwrite=overwrite)
     weights = weights or find_initial(init).name != KAIMING
-    plan = with_initial(plan, init, statistics)
     if model is not None:
         plan, module_names = _settle_names(plan, model, other_model)
+    plan = with_initial(plan, init, statistics)
     config = build_adapter_config(
         plan,
         base_model=base_model,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fimlora import ProgressFile, Settings, Statistics, measure_streamed
+from fimlora.adapter.initial.registry import init_records
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.measuring.head.fitted import with_head
 from fimlora.measuring.resident import measure_resident
@@ -75,6 +76,7 @@ def measure_model(
     Raises:
         UnknownTarget: A name of a target is none of the model's; no weight has been read then.
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
+        InvalidOption: The initial weights cannot fill the ranks it may come to; nor then.
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
     settings = _settings(request, batches, reporter, part).without(model.drawn)
@@ -183,7 +185,8 @@ def _settings(
         estimator=part.estimator or calibration.estimator,
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(*request.methods_measured),
+        record=records_needed(*request.methods_measured)
+        | init_records(request.adapter.initial),
         null=calibration.signal or needs_null(*request.methods_measured),
         halves=calibration.signal,
         on_batch=on_batch,
