@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ def assert_identical(found: Statistics, wanted: Statistics, *, in_order: bool = 
             assert (mine is None) == (theirs is None), field.name
             continue
         if field.name == "quantities":
-            mine, theirs = _flat(mine), _flat(theirs)
+            mine, theirs = flat(mine), flat(theirs)
         if not isinstance(theirs, Mapping):
             assert mine == theirs, field.name
             continue
@@ -45,12 +44,10 @@ def assert_identical(found: Statistics, wanted: Statistics, *, in_order: bool = 
     assert found.to_bytes() == wanted.to_bytes()
 
 
-def _flat(quantities: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
+def flat(quantities: Mapping[str, Mapping]) -> dict:
     """Arrays by group and module."""
     return {
-        (group, name): array
-        for group, arrays in quantities.items()
-        for name, array in arrays.items()
+        (g, name): array for g, arrays in quantities.items() for name, array in arrays.items()
     }
 
 

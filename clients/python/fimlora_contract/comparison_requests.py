@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fimlora_contract.base import RequestModel
 from fimlora_contract.requests import (
     BY_EXAMPLES,
+    ON_REQUEST,
     AdapterOptions,
     Allocation,
     AnyBudget,
@@ -35,7 +36,10 @@ def check_no_method(allocation: Allocation) -> Allocation:
 Methods = Annotated[
     list[MethodName] | None,
     AfterValidator(check_distinct),
-    Field(description="At least two; by default all that one set of passes gives."),
+    Field(
+        description="At least two; by default all that one set of passes gives, but gora and "
+        "kappa, which take memory or time in proportion to the model."
+    ),
 ]
 SharedAllocation = Annotated[
     Allocation,
@@ -65,8 +69,9 @@ class ComparisonRequest(CalibrationRequest):
         if self.methods is not None:
             return tuple(self.methods)
         is_sampled = self.calibration.estimator == "sampled"
+        left_out = {*ON_REQUEST, *(BY_EXAMPLES if is_sampled else ())}
         every: tuple[str, ...] = get_args(MethodName)
-        return tuple(name for name in every if not (is_sampled and name in BY_EXAMPLES))
+        return tuple(name for name in every if name not in left_out)
 
 
 class JobComparisonRequest(RequestModel):

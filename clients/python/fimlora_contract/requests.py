@@ -24,10 +24,21 @@ DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
 MethodName = Literal[
-    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "uniform", "random"
+    "fim",
+    "coherent",
+    "spectral",
+    "spectral-denoised",
+    "fim-over-null",
+    "gora",
+    "kappa",
+    "uniform",
+    "random",
 ]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
+# Only where they are named: whole gradients of a large model are more than most memories, and
+# decomposing all of its weights takes longer than measuring it.
+ON_REQUEST = ("gora", "kappa")
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -173,8 +184,9 @@ class Allocation(RequestModel):
         Field(
             description="By Fisher information, or the part of it that examples agree on; by "
             "marginal gain from gradient spectra, or what of these is above their noise; by "
-            "Fisher information over that under labels of other rows (all but fim experimental: "
-            "not shown to beat uniform); or one of the two controls."
+            "Fisher information over that under labels of other rows; by weights times their "
+            "gradients, as GoRA does; by condition numbers of the weights alone, as KappaTune does "
+            "(all but fim experimental: not shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"

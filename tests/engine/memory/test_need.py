@@ -17,6 +17,7 @@ from fimlora.measuring.recording.quantity import Pass, SeenCall
 from fimlora.memory.need import SKETCH_WIDTH, bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint, StoredTensor
 from fimlora.plan import TargetModule
+from fimlora.statistics.options import Record
 from support.models import make_batch, tiny
 
 
@@ -80,12 +81,11 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     "record",
     [
         (),
-        "moments",
-        "spectra",
-        "batch_energies",
-        "gradient_factors",
-        "projected_gradient",
-        ("spectra", "moments", "gradient_factors"),
+        *Record,
+        ("spectra", "moments"),
+        ("spectra", "weight_gradient"),
+        ("spectra", "gradient_factors"),
+        (*Record,),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

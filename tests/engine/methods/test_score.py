@@ -10,7 +10,7 @@ import pytest
 
 from fimlora import RankPlan, Scores, allocate, measure, score
 from fimlora.errors import InvalidOption
-from fimlora.methods.registry import METHODS
+from fimlora.methods.registry import METHODS, records_needed
 from support.models import make_batch, tiny
 
 NAME = "bert_classifier"
@@ -19,9 +19,8 @@ NAME = "bert_classifier"
 @pytest.fixture(scope="module")
 def statistics():
     model, targets = tiny(NAME)
-    return measure(
-        model, [make_batch(NAME, [3, 5])], target_modules=targets, record="spectra", null=True
-    )
+    batches, record = [make_batch(NAME, [3, 5])], records_needed(*METHODS)
+    return measure(model, batches, target_modules=targets, record=record, null=True)
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(statistics):

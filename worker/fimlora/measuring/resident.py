@@ -39,6 +39,8 @@ from fimlora.measuring.settings import (
     Settings,
     check_gradients_allowed,
     check_record,
+    check_weights,
+    check_whole_gradients,
 )
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SPECTRA_BYTES
@@ -157,6 +159,8 @@ def _measure_plain(
     choice = settings.choose(model)
     modules, device = choice.modules, input_device(model)
     check_record(settings.parsed_record, model)
+    check_weights(settings.parsed_record, model, modules)
+    check_whole_gradients(settings, modules, device)
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)

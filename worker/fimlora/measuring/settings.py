@@ -11,12 +11,22 @@ from torch import nn
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
-from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.memory.need import (
+    SPECTRA_BYTES,
+    WHOLE_GRADIENT_RECORDS,
+    gradients_fit,
+    whole_gradient_bytes,
+)
+from fimlora.memory.out_of_memory import error_for, format_bytes
 from fimlora.model.peft_trial import unadaptable_by_peft
-from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets
+from fimlora.model.plain_weight import check_plain_weights
+from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets, locate
+from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
 
 OnBatch = Callable[[int, int], None]
+# What looks at the numbers of the weights.
+_WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,13 @@ class Settings:
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which the method ``spectral`` needs
-            (experimental), ``moments``, ``batch_energies``, and what initial weights are made
-            of; see `fimlora.statistics.options.Record`. All but ``projected_gradient`` keep the
+            (experimental), ``moments``, ``batch_energies``, and what other methods or initial
+            weights need; see `fimlora.statistics.options.Record`. What is of gradients or inputs,
+            but for ``projected_gradient``, keeps the
             modules' inputs until the backward pass.
         spectra_bytes: Memory for the gradients of all modules that spectra are taken of.
-            Where they need more they are sketched, and the statistics state the error.
+            Where they need more they are sketched, and the statistics state the error; what
+            needs them whole, as ``weight_gradient`` does, is then refused unless streamed.
             Streamed, only those of one block are in memory at once.
         micro_batch_size: Examples per forward pass, to save memory; changes no result. When
             memory runs out it is halved, and the pass that failed is run again.
@@ -205,6 +217,48 @@ def check_gradients_allowed() -> None:
             "measuring needs gradients, which torch.inference_mode() rules out: call it "
             "outside; torch.no_grad() is allowed"
         )
+
+
+def check_whole_gradients(
+    settings: Settings, modules: Sequence[TargetModule], device: torch.device
+) -> None:
+    """Refuse to hold whole gradients of all modules at once where they may not be.
+
+    Args:
+        settings: What is measured.
+        modules: The target modules.
+        device: Where they compute.
+
+    Raises:
+        OutOfMemory: They take more than `Settings.spectra_bytes`.
+    """  # noqa: DOC502 - or its kind for a GPU
+    wanted = sorted(settings.parsed_record & WHOLE_GRADIENT_RECORDS)
+    if wanted and not gradients_fit(modules, settings.spectra_bytes):
+        needed = whole_gradient_bytes(modules)
+        raise error_for(device)(
+            f"record={wanted[0].value!r} keeps the mean gradient of every target module whole, "
+            f"{format_bytes(needed)} ({needed:,} bytes), and spectra_bytes="
+            f"{settings.spectra_bytes} allows {format_bytes(settings.spectra_bytes)}: stream the "
+            "model, which holds one block's at a time, allow more, or choose fewer modules"
+        )
+
+
+def check_weights(
+    record: frozenset[Record], model: nn.Module, modules: Sequence[TargetModule]
+) -> None:
+    """Refuse to record what reads weights where these are packed.
+
+    Args:
+        record: What to record.
+        model: The model.
+        modules: Its target modules.
+
+    Raises:
+        UnsupportedModule: One of them holds its weight quantised.
+    """  # noqa: DOC502 - the helper raises
+    if wanted := sorted(record & _WEIGHTS_READ):
+        located = {module.name: locate(model, module) for module in modules}
+        check_plain_weights(located, wanted_by=[each.value for each in wanted])
 
 
 def check_record(record: frozenset[Record], model: nn.Module) -> None:

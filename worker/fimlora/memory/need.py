@@ -16,6 +16,10 @@ from fimlora.plan import TargetModule
 from fimlora.statistics.groups import N_DIRECTIONS
 from fimlora.statistics.options import Record, parse_record
 
+# What is read of the mean gradients, which are summed once; and what needs these whole.
+GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT, Record.GRADIENT_FACTORS})
+WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
 # P; four times the values kept, as values near P drown in the tail.
@@ -48,7 +52,25 @@ def gradients_fit(modules: Iterable[TargetModule], spectra_bytes: int) -> bool:
     Returns:
         Whether none needs to be sketched.
     """
-    return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules) <= spectra_bytes
+    return whole_gradient_bytes(modules) <= spectra_bytes
+
+
+def whole_gradient_bytes(modules: Iterable[TargetModule]) -> int:
+    """Count the memory for the gradients of all modules, whole.
+
+    Returns:
+        Bytes of one sum; a pass needs as much again.
+    """
+    return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules)
+
+
+def gradients_of_parts(record: Collection[Record]) -> bool:
+    """Whether the null and the halves need gradients, too: initial weights are made of none.
+
+    Returns:
+        Whether anything but directions is read of them.
+    """
+    return bool(GRADIENT_RECORDS - {Record.GRADIENT_FACTORS} & frozenset(record))
 
 
 @runtime_checkable
@@ -205,12 +227,11 @@ def bytes_recorded(
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
-    if wanted & {Record.SPECTRA, Record.GRADIENT_FACTORS}:
-        # It is decided once, for all modules, whether to sketch. Factors are none of the parts'.
-        times = n_sums if Record.SPECTRA in wanted else 2
-        whole = gradients_fit(modules, spectra_bytes)
+    if wanted & GRADIENT_RECORDS:  # it is decided once, for all modules, whether to sketch
+        whole = bool(wanted & WHOLE_GRADIENT_RECORDS) or gradients_fit(modules, spectra_bytes)
+        times = n_sums if gradients_of_parts(wanted) else 2
         n_bytes += width * _numbers_for_spectra(held, times, whole=whole)
-    if Record.PROJECTED_GRADIENT in wanted:  # nor is this; the A is held, too
+    if Record.PROJECTED_GRADIENT in wanted:  # never of parts; the A is held, too
         n_bytes += N_DIRECTIONS * sum(_LEAST_BYTES * m.d_in + 2 * width * m.d_out for m in held)
     return n_bytes
 

@@ -80,6 +80,21 @@ _ALL = (
         "a contrast of two runs, as in VILA (Kim et al. 2025)",
         needs_null=True,
     ),
+    Method(
+        "gora",
+        "proportional",
+        "by weights times their mean gradient: parameters, not ranks, in proportion (experimental)",
+        "GoRA (He et al. 2025)",
+        frozenset({Record.WEIGHT_GRADIENT}),
+    ),
+    Method(
+        "kappa",
+        "proportional",
+        "by how well weights are conditioned, without any data (experimental)",
+        "KappaTune, as in PEFT",
+        frozenset({Record.WEIGHT_CONDITION}),
+        passes=Passes.NONE,
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"

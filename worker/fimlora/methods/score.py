@@ -5,7 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from fimlora.errors import InvalidOption
-from fimlora.methods import coherent, fim, fim_over_null, spectral, spectral_denoised
+from fimlora.methods import (
+    coherent,
+    fim,
+    fim_over_null,
+    gora,
+    kappa,
+    spectral,
+    spectral_denoised,
+)
 from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
@@ -20,6 +28,8 @@ SCORERS: dict[str, Scorer] = {
     "spectral": spectral.take_spectra,
     "spectral-denoised": spectral_denoised.take_denoised,
     "fim-over-null": fim_over_null.score_over_null,
+    "gora": gora.score_importance,
+    "kappa": kappa.score_condition,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }
@@ -41,7 +51,8 @@ def score(
             information of LoRA-B, ``coherent`` the part of it that examples agree on,
             ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
             of these is above their noise, ``fim-over-null`` the Fisher information over that
-            of the null; ``uniform`` and ``random`` are the controls.
+            of the null, ``gora`` weights times their gradients, ``kappa`` the condition of the
+            weights alone; ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -93,7 +104,7 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
     """
     needed = find_method(method)
     for record in sorted(needed.record):
-        if not getattr(statistics, record):
+        if not (getattr(statistics, record, None) or statistics.quantities.get(record)):
             return (
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"

@@ -39,5 +39,7 @@ _ALL: tuple[Group, ...] = (
     Group("gradient_errors"),
     # The summed gradient times the transposed A of a seed.
     Group("gradient_projected", adds_up=True, by_output=True),
+    Group("weight_gradient"),
+    Group("weight_condition"),
 )
 GROUPS = {group.name: group for group in _ALL}

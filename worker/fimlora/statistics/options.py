@@ -53,6 +53,10 @@ class Record(StrEnum):
     """The leading singular vectors and values of each module's mean weight gradient."""
     PROJECTED_GRADIENT = "projected_gradient"
     """Each module's summed weight gradient times the transposed A that is drawn for it."""
+    WEIGHT_GRADIENT = "weight_gradient"
+    """The mean product of each weight with its mean gradient, which must be kept whole."""
+    WEIGHT_CONDITION = "weight_condition"
+    """The largest and the smallest singular value of each weight; no data enters."""
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:

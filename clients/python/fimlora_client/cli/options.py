@@ -77,7 +77,7 @@ Method = Annotated[
         "--method",
         panel=ALLOCATION,
         help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null (experimental: not shown to beat uniform).",
+        "fim-over-null, gora, kappa (experimental: not shown to beat uniform).",
     ),
 ]
 Methods = Annotated[
@@ -85,7 +85,8 @@ Methods = Annotated[
     _option(
         "--methods",
         panel=ALLOCATION,
-        help="Two or more, with commas between; all that one set of passes gives if left out.",
+        help="Two or more, with commas between; all that one set of passes gives, but gora and "
+        "kappa, if left out.",
     ),
 ]
 RMin = Annotated[

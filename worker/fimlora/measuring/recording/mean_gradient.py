@@ -1,4 +1,4 @@
-"""The mean weight gradient of a module, whole or as a sketch, from which spectra are taken.
+"""The mean weight gradient of a module, whole or as a sketch: one sum for all that is read of it.
 
 Symbols: T tokens of all examples at hand, I and O input and output features, ``x`` (T I)
 module input, ``g`` (T O) gradient of the summed per-example losses at its output, so that
@@ -7,20 +7,13 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fimlora.measuring.recording.pending_sum import PendingSum
-from fimlora.measuring.recording.quantity import (
-    Pass,
-    Quantity,
-    SeenCall,
-    as_array,
-    present,
-)
+from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, present
 from fimlora.measuring.recording.singular_triplets import (
     Triplets,
     exact_triplets,
@@ -45,21 +38,20 @@ from fimlora.shapes import Float
 from fimlora.statistics.statistics import Groups
 
 
-@runtime_checkable
-class GradientSum(Protocol):
-    """The weight gradient of one module, summed over tokens and batches."""
+class Sketch(NamedTuple):
+    """What is left of a gradient G, turned so that its longer side comes first.
 
-    def add(self, x: Tensor, g: Tensor) -> None:
-        """Add ``g^T x``, once the pass is over."""
+    Attributes:
+        Y: ``G Omega`` (L P).
+        Z: ``Psi G`` (Q S).
+        Psi: The signs behind Z (Q L).
+        is_wide: Whether the longer side is that of the input features.
+    """
 
-    def sums(self) -> tuple[PendingSum, ...]:
-        """Give the sums it is made of."""
-
-    def spectrum(self, n_examples: int) -> Spectrum:
-        """Give the spectrum of the mean over the examples."""
-
-    def triplets(self, n_examples: int) -> Triplets:
-        """Give the leading singular triplets of the mean over the examples."""
+    Y: Tensor
+    Z: Tensor
+    Psi: Tensor
+    is_wide: bool
 
 
 class ExactSum:
@@ -86,8 +78,7 @@ class ExactSum:
         Returns:
             The spectrum, without an error.
         """
-        assert self._sum.total is not None, "the module got no gradient"
-        return exact_spectrum(self._sum.total / n_examples)
+        return exact_spectrum(self.total() / n_examples)
 
     def triplets(self, n_examples: int) -> Triplets:
         """Give the leading singular triplets of the mean over the examples.
@@ -95,7 +86,11 @@ class ExactSum:
         Returns:
             The triplets, without an error.
         """
-        return exact_triplets(present(self._sum.total) / n_examples)
+        return exact_triplets(self.total() / n_examples)
+
+    def total(self) -> Float[Tensor, "O I"]:
+        """Give the gradient, not copied."""
+        return present(self._sum.total)
 
 
 class Signs:
@@ -175,11 +170,8 @@ class SketchedSum:
         Returns:
             The spectrum, with the error that is stated for it.
         """
-        Y, Z = self._Y.total, self._Z.total
-        assert Y is not None, "the module got no gradient"
-        assert Z is not None
-        Psi = self._signs.psi(Y.mT)  # (L Q)
-        return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)
+        Y, Z, Psi, _ = self.sketch(n_examples)
+        return sketched_spectrum(Y, Z, Psi)
 
     def triplets(self, n_examples: int) -> Triplets:
         """Give the leading singular triplets of the mean over the examples.
@@ -187,14 +179,21 @@ class SketchedSum:
         Returns:
             The triplets, with the error that is stated for their energy.
         """
+        Y, Z, Psi, is_wide = self.sketch(n_examples)
+        found = sketched_triplets(Y, Z, Psi)
+        return found.of_transpose() if is_wide else found
+
+    def sketch(self, n_examples: int) -> Sketch:
+        """Give the sketch of the mean over the examples."""
         Y, Z = present(self._Y.total), present(self._Z.total)
         Psi = self._signs.psi(Y.mT)  # (L Q)
-        found = sketched_triplets(Y / n_examples, Z / n_examples, Psi.mT)
-        return found.of_transpose() if self._is_wide else found
+        return Sketch(Y / n_examples, Z / n_examples, Psi.mT, self._is_wide)
 
 
 class MeanGradient(Quantity):
-    """The summed weight gradient of every module, for the spectrum of its mean.
+    """The summed weight gradient of every module.
+
+    It says nothing by itself: quantities that read it at the end are given it.
 
     Args:
         modules: The target modules.
@@ -202,7 +201,7 @@ class MeanGradient(Quantity):
             those that a sketch is smaller than are sketched.
         signs: Signs to sketch with, drawn before for other modules; the same are drawn anew
             when there are none.
-        gives_spectra: Whether the spectra are asked for, or only what others make of the sums.
+        whole: Whether none may be sketched, as something needs them whole.
     """
 
     def __init__(
@@ -211,12 +210,11 @@ class MeanGradient(Quantity):
         *,
         spectra_bytes: int = SPECTRA_BYTES,
         signs: Signs | None = None,
-        gives_spectra: bool = True,
+        whole: bool = False,
     ) -> None:
-        fits = gradients_fit(modules, spectra_bytes)
-        self.of_parts = gives_spectra
+        fits = whole or gradients_fit(modules, spectra_bytes)
         self._signs = signs or Signs(SKETCH_WIDTH)
-        self._gradients: dict[str, GradientSum] = {
+        self._gradients: dict[str, ExactSum | SketchedSum] = {
             module.name: ExactSum()
             if fits or not sketch_is_smaller(module)
             else SketchedSum(module, self._signs)
@@ -249,21 +247,12 @@ class MeanGradient(Quantity):
         super().commit()
         self._signs.forget()
 
-    def gradients(self) -> dict[str, GradientSum]:
-        """Give the summed gradients of the modules that were reached."""
-        return {
-            name: gradient
-            for name, gradient in self._gradients.items()
-            if all(pending.total is not None for pending in gradient.sums())
-        }
+    def reached(self) -> Iterator[tuple[str, ExactSum | SketchedSum]]:
+        """Give the gradient of every module that one has reached."""
+        for name, gradient in self._gradients.items():
+            if all(pending.total is not None for pending in gradient.sums()):
+                yield name, gradient
 
-    def results(self, n_examples: int) -> Groups:
-        """Give the spectrum of each mean gradient, its energy and the error of the spectrum."""
-        if not self.of_parts:
-            return {}
-        spectra = {name: g.spectrum(n_examples) for name, g in self.gradients().items()}
-        return {
-            "spectra": {name: as_array(s.values).reshape(-1) for name, s in spectra.items()},
-            "mean_energies": {name: np.array([s.energy]) for name, s in spectra.items()},
-            "spectrum_errors": {name: np.array([s.error]) for name, s in spectra.items()},
-        }
+    def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - others say what it is
+        """Give nothing."""
+        return {}

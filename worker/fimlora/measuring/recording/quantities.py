@@ -1,6 +1,6 @@
 """Which quantities a run collects: the one list that a new quantity is added to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,8 +14,16 @@ from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
+from fimlora.measuring.recording.spectra import Spectra
+from fimlora.measuring.recording.weight_condition import WeightCondition
+from fimlora.measuring.recording.weight_gradient import WeightGradient
 from fimlora.measuring.settings import Settings
-from fimlora.memory.need import SKETCH_WIDTH
+from fimlora.memory.need import (
+    GRADIENT_RECORDS,
+    SKETCH_WIDTH,
+    WHOLE_GRADIENT_RECORDS,
+    gradients_of_parts,
+)
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
 
@@ -43,20 +51,25 @@ def quantities_for(
     estimator, collect = settings.parsed_estimator, settings.parsed_record
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
-    if collect & {Record.SPECTRA, Record.GRADIENT_FACTORS}:
-        is_asked = Record.SPECTRA in collect
-        gradients = MeanGradient(
-            modules, spectra_bytes=n_bytes, signs=signs, gives_spectra=is_asked
-        )
+    if collect & GRADIENT_RECORDS:
+        whole = bool(collect & WHOLE_GRADIENT_RECORDS)
+        gradients = MeanGradient(modules, spectra_bytes=n_bytes, signs=signs, whole=whole)
         wanted.append(gradients)
-        if Record.GRADIENT_FACTORS in collect:
-            wanted.append(GradientFactors(gradients))
+        gradients.of_parts = gradients_of_parts(collect)
+        readers: dict[Record, Callable[[MeanGradient], Quantity]] = {
+            Record.SPECTRA: Spectra,
+            Record.WEIGHT_GRADIENT: WeightGradient,
+            Record.GRADIENT_FACTORS: GradientFactors,
+        }
+        wanted += [new(gradients) for record, new in readers.items() if record in collect]
     if Record.PROJECTED_GRADIENT in collect:
         wanted.append(ProjectedGradient(modules, seed=settings.seed, device=device))
     if Record.MOMENTS in collect:
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
+    if Record.WEIGHT_CONDITION in collect:
+        wanted.append(WeightCondition())
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))

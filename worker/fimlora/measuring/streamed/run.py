@@ -33,7 +33,12 @@ from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
-from fimlora.measuring.settings import Settings, check_gradients_allowed, check_record
+from fimlora.measuring.settings import (
+    Settings,
+    check_gradients_allowed,
+    check_record,
+    check_weights,
+)
 from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.blocks import find_blocks
 from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_store
@@ -167,6 +172,7 @@ def stream(
     reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
+    check_weights(settings.parsed_record, model, modules)
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
     weights = new_weights(model, reader, blocks, device)
