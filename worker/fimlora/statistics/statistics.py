@@ -34,6 +34,8 @@ RESOLVED_ERROR = 0.01
 STATISTICS_FORMAT = "fimlora.statistics/1"
 # What stands before the names of what was recorded of the null and of the halves.
 NULL, HALVES = "null.", ("half 1.", "half 2.")
+# The kind of the loss where no example was read.
+NO_LOSS = "none"
 # In float64; matrices that no score is made from in float32.
 Arrays = Mapping[str, NDArray[Any]]
 Groups = dict[str, dict[str, NDArray[Any]]]  # by field of `Statistics`, and module
@@ -45,11 +47,11 @@ class Statistics:
 
     Attributes:
         modules: The target modules, in the model's order.
-        estimator: What was recorded; never ``auto``.
+        estimator: What was estimated; never ``auto``, and ``none`` where nothing was.
         n_examples: Examples that carried a label.
         n_batches: Batches they came in.
         base_parameters: Parameters of the base model.
-        loss: Kind of the loss.
+        loss: Kind of the loss; ``none`` where weights alone were looked at.
         dtype: Dtype the model ran in.
         scale: LoRA scale s; it enters the scores, not the sums.
         train_mode: Whether dropout was active.
@@ -133,6 +135,10 @@ class Statistics:
     def groups(self) -> dict[str, Arrays]:
         """All that was recorded, by group and module."""
         return {**{group: getattr(self, group) for group in _GROUPS}, **self.quantities}
+
+    def holds(self, record: str) -> bool:
+        """Whether a quantity was recorded, if it has a group of its own name."""
+        return bool(self.groups.get(record))
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null and other halves.

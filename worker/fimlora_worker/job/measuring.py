@@ -11,8 +11,13 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import needs_null, records_needed
-from fimlora.statistics.options import Executor
+from fimlora.methods.registry import (
+    needs_null,
+    passes_needed,
+    reads_labels,
+    records_needed,
+)
+from fimlora.statistics.options import Estimator, Executor, Passes
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
@@ -99,7 +104,7 @@ def measure_model(
     return measure_where_it_fits(
         executor,
         device=model.device,
-        need=model.need(n_tokens=width, recorded_bytes=recorded_bytes),
+        need=model.need(n_tokens=width, recorded_bytes=recorded_bytes, passes=settings.passes),
         largest_batch=1 if memory_kills else batches.largest,
         resident=attempt.resident,
         streamed=attempt.streamed,
@@ -178,16 +183,18 @@ def _settings(
     def on_batch(done: int, expected: int) -> None:
         reporter.on_batch(part.start + done, part.start + expected)
 
+    methods = request.methods_measured
+    goes_back = passes_needed(*methods) is Passes.BACKWARD
+    signal = calibration.signal and reads_labels(*methods)
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
         n_batches=len(batches),
-        estimator=part.estimator or calibration.estimator,
+        estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(*request.methods_measured)
-        | init_records(request.adapter.initial),
-        null=calibration.signal or needs_null(*request.methods_measured),
+        record=records_needed(*methods) | init_records(request.adapter.initial),
+        null=signal or needs_null(*methods),
         halves=calibration.signal,
         on_batch=on_batch,
         first_example=part.first_example,

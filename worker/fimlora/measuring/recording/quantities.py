@@ -103,7 +103,7 @@ def recorder_for(
     signs = signs or Signs(SKETCH_WIDTH)  # the null's sketches are made with the same ones
     both = [
         quantities_for(settings, modules, device, spectra_bytes=spectra_bytes, signs=signs)
-        for _ in range(1 + settings.null)
+        for _ in range(1 + settings.has_null)
     ]
-    null = [quantity for quantity in both[-1] if quantity.of_parts] if settings.null else ()
+    null = [q for q in both[-1] if q.has_null] if settings.has_null else ()
     return Recorder(modules, both[0], null=null, halves=settings.halves)
