@@ -5,8 +5,10 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from fimlora.adapter.initial import registry
 from fimlora.adapter.initial.registry import INITS, init_records
 from fimlora.statistics.options import Record
+from fimlora_contract.confidence import START_CODES
 from fimlora_contract.references import Columns
 from fimlora_contract.requests import NOT_ADDED_UP, CalibrationRequest, InitName
 from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
@@ -259,3 +261,4 @@ def test_the_wire_names_the_initial_weights_that_the_engine_has():
     assert get_args(InitName) == INITS
     factors = {name for name in INITS if Record.GRADIENT_FACTORS in init_records(name)}
     assert set(NOT_ADDED_UP) == factors
+    assert START_CODES == registry.START_CODES

@@ -98,6 +98,7 @@ _ALL = (
 )
 _BY_NAME = {initial.name: initial for initial in _ALL}
 INITS = tuple(_BY_NAME)
+START_CODES = frozenset(initial.code for initial in _ALL if initial.code)
 
 
 def find_initial(name: str) -> Initial:
