@@ -64,7 +64,6 @@ def replan(
     method: str = "fim",
     scale: int | float = 2,
     aggregation: str = "mean",
-    multiple_of: int = 1,
     **options: Any,
 ) -> RankPlan:
     """Solve a plan as it had been solved right after measuring.
@@ -76,20 +75,17 @@ def replan(
         method: The method.
         scale: LoRA scale of every module.
         aggregation: How statistics are reduced to scores.
-        multiple_of: Every rank is a multiple of this.
-        **options: All else that `fimlora.allocate` takes, but for groups.
+        **options: All else that `fimlora.allocate` takes.
 
     Returns:
         The plan; with the settings of the one written then it is equal to it.
     """
     scores = score(statistics, method, scale=scale, aggregation=aggregation)
     facts = written.facts_beside(scores)
-    plan = allocate(
-        scores, budget, scale=scale, multiple_of=multiple_of, provenance=facts, **options
-    )
+    plan = allocate(scores, budget, scale=scale, provenance=facts, **options)
     source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
-    plan = with_signal(plan, source, multiple_of=multiple_of)
-    return with_confidence(statistics, plan, multiple_of=multiple_of)
+    plan = with_signal(plan, source)
+    return with_confidence(statistics, plan)
 
 
 def replanned_config(

@@ -7,9 +7,17 @@ mean rank and a ceiling of twice the mean rank.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
+from fimlora_contract.constraints import (
+    MOST_TYPES,
+    AnyGroups,
+    AnyMenu,
+    Entry,
+    TypeRule,
+    check_types,
+)
 from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
 
@@ -196,18 +204,58 @@ class Allocation(RequestModel):
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    rank_menu: Annotated[
+        AnyMenu,
+        Field(
+            description="The ranks that are allowed, rising; or powers-of-two, or vllm: what that "
+            "server allots. In place of multiple_of. What it misses of the budget is unspent."
+        ),
+    ] = []
+    groups: Annotated[
+        AnyGroups,
+        Field(
+            description="Modules that get one common rank: for each group a list of names, dotted "
+            "endings, or either with * for any characters; or type: those of one kind over all "
+            "layers; fused: what servers pack, q/k/v, gate/up and the experts of one layer; layer."
+        ),
+    ] = []
+    per_type: Annotated[
+        dict[Entry, TypeRule],
+        AfterValidator(check_types),
+        Field(
+            max_length=MOST_TYPES,
+            description="Floor, ceiling and share of the budget for the modules that a name, a "
+            "dotted ending or a pattern with * names. The controls keep to them as well.",
+        ),
+    ] = {}
+    max_lora_rank: Annotated[
+        Annotated[int, Field(ge=1, le=8192)] | None,
+        Field(description="The highest rank that a server allows: it caps every ceiling."),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.r_min == 0 and self.method not in BY_SPECTRA:
-            raise ValueError(
-                f"r_min=0 with method {self.method}: it must be at least 1; only method "
-                f"{' or '.join(BY_SPECTRA)} may leave modules out"
-            )
         if self.r_min is not None and self.r_max is not None and self.r_min > self.r_max:
             raise ValueError(f"r_min={self.r_min} is above r_max={self.r_max}")
+        if self.rank_menu and self.multiple_of != 1:
+            raise ValueError("multiple_of beside a rank_menu: a menu has all ranks there are")
+        self._check_floors()
         return self
+
+    def _check_floors(self) -> None:
+        """Refuse a floor of 0 where no module may be left out, and one that a server forbids."""
+        floors = {
+            f"per_type[{name!r}].r_min": rule.r_min for name, rule in self.per_type.items()
+        }
+        for name, floor in {"r_min": self.r_min, **floors}.items():
+            if floor == 0 and self.method not in BY_SPECTRA:
+                raise ValueError(
+                    f"{name}=0 with method {self.method}: it must be at least 1; only method "
+                    f"{' or '.join(BY_SPECTRA)} may leave modules out"
+                )
+            if floor is not None and floor > (self.max_lora_rank or floor):
+                raise ValueError(f"{name}={floor} is above max_lora_rank={self.max_lora_rank}")
 
 
 class LayoutOptions(RequestModel):
@@ -263,7 +311,10 @@ AnyBudget = Annotated[
 
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
-    mean, low, high = budget.rank, allocation.r_min or 1, allocation.r_max
+    mean, low = budget.rank, allocation.r_min or 1
+    high = min(filter(None, (allocation.r_max, allocation.max_lora_rank)), default=None)
+    if allocation.per_type:  # whose own bounds may make up for those
+        return
     if mean is not None and not low <= mean <= (high or mean):
         raise ValueError(
             f"a mean rank of {mean} is outside the feasible interval: "

@@ -19,15 +19,15 @@ Nothing here imports torch.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fimlora.allocation.distance import moved_share
-from fimlora.allocation.many import share_many
-from fimlora.allocation.planning import ranks_like, units_for
+from fimlora.allocation.division import division_of, share_parts
+from fimlora.allocation.planning import ranks_like
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
@@ -257,8 +257,6 @@ def signal_of(
     *,
     aggregation: str = "mean",
     estimator: str | None = None,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Signal:
@@ -269,8 +267,6 @@ def signal_of(
         plan: The plan that was made of it.
         aggregation: As the plan's scores were taken with.
         estimator: As the plan's scores were taken with.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
         n_draws: How often it is drawn which values are the true ones.
         seed: Seed of that.
 
@@ -289,17 +285,13 @@ def signal_of(
         aggregation=aggregation,
         estimator=estimator,
     )
-    return signal_from(
-        source, plan, multiple_of=multiple_of, groups=groups, n_draws=n_draws, seed=seed
-    )
+    return signal_from(source, plan, n_draws=n_draws, seed=seed)
 
 
 def signal_from(
     source: SignalSource,
     plan: RankPlan,
     *,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Signal:
@@ -308,8 +300,6 @@ def signal_from(
     Args:
         source: What `source_of` gave for the plan's method.
         plan: The plan.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
         n_draws: How often it is drawn which values are the true ones.
         seed: Seed of that.
 
@@ -323,20 +313,19 @@ def signal_from(
         raise InvalidOption(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
-    tied = [tuple(group) for group in groups]
     run, null, *halves = (
-        ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
+        ranks_like(plan, scores)
         for scores in (source.run, source.null or source.run, *source.halves)
     )
     if run != dict(plan.ranks):
         raise InvalidOption(
-            "these statistics give other ranks with these options; give aggregation, "
-            "estimator, multiple_of and groups as the plan was made with"
+            "these statistics give other ranks with these options; give aggregation and "
+            "estimator as the plan was made with"
         )
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
     by_chance = None
     if source.values is not None and plan.rule == "proportional":
-        by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
+        by_chance = _by_chance(source.values, plan, n_draws, seed)
     apart = moved_share(*halves, costs=costs) if len(halves) > 1 else None
     if source.null is None:
         return _none(source, apart, tuple(_in_order(plan, half) for half in halves))
@@ -402,15 +391,12 @@ def source_if_any(
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
 
 
-def with_signal(
-    plan: RankPlan, source: SignalSource | str | None, *, multiple_of: int = 1
-) -> RankPlan:
+def with_signal(plan: RankPlan, source: SignalSource | str | None) -> RankPlan:
     """Put beside a plan how much of it follows from the task.
 
     Args:
         plan: The plan.
         source: What `source_if_any` gave for its method.
-        multiple_of: As it was allocated with.
 
     Returns:
         The plan, with a signal, or with the reason why there is none, if that was asked; as it
@@ -421,7 +407,7 @@ def with_signal(
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
         return replace(plan, signal=found)
-    return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
+    return replace(plan, signal=signal_from(source, plan).to_json())
 
 
 def judged(
@@ -570,19 +556,10 @@ def _has_values(
 def _by_chance(
     values: tuple[Floats, Floats],
     plan: RankPlan,
-    multiple_of: int,
-    groups: list[tuple[str, ...]],
     n_draws: int,
     seed: int,
 ) -> float:
     """How far plans get apart when it is drawn which of two values is an example's true one."""
-    units = units_for(
-        plan.modules,
-        (plan.r_min, plan.r_max),
-        in_ranks=plan.budget.unit == "rank",
-        multiple_of=multiple_of,
-        groups=groups,
-    )
     largest = np.maximum(values[0].max(axis=0), values[1].max(axis=0))
     unit = np.where(largest, largest, 1) / 2**_BITS
     true, null = (np.rint(some / unit) for some in values)
@@ -590,8 +567,7 @@ def _by_chance(
     sums = drawn.astype(np.float64) @ (null - true) + true.sum(axis=0)
     both = np.concatenate([sums, true.sum(axis=0) + null.sum(axis=0) - sums])
     sizes = np.array([module.d_in * module.d_out for module in plan.modules])
-    names = [module.name for module in plan.modules]
-    ranks = share_many(units, both * (unit / sizes), names, plan.limit)
+    ranks = share_parts(division_of(plan), both * (unit / sizes))
     one, other = ranks[:n_draws], ranks[n_draws:]
     weights = [1 if plan.budget.unit == "rank" else module.cost for module in plan.modules]
     apart, spent = np.abs(one - other) @ weights, (one + other) @ weights

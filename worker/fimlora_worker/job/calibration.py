@@ -170,8 +170,8 @@ def _allocate(
     source = source_if_any(
         statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
     )
-    plan = with_signal(plan, source, multiple_of=allocation.multiple_of)
-    return with_confidence(statistics, plan, multiple_of=allocation.multiple_of)
+    plan = with_signal(plan, source)
+    return with_confidence(statistics, plan)
 
 
 def facts_of(

@@ -101,7 +101,7 @@ def _expected_move(request: CalibrationRequest, statistics: Statistics) -> float
     allocation = request.allocation
     scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
     plan = solve(request, scores)
-    return expected_move(statistics, plan, multiple_of=allocation.multiple_of)
+    return expected_move(statistics, plan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from fimlora_client.cli.console import (
     say,
     show_json,
 )
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.inputs import (
@@ -48,6 +49,10 @@ def calibrate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -104,6 +109,7 @@ def calibrate(
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
             aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         "adapter": options.given(layout=layout, weights=weights or None, init=init),
         "force": force,

@@ -10,6 +10,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
 from fimlora_client.cli import options
 from fimlora_client.cli.console import INTERRUPTED, err, make_table, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.inputs import checked_model, columns_of, find_dataset, split_names
 from fimlora_client.cli.progress import JobProgress
@@ -50,6 +51,10 @@ def compare(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -85,7 +90,8 @@ def compare(
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "methods": split_names(methods),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation, seed=seed
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
     }  # fmt: skip
     measured: dict[str, Any] = {

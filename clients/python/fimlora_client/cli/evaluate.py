@@ -11,6 +11,7 @@ from fimlora_client.blocking.evaluations import EvaluationHandle
 from fimlora_client.bodies import build_evaluation
 from fimlora_client.cli import options
 from fimlora_client.cli.console import INTERRUPTED, duration, err, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.findings import show_findings
@@ -146,6 +147,10 @@ def evaluate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -196,7 +201,7 @@ def evaluate(
         ),
         "allocation": options.given(
             r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation,
-            seed=seed,
+            seed=seed, **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         "adapter": options.given(scale=scale),
         "quick": quick,

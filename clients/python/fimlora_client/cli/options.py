@@ -100,6 +100,36 @@ RMax = Annotated[
 MultipleOf = Annotated[
     int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
 ]
+Group = Annotated[
+    list[str] | None,
+    _option(
+        "--group",
+        panel=ALLOCATION,
+        help="One rank for all of these: names, endings or patterns with commas between "
+        "(repeatable); or type, fused (what servers pack) or layer.",
+    ),
+]
+RankMenu = Annotated[
+    str | None,
+    _option(
+        "--rank-menu",
+        panel=ALLOCATION,
+        help="Only these ranks, with commas between; or powers-of-two, or vllm.",
+    ),
+]
+PerType = Annotated[
+    list[str] | None,
+    _option(
+        "--per-type",
+        panel=ALLOCATION,
+        help="NAME:KEY=VALUE,... with r_min, r_max or share of the budget, e.g. "
+        "v_proj:r_min=8,share=0.2. Repeatable.",
+    ),
+]
+MaxLoraRank = Annotated[
+    int | None,
+    _option("--max-lora-rank", panel=ALLOCATION, help="The highest rank your server allows."),
+]
 Aggregation = Annotated[
     str | None,
     _option("--aggregation", panel=ALLOCATION, help="mean (default), max or l2."),
