@@ -18,6 +18,13 @@ from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
+# What a plan says of its own scores, which another one may have nothing of; and what has a field of
+# its own now.
+# And what an adapter begins with is a fact of the files that were written.
+_OF_ITS_SCORES = frozenset(
+    {"aggregation", "contrast", "negative_estimates", "negative_share", "not_targeted", INITIAL}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenAdapter:
@@ -49,9 +56,7 @@ class WrittenAdapter:
         Returns:
             The provenance of a new plan, but for what its scores say themselves.
         """
-        # Spectra have no aggregation; older provenance lists what has a field of its own now.
-        # And what an adapter begins with is a fact of the files that were written.
-        measured = {*scores.provenance, "aggregation", "not_targeted", INITIAL}
+        measured = {*scores.provenance, *_OF_ITS_SCORES}
         facts = self.rank_map["provenance"].items()
         return {key: value for key, value in facts if key not in measured}
 

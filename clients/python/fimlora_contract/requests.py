@@ -20,6 +20,7 @@ from fimlora_contract.constraints import (
 )
 from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
+from fimlora_contract.training_time import check_calibrates
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
 WEBHOOK_URL = (
@@ -38,15 +39,19 @@ MethodName = Literal[
     "spectral-denoised",
     "fim-over-null",
     "gora",
+    "vila",
     "kappa",
     "uniform",
     "random",
 ]
+# As a request names one: the names of others that are known are told why they are none.
+AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
 BY_SPECTRA = ("spectral", "spectral-denoised")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 # Only where they are named: whole gradients of a large model are more than most memories, and
 # decomposing all of its weights takes longer than measuring it.
 ON_REQUEST = ("gora", "kappa")
+BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -188,13 +193,11 @@ class Allocation(RequestModel):
     """How the budget is shared."""
 
     method: Annotated[
-        MethodName,
+        AskedMethod,
         Field(
-            description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise; by "
-            "Fisher information over that under labels of other rows; by weights times their "
-            "gradients, as GoRA does; by condition numbers of the weights alone, as KappaTune does "
-            "(all but fim experimental: not shown to beat uniform); or one of the two controls."
+            description="What ranks are shared by; docs/methods.md says what each looks at. All but "
+            "fim and the two controls, uniform and random, are experimental: not shown to beat "
+            "uniform."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
@@ -348,6 +351,21 @@ def check_rounds(
         )
 
 
+def check_retain(retain: DatasetReference | None, methods: tuple[str, ...]) -> None:
+    """Refuse a method that lacks its second dataset, and one that nothing would read."""
+    needing = [name for name in methods if name in BY_RETAIN]
+    if needing and retain is None:
+        raise ValueError(
+            f"method {needing[0]} holds the dataset against another, whose function is to be kept: "
+            "give it as retain, or take another method"
+        )
+    if retain is not None and not needing:
+        raise ValueError(
+            f"retain is read by method {' or '.join(BY_RETAIN)} alone: ask for that, or leave "
+            "retain out"
+        )
+
+
 class PlanRequest(RequestModel):
     """Ask for another plan from the statistics of a job that has succeeded.
 
@@ -385,6 +403,15 @@ class CalibrationRequest(RequestModel):
     base_model: AnyModel
     dataset: AnyDataset
     budget: AnyBudget
+    retain: Annotated[
+        AnyDataset | None,
+        Field(
+            description="Another dataset, whose function is to be kept: method vila puts modules "
+            "first that matter for the dataset and not for this one. It is measured after the "
+            "dataset, by as many batches and under the same head, and must have the same columns "
+            "and no class of its own."
+        ),
+    ] = None
     target_modules: Annotated[
         AnyTargets,
         Field(
@@ -452,6 +479,11 @@ class CalibrationRequest(RequestModel):
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
                 "sampled does not give: use auto, exact or sketched"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _retain_is_read(self) -> Self:
+        check_retain(self.retain, self.methods_measured)
         return self
 
     @property

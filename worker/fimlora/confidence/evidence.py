@@ -35,7 +35,7 @@ def examples_of(statistics: Statistics) -> Statistics:
         Statistics with the values per example alone, in memory.
     """
     empty: dict[str, Any] = {group: {} for group in _NOT_EXAMPLES}
-    empty |= {"null": None, "halves": None}
+    empty |= {"null": None, "halves": None, "retain": None}
     return replace(statistics, example_energies=dict(statistics.example_energies), **empty)
 
 

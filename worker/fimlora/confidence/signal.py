@@ -13,6 +13,8 @@ the very rows has seen their labels, which is a difference from the null that is
 of the mean gradient show it. Where estimates may be below zero, and come to nothing or less
 over all modules of the run or of a half of it, those above zero are there by chance: such a plan
 is uniform for want of a score, two such halves are not apart, and there is no signal.
+A plan that holds rows against others to retain is held against the same plan with the labels of
+the first permuted; its halves are halves of both.
 
 Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
 Nothing here imports torch.
@@ -34,6 +36,7 @@ from fimlora.errors import InvalidOption
 from fimlora.methods.registry import CONTROLS, find_method, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
+from fimlora.methods.vila import denominators
 from fimlora.plan import RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -46,6 +49,8 @@ _SURE = 2.0
 _CLEAR = 2.0
 # Where fewer labels than this share were exchanged, the sentence says so.
 _RARE = 0.2
+# Methods whose score is a mean over examples, times a number that their labels do not touch.
+_MEANS = {"fim", "vila"}
 _BY_EXAMPLE = {None, "exact", "sketched"}
 # Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
 _BITS = 30
@@ -186,10 +191,11 @@ def obstacle(
             "without halves nothing shows how far other rows would move the plan; measure at "
             "least two batches, with halves=True"
         )
+    null, *halves = _held_against(statistics)
     for part, which in (
         (statistics, "the run"),
-        (statistics.null, "the null"),
-        *((half, "a half of the examples") for half in statistics.halves or ()),
+        (null, "the null"),
+        *((half, "a half of the examples") for half in halves),
     ):
         if reason := lacks(part, method):
             return f"{which} cannot be scored: {reason}"
@@ -228,11 +234,11 @@ def source_of(
     assert statistics.null.null_targets is not None
     run, null, *halves = (
         score(part, method, scale=scale, **taken_with)
-        for part in (statistics, statistics.null, *(statistics.halves or ()))
+        for part in (statistics, *_held_against(statistics))
     )
     values = None
     if _has_values(statistics, method, **taken_with):
-        values = _values(statistics), _values(statistics.null)
+        values = _values(statistics, run), _values(statistics.null, run)
     n_halves = tuple(half.n_examples for half in statistics.halves or ())
     targets = statistics.null.null_targets
     return SignalSource(run, null, tuple(halves), values, targets, n_halves)
@@ -438,7 +444,7 @@ def judged(
     """
     by_rows = None
     if moved_between_halves is not None:
-        is_mean = plan.rule == "proportional" and plan.method == "fim"
+        is_mean = plan.rule == "proportional" and plan.method in _MEANS
         by_rows = moved_between_halves * (shrinkage(*n_halves) if is_mean else 1)
     verdict = "none"
     if lacking is None:
@@ -550,7 +556,7 @@ def _has_values(
 ) -> bool:
     """Whether a score is the mean of one value per example."""
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
-    return method == "fim" and is_by_example and aggregation == "mean"
+    return method in _MEANS and is_by_example and aggregation == "mean"
 
 
 def _by_chance(
@@ -574,9 +580,25 @@ def _by_chance(
     return float((apart / np.maximum(spent, 1)).max())
 
 
-def _values(statistics: Statistics) -> Floats:
-    """Energy per example and module (N M)."""
-    return np.column_stack([statistics.example_energies[m.name] for m in statistics.modules])
+def _held_against(statistics: Statistics) -> list[Statistics]:
+    """The null and the halves, each beside the rows to retain that it is scored with."""
+    assert statistics.null is not None
+    halves, retain = statistics.halves or (), statistics.retain
+    if retain is None:
+        return [statistics.null, *halves]
+    beside = retain.halves or (retain, retain)
+    return [
+        replace(statistics.null, retain=retain),
+        *(replace(half, retain=other) for half, other in zip(halves, beside, strict=False)),
+    ]
+
+
+def _values(statistics: Statistics, run: Scores) -> Floats:
+    """Energy per example and module (N M), over what the run's scores are divided by."""
+    below = denominators(run.provenance["contrast"]["retain"]) if run.method == "vila" else {}
+    return np.column_stack(
+        [statistics.example_energies[m.name] / below.get(m.name, 1) for m in statistics.modules]
+    )
 
 
 def _correlation(a: Scores, b: Scores) -> float | None:

@@ -138,6 +138,7 @@ def evaluate(
     learning_rates: Rates = None,
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
+    retain: options.Retain = None,
     eval_split: EvalSplit = None,
     eval_dataset: EvalDataset = None,
     eval_share: EvalShare = None,
@@ -218,7 +219,8 @@ def evaluate(
     if output:
         check_writable(output)  # not only when everything has been trained
     more = options.given(columns=columns_of(column), split=split)
-    request = _request(client, fields, dataset, eval_dataset, more)
+    named = {"dataset": dataset, "eval_dataset": eval_dataset, "retain": retain}
+    request = _request(client, fields, named, more)
     if estimate:
         show_estimate(client.evaluations.estimate(request), as_json=as_json)
         return
@@ -233,22 +235,20 @@ def evaluate(
 def _request(
     client: Client,
     fields: dict[str, Any],
-    dataset: str,
-    eval_dataset: str | None,
+    named: dict[str, str | None],
     more: dict[str, Any],
 ) -> EvaluationRequest:
     # Checked before the upload: a typo must not cost one.
-    named = {"dataset": dataset, "eval_dataset": eval_dataset}
+    names = {role: name for role, name in named.items() if name}
     unchecked: dict[str, Any] = {
-        role: "local:unchecked" if is_file(name) else name
-        for role, name in named.items()
-        if name
+        role: "local:unchecked" if is_file(name) else name for role, name in names.items()
     }
     build_evaluation(None, **fields, **unchecked)
-    found: dict[str, Any] = {"dataset": find_dataset(client, dataset) | more}
-    if eval_dataset:
-        columns = {"columns": more["columns"]} if "columns" in more else {}
-        found["eval_dataset"] = find_dataset(client, eval_dataset) | columns
+    columns = {"columns": more["columns"]} if "columns" in more else {}
+    found: dict[str, Any] = {
+        role: find_dataset(client, name) | (more if role == "dataset" else columns)
+        for role, name in names.items()
+    }
     return build_evaluation(None, **fields, **found)
 
 

@@ -1,9 +1,11 @@
 """Options that several commands take, by what they are about."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+
+from fimlora_contract.requests import MethodName
 
 BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
     "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
@@ -76,8 +78,8 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null, gora, kappa (experimental: not shown to beat uniform).",
+        help=f"One of {', '.join(get_args(MethodName))}; fim by default. All but fim, uniform and "
+        "random are experimental: not shown to beat uniform.",
     ),
 ]
 Methods = Annotated[
@@ -227,6 +229,15 @@ Column = Annotated[
         panel=DATA,
         help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
         "and input= leave such a column alone. Repeatable.",
+    ),
+]
+Retain = Annotated[
+    str | None,
+    _option(
+        "--retain",
+        metavar="DATASET",
+        panel=DATA,
+        help="With method vila: rows whose function is to be kept, named as the dataset is.",
     ),
 ]
 Split = Annotated[
