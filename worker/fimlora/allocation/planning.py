@@ -22,6 +22,7 @@ from fimlora.allocation.spectral import (
 from fimlora.constraints import Constraints, Groups, TypeRule
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.scaling import scaling_for
 from fimlora.scores import Scores, check_rule
 
 
@@ -38,6 +39,8 @@ def allocate(
     per_type: Mapping[str, TypeRule | Mapping[str, Any]] | None = None,
     max_lora_rank: int | None = None,
     scale: int | float = 2,
+    alpha: int | float | None = None,
+    rslora: bool = False,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> RankPlan:
@@ -67,6 +70,9 @@ def allocate(
             an ending or a pattern names. They hold for the controls as well.
         max_lora_rank: The highest rank that a server allows: it caps every ceiling.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
+        alpha: One alpha for all modules in place of one scale: each has ``alpha / rank`` then,
+            as in the paper's published code.
+        rslora: With ``alpha``: each module has ``alpha / sqrt(rank)``.
         seed: Seed of the random rule and of the random controls.
         provenance: Facts to be kept with the plan, beside those of the scores.
 
@@ -93,6 +99,7 @@ def allocate(
         max_lora_rank=max_lora_rank,
     )
     _check_options(rule, r_min, r_max, constraints=constraints, scale=scale)
+    scaling = scaling_for(alpha, rslora=rslora)
 
     limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
     known = highest_known_rank(values, modules) if rule == "spectral" else None
@@ -121,6 +128,8 @@ def allocate(
         r_max=bounds[1],
         scale=scale,
         constraints=constraints,
+        scaling=scaling,
+        lora_alpha=alpha,
         controls=controls,
         provenance={**scores.provenance, **(provenance or {})},
         not_targeted=scores.not_targeted,

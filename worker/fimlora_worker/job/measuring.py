@@ -193,7 +193,7 @@ def _settings(
 
     methods = () if part.is_retained else request.methods_measured
     goes_back = part.is_retained or passes_needed(*methods) is Passes.BACKWARD
-    signal = calibration.signal and reads_labels(*methods)
+    signal = request.measures_signal and reads_labels(*methods)
     of_init = set[Record]() if part.is_retained else init_records(request.adapter.initial)
     return Settings(
         target_modules=request.target_modules,
@@ -204,7 +204,7 @@ def _settings(
         scale=request.adapter.scale,
         record=records_needed(*methods) | of_init,
         null=not part.is_retained and (signal or needs_null(*methods)),
-        halves=calibration.signal,
+        halves=request.measures_signal,
         on_batch=on_batch,
         first_example=part.first_example,
     )

@@ -73,6 +73,9 @@ def calibrate(
     split: options.Split = None,
     retain: options.Retain = None,
     layout: options.Layout = None,
+    scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     weights: options.Weights = False,
     init: options.Init = None,
     output: options.Output = None,
@@ -114,7 +117,10 @@ def calibrate(
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        "adapter": options.given(layout=layout, weights=weights or None, init=init),
+        "adapter": options.given(
+            layout=layout, weights=weights or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            init=init,
+        ),
         "force": force,
         **options.given(
             priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)
