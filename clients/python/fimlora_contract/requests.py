@@ -31,10 +31,11 @@ MethodName = Literal[
     "fim-over-null",
     "gora",
     "kappa",
+    "eva",
     "uniform",
     "random",
 ]
-BY_SPECTRA = ("spectral", "spectral-denoised")
+BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 # Only where they are named: whole gradients of a large model are more than most memories, and
 # decomposing all of its weights takes longer than measuring it.
@@ -218,8 +219,12 @@ class LayoutOptions(RequestModel):
 
 
 # Those that the engine has, in its order.
-InitName = Literal["kaiming", "lora-ga", "lora-one", "gora", "zeros"]
-NOT_ADDED_UP = ("lora-ga", "lora-one")  # what these are made of does not add up over rounds
+InitName = Literal["kaiming", "eva", "lora-ga", "lora-one", "gora", "zeros"]
+NOT_ADDED_UP = (
+    "eva",
+    "lora-ga",
+    "lora-one",
+)  # what these are made of does not add up over rounds
 
 
 class AdapterOptions(LayoutOptions):
@@ -231,6 +236,7 @@ class AdapterOptions(LayoutOptions):
         Field(
             description="Which initial weights, whatever the method of the allocation; a name "
             "means weights: true. kaiming (what weights: true alone writes): A random, B zero. "
+            "eva: A the leading directions of the inputs, B zero. "
             "lora-one and gora: B A is a step down the mean gradient, so the adapter does not "
             "begin as the base model. lora-ga: needs a changed base model. zeros: does not "
             "train. What an adapter begins with is the first warning of its plan."

@@ -8,6 +8,7 @@ from fimlora.errors import InvalidOption
 from fimlora.methods import (
     coherent,
     controls,
+    eva,
     fim,
     fim_over_null,
     gora,
@@ -32,6 +33,7 @@ SCORERS: dict[str, Scorer] = {
     "fim-over-null": fim_over_null.score_over_null,
     "gora": gora.score_importance,
     "kappa": kappa.score_condition,
+    "eva": eva.take_variances,
     "uniform": controls.score_controls,
     "random": controls.score_controls,
 }
@@ -54,7 +56,7 @@ def score(
             ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
             of these is above their noise, ``fim-over-null`` the Fisher information over that
             of the null, ``gora`` weights times their gradients, ``kappa`` the condition of the
-            weights alone; ``uniform`` and ``random`` are the controls.
+            weights alone, ``eva`` the variances of the inputs; ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.

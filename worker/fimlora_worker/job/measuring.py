@@ -14,7 +14,6 @@ from fimlora.memory.out_of_memory import is_out_of_memory
 from fimlora.methods.registry import (
     needs_null,
     passes_needed,
-    reads_labels,
     records_needed,
 )
 from fimlora.statistics.options import Estimator, Executor, Passes
@@ -185,7 +184,6 @@ def _settings(
 
     methods = request.methods_measured
     goes_back = passes_needed(*methods) is Passes.BACKWARD
-    signal = calibration.signal and reads_labels(*methods)
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
@@ -194,7 +192,7 @@ def _settings(
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*methods) | init_records(request.adapter.initial),
-        null=signal or needs_null(*methods),
+        null=(goes_back and calibration.signal) or needs_null(*methods),
         halves=calibration.signal,
         on_batch=on_batch,
         first_example=part.first_example,

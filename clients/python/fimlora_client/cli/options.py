@@ -77,7 +77,7 @@ Method = Annotated[
         "--method",
         panel=ALLOCATION,
         help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null, gora, kappa (experimental: not shown to beat uniform).",
+        "fim-over-null, gora, kappa, eva (experimental: not shown to beat uniform).",
     ),
 ]
 Methods = Annotated[
@@ -214,7 +214,8 @@ Init = Annotated[
     _option(
         "--init",
         panel=ADAPTER,
-        help="Write these initial weights: kaiming, lora-one, gora (steps down the gradient), "
+        help="Write these initial weights: kaiming, eva (directions of the inputs), "
+        "lora-one, gora (steps down the gradient), "
         "lora-ga (changes the base model) or zeros.",
     ),
 ]
