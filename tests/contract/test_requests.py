@@ -278,7 +278,7 @@ def test_a_name_of_initial_weights_means_that_they_are_written():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adapter": {"init": "pissa"}}, "'kaiming', 'lora-ga'"),
+        ({"adapter": {"init": "pissa"}}, "'kaiming', 'eva', 'lora-ga'"),
         ({"adapter": {"init": "gora", "weights": False}}, "initial weights are weights"),
         (
             {"adapter": {"init": "lora-one"}, "calibration": {"n_batches": "auto"}},
@@ -299,8 +299,8 @@ def test_initial_weights_that_cannot_be_had_are_refused(change, message):
 def test_the_wire_names_the_initial_weights_that_the_engine_has():
     """In its order, as do those that rounds are refused for."""
     assert get_args(InitName) == INITS
-    factors = {name for name in INITS if Record.GRADIENT_FACTORS in init_records(name)}
-    assert set(NOT_ADDED_UP) == factors
+    not_added = {Record.GRADIENT_FACTORS, Record.INPUT_COMPONENTS}
+    assert set(NOT_ADDED_UP) == {name for name in INITS if not_added & init_records(name)}
     assert START_CODES == registry.START_CODES
 
 

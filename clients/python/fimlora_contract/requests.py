@@ -41,12 +41,13 @@ MethodName = Literal[
     "gora",
     "vila",
     "kappa",
+    "eva",
     "uniform",
     "random",
 ]
 # As a request names one: the names of others that are known are told why they are none.
 AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
-BY_SPECTRA = ("spectral", "spectral-denoised")
+BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
 BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
 # Only where they are named: whole gradients of a large model are more than most memories, and
 # decomposing all of its weights takes longer than measuring it.
@@ -329,8 +330,12 @@ class LayoutOptions(RequestModel):
 
 
 # Those that the engine has, in its order.
-InitName = Literal["kaiming", "lora-ga", "lora-one", "gora", "zeros"]
-NOT_ADDED_UP = ("lora-ga", "lora-one")  # what these are made of does not add up over rounds
+InitName = Literal["kaiming", "eva", "lora-ga", "lora-one", "gora", "zeros"]
+NOT_ADDED_UP = (
+    "eva",
+    "lora-ga",
+    "lora-one",
+)  # what these are made of does not add up over rounds
 
 
 class AdapterOptions(LayoutOptions):
@@ -342,6 +347,7 @@ class AdapterOptions(LayoutOptions):
         Field(
             description="Which initial weights, whatever the method of the allocation; a name "
             "means weights: true. kaiming (what weights: true alone writes): A random, B zero. "
+            "eva: A the leading directions of the inputs, B zero. "
             "lora-one and gora: B A is a step down the mean gradient, so the adapter does not "
             "begin as the base model. lora-ga: needs a changed base model. zeros: does not "
             "train. What an adapter begins with is the first warning of its plan."

@@ -77,15 +77,19 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
 
 
+# What is no sum is counted where it is tested.
+SUMMED = [record for record in Record if record is not Record.INPUT_COMPONENTS]
+
+
 @pytest.mark.parametrize(
     "record",
     [
         (),
-        *Record,
+        *SUMMED,
         ("spectra", "moments"),
         ("spectra", "weight_gradient"),
         ("spectra", "gradient_factors"),
-        (*Record,),
+        (*SUMMED,),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -41,5 +41,9 @@ _ALL: tuple[Group, ...] = (
     Group("gradient_projected", adds_up=True, by_output=True),
     Group("weight_gradient"),
     Group("weight_condition"),
+    Group("input_components"),  # principal components of the inputs (K' I), one a row
+    Group("input_variances"),  # the share of the variance along each of them, then 0 (K)
+    # The least cosine of a component with itself before the last update, rows, and updates (3).
+    Group("input_convergence"),
 )
 GROUPS = {group.name: group for group in _ALL}

@@ -58,6 +58,9 @@ class Record(StrEnum):
     WEIGHT_CONDITION = "weight_condition"
     """The largest and the smallest singular value of each weight; no data enters."""
 
+    INPUT_COMPONENTS = "input_components"
+    """The leading principal components of each module's inputs, for which forward is enough."""
+
     @property
     def passes(self) -> "Passes":
         """What it takes of a run over the calibration batches."""
@@ -110,7 +113,7 @@ class Passes(StrEnum):
 
 # What is known from weights alone, and from weights and inputs; all else is of gradients.
 _OF_WEIGHTS: frozenset[Record] = frozenset()
-_OF_INPUTS = frozenset({Record.MOMENTS})
+_OF_INPUTS = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS})
 
 
 class Estimator(StrEnum):

@@ -271,7 +271,8 @@ Init = Annotated[
     _option(
         "--init",
         panel=ADAPTER,
-        help="Write these initial weights: kaiming, lora-one, gora (steps down the gradient), "
+        help="Write these initial weights: kaiming, eva (directions of the inputs), "
+        "lora-one, gora (steps down the gradient), "
         "lora-ga (changes the base model) or zeros.",
     ),
 ]

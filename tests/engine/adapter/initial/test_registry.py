@@ -36,7 +36,9 @@ def test_only_lora_ga_changes_the_base_model():
         assert (init_passes(name) is Passes.NONE) == (not init_records(name))
 
 
-@pytest.mark.parametrize(("name", "most"), [("lora-ga", 32), ("lora-one", 64), ("gora", 64)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("eva", 64), ("lora-ga", 32), ("lora-one", 64), ("gora", 64)]
+)
 def test_a_ceiling_beyond_what_is_recorded_is_refused(name, most):
     """Of wide modules only: of a narrow one all directions are recorded."""
     both = [NARROW, WIDE]

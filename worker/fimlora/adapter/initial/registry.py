@@ -51,6 +51,14 @@ class Initial:
 _ALL = (
     Initial(KAIMING, "A drawn at random, B zero: LoRA's own", "LoRA (Hu et al. 2021)"),
     Initial(
+        "eva",
+        "A the leading directions of the inputs, B zero",
+        "EVA (Paischer et al. 2024)",
+        frozenset({Record.INPUT_COMPONENTS}),
+        Passes.FORWARD,
+        N_DIRECTIONS,
+    ),
+    Initial(
         "lora-ga",
         "A and B from different leading directions of the mean gradient; the base model changes",
         "LoRA-GA (Wang et al. 2024)",
@@ -222,6 +230,7 @@ def check_statistics(name: str, statistics: Any, modules: Iterable[TargetModule]
 
 
 _GROUPS = {
+    Record.INPUT_COMPONENTS: ("input_components",),
     Record.GRADIENT_FACTORS: ("gradient_left", "gradient_values", "gradient_right"),
     Record.PROJECTED_GRADIENT: ("gradient_projected",),
 }

@@ -9,6 +9,7 @@ from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.fisher_sketched import FisherSketched
 from fimlora.measuring.recording.gradient_factors import GradientFactors
+from fimlora.measuring.recording.input_components import InputComponents
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.projected_gradient import ProjectedGradient
@@ -70,6 +71,8 @@ def quantities_for(
         wanted.append(BatchEnergies(modules))
     if Record.WEIGHT_CONDITION in collect:
         wanted.append(WeightCondition())
+    if Record.INPUT_COMPONENTS in collect:
+        wanted.append(InputComponents(modules, n_components=settings.n_components))
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))

@@ -147,6 +147,25 @@ class Quantity(ABC):
         for pending in self._pending:
             pending.commit()
 
+    def keep_apart(self, *, is_second: bool) -> None:
+        """Expect a batch of the first or of the second half, as they are to be told apart."""
+        for _, pending in self.run_sums():
+            pending.keeps_apart = is_second
+
+    def show_half(self, *, is_second: bool) -> None:
+        """Let `results` be those of a half from now on: of the first one, then of the second.
+
+        Sums of the first half become what is left without the second, then those of the second.
+        """
+        for _, pending in self.run_sums():
+            if pending.total is None:
+                continue
+            if is_second:
+                none = torch.zeros_like(pending.total)
+                pending.total = none if pending.apart is None else pending.apart
+            elif pending.apart is not None:
+                pending.total -= pending.apart
+
     def state(self) -> dict[str, Tensor]:
         """Give the sums that `restore` goes on from, not copied, between two batches."""
         sums = {key: pending.total for key, pending in self.run_sums()}

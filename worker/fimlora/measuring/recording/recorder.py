@@ -30,7 +30,7 @@ class Recorder:
     in one axis), only a batch of one example can do that. It shows after the forward pass, as
     does what a quantity has to `Quantity.learn`: `adapt` then asks for the pass to be run again.
 
-    Sums add up, so two more things are had of them without any quantity knowing: the *null*,
+    Sums add up, so two more things are had of them without most quantities knowing: the *null*,
     quantities of the same kinds that are shown a second backward pass over what the first
     ones keep of a forward pass; and *halves*, as what every other batch gives is kept apart.
 
@@ -65,6 +65,7 @@ class Recorder:
         # one module in one pass are kept alike.
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._last_gram = LastInput[list[Tensor]]()
+        self._begin_batch()
 
     def begin(
         self,
@@ -212,8 +213,7 @@ class Recorder:
         self._n_in_batch = 0
         if self._halves:
             for quantity in self._of_parts:
-                for _, pending in quantity.run_sums():
-                    pending.keeps_apart = bool(len(self.batch_sizes) % 2)
+                quantity.keep_apart(is_second=bool(len(self.batch_sizes) % 2))
 
     def groups(self, n_examples: int, modules: Mapping[str, nn.Module]) -> Groups:
         """Give what `fimlora.Statistics` holds of all that was collected.
@@ -239,18 +239,13 @@ class Recorder:
         return found
 
     def _groups_of_halves(self, n_examples: int) -> Groups:
-        """Make sums of the first half what is left without the second, then look at that."""
-        sums = [pending for q in self._of_parts for _, pending in q.run_sums()]
         is_second = np.repeat(np.arange(len(self.batch_sizes)) % 2 == 1, self.batch_sizes)
         n_second = int(is_second.sum())
-        for pending in sums:
-            if pending.total is not None and pending.apart is not None:
-                pending.total -= pending.apart
+        for quantity in self._of_parts:
+            quantity.show_half(is_second=False)
         first = copied(_results(self._of_parts, n_examples - n_second))
-        for pending in sums:
-            if pending.total is not None:
-                none = torch.zeros_like(pending.total)
-                pending.total = none if pending.apart is None else pending.apart
+        for quantity in self._of_parts:
+            quantity.show_half(is_second=True)
         second = _results(self._of_parts, n_second)
         return prefixed(HALVES[0], part_of(first, ~is_second)) | prefixed(
             HALVES[1], part_of(second, is_second)
