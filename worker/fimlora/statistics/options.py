@@ -112,7 +112,7 @@ class Passes(StrEnum):
 
 
 # What is known from weights alone, and from weights and inputs; all else is of gradients.
-_OF_WEIGHTS: frozenset[Record] = frozenset()
+_OF_WEIGHTS = frozenset({Record.WEIGHT_CONDITION})
 _OF_INPUTS = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS})
 
 
