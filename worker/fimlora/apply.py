@@ -18,7 +18,6 @@ from fimlora.measuring.settings import Settings
 from fimlora.methods.registry import (
     estimator_for,
     needs_null,
-    reads_labels,
     records_needed,
 )
 from fimlora.methods.score import score
@@ -104,7 +103,7 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
-                null=(signal and reads_labels(method)) or needs_null(method),
+                null=signal or needs_null(method),
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)

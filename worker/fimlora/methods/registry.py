@@ -109,6 +109,14 @@ _ALL = (
         frozenset({Record.WEIGHT_CONDITION}),
         passes=Passes.NONE,
     ),
+    Method(
+        "eva",
+        "spectral",
+        "by the share of the variance of its inputs that each direction has (no label is read)",
+        "EVA (Paischer et al. 2024)",
+        frozenset({Record.INPUT_COMPONENTS}),
+        passes=Passes.FORWARD,
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"
@@ -173,18 +181,6 @@ def estimator_for(name: str, estimator: str) -> str:
     """
     is_free = estimator == Estimator.AUTO and passes_needed(name) is not Passes.BACKWARD
     return Estimator.NONE.value if is_free else estimator
-
-
-def reads_labels(*names: str) -> bool:
-    """Say whether labels can move the plan of any of some methods.
-
-    Args:
-        *names: Their names.
-
-    Returns:
-        Whether they can.
-    """
-    return any(find_method(name).reads_labels for name in names)
 
 
 def needs_null(*names: str) -> bool:

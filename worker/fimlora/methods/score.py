@@ -8,6 +8,7 @@ from fimlora.errors import InvalidOption
 from fimlora.methods import (
     coherent,
     controls,
+    eva,
     fim,
     fim_over_null,
     gora,
@@ -35,6 +36,7 @@ SCORERS: dict[str, Scorer] = {
     "gora": gora.score_importance,
     "vila": vila.score_contrast,
     "kappa": kappa.score_condition,
+    "eva": eva.take_variances,
     "uniform": controls.score_controls,
     "random": controls.score_controls,
 }

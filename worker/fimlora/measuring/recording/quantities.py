@@ -1,6 +1,6 @@
 """Which quantities a run collects: the one list that a new quantity is added to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -10,15 +10,23 @@ from fimlora.measuring.recording.batch_energies import BatchEnergies
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.fisher_sketched import FisherSketched
+from fimlora.measuring.recording.gradient_factors import GradientFactors
+from fimlora.measuring.recording.input_components import InputComponents
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
+from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.recording.spectra import Spectra
 from fimlora.measuring.recording.weight_condition import WeightCondition
 from fimlora.measuring.recording.weight_gradient import WeightGradient
 from fimlora.measuring.settings import Settings
-from fimlora.memory.need import GRADIENT_RECORDS, SKETCH_WIDTH, WHOLE_GRADIENT_RECORDS
+from fimlora.memory.need import (
+    GRADIENT_RECORDS,
+    SKETCH_WIDTH,
+    WHOLE_GRADIENT_RECORDS,
+    gradients_of_parts,
+)
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
 
@@ -52,8 +60,15 @@ def quantities_for(
         whole = bool(collect & WHOLE_GRADIENT_RECORDS)
         gradients = MeanGradient(modules, spectra_bytes=n_bytes, signs=signs, whole=whole)
         wanted.append(gradients)
-        readers = {Record.SPECTRA: Spectra, Record.WEIGHT_GRADIENT: WeightGradient}
+        gradients.of_parts = gradients_of_parts(collect)
+        readers: dict[Record, Callable[[MeanGradient], Quantity]] = {
+            Record.SPECTRA: Spectra,
+            Record.WEIGHT_GRADIENT: WeightGradient,
+            Record.GRADIENT_FACTORS: GradientFactors,
+        }
         wanted += [new(gradients) for record, new in readers.items() if record in collect]
+    if Record.PROJECTED_GRADIENT in collect:
+        wanted.append(ProjectedGradient(modules, seed=settings.seed, device=device))
     if Record.MOMENTS in collect:
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
@@ -63,6 +78,8 @@ def quantities_for(
         wanted.append(AdapterGradients(modules, factors))
     if Record.WEIGHT_CONDITION in collect:
         wanted.append(WeightCondition())
+    if Record.INPUT_COMPONENTS in collect:
+        wanted.append(InputComponents(modules, n_components=settings.n_components))
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))
@@ -102,5 +119,5 @@ def recorder_for(
         )
         for _ in range(1 + settings.has_null)
     ]
-    null = [q for q in both[-1] if q.reads_labels] if settings.has_null else ()
+    null = [q for q in both[-1] if q.has_null] if settings.has_null else ()
     return Recorder(modules, both[0], null=null, halves=settings.halves)
