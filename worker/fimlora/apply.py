@@ -15,7 +15,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
-from fimlora.methods.registry import needs_null, records_needed
+from fimlora.methods.registry import find_method, needs_null, records_needed
 from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -82,6 +82,11 @@ def apply_fim_ranks(
     """
     if r_min is not None and r_min < 1:
         raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
+    if find_method(method).rule == "layers":
+        raise InvalidOption(
+            f"method {method!r} gives some layers rank 0, and a layer of a live adapter has at "
+            "least rank 1: measure the base model, and write_adapter makes an adapter of its plan"
+        )
     with exclusive(model):
         adapter = live_adapter(model, adapter_name)
         scale = _common_scale(adapter)

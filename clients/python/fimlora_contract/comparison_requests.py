@@ -12,6 +12,7 @@ from fimlora_contract.requests import (
     AnyBudget,
     CalibrationRequest,
     MethodName,
+    check_layers,
     check_mean_rank,
 )
 
@@ -80,4 +81,9 @@ class JobComparisonRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods or get_args(MethodName))
         return self

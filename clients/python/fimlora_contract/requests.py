@@ -5,6 +5,7 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -24,10 +25,17 @@ DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
 MethodName = Literal[
-    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "uniform", "random"
-]
+    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "fisher-layers",
+    "cka-layers", "cka-layers-biased", "uniform", "random",
+]  # fmt: skip
 BY_SPECTRA = ("spectral", "spectral-denoised")
-BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
+BY_LAYERS = (
+    "fisher-layers",
+    "cka-layers",
+    "cka-layers-biased",
+)  # these choose layers and leave out all others
+# These need each example's energy.
+BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -173,8 +181,9 @@ class Allocation(RequestModel):
         Field(
             description="By Fisher information, or the part of it that examples agree on; by "
             "marginal gain from gradient spectra, or what of these is above their noise; by "
-            "Fisher information over that under labels of other rows (all but fim experimental: "
-            "not shown to beat uniform); or one of the two controls."
+            "Fisher information over that under labels of other rows; or evenly over the layers "
+            "of highest score, with no other targeted (all but fim experimental: not shown to "
+            "beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
@@ -184,6 +193,13 @@ class Allocation(RequestModel):
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    n_layers: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        Field(
+            description="How many layers a method by layers chooses; half of them if left out. "
+            "r_min and r_max are of the modules in these layers then."
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
@@ -216,9 +232,20 @@ AnyBudget = Annotated[
 ]
 
 
+def check_layers(allocation: Allocation, methods: Collection[str]) -> None:
+    """Refuse a number of layers where no method chooses any."""
+    if allocation.n_layers is not None and not set(BY_LAYERS) & set(methods):
+        raise ValueError(
+            f"n_layers={allocation.n_layers} with method {', '.join(methods)}: only method "
+            f"{' or '.join(BY_LAYERS)} chooses layers"
+        )
+
+
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
     mean, low, high = budget.rank, allocation.r_min or 1, allocation.r_max
+    if allocation.method in BY_LAYERS:  # the others have more than the mean
+        low = 1
     if mean is not None and not low <= mean <= (high or mean):
         raise ValueError(
             f"a mean rank of {mean} is outside the feasible interval: "
@@ -265,6 +292,11 @@ class PlanRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, (self.allocation.method,))
         return self
 
 
@@ -339,6 +371,11 @@ class CalibrationRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods_measured)
         return self
 
     @model_validator(mode="after")

@@ -101,7 +101,8 @@ def test_a_signal_is_stated_where_null_and_halves_were_measured():
 
     found = compare(statistics, 4, r_min=1, multiple_of=1)
 
-    assert set(found.signals) == {"fim", "coherent", "spectral", "spectral-denoised"}
+    by_labels = {"fim", "coherent", "spectral", "spectral-denoised", "fisher-layers"}
+    assert set(found.signals) == by_labels
     for method, signal in found.signals.items():
         assert signal == signal_of(statistics, found.plans[method]).to_json()
     rows = {row["method"]: row["signal"] for row in found.to_json()["methods"]}
@@ -128,7 +129,7 @@ def test_what_was_not_recorded_is_left_out_with_the_reason():
 
     found = compare(bare)
 
-    assert set(found.plans) == {"fim", "uniform", "random"}
+    assert set(found.plans) == {"fim", "fisher-layers", "uniform", "random"}
     assert "record='spectra'" in found.left_out["coherent"]
     with pytest.raises(InvalidOption, match="'coherent' needs spectra"):
         compare(bare, methods=["fim", "coherent"])
@@ -202,7 +203,7 @@ def test_comparing_needs_no_torch():
 
 def test_all_methods_may_lack_something(statistics):
     """Then nothing is compared in silence."""
-    bare = replace(statistics, example_energies={}, spectra={}, null=None)
+    bare = replace(statistics, example_energies={}, spectra={}, quantities={}, null=None)
 
     found = compare(bare, 4)
 

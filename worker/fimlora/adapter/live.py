@@ -136,7 +136,10 @@ def resize_adapter(
             f"{', '.join(odd[:5])}"
         )
     if low := [name for name, rank in plan.ranks.items() if rank < 1]:
-        raise InvalidOption(f"{low[0]}: rank {plan.ranks[low[0]]}; a layer has at least 1")
+        raise InvalidOption(
+            f"{low[0]}: rank {plan.ranks[low[0]]}; a layer of a live adapter has at least 1, so "
+            "that a plan that leaves modules out makes an adapter of its own: write_adapter"
+        )
     # All that can fail happens before anything is changed.
     resized = {m.name: _resized(adapter, m, plan.ranks[m.name], seed) for m in plan.modules}
     scales = adapter.scales

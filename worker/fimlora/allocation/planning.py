@@ -7,10 +7,23 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from fimlora.allocation.controls import check_spending, control_ranks
+from fimlora.allocation.layers import (
+    UnitsOf,
+    choose_layers,
+    even_ranks,
+    even_ranks_of_many,
+    every_choice_fits,
+    groups_inside,
+    layer_bounds,
+    n_layers_of,
+    share_over_layers,
+)
 from fimlora.allocation.limits import budget_limit, explain
+from fimlora.allocation.many import Ranks, share_many
 from fimlora.allocation.proportional import share_limit
 from fimlora.allocation.spectral import (
     captured_energies,
@@ -18,7 +31,7 @@ from fimlora.allocation.spectral import (
     highest_known_rank,
     share_by_gain,
 )
-from fimlora.allocation.units import Units, gather_units
+from fimlora.allocation.units import Floats, Units, gather_units
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.scores import Scores, check_rule
@@ -33,6 +46,7 @@ def allocate(
     r_max: int | None = None,
     multiple_of: int = 1,
     groups: Iterable[Collection[str]] = (),
+    n_layers: int | None = None,
     scale: int | float = 2,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -47,13 +61,17 @@ def allocate(
             By default the one that the scores go with.
             ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
             ``uniform``. Its plan's scores are the energy that the ranks capture.
+            ``layers`` shares evenly over the layers of highest score and targets no other.
         r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
             than this gets its full rank instead. With ``spectral`` it may be 0: a module
-            of rank 0 is not targeted, which some servers cannot serve.
+            of rank 0 is not targeted, which some servers cannot serve. With ``layers`` it is
+            1 by default, and binds modules of the chosen layers only.
         r_max: Highest rank; twice the mean rank by default. With ``spectral`` at most the
             number of singular values that were recorded.
         multiple_of: Every rank is a multiple of this.
         groups: Names of modules that must get one common rank.
+        n_layers: How many layers the rule ``layers`` chooses; half of them by default. No
+            other rule takes it.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
         seed: Seed of the random rule and of the random controls.
         provenance: Facts to be kept with the plan, beside those of the scores.
@@ -61,8 +79,8 @@ def allocate(
     Returns:
         A plan that meets a rank budget exactly, and any other as closely as whole ranks
         allow without exceeding it, together with controls that spend the same: ``uniform``,
-        ``random`` and more random patterns. Where tied or multiple ranks cannot add up to
-        it, the plan's ``unspent`` has what is left.
+        ``random`` and more random patterns; of ``layers``, also layers drawn at random. Where
+        tied or multiple ranks cannot add up to it, the plan's ``unspent`` has what is left.
 
     Raises:
         InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
@@ -73,19 +91,43 @@ def allocate(
     _check_type(scores)
     rule = scores.rule if rule is None else rule
     modules, values = _check_scores(scores, rule)
-    _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale)
+    _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale, n_layers=n_layers)
 
     limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
-    known = highest_known_rank(values, modules) if rule == "spectral" else None
-    bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
-    with _explaining(budget, scores, bounds, given=(r_min, r_max)):
-        in_ranks = budget.unit == "rank"
-        units = units_for(
-            modules, bounds, in_ranks=in_ranks, multiple_of=multiple_of, groups=groups
+    units_of = _units_of(
+        modules,
+        in_ranks=budget.unit == "rank",
+        multiple_of=multiple_of,
+        groups=groups,
+        rule=rule,
+    )
+    chosen: Collection[str] = ()
+    if rule == "layers":
+        chosen = choose_layers(modules, values, scores.by_layer, n_layers)
+        bounds = layer_bounds(
+            modules,
+            chosen,
+            limit,
+            mean=_mean(budget, limit, modules),
+            in_ranks=budget.unit == "rank",
+            multiple_of=multiple_of,
+            given=(r_min, r_max),
         )
-        controls = control_ranks(units, values, limit, seed=seed)
-        ranks = controls.get(rule) or _share(rule, units, values, limit, _most(modules, bounds))
-        check_spending(units, limit, {rule: ranks, **controls})
+    else:
+        known = highest_known_rank(values, modules) if rule == "spectral" else None
+        bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
+    with _explaining(budget, scores, bounds, given=(r_min, r_max)):
+        if rule == "layers":
+            ranks, controls = share_over_layers(
+                modules, chosen, bounds, limit, units_of=units_of, seed=seed
+            )
+        else:
+            units = units_of(modules, bounds)
+            controls = control_ranks(units, values, limit, seed=seed)
+            ranks = controls.get(rule) or _share(
+                rule, units, values, limit, _most(modules, bounds)
+            )
+            check_spending(units, limit, {rule: ranks, **controls})
     return RankPlan(
         modules=modules,
         ranks=ranks,
@@ -122,15 +164,88 @@ def ranks_like(
         Rank per module name; the plan's own for the plan's own scores.
     """
     modules, values = _check_scores(scores, plan.rule)
-    bounds = plan.r_min, plan.r_max
-    units = units_for(
-        modules,
-        bounds,
-        in_ranks=plan.budget.unit == "rank",
-        multiple_of=multiple_of,
-        groups=groups,
-    )
+    bounds, units_of = _as_planned(plan, multiple_of, groups)
+    if plan.rule == "layers":
+        n = n_layers_of(modules, plan.ranks)
+        chosen = choose_layers(modules, values, scores.by_layer, n)
+        return even_ranks(modules, chosen, bounds, plan.limit, units_of=units_of)
+    units = units_of(modules, bounds)
     return _share(plan.rule, units, values, plan.limit, _most(modules, bounds))
+
+
+def many_like(
+    plan: RankPlan,
+    scores: Floats,
+    *,
+    multiple_of: int = 1,
+    groups: Iterable[Collection[str]] = (),
+) -> Ranks:
+    """Do what `ranks_like` does for many score vectors, of a plan by scores.
+
+    Args:
+        plan: The plan; by ``layers``, one that `fits_any_scores`.
+        scores: One score vector per row, in the order of the plan's modules (R modules).
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+
+    Returns:
+        Rank per row and module (R modules).
+    """
+    bounds, units_of = _as_planned(plan, multiple_of, groups)
+    if plan.rule == "layers":
+        n = n_layers_of(plan.modules, plan.ranks)
+        return even_ranks_of_many(
+            plan.modules, scores, n, bounds, plan.limit, units_of=units_of
+        )
+    names = [module.name for module in plan.modules]
+    return share_many(units_of(plan.modules, bounds), scores, names, plan.limit)
+
+
+def fits_any_scores(
+    plan: RankPlan, *, multiple_of: int = 1, groups: Iterable[Collection[str]] = ()
+) -> bool:
+    """Say whether other scores have a plan within a plan's bounds, whatever they are.
+
+    Args:
+        plan: The plan.
+        multiple_of: As the plan was allocated with.
+        groups: As the plan was allocated with.
+
+    Returns:
+        Whether they do; only layers of unlike size may have none.
+    """
+    if plan.rule != "layers":
+        return True
+    bounds, units_of = _as_planned(plan, multiple_of, groups)
+    n = n_layers_of(plan.modules, plan.ranks)
+    return every_choice_fits(plan.modules, n, bounds, plan.limit, units_of=units_of)
+
+
+def _as_planned(
+    plan: RankPlan, multiple_of: int, groups: Iterable[Collection[str]]
+) -> tuple[tuple[int, int], UnitsOf]:
+    """Bounds of a plan, and how its modules are gathered."""
+    in_ranks = plan.budget.unit == "rank"
+    units_of = _units_of(
+        plan.modules, in_ranks=in_ranks, multiple_of=multiple_of, groups=groups, rule=plan.rule
+    )
+    return (plan.r_min, plan.r_max), units_of
+
+
+def _units_of(
+    modules: Collection[TargetModule],
+    *,
+    groups: Iterable[Collection[str]],
+    rule: str,
+    **options: Any,
+) -> UnitsOf:
+    """Say how modules are gathered, all of them or, by the rule ``layers``, some."""
+    tied = [tuple(group) for group in groups]
+    if rule != "layers":
+        return partial(units_for, groups=tied, **options)
+    return lambda some, bounds: units_for(
+        some, bounds, groups=groups_inside(tied, modules, some), **options
+    )
 
 
 def _share(
@@ -238,10 +353,7 @@ def _bounds(
     Returns:
         Lowest and highest rank.
     """
-    if budget.unit == "rank":
-        mean = Fraction(repr(budget.value))
-    else:
-        mean = Fraction(max(1, limit // sum(m.cost for m in modules)))
+    mean = _mean(budget, limit, modules)
     low = max(1, math.floor(mean / 2)) if r_min is None else r_min
     if r_max is None:
         high = max(1, math.ceil(mean * 2))
@@ -249,6 +361,13 @@ def _bounds(
     else:
         high = r_max
     return (min(low, high), high) if r_min is None else (low, max(low, high))
+
+
+def _mean(budget: Budget, limit: int, modules: Iterable[TargetModule]) -> Fraction:
+    """The mean rank that a budget buys, in whole ranks where it does not name it."""
+    if budget.unit == "rank":
+        return Fraction(repr(budget.value))
+    return Fraction(max(1, limit // sum(m.cost for m in modules)))
 
 
 def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
@@ -337,13 +456,18 @@ def _check_options(
     *,
     multiple_of: int,
     scale: int | float,
+    n_layers: int | None,
 ) -> None:
     """Refuse options that no budget could go with.
 
     Raises:
-        InvalidOption: A rank or the scale is outside what is allowed, or the floor is above
-            the ceiling.
+        InvalidOption: A rank or the scale is outside what is allowed, the floor is above
+            the ceiling, or the rule chooses no layers.
     """
+    if n_layers is not None and rule != "layers":
+        raise InvalidOption(
+            f"n_layers={n_layers!r} goes with rule 'layers' alone, and this one is {rule!r}"
+        )
     _check_ranks(0 if rule == "spectral" else 1, r_min=r_min)
     _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
     if not 0 < scale < math.inf:

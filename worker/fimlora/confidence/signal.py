@@ -27,7 +27,7 @@ import numpy as np
 
 from fimlora.allocation.distance import moved_share
 from fimlora.allocation.many import share_many
-from fimlora.allocation.planning import ranks_like, units_for
+from fimlora.allocation.planning import fits_any_scores, ranks_like, units_for
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
@@ -305,6 +305,8 @@ def signal_from(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
     tied = [tuple(group) for group in groups]
+    if reason := no_room(plan, multiple_of=multiple_of, groups=tied):
+        raise InvalidOption(f"this plan has no signal to state: {reason}")
     run, null, *halves = (
         ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
         for scores in (source.run, source.null, *source.halves)
@@ -355,6 +357,27 @@ def source_if_any(
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
 
 
+def no_room(
+    plan: RankPlan, *, multiple_of: int = 1, groups: Iterable[Collection[str]] = ()
+) -> str | None:
+    """Say why other scores may have no plan of a plan's budget.
+
+    Args:
+        plan: The plan.
+        multiple_of: As it was allocated with.
+        groups: As it was allocated with.
+
+    Returns:
+        The reason as a sentence without a stop, or ``None`` where they have one.
+    """
+    if fits_any_scores(plan, multiple_of=multiple_of, groups=groups):
+        return None
+    return (
+        "its layers are of unlike size, and those that other labels or rows choose may not hold "
+        "this budget; raise r_max, or choose more layers"
+    )
+
+
 def with_signal(
     plan: RankPlan, source: SignalSource | str | None, *, multiple_of: int = 1
 ) -> RankPlan:
@@ -371,6 +394,7 @@ def with_signal(
     """
     if source is None or plan.rule in CONTROLS:
         return plan
+    source = no_room(plan, multiple_of=multiple_of) or source
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
         return replace(plan, signal=found)

@@ -23,6 +23,7 @@ class Method:
         source: Where it is from.
         record: What must be recorded besides.
         needs_examples: Whether it needs the energy of each example's gradient.
+        fewest_examples: How many examples it compares at least.
         needs_null: Whether it needs the statistics of the null.
         passes: What passes over the data it needs.
     """
@@ -33,6 +34,7 @@ class Method:
     source: str
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
+    fewest_examples: int = 1
     needs_null: bool = False
     passes: Passes = Passes.BACKWARD
 
@@ -56,6 +58,7 @@ _ALL = (
         "pairs of unlike examples, as in the gradient noise scale (McCandlish et al. 2018)",
         frozenset({Record.SPECTRA}),
         needs_examples=True,
+        fewest_examples=2,
     ),
     Method(
         "spectral",
@@ -72,6 +75,7 @@ _ALL = (
         "edge of a noise matrix (Johnstone 2001)",
         frozenset({Record.SPECTRA}),
         needs_examples=True,
+        fewest_examples=2,
     ),
     Method(
         "fim-over-null",
@@ -79,6 +83,31 @@ _ALL = (
         "by Fisher information over that under labels of other examples (experimental)",
         "a contrast of two runs, as in VILA (Kim et al. 2025)",
         needs_null=True,
+    ),
+    Method(
+        "fisher-layers",
+        "layers",
+        "the layers with the largest trace of the Fisher information share evenly (experimental)",
+        "Lodha et al. 2023, with the trace in place of Frobenius norms",
+        needs_examples=True,
+    ),
+    Method(
+        "cka-layers",
+        "layers",
+        "the layers whose output is least like their input share evenly (experimental)",
+        "Ogawa et al. 2026, debiased (Song et al. 2012)",
+        frozenset({Record.LAYER_SIMILARITY}),
+        fewest_examples=4,
+        passes=Passes.FORWARD,
+    ),
+    Method(
+        "cka-layers-biased",
+        "layers",
+        "cka-layers by the usual, biased estimate (experimental)",
+        "Ogawa et al. 2026, as published",
+        frozenset({Record.LAYER_SIMILARITY}),
+        fewest_examples=4,
+        passes=Passes.FORWARD,
     ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(

@@ -5,7 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from fimlora.errors import InvalidOption
-from fimlora.methods import coherent, fim, fim_over_null, spectral, spectral_denoised
+from fimlora.methods import (
+    cka_layers,
+    coherent,
+    fim,
+    fim_over_null,
+    fisher_layers,
+    spectral,
+    spectral_denoised,
+)
 from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
@@ -20,6 +28,9 @@ SCORERS: dict[str, Scorer] = {
     "spectral": spectral.take_spectra,
     "spectral-denoised": spectral_denoised.take_denoised,
     "fim-over-null": fim_over_null.score_over_null,
+    "fisher-layers": fisher_layers.score_trace,
+    "cka-layers": cka_layers.score_debiased,
+    "cka-layers-biased": cka_layers.score_biased,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }
@@ -41,7 +52,8 @@ def score(
             information of LoRA-B, ``coherent`` the part of it that examples agree on,
             ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
             of these is above their noise, ``fim-over-null`` the Fisher information over that
-            of the null; ``uniform`` and ``random`` are the controls.
+            of the null, ``fisher-layers`` its trace over the weights of a layer,
+            ``cka-layers`` how little a layer's output is like its input; ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -93,7 +105,7 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
     """
     needed = find_method(method)
     for record in sorted(needed.record):
-        if not getattr(statistics, record):
+        if not statistics.groups.get(record.value):
             return (
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
@@ -106,8 +118,12 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
             f"none; measure with estimator='exact' or 'sketched', not "
             f"{statistics.estimator.value!r}"
         )
-    if needed.needs_examples and statistics.n_examples < 2:
-        return f"method {method!r} compares examples, and there is one; measure at least two"
+    if statistics.n_examples < needed.fewest_examples:
+        there = "is one" if statistics.n_examples == 1 else f"are {statistics.n_examples}"
+        least = {2: "two", 4: "four"}.get(needed.fewest_examples, str(needed.fewest_examples))
+        return (
+            f"method {method!r} compares examples, and there {there}; measure at least {least}"
+        )
     return None
 
 

@@ -49,6 +49,8 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    LAYER_SIMILARITY = "layer_similarity"
+    """How alike the hidden states are that go into each module's layer and come out of it."""
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:

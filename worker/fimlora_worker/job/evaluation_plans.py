@@ -76,14 +76,15 @@ def _solve(
     options = request.allocation.model_dump(exclude={"aggregation", "method", "seed"})
 
     def plan(method: str, budget: Budget, seed: int) -> RankPlan:
-        aggregation = request.allocation.aggregation
+        scores = score(statistics, method, aggregation=request.allocation.aggregation)
+        own = options if scores.rule == "layers" else options | {"n_layers": None}
         return allocate(
-            score(statistics, method, aggregation=aggregation),
+            scores,
             budget,
             scale=request.adapter.scale,
             provenance=facts,
             seed=seed,
-            **options,
+            **own,
         )
 
     first = request.allocation.seed

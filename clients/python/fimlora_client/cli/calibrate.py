@@ -48,6 +48,7 @@ def calibrate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -101,7 +102,7 @@ def calibrate(
             executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
         ),
         "adapter": options.given(layout=layout, weights=weights or None),

@@ -50,6 +50,7 @@ def compare(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -85,7 +86,7 @@ def compare(
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "methods": split_names(methods),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation, seed=seed
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers, aggregation=aggregation, seed=seed
         ),
     }  # fmt: skip
     measured: dict[str, Any] = {

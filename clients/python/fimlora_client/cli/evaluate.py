@@ -146,6 +146,7 @@ def evaluate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -195,7 +196,7 @@ def evaluate(
             chat_labels=chat_labels,
         ),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation,
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers, aggregation=aggregation,
             seed=seed,
         ),
         "adapter": options.given(scale=scale),

@@ -77,7 +77,7 @@ Method = Annotated[
         "--method",
         panel=ALLOCATION,
         help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null (experimental: not shown to beat uniform).",
+        "fim-over-null, fisher-layers, cka-layers, cka-layers-biased (experimental: not shown to beat uniform).",
     ),
 ]
 Methods = Annotated[
@@ -98,6 +98,14 @@ RMax = Annotated[
 ]
 MultipleOf = Annotated[
     int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
+]
+Layers = Annotated[
+    int | None,
+    _option(
+        "--layers",
+        panel=ALLOCATION,
+        help="How many layers fisher-layers or cka-layers choose; half if left out.",
+    ),
 ]
 Aggregation = Annotated[
     str | None,

@@ -23,6 +23,7 @@ def plan(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     aggregation: options.Aggregation = None,
     layout: options.Layout = None,
     as_json: options.AsJson = False,
@@ -41,7 +42,7 @@ def plan(
         job_id,
         budget=options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         allocation=options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation,
         ),
         adapter=options.given(layout=layout),

@@ -9,6 +9,7 @@ from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.fisher_sketched import FisherSketched
 from fimlora.measuring.recording.input_moments import InputMoments
+from fimlora.measuring.recording.layer_similarity import LayerSimilarity
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
@@ -47,6 +48,8 @@ def quantities_for(
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
+    if Record.LAYER_SIMILARITY in collect:
+        wanted.append(LayerSimilarity(modules))
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))

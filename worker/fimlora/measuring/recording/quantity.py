@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -59,8 +59,13 @@ class Quantity(ABC):
 
     A pass may fail half-way, so what it gives is pending until `commit`. Whoever adds a quantity
     says what to keep of an input, what to add for a module's calls, and what its sums are named.
+
+    Attributes:
+        sees_layers: Whether it looks at the hidden states around layers.
+        at_hand: The pass at hand.
     """
 
+    sees_layers: ClassVar[bool] = False
     at_hand: Pass
 
     def begin(self, at_hand: Pass) -> None:
@@ -91,6 +96,16 @@ class Quantity(ABC):
     @abstractmethod
     def add(self, name: str, calls: Sequence[SeenCall]) -> None:
         """Take a module's part in a pass: all its calls in it."""
+
+    def see_layer(self, block: str, x: Tensor, y: Tensor, *, is_last: bool) -> None:  # noqa: B027
+        """Look at the hidden states of a layer in the forward pass; most look at none.
+
+        Args:
+            block: The layer's name, as `fimlora.plan.TargetModule.block` has it.
+            x: Its input.
+            y: Its output.
+            is_last: Whether the last token stands for an example, and not the first.
+        """
 
     def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Close a batch.
@@ -165,6 +180,17 @@ class Quantity(ABC):
         Returns:
             Arrays by the name of the statistics' field and of the module.
         """
+
+    def results_of_part(self, is_part: NDArray[np.bool_]) -> Groups:  # noqa: ARG002
+        """Give what is no sum over examples, and has to be made anew of some of them.
+
+        Args:
+            is_part: Which examples of the run they are.
+
+        Returns:
+            Arrays as `results` gives; here none.
+        """
+        return {}
 
 
 def present(tensor: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.examples import Examples, check_finite
+from fimlora.measuring.recording.layers_seen import showing_layers
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.blocks import targets_of
@@ -62,6 +63,7 @@ class LayerwiseRun:
         new_recorder: Makes a recorder for the targets of one block.
         progress: How far it is.
         order: The blocks that ran, in that order.
+        layers: What was recorded of them on the way forward.
         largest: Examples that went through the model at once.
     """
 
@@ -77,6 +79,7 @@ class LayerwiseRun:
     new_recorder: NewRecorder
     progress: LayerwiseProgress
     order: list[str] = field(default_factory=list, init=False)
+    layers: dict[str, Recorder] = field(default_factory=dict, init=False)
     largest: int = field(default=0, init=False)
 
     def measure(self, micro_batch_size: int | None) -> list[Groups]:
@@ -104,6 +107,7 @@ class LayerwiseRun:
 
     def _go(self, micro_batch_size: int | None) -> list[Groups]:
         self.order.clear()
+        self.layers.clear()
         self.largest = 0
         batches = [
             self._cut(examples, micro_batch_size, f"batch {number}")
@@ -121,10 +125,12 @@ class LayerwiseRun:
     def _cut(self, examples: Examples, size: int | None, where: str) -> list[MicroBatch]:
         parts = list(examples.parts(size or len(examples)))
         self.largest = max(self.largest, *map(len, parts))
-        return [
+        found = [
             MicroBatch.of(part, partial(self.losses, part, where), self.store, self.state)
             for part in parts
         ]
+        found[-1].ends = examples
+        return found
 
     def _look_and_go_forward(self, batches: list[list[MicroBatch]]) -> None:
         """Go forward, and ask on the way what no earlier pass has answered."""
@@ -185,6 +191,7 @@ class LayerwiseRun:
         self.order.append(name)
         following = self._load(name)
         block, targets = self.blocks[name], self._located(name)
+        self._record_layer(name, all_parts)
         keeps = any(targets_of(done, self.modules) for done in self.order)
         made: Iterable[object] = (part.run(block, targets, keeps=keeps) for part in all_parts)
         if following is None:  # what comes now may be a head as large as several blocks
@@ -192,6 +199,21 @@ class LayerwiseRun:
             self.weights.mark_reusable(name)
         for part, outputs in zip(all_parts, made, strict=True):
             part.advance(outputs)
+
+    def _record_layer(self, name: str, all_parts: Sequence[MicroBatch | SidePass]) -> None:
+        """Let the passes that are measured show the block's hidden states, if these are asked for.
+
+        The second run, on the way back, leaves out what no gradient needs of its output.
+        """
+        targets = targets_of(name, self.modules)
+        recorder = self.new_recorder(targets).of_layers() if targets else None
+        if recorder is not None:
+            self.layers[name] = recorder
+        for part in all_parts:
+            if isinstance(part, MicroBatch):
+                part.shown_to = recorder and partial(
+                    showing_layers, self.model, targets, recorder
+                )
 
     def _load(self, block: str) -> str | None:
         """Load a block, and begin to read the one that will follow; gives that one's name."""
@@ -228,6 +250,8 @@ class LayerwiseRun:
         recorder = self.new_recorder(targets)
         recorder.one_at_a_time = self.progress.one_at_a_time
         used = [examples for examples in self.batches if len(examples)]
+        if block in self.layers:
+            recorder.take_layers(self.layers.pop(block))
         with watch_modules(self._located(block), recorder.keep, recorder.on_gradients) as watch:
             for number, (parts, examples) in enumerate(zip(batches, used, strict=True), 1):
                 for part in parts:
