@@ -88,3 +88,18 @@ def recorder_for(
     return Recorder(
         modules, both[0], null=both[-1] if settings.null else (), halves=settings.halves
     )
+
+
+def layer_recorder_for(settings: Settings, modules: Sequence[TargetModule]) -> Recorder | None:
+    """Make a recorder of what modules' layers show in a forward pass alone.
+
+    Args:
+        settings: What was asked for.
+        modules: The target modules.
+
+    Returns:
+        The recorder; ``None`` where nobody looks at layers, or there is no module.
+    """
+    if not modules or Record.LAYER_SIMILARITY not in settings.parsed_record:
+        return None
+    return Recorder(modules, [LayerSimilarity(modules)])

@@ -55,7 +55,6 @@ class Recorder:
     ) -> None:
         self.one_at_a_time = False
         self.batch_sizes: list[int] = []
-        self._modules = modules
         self._names = [module.name for module in modules]
         self._quantities, self._null, self._halves = quantities, null, halves
         self._shown = quantities
@@ -137,16 +136,11 @@ class Recorder:
         """Whether a quantity looks at the hidden states around layers."""
         return any(quantity.sees_layers for quantity in self._quantities)
 
-    def of_layers(self) -> "Recorder | None":
-        """Make a recorder of what this one's quantities see of layers, if any looks."""
-        looking = [quantity for quantity in self._quantities if quantity.sees_layers]
-        return Recorder(self._modules, looking) if looking else None
-
     def take_layers(self, other: "Recorder") -> None:
-        """Go on from what a recorder that `of_layers` made has seen of layers.
+        """Go on from what a recorder of the same modules' layers alone has seen.
 
         Args:
-            other: That of a recorder of the same modules.
+            other: That recorder.
         """
         mine = (quantity for quantity in self._quantities if quantity.sees_layers)
         for quantity, seen in zip(mine, other._quantities, strict=True):  # noqa: SLF001

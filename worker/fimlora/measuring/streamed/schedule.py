@@ -61,6 +61,7 @@ class LayerwiseRun:
         losses: Runs the model's forward pass over examples, which an error calls by a name;
             gives their losses, and those of the null.
         new_recorder: Makes a recorder for the targets of one block.
+        new_layer_recorder: Makes one of what they show of their layer, if that is recorded.
         progress: How far it is.
         order: The blocks that ran, in that order.
         layers: What was recorded of them on the way forward.
@@ -77,6 +78,7 @@ class LayerwiseRun:
     questions: SideQuestions
     losses: Losses
     new_recorder: NewRecorder
+    new_layer_recorder: Callable[[Sequence[TargetModule]], Recorder | None]
     progress: LayerwiseProgress
     order: list[str] = field(default_factory=list, init=False)
     layers: dict[str, Recorder] = field(default_factory=dict, init=False)
@@ -206,14 +208,14 @@ class LayerwiseRun:
         The second run, on the way back, leaves out what no gradient needs of its output.
         """
         targets = targets_of(name, self.modules)
-        recorder = self.new_recorder(targets).of_layers() if targets else None
+        recorder = self.new_layer_recorder(targets)
+        shown_to = None
         if recorder is not None:
             self.layers[name] = recorder
+            shown_to = partial(showing_layers, self.model, targets, recorder)
         for part in all_parts:
             if isinstance(part, MicroBatch):
-                part.shown_to = recorder and partial(
-                    showing_layers, self.model, targets, recorder
-                )
+                part.shown_to = shown_to
 
     def _load(self, block: str) -> str | None:
         """Load a block, and begin to read the one that will follow; gives that one's name."""
