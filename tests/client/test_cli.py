@@ -111,12 +111,25 @@ def test_options_reach_the_request(run, rows):
     assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}
     assert request["allocation"] == {
         "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
+        "n_layers": None,
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
         "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
     }  # fmt: skip
+
+
+def test_a_number_of_layers_reaches_the_request(run, rows):
+    """With a method that chooses layers; with another one it is refused."""
+    asked = ["calibrate", "tiny", rows, "--budget", "4", "--layers", "1", "--no-wait", "--json"]
+
+    result = run(*asked, "--method", "fisher-layers")
+    refused = run(*asked)
+
+    assert json.loads(result.stdout)["request"]["allocation"]["n_layers"] == 1
+    assert refused.exit_code
+    assert "chooses layers" in " ".join(refused.output.split())
 
 
 def test_a_job_can_be_followed_by_its_id(run, job_id, run_queue, tmp_path):

@@ -38,7 +38,7 @@ NAMES = {
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
+    "multiple_of=1, groups=(), n_layers=None, scale=2, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
@@ -78,6 +78,7 @@ FIELDS = {
         "modules",
         "by_module",
         "spectra",
+        "by_layer",
         "base_parameters",
         "provenance",
         "not_targeted",

@@ -57,7 +57,7 @@ def score_biased(
 
 
 def _scores(statistics: Statistics, place: int, estimate: str) -> Scores:
-    recorded = statistics.groups[Record.LAYER_SIMILARITY.value]
+    recorded = statistics.quantities[Record.LAYER_SIMILARITY.value]
     of_layers = {}
     for module in statistics.modules:
         if module.block is None:

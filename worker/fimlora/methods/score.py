@@ -18,6 +18,7 @@ from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
+from fimlora.statistics.groups import GROUPS
 
 # What makes scores of statistics, an aggregation and an estimator; the controls go by no score,
 # but their plans show those of `fim`.
@@ -105,7 +106,9 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
     """
     needed = find_method(method)
     for record in sorted(needed.record):
-        if not statistics.groups.get(record.value):
+        name = record.value
+        held = statistics.quantities.get(name) if name in GROUPS else getattr(statistics, name)
+        if not held:
             return (
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"

@@ -120,7 +120,9 @@ def test_the_last_layer_is_compared_before_the_final_norm():
     )
     before = states_of(model, batches, is_last=True)[1]
     handle.remove()
-    after = torch.stack([output[0, -1] for output in outputs]).double().numpy()
+    lengths = [n for batch in batches for n in batch["attention_mask"].sum(dim=1).tolist()]
+    ends = [output[0, n - 1] for output, n in zip(outputs, lengths, strict=True)]
+    after = torch.stack(ends).double().numpy()
 
     statistics = measure(model, batches, target_modules=targets, record="layer_similarity")
 
