@@ -8,6 +8,7 @@ from torch import nn
 
 from fimlora import Statistics
 from fimlora.model.loading import align
+from fimlora.statistics.options import Record
 from support.models import make_batch
 from support.statistics import assert_identical
 
@@ -15,7 +16,7 @@ LENGTHS = ([9, 5, 7, 2], [6, 9, 3])
 # Everything that a run can record.
 ALL = {
     "estimator": "both",
-    "record": ("spectra", "moments", "batch_energies"),
+    "record": tuple(record.value for record in Record),
     "null": True,
     "halves": True,
 }

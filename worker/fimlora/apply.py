@@ -15,7 +15,13 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
-from fimlora.methods.registry import find_method, needs_null, records_needed
+from fimlora.methods.registry import (
+    estimator_for,
+    find_method,
+    needs_null,
+    reads_labels,
+    records_needed,
+)
 from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -95,7 +101,7 @@ def apply_fim_ranks(
             settings = Settings(
                 choice=_carriers(model, ranks),
                 n_batches=n_batches,
-                estimator=estimator,
+                estimator=estimator_for(method, estimator),
                 rank=round(sum(ranks.values()) / len(ranks)),
                 seed=seed,
                 scale=scale,
@@ -104,7 +110,7 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
-                null=signal or needs_null(method),
+                null=(signal and reads_labels(method)) or needs_null(method),
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)
@@ -120,9 +126,9 @@ def apply_fim_ranks(
             seed=seed,
         )
         source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
-        plan = with_signal(plan, source, multiple_of=multiple_of)
+        plan = with_signal(plan, source)
         resize_adapter(model, plan, adapter_name, seed=seed)
-    return with_confidence(statistics, plan, multiple_of=multiple_of)
+    return with_confidence(statistics, plan)
 
 
 def _carriers(model: nn.Module, names: Collection[str]) -> Choice:

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from numbers import Real
 from typing import Any, Literal, get_args
 
+from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 _WIDTHS = (1, 2, 4, 8)
-_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
+BLOCK_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
 _DERIVED = ("limit", "unspent")  # beside the budget's own fields in a rank map
 
 
@@ -44,19 +45,19 @@ class TargetModule:
     @property
     def layer(self) -> int | None:
         """Index of the block the module sits in, ``None`` outside the repeated blocks."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return int(match[1]) if match else None
 
     @property
     def block(self) -> str | None:
         """Name of that block, such as ``model.layers.3``: stacks may share an index."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return self.name[: match.end() - 1] if match else None
 
     @property
     def kind(self) -> str:
         """What the module is inside its block, such as ``self_attn.q_proj``."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return self.name[match.end() :] if match else self.name
 
 
@@ -145,6 +146,7 @@ class RankPlan:
         confidence: How sure the ranks are, as plain data, if that is known.
         method: The method that made the scores; ``None`` for scores of one's own.
         warnings: What to mind before training by it.
+        constraints: What the ranks keep to besides, as do those of the controls.
     """
 
     modules: tuple[TargetModule, ...]
@@ -163,6 +165,7 @@ class RankPlan:
     confidence: Mapping[str, Any] | None = None
     method: str | None = None
     warnings: tuple[PlanWarning, ...] = ()
+    constraints: Constraints = field(default_factory=Constraints)
 
     @property
     def spent(self) -> Spending:
@@ -173,7 +176,7 @@ class RankPlan:
     def unspent(self) -> int:
         """What is left of the limit, in its unit.
 
-        Ranks are left only where tied or multiple ranks cannot add up to the limit.
+        Ranks are left only where tied ranks, multiples or a menu cannot add up to the limit.
         """
         spent = self.spent
         return self.limit - (spent.ranks if self.budget.unit == "rank" else spent.parameters)
@@ -199,6 +202,7 @@ class RankPlan:
             "rule": self.rule,
             "r_min": self.r_min,
             "r_max": self.r_max,
+            "constraints": self.constraints.to_json(),
             "scale": self.scale,
             "spent": asdict(self.spent),
             "controls": {
@@ -262,6 +266,7 @@ class RankPlan:
                 r_min=data["r_min"],
                 r_max=data["r_max"],
                 scale=data["scale"],
+                constraints=Constraints.of(**data.get("constraints", {})),
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
                 not_targeted=dict(data.get("not_targeted", {})),

@@ -7,9 +7,12 @@ from pydantic import AfterValidator, Field, model_validator
 from fimlora_contract.base import RequestModel
 from fimlora_contract.requests import (
     BY_EXAMPLES,
+    BY_RETAIN,
+    ON_REQUEST,
     AdapterOptions,
     Allocation,
     AnyBudget,
+    AskedMethod,
     CalibrationRequest,
     MethodName,
     check_layers,
@@ -34,9 +37,12 @@ def check_no_method(allocation: Allocation) -> Allocation:
 
 
 Methods = Annotated[
-    list[MethodName] | None,
+    list[AskedMethod] | None,
     AfterValidator(check_distinct),
-    Field(description="At least two; by default all that one set of passes gives."),
+    Field(
+        description="At least two; by default all that one set of passes gives, but gora and "
+        "kappa, which take memory or time in proportion to the model."
+    ),
 ]
 SharedAllocation = Annotated[
     Allocation,
@@ -65,9 +71,10 @@ class ComparisonRequest(CalibrationRequest):
         """The methods that are compared: what they need is measured."""
         if self.methods is not None:
             return tuple(self.methods)
-        is_sampled = self.calibration.estimator == "sampled"
+        impossible = {*ON_REQUEST, *(() if self.retain else BY_RETAIN)}
+        impossible |= {*(BY_EXAMPLES if self.calibration.estimator == "sampled" else ())}
         every: tuple[str, ...] = get_args(MethodName)
-        return tuple(name for name in every if not (is_sampled and name in BY_EXAMPLES))
+        return tuple(name for name in every if name not in impossible)
 
 
 class JobComparisonRequest(RequestModel):

@@ -18,7 +18,7 @@ from fimlora_contract.references import (
     InlineDataset,
     Name,
 )
-from fimlora_contract.requests import CalibrationRequest, MethodName
+from fimlora_contract.requests import AskedMethod, CalibrationRequest, MethodName
 from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")
@@ -69,7 +69,7 @@ class EvaluationRequest(CalibrationRequest):
     """
 
     methods: Annotated[
-        Annotated[list[MethodName], Field(max_length=8)] | None,
+        Annotated[list[AskedMethod], Field(max_length=8)] | None,
         Field(
             description="Methods whose plans are trained; by default fim, or none where plans "
             "are given. The controls uniform and random always are."

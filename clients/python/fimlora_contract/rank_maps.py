@@ -52,6 +52,11 @@ class RankMap(AnswerModel):
     rule: str
     r_min: int
     r_max: int
+    constraints: dict[str, Any] = Field(
+        default={},
+        description="What the ranks keep to besides, as do those of the controls: multiples or a "
+        "menu, ties, rules per type, a server's highest rank.",
+    )
     scale: int
     spent: dict[str, int]
     controls: dict[str, dict[str, Any]]

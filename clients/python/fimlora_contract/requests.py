@@ -8,11 +8,20 @@ mean rank and a ceiling of twice the mean rank.
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
+from fimlora_contract.constraints import (
+    MOST_TYPES,
+    AnyGroups,
+    AnyMenu,
+    Entry,
+    TypeRule,
+    check_types,
+)
 from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
+from fimlora_contract.training_time import check_calibrates
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
 WEBHOOK_URL = (
@@ -25,17 +34,32 @@ DIGEST = r"^sha256:[0-9a-f]{64}$"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
 MethodName = Literal[
-    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "fisher-layers",
-    "cka-layers", "cka-layers-biased", "uniform", "random",
-]  # fmt: skip
-BY_SPECTRA = ("spectral", "spectral-denoised")
-BY_LAYERS = (
+    "fim",
+    "coherent",
+    "spectral",
+    "spectral-denoised",
+    "fim-over-null",
+    "gora",
+    "vila",
+    "kappa",
     "fisher-layers",
     "cka-layers",
     "cka-layers-biased",
-)  # these choose layers and leave out all others
+    "uniform",
+    "random",
+]
+# As a request names one: the names of others that are known are told why they are none.
+AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
+BY_SPECTRA = ("spectral", "spectral-denoised")
+# These choose layers and leave out all others.
+BY_LAYERS = ("fisher-layers", "cka-layers", "cka-layers-biased")
 # These need each example's energy.
 BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
+# Only where they are named: whole gradients of a large model are more than most memories,
+# decomposing all of its weights takes longer than measuring it, and layers of two stacks are not
+# compared by similarity.
+ON_REQUEST = ("gora", "kappa", "cka-layers", "cka-layers-biased")
+BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -177,13 +201,11 @@ class Allocation(RequestModel):
     """How the budget is shared."""
 
     method: Annotated[
-        MethodName,
+        AskedMethod,
         Field(
-            description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise; by "
-            "Fisher information over that under labels of other rows; or evenly over the layers "
-            "of highest score, with no other targeted (all but fim experimental: not shown to "
-            "beat uniform); or one of the two controls."
+            description="What ranks are shared by; docs/methods.md says what each looks at. All but "
+            "fim and the two controls, uniform and random, are experimental: not shown to beat "
+            "uniform."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
@@ -200,18 +222,58 @@ class Allocation(RequestModel):
             "r_min and r_max are of the modules in these layers then."
         ),
     ] = None
+    rank_menu: Annotated[
+        AnyMenu,
+        Field(
+            description="The ranks that are allowed, rising; or powers-of-two, or vllm: what that "
+            "server allots. In place of multiple_of. What it misses of the budget is unspent."
+        ),
+    ] = []
+    groups: Annotated[
+        AnyGroups,
+        Field(
+            description="Modules that get one common rank: for each group a list of names, dotted "
+            "endings, or either with * for any characters; or type: those of one kind over all "
+            "layers; fused: what servers pack, q/k/v, gate/up and the experts of one layer; layer."
+        ),
+    ] = []
+    per_type: Annotated[
+        dict[Entry, TypeRule],
+        AfterValidator(check_types),
+        Field(
+            max_length=MOST_TYPES,
+            description="Floor, ceiling and share of the budget for the modules that a name, a "
+            "dotted ending or a pattern with * names. The controls keep to them as well.",
+        ),
+    ] = {}
+    max_lora_rank: Annotated[
+        Annotated[int, Field(ge=1, le=8192)] | None,
+        Field(description="The highest rank that a server allows: it caps every ceiling."),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.r_min == 0 and self.method not in BY_SPECTRA:
-            raise ValueError(
-                f"r_min=0 with method {self.method}: it must be at least 1; only method "
-                f"{' or '.join(BY_SPECTRA)} may leave modules out"
-            )
         if self.r_min is not None and self.r_max is not None and self.r_min > self.r_max:
             raise ValueError(f"r_min={self.r_min} is above r_max={self.r_max}")
+        if self.rank_menu and self.multiple_of != 1:
+            raise ValueError("multiple_of beside a rank_menu: a menu has all ranks there are")
+        self._check_floors()
         return self
+
+    def _check_floors(self) -> None:
+        """Refuse a floor of 0 where no module may be left out, and one that a server forbids."""
+        floors = {
+            f"per_type[{name!r}].r_min": rule.r_min for name, rule in self.per_type.items()
+        }
+        for name, floor in {"r_min": self.r_min, **floors}.items():
+            if floor == 0 and self.method not in BY_SPECTRA:
+                raise ValueError(
+                    f"{name}=0 with method {self.method}: it must be at least 1; only method "
+                    f"{' or '.join(BY_SPECTRA)} may leave modules out"
+                )
+            if floor is not None and floor > (self.max_lora_rank or floor):
+                raise ValueError(f"{name}={floor} is above max_lora_rank={self.max_lora_rank}")
 
 
 class LayoutOptions(RequestModel):
@@ -243,9 +305,12 @@ def check_layers(allocation: Allocation, methods: Collection[str]) -> None:
 
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
-    mean, low, high = budget.rank, allocation.r_min or 1, allocation.r_max
-    if allocation.method in BY_LAYERS:  # the others have more than the mean
+    mean, low = budget.rank, allocation.r_min or 1
+    high = min(filter(None, (allocation.r_max, allocation.max_lora_rank)), default=None)
+    if allocation.method in BY_LAYERS:  # modules of these have more than the mean
         low = 1
+    if allocation.per_type:  # whose own bounds may make up for those
+        return
     if mean is not None and not low <= mean <= (high or mean):
         raise ValueError(
             f"a mean rank of {mean} is outside the feasible interval: "
@@ -276,6 +341,21 @@ def check_rounds(
         raise ValueError(
             f"{given} with estimator sampled: it keeps no value per example; {then}, or take "
             "estimator exact"
+        )
+
+
+def check_retain(retain: DatasetReference | None, methods: tuple[str, ...]) -> None:
+    """Refuse a method that lacks its second dataset, and one that nothing would read."""
+    needing = [name for name in methods if name in BY_RETAIN]
+    if needing and retain is None:
+        raise ValueError(
+            f"method {needing[0]} holds the dataset against another, whose function is to be kept: "
+            "give it as retain, or take another method"
+        )
+    if retain is not None and not needing:
+        raise ValueError(
+            f"retain is read by method {' or '.join(BY_RETAIN)} alone: ask for that, or leave "
+            "retain out"
         )
 
 
@@ -319,6 +399,15 @@ class CalibrationRequest(RequestModel):
     base_model: AnyModel
     dataset: AnyDataset
     budget: AnyBudget
+    retain: Annotated[
+        AnyDataset | None,
+        Field(
+            description="Another dataset, whose function is to be kept: method vila puts modules "
+            "first that matter for the dataset and not for this one. It is measured after the "
+            "dataset, by as many batches and under the same head, and must have the same columns "
+            "and no class of its own."
+        ),
+    ] = None
     target_modules: Annotated[
         AnyTargets,
         Field(
@@ -386,6 +475,11 @@ class CalibrationRequest(RequestModel):
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
                 "sampled does not give: use auto, exact or sketched"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _retain_is_read(self) -> Self:
+        check_retain(self.retain, self.methods_measured)
         return self
 
     @property

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from fimlora.memory.need import features
+from fimlora.constraints import RANK_MENUS
+from fimlora.memory.need import features, features_at_once
+from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import BudgetInterval
 from fimlora_contract.requests import BY_LAYERS, CalibrationRequest
 from fimlora_service.resolve.model_files import Shapes
@@ -26,6 +28,7 @@ class Checkpoint:
     Attributes:
         parameters: All of them.
         features: Numbers that go into all linear maps and come out of them, per token.
+        forward_features: Those that are there at once on the way forward.
         n_blocks: How many repeated blocks there are.
         largest_block: Parameters of the largest one.
         block_features: Features of the one that has most.
@@ -34,6 +37,7 @@ class Checkpoint:
 
     parameters: int
     features: int
+    forward_features: int
     n_blocks: int
     largest_block: int
     block_features: int
@@ -48,17 +52,19 @@ def measure_checkpoint(shapes: Shapes, *, experts_per_token: int = 1) -> Checkpo
         experts_per_token: How many of a mixture's experts a token goes through.
     """
     parameters, n_features = Counter[str](), Counter[str]()
-    others = [0]
+    others, by_map = [0], list[int]()
     for name, shape in shapes.items():
         key = block_of(name)
         parameters[key] += math.prod(shape)
-        n_features[key] += features(name, shape, experts_per_token)
+        by_map.append(features(name, shape, experts_per_token))
+        n_features[key] += by_map[-1]
         if key == OUTSIDE:
             others.append(math.prod(shape))
     blocks = parameters.keys() - {OUTSIDE}
     return Checkpoint(
         parameters=parameters.total(),
         features=n_features.total(),
+        forward_features=features_at_once(by_map, Passes.FORWARD),
         n_blocks=len(blocks),
         largest_block=max((parameters[key] for key in blocks), default=0),
         block_features=max((n_features[key] for key in blocks), default=0),
@@ -111,13 +117,24 @@ def find_matrices(shapes: Shapes) -> dict[str, Matrix]:
 def budget_interval(
     request: CalibrationRequest, targets: Mapping[str, Matrix], *, parameters: int
 ) -> BudgetInterval | None:
-    """What the budget may be with these targets, in the unit of the request."""
+    """What the budget may be with these targets, in the unit of the request.
+
+    ``None`` with ties or rules per type, which only the allocation itself can weigh.
+    """
     allocation, budget = request.allocation, request.budget
+    if allocation.groups or allocation.per_type:
+        return None
+    asked = allocation.rank_menu
+    menu = RANK_MENUS[asked] if isinstance(asked, str) else tuple(asked)
     floor = 1 if allocation.r_min is None else allocation.r_min
     floor = max(floor, allocation.multiple_of) if floor else 0
+    floor = min((rank for rank in menu if rank >= floor), default=floor) if floor else 0
+    caps = [cap for cap in (allocation.r_max, allocation.max_lora_rank) if cap is not None]
     lows, highs = Counter[str](), Counter[str]()  # by block
     for name, sides in targets.items():
-        ceiling = min(allocation.r_max or min(sides), *sides)
+        ceiling = min(*caps, *sides)
+        if menu:
+            ceiling = max((r for r in menu if r <= ceiling), default=0)
         cost, block = 1 if budget.unit == "rank" else sum(sides), block_of(name)
         lows[block] += min(floor, ceiling) * cost
         highs[block] += ceiling * cost

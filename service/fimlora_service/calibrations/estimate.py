@@ -1,7 +1,9 @@
 """What POST /calibrate would do with a request, without doing it."""
 
+import math
 from collections.abc import Sequence
 
+from fimlora.methods.registry import passes_needed
 from fimlora_contract.estimates import (
     Estimate,
     FetchEstimate,
@@ -54,7 +56,14 @@ def estimate_of(
     own = config.get("dtype") or config.get("torch_dtype")
     dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
     recorded = recorded_bytes(request, shapes=model.shapes, config=config)
-    demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
+    demand = demand_of(
+        checkpoint,
+        config,
+        request.calibration,
+        dtype=dtype,
+        recorded=recorded,
+        passes=passes_needed(*request.methods_measured),
+    )
     open_job = find_open(spec, submission.store)
     helps = reusable.result or reusable.measured
     # Without a measurement it is answered at once, or queued in front.
@@ -63,10 +72,27 @@ def estimate_of(
         job_id=open_job or (helps.id if helps else None),
         request_digest=resolved.digest,
         resolved=resolved.references,
+        batches=count_batches(request, resolved),
         fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
         model=model_estimate(request, model, checkpoint, demand),
         memory=describe_memory(demand, dtype, workers),
         queue=describe_queue(request, submission, workers, is_answered=bool(helps or open_job)),
+    )
+
+
+def count_batches(request: CalibrationRequest, resolved: Resolved) -> int:
+    """Batches of all datasets that are measured, at most."""
+    calibration = request.calibration
+    counts = [
+        resolved.references[role].get("rows")
+        for role in ("dataset", "retain")
+        if role in resolved.references
+    ]
+    return sum(
+        calibration.most_batches
+        if rows is None
+        else min(calibration.most_batches, math.ceil(rows / calibration.batch_size))
+        for rows in counts
     )
 
 

@@ -223,7 +223,9 @@ def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | Non
     budget = request.budget
     if budget.rank is not None:
         ranks = [min(budget.rank, m.d_in, m.d_out) for m in rank_map.modules]
-        if any(rank % request.allocation.multiple_of for rank in ranks):
+        allocation = request.allocation
+        constraints = allocation.groups or allocation.rank_menu or allocation.per_type
+        if constraints or any(rank % allocation.multiple_of for rank in ranks):
             return None  # which modules get more than others is for the allocation to say
         return sum(
             rank * (m.d_in + m.d_out) for rank, m in zip(ranks, rank_map.modules, strict=True)

@@ -260,14 +260,7 @@ def test_what_no_layer_can_be_chosen_by_is_refused():
         allocate(Scores(loose, {"head": 1.0}), 2, rule="layers")
     with pytest.raises(InvalidScore, match="q_proj' is nan"):
         allocate(Scores(modules, values | {modules[0].name: math.nan}), 2, rule="layers")
-    with pytest.raises(InvalidOption, match="more than one layer"):
-        allocate(
-            Scores(modules, values),
-            2,
-            rule="layers",
-            groups=[(modules[0].name, modules[3].name)],
-        )
-    with pytest.raises(InvalidOption, match="groups must name each known module"):
+    with pytest.raises(InvalidOption, match="'who'"):
         allocate(Scores(modules, values), 2, rule="layers", groups=[("who",)])
     with pytest.raises(InvalidOption, match="goes with rule 'layers' alone"):
         allocate(Scores(modules, values), 2, n_layers=1)
@@ -286,6 +279,58 @@ def test_a_group_of_one_layer_has_one_rank():
 
     for ranks in (plan.ranks, *plan.controls.values()):
         assert all(len({ranks[name] for name in group}) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("budget", [6, Budget("parameters", 20_000)], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"groups": "type"},
+        {"groups": [["*.q_proj", "*.v_proj"]]},
+        {"rank_menu": [4, 8, 16, 32]},
+        {"rank_menu": "powers-of-two"},
+        {"max_lora_rank": 20},
+        {"per_type": {"v_proj": {"r_min": 2, "r_max": 8}}},
+        {"per_type": {"q_proj": {"share": 0.4}}},
+    ],
+    ids=str,
+)
+def test_what_every_plan_keeps_to_holds_among_the_chosen_layers(asked, budget):
+    """Ties, menus, a server's highest rank and rules per type; of the plan and all controls."""
+    plan = plan_of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], budget, **asked)
+
+    spent = []
+    for name, ranks in {"layers": plan.ranks, **plan.controls}.items():
+        by_layers = "layers" in name
+        reached = [m for m in plan.modules if ranks[m.name] or not by_layers]
+        used = {m.kind.split(".")[-1]: set() for m in reached}
+        for m in reached:
+            used[m.kind.split(".")[-1]].add(ranks[m.name])
+        if asked.get("groups") == "type":
+            assert all(len(some) == 1 for some in used.values())
+        elif "groups" in asked:
+            assert len(used["q_proj"] | used["v_proj"]) == 1
+        if "rank_menu" in asked:
+            allowed = {0, 1, 2, 4, 8, 16, 32, 64, 128}
+            menu = asked["rank_menu"]
+            assert set().union(*used.values()) <= (
+                allowed if isinstance(menu, str) else {0, *menu}
+            )
+        if "max_lora_rank" in asked:
+            assert max(ranks.values()) <= 20
+        if "r_max" in asked.get("per_type", {}).get("v_proj", {}):
+            assert used["v_proj"] <= set(range(2, 9))
+        if "share" in asked.get("per_type", {}).get("q_proj", {}):
+            in_ranks = isinstance(budget, int)
+            price = {m.name: 1 if in_ranks else m.cost for m in plan.modules}
+            total = sum(price[n] * r for n, r in ranks.items())
+            of_type = sum(price[n] * r for n, r in ranks.items() if n.endswith("q_proj"))
+            assert of_type == pytest.approx(0.4 * total, abs=1 if in_ranks else 256)
+        spending = plan.spending_of(ranks)
+        spent.append(spending.ranks if isinstance(budget, int) else spending.parameters)
+        assert len({m.block for m in reached}) == (3 if by_layers else 6)
+    assert max(spent) <= plan.limit
+    assert plan.ranks == ranks_like(plan, Scores(plan.modules, plan.scores))
 
 
 def test_other_scores_choose_other_layers_within_the_plan():

@@ -16,6 +16,7 @@ from fimlora.measuring.recording.quantity import Pass, SeenCall
 from fimlora.memory.need import SKETCH_WIDTH, bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint, StoredTensor
 from fimlora.plan import TargetModule
+from fimlora.statistics.options import Record
 from support.models import make_batch, tiny
 
 
@@ -71,7 +72,8 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
 
 
 @pytest.mark.parametrize(
-    "record", [(), "moments", "spectra", "batch_energies", ("spectra", "moments")]
+    "record",
+    [(), *Record, ("spectra", "moments"), ("spectra", "weight_gradient"), (*Record,)],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("spectra_bytes", [0, 2**30])

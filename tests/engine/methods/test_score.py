@@ -20,12 +20,9 @@ NAME = "bert_classifier"
 def statistics():
     model, targets = tiny(NAME)
     return measure(
-        model,
-        [make_batch(NAME, [3, 5, 4, 6])],
-        target_modules=targets,
-        record=records_needed(*METHODS),
-        null=True,
-    )
+        model, [make_batch(NAME, [3, 5, 4, 6])], target_modules=targets,
+        record=records_needed(*METHODS), null=True, retain=[make_batch(NAME, [4, 2], seed=1)],
+    )  # fmt: skip
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(statistics):

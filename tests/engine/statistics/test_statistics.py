@@ -11,7 +11,7 @@ import pytest
 
 from fimlora import Statistics, allocate, measure, score
 from fimlora.errors import InvalidStatistics
-from fimlora.methods.registry import METHODS
+from fimlora.methods.registry import METHODS, records_needed
 from support.models import make_batch, tiny
 from support.statistics import GROUPS, assert_identical
 
@@ -70,12 +70,13 @@ class Noted(Mapping):
 )
 def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimator):
     """The sums that a method does not look at, which may be most of the file, are not read."""
-    record = ["spectra", "moments", "batch_energies", *METHODS[method].record]
-    null = METHODS[method].needs_null
+    record = ["moments", "batch_energies", *records_needed(*METHODS)]
+    null, asks_retain = METHODS[method].needs_null, METHODS[method].needs_retain
+    retain = [make_batch(NAME, [4, 2], seed=1)] if asks_retain else None
     lengths = (5, 3, 4, 6)  # as many as any method compares
-    measured(lengths=lengths, estimator=estimator, record=record, null=null).save(
-        tmp_path / "s"
-    )
+    measured(
+        lengths=lengths, estimator=estimator, record=record, null=null, retain=retain
+    ).save(tmp_path / "s")
     options = {"budget": 2}
     whole, read = Statistics.load(tmp_path / "s"), set()
     with Statistics.opened(tmp_path / "s") as stored:

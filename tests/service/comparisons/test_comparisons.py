@@ -10,7 +10,7 @@ import pytest
 
 from fimlora import Budget, compare
 from fimlora_contract.comparison_requests import ComparisonRequest
-from fimlora_contract.requests import MethodName
+from fimlora_contract.requests import ON_REQUEST, MethodName
 from fimlora_service.comparisons.openapi_examples import (
     COMPARISON_EXAMPLES,
     JOB_COMPARISON_EXAMPLES,
@@ -129,7 +129,9 @@ class TestCompare:
 
         every, fewer = (ComparisonRequest.model_validate(b) for b in (body, sampled))
 
-        assert every.methods_measured == get_args(MethodName)
+        kept = ComparisonRequest.model_validate(body | {"retain": "local:other"})
+        assert set(kept.methods_measured) == set(get_args(MethodName)) - set(ON_REQUEST)
+        assert set(kept.methods_measured) - set(every.methods_measured) == {"vila"}
         assert set(every.methods_measured) - set(fewer.methods_measured) == {
             "coherent",
             "spectral-denoised",

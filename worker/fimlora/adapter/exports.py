@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from fimlora.adapter.adalora_schedule import adalora_schedule
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.rank_map import budget_line
 from fimlora.errors import InvalidOption
@@ -52,6 +53,8 @@ class _Adapter:
 
     plan: RankPlan
     config: Mapping[str, Any]
+    steps: int | None = None
+    accumulation_steps: int = 1
 
     @property
     def lora(self) -> dict[str, Any]:
@@ -70,7 +73,14 @@ class _Adapter:
         return [budget_line(self.plan), *([NEEDS_ANCHORS] if is_anchored else [])]
 
 
-def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
+def export(
+    plan: RankPlan,
+    config: Mapping[str, Any],
+    format: str,
+    *,
+    steps: int | None = None,
+    accumulation_steps: int | None = None,
+) -> Export:
     """Write a plan in a tool's own words.
 
     Args:
@@ -78,6 +88,8 @@ def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
         config: An adapter config of this plan, in any layout: base model, task and names
             of the target modules are taken from it.
         format: One of `FORMATS`.
+        steps: For ``adalora``, and only there: optimizer steps of the training.
+        accumulation_steps: For ``adalora``: as for `fimlora.adalora_config`.
 
     Returns:
         The text and what it is.
@@ -87,8 +99,11 @@ def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
     """
     if format not in FORMATS:
         raise InvalidOption(f"format={format!r}; allowed are {', '.join(FORMATS)}")
+    if format != "adalora" and (steps, accumulation_steps) != (None, None):
+        raise InvalidOption("steps and accumulation are for format=adalora only")
     write, media_type, filename = FORMATS[format]
-    text = write(_Adapter(plan, _config(plan, config, layout="B")))
+    written = _config(plan, config, layout="B")
+    text = write(_Adapter(plan, written, steps, accumulation_steps or 1))
     return Export(text, media_type, filename)
 
 
@@ -119,6 +134,45 @@ def _peft(adapter: _Adapter) -> str:
 
 def _layout_c(adapter: _Adapter) -> str:
     config = _config(adapter.plan, adapter.config, layout="C")
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _adalora(adapter: _Adapter) -> str:
+    """PEFT's config of AdaLoRA on the plan's targets, at the plan's mean rank or just below.
+
+    Returns:
+        The text.
+
+    Raises:
+        InvalidOption: The training's length is not given, or AdaLoRA cannot spend the budget.
+    """
+    if adapter.steps is None:
+        raise InvalidOption(
+            "AdaLoRA's ranks fall by a schedule: give steps, the optimizer steps of the training"
+        )
+    plan = adapter.plan
+    targets = [m for m in plan.modules if plan.ranks[m.name] > 0]
+    schedule = adalora_schedule(
+        adapter.steps,
+        target_r=sum(plan.ranks.values()) // len(targets),
+        accumulation_steps=adapter.accumulation_steps,
+    )
+    narrowest = min(targets, key=lambda m: min(m.d_in, m.d_out))
+    if schedule.init_r > min(narrowest.d_in, narrowest.d_out):
+        raise InvalidOption(
+            f"AdaLoRA begins with rank {schedule.init_r} everywhere, and {narrowest.name} has only "
+            f"{min(narrowest.d_in, narrowest.d_out)}; plan a lower budget"
+        )
+    names = (
+        "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+        "lora_dropout", "modules_to_save", "target_modules", "task_type",
+    )  # fmt: skip
+    alpha = plan.scale * schedule.init_r
+    config = {name: adapter.config[name] for name in names} | schedule.settings
+    config |= {
+        "peft_type": "ADALORA",
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+    }
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
@@ -235,6 +289,7 @@ _Writer = Callable[[_Adapter], str]
 FORMATS: dict[str, tuple[_Writer, str, str]] = {
     "peft": (_peft, JSON, "adapter_config.json"),
     "layout-c": (_layout_c, JSON, "adapter_config.json"),
+    "adalora": (_adalora, JSON, "adapter_config.json"),
     "axolotl": (_axolotl, YAML, "axolotl.yaml"),
     "llama-factory": (_llama_factory, YAML, "llama_factory.yaml"),
     "ms-swift": (_ms_swift, TEXT, "ms_swift.txt"),

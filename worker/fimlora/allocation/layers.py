@@ -3,9 +3,9 @@
 A layer is a block of one of the model's repeated lists, named as `TargetModule.block` says; its
 score is the sum of those of its target modules, unless it has one of its own. A module outside
 of all blocks is in no layer and gets nothing. What is shared over the chosen layers is shared as
-the uniform control shares it over all, so this rule differs from that in where alone. Beside
-the usual controls there are as many layers drawn at random: they show what the choice is worth.
-Nothing here imports torch.
+the uniform control shares it over all, so this rule differs from that in where alone; ties,
+menus and rules per type hold among the modules of these layers. Beside the usual controls there
+are as many layers drawn at random: they show what the choice is worth. Nothing here imports torch.
 """
 
 import hashlib
@@ -13,22 +13,25 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fimlora.allocation.controls import check_spending, control_ranks, spread_out
+from fimlora.allocation.division import Part, divide
 from fimlora.allocation.proportional import share_limit
-from fimlora.allocation.units import Floats, Units
+from fimlora.allocation.units import Floats, Ranks, ladder_of
+from fimlora.constraints import Constraints, shares_of
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
-from fimlora.plan import TargetModule
+from fimlora.plan import RankPlan, TargetModule
 
 RANDOM_LAYERS = ("random-layers", *(f"random-layers-{i}" for i in range(2, 6)))
 # Layers may be of unlike size, so that a draw may have no room for the budget.
 _TRIES = 64
 _DIGITS = re.compile(r"(\d+)")
-Ranks = dict[str, int]
-UnitsOf = Callable[[Sequence[TargetModule], tuple[int, int]], Units]
+Named = dict[str, int]  # rank by module name
+# Gathers some of the modules within bounds, and divides a limit over their types.
+PartsOf = Callable[[Sequence[TargetModule], tuple[int, int], int], tuple[Part, ...]]
 
 
 def layers_of(modules: Iterable[TargetModule]) -> dict[str, list[TargetModule]]:
@@ -110,7 +113,7 @@ def layer_bounds(
     *,
     mean: Fraction,
     in_ranks: bool,
-    multiple_of: int,
+    constraints: Constraints,
     given: tuple[int | None, int | None],
 ) -> tuple[int, int]:
     """The bounds given, completed by the defaults.
@@ -121,23 +124,27 @@ def layer_bounds(
         limit: Ranks in total, or parameters.
         mean: The budget's mean rank over all modules.
         in_ranks: Whether the limit counts ranks.
-        multiple_of: Every rank is a multiple of this.
+        constraints: The allowed ranks, and what a server allows.
         given: Lowest and highest rank, if given. By default the lowest is 1, and the highest is
             twice the mean, or what the chosen layers need to spend the limit.
 
     Returns:
         Lowest and highest rank of a module of the chosen layers.
+
+    Raises:
+        InvalidOption: The floor that was given is above what the server allows.
     """
     low, high = given
+    cap = constraints.max_lora_rank
+    if low is not None and cap is not None and low > cap:
+        raise InvalidOption(f"r_min={low} is above max_lora_rank={cap}")
     low = 1 if low is None else low
     if high is None:
-        sizes = [
-            (1 if in_ranks else module.cost, min(module.d_in, module.d_out))
-            for module in modules
-            if module.block in chosen
-        ]
-        high = max(1, low, math.ceil(mean * 2), _needed(sizes, limit, multiple_of))
-    return low, high
+        inside = _inside(modules, chosen)
+        needed = _needed(inside, limit, in_ranks=in_ranks, constraints=constraints)
+        high = max(1, low, math.ceil(mean * 2), needed)
+        high = min((rank for rank in constraints.rank_menu if rank >= high), default=high)
+    return low, max(low, high if cap is None else min(high, cap))
 
 
 def share_over_layers(
@@ -146,9 +153,9 @@ def share_over_layers(
     bounds: tuple[int, int],
     limit: int,
     *,
-    units_of: UnitsOf,
+    parts_of: PartsOf,
     seed: int,
-) -> tuple[Ranks, dict[str, Ranks]]:
+) -> tuple[Named, dict[str, Named]]:
     """Share a limit over some layers evenly, and over all of them, and over others.
 
     Args:
@@ -156,7 +163,7 @@ def share_over_layers(
         chosen: Blocks of the chosen layers.
         bounds: Lowest and highest rank of their modules; no control goes above the highest.
         limit: Ranks in total, or parameters.
-        units_of: Gathers some modules within bounds.
+        parts_of: Gathers some modules within bounds.
         seed: Seed of the random controls.
 
     Returns:
@@ -165,14 +172,12 @@ def share_over_layers(
     Raises:
         InfeasibleBudget: No ranks within the bounds meet it in these layers.
     """  # noqa: DOC502 - the solvers raise
-    ranks = even_ranks(modules, chosen, bounds, limit, units_of=units_of)
-    inside = units_of(_inside(modules, chosen), bounds)
-    spendable = inside.affordable(limit)
-    check_spending(inside, spendable, {"layers": ranks})
-    controls = _over_all(modules, bounds, spendable, units_of=units_of, seed=seed)
+    ranks = even_ranks(modules, chosen, bounds, limit, parts_of=parts_of)
+    spendable = _spendable(parts_of(_inside(modules, chosen), bounds, limit))
+    controls = _over_all(modules, bounds, spendable, parts_of=parts_of, seed=seed)
     for i, control in enumerate(RANDOM_LAYERS):
         drawn = _drawn(
-            modules, len(chosen), bounds, spendable, units_of=units_of, seed=f"{seed}:{i}"
+            modules, len(chosen), bounds, spendable, parts_of=parts_of, seed=f"{seed}:{i}"
         )
         controls |= {} if drawn is None else {control: drawn}
     return ranks, controls
@@ -184,8 +189,8 @@ def even_ranks(
     bounds: tuple[int, int],
     limit: int,
     *,
-    units_of: UnitsOf,
-) -> Ranks:
+    parts_of: PartsOf,
+) -> Named:
     """Share a limit over some layers as evenly as whole ranks allow.
 
     Args:
@@ -193,7 +198,7 @@ def even_ranks(
         chosen: Blocks of the chosen layers.
         bounds: Lowest and highest rank of their modules.
         limit: Ranks in total, or parameters.
-        units_of: Gathers some modules within bounds.
+        parts_of: Gathers some modules within bounds.
 
     Returns:
         Rank per module name; 0 outside of these layers.
@@ -201,101 +206,131 @@ def even_ranks(
     Raises:
         InfeasibleBudget: No ranks within the bounds meet it in these layers.
     """  # noqa: DOC502 - the solver raises
-    inside = _inside(modules, chosen)
-    claims = dict.fromkeys((module.name for module in inside), 1.0)
-    shared = share_limit(spread_out(units_of(inside, bounds)), claims, limit)
+    shared: Named = {}
+    for part in parts_of(_inside(modules, chosen), bounds, limit):
+        claims = dict.fromkeys(part.names, 1.0)
+        found = share_limit(spread_out(part.units), claims, part.limit)
+        check_spending(part.units, part.limit, {"layers": found})
+        shared |= found
     return {module.name: shared.get(module.name, 0) for module in modules}
 
 
-def even_ranks_of_many(
-    modules: Sequence[TargetModule],
-    scores: Floats,
-    n_layers: int,
-    bounds: tuple[int, int],
-    limit: int,
-    *,
-    units_of: UnitsOf,
-) -> NDArray[np.int64]:
-    """Choose and share for each of many score vectors, as confidence asks for thousands of plans.
+def layers_like(
+    plan: RankPlan, values: Mapping[str, float], by_layer: Mapping[str, float]
+) -> Named:
+    """Share what a plan by layers shares, over as many layers, by other scores.
 
     Args:
-        modules: The target modules.
-        scores: One score vector per row (R modules).
-        n_layers: How many layers are chosen.
-        bounds: Lowest and highest rank of their modules; every choice of layers fits within.
-        limit: Ranks in total, or parameters.
-        units_of: Gathers some modules within bounds.
+        plan: The plan.
+        values: Score per module name.
+        by_layer: Score per layer, if layers have scores of their own.
+
+    Returns:
+        Rank per module name.
+    """
+    chosen = choose_layers(
+        plan.modules, values, by_layer, n_layers_of(plan.modules, plan.ranks)
+    )
+    bounds = plan.r_min, plan.r_max
+    return even_ranks(plan.modules, chosen, bounds, plan.limit, parts_of=parts_for(plan))
+
+
+def many_layers_like(plan: RankPlan, scores: Floats) -> Ranks:
+    """Do what `layers_like` does for many score vectors, as confidence asks for thousands.
+
+    Args:
+        plan: The plan; one that `fits_any_layers`.
+        scores: One score vector per row, in the order of the plan's modules (R modules).
 
     Returns:
         Rank per row and module (R modules).
     """
-    layers = layers_of(modules)
-    is_inside = np.array([[m.block == block for block in layers] for m in modules], np.float64)
-    order = np.argsort(-(scores @ is_inside), axis=1, kind="stable")[:, :n_layers]
+    blocks, modules = list(layers_of(plan.modules)), plan.modules
+    is_inside = np.array([[m.block == block for block in blocks] for m in modules], np.float64)
+    n, parts_of = n_layers_of(modules, plan.ranks), parts_for(plan)
+    order = np.argsort(-(scores @ is_inside), axis=1, kind="stable")[:, :n]
     choices, which = np.unique(np.sort(order, axis=1), axis=0, return_inverse=True)
-    blocks, names = list(layers), [module.name for module in modules]
     ranks = []
     for choice in choices:
         chosen = {blocks[i] for i in choice}
-        shared = even_ranks(modules, chosen, bounds, limit, units_of=units_of)
-        ranks.append([shared[name] for name in names])
+        bounds = plan.r_min, plan.r_max
+        shared = even_ranks(modules, chosen, bounds, plan.limit, parts_of=parts_of)
+        ranks.append([shared[module.name] for module in modules])
     return np.array(ranks, dtype=np.int64)[which.reshape(-1)]
 
 
-def every_choice_fits(
-    modules: Sequence[TargetModule],
-    n_layers: int,
-    bounds: tuple[int, int],
-    limit: int,
-    *,
-    units_of: UnitsOf,
-) -> bool:
-    """Say whether any layers could share a limit: those of some models are of unlike size.
+def fits_any_layers(plan: RankPlan) -> bool:
+    """Say whether any layers could share a plan's limit: those of some models are of unlike size.
 
     Args:
-        modules: The target modules.
-        n_layers: How many layers are chosen.
-        bounds: Lowest and highest rank of their modules.
-        limit: Ranks in total, or parameters.
-        units_of: Gathers some modules within bounds.
+        plan: A plan by layers.
 
     Returns:
-        Whether even those with least room have enough, and those that ask for most not too much.
+        Whether they could. With shares per type, layers of unlike size are taken not to.
     """
-    every = [units_of(inside, bounds) for inside in layers_of(modules).values()]
-    floors = sorted(int(units.weight @ units.lowest) for units in every)
-    rooms = sorted(int(units.weight @ units.highest) for units in every)
-    has_room = limit <= sum(rooms[:n_layers]) or not every[0].in_ranks
-    return has_room and sum(floors[len(floors) - n_layers :]) <= limit
+    layers = layers_of(plan.modules)
+    if (
+        len({tuple((m.kind, m.d_in, m.d_out) for m in inside) for inside in layers.values()})
+        == 1
+    ):
+        return True
+    if shares_of(plan.constraints.per_type):
+        return False
+    parts_of, bounds = parts_for(plan), (plan.r_min, plan.r_max)
+    every = [parts_of(inside, bounds, plan.limit)[0].units for inside in layers.values()]
+    n = n_layers_of(plan.modules, plan.ranks)
+    floors, rooms = (sorted(some) for some in zip(*(u.interval for u in every), strict=True))
+    has_room = plan.limit <= sum(rooms[:n]) or not every[0].in_ranks
+    return has_room and sum(floors[len(floors) - n :]) <= plan.limit
 
 
-def groups_inside(
-    groups: Iterable[tuple[str, ...]],
+def parts_for(plan: RankPlan) -> PartsOf:
+    """Say how modules of a plan by layers are gathered.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The same as `parts_by` gave for it.
+    """
+    in_ranks = plan.budget.unit == "rank"
+    return parts_by(
+        plan.modules, plan.constraints, in_ranks=in_ranks, not_targeted=plan.not_targeted
+    )
+
+
+def parts_by(
     modules: Iterable[TargetModule],
-    some: Iterable[TargetModule],
-) -> list[tuple[str, ...]]:
-    """Keep the groups of some layers.
+    constraints: Constraints,
+    *,
+    in_ranks: bool,
+    not_targeted: Collection[str],
+) -> PartsOf:
+    """Say how some of the modules are gathered: constraints may name the others as well.
 
     Args:
-        groups: Names of modules that must get one common rank.
         modules: All modules.
-        some: Those of these layers.
+        constraints: What every plan keeps to.
+        in_ranks: Whether limits count ranks.
+        not_targeted: Names that were meant to be targets and are none.
 
     Returns:
-        The groups, but for those of other layers.
-
-    Raises:
-        InvalidOption: A group ties modules of two layers, of which one may get nothing.
+        Gathers some modules.
     """
-    blocks = {module.name: module.block for module in modules}
-    others = blocks.keys() - {module.name for module in some}
-    for group in groups:
-        if len({blocks[name] for name in group if name in blocks}) > 1:
-            raise InvalidOption(
-                f"a group ties {', '.join(map(repr, sorted(group)[:3]))} of more than one layer, "
-                "and rule 'layers' may choose one of them alone; tie modules of one layer"
-            )
-    return [group for group in groups if not others.issuperset(group)]
+    named = {*(module.name for module in modules), *not_targeted}
+
+    def parts_of(
+        some: Sequence[TargetModule], bounds: tuple[int, int], limit: int
+    ) -> tuple[Part, ...]:
+        others = named - {module.name for module in some}
+        return divide(some, bounds, limit, constraints, in_ranks=in_ranks, not_targeted=others)
+
+    return parts_of
+
+
+def _spendable(parts: Iterable[Part]) -> int:
+    """What parts spend of their limits at most."""
+    return sum(part.units.affordable(part.limit) for part in parts)
 
 
 def _inside(
@@ -309,18 +344,32 @@ def _over_all(
     bounds: tuple[int, int],
     limit: int,
     *,
-    units_of: UnitsOf,
+    parts_of: PartsOf,
     seed: int,
-) -> dict[str, Ranks]:
+) -> dict[str, Named]:
     """The controls of every rule: over all modules, which the limit may not give a rank each."""
-    names = [module.name for module in modules]
-    for low in (1, 0):
-        units = units_of(modules, (low, bounds[1]))
-        if low == 0 or limit >= int(units.weight @ units.lowest):
-            break
-    controls = control_ranks(units, names, limit, seed=seed)
-    check_spending(units, limit, controls)
-    return controls
+    solve = partial(_controls_within, modules, limit, parts_of=parts_of, seed=seed)
+    try:
+        return solve((1, bounds[1]))
+    except InfeasibleBudget:
+        return solve((0, bounds[1]))
+
+
+def _controls_within(
+    modules: Sequence[TargetModule],
+    limit: int,
+    bounds: tuple[int, int],
+    *,
+    parts_of: PartsOf,
+    seed: int,
+) -> dict[str, Named]:
+    found: dict[str, Named] = {}
+    for part in parts_of(modules, bounds, limit):
+        controls = control_ranks(part.units, part.names, part.limit, seed=seed)
+        check_spending(part.units, part.limit, controls)
+        for name, ranks in controls.items():
+            found.setdefault(name, {}).update(ranks)
+    return {n: {m.name: ranks[m.name] for m in modules} for n, ranks in found.items()}
 
 
 def _drawn(
@@ -329,22 +378,18 @@ def _drawn(
     bounds: tuple[int, int],
     limit: int,
     *,
-    units_of: UnitsOf,
+    parts_of: PartsOf,
     seed: str,
-) -> Ranks | None:
+) -> Named | None:
     """Layers drawn at random that have room for a limit; ``None`` where a few draws found none."""
     blocks = list(layers_of(modules))
     for turn in range(_TRIES):
         order = sorted(blocks, key=lambda block: _digest(f"{seed}:{turn}:{block}"))
-        units = units_of(_inside(modules, order[:n]), bounds)
         try:
-            if units.affordable(limit) < limit:  # less room than the chosen layers have
-                continue
+            if _spendable(parts_of(_inside(modules, order[:n]), bounds, limit)) == limit:
+                return even_ranks(modules, order[:n], bounds, limit, parts_of=parts_of)
         except InfeasibleBudget:
             continue
-        ranks = even_ranks(modules, order[:n], bounds, limit, units_of=units_of)
-        check_spending(units, limit, {"random-layers": ranks})
-        return ranks
     return None
 
 
@@ -352,16 +397,30 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _needed(sizes: Collection[tuple[int, int]], limit: int, step: int) -> int:
-    """The lowest ceiling at which modules of some costs and sizes can spend a limit."""
-    low, high = 1, max(1, max(size for _, size in sizes) // step)
+def _needed(
+    modules: Iterable[TargetModule], limit: int, *, in_ranks: bool, constraints: Constraints
+) -> int:
+    """The lowest ceiling at which modules can spend a limit; their size where none is enough."""
+    sizes = [(1 if in_ranks else m.cost, min(m.d_in, m.d_out)) for m in modules]
+    top = max(size for _, size in sizes)
+    if constraints.per_type:  # modules of one type may need more than those of another
+        return top
+    ladder = [int(rank) for rank in ladder_of(constraints, top)]
+
+    def most_below(ceiling: int) -> int:
+        return max(rank for rank in ladder if rank <= ceiling)
+
+    def spends(ceiling: int) -> int:
+        return sum(cost * most_below(min(size, ceiling)) for cost, size in sizes)
+
+    low, high = 0, len(ladder) - 1
     while low < high:
         middle = (low + high) // 2
-        if sum(cost * min(size // step, middle) for cost, size in sizes) * step >= limit:
+        if spends(ladder[middle]) >= limit:
             high = middle
         else:
             low = middle + 1
-    return low * step
+    return ladder[low]
 
 
 def _sums(

@@ -9,19 +9,16 @@ at module m: a score is its mean over n, times a constant of the module. Nothing
 """
 
 import math
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimlora.allocation.many import Ranks
-from fimlora.allocation.planning import fits_any_scores, many_like, ranks_like
-from fimlora.allocation.units import Floats
+from fimlora.allocation.planning import fits_any_scores, many_like
+from fimlora.allocation.units import Floats, Ranks
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
-from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
 N_RESAMPLES = 2000
@@ -137,8 +134,6 @@ def confidence_of(
     *,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
 ) -> Confidence:
     """Say how sure the ranks of a plan are.
 
@@ -147,29 +142,27 @@ def confidence_of(
         plan: The plan that was made of it by the rule ``proportional`` or ``layers``.
         n_resamples: How many times the examples are drawn again.
         seed: Seed of the draws.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
 
     Returns:
         Standard errors, intervals of ranks, and the overlap to expect of another draw.
 
     Raises:
-        InvalidOption: Nothing can be said, for the reason that `obstacle` gives; or these
-            options do not give the plan.
+        InvalidOption: Nothing can be said, for the reason that `obstacle` gives; or the plan's
+            scores do not give its ranks.
     """
     if reason := obstacle(statistics, plan):
         raise InvalidOption(f"this plan has no confidence: {reason}")
     if n_resamples < 2:
         raise InvalidOption(f"n_resamples={n_resamples}: it must be at least 2")
-    tied: dict[str, Any] = {"multiple_of": multiple_of, "groups": [tuple(g) for g in groups]}
-    if ranks_like(plan, Scores(plan.modules, plan.scores), **tied) != dict(plan.ranks):
+    planned = [plan.ranks[module.name] for module in plan.modules]
+    if many_like(plan, _scores(plan)[None])[0].tolist() != planned:
         raise InvalidOption(
-            "the plan's own scores give other ranks with these options; give multiple_of and "
-            "groups as they were given to allocate"
+            "the plan's own scores give other ranks than it has: it was made or changed by "
+            "something else than allocate"
         )
     energies = _energies(statistics)
     relative = resampled_means(energies, n_resamples, seed=seed)
-    ranks = many_like(plan, relative * _scores(plan), **tied)
+    ranks = many_like(plan, relative * _scores(plan))
     errors = relative.std(axis=0) * _scores(plan)
     return _summary(plan, ranks, errors, n_examples=len(energies))
 

@@ -13,30 +13,34 @@ the very rows has seen their labels, which is a difference from the null that is
 of the mean gradient show it. Where estimates may be below zero, and come to nothing or less
 over all modules of the run or of a half of it, those above zero are there by chance: such a plan
 is uniform for want of a score, two such halves are not apart, and there is no signal.
+A plan that holds rows against others to retain is held against the same plan with the labels of
+the first permuted; its halves are halves of both.
 
 Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
 Nothing here imports torch.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fimlora.allocation.distance import moved_share
-from fimlora.allocation.many import share_many
-from fimlora.allocation.planning import fits_any_scores, ranks_like, units_for
+from fimlora.allocation.division import division_of, share_parts
+from fimlora.allocation.planning import fits_any_scores, ranks_like
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
-from fimlora.methods.registry import CONTROLS, needs_null
+from fimlora.methods.registry import CONTROLS, find_method, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
+from fimlora.methods.vila import denominators
 from fimlora.plan import RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Passes
 
 N_DRAWS = 100
 # The number of ranks that move varies by about its root.
@@ -45,6 +49,8 @@ _SURE = 2.0
 _CLEAR = 2.0
 # Where fewer labels than this share were exchanged, the sentence says so.
 _RARE = 0.2
+# Methods whose score is a mean over examples, times a number that their labels do not touch.
+_MEANS = {"fim", "vila"}
 _BY_EXAMPLE = {None, "exact", "sketched"}
 # Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
 _BITS = 30
@@ -74,7 +80,8 @@ class Signal:
         half_correlation: Spearman's, of the scores of the halves.
         n_targets: Labels, or tokens to predict, of the null.
         n_changed: How many of these are other ones than in the run.
-        null_ranks: Ranks of the null, in the order of the modules.
+        null_ranks: Ranks of the null, in the order of the modules; none where no label can
+            move the plan.
         half_ranks: Those of the halves, if these are known.
     """
 
@@ -121,7 +128,7 @@ class SignalSource:
 
     Attributes:
         run: Scores of the run.
-        null: Scores of its null.
+        null: Scores of its null; ``None`` where no label can move them.
         halves: Scores of its halves, if these are known.
         values: Each example's value per module (N M) and that of its null, where a score is the
             mean of these.
@@ -130,7 +137,7 @@ class SignalSource:
     """
 
     run: Scores
-    null: Scores
+    null: Scores | None
     halves: tuple[Scores, ...]
     values: tuple[Floats, Floats] | None
     targets: tuple[int, int]
@@ -139,7 +146,7 @@ class SignalSource:
     @property
     def n_numbers(self) -> int:
         """How many numbers that are, without those of the run."""
-        parts = (self.null, *self.halves)
+        parts = (*filter(None, [self.null]), *self.halves)
         n_values = 0 if self.values is None else 2 * self.values[0].size
         n_spectra = sum(len(s) for part in parts for s in part.spectra.values())
         return n_values + n_spectra + sum(len(part.by_module) for part in parts)
@@ -165,6 +172,8 @@ def obstacle(
     """
     if method in CONTROLS:
         return f"method {method!r} looks at no score, so that no label would move its plan"
+    if not find_method(method).reads_labels:
+        return lacks(statistics, method)
     if needs_null(method):
         return (
             f"method {method!r} goes by the null itself, which has no other to be held against"
@@ -182,10 +191,11 @@ def obstacle(
             "without halves nothing shows how far other rows would move the plan; measure at "
             "least two batches, with halves=True"
         )
+    null, *halves = _held_against(statistics)
     for part, which in (
         (statistics, "the run"),
-        (statistics.null, "the null"),
-        *((half, "a half of the examples") for half in statistics.halves or ()),
+        (null, "the null"),
+        *((half, "a half of the examples") for half in halves),
     ):
         if reason := lacks(part, method):
             return f"{which} cannot be scored: {reason}"
@@ -218,18 +228,33 @@ def source_of(
     taken_with: dict[str, Any] = {"aggregation": aggregation, "estimator": estimator}
     if reason := obstacle(statistics, method, **taken_with):
         raise InvalidOption(f"this plan has no signal to state: {reason}")
+    if not find_method(method).reads_labels:
+        return _without_labels(statistics, method, scale, taken_with)
     assert statistics.null is not None
     assert statistics.null.null_targets is not None
     run, null, *halves = (
         score(part, method, scale=scale, **taken_with)
-        for part in (statistics, statistics.null, *(statistics.halves or ()))
+        for part in (statistics, *_held_against(statistics))
     )
     values = None
     if _has_values(statistics, method, **taken_with):
-        values = _values(statistics), _values(statistics.null)
+        values = _values(statistics, run), _values(statistics.null, run)
     n_halves = tuple(half.n_examples for half in statistics.halves or ())
     targets = statistics.null.null_targets
     return SignalSource(run, null, tuple(halves), values, targets, n_halves)
+
+
+def _without_labels(
+    statistics: Statistics,
+    method: str,
+    scale: int | float | None,
+    taken_with: Mapping[str, Any],
+) -> SignalSource:
+    """What is known of the plans of a method that looks at no label: how far other rows move them."""
+    halves = [half for half in statistics.halves or () if lacks(half, method) is None]
+    scores = [score(part, method, scale=scale, **taken_with) for part in (statistics, *halves)]
+    n_halves = tuple(half.n_examples for half in halves)
+    return SignalSource(scores[0], None, tuple(scores[1:]), None, (0, 0), n_halves)
 
 
 def signal_of(
@@ -238,8 +263,6 @@ def signal_of(
     *,
     aggregation: str = "mean",
     estimator: str | None = None,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Signal:
@@ -250,8 +273,6 @@ def signal_of(
         plan: The plan that was made of it.
         aggregation: As the plan's scores were taken with.
         estimator: As the plan's scores were taken with.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
         n_draws: How often it is drawn which values are the true ones.
         seed: Seed of that.
 
@@ -270,17 +291,13 @@ def signal_of(
         aggregation=aggregation,
         estimator=estimator,
     )
-    return signal_from(
-        source, plan, multiple_of=multiple_of, groups=groups, n_draws=n_draws, seed=seed
-    )
+    return signal_from(source, plan, n_draws=n_draws, seed=seed)
 
 
 def signal_from(
     source: SignalSource,
     plan: RankPlan,
     *,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Signal:
@@ -289,8 +306,6 @@ def signal_from(
     Args:
         source: What `source_of` gave for the plan's method.
         plan: The plan.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
         n_draws: How often it is drawn which values are the true ones.
         seed: Seed of that.
 
@@ -304,23 +319,24 @@ def signal_from(
         raise InvalidOption(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
-    tied = [tuple(group) for group in groups]
-    if reason := no_room(plan, multiple_of=multiple_of, groups=tied):
+    if reason := no_room(plan):
         raise InvalidOption(f"this plan has no signal to state: {reason}")
     run, null, *halves = (
-        ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
-        for scores in (source.run, source.null, *source.halves)
+        ranks_like(plan, scores)
+        for scores in (source.run, source.null or source.run, *source.halves)
     )
     if run != dict(plan.ranks):
         raise InvalidOption(
-            "these statistics give other ranks with these options; give aggregation, "
-            "estimator, multiple_of and groups as the plan was made with"
+            "these statistics give other ranks with these options; give aggregation and "
+            "estimator as the plan was made with"
         )
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
     by_chance = None
     if source.values is not None and plan.rule == "proportional":
-        by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
-    apart = moved_share(*halves, costs=costs) if halves else None
+        by_chance = _by_chance(source.values, plan, n_draws, seed)
+    apart = moved_share(*halves, costs=costs) if len(halves) > 1 else None
+    if source.null is None:
+        return _none(source, apart, tuple(_in_order(plan, half) for half in halves))
     return judged(
         plan,
         moved_by_labels=moved_share(run, null, costs=costs),
@@ -333,6 +349,31 @@ def signal_from(
         n_halves=source.n_halves,
         null_ranks=_in_order(plan, null),
         half_ranks=tuple(_in_order(plan, half) for half in halves),
+    )
+
+
+def _none(
+    source: SignalSource, apart: float | None, half_ranks: tuple[tuple[int, ...], ...]
+) -> Signal:
+    """State that no label moves a plan, by what its method looks at."""
+    reads_rows = find_method(source.run.method or "fim").passes is not Passes.NONE
+    looked_at = "activations" if reads_rows else "weights"
+    sentence = f"{looked_at} alone: no label moves this plan"
+    if apart is not None:
+        sentence += f" (other rows {_percent(apart)})"
+    return Signal(
+        verdict="none",
+        sentence=sentence,
+        moved_by_labels=0.0,
+        moved_by_rows=apart,
+        moved_between_halves=apart,
+        moved_by_chance=None,
+        label_correlation=None,
+        half_correlation=None if apart is None else _correlation(*source.halves),
+        n_targets=0,
+        n_changed=0,
+        null_ranks=(),
+        half_ranks=half_ranks,
     )
 
 
@@ -350,27 +391,24 @@ def source_if_any(
     Returns:
         It; the reason where nothing can be said of it; ``None`` where nothing was asked.
     """
-    is_asked = statistics.null is not None or statistics.no_null is not None
+    is_known = method not in CONTROLS and not find_method(method).reads_labels
+    is_asked = is_known or statistics.null is not None or statistics.no_null is not None
     if not is_asked or method in CONTROLS or needs_null(method):
         return None
     reason = obstacle(statistics, method, aggregation=aggregation)
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
 
 
-def no_room(
-    plan: RankPlan, *, multiple_of: int = 1, groups: Iterable[Collection[str]] = ()
-) -> str | None:
+def no_room(plan: RankPlan) -> str | None:
     """Say why other scores may have no plan of a plan's budget.
 
     Args:
         plan: The plan.
-        multiple_of: As it was allocated with.
-        groups: As it was allocated with.
 
     Returns:
         The reason as a sentence without a stop, or ``None`` where they have one.
     """
-    if fits_any_scores(plan, multiple_of=multiple_of, groups=groups):
+    if fits_any_scores(plan):
         return None
     return (
         "its layers are of unlike size, and those that other labels or rows choose may not hold "
@@ -378,15 +416,12 @@ def no_room(
     )
 
 
-def with_signal(
-    plan: RankPlan, source: SignalSource | str | None, *, multiple_of: int = 1
-) -> RankPlan:
+def with_signal(plan: RankPlan, source: SignalSource | str | None) -> RankPlan:
     """Put beside a plan how much of it follows from the task.
 
     Args:
         plan: The plan.
         source: What `source_if_any` gave for its method.
-        multiple_of: As it was allocated with.
 
     Returns:
         The plan, with a signal, or with the reason why there is none, if that was asked; as it
@@ -394,11 +429,11 @@ def with_signal(
     """
     if source is None or plan.rule in CONTROLS:
         return plan
-    source = no_room(plan, multiple_of=multiple_of) or source
+    source = no_room(plan) or source
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
         return replace(plan, signal=found)
-    return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
+    return replace(plan, signal=signal_from(source, plan).to_json())
 
 
 def judged(
@@ -429,7 +464,7 @@ def judged(
     """
     by_rows = None
     if moved_between_halves is not None:
-        is_mean = plan.rule == "proportional" and plan.method == "fim"
+        is_mean = plan.rule == "proportional" and plan.method in _MEANS
         by_rows = moved_between_halves * (shrinkage(*n_halves) if is_mean else 1)
     verdict = "none"
     if lacking is None:
@@ -541,25 +576,16 @@ def _has_values(
 ) -> bool:
     """Whether a score is the mean of one value per example."""
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
-    return method == "fim" and is_by_example and aggregation == "mean"
+    return method in _MEANS and is_by_example and aggregation == "mean"
 
 
 def _by_chance(
     values: tuple[Floats, Floats],
     plan: RankPlan,
-    multiple_of: int,
-    groups: list[tuple[str, ...]],
     n_draws: int,
     seed: int,
 ) -> float:
     """How far plans get apart when it is drawn which of two values is an example's true one."""
-    units = units_for(
-        plan.modules,
-        (plan.r_min, plan.r_max),
-        in_ranks=plan.budget.unit == "rank",
-        multiple_of=multiple_of,
-        groups=groups,
-    )
     largest = np.maximum(values[0].max(axis=0), values[1].max(axis=0))
     unit = np.where(largest, largest, 1) / 2**_BITS
     true, null = (np.rint(some / unit) for some in values)
@@ -567,17 +593,32 @@ def _by_chance(
     sums = drawn.astype(np.float64) @ (null - true) + true.sum(axis=0)
     both = np.concatenate([sums, true.sum(axis=0) + null.sum(axis=0) - sums])
     sizes = np.array([module.d_in * module.d_out for module in plan.modules])
-    names = [module.name for module in plan.modules]
-    ranks = share_many(units, both * (unit / sizes), names, plan.limit)
+    ranks = share_parts(division_of(plan), both * (unit / sizes))
     one, other = ranks[:n_draws], ranks[n_draws:]
     weights = [1 if plan.budget.unit == "rank" else module.cost for module in plan.modules]
     apart, spent = np.abs(one - other) @ weights, (one + other) @ weights
     return float((apart / np.maximum(spent, 1)).max())
 
 
-def _values(statistics: Statistics) -> Floats:
-    """Energy per example and module (N M)."""
-    return np.column_stack([statistics.example_energies[m.name] for m in statistics.modules])
+def _held_against(statistics: Statistics) -> list[Statistics]:
+    """The null and the halves, each beside the rows to retain that it is scored with."""
+    assert statistics.null is not None
+    halves, retain = statistics.halves or (), statistics.retain
+    if retain is None:
+        return [statistics.null, *halves]
+    beside = retain.halves or (retain, retain)
+    return [
+        replace(statistics.null, retain=retain),
+        *(replace(half, retain=other) for half, other in zip(halves, beside, strict=False)),
+    ]
+
+
+def _values(statistics: Statistics, run: Scores) -> Floats:
+    """Energy per example and module (N M), over what the run's scores are divided by."""
+    below = denominators(run.provenance["contrast"]["retain"]) if run.method == "vila" else {}
+    return np.column_stack(
+        [statistics.example_energies[m.name] / below.get(m.name, 1) for m in statistics.modules]
+    )
 
 
 def _correlation(a: Scores, b: Scores) -> float | None:

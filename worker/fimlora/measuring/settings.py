@@ -11,12 +11,29 @@ from torch import nn
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
-from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.memory.need import (
+    SPECTRA_BYTES,
+    WHOLE_GRADIENT_RECORDS,
+    gradients_fit,
+    whole_gradient_bytes,
+)
+from fimlora.memory.out_of_memory import error_for, format_bytes
 from fimlora.model.peft_trial import unadaptable_by_peft
-from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets
-from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
+from fimlora.model.plain_weight import check_plain_weights
+from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets, locate
+from fimlora.plan import TargetModule
+from fimlora.statistics.options import (
+    Estimator,
+    Executor,
+    Passes,
+    Record,
+    check_scale,
+    parse_record,
+)
 
 OnBatch = Callable[[int, int], None]
+# What looks at the numbers of the weights.
+_WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
 
 
 @dataclass(frozen=True)
@@ -31,18 +48,20 @@ class Settings:
             no targets. ``None`` asks the installed PEFT.
         choice: What was chosen of the model already, by these settings; it is not chosen anew.
         n_batches: Batches to use at most.
-        estimator: ``auto``, ``exact``, ``sketched``, ``sampled`` or ``both``; see
+        estimator: ``auto``, ``exact``, ``sketched``, ``sampled``, ``both`` or ``none``; see
             `fimlora.statistics.options.Estimator`. ``auto`` decides by the shape of the first
-            batch, so parts of one run need another.
+            batch, so parts of one run need another. With ``none`` the run goes no further than
+            what is recorded besides: see `passes`.
         rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which the method ``spectral`` needs
-            (experimental), ``moments`` and ``batch_energies``; see
-            `fimlora.statistics.options.Record`. All keep the modules' inputs until the
-            backward pass.
+            (experimental), ``moments``, ``batch_energies`` and what other methods need; see
+            `fimlora.statistics.options.Record`. What is of gradients or inputs keeps the
+            modules' inputs until the backward pass, where there is one.
         spectra_bytes: Memory for the gradients of all modules that spectra are taken of.
-            Where they need more they are sketched, and the statistics state the error.
+            Where they need more they are sketched, and the statistics state the error; what
+            needs them whole, as ``weight_gradient`` does, is then refused unless streamed.
             Streamed, only those of one block are in memory at once.
         micro_batch_size: Examples per forward pass, to save memory; changes no result. When
             memory runs out it is halved, and the pass that failed is run again.
@@ -58,7 +77,7 @@ class Settings:
         first_example: Examples in the batches before these, if these are a part of a run: then
             ``sketched`` draws what it draws in the whole one.
         null: Go backward a second time over every forward pass, from losses under labels of
-            other examples: `fimlora.Statistics.null`.
+            other examples: `fimlora.Statistics.null`. Without a first time there is none.
         halves: Keep the sums of every other batch apart besides: `fimlora.Statistics.halves`.
 
     Raises:
@@ -94,7 +113,11 @@ class Settings:
         _check_count(0, first_example=self.first_example)
         check_scale(self.scale)
         _parse_estimator(self.estimator)
-        parse_record(self.record)
+        if self.parsed_estimator is Estimator.NONE and not parse_record(self.record):
+            raise InvalidOption(
+                "estimator='none' leaves nothing to measure without record; allowed are "
+                f"{', '.join(repr(str(one)) for one in Record)}, or another estimator"
+            )
 
     @property
     def parsed_estimator(self) -> Estimator:
@@ -105,6 +128,17 @@ class Settings:
     def parsed_record(self) -> frozenset[Record]:
         """What to record besides."""
         return parse_record(self.record)
+
+    @property
+    def passes(self) -> Passes:
+        """How far a run goes for all that is asked: no batch, forward passes, or back as well."""
+        of_records = (record.passes for record in self.parsed_record)
+        return Passes.most([self.parsed_estimator.passes, *of_records])
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there are gradients under other labels, if such labels can be had."""
+        return self.null and self.passes is Passes.BACKWARD
 
     def without(self, drawn: Collection[str]) -> "Settings":
         """Name modules whose weights the checkpoint lacks.
@@ -204,6 +238,48 @@ def check_gradients_allowed() -> None:
             "measuring needs gradients, which torch.inference_mode() rules out: call it "
             "outside; torch.no_grad() is allowed"
         )
+
+
+def check_whole_gradients(
+    settings: Settings, modules: Sequence[TargetModule], device: torch.device
+) -> None:
+    """Refuse to hold whole gradients of all modules at once where they may not be.
+
+    Args:
+        settings: What is measured.
+        modules: The target modules.
+        device: Where they compute.
+
+    Raises:
+        OutOfMemory: They take more than `Settings.spectra_bytes`.
+    """  # noqa: DOC502 - or its kind for a GPU
+    wanted = sorted(settings.parsed_record & WHOLE_GRADIENT_RECORDS)
+    if wanted and not gradients_fit(modules, settings.spectra_bytes):
+        needed = whole_gradient_bytes(modules)
+        raise error_for(device)(
+            f"record={wanted[0].value!r} keeps the mean gradient of every target module whole, "
+            f"{format_bytes(needed)} ({needed:,} bytes), and spectra_bytes="
+            f"{settings.spectra_bytes} allows {format_bytes(settings.spectra_bytes)}: stream the "
+            "model, which holds one block's at a time, allow more, or choose fewer modules"
+        )
+
+
+def check_weights(
+    record: frozenset[Record], model: nn.Module, modules: Sequence[TargetModule]
+) -> None:
+    """Refuse to record what reads weights where these are packed.
+
+    Args:
+        record: What to record.
+        model: The model.
+        modules: Its target modules.
+
+    Raises:
+        UnsupportedModule: One of them holds its weight quantised.
+    """  # noqa: DOC502 - the helper raises
+    if wanted := sorted(record & _WEIGHTS_READ):
+        located = {module.name: locate(model, module) for module in modules}
+        check_plain_weights(located, wanted_by=[each.value for each in wanted])
 
 
 def check_record(record: frozenset[Record], model: nn.Module) -> None:

@@ -7,7 +7,7 @@ so that who only asks for names loads neither numpy nor torch; `fimlora.methods.
 from dataclasses import dataclass
 
 from fimlora.errors import InvalidOption
-from fimlora.statistics.options import Passes, Record
+from fimlora.statistics.options import Estimator, Passes, Record
 
 CONTROLS = frozenset({"uniform", "random"})
 
@@ -25,6 +25,8 @@ class Method:
         needs_examples: Whether it needs the energy of each example's gradient.
         fewest_examples: How many examples it compares at least.
         needs_null: Whether it needs the statistics of the null.
+        needs_retain: Whether it needs those of rows whose function is to be kept.
+        needs_fisher: Whether it needs what an estimator has recorded.
         passes: What passes over the data it needs.
     """
 
@@ -36,6 +38,8 @@ class Method:
     needs_examples: bool = False
     fewest_examples: int = 1
     needs_null: bool = False
+    needs_retain: bool = False
+    needs_fisher: bool = False
     passes: Passes = Passes.BACKWARD
 
     @property
@@ -50,6 +54,7 @@ _ALL = (
         "proportional",
         "by the mean diagonal Fisher information of LoRA-B",
         "FIM-LoRA, equation 4",
+        needs_fisher=True,
     ),
     Method(
         "coherent",
@@ -83,6 +88,30 @@ _ALL = (
         "by Fisher information over that under labels of other examples (experimental)",
         "a contrast of two runs, as in VILA (Kim et al. 2025)",
         needs_null=True,
+        needs_fisher=True,
+    ),
+    Method(
+        "gora",
+        "proportional",
+        "by weights times their mean gradient: parameters, not ranks, in proportion (experimental)",
+        "GoRA (He et al. 2025)",
+        frozenset({Record.WEIGHT_GRADIENT}),
+    ),
+    Method(
+        "vila",
+        "proportional",
+        "by Fisher information over that of rows whose function is to be kept (experimental)",
+        "a contrast of two datasets, as in VILA (Kim et al. 2025)",
+        needs_fisher=True,
+        needs_retain=True,
+    ),
+    Method(
+        "kappa",
+        "proportional",
+        "by how well weights are conditioned, without any data (experimental)",
+        "KappaTune, as in PEFT",
+        frozenset({Record.WEIGHT_CONDITION}),
+        passes=Passes.NONE,
     ),
     Method(
         "fisher-layers",
@@ -146,6 +175,47 @@ def records_needed(*names: str) -> frozenset[Record]:
     return frozenset().union(*(find_method(name).record for name in names))
 
 
+def passes_needed(*names: str) -> Passes:
+    """Say what passes over the data methods need, all of them together.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        The most that one of them needs; controls, which go by no score, only show what is there
+        for the others.
+    """
+    methods = [find_method(name) for name in names]
+    measured = [method for method in methods if method.name not in CONTROLS]
+    return Passes.most(method.passes for method in measured or methods)
+
+
+def estimator_for(name: str, estimator: str) -> str:
+    """Say what to estimate for a method.
+
+    Args:
+        name: The method.
+        estimator: What was asked for.
+
+    Returns:
+        That, or ``none`` where the method looks at no gradient and the choice was free.
+    """
+    is_free = estimator == Estimator.AUTO and passes_needed(name) is not Passes.BACKWARD
+    return Estimator.NONE.value if is_free else estimator
+
+
+def reads_labels(*names: str) -> bool:
+    """Say whether labels can move the plan of any of some methods.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        Whether they can.
+    """
+    return any(find_method(name).reads_labels for name in names)
+
+
 def needs_null(*names: str) -> bool:
     """Say whether any of some methods needs the statistics of the null.
 
@@ -156,3 +226,15 @@ def needs_null(*names: str) -> bool:
         Whether one does.
     """
     return any(find_method(name).needs_null for name in names)
+
+
+def needs_retain(*names: str) -> bool:
+    """Say whether any of some methods needs rows whose function is to be kept.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        Whether one does.
+    """
+    return any(find_method(name).needs_retain for name in names)

@@ -8,20 +8,24 @@ from fimlora.errors import InvalidOption
 from fimlora.methods import (
     cka_layers,
     coherent,
+    controls,
     fim,
     fim_over_null,
     fisher_layers,
+    gora,
+    kappa,
     spectral,
     spectral_denoised,
+    vila,
 )
 from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
-from fimlora.statistics.groups import GROUPS
+from fimlora.statistics.options import Estimator
 
 # What makes scores of statistics, an aggregation and an estimator; the controls go by no score,
-# but their plans show those of `fim`.
+# but their plans show those of `fim`, if there are such.
 Scorer = Callable[[Statistics, str, str | None], Scores]
 SCORERS: dict[str, Scorer] = {
     "fim": fim.score_fisher,
@@ -29,11 +33,14 @@ SCORERS: dict[str, Scorer] = {
     "spectral": spectral.take_spectra,
     "spectral-denoised": spectral_denoised.take_denoised,
     "fim-over-null": fim_over_null.score_over_null,
+    "gora": gora.score_importance,
+    "vila": vila.score_contrast,
+    "kappa": kappa.score_condition,
     "fisher-layers": fisher_layers.score_trace,
     "cka-layers": cka_layers.score_debiased,
     "cka-layers-biased": cka_layers.score_biased,
-    "uniform": fim.score_fisher,
-    "random": fim.score_fisher,
+    "uniform": controls.score_controls,
+    "random": controls.score_controls,
 }
 
 
@@ -49,12 +56,7 @@ def score(
 
     Args:
         statistics: What `fimlora.measure` returned, or what was read from its file.
-        method: A name in `fimlora.methods.registry.METHODS`: ``fim`` takes the Fisher
-            information of LoRA-B, ``coherent`` the part of it that examples agree on,
-            ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
-            of these is above their noise, ``fim-over-null`` the Fisher information over that
-            of the null, ``fisher-layers`` its trace over the weights of a layer,
-            ``cka-layers`` how little a layer's output is like its input; ``uniform`` and ``random`` are the controls.
+        method: A name in `fimlora.methods.registry.METHODS`, whose summary says what it goes by.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -106,15 +108,23 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
     """
     needed = find_method(method)
     for record in sorted(needed.record):
-        name = record.value
-        held = statistics.quantities.get(name) if name in GROUPS else getattr(statistics, name)
-        if not held:
+        if not statistics.holds(record):
             return (
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
+    if needed.needs_fisher and statistics.estimator is Estimator.NONE:
+        return (
+            f"method {method!r} needs gradients of the loss, and these statistics are of a run "
+            "without an estimator; measure with estimator='auto'"
+        )
     if needed.needs_null and (reason := _no_null(statistics)):
         return f"method {method!r} needs the null, and {reason}"
+    if needed.needs_retain and statistics.retain is None:
+        return (
+            f"method {method!r} needs a second dataset, whose function is to be kept, and these "
+            "statistics hold none; measure with retain=its batches"
+        )
     if needed.needs_examples and not statistics.example_energies:
         return (
             f"method {method!r} needs the energy of each example, and these statistics hold "

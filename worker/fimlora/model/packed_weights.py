@@ -40,19 +40,27 @@ def logical_sizes(model: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    is_packed = _is_packed(module)
+    packed = is_packed(module)
     yield from (
         (name, parameter)
         for name, parameter in module.named_parameters(recurse=False)
-        if not (is_packed and name.endswith(_OF_PACKING))
+        if not (packed and name.endswith(_OF_PACKING))
     )
     # GPTQ and AWQ keep packed weights as buffers, and the bias too.
-    if is_packed:
+    if packed:
         kept = (*_WEIGHTS, "bias")
         yield from ((n, b) for n, b in module.named_buffers(recurse=False) if n in kept)
 
 
-def _is_packed(module: nn.Module) -> bool:
+def is_packed(module: nn.Module) -> bool:
+    """See whether a module's weight stands for more numbers, or other ones, than it holds.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Whether it is quantised in a way that its tensors show.
+    """
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return any(
         name in {"qweight", "weight_packed"}

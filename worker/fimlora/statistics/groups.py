@@ -24,5 +24,5 @@ class Group:
     is_square: bool = False
 
 
-_ALL: tuple[Group, ...] = (Group("layer_similarity"),)
+_ALL = (Group("weight_gradient"), Group("weight_condition"), Group("layer_similarity"))
 GROUPS = {group.name: group for group in _ALL}

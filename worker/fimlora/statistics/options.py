@@ -5,7 +5,7 @@ saved with them, or compared, or part of a rank map.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,6 +51,17 @@ class Record(StrEnum):
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
     LAYER_SIMILARITY = "layer_similarity"
     """How alike the hidden states are that go into each module's layer and come out of it."""
+    WEIGHT_GRADIENT = "weight_gradient"
+    """The mean product of each weight with its mean gradient, which must be kept whole."""
+    WEIGHT_CONDITION = "weight_condition"
+    """The largest and the smallest singular value of each weight; no data enters."""
+
+    @property
+    def passes(self) -> "Passes":
+        """What it takes of a run over the calibration batches."""
+        if self in _OF_WEIGHTS:
+            return Passes.NONE
+        return Passes.FORWARD if self in _OF_INPUTS else Passes.BACKWARD
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:
@@ -73,7 +84,7 @@ def parse_record(record: str | Collection[str]) -> frozenset[Record]:
 
 
 class Passes(StrEnum):
-    """What a method needs of a run over the calibration batches."""
+    """What a method needs of a run over the calibration batches, the least first."""
 
     NONE = "none"
     """Nothing: it looks at weights alone."""
@@ -81,6 +92,23 @@ class Passes(StrEnum):
     """Forward passes: it looks at activations, and no label tells it anything."""
     BACKWARD = "backward"
     """Forward and backward passes: it looks at gradients of the loss."""
+
+    @staticmethod
+    def most(of: "Iterable[Passes]") -> "Passes":
+        """Say what a run must do for all of several things that are wanted of it.
+
+        Args:
+            of: What each of them needs.
+
+        Returns:
+            The most of these; ``none`` where nothing is wanted.
+        """
+        return max(of, key=list(Passes).index, default=Passes.NONE)
+
+
+# What is known from weights alone, and from weights and inputs; all else is of gradients.
+_OF_WEIGHTS: frozenset[Record] = frozenset()
+_OF_INPUTS = frozenset({Record.MOMENTS, Record.LAYER_SIMILARITY})
 
 
 class Estimator(StrEnum):
@@ -96,11 +124,14 @@ class Estimator(StrEnum):
     """The published code's way: one seeded A, the gradient of a batch squared."""
     BOTH = "both"
     """Both of them, from the same passes."""
+    NONE = "none"
+    """Nothing is: a run takes no more of the model than what else is recorded needs."""
 
     @property
     def has_examples(self) -> bool:
         """Whether row and example energies are recorded, as they are or sketched."""
-        return self is not Estimator.SAMPLED  # whatever is chosen by itself has them
+        # Whatever is chosen by itself has them.
+        return self not in {Estimator.SAMPLED, Estimator.NONE}
 
     @property
     def has_sampled(self) -> bool:
@@ -110,7 +141,12 @@ class Estimator(StrEnum):
     @property
     def is_drawn(self) -> bool:
         """Whether what is recorded depends on a rank and a seed."""
-        return self is not Estimator.EXACT
+        return self not in {Estimator.EXACT, Estimator.NONE}
+
+    @property
+    def passes(self) -> Passes:
+        """What it takes of a run over the calibration batches."""
+        return Passes.NONE if self is Estimator.NONE else Passes.BACKWARD
 
 
 def check_scale(scale: int | float) -> None:

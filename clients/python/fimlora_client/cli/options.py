@@ -1,9 +1,11 @@
 """Options that several commands take, by what they are about."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+
+from fimlora_contract.requests import MethodName
 
 BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
     "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
@@ -76,8 +78,8 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null, fisher-layers, cka-layers, cka-layers-biased (experimental: not shown to beat uniform).",
+        help=f"One of {', '.join(get_args(MethodName))}; fim by default. All but fim, uniform and "
+        "random are experimental: not shown to beat uniform.",
     ),
 ]
 Methods = Annotated[
@@ -85,7 +87,8 @@ Methods = Annotated[
     _option(
         "--methods",
         panel=ALLOCATION,
-        help="Two or more, with commas between; all that one set of passes gives if left out.",
+        help="Two or more, with commas between; all that one set of passes gives, but gora and "
+        "kappa, if left out.",
     ),
 ]
 RMin = Annotated[
@@ -106,6 +109,36 @@ Layers = Annotated[
         panel=ALLOCATION,
         help="How many layers fisher-layers or cka-layers choose; half if left out.",
     ),
+]
+Group = Annotated[
+    list[str] | None,
+    _option(
+        "--group",
+        panel=ALLOCATION,
+        help="One rank for all of these: names, endings or patterns with commas between "
+        "(repeatable); or type, fused (what servers pack) or layer.",
+    ),
+]
+RankMenu = Annotated[
+    str | None,
+    _option(
+        "--rank-menu",
+        panel=ALLOCATION,
+        help="Only these ranks, with commas between; or powers-of-two, or vllm.",
+    ),
+]
+PerType = Annotated[
+    list[str] | None,
+    _option(
+        "--per-type",
+        panel=ALLOCATION,
+        help="NAME:KEY=VALUE,... with r_min, r_max or share of the budget, e.g. "
+        "v_proj:r_min=8,share=0.2. Repeatable.",
+    ),
+]
+MaxLoraRank = Annotated[
+    int | None,
+    _option("--max-lora-rank", panel=ALLOCATION, help="The highest rank your server allows."),
 ]
 Aggregation = Annotated[
     str | None,
@@ -204,6 +237,15 @@ Column = Annotated[
         panel=DATA,
         help="ROLE=NAME, e.g. text=review; found by usual names if left out. tools=, system= "
         "and input= leave such a column alone. Repeatable.",
+    ),
+]
+Retain = Annotated[
+    str | None,
+    _option(
+        "--retain",
+        metavar="DATASET",
+        panel=DATA,
+        help="With method vila: rows whose function is to be kept, named as the dataset is.",
     ),
 ]
 Split = Annotated[

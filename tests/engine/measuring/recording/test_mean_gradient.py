@@ -8,6 +8,7 @@ from fimlora import find_targets, measure
 from fimlora.measuring.recording.mean_gradient import MeanGradient
 from fimlora.measuring.recording.quantity import SeenCall
 from fimlora.measuring.recording.singular_values import N_LEADING
+from fimlora.measuring.recording.spectra import Spectra
 from fimlora.memory.need import sketch_is_smaller
 from fimlora.plan import TargetModule
 from support.models import TINY_MODELS, make_batch, tiny
@@ -54,7 +55,7 @@ def test_gradients_are_sketched_above_the_memory_bound_and_only_where_it_saves()
         for m in modules:
             sums.add(m.name, [SeenCall((x.detach()[None],), gs[m.name][None])])
         sums.commit()
-        return sums.results(2)
+        return Spectra(sums).results(2)
 
     exact, sketch = run(needed), run(needed - 1)
 

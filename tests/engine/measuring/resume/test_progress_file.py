@@ -12,6 +12,7 @@ import torch
 
 from fimlora import ProgressFile, measure
 from fimlora.errors import InvalidOption, InvalidProgress
+from fimlora.statistics.options import Record
 from support.endless_run import run_endlessly
 from support.models import make_batch, tiny
 from support.statistics import assert_identical
@@ -47,10 +48,10 @@ def cut_off(path: Path, model, batches, *, after: int, **options) -> None:
         {"estimator": "exact"},
         {"estimator": "sampled", "rank": 4},
         {"estimator": "both", "rank": 4, "micro_batch_size": 2},
-        {"record": ["spectra", "moments", "batch_energies"]},
+        {"record": [*Record]},
         {"estimator": "sampled", "record": "spectra", "spectra_bytes": 0},
         {"estimator": "both", "train_mode": True},
-        {"record": ("spectra", "batch_energies"), "null": True, "halves": True},
+        {"record": [*Record], "null": True, "halves": True},
     ],
     ids=["exact", "sampled", "both", "records", "sketched", "dropout", "parts"],
 )
@@ -382,6 +383,7 @@ def test_saving_keeps_to_its_share_of_the_time(tmp_path):
 CHILD = """
 import sys, torch
 from pathlib import Path
+from fimlora.statistics.options import Record
 from support.endless_run import run_endlessly
 torch.set_num_threads(1)
 run_endlessly(Path(sys.argv[1]))

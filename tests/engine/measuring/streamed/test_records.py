@@ -9,6 +9,8 @@ import transformers
 from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.recording.mean_gradient import MeanGradient
 from fimlora.memory.need import sketch_is_smaller
+from fimlora.statistics.groups import GROUPS
+from fimlora.statistics.options import Record
 from support.models import PAD, VOCABULARY, make_batch, tiny
 from support.streaming import ALL, assert_same, batches_for, quiet, save
 
@@ -16,7 +18,7 @@ __all__ = ["quiet"]  # a fixture of every test here
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
-@pytest.mark.parametrize("record", ["spectra", "moments", "batch_energies"])
+@pytest.mark.parametrize("record", [*Record])
 def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     """In micro-batches too; and nothing is recorded that was not asked for."""
     model, targets = tiny("llama_gqa_lm")
@@ -29,6 +31,7 @@ def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     assert bool(streamed.spectra) == (record == "spectra")
     assert bool(streamed.input_squares) == (record == "moments")
     assert bool(streamed.batch_energies) == (record == "batch_energies")
+    assert bool(streamed.quantities.get(record)) == (record in GROUPS)
 
 
 def test_sketches_are_the_resident_ones(tmp_path):

@@ -1,4 +1,4 @@
-"""The mean weight gradient of a module, whole or as a sketch, from which spectra are taken.
+"""The mean weight gradient of a module, whole or as a sketch: one sum for all that is read of it.
 
 Symbols: T tokens of all examples at hand, I and O input and output features, ``x`` (T I)
 module input, ``g`` (T O) gradient of the summed per-example losses at its output, so that
@@ -7,14 +7,13 @@ module input, ``g`` (T O) gradient of the summed per-example losses at its outpu
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fimlora.measuring.recording.pending_sum import PendingSum
-from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, as_array
+from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, present
 from fimlora.measuring.recording.singular_values import (
     Spectrum,
     exact_spectrum,
@@ -34,17 +33,20 @@ from fimlora.shapes import Float
 from fimlora.statistics.statistics import Groups
 
 
-class GradientSum(Protocol):
-    """The weight gradient of one module, summed over tokens and batches."""
+class Sketch(NamedTuple):
+    """What is left of a gradient G, turned so that its longer side comes first.
 
-    def add(self, x: Tensor, g: Tensor) -> None:
-        """Add ``g^T x``, once the pass is over."""
+    Attributes:
+        Y: ``G Omega`` (L P).
+        Z: ``Psi G`` (Q S).
+        Psi: The signs behind Z (Q L).
+        is_wide: Whether the longer side is that of the input features.
+    """
 
-    def sums(self) -> tuple[PendingSum, ...]:
-        """Give the sums it is made of."""
-
-    def spectrum(self, n_examples: int) -> Spectrum:
-        """Give the spectrum of the mean over the examples."""
+    Y: Tensor
+    Z: Tensor
+    Psi: Tensor
+    is_wide: bool
 
 
 class ExactSum:
@@ -71,8 +73,11 @@ class ExactSum:
         Returns:
             The spectrum, without an error.
         """
-        assert self._sum.total is not None, "the module got no gradient"
-        return exact_spectrum(self._sum.total / n_examples)
+        return exact_spectrum(self.total() / n_examples)
+
+    def total(self) -> Float[Tensor, "O I"]:
+        """Give the gradient, not copied."""
+        return present(self._sum.total)
 
 
 class Signs:
@@ -152,15 +157,20 @@ class SketchedSum:
         Returns:
             The spectrum, with the error that is stated for it.
         """
-        Y, Z = self._Y.total, self._Z.total
-        assert Y is not None, "the module got no gradient"
-        assert Z is not None
+        Y, Z, Psi, _ = self.sketch(n_examples)
+        return sketched_spectrum(Y, Z, Psi)
+
+    def sketch(self, n_examples: int) -> Sketch:
+        """Give the sketch of the mean over the examples."""
+        Y, Z = present(self._Y.total), present(self._Z.total)
         Psi = self._signs.psi(Y.mT)  # (L Q)
-        return sketched_spectrum(Y / n_examples, Z / n_examples, Psi.mT)
+        return Sketch(Y / n_examples, Z / n_examples, Psi.mT, self._is_wide)
 
 
 class MeanGradient(Quantity):
-    """The summed weight gradient of every module, for the spectrum of its mean.
+    """The summed weight gradient of every module.
+
+    It says nothing by itself: quantities that read it at the end are given it.
 
     Args:
         modules: The target modules.
@@ -168,6 +178,7 @@ class MeanGradient(Quantity):
             those that a sketch is smaller than are sketched.
         signs: Signs to sketch with, drawn before for other modules; the same are drawn anew
             when there are none.
+        whole: Whether none may be sketched, as something needs them whole.
     """
 
     def __init__(
@@ -176,10 +187,11 @@ class MeanGradient(Quantity):
         *,
         spectra_bytes: int = SPECTRA_BYTES,
         signs: Signs | None = None,
+        whole: bool = False,
     ) -> None:
-        fits = gradients_fit(modules, spectra_bytes)
+        fits = whole or gradients_fit(modules, spectra_bytes)
         self._signs = signs or Signs(SKETCH_WIDTH)
-        self._gradients: dict[str, GradientSum] = {
+        self._gradients: dict[str, ExactSum | SketchedSum] = {
             module.name: ExactSum()
             if fits or not sketch_is_smaller(module)
             else SketchedSum(module, self._signs)
@@ -212,15 +224,12 @@ class MeanGradient(Quantity):
         super().commit()
         self._signs.forget()
 
-    def results(self, n_examples: int) -> Groups:
-        """Give the spectrum of each mean gradient, its energy and the error of the spectrum."""
-        spectra = {
-            name: gradient.spectrum(n_examples)
-            for name, gradient in self._gradients.items()
-            if all(pending.total is not None for pending in gradient.sums())
-        }
-        return {
-            "spectra": {name: as_array(s.values).reshape(-1) for name, s in spectra.items()},
-            "mean_energies": {name: np.array([s.energy]) for name, s in spectra.items()},
-            "spectrum_errors": {name: np.array([s.error]) for name, s in spectra.items()},
-        }
+    def reached(self) -> Iterator[tuple[str, ExactSum | SketchedSum]]:
+        """Give the gradient of every module that one has reached."""
+        for name, gradient in self._gradients.items():
+            if all(pending.total is not None for pending in gradient.sums()):
+                yield name, gradient
+
+    def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - others say what it is
+        """Give nothing."""
+        return {}

@@ -13,8 +13,11 @@ from fimlora.measuring.recording.layer_similarity import LayerSimilarity
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
+from fimlora.measuring.recording.spectra import Spectra
+from fimlora.measuring.recording.weight_condition import WeightCondition
+from fimlora.measuring.recording.weight_gradient import WeightGradient
 from fimlora.measuring.settings import Settings
-from fimlora.memory.need import SKETCH_WIDTH
+from fimlora.memory.need import GRADIENT_RECORDS, SKETCH_WIDTH, WHOLE_GRADIENT_RECORDS
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
 
@@ -42,14 +45,20 @@ def quantities_for(
     estimator, collect = settings.parsed_estimator, settings.parsed_record
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
-    if Record.SPECTRA in collect:
-        wanted.append(MeanGradient(modules, spectra_bytes=n_bytes, signs=signs))
+    if collect & GRADIENT_RECORDS:
+        whole = bool(collect & WHOLE_GRADIENT_RECORDS)
+        gradients = MeanGradient(modules, spectra_bytes=n_bytes, signs=signs, whole=whole)
+        wanted.append(gradients)
+        readers = {Record.SPECTRA: Spectra, Record.WEIGHT_GRADIENT: WeightGradient}
+        wanted += [new(gradients) for record, new in readers.items() if record in collect]
     if Record.MOMENTS in collect:
         wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
     if Record.LAYER_SIMILARITY in collect:
         wanted.append(LayerSimilarity(modules))
+    if Record.WEIGHT_CONDITION in collect:
+        wanted.append(WeightCondition())
     rank, seed = settings.rank, settings.seed
     if estimator is Estimator.SKETCHED:
         wanted.append(FisherSketched(modules, rank=rank, seed=seed))
@@ -83,11 +92,10 @@ def recorder_for(
     signs = signs or Signs(SKETCH_WIDTH)  # the null's sketches are made with the same ones
     both = [
         quantities_for(settings, modules, device, spectra_bytes=spectra_bytes, signs=signs)
-        for _ in range(1 + settings.null)
+        for _ in range(1 + settings.has_null)
     ]
-    return Recorder(
-        modules, both[0], null=both[-1] if settings.null else (), halves=settings.halves
-    )
+    null = [q for q in both[-1] if q.reads_labels] if settings.has_null else ()
+    return Recorder(modules, both[0], null=null, halves=settings.halves)
 
 
 def layer_recorder_for(settings: Settings, modules: Sequence[TargetModule]) -> Recorder | None:

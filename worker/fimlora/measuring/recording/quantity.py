@@ -26,7 +26,7 @@ GramOf = Callable[[], list[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A forward and a backward pass over some examples of a batch.
+    """A pass over some examples of a batch: forward, and backward where gradients are seen.
 
     Attributes:
         weights: What each example counts in the loss of the whole batch (N).
@@ -34,20 +34,22 @@ class Pass:
         is_whole: Whether they are all examples of the batch.
         numbers: Which examples of the run they are (N), counted over all batches as they were
             given; on the CPU. ``None`` where no quantity asks.
+        label_mask: Which of their tokens carry a label, where each has one of its own.
     """
 
     weights: Tensor
     token_mask: Tensor | None
     is_whole: bool
     numbers: Tensor | None = None
+    label_mask: Tensor | None = None
 
 
 class SeenCall(NamedTuple):
-    """One call of a module, after the backward pass.
+    """One call of a module, after the backward pass if there is one.
 
     Attributes:
         kept: What `Quantity.keep` returned for it.
-        g: The gradient of its output (N T O).
+        g: The gradient of its output (N T O); empty in a run that goes forward only.
     """
 
     kept: tuple[Tensor, ...]
@@ -61,10 +63,12 @@ class Quantity(ABC):
     says what to keep of an input, what to add for a module's calls, and what its sums are named.
 
     Attributes:
+        reads_labels: Whether labels can change it: if not, it has no null.
         sees_layers: Whether it looks at the hidden states around layers.
         at_hand: The pass at hand.
     """
 
+    reads_labels: ClassVar[bool] = True
     sees_layers: ClassVar[bool] = False
     at_hand: Pass
 
@@ -95,7 +99,10 @@ class Quantity(ABC):
 
     @abstractmethod
     def add(self, name: str, calls: Sequence[SeenCall]) -> None:
-        """Take a module's part in a pass: all its calls in it."""
+        """Take a module's part in a pass: all its calls in it.
+
+        A run that goes forward only has no reason to wait, and gives one call after the other.
+        """
 
     def see_layer(self, block: str, x: Tensor, y: Tensor, *, is_last: bool) -> None:  # noqa: B027
         """Look at the hidden states of a layer in the forward pass; most look at none.

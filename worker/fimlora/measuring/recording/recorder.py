@@ -3,7 +3,7 @@
 Symbols as in `fimlora.measuring.recording.quantity`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -37,7 +37,7 @@ class Recorder:
     Args:
         modules: The target modules.
         quantities: What is collected.
-        null: The same quantities once more, if there is a second backward pass.
+        null: Those of them that read labels once more, if there is a second backward pass.
         halves: Whether the sums of every other batch are kept apart.
 
     Attributes:
@@ -57,7 +57,7 @@ class Recorder:
         self.batch_sizes: list[int] = []
         self._names = [module.name for module in modules]
         self._quantities, self._null, self._halves = quantities, null, halves
-        self._shown = quantities
+        self._is_null = False
         self._n_in_batch = 0
         self._n = 0
         self._is_forward = False  # or else a pass that is run again, or another's
@@ -74,6 +74,7 @@ class Recorder:
         *,
         is_whole: bool,
         numbers: Tensor | None = None,
+        label_mask: Tensor | None = None,
     ) -> None:
         """Expect a forward pass over some examples of a batch.
 
@@ -82,18 +83,19 @@ class Recorder:
             token_mask: Which of their tokens are not padding, if that is known.
             is_whole: Whether they are all examples of the batch.
             numbers: Which examples of the run they are, where a quantity asks.
+            label_mask: Which of their tokens carry a label, where each has one of its own.
         """
         self.discard()
         self._n = len(weights)
         self._is_forward = True
-        self._shown = self._quantities
-        at_hand = Pass(weights, token_mask, is_whole, numbers)
+        self._is_null = False
+        at_hand = Pass(weights, token_mask, is_whole, numbers, label_mask)
         for quantity in self._all:
             quantity.begin(at_hand)
 
     def begin_null(self) -> None:
         """Expect a second backward pass, from losses under null labels."""
-        self._shown = self._null
+        self._is_null = True
 
     def drop_null(self) -> None:
         """Expect no second backward pass at all."""
@@ -190,9 +192,32 @@ class Recorder:
             calls: What `keep` returned, and the output gradient, of each call.
         """
         gradients = [self._by_example(g) for _, g in calls]
-        for quantity, (start, end) in zip(self._shown, self._parts[name], strict=True):
+        for quantity, (start, end) in self._shown(name):
             seen = zip(calls, gradients, strict=True)
             quantity.add(name, [SeenCall(kept[start:end], g) for (kept, _), g in seen])
+
+    def on_input(self, name: str, kept: tuple[Tensor, ...]) -> None:
+        """Take a module's input in a pass that goes forward only.
+
+        Args:
+            name: The module's name.
+            kept: What `keep` returned.
+        """
+        if name in self._mixed:
+            return  # the pass will be run again
+        for quantity, (start, end) in self._shown(name):
+            quantity.add(name, [SeenCall(kept[start:end], torch.empty(0))])
+
+    def _shown(self, name: str) -> Iterator[tuple[Quantity, tuple[int, int]]]:
+        """The quantities whose turn it is, and where their parts of what is kept are."""
+        both = zip(self._quantities, self._parts[name], strict=True)
+        if not self._is_null:
+            yield from both
+            return
+        others = iter(self._null)
+        for quantity, part in both:
+            if quantity.reads_labels:
+                yield next(others), part
 
     def end_batch(self, order: Tensor | None = None) -> Tensor:
         """Close a batch.

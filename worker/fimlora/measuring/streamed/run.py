@@ -34,7 +34,12 @@ from fimlora.measuring.recording.quantities import layer_recorder_for, recorder_
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
-from fimlora.measuring.settings import Settings, check_gradients_allowed, check_record
+from fimlora.measuring.settings import (
+    Settings,
+    check_gradients_allowed,
+    check_record,
+    check_weights,
+)
 from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.blocks import find_blocks
 from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_store
@@ -42,6 +47,7 @@ from fimlora.measuring.streamed.paused_forward import casting_as_one_graph, stop
 from fimlora.measuring.streamed.progress import LayerwiseProgress
 from fimlora.measuring.streamed.schedule import LayerwiseRun, NewRecorder
 from fimlora.measuring.streamed.side_pass import SideQuestions
+from fimlora.measuring.streamed.weights_alone import look_at_weights
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SKETCH_WIDTH, gradients_fit
 from fimlora.model.checkpoint import Checkpoint
@@ -54,7 +60,7 @@ from fimlora.model.targets import count_base_parameters
 from fimlora.model.weight_reader import open_weights
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution, Executor
+from fimlora.statistics.options import Execution, Executor, Passes
 from fimlora.statistics.statistics import Groups
 
 
@@ -168,6 +174,7 @@ def stream(
     reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
+    check_weights(settings.parsed_record, model, modules)
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
     weights = new_weights(model, reader, blocks, device)
@@ -182,6 +189,19 @@ def stream(
         running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
+        if settings.passes is Passes.NONE:
+            progress = LayerwiseProgress(
+                settings.n_batches, len(blocks), saved, settings.on_batch, goes_back=False
+            )
+            new_recorder = _recorders_of_blocks(settings, modules, device)
+            found_in_blocks = look_at_weights(
+                model, modules, blocks, weights, new_recorder, progress
+            )
+            return new_statistics(
+                model, choice, settings, loss=None, batch_sizes=(), groups=_join(modules, found_in_blocks),
+                base_parameters=n_parameters,
+                execution=Execution(Executor.STREAMED, 0, peak_bytes(device)),
+            )  # fmt: skip
         items = _read(batches, settings, saved)
         loss, null, found = _examples_of(items, model, settings, device)
         settings, reason = decide_estimator(settings, model, modules, items[0])
@@ -200,7 +220,11 @@ def stream(
                 replace(settings, null=null is not None), modules, device
             ),
             new_layer_recorder=partial(layer_recorder_for, settings),
-            progress=LayerwiseProgress(len(found), len(blocks), saved, settings.on_batch),
+            progress=LayerwiseProgress(
+                len(found), len(blocks), saved, settings.on_batch,
+                goes_back=settings.passes is Passes.BACKWARD,
+            ),
+            goes_back=settings.passes is Passes.BACKWARD,
         )  # fmt: skip
         groups = _join(modules, run.measure(settings.micro_batch_size))
     return new_statistics(
@@ -287,7 +311,7 @@ def _examples_of(
     for number, item in enumerate(items, 1):
         check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], settings.loss_fn)
-    null = NullLabels.of(items[0], loss, settings.seed) if settings.null else None
+    null = NullLabels.of(items[0], loss, settings.seed) if settings.has_null else None
     starts = itertools.accumulate(map(count_examples, items), initial=settings.first_example)
     found = [
         labelled_examples(item, loss, device, first=first, null=null)
