@@ -57,8 +57,8 @@ SIGNATURES = {
     "advise_prune_and_grow": "model, batches, n, *, exact=False, n_batches=8, "
     "adapter_name='default', micro_batch_size=None, loss_fn=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, scale=2, alpha=None, rslora=False, "
-    "seed=0, provenance=None",
+    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, n_layers=None, "
+    "scale=2, alpha=None, rslora=False, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
@@ -102,6 +102,7 @@ FIELDS = {
         "modules",
         "by_module",
         "spectra",
+        "by_layer",
         "base_parameters",
         "provenance",
         "not_targeted",

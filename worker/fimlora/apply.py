@@ -17,6 +17,7 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
 from fimlora.methods.registry import (
     estimator_for,
+    find_method,
     needs_null,
     records_needed,
 )
@@ -86,6 +87,11 @@ def apply_fim_ranks(
     """
     if r_min is not None and r_min < 1:
         raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
+    if find_method(method).rule == "layers":
+        raise InvalidOption(
+            f"method {method!r} gives some layers rank 0, and a layer of a live adapter has at "
+            "least rank 1: measure the base model, and write_adapter makes an adapter of its plan"
+        )
     with exclusive(model):
         adapter = live_adapter(model, adapter_name)
         scale = common_scale(adapter)

@@ -182,8 +182,10 @@ def budget_line(plan: RankPlan) -> str:
     elif all(
         rank >= min(plan.r_max, m.d_in, m.d_out)
         for m, rank in ((m, plan.ranks[m.name]) for m in plan.modules)
+        if rank or plan.rule != "layers"
     ):
-        line += f"; {plan.unspent:,} unspent, as every module is at r_max"
+        which = "module of these layers" if plan.rule == "layers" else "module"
+        line += f"; {plan.unspent:,} unspent, as every {which} is at r_max"
     return line
 
 
@@ -245,6 +247,12 @@ def heading(plan: RankPlan) -> str:
         The heading.
     """
     bounds = f"ranks {plan.r_min} to {plan.r_max}"
+    if plan.rule == "layers":
+        targeted, every = (
+            {m.block for m in plan.modules if m.block and ranks[m.name]}
+            for ranks in (plan.ranks, dict.fromkeys(plan.ranks, 1))
+        )
+        bounds = f"{len(targeted)} of {len(every)} layers, {bounds}"
     return f"Rank map: {len(plan.modules)} modules, {plan.method or plan.rule}, {bounds}"
 
 

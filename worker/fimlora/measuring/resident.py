@@ -33,6 +33,7 @@ from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.first_look import FirstLook
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
+from fimlora.measuring.recording.layers_seen import watching_layers
 from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
@@ -270,6 +271,7 @@ def _measure_batches(
         watch_modules(
             located, recorder.keep, recorder.on_gradients, on_input=on_input
         ) as watch,
+        watching_layers(model, modules, recorder),
     ):
         for batch in batches:
             if run is None:

@@ -300,7 +300,8 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
         model: The model, wrapped by PEFT or not.
 
     Raises:
-        UnsupportedModule: Moments or components are wanted of an encoder-decoder.
+        UnsupportedModule: Moments, components or layers' similarities are wanted of an
+            encoder-decoder.
     """
     base = base_model_of(model)
     is_encoder_decoder = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
@@ -308,4 +309,10 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
         raise UnsupportedModule(
             f"record={masked[0].value!r} leaves out padding by one attention mask, and {type(base).__name__} "
             "has tokens of two kinds; record='spectra' is allowed"
+        )
+    if is_encoder_decoder and Record.LAYER_SIMILARITY in record:
+        raise UnsupportedModule(
+            f"record='layer_similarity' compares layers at one token of each example, and "
+            f"{type(base).__name__} has two stacks over tokens of their own, whose layers are not "
+            "to be ranked with each other; method 'fisher-layers' is allowed"
         )

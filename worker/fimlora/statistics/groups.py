@@ -38,6 +38,7 @@ _ALL: tuple[Group, ...] = (
     Group("gradient_errors"),
     # The summed gradient times the transposed A of a seed.
     Group("gradient_projected", adds_up=True),
+    Group("layer_similarity"),
     Group("weight_gradient"),
     Group("weight_condition"),
     Group("input_components"),  # principal components of the inputs (K' I), one a row

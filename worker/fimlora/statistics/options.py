@@ -55,6 +55,8 @@ class Record(StrEnum):
     """The leading singular vectors and values of each module's mean weight gradient."""
     PROJECTED_GRADIENT = "projected_gradient"
     """Each module's summed weight gradient times the transposed A that is drawn for it."""
+    LAYER_SIMILARITY = "layer_similarity"
+    """How alike the hidden states are that go into each module's layer and come out of it."""
     WEIGHT_GRADIENT = "weight_gradient"
     """The mean product of each weight with its mean gradient, which must be kept whole."""
     WEIGHT_CONDITION = "weight_condition"
@@ -120,7 +122,7 @@ class Passes(StrEnum):
 
 # What is known from weights alone, and from weights and inputs; all else is of gradients.
 _OF_WEIGHTS = frozenset({Record.WEIGHT_CONDITION})
-_OF_INPUTS = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS})
+_OF_INPUTS = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS, Record.LAYER_SIMILARITY})
 
 
 class Estimator(StrEnum):

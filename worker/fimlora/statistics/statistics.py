@@ -601,7 +601,7 @@ def as_fields(groups: Mapping[str, Arrays]) -> dict[str, Any]:
         Fields of `Statistics`.
     """
     fields_of = {group: arrays for group, arrays in groups.items() if group not in GROUPS}
-    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS}}
+    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS and a}}
 
 
 def _are_equal(left: Arrays, right: Arrays) -> bool:

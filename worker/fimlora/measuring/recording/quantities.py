@@ -13,6 +13,7 @@ from fimlora.measuring.recording.fisher_sketched import FisherSketched
 from fimlora.measuring.recording.gradient_factors import GradientFactors
 from fimlora.measuring.recording.input_components import InputComponents
 from fimlora.measuring.recording.input_moments import InputMoments
+from fimlora.measuring.recording.layer_similarity import LayerSimilarity
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
 from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantity import Quantity
@@ -76,6 +77,8 @@ def quantities_for(
     if Record.ADAPTER_GRADIENTS in collect:
         assert factors is not None, "gradients of an adapter need one that acts"
         wanted.append(AdapterGradients(modules, factors))
+    if Record.LAYER_SIMILARITY in collect:
+        wanted.append(LayerSimilarity(modules))
     if Record.WEIGHT_CONDITION in collect:
         wanted.append(WeightCondition())
     if Record.INPUT_COMPONENTS in collect:
@@ -121,3 +124,18 @@ def recorder_for(
     ]
     null = [q for q in both[-1] if q.has_null] if settings.has_null else ()
     return Recorder(modules, both[0], null=null, halves=settings.halves)
+
+
+def layer_recorder_for(settings: Settings, modules: Sequence[TargetModule]) -> Recorder | None:
+    """Make a recorder of what modules' layers show in a forward pass alone.
+
+    Args:
+        settings: What was asked for.
+        modules: The target modules.
+
+    Returns:
+        The recorder; ``None`` where nobody looks at layers, or there is no module.
+    """
+    if not modules or Record.LAYER_SIMILARITY not in settings.parsed_record:
+        return None
+    return Recorder(modules, [LayerSimilarity(modules)])
