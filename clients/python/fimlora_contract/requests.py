@@ -31,6 +31,7 @@ MethodName = Literal[
     "fim-over-null",
     "gora",
     "kappa",
+    "effective-rank",
     "uniform",
     "random",
 ]
@@ -185,8 +186,9 @@ class Allocation(RequestModel):
             description="By Fisher information, or the part of it that examples agree on; by "
             "marginal gain from gradient spectra, or what of these is above their noise; by "
             "Fisher information over that under labels of other rows; by weights times their "
-            "gradients, as GoRA does; by condition numbers of the weights alone, as KappaTune does "
-            "(all but fim experimental: not shown to beat uniform); or one of the two controls."
+            "gradients, as GoRA does; by condition numbers of the weights alone, as KappaTune does; "
+            "by how many directions the whitened mean gradient has (all but fim experimental: not "
+            "shown to beat uniform); or one of the two controls."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"

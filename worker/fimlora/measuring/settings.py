@@ -12,6 +12,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import (
+    MOMENT_RECORDS,
     SPECTRA_BYTES,
     WHOLE_GRADIENT_RECORDS,
     gradients_fit,
@@ -271,8 +272,8 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
     """
     base = base_model_of(model)
     is_encoder_decoder = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
-    if is_encoder_decoder and Record.MOMENTS in record:
+    if is_encoder_decoder and (found := sorted(record & MOMENT_RECORDS)):
         raise UnsupportedModule(
-            f"record='moments' leaves out padding by one attention mask, and {type(base).__name__} "
-            "has tokens of two kinds; record='spectra' is allowed"
+            f"record={found[0].value!r} leaves out padding by one attention mask, and "
+            f"{type(base).__name__} has tokens of two kinds; record='spectra' is allowed"
         )

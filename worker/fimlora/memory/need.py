@@ -16,8 +16,10 @@ from fimlora.plan import TargetModule
 from fimlora.statistics.options import Record, parse_record
 
 # What is read of the mean gradients, which are summed once; and what needs these whole.
-GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT})
+GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT, Record.WHITENED_SPECTRA})
 WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+# What needs the second moments of inputs, which are summed once too.
+MOMENT_RECORDS = frozenset({Record.MOMENTS, Record.WHITENED_SPECTRA})
 
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
@@ -213,7 +215,7 @@ def bytes_recorded(
     held, n_bytes = modules if at_once is None else at_once, 0
     n_of_batch = 4 if null else 2
     n_sums = n_of_batch + halves
-    if Record.MOMENTS in wanted:
+    if wanted & MOMENT_RECORDS:
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)

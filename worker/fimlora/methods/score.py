@@ -7,6 +7,7 @@ from typing import Any
 from fimlora.errors import InvalidOption
 from fimlora.methods import (
     coherent,
+    effective_rank,
     fim,
     fim_over_null,
     gora,
@@ -30,6 +31,7 @@ SCORERS: dict[str, Scorer] = {
     "fim-over-null": fim_over_null.score_over_null,
     "gora": gora.score_importance,
     "kappa": kappa.score_condition,
+    "effective-rank": effective_rank.score_effective_rank,
     "uniform": fim.score_fisher,
     "random": fim.score_fisher,
 }
@@ -52,7 +54,8 @@ def score(
             ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
             of these is above their noise, ``fim-over-null`` the Fisher information over that
             of the null, ``gora`` weights times their gradients, ``kappa`` the condition of the
-            weights alone; ``uniform`` and ``random`` are the controls.
+            weights alone, ``effective-rank`` how many directions the mean gradient has;
+            ``uniform`` and ``random`` are the controls.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.

@@ -24,5 +24,11 @@ class Group:
     is_square: bool = False
 
 
-_ALL = (Group("weight_gradient"), Group("weight_condition"))
+_ALL = (
+    Group("weight_gradient"),
+    Group("whitened_spectra"),
+    Group("whitened_energies"),
+    Group("whitened_errors"),
+    Group("weight_condition"),
+)
 GROUPS = {group.name: group for group in _ALL}

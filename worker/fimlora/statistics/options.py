@@ -51,6 +51,8 @@ class Record(StrEnum):
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
     WEIGHT_GRADIENT = "weight_gradient"
     """The mean product of each weight with its mean gradient, which must be kept whole."""
+    WHITENED_SPECTRA = "whitened_spectra"
+    """Singular values of each mean weight gradient over the spread of its input features."""
     WEIGHT_CONDITION = "weight_condition"
     """The largest and the smallest singular value of each weight; no data enters."""
 

@@ -77,7 +77,7 @@ Method = Annotated[
         "--method",
         panel=ALLOCATION,
         help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null, gora, kappa (experimental: not shown to beat uniform).",
+        "fim-over-null, gora, kappa, effective-rank (experimental: not shown to beat uniform).",
     ),
 ]
 Methods = Annotated[

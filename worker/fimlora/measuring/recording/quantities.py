@@ -1,6 +1,6 @@
 """Which quantities a run collects: the one list that a new quantity is added to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,8 +15,14 @@ from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.recording.spectra import Spectra
 from fimlora.measuring.recording.weight_condition import WeightCondition
 from fimlora.measuring.recording.weight_gradient import WeightGradient
+from fimlora.measuring.recording.whitened_spectra import WhitenedSpectra
 from fimlora.measuring.settings import Settings
-from fimlora.memory.need import GRADIENT_RECORDS, SKETCH_WIDTH, WHOLE_GRADIENT_RECORDS
+from fimlora.memory.need import (
+    GRADIENT_RECORDS,
+    MOMENT_RECORDS,
+    SKETCH_WIDTH,
+    WHOLE_GRADIENT_RECORDS,
+)
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
 
@@ -44,14 +50,19 @@ def quantities_for(
     estimator, collect = settings.parsed_estimator, settings.parsed_record
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
+    moments = InputMoments(modules)
+    if collect & MOMENT_RECORDS:
+        wanted.append(moments)
     if collect & GRADIENT_RECORDS:
         whole = bool(collect & WHOLE_GRADIENT_RECORDS)
         gradients = MeanGradient(modules, spectra_bytes=n_bytes, signs=signs, whole=whole)
+        readers: dict[Record, Callable[[], Quantity]] = {
+            Record.SPECTRA: lambda: Spectra(gradients),
+            Record.WEIGHT_GRADIENT: lambda: WeightGradient(gradients),
+            Record.WHITENED_SPECTRA: lambda: WhitenedSpectra(gradients, moments),
+        }
         wanted.append(gradients)
-        readers = {Record.SPECTRA: Spectra, Record.WEIGHT_GRADIENT: WeightGradient}
-        wanted += [new(gradients) for record, new in readers.items() if record in collect]
-    if Record.MOMENTS in collect:
-        wanted.append(InputMoments(modules))
+        wanted += [new() for record, new in readers.items() if record in collect]
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
     if Record.WEIGHT_CONDITION in collect:
