@@ -91,7 +91,7 @@ def test_options_reach_the_request(run, rows):
         "--exclude-modules", r".*\.0\..*key",
         "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
         "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
-        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights",
+        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--init", "gora",
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
@@ -108,7 +108,7 @@ def test_options_reach_the_request(run, rows):
     assert request["exclude_modules"] == r".*\.0\..*key"
     assert request["dataset"]["columns"]["text"] == "text"
     assert request["dataset"]["columns"]["tools"] == ""
-    assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True}
+    assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True, "init": "gora"}
     assert request["allocation"] == {
         "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
     }  # fmt: skip

@@ -32,6 +32,7 @@ NAMES = {
     "measure_folder",
     "measure_streamed",
     "score",
+    "shift_base",
     "write_adapter",
 }
 
@@ -66,8 +67,9 @@ SIGNATURES = {
     "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
-    "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
-    "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
+    "shift_base": "model, folder, *, undo=False",
+    "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, "
+    "init='kaiming', statistics=None, seed=0, head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
     "other_model=None, overwrite=False",
 }
 

@@ -11,6 +11,7 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.initial.base_shift import shift_base
     from fimlora.adapter.read import load_plan
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
@@ -44,6 +45,7 @@ _LAZY = {
     "score": "fimlora.methods.score",
     "Scores": "fimlora.scores",
     "Settings": "fimlora.measuring.settings",
+    "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
     "write_adapter": "fimlora.adapter.write",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "measure_folder",
     "measure_streamed",
     "score",
+    "shift_base",
     "write_adapter",
 ]
 

@@ -15,7 +15,12 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
-from fimlora.methods.registry import needs_null, records_needed
+from fimlora.methods.registry import (
+    estimator_for,
+    needs_null,
+    reads_labels,
+    records_needed,
+)
 from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -90,7 +95,7 @@ def apply_fim_ranks(
             settings = Settings(
                 choice=_carriers(model, ranks),
                 n_batches=n_batches,
-                estimator=estimator,
+                estimator=estimator_for(method, estimator),
                 rank=round(sum(ranks.values()) / len(ranks)),
                 seed=seed,
                 scale=scale,
@@ -99,7 +104,7 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
-                null=signal or needs_null(method),
+                null=(signal and reads_labels(method)) or needs_null(method),
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)

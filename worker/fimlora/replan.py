@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.initial.stated import INITIAL
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
@@ -49,7 +50,8 @@ class WrittenAdapter:
             The provenance of a new plan, but for what its scores say themselves.
         """
         # Spectra have no aggregation; older provenance lists what has a field of its own now.
-        measured = {*scores.provenance, "aggregation", "not_targeted"}
+        # And what an adapter begins with is a fact of the files that were written.
+        measured = {*scores.provenance, "aggregation", "not_targeted", INITIAL}
         facts = self.rank_map["provenance"].items()
         return {key: value for key, value in facts if key not in measured}
 

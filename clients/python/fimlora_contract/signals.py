@@ -18,7 +18,7 @@ class Signal(AnswerModel):
     verdict: str = Field(
         description="task: more than twice as far as other rows and chance move it; weak: further "
         "than these, but not twice as far; none: no further than chance may, or nothing is left "
-        "of the score; unknown: the sentence says why."
+        "of the score, or the method looks at no label; unknown: the sentence says why."
     )
     sentence: str
     moved_by_labels: Share | None = Field(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from fimlora.memory.need import features
+from fimlora.memory.need import features, features_at_once
+from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import BudgetInterval
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.resolve.model_files import Shapes
@@ -26,6 +27,7 @@ class Checkpoint:
     Attributes:
         parameters: All of them.
         features: Numbers that go into all linear maps and come out of them, per token.
+        forward_features: Those that are there at once on the way forward.
         n_blocks: How many repeated blocks there are.
         largest_block: Parameters of the largest one.
         block_features: Features of the one that has most.
@@ -34,6 +36,7 @@ class Checkpoint:
 
     parameters: int
     features: int
+    forward_features: int
     n_blocks: int
     largest_block: int
     block_features: int
@@ -48,17 +51,19 @@ def measure_checkpoint(shapes: Shapes, *, experts_per_token: int = 1) -> Checkpo
         experts_per_token: How many of a mixture's experts a token goes through.
     """
     parameters, n_features = Counter[str](), Counter[str]()
-    others = [0]
+    others, by_map = [0], list[int]()
     for name, shape in shapes.items():
         key = block_of(name)
         parameters[key] += math.prod(shape)
-        n_features[key] += features(name, shape, experts_per_token)
+        by_map.append(features(name, shape, experts_per_token))
+        n_features[key] += by_map[-1]
         if key == OUTSIDE:
             others.append(math.prod(shape))
     blocks = parameters.keys() - {OUTSIDE}
     return Checkpoint(
         parameters=parameters.total(),
         features=n_features.total(),
+        forward_features=features_at_once(by_map, Passes.FORWARD),
         n_blocks=len(blocks),
         largest_block=max((parameters[key] for key in blocks), default=0),
         block_features=max((n_features[key] for key in blocks), default=0),

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from fimlora.adapter.initial.registry import init_passes
+from fimlora.methods.registry import passes_needed
+from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import (
     Estimate,
     FetchEstimate,
@@ -54,7 +57,16 @@ def estimate_of(
     own = config.get("dtype") or config.get("torch_dtype")
     dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
     recorded = recorded_bytes(request, shapes=model.shapes, config=config)
-    demand = demand_of(checkpoint, config, request.calibration, dtype=dtype, recorded=recorded)
+    demand = demand_of(
+        checkpoint,
+        config,
+        request.calibration,
+        dtype=dtype,
+        recorded=recorded,
+        passes=Passes.most(
+            [passes_needed(*request.methods_measured), init_passes(request.adapter.initial)]
+        ),
+    )
     open_job = find_open(spec, submission.store)
     helps = reusable.result or reusable.measured
     # Without a measurement it is answered at once, or queued in front.

@@ -10,6 +10,9 @@ go into a model's linear maps and come out of them per token (its features).
   that is more; with the features and what is recorded of one block, and 1 GiB for the rest
 - boundary: the inputs of L blocks and the head for all examples, ``n_examples (L + 1) N h b``
   with h the hidden width; in host memory, or on disk where they do not fit
+
+A run that goes forward only has the features of a few maps, and the inputs of one block; one that
+reads no example has neither.
 """
 
 from collections import defaultdict
@@ -18,9 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from fimlora.adapter.initial.registry import init_records
 from fimlora.memory.need import MemoryNeed, bytes_recorded
-from fimlora.methods.registry import needs_null, records_needed
+from fimlora.methods.registry import needs_null, passes_needed, records_needed
 from fimlora.plan import TargetModule
+from fimlora.statistics.options import Passes
 from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.dtypes import BYTES
 from fimlora_service.calibrations.checkpoint_sizes import (
@@ -78,6 +83,7 @@ def demand_of(
     *,
     dtype: str,
     recorded: RecordedBytes = NOTHING,
+    passes: Passes = Passes.BACKWARD,
 ) -> Demand:
     """Bytes by the rules above."""
     size = BYTES[dtype]
@@ -86,16 +92,22 @@ def demand_of(
     n_examples = calibration.most_batches * calibration.batch_size
     weights, block = checkpoint.parameters * weight_size, checkpoint.largest_block
     loaded = (block + max(block, checkpoint.largest_other)) * weight_size
-    inputs = (checkpoint.n_blocks + 1) * n_tokens * find(config, WIDTHS)
+    held, of_block, n_inputs = {
+        Passes.BACKWARD: (
+            checkpoint.features,
+            checkpoint.block_features,
+            checkpoint.n_blocks + 1,
+        ),
+        Passes.FORWARD: (checkpoint.forward_features, checkpoint.forward_features, 1),
+        Passes.NONE: (0, 0, 0),
+    }[passes]
+    inputs = n_inputs * n_tokens * find(config, WIDTHS)
     return Demand(
         weights=weights,
         resident=MemoryNeed(
-            weights, checkpoint.features * n_tokens * size, recorded_bytes=recorded.whole
+            weights, held * n_tokens * size, recorded_bytes=recorded.whole
         ).least,
-        streamed=loaded
-        + recorded.block
-        + checkpoint.block_features * n_tokens * size
-        + OVERHEAD_BYTES,
+        streamed=loaded + recorded.block + of_block * n_tokens * size + OVERHEAD_BYTES,
         boundary=n_examples * inputs * size,
     )
 
@@ -103,12 +115,12 @@ def demand_of(
 def recorded_bytes(
     request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> RecordedBytes:
-    """What the method of a request has recorded.
+    """What the method of a request has recorded, and its initial weights.
 
     Where only the loaded model knows its targets, all inner matrices are counted. That is more
     than it takes, unless all need to be sketched and the targets do not, or weights are packed.
     """
-    record = records_needed(*request.methods_measured)
+    record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     if not record:
         return NOTHING
     matrices = find_target_shapes(request, shapes=shapes, config=config)
@@ -120,7 +132,9 @@ def recorded_bytes(
     for module in modules:
         blocks[block_of(module.name)].append(module)
     halves = request.calibration.signal
-    null = halves or needs_null(*request.methods_measured)
+    null = passes_needed(*request.methods_measured) is Passes.BACKWARD and (
+        halves or needs_null(*request.methods_measured)
+    )
     count = partial(bytes_recorded, modules, record, null=null, halves=halves)
     largest = max((count(at_once=block) for block in blocks.values()), default=0)
     return RecordedBytes(whole=count(), block=largest)

@@ -31,12 +31,13 @@ from fimlora.allocation.planning import ranks_like, units_for
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
-from fimlora.methods.registry import CONTROLS, needs_null
+from fimlora.methods.registry import CONTROLS, find_method, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
 from fimlora.plan import RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Passes
 
 N_DRAWS = 100
 # The number of ranks that move varies by about its root.
@@ -74,7 +75,8 @@ class Signal:
         half_correlation: Spearman's, of the scores of the halves.
         n_targets: Labels, or tokens to predict, of the null.
         n_changed: How many of these are other ones than in the run.
-        null_ranks: Ranks of the null, in the order of the modules.
+        null_ranks: Ranks of the null, in the order of the modules; none where no label can
+            move the plan.
         half_ranks: Those of the halves, if these are known.
     """
 
@@ -121,7 +123,7 @@ class SignalSource:
 
     Attributes:
         run: Scores of the run.
-        null: Scores of its null.
+        null: Scores of its null; ``None`` where no label can move them.
         halves: Scores of its halves, if these are known.
         values: Each example's value per module (N M) and that of its null, where a score is the
             mean of these.
@@ -130,7 +132,7 @@ class SignalSource:
     """
 
     run: Scores
-    null: Scores
+    null: Scores | None
     halves: tuple[Scores, ...]
     values: tuple[Floats, Floats] | None
     targets: tuple[int, int]
@@ -139,7 +141,7 @@ class SignalSource:
     @property
     def n_numbers(self) -> int:
         """How many numbers that are, without those of the run."""
-        parts = (self.null, *self.halves)
+        parts = (*filter(None, [self.null]), *self.halves)
         n_values = 0 if self.values is None else 2 * self.values[0].size
         n_spectra = sum(len(s) for part in parts for s in part.spectra.values())
         return n_values + n_spectra + sum(len(part.by_module) for part in parts)
@@ -165,6 +167,8 @@ def obstacle(
     """
     if method in CONTROLS:
         return f"method {method!r} looks at no score, so that no label would move its plan"
+    if not find_method(method).reads_labels:
+        return lacks(statistics, method)
     if needs_null(method):
         return (
             f"method {method!r} goes by the null itself, which has no other to be held against"
@@ -218,6 +222,8 @@ def source_of(
     taken_with: dict[str, Any] = {"aggregation": aggregation, "estimator": estimator}
     if reason := obstacle(statistics, method, **taken_with):
         raise InvalidOption(f"this plan has no signal to state: {reason}")
+    if not find_method(method).reads_labels:
+        return _without_labels(statistics, method, scale, taken_with)
     assert statistics.null is not None
     assert statistics.null.null_targets is not None
     run, null, *halves = (
@@ -230,6 +236,19 @@ def source_of(
     n_halves = tuple(half.n_examples for half in statistics.halves or ())
     targets = statistics.null.null_targets
     return SignalSource(run, null, tuple(halves), values, targets, n_halves)
+
+
+def _without_labels(
+    statistics: Statistics,
+    method: str,
+    scale: int | float | None,
+    taken_with: Mapping[str, Any],
+) -> SignalSource:
+    """What is known of the plans of a method that looks at no label: how far other rows move them."""
+    halves = [half for half in statistics.halves or () if lacks(half, method) is None]
+    scores = [score(part, method, scale=scale, **taken_with) for part in (statistics, *halves)]
+    n_halves = tuple(half.n_examples for half in halves)
+    return SignalSource(scores[0], None, tuple(scores[1:]), None, (0, 0), n_halves)
 
 
 def signal_of(
@@ -307,7 +326,7 @@ def signal_from(
     tied = [tuple(group) for group in groups]
     run, null, *halves = (
         ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
-        for scores in (source.run, source.null, *source.halves)
+        for scores in (source.run, source.null or source.run, *source.halves)
     )
     if run != dict(plan.ranks):
         raise InvalidOption(
@@ -318,7 +337,9 @@ def signal_from(
     by_chance = None
     if source.values is not None and plan.rule == "proportional":
         by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
-    apart = moved_share(*halves, costs=costs) if halves else None
+    apart = moved_share(*halves, costs=costs) if len(halves) > 1 else None
+    if source.null is None:
+        return _none(source, apart, tuple(_in_order(plan, half) for half in halves))
     return judged(
         plan,
         moved_by_labels=moved_share(run, null, costs=costs),
@@ -331,6 +352,31 @@ def signal_from(
         n_halves=source.n_halves,
         null_ranks=_in_order(plan, null),
         half_ranks=tuple(_in_order(plan, half) for half in halves),
+    )
+
+
+def _none(
+    source: SignalSource, apart: float | None, half_ranks: tuple[tuple[int, ...], ...]
+) -> Signal:
+    """State that no label moves a plan, by what its method looks at."""
+    reads_rows = find_method(source.run.method or "fim").passes is not Passes.NONE
+    looked_at = "activations" if reads_rows else "weights"
+    sentence = f"{looked_at} alone: no label moves this plan"
+    if apart is not None:
+        sentence += f" (other rows {_percent(apart)})"
+    return Signal(
+        verdict="none",
+        sentence=sentence,
+        moved_by_labels=0.0,
+        moved_by_rows=apart,
+        moved_between_halves=apart,
+        moved_by_chance=None,
+        label_correlation=None,
+        half_correlation=None if apart is None else _correlation(*source.halves),
+        n_targets=0,
+        n_changed=0,
+        null_ranks=(),
+        half_ranks=half_ranks,
     )
 
 
@@ -348,7 +394,8 @@ def source_if_any(
     Returns:
         It; the reason where nothing can be said of it; ``None`` where nothing was asked.
     """
-    is_asked = statistics.null is not None or statistics.no_null is not None
+    is_known = method not in CONTROLS and not find_method(method).reads_labels
+    is_asked = is_known or statistics.null is not None or statistics.no_null is not None
     if not is_asked or method in CONTROLS or needs_null(method):
         return None
     reason = obstacle(statistics, method, aggregation=aggregation)

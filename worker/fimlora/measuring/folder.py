@@ -203,6 +203,7 @@ def _estimate(folder: Path, built: Any, batches: list[Batch], settings: Settings
         n_tokens=max(map(count_tokens, batches), default=1),
         experts_per_token=experts_per_token(built.config),
         recorded_bytes=recorded,
+        passes=settings.passes,
     )
 
 

@@ -15,7 +15,7 @@ from fimlora.measuring.settings import Settings
 from fimlora.model.targets import Choice
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution
-from fimlora.statistics.statistics import HALVES, NULL, Groups, as_fields
+from fimlora.statistics.statistics import HALVES, NO_LOSS, NULL, Groups, as_fields
 
 # Of the largest number of a kind, what may differ between equal passes on some devices.
 _ROUNDING = 1e-6
@@ -26,10 +26,10 @@ def new_statistics(
     choice: Choice,
     settings: Settings,
     *,
-    loss: Loss,
-    auxiliary_losses: tuple[str, ...],
+    loss: Loss | None,
+    auxiliary_losses: tuple[str, ...] = (),
     batch_sizes: Sequence[int],
-    null_labels: NullLabels | None,
+    null_labels: NullLabels | None = None,
     base_parameters: int,
     execution: Execution,
     groups: Groups,
@@ -41,7 +41,7 @@ def new_statistics(
         model: The model.
         choice: Its target modules, and what is not one.
         settings: What was measured.
-        loss: The loss.
+        loss: The loss; ``None`` where no example was read.
         auxiliary_losses: What the model would add to it in training, which is left out.
         batch_sizes: Labelled examples of each batch that holds one.
         null_labels: What the labels of the null were drawn by, if there is one.
@@ -64,7 +64,7 @@ def new_statistics(
         n_examples=sum(batch_sizes),
         n_batches=len(batch_sizes),
         base_parameters=base_parameters,
-        loss=loss.kind.value,
+        loss=NO_LOSS if loss is None else loss.kind.value,
         auxiliary_losses_left_out=auxiliary_losses,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         not_targeted=reached.not_targeted,
@@ -77,7 +77,8 @@ def new_statistics(
         for prefix, sizes in zip(HALVES, (batch_sizes[::2], batch_sizes[1::2]), strict=True)
     }
     counts[NULL] = {} if null_labels is None else {"null_targets": null_labels.counts}
-    if settings.null and (reason := _no_null(null_labels, loss, groups, apart.get(NULL, {}))):
+    null = apart.get(NULL, {})
+    if settings.null and (reason := _no_null(settings, null_labels, loss, groups, null)):
         apart.pop(NULL, None)
         whole = replace(whole, no_null=reason)
     return _with_parts(whole, apart, counts)
@@ -93,10 +94,16 @@ def _with_parts(
 
 
 def _no_null(
-    null_labels: NullLabels | None, loss: Loss, run: Groups, null: Groups
+    settings: Settings,
+    null_labels: NullLabels | None,
+    loss: Loss | None,
+    run: Groups,
+    null: Groups,
 ) -> str | None:
     """Say why what was measured under other labels is no null, if so."""
-    if null_labels is None:
+    if not settings.has_null:
+        return "no gradient was measured, and no label moves anything else"
+    if null_labels is None or loss is None:
         return "the batches hold no labels that could be exchanged"
     is_own = loss.loss_fn is not None  # all others are known to read labels
     if is_own and null_labels.counts[1] and _are_alike(run, null):

@@ -53,10 +53,10 @@ from fimlora.model.pass_state import PassState
 from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
-from fimlora.model.targets import count_base_parameters, locate
+from fimlora.model.targets import Choice, count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution, Executor
+from fimlora.statistics.options import Execution, Executor, Passes
 
 _LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
 
@@ -99,11 +99,13 @@ def measure(
         exclude_modules: What of these to leave out, such as modules that are drawn anew at
             every load: a model in memory does not tell which these are, a folder does.
         n_batches: Batches to use at most.
-        estimator: ``auto``, ``exact``, ``sketched``, ``sampled`` or ``both``.
+        estimator: ``auto``, ``exact``, ``sketched``, ``sampled``, ``both``, or ``none``: the run
+            then goes no further than what is recorded needs, so that what is of inputs takes
+            forward passes only, and what is of weights no batch.
         rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
-        record: What to record besides: ``spectra``, ``moments``, ``batch_energies``.
+        record: What to record besides; see `fimlora.statistics.options.Record`.
         spectra_bytes: Memory for the gradients that spectra are taken of.
         micro_batch_size: Examples per forward pass, to save memory; changes no result.
         train_mode: Leave dropout on, as the published code does.
@@ -161,6 +163,8 @@ def _measure_plain(
     check_record(settings.parsed_record, model)
     check_weights(settings.parsed_record, model, modules)
     check_whole_gradients(settings, modules, device)
+    if settings.passes is Passes.NONE:
+        return _look_at_weights(model, choice, settings, device)
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
@@ -197,6 +201,24 @@ def _measure_plain(
     )
 
 
+def _look_at_weights(
+    model: nn.Module, choice: Choice, settings: Settings, device: torch.device
+) -> Statistics:
+    """Record what the weights alone say: no batch is taken from the loader."""
+    recorder = recorder_for(settings, choice.modules, device)
+    located = {module.name: locate(model, module) for module in choice.modules}
+    return new_statistics(
+        model,
+        choice,
+        settings,
+        loss=None,
+        batch_sizes=(),
+        base_parameters=count_base_parameters(model),
+        execution=Execution(Executor.RESIDENT, 0, peak_bytes(device)),
+        groups=recorder.groups(0, located),
+    )
+
+
 def _measure_batches(
     model: nn.Module,
     modules: tuple[TargetModule, ...],
@@ -213,13 +235,22 @@ def _measure_batches(
     first = settings.first_example
     progress.resume()
     located = {module.name: locate(model, module) for module in modules}
-    with watch_modules(located, recorder.keep, recorder.on_gradients) as watch:
+    goes_back = settings.passes is Passes.BACKWARD
+    on_input = None if goes_back else recorder.on_input
+    with (
+        torch.set_grad_enabled(goes_back),
+        watch_modules(
+            located, recorder.keep, recorder.on_gradients, on_input=on_input
+        ) as watch,
+    ):
         for batch in batches:
             if run is None:
                 loss = choose_loss(model, batch, settings.loss_fn)
                 look = FirstLook(model, loss, state, device, progress.padding)
                 null = _null_labels(batch, loss, settings, recorder)
-                run = _Run(model, modules, loss, null, look, watch, recorder, device, sizes)
+                run = _Run(
+                    model, modules, loss, null, look, watch, recorder, device, sizes, goes_back
+                )
             check_inputs(batch, limits, progress.next_batch)
             # Also of what is skipped: labels of later batches may come from it.
             examples = run.examples_of(batch, first)
@@ -236,7 +267,7 @@ def _null_labels(
     batch: Batch, loss: Loss, settings: Settings, recorder: Recorder
 ) -> NullLabels | None:
     """Say what draws null labels, if anything does: a loss of one's own may have none."""
-    null = NullLabels.of(batch, loss, settings.seed) if settings.null else None
+    null = NullLabels.of(batch, loss, settings.seed) if settings.has_null else None
     if null is None:
         recorder.drop_null()
     return null
@@ -255,6 +286,7 @@ class _Run:
     recorder: Recorder
     device: torch.device
     sizes: MicroBatches
+    goes_back: bool
 
     def examples_of(self, batch: Batch, first: int) -> Examples:
         """Take the labelled examples of the next batch, behind so many before it."""
@@ -291,7 +323,7 @@ class _Run:
         """Run some examples; ``None`` when they are to be run differently, or fewer of them."""
         states = random_states(self.device) if self.model.training else None
         try:
-            return self._forward_backward(part, where, is_whole=is_whole)
+            return self._run(part, where, is_whole=is_whole)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -307,21 +339,26 @@ class _Run:
             restore_random_states(states)
         return None
 
-    def _forward_backward(
-        self, examples: Examples, where: str, *, is_whole: bool
-    ) -> Tensor | None:
+    def _run(self, examples: Examples, where: str, *, is_whole: bool) -> Tensor | None:
         """Run some examples; ``None`` when the recorder asks to run them differently."""
         self.watch.begin_forward()
         self.look.state.set()  # what ran before is forgotten
         self.recorder.begin(
-            examples.weights, examples.token_mask, is_whole=is_whole, numbers=examples.numbers
+            examples.weights,
+            examples.token_mask,
+            is_whole=is_whole,
+            numbers=examples.numbers,
+            label_mask=examples.label_mask,
         )
         with self.look.drawing_nothing():
             losses, *null = losses_and_null(self.model, self.loss, examples, self.device, where)
+        if not self.goes_back:
+            self.watch.end_forward()
         if self.recorder.adapt(self.watch.calls):
             return None
-        # The sum, not the mean: each example's gradient comes out unscaled.
-        self.watch.backward(losses.sum(), retain_graph=bool(null))
+        if self.goes_back:
+            # The sum, not the mean: each example's gradient comes out unscaled.
+            self.watch.backward(losses.sum(), retain_graph=bool(null))
         for others in null:
             self.recorder.begin_null()
             self.watch.backward(others.sum())

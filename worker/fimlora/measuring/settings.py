@@ -23,7 +23,14 @@ from fimlora.model.peft_trial import unadaptable_by_peft
 from fimlora.model.plain_weight import check_plain_weights
 from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets, locate
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Estimator, Executor, Record, check_scale, parse_record
+from fimlora.statistics.options import (
+    Estimator,
+    Executor,
+    Passes,
+    Record,
+    check_scale,
+    parse_record,
+)
 
 OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
@@ -42,16 +49,18 @@ class Settings:
             no targets. ``None`` asks the installed PEFT.
         choice: What was chosen of the model already, by these settings; it is not chosen anew.
         n_batches: Batches to use at most.
-        estimator: ``auto``, ``exact``, ``sketched``, ``sampled`` or ``both``; see
+        estimator: ``auto``, ``exact``, ``sketched``, ``sampled``, ``both`` or ``none``; see
             `fimlora.statistics.options.Estimator`. ``auto`` decides by the shape of the first
-            batch, so parts of one run need another.
+            batch, so parts of one run need another. With ``none`` the run goes no further than
+            what is recorded besides: see `passes`.
         rank: Rows of the A that ``sampled`` and ``sketched`` draw.
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which the method ``spectral`` needs
-            (experimental), ``moments``, ``batch_energies`` and what other methods need; see
-            `fimlora.statistics.options.Record`. What is of gradients or inputs keeps the
-            modules' inputs until the backward pass.
+            (experimental), ``moments``, ``batch_energies``, and what other methods or initial
+            weights need; see `fimlora.statistics.options.Record`. What is of gradients or inputs,
+            but for ``projected_gradient``, keeps the modules' inputs until the backward pass,
+            where there is one.
         spectra_bytes: Memory for the gradients of all modules that spectra are taken of.
             Where they need more they are sketched, and the statistics state the error; what
             needs them whole, as ``weight_gradient`` does, is then refused unless streamed.
@@ -70,7 +79,7 @@ class Settings:
         first_example: Examples in the batches before these, if these are a part of a run: then
             ``sketched`` draws what it draws in the whole one.
         null: Go backward a second time over every forward pass, from losses under labels of
-            other examples: `fimlora.Statistics.null`.
+            other examples: `fimlora.Statistics.null`. Without a first time there is none.
         halves: Keep the sums of every other batch apart besides: `fimlora.Statistics.halves`.
 
     Raises:
@@ -106,7 +115,11 @@ class Settings:
         _check_count(0, first_example=self.first_example)
         check_scale(self.scale)
         _parse_estimator(self.estimator)
-        parse_record(self.record)
+        if self.parsed_estimator is Estimator.NONE and not parse_record(self.record):
+            raise InvalidOption(
+                "estimator='none' leaves nothing to measure without record; allowed are "
+                f"{', '.join(repr(str(one)) for one in Record)}, or another estimator"
+            )
 
     @property
     def parsed_estimator(self) -> Estimator:
@@ -117,6 +130,17 @@ class Settings:
     def parsed_record(self) -> frozenset[Record]:
         """What to record besides."""
         return parse_record(self.record)
+
+    @property
+    def passes(self) -> Passes:
+        """How far a run goes for all that is asked: no batch, forward passes, or back as well."""
+        of_records = (record.passes for record in self.parsed_record)
+        return Passes.most([self.parsed_estimator.passes, *of_records])
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there are gradients under other labels, if such labels can be had."""
+        return self.null and self.passes is Passes.BACKWARD
 
     def without(self, drawn: Collection[str]) -> "Settings":
         """Name modules whose weights the checkpoint lacks.
@@ -180,12 +204,13 @@ class Settings:
             Fields of `fimlora.Statistics`.
         """
         is_drawn = self.parsed_estimator.is_drawn
+        reads_seed = is_drawn or Record.PROJECTED_GRADIENT in self.parsed_record
         return {
             "estimator": self.parsed_estimator,
             "scale": self.scale,
             "train_mode": self.train_mode,
             "rank": self.rank if is_drawn else None,
-            "seed": self.seed if is_drawn else None,
+            "seed": self.seed if reads_seed else None,
         }
 
 

@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Record, parse_record
+from fimlora.statistics.groups import N_DIRECTIONS
+from fimlora.statistics.options import Passes, Record, parse_record
 
 # What is read of the mean gradients, which are summed once; and what needs these whole.
-GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT, Record.WHITENED_SPECTRA})
+GRADIENT_RECORDS = frozenset(
+    {
+        Record.SPECTRA,
+        Record.WEIGHT_GRADIENT,
+        Record.WHITENED_SPECTRA,
+        Record.GRADIENT_FACTORS,
+    }
+)
 WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
 # What needs the second moments of inputs, which are summed once too.
 MOMENT_RECORDS = frozenset({Record.MOMENTS, Record.WHITENED_SPECTRA})
@@ -33,6 +41,9 @@ _PSI_WIDTH = 2 * SKETCH_WIDTH + 1  # Q
 _LEAST_BYTES, _MOMENT_BYTES = 4, 8
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
 _MARGIN = 1.05
+# Linear maps whose inputs and outputs are there at once on the way forward: the two halves of a
+# gated layer and what they are multiplied to, or query, key and value, and the logits.
+_MAPS_AT_ONCE = 4
 # Names may come from anybody's file: a number of any length could not be read as one.
 _EXPERT = re.compile(r"\.experts\.([0-9]{1,9})\.")
 
@@ -65,6 +76,15 @@ def whole_gradient_bytes(modules: Iterable[TargetModule]) -> int:
     return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules)
 
 
+def gradients_of_parts(record: Collection[Record]) -> bool:
+    """Whether the null and the halves need gradients, too: initial weights are made of none.
+
+    Returns:
+        Whether anything but directions is read of them.
+    """
+    return bool(GRADIENT_RECORDS - {Record.GRADIENT_FACTORS} & frozenset(record))
+
+
 @runtime_checkable
 class Stored(Protocol):
     """What counts of a checkpoint's tensor: its shape, bytes and dtype."""
@@ -88,7 +108,7 @@ class MemoryNeed:
 
     Attributes:
         weight_bytes: All of its weights.
-        example_bytes: What a backward pass through one example keeps, roughly.
+        example_bytes: What a pass through one example keeps, roughly.
         converted_bytes: Those of the weights that are stored in another width, and so pass
             through host memory on their way to a device; others come from the file as it is.
         recorded_bytes: What is recorded on request, whatever the number of examples.
@@ -138,11 +158,13 @@ def estimate_need(
     n_tokens: int,
     experts_per_token: int = 1,
     recorded_bytes: int = 0,
+    passes: Passes = Passes.BACKWARD,
 ) -> MemoryNeed:
     """Estimate the need of a model from its checkpoint.
 
     A backward pass keeps about the input and the output of every linear map: the maps
-    between them are the ones whose derivative needs them.
+    between them are the ones whose derivative needs them. A run that goes forward only keeps
+    about those of a few maps at a time, and of one that reads no example there is nothing.
 
     Args:
         tensors: The checkpoint's tensors.
@@ -150,16 +172,19 @@ def estimate_need(
         n_tokens: Tokens of the longest example.
         experts_per_token: How many of a mixture's experts a token goes through.
         recorded_bytes: What else is recorded, as `bytes_recorded` says.
+        passes: How far the run goes.
 
     Returns:
         The need.
     """
-    n_weights = n_converted = n_features = 0
+    n_weights = n_converted = 0
+    by_map: list[int] = []
     for name, tensor in tensors.items():
         n = tensor.n_bytes // tensor.dtype.itemsize
         n_weights += n
         n_converted += n if tensor.dtype.itemsize != itemsize else 0
-        n_features += features(name, tensor.shape, experts_per_token)
+        by_map.append(features(name, tensor.shape, experts_per_token))
+    n_features = features_at_once(by_map, passes)
     return MemoryNeed(
         n_weights * itemsize,
         n_features * n_tokens * itemsize,
@@ -183,6 +208,22 @@ def features(name: str, shape: tuple[int, ...], experts_per_token: int = 1) -> i
     if len(shape) < 2 or (expert and int(expert[1]) >= experts_per_token):
         return 0
     return sum(shape[-2:]) * (experts_per_token if len(shape) == 3 else 1)
+
+
+def features_at_once(by_map: Collection[int], passes: Passes) -> int:
+    """Count the numbers per token that a run holds at once.
+
+    Args:
+        by_map: Numbers that go into each linear map and come out of it, as `features` says.
+        passes: How far the run goes.
+
+    Returns:
+        All of them for a backward pass, a few of the largest maps' for a forward pass.
+    """
+    if passes is Passes.NONE:
+        return 0
+    held = sorted(by_map, reverse=True)
+    return sum(held if passes is Passes.BACKWARD else held[:_MAPS_AT_ONCE])
 
 
 def bytes_recorded(
@@ -221,7 +262,10 @@ def bytes_recorded(
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
     if wanted & GRADIENT_RECORDS:  # it is decided once, for all modules, whether to sketch
         whole = bool(wanted & WHOLE_GRADIENT_RECORDS) or gradients_fit(modules, spectra_bytes)
-        n_bytes += width * _numbers_for_spectra(held, n_sums, whole=whole)
+        times = n_sums if gradients_of_parts(wanted) else 2
+        n_bytes += width * _numbers_for_spectra(held, times, whole=whole)
+    if Record.PROJECTED_GRADIENT in wanted:  # never of parts; the A is held, too
+        n_bytes += N_DIRECTIONS * sum(_LEAST_BYTES * m.d_in + 2 * width * m.d_out for m in held)
     return n_bytes
 
 

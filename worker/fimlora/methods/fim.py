@@ -70,6 +70,8 @@ def check_options(statistics: Statistics, *, aggregation: str, estimator: str | 
     if aggregation not in set(Aggregation):
         allowed = ", ".join(repr(known.value) for known in Aggregation)
         raise InvalidOption(f"aggregation={aggregation!r}; allowed are {allowed}")
+    if statistics.estimator is Estimator.NONE and estimator is None:
+        return  # nothing is taken from it
     entries = _recorded_entries(statistics)
     if (wanted := _chosen(statistics, estimator)) not in entries:
         recorded = ", ".join(map(repr, entries))

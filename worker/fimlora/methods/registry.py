@@ -7,7 +7,7 @@ so that who only asks for names loads neither numpy nor torch; `fimlora.methods.
 from dataclasses import dataclass
 
 from fimlora.errors import InvalidOption
-from fimlora.statistics.options import Passes, Record
+from fimlora.statistics.options import Estimator, Passes, Record
 
 CONTROLS = frozenset({"uniform", "random"})
 
@@ -24,6 +24,7 @@ class Method:
         record: What must be recorded besides.
         needs_examples: Whether it needs the energy of each example's gradient.
         needs_null: Whether it needs the statistics of the null.
+        needs_fisher: Whether it needs what an estimator has recorded.
         passes: What passes over the data it needs.
     """
 
@@ -34,6 +35,7 @@ class Method:
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
     needs_null: bool = False
+    needs_fisher: bool = False
     passes: Passes = Passes.BACKWARD
 
     @property
@@ -48,6 +50,7 @@ _ALL = (
         "proportional",
         "by the mean diagonal Fisher information of LoRA-B",
         "FIM-LoRA, equation 4",
+        needs_fisher=True,
     ),
     Method(
         "coherent",
@@ -79,6 +82,7 @@ _ALL = (
         "by Fisher information over that under labels of other examples (experimental)",
         "a contrast of two runs, as in VILA (Kim et al. 2025)",
         needs_null=True,
+        needs_fisher=True,
     ),
     Method(
         "gora",
@@ -137,6 +141,47 @@ def records_needed(*names: str) -> frozenset[Record]:
         What `fimlora.measure` takes as ``record``.
     """
     return frozenset().union(*(find_method(name).record for name in names))
+
+
+def passes_needed(*names: str) -> Passes:
+    """Say what passes over the data methods need, all of them together.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        The most that one of them needs; controls, which go by no score, only show what is there
+        for the others.
+    """
+    methods = [find_method(name) for name in names]
+    measured = [method for method in methods if method.name not in CONTROLS]
+    return Passes.most(method.passes for method in measured or methods)
+
+
+def estimator_for(name: str, estimator: str) -> str:
+    """Say what to estimate for a method.
+
+    Args:
+        name: The method.
+        estimator: What was asked for.
+
+    Returns:
+        That, or ``none`` where the method looks at no gradient and the choice was free.
+    """
+    is_free = estimator == Estimator.AUTO and passes_needed(name) is not Passes.BACKWARD
+    return Estimator.NONE.value if is_free else estimator
+
+
+def reads_labels(*names: str) -> bool:
+    """Say whether labels can move the plan of any of some methods.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        Whether they can.
+    """
+    return any(find_method(name).reads_labels for name in names)
 
 
 def needs_null(*names: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from fimlora.errors import InvalidOption
 from fimlora.methods import (
     coherent,
+    controls,
     effective_rank,
     fim,
     fim_over_null,
@@ -19,9 +20,10 @@ from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Estimator
 
 # What makes scores of statistics, an aggregation and an estimator; the controls go by no score,
-# but their plans show those of `fim`.
+# but their plans show those of `fim`, if there are such.
 Scorer = Callable[[Statistics, str, str | None], Scores]
 SCORERS: dict[str, Scorer] = {
     "fim": fim.score_fisher,
@@ -32,8 +34,8 @@ SCORERS: dict[str, Scorer] = {
     "gora": gora.score_importance,
     "kappa": kappa.score_condition,
     "effective-rank": effective_rank.score_effective_rank,
-    "uniform": fim.score_fisher,
-    "random": fim.score_fisher,
+    "uniform": controls.score_controls,
+    "random": controls.score_controls,
 }
 
 
@@ -107,11 +109,16 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
     """
     needed = find_method(method)
     for record in sorted(needed.record):
-        if not (getattr(statistics, record, None) or statistics.quantities.get(record)):
+        if not statistics.holds(record):
             return (
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
+    if needed.needs_fisher and statistics.estimator is Estimator.NONE:
+        return (
+            f"method {method!r} needs gradients of the loss, and these statistics are of a run "
+            "without an estimator; measure with estimator='auto'"
+        )
     if needed.needs_null and (reason := _no_null(statistics)):
         return f"method {method!r} needs the null, and {reason}"
     if needed.needs_examples and not statistics.example_energies:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 Call = tuple[tuple[Tensor, ...], Tensor]
 Keep = Callable[[str, Tensor], tuple[Tensor, ...]]
 OnGradients = Callable[[str, list[Call]], None]
+OnInput = Callable[[str, tuple[Tensor, ...]], None]
 _AS_EVER: AbstractContextManager[object] = nullcontext()
 
 
@@ -59,20 +60,31 @@ class Watch:
         calls: How often each module ran in the current forward pass.
     """
 
-    def __init__(self, names: tuple[str, ...], keep: Keep, on_gradients: OnGradients) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        keep: Keep,
+        on_gradients: OnGradients,
+        on_input: OnInput | None = None,
+    ) -> None:
         self.calls: Counter[str] = Counter()
         self._names = names
         self._keep = keep
         self._on_gradients = on_gradients
+        self._on_input = on_input
         self._pending: dict[str, list[Call]] = defaultdict(list)
-        self._in_backward = False
+        self._in_forward = self._in_backward = False
         self._anchor = torch.zeros((), requires_grad=True)
 
     def begin_forward(self) -> None:
         """Forget the last pass; from now on every run of a module is a call."""
         self.calls.clear()
         self._pending.clear()
-        self._in_backward = False
+        self._in_forward, self._in_backward = True, False
+
+    def end_forward(self) -> None:
+        """Say that what runs from now on is no part of the pass, if no backward pass follows."""
+        self._in_forward = False
 
     def backward(
         self,
@@ -110,6 +122,12 @@ class Watch:
         """
         if not self._in_backward:
             self.calls[name] += 1
+        if self._on_input is not None:
+            if not self._in_forward:
+                return output
+            with torch.no_grad(), _as_they_are(module_input):
+                self._on_input(name, self._keep(name, module_input.detach()))
+            return output
         if not torch.is_grad_enabled():  # reentrant checkpointing comes back with it enabled
             return output
         with torch.no_grad(), _as_they_are(module_input):
@@ -138,7 +156,11 @@ def _as_they_are(tensor: Tensor) -> AbstractContextManager[object]:
 
 @contextmanager
 def watch_modules(
-    modules: Mapping[str, nn.Module], keep: Keep, on_gradients: OnGradients
+    modules: Mapping[str, nn.Module],
+    keep: Keep,
+    on_gradients: OnGradients,
+    *,
+    on_input: OnInput | None = None,
 ) -> Iterator[Watch]:
     """Watch modules for as long as the block lasts.
 
@@ -147,11 +169,13 @@ def watch_modules(
         keep: Called with a module's name and input on every forward pass; what it returns
             is kept until the gradient comes, and shared tensors are kept once.
         on_gradients: Called once per backward pass and module, with all its calls.
+        on_input: Called on every forward pass with a module's name and what is kept, if there
+            will be no backward pass; nothing is kept on then.
 
     Yields:
         The watch. All hooks are gone when the block ends, also when it raises.
     """
-    watch = Watch(tuple(modules), keep, on_gradients)
+    watch = Watch(tuple(modules), keep, on_gradients, on_input)
 
     def hook(
         module: nn.Module,  # noqa: ARG001 - torch's signature

@@ -6,6 +6,10 @@ read it, add it up over runs and cut it into halves without knowing what it is.
 
 from dataclasses import dataclass
 
+# Singular vectors kept of each gradient, and rows of the A it is projected by: no initial weights
+# made of these have a higher rank.
+N_DIRECTIONS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -17,14 +21,24 @@ class Group:
             not merged.
         is_square: Whether they are sums of squares, which rounding must not leave below zero
             where a part is taken off.
+        by_output: Whether their first axis counts a module's output features, and the others are
+            alike for all modules.
     """
 
     name: str
     adds_up: bool = False
     is_square: bool = False
+    by_output: bool = False
 
 
-_ALL = (
+_ALL: tuple[Group, ...] = (
+    # The mean gradient's leading singular vectors and values, and how sure these are.
+    Group("gradient_left"),
+    Group("gradient_values"),
+    Group("gradient_right"),
+    Group("gradient_errors"),
+    # The summed gradient times the transposed A of a seed.
+    Group("gradient_projected", adds_up=True, by_output=True),
     Group("weight_gradient"),
     Group("whitened_spectra"),
     Group("whitened_energies"),

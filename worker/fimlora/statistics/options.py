@@ -5,7 +5,7 @@ saved with them, or compared, or part of a rank map.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,12 +49,23 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    GRADIENT_FACTORS = "gradient_factors"
+    """The leading singular vectors and values of each module's mean weight gradient."""
+    PROJECTED_GRADIENT = "projected_gradient"
+    """Each module's summed weight gradient times the transposed A that is drawn for it."""
     WEIGHT_GRADIENT = "weight_gradient"
     """The mean product of each weight with its mean gradient, which must be kept whole."""
     WHITENED_SPECTRA = "whitened_spectra"
     """Singular values of each mean weight gradient over the spread of its input features."""
     WEIGHT_CONDITION = "weight_condition"
     """The largest and the smallest singular value of each weight; no data enters."""
+
+    @property
+    def passes(self) -> "Passes":
+        """What it takes of a run over the calibration batches."""
+        if self in _OF_WEIGHTS:
+            return Passes.NONE
+        return Passes.FORWARD if self in _OF_INPUTS else Passes.BACKWARD
 
 
 def parse_record(record: str | Collection[str]) -> frozenset[Record]:
@@ -77,7 +88,7 @@ def parse_record(record: str | Collection[str]) -> frozenset[Record]:
 
 
 class Passes(StrEnum):
-    """What a method needs of a run over the calibration batches."""
+    """What a method needs of a run over the calibration batches, the least first."""
 
     NONE = "none"
     """Nothing: it looks at weights alone."""
@@ -85,6 +96,23 @@ class Passes(StrEnum):
     """Forward passes: it looks at activations, and no label tells it anything."""
     BACKWARD = "backward"
     """Forward and backward passes: it looks at gradients of the loss."""
+
+    @staticmethod
+    def most(of: "Iterable[Passes]") -> "Passes":
+        """Say what a run must do for all of several things that are wanted of it.
+
+        Args:
+            of: What each of them needs.
+
+        Returns:
+            The most of these; ``none`` where nothing is wanted.
+        """
+        return max(of, key=list(Passes).index, default=Passes.NONE)
+
+
+# What is known from weights alone, and from weights and inputs; all else is of gradients.
+_OF_WEIGHTS = frozenset({Record.WEIGHT_CONDITION})
+_OF_INPUTS = frozenset({Record.MOMENTS})
 
 
 class Estimator(StrEnum):
@@ -100,11 +128,14 @@ class Estimator(StrEnum):
     """The published code's way: one seeded A, the gradient of a batch squared."""
     BOTH = "both"
     """Both of them, from the same passes."""
+    NONE = "none"
+    """Nothing is: a run takes no more of the model than what else is recorded needs."""
 
     @property
     def has_examples(self) -> bool:
         """Whether row and example energies are recorded, as they are or sketched."""
-        return self is not Estimator.SAMPLED  # whatever is chosen by itself has them
+        # Whatever is chosen by itself has them.
+        return self not in {Estimator.SAMPLED, Estimator.NONE}
 
     @property
     def has_sampled(self) -> bool:
@@ -114,7 +145,12 @@ class Estimator(StrEnum):
     @property
     def is_drawn(self) -> bool:
         """Whether what is recorded depends on a rank and a seed."""
-        return self is not Estimator.EXACT
+        return self not in {Estimator.EXACT, Estimator.NONE}
+
+    @property
+    def passes(self) -> Passes:
+        """What it takes of a run over the calibration batches."""
+        return Passes.NONE if self is Estimator.NONE else Passes.BACKWARD
 
 
 def check_scale(scale: int | float) -> None:

@@ -34,8 +34,11 @@ RESOLVED_ERROR = 0.01
 STATISTICS_FORMAT = "fimlora.statistics/1"
 # What stands before the names of what was recorded of the null and of the halves.
 NULL, HALVES = "null.", ("half 1.", "half 2.")
-Arrays = Mapping[str, NDArray[np.float64]]
-Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
+# The kind of the loss where no example was read.
+NO_LOSS = "none"
+# In float64; matrices that no score is made from in float32.
+Arrays = Mapping[str, NDArray[Any]]
+Groups = dict[str, dict[str, NDArray[Any]]]  # by field of `Statistics`, and module
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +47,11 @@ class Statistics:
 
     Attributes:
         modules: The target modules, in the model's order.
-        estimator: What was recorded; never ``auto``.
+        estimator: What was estimated; never ``auto``, and ``none`` where nothing was.
         n_examples: Examples that carried a label.
         n_batches: Batches they came in.
         base_parameters: Parameters of the base model.
-        loss: Kind of the loss.
+        loss: Kind of the loss; ``none`` where weights alone were looked at.
         dtype: Dtype the model ran in.
         scale: LoRA scale s; it enters the scores, not the sums.
         train_mode: Whether dropout was active.
@@ -132,6 +135,10 @@ class Statistics:
     def groups(self) -> dict[str, Arrays]:
         """All that was recorded, by group and module."""
         return {**{group: getattr(self, group) for group in _GROUPS}, **self.quantities}
+
+    def holds(self, record: str) -> bool:
+        """Whether a quantity was recorded, if it has a group of its own name."""
+        return bool(getattr(self, record, None) or self.quantities.get(record))
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null and other halves.
@@ -255,7 +262,7 @@ class Statistics:
             return self
         reached = {module.name for module in self.modules}
 
-        def padded(group: str) -> dict[str, NDArray[np.float64]]:
+        def padded(group: str) -> dict[str, NDArray[Any]]:
             arrays = self.groups[group]
             return {
                 m.name: arrays[m.name] if m.name in arrays else np.zeros(self._shape(group, m))
@@ -271,6 +278,8 @@ class Statistics:
     def _shape(self, group: str, module: TargetModule) -> tuple[int, ...]:
         """The shape of what a group holds of a module."""
         for arrays in (self.quantities.get(group) or {}).values():
+            if GROUPS[group].by_output:
+                return (module.d_out, *arrays.shape[1:])
             return arrays.shape
         return {
             "example_energies": (self.n_examples,),
@@ -479,14 +488,14 @@ _MUST_MATCH = tuple(
 )
 
 
-class _Stored(Mapping[str, NDArray[np.float64]]):
+class _Stored(Mapping[str, NDArray[Any]]):
     """Sums in an open file, by the name of their module."""
 
     def __init__(self, file: Any, keys: Mapping[str, str]) -> None:
         self._file, self._keys = file, keys
 
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        array: NDArray[np.float64] = self._file.get_tensor(self._keys[name])
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = self._file.get_tensor(self._keys[name])
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -515,7 +524,7 @@ def _are_equal(left: Arrays, right: Arrays) -> bool:
     )
 
 
-def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
+def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[Any]]:
     return {name: values + right[name] for name, values in left.items()}
 
 

@@ -25,6 +25,7 @@ from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import head_tensors
 from fimlora.model.weight_reader import open_weights
 from fimlora.model.weight_sources import find_weights
+from fimlora.statistics.options import Passes
 from fimlora_worker.inputs.heads import (
     HEAD_SEED,
     ModelRequest,
@@ -100,7 +101,9 @@ class BaseModel:
         self.cache.drop(self.request)
         self._free_memory()
 
-    def need(self, *, n_tokens: int, recorded_bytes: int = 0) -> MemoryNeed:
+    def need(
+        self, *, n_tokens: int, recorded_bytes: int = 0, passes: Passes = Passes.BACKWARD
+    ) -> MemoryNeed:
         """What it needs besides what it has; models of earlier jobs make room for it."""
         need = estimate_need(
             Checkpoint(self.folder).tensors,
@@ -108,6 +111,7 @@ class BaseModel:
             n_tokens=n_tokens,
             experts_per_token=experts_per_token(self.config),
             recorded_bytes=recorded_bytes,
+            passes=passes,
         )
         if self.request in self.cache:
             return replace(need, weight_bytes=0, converted_bytes=0)

@@ -4,14 +4,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fimlora import ProgressFile, Settings, Statistics, measure_streamed
+from fimlora.adapter.initial.registry import init_records
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.measuring.head.fitted import with_head
 from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
-from fimlora.methods.registry import needs_null, records_needed
-from fimlora.statistics.options import Executor
+from fimlora.methods.registry import (
+    needs_null,
+    passes_needed,
+    reads_labels,
+    records_needed,
+)
+from fimlora.statistics.options import Estimator, Executor, Passes
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
@@ -75,6 +81,7 @@ def measure_model(
     Raises:
         UnknownTarget: A name of a target is none of the model's; no weight has been read then.
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
+        InvalidOption: The initial weights cannot fill the ranks it may come to; nor then.
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
     settings = _settings(request, batches, reporter, part).without(model.drawn)
@@ -97,7 +104,7 @@ def measure_model(
     return measure_where_it_fits(
         executor,
         device=model.device,
-        need=model.need(n_tokens=width, recorded_bytes=recorded_bytes),
+        need=model.need(n_tokens=width, recorded_bytes=recorded_bytes, passes=settings.passes),
         largest_batch=1 if memory_kills else batches.largest,
         resident=attempt.resident,
         streamed=attempt.streamed,
@@ -176,15 +183,18 @@ def _settings(
     def on_batch(done: int, expected: int) -> None:
         reporter.on_batch(part.start + done, part.start + expected)
 
+    methods = request.methods_measured
+    goes_back = passes_needed(*methods) is Passes.BACKWARD
+    signal = calibration.signal and reads_labels(*methods)
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
         n_batches=len(batches),
-        estimator=part.estimator or calibration.estimator,
+        estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(*request.methods_measured),
-        null=calibration.signal or needs_null(*request.methods_measured),
+        record=records_needed(*methods) | init_records(request.adapter.initial),
+        null=signal or needs_null(*methods),
         halves=calibration.signal,
         on_batch=on_batch,
         first_example=part.first_example,

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
+from fimlora.adapter.initial.registry import check_ceiling
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
 from fimlora.methods.registry import find_method
@@ -46,6 +47,7 @@ def check_feasible(
 
     Raises:
         InfeasibleBudget: It is infeasible for whatever is reached.
+        InvalidOption: The initial weights do not go up to the highest rank.
     """
     n_parameters = count_base_parameters(model)
     try:
@@ -68,7 +70,8 @@ def _solve_evenly(
         base_parameters=n_parameters,
         rule=find_method(request.allocation.method).rule,
     )
-    solve(request, scores)
+    plan = solve(request, scores)
+    check_ceiling(request.adapter.initial, modules, plan.r_max)
 
 
 def _stacks(modules: Sequence[TargetModule]) -> list[list[TargetModule]]:

@@ -67,6 +67,7 @@ def calibrate(
     split: options.Split = None,
     layout: options.Layout = None,
     weights: options.Weights = False,
+    init: options.Init = None,
     output: options.Output = None,
     pin: options.Pin = None,
     wait: options.Wait = True,
@@ -104,7 +105,7 @@ def calibrate(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
             aggregation=aggregation, seed=seed,
         ),
-        "adapter": options.given(layout=layout, weights=weights or None),
+        "adapter": options.given(layout=layout, weights=weights or None, init=init),
         "force": force,
         **options.given(
             priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)

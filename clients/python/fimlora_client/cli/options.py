@@ -209,6 +209,15 @@ Layout = Annotated[
 Weights = Annotated[
     bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
 ]
+Init = Annotated[
+    str | None,
+    _option(
+        "--init",
+        panel=ADAPTER,
+        help="Write these initial weights: kaiming, lora-one, gora (steps down the gradient), "
+        "lora-ga (changes the base model) or zeros.",
+    ),
+]
 Output = Annotated[
     Path | None,
     _option("--output", "-o", panel=RUN, help="Write the adapter into this folder."),

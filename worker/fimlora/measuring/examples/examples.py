@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fimlora.errors import InvalidOption, NumericalFailure, UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
-from fimlora.measuring.examples.losses import BY_TOKEN, Loss, LossKind, logits_of
+from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, logits_of
 from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.padding import (
     PASS_ON_CPU,
@@ -36,6 +36,7 @@ class Examples:
         numbers: Which examples of the run they are, counted over all batches as they were given,
             with those that carry no label; on the CPU. ``None`` where nothing is recorded.
         null_labels: Labels that say nothing about them, if there is to be a null.
+        labels_by_token: Whether each token has a label of its own.
     """
 
     batch: Batch
@@ -44,6 +45,7 @@ class Examples:
     order: Tensor | None = None
     numbers: Tensor | None = None
     null_labels: Tensor | None = None
+    labels_by_token: bool = False
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -55,6 +57,16 @@ class Examples:
         if not isinstance(mask, Tensor) or mask.dim() != 2:
             return None
         return mask.to(self.weights.device, non_blocking=True)  # once, not for every module
+
+    @property
+    def label_mask(self) -> Tensor | None:
+        """Which tokens carry a label, examples by tokens, where each has one of its own."""
+        if not self.labels_by_token:
+            return None
+        is_labelled: Tensor = self.batch["labels"] != IGNORED
+        if (mask := self.token_mask) is not None and mask.shape == is_labelled.shape:
+            is_labelled = is_labelled.to(mask.device) & (mask != 0)
+        return is_labelled.to(self.weights.device, non_blocking=True)
 
     def part(self, start: int, size: int) -> "Examples":
         """Take a micro-batch.
@@ -82,7 +94,11 @@ class Examples:
         batch = self._cut(self.batch, start, stop)
         numbers = None if self.numbers is None else self.numbers[start:stop]
         return Examples(
-            batch, self.weights[start:stop], numbers=numbers, null_labels=null_labels
+            batch,
+            self.weights[start:stop],
+            numbers=numbers,
+            null_labels=null_labels,
+            labels_by_token=self.labels_by_token,
         )
 
     def _cut(self, batch: Batch, start: int, stop: int) -> Batch:
@@ -146,7 +162,8 @@ def labelled_examples(
         order = sorting.argsort().to(device)
         null_labels = None if null_labels is None else null_labels[sorting]
     weights = (counts / counts.sum()).to(device, torch.float32)
-    return Examples(batch, weights, padding, order, numbers, null_labels)
+    by_token = loss.kind in BY_TOKEN
+    return Examples(batch, weights, padding, order, numbers, null_labels, by_token)
 
 
 def example_losses(

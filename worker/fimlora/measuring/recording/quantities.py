@@ -8,8 +8,10 @@ from fimlora.measuring.recording.batch_energies import BatchEnergies
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.fisher_sketched import FisherSketched
+from fimlora.measuring.recording.gradient_factors import GradientFactors
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
+from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.recording.spectra import Spectra
@@ -22,6 +24,7 @@ from fimlora.memory.need import (
     MOMENT_RECORDS,
     SKETCH_WIDTH,
     WHOLE_GRADIENT_RECORDS,
+    gradients_of_parts,
 )
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Estimator, Record
@@ -60,9 +63,13 @@ def quantities_for(
             Record.SPECTRA: lambda: Spectra(gradients),
             Record.WEIGHT_GRADIENT: lambda: WeightGradient(gradients),
             Record.WHITENED_SPECTRA: lambda: WhitenedSpectra(gradients, moments),
+            Record.GRADIENT_FACTORS: lambda: GradientFactors(gradients),
         }
         wanted.append(gradients)
+        gradients.of_parts = gradients_of_parts(collect)
         wanted += [new() for record, new in readers.items() if record in collect]
+    if Record.PROJECTED_GRADIENT in collect:
+        wanted.append(ProjectedGradient(modules, seed=settings.seed, device=device))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
     if Record.WEIGHT_CONDITION in collect:
@@ -100,8 +107,7 @@ def recorder_for(
     signs = signs or Signs(SKETCH_WIDTH)  # the null's sketches are made with the same ones
     both = [
         quantities_for(settings, modules, device, spectra_bytes=spectra_bytes, signs=signs)
-        for _ in range(1 + settings.null)
+        for _ in range(1 + settings.has_null)
     ]
-    return Recorder(
-        modules, both[0], null=both[-1] if settings.null else (), halves=settings.halves
-    )
+    null = [q for q in both[-1] if q.has_null] if settings.has_null else ()
+    return Recorder(modules, both[0], null=null, halves=settings.halves)

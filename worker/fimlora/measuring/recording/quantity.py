@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ GramOf = Callable[[], list[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A forward and a backward pass over some examples of a batch.
+    """A pass over some examples of a batch: forward, and backward where gradients are seen.
 
     Attributes:
         weights: What each example counts in the loss of the whole batch (N).
@@ -34,20 +34,22 @@ class Pass:
         is_whole: Whether they are all examples of the batch.
         numbers: Which examples of the run they are (N), counted over all batches as they were
             given; on the CPU. ``None`` where no quantity asks.
+        label_mask: Which of their tokens carry a label, where each has one of its own.
     """
 
     weights: Tensor
     token_mask: Tensor | None
     is_whole: bool
     numbers: Tensor | None = None
+    label_mask: Tensor | None = None
 
 
 class SeenCall(NamedTuple):
-    """One call of a module, after the backward pass.
+    """One call of a module, after the backward pass if there is one.
 
     Attributes:
         kept: What `Quantity.keep` returned for it.
-        g: The gradient of its output (N T O).
+        g: The gradient of its output (N T O); empty in a run that goes forward only.
     """
 
     kept: tuple[Tensor, ...]
@@ -59,9 +61,21 @@ class Quantity(ABC):
 
     A pass may fail half-way, so what it gives is pending until `commit`. Whoever adds a quantity
     says what to keep of an input, what to add for a module's calls, and what its sums are named.
+
+    Attributes:
+        reads_labels: Whether labels can change it: if not, it has no null.
+        of_parts: Whether it is recorded of the null and of the halves, too.
+        at_hand: The pass at hand.
     """
 
+    reads_labels: ClassVar[bool] = True
     at_hand: Pass
+    of_parts: bool = True
+
+    @property
+    def has_null(self) -> bool:
+        """Whether it is recorded of the null."""
+        return self.reads_labels and self.of_parts
 
     def begin(self, at_hand: Pass) -> None:
         """Expect a forward pass."""
@@ -90,7 +104,10 @@ class Quantity(ABC):
 
     @abstractmethod
     def add(self, name: str, calls: Sequence[SeenCall]) -> None:
-        """Take a module's part in a pass: all its calls in it."""
+        """Take a module's part in a pass: all its calls in it.
+
+        A run that goes forward only has no reason to wait, and gives one call after the other.
+        """
 
     def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Close a batch.
@@ -176,3 +193,8 @@ def present(tensor: Tensor | None) -> Tensor:
 def as_array(tensor: Tensor | None) -> NDArray[np.float64]:
     """Give a sum as statistics hold it."""
     return present(tensor).to(torch.float64).cpu().numpy()
+
+
+def as_short_array(tensor: Tensor | None) -> NDArray[np.float32]:
+    """Give a matrix that no score is made from as statistics hold it: in float32."""
+    return present(tensor).to(torch.float32).contiguous().cpu().numpy()

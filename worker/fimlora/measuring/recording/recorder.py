@@ -3,7 +3,7 @@
 Symbols as in `fimlora.measuring.recording.quantity`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -37,7 +37,7 @@ class Recorder:
     Args:
         modules: The target modules.
         quantities: What is collected.
-        null: The same quantities once more, if there is a second backward pass.
+        null: Those of them that have a null once more, if there is a second backward pass.
         halves: Whether the sums of every other batch are kept apart.
 
     Attributes:
@@ -57,7 +57,7 @@ class Recorder:
         self.batch_sizes: list[int] = []
         self._names = [module.name for module in modules]
         self._quantities, self._null, self._halves = quantities, null, halves
-        self._shown = quantities
+        self._is_null = False
         self._n_in_batch = 0
         self._n = 0
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
@@ -73,6 +73,7 @@ class Recorder:
         *,
         is_whole: bool,
         numbers: Tensor | None = None,
+        label_mask: Tensor | None = None,
     ) -> None:
         """Expect a forward pass over some examples of a batch.
 
@@ -81,17 +82,18 @@ class Recorder:
             token_mask: Which of their tokens are not padding, if that is known.
             is_whole: Whether they are all examples of the batch.
             numbers: Which examples of the run they are, where a quantity asks.
+            label_mask: Which of their tokens carry a label, where each has one of its own.
         """
         self.discard()
         self._n = len(weights)
-        self._shown = self._quantities
-        at_hand = Pass(weights, token_mask, is_whole, numbers)
+        self._is_null = False
+        at_hand = Pass(weights, token_mask, is_whole, numbers, label_mask)
         for quantity in self._all:
             quantity.begin(at_hand)
 
     def begin_null(self) -> None:
         """Expect a second backward pass, from losses under null labels."""
-        self._shown = self._null
+        self._is_null = True
 
     def drop_null(self) -> None:
         """Expect no second backward pass at all."""
@@ -158,9 +160,32 @@ class Recorder:
             calls: What `keep` returned, and the output gradient, of each call.
         """
         gradients = [self._by_example(g) for _, g in calls]
-        for quantity, (start, end) in zip(self._shown, self._parts[name], strict=True):
+        for quantity, (start, end) in self._shown(name):
             seen = zip(calls, gradients, strict=True)
             quantity.add(name, [SeenCall(kept[start:end], g) for (kept, _), g in seen])
+
+    def on_input(self, name: str, kept: tuple[Tensor, ...]) -> None:
+        """Take a module's input in a pass that goes forward only.
+
+        Args:
+            name: The module's name.
+            kept: What `keep` returned.
+        """
+        if name in self._mixed:
+            return  # the pass will be run again
+        for quantity, (start, end) in self._shown(name):
+            quantity.add(name, [SeenCall(kept[start:end], torch.empty(0))])
+
+    def _shown(self, name: str) -> Iterator[tuple[Quantity, tuple[int, int]]]:
+        """The quantities whose turn it is, and where their parts of what is kept are."""
+        both = zip(self._quantities, self._parts[name], strict=True)
+        if not self._is_null:
+            yield from both
+            return
+        others = iter(self._null)
+        for quantity, part in both:
+            if quantity.has_null:
+                yield next(others), part
 
     def end_batch(self, order: Tensor | None = None) -> Tensor:
         """Close a batch.
@@ -186,7 +211,7 @@ class Recorder:
         """Keep the next batch apart, if it is to be."""
         self._n_in_batch = 0
         if self._halves:
-            for quantity in self._quantities:
+            for quantity in self._of_parts:
                 for _, pending in quantity.run_sums():
                     pending.keeps_apart = bool(len(self.batch_sizes) % 2)
 
@@ -215,18 +240,18 @@ class Recorder:
 
     def _groups_of_halves(self, n_examples: int) -> Groups:
         """Make sums of the first half what is left without the second, then look at that."""
-        sums = [pending for q in self._quantities for _, pending in q.run_sums()]
+        sums = [pending for q in self._of_parts for _, pending in q.run_sums()]
         is_second = np.repeat(np.arange(len(self.batch_sizes)) % 2 == 1, self.batch_sizes)
         n_second = int(is_second.sum())
         for pending in sums:
             if pending.total is not None and pending.apart is not None:
                 pending.total -= pending.apart
-        first = copied(_results(self._quantities, n_examples - n_second))
+        first = copied(_results(self._of_parts, n_examples - n_second))
         for pending in sums:
             if pending.total is not None:
                 none = torch.zeros_like(pending.total)
                 pending.total = none if pending.apart is None else pending.apart
-        second = _results(self._quantities, n_second)
+        second = _results(self._of_parts, n_second)
         return prefixed(HALVES[0], part_of(first, ~is_second)) | prefixed(
             HALVES[1], part_of(second, is_second)
         )
@@ -270,6 +295,10 @@ class Recorder:
     @property
     def _all(self) -> list[Quantity]:
         return [*self._quantities, *self._null]
+
+    @property
+    def _of_parts(self) -> list[Quantity]:
+        return [quantity for quantity in self._quantities if quantity.of_parts]
 
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
@@ -44,6 +45,8 @@ class MicroBatch:
         losses: Callable[[], Sequence[Tensor]],
         store: BoundaryStore,
         state: PassState,
+        *,
+        goes_back: bool = True,
     ) -> "MicroBatch":
         """Make one that has not begun.
 
@@ -52,6 +55,7 @@ class MicroBatch:
             losses: Runs the model's forward pass; gives its losses, and those of the null.
             store: Holds what blocks are called with.
             state: What passes begin from.
+            goes_back: Whether its losses will go back.
 
         Returns:
             The micro-batch.
@@ -59,7 +63,8 @@ class MicroBatch:
         calls = BlockCalls(store)
 
         def body() -> Tensor:
-            found = losses()
+            with torch.set_grad_enabled(goes_back):
+                found = losses()
             if found[0].requires_grad:
                 # The sum, not the mean: each example's gradient comes out unscaled.
                 calls.backward([some.sum() for some in found])
@@ -103,6 +108,45 @@ class MicroBatch:
         with watch_modules(targets, look, lambda name, calls: None):  # noqa: ARG005
             return self.calls.run(block, call, keeps=keeps)
 
+    def run_recorded(
+        self,
+        block: nn.Module,
+        targets: Mapping[str, nn.Module],
+        recorder: Recorder,
+        *,
+        is_whole: bool,
+    ) -> object:
+        """Run the block that it waits at, and record what its targets are given.
+
+        Args:
+            block: The block.
+            targets: Its target modules by name.
+            recorder: Records them.
+            is_whole: Whether the micro-batch is a whole batch.
+
+        Returns:
+            What to advance the pass with.
+
+        Raises:
+            MixedExamplesError: The examples must go one at a time.
+        """
+        call = self.forward.call
+        assert call is not None
+        self.state.set(self.changes, within=block)
+        self._begin(recorder, is_whole=is_whole)
+        with (
+            torch.no_grad(),
+            watch_modules(
+                targets, recorder.keep, recorder.on_gradients, on_input=recorder.on_input
+            ) as watch,
+        ):
+            watch.begin_forward()
+            made = self.calls.run(block, call, keeps=False)
+        if recorder.adapt(watch.calls):
+            raise MixedExamplesError(call.block)
+        recorder.commit()
+        return made
+
     def go_back(
         self, block: nn.Module, watch: Watch, recorder: Recorder, *, is_whole: bool
     ) -> None:
@@ -118,12 +162,7 @@ class MicroBatch:
         self.state.set(self.changes, within=block)
         while not is_kept:
             watch.begin_forward()
-            recorder.begin(
-                self.examples.weights,
-                self.examples.token_mask,
-                is_whole=is_whole,
-                numbers=self.examples.numbers,
-            )
+            self._begin(recorder, is_whole=is_whole)
             recomputation = self.calls.recompute_last(block)
             is_kept = not recorder.adapt(watch.calls)
         gradients = [recomputation.backward(watch)]
@@ -132,6 +171,15 @@ class MicroBatch:
             gradients.append(recomputation.backward(watch, flow))
         recorder.commit()
         self.calls.finish_last(gradients)
+
+    def _begin(self, recorder: Recorder, *, is_whole: bool) -> None:
+        recorder.begin(
+            self.examples.weights,
+            self.examples.token_mask,
+            is_whole=is_whole,
+            numbers=self.examples.numbers,
+            label_mask=self.examples.label_mask,
+        )
 
     def give_up(self) -> None:
         """End the pass where it stands, and let go of what it has left behind."""

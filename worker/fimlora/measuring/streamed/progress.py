@@ -33,6 +33,7 @@ class LayerwiseProgress:
         n_blocks: Blocks of the model.
         saved: The run's file; ``None`` for a run that is not saved.
         on_batch: Called as `fimlora.Settings` says.
+        goes_back: Whether the run goes back through the blocks, and records them then.
 
     Attributes:
         found: What was recorded in the finished blocks, the last block first.
@@ -49,7 +50,10 @@ class LayerwiseProgress:
         n_blocks: int,
         saved: SavedSums | None = None,
         on_batch: OnBatch | None = None,
+        *,
+        goes_back: bool = True,
     ) -> None:
+        self._work_back = _WORK_BACK if goes_back else 0
         self.found: list[Groups] = []
         self.n_done = 0
         self.stop: str | None = None
@@ -80,7 +84,7 @@ class LayerwiseProgress:
             setattr(self, name, facts["progress"][name])
         self._gradients, self._layouts = tensors, facts["layouts"]
         if self.n_done:
-            self._saved.tell_resumed(self._share_of_work_back(), self._n_batches)
+            self._saved.tell_resumed(self._share_done(), self._n_batches)
 
     def restore(self, passes: Sequence[BlockCalls]) -> None:
         """Put the gradients back that the finished blocks have handed on.
@@ -120,10 +124,29 @@ class LayerwiseProgress:
         if groups is not None:
             self.found.append(groups)
         self.n_done, self.stop, self.n_left = self.n_done + 1, block, n_left
+        self._save_and_report(passes)
+
+    def finish_forward(self, groups: Groups | None) -> None:
+        """Note a finished block of a run that does not go back.
+
+        Args:
+            groups: What was recorded, if it has targets.
+        """
+        if groups is not None:
+            self.found.append(groups)
+        self.n_done += 1
+        self._save_and_report(())
+
+    def begin_anew(self) -> None:
+        """Forget what blocks have given on the way forward."""
+        if not self._work_back:
+            self.found, self.n_done = [], 0
+
+    def _save_and_report(self, passes: Sequence[BlockCalls]) -> None:
         if self._saved is not None and self._saved.is_due():
             self._saved.save_if_due(*self._state(passes))
         try:
-            self._report(self._share_of_work_back())
+            self._report(self._share_done())
         except BaseException:
             if self._saved is not None:
                 self._saved.save_quietly(*self._state(passes))
@@ -137,12 +160,15 @@ class LayerwiseProgress:
         if self._on_batch is not None:
             self._on_batch(n_done, self._n_batches)
 
-    def _share_of_work_back(self) -> int:
-        return self._share_of(self._n_blocks + _WORK_BACK * self.n_done)
+    def _share_done(self) -> int:
+        """How many batches the finished blocks are worth; with no way back, one each."""
+        if not self._work_back:
+            return self._share_of(self.n_done)
+        return self._share_of(self._n_blocks + self._work_back * self.n_done)
 
     def _share_of(self, work: int) -> int:
         """Say how many batches so much work would have finished, if they ran in turn."""
-        all_work = (1 + _WORK_BACK) * self._n_blocks
+        all_work = (1 + self._work_back) * self._n_blocks
         return min(self._n_batches - 1, self._n_batches * work // all_work)
 
     def _state(self, passes: Sequence[BlockCalls]) -> tuple[dict[str, Tensor], dict[str, Any]]:

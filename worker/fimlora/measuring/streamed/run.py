@@ -46,6 +46,7 @@ from fimlora.measuring.streamed.paused_forward import casting_as_one_graph, stop
 from fimlora.measuring.streamed.progress import LayerwiseProgress
 from fimlora.measuring.streamed.schedule import LayerwiseRun, NewRecorder
 from fimlora.measuring.streamed.side_pass import SideQuestions
+from fimlora.measuring.streamed.weights_alone import look_at_weights
 from fimlora.memory.device import peak_bytes
 from fimlora.memory.need import SKETCH_WIDTH, gradients_fit
 from fimlora.model.checkpoint import Checkpoint
@@ -58,7 +59,7 @@ from fimlora.model.targets import count_base_parameters
 from fimlora.model.weight_reader import open_weights
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution, Executor
+from fimlora.statistics.options import Execution, Executor, Passes
 from fimlora.statistics.statistics import Groups
 
 
@@ -187,6 +188,19 @@ def stream(
         running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
+        if settings.passes is Passes.NONE:
+            progress = LayerwiseProgress(
+                settings.n_batches, len(blocks), saved, settings.on_batch, goes_back=False
+            )
+            new_recorder = _recorders_of_blocks(settings, modules, device)
+            found_in_blocks = look_at_weights(
+                model, modules, blocks, weights, new_recorder, progress
+            )
+            return new_statistics(
+                model, choice, settings, loss=None, batch_sizes=(), groups=_join(modules, found_in_blocks),
+                base_parameters=n_parameters,
+                execution=Execution(Executor.STREAMED, 0, peak_bytes(device)),
+            )  # fmt: skip
         items = _read(batches, settings, saved)
         loss, null, found = _examples_of(items, model, settings, device)
         settings, reason = decide_estimator(settings, model, modules, items[0])
@@ -204,7 +218,11 @@ def stream(
             new_recorder=_recorders_of_blocks(
                 replace(settings, null=null is not None), modules, device
             ),
-            progress=LayerwiseProgress(len(found), len(blocks), saved, settings.on_batch),
+            progress=LayerwiseProgress(
+                len(found), len(blocks), saved, settings.on_batch,
+                goes_back=settings.passes is Passes.BACKWARD,
+            ),
+            goes_back=settings.passes is Passes.BACKWARD,
         )  # fmt: skip
         groups = _join(modules, run.measure(settings.micro_batch_size))
     return new_statistics(
@@ -291,7 +309,7 @@ def _examples_of(
     for number, item in enumerate(items, 1):
         check_inputs(item, limits, f"batch {number} of {len(items)}")
     loss = choose_loss(model, items[0], settings.loss_fn)
-    null = NullLabels.of(items[0], loss, settings.seed) if settings.null else None
+    null = NullLabels.of(items[0], loss, settings.seed) if settings.has_null else None
     starts = itertools.accumulate(map(count_examples, items), initial=settings.first_example)
     found = [
         labelled_examples(item, loss, device, first=first, null=null)

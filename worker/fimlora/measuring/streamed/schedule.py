@@ -6,7 +6,7 @@ then the blocks come back in reverse, and each is run again with its targets bei
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +61,7 @@ class LayerwiseRun:
             gives their losses, and those of the null.
         new_recorder: Makes a recorder for the targets of one block.
         progress: How far it is.
+        goes_back: Whether it goes back; if not, targets are recorded on the way forward.
         order: The blocks that ran, in that order.
         largest: Examples that went through the model at once.
     """
@@ -76,17 +77,18 @@ class LayerwiseRun:
     losses: Losses
     new_recorder: NewRecorder
     progress: LayerwiseProgress
+    goes_back: bool = True
     order: list[str] = field(default_factory=list, init=False)
     largest: int = field(default=0, init=False)
 
     def measure(self, micro_batch_size: int | None) -> list[Groups]:
-        """Go through the model and back.
+        """Go through the model and back, as far as is asked.
 
         Args:
             micro_batch_size: Examples per pass; ``None`` for whole batches.
 
         Returns:
-            What was recorded, for every block with targets, the last block first.
+            What was recorded, for every block with targets, in the order it was.
         """
         self.progress.resume()
         while True:
@@ -101,6 +103,7 @@ class LayerwiseRun:
                 self.progress.uncut = found.number
             except WholeSliceError:
                 self.questions.whole = True
+            self.progress.begin_anew()
 
     def _go(self, micro_batch_size: int | None) -> list[Groups]:
         self.order.clear()
@@ -113,7 +116,10 @@ class LayerwiseRun:
         try:
             if self.progress.n_left:
                 self._look_and_go_forward(batches)
-            return self._go_backward(batches)
+            if self.goes_back:
+                return self._go_backward(batches)
+            self.progress.report_end()
+            return self.progress.found
         finally:
             for micro_batch in itertools.chain(*batches):
                 micro_batch.give_up()
@@ -122,7 +128,13 @@ class LayerwiseRun:
         parts = list(examples.parts(size or len(examples)))
         self.largest = max(self.largest, *map(len, parts))
         return [
-            MicroBatch.of(part, partial(self.losses, part, where), self.store, self.state)
+            MicroBatch.of(
+                part,
+                partial(self.losses, part, where),
+                self.store,
+                self.state,
+                goes_back=self.goes_back,
+            )
             for part in parts
         ]
 
@@ -168,8 +180,11 @@ class LayerwiseRun:
             part.advance()
         while (block := next_block([part.forward for part in all_parts])) not in {None, stop}:
             assert block is not None
-            self._run_block(block, all_parts)
-            self.progress.report_forward(len(self.order))
+            if self.goes_back:
+                self._run_block(block, all_parts)
+                self.progress.report_forward(len(self.order))
+            else:
+                self._record_block(block, sides, batches)
         self.weights.release_embeddings_and_head()
         if stop is None:
             self._check_losses(batches)
@@ -180,10 +195,7 @@ class LayerwiseRun:
 
     def _run_block(self, name: str, all_parts: Sequence[MicroBatch | SidePass]) -> None:
         """Run a block for all passes that wait at it, and let them go on."""
-        if name in self.order:
-            raise UnsupportedModule(f"block {name!r} runs twice in a pass; measure it resident")
-        self.order.append(name)
-        following = self._load(name)
+        following = self._enter(name)
         block, targets = self.blocks[name], self._located(name)
         keeps = any(targets_of(done, self.modules) for done in self.order)
         made: Iterable[object] = (part.run(block, targets, keeps=keeps) for part in all_parts)
@@ -192,6 +204,57 @@ class LayerwiseRun:
             self.weights.mark_reusable(name)
         for part, outputs in zip(all_parts, made, strict=True):
             part.advance(outputs)
+
+    def _record_block(
+        self, name: str, sides: Sequence[SidePass], batches: list[list[MicroBatch]]
+    ) -> None:
+        """Run a block for all passes, record its targets on the way, and let them go on.
+
+        It has been recorded already if an earlier run has finished it.
+        """
+        following = self._enter(name)
+        is_new = len(self.order) > self.progress.n_done
+        targets = targets_of(name, self.modules) if is_new else ()
+        recorder = self.new_recorder(targets)
+        recorder.one_at_a_time = self.progress.one_at_a_time
+        found: list[Groups] = []
+        made: Iterable[object] = self._recorded(name, recorder, targets, sides, batches, found)
+        if following is None:
+            made = list(made)
+            self.weights.mark_reusable(name)
+        all_parts: list[MicroBatch | SidePass] = [*sides, *itertools.chain(*batches)]
+        for part, outputs in zip(all_parts, made, strict=True):
+            part.advance(outputs)
+        if is_new:
+            self.progress.finish_forward(found[0] if targets else None)
+
+    def _recorded(
+        self,
+        name: str,
+        recorder: Recorder,
+        targets: tuple[TargetModule, ...],
+        sides: Sequence[SidePass],
+        batches: list[list[MicroBatch]],
+        found: list[Groups],
+    ) -> Iterator[object]:
+        """Run a block for one pass after the other; what was recorded is there at the end."""
+        block, located = self.blocks[name], self._located(name) if targets else {}
+        for side in sides:
+            yield side.run(block, None, keeps=False)
+        used = [examples for examples in self.batches if len(examples)]
+        for number, (parts, examples) in enumerate(zip(batches, used, strict=True), 1):
+            for part in parts:
+                yield part.run_recorded(block, located, recorder, is_whole=len(parts) == 1)
+            checks = recorder.end_batch(examples.order) if targets else torch.empty(0)
+            check_finite(targets, torch.empty(0), checks, self._where(number))
+        found.append(recorder.groups(sum(map(len, used)), located))
+
+    def _enter(self, name: str) -> str | None:
+        """Load a block that all passes wait at; gives the name of the one that may follow."""
+        if name in self.order:
+            raise UnsupportedModule(f"block {name!r} runs twice in a pass; measure it resident")
+        self.order.append(name)
+        return self._load(name)
 
     def _load(self, block: str) -> str | None:
         """Load a block, and begin to read the one that will follow; gives that one's name."""
