@@ -46,6 +46,7 @@ MethodName = Literal[
     "fisher-layers",
     "cka-layers",
     "cka-layers-biased",
+    "effective-rank",
     "uniform",
     "random",
 ]

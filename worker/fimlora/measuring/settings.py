@@ -12,6 +12,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import (
+    MOMENT_RECORDS,
     N_COMPONENTS,
     SPECTRA_BYTES,
     WHOLE_GRADIENT_RECORDS,
@@ -36,7 +37,7 @@ OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
 _WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
 # What is of all tokens of an input, or of those with a label, but not of padding.
-_MASKED = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS})
+_MASKED = MOMENT_RECORDS | {Record.INPUT_COMPONENTS}
 
 
 @dataclass(frozen=True)

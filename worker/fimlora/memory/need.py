@@ -17,8 +17,17 @@ from fimlora.statistics.groups import N_DIRECTIONS
 from fimlora.statistics.options import Passes, Record, parse_record
 
 # What is read of the mean gradients, which are summed once; and what needs these whole.
-GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT, Record.GRADIENT_FACTORS})
+GRADIENT_RECORDS = frozenset(
+    {
+        Record.SPECTRA,
+        Record.WEIGHT_GRADIENT,
+        Record.WHITENED_SPECTRA,
+        Record.GRADIENT_FACTORS,
+    }
+)
 WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+# What needs the second moments of inputs, which are summed once too.
+MOMENT_RECORDS = frozenset({Record.MOMENTS, Record.WHITENED_SPECTRA})
 
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
@@ -256,7 +265,7 @@ def bytes_recorded(
     held, n_bytes = modules if at_once is None else at_once, 0
     n_of_batch = 4 if null else 2
     n_sums = n_of_batch + halves
-    if Record.MOMENTS in wanted:
+    if wanted & MOMENT_RECORDS:
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)

@@ -146,6 +146,13 @@ _ALL = (
         fewest_examples=4,
         passes=Passes.FORWARD,
     ),
+    Method(
+        "effective-rank",
+        "proportional",
+        "by how many directions the mean gradient has, whitened by its inputs (experimental)",
+        "re-implemented after early-gradient-spectra-lora",
+        frozenset({Record.WHITENED_SPECTRA}),
+    ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
         "random", "random", "by random numbers: the control of any uneven plan", "a control"

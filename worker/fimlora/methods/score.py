@@ -9,6 +9,7 @@ from fimlora.methods import (
     cka_layers,
     coherent,
     controls,
+    effective_rank,
     eva,
     fim,
     fim_over_null,
@@ -42,6 +43,7 @@ SCORERS: dict[str, Scorer] = {
     "fisher-layers": fisher_layers.score_trace,
     "cka-layers": cka_layers.score_debiased,
     "cka-layers-biased": cka_layers.score_biased,
+    "effective-rank": effective_rank.score_effective_rank,
     "uniform": controls.score_controls,
     "random": controls.score_controls,
 }

@@ -40,6 +40,9 @@ _ALL: tuple[Group, ...] = (
     Group("gradient_projected", adds_up=True),
     Group("layer_similarity"),
     Group("weight_gradient"),
+    Group("whitened_spectra"),
+    Group("whitened_energies"),
+    Group("whitened_errors"),
     Group("weight_condition"),
     Group("input_components"),  # principal components of the inputs (K' I), one a row
     Group("input_variances"),  # the share of the variance along each of them, then 0 (K)

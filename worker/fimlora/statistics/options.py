@@ -59,6 +59,8 @@ class Record(StrEnum):
     """How alike the hidden states are that go into each module's layer and come out of it."""
     WEIGHT_GRADIENT = "weight_gradient"
     """The mean product of each weight with its mean gradient, which must be kept whole."""
+    WHITENED_SPECTRA = "whitened_spectra"
+    """Singular values of each mean weight gradient over the spread of its input features."""
     WEIGHT_CONDITION = "weight_condition"
     """The largest and the smallest singular value of each weight; no data enters."""
 

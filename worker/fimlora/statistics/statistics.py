@@ -153,7 +153,7 @@ class Statistics:
 
     def holds(self, record: str) -> bool:
         """Whether a quantity was recorded, if it has a group of its own name."""
-        return bool(self.groups.get(record))
+        return bool(getattr(self, record, None) or self.quantities.get(record))
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null, other halves and other rows to retain.

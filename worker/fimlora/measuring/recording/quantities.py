@@ -21,9 +21,11 @@ from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.recording.spectra import Spectra
 from fimlora.measuring.recording.weight_condition import WeightCondition
 from fimlora.measuring.recording.weight_gradient import WeightGradient
+from fimlora.measuring.recording.whitened_spectra import WhitenedSpectra
 from fimlora.measuring.settings import Settings
 from fimlora.memory.need import (
     GRADIENT_RECORDS,
+    MOMENT_RECORDS,
     SKETCH_WIDTH,
     WHOLE_GRADIENT_RECORDS,
     gradients_of_parts,
@@ -57,21 +59,23 @@ def quantities_for(
     estimator, collect = settings.parsed_estimator, settings.parsed_record
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
+    moments = InputMoments(modules)
+    if collect & MOMENT_RECORDS:
+        wanted.append(moments)
     if collect & GRADIENT_RECORDS:
         whole = bool(collect & WHOLE_GRADIENT_RECORDS)
         gradients = MeanGradient(modules, spectra_bytes=n_bytes, signs=signs, whole=whole)
+        readers: dict[Record, Callable[[], Quantity]] = {
+            Record.SPECTRA: lambda: Spectra(gradients),
+            Record.WEIGHT_GRADIENT: lambda: WeightGradient(gradients),
+            Record.WHITENED_SPECTRA: lambda: WhitenedSpectra(gradients, moments),
+            Record.GRADIENT_FACTORS: lambda: GradientFactors(gradients),
+        }
         wanted.append(gradients)
         gradients.of_parts = gradients_of_parts(collect)
-        readers: dict[Record, Callable[[MeanGradient], Quantity]] = {
-            Record.SPECTRA: Spectra,
-            Record.WEIGHT_GRADIENT: WeightGradient,
-            Record.GRADIENT_FACTORS: GradientFactors,
-        }
-        wanted += [new(gradients) for record, new in readers.items() if record in collect]
+        wanted += [new() for record, new in readers.items() if record in collect]
     if Record.PROJECTED_GRADIENT in collect:
         wanted.append(ProjectedGradient(modules, seed=settings.seed, device=device))
-    if Record.MOMENTS in collect:
-        wanted.append(InputMoments(modules))
     if Record.BATCH_ENERGIES in collect:
         wanted.append(BatchEnergies(modules))
     if Record.ADAPTER_GRADIENTS in collect:
