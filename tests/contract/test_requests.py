@@ -5,8 +5,10 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from fimlora.adapter.initial import registry
 from fimlora.adapter.initial.registry import INITS, init_records
 from fimlora.statistics.options import Record
+from fimlora_contract.confidence import START_CODES
 from fimlora_contract.references import Columns
 from fimlora_contract.requests import NOT_ADDED_UP, CalibrationRequest, InitName
 from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
@@ -43,6 +45,46 @@ def test_short_forms_expand_to_tagged_references():
         ({"dataset": "https://x.example/d"}, "dataset"),
         ({"dataset": {"source": "url", "url": "x"}}, "dataset"),
         ({"allocation": {"r_min": 9, "r_max": 8}}, "above r_max"),
+        ({"adapter": {"scale": 0}}, "0.0009765625"),
+        ({"adapter": {"scale": "2"}}, "must be a number; it is text"),
+        ({"adapter": {"scale": True}}, "must be a number; it is true or false"),
+        ({"adapter": {"scale": 10**400}}, "must be a finite number"),
+        ({"adapter": {"alpha": float("nan")}}, "must be a finite number"),
+        ({"adapter": {"rslora": True}}, "rslora needs alpha"),
+        ({"adapter": {"alpha": 16, "scale": 3}}, "give one of both"),
+        ({"adapter": {"alpha": 16, "layout": "C"}}, "layout C has one scale"),
+        (
+            {"allocation": {"groups": "towers"}},
+            "must be one of type, fused, layer.*it is 'towers'",
+        ),
+        ({"allocation": {"groups": ["q_proj"]}}, "its group 1 is text"),
+        ({"allocation": {"groups": [[]]}}, "its group 1 is empty"),
+        ({"allocation": {"groups": [[""]]}}, "1 to 256 characters"),
+        ({"allocation": {"groups": [["a"]] * 1025}}, "at most 1024 groups"),
+        ({"allocation": {"groups": [["a"] * 4097]}}, "at most 4096 names"),
+        (
+            {"allocation": {"groups": [[f"*.{i}" for i in range(65)]]}},
+            "at most 64 entries with",
+        ),
+        ({"allocation": {"rank_menu": "threes"}}, "powers-of-two, vllm, or a list"),
+        ({"allocation": {"rank_menu": [4, 2]}}, "in rising order"),
+        ({"allocation": {"rank_menu": [2, 2]}}, "in rising order"),
+        ({"allocation": {"rank_menu": [0, 2]}}, "from 1 to 8192"),
+        ({"allocation": {"rank_menu": [2, 4.0]}}, "a list of whole ranks"),
+        ({"allocation": {"rank_menu": [2, True]}}, "a list of whole ranks"),
+        ({"allocation": {"rank_menu": list(range(1, 66))}}, "at most 64 ranks"),
+        ({"allocation": {"rank_menu": [2, 4], "multiple_of": 2}}, "beside a rank_menu"),
+        (
+            {"allocation": {"per_type": {"q": {"share": 0.6}, "v": {"share": 0.5}}}},
+            "add up to 1.1",
+        ),
+        ({"allocation": {"per_type": {"q": {"share": 0}}}}, "share"),
+        ({"allocation": {"per_type": {"q": {"rank": 2}}}}, "rank"),
+        ({"allocation": {"per_type": {"q": {"r_min": 3, "r_max": 2}}}}, "above r_max"),
+        ({"allocation": {"per_type": {"q": {"r_min": 0}}}}, "only method spectral"),
+        ({"allocation": {"per_type": {f"t{i}": {} for i in range(65)}}}, "per_type"),
+        ({"allocation": {"max_lora_rank": 4, "r_min": 5}}, "above max_lora_rank=4"),
+        ({"allocation": {"max_lora_rank": 4}}, "feasible interval"),
         ({"allocation": {"r_min": 9}}, "feasible interval"),
         ({"allocation": {"r_min": 0}}, "only method spectral"),
         ({"allocation": {"r_min": -1, "method": "spectral"}}, "r_min"),
@@ -259,3 +301,16 @@ def test_the_wire_names_the_initial_weights_that_the_engine_has():
     assert get_args(InitName) == INITS
     not_added = {Record.GRADIENT_FACTORS, Record.INPUT_COMPONENTS}
     assert set(NOT_ADDED_UP) == {name for name in INITS if not_added & init_records(name)}
+    assert START_CODES == registry.START_CODES
+
+
+def test_a_whole_scale_is_one_request_however_it_is_written():
+    """2 and 2.0 have one digest; a fraction stays one."""
+    two, also_two, other = (
+        CalibrationRequest.model_validate(SHORT | {"adapter": {"scale": scale}})
+        for scale in (2, 2.0, 1.5)
+    )
+
+    assert two.model_dump_json() == also_two.model_dump_json()
+    assert two == CalibrationRequest.model_validate(SHORT)
+    assert other.adapter.scale == 1.5

@@ -11,8 +11,13 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.adalora import adalora_config
+    from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
+    from fimlora.adapter.audit import audit_adapter
+    from fimlora.adapter.convert import convert_adapter
     from fimlora.adapter.initial.base_shift import shift_base
     from fimlora.adapter.read import load_plan
+    from fimlora.adapter.truncate import truncate_adapter
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
@@ -31,9 +36,13 @@ if TYPE_CHECKING:
 
 # Public names that live in modules with heavier imports than this one.
 _LAZY = {
+    "adalora_config": "fimlora.adapter.adalora",
+    "AdaLoraReallocation": "fimlora.adapter.adalora_reallocation",
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "audit_adapter": "fimlora.adapter.audit",
     "compare": "fimlora.confidence.compare",
+    "convert_adapter": "fimlora.adapter.convert",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -47,10 +56,12 @@ _LAZY = {
     "Settings": "fimlora.measuring.settings",
     "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
+    "truncate_adapter": "fimlora.adapter.truncate",
     "write_adapter": "fimlora.adapter.write",
 }
 
 __all__ = [
+    "AdaLoraReallocation",
     "Budget",
     "FimloraError",
     "InfeasibleBudget",
@@ -61,9 +72,12 @@ __all__ = [
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
     "allocate",
     "apply_fim_ranks",
+    "audit_adapter",
     "compare",
+    "convert_adapter",
     "find_targets",
     "fit_head",
     "fit_head_streamed",
@@ -73,6 +87,7 @@ __all__ = [
     "measure_streamed",
     "score",
     "shift_base",
+    "truncate_adapter",
     "write_adapter",
 ]
 

@@ -119,9 +119,9 @@ def apply_fim_ranks(
             seed=seed,
         )
         source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
-        plan = with_signal(plan, source, multiple_of=multiple_of)
+        plan = with_signal(plan, source)
         resize_adapter(model, plan, adapter_name, seed=seed)
-    return with_confidence(statistics, plan, multiple_of=multiple_of)
+    return with_confidence(statistics, plan)
 
 
 def _carriers(model: nn.Module, names: Collection[str]) -> Choice:

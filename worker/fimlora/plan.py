@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field
 from numbers import Real
 from typing import Any, Literal, get_args
 
+from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
+from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 _WIDTHS = (1, 2, 4, 8)
-_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
+BLOCK_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
 _DERIVED = ("limit", "unspent")  # beside the budget's own fields in a rank map
 
 
@@ -44,13 +46,13 @@ class TargetModule:
     @property
     def layer(self) -> int | None:
         """Index of the block the module sits in, ``None`` outside the repeated blocks."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return int(match[1]) if match else None
 
     @property
     def kind(self) -> str:
         """What the module is inside its block, such as ``self_attn.q_proj``."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return self.name[match.end() :] if match else self.name
 
 
@@ -129,7 +131,8 @@ class RankPlan:
         rule: ``proportional``, ``spectral``, ``uniform`` or ``random``.
         r_min: Lowest rank allowed.
         r_max: Highest rank allowed.
-        scale: The one effective LoRA scale ``s = alpha / rank`` of every module.
+        scale: The one effective LoRA scale ``s = alpha / rank`` of every module; with another
+            scaling than ``constant``, only what the scores are stated at.
         controls: Ranks per module name of the control plans at the same budget.
         provenance: Facts about the measurement (estimator, aggregation, examples, ...).
         not_targeted: What the choice of targets means but is not one of them, by name, with
@@ -138,6 +141,10 @@ class RankPlan:
         confidence: How sure the ranks are, as plain data, if that is known.
         method: The method that made the scores; ``None`` for scores of one's own.
         warnings: What to mind before training by it.
+        constraints: What the ranks keep to besides, as do those of the controls.
+        scaling: How alpha follows from rank: ``constant``, ``alpha`` or ``rslora``; see
+            `fimlora.scaling`.
+        lora_alpha: The one alpha of all modules, unless the scale is constant.
     """
 
     modules: tuple[TargetModule, ...]
@@ -156,6 +163,12 @@ class RankPlan:
     confidence: Mapping[str, Any] | None = None
     method: str | None = None
     warnings: tuple[PlanWarning, ...] = ()
+    constraints: Constraints = field(default_factory=Constraints)
+    scaling: Scaling = "constant"
+    lora_alpha: int | float | None = None
+
+    def __post_init__(self) -> None:
+        check_scaling(self.scaling, self.lora_alpha)
 
     @property
     def spent(self) -> Spending:
@@ -166,7 +179,7 @@ class RankPlan:
     def unspent(self) -> int:
         """What is left of the limit, in its unit.
 
-        Ranks are left only where tied or multiple ranks cannot add up to the limit.
+        Ranks are left only where tied ranks, multiples or a menu cannot add up to the limit.
         """
         spent = self.spent
         return self.limit - (spent.ranks if self.budget.unit == "rank" else spent.parameters)
@@ -179,9 +192,15 @@ class RankPlan:
         )
 
     def alpha(self, name: str) -> int | float:
-        """LoRA alpha of a module: ``scale * rank``, so that ``alpha / rank`` is constant."""
-        alpha = self.scale * self.ranks[name]
-        return int(alpha) if alpha == int(alpha) else alpha
+        """LoRA alpha of a module: ``scale * rank``, or the one alpha of all; 0 if not targeted."""
+        rank = self.ranks[name]
+        return alpha_of(rank, scale=self.scale, alpha=self.lora_alpha) if rank else 0
+
+    def scale_of(self, name: str) -> int | float:
+        """Effective scale of a module that has a rank: what its update is multiplied by."""
+        return scale_of(
+            self.ranks[name], scaling=self.scaling, scale=self.scale, alpha=self.lora_alpha
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The rank map as plain data, in a fixed order: same plan, same bytes."""
@@ -192,7 +211,10 @@ class RankPlan:
             "rule": self.rule,
             "r_min": self.r_min,
             "r_max": self.r_max,
+            "constraints": self.constraints.to_json(),
             "scale": self.scale,
+            "scaling": self.scaling,
+            "lora_alpha": self.lora_alpha,
             "spent": asdict(self.spent),
             "controls": {
                 name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
@@ -255,6 +277,9 @@ class RankPlan:
                 r_min=data["r_min"],
                 r_max=data["r_max"],
                 scale=data["scale"],
+                constraints=Constraints.of(**data.get("constraints", {})),
+                scaling=data.get("scaling", "constant"),
+                lora_alpha=data.get("lora_alpha"),
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
                 not_targeted=dict(data.get("not_targeted", {})),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from fimlora.constraints import RANK_MENUS
 from fimlora.memory.need import features, features_at_once
 from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import BudgetInterval
@@ -116,11 +117,22 @@ def find_matrices(shapes: Shapes) -> dict[str, Matrix]:
 def budget_interval(
     request: CalibrationRequest, matrices: Collection[Matrix], *, parameters: int
 ) -> BudgetInterval | None:
-    """What the budget may be with these targets, in the unit of the request."""
+    """What the budget may be with these targets, in the unit of the request.
+
+    ``None`` with ties or rules per type, which only the allocation itself can weigh.
+    """
     allocation, budget = request.allocation, request.budget
+    if allocation.groups or allocation.per_type:
+        return None
+    asked = allocation.rank_menu
+    menu = RANK_MENUS[asked] if isinstance(asked, str) else tuple(asked)
     floor = 1 if allocation.r_min is None else allocation.r_min
     floor = max(floor, allocation.multiple_of) if floor else 0
-    ceilings = [min(allocation.r_max or min(sides), *sides) for sides in matrices]
+    floor = min((rank for rank in menu if rank >= floor), default=floor) if floor else 0
+    caps = [cap for cap in (allocation.r_max, allocation.max_lora_rank) if cap is not None]
+    ceilings = [min(*caps, *sides) for sides in matrices]
+    if menu:
+        ceilings = [max((r for r in menu if r <= top), default=0) for top in ceilings]
     low = high = 0
     for sides, ceiling in zip(matrices, ceilings, strict=True):
         cost = 1 if budget.unit == "rank" else sum(sides)

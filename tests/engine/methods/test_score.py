@@ -19,8 +19,10 @@ NAME = "bert_classifier"
 @pytest.fixture(scope="module")
 def statistics():
     model, targets = tiny(NAME)
-    batches, record = [make_batch(NAME, [3, 5])], records_needed(*METHODS)
-    return measure(model, batches, target_modules=targets, record=record, null=True)
+    return measure(
+        model, [make_batch(NAME, [3, 5])], target_modules=targets,
+        record=records_needed(*METHODS), null=True, retain=[make_batch(NAME, [4, 2], seed=1)],
+    )  # fmt: skip
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(statistics):

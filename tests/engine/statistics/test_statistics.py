@@ -71,8 +71,9 @@ class Noted(Mapping):
 def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimator):
     """The sums that a method does not look at, which may be most of the file, are not read."""
     record = ["moments", "batch_energies", *records_needed(*METHODS)]
-    null = METHODS[method].needs_null
-    measured(estimator=estimator, record=record, null=null).save(tmp_path / "s")
+    null, asks_retain = METHODS[method].needs_null, METHODS[method].needs_retain
+    retain = [make_batch(NAME, [4, 2], seed=1)] if asks_retain else None
+    measured(estimator=estimator, record=record, null=null, retain=retain).save(tmp_path / "s")
     options = {"budget": 2, "r_max": 4}
     whole, read = Statistics.load(tmp_path / "s"), set()
     with Statistics.opened(tmp_path / "s") as stored:

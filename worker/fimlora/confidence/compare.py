@@ -140,8 +140,9 @@ def compare(
             or there are fewer than two.
     """  # noqa: DOC502 - the helpers raise
     wanted, left_out = _choose(statistics, methods)
-    if "groups" in options:  # looked through once per method
-        options["groups"] = [tuple(group) for group in options["groups"]]
+    groups = options.get("groups", ())
+    if not isinstance(groups, str):  # looked through once per method
+        options["groups"] = [tuple(group) for group in groups]
     scale = statistics.scale if scale is None else scale
     taken = {
         method: score(
@@ -159,7 +160,7 @@ def compare(
         values,
         tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2)),
         left_out,
-        _signals(statistics, plans, options, aggregation=aggregation, estimator=estimator),
+        _signals(statistics, plans, aggregation=aggregation, estimator=estimator),
         statistics.provenance(),
     )
 
@@ -191,13 +192,11 @@ def _values(scores: Scores) -> Values:
 def _signals(
     statistics: Statistics,
     plans: Mapping[str, RankPlan],
-    options: Mapping[str, Any],
     **taken_with: Any,
 ) -> dict[str, dict[str, Any]]:
     """Signal of each plan of which one can be stated."""
-    tied = {name: options[name] for name in ("multiple_of", "groups") if name in options}
     return {
-        method: signal_of(statistics, plan, **taken_with, **tied).to_json()
+        method: signal_of(statistics, plan, **taken_with).to_json()
         for method, plan in plans.items()
         if plan.rule not in CONTROLS and no_signal(statistics, method, **taken_with) is None
     }

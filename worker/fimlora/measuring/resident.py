@@ -8,6 +8,7 @@ see x and g while a calibration batch goes forward and backward once.
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
+from fimlora.measuring.contrast import measure_both
 from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
 from fimlora.measuring.examples.examples import (
@@ -83,6 +85,7 @@ def measure(
     first_example: int = 0,
     null: bool = False,
     halves: bool = False,
+    retain: Iterable[Mapping[str, Any]] | None = None,
 ) -> Statistics:
     """Run a few calibration batches and record what scores are made from.
 
@@ -117,6 +120,8 @@ def measure(
         first_example: Examples in the batches before these, if these are a part of a run.
         null: Measure the same passes under labels of other examples, too.
         halves: Keep the sums of every other batch apart, too.
+        retain: Batches of rows whose function is to be kept, measured after the others under the
+            same head: what ``vila`` holds them against. At most as many are used.
 
     Returns:
         The statistics of the batches that were used.
@@ -134,7 +139,12 @@ def measure(
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
         first_example=first_example, null=null, halves=halves,
     )  # fmt: skip
-    return measure_resident(model, batches, settings)
+    run = partial(measure_resident, model)
+    return (
+        run(batches, settings)
+        if retain is None
+        else measure_both(run, batches, retain, settings)
+    )
 
 
 def measure_resident(

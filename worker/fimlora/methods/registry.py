@@ -24,6 +24,7 @@ class Method:
         record: What must be recorded besides.
         needs_examples: Whether it needs the energy of each example's gradient.
         needs_null: Whether it needs the statistics of the null.
+        needs_retain: Whether it needs those of rows whose function is to be kept.
         needs_fisher: Whether it needs what an estimator has recorded.
         passes: What passes over the data it needs.
     """
@@ -35,6 +36,7 @@ class Method:
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
     needs_null: bool = False
+    needs_retain: bool = False
     needs_fisher: bool = False
     passes: Passes = Passes.BACKWARD
 
@@ -90,6 +92,14 @@ _ALL = (
         "by weights times their mean gradient: parameters, not ranks, in proportion (experimental)",
         "GoRA (He et al. 2025)",
         frozenset({Record.WEIGHT_GRADIENT}),
+    ),
+    Method(
+        "vila",
+        "proportional",
+        "by Fisher information over that of rows whose function is to be kept (experimental)",
+        "a contrast of two datasets, as in VILA (Kim et al. 2025)",
+        needs_fisher=True,
+        needs_retain=True,
     ),
     Method(
         "kappa",
@@ -183,3 +193,15 @@ def needs_null(*names: str) -> bool:
         Whether one does.
     """
     return any(find_method(name).needs_null for name in names)
+
+
+def needs_retain(*names: str) -> bool:
+    """Say whether any of some methods needs rows whose function is to be kept.
+
+    Args:
+        *names: Their names.
+
+    Returns:
+        Whether one does.
+    """
+    return any(find_method(name).needs_retain for name in names)

@@ -15,6 +15,7 @@ from fimlora.methods import (
     kappa,
     spectral,
     spectral_denoised,
+    vila,
 )
 from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.registry import find_method
@@ -32,6 +33,7 @@ SCORERS: dict[str, Scorer] = {
     "spectral-denoised": spectral_denoised.take_denoised,
     "fim-over-null": fim_over_null.score_over_null,
     "gora": gora.score_importance,
+    "vila": vila.score_contrast,
     "kappa": kappa.score_condition,
     "eva": eva.take_variances,
     "uniform": controls.score_controls,
@@ -51,12 +53,7 @@ def score(
 
     Args:
         statistics: What `fimlora.measure` returned, or what was read from its file.
-        method: A name in `fimlora.methods.registry.METHODS`: ``fim`` takes the Fisher
-            information of LoRA-B, ``coherent`` the part of it that examples agree on,
-            ``spectral`` the singular values of the mean gradient, ``spectral-denoised`` what
-            of these is above their noise, ``fim-over-null`` the Fisher information over that
-            of the null, ``gora`` weights times their gradients, ``kappa`` the condition of the
-            weights alone, ``eva`` the variances of the inputs; ``uniform`` and ``random`` are the controls.
+        method: A name in `fimlora.methods.registry.METHODS`, whose summary says what it goes by.
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
@@ -120,6 +117,11 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
         )
     if needed.needs_null and (reason := _no_null(statistics)):
         return f"method {method!r} needs the null, and {reason}"
+    if needed.needs_retain and statistics.retain is None:
+        return (
+            f"method {method!r} needs a second dataset, whose function is to be kept, and these "
+            "statistics hold none; measure with retain=its batches"
+        )
     if needed.needs_examples and not statistics.example_energies:
         return (
             f"method {method!r} needs the energy of each example, and these statistics hold "

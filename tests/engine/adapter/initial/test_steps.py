@@ -16,7 +16,7 @@ from support.initial import SEED, case_of, write_case
 from support.peft_models import updates
 from support.reference import relative_error
 
-FLOAT32 = 1e-4
+FLOAT32 = 1e-5
 NAMES = ("bert_classifier", "gpt2_lm", "llama_gqa_lm")
 INITS = ("lora-one", "gora")
 
