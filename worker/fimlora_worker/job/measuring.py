@@ -192,7 +192,6 @@ def _settings(
 
     methods = () if part.is_retained else request.methods_measured
     goes_back = part.is_retained or passes_needed(*methods) is Passes.BACKWARD
-    signal = goes_back and request.measures_signal
     of_init = set[Record]() if part.is_retained else init_records(request.adapter.initial)
     return Settings(
         target_modules=request.target_modules,
@@ -202,7 +201,8 @@ def _settings(
         seed=calibration.seed,
         scale=request.adapter.scale,
         record=records_needed(*methods) | of_init,
-        null=not part.is_retained and (signal or needs_null(*methods)),
+        null=not part.is_retained
+        and ((goes_back and request.measures_signal) or needs_null(*methods)),
         halves=request.measures_signal,
         on_batch=on_batch,
         first_example=part.first_example,
