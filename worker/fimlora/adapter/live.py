@@ -159,7 +159,10 @@ def resized_layers(
             f"{', '.join(odd[:5])}"
         )
     if low := [name for name, rank in plan.ranks.items() if rank < 1]:
-        raise InvalidOption(f"{low[0]}: rank {plan.ranks[low[0]]}; a layer has at least 1")
+        raise InvalidOption(
+            f"{low[0]}: rank {plan.ranks[low[0]]}; a layer of a live adapter has at least 1, so "
+            "that a plan that leaves modules out makes an adapter of its own: write_adapter"
+        )
     found = {}
     for module in plan.modules:
         lora_A, lora_B = adapter.matrices(module.name)

@@ -8,7 +8,7 @@ import transformers
 
 from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.recording.mean_gradient import MeanGradient
-from fimlora.memory.need import sketch_is_smaller
+from fimlora.memory.need import MOMENT_RECORDS, sketch_is_smaller
 from fimlora.statistics.groups import GROUPS
 from support.models import PAD, VOCABULARY, make_batch, tiny
 from support.streaming import ALL, RECORDS, assert_same, batches_for, quiet, save
@@ -28,7 +28,7 @@ def test_each_record_beside_each_estimator(estimator, record, tmp_path):
 
     assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
     assert bool(streamed.spectra) == (record == "spectra")
-    assert bool(streamed.input_squares) == (record == "moments")
+    assert bool(streamed.input_squares) == (record in MOMENT_RECORDS)
     assert bool(streamed.batch_energies) == (record == "batch_energies")
     assert bool(streamed.quantities.get(record)) == (record in GROUPS)
 
