@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 # Pages that several methods share.
 PAGES = {"uniform": "controls", "random": "controls", "cka-layers-biased": "cka-layers"}
@@ -219,7 +220,10 @@ def _training() -> Iterator[str]:
     yield _line("name", "it", "here")
     yield _line(*["---"] * 3)
     for name, (reason, instead) in TRAINING_TIME.items():
-        yield _line(f"`{name}`", reason, instead)
+        has_page = (Path(__file__).parent / "methods" / f"{name}.md").is_file()
+        yield _line(
+            f"[`{name}`](methods/{name}.md)" if has_page else f"`{name}`", reason, instead
+        )
 
 
 def _line(*cells: str) -> str:
