@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
     from fimlora.adapter.audit import audit_adapter
     from fimlora.adapter.convert import convert_adapter
+    from fimlora.adapter.initial.base_shift import shift_base
     from fimlora.adapter.read import load_plan
     from fimlora.adapter.truncate import truncate_adapter
     from fimlora.adapter.write import write_adapter
@@ -57,6 +58,7 @@ _LAZY = {
     "score": "fimlora.methods.score",
     "Scores": "fimlora.scores",
     "Settings": "fimlora.measuring.settings",
+    "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
     "truncate_adapter": "fimlora.adapter.truncate",
     "write_adapter": "fimlora.adapter.write",
@@ -90,6 +92,7 @@ __all__ = [
     "measure_folder",
     "measure_streamed",
     "score",
+    "shift_base",
     "truncate_adapter",
     "write_adapter",
 ]

@@ -17,8 +17,8 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
 from fimlora.methods.registry import (
     estimator_for,
+    find_method,
     needs_null,
-    reads_labels,
     records_needed,
 )
 from fimlora.methods.score import score
@@ -87,6 +87,11 @@ def apply_fim_ranks(
     """
     if r_min is not None and r_min < 1:
         raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
+    if find_method(method).rule == "layers":
+        raise InvalidOption(
+            f"method {method!r} gives some layers rank 0, and a layer of a live adapter has at "
+            "least rank 1: measure the base model, and write_adapter makes an adapter of its plan"
+        )
     with exclusive(model):
         adapter = live_adapter(model, adapter_name)
         scale = common_scale(adapter)
@@ -104,7 +109,7 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
-                null=(signal and reads_labels(method)) or needs_null(method),
+                null=signal or needs_null(method),
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)

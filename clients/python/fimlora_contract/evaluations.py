@@ -133,6 +133,15 @@ class EvaluationRequest(CalibrationRequest):
         return self
 
     @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.adapter.alpha is not None:
+            raise ValueError(
+                "adapter.alpha has no meaning here: all arms must have one scale, and one alpha "
+                "gives each rank another, which is another learning rate; give adapter.scale"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_held_out(self) -> Self:
         given = [
             name
@@ -165,7 +174,10 @@ class EvaluationRequest(CalibrationRequest):
         if named:
             raise ValueError(f"plans are named {named} as methods are; give other names")
         if self.adapter.weights:
-            raise ValueError("adapter.weights has no meaning here: no adapter is written")
+            raise ValueError(
+                "adapter.weights and adapter.init have no meaning here: no adapter is written, "
+                "and all arms begin with LoRA's own weights"
+            )
         return self
 
     @model_validator(mode="after")
@@ -207,6 +219,11 @@ class EvaluationRequest(CalibrationRequest):
     def methods_measured(self) -> tuple[str, ...]:
         """The methods that plans are made by; they say what is measured."""
         return tuple(dict.fromkeys([*self.wanted_methods, *CONTROLS]))
+
+    @property
+    def measures_signal(self) -> bool:
+        """Never: no part of what is found states it."""
+        return False
 
     @property
     def schedule(self) -> Schedule:

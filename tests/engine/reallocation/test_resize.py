@@ -1,13 +1,14 @@
 """An adapter resized under its optimizer: what it does, and what the optimizer knows."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fimlora import find_targets
 from fimlora.adapter.resizing import resize_factors
-from fimlora.errors import UnsupportedModule
+from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.reallocation.optimizer_state import carried_state
 from fimlora.reallocation.resize import resize_with_state
@@ -176,6 +177,15 @@ def test_what_cannot_be_carried_over_changes_nothing():
         resize_with_state(model, adamw(copies), plan)
 
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_a_plan_that_changes_scales_is_refused():
+    """What the adapter does would change with them."""
+    model, optimizer, _ = trained(adamw, n_steps=1)
+    plan = replace(plan_for(model, [1, 5, 2]), scaling="alpha", lora_alpha=8)
+
+    with pytest.raises(InvalidOption, match=r"scaling='alpha'.* allocate without alpha"):
+        resize_with_state(model, optimizer, plan)
 
 
 def test_new_rows_are_drawn_from_the_seed_alone():

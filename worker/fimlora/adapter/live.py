@@ -7,7 +7,7 @@ features; its update of the weight is ``s * B @ A``.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import LoraConfig
@@ -112,8 +112,10 @@ def resize_adapter(
     A fresh adapter (B = 0) keeps the leading rows of A; new rows are drawn per module, the
     global random state is not touched. A trained one keeps its update when it grows; when
     it shrinks, what the SVD of the update says is least is cut. The effective scale of
-    every layer stays, and the adapter's config says what the layers are, so
-    ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give the same adapter back.
+    every layer stays, unless the plan has one alpha for all modules: then each gets the scale of
+    its rank, and its B is divided by what that multiplies the update by. The adapter's config
+    says what the layers are, so ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give
+    the same adapter back.
 
     Optimisers made before hold the old parameters; make them afterwards, or see
     `fimlora.reallocation.resize.resize_with_state`.
@@ -131,7 +133,7 @@ def resize_adapter(
     adapter = live_adapter(model, adapter_name)
     # All that can fail happens before anything is changed.
     resized = resized_layers(adapter, plan, seed=seed)
-    install_layers(adapter, resized)
+    install_layers(adapter, resized, plan)
 
 
 def resized_layers(
@@ -157,7 +159,10 @@ def resized_layers(
             f"{', '.join(odd[:5])}"
         )
     if low := [name for name, rank in plan.ranks.items() if rank < 1]:
-        raise InvalidOption(f"{low[0]}: rank {plan.ranks[low[0]]}; a layer has at least 1")
+        raise InvalidOption(
+            f"{low[0]}: rank {plan.ranks[low[0]]}; a layer of a live adapter has at least 1, so "
+            "that a plan that leaves modules out makes an adapter of its own: write_adapter"
+        )
     found = {}
     for module in plan.modules:
         lora_A, lora_B = adapter.matrices(module.name)
@@ -169,16 +174,29 @@ def resized_layers(
     return found
 
 
-def install_layers(adapter: LiveAdapter, resized: Mapping[str, Resized]) -> None:
+def install_layers(
+    adapter: LiveAdapter, resized: Mapping[str, Resized], plan: RankPlan
+) -> None:
     """Put new matrices into layers, as new parameters, and let the config say what they are.
 
     Args:
         adapter: The adapter.
         resized: New matrices by module name.
+        plan: The plan, which says how alpha follows from rank.
     """
     scales = adapter.scales
-    for name, layer in resized.items():
-        _install(adapter, name, layer.A, layer.B, scales[name])
+    resized = dict(resized)
+    if plan.scaling != "constant":
+        adapter.config.use_rslora = plan.scaling == "rslora"
+        for name, layer in resized.items():
+            scale = float(plan.scale_of(name))
+            resized[name] = replace(layer, B=layer.B * (scales[name] / scale))
+            scales[name] = scale
+    for name in adapter.layers:
+        if name in resized:
+            _install(adapter, name, resized[name].A, resized[name].B, scales[name])
+        else:  # the same scale, which another divisor takes another alpha for
+            _set_scale(adapter, name, scales[name])
     _update_config(adapter)
 
 
@@ -209,17 +227,24 @@ def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
 
 def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:
     """Put new matrices into a layer, and everything that PEFT derives from their rank."""
-    layer, (lora_A, lora_B), rank = adapter.layers[name], adapter.matrices(name), len(A)
+    (lora_A, lora_B), rank = adapter.matrices(name), len(A)
     lora_A.weight = nn.Parameter(A, requires_grad=lora_A.weight.requires_grad)
     lora_B.weight = nn.Parameter(B, requires_grad=lora_B.weight.requires_grad)
     lora_A.out_features = lora_B.in_features = rank
-    alpha = scale * adapter.divisor(rank)
+    adapter.layers[name].r[adapter.name] = rank
+    _set_scale(adapter, name, scale)
+
+
+def _set_scale(adapter: LiveAdapter, name: str, scale: float) -> None:
+    """Give a layer the alpha that makes its effective scale."""
+    layer = adapter.layers[name]
+    divisor = adapter.divisor(layer.r[adapter.name])
+    alpha = scale * divisor
     nearest = round(alpha)
     # An integer where it is one but for rounding: some readers take no other.
     alpha = nearest if math.isclose(alpha, nearest, rel_tol=1e-12) else alpha
-    layer.r[adapter.name] = rank
     layer.lora_alpha[adapter.name] = alpha
-    layer.scaling[adapter.name] = alpha / adapter.divisor(rank)
+    layer.scaling[adapter.name] = alpha / divisor
 
 
 def _update_config(adapter: LiveAdapter) -> None:

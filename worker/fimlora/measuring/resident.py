@@ -33,6 +33,7 @@ from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.first_look import FirstLook
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
+from fimlora.measuring.recording.layers_seen import watching_layers
 from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
@@ -46,7 +47,7 @@ from fimlora.measuring.settings import (
     check_whole_gradients,
 )
 from fimlora.memory.device import peak_bytes
-from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.memory.need import N_COMPONENTS, SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -77,6 +78,7 @@ def measure(
     scale: int | float = 2,
     record: str | Collection[str] = (),
     spectra_bytes: int = SPECTRA_BYTES,
+    n_components: int = N_COMPONENTS,
     micro_batch_size: int | None = None,
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
@@ -111,6 +113,7 @@ def measure(
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides; see `fimlora.statistics.options.Record`.
         spectra_bytes: Memory for the gradients that spectra are taken of.
+        n_components: Principal components of inputs to keep at most.
         micro_batch_size: Examples per forward pass, to save memory; changes no result.
         train_mode: Leave dropout on, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
@@ -134,7 +137,7 @@ def measure(
     settings = Settings(
         target_modules=target_modules, exclude_modules=exclude_modules, n_batches=n_batches,
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
-        spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, train_mode=train_mode,
+        spectra_bytes=spectra_bytes, n_components=n_components, micro_batch_size=micro_batch_size, train_mode=train_mode,
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
         first_example=first_example, null=null, halves=halves,
     )  # fmt: skip
@@ -268,6 +271,7 @@ def _measure_batches(
         watch_modules(
             located, recorder.keep, recorder.on_gradients, on_input=on_input
         ) as watch,
+        watching_layers(model, modules, recorder),
     ):
         for batch in batches:
             if run is None:

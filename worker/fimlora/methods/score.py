@@ -6,10 +6,14 @@ from typing import Any
 
 from fimlora.errors import InvalidOption
 from fimlora.methods import (
+    cka_layers,
     coherent,
     controls,
+    effective_rank,
+    eva,
     fim,
     fim_over_null,
+    fisher_layers,
     gora,
     kappa,
     spectral,
@@ -35,6 +39,11 @@ SCORERS: dict[str, Scorer] = {
     "gora": gora.score_importance,
     "vila": vila.score_contrast,
     "kappa": kappa.score_condition,
+    "eva": eva.take_variances,
+    "fisher-layers": fisher_layers.score_trace,
+    "cka-layers": cka_layers.score_debiased,
+    "cka-layers-biased": cka_layers.score_biased,
+    "effective-rank": effective_rank.score_effective_rank,
     "uniform": controls.score_controls,
     "random": controls.score_controls,
 }
@@ -129,8 +138,12 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
             f"none; measure with estimator='exact' or 'sketched', not "
             f"{statistics.estimator.value!r}"
         )
-    if needed.needs_examples and statistics.n_examples < 2:
-        return f"method {method!r} compares examples, and there is one; measure at least two"
+    if statistics.n_examples < needed.fewest_examples:
+        there = "is one" if statistics.n_examples == 1 else f"are {statistics.n_examples}"
+        least = {2: "two", 4: "four"}.get(needed.fewest_examples, str(needed.fewest_examples))
+        return (
+            f"method {method!r} compares examples, and there {there}; measure at least {least}"
+        )
     return None
 
 

@@ -85,6 +85,7 @@ def advise_prune_and_grow(
         with acting_alone(model, adapter_name):
             settings = Settings(
                 choice=carriers_of(model, adapter.ranks),
+                estimator="none",
                 record=Record.ADAPTER_GRADIENTS,
                 n_batches=n_batches,
                 micro_batch_size=micro_batch_size,

@@ -89,6 +89,7 @@ class FimLoraReallocator(TrainerCallback):
         self._batches, self._every, self._until = batches, every, until
         self._budget, self._r_min, self._r_max = budget, r_min, r_max
         self._settings = Settings(
+            estimator="none",
             record=Record.ADAPTER_GRADIENTS,
             n_batches=n_batches,
             micro_batch_size=micro_batch_size,

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fimlora.adapter.live import LiveAdapter, install_layers, live_adapter, resized_layers
+from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
 from fimlora.reallocation.optimizer_state import (
     carried_state,
@@ -55,9 +56,14 @@ def resize_with_state(
         What changed.
 
     Raises:
-        InvalidOption: The plan is for other modules, or has a rank below 1.
+        InvalidOption: The plan is for other modules, has a rank below 1 or changes scales.
         UnsupportedModule: The optimizer's state cannot be carried over.
     """  # noqa: DOC502 - the helpers raise
+    if plan.scaling != "constant":
+        raise InvalidOption(
+            f"the plan has scaling={plan.scaling!r}, under which modules of another rank get another "
+            "scale and so another function; while training it stays: allocate without alpha"
+        )
     adapter = live_adapter(model, adapter_name)
     before = adapter.ranks
     resized = {
@@ -73,7 +79,7 @@ def resize_with_state(
         )
         for key in old
     }
-    install_layers(adapter, resized)  # nothing fails from here on
+    install_layers(adapter, resized, plan)  # nothing fails from here on
     for key, new in _parameters(adapter, resized).items():
         replace_parameter(optimizer, old[key], new, states[key])
     return Moved(

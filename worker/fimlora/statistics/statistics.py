@@ -37,8 +37,9 @@ STATISTICS_FORMAT = "fimlora.statistics/1"
 NULL, HALVES, RETAIN = "null.", ("half 1.", "half 2."), "retain."
 # The kind of the loss where no example was read.
 NO_LOSS = "none"
-Arrays = Mapping[str, NDArray[np.float64]]
-Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
+# In float64; matrices that no score is made from in float32.
+Arrays = Mapping[str, NDArray[Any]]
+Groups = dict[str, dict[str, NDArray[Any]]]  # by field of `Statistics`, and module
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ class Statistics:
 
     def holds(self, record: str) -> bool:
         """Whether a quantity was recorded, if it has a group of its own name."""
-        return bool(self.groups.get(record))
+        return bool(getattr(self, record, None) or self.quantities.get(record))
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null, other halves and other rows to retain.
@@ -319,7 +320,7 @@ class Statistics:
             return self
         reached = {module.name for module in self.modules}
 
-        def padded(group: str) -> dict[str, NDArray[np.float64]]:
+        def padded(group: str) -> dict[str, NDArray[Any]]:
             arrays = self.groups[group]
             return {
                 m.name: arrays[m.name] if m.name in arrays else self._zeros(group, m, other)
@@ -573,14 +574,14 @@ _MUST_MATCH = tuple(
 )
 
 
-class _Stored(Mapping[str, NDArray[np.float64]]):
+class _Stored(Mapping[str, NDArray[Any]]):
     """Sums in an open file, by the name of their module."""
 
     def __init__(self, file: Any, keys: Mapping[str, str]) -> None:
         self._file, self._keys = file, keys
 
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        array: NDArray[np.float64] = self._file.get_tensor(self._keys[name])
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = self._file.get_tensor(self._keys[name])
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -600,7 +601,7 @@ def as_fields(groups: Mapping[str, Arrays]) -> dict[str, Any]:
         Fields of `Statistics`.
     """
     fields_of = {group: arrays for group, arrays in groups.items() if group not in GROUPS}
-    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS}}
+    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS and a}}
 
 
 def _are_equal(left: Arrays, right: Arrays) -> bool:
@@ -609,7 +610,7 @@ def _are_equal(left: Arrays, right: Arrays) -> bool:
     )
 
 
-def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
+def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[Any]]:
     return {name: values + right[name] for name, values in left.items()}
 
 

@@ -55,7 +55,7 @@ Plans = Annotated[
     ),
 ]
 Scale = Annotated[
-    int | None,
+    float | None,
     _option(
         "--scale", panel=ARMS, help="Scale (alpha / rank) of all arms; plans must have it (2)."
     ),
@@ -148,6 +148,7 @@ def evaluate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     group: options.Group = None,
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
@@ -201,8 +202,9 @@ def evaluate(
             chat_labels=chat_labels,
         ),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation,
-            seed=seed, **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         "adapter": options.given(scale=scale),
         "quick": quick,

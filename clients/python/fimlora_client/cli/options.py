@@ -102,6 +102,14 @@ RMax = Annotated[
 MultipleOf = Annotated[
     int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
 ]
+Layers = Annotated[
+    int | None,
+    _option(
+        "--layers",
+        panel=ALLOCATION,
+        help="How many layers fisher-layers or cka-layers choose; half if left out.",
+    ),
+]
 Group = Annotated[
     list[str] | None,
     _option(
@@ -255,8 +263,34 @@ Layout = Annotated[
     str | None,
     _option("--layout", panel=ADAPTER, help="B: unequal ranks (default); C: padded to one."),
 ]
+Scale = Annotated[
+    float | None,
+    _option("--scale", panel=ADAPTER, help="Alpha over rank, the same for all modules (2)."),
+]
+Alpha = Annotated[
+    float | None,
+    _option(
+        "--alpha",
+        panel=ADAPTER,
+        help="One alpha for all modules in place of one scale, so that scales differ by rank.",
+    ),
+]
+RsLora = Annotated[
+    bool,
+    _option("--rslora", panel=ADAPTER, help="With --alpha: divided by the root of the rank."),
+]
 Weights = Annotated[
     bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
+]
+Init = Annotated[
+    str | None,
+    _option(
+        "--init",
+        panel=ADAPTER,
+        help="Write these initial weights: kaiming, eva (directions of the inputs), "
+        "lora-one, gora (steps down the gradient), "
+        "lora-ga (changes the base model) or zeros.",
+    ),
 ]
 Output = Annotated[
     Path | None,
