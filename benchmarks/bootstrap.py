@@ -33,8 +33,8 @@ from cases import build_minilm
 from fimlora import RankPlan, Statistics, allocate, fit_head, measure, score
 from fimlora.allocation.distance import plans_apart
 from fimlora.allocation.many import share_many
-from fimlora.allocation.planning import units_for
 from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.units import gather_units
 from fimlora.confidence.bootstrap import Confidence, confidence_of
 from function_sources import PACKAGES, build_rows
 
@@ -54,10 +54,11 @@ def time_row(n_modules: int, n_resamples: int, turns: int) -> str:
     names = [m.name for m in modules]
     rng = np.random.default_rng(0)
     scores = rng.lognormal(0, 1, n_modules) * rng.lognormal(0, 0.1, (n_resamples, n_modules))
-    units, limit = units_for(modules, (R_MIN, R_MAX), in_ranks=True), MEAN_RANK * n_modules
+    bounds = {"lowest": dict.fromkeys(names, R_MIN), "highest": dict.fromkeys(names, R_MAX)}
+    units, limit = gather_units(names, **bounds), MEAN_RANK * n_modules
 
     def at_once() -> Any:
-        return share_many(units, scores, names, limit)
+        return share_many(units, scores, limit)
 
     def alone() -> list[dict[str, int]]:
         rows = (dict(zip(names, row, strict=True)) for row in scores.tolist())

@@ -15,6 +15,7 @@ sys.path.insert(0, str(HERE))  # the pages beside this file, wherever it is run 
 from blocking import INIT, SOURCES, TARGET, make_blocking  # noqa: E402
 from client_reference import client_reference  # noqa: E402
 from config_kinds import config_kinds  # noqa: E402
+from methods_page import methods_page  # noqa: E402
 from model_heads import model_heads  # noqa: E402
 
 
@@ -63,6 +64,7 @@ PAGES: list[tuple[Path, Callable[[], str]]] = [
     (HERE / "openapi.json", openapi),
     (HERE / "cli.md", cli),
     (HERE / "client.md", client_reference),
+    (HERE / "methods.md", methods_page),
     (MODELS / "heads.json", model_heads),
     (MODELS / "config_kinds.json", config_kinds),
 ]

@@ -46,17 +46,20 @@ SHOWN_FIELDS = (
 )  # fmt: skip
 
 
+# Datasets of a request whose rows it may bring along, and the fields that these are kept in.
+ROWS = {"dataset": "rows", "retain": "retain_rows"}
+
+
 def request_fields(request: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, str]:
     """What a job is asked for, as fields: its inline rows apart, and their number in their place."""
-    dataset = dict(request.get("dataset", {}))
-    rows = dataset.pop("rows", None)
-    if rows is not None:
-        request = {**request, "dataset": dataset | {"n_rows": len(rows)}}
-    return {
-        "request": json.dumps(request),
-        "rows": json.dumps(rows) if rows is not None else "",
-        "resolved": json.dumps(resolved),
-    }
+    apart = dict.fromkeys(ROWS.values(), "")
+    for role, field in ROWS.items():
+        dataset = dict(request.get(role) or {})
+        rows = dataset.pop("rows", None)
+        if rows is not None:
+            request = {**request, role: dataset | {"n_rows": len(rows)}}
+            apart[field] = json.dumps(rows)
+    return {"request": json.dumps(request), "resolved": json.dumps(resolved), **apart}
 
 
 def as_time(milliseconds: str | None) -> datetime | None:
@@ -118,10 +121,11 @@ class JobRecord:
     @property
     def request(self) -> dict[str, Any]:
         """The request as accepted, short forms expanded; its inline rows until it succeeds."""
-        request, rows = self.shown_request, self.json_field("rows")
-        if rows is not None:
-            dataset = {k: v for k, v in request["dataset"].items() if k != "n_rows"}
-            request["dataset"] = dataset | {"rows": rows}
+        request = self.shown_request
+        for role, field in ROWS.items():
+            if (rows := self.json_field(field)) is not None:
+                dataset = {k: v for k, v in request[role].items() if k != "n_rows"}
+                request[role] = dataset | {"rows": rows}
         return request
 
     @property

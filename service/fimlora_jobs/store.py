@@ -18,7 +18,7 @@ from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
 from fimlora_jobs.events import event_text
 from fimlora_jobs.reader import Change, JobMissing, read_record
-from fimlora_jobs.record import SHOWN_FIELDS, JobRecord, new_job_id, request_fields
+from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, request_fields
 from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
@@ -168,7 +168,7 @@ class JobStore(Deduplication):
         fields = {
             "status": JobStatus.SUCCEEDED,
             "result": json.dumps(result, allow_nan=False),
-            "rows": "",  # nobody runs it again
+            **dict.fromkeys(ROWS.values(), ""),  # nobody runs it again
         }
         event = event_text("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)

@@ -90,8 +90,9 @@ def test_options_reach_the_request(run, rows):
         "--budget-parameters", "4000", "--target-modules", "query, key", "--r-min", "2",
         "--exclude-modules", r".*\.0\..*key",
         "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
-        "--multiple-of", "2", "--batch-size", "3", "--max-length", "16",
-        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--init", "gora",
+        "--rank-menu", "2,4,16", "--group", "query,key", "--group", "layer.1.*", "--max-lora-rank", "16",
+        "--per-type", "query:r_min=3,share=0.25", "--per-type", "key:r_max=9", "--batch-size", "3", "--max-length", "16",
+        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--init", "gora", "--scale", "1.5",
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
@@ -108,15 +109,54 @@ def test_options_reach_the_request(run, rows):
     assert request["exclude_modules"] == r".*\.0\..*key"
     assert request["dataset"]["columns"]["text"] == "text"
     assert request["dataset"]["columns"]["tools"] == ""
-    assert request["adapter"] == {"layout": "C", "scale": 2, "weights": True, "init": "gora"}
+    assert request["adapter"] == {
+        "layout": "C", "scale": 1.5, "alpha": None, "rslora": False, "weights": True,
+        "init": "gora",
+    }  # fmt: skip
     assert request["allocation"] == {
-        "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 2, "seed": 7,
+        "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 1, "seed": 7,
+        "n_layers": None,
+        "rank_menu": [2, 4, 16], "groups": [["query", "key"], ["layer.1.*"]], "max_lora_rank": 16,
+        "per_type": {
+            "query": {"r_min": 3, "r_max": None, "share": 0.25},
+            "key": {"r_min": None, "r_max": 9, "share": None},
+        },
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
         "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
     }  # fmt: skip
+
+
+def test_a_number_of_layers_reaches_the_request(run, rows):
+    """With a method that chooses layers; with another one it is refused."""
+    asked = ["calibrate", "tiny", rows, "--budget", "4", "--layers", "1", "--no-wait", "--json"]
+
+    result = run(*asked, "--method", "fisher-layers")
+    refused = run(*asked)
+
+    assert json.loads(result.stdout)["request"]["allocation"]["n_layers"] == 1
+    assert refused.exit_code
+    assert "chooses layers" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--group", "fused", "--group", "a,b"], "--group fused says it all"),
+        (["--rank-menu", "2,four"], "give ranks with commas between"),
+        (["--per-type", "query:r_min=x"], "r_min and r_max are whole numbers"),
+        (["--per-type", "query"], "is not of the form NAME:KEY=VALUE"),
+    ],
+    ids=str,
+)
+def test_what_ranks_are_to_keep_to_is_read_or_refused(run, job_id, options, said):
+    """Before anything is asked."""
+    result = run("plan", job_id, "--budget", "8", *options)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_a_job_can_be_followed_by_its_id(run, job_id, run_queue, tmp_path):

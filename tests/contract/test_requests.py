@@ -45,8 +45,51 @@ def test_short_forms_expand_to_tagged_references():
         ({"dataset": "https://x.example/d"}, "dataset"),
         ({"dataset": {"source": "url", "url": "x"}}, "dataset"),
         ({"allocation": {"r_min": 9, "r_max": 8}}, "above r_max"),
+        ({"adapter": {"scale": 0}}, "0.0009765625"),
+        ({"adapter": {"scale": "2"}}, "must be a number; it is text"),
+        ({"adapter": {"scale": True}}, "must be a number; it is true or false"),
+        ({"adapter": {"scale": 10**400}}, "must be a finite number"),
+        ({"adapter": {"alpha": float("nan")}}, "must be a finite number"),
+        ({"adapter": {"rslora": True}}, "rslora needs alpha"),
+        ({"adapter": {"alpha": 16, "scale": 3}}, "give one of both"),
+        ({"adapter": {"alpha": 16, "layout": "C"}}, "layout C has one scale"),
+        (
+            {"allocation": {"groups": "towers"}},
+            "must be one of type, fused, layer.*it is 'towers'",
+        ),
+        ({"allocation": {"groups": ["q_proj"]}}, "its group 1 is text"),
+        ({"allocation": {"groups": [[]]}}, "its group 1 is empty"),
+        ({"allocation": {"groups": [[""]]}}, "1 to 256 characters"),
+        ({"allocation": {"groups": [["a"]] * 1025}}, "at most 1024 groups"),
+        ({"allocation": {"groups": [["a"] * 4097]}}, "at most 4096 names"),
+        (
+            {"allocation": {"groups": [[f"*.{i}" for i in range(65)]]}},
+            "at most 64 entries with",
+        ),
+        ({"allocation": {"rank_menu": "threes"}}, "powers-of-two, vllm, or a list"),
+        ({"allocation": {"rank_menu": [4, 2]}}, "in rising order"),
+        ({"allocation": {"rank_menu": [2, 2]}}, "in rising order"),
+        ({"allocation": {"rank_menu": [0, 2]}}, "from 1 to 8192"),
+        ({"allocation": {"rank_menu": [2, 4.0]}}, "a list of whole ranks"),
+        ({"allocation": {"rank_menu": [2, True]}}, "a list of whole ranks"),
+        ({"allocation": {"rank_menu": list(range(1, 66))}}, "at most 64 ranks"),
+        ({"allocation": {"rank_menu": [2, 4], "multiple_of": 2}}, "beside a rank_menu"),
+        (
+            {"allocation": {"per_type": {"q": {"share": 0.6}, "v": {"share": 0.5}}}},
+            "add up to 1.1",
+        ),
+        ({"allocation": {"per_type": {"q": {"share": 0}}}}, "share"),
+        ({"allocation": {"per_type": {"q": {"rank": 2}}}}, "rank"),
+        ({"allocation": {"per_type": {"q": {"r_min": 3, "r_max": 2}}}}, "above r_max"),
+        ({"allocation": {"per_type": {"q": {"r_min": 0}}}}, "only method spectral"),
+        ({"allocation": {"per_type": {f"t{i}": {} for i in range(65)}}}, "per_type"),
+        ({"allocation": {"max_lora_rank": 4, "r_min": 5}}, "above max_lora_rank=4"),
+        ({"allocation": {"max_lora_rank": 4}}, "feasible interval"),
         ({"allocation": {"r_min": 9}}, "feasible interval"),
         ({"allocation": {"r_min": 0}}, "only method spectral"),
+        ({"allocation": {"n_layers": 2}}, "only method fisher-layers or cka-layers"),
+        ({"allocation": {"method": "cka-layers", "n_layers": 0}}, "n_layers"),
+        ({"allocation": {"method": "cka-layers", "r_min": 0}}, "only method spectral"),
         ({"allocation": {"r_min": -1, "method": "spectral"}}, "r_min"),
         ({"allocation": {"rmin": 2}}, "rmin"),
         (
@@ -238,7 +281,7 @@ def test_a_name_of_initial_weights_means_that_they_are_written():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adapter": {"init": "pissa"}}, "'kaiming', 'lora-ga'"),
+        ({"adapter": {"init": "pissa"}}, "'kaiming', 'eva', 'lora-ga'"),
         ({"adapter": {"init": "gora", "weights": False}}, "initial weights are weights"),
         (
             {"adapter": {"init": "lora-one"}, "calibration": {"n_batches": "auto"}},
@@ -259,6 +302,18 @@ def test_initial_weights_that_cannot_be_had_are_refused(change, message):
 def test_the_wire_names_the_initial_weights_that_the_engine_has():
     """In its order, as do those that rounds are refused for."""
     assert get_args(InitName) == INITS
-    factors = {name for name in INITS if Record.GRADIENT_FACTORS in init_records(name)}
-    assert set(NOT_ADDED_UP) == factors
+    not_added = {Record.GRADIENT_FACTORS, Record.INPUT_COMPONENTS}
+    assert set(NOT_ADDED_UP) == {name for name in INITS if not_added & init_records(name)}
     assert START_CODES == registry.START_CODES
+
+
+def test_a_whole_scale_is_one_request_however_it_is_written():
+    """2 and 2.0 have one digest; a fraction stays one."""
+    two, also_two, other = (
+        CalibrationRequest.model_validate(SHORT | {"adapter": {"scale": scale}})
+        for scale in (2, 2.0, 1.5)
+    )
+
+    assert two.model_dump_json() == also_two.model_dump_json()
+    assert two == CalibrationRequest.model_validate(SHORT)
+    assert other.adapter.scale == 1.5

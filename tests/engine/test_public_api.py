@@ -9,9 +9,12 @@ import pytest
 
 import fimlora
 from fimlora import errors
+from fimlora.adapter.trained.read import Limits
 
 NAMES = {
+    "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -21,9 +24,13 @@ NAMES = {
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
+    "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
+    "audit_adapter",
     "compare",
+    "convert_adapter",
     "find_targets",
     "fit_head",
     "fit_head_streamed",
@@ -33,19 +40,34 @@ NAMES = {
     "measure_streamed",
     "score",
     "shift_base",
+    "truncate_adapter",
     "write_adapter",
 }
 
 # Parameters with their defaults; a bare * begins the keyword-only ones.
 SIGNATURES = {
+    "audit_adapter": "folder, *, plan=None, limits=Limits()",
+    "convert_adapter": "folder, output, *, layout='B', overwrite=False, limits=Limits(), "
+    "max_bytes=None",
+    "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
+    "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
+    "AdaLoraReallocation": "resume_from=None",
+    "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
+    "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
+    "advise_prune_and_grow": "model, batches, n, *, exact=False, n_batches=8, "
+    "adapter_name='default', micro_batch_size=None, loss_fn=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, groups=(), scale=2, seed=0, provenance=None",
+    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, n_layers=None, "
+    "scale=2, alpha=None, rslora=False, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
+    "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
+    "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
+    "on_reallocation=None, resume_from=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
     "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
@@ -53,18 +75,18 @@ SIGNATURES = {
     "frontier_bytes=1073741824, on_batch=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
-    "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
+    "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, n_components=64, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0, "
-    "null=False, halves=False",
+    "null=False, halves=False, retain=None",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
     "config=None, dtype=None, device='cpu', max_boundary_bytes=None, boundary_folder=None, "
     "weights_seed=None, ignore_mismatched_sizes=False, head_weights=None",
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
-    "ignore_mismatched_sizes=False",
+    "ignore_mismatched_sizes=False, retain=None",
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
-    "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
+    "spectra_bytes=1073741824, n_components=64, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "shift_base": "model, folder, *, undo=False",
@@ -80,6 +102,7 @@ FIELDS = {
         "modules",
         "by_module",
         "spectra",
+        "by_layer",
         "base_parameters",
         "provenance",
         "not_targeted",
@@ -89,7 +112,14 @@ FIELDS = {
     "Settings": [
         *("target_modules", "exclude_modules", "drawn", "unadaptable", "choice", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
-        *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
+        *(
+            "spectra_bytes",
+            "n_components",
+            "micro_batch_size",
+            "train_mode",
+            "loss_fn",
+            "on_batch",
+        ),
         *("progress_file", "first_example", "null", "halves"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
@@ -103,6 +133,9 @@ FIELDS = {
             "confidence",
             "method",
             "warnings",
+            "constraints",
+            "scaling",
+            "lora_alpha",
         ),
     ],
 }
@@ -122,6 +155,7 @@ def test_signatures(name):
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
 
     found = str(inspect.Signature(bare)).replace(repr(fimlora.Settings()), "Settings()")
+    found = found.replace(repr(Limits()), "Limits()")
     assert found.removesuffix(" -> None") == f"({SIGNATURES[name]})"
 
 

@@ -56,6 +56,21 @@ def test_the_settings_of_then_give_the_plan_of_then(statistics, layout, options,
     assert replanned_config(again, written, layout=layout) == written.config
 
 
+def test_what_a_plan_says_of_its_own_scores_stays_with_it(statistics):
+    """Another method has no contrast of two datasets."""
+    both = statistics.with_retain(make_statistics(seed=7))
+    written = written_with(plan_after_measuring(both, method="vila"))
+
+    other = replan(both, written, BUDGET, method="fim")
+
+    assert "contrast" in written.rank_map["provenance"]
+    assert "contrast" not in other.provenance
+    assert other == replan(both, written_with(plan_after_measuring(both)), BUDGET)
+    assert replan(both, written, BUDGET, method="vila") == plan_after_measuring(
+        both, method="vila"
+    )
+
+
 @pytest.mark.parametrize("value", [3, 16])
 def test_another_budget_is_met(statistics, value):
     """Its ranks differ, its limit is what may be spent, and nothing is spent beyond it."""

@@ -66,7 +66,7 @@ def example_energies(
         for name, gradient in zip(names, gradients, strict=True):
             energy = 0.0 if gradient is None else gradient.double().square().sum().item()
             energies[name].append(energy)
-    return {name: torch.tensor(values) for name, values in energies.items()}
+    return {n: torch.tensor(found, dtype=torch.float64) for n, found in energies.items()}
 
 
 def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example]) -> bool:

@@ -6,15 +6,25 @@ import pytest
 import torch
 
 from families.comparisons import (
+    Rounding,
     Wrong,
     as_planned,
+    names_of,
     no_worse_in_half,
     same_as_autograd,
+    same_but_for_rounding,
     same_scores,
     same_statistics,
 )
 from families.product import Wanted, run
-from families.reference import Adapted, load_adapted, load_base, logits_of, reads_padding
+from families.reference import (
+    Adapted,
+    example_energies,
+    load_adapted,
+    load_base,
+    logits_of,
+    reads_padding,
+)
 from families.registry import FAMILIES
 from families.rows import batches, examples, padded_examples, write_tokenizer
 
@@ -71,6 +81,22 @@ def test_one_score_that_is_off_is_seen(product, base):
         same_scores(product, wrong)
     with pytest.raises(Wrong, match=r"1\.0e-03 at"):
         same_statistics(product, wrong)
+
+
+def test_no_fault_passes_for_rounding(product, base):
+    """However much plain autograd rounds: in float64 the product must be right."""
+    names = names_of(product)
+    found = examples(FAMILY)
+    single = example_energies(base, found, names)
+
+    rounding = Rounding.of(base, found, names, single)
+
+    assert rounding.is_all
+    assert not replace(rounding, product_off=1e-5).is_all
+    assert rounding.limit < 1e-4
+    with pytest.raises(Wrong, match=r"1\.0e-03 at"):
+        same_but_for_rounding(product, off_by(product, 1.001), base, found)
+    same_but_for_rounding(product, product, base, found)
 
 
 def test_the_last_bit_is_seen(product):

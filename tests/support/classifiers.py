@@ -35,6 +35,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "DebertaV2": {"pooler_hidden_size": 32},
     "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 40},
     "Electra": {"embedding_size": 16},
+    "EuroBert": {"num_key_value_heads": 2, "classifier_pooling": "late"},
     "Flaubert": _XLM,
     "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 180},
     "Gemma2": _GROUPED,

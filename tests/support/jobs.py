@@ -66,6 +66,8 @@ class Jobs:
             "base_model": self._model(model),
             "dataset": self._dataset(accepted["dataset"]),
         }
+        if accepted["retain"]:
+            resolved["retain"] = self._dataset(accepted["retain"])
         return self._put(accepted, resolved, statistics_from=statistics_from, kind=kind)
 
     def submit_evaluation(self, *, statistics_from: str = "", **request: Any) -> str:
@@ -87,6 +89,8 @@ class Jobs:
             "dataset": self._dataset(accepted["dataset"]),
             "plans": accepted["plans"],
         }
+        if accepted["retain"]:
+            resolved["retain"] = self._dataset(accepted["retain"])
         if accepted["eval_dataset"]:
             resolved["held_out"] = self._dataset(accepted["eval_dataset"])
         kind = JobKind.EVALUATION

@@ -75,8 +75,8 @@ def make_result(
         provenance=facts, scale=statistics.scale, **options,
     )  # fmt: skip
     source = source_if_any(statistics, method, scale=plan.scale, aggregation=aggregation)
-    plan = with_signal(plan, source, multiple_of=options.get("multiple_of", 1))
-    plan = with_confidence(statistics, plan, multiple_of=options.get("multiple_of", 1))
+    plan = with_signal(plan, source)
+    plan = with_confidence(statistics, plan)
     config = build_adapter_config(
         plan,
         base_model="tiny",

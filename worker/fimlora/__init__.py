@@ -11,8 +11,13 @@ from fimlora.errors import FimloraError, InfeasibleBudget, MissingExtra
 from fimlora.plan import Budget, RankPlan, TargetModule
 
 if TYPE_CHECKING:
+    from fimlora.adapter.adalora import adalora_config
+    from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
+    from fimlora.adapter.audit import audit_adapter
+    from fimlora.adapter.convert import convert_adapter
     from fimlora.adapter.initial.base_shift import shift_base
     from fimlora.adapter.read import load_plan
+    from fimlora.adapter.truncate import truncate_adapter
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
@@ -26,14 +31,22 @@ if TYPE_CHECKING:
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
+    from fimlora.reallocation.advice import advise_prune_and_grow
+    from fimlora.reallocation.reallocator import FimLoraReallocator
     from fimlora.scores import Scores
     from fimlora.statistics import Statistics
 
 # Public names that live in modules with heavier imports than this one.
 _LAZY = {
+    "adalora_config": "fimlora.adapter.adalora",
+    "AdaLoraReallocation": "fimlora.adapter.adalora_reallocation",
+    "advise_prune_and_grow": "fimlora.reallocation.advice",
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
+    "audit_adapter": "fimlora.adapter.audit",
     "compare": "fimlora.confidence.compare",
+    "convert_adapter": "fimlora.adapter.convert",
+    "FimLoraReallocator": "fimlora.reallocation.reallocator",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -47,11 +60,14 @@ _LAZY = {
     "Settings": "fimlora.measuring.settings",
     "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
+    "truncate_adapter": "fimlora.adapter.truncate",
     "write_adapter": "fimlora.adapter.write",
 }
 
 __all__ = [
+    "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -61,9 +77,13 @@ __all__ = [
     "Settings",
     "Statistics",
     "TargetModule",
+    "adalora_config",
+    "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
+    "audit_adapter",
     "compare",
+    "convert_adapter",
     "find_targets",
     "fit_head",
     "fit_head_streamed",
@@ -73,6 +93,7 @@ __all__ = [
     "measure_streamed",
     "score",
     "shift_base",
+    "truncate_adapter",
     "write_adapter",
 ]
 

@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass, field
 from numbers import Real
 from typing import Any, Literal, get_args
 
+from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
+from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
+from fimlora.shares import shares_of
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 _WIDTHS = (1, 2, 4, 8)
-_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
+BLOCK_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
 _DERIVED = ("limit", "unspent")  # beside the budget's own fields in a rank map
 
 
@@ -44,13 +47,19 @@ class TargetModule:
     @property
     def layer(self) -> int | None:
         """Index of the block the module sits in, ``None`` outside the repeated blocks."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return int(match[1]) if match else None
+
+    @property
+    def block(self) -> str | None:
+        """Name of that block, such as ``model.layers.3``: stacks may share an index."""
+        match = BLOCK_INDEX.search(self.name)
+        return self.name[: match.end() - 1] if match else None
 
     @property
     def kind(self) -> str:
         """What the module is inside its block, such as ``self_attn.q_proj``."""
-        match = _INDEX.search(self.name)
+        match = BLOCK_INDEX.search(self.name)
         return self.name[match.end() :] if match else self.name
 
 
@@ -120,16 +129,18 @@ class RankPlan:
 
     Attributes:
         modules: The target modules, in the model's order.
-        ranks: Rank per module name; 0, which only ``spectral`` gives, means "not targeted".
+        ranks: Rank per module name; 0, which only ``spectral`` and ``layers`` give, means "not
+            targeted".
         scores: Score per module name as measured, whatever the rule made of it; for
             ``spectral`` the energy of the mean gradient that the rank captures.
         budget: The budget as requested.
         limit: The budget in the unit the solver worked in: ranks in total for ``rank``,
             trainable parameters for all others.
-        rule: ``proportional``, ``spectral``, ``uniform`` or ``random``.
-        r_min: Lowest rank allowed.
+        rule: ``proportional``, ``spectral``, ``layers``, ``uniform`` or ``random``.
+        r_min: Lowest rank allowed; of ``layers``, in the layers that are chosen.
         r_max: Highest rank allowed.
-        scale: The one effective LoRA scale ``s = alpha / rank`` of every module.
+        scale: The one effective LoRA scale ``s = alpha / rank`` of every module; with another
+            scaling than ``constant``, only what the scores are stated at.
         controls: Ranks per module name of the control plans at the same budget.
         provenance: Facts about the measurement (estimator, aggregation, examples, ...).
         not_targeted: What the choice of targets means but is not one of them, by name, with
@@ -138,6 +149,10 @@ class RankPlan:
         confidence: How sure the ranks are, as plain data, if that is known.
         method: The method that made the scores; ``None`` for scores of one's own.
         warnings: What to mind before training by it.
+        constraints: What the ranks keep to besides, as do those of the controls.
+        scaling: How alpha follows from rank: ``constant``, ``alpha`` or ``rslora``; see
+            `fimlora.scaling`.
+        lora_alpha: The one alpha of all modules, unless the scale is constant.
     """
 
     modules: tuple[TargetModule, ...]
@@ -156,6 +171,12 @@ class RankPlan:
     confidence: Mapping[str, Any] | None = None
     method: str | None = None
     warnings: tuple[PlanWarning, ...] = ()
+    constraints: Constraints = field(default_factory=Constraints)
+    scaling: Scaling = "constant"
+    lora_alpha: int | float | None = None
+
+    def __post_init__(self) -> None:
+        check_scaling(self.scaling, self.lora_alpha)
 
     @property
     def spent(self) -> Spending:
@@ -166,7 +187,7 @@ class RankPlan:
     def unspent(self) -> int:
         """What is left of the limit, in its unit.
 
-        Ranks are left only where tied or multiple ranks cannot add up to the limit.
+        Ranks are left only where tied ranks, multiples or a menu cannot add up to the limit.
         """
         spent = self.spent
         return self.limit - (spent.ranks if self.budget.unit == "rank" else spent.parameters)
@@ -178,10 +199,20 @@ class RankPlan:
             parameters=sum(m.cost * ranks[m.name] for m in self.modules),
         )
 
+    def shares(self) -> dict[str, list[dict[str, Any]]]:
+        """Where ranks and parameters lie, by type and depth, beside those of uniform ranks."""
+        return shares_of(self.modules, self.ranks, self.controls.get("uniform"))
+
     def alpha(self, name: str) -> int | float:
-        """LoRA alpha of a module: ``scale * rank``, so that ``alpha / rank`` is constant."""
-        alpha = self.scale * self.ranks[name]
-        return int(alpha) if alpha == int(alpha) else alpha
+        """LoRA alpha of a module: ``scale * rank``, or the one alpha of all; 0 if not targeted."""
+        rank = self.ranks[name]
+        return alpha_of(rank, scale=self.scale, alpha=self.lora_alpha) if rank else 0
+
+    def scale_of(self, name: str) -> int | float:
+        """Effective scale of a module that has a rank: what its update is multiplied by."""
+        return scale_of(
+            self.ranks[name], scaling=self.scaling, scale=self.scale, alpha=self.lora_alpha
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The rank map as plain data, in a fixed order: same plan, same bytes."""
@@ -192,8 +223,12 @@ class RankPlan:
             "rule": self.rule,
             "r_min": self.r_min,
             "r_max": self.r_max,
+            "constraints": self.constraints.to_json(),
             "scale": self.scale,
+            "scaling": self.scaling,
+            "lora_alpha": self.lora_alpha,
             "spent": asdict(self.spent),
+            "shares": self.shares(),
             "controls": {
                 name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
                 for name, ranks in sorted(self.controls.items())
@@ -255,6 +290,9 @@ class RankPlan:
                 r_min=data["r_min"],
                 r_max=data["r_max"],
                 scale=data["scale"],
+                constraints=Constraints.of(**data.get("constraints", {})),
+                scaling=data.get("scaling", "constant"),
+                lora_alpha=data.get("lora_alpha"),
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
                 not_targeted=dict(data.get("not_targeted", {})),

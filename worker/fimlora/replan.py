@@ -18,6 +18,13 @@ from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
+# What a plan says of its own scores, which another one may have nothing of; and what has a field of
+# its own now.
+# And what an adapter begins with is a fact of the files that were written.
+_OF_ITS_SCORES = frozenset(
+    {"aggregation", "contrast", "negative_estimates", "negative_share", "not_targeted", INITIAL}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenAdapter:
@@ -49,9 +56,7 @@ class WrittenAdapter:
         Returns:
             The provenance of a new plan, but for what its scores say themselves.
         """
-        # Spectra have no aggregation; older provenance lists what has a field of its own now.
-        # And what an adapter begins with is a fact of the files that were written.
-        measured = {*scores.provenance, "aggregation", "not_targeted", INITIAL}
+        measured = {*scores.provenance, *_OF_ITS_SCORES}
         facts = self.rank_map["provenance"].items()
         return {key: value for key, value in facts if key not in measured}
 
@@ -64,7 +69,6 @@ def replan(
     method: str = "fim",
     scale: int | float = 2,
     aggregation: str = "mean",
-    multiple_of: int = 1,
     **options: Any,
 ) -> RankPlan:
     """Solve a plan as it had been solved right after measuring.
@@ -76,20 +80,17 @@ def replan(
         method: The method.
         scale: LoRA scale of every module.
         aggregation: How statistics are reduced to scores.
-        multiple_of: Every rank is a multiple of this.
-        **options: All else that `fimlora.allocate` takes, but for groups.
+        **options: All else that `fimlora.allocate` takes.
 
     Returns:
         The plan; with the settings of the one written then it is equal to it.
     """
     scores = score(statistics, method, scale=scale, aggregation=aggregation)
     facts = written.facts_beside(scores)
-    plan = allocate(
-        scores, budget, scale=scale, multiple_of=multiple_of, provenance=facts, **options
-    )
+    plan = allocate(scores, budget, scale=scale, provenance=facts, **options)
     source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
-    plan = with_signal(plan, source, multiple_of=multiple_of)
-    return with_confidence(statistics, plan, multiple_of=multiple_of)
+    plan = with_signal(plan, source)
+    return with_confidence(statistics, plan)
 
 
 def replanned_config(

@@ -29,6 +29,7 @@ from fimlora_contract.requests import (
     LayoutOptions,
     MethodName,
 )
+from fimlora_contract.sweeps import AggregationName
 
 UPLOADS = {
     ".csv": "text/csv",
@@ -51,6 +52,7 @@ class CalibrationFields(TypedDict, total=False):
     base_model: AnyModel
     dataset: AnyDataset
     budget: AnyBudget
+    retain: AnyDataset | None
     target_modules: list[str] | str | None
     exclude_modules: list[str] | str | None
     calibration: Calibration | Mapping[str, Any]
@@ -95,12 +97,34 @@ class JobComparisonFields(TypedDict, total=False):
     picture: bool
 
 
+class TruncationFields(TypedDict, total=False):
+    """The fields of a request to cut an adapter as keyword arguments."""
+
+    budget: AnyBudget | None
+    energy: float | None
+    r_min: int
+    r_max: int | None
+    multiple_of: int
+    layout: Literal["B", "C"]
+
+
 class PlanFields(TypedDict, total=False):
     """The fields of a request for another plan as keyword arguments."""
 
     budget: AnyBudget
     allocation: Allocation | Mapping[str, Any]
     adapter: LayoutOptions | Mapping[str, Any]
+
+
+class SweepFields(TypedDict, total=False):
+    """The fields of a sweep over what a job has measured as keyword arguments."""
+
+    budget: AnyBudget
+    aggregations: list[AggregationName]
+    n_batches: list[int] | None
+    r_min: list[int] | None
+    allocation: Allocation | Mapping[str, Any]
+    signal: bool
 
 
 def build_request(

@@ -14,7 +14,7 @@ from fimlora_contract.rank_patterns import RankPattern
 from fimlora_contract.references import NAME
 
 Format = Literal[
-    "json", "yaml", "peft", "layout-c", "axolotl", "llama-factory", "ms-swift", "trl",
+    "json", "yaml", "peft", "layout-c", "adalora", "axolotl", "llama-factory", "ms-swift", "trl",
     "unsloth", "vllm",
 ]  # fmt: skip
 

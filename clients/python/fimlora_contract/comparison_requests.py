@@ -7,12 +7,15 @@ from pydantic import AfterValidator, Field, model_validator
 from fimlora_contract.base import RequestModel
 from fimlora_contract.requests import (
     BY_EXAMPLES,
+    BY_RETAIN,
     ON_REQUEST,
     AdapterOptions,
     Allocation,
     AnyBudget,
+    AskedMethod,
     CalibrationRequest,
     MethodName,
+    check_layers,
     check_mean_rank,
 )
 
@@ -34,7 +37,7 @@ def check_no_method(allocation: Allocation) -> Allocation:
 
 
 Methods = Annotated[
-    list[MethodName] | None,
+    list[AskedMethod] | None,
     AfterValidator(check_distinct),
     Field(
         description="At least two; by default all that one set of passes gives, but gora and "
@@ -68,10 +71,10 @@ class ComparisonRequest(CalibrationRequest):
         """The methods that are compared: what they need is measured."""
         if self.methods is not None:
             return tuple(self.methods)
-        is_sampled = self.calibration.estimator == "sampled"
-        left_out = {*ON_REQUEST, *(BY_EXAMPLES if is_sampled else ())}
+        impossible = {*ON_REQUEST, *(() if self.retain else BY_RETAIN)}
+        impossible |= {*(BY_EXAMPLES if self.calibration.estimator == "sampled" else ())}
         every: tuple[str, ...] = get_args(MethodName)
-        return tuple(name for name in every if name not in left_out)
+        return tuple(name for name in every if name not in impossible)
 
 
 class JobComparisonRequest(RequestModel):
@@ -85,4 +88,9 @@ class JobComparisonRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods or get_args(MethodName))
         return self

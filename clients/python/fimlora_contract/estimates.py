@@ -88,6 +88,10 @@ class Estimate(AnswerModel):
     )
     request_digest: str = Field(description="Equal for requests that must give equal results.")
     resolved: dict[str, Any] = Field(description="What the references resolve to.")
+    batches: int = Field(
+        description="Calibration batches at most, those of the rows to retain among them; as many "
+        "as were asked for where nobody has counted the rows yet."
+    )
     fetch: FetchEstimate
     model: ModelEstimate
     memory: MemoryEstimate

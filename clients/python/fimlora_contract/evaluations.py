@@ -18,7 +18,7 @@ from fimlora_contract.references import (
     InlineDataset,
     Name,
 )
-from fimlora_contract.requests import CalibrationRequest, MethodName
+from fimlora_contract.requests import AskedMethod, CalibrationRequest, MethodName
 from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")
@@ -69,7 +69,7 @@ class EvaluationRequest(CalibrationRequest):
     """
 
     methods: Annotated[
-        Annotated[list[MethodName], Field(max_length=8)] | None,
+        Annotated[list[AskedMethod], Field(max_length=8)] | None,
         Field(
             description="Methods whose plans are trained; by default fim, or none where plans "
             "are given. The controls uniform and random always are."
@@ -122,6 +122,15 @@ class EvaluationRequest(CalibrationRequest):
     quick: Annotated[bool, Field(description="Fewer rates, seeds, steps: a first look.")] = (
         False
     )
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.adapter.alpha is not None:
+            raise ValueError(
+                "adapter.alpha has no meaning here: all arms must have one scale, and one alpha "
+                "gives each rank another, which is another learning rate; give adapter.scale"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_held_out(self) -> Self:
@@ -201,6 +210,11 @@ class EvaluationRequest(CalibrationRequest):
     def methods_measured(self) -> tuple[str, ...]:
         """The methods that plans are made by; they say what is measured."""
         return tuple(dict.fromkeys([*self.wanted_methods, *CONTROLS]))
+
+    @property
+    def measures_signal(self) -> bool:
+        """Never: no part of what is found states it."""
+        return False
 
     @property
     def schedule(self) -> Schedule:

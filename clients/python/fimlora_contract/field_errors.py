@@ -41,7 +41,9 @@ RENAMED = {
     "now fim, all others have kept their names",
 }
 VALIDATOR_WORDS = re.compile(r"^(Input|String|List|Dictionary) should ")
-SOURCES = {"base_model": MODEL_SOURCES, "dataset": DATASET_SOURCES}
+SOURCES = {
+    "base_model": MODEL_SOURCES, "dataset": DATASET_SOURCES, "retain": DATASET_SOURCES
+}  # fmt: skip
 
 
 def field_error(error: Mapping[str, Any], *, body: Any = None) -> dict[str, str]:
@@ -82,7 +84,7 @@ def without_tags(location: Sequence[int | str]) -> list[int | str]:
     parts = list(location)
     if len(parts) > 2 and parts[2] in SOURCES.get(str(parts[1]), ()):
         del parts[2]
-    if parts[1:3] == ["dataset", "rows"]:
+    if parts[1:3] in (["dataset", "rows"], ["retain", "rows"]):
         del parts[5:]  # inside a value of a row, every other part is a tag
     return parts
 

@@ -25,7 +25,7 @@ class RankMapModule(AnswerModel):
     kind: str
     score: float
     rank: int
-    alpha: int
+    alpha: int | float
     parameters: int
 
 
@@ -41,6 +41,26 @@ class WrittenAdapter(AnswerModel):
     )
 
 
+class Share(AnswerModel):
+    """What one type of modules, or one range of layers, gets."""
+
+    name: str
+    modules: int
+    ranks: int
+    parameters: int
+    share_of_ranks: float
+    share_of_parameters: float
+    uniform_share_of_ranks: float | None = None
+    uniform_share_of_parameters: float | None = None
+
+
+class Shares(AnswerModel):
+    """Where ranks and parameters lie, beside those of uniform ranks."""
+
+    types: list[Share]
+    depths: list[Share]
+
+
 class RankMap(AnswerModel):
     """The plan as data: the same object that ``rank_map.json`` holds."""
 
@@ -52,8 +72,29 @@ class RankMap(AnswerModel):
     rule: str
     r_min: int
     r_max: int
-    scale: int
+    constraints: dict[str, Any] = Field(
+        default={},
+        description="What the ranks keep to besides, as do those of the controls: multiples or a "
+        "menu, ties, rules per type, a server's highest rank.",
+    )
+    scale: int | float = Field(
+        description="Alpha over rank, the same for all modules; with another scaling than "
+        "constant, what the scores are stated at."
+    )
+    scaling: str = Field(
+        "constant",
+        description="How alpha follows from rank: constant; alpha, one for all; or rslora, one for "
+        "all that is divided by the root of the rank.",
+    )
+    lora_alpha: int | float | None = Field(
+        None, description="The one alpha of all modules, unless the scale is constant."
+    )
     spent: dict[str, int]
+    shares: Shares | None = Field(
+        None,
+        exclude_if=is_unknown,
+        description="Where ranks and parameters lie, by type and by range of layers.",
+    )
     controls: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
     adapter: WrittenAdapter | None = Field(

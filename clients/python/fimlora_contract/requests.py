@@ -5,13 +5,23 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
+from fimlora_contract.constraints import (
+    MOST_TYPES,
+    AnyGroups,
+    AnyMenu,
+    Entry,
+    TypeRule,
+    check_types,
+)
 from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
 from fimlora_contract.targets import AnyExcluded, AnyTargets
+from fimlora_contract.training_time import check_calibrates
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
 WEBHOOK_URL = (
@@ -30,16 +40,28 @@ MethodName = Literal[
     "spectral-denoised",
     "fim-over-null",
     "gora",
+    "vila",
     "kappa",
+    "eva",
+    "fisher-layers",
+    "cka-layers",
+    "cka-layers-biased",
     "effective-rank",
     "uniform",
     "random",
 ]
-BY_SPECTRA = ("spectral", "spectral-denoised")
-BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
-# Only where they are named: whole gradients of a large model are more than most memories, and
-# decomposing all of its weights takes longer than measuring it.
-ON_REQUEST = ("gora", "kappa")
+# As a request names one: the names of others that are known are told why they are none.
+AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
+BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
+# These choose layers and leave out all others.
+BY_LAYERS = ("fisher-layers", "cka-layers", "cka-layers-biased")
+# These need each example's energy.
+BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
+# Only where they are named: whole gradients of a large model are more than most memories,
+# decomposing all of its weights takes longer than measuring it, and layers of two stacks are not
+# compared by similarity.
+ON_REQUEST = ("gora", "kappa", "cka-layers", "cka-layers-biased")
+BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
@@ -181,14 +203,11 @@ class Allocation(RequestModel):
     """How the budget is shared."""
 
     method: Annotated[
-        MethodName,
+        AskedMethod,
         Field(
-            description="By Fisher information, or the part of it that examples agree on; by "
-            "marginal gain from gradient spectra, or what of these is above their noise; by "
-            "Fisher information over that under labels of other rows; by weights times their "
-            "gradients, as GoRA does; by condition numbers of the weights alone, as KappaTune does; "
-            "by how many directions the whitened mean gradient has (all but fim experimental: not "
-            "shown to beat uniform); or one of the two controls."
+            description="What ranks are shared by; docs/methods.md says what each looks at. All but "
+            "fim and the two controls, uniform and random, are experimental: not shown to beat "
+            "uniform."
         ),
     ] = "fim"
     aggregation: Literal["mean", "max", "l2"] = "mean"
@@ -198,30 +217,141 @@ class Allocation(RequestModel):
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    n_layers: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        Field(
+            description="How many layers a method by layers chooses; half of them if left out. "
+            "r_min and r_max are of the modules in these layers then."
+        ),
+    ] = None
+    rank_menu: Annotated[
+        AnyMenu,
+        Field(
+            description="The ranks that are allowed, rising; or powers-of-two, or vllm: what that "
+            "server allots. In place of multiple_of. What it misses of the budget is unspent."
+        ),
+    ] = []
+    groups: Annotated[
+        AnyGroups,
+        Field(
+            description="Modules that get one common rank: for each group a list of names, dotted "
+            "endings, or either with * for any characters; or type: those of one kind over all "
+            "layers; fused: what servers pack, q/k/v, gate/up and the experts of one layer; layer."
+        ),
+    ] = []
+    per_type: Annotated[
+        dict[Entry, TypeRule],
+        AfterValidator(check_types),
+        Field(
+            max_length=MOST_TYPES,
+            description="Floor, ceiling and share of the budget for the modules that a name, a "
+            "dotted ending or a pattern with * names. The controls keep to them as well.",
+        ),
+    ] = {}
+    max_lora_rank: Annotated[
+        Annotated[int, Field(ge=1, le=8192)] | None,
+        Field(description="The highest rank that a server allows: it caps every ceiling."),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.r_min == 0 and self.method not in BY_SPECTRA:
-            raise ValueError(
-                f"r_min=0 with method {self.method}: it must be at least 1; only method "
-                f"{' or '.join(BY_SPECTRA)} may leave modules out"
-            )
         if self.r_min is not None and self.r_max is not None and self.r_min > self.r_max:
             raise ValueError(f"r_min={self.r_min} is above r_max={self.r_max}")
+        if self.rank_menu and self.multiple_of != 1:
+            raise ValueError("multiple_of beside a rank_menu: a menu has all ranks there are")
+        self._check_floors()
         return self
+
+    def _check_floors(self) -> None:
+        """Refuse a floor of 0 where no module may be left out, and one that a server forbids."""
+        floors = {
+            f"per_type[{name!r}].r_min": rule.r_min for name, rule in self.per_type.items()
+        }
+        for name, floor in {"r_min": self.r_min, **floors}.items():
+            if floor == 0 and self.method not in BY_SPECTRA:
+                raise ValueError(
+                    f"{name}=0 with method {self.method}: it must be at least 1; only method "
+                    f"{' or '.join(BY_SPECTRA)} may leave modules out"
+                )
+            if floor is not None and floor > (self.max_lora_rank or floor):
+                raise ValueError(f"{name}={floor} is above max_lora_rank={self.max_lora_rank}")
+
+
+def whole_if_it_is(value: int | float) -> int | float:
+    """Let 2.0 be 2, so that both are one request."""
+    return int(value) if value == int(value) else value
+
+
+def check_number(value: Any) -> Any:
+    """Refuse what is no number, in one sentence for whole and other ones.
+
+    Raises:
+        ValueError: Says what was given.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be a number; it is {json_kind(value)}")
+    if not abs(value) < 1e300:  # a whole number may be too large for any float
+        raise ValueError("must be a finite number")
+    return value
+
+
+Number = Annotated[
+    int | float,
+    BeforeValidator(check_number, json_schema_input_type=int | float),
+    AfterValidator(whole_if_it_is),
+]
 
 
 class LayoutOptions(RequestModel):
     """How the adapter config is written; see the README for the two layouts."""
 
     layout: Literal["B", "C"] = "B"
-    scale: Annotated[int, Field(ge=1, le=1024)] = 2
+    scale: Annotated[
+        Number,
+        Field(ge=2**-10, le=1024, description="Alpha over rank, the same for all modules."),
+    ] = 2
+    alpha: Annotated[
+        Annotated[Number, Field(ge=2**-10, le=65_536)] | None,
+        Field(
+            description="One alpha for all modules in place of one scale: each has alpha over its "
+            "rank then, as in the paper's published code. Layout B only."
+        ),
+    ] = None
+    rslora: Annotated[
+        bool,
+        Field(description="With alpha: divided by the root of the rank (use_rslora of PEFT)."),
+    ] = False
+
+    @model_validator(mode="after")
+    def _one_scaling(self) -> Self:
+        if self.rslora and self.alpha is None:
+            raise ValueError("rslora needs alpha, the one alpha of all modules")
+        if self.alpha is not None and self.scale != 2:
+            raise ValueError(
+                f"scale={self.scale} and alpha={self.alpha}: give one of both; with alpha, scales "
+                "follow from ranks"
+            )
+        if self.alpha is not None and self.layout == "C":
+            raise ValueError(
+                "layout C has one scale for all modules, which alpha does not give: take layout B, "
+                "or scale"
+            )
+        return self
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """How alphas follow from ranks, as the engine takes it."""
+        return {"scale": self.scale, "alpha": self.alpha, "rslora": self.rslora}
 
 
 # Those that the engine has, in its order.
-InitName = Literal["kaiming", "lora-ga", "lora-one", "gora", "zeros"]
-NOT_ADDED_UP = ("lora-ga", "lora-one")  # what these are made of does not add up over rounds
+InitName = Literal["kaiming", "eva", "lora-ga", "lora-one", "gora", "zeros"]
+NOT_ADDED_UP = (
+    "eva",
+    "lora-ga",
+    "lora-one",
+)  # what these are made of does not add up over rounds
 
 
 class AdapterOptions(LayoutOptions):
@@ -233,6 +363,7 @@ class AdapterOptions(LayoutOptions):
         Field(
             description="Which initial weights, whatever the method of the allocation; a name "
             "means weights: true. kaiming (what weights: true alone writes): A random, B zero. "
+            "eva: A the leading directions of the inputs, B zero. "
             "lora-one and gora: B A is a step down the mean gradient, so the adapter does not "
             "begin as the base model. lora-ga: needs a changed base model. zeros: does not "
             "train. What an adapter begins with is the first warning of its plan."
@@ -263,9 +394,23 @@ AnyBudget = Annotated[
 ]
 
 
+def check_layers(allocation: Allocation, methods: Collection[str]) -> None:
+    """Refuse a number of layers where no method chooses any."""
+    if allocation.n_layers is not None and not set(BY_LAYERS) & set(methods):
+        raise ValueError(
+            f"n_layers={allocation.n_layers} with method {', '.join(methods)}: only method "
+            f"{' or '.join(BY_LAYERS)} chooses layers"
+        )
+
+
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
-    mean, low, high = budget.rank, allocation.r_min or 1, allocation.r_max
+    mean, low = budget.rank, allocation.r_min or 1
+    high = min(filter(None, (allocation.r_max, allocation.max_lora_rank)), default=None)
+    if allocation.method in BY_LAYERS:  # modules of these have more than the mean
+        low = 1
+    if allocation.per_type:  # whose own bounds may make up for those
+        return
     if mean is not None and not low <= mean <= (high or mean):
         raise ValueError(
             f"a mean rank of {mean} is outside the feasible interval: "
@@ -299,6 +444,21 @@ def check_rounds(
         )
 
 
+def check_retain(retain: DatasetReference | None, methods: tuple[str, ...]) -> None:
+    """Refuse a method that lacks its second dataset, and one that nothing would read."""
+    needing = [name for name in methods if name in BY_RETAIN]
+    if needing and retain is None:
+        raise ValueError(
+            f"method {needing[0]} holds the dataset against another, whose function is to be kept: "
+            "give it as retain, or take another method"
+        )
+    if retain is not None and not needing:
+        raise ValueError(
+            f"retain is read by method {' or '.join(BY_RETAIN)} alone: ask for that, or leave "
+            "retain out"
+        )
+
+
 class PlanRequest(RequestModel):
     """Ask for another plan from the statistics of a job that has succeeded.
 
@@ -314,6 +474,11 @@ class PlanRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, (self.allocation.method,))
         return self
 
 
@@ -336,6 +501,15 @@ class CalibrationRequest(RequestModel):
     base_model: AnyModel
     dataset: AnyDataset
     budget: AnyBudget
+    retain: Annotated[
+        AnyDataset | None,
+        Field(
+            description="Another dataset, whose function is to be kept: method vila puts modules "
+            "first that matter for the dataset and not for this one. It is measured after the "
+            "dataset, by as many batches and under the same head, and must have the same columns "
+            "and no class of its own."
+        ),
+    ] = None
     target_modules: Annotated[
         AnyTargets,
         Field(
@@ -396,6 +570,11 @@ class CalibrationRequest(RequestModel):
         return self
 
     @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods_measured)
+        return self
+
+    @model_validator(mode="after")
     def _estimator_fits_method(self) -> Self:
         needing = [name for name in self.methods_measured if name in BY_EXAMPLES]
         if needing and self.calibration.estimator == "sampled":
@@ -404,6 +583,16 @@ class CalibrationRequest(RequestModel):
                 "sampled does not give: use auto, exact or sketched"
             )
         return self
+
+    @model_validator(mode="after")
+    def _retain_is_read(self) -> Self:
+        check_retain(self.retain, self.methods_measured)
+        return self
+
+    @property
+    def measures_signal(self) -> bool:
+        """Whether the null and the halves are measured for the plan's signal."""
+        return self.calibration.signal
 
     @property
     def methods_measured(self) -> tuple[str, ...]:

@@ -69,14 +69,30 @@ def check_same(train: TextFields, held_out: TextFields) -> None:
         ColumnError: They are not; the message has both.
     """
     if train != held_out:
-        one, other = (
-            {role: name for role, name in asdict(fields).items() if name}
-            for fields in (train, held_out)
-        )
+        one, other = _named(train), _named(held_out)
         raise ColumnError(
             f"the rows to train on are read as {one}, the held-out rows as {other}: both must "
             "have the same columns; rename those of one, or name them by columns of both"
         )
+
+
+def check_retained(fields: TextFields, retained: TextFields) -> None:
+    """See that rows to retain carry what the rows at hand do; columns may go by other names.
+
+    Raises:
+        ColumnError: They do not; the message has both.
+    """
+    one, other = _named(fields), _named(retained)
+    if fields.task != retained.task or one.keys() != other.keys():
+        raise ColumnError(
+            f"the rows of the dataset are read as {one}, the rows to retain as {other}: both must "
+            "carry the same; name the columns of both by columns"
+        )
+
+
+def _named(fields: TextFields) -> dict[str, str]:
+    """The columns in use, by what they carry."""
+    return {role: name for role, name in asdict(fields).items() if name}
 
 
 def find_fields(

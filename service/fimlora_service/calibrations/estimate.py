@@ -1,5 +1,6 @@
 """What POST /calibrate would do with a request, without doing it."""
 
+import math
 from collections.abc import Sequence
 
 from fimlora.adapter.initial.registry import init_passes
@@ -75,10 +76,27 @@ def estimate_of(
         job_id=open_job or (helps.id if helps else None),
         request_digest=resolved.digest,
         resolved=resolved.references,
+        batches=count_batches(request, resolved),
         fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
         model=model_estimate(request, model, checkpoint, demand),
         memory=describe_memory(demand, dtype, workers),
         queue=describe_queue(request, submission, workers, is_answered=bool(helps or open_job)),
+    )
+
+
+def count_batches(request: CalibrationRequest, resolved: Resolved) -> int:
+    """Batches of all datasets that are measured, at most."""
+    calibration = request.calibration
+    counts = [
+        resolved.references[role].get("rows")
+        for role in ("dataset", "retain")
+        if role in resolved.references
+    ]
+    return sum(
+        calibration.most_batches
+        if rows is None
+        else min(calibration.most_batches, math.ceil(rows / calibration.batch_size))
+        for rows in counts
     )
 
 
@@ -121,9 +139,7 @@ def model_estimate(
         parameters=None if packed else size,
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
-        budget=(
-            budget_interval(request, targets.values(), parameters=size) if targets else None
-        ),
+        budget=(budget_interval(request, targets, parameters=size) if targets else None),
     )
 
 

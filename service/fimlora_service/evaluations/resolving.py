@@ -182,6 +182,11 @@ def check_scales(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> Non
         ValidationFailed: There is one; the message has what to ask for.
     """
     for name, rank_map in maps.items():
+        if rank_map.scaling != "constant":
+            raise ValidationFailed(
+                f"plan {name!r} has one alpha for all modules, so that their scales differ: all "
+                "arms must have one scale; give a plan that was made with scale in place of alpha"
+            )
         if rank_map.scale != request.adapter.scale:
             raise ValidationFailed(
                 f"plan {name!r} has scale {rank_map.scale}, this request {request.adapter.scale}: "
@@ -223,7 +228,9 @@ def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | Non
     budget = request.budget
     if budget.rank is not None:
         ranks = [min(budget.rank, m.d_in, m.d_out) for m in rank_map.modules]
-        if any(rank % request.allocation.multiple_of for rank in ranks):
+        allocation = request.allocation
+        constraints = allocation.groups or allocation.rank_menu or allocation.per_type
+        if constraints or any(rank % allocation.multiple_of for rank in ranks):
             return None  # which modules get more than others is for the allocation to say
         return sum(
             rank * (m.d_in + m.d_out) for rank, m in zip(ranks, rank_map.modules, strict=True)

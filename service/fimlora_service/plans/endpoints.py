@@ -1,6 +1,6 @@
-"""POST /jobs/{id}/allocate: another plan from a job's statistics, in this process, at once.
+"""POST /jobs/{id}/allocate and /sweep: plans from a job's statistics, in this process, at once.
 
-Nothing is queued and nothing is written: the answer tells what POST /calibrate would give.
+Nothing is queued and nothing is written: the answers tell what POST /calibrate would give.
 """
 
 from typing import Annotated
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Depends, Response
 
 from fimlora_contract.plans import Plan
 from fimlora_contract.requests import PlanRequest
+from fimlora_contract.sweeps import Sweep, SweepRequest
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
@@ -20,34 +21,35 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES
+from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES, SWEEP_EXAMPLES
 from fimlora_service.plans.score_cache import ScoreCache
-from fimlora_service.results.reading import find_artifact, plan_of
+from fimlora_service.results.reading import find_artifact, plan_of, result_of
 
 ScoreCacheDep = Annotated[ScoreCache, part("score_cache")]
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+# What may be wrong with a request for plans of what a job has measured.
+REFUSALS = (
+    errors.MalformedRequest,
+    errors.JobNotFound,
+    errors.ArtifactNotFound,
+    errors.ResultExpired,
+    errors.StorageUnavailable,
+    errors.JobNotFinished,
+    errors.JobFailed,
+    errors.JobCanceled,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.ValidationFailed,
+    errors.BudgetInfeasible,
+    errors.RedisUnavailable,
+)
 
 
 @router.post(
     "/jobs/{id}/allocate",
     response_model=Plan,
     dependencies=[Depends(require_json)],
-    responses=problems(
-        errors.MalformedRequest,
-        errors.JobNotFound,
-        errors.NoPattern,
-        errors.ArtifactNotFound,
-        errors.ResultExpired,
-        errors.StorageUnavailable,
-        errors.JobNotFinished,
-        errors.JobFailed,
-        errors.JobCanceled,
-        errors.PayloadTooLarge,
-        errors.UnsupportedMediaType,
-        errors.ValidationFailed,
-        errors.BudgetInfeasible,
-        errors.RedisUnavailable,
-    ),
+    responses=problems(*REFUSALS, errors.NoPattern),
 )
 def allocate_again(
     id: JobId,
@@ -65,3 +67,24 @@ def allocate_again(
     again = solve_again(id, body, result, path=path, digest=digest, score_cache=score_cache)
     # Not left to the framework, which would check the whole rank map once more.
     return Response(again.model_dump_json(), media_type="application/json")
+
+
+@router.post(
+    "/jobs/{id}/sweep",
+    response_model=Sweep,
+    dependencies=[Depends(require_json)],
+    responses=problems(*REFUSALS),
+)
+def sweep_job(
+    id: JobId,
+    body: Annotated[SweepRequest, Body(openapi_examples=SWEEP_EXAMPLES)],
+    store: StoreDep,
+    artifacts: ArtifactsDep,
+) -> Response:
+    """Plan under several settings from what a job has measured; no device and no queue."""
+    from fimlora_service.plans.sweeping import sweep_again
+
+    result = result_of(store.shown(id).to_job())
+    find_artifact(result, STATISTICS)
+    found = sweep_again(id, body, path=artifacts.local(result.digest, STATISTICS))
+    return Response(found.model_dump_json(), media_type="application/json")

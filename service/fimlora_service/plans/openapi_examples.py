@@ -13,3 +13,15 @@ PLAN_EXAMPLES: dict[str, Any] = {
         },
     },
 }
+SWEEP_EXAMPLES: dict[str, Any] = {
+    "plain": {"summary": "What the paper varies", "value": {"budget": 8}},
+    "some": {
+        "summary": "The mean of fewer batches, under two floors",
+        "value": {
+            "budget": {"parameters": 1_000_000},
+            "aggregations": ["mean"],
+            "n_batches": [1, 4, 8],
+            "r_min": [1, 4],
+        },
+    },
+}

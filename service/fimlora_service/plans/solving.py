@@ -116,12 +116,12 @@ def plan_and_config(
         plan = allocate(
             scored.scores,
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
-            scale=adapter.scale,
+            **adapter.scaling,
             provenance=written.facts_beside(scored.scores),
             **allocation.model_dump(exclude={"aggregation", "method"}),
         )
-        plan = with_signal(plan, scored.signal, multiple_of=allocation.multiple_of)
-        plan = with_confidence(scored.examples, plan, multiple_of=allocation.multiple_of)
+        plan = with_signal(plan, scored.signal)
+        plan = with_confidence(scored.examples, plan)
         return plan, replanned_config(plan, written, layout=adapter.layout)
     except InfeasibleBudget as error:
         raise errors.BudgetInfeasible(str(error)) from error

@@ -24,13 +24,32 @@ from fimlora_service.http.dependencies import (
 )
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
-from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Format, answer
+from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Asked, Format, answer
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.results.reading import plan_of, read_pattern
 
 BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"
 ResolverDep = Annotated[Resolver, part("resolver")]
-FormatQuery = Annotated[Format, Query(description="Whose words to write the pattern in.")]
+
+
+def read_format(
+    format: Annotated[
+        Format, Query(description="Whose words to write the pattern in.")
+    ] = "json",
+    steps: Annotated[
+        int | None,
+        Query(ge=2, le=10**9, description="With `adalora`: optimizer steps of the training."),
+    ] = None,
+    accumulation: Annotated[
+        int | None,
+        Query(ge=1, le=10**6, description="With `adalora`: micro-batches per optimizer step."),
+    ] = None,
+) -> Asked:
+    """What the pattern is wanted in."""
+    return Asked(format, steps, accumulation)
+
+
+AskedDep = Annotated[Asked, Depends(read_format)]
 Name = Annotated[str, Path(pattern=NAME, description="Name of a pin.", examples=["sst2"])]
 Tag = Annotated[str, Path(pattern=NAME, description="Tag of a pin.", examples=["prod"])]
 Digest = Annotated[str, Path(pattern=DIGEST, description="Content address of a result.")]
@@ -57,10 +76,10 @@ router = APIRouter(tags=["rank patterns"], route_class=StrictQueryRoute)
 
 @router.get("/rank-patterns/{digest}", response_class=Response, responses=ANSWERS)
 def retrieve_rank_pattern(
-    digest: Digest, request: Request, artifacts: ArtifactsDep, format: FormatQuery = "json"
+    digest: Digest, request: Request, artifacts: ArtifactsDep, asked: AskedDep
 ) -> Response:
     """Deliver a result by its content address, for CI and clusters."""
-    return answer(request, read_pattern(artifacts, digest), format, cache=FOR_EVER)
+    return answer(request, read_pattern(artifacts, digest), asked, cache=FOR_EVER)
 
 
 @router.get("/rank-patterns", response_class=Response, responses=ANSWERS)
@@ -71,6 +90,7 @@ def find_rank_pattern(
     store: StoreDep,
     artifacts: ArtifactsDep,
     resolver: ResolverDep,
+    asked: AskedDep,
     budget: Annotated[
         str | None,
         Query(
@@ -78,7 +98,6 @@ def find_rank_pattern(
             description="A mean rank, or `parameters:2000000` and the like.",
         ),
     ] = None,
-    format: FormatQuery = "json",
 ) -> Response:
     """Deliver the newest result for some inputs; never starts work."""
     inputs = (model, dataset, read_budget(budget))
@@ -86,10 +105,10 @@ def find_rank_pattern(
     record = Catalogue(store).newest_of(keys)
     result = record.json_field("result") if record else None
     if result is None:
-        asked = f"model={model!r}, dataset={dataset!r}, budget={budget or 'any'}"
-        raise errors.NoPattern(f"no job has succeeded for {asked}")
+        wanted = f"model={model!r}, dataset={dataset!r}, budget={budget or 'any'}"
+        raise errors.NoPattern(f"no job has succeeded for {wanted}")
     pattern = read_pattern(artifacts, result["digest"])
-    return answer(request, pattern, format, cache=REVALIDATE)
+    return answer(request, pattern, asked, cache=REVALIDATE)
 
 
 @router.put(
@@ -137,11 +156,11 @@ def retrieve_pinned_rank_pattern(
     request: Request,
     store: StoreDep,
     artifacts: ArtifactsDep,
-    format: FormatQuery = "json",
+    asked: AskedDep,
 ) -> Response:
     """Deliver the result that a pin stands for."""
     digest = pin_of(Catalogue(store), name, tag).digest
-    return answer(request, read_pattern(artifacts, digest), format, cache=REVALIDATE)
+    return answer(request, read_pattern(artifacts, digest), asked, cache=REVALIDATE)
 
 
 @router.get(

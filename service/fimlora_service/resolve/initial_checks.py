@@ -11,8 +11,8 @@ from fimlora_service.resolve.model_files import Shapes
 def check_initial(request: CalibrationRequest, matrices: Shapes) -> None:
     """Refuse initial weights that go no higher than the ceiling of a plan.
 
-    Where the budget is none in ranks and no ceiling is given, the worker knows it before it
-    measures.
+    Where the budget is none in ranks and no ceiling is given, or types have their own, the worker
+    knows it before it measures.
 
     Args:
         request: The request.
@@ -21,12 +21,14 @@ def check_initial(request: CalibrationRequest, matrices: Shapes) -> None:
     Raises:
         ValidationFailed: A target could get a higher rank than they fill.
     """
-    mean, r_max = request.budget.rank, request.allocation.r_max
-    ceiling = r_max or (2 * mean if mean else None)
-    if ceiling is None:
+    allocation, mean = request.allocation, request.budget.rank
+    ceiling = allocation.r_max or (2 * mean if mean else None)
+    if ceiling is None or allocation.per_type:
         return
+    ceiling = min(ceiling, allocation.max_lora_rank or ceiling)
     modules = [TargetModule(name, d_in, d_out) for name, (d_out, d_in) in matrices.items()]
     try:
-        check_ceiling(request.adapter.initial, modules, ceiling)
+        ceilings = dict.fromkeys(matrices, ceiling)
+        check_ceiling(request.adapter.initial, modules, ceilings)
     except InvalidOption as error:
         raise ValidationFailed(str(error)) from error

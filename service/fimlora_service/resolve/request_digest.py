@@ -25,6 +25,7 @@ def request_digest(
     *,
     model_digest: str,
     dataset: Mapping[str, Any],
+    retain: Mapping[str, Any] | None = None,
     tenant: str = "",
     settings: Set[str] = MEASURED | PLANNED,
     measurement: int = MEASUREMENT,
@@ -38,12 +39,12 @@ def request_digest(
     if is_auto:  # the plan decides how much is measured
         settings = settings | {"allocation", "budget"}
     unread = {"calibration": set(NEITHER if is_auto else NEITHER | ROUNDS)}
-    content = {"digest": dataset["digest"], "fields": dataset["fields"]}
     record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     null = needs_null(*request.methods_measured) and not request.calibration.signal
     return digest_of(
         {"engine": __version__, "measurement": measurement}
-        | {"base_model": model_digest, "dataset": content}
+        | {"base_model": model_digest, "dataset": _content(dataset)}
+        | ({"retain": _content(retain)} if retain else {})
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
         # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
@@ -51,3 +52,8 @@ def request_digest(
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )
+
+
+def _content(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a dataset decides what is measured, whatever it goes by."""
+    return {"digest": dataset["digest"], "fields": dataset["fields"]}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fimlora_contract.references import DatasetReference, HubDataset, HubModel
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
-from fimlora_jobs.datasets.columns import ColumnError, TaskName
+from fimlora_jobs.datasets.columns import ColumnError, TaskName, TextFields, check_retained
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
 from fimlora_service.resolve.exclusion_checks import check_exclusions
@@ -52,7 +52,7 @@ class ToFetch:
 
     Attributes:
         model: Of the base model's files, without those that are there already.
-        dataset: Of the files of the dataset, and of one that is held out, at most.
+        dataset: Of the files of the dataset, and of those to retain and held out, at most.
     """
 
     model: int
@@ -86,21 +86,15 @@ class Resolver:
         check_targets(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)
         dataset = self.resolve_dataset(request.dataset, task=request.calibration.task)
-        check_task(
-            model.config,
-            dataset["fields"],
-            request.calibration.task,
-            is_chat=dataset["chat"],
-            where="the base model",
-        )
-        if dataset["chat"]:
-            fields = dataset["fields"]
-            model.chat_templates().check(may_have_tools=fields is None or bool(fields["tools"]))
+        retain = self._resolve_retain(request, dataset)
+        for rows in filter(None, (dataset, retain)):
+            _check_rows(rows, model, request.calibration.task)
         references = {"base_model": model.reference, "dataset": dataset}
+        references |= {"retain": retain} if retain else {}
         is_restricted = any(reference.get("restricted") for reference in references.values())
         tenant = self.tenant if is_restricted else ""
         content: dict[str, Any] = {
-            "model_digest": model.digest, "dataset": dataset, "tenant": tenant,
+            "model_digest": model.digest, "dataset": dataset, "retain": retain, "tenant": tenant,
         }  # fmt: skip
         return Resolved(
             references,
@@ -112,7 +106,9 @@ class Resolver:
 
     def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
         """What a worker must download for a request."""
-        named = {"dataset": request.dataset, "held_out": getattr(request, "held_out", None)}
+        named = {
+            "dataset": request.dataset, "retain": request.retain, "held_out": request.held_out
+        }  # fmt: skip
         # Of two splits of one repository, its files are fetched once.
         repositories = {
             (dataset.id, resolved.references[role]["revision"]): dataset
@@ -132,6 +128,27 @@ class Resolver:
             return self._hub().resolve_model(model)
         return self._models.resolve(model.name)
 
+    def _resolve_retain(
+        self, request: CalibrationRequest, dataset: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Pin the rows to retain to content, if there are any.
+
+        Raises:
+            ServiceError: They are those of the dataset, or of another kind.
+        """
+        if request.retain is None:
+            return None
+        retain = self.resolve_dataset(request.retain, task=request.calibration.task)
+        if retain["digest"] == dataset["digest"] and retain["fields"] == dataset["fields"]:
+            raise DatasetSchema(
+                "the rows to retain are those of the dataset, so that nothing tells them apart; "
+                "give another dataset as retain"
+            )
+        if dataset["fields"] and retain["fields"]:  # or they are known once it is loaded
+            with schema_errors():
+                check_retained(TextFields(**dataset["fields"]), TextFields(**retain["fields"]))
+        return retain
+
     def resolve_dataset(self, dataset: DatasetReference, *, task: TaskName) -> dict[str, Any]:
         """Pin a dataset to content, and look at its first rows where they are here.
 
@@ -142,6 +159,14 @@ class Resolver:
             if isinstance(dataset, HubDataset):
                 return self._hub().resolve_dataset(dataset, task=task)
             return self._datasets.resolve(dataset, task=task)
+
+
+def _check_rows(rows: dict[str, Any], model: ResolvedModel, task: TaskName) -> None:
+    """See that a model can learn from rows of their kind."""
+    fields, is_chat = rows["fields"], rows["chat"]
+    check_task(model.config, fields, task, is_chat=is_chat, where="the base model")
+    if is_chat:
+        model.chat_templates().check(may_have_tools=fields is None or bool(fields["tools"]))
 
 
 @contextmanager

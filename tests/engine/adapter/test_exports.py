@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from safetensors.torch import load_file
 
 from fimlora import TargetModule, find_targets, write_adapter
@@ -202,11 +202,65 @@ def test_unsloth_gets_leaf_names_only():
         export(plan, config, "unsloth")
 
 
+@pytest.mark.parametrize("name", ["bert_classifier", "gpt2_lm", "llama_gqa_lm"])
+def test_adaloras_config_is_the_schedule_of_stock_peft(name, tmp_path):
+    """Read from its file it makes AdaLoRA on the plan's targets, and falls to its mean rank."""
+    model, plan, config = adapter_of(name)
+    text = export(plan, config, "adalora", steps=12, accumulation_steps=4).text
+    (tmp_path / "adapter_config.json").write_text(text)
+
+    read = PeftConfig.from_pretrained(tmp_path)
+    assert read.base_model_name_or_path == "org/model"
+    read.base_model_name_or_path = None  # the tiny model has no name; PEFT warns of another one
+    peft_model = get_peft_model(model, read)
+
+    found = {n: p for n, p in peft_model.named_parameters() if "lora_E" in n}
+    assert len(found) == len(plan.modules)
+    mean = sum(plan.ranks.values()) // len(plan.modules)
+    assert (read.peft_type, read.target_r, read.total_step) == ("ADALORA", mean, 12)
+    assert read.lora_alpha / read.init_r == plan.scale
+    assert read.orth_reg_weight == 0.5 / 4
+    allocator = peft_model.base_model.rankallocator
+    assert allocator.target_bgt == mean * len(found) <= sum(plan.ranks.values())
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "message"),
+    [
+        ("adalora", {}, "give steps, the optimizer steps"),
+        ("adalora", {"steps": 1}, "total_steps=1; it must be a whole number, 2 or more"),
+        ("peft", {"steps": 12}, "steps and accumulation are for format=adalora only"),
+        (
+            "vllm",
+            {"accumulation_steps": 1},
+            "steps and accumulation are for format=adalora only",
+        ),
+    ],
+)
+def test_a_length_of_training_is_for_adalora_and_only_there(format, options, message):
+    """Nothing that is asked for is ignored."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+
+    with pytest.raises(InvalidOption, match=message):
+        export(plan, config, format, **options)
+
+
+def test_adalora_that_would_begin_above_a_module_is_refused():
+    """Its orthogonality cannot hold in more rows than the module has features."""
+    plan = plan_of((TargetModule("a.q", 8, 64), TargetModule("a.v", 64, 64)), [8, 8])
+    config = build_adapter_config(plan, base_model="m", task_type=None)
+
+    with pytest.raises(
+        InvalidOption, match=r"begins with rank 12 everywhere, and a\.q has only 8"
+    ):
+        export(plan, config, "adalora", steps=100)
+
+
 def test_an_unknown_format_names_the_known_ones():
     """All of them."""
     _, plan, config = adapter_of("llama_gqa_lm")
 
-    with pytest.raises(InvalidOption, match="peft, layout-c, axolotl"):
+    with pytest.raises(InvalidOption, match="peft, layout-c, adalora, axolotl"):
         export(plan, config, "gguf")
 
 
@@ -215,8 +269,10 @@ def test_the_same_plan_gives_the_same_text(format):
     """Also with the names of its config in another order."""
     _, plan, config = adapter_of("llama_gqa_lm")
     shuffled = config | {"target_modules": config["target_modules"][::-1]}
+    steps = 100 if format == "adalora" else None
 
-    assert export(plan, config, format) == export(plan, shuffled, format)
+    found = [export(plan, known, format, steps=steps) for known in (config, shuffled)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("format", ["peft", "layout-c", "trl", "unsloth", "axolotl"])

@@ -20,13 +20,15 @@ SCORE = st.one_of(st.sampled_from([0.0, 1e-300, 1.0]), st.floats(0, 1e6))
 
 
 @st.composite
-def any_case(draw):
+def any_case(draw, menus=((), (1, 2, 4, 8), (1, 3, 4, 9))):
     """Modules in ranks or at unequal costs, in multiples, tied or alone, and a limit for them."""
     scores, options = draw(cases(SCORE, most_cost=draw(st.sampled_from([None, 40]))))
     names = sorted(scores)
     tied = draw(st.integers(0, len(names)))
     groups = [names[: tied // 2], names[tied // 2 : tied]]
-    options |= {"groups": groups, "multiple_of": draw(st.sampled_from([1, 1, 2, 4]))}
+    menu = draw(st.sampled_from(menus))
+    step = 1 if menu else draw(st.sampled_from([1, 1, 2, 4]))
+    options |= {"groups": groups, "multiple_of": step, "rank_menu": menu}
     return scores, options
 
 
@@ -51,12 +53,19 @@ def open_steps(ranks, options):
     groups = [tuple(g) for g in options["groups"] if g]
     alone = [(n,) for n in ranks if not any(n in g for g in groups)]
     weights = options.get("weights") or dict.fromkeys(ranks, 1)
-    step = options["multiple_of"]
     return {
-        names: step * sum(weights[n] for n in names)
+        names: (after - ranks[names[0]]) * sum(weights[n] for n in names)
         for names in [*groups, *alone]
-        if all(ranks[n] + step <= options["highest"][n] for n in names)
+        if (after := next_rank(ranks[names[0]], options))
+        and all(after <= options["highest"][n] for n in names)
     }
+
+
+def next_rank(rank, options):
+    """The next rank that is allowed at all, if there is one."""
+    if not options["rank_menu"]:
+        return rank + options["multiple_of"]
+    return min((other for other in options["rank_menu"] if other > rank), default=None)
 
 
 @given(any_case(), st.integers(0, 99))
@@ -74,11 +83,12 @@ def test_no_control_leaves_what_a_step_would_cost(case, seed):
         assert all(left < step for step in open_steps(ranks, options).values())
         assert all(options["lowest"][n] <= r <= options["highest"][n] for n, r in ranks.items())
         assert all(r % options["multiple_of"] == 0 for r in ranks.values())
+        assert not options["rank_menu"] or set(ranks.values()) <= {0, *options["rank_menu"]}
         assert all(len({ranks[n] for n in g}) <= 1 for g in options["groups"])
     check_spending(units, limit, {"plan": plan, **controls})
 
 
-@given(any_case())
+@given(any_case(menus=[()]))
 def test_uniform_has_two_neighbouring_ranks_as_far_as_costs_allow(case):
     """A module is two steps ahead only of what is at its ceiling, or too dear for the rest."""
     scores, options = case
@@ -203,4 +213,4 @@ def test_ranks_convert_to_steps_and_back():
     steps = units.steps({"a": 4, "b": 12, "c": 16, "d": 12})
 
     assert np.array_equal(steps, [3, 1, 4])
-    assert units.ranks(steps.tolist(), names) == {"a": 4, "b": 12, "c": 16, "d": 12}
+    assert units.named(steps, names) == {"a": 4, "b": 12, "c": 16, "d": 12}

@@ -16,6 +16,7 @@ from fimlora.confidence.bootstrap import (
     resampled_means,
     resamples_for,
 )
+from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import Budget
 from fimlora.scores import Scores
@@ -23,6 +24,7 @@ from fimlora.statistics.options import Estimator
 from support.allocation import COST, llama_like
 
 MODULES = llama_like()
+SHARES = {"q_proj": {"share": 0.3, "r_min": 2}, "down_proj": {"share": 0.55}}
 
 
 def statistics_of(energies, **changes):
@@ -63,9 +65,11 @@ def drawn_energies(n, *, spread=0.5, seed=0):
         (8, {}),
         (4, {"multiple_of": 2}),
         (8, {"groups": [(MODULES[0].name, MODULES[3].name)]}),
+        (8, {"groups": "layer", "rank_menu": [1, 5, 8, 11, 16], "r_min": 1}),
+        (Budget("parameters", 8 * COST + 77), {"per_type": SHARES}),
         (Budget("parameters", 8 * COST + 77), {}),
     ],
-    ids=["ranks", "multiples", "groups", "parameters"],
+    ids=["ranks", "multiples", "groups", "menu", "shares", "parameters"],
 )
 def test_it_is_the_loop_over_resamples(budget, options):
     """Each is allocated by itself from its own means; then one counts, and compares."""
@@ -73,7 +77,7 @@ def test_it_is_the_loop_over_resamples(budget, options):
     statistics = statistics_of(energies)
     plan = allocate(score(statistics), budget, **options)
 
-    found = confidence_of(statistics, plan, n_resamples=n, seed=5, **options)
+    found = confidence_of(statistics, plan, n_resamples=n, seed=5)
 
     drawn = np.random.default_rng(5).integers(0, 23, size=(n, 23))
     names = [m.name for m in MODULES]
@@ -214,16 +218,16 @@ def test_scores_that_are_no_means_are_told_by_their_values():
     assert "no means of a value per example" in obstacle(statistics, by_max)
 
 
-def test_a_plan_of_other_options_is_refused():
-    """Its own scores do not give it, so that resamples would not either."""
+def test_a_plan_that_its_scores_do_not_give_is_refused():
+    """Resamples would not give it either; what it was allocated with stands on the plan."""
     statistics = statistics_of(drawn_energies(8))
     plan = allocate(score(statistics), 8, multiple_of=4)
 
-    confidence_of(statistics, plan, multiple_of=4, n_resamples=2)
-    with pytest.raises(InvalidOption, match="multiple_of and groups as they were given"):
-        confidence_of(statistics, plan)
+    confidence_of(statistics, plan, n_resamples=2)
+    with pytest.raises(InvalidOption, match="something else than allocate"):
+        confidence_of(statistics, replace(plan, constraints=Constraints()))
     with pytest.raises(InvalidOption, match="n_resamples=1"):
-        confidence_of(statistics, plan, multiple_of=4, n_resamples=1)
+        confidence_of(statistics, plan, n_resamples=1)
 
 
 @pytest.mark.parametrize(

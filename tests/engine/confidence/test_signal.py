@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fimlora.confidence.signal import (
     source_if_any,
     with_signal,
 )
+from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.methods.coherence import part_gradients
 from fimlora.plan import TargetModule
@@ -240,16 +242,15 @@ def test_distances_are_in_parameters_at_a_budget_in_parameters(statistics):
     """As the budget counts; the options of the plan are heeded."""
     groups = [["layers.0", "layers.1"], ["layers.2", f"layers.{CARRIER}"]]
     budget = Budget("parameters", 4 * N_LAYERS * 2 * WIDTH)
-    options = {"multiple_of": 2, "groups": groups}
-    plan = allocate(score(statistics), budget, r_max=24, **options)
+    plan = allocate(score(statistics), budget, r_max=24, multiple_of=2, groups=groups)
 
-    signal = signal_of(statistics, plan, **options)
+    signal = signal_of(statistics, plan)
 
     assert all(rank % 2 == 0 for rank in signal.null_ranks)
     assert signal.null_ranks[0] == signal.null_ranks[1]
     assert "parameters" in signal.sentence
     with pytest.raises(InvalidOption, match="give other ranks with these options"):
-        signal_of(statistics, plan)
+        signal_of(statistics, replace(plan, constraints=Constraints()))
 
 
 def test_chance_is_the_furthest_of_plans_with_values_exchanged_one_by_one(statistics):
@@ -344,7 +345,7 @@ def test_a_half_that_cannot_be_scored_is_the_reason_why_nothing_is_known():
     }  # fmt: skip
     with pytest.raises(InvalidOption, match="a half of the examples cannot be scored"):
         signal_of(found, plan)
-    assert set(compare(found, 4).signals) == {"fim", "spectral"}
+    assert set(compare(found, 4).signals) == {"fim", "spectral", "fisher-layers"}
 
 
 @pytest.mark.parametrize("rule", ["uniform", "random"])

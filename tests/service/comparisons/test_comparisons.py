@@ -129,7 +129,9 @@ class TestCompare:
 
         every, fewer = (ComparisonRequest.model_validate(b) for b in (body, sampled))
 
-        assert set(get_args(MethodName)) - set(every.methods_measured) == set(ON_REQUEST)
+        kept = ComparisonRequest.model_validate(body | {"retain": "local:other"})
+        assert set(kept.methods_measured) == set(get_args(MethodName)) - set(ON_REQUEST)
+        assert set(kept.methods_measured) - set(every.methods_measured) == {"vila"}
         assert set(every.methods_measured) - set(fewer.methods_measured) == {
             "coherent",
             "spectral-denoised",

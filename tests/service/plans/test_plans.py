@@ -53,6 +53,11 @@ class TestAllocate:
             ({"budget": 8, "allocation": {"method": "random", "seed": 3}}, {"method": "random", "seed": 3}),
             ({"budget": 8, "allocation": {"r_min": 2, "r_max": 32, "multiple_of": 2}}, {"r_min": 2, "r_max": 32, "multiple_of": 2}),
             ({"budget": 8, "adapter": {"layout": "C"}}, {"layout": "C"}),
+            ({"budget": 8, "adapter": {"alpha": 16}}, {"alpha": 16}),
+            ({"budget": 8, "adapter": {"alpha": 24, "rslora": True}}, {"alpha": 24, "rslora": True}),
+            ({"budget": 8, "allocation": {"groups": "fused", "rank_menu": "powers-of-two"}}, {"groups": "fused", "rank_menu": "powers-of-two"}),
+            ({"budget": 8, "allocation": {"groups": [["layers.0.*"]], "max_lora_rank": 12}}, {"groups": [["layers.0.*"]], "max_lora_rank": 12}),
+            ({"budget": 8, "allocation": {"per_type": {"v_proj": {"r_min": 6, "share": 0.4}}}}, {"per_type": {"v_proj": {"r_min": 6, "share": 0.4}}}),
         ],
         ids=str,
     )  # fmt: skip
@@ -69,6 +74,29 @@ class TestAllocate:
         assert plan["adapter_config"] == fresh["adapter_config"]
         assert plan["digest"] == fresh["digest"]
 
+    def test_layers_are_chosen_anew_and_named_in_full(self, http, job_id, measured, data_dir):
+        """What a short name would hit in other layers, nobody knows any more."""
+        measured()
+        asked = {"budget": 4, "allocation": {"method": "fisher-layers", "n_layers": 1}}
+
+        plan = http.post(f"/jobs/{job_id}/allocate", json=asked).json()
+
+        fresh = make_result(data_dir, budget=4, method="fisher-layers", n_layers=1)
+        assert plan["rank_map"] == fresh["rank_map"]
+        rows = [row for row in plan["rank_map"]["modules"] if row["rank"]]
+        assert [row["rank"] for row in rows] == [16] * 3
+        assert len({row["layer"] for row in rows}) == 1
+        assert plan["adapter_config"]["target_modules"] == sorted(row["name"] for row in rows)
+        assert plan["adapter_config"]["rank_pattern"] == {}
+        refused = http.post(
+            f"/jobs/{job_id}/allocate", json={"budget": 4, "allocation": {"n_layers": 1}}
+        )
+        assert refused.status_code == 422
+        too_many = asked | {"allocation": {"method": "fisher-layers", "n_layers": 5}}
+        answer = http.post(f"/jobs/{job_id}/allocate", json=too_many)
+        assert answer.status_code == 422
+        assert "from 1 to 4" in answer.json()["detail"]
+
     @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if m.record])
     def test_a_method_says_what_the_statistics_lack(self, http, job_id, measured, method):
         """They hold spectra only if the job was measured for such a method."""
@@ -78,7 +106,30 @@ class TestAllocate:
         answer = http.post(f"/jobs/{job_id}/allocate", json=asked)
 
         assert answer.status_code == 422
-        assert answer.json()["detail"].startswith(f"method '{method}' needs spectra, and")
+        [needed] = METHODS[method].record
+        assert answer.json()["detail"].startswith(f"method '{method}' needs {needed}, and")
+
+    @pytest.mark.parametrize(
+        ("allocation", "status", "said"),
+        [
+            ({"groups": [["nowhere"]]}, 422, "'nowhere' names no target module"),
+            ({"per_type": {"v_proj": {"share": 0.9}}}, 422, "a share of 0.9 is 86 of 96 ranks"),
+            ({"rank_menu": [17, 20]}, 422, "as a budget: rank from 17 to 17"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_met_is_said_by_name(
+        self, http, job_id, measured, allocation, status, said
+    ):
+        """With the interval where there is one."""
+        measured()
+
+        answer = http.post(
+            f"/jobs/{job_id}/allocate", json={"budget": 8, "allocation": allocation}
+        )
+
+        assert answer.status_code == status
+        assert said in answer.json()["detail"]
 
     def test_another_scale_changes_alphas_but_no_rank(self, http, job_id, measured):
         """The scale enters all scores alike; the statistics' file has another digest."""

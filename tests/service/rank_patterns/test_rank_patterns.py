@@ -46,6 +46,7 @@ class TestByContent:
         """200 with a tag, then 304 without a body, in every tool's words."""
         _, result = finish()
         url = f"/rank-patterns/{result['digest']}?format={format}"
+        url += "&steps=100&accumulation=2" if format == "adalora" else ""
 
         first = http.get(url)
         again = http.get(url, headers={"If-None-Match": first.headers["ETag"]})
@@ -69,6 +70,28 @@ class TestByContent:
         url = f"/rank-patterns/{result['digest']}"
 
         assert yaml.safe_load(http.get(url + "?format=yaml").text) == http.get(url).json()
+
+    @pytest.mark.parametrize(
+        ("query", "said"),
+        [
+            ("format=adalora", "give steps"),
+            ("format=adalora&steps=1", "greater than or equal to 2"),
+            ("format=adalora&steps=1e3", "integer"),
+            ("format=json&steps=9", "format=adalora only"),
+            ("format=yaml&accumulation=1", "format=adalora only"),
+            ("format=peft&steps=9", "format=adalora only"),
+        ],
+    )
+    def test_a_length_of_training_is_for_adalora_and_only_there(
+        self, http, finish, query, said
+    ):
+        """422, never a schedule that crashes or a number that is ignored."""
+        _, result = finish()
+
+        answer = http.get(f"/rank-patterns/{result['digest']}?{query}")
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        assert said in answer.text
 
     def test_a_tool_that_cannot_take_the_plan_says_why(self, http, finish):
         """422 with the engine's sentence."""

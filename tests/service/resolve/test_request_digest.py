@@ -38,6 +38,23 @@ class TestRequestDigest:
         """Names, notes and spelled-out defaults give the same key."""
         assert self.digest(**change) == self.digest()
 
+    def test_rows_to_retain_are_measured_too(self):
+        """Others are another measurement; without any, a digest is as if there could be none."""
+        vila = {"allocation": {"method": "vila"}, "retain": "local:kept"}
+        fields = {"text": "text"}
+
+        def measured(digest="sha256:kept", fields=None, **change):
+            retain = {"digest": digest, "fields": fields, "rows": None}
+            options = {"settings": MEASURED, "retain": retain}
+            return self.digest(options=options, **vila | change)
+
+        same, other = measured(), measured(budget=9)
+        assert same == other
+        assert measured("sha256:other") != same
+        assert measured(fields=fields) != same
+        assert same != self.digest(options={"settings": MEASURED})
+        assert self.digest(options={"retain": None}) == self.digest()
+
     @pytest.mark.parametrize(
         "change",
         [

@@ -226,6 +226,7 @@ class TestTargets:
         ({"budget": 17}, True),  # the default ceiling is twice the mean
         ({"budget": 16}, False),
         ({"budget": 17, "allocation": {"r_max": 32}}, False),
+        ({"budget": 17, "allocation": {"max_lora_rank": 32}}, False),
         ({"budget": {"parameters": 4000}, "allocation": {"r_max": 33}}, True),
         ({"budget": {"parameters": 4000}}, False),  # the worker will know
         ({"budget": 17, "adapter": {"init": "gora"}}, False),

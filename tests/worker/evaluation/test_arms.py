@@ -1,8 +1,12 @@
 """Arms must spend the same, or they are refused by name."""
 
+from dataclasses import replace
+
 import pytest
 
 from fimlora.allocation import allocate
+from fimlora.allocation.division import dearest_step
+from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import Budget, TargetModule
 from fimlora.scores import Scores
@@ -59,9 +63,23 @@ def test_a_step_of_multiples_is_as_many_ranks():
     fim = arm("fim", budget=less, scores=scores, multiple_of=8)
     assert 160 <= spent - fim.plans[0].spent.parameters < 8 * 160
 
-    check_equal(as_arms(uniform, fim), multiple_of=8)
+    check_equal(as_arms(uniform, fim))
+    single = replace(uniform.plans[0], constraints=Constraints())
+    fim = replace(fim.plans[0], constraints=Constraints())
     with pytest.raises(UnequalArms, match="more than one step of 160 apart"):
-        check_equal(as_arms(uniform, fim))
+        check_equal(as_arms(Arm("uniform", (single,)), Arm("fim", (fim,))))
+
+
+def test_a_step_of_tied_modules_or_of_a_menu_is_dearer():
+    """Both are weighed as the plan has them: a layer of 80 + 32, eight ranks at a time."""
+    tied, capped = (
+        arm("fim", groups="layer", rank_menu=[2, 4, 12], **more).plans[0]
+        for more in ({}, {"r_max": 4})
+    )
+
+    assert dearest_step(arm("fim").plans[0]) == STEP
+    assert dearest_step(tied) == (80 + 32) * 8
+    assert dearest_step(capped) == (80 + 32) * 2
 
 
 def test_more_than_a_step_is_too_much():

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from fimlora.adapter.adalora_schedule import adalora_schedule
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.rank_map import budget_line
 from fimlora.errors import InvalidOption
@@ -25,6 +26,10 @@ FOLDER = "./adapter"
 NEEDS_WEIGHTS = (
     f"{FOLDER} is the adapter folder of a job with adapter.weights=true: "
     "this tool takes no patterns of ranks by itself"
+)
+SCALES_DIFFER = (
+    "one alpha for all modules: each has a scale of its own, by its rank, which only readers of "
+    "rank_pattern and alpha_pattern apply"
 )
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
@@ -52,6 +57,8 @@ class _Adapter:
 
     plan: RankPlan
     config: Mapping[str, Any]
+    steps: int | None = None
+    accumulation_steps: int = 1
 
     @property
     def lora(self) -> dict[str, Any]:
@@ -61,16 +68,27 @@ class _Adapter:
             names.append("fan_in_fan_out")
         if self.config["modules_to_save"]:
             names.append("modules_to_save")
+        if self.config["use_rslora"]:
+            names.append("use_rslora")
         return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
 
     @property
     def comments(self) -> list[str]:
         """What to know before using any of the exports."""
         is_anchored = any(key.startswith("^") for key in self.config["rank_pattern"])
-        return [budget_line(self.plan), *([NEEDS_ANCHORS] if is_anchored else [])]
+        notes = [NEEDS_ANCHORS] if is_anchored else []
+        notes += [] if self.plan.scaling == "constant" else [SCALES_DIFFER]
+        return [budget_line(self.plan), *notes]
 
 
-def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
+def export(
+    plan: RankPlan,
+    config: Mapping[str, Any],
+    format: str,
+    *,
+    steps: int | None = None,
+    accumulation_steps: int | None = None,
+) -> Export:
     """Write a plan in a tool's own words.
 
     Args:
@@ -78,6 +96,8 @@ def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
         config: An adapter config of this plan, in any layout: base model, task and names
             of the target modules are taken from it.
         format: One of `FORMATS`.
+        steps: For ``adalora``, and only there: optimizer steps of the training.
+        accumulation_steps: For ``adalora``: as for `fimlora.adalora_config`.
 
     Returns:
         The text and what it is.
@@ -87,8 +107,11 @@ def export(plan: RankPlan, config: Mapping[str, Any], format: str) -> Export:
     """
     if format not in FORMATS:
         raise InvalidOption(f"format={format!r}; allowed are {', '.join(FORMATS)}")
+    if format != "adalora" and (steps, accumulation_steps) != (None, None):
+        raise InvalidOption("steps and accumulation are for format=adalora only")
     write, media_type, filename = FORMATS[format]
-    text = write(_Adapter(plan, _config(plan, config, layout="B")))
+    written = _config(plan, config, layout="B")
+    text = write(_Adapter(plan, written, steps, accumulation_steps or 1))
     return Export(text, media_type, filename)
 
 
@@ -122,6 +145,45 @@ def _layout_c(adapter: _Adapter) -> str:
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
+def _adalora(adapter: _Adapter) -> str:
+    """PEFT's config of AdaLoRA on the plan's targets, at the plan's mean rank or just below.
+
+    Returns:
+        The text.
+
+    Raises:
+        InvalidOption: The training's length is not given, or AdaLoRA cannot spend the budget.
+    """
+    if adapter.steps is None:
+        raise InvalidOption(
+            "AdaLoRA's ranks fall by a schedule: give steps, the optimizer steps of the training"
+        )
+    plan = adapter.plan
+    targets = [m for m in plan.modules if plan.ranks[m.name] > 0]
+    schedule = adalora_schedule(
+        adapter.steps,
+        target_r=sum(plan.ranks.values()) // len(targets),
+        accumulation_steps=adapter.accumulation_steps,
+    )
+    narrowest = min(targets, key=lambda m: min(m.d_in, m.d_out))
+    if schedule.init_r > min(narrowest.d_in, narrowest.d_out):
+        raise InvalidOption(
+            f"AdaLoRA begins with rank {schedule.init_r} everywhere, and {narrowest.name} has only "
+            f"{min(narrowest.d_in, narrowest.d_out)}; plan a lower budget"
+        )
+    names = (
+        "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+        "lora_dropout", "modules_to_save", "target_modules", "task_type",
+    )  # fmt: skip
+    alpha = plan.scale * schedule.init_r
+    config = {name: adapter.config[name] for name in names} | schedule.settings
+    config |= {
+        "peft_type": "ADALORA",
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+    }
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
 def _axolotl(adapter: _Adapter) -> str:
     _require_whole_alphas(adapter, tool="Axolotl")
     lora = adapter.lora
@@ -136,6 +198,7 @@ def _axolotl(adapter: _Adapter) -> str:
         **({"lora_modules_to_save": saved} if (saved := lora.get("modules_to_save")) else {}),
         "lora_rank_pattern": lora["rank_pattern"],
         "lora_alpha_pattern": lora["alpha_pattern"],
+        **({"peft_use_rslora": True} if "use_rslora" in lora else {}),
     }
     return as_yaml(settings, ["Axolotl 0.18.0 or newer", *adapter.comments])
 
@@ -187,7 +250,9 @@ def _vllm(adapter: _Adapter) -> str:
     rank = server_rank(adapter.plan)
     comments = [
         f"{FOLDER} is the trained adapter",
-        "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right",
+        "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right"
+        if adapter.plan.scaling == "constant"
+        else "vLLM 0.32 or newer: before, patterns are not read and scales would be wrong",
         *adapter.comments,
     ]
     arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules fimlora={FOLDER}"
@@ -223,7 +288,10 @@ def _require_whole_alphas(adapter: _Adapter, *, tool: str) -> None:
     """
     for alpha in (adapter.config["lora_alpha"], *adapter.config["alpha_pattern"].values()):
         if alpha != int(alpha):
-            raise InvalidOption(f"{tool} takes whole alphas only; scale={adapter.plan.scale}")
+            raise InvalidOption(
+                f"{tool} takes whole alphas only, and one of this plan is {alpha:g}: give a whole "
+                "scale or alpha"
+            )
 
 
 def _commented(lines: list[str]) -> str:
@@ -235,6 +303,7 @@ _Writer = Callable[[_Adapter], str]
 FORMATS: dict[str, tuple[_Writer, str, str]] = {
     "peft": (_peft, JSON, "adapter_config.json"),
     "layout-c": (_layout_c, JSON, "adapter_config.json"),
+    "adalora": (_adalora, JSON, "adapter_config.json"),
     "axolotl": (_axolotl, YAML, "axolotl.yaml"),
     "llama-factory": (_llama_factory, YAML, "llama_factory.yaml"),
     "ms-swift": (_ms_swift, TEXT, "ms_swift.txt"),

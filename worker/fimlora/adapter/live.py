@@ -7,10 +7,9 @@ features; its update of the weight is ``s * B @ A``.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
@@ -19,12 +18,12 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fimlora.adapter.config import rank_patterns
+from fimlora.adapter.resizing import Resized, resize_factors
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.model.compiled import plain_name
 from fimlora.model.targets import base_model_of
 from fimlora.numerics.seeded_draws import draw_lora_a
-from fimlora.plan import RankPlan, TargetModule
-from fimlora.shapes import Float
+from fimlora.plan import RankPlan
 
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
@@ -113,10 +112,13 @@ def resize_adapter(
     A fresh adapter (B = 0) keeps the leading rows of A; new rows are drawn per module, the
     global random state is not touched. A trained one keeps its update when it grows; when
     it shrinks, what the SVD of the update says is least is cut. The effective scale of
-    every layer stays, and the adapter's config says what the layers are, so
-    ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give the same adapter back.
+    every layer stays, unless the plan has one alpha for all modules: then each gets the scale of
+    its rank, and its B is divided by what that multiplies the update by. The adapter's config
+    says what the layers are, so ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give
+    the same adapter back.
 
-    Optimisers made before hold the old parameters; make them afterwards.
+    Optimisers made before hold the old parameters; make them afterwards, or see
+    `fimlora.reallocation.resize.resize_with_state`.
 
     Args:
         model: A model that carries LoRA.
@@ -127,21 +129,74 @@ def resize_adapter(
 
     Raises:
         InvalidOption: The plan is for other modules, or has a rank below 1.
-    """
+    """  # noqa: DOC502 - `resized_layers` raises
     adapter = live_adapter(model, adapter_name)
+    # All that can fail happens before anything is changed.
+    resized = resized_layers(adapter, plan, seed=seed)
+    install_layers(adapter, resized, plan)
+
+
+def resized_layers(
+    adapter: LiveAdapter, plan: RankPlan, *, seed: int = 0
+) -> dict[str, Resized]:
+    """Make the matrices of every layer at its planned rank; nothing is changed yet.
+
+    Args:
+        adapter: The adapter.
+        plan: As for `resize_adapter`.
+        seed: As for `resize_adapter`.
+
+    Returns:
+        New matrices by module name.
+
+    Raises:
+        InvalidOption: The plan is for other modules, or has a rank below 1.
+    """
     left = plan.not_targeted.keys() & adapter.layers.keys()
     if odd := sorted(plan.ranks.keys() ^ adapter.layers.keys() - left):
         raise InvalidOption(
-            f"plan and adapter {adapter_name!r} must cover the same modules; in one only: "
+            f"plan and adapter {adapter.name!r} must cover the same modules; in one only: "
             f"{', '.join(odd[:5])}"
         )
     if low := [name for name, rank in plan.ranks.items() if rank < 1]:
-        raise InvalidOption(f"{low[0]}: rank {plan.ranks[low[0]]}; a layer has at least 1")
-    # All that can fail happens before anything is changed.
-    resized = {m.name: _resized(adapter, m, plan.ranks[m.name], seed) for m in plan.modules}
+        raise InvalidOption(
+            f"{low[0]}: rank {plan.ranks[low[0]]}; a layer of a live adapter has at least 1, so "
+            "that a plan that leaves modules out makes an adapter of its own: write_adapter"
+        )
+    found = {}
+    for module in plan.modules:
+        lora_A, lora_B = adapter.matrices(module.name)
+        # A prefix of what the module would get at any rank from this seed.
+        drawn = draw_lora_a(module, rank=plan.ranks[module.name], seed=seed)
+        found[module.name] = resize_factors(
+            lora_A.weight.detach(), lora_B.weight.detach(), drawn
+        )
+    return found
+
+
+def install_layers(
+    adapter: LiveAdapter, resized: Mapping[str, Resized], plan: RankPlan
+) -> None:
+    """Put new matrices into layers, as new parameters, and let the config say what they are.
+
+    Args:
+        adapter: The adapter.
+        resized: New matrices by module name.
+        plan: The plan, which says how alpha follows from rank.
+    """
     scales = adapter.scales
-    for name, (A, B) in resized.items():
-        _install(adapter, name, A, B, scales[name])
+    resized = dict(resized)
+    if plan.scaling != "constant":
+        adapter.config.use_rslora = plan.scaling == "rslora"
+        for name, layer in resized.items():
+            scale = float(plan.scale_of(name))
+            resized[name] = replace(layer, B=layer.B * (scales[name] / scale))
+            scales[name] = scale
+    for name in adapter.layers:
+        if name in resized:
+            _install(adapter, name, resized[name].A, resized[name].B, scales[name])
+        else:  # the same scale, which another divisor takes another alpha for
+            _set_scale(adapter, name, scales[name])
     _update_config(adapter)
 
 
@@ -170,55 +225,26 @@ def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
     return module
 
 
-def _resized(
-    adapter: LiveAdapter, module: TargetModule, rank: int, seed: int
-) -> tuple[Float[Tensor, "r I"], Float[Tensor, "O r"]]:
-    """A and B of a layer at another rank, with the dtype and device they have."""
-    lora_A, lora_B = adapter.matrices(module.name)
-    A, B = lora_A.weight.detach(), lora_B.weight.detach()
-    if rank < len(A) and B.any():
-        A, B = _truncate_update(A, B, rank)
-    kept = min(rank, len(A))
-    # A prefix of what the module would get at any rank from this seed.
-    new_A = draw_lora_a(module, rank=rank, seed=seed).to(A)
-    new_A[:kept] = A[:kept]
-    new_B = B.new_zeros(len(B), rank)
-    new_B[:, :kept] = B[:, :kept]
-    return new_A, new_B
-
-
-def _truncate_update(
-    A: Float[Tensor, "r I"], B: Float[Tensor, "O r"], rank: int
-) -> tuple[Float[Tensor, "k I"], Float[Tensor, "O k"]]:
-    """Factor the nearest update of a lower rank, balanced between A and B.
-
-    The SVD of ``B @ A`` is taken of its r x r core, never of an O x I matrix.
-
-    Returns:
-        A and B with ``rank`` rows and columns, or with O or I if those are fewer.
-    """
-    Q_B, R_B = torch.linalg.qr(B.double())
-    Q_A, R_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
-    root = S[:rank].sqrt()
-    new_A = root[:, None] * (Vh[:rank] @ Q_A.T)
-    new_B = (Q_B @ U[:, :rank]) * root
-    return new_A.to(A), new_B.to(B)
-
-
 def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:
     """Put new matrices into a layer, and everything that PEFT derives from their rank."""
-    layer, (lora_A, lora_B), rank = adapter.layers[name], adapter.matrices(name), len(A)
+    (lora_A, lora_B), rank = adapter.matrices(name), len(A)
     lora_A.weight = nn.Parameter(A, requires_grad=lora_A.weight.requires_grad)
     lora_B.weight = nn.Parameter(B, requires_grad=lora_B.weight.requires_grad)
     lora_A.out_features = lora_B.in_features = rank
-    alpha = scale * adapter.divisor(rank)
+    adapter.layers[name].r[adapter.name] = rank
+    _set_scale(adapter, name, scale)
+
+
+def _set_scale(adapter: LiveAdapter, name: str, scale: float) -> None:
+    """Give a layer the alpha that makes its effective scale."""
+    layer = adapter.layers[name]
+    divisor = adapter.divisor(layer.r[adapter.name])
+    alpha = scale * divisor
     nearest = round(alpha)
     # An integer where it is one but for rounding: some readers take no other.
     alpha = nearest if math.isclose(alpha, nearest, rel_tol=1e-12) else alpha
-    layer.r[adapter.name] = rank
     layer.lora_alpha[adapter.name] = alpha
-    layer.scaling[adapter.name] = alpha / adapter.divisor(rank)
+    layer.scaling[adapter.name] = alpha / divisor
 
 
 def _update_config(adapter: LiveAdapter) -> None:

@@ -1,7 +1,7 @@
 """Reading an adapter's files back without being misled. Nothing here imports torch or PEFT."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,26 @@ def read_adapter_config(path: str | Path) -> dict[str, Any]:
         raise InvalidAdapter(f"cannot read an adapter config from {file}: {error}") from error
     if not isinstance(config, dict):
         raise InvalidAdapter(f"{file} holds {type(config).__name__}, expected an object")
-    for field in ("rank_pattern", "alpha_pattern"):
-        _refuse_prefix(field, config.get(field) or {}, file)
+    check_pattern_keys(config, file)
     return config
 
 
-def _refuse_prefix(
-    field: str, pattern: Collection[str] | Mapping[str, Any], file: Path
-) -> None:
-    """Refuse keys that no module of a base model can match.
+def check_pattern_keys(config: Mapping[str, Any], file: str | Path) -> None:
+    """Refuse keys of patterns that no module of a base model can match.
+
+    Args:
+        config: The content of an adapter's config.
+        file: Where it stands, for errors.
 
     Raises:
-        InvalidAdapter: A key starts with the wrapper's prefix.
+        InvalidAdapter: A key starts with the prefix that PEFT's wrapper adds.
     """
-    for key in pattern:
-        if key.lstrip("^").startswith(WRAPPER_PREFIX):
-            raise InvalidAdapter(
-                f"{file}: {field} key {key!r} starts with {WRAPPER_PREFIX!r}, so PEFT ignores "
-                f"it and every module gets the default rank; remove that prefix from the keys "
-                "of rank_pattern and alpha_pattern"
-            )
+    for field in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(field)
+        for key in pattern if isinstance(pattern, dict | list) else ():
+            if str(key).lstrip("^").startswith(WRAPPER_PREFIX):
+                raise InvalidAdapter(
+                    f"{file}: {field} key {key!r} starts with {WRAPPER_PREFIX!r}, so PEFT "
+                    "ignores it and every module gets the default rank; remove that prefix from "
+                    "the keys of rank_pattern and alpha_pattern"
+                )

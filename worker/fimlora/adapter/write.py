@@ -3,13 +3,12 @@
 The same plan gives the same bytes, and a folder appears whole or not at all.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config, modules_in_full
+from fimlora.adapter.folder import check_destination, new_folder
 from fimlora.adapter.initial.registry import KAIMING, find_initial
 from fimlora.adapter.initial.stated import with_initial
 from fimlora.adapter.text_files import text_files
@@ -19,12 +18,6 @@ from fimlora.statistics import Statistics
 
 # PEFT trains their heads in full and wants them in every file of weights.
 CLASSIFIER_TASKS = ("SEQ_CLS", "TOKEN_CLS")
-ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "rank_map.json",
-    "rank_map.svg",
-)
 
 
 def write_adapter(
@@ -89,7 +82,7 @@ def write_adapter(
             statistics lack what initial weights are made of.
     """  # noqa: DOC502 - the helpers raise
     folder = Path(folder)
-    _check_destination(folder, overwrite=overwrite)
+    check_destination(folder, overwrite=overwrite)
     weights = weights or find_initial(init).name != KAIMING
     if model is not None:
         plan, module_names = _settle_names(plan, model, other_model)
@@ -119,7 +112,9 @@ def write_adapter(
         contents["adapter_model.safetensors"] = _file_of(tensors)
     if model is not None:
         _prove(plan, config, model, other_model, width, tensors)
-    _publish(contents, folder)
+    with new_folder(folder) as fresh:
+        for name, content in contents.items():
+            (fresh / name).write_bytes(content)
     return {name: folder / name for name in sorted(contents)}
 
 
@@ -169,41 +164,3 @@ def _prove(
     prove(plan, config, model, width=width, tensors=shapes)
     if other is not None:
         prove_on_other(plan, config, other, width=width)
-
-
-def _check_destination(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything that is not an adapter to be replaced.
-
-    Raises:
-        InvalidOption: Something is in the way.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InvalidOption(f"{folder} is a file; give the folder to create")
-    present = {path.name for path in folder.iterdir()}
-    if strange := sorted(present - set(ADAPTER_FILES)):
-        raise InvalidOption(f"{folder} holds other files ({strange[0]}, ...); not touched")
-    if present and not overwrite:
-        raise InvalidOption(f"{folder} holds an adapter already; pass overwrite=True")
-
-
-def _publish(contents: dict[str, bytes], folder: Path) -> None:
-    """Fill a folder beside the destination, then rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        fresh, old = workshop / "fresh", workshop / "old"
-        fresh.mkdir()
-        for name, content in contents.items():
-            (fresh / name).write_bytes(content)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            fresh.rename(folder)
-        except BaseException:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(workshop)

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def control_ranks(
     Returns:
         Rank per module name, by control.
     """
-    drawn = share_many(units, _random_scores(names, seed=seed), list(names), limit)
+    drawn = share_many(units, _random_scores(names, seed=seed), limit)
     random = {
         control: dict(zip(names, ranks, strict=True))
         for control, ranks in zip(RANDOM, drawn.tolist(), strict=True)
@@ -67,16 +68,25 @@ def spread_out(units: Units) -> Units:
     Returns:
         Units that solvers settle ties of in that order.
     """
-    kinds: dict[tuple[str, ...], list[tuple[list[int], int]]] = {}
-    for row, name in enumerate([*(group[0] for group in units.groups), *units.alone]):
-        parts = _INDEX.split(name)
-        kinds.setdefault(tuple(parts[::2]), []).append(([*map(int, parts[1::2])], row))
+    numbers: list[list[str]] = []
+    kinds: dict[str, int] = {}
+    kind_of = np.empty(len(units.first_names), dtype=np.intp)
+    for row, name in enumerate(units.first_names):
+        numbers.append(_INDEX.findall(name))
+        kind_of[row] = kinds.setdefault(_INDEX.sub(".", name), len(kinds))
+    by_name = {kind: i for i, kind in enumerate(sorted(kinds))}
+    kind_of = np.array([by_name[kind] for kind in kinds], dtype=np.intp)[kind_of]
+    # By kind, then by depth, whose numbers compare as numbers.
+    depth = list(zip_longest(*numbers, fillvalue=-1))
+    order = np.lexsort(
+        [*(np.array(column, dtype=np.float64) for column in depth[::-1]), kind_of]
+    )
     rows, turns = [], []
-    for i, kind in enumerate(sorted(kinds)):
-        members = np.array([row for _, row in sorted(kinds[kind])], dtype=np.intp)
-        scattered = _scattered(len(members), start=i * 2**64 // len(kinds))
-        rows.append(members[scattered])
-        turns.append((2 * np.arange(len(members)) + 1) / len(members))
+    ends = np.cumsum(np.bincount(kind_of, minlength=len(kinds))).tolist()
+    for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        n = end - start
+        rows.append(order[start:end][_scattered(n, start=i * 2**64 // len(kinds))])
+        turns.append((2 * np.arange(n) + 1) / n)
     # Sorting is stable: kinds whose turn it is at once come in the order of their names.
     return replace(
         units, ties=np.concatenate(rows)[np.argsort(np.concatenate(turns), kind="stable")]
@@ -104,9 +114,10 @@ def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str,
     limit = units.affordable(limit)
     for name, ranks in patterns.items():
         steps = units.steps(ranks)
-        left = limit - int(units.weight @ steps)
+        left = limit - int(units.weight @ units.ladder[steps])
         is_open = steps < units.highest
-        cheapest = int(units.weight[is_open].min()) if is_open.any() else None
+        prices = (units.weight * units.step_sizes[steps])[is_open]
+        cheapest = int(prices.min()) if is_open.any() else None
         if left < 0 or (cheapest is not None and left >= cheapest):
             what = "ranks" if units.in_ranks else "parameters"
             raise UnequalControls(

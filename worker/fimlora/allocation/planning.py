@@ -10,6 +10,16 @@ from fractions import Fraction
 from typing import Any
 
 from fimlora.allocation.controls import check_spending, control_ranks
+from fimlora.allocation.division import Part, divide, division_of, share_parts
+from fimlora.allocation.layers import (
+    choose_layers,
+    fits_any_layers,
+    layer_bounds,
+    layers_like,
+    many_layers_like,
+    parts_by,
+    share_over_layers,
+)
 from fimlora.allocation.limits import budget_limit, explain
 from fimlora.allocation.proportional import share_limit
 from fimlora.allocation.spectral import (
@@ -18,9 +28,11 @@ from fimlora.allocation.spectral import (
     highest_known_rank,
     share_by_gain,
 )
-from fimlora.allocation.units import Units, gather_units
+from fimlora.allocation.units import Floats, Ranks
+from fimlora.constraints import Constraints, Groups, TypeRule
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.scaling import scaling_for
 from fimlora.scores import Scores, check_rule
 
 
@@ -32,8 +44,14 @@ def allocate(
     r_min: int | None = None,
     r_max: int | None = None,
     multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
+    rank_menu: str | Iterable[int] = (),
+    groups: Groups = (),
+    per_type: Mapping[str, TypeRule | Mapping[str, Any]] | None = None,
+    max_lora_rank: int | None = None,
+    n_layers: int | None = None,
     scale: int | float = 2,
+    alpha: int | float | None = None,
+    rslora: bool = False,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> RankPlan:
@@ -47,22 +65,38 @@ def allocate(
             By default the one that the scores go with.
             ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
             ``uniform``. Its plan's scores are the energy that the ranks capture.
+            ``layers`` shares evenly over the layers of highest score and targets no other.
         r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
             than this gets its full rank instead. With ``spectral`` it may be 0: a module
-            of rank 0 is not targeted, which some servers cannot serve.
+            of rank 0 is not targeted, which some servers cannot serve. With ``layers`` it is
+            1 by default, and binds modules of the chosen layers only.
         r_max: Highest rank; twice the mean rank by default. With ``spectral`` at most the
             number of singular values that were recorded.
         multiple_of: Every rank is a multiple of this.
-        groups: Names of modules that must get one common rank.
+        rank_menu: The ranks that are allowed, or ``powers-of-two`` or ``vllm``; in place of
+            ``multiple_of``.
+        groups: Modules that must get one common rank: lists of names, endings of names, or
+            either with ``*`` for any characters; or ``type`` (those of one kind over all layers),
+            ``fused`` (what servers pack: q/k/v, gate/up and the experts of one layer) or
+            ``layer``.
+        per_type: ``r_min``, ``r_max`` and ``share`` of the budget for the modules that a name,
+            an ending or a pattern names. They hold for the controls as well.
+        max_lora_rank: The highest rank that a server allows: it caps every ceiling.
+        n_layers: How many layers the rule ``layers`` chooses; half of them by default. No
+            other rule takes it.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
+        alpha: One alpha for all modules in place of one scale: each has ``alpha / rank`` then,
+            as in the paper's published code.
+        rslora: With ``alpha``: each module has ``alpha / sqrt(rank)``.
         seed: Seed of the random rule and of the random controls.
         provenance: Facts to be kept with the plan, beside those of the scores.
 
     Returns:
         A plan that meets a rank budget exactly, and any other as closely as whole ranks
         allow without exceeding it, together with controls that spend the same: ``uniform``,
-        ``random`` and more random patterns. Where tied or multiple ranks cannot add up to
-        it, the plan's ``unspent`` has what is left.
+        ``random`` and more random patterns; of ``layers``, also layers drawn at random. Where
+        tied ranks, multiples or a menu cannot add up to it, the plan's ``unspent`` has what is
+        left.
 
     Raises:
         InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
@@ -73,19 +107,55 @@ def allocate(
     _check_type(scores)
     rule = scores.rule if rule is None else rule
     modules, values = _check_scores(scores, rule)
-    _check_options(rule, r_min, r_max, multiple_of=multiple_of, scale=scale)
+    constraints = Constraints.of(
+        multiple_of=multiple_of,
+        rank_menu=rank_menu,
+        groups=groups,
+        per_type=per_type,
+        max_lora_rank=max_lora_rank,
+    )
+    _check_options(rule, r_min, r_max, constraints=constraints, scale=scale, n_layers=n_layers)
+    scaling = scaling_for(alpha, rslora=rslora)
 
     limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
-    known = highest_known_rank(values, modules) if rule == "spectral" else None
-    bounds = _bounds(budget, limit, modules, r_min, r_max, known=known)
-    with _explaining(budget, scores, bounds, given=(r_min, r_max)):
-        in_ranks = budget.unit == "rank"
-        units = units_for(
-            modules, bounds, in_ranks=in_ranks, multiple_of=multiple_of, groups=groups
+    in_ranks, given = budget.unit == "rank", (r_min, r_max)
+    if rule == "layers":
+        chosen = choose_layers(modules, values, scores.by_layer, n_layers)
+        mean = _mean(budget, limit, modules)
+        bounds = layer_bounds(
+            modules,
+            chosen,
+            limit,
+            mean=mean,
+            in_ranks=in_ranks,
+            constraints=constraints,
+            given=given,
         )
-        controls = control_ranks(units, values, limit, seed=seed)
-        ranks = controls.get(rule) or _share(rule, units, values, limit, _most(modules, bounds))
-        check_spending(units, limit, {rule: ranks, **controls})
+        parts_of = parts_by(
+            modules, constraints, in_ranks=in_ranks, not_targeted=scores.not_targeted
+        )
+        with _explaining(budget, scores, bounds, given=given):
+            ranks, controls = share_over_layers(
+                modules, chosen, bounds, limit, parts_of=parts_of, seed=seed
+            )
+    else:
+        known = highest_known_rank(values, modules) if rule == "spectral" else None
+        bounds = _bounds(
+            budget, limit, modules, r_min, r_max, known=known, constraints=constraints
+        )
+        with _explaining(budget, scores, bounds, given=given):
+            parts = divide(
+                modules,
+                bounds,
+                limit,
+                constraints,
+                in_ranks=in_ranks,
+                not_targeted=scores.not_targeted,
+            )
+            controls = _controls(parts, modules, seed=seed)
+            ranks = controls.get(rule) or _share(rule, parts, values)
+            for part in parts:
+                check_spending(part.units, part.limit, {rule: ranks, **controls})
     return RankPlan(
         modules=modules,
         ranks=ranks,
@@ -96,6 +166,9 @@ def allocate(
         r_min=bounds[0],
         r_max=bounds[1],
         scale=scale,
+        constraints=constraints,
+        scaling=scaling,
+        lora_alpha=alpha,
         controls=controls,
         provenance={**scores.provenance, **(provenance or {})},
         not_targeted=scores.not_targeted,
@@ -103,87 +176,79 @@ def allocate(
     )
 
 
-def ranks_like(
-    plan: RankPlan,
-    scores: Scores,
-    *,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
-) -> dict[str, int]:
+def ranks_like(plan: RankPlan, scores: Scores) -> dict[str, int]:
     """Share what a plan shares, within its bounds and by its rule, by other scores.
 
     Args:
         plan: The plan.
         scores: Scores of the same modules.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
 
     Returns:
         Rank per module name; the plan's own for the plan's own scores.
     """
-    modules, values = _check_scores(scores, plan.rule)
-    bounds = plan.r_min, plan.r_max
-    units = units_for(
-        modules,
-        bounds,
-        in_ranks=plan.budget.unit == "rank",
-        multiple_of=multiple_of,
-        groups=groups,
-    )
-    return _share(plan.rule, units, values, plan.limit, _most(modules, bounds))
+    _, values = _check_scores(scores, plan.rule)
+    if plan.rule == "layers":
+        return layers_like(plan, values, scores.by_layer)
+    return _share(plan.rule, division_of(plan), values)
 
 
-def _share(
-    rule: str, units: Units, values: Mapping[str, Any], limit: int, most: Mapping[str, int]
-) -> dict[str, int]:
+def many_like(plan: RankPlan, scores: Floats) -> Ranks:
+    """Do what `ranks_like` does for many score vectors, of a plan by scores.
+
+    Args:
+        plan: The plan; by ``layers``, one that `fits_any_scores`.
+        scores: One score vector per row, in the order of the plan's modules (R modules).
+
+    Returns:
+        Rank per row and module (R modules).
+    """
+    if plan.rule == "layers":
+        return many_layers_like(plan, scores)
+    return share_parts(division_of(plan), scores)
+
+
+def fits_any_scores(plan: RankPlan) -> bool:
+    """Say whether other scores have a plan within a plan's bounds, whatever they are.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Whether they do; only layers of unlike size may have none.
+    """
+    return plan.rule != "layers" or fits_any_layers(plan)
+
+
+def _share(rule: str, parts: tuple[Part, ...], values: Mapping[str, Any]) -> dict[str, int]:
     """Ranks by a rule that looks at the scores.
 
     Returns:
-        Rank per module name.
+        Rank per module name, in the order of the values.
     """
-    if rule == "proportional":
-        return share_limit(units, values, limit)
-    check_spectra(values, most)
-    return share_by_gain(units, values, limit)
+    shared: dict[str, int] = {}
+    for part in parts:
+        some = values if len(parts) == 1 else {name: values[name] for name in part.names}
+        if rule == "proportional":
+            shared |= share_limit(part.units, some, part.limit)
+            continue
+        highest = part.units.ranks(part.units.highest).tolist()
+        check_spectra(some, dict(zip(part.names, highest, strict=True)))
+        shared |= share_by_gain(part.units, some, part.limit)
+    return shared if len(parts) == 1 else {name: shared[name] for name in values}
 
 
-def _most(modules: Iterable[TargetModule], bounds: tuple[int, int]) -> dict[str, int]:
-    """Most ranks per module name: a rank above a module's own size buys nothing."""
-    return {m.name: min(bounds[1], m.d_in, m.d_out) for m in modules}
-
-
-def units_for(
-    modules: Collection[TargetModule],
-    bounds: tuple[int, int],
-    *,
-    in_ranks: bool,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
-) -> Units:
-    """Gather what the solvers give ranks to: the same for the rule and all controls.
-
-    Args:
-        modules: The target modules.
-        bounds: Lowest and highest rank; a module smaller than these has its full rank.
-        in_ranks: Whether the budget counts ranks; else each costs its parameters.
-        multiple_of: Every rank is a multiple of this.
-        groups: Names of modules that must get one common rank.
-
-    Returns:
-        The units.
-
-    Raises:
-        InfeasibleBudget: A unit has no multiple of ``multiple_of`` within its bounds.
-    """  # noqa: DOC502 - `gather_units` raises
-    costs, highest = {m.name: m.cost for m in modules}, _most(modules, bounds)
-    return gather_units(
-        costs,
-        lowest={name: min(bounds[0], most) for name, most in highest.items()},
-        highest=highest,
-        weights=None if in_ranks else costs,
-        multiple_of=multiple_of,
-        groups=[tuple(group) for group in groups],
-    )
+def _controls(
+    parts: tuple[Part, ...], modules: Collection[TargetModule], *, seed: int
+) -> dict[str, dict[str, int]]:
+    """Ranks of each control, in the order of the modules."""
+    of_parts = [control_ranks(part.units, part.names, part.limit, seed=seed) for part in parts]
+    if len(of_parts) == 1:
+        return of_parts[0]
+    found: dict[str, dict[str, int]] = {}
+    for control in of_parts[0]:
+        shared = {name: rank for some in of_parts for name, rank in some[control].items()}
+        found[control] = {module.name: shared[module.name] for module in modules}
+    return found
 
 
 @contextmanager
@@ -224,8 +289,11 @@ def _bounds(
     r_max: int | None,
     *,
     known: int | None,
+    constraints: Constraints,
 ) -> tuple[int, int]:
     """The bounds given, completed by the defaults around the budget's mean rank.
+
+    A default makes room for the nearest rank of a menu beyond it; what a server allows caps all.
 
     Args:
         budget: What may be spent.
@@ -234,21 +302,36 @@ def _bounds(
         r_min: The floor, if given.
         r_max: The ceiling, if given.
         known: What the ceiling may be by default at most, if anything limits it.
+        constraints: The menu, and what a server allows.
 
     Returns:
         Lowest and highest rank.
+
+    Raises:
+        InvalidOption: The floor that was given is above what the server allows.
     """
-    if budget.unit == "rank":
-        mean = Fraction(repr(budget.value))
-    else:
-        mean = Fraction(max(1, limit // sum(m.cost for m in modules)))
-    low = max(1, math.floor(mean / 2)) if r_min is None else r_min
-    if r_max is None:
+    mean = _mean(budget, limit, modules)
+    menu, cap = constraints.rank_menu, constraints.max_lora_rank
+    low, high = r_min, r_max
+    if low is None:
+        low = max(1, math.floor(mean / 2))
+        low = max((rank for rank in menu if rank <= low), default=low)
+    if high is None:
         high = max(1, math.ceil(mean * 2))
+        high = min((rank for rank in menu if rank >= high), default=high)
         high = high if known is None else min(high, known)
-    else:
-        high = r_max
+    if cap is not None:
+        if r_min is not None and r_min > cap:
+            raise InvalidOption(f"r_min={r_min} is above max_lora_rank={cap}")
+        high = min(high, cap)
     return (min(low, high), high) if r_min is None else (low, max(low, high))
+
+
+def _mean(budget: Budget, limit: int, modules: Iterable[TargetModule]) -> Fraction:
+    """The mean rank that a budget buys, in whole ranks where it does not name it."""
+    if budget.unit == "rank":
+        return Fraction(repr(budget.value))
+    return Fraction(max(1, limit // sum(m.cost for m in modules)))
 
 
 def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
@@ -277,7 +360,10 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
     _check_modules(values, modules)
     if spectral:
         return modules, {m.name: values[m.name] for m in modules}
-    return modules, {m.name: _as_score(m.name, values[m.name]) for m in modules}
+    found = {module.name: values[module.name] for module in modules}
+    if set(map(type, found.values())) <= {float}:
+        return modules, found
+    return modules, {name: _as_score(name, value) for name, value in found.items()}
 
 
 def _check_type(scores: object) -> None:
@@ -303,11 +389,12 @@ def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule])
     if not modules:
         raise InvalidOption("modules is empty: there is nothing to allocate ranks to")
     names = [m.name for m in modules]
-    if len(set(names)) < len(names):
+    known = set(names)
+    if len(known) < len(names):
         raise InvalidOption(
             f"modules names {next(n for n in names if names.count(n) > 1)!r} twice"
         )
-    if odd := sorted(values.keys() ^ set(names)):
+    if odd := sorted(values.keys() ^ known):
         raise InvalidOption(
             f"scores and modules must name the same modules; {odd[:5]} are in one only"
         )
@@ -335,17 +422,24 @@ def _check_options(
     r_min: int | None,
     r_max: int | None,
     *,
-    multiple_of: int,
+    constraints: Constraints,
     scale: int | float,
+    n_layers: int | None,
 ) -> None:
     """Refuse options that no budget could go with.
 
     Raises:
-        InvalidOption: A rank or the scale is outside what is allowed, or the floor is above
-            the ceiling.
+        InvalidOption: A rank or the scale is outside what is allowed, the floor is above
+            the ceiling, or the rule chooses no layers.
     """
-    _check_ranks(0 if rule == "spectral" else 1, r_min=r_min)
-    _check_ranks(1, r_max=r_max, multiple_of=multiple_of)
+    if n_layers is not None and rule != "layers":
+        raise InvalidOption(
+            f"n_layers={n_layers!r} goes with rule 'layers' alone, and this one is {rule!r}"
+        )
+    least = 0 if rule == "spectral" else 1
+    own = {f"per_type[{name!r}]: r_min": t.r_min for name, t in constraints.per_type.items()}
+    _check_ranks(least, r_min=r_min, **own)
+    _check_ranks(1, r_max=r_max)
     if not 0 < scale < math.inf:
         raise InvalidOption(f"scale={scale}: it must be above 0 and finite")
     if r_min is not None and r_max is not None and r_min > r_max:

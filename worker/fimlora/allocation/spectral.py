@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.knapsack import best_steps
 from fimlora.allocation.units import Floats, Units
 from fimlora.errors import InvalidOption, InvalidScore
 from fimlora.plan import TargetModule
@@ -31,8 +32,9 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
 
     Ties go to the lower rank, then to the module whose gains are larger where they first
     differ, then to the first name: larger gains throughout never get less at equal cost. A
-    limit in ranks is met exactly (unless tied or multiple ranks cannot add up to it). Of
-    any other, less than the cheapest step still open stays unspent.
+    limit in ranks is met exactly (unless tied ranks, multiples or a menu cannot add up to it).
+    Of any other, less than the cheapest step still open stays unspent. With a menu, whose steps
+    are of unequal size, the best choice is found exactly where the case is small enough.
 
     Args:
         units: The modules; a group gains what its members gain together.
@@ -44,20 +46,24 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
         Rank per module name, in the order of ``spectra``.
     """
     spendable = units.affordable(limit)
-    squares = _relative_squares(spectra)
-    lowest, highest = units.lowest.astype(np.intp), units.highest.astype(np.intp)
-    weight = units.weight.astype(np.intp)
-    rows = [*units.groups, *((name,) for name in units.alone)]
+    squares = list(_relative_squares(spectra).values())
     gains = [
-        _step_gains([squares[name] for name in names], int(n_steps), units.step)
-        for names, n_steps in zip(rows, highest, strict=True)
+        _step_gains([squares[column] for column in columns], units.ladder[: n_steps + 1])
+        for columns, n_steps in zip(units.members, units.highest.tolist(), strict=True)
     ]
-    row, step = _open_steps(lowest, highest)
-    per_cost = np.concatenate([g[low:] for g, low in zip(gains, lowest, strict=True)])
-    per_cost = _leading_bits(per_cost / units.weight[row])
-    order = np.lexsort((_precedence(gains, units.ties)[row], step, -per_cost))
-    taken = _take(row[order], weight, spendable - int(weight @ lowest))
-    return units.ranks((lowest + taken).tolist(), spectra)
+    row, step = _open_steps(units.lowest, units.highest)
+    price = (units.weight[row] * units.step_sizes[step]).astype(np.intp)
+    gain = np.concatenate([g[low:] for g, low in zip(gains, units.lowest, strict=True)])
+    left = spendable - int(units.weight @ units.floor)
+    precedence = _precedence(gains, units.ties)
+    taken = None
+    if not units.is_even:
+        taken = _best(np.argsort(precedence), gain, price, units.highest - units.lowest, left)
+    if taken is None:
+        per_cost = _leading_bits(gain / price)
+        order = np.lexsort((precedence[row], step, -per_cost))
+        taken = _take(row[order], price[order], left, n_rows=len(gains))
+    return units.named(units.lowest + taken, spectra)
 
 
 def captured_energies(spectra: Spectra, ranks: Mapping[str, int]) -> dict[str, float]:
@@ -130,10 +136,13 @@ def _relative_squares(spectra: Spectra) -> dict[str, Floats]:
     return {name: np.square(values / (largest or 1.0)) for name, values in falling.items()}
 
 
-def _step_gains(squares: Sequence[Floats], n_steps: int, n_ranks: int) -> Floats:
+def _step_gains(squares: Sequence[Floats], ladder: Floats) -> Floats:
     """What each step of a unit gains: the sum over its members and over its ranks."""
-    total = np.sum([values[: n_steps * n_ranks] for values in squares], axis=0)
-    return np.asarray(total.reshape(n_steps, n_ranks).sum(axis=1))
+    ends = ladder.astype(np.intp)
+    total = np.sum([values[: ends[-1]] for values in squares], axis=0)
+    if len(ends) == ends[-1] + 1:
+        return np.asarray(total)
+    return np.add.reduceat(total, ends[:-1]) if len(ends) > 1 else np.zeros(0)
 
 
 def _open_steps(lowest: Indices, highest: Indices) -> tuple[Indices, Indices]:
@@ -157,14 +166,44 @@ def _precedence(gains: Sequence[Floats], ties: Indices) -> Indices:
     return place
 
 
-def _take(row: Indices, weight: Indices, left: int) -> Indices:
-    """Count the steps of each row that fit, taken in order; the others are passed over."""
-    n_fit = int(np.searchsorted(np.cumsum(weight[row]), left, side="right"))
-    taken = np.bincount(row[:n_fit], minlength=len(weight))
-    left -= int(weight @ taken)
-    rest = row[n_fit:]
-    for i in rest[weight[rest] <= left].tolist():
-        if weight[i] <= left:  # what does not fit once never fits: what is left only falls
+def _best(
+    order: Indices, gain: Floats, price: Indices, rooms: Indices, left: int
+) -> Indices | None:
+    """The best steps of each row, by rows in some order; ``None`` where that would take long."""
+    ends = np.cumsum(rooms)[:-1]
+    gains, prices = np.split(gain, ends), np.split(price, ends)
+    rows = order.tolist()
+    found = best_steps([gains[row] for row in rows], [prices[row] for row in rows], left)
+    if found is None:
+        return None
+    taken = np.empty(len(order), dtype=np.intp)
+    taken[order] = found
+    return taken
+
+
+def _take(row: Indices, price: Indices, left: int, *, n_rows: int) -> Indices:
+    """Count the steps of each row that fit, taken in order; the others are passed over.
+
+    A row whose step did not fit takes none after it, though a step of a menu may cost less than
+    the one before it.
+
+    Returns:
+        How many of each row.
+    """
+    n_fit = int(np.searchsorted(np.cumsum(price), left, side="right"))
+    taken = np.bincount(row[:n_fit], minlength=n_rows)
+    left -= int(price[:n_fit].sum())
+    row, price = row[n_fit:], price[n_fit:]
+    # What does not fit once never fits, as what is left only falls; nor does what comes after it.
+    is_dear = price > left
+    closes = np.full(n_rows, len(row))
+    np.minimum.at(closes, row[is_dear], np.flatnonzero(is_dear))
+    some = np.flatnonzero(np.arange(len(row)) < closes[row])
+    is_closed: set[int] = set()
+    for i, cost in zip(row[some].tolist(), price[some].tolist(), strict=True):
+        if cost <= left and i not in is_closed:
             taken[i] += 1
-            left -= int(weight[i])
+            left -= cost
+        else:
+            is_closed.add(i)
     return taken

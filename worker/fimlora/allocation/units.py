@@ -3,40 +3,68 @@
 Nothing here imports torch.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.constraints import Constraints
 from fimlora.errors import InfeasibleBudget, InvalidOption
 
 Floats = NDArray[np.float64]
+Ranks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What the solver gives steps to: groups of modules, then single modules; one row each.
+    """What the solvers give steps to: groups of modules and single ones, one row each.
+
+    Steps lead from one allowed rank to the next: they are of one size where any rank, or any
+    multiple, is allowed, and of several where a menu says which.
 
     Attributes:
-        groups: Names of the modules tied to one rank, by row.
-        alone: Names of the other modules, in the rows below.
+        members: Columns of each row's modules, in the order of the modules.
+        first_names: Name of each row's first module.
+        row_of: The row of each module.
         ties: The rows in the order in which equal claims are settled: that of their names.
-        weight: What one step costs.
+        weight: What one rank costs.
         lowest: Fewest steps allowed.
         highest: Most steps allowed.
-        step: Ranks in a step.
+        ladder: The allowed ranks, by steps taken; the first is 0.
         in_ranks: Whether weights count ranks, so that a limit can be met exactly.
     """
 
-    groups: tuple[tuple[str, ...], ...]
-    alone: tuple[str, ...]
+    members: Sequence[Sequence[int]]
+    first_names: Sequence[str]
+    row_of: NDArray[np.intp]
     ties: NDArray[np.intp]
     weight: Floats
-    lowest: Floats
-    highest: Floats
-    step: int
+    lowest: NDArray[np.intp]
+    highest: NDArray[np.intp]
+    ladder: Floats
     in_ranks: bool
+
+    @property
+    def floor(self) -> Floats:
+        """Lowest rank of each row."""
+        return self.ladder[self.lowest]
+
+    @property
+    def ceiling(self) -> Floats:
+        """Highest rank of each row."""
+        return self.ladder[self.highest]
+
+    @property
+    def step_sizes(self) -> Floats:
+        """Ranks in the next step, by steps taken; 0 at the top of the ladder."""
+        return np.append(np.diff(self.ladder), 0.0)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all steps are of one size."""
+        return len(np.unique(np.diff(self.ladder))) < 2
 
     def affordable(self, limit: int) -> int:
         """See that the bounds can meet a limit.
@@ -47,31 +75,53 @@ class Units:
         Raises:
             InfeasibleBudget: No ranks within the bounds meet it.
         """
-        floor = int(self.weight @ self.lowest)
-        ceiling = int(self.weight @ self.highest)
-        if limit < floor or (self.in_ranks and limit > ceiling):
+        low, high = self.interval
+        if limit < low or (self.in_ranks and limit > high):
             what = "ranks" if self.in_ranks else "parameters"
-            n_modules = sum(map(len, self.groups)) + len(self.alone)
             raise InfeasibleBudget(
-                f"{limit} {what} for {n_modules} modules is outside the feasible interval "
-                f"[{floor}, {ceiling}] of their bounds",
-                interval=(floor, ceiling),
+                f"{limit} {what} for {len(self.row_of)} modules is outside the feasible interval "
+                f"[{low}, {high}] of their bounds",
+                interval=(low, high),
             )
-        return min(limit, ceiling)
+        return min(limit, high)
 
-    def ranks(self, steps: list[int], names: Iterable[str]) -> dict[str, int]:
-        """Rank per module name, in the order of the names, from steps per row."""
-        ranks = dict.fromkeys(names, 0)
-        for group, count in zip(self.groups, steps, strict=False):
-            ranks.update(dict.fromkeys(group, count * self.step))
-        counts = steps[len(self.groups) :]
-        ranks.update((n, k * self.step) for n, k in zip(self.alone, counts, strict=True))
-        return ranks
+    @property
+    def interval(self) -> tuple[int, int]:
+        """The least and the most that the bounds permit to spend."""
+        return int(self.weight @ self.floor), int(self.weight @ self.ceiling)
+
+    def scores(self, by_module: Floats) -> Floats:
+        """Score per row from those of the modules, for each of many score vectors.
+
+        A group has the mean of its members' scores, divided first as a sum could overflow, and
+        summed exactly, so that the order of the members moves nothing.
+
+        Returns:
+            The scores (vectors x rows).
+        """
+        if len(self.members) == len(self.row_of):
+            return by_module[:, [columns[0] for columns in self.members]]
+        found = np.empty((len(by_module), len(self.members)))
+        sizes = np.fromiter(map(len, self.members), dtype=np.intp, count=len(self.members))
+        for size in np.unique(sizes).tolist():
+            rows = np.flatnonzero(sizes == size)
+            columns = np.array([self.members[row] for row in rows.tolist()], dtype=np.intp)
+            parts = by_module[:, columns] / size
+            found[:, rows] = exact_sums(parts.reshape(-1, size)).reshape(len(by_module), -1)
+        return found
+
+    def ranks(self, steps: NDArray[np.intp]) -> Ranks:
+        """Rank per module from steps per row; either may have more dimensions before."""
+        return self.ladder.astype(np.int64)[steps][..., self.row_of]
+
+    def named(self, steps: NDArray[np.intp], names: Iterable[str]) -> dict[str, int]:
+        """Rank per module name, from steps per row and the names of the modules in order."""
+        return dict(zip(names, self.ranks(steps).tolist(), strict=True))
 
     def steps(self, ranks: Mapping[str, int]) -> NDArray[np.intp]:
         """Steps per row, from the rank of each module: the other way round than `ranks`."""
-        first_names = [*(group[0] for group in self.groups), *self.alone]
-        return np.array([ranks[name] for name in first_names], dtype=np.intp) // self.step
+        of_rows = np.array([ranks[name] for name in self.first_names], dtype=np.float64)
+        return np.searchsorted(self.ladder, of_rows)
 
 
 def gather_units(
@@ -81,9 +131,10 @@ def gather_units(
     highest: Mapping[str, int],
     weights: Mapping[str, int] | None = None,
     multiple_of: int = 1,
+    rank_menu: Collection[int] = (),
     groups: Iterable[Collection[str]] = (),
 ) -> Units:
-    """Gather modules and groups of them, counting ranks in steps of ``multiple_of``.
+    """Gather modules and groups of them, by name.
 
     Args:
         names: Names of the modules.
@@ -91,47 +142,156 @@ def gather_units(
         highest: Most ranks per module name.
         weights: What one rank of each module costs; ``None`` counts ranks.
         multiple_of: Every rank is a multiple of this.
+        rank_menu: The ranks that are allowed, in rising order; empty for any.
+        groups: Names of modules that must get one common rank.
+
+    Returns:
+        The units, for any scores and any limit.
+    """
+    order = list(names)
+    return units_of(
+        order,
+        np.array([lowest[name] for name in order], dtype=np.int64),
+        np.array([highest[name] for name in order], dtype=np.int64),
+        None if weights is None else np.array([weights[name] for name in order]),
+        ladder=ladder_of(
+            Constraints(multiple_of=multiple_of, rank_menu=tuple(rank_menu)),
+            max(map(highest.__getitem__, order), default=0),
+        ),
+        groups=groups,
+    )
+
+
+def ladder_of(constraints: Constraints, highest: int) -> Floats:
+    """List the ranks that are allowed.
+
+    Args:
+        constraints: Multiples, or a menu.
+        highest: The highest rank that any module may have.
+
+    Returns:
+        The ranks, in rising order from 0.
+    """
+    if constraints.rank_menu:
+        return np.array([0, *constraints.rank_menu], dtype=np.float64)
+    return np.arange(0, highest + 1, constraints.multiple_of, dtype=np.float64)
+
+
+def units_of(
+    names: Sequence[str],
+    lowest: NDArray[np.int64],
+    highest: NDArray[np.int64],
+    weights: NDArray[np.int64] | None,
+    *,
+    ladder: Floats,
+    groups: Iterable[Collection[str]] = (),
+) -> Units:
+    """Gather modules and groups of them, in the order of the modules.
+
+    Args:
+        names: Names of the modules.
+        lowest: Fewest ranks of each.
+        highest: Most ranks of each.
+        weights: What one rank of each costs; ``None`` counts ranks.
+        ladder: The allowed ranks, in rising order from 0.
         groups: Names of modules that must get one common rank.
 
     Returns:
         The units, for any scores and any limit.
 
     Raises:
-        InfeasibleBudget: A unit has no multiple of ``multiple_of`` within its bounds.
+        InfeasibleBudget: A unit has no allowed rank within its bounds.
+    """
+    members, row_of = _rows(names, groups)
+    n_rows = len(members)
+    lo, hi = np.zeros(n_rows, dtype=np.int64), np.full(n_rows, np.iinfo(np.int64).max)
+    np.maximum.at(lo, row_of, lowest)
+    np.minimum.at(hi, row_of, highest)
+    weight = np.bincount(row_of, weights, minlength=n_rows).astype(np.float64)
+    first_names = [names[columns[0]] for columns in members]
+    low_steps = np.searchsorted(ladder, lo)
+    high_steps = np.searchsorted(ladder, hi, side="right") - 1
+    for i in np.flatnonzero(low_steps > high_steps):
+        raise InfeasibleBudget(
+            f"{first_names[i]}: no allowed rank lies within the bounds [{lo[i]}, {hi[i]}]; "
+            f"allowed are {_said(ladder)}"
+        )
+    return Units(
+        members=members,
+        first_names=first_names,
+        row_of=row_of,
+        ties=np.array(sorted(range(n_rows), key=first_names.__getitem__), dtype=np.intp),
+        weight=weight,
+        lowest=low_steps,
+        highest=high_steps,
+        ladder=ladder,
+        in_ranks=weights is None,
+    )
+
+
+def _rows(
+    names: Sequence[str], groups: Iterable[Collection[str]]
+) -> tuple[list[list[int]], NDArray[np.intp]]:
+    """Sort modules into rows, of which groups come first.
+
+    Returns:
+        Columns of each row's modules, and the row of each module.
+
+    Raises:
         InvalidOption: A group names an unknown module, or two groups share one.
     """
-    grouped = tuple(tuple(sorted(group)) for group in groups if group)
-    tied = {name for group in grouped for name in group}
-    if len(tied) < sum(map(len, grouped)) or not tied <= set(names):
-        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
-    alone = tuple(name for name in names if name not in tied)
-    first_names = [*(group[0] for group in grouped), *alone]
-    lo = column(lowest, grouped, alone, max)
-    hi = column(highest, grouped, alone, min)
-    units = Units(
-        grouped,
-        alone,
-        np.array(sorted(range(len(first_names)), key=first_names.__getitem__)),
-        column(weights or dict.fromkeys(names, 1), grouped, alone, sum) * multiple_of,
-        np.ceil(lo / multiple_of),
-        np.floor(hi / multiple_of),
-        multiple_of,
-        weights is None,
-    )
-    for i in np.flatnonzero(units.lowest > units.highest):
-        raise InfeasibleBudget(
-            f"{first_names[i]}: no multiple of {multiple_of} lies within the bounds "
-            f"[{lo[i]:g}, {hi[i]:g}]"
-        )
-    return units
+    grouped = [sorted(group) for group in groups if group]
+    if not grouped:
+        return [[column] for column in range(len(names))], np.arange(len(names))
+    place = {name: column for column, name in enumerate(names)}
+    row_of = np.full(len(names), -1, dtype=np.intp)
+    members: list[list[int]] = []
+    for row, group in enumerate(grouped):
+        columns = [place[name] for name in group if name in place]
+        if (
+            len(columns) < len(group)
+            or (row_of[columns] >= 0).any()
+            or len(set(columns)) < len(columns)
+        ):
+            raise InvalidOption(f"groups must name each known module at most once, got {group}")
+        row_of[columns] = row
+        members.append(columns)
+    alone = np.flatnonzero(row_of < 0)
+    row_of[alone] = np.arange(len(members), len(members) + len(alone))
+    return [*members, *([column] for column in alone.tolist())], row_of
 
 
-def column(
-    values: Mapping[str, int] | Mapping[str, float],
-    groups: Iterable[tuple[str, ...]],
-    alone: Iterable[str],
-    combine: Callable[[list[float]], float],
-) -> Floats:
-    """One number per unit: its module's, or its members' combined."""
-    of_groups = (combine([values[name] for name in group]) for group in groups)
-    return np.array([*of_groups, *map(values.__getitem__, alone)], dtype=np.float64)
+def _said(ladder: Floats) -> str:
+    """The allowed ranks in words."""
+    ranks = ladder.astype(int).tolist()[1:]
+    if len(np.unique(np.diff(ladder))) == 1:
+        return f"multiples of {ranks[0]}"
+    return f"the ranks {', '.join(map(str, ranks))}"
+
+
+def exact_sums(values: Floats) -> Floats:
+    """The correctly rounded sum of each row, as `math.fsum` gives it.
+
+    Args:
+        values: Numbers that are not negative (R M).
+
+    Returns:
+        The sums (R). Sums by halves keep what rounding takes away; only where even with that
+        the result is next to the middle between two floats does a row need `math.fsum`.
+    """
+    sums, lost = values, np.zeros(len(values))
+    while sums.shape[1] > 1:
+        half = sums.shape[1] // 2
+        a, b, odd = sums[:, :half], sums[:, half : 2 * half], sums[:, 2 * half :]
+        total = a + b
+        of_b = total - a
+        lost += ((a - (total - of_b)) + (b - of_b)).sum(axis=1)
+        sums = np.concatenate([total, odd], axis=1)
+    rough = sums[:, 0]
+    result = rough + lost
+    off = np.abs(lost - (result - rough))
+    half_step = np.spacing(result) / 2
+    for middle in (half_step, half_step / 2):  # below a power of two, steps are half as wide
+        for row in np.flatnonzero(np.abs(off - middle) <= 1e-6 * half_step):
+            result[row] = math.fsum(values[row].tolist())
+    return np.asarray(result)

@@ -16,9 +16,9 @@ import numpy as np
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
 from fimlora.confidence.correlation import spearman
+from fimlora.confidence.signal import no_room, signal_of
 from fimlora.confidence.signal import obstacle as no_signal
-from fimlora.confidence.signal import signal_of
-from fimlora.errors import InvalidOption
+from fimlora.errors import FimloraError, InvalidOption
 from fimlora.methods.registry import CONTROLS, METHODS, find_method
 from fimlora.methods.score import obstacle, score
 from fimlora.plan import Budget, RankPlan
@@ -140,8 +140,9 @@ def compare(
             or there are fewer than two.
     """  # noqa: DOC502 - the helpers raise
     wanted, left_out = _choose(statistics, methods)
-    if "groups" in options:  # looked through once per method
-        options["groups"] = [tuple(group) for group in options["groups"]]
+    groups = options.get("groups", ())
+    if not isinstance(groups, str):  # looked through once per method
+        options["groups"] = [tuple(group) for group in groups]
     scale = statistics.scale if scale is None else scale
     taken = {
         method: score(
@@ -149,17 +150,17 @@ def compare(
         )
         for method in wanted
     }
-    plans = {
-        method: allocate(scores, budget, scale=scale, **options)
-        for method, scores in taken.items()
-    }
-    values = {method: _values(scores) for method, scores in taken.items()}
+    plans, cannot = _plans(
+        taken, budget, options | {"scale": scale}, is_named=methods is not None
+    )
+    wanted, left_out = [name for name in wanted if name in plans], left_out | cannot
+    values = {method: _values(taken[method]) for method in wanted}
     return Comparison(
         plans,
         values,
         tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2)),
         left_out,
-        _signals(statistics, plans, options, aggregation=aggregation, estimator=estimator),
+        _signals(statistics, plans, aggregation=aggregation, estimator=estimator),
         statistics.provenance(),
     )
 
@@ -180,6 +181,27 @@ def _choose(
     return wanted, lacking
 
 
+def _plans(
+    taken: Mapping[str, Scores],
+    budget: int | float | Budget,
+    options: Mapping[str, Any],
+    *,
+    is_named: bool,
+) -> tuple[dict[str, RankPlan], dict[str, str]]:
+    """Plans by method, and why a method that nobody named has none: it may find no layers."""
+    plans, cannot = {}, {}
+    for method, scores in taken.items():
+        is_by_layers = scores.rule == "layers"
+        own = options if is_by_layers else {**options, "n_layers": None}
+        try:
+            plans[method] = allocate(scores, budget, **own)
+        except FimloraError as error:
+            if is_named or not is_by_layers:
+                raise
+            cannot[method] = f"method {method!r} has no plan: {error}"
+    return plans, cannot
+
+
 def _values(scores: Scores) -> Values:
     if scores.rule in {"uniform", "random"}:
         return {}
@@ -191,15 +213,15 @@ def _values(scores: Scores) -> Values:
 def _signals(
     statistics: Statistics,
     plans: Mapping[str, RankPlan],
-    options: Mapping[str, Any],
     **taken_with: Any,
 ) -> dict[str, dict[str, Any]]:
     """Signal of each plan of which one can be stated."""
-    tied = {name: options[name] for name in ("multiple_of", "groups") if name in options}
     return {
-        method: signal_of(statistics, plan, **taken_with, **tied).to_json()
+        method: signal_of(statistics, plan, **taken_with).to_json()
         for method, plan in plans.items()
-        if plan.rule not in CONTROLS and no_signal(statistics, method, **taken_with) is None
+        if plan.rule not in CONTROLS
+        and no_signal(statistics, method, **taken_with) is None
+        and no_room(plan) is None
     }
 
 

@@ -4,7 +4,6 @@ Measuring, planning anew and the service all ask here, so that equal settings gi
 rank maps wherever they are made. Nothing here imports torch.
 """
 
-from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -36,24 +35,16 @@ def examples_of(statistics: Statistics) -> Statistics:
         Statistics with the values per example alone, in memory.
     """
     empty: dict[str, Any] = {group: {} for group in _NOT_EXAMPLES}
-    empty |= {"null": None, "halves": None}
+    empty |= {"null": None, "halves": None, "retain": None}
     return replace(statistics, example_energies=dict(statistics.example_energies), **empty)
 
 
-def with_confidence(
-    statistics: Statistics,
-    plan: RankPlan,
-    *,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
-) -> RankPlan:
+def with_confidence(statistics: Statistics, plan: RankPlan) -> RankPlan:
     """Say beside a plan how sure it is, or why that is not known, and what to mind.
 
     Args:
         statistics: What was measured.
         plan: The plan that was made of it.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
 
     Returns:
         The plan with its ``confidence``, where that is known, and its ``warnings``.
@@ -65,27 +56,17 @@ def with_confidence(
             statistics,
             plan,
             n_resamples=resamples_for(len(plan.modules), statistics.n_examples),
-            multiple_of=multiple_of,
-            groups=groups,
         ).to_json()
     plan = replace(plan, confidence=confidence)
     return replace(plan, warnings=warnings_of(plan, unknown=unknown))
 
 
-def expected_move(
-    statistics: Statistics,
-    plan: RankPlan,
-    *,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
-) -> float:
+def expected_move(statistics: Statistics, plan: RankPlan) -> float:
     """Say how much of a plan another draw of as many examples is expected to move.
 
     Args:
         statistics: What was measured.
         plan: The plan that was made of it.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
 
     Returns:
         The share of its ranks, or of its parameters at a budget in these; all of it where one
@@ -97,7 +78,5 @@ def expected_move(
         statistics,
         plan,
         n_resamples=resamples_for(len(plan.modules), statistics.n_examples),
-        multiple_of=multiple_of,
-        groups=groups,
     )
     return 1 - found.expected_overlap

@@ -13,27 +13,31 @@ the very rows has seen their labels, which is a difference from the null that is
 of the mean gradient show it. Where estimates may be below zero, and come to nothing or less
 over all modules of the run or of a half of it, those above zero are there by chance: such a plan
 is uniform for want of a score, two such halves are not apart, and there is no signal.
+A plan that holds rows against others to retain is held against the same plan with the labels of
+the first permuted; its halves are halves of both.
 
 Distances are shares of the ranks (of the parameters, at a budget in these) that lie elsewhere.
 Nothing here imports torch.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fimlora.allocation.distance import moved_share
-from fimlora.allocation.many import share_many
-from fimlora.allocation.planning import ranks_like, units_for
+from fimlora.allocation.division import division_of, share_parts
+from fimlora.allocation.planning import fits_any_scores, ranks_like
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.registry import CONTROLS, find_method, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
+from fimlora.methods.vila import denominators
 from fimlora.plan import RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -46,6 +50,8 @@ _SURE = 2.0
 _CLEAR = 2.0
 # Where fewer labels than this share were exchanged, the sentence says so.
 _RARE = 0.2
+# Methods whose score is a mean over examples, times a number that their labels do not touch.
+_MEANS = {"fim", "vila"}
 _BY_EXAMPLE = {None, "exact", "sketched"}
 # Sums of whole numbers of so many bits are exact, in whatever order a machine adds.
 _BITS = 30
@@ -186,10 +192,11 @@ def obstacle(
             "without halves nothing shows how far other rows would move the plan; measure at "
             "least two batches, with halves=True"
         )
+    null, *halves = _held_against(statistics)
     for part, which in (
         (statistics, "the run"),
-        (statistics.null, "the null"),
-        *((half, "a half of the examples") for half in statistics.halves or ()),
+        (null, "the null"),
+        *((half, "a half of the examples") for half in halves),
     ):
         if reason := lacks(part, method):
             return f"{which} cannot be scored: {reason}"
@@ -228,11 +235,11 @@ def source_of(
     assert statistics.null.null_targets is not None
     run, null, *halves = (
         score(part, method, scale=scale, **taken_with)
-        for part in (statistics, statistics.null, *(statistics.halves or ()))
+        for part in (statistics, *_held_against(statistics))
     )
     values = None
     if _has_values(statistics, method, **taken_with):
-        values = _values(statistics), _values(statistics.null)
+        values = _values(statistics, run), _values(statistics.null, run)
     n_halves = tuple(half.n_examples for half in statistics.halves or ())
     targets = statistics.null.null_targets
     return SignalSource(run, null, tuple(halves), values, targets, n_halves)
@@ -257,8 +264,6 @@ def signal_of(
     *,
     aggregation: str = "mean",
     estimator: str | None = None,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Signal:
@@ -269,8 +274,6 @@ def signal_of(
         plan: The plan that was made of it.
         aggregation: As the plan's scores were taken with.
         estimator: As the plan's scores were taken with.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
         n_draws: How often it is drawn which values are the true ones.
         seed: Seed of that.
 
@@ -289,17 +292,13 @@ def signal_of(
         aggregation=aggregation,
         estimator=estimator,
     )
-    return signal_from(
-        source, plan, multiple_of=multiple_of, groups=groups, n_draws=n_draws, seed=seed
-    )
+    return signal_from(source, plan, n_draws=n_draws, seed=seed)
 
 
 def signal_from(
     source: SignalSource,
     plan: RankPlan,
     *,
-    multiple_of: int = 1,
-    groups: Iterable[Collection[str]] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Signal:
@@ -308,8 +307,6 @@ def signal_from(
     Args:
         source: What `source_of` gave for the plan's method.
         plan: The plan.
-        multiple_of: As the plan was allocated with.
-        groups: As the plan was allocated with.
         n_draws: How often it is drawn which values are the true ones.
         seed: Seed of that.
 
@@ -323,20 +320,21 @@ def signal_from(
         raise InvalidOption(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
-    tied = [tuple(group) for group in groups]
+    if reason := no_room(plan):
+        raise InvalidOption(f"this plan has no signal to state: {reason}")
     run, null, *halves = (
-        ranks_like(plan, scores, multiple_of=multiple_of, groups=tied)
+        ranks_like(plan, scores)
         for scores in (source.run, source.null or source.run, *source.halves)
     )
     if run != dict(plan.ranks):
         raise InvalidOption(
-            "these statistics give other ranks with these options; give aggregation, "
-            "estimator, multiple_of and groups as the plan was made with"
+            "these statistics give other ranks with these options; give aggregation and "
+            "estimator as the plan was made with"
         )
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
     by_chance = None
     if source.values is not None and plan.rule == "proportional":
-        by_chance = _by_chance(source.values, plan, multiple_of, tied, n_draws, seed)
+        by_chance = _by_chance(source.values, plan, n_draws, seed)
     apart = moved_share(*halves, costs=costs) if len(halves) > 1 else None
     if source.null is None:
         return _none(source, apart, tuple(_in_order(plan, half) for half in halves))
@@ -402,15 +400,29 @@ def source_if_any(
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
 
 
-def with_signal(
-    plan: RankPlan, source: SignalSource | str | None, *, multiple_of: int = 1
-) -> RankPlan:
+def no_room(plan: RankPlan) -> str | None:
+    """Say why other scores may have no plan of a plan's budget.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The reason as a sentence without a stop, or ``None`` where they have one.
+    """
+    if fits_any_scores(plan):
+        return None
+    return (
+        "its layers are of unlike size, and those that other labels or rows choose may not hold "
+        "this budget; raise r_max, or choose more layers"
+    )
+
+
+def with_signal(plan: RankPlan, source: SignalSource | str | None) -> RankPlan:
     """Put beside a plan how much of it follows from the task.
 
     Args:
         plan: The plan.
         source: What `source_if_any` gave for its method.
-        multiple_of: As it was allocated with.
 
     Returns:
         The plan, with a signal, or with the reason why there is none, if that was asked; as it
@@ -418,10 +430,11 @@ def with_signal(
     """
     if source is None or plan.rule in CONTROLS:
         return plan
+    source = no_room(plan) or source
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
         return replace(plan, signal=found)
-    return replace(plan, signal=signal_from(source, plan, multiple_of=multiple_of).to_json())
+    return replace(plan, signal=signal_from(source, plan).to_json())
 
 
 def judged(
@@ -452,7 +465,7 @@ def judged(
     """
     by_rows = None
     if moved_between_halves is not None:
-        is_mean = plan.rule == "proportional" and plan.method == "fim"
+        is_mean = plan.rule == "proportional" and plan.method in _MEANS
         by_rows = moved_between_halves * (shrinkage(*n_halves) if is_mean else 1)
     verdict = "none"
     if lacking is None:
@@ -564,25 +577,17 @@ def _has_values(
 ) -> bool:
     """Whether a score is the mean of one value per example."""
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
-    return method == "fim" and is_by_example and aggregation == "mean"
+    is_by_example &= estimator is not None or not statistics.quantities.get(ADAPTER_GROUP)
+    return method in _MEANS and is_by_example and aggregation == "mean"
 
 
 def _by_chance(
     values: tuple[Floats, Floats],
     plan: RankPlan,
-    multiple_of: int,
-    groups: list[tuple[str, ...]],
     n_draws: int,
     seed: int,
 ) -> float:
     """How far plans get apart when it is drawn which of two values is an example's true one."""
-    units = units_for(
-        plan.modules,
-        (plan.r_min, plan.r_max),
-        in_ranks=plan.budget.unit == "rank",
-        multiple_of=multiple_of,
-        groups=groups,
-    )
     largest = np.maximum(values[0].max(axis=0), values[1].max(axis=0))
     unit = np.where(largest, largest, 1) / 2**_BITS
     true, null = (np.rint(some / unit) for some in values)
@@ -590,17 +595,32 @@ def _by_chance(
     sums = drawn.astype(np.float64) @ (null - true) + true.sum(axis=0)
     both = np.concatenate([sums, true.sum(axis=0) + null.sum(axis=0) - sums])
     sizes = np.array([module.d_in * module.d_out for module in plan.modules])
-    names = [module.name for module in plan.modules]
-    ranks = share_many(units, both * (unit / sizes), names, plan.limit)
+    ranks = share_parts(division_of(plan), both * (unit / sizes))
     one, other = ranks[:n_draws], ranks[n_draws:]
     weights = [1 if plan.budget.unit == "rank" else module.cost for module in plan.modules]
     apart, spent = np.abs(one - other) @ weights, (one + other) @ weights
     return float((apart / np.maximum(spent, 1)).max())
 
 
-def _values(statistics: Statistics) -> Floats:
-    """Energy per example and module (N M)."""
-    return np.column_stack([statistics.example_energies[m.name] for m in statistics.modules])
+def _held_against(statistics: Statistics) -> list[Statistics]:
+    """The null and the halves, each beside the rows to retain that it is scored with."""
+    assert statistics.null is not None
+    halves, retain = statistics.halves or (), statistics.retain
+    if retain is None:
+        return [statistics.null, *halves]
+    beside = retain.halves or (retain, retain)
+    return [
+        replace(statistics.null, retain=retain),
+        *(replace(half, retain=other) for half, other in zip(halves, beside, strict=False)),
+    ]
+
+
+def _values(statistics: Statistics, run: Scores) -> Floats:
+    """Energy per example and module (N M), over what the run's scores are divided by."""
+    below = denominators(run.provenance["contrast"]["retain"]) if run.method == "vila" else {}
+    return np.column_stack(
+        [statistics.example_energies[m.name] / below.get(m.name, 1) for m in statistics.modules]
+    )
 
 
 def _correlation(a: Scores, b: Scores) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fimlora.measuring.contrast import measure_both
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples, count_tokens
 from fimlora.measuring.executors import (
     FreeBytes,
@@ -45,6 +46,7 @@ def measure_folder(
     device: str | torch.device = "cpu",
     weights_seed: int | None = None,
     ignore_mismatched_sizes: bool = False,
+    retain: Iterable[Mapping[str, Any]] | None = None,
 ) -> Statistics:
     """Measure the model of a folder in memory if it fits, else block by block.
 
@@ -60,6 +62,7 @@ def measure_folder(
         device: Where to run.
         weights_seed: As for `fimlora.measure_streamed`.
         ignore_mismatched_sizes: As for `fimlora.measure_streamed`.
+        retain: As for `fimlora.measure`.
 
     Returns:
         The statistics; their ``execution`` tells how they were measured.
@@ -70,7 +73,6 @@ def measure_folder(
         UnsupportedModule: The model was to be streamed and cannot be.
     """  # noqa: DOC502 - the helpers raise
     kind = parse_executor(executor)
-    items = [as_batch(item) for item in islice(batches, settings.n_batches)]
     model = SavedModel(
         Path(model_path),
         model_class=model_class,
@@ -80,7 +82,16 @@ def measure_folder(
         weights_seed=weights_seed,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
     )
-    return measure_saved(model, items, settings, executor=kind)
+
+    def run(batches: Iterable[Mapping[str, Any]], settings: Settings) -> Statistics:
+        items = [as_batch(item) for item in islice(batches, settings.n_batches)]
+        return measure_saved(model, items, settings, executor=kind)
+
+    return (
+        run(batches, settings)
+        if retain is None
+        else measure_both(run, batches, retain, settings)
+    )
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ def _estimate(folder: Path, built: Any, batches: list[Batch], settings: Settings
             itemsize=built.dtype.itemsize,
             null=settings.null,
             halves=settings.halves,
+            n_components=settings.n_components,
         )
     return estimate_need(
         Checkpoint(folder).tensors,

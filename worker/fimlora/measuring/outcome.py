@@ -63,6 +63,7 @@ def new_statistics(
         modules=reached.modules,
         n_examples=sum(batch_sizes),
         n_batches=len(batch_sizes),
+        batch_sizes=tuple(batch_sizes),
         base_parameters=base_parameters,
         loss=NO_LOSS if loss is None else loss.kind.value,
         auxiliary_losses_left_out=auxiliary_losses,
@@ -73,10 +74,16 @@ def new_statistics(
         **(settings.provenance() | as_fields(groups)),
     )
     counts: dict[str, dict[str, Any]] = {
-        prefix: {"n_examples": sum(sizes), "n_batches": len(sizes)}
+        prefix: {
+            "n_examples": sum(sizes),
+            "n_batches": len(sizes),
+            "batch_sizes": tuple(sizes),
+        }
         for prefix, sizes in zip(HALVES, (batch_sizes[::2], batch_sizes[1::2]), strict=True)
     }
-    counts[NULL] = {} if null_labels is None else {"null_targets": null_labels.counts}
+    counts[NULL] = {"batch_sizes": tuple(batch_sizes)}
+    if null_labels is not None:
+        counts[NULL]["null_targets"] = null_labels.counts
     null = apart.get(NULL, {})
     if settings.null and (reason := _no_null(settings, null_labels, loss, groups, null)):
         apart.pop(NULL, None)

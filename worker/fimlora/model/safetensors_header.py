@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 MAX_SIDE = 1 << 40  # no tensor is that long; what is multiplied stays a sensible number
+MAX_SIDES = 64  # nor has one so many; their product is made of whole numbers of any length
 _LENGTH_BYTES = 8  # of the header's length, which opens the file
 _ITEMSIZES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
@@ -59,11 +60,12 @@ class Header:
     metadata: Mapping[str, Any]
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: BinaryIO, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
     """Read the header that opens a safetensors file.
 
     Args:
         file: The file, at its beginning; it is left where its tensors begin.
+        max_bytes: How long the header may be.
 
     Returns:
         The header.
@@ -72,7 +74,7 @@ def read_header(file: BinaryIO) -> Header:
         ValueError: It is no such file, or not all of it; the message says why.
     """
     n_bytes = os.fstat(file.fileno()).st_size
-    content = _read_content(file, n_bytes)
+    content = _read_content(file, n_bytes, max_bytes)
     try:
         header = json.loads(content[_LENGTH_BYTES:])
         metadata = dict(header.pop("__metadata__", None) or {})
@@ -111,19 +113,21 @@ def sound_shape(sides: Any) -> tuple[int, ...]:
     Raises:
         ValueError: No tensor can have it.
     """
+    if len(sides) > MAX_SIDES:
+        raise ValueError(f"a shape of {len(sides)} sides")
     shape = tuple(int(side) for side in sides)
     if not all(0 <= side < MAX_SIDE for side in shape):
         raise ValueError(f"shape {shape}")
     return shape
 
 
-def _read_content(file: BinaryIO, n_bytes: int) -> bytes:
+def _read_content(file: BinaryIO, n_bytes: int, max_bytes: int) -> bytes:
     length = file.read(_LENGTH_BYTES)
     size = int.from_bytes(length, "little")
     if len(length) < _LENGTH_BYTES or not size:
         raise ValueError("it has no header")
-    if size > MAX_HEADER_BYTES:
-        raise ValueError(f"its header of {size} bytes is over {MAX_HEADER_BYTES}")
+    if size > max_bytes:
+        raise ValueError(f"its header of {size} bytes is over {max_bytes}")
     if _LENGTH_BYTES + size > n_bytes:
         raise ValueError("its header is longer than the file")
     return length + file.read(size)

@@ -32,8 +32,9 @@ from fimlora.statistics.options import Estimator, Execution, check_scale
 # A spectrum whose leading values may be further off than this is called unresolved.
 RESOLVED_ERROR = 0.01
 STATISTICS_FORMAT = "fimlora.statistics/1"
-# What stands before the names of what was recorded of the null and of the halves.
-NULL, HALVES = "null.", ("half 1.", "half 2.")
+# What stands before the names of what was recorded of the null, of the halves and of the rows to
+# retain; the last ones may have halves of their own.
+NULL, HALVES, RETAIN = "null.", ("half 1.", "half 2."), "retain."
 # The kind of the loss where no example was read.
 NO_LOSS = "none"
 # In float64; matrices that no score is made from in float32.
@@ -81,6 +82,10 @@ class Statistics:
             measured; see `fimlora.measuring.examples.null_labels`.
         halves: The same of every other batch, from the first on, and of those between them, if
             they were kept apart and there were two; their sums add up to those here.
+        retain: The same of other rows under the same head, whose function is to be kept, if that
+            was measured; see `fimlora.measuring.contrast`.
+        batch_sizes: Labelled examples of each batch that holds one, in order; empty where that
+            is not known.
         null_targets: In the null, how many targets its losses had, and how many of these
             were other ones than in the run.
         no_null: Why there is no null though one was asked for, in a sentence without a stop.
@@ -117,6 +122,8 @@ class Statistics:
     estimator_reason: str | None = None
     null: "Statistics | None" = None
     halves: "tuple[Statistics, Statistics] | None" = None
+    retain: "Statistics | None" = None
+    batch_sizes: tuple[int, ...] = ()
     null_targets: tuple[int, int] | None = None
     no_null: str | None = None
     head: Mapping[str, Any] | None = None
@@ -125,11 +132,19 @@ class Statistics:
 
     @property
     def parts(self) -> "dict[str, Statistics]":
-        """The null and the halves, as far as they were measured, by what they are called."""
-        null = () if self.null is None else (self.null,)
-        halves = self.halves or ()
-        names = (*((NULL,) * len(null)), *HALVES[: len(halves)])
-        return dict(zip(names, (*null, *halves), strict=True))
+        """What was measured of null, halves and rows to retain, by what they are called."""
+        one, other = self.halves or (None, None)
+        found = {NULL: self.null, HALVES[0]: one, HALVES[1]: other, RETAIN: self.retain}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def _all_parts(self) -> "dict[str, Statistics]":
+        """Its parts and theirs."""
+        return {
+            f"{name}{inner}": each
+            for name, part in self.parts.items()
+            for inner, each in {"": part, **part._all_parts}.items()  # noqa: SLF001
+        }
 
     @property
     def groups(self) -> dict[str, Arrays]:
@@ -141,7 +156,7 @@ class Statistics:
         return bool(getattr(self, record, None) or self.quantities.get(record))
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
-        """The same run with another null and other halves.
+        """The same run with another null, other halves and other rows to retain.
 
         Args:
             parts: These by what they are called.
@@ -151,7 +166,47 @@ class Statistics:
         """
         both = tuple(parts[name] for name in HALVES if name in parts)
         halves = (both[0], both[1]) if len(both) > 1 else None
-        return replace(self, null=parts.get(NULL), halves=halves)
+        return replace(self, null=parts.get(NULL), halves=halves, retain=parts.get(RETAIN))
+
+    def with_retain(self, other: "Statistics") -> "Statistics":
+        """Put beside this run one of the rows whose function is to be kept.
+
+        Args:
+            other: Statistics of the same model, head and settings over these rows. Of modules
+                that only they have reached nothing is kept, as no plan of this run has them;
+                those that they have not reached count as zero.
+
+        Returns:
+            This run with its ``retain``.
+
+        Raises:
+            InvalidStatistics: The two differ in a setting, which the message names.
+        """
+        for name in _MUST_MATCH:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise InvalidStatistics(
+                    f"statistics of the rows to retain differ in {name}: {theirs!r}, and {mine!r} "
+                    "here; measure both by the same settings"
+                )
+        if not _are_equal(self.head_weights, other.head_weights):
+            raise InvalidStatistics(
+                "the rows to retain were measured under another head; measure both under one"
+            )
+        reached = other._over((self.modules, self.not_targeted), self)  # noqa: SLF001
+        return replace(self, retain=reached._as_part_of(self))  # noqa: SLF001
+
+    def _as_part_of(self, whole: "Statistics") -> "Statistics":
+        """The same sums, said to be of a part of another run; its null is left out."""
+        held = {g: a for g, a in self.groups.items() if a and g != "head_weights"}
+        part = whole.part(held, **{name: getattr(self, name) for name in _COUNTS})
+        return part.with_parts(
+            {
+                name: half._as_part_of(part)  # noqa: SLF001
+                for name, half in self.parts.items()
+                if name in HALVES
+            }
+        )
 
     def rescaled(self, scale: int | float) -> "Statistics":
         """The same sums under another LoRA scale: it enters the scores only.
@@ -179,8 +234,11 @@ class Statistics:
         """
         facts = {name: value for name, value in self._facts().items() if value is not None}
         facts.pop("not_targeted")  # a rank map has a field of its own for them
+        facts.pop("batch_sizes", None)  # it has their number and sum
         if self.spectra:
             facts["unresolved_spectra"] = list(self.unresolved_spectra())
+        if self.retain is not None:
+            facts["retained"] = {name: getattr(self.retain, name) for name in _TOLD}
         return facts
 
     def unresolved_spectra(self) -> tuple[str, ...]:
@@ -236,7 +294,7 @@ class Statistics:
                 )
         self._check_settings(other)
         choice = of_both((self.modules, self.not_targeted), (other.modules, other.not_targeted))
-        return self._over(choice)._sum(other._over(choice))  # noqa: SLF001
+        return self._over(choice, other)._sum(other._over(choice, self))  # noqa: SLF001
 
     def _check_settings(self, other: "Statistics") -> None:
         for group in ("input_squares", "batch_energies"):
@@ -255,8 +313,8 @@ class Statistics:
                 "statistics were measured under different heads; not merged"
             )
 
-    def _over(self, choice: Choice) -> "Statistics":
-        """The same run with zeros for the modules of a choice that it has not reached."""
+    def _over(self, choice: Choice, other: "Statistics") -> "Statistics":
+        """The same run with zeros for modules of a choice that only another one has reached."""
         modules, not_targeted = choice
         if modules == self.modules:
             return self
@@ -265,28 +323,33 @@ class Statistics:
         def padded(group: str) -> dict[str, NDArray[Any]]:
             arrays = self.groups[group]
             return {
-                m.name: arrays[m.name] if m.name in arrays else np.zeros(self._shape(group, m))
+                m.name: arrays[m.name] if m.name in arrays else self._zeros(group, m, other)
                 for m in modules
                 if arrays and (m.name in arrays or m.name not in reached)
             }
 
         groups = as_fields({group: padded(group) for group in (*_ADDED, *self.quantities)})
-        parts = {name: part._over(choice) for name, part in self.parts.items()}  # noqa: SLF001
+        theirs = other.parts
+        parts = {
+            name: part._over(choice, theirs.get(name, other))  # noqa: SLF001
+            for name, part in self.parts.items()
+        }
         whole = replace(self, modules=modules, not_targeted=not_targeted, **groups)
         return whole.with_parts(parts)
 
-    def _shape(self, group: str, module: TargetModule) -> tuple[int, ...]:
-        """The shape of what a group holds of a module."""
-        for arrays in (self.quantities.get(group) or {}).values():
-            if GROUPS[group].by_output:
-                return (module.d_out, *arrays.shape[1:])
-            return arrays.shape
-        return {
+    def _zeros(
+        self, group: str, module: TargetModule, other: "Statistics"
+    ) -> NDArray[np.float64]:
+        """Nothing, in the shape that another run has of a module."""
+        if group in self.quantities:  # as many numbers as an adapter has ranks, for one
+            return np.zeros_like(other.quantities[group][module.name])
+        shapes = {
             "example_energies": (self.n_examples,),
             "squared_gradients": (module.d_out, self.rank or 0),
             "input_squares": (module.d_in,),
             "token_counts": (1,),
-        }.get(group, (module.d_out,))
+        }
+        return np.zeros(shapes.get(group, (module.d_out,)))
 
     def _sum(self, other: "Statistics") -> "Statistics":
         """Add statistics of the same modules and settings."""
@@ -297,6 +360,7 @@ class Statistics:
             estimator_reason=self.estimator_reason if is_agreed else None,
             n_examples=self.n_examples + other.n_examples,
             n_batches=self.n_batches + other.n_batches,
+            batch_sizes=_joined(self.batch_sizes, other.batch_sizes),
             row_energies=_added(self.row_energies, other.row_energies),
             squared_gradients=_added(self.squared_gradients, other.squared_gradients),
             input_squares=_added(self.input_squares, other.input_squares),
@@ -338,7 +402,7 @@ class Statistics:
             **self._facts(),
             "modules": [asdict(module) for module in self.modules],
         }
-        if parts := self.parts:
+        if parts := self._all_parts:
             header["parts"] = {name: _counts(part) for name, part in parts.items()}
         arrays = {
             f"{prefix}{group}/{name}": np.ascontiguousarray(array)
@@ -363,8 +427,7 @@ class Statistics:
             InvalidStatistics: There is no such file, or it holds something else.
         """  # noqa: DOC502 - `opened` raises
         with cls.opened(path) as stored:
-            parts = {name: part._in_memory() for name, part in stored.parts.items()}  # noqa: SLF001
-            return stored._in_memory().with_parts(parts)  # noqa: SLF001
+            return stored._in_memory()  # noqa: SLF001
 
     @classmethod
     @contextmanager
@@ -413,10 +476,21 @@ class Statistics:
             found = {g: _Stored(file, keys[f"{prefix}{g}"]) for g in (*_GROUPS, *GROUPS)}
             return {g: arrays for g, arrays in found.items() if arrays or g in _GROUPS}
 
+        header["batch_sizes"] = tuple(header.get("batch_sizes", ()))
+
+        def with_its_parts(run: Statistics, prefix: str) -> Statistics:
+            """Parts of a part are named behind it."""
+            names = [n for n in (NULL, *HALVES, RETAIN) if f"{prefix}{n}" in parts]
+            found = {
+                n: run.part(stored(f"{prefix}{n}"), **_read(parts[f"{prefix}{n}"]))
+                for n in names
+            }
+            return run.with_parts(
+                {n: with_its_parts(part, f"{prefix}{n}") for n, part in found.items()}
+            )
+
         whole = cls(modules=modules, estimator=estimator, **header, **as_fields(stored("")))
-        return whole.with_parts(
-            {name: whole.part(stored(name), **_read(counts)) for name, counts in parts.items()}
-        )
+        return with_its_parts(whole, "")
 
     def part(self, groups: Mapping[str, Arrays], **counts: Any) -> "Statistics":
         """Statistics of a part of this run, or of the run under other labels.
@@ -429,16 +503,21 @@ class Statistics:
             Statistics that say the same of all else.
         """
         others = {**as_fields({group: {} for group in _GROUPS}), **as_fields(groups)}
-        return replace(self, null=None, halves=None, execution=None, **others, **counts)
+        known: dict[str, Any] = {"batch_sizes": ()} | counts
+        parts: dict[str, Any] = {"null": None, "halves": None, "retain": None}
+        return replace(self, execution=None, **parts, **others, **known)
 
     def _in_memory(self) -> "Statistics":
-        return replace(
+        read = replace(
             self, **as_fields({g: dict(arrays) for g, arrays in self.groups.items()})
         )
+        parts = {name: part._in_memory() for name, part in self.parts.items()}  # noqa: SLF001
+        return read.with_parts(parts)
 
     def _facts(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in (*_MUST_MATCH, *_COUNTS)}
         facts |= {"estimator": self.estimator.value, "not_targeted": dict(self.not_targeted)}
+        facts["batch_sizes"] = list(self.batch_sizes)
         facts["auxiliary_losses_left_out"] = list(self.auxiliary_losses_left_out)
         facts["estimator_reason"] = self.estimator_reason
         facts["no_null"] = self.no_null
@@ -447,7 +526,13 @@ class Statistics:
         return {name: value for name, value in facts.items() if name not in unsaid}
 
 
-_SAID_AT_NEED = ("auxiliary_losses_left_out", "estimator_reason", "head", "no_null")
+_SAID_AT_NEED = (
+    "auxiliary_losses_left_out",
+    "batch_sizes",
+    "estimator_reason",
+    "head",
+    "no_null",
+)
 _GROUPS = (
     "row_energies",
     "example_energies",
@@ -468,8 +553,9 @@ _ADDED = (
     "token_counts",
     "batch_energies",
 )
-_COUNTS = ("n_examples", "n_batches")
-_PARTS = ("null", "halves", "null_targets")
+_TOLD = ("n_examples", "n_batches")
+_COUNTS = (*_TOLD, "batch_sizes")
+_PARTS = ("null", "halves", "retain", "null_targets")
 _MUST_MATCH = tuple(
     attribute.name
     for attribute in fields(Statistics)
@@ -515,7 +601,7 @@ def as_fields(groups: Mapping[str, Arrays]) -> dict[str, Any]:
         Fields of `Statistics`.
     """
     fields_of = {group: arrays for group, arrays in groups.items() if group not in GROUPS}
-    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS}}
+    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS and a}}
 
 
 def _are_equal(left: Arrays, right: Arrays) -> bool:
@@ -528,6 +614,11 @@ def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[Any]]:
     return {name: values + right[name] for name, values in left.items()}
 
 
+def _joined(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of the batches of both; unknown where those of one are."""
+    return (*left, *right) if left and right else ()
+
+
 def _added_targets(
     left: tuple[int, int] | None, right: tuple[int, int] | None
 ) -> tuple[int, int] | None:
@@ -537,13 +628,16 @@ def _added_targets(
 def _counts(part: Statistics) -> dict[str, Any]:
     """How a part differs from the run, but for its sums."""
     targets = {} if part.null_targets is None else {"null_targets": list(part.null_targets)}
-    return {**{name: getattr(part, name) for name in _COUNTS}, **targets}
+    sizes = {"batch_sizes": list(part.batch_sizes)} if part.batch_sizes else {}
+    return {**{name: getattr(part, name) for name in _TOLD}, **sizes, **targets}
 
 
 def _read(counts: Mapping[str, Any]) -> dict[str, Any]:
     """Counts of a part, with its pair of targets as a pair."""
     targets = counts.get("null_targets")
-    return {**counts, "null_targets": None if targets is None else tuple(targets)}
+    sizes = tuple(counts.get("batch_sizes", ()))
+    null_targets = None if targets is None else tuple(targets)
+    return {**counts, "batch_sizes": sizes, "null_targets": null_targets}
 
 
 def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fimlora.allocation.division import dearest_step
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
 from fimlora_worker.errors import UnequalArms
@@ -31,7 +32,7 @@ class Arm:
         return self.plans[seed % len(self.plans)]
 
 
-def check_equal(arms: Mapping[str, Arm], *, multiple_of: int = 1) -> None:
+def check_equal(arms: Mapping[str, Arm]) -> None:
     """See that all plans of all arms adapt the same modules, scaled alike, and spend the same.
 
     Parameters may differ by less than one step: the largest cost of as many ranks as a plan
@@ -39,18 +40,22 @@ def check_equal(arms: Mapping[str, Arm], *, multiple_of: int = 1) -> None:
 
     Args:
         arms: By name.
-        multiple_of: What all ranks are multiples of.
 
     Raises:
         UnequalArms: They do not; the message has the first two that differ.
     """
     plans = [(arm.name, plan) for arm in arms.values() for plan in arm.plans]
     first_name, first = plans[0]
-    step = max(module.cost for module in first.modules) * multiple_of
+    step = max(map(dearest_step, (plan for _, plan in plans)))
     for name, plan in plans:
         if {m.name: m.cost for m in plan.modules} != {m.name: m.cost for m in first.modules}:
             raise UnequalArms(
                 f"arms {first_name!r} and {name!r} are plans for different target modules"
+            )
+        if plan.scaling != "constant":
+            raise UnequalArms(
+                f"arm {name!r} has one alpha for all modules, so that their scales differ: arms "
+                "must have one scale, as another one is another learning rate"
             )
         if plan.scale != first.scale:
             raise UnequalArms(

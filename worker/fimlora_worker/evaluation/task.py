@@ -59,7 +59,6 @@ def task_for(
     held_out_rows: Rows | None,
     encoder: Encoder,
     *,
-    multiple_of: int = 1,
     task: TaskName = "auto",
     head: Mapping[str, Any] | None = None,
     alive: Callable[[], None] = _nothing,
@@ -73,7 +72,6 @@ def task_for(
         rows: The dataset.
         held_out_rows: A split of its own to test on, if there is one.
         encoder: Makes examples of rows; its labels are those of the training rows.
-        multiple_of: What all ranks of the arms are multiples of.
         task: As the request has it.
         head: Tensors that the head starts from.
         alive: Called for each row.
@@ -82,7 +80,7 @@ def task_for(
         UnequalArms: The arms do not spend the same.
         DatasetEmpty: Nothing is left to train on, or to test on.
     """
-    check_equal(arms, multiple_of=multiple_of)
+    check_equal(arms)
     split = hold_out(rows, encoder.fields, settings, own=held_out_rows, task=task)
     data = encode(split, encoder, settings, on_example=alive)
     n_ids = input_limits(model.outline()).n_ids

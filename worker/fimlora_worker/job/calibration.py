@@ -18,6 +18,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
 from fimlora_worker.job.commit import commit_adapter
+from fimlora_worker.job.contrast import measure_contrast
 from fimlora_worker.job.known_model import known_model
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.measuring import measure_model
@@ -155,6 +156,9 @@ def measure(
     if request.calibration.n_batches == "auto":
         rounds = measure_in_rounds(request, model, batches, reporter, **given)
         return rounds.statistics, rounds.provenance()
+    if prepared.retain_batches is not None:
+        given.pop("head_batches")
+        return measure_contrast(request, prepared, reporter, **given), {}
     return measure_model(request, model, batches, reporter, **given), {}
 
 
@@ -170,8 +174,8 @@ def _allocate(
     source = source_if_any(
         statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
     )
-    plan = with_signal(plan, source, multiple_of=allocation.multiple_of)
-    return with_confidence(statistics, plan, multiple_of=allocation.multiple_of)
+    plan = with_signal(plan, source)
+    return with_confidence(statistics, plan)
 
 
 def facts_of(

@@ -122,7 +122,6 @@ def open_task(
             ground.rows,
             ground.own,
             encoder,
-            multiple_of=request.allocation.multiple_of,
             task=request.calibration.task,
             alive=reporter.keep_alive,
         )

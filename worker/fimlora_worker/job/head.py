@@ -1,7 +1,7 @@
 """The task head of a job: fitted before anything is measured, where it is drawn anew."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -25,12 +25,13 @@ class JobHead:
         model: The base model.
         batches: What it is fitted on; ``None`` where it is not to be fitted.
         reporter: Told about every batch.
+        found: It, where it is known already.
     """
 
     model: BaseModel
     batches: HeadBatches | None
     reporter: Reporter
-    _found: FittedHead | None = field(default=None, init=False)
+    found: FittedHead | None = None
 
     def resident(self, loaded: nn.Module, size: int) -> FittedHead:
         """Fit it on the loaded model, so many examples at a time."""
@@ -57,14 +58,14 @@ class JobHead:
         return self._once(fit)
 
     def _once(self, fit: Callable[[HeadBatches], FittedHead]) -> FittedHead:
-        if self._found is None and self.batches is None:
+        if self.found is None and self.batches is None:
             kind = "fresh" if self.model.has_drawn_head else "pretrained"
-            self._found = left_alone(kind, self.model.drawn)
-        if self._found is None:
+            self.found = left_alone(kind, self.model.drawn)
+        if self.found is None:
             assert self.batches is not None
             self.reporter.enter(Stage.FITTING_HEAD, n_batches=len(self.batches))
-            self._found = _stated(fit(self.batches), self.batches)
-        return self._found
+            self.found = _stated(fit(self.batches), self.batches)
+        return self.found
 
 
 def without_unused(statistics: Statistics, n_unused: int) -> Statistics:

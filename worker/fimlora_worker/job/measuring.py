@@ -14,10 +14,9 @@ from fimlora.memory.out_of_memory import is_out_of_memory
 from fimlora.methods.registry import (
     needs_null,
     passes_needed,
-    reads_labels,
     records_needed,
 )
-from fimlora.statistics.options import Estimator, Executor, Passes
+from fimlora.statistics.options import Estimator, Executor, Passes, Record
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
@@ -38,6 +37,8 @@ class Part:
         head: What their head is fitted by, so that all parts have one.
         executor: What an earlier part was measured by in this attempt; ``None`` for the first.
         estimator: What earlier parts were measured by, where the choice was ours: one for all.
+        after: Batches after these.
+        is_retained: Whether these are rows to retain, of which less is recorded.
     """
 
     start: int
@@ -45,6 +46,12 @@ class Part:
     head: JobHead
     executor: Executor | None = None
     estimator: str | None = None
+    after: int = 0
+    is_retained: bool = False
+
+    def total(self, n_batches: int) -> int:
+        """Batches of the whole job, if these are so many."""
+        return self.start + n_batches + self.after
 
 
 def measure_model(
@@ -160,11 +167,11 @@ class _Attempt:
         return head.stated_in(statistics)
 
     def _begin(self) -> None:
-        start = self.part.start
+        start, total = self.part.start, self.part.total(len(self.batches))
         if self.part.executor is None:
-            self.reporter.enter(Stage.CALIBRATING, n_batches=start + len(self.batches))
+            self.reporter.enter(Stage.CALIBRATING, n_batches=total)
             if start:
-                self.reporter.on_resume(start, start + len(self.batches))
+                self.reporter.on_resume(start, total)
 
     def _file_name(self, executor: Executor) -> str:
         """What the sums of these batches are kept by; those of no other part go on from them."""
@@ -181,11 +188,11 @@ def _settings(
     calibration = request.calibration
 
     def on_batch(done: int, expected: int) -> None:
-        reporter.on_batch(part.start + done, part.start + expected)
+        reporter.on_batch(part.start + done, part.total(expected))
 
-    methods = request.methods_measured
-    goes_back = passes_needed(*methods) is Passes.BACKWARD
-    signal = calibration.signal and reads_labels(*methods)
+    methods = () if part.is_retained else request.methods_measured
+    goes_back = part.is_retained or passes_needed(*methods) is Passes.BACKWARD
+    of_init = set[Record]() if part.is_retained else init_records(request.adapter.initial)
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
@@ -193,9 +200,10 @@ def _settings(
         estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(*methods) | init_records(request.adapter.initial),
-        null=signal or needs_null(*methods),
-        halves=calibration.signal,
+        record=records_needed(*methods) | of_init,
+        null=not part.is_retained
+        and ((goes_back and request.measures_signal) or needs_null(*methods)),
+        halves=request.measures_signal,
         on_batch=on_batch,
         first_example=part.first_example,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,18 @@ from fimlora.model.input_limits import InputLimits, input_limits
 from fimlora_contract.jobs import Stage
 from fimlora_contract.references import DatasetReference, HubDataset
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.datasets.columns import TaskName, TextFields, find_fields
+from fimlora_jobs.datasets.columns import (
+    ColumnError,
+    TaskName,
+    TextFields,
+    check_retained,
+    find_fields,
+)
 from fimlora_jobs.datasets.labels import Labels
+from fimlora_jobs.datasets.rows import RowError
 from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.dtypes import choose_dtype
+from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import (
     Drawn,
@@ -29,7 +37,7 @@ from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.inputs.examples import Encoder, Example
 from fimlora_worker.inputs.heads import ModelRequest, head_task
 from fimlora_worker.inputs.label_facts import label_facts
-from fimlora_worker.inputs.labels import find_labels
+from fimlora_worker.inputs.labels import check_declared, check_labels, find_labels
 from fimlora_worker.inputs.models import (
     download_model,
     find_model,
@@ -54,6 +62,7 @@ class Prepared:
     Attributes:
         label_facts: Says of examples what provenance does of their labels.
         head_batches: What a new head is fitted on; ``None`` where none is fitted.
+        retain_batches: Rows whose function is to be kept, if there are any.
     """
 
     model: BaseModel
@@ -62,6 +71,7 @@ class Prepared:
     drawn: Drawn
     fields: TextFields
     label_facts: Callable[[Sequence[Example]], dict[str, Any]]
+    retain_batches: PaddedBatches | None = None
 
 
 def fetch(
@@ -119,7 +129,13 @@ def prepare(
             labels=base.labels,
             is_pair=base.is_pair,
         )
-    check_token_ids([*drawn.examples, *drawn.further], base.tokenizer, base.limits.n_ids)
+        retained: Sequence[Example] = ()
+        if request.retain is not None:
+            retained = draw_retained(
+                request, resolved, rows, encoder, process=process, alive=on_example
+            )
+    examples = [*drawn.examples, *drawn.further, *retained]
+    check_token_ids(examples, base.tokenizer, base.limits.n_ids)
     pad_id = model.pad_token_id or 0
     batches = PaddedBatches(drawn.examples, batch_size=calibration.batch_size, pad_id=pad_id)
     for_head = None
@@ -130,7 +146,45 @@ def prepare(
             batch_size=calibration.batch_size,
             pad_id=pad_id,
         )
-    return Prepared(model, batches, for_head, drawn, base.fields, facts)
+    to_retain = PaddedBatches(retained, batch_size=calibration.batch_size, pad_id=pad_id)
+    return Prepared(
+        model, batches, for_head, drawn, base.fields, facts, to_retain if retained else None
+    )
+
+
+def draw_retained(
+    request: CalibrationRequest,
+    resolved: dict[str, Any],
+    beside: Rows,
+    encoder: Encoder,
+    *,
+    process: WorkerProcess,
+    alive: Callable[[], None],
+) -> Sequence[Example]:
+    """Draw the rows to retain, read as those beside them are, whose classes they have.
+
+    Raises:
+        DatasetSchema: They carry something else, or have a class that the dataset has not.
+    """
+    assert request.retain is not None, "asked for without rows to retain"
+    calibration, known = request.calibration, resolved["retain"]
+    rows = open_rows(request.retain, known, process.settings, process.digests, alive=alive)
+    try:
+        fields = columns_of(request.retain, known, rows, calibration.task)
+        check_retained(encoder.fields, fields)
+        if encoder.labels and fields.label:
+            declared = beside.classes.get(encoder.fields.label or "")
+            check_declared(declared, rows.classes.get(fields.label))
+            check_labels(encoder.labels, rows.scan(fields.label))
+    except (ColumnError, RowError) as error:
+        raise DatasetSchema(f"retain: {error}") from error
+    return draw(
+        rows,
+        replace(encoder, fields=fields),
+        n_examples=calibration.most_batches * calibration.batch_size,
+        seed=calibration.seed,
+        on_example=alive,
+    ).examples
 
 
 def head_batches(drawn: Drawn, *, n_rows: int, batch_size: int, pad_id: int = 0) -> HeadBatches:

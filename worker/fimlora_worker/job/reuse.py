@@ -25,6 +25,8 @@ from fimlora_worker.job.solving import budget_of
 from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
+# What the service has seen of a dataset, which is not where it comes from.
+_SEEN = {"fields", "rows", "chat"}
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,13 @@ def model_name(resolved: Mapping[str, Any]) -> str:
 
 def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What a plan says of where its model and its rows came from."""
-    dataset = resolved["dataset"].items()
     return {
         "base_model": resolved["base_model"],
-        "dataset": {k: v for k, v in dataset if k not in {"fields", "rows", "chat"}},
+        **{
+            role: {k: v for k, v in resolved[role].items() if k not in _SEEN}
+            for role in ("dataset", "retain")
+            if role in resolved
+        },
     }
 
 
@@ -116,7 +121,7 @@ def write_again(
         statistics,
         written,
         budget_of(request),
-        scale=adapter.scale,
+        **adapter.scaling,
         **request.allocation.model_dump(),
     )
     reporter.enter(Stage.WRITING)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from fimlora import Statistics, score
 from fimlora.confidence.evidence import expected_move
@@ -25,6 +26,7 @@ from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.solving import solve
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 
 def measure_in_rounds(
@@ -101,7 +103,7 @@ def _expected_move(request: CalibrationRequest, statistics: Statistics) -> float
     allocation = request.allocation
     scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
     plan = solve(request, scores)
-    return expected_move(statistics, plan, multiple_of=allocation.multiple_of)
+    return expected_move(statistics, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,8 @@ class KeptRounds:
 
 
 def begun_or_anew(
-    kept: KeptRounds, rounds: Callable[[tuple[Statistics, int] | None], Rounds]
-) -> Rounds:
+    kept: KeptRounds, rounds: Callable[[tuple[Statistics, int] | None], Found]
+) -> Found:
     """Go on from kept rounds, or without them where they are of another run.
 
     Args:

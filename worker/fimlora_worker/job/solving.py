@@ -8,6 +8,7 @@ from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
 from fimlora.adapter.initial.registry import check_ceiling
+from fimlora.allocation.types import resolve_types
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
 from fimlora.methods.registry import find_method
@@ -24,7 +25,7 @@ def solve(
     return allocate(
         scores,
         budget_of(request),
-        scale=request.adapter.scale,
+        **request.adapter.scaling,
         provenance=provenance,
         **options,
     )
@@ -71,7 +72,16 @@ def _solve_evenly(
         rule=find_method(request.allocation.method).rule,
     )
     plan = solve(request, scores)
-    check_ceiling(request.adapter.initial, modules, plan.r_max)
+    check_ceiling(request.adapter.initial, modules, _ceilings(plan))
+
+
+def _ceilings(plan: RankPlan) -> dict[str, int]:
+    """The highest rank that each module could get, by its name."""
+    found = {module.name: plan.r_max for module in plan.modules}
+    for entry, names in resolve_types(plan.constraints, plan.modules).items():
+        if (of_type := plan.constraints.per_type[entry].r_max) is not None:
+            found |= dict.fromkeys(names, of_type)
+    return found
 
 
 def _stacks(modules: Sequence[TargetModule]) -> list[list[TargetModule]]:

@@ -1,5 +1,7 @@
 """Rank patterns for CI and clusters: by content, by inputs and by name."""
 
+from typing import cast
+
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import as_json, budget_text, checked
 from fimlora_client.calls import JSON, Call, given, route
@@ -11,21 +13,29 @@ from fimlora_contract.requests import Budget, PinRequest
 class AsyncRankPatterns:
     """Results by content, by inputs and by name; looking one up never starts work.
 
-    Each look-up takes a ``format``, whose words the pattern is written in, and the ``etag``
-    of a copy: while that copy is still right, the answer is ``unchanged`` and has no text.
+    Each look-up takes a ``format``, whose words the pattern is written in (``adalora`` needs the
+    optimizer ``steps`` of the training, and ``accumulation`` where batches are split), and the
+    ``etag`` of a copy: while that copy is still right, the answer is ``unchanged`` and has no text.
     """
 
     def __init__(self, sender: AsyncSender) -> None:
         self._sender = sender
 
     async def retrieve(
-        self, digest: str, *, format: Format = "json", etag: str | None = None
+        self,
+        digest: str,
+        *,
+        format: Format = "json",
+        etag: str | None = None,
+        steps: int | None = None,
+        accumulation: int | None = None,
     ) -> FetchedPattern:
         """The result with this content address; it never changes.
 
         ``GET /rank-patterns/{digest}``
         """
-        return await self._get(route("rank-patterns", digest), format=format, etag=etag)
+        asked = _asked(format, steps, accumulation)
+        return await self._get(route("rank-patterns", digest), asked, etag=etag)
 
     async def find(
         self,
@@ -35,23 +45,34 @@ class AsyncRankPatterns:
         budget: int | str | Budget | None = None,
         format: Format = "json",
         etag: str | None = None,
+        steps: int | None = None,
+        accumulation: int | None = None,
     ) -> FetchedPattern:
         """The newest result for a model and a dataset, and a budget if one is given.
 
         ``GET /rank-patterns?model=&dataset=&budget=``
         """
-        asked = None if budget is None else budget_text(budget)
-        params = given(model=model, dataset=dataset, budget=asked)
-        return await self._get("/rank-patterns", params, format=format, etag=etag)
+        wanted = None if budget is None else budget_text(budget)
+        params = given(model=model, dataset=dataset, budget=wanted)
+        asked = params | _asked(format, steps, accumulation)
+        return await self._get("/rank-patterns", asked, etag=etag)
 
     async def pinned(
-        self, name: str, tag: str, *, format: Format = "json", etag: str | None = None
+        self,
+        name: str,
+        tag: str,
+        *,
+        format: Format = "json",
+        etag: str | None = None,
+        steps: int | None = None,
+        accumulation: int | None = None,
     ) -> FetchedPattern:
         """The result that a pin stands for.
 
         ``GET /rank-patterns/{name}/{tag}``
         """
-        return await self._get(pin_route(name, tag), format=format, etag=etag)
+        asked = _asked(format, steps, accumulation)
+        return await self._get(pin_route(name, tag), asked, etag=etag)
 
     async def pin(
         self, name: str, tag: str, *, digest: str | None = None, job_id: str | None = None
@@ -73,13 +94,14 @@ class AsyncRankPatterns:
         return await self._sender.ask(Call("GET", pin_route(name, tag, "history")), Pin)
 
     async def _get(
-        self,
-        path: str,
-        params: dict[str, str] | None = None,
-        *,
-        format: Format,
-        etag: str | None,
+        self, path: str, params: dict[str, str], *, etag: str | None
     ) -> FetchedPattern:
         headers = {"if-none-match": etag} if etag else {}
-        call = Call("GET", path, params=(params or {}) | {"format": format}, headers=headers)
-        return read_pattern(await self._sender.send(call), format)
+        call = Call("GET", path, params=params, headers=headers)
+        return read_pattern(await self._sender.send(call), cast("Format", params["format"]))
+
+
+def _asked(format: Format, steps: int | None, accumulation: int | None) -> dict[str, str]:
+    """The query that says in whose words; numbers are written out whole."""
+    numbers = {"steps": steps, "accumulation": accumulation}
+    return {"format": format} | {k: str(n) for k, n in numbers.items() if n is not None}

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Unpack
 
 from fimlora_client.blocking.sender import Sender
-from fimlora_client.bodies import JobComparisonFields, PlanFields, as_json, checked
+from fimlora_client.bodies import (
+    JobComparisonFields,
+    PlanFields,
+    SweepFields,
+    as_json,
+    checked,
+)
 from fimlora_client.calls import JSON, Call, given, read_answer, route
 from fimlora_client.errors import ConnectionFailed, WaitTimeout, failure_of
 from fimlora_client.events import EventReader
@@ -28,6 +34,7 @@ from fimlora_contract.jobs import (
 from fimlora_contract.plans import Plan
 from fimlora_contract.rank_patterns import RankDiff
 from fimlora_contract.requests import PlanRequest
+from fimlora_contract.sweeps import Sweep, SweepRequest
 
 
 class Jobs:
@@ -99,6 +106,15 @@ class Jobs:
         body = as_json(checked(JobComparisonRequest, fields))
         path = route("jobs", job_id, "compare")
         return self._sender.ask(Call("POST", path, headers=JSON, content=body), JobComparison)
+
+    def sweep(self, job_id: str, **fields: Unpack[SweepFields]) -> Sweep:
+        """Plans under other aggregations, fewer batches and other floors, at once.
+
+        ``POST /jobs/{id}/sweep``
+        """
+        body = as_json(checked(SweepRequest, fields))
+        path = route("jobs", job_id, "sweep")
+        return self._sender.ask(Call("POST", path, headers=JSON, content=body), Sweep)
 
     def diff(self, job_id: str, other_id: str) -> RankDiff:
         """How the ranks of two results differ, per module and in sum.

@@ -7,6 +7,8 @@ import typer
 from typer.core import TyperGroup
 
 from fimlora_client.cli import (
+    adapter_files,
+    adapters,
     cache,
     calibrate,
     compare,
@@ -20,6 +22,7 @@ from fimlora_client.cli import (
     pins,
     plan,
     status,
+    sweep,
     up,
 )
 from fimlora_client.cli.console import exit_code, print_plain, show_error
@@ -96,12 +99,18 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
         "compare": compare.compare,
+        "sweep": sweep.sweep,
         "evaluate": evaluate.evaluate,
         "cancel": control.cancel,
         "retry": control.retry,
         "delete": control.delete,
     },
     "Results": {"fetch": fetch.fetch, "pin": pins.pin, "diff": plan.diff},
+    "Trained adapters": {
+        "truncate": adapter_files.truncate,
+        "audit": adapter_files.audit,
+        "convert": adapter_files.convert,
+    },
     "Look": {
         "jobs": jobs.list_jobs,
         "show": jobs.show,
@@ -116,6 +125,7 @@ for panel, commands in COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
+app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
 
 
 def main() -> None:

@@ -16,14 +16,16 @@ from fimlora_client.cli.console import (
     say,
     show_json,
 )
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.inputs import (
     checked_model,
     columns_of,
-    find_dataset,
+    find_datasets,
     pairs_of,
     split_names,
+    unchecked,
 )
 from fimlora_client.cli.pins import read_pin, say_pinned
 from fimlora_client.cli.progress import JobProgress
@@ -48,6 +50,11 @@ def calibrate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -65,7 +72,11 @@ def calibrate(
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
+    retain: options.Retain = None,
     layout: options.Layout = None,
+    scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     weights: options.Weights = False,
     init: options.Init = None,
     output: options.Output = None,
@@ -89,6 +100,7 @@ def calibrate(
       fimlora calibrate minilm my-rows --budget 16 --r-max 64 -t query,value
       fimlora calibrate minilm my-rows --budget 8 --estimate
       fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod
+      fimlora calibrate minilm my-rows --budget 8 --method vila --retain general-rows
     """
     fields: dict[str, Any] = {
         "base_model": checked_model(model),
@@ -102,10 +114,14 @@ def calibrate(
             executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        "adapter": options.given(layout=layout, weights=weights or None, init=init),
+        "adapter": options.given(
+            layout=layout, weights=weights or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            init=init,
+        ),
         "force": force,
         **options.given(
             priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)
@@ -117,7 +133,8 @@ def calibrate(
     if output:
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
-    request = _request(client, dataset, fields, columns=columns_of(column), split=split)
+    more = options.given(columns=columns_of(column), split=split)
+    request = _request(client, dataset, retain, fields, more)
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return
@@ -125,7 +142,7 @@ def calibrate(
     if not wait:
         _leave(handle, as_json=as_json)
         return
-    _show(_wait(handle, timeout=timeout), as_json=as_json)
+    _show(wait_for(handle, timeout=timeout), as_json=as_json)
     if name_tag:
         client.rank_patterns.pin(*name_tag, job_id=handle.id)
         say_pinned(*name_tag)
@@ -133,12 +150,15 @@ def calibrate(
 
 
 def _request(
-    client: Client, dataset: str, fields: dict[str, Any], **more: Any
+    client: Client,
+    dataset: str,
+    retain: str | None,
+    fields: dict[str, Any],
+    more: dict[str, Any],
 ) -> CalibrationRequest:
     # Checked before the upload: a typo must not cost one.
-    build_request(None, **fields, dataset="local:unchecked")
-    reference = find_dataset(client, dataset) | options.given(**more)
-    return build_request(None, **fields, dataset=reference)
+    build_request(None, **fields, **unchecked(retain))
+    return build_request(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
 def _show(result: Result, *, as_json: bool) -> None:
@@ -156,7 +176,8 @@ def _keep(handle: JobHandle, folder: Path | None) -> None:
         say(("  keep it with  ", "dim"), f"fimlora fetch {handle.id} --output DIR")
 
 
-def _wait(handle: JobHandle, *, timeout: float) -> Result:
+def wait_for(handle: JobHandle, *, timeout: float) -> Result:
+    """The result of a job, and its progress meanwhile."""
     if handle.cached:
         say(("✓ ", "green"), f"answered from the cache by {handle.id}")
     try:

@@ -10,8 +10,15 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
 from fimlora_client.cli import options
 from fimlora_client.cli.console import INTERRUPTED, err, make_table, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
-from fimlora_client.cli.inputs import checked_model, columns_of, find_dataset, split_names
+from fimlora_client.cli.inputs import (
+    checked_model,
+    columns_of,
+    find_datasets,
+    split_names,
+    unchecked,
+)
 from fimlora_client.cli.progress import JobProgress
 from fimlora_client.files import check_writable
 from fimlora_contract.comparison_requests import ComparisonRequest
@@ -50,6 +57,11 @@ def compare(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -65,6 +77,7 @@ def compare(
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
+    retain: options.Retain = None,
     output: options.Output = None,
     timeout: options.Timeout = 3600,
     force: options.Force = False,
@@ -85,7 +98,9 @@ def compare(
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "methods": split_names(methods),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation, seed=seed
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
     }  # fmt: skip
     measured: dict[str, Any] = {
@@ -109,7 +124,8 @@ def compare(
         return
     more = options.given(columns=columns_of(column), split=split)
     fields = {"base_model": checked_model(model), **planned, **measured}
-    job = _wait(client, client.compare(_request(client, dataset, fields, more)), timeout)
+    request = _request(client, dataset, retain, fields, more)
+    job = _wait(client, client.compare(request), timeout)
     assert isinstance(job.result, ComparisonResult)
     _show(job.result.comparison, job.model_dump(mode="json"), as_json=as_json)
     if output:
@@ -171,11 +187,15 @@ def _check_job(job_id: str) -> None:
 
 
 def _request(
-    client: Client, dataset: str, fields: dict[str, Any], more: dict[str, Any]
+    client: Client,
+    dataset: str,
+    retain: str | None,
+    fields: dict[str, Any],
+    more: dict[str, Any],
 ) -> ComparisonRequest:
     # Checked before the upload: a typo must not cost one.
-    build_comparison(None, **fields, dataset="local:unchecked")
-    return build_comparison(None, **fields, dataset=find_dataset(client, dataset) | more)
+    build_comparison(None, **fields, **unchecked(retain))
+    return build_comparison(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
 def _wait(client: Client, job: Job, timeout: float) -> Job:

@@ -32,6 +32,7 @@ def _lines(estimate: Estimate) -> Iterator[tuple[str, str]]:
     yield "would be", f"{OUTCOMES[estimate.outcome]}{known_from}"
     fetch, model, memory = estimate.fetch, estimate.model, estimate.memory
     yield "to fetch", f"{size(fetch.model_bytes)} of model, {size(fetch.dataset_bytes)} of data"
+    yield "to measure", f"{estimate.batches:,} batches at most"
     parts = [f"{model.parameters:,} parameters"] if model.parameters is not None else []
     parts.append(f"{size(model.weight_bytes)} in {memory.dtype}")
     if model.target_modules is not None:

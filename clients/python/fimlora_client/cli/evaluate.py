@@ -11,6 +11,7 @@ from fimlora_client.blocking.evaluations import EvaluationHandle
 from fimlora_client.bodies import build_evaluation
 from fimlora_client.cli import options
 from fimlora_client.cli.console import INTERRUPTED, duration, err, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.estimate import show_estimate
 from fimlora_client.cli.findings import show_findings
@@ -54,7 +55,7 @@ Plans = Annotated[
     ),
 ]
 Scale = Annotated[
-    int | None,
+    float | None,
     _option(
         "--scale", panel=ARMS, help="Scale (alpha / rank) of all arms; plans must have it (2)."
     ),
@@ -137,6 +138,7 @@ def evaluate(
     learning_rates: Rates = None,
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
+    retain: options.Retain = None,
     eval_split: EvalSplit = None,
     eval_dataset: EvalDataset = None,
     eval_share: EvalShare = None,
@@ -146,6 +148,11 @@ def evaluate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -195,8 +202,9 @@ def evaluate(
             chat_labels=chat_labels,
         ),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation,
-            seed=seed,
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         "adapter": options.given(scale=scale),
         "quick": quick,
@@ -213,7 +221,8 @@ def evaluate(
     if output:
         check_writable(output)  # not only when everything has been trained
     more = options.given(columns=columns_of(column), split=split)
-    request = _request(client, fields, dataset, eval_dataset, more)
+    named = {"dataset": dataset, "eval_dataset": eval_dataset, "retain": retain}
+    request = _request(client, fields, named, more)
     if estimate:
         show_estimate(client.evaluations.estimate(request), as_json=as_json)
         return
@@ -228,22 +237,20 @@ def evaluate(
 def _request(
     client: Client,
     fields: dict[str, Any],
-    dataset: str,
-    eval_dataset: str | None,
+    named: dict[str, str | None],
     more: dict[str, Any],
 ) -> EvaluationRequest:
     # Checked before the upload: a typo must not cost one.
-    named = {"dataset": dataset, "eval_dataset": eval_dataset}
+    names = {role: name for role, name in named.items() if name}
     unchecked: dict[str, Any] = {
-        role: "local:unchecked" if is_file(name) else name
-        for role, name in named.items()
-        if name
+        role: "local:unchecked" if is_file(name) else name for role, name in names.items()
     }
     build_evaluation(None, **fields, **unchecked)
-    found: dict[str, Any] = {"dataset": find_dataset(client, dataset) | more}
-    if eval_dataset:
-        columns = {"columns": more["columns"]} if "columns" in more else {}
-        found["eval_dataset"] = find_dataset(client, eval_dataset) | columns
+    columns = {"columns": more["columns"]} if "columns" in more else {}
+    found: dict[str, Any] = {
+        role: find_dataset(client, name) | (more if role == "dataset" else columns)
+        for role, name in names.items()
+    }
     return build_evaluation(None, **fields, **found)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, TypedDict, cast, get_args
 
 import typer
 from rich.text import Text
@@ -21,6 +21,16 @@ from fimlora_contract.requests import DIGEST
 
 LookUp = Callable[[str | None], FetchedPattern]
 SHOWN = ("content-type", "content-length", "etag", "cache-control", "content-location")
+
+
+class Words(TypedDict):
+    """In whose words a pattern is wanted."""
+
+    format: Format
+    steps: int | None
+    accumulation: int | None
+
+
 WHICH, HOW = "Which result (exactly one)", "How"
 
 
@@ -55,6 +65,14 @@ def fetch(
         str | None,
         typer.Option("--format", help=f"One of {', '.join(get_args(Format))}."),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="With --format adalora: optimizer steps of the training.", min=2),
+    ] = None,
+    accumulation: Annotated[
+        int | None,
+        typer.Option(help="With --format adalora: micro-batches per optimizer step.", min=1),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +101,7 @@ def fetch(
       fimlora fetch job_... --output adapter
       fimlora fetch --pin sst2:prod --format axolotl --output lora.yaml
       fimlora fetch --model minilm --dataset my-rows --budget 8 --format peft
+      fimlora fetch job_... --format adalora --steps 2000
     """
     client = client_of(ctx)
     if verbose:
@@ -90,10 +109,10 @@ def fetch(
     by_name = {"ID": job_id, "--pin": pin, "--digest": digest, "--model": model}
     if len([given for given in by_name.values() if given is not None]) != 1:
         raise typer.BadParameter(f"which result? Give exactly one of {', '.join(by_name)}.")
+    words = _words(format, steps, accumulation)
     if job_id is not None and format is None:
         _fetch_files(client, job_id, output)
         return
-    words = _format(format)
     look_up = _look_up(client, job_id, pin, digest, (model, dataset, budget), words)
     if output is None:
         print_plain((look_up(None).text or "").rstrip("\n"))
@@ -107,7 +126,7 @@ def _look_up(
     pin: str | None,
     digest: str | None,
     inputs: tuple[str | None, str | None, str | None],
-    format: Format,
+    words: Words,
 ) -> LookUp:
     """How to ask for the pattern; the argument is the tag of a copy."""
     patterns = client.rank_patterns
@@ -118,14 +137,14 @@ def _look_up(
             raise typer.BadParameter(
                 f"--digest {digest!r} is not sha256: and 64 hexadecimal digits"
             )
-        return lambda etag: patterns.retrieve(digest, format=format, etag=etag)
+        return lambda etag: patterns.retrieve(digest, etag=etag, **words)
     if pin is not None:
         name, tag = read_pin(pin)
-        return lambda etag: patterns.pinned(name, tag, format=format, etag=etag)
+        return lambda etag: patterns.pinned(name, tag, etag=etag, **words)
     model, dataset, budget = inputs
     if not (model and dataset):
         raise typer.BadParameter("--model needs --dataset, the other half of the inputs")
-    return lambda etag: patterns.find(model, dataset, budget=budget, format=format, etag=etag)
+    return lambda etag: patterns.find(model, dataset, budget=budget, etag=etag, **words)
 
 
 def _keep(path: Path, look_up: LookUp) -> None:
@@ -173,10 +192,19 @@ def _succeeded(client: Client, job_id: str) -> str:
     return job.result.digest
 
 
-def _format(given: str | None) -> Format:
+def _words(given: str | None, steps: int | None, accumulation: int | None) -> Words:
+    """In whose words the pattern is wanted, as the look-ups take it."""
     if given is not None and given not in get_args(Format):
         raise typer.BadParameter(f"--format {given!r}; allowed: {', '.join(get_args(Format))}")
-    return cast("Format", given or "json")
+    if given == "adalora" and steps is None:
+        raise typer.BadParameter("--format adalora needs --steps, the optimizer steps to train")
+    if given != "adalora" and (steps, accumulation) != (None, None):
+        raise typer.BadParameter("--steps and --accumulation are for --format adalora only")
+    return {
+        "format": cast("Format", given or "json"),
+        "steps": steps,
+        "accumulation": accumulation,
+    }
 
 
 def _show(call: Call, answer: Answer) -> None:

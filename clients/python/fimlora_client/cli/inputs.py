@@ -40,6 +40,30 @@ def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     return found
 
 
+def find_datasets(
+    client: Client, dataset: str, retain: str | None, more: dict[str, Any]
+) -> dict[str, Any]:
+    """References for a dataset and, if one is given, for another to retain; files are uploaded.
+
+    Args:
+        client: Uploads them.
+        dataset: The dataset.
+        retain: Rows whose function is to be kept.
+        more: What is said of the dataset besides; columns go by the same names in both.
+    """
+    found = {"dataset": find_dataset(client, dataset) | more}
+    if retain is not None:
+        columns = {key: value for key, value in more.items() if key == "columns"}
+        found["retain"] = find_dataset(client, retain) | columns
+    return found
+
+
+def unchecked(retain: str | None) -> dict[str, Any]:
+    """Names that stand for datasets until they are uploaded."""
+    names = ("dataset",) if retain is None else ("dataset", "retain")
+    return dict.fromkeys(names, "local:unchecked")
+
+
 def split_names(names: str | None) -> str | list[str] | None:
     """A text with a sign that no name has is a regular expression."""
     if names is None or names == "all-linear" or is_expression(names):

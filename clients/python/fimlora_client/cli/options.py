@@ -1,9 +1,11 @@
 """Options that several commands take, by what they are about."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+
+from fimlora_contract.requests import MethodName
 
 BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
     "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
@@ -76,8 +78,8 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
-        help="fim (default), uniform, random; or coherent, spectral, spectral-denoised, "
-        "fim-over-null, gora, kappa, effective-rank (experimental: not shown to beat uniform).",
+        help=f"One of {', '.join(get_args(MethodName))}; fim by default. All but fim, uniform and "
+        "random are experimental: not shown to beat uniform.",
     ),
 ]
 Methods = Annotated[
@@ -99,6 +101,44 @@ RMax = Annotated[
 ]
 MultipleOf = Annotated[
     int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
+]
+Layers = Annotated[
+    int | None,
+    _option(
+        "--layers",
+        panel=ALLOCATION,
+        help="How many layers fisher-layers or cka-layers choose; half if left out.",
+    ),
+]
+Group = Annotated[
+    list[str] | None,
+    _option(
+        "--group",
+        panel=ALLOCATION,
+        help="One rank for all of these: names, endings or patterns with commas between "
+        "(repeatable); or type, fused (what servers pack) or layer.",
+    ),
+]
+RankMenu = Annotated[
+    str | None,
+    _option(
+        "--rank-menu",
+        panel=ALLOCATION,
+        help="Only these ranks, with commas between; or powers-of-two, or vllm.",
+    ),
+]
+PerType = Annotated[
+    list[str] | None,
+    _option(
+        "--per-type",
+        panel=ALLOCATION,
+        help="NAME:KEY=VALUE,... with r_min, r_max or share of the budget, e.g. "
+        "v_proj:r_min=8,share=0.2. Repeatable.",
+    ),
+]
+MaxLoraRank = Annotated[
+    int | None,
+    _option("--max-lora-rank", panel=ALLOCATION, help="The highest rank your server allows."),
 ]
 Aggregation = Annotated[
     str | None,
@@ -199,12 +239,37 @@ Column = Annotated[
         "and input= leave such a column alone. Repeatable.",
     ),
 ]
+Retain = Annotated[
+    str | None,
+    _option(
+        "--retain",
+        metavar="DATASET",
+        panel=DATA,
+        help="With method vila: rows whose function is to be kept, named as the dataset is.",
+    ),
+]
 Split = Annotated[
     str | None, _option("--split", panel=DATA, help="Split of a hub dataset (train).")
 ]
 Layout = Annotated[
     str | None,
     _option("--layout", panel=ADAPTER, help="B: unequal ranks (default); C: padded to one."),
+]
+Scale = Annotated[
+    float | None,
+    _option("--scale", panel=ADAPTER, help="Alpha over rank, the same for all modules (2)."),
+]
+Alpha = Annotated[
+    float | None,
+    _option(
+        "--alpha",
+        panel=ADAPTER,
+        help="One alpha for all modules in place of one scale, so that scales differ by rank.",
+    ),
+]
+RsLora = Annotated[
+    bool,
+    _option("--rslora", panel=ADAPTER, help="With --alpha: divided by the root of the rank."),
 ]
 Weights = Annotated[
     bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
@@ -214,7 +279,8 @@ Init = Annotated[
     _option(
         "--init",
         panel=ADAPTER,
-        help="Write these initial weights: kaiming, lora-one, gora (steps down the gradient), "
+        help="Write these initial weights: kaiming, eva (directions of the inputs), "
+        "lora-one, gora (steps down the gradient), "
         "lora-ga (changes the base model) or zeros.",
     ),
 ]

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from fimlora_client.cli import options
 from fimlora_client.cli.console import make_table, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.rank_patterns import RankDrift
@@ -23,8 +24,16 @@ def plan(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     layout: options.Layout = None,
+    scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show what another budget would give, from what was measured.
@@ -41,10 +50,10 @@ def plan(
         job_id,
         budget=options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         allocation=options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
-            aggregation=aggregation,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        adapter=options.given(layout=layout),
+        adapter=options.given(layout=layout, scale=scale, alpha=alpha, rslora=rslora or None),
     )  # fmt: skip
     if as_json:
         show_json(found.model_dump(mode="json"))

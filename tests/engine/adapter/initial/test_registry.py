@@ -36,15 +36,17 @@ def test_only_lora_ga_changes_the_base_model():
         assert (init_passes(name) is Passes.NONE) == (not init_records(name))
 
 
-@pytest.mark.parametrize(("name", "most"), [("lora-ga", 32), ("lora-one", 64), ("gora", 64)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("eva", 64), ("lora-ga", 32), ("lora-one", 64), ("gora", 64)]
+)
 def test_a_ceiling_beyond_what_is_recorded_is_refused(name, most):
     """Of wide modules only: of a narrow one all directions are recorded."""
-    check_ceiling(name, [WIDE, NARROW], most)
-    check_ceiling(name, [NARROW], 1000)
-    check_ceiling("kaiming", [WIDE], 1000)
+    both = [NARROW, WIDE]
+    check_ceiling(name, both, {"wide": most, "narrow": 1000})
+    check_ceiling("kaiming", both, {"wide": 1000, "narrow": 1000})
 
-    with pytest.raises(InvalidOption, match=f"give r_max={most} or less"):
-        check_ceiling(name, [NARROW, WIDE], most + 1)
+    with pytest.raises(InvalidOption, match=f"'wide' have more: give r_max={most} or less"):
+        check_ceiling(name, both, {"wide": most + 1, "narrow": 8})
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

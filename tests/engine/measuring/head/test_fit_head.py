@@ -15,6 +15,7 @@ from fimlora.errors import (
     NumericalFailure,
     UnsupportedModule,
 )
+from fimlora.measuring.head.last_linear import candidates
 from support.classifiers import TASK, config_of, labelled_batch, load_classifier, save_base
 from support.streaming import quiet
 
@@ -237,10 +238,61 @@ def test_logits_that_are_no_map_s_outputs_are_refused(tmp_path):
     causal.config.is_decoder = True
     batch = batches_of("Bert")[0]
 
-    with pytest.raises(UnsupportedModule, match=r"Sharpened.* .*'classifier'.* .head='fresh'"):
+    with pytest.raises(UnsupportedModule, match=r"Sharpened.* .*'classifier'.* .*head='fresh'"):
         fit_head(sharpened, [batch])
     with pytest.raises(InvalidOption, match="no classifier"):
         fit_head(causal, [batch | {"labels": batch["input_ids"]}])
+
+
+def pooled_by(share):
+    """A classifier whose logits are made of those of all tokens."""
+
+    class PooledForSequenceClassification(transformers.BertForSequenceClassification):
+        def forward(self, input_ids, attention_mask, **kwargs):
+            hidden = self.bert(input_ids, attention_mask=attention_mask)[0]
+            mask = attention_mask[..., None].to(hidden.dtype)
+            logits = share(self.classifier(hidden), mask)
+            return transformers.modeling_outputs.SequenceClassifierOutput(logits=logits)
+
+    return PooledForSequenceClassification
+
+
+def mean_of(logits, mask):
+    return (logits * mask).sum(1) / mask.sum(1)
+
+
+def test_logits_that_are_means_over_tokens_are_the_map_of_the_mean_input(tmp_path):
+    """As if the model took the mean first; padding is no part of it."""
+    model = pooled_by(mean_of)(classifier("Bert", tmp_path).config).eval()
+    (linear,) = candidates(model)
+    batch = batches_of("Bert")[0]
+
+    with linear.replacing():
+        logits = model.requires_grad_(False)(batch["input_ids"], batch["attention_mask"]).logits
+        found = linear.features(logits)
+
+    hidden = model.bert(batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+    wanted = mean_of(hidden, batch["attention_mask"][..., None].float())
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert fit_head(model, [batch]).facts["module"] == "classifier"
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        lambda logits, mask: (logits * mask).sum(1),  # a bias would count once per token
+        lambda logits, mask: mean_of(logits, mask) * 2,
+        lambda logits, mask: mean_of(logits.tanh(), mask),
+        lambda logits, mask: logits.max(1).values,
+    ],
+    ids=["sum", "sharpened", "bent", "highest"],
+)
+def test_what_is_no_mean_of_outputs_is_refused(share, tmp_path):
+    """A map that is fitted on mean inputs would be another model's."""
+    model = pooled_by(share)(classifier("Bert", tmp_path).config).eval()
+
+    with pytest.raises(UnsupportedModule, match=r"means of them .*'classifier'"):
+        fit_head(model, batches_of("Bert")[:1])
 
 
 def test_a_fitted_head_changes_what_is_measured(tmp_path):

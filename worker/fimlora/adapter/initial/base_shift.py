@@ -70,7 +70,7 @@ def _changes(model: nn.Module, plan: RankPlan, file: Path) -> Iterator[tuple[Ten
         A, B = (tensors.get(f"{key}{letter}.weight") for letter in "AB")
         if A is None or B is None:
             raise InvalidAdapter(f"{file} holds no initial weights of {module.name!r}")
-        update = plan.scale * B.double() @ A.double()
+        update = plan.scale_of(module.name) * B.double() @ A.double()
         weight = _weight_of(model, module, holders)
         yield weight, update.mT if module.fan_in_fan_out else update
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from fimlora.adapter.initial import gora, kaiming, lora_ga, lora_one, zeros
+from fimlora.adapter.initial import eva, gora, kaiming, lora_ga, lora_one, zeros
 from fimlora.adapter.initial.directions import Factors
 from fimlora.adapter.initial.registry import check_ranks, check_seed, check_statistics
 from fimlora.plan import RankPlan
@@ -12,6 +12,7 @@ from fimlora.statistics import Statistics
 
 _WEIGHTS: dict[str, Callable[..., Factors]] = {
     "kaiming": kaiming.weights,
+    "eva": eva.weights,
     "lora-ga": lora_ga.weights,
     "lora-one": lora_one.weights,
     "gora": gora.weights,

@@ -41,6 +41,6 @@ def weights(plan: RankPlan, statistics: Statistics, *, seed: int) -> Factors:
         projected = torch.as_tensor(statistics.quantities["gradient_projected"][module.name])
         G_A = projected[:, :rank].double() / statistics.n_examples  # G A^T
         gram = A.double() @ A.double().mT + _RIDGE * torch.eye(rank, dtype=torch.float64)
-        step = GAMMA / plan.scale * (module.d_in / rank) ** 0.5
+        step = GAMMA / plan.scale_of(module.name) * (module.d_in / rank) ** 0.5
         found[module.name] = A, -step * G_A @ torch.linalg.pinv(gram, hermitian=True)
     return found

@@ -38,7 +38,7 @@ def weights(plan: RankPlan, statistics: Statistics, *, seed: int) -> Factors:
     for module, rank in adapted(plan):
         of = directions_of(statistics, module)
         first = of.S[0] if of.S[0] > 0 else 1.0
-        roots = (of.S / first * ALPHA / (GAMMA * plan.scale * rank**0.5)).sqrt()
+        roots = (of.S / first * ALPHA / (GAMMA * plan.scale_of(module.name) * rank**0.5)).sqrt()
         A = leading(roots[:, None] * of.V, 0, rank)
         B = leading((of.U * roots).mT, 0, rank).mT
         drawn = draw_lora_a(module, rank=rank, seed=seed)

@@ -51,6 +51,14 @@ class Initial:
 _ALL = (
     Initial(KAIMING, "A drawn at random, B zero: LoRA's own", "LoRA (Hu et al. 2021)"),
     Initial(
+        "eva",
+        "A the leading directions of the inputs, B zero",
+        "EVA (Paischer et al. 2024)",
+        frozenset({Record.INPUT_COMPONENTS}),
+        Passes.FORWARD,
+        N_DIRECTIONS,
+    ),
+    Initial(
         "lora-ga",
         "A and B from different leading directions of the mean gradient; the base model changes",
         "LoRA-GA (Wang et al. 2024)",
@@ -154,25 +162,24 @@ def changes_base(name: str) -> bool:
     return find_initial(name).changes_base
 
 
-def check_ceiling(name: str, modules: Iterable[TargetModule], r_max: int) -> None:
-    """Refuse a highest rank that initial weights could not fill, before anything is measured.
+def check_ceiling(name: str, modules: Iterable[TargetModule], r_max: Mapping[str, int]) -> None:
+    """Refuse highest ranks that initial weights could not fill, before anything is measured.
 
     Args:
         name: Name of the initial weights.
         modules: The target modules.
-        r_max: The highest rank that a plan may have.
+        r_max: The highest rank that a plan may give a module, by its name.
 
     Raises:
         InvalidOption: A module could get more than is recorded for it.
     """
     most = find_initial(name).most_rank
-    if most is None or r_max <= most:
-        return
-    if wide := [m.name for m in modules if _has_more(m)]:
-        raise InvalidOption(
-            f"init={name!r} fills ranks up to {most}, and r_max={r_max} lets {wide[0]!r} have "
-            f"more: give r_max={most} or less, or another init"
-        )
+    for module in modules:
+        if most is not None and r_max[module.name] > most and _has_more(module):
+            raise InvalidOption(
+                f"init={name!r} fills ranks up to {most}, and r_max={r_max[module.name]} lets "
+                f"{module.name!r} have more: give r_max={most} or less, or another init"
+            )
 
 
 def check_ranks(name: str, modules: Iterable[TargetModule], ranks: Mapping[str, int]) -> None:
@@ -223,6 +230,7 @@ def check_statistics(name: str, statistics: Any, modules: Iterable[TargetModule]
 
 
 _GROUPS = {
+    Record.INPUT_COMPONENTS: ("input_components",),
     Record.GRADIENT_FACTORS: ("gradient_left", "gradient_values", "gradient_right"),
     Record.PROJECTED_GRADIENT: ("gradient_projected",),
 }

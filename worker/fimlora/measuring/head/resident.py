@@ -66,7 +66,7 @@ def fit_head(
     Raises:
         EmptyCalibration: There is no batch, or no example with a label.
         InvalidOption: The model is no classifier.
-        UnsupportedModule: Its logits are not the outputs of a linear map.
+        UnsupportedModule: Its logits are neither the outputs of a linear map nor means of them.
         NumericalFailure: A feature is NaN or infinite.
         OutOfMemory: Not even one example at a time fits.
     """  # noqa: DOC502 - the helpers raise
@@ -158,6 +158,7 @@ class _Passes:
 
     def _features(self, linear: LastLinear, part: Examples) -> Any:
         self.state.set()
-        with linear.marking():
+        # What is frozen has no graph: it begins behind the map.
+        with linear.replacing(), torch.enable_grad():
             logits = example_logits(self.model, self.loss, part, self.device)
             return linear.features(logits)

@@ -82,8 +82,8 @@ def fit_head_streamed(
     Raises:
         EmptyCalibration: There is no batch, or no example with a label.
         InvalidOption: The model is no classifier.
-        UnsupportedModule: Its logits are not the outputs of a linear map, or it cannot be cut
-            into blocks.
+        UnsupportedModule: Its logits are neither the outputs of a linear map nor means of them, or it
+            cannot be cut into blocks.
         NumericalFailure: A feature is NaN or infinite.
     """  # noqa: DOC502 - the helpers raise
     folder, place, rows = Path(model_path), torch.device(device), HeadRows()
@@ -193,7 +193,7 @@ class _Sweeps:
         found: list[Tensor | None] = [None] * len(parts)
 
         def body(number: int) -> Tensor:
-            with torch.no_grad():
+            with torch.enable_grad():  # what is frozen has no graph: it begins behind the map
                 logits = example_logits(self.model, self.loss, parts[number], self.device)
             found[number] = linear.features(logits)
             return logits
@@ -203,7 +203,7 @@ class _Sweeps:
             for n in range(len(parts))
         ]
         try:
-            with linear.marking():
+            with linear.replacing():
                 self._sweep(passes, step)
         finally:
             for one in passes:

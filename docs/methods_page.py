@@ -1,0 +1,226 @@
+"""``docs/methods.md``: the methods, of which names, sources and passes come from the registry."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Pages that several methods share.
+PAGES = {"uniform": "controls", "random": "controls", "cka-layers-biased": "cka-layers"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the registry does not say of a method.
+
+    Attributes:
+        signal: What of the model, the data and the labels it goes by.
+        memory: What is kept beside a pass.
+        checked: What it is held against here, and where.
+        left_out: What of the original is not taken over, and why.
+        writes: What comes of a plan.
+    """
+
+    signal: str
+    memory: str
+    checked: str
+    left_out: str
+    writes: str = "ranks"
+
+
+_FULL = "a gradient per target module, or a sketch of it above 1 GiB"
+_SPECTRA = "exact SVD, and the rule by brute force (`engine/allocation/test_spectral.py`)"
+ROWS = {
+    "fim": Row(
+        "each example's weight gradient, squared",
+        "sums over rows of the gradient, a number per example and module",
+        "autograd through a PEFT model, and the formula per example "
+        "(`engine/laws/test_agreement.py`)",
+        "the random A (integrated out; `sampled` has it) and the published rounding, which misses "
+        "budgets",
+    ),
+    "coherent": Row(
+        "inner products of unlike examples' gradients",
+        _FULL,
+        "every pair of examples by autograd (`engine/methods/test_coherence.py`)",
+        "nothing: there is no original",
+    ),
+    "spectral": Row(
+        "singular values of the mean gradient",
+        _FULL,
+        _SPECTRA,
+        "the source's effective rank under preconditioning; its rule is ours",
+    ),
+    "spectral-denoised": Row(
+        "the same, less the edge of their noise",
+        _FULL,
+        "noise of known variance and planted values (`engine/methods/test_spectral_denoised.py`)",
+        "noise that is not isotropic, as that of real gradients is",
+    ),
+    "fim-over-null": Row(
+        "`fim`, over itself under labels of other examples",
+        "the sums of `fim` twice",
+        "the ratio by hand, and autograd under exchanged labels (`engine/laws/test_null.py`)",
+        "nothing: there is no original",
+    ),
+    "vila": Row(
+        "`fim`, over itself on rows to retain",
+        "the sums of `fim`, of one dataset at a time",
+        "autograd per example of both datasets, and the formula (`engine/methods/test_vila.py`)",
+        "the variance of batch means, the constant 1e-5, and the initialisation, which changes the "
+        "base weights",
+    ),
+    "uniform": Row(
+        "nothing",
+        "nothing",
+        "laws of the budget (`engine/allocation/test_controls.py`)",
+        "nothing",
+    ),
+    "random": Row(
+        "nothing",
+        "nothing",
+        "laws of the budget (`engine/allocation/test_controls.py`)",
+        "the published draw, which misses its budget",
+    ),
+    "eva": Row(
+        "principal components of each module's inputs",
+        "K components per distinct input",
+        "PEFT's `initialize_lora_eva_weights` on the same batches",
+        "its endless loop, rank 0, and budgets in ranks alone",
+        "ranks; with `adapter.init: eva`, A",
+    ),
+    "gora": Row(
+        "weights times the mean gradient, absolute",
+        "a gradient per target module",
+        "a loop over entries and autograd per example",
+        "clamping that misses budgets, and the sign that goes uphill",
+        "ranks; with `adapter.init: gora`, B",
+    ),
+    "kappa": Row(
+        "condition number of each weight",
+        "nothing over batches",
+        "PEFT's KappaTune on the same weights",
+        "dropping modules by a threshold: ranks meet a budget",
+    ),
+    "effective-rank": Row(
+        "entropy of the spectrum of the whitened mean gradient",
+        _FULL,
+        "exact SVD",
+        "a rank that follows from entropy alone: ranks meet a budget",
+    ),
+    "fisher-layers": Row(
+        "trace of the Fisher information of a layer's target weights",
+        "the sums of `fim`",
+        "autograd per example, summed by layer (`engine/methods/test_fisher_layers.py`)",
+        "the Frobenius form, and defects: one example taken a hundred times, a raw logit in place "
+        "of the likelihood, padding, a head drawn anew",
+        "ranks of k layers, the others left out",
+    ),
+    "cka-layers": Row(
+        "likeness of a layer's input and output at one token",
+        "two hidden states per example and layer, in host memory",
+        "both formulas in float64 on the model's own hidden states "
+        "(`engine/measuring/recording/test_layer_similarity.py`)",
+        "the bias: 0.97 for independent Gaussians of 4,096 features; a layer that is skipped",
+        "ranks of k layers, the others left out",
+    ),
+    "cka-layers-biased": Row(
+        "the same, as published",
+        "the same",
+        "the same",
+        "a layer that is skipped",
+        "ranks of k layers, the others left out",
+    ),
+}
+INTRO = """# Methods
+
+A method makes scores of what one run has measured; its rule shares a budget by them. All of them
+have the same modules, the same exact budget and the same bounds, and are written as the same adapter,
+so that [`fimlora compare`](cli.md) shows them side by side and [an evaluation](evaluations.md) trains
+them. Made by `make docs` from the registry and from `docs/methods_page.py`.
+
+**Uniform LoRA is a strong default.** No method here has been shown to beat it in general; the paper
+whose `fim` this is puts its own gains below the spread between seeds. Any uneven pattern may do as
+well as a measured one, so every plan comes with uniform and random ranks that spend the same, and
+with how much of it follows from the labels. "Fisher" means the empirical Fisher of the stated loss.
+"""
+PLANS = """## What each goes by
+
+*Passes* are over the calibration batches; what several methods need comes from one run, those with
+rows to retain aside. *Labels* says whether other labels could move the plan at all. Every plan is a
+rank pattern that [all consumers](consumers.md) read: layout B as unequal ranks, layout C padded
+to one rank for those that want it. None changes the base model.
+"""
+SOURCES = """## Where each is from, and how it was checked here
+
+Tests are named below `tests/`. What an installed package has is held against that package; all else
+is a re-implementation from formulas, held against a slow one of its own.
+"""
+TRAINING = """## Methods that a calibration cannot run
+
+They move ranks while an adapter is trained, start one, or are no plan of ranks. A request that names
+one is refused with this sentence.
+"""
+
+
+def methods_page() -> str:
+    """The page."""
+    return "\n".join(
+        [INTRO, PLANS, *_plans(), "", SOURCES, *_sources(), "", TRAINING, *_training(), ""]
+    )
+
+
+def _plans() -> Iterator[str]:
+    from fimlora.methods.registry import METHODS
+
+    yield _line("method", "rule", "signal it uses", "passes", "labels", "memory", "writes")
+    yield _line(*["---"] * 7)
+    for name, method in METHODS.items():
+        row = ROWS[name]
+        labels = "move it" if method.reads_labels else "do not"
+        yield _line(
+            f"[`{name}`](methods/{PAGES.get(name, name)}.md)",
+            f"`{method.rule}`",
+            row.signal,
+            _passes(name),
+            labels,
+            row.memory,
+            row.writes,
+        )
+
+
+def _passes(name: str) -> str:
+    """The passes of a method, in words."""
+    from fimlora.methods.registry import CONTROLS, METHODS
+    from fimlora.statistics.options import Passes
+
+    method = METHODS[name]
+    if name in CONTROLS or method.passes is Passes.NONE:
+        return "none"
+    if method.passes is Passes.FORWARD:
+        return "forward"
+    if method.needs_null:
+        return "forward, backward twice"
+    each = ", for each dataset" if method.needs_retain else ""
+    return f"forward, backward{each}"
+
+
+def _sources() -> Iterator[str]:
+    from fimlora.methods.registry import METHODS
+
+    yield _line("method", "source", "held against", "left out, and why")
+    yield _line(*["---"] * 4)
+    for name, method in METHODS.items():
+        row = ROWS[name]
+        yield _line(f"`{name}`", method.source, row.checked, row.left_out)
+
+
+def _training() -> Iterator[str]:
+    from fimlora_contract.training_time import TRAINING_TIME
+
+    yield _line("name", "it", "here")
+    yield _line(*["---"] * 3)
+    for name, (reason, instead) in TRAINING_TIME.items():
+        yield _line(f"`{name}`", reason, instead)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,162 @@
+"""Which modules an entry names, and which a preset ties."""
+
+import re
+
+import pytest
+
+from fimlora.allocation.types import Names, resolve_groups, resolve_types
+from fimlora.constraints import Constraints
+from fimlora.errors import InvalidOption
+from fimlora.plan import TargetModule
+from fimlora.shares import type_name
+
+KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+
+
+def modules_of(*names):
+    return [TargetModule(name, 8, 8) for name in names]
+
+
+LLAMA = modules_of(
+    *(f"model.layers.{i}.{kind}" for i in (0, 1, 11) for kind in KINDS), "score.q_proj"
+)
+MIXTURE = modules_of(
+    *(
+        f"model.layers.{i}.mlp.experts.{j}.{leaf}"
+        for i in (0, 1)
+        for j in (0, 1, 2)
+        for leaf in ("gate_proj", "up_proj", "down_proj")
+    )
+)
+NAMES = [m.name for m in LLAMA]
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ("q_proj", [n for n in NAMES if n.endswith(".q_proj")]),
+        ("self_attn.q_proj", [n for n in NAMES if n.endswith("attn.q_proj")]),
+        ("layers.1.self_attn.q_proj", ["model.layers.1.self_attn.q_proj"]),
+        ("model.layers.1.mlp.up_proj", ["model.layers.1.mlp.up_proj"]),
+        ("proj", []),
+        ("_proj", []),
+        ("layers.1", []),
+        ("layers.1.*", [n for n in NAMES if ".layers.1." in n]),
+        ("model.layers.*.mlp.*", [n for n in NAMES if ".mlp." in n]),
+        ("[kv]_proj", [n for n in NAMES if n.endswith((".k_proj", ".v_proj"))]),
+        ("attn.q_proj", []),
+    ],
+    ids=str,
+)
+def test_an_entry_is_a_name_an_ending_after_a_dot_or_a_pattern(entry, wanted):
+    """As a loop over all names says."""
+    assert Names(NAMES).named_by(entry) == wanted
+
+
+def test_a_pattern_of_many_stars_is_no_way_to_hold_a_process():
+    """A name that almost fits is told in no time."""
+    names = Names(["a" * 250])
+
+    assert names.named_by("*a" * 60 + "b") == []
+
+
+def test_types_are_kinds_without_numbers():
+    """Of a layer or of an expert; a digit inside a name is part of it."""
+    assert {type_name(m.kind) for m in LLAMA} == {*KINDS, "score.q_proj"}
+    assert type_name("mlp.w1") == "mlp.w1"
+    assert {type_name(m.kind) for m in MIXTURE} == {
+        f"mlp.experts.*.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")
+    }
+
+
+def groups(preset, modules):
+    return {frozenset(g) for g in resolve_groups(Constraints.of(groups=preset), modules)}
+
+
+def test_by_type_ties_each_kind_over_all_layers():
+    """And leaves what is outside the blocks alone."""
+    assert groups("type", LLAMA) == {
+        frozenset(f"model.layers.{i}.{kind}" for i in (0, 1, 11)) for kind in KINDS
+    }
+
+
+def test_by_layer_ties_each_block():
+    """Two towers have layers of their own."""
+    towers = modules_of(*(f"{t}.layers.{i}.{k}" for t in "ab" for i in (0, 1) for k in "xy"))
+
+    assert groups("layer", towers) == {
+        frozenset(f"{t}.layers.{i}.{k}" for k in "xy") for t in "ab" for i in (0, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "tied"),
+    [
+        ([f"l.0.{k}" for k in KINDS], [KINDS[:3], KINDS[4:6]]),
+        (["l.0.attn.query", "l.0.attn.key", "l.0.attn.value", "l.0.out.dense"],
+         [["attn.query", "attn.key", "attn.value"]]),
+        (["l.0.attn.q_proj", "l.0.mlp.up_proj"], []),
+        (["l.0.a.q_proj", "l.0.b.k_proj"], []),
+    ],
+    ids=["llama", "bert", "one each", "two parents"],
+)  # fmt: skip
+def test_fused_ties_what_servers_pack(names, tied):
+    """Projections of one parent that are held in one matrix."""
+    wanted = {frozenset(f"l.0.{kind}" for kind in group) for group in tied}
+
+    assert groups("fused", modules_of(*names)) == wanted
+
+
+def test_fused_ties_all_experts_of_a_projection():
+    """As a server that stacks them wants one rank for all: gate with up, and down."""
+    first, second = (
+        [m.name for m in MIXTURE if f".layers.{i}." in m.name] for i in (0, 1)
+    )  # fmt: skip
+
+    assert groups("fused", MIXTURE) == {
+        frozenset(n for n in layer if n.endswith("down_proj") == is_down)
+        for layer in (first, second)
+        for is_down in (True, False)
+    }
+
+
+def resolved(**given):
+    constraints = Constraints.of(**given)
+    return resolve_groups(constraints, LLAMA), resolve_types(constraints, LLAMA)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"groups": [["q_proj"], ["self_attn.q_proj"]]}, "is in two"),
+        ({"groups": [["nowhere", "q_proj"]]}, "'nowhere' names no target module"),
+        ({"groups": "towers"}, "allowed are lists of names, type, fused, layer"),
+        ({"groups": ["q_proj", "k_proj"]}, "no group"),
+        ({"per_type": {"q_proj": {}, "self_attn.*": {}}}, "both 'q_proj' and 'self_attn.*'"),
+        ({"per_type": {"nowhere": {}}}, "'nowhere' names no target module"),
+        ({"per_type": {"q_proj": {"rank": 3}}}, "may have r_min, r_max and share"),
+        ({"per_type": {"q_proj": {"r_min": 3, "r_max": 2}}}, "r_min=3 is above r_max=2"),
+        ({"per_type": {"q_proj": {"share": 0}}}, "above 0 and at most 1"),
+        ({"per_type": {"q_proj": {"r_max": 0}}}, "at least 1"),
+        ({"rank_menu": [4, 2]}, "rising order"),
+        ({"rank_menu": [0, 2]}, "rising order"),
+        ({"rank_menu": "threes"}, "powers-of-two, vllm"),
+        ({"rank_menu": [2, 4], "multiple_of": 2}, "give one of both"),
+        ({"max_lora_rank": 0}, "max_lora_rank=0"),
+    ],
+    ids=str,
+)
+def test_what_means_nothing_is_refused_by_name(given, said):
+    """Each error says what was given and what is allowed."""
+    with pytest.raises(InvalidOption, match=re.escape(said)):
+        resolved(**given)
+
+
+def test_what_was_meant_to_be_a_target_may_be_named():
+    """A module that no row reached is no reason to refuse what names it."""
+    constraints = Constraints.of(groups=[["a.0.x", "gone"]], per_type={"gone": {"r_min": 2}})
+    modules = modules_of("a.0.x", "a.0.y")
+
+    assert resolve_groups(constraints, modules, ["a.0.gone"]) == [("a.0.x",)]
+    assert resolve_types(constraints, modules, ["a.0.gone"]) == {"gone": []}

@@ -1,0 +1,344 @@
+"""A limit divided over the types of modules that asked for a share of it.
+
+Without shares there is one part: all modules and the whole limit. With them, each type is a part
+of its own, and what no type asked for goes to all other modules together. Every rule and every
+control is solved part by part, so that all keep the same quotas. Nothing here imports torch.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimlora.allocation.many import share_many
+from fimlora.allocation.types import resolve_groups, resolve_types
+from fimlora.allocation.units import Floats, Ranks, Units, ladder_of, units_of
+from fimlora.constraints import Constraints, shares_of
+from fimlora.errors import InfeasibleBudget, InvalidOption
+from fimlora.plan import RankPlan, TargetModule
+
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Modules that share one limit.
+
+    Attributes:
+        type: What was asked to have a share; ``None`` for all other modules, or all.
+        names: Names of the modules, in the order of the plan.
+        columns: Their places in that order.
+        units: What the solvers give ranks to.
+        limit: What they may spend together.
+    """
+
+    type: str | None
+    names: tuple[str, ...]
+    columns: NDArray[np.intp]
+    units: Units
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Lowest and highest rank of each module, in the order of the modules.
+
+    A module smaller than a bound has its full rank in place of it.
+    """
+
+    lowest: Whole
+    highest: Whole
+
+
+def bounds_of(
+    modules: Sequence[TargetModule],
+    general: tuple[int, int],
+    constraints: Constraints,
+    types: Mapping[str, Collection[str]],
+) -> Bounds:
+    """Find the bounds of each module.
+
+    A type's own bound goes before the general one; where it has but one, the other makes room.
+
+    Args:
+        modules: The target modules.
+        general: Lowest and highest rank.
+        constraints: Their rules per type.
+        types: Names of modules by type.
+
+    Returns:
+        The bounds.
+    """
+    n = len(modules)
+    lowest, highest = (np.full(n, bound, dtype=np.int64) for bound in general)
+    if types:
+        place = {module.name: i for i, module in enumerate(modules)}
+        for entry, names in types.items():
+            low, high = _own(constraints, entry, general)
+            columns = [place[name] for name in names]
+            lowest[columns], highest[columns] = low, high
+    if constraints.max_lora_rank is not None:
+        highest = np.minimum(highest, constraints.max_lora_rank)
+    sizes = np.fromiter((min(m.d_in, m.d_out) for m in modules), dtype=np.int64, count=n)
+    highest = np.minimum(highest, sizes)
+    return Bounds(np.minimum(lowest, highest), highest)
+
+
+def _own(constraints: Constraints, entry: str, general: tuple[int, int]) -> tuple[int, int]:
+    """Bounds of a type.
+
+    Returns:
+        Lowest and highest rank.
+
+    Raises:
+        InvalidOption: Its floor is above what the server allows.
+    """
+    rule, cap = constraints.per_type[entry], constraints.max_lora_rank
+    if rule.r_min is not None and cap is not None and rule.r_min > cap:
+        raise InvalidOption(
+            f"per_type[{entry!r}]: r_min={rule.r_min} is above max_lora_rank={cap}"
+        )
+    low, high = general
+    if rule.r_min is not None:
+        low, high = rule.r_min, max(high, rule.r_min)
+    if rule.r_max is not None:
+        low, high = min(low, rule.r_max), rule.r_max
+    return low, high
+
+
+def divide(
+    modules: Sequence[TargetModule],
+    general: tuple[int, int],
+    limit: int,
+    constraints: Constraints,
+    *,
+    in_ranks: bool,
+    not_targeted: Collection[str] = (),
+) -> tuple[Part, ...]:
+    """Gather what the solvers give ranks to, and what each part of it may spend.
+
+    Args:
+        modules: The target modules.
+        general: Lowest and highest rank, but for types with their own.
+        limit: Ranks in total, or parameters.
+        constraints: What every rule keeps to.
+        in_ranks: Whether the limit counts ranks; else each costs its parameters.
+        not_targeted: Names that were meant to be targets; constraints may name them, too.
+
+    Returns:
+        The parts, whose limits add up to the limit.
+    """
+    types = resolve_types(constraints, modules, not_targeted)
+    groups = resolve_groups(constraints, modules, not_targeted)
+    bounds = bounds_of(modules, general, constraints, types)
+    costs = None
+    if not in_ranks:
+        costs = np.fromiter((m.cost for m in modules), dtype=np.int64, count=len(modules))
+    names = [module.name for module in modules]
+    ladder = ladder_of(constraints, int(bounds.highest.max(initial=0)))
+
+    def units(columns: NDArray[np.intp], tied: Iterable[Collection[str]]) -> Units:
+        return units_of(
+            names if len(columns) == len(names) else [names[i] for i in columns.tolist()],
+            bounds.lowest[columns],
+            bounds.highest[columns],
+            None if costs is None else costs[columns],
+            ladder=ladder,
+            groups=tied,
+        )
+
+    shares = shares_of(constraints.per_type)
+    if not shares:
+        everything = np.arange(len(names))
+        return (Part(None, tuple(names), everything, units(everything, groups), limit),)
+    columns = _columns(names, {entry: types[entry] for entry in shares})
+    tied = _groups_by_part(groups, names, columns)
+    gathered = {entry: units(some, tied[entry]) for entry, some in columns.items()}
+    limits = _limits(gathered, shares, limit)
+    return tuple(
+        Part(
+            entry, tuple(names[i] for i in columns[entry]), columns[entry], found, limits[entry]
+        )
+        for entry, found in gathered.items()
+    )
+
+
+def division_of(plan: RankPlan) -> tuple[Part, ...]:
+    """Divide what a plan shares, as it was divided for it.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The parts.
+    """
+    return divide(
+        plan.modules,
+        (plan.r_min, plan.r_max),
+        plan.limit,
+        plan.constraints,
+        in_ranks=plan.budget.unit == "rank",
+        not_targeted=plan.not_targeted,
+    )
+
+
+def dearest_step(plan: RankPlan) -> int:
+    """Say how far two ways to spend a plan's budget may be apart, in parameters.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        What the dearest step of a module or group costs; parts with limits of their own have
+        such a step each.
+    """
+    costs = {module.name: module.cost for module in plan.modules}
+    groups = resolve_groups(plan.constraints, plan.modules, plan.not_targeted)
+    dearest = max(*costs.values(), *(sum(costs[name] for name in group) for group in groups), 0)
+    ladder = ladder_of(plan.constraints, max(plan.r_max, *plan.ranks.values()))
+    highest = np.searchsorted(ladder, max(plan.r_max, *plan.ranks.values()), side="right")
+    shares = shares_of(plan.constraints.per_type)
+    return dearest * int(np.diff(ladder[:highest]).max(initial=1)) * (len(shares) + 1)
+
+
+def share_parts(parts: Sequence[Part], scores: Floats) -> Ranks:
+    """Share the limit of each part by the rule ``proportional``, for many score vectors.
+
+    Args:
+        parts: The parts.
+        scores: One score vector per row, in the order of the plan's modules (R modules).
+
+    Returns:
+        Rank per row and module (R modules).
+    """
+    if len(parts) == 1:
+        return share_many(parts[0].units, scores, parts[0].limit)
+    ranks = np.empty(scores.shape, dtype=np.int64)
+    for part in parts:
+        ranks[:, part.columns] = share_many(part.units, scores[:, part.columns], part.limit)
+    return ranks
+
+
+def _columns(
+    names: Sequence[str], types: Mapping[str, Collection[str]]
+) -> dict[str | None, NDArray[np.intp]]:
+    """Places of the modules of each type that has a share, and of all others.
+
+    Returns:
+        Columns by type, ``None`` for all others.
+
+    Raises:
+        InvalidOption: A type that is to have a share has no module that was measured.
+    """
+    place = {name: i for i, name in enumerate(names)}
+    found: dict[str | None, NDArray[np.intp]] = {}
+    for entry, members in types.items():
+        if not members:
+            raise InvalidOption(
+                f"per_type[{entry!r}] is to have a share of the budget, but none of its modules "
+                "can be given ranks; leave its share out"
+            )
+        found[entry] = np.array(sorted(place[name] for name in members), dtype=np.intp)
+    others = np.ones(len(names), dtype=bool)
+    others[np.concatenate(list(found.values()))] = False
+    return {**found, None: np.flatnonzero(others)} if others.any() else found
+
+
+def _groups_by_part(
+    groups: Iterable[tuple[str, ...]],
+    names: Sequence[str],
+    columns: Mapping[str | None, NDArray[np.intp]],
+) -> dict[str | None, list[tuple[str, ...]]]:
+    """Sort groups by part.
+
+    Returns:
+        Groups of each.
+
+    Raises:
+        InvalidOption: A group ties modules of two parts, which share no limit.
+    """
+    part_of = {names[i]: part for part, some in columns.items() for i in some.tolist()}
+    found: dict[str | None, list[tuple[str, ...]]] = {part: [] for part in columns}
+    for group in groups:
+        parts = {part_of[name] for name in group}
+        if len(parts) > 1:
+            both = ", ".join(sorted(repr(part or "all others") for part in parts))
+            raise InvalidOption(
+                f"a group ties {group[0]!r} to modules of another type, and per_type gives shares "
+                f"of their own to {both}: tie modules of one type, or give no shares"
+            )
+        found[part_of[group[0]]].append(group)
+    return found
+
+
+def _limits(
+    units: Mapping[str | None, Units], shares: Mapping[str, float], limit: int
+) -> dict[str | None, int]:
+    """What each part may spend: its share by largest remainder, so that all add up to the limit.
+
+    Counted in the largest number that divides all prices, so that no part is left with less than
+    it can use.
+
+    Returns:
+        Limit of each part.
+
+    Raises:
+        InvalidOption: The shares leave something, and no module is left for it.
+    """
+    asked: dict[str | None, Fraction] = {
+        e: Fraction(repr(share)) for e, share in shares.items()
+    }
+    rest = 1 - sum(asked.values(), Fraction(0))
+    if None in units:
+        asked[None] = max(rest, Fraction(0))
+    elif abs(rest) > Fraction(1, 10**9):
+        raise InvalidOption(
+            f"per_type has a share for every module, and they add up to {float(1 - rest):g}; "
+            "let them add up to 1, or leave one out, which then has the rest"
+        )
+    grain = _grain(units.values())
+    n_grains = limit // grain
+    total = sum(asked.values(), Fraction(0))
+    quotas = {part: share / total * n_grains for part, share in asked.items()}
+    found = {part: math.floor(quota) for part, quota in quotas.items()}
+    left = n_grains - sum(found.values())
+    # Ties go to the first in the alphabet; those who asked for no share come last.
+    turns = sorted(quotas, key=lambda p: (quotas[p] % 1 * -1, p is None, p or ""))
+    for part in turns[:left]:
+        found[part] += 1
+    limits = {part: grain * n for part, n in found.items()}
+    for part, spendable in limits.items():
+        _check_part(part, units[part], spendable, limit, asked[part])
+    return limits
+
+
+def _grain(units: Iterable[Units]) -> int:
+    """The largest number that divides every price."""
+    grain = 0
+    for some in units:
+        for size in np.unique(some.step_sizes[:-1]).tolist():
+            grain = math.gcd(grain, *(some.weight * size).astype(np.int64).tolist())
+    return max(1, grain)
+
+
+def _check_part(
+    part: str | None, units: Units, spendable: int, limit: int, share: Fraction
+) -> None:
+    """Name the share that a part cannot spend, and those that it could.
+
+    Raises:
+        InfeasibleBudget: The limit of the part is outside of what its bounds permit.
+    """
+    low, high = units.interval
+    if low <= spendable and (not units.in_ranks or spendable <= high):
+        return
+    what = "ranks" if units.in_ranks else "parameters"
+    who = "what per_type leaves to all other modules" if part is None else f"per_type[{part!r}]"
+    raise InfeasibleBudget(
+        f"{who}: a share of {float(share):.6g} is {spendable} of {limit} {what}, outside the "
+        f"feasible interval [{low}, {high}] of its {len(units.row_of)} modules; as a share: from "
+        f"{math.ceil(low / limit * 1e6) / 1e6:g} to {math.floor(high / limit * 1e6) / 1e6:g}"
+    )

@@ -1,0 +1,179 @@
+"""Modules by what they are: those an entry names, those of one type, those that share a rank.
+
+Nothing here imports torch.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from fnmatch import translate
+from functools import lru_cache
+
+from fimlora.constraints import Constraints
+from fimlora.errors import InvalidOption
+from fimlora.plan import BLOCK_INDEX, TargetModule
+from fimlora.shares import type_name
+
+_WILD = frozenset("*?[")
+# What servers and fused checkpoints hold in one matrix, by the last part of names.
+_FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("wq", "wk", "wv"),
+    ("gate_proj", "up_proj"),
+    ("wi_0", "wi_1"),
+    ("w1", "w3"),
+)
+_PACK = {leaf: leaves[0] for leaves in _FUSED for leaf in leaves}
+
+
+class Names:
+    """Modules that entries are looked up in."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(names)
+        self._by_end: dict[int, dict[str, list[str]]] = {}  # by how many parts the ending has
+
+    def named_by(self, entry: str) -> list[str]:
+        """Modules that an entry names: by name, by ending, or by either with ``*``."""
+        if _WILD.isdisjoint(entry):
+            return self._ends(entry.count(".") + 1).get(entry, [])
+        match = re.compile(rf"(?:.*\.)?{translate(entry)}", re.DOTALL).match
+        return [name for name in self._names if match(name)]
+
+    def _ends(self, n_parts: int) -> dict[str, list[str]]:
+        """Names by their endings of so many parts."""
+        if n_parts not in self._by_end:
+            found = self._by_end[n_parts] = defaultdict(list)
+            for name in self._names:
+                first, *rest = name.rsplit(".", n_parts)
+                if len(rest) == n_parts:
+                    found[name[len(first) + 1 :]].append(name)
+                elif len(rest) == n_parts - 1:
+                    found[name].append(name)
+        return self._by_end[n_parts]
+
+
+def _place(module: TargetModule) -> tuple[str, str, str] | None:
+    """Stack, layer and kind; models with two towers have two stacks. ``None`` outside blocks."""
+    match = BLOCK_INDEX.search(module.name)
+    if match is None:
+        return None
+    return module.name[: match.start()], match[1], module.name[match.end() :]
+
+
+_starred = lru_cache(maxsize=4096)(type_name)  # a model has many modules and few kinds
+
+
+def resolve_groups(
+    constraints: Constraints,
+    modules: Sequence[TargetModule],
+    not_targeted: Collection[str] = (),
+) -> list[tuple[str, ...]]:
+    """Find the modules that are tied to one rank.
+
+    Args:
+        constraints: What was asked for.
+        modules: The target modules.
+        not_targeted: Names that were meant to be targets and are none; entries may name them.
+
+    Returns:
+        Names of each group's modules, in the model's order; each module is in one at most.
+
+    Raises:
+        InvalidOption: An entry names no module, or a module is in two groups.
+    """
+    if isinstance(constraints.groups, str):
+        return _preset(modules, _KEYS[constraints.groups])
+    if not constraints.groups:
+        return []
+    names, others = Names(m.name for m in modules), Names(not_targeted)
+    found: list[tuple[str, ...]] = []
+    seen: set[str] = set()
+    for entries in constraints.groups:
+        members = dict.fromkeys(
+            name for entry in entries for name in _named(entry, names, others, "groups")
+        )
+        if both := seen & members.keys():
+            raise InvalidOption(
+                f"groups must name each known module at most once; {min(both)!r} is in two"
+            )
+        seen |= members.keys()
+        found.append(tuple(members))
+    return [group for group in found if group]
+
+
+def resolve_types(
+    constraints: Constraints,
+    modules: Sequence[TargetModule],
+    not_targeted: Collection[str] = (),
+) -> dict[str, list[str]]:
+    """Find the modules that each rule per type is about.
+
+    Args:
+        constraints: What was asked for.
+        modules: The target modules.
+        not_targeted: Names that were meant to be targets and are none; entries may name them.
+
+    Returns:
+        Names of modules by the entry of their type; a module is of one at most.
+
+    Raises:
+        InvalidOption: An entry names no module, or a module is of two types.
+    """
+    if not constraints.per_type:
+        return {}
+    names, others = Names(m.name for m in modules), Names(not_targeted)
+    found: dict[str, list[str]] = {}
+    type_by_name: dict[str, str] = {}
+    for entry in constraints.per_type:
+        found[entry] = _named(entry, names, others, "per_type")
+        for name in found[entry]:
+            if (other := type_by_name.setdefault(name, entry)) != entry:
+                raise InvalidOption(
+                    f"per_type: {name!r} is both {other!r} and {entry!r}; a module may have one "
+                    "rule"
+                )
+    return found
+
+
+def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
+    found = names.named_by(entry)
+    if not found and not others.named_by(entry):
+        raise InvalidOption(
+            f"{option}: {entry!r} names no target module; give a module's name, an ending of "
+            "names after a dot such as 'q_proj', or either with * for any characters"
+        )
+    return found
+
+
+Key = Callable[[tuple[str, str, str]], Hashable]
+
+
+def _preset(modules: Iterable[TargetModule], key: Key) -> list[tuple[str, ...]]:
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for module in modules:
+        place = _place(module)
+        if place is not None and (common := key(place)) is not None:
+            groups[common].append(module.name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _fused_key(place: tuple[str, str, str]) -> Hashable:
+    """What a server holds in one matrix: packed projections of one parent, and all its experts."""
+    stack, layer, kind = place
+    starred = _starred(kind)
+    parent, _, leaf = starred.rpartition(".")
+    if leaf in _PACK:
+        return stack, layer, parent, _PACK[leaf]
+    return (stack, layer, starred) if starred != kind else None
+
+
+_KEYS: dict[str, Key] = {
+    "type": lambda place: (place[0], _starred(place[2])),
+    "fused": _fused_key,
+    "layer": lambda place: place[:2],
+}
