@@ -248,7 +248,7 @@ def _columns(
 
 
 def _groups_by_part(
-    groups: Iterable[tuple[str, ...]],
+    groups: Collection[tuple[str, ...]],
     names: Sequence[str],
     columns: Mapping[str | None, NDArray[np.intp]],
 ) -> dict[str | None, list[tuple[str, ...]]]:
@@ -260,8 +260,10 @@ def _groups_by_part(
     Raises:
         InvalidOption: A group ties modules of two parts, which share no limit.
     """
-    part_of = {names[i]: part for part, some in columns.items() for i in some.tolist()}
     found: dict[str | None, list[tuple[str, ...]]] = {part: [] for part in columns}
+    if not groups:
+        return found
+    part_of = {names[i]: part for part, some in columns.items() for i in some.tolist()}
     for group in groups:
         parts = {part_of[name] for name in group}
         if len(parts) > 1:
