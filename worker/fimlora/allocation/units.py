@@ -219,7 +219,7 @@ def units_of(
     np.minimum.at(hi, row_of, highest)
     weight = np.bincount(row_of, weights, minlength=n_rows).astype(np.float64)
     is_plain = n_rows == len(names)
-    first_names = names if is_plain else [names[i] for i in columns[starts].tolist()]
+    first_names = list(names) if is_plain else [names[i] for i in columns[starts].tolist()]
     low_steps = np.searchsorted(ladder, lo)
     high_steps = np.searchsorted(ladder, hi, side="right") - 1
     for i in np.flatnonzero(low_steps > high_steps):
