@@ -51,6 +51,12 @@ class TargetModule:
         return int(match[1]) if match else None
 
     @property
+    def block(self) -> str | None:
+        """Name of that block, such as ``model.layers.3``: stacks may share an index."""
+        match = BLOCK_INDEX.search(self.name)
+        return self.name[: match.end() - 1] if match else None
+
+    @property
     def kind(self) -> str:
         """What the module is inside its block, such as ``self_attn.q_proj``."""
         match = BLOCK_INDEX.search(self.name)
@@ -123,14 +129,15 @@ class RankPlan:
 
     Attributes:
         modules: The target modules, in the model's order.
-        ranks: Rank per module name; 0, which only ``spectral`` gives, means "not targeted".
+        ranks: Rank per module name; 0, which only ``spectral`` and ``layers`` give, means "not
+            targeted".
         scores: Score per module name as measured, whatever the rule made of it; for
             ``spectral`` the energy of the mean gradient that the rank captures.
         budget: The budget as requested.
         limit: The budget in the unit the solver worked in: ranks in total for ``rank``,
             trainable parameters for all others.
-        rule: ``proportional``, ``spectral``, ``uniform`` or ``random``.
-        r_min: Lowest rank allowed.
+        rule: ``proportional``, ``spectral``, ``layers``, ``uniform`` or ``random``.
+        r_min: Lowest rank allowed; of ``layers``, in the layers that are chosen.
         r_max: Highest rank allowed.
         scale: The one effective LoRA scale ``s = alpha / rank`` of every module; with another
             scaling than ``constant``, only what the scores are stated at.
