@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from fimlora.allocation.controls import check_spending, control_ranks
 from fimlora.allocation.division import Part, divide, division_of, share_parts
 from fimlora.allocation.layers import (
@@ -244,10 +246,13 @@ def _controls(
     of_parts = [control_ranks(part.units, part.names, part.limit, seed=seed) for part in parts]
     if len(of_parts) == 1:
         return of_parts[0]
+    names = [module.name for module in modules]
+    ranks = np.empty(len(names), dtype=np.int64)
     found: dict[str, dict[str, int]] = {}
     for control in of_parts[0]:
-        shared = {name: rank for some in of_parts for name, rank in some[control].items()}
-        found[control] = {module.name: shared[module.name] for module in modules}
+        for part, some in zip(parts, of_parts, strict=True):
+            ranks[part.columns] = list(some[control].values())
+        found[control] = dict(zip(names, ranks.tolist(), strict=True))
     return found
 
 
