@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--heads", nargs="+", default=["fresh", "fitted"])
-    methods = [name for name in METHODS if name not in CONTROLS]
+    methods = [n for n, m in METHODS.items() if n not in CONTROLS and not m.needs_retain]
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

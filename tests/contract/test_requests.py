@@ -39,6 +39,14 @@ def test_short_forms_expand_to_tagged_references():
         ({"dataset": "https://x.example/d"}, "dataset"),
         ({"dataset": {"source": "url", "url": "x"}}, "dataset"),
         ({"allocation": {"r_min": 9, "r_max": 8}}, "above r_max"),
+        ({"adapter": {"scale": 0}}, "0.0009765625"),
+        ({"adapter": {"scale": "2"}}, "must be a number; it is text"),
+        ({"adapter": {"scale": True}}, "must be a number; it is true or false"),
+        ({"adapter": {"scale": 10**400}}, "must be a finite number"),
+        ({"adapter": {"alpha": float("nan")}}, "must be a finite number"),
+        ({"adapter": {"rslora": True}}, "rslora needs alpha"),
+        ({"adapter": {"alpha": 16, "scale": 3}}, "give one of both"),
+        ({"adapter": {"alpha": 16, "layout": "C"}}, "layout C has one scale"),
         (
             {"allocation": {"groups": "towers"}},
             "must be one of type, fused, layer.*it is 'towers'",
@@ -242,3 +250,15 @@ def test_a_bad_row_is_named():
         check_row({"text": None, "label": 1}, fields, where="line 3")
     with pytest.raises(ColumnError, match=r"column 'label' must be a label.*nothing"):
         check_row({"text": "a"}, fields, where="line 3")
+
+
+def test_a_whole_scale_is_one_request_however_it_is_written():
+    """2 and 2.0 have one digest; a fraction stays one."""
+    two, also_two, other = (
+        CalibrationRequest.model_validate(SHORT | {"adapter": {"scale": scale}})
+        for scale in (2, 2.0, 1.5)
+    )
+
+    assert two.model_dump_json() == also_two.model_dump_json()
+    assert two == CalibrationRequest.model_validate(SHORT)
+    assert other.adapter.scale == 1.5

@@ -1,5 +1,7 @@
 """Plans with ranks the test chooses."""
 
+from typing import Any
+
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.scores import Scores
 
@@ -13,7 +15,11 @@ SCORES = Scores(MODULES, {m.name: float(i + 1) for i, m in enumerate(MODULES)})
 
 
 def plan_of(
-    modules: tuple[TargetModule, ...], ranks: list[int], *, scale: int | float = 2
+    modules: tuple[TargetModule, ...],
+    ranks: list[int],
+    *,
+    scale: int | float = 2,
+    **more: Any,
 ) -> RankPlan:
     """A plan with ranks that repeat the given ones in the order of the modules."""
     chosen = {m.name: ranks[i % len(ranks)] for i, m in enumerate(modules)}
@@ -27,4 +33,5 @@ def plan_of(
         r_min=min(ranks),
         r_max=max(ranks),
         scale=scale,
+        **more,
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
+from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -137,7 +138,8 @@ class RankPlan:
         rule: ``proportional``, ``spectral``, ``layers``, ``uniform`` or ``random``.
         r_min: Lowest rank allowed; of ``layers``, in the layers that are chosen.
         r_max: Highest rank allowed.
-        scale: The one effective LoRA scale ``s = alpha / rank`` of every module.
+        scale: The one effective LoRA scale ``s = alpha / rank`` of every module; with another
+            scaling than ``constant``, only what the scores are stated at.
         controls: Ranks per module name of the control plans at the same budget.
         provenance: Facts about the measurement (estimator, aggregation, examples, ...).
         not_targeted: What the choice of targets means but is not one of them, by name, with
@@ -147,6 +149,9 @@ class RankPlan:
         method: The method that made the scores; ``None`` for scores of one's own.
         warnings: What to mind before training by it.
         constraints: What the ranks keep to besides, as do those of the controls.
+        scaling: How alpha follows from rank: ``constant``, ``alpha`` or ``rslora``; see
+            `fimlora.scaling`.
+        lora_alpha: The one alpha of all modules, unless the scale is constant.
     """
 
     modules: tuple[TargetModule, ...]
@@ -166,6 +171,11 @@ class RankPlan:
     method: str | None = None
     warnings: tuple[PlanWarning, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    scaling: Scaling = "constant"
+    lora_alpha: int | float | None = None
+
+    def __post_init__(self) -> None:
+        check_scaling(self.scaling, self.lora_alpha)
 
     @property
     def spent(self) -> Spending:
@@ -189,9 +199,15 @@ class RankPlan:
         )
 
     def alpha(self, name: str) -> int | float:
-        """LoRA alpha of a module: ``scale * rank``, so that ``alpha / rank`` is constant."""
-        alpha = self.scale * self.ranks[name]
-        return int(alpha) if alpha == int(alpha) else alpha
+        """LoRA alpha of a module: ``scale * rank``, or the one alpha of all; 0 if not targeted."""
+        rank = self.ranks[name]
+        return alpha_of(rank, scale=self.scale, alpha=self.lora_alpha) if rank else 0
+
+    def scale_of(self, name: str) -> int | float:
+        """Effective scale of a module that has a rank: what its update is multiplied by."""
+        return scale_of(
+            self.ranks[name], scaling=self.scaling, scale=self.scale, alpha=self.lora_alpha
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The rank map as plain data, in a fixed order: same plan, same bytes."""
@@ -204,6 +220,8 @@ class RankPlan:
             "r_max": self.r_max,
             "constraints": self.constraints.to_json(),
             "scale": self.scale,
+            "scaling": self.scaling,
+            "lora_alpha": self.lora_alpha,
             "spent": asdict(self.spent),
             "controls": {
                 name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
@@ -267,6 +285,8 @@ class RankPlan:
                 r_max=data["r_max"],
                 scale=data["scale"],
                 constraints=Constraints.of(**data.get("constraints", {})),
+                scaling=data.get("scaling", "constant"),
+                lora_alpha=data.get("lora_alpha"),
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
                 provenance=data["provenance"],
                 not_targeted=dict(data.get("not_targeted", {})),

@@ -124,6 +124,15 @@ class EvaluationRequest(CalibrationRequest):
     )
 
     @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.adapter.alpha is not None:
+            raise ValueError(
+                "adapter.alpha has no meaning here: all arms must have one scale, and one alpha "
+                "gives each rank another, which is another learning rate; give adapter.scale"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_held_out(self) -> Self:
         given = [
             name
@@ -198,6 +207,11 @@ class EvaluationRequest(CalibrationRequest):
     def methods_measured(self) -> tuple[str, ...]:
         """The methods that plans are made by; they say what is measured."""
         return tuple(dict.fromkeys([*self.wanted_methods, *CONTROLS]))
+
+    @property
+    def measures_signal(self) -> bool:
+        """Never: no part of what is found states it."""
+        return False
 
     @property
     def schedule(self) -> Schedule:

@@ -25,7 +25,7 @@ class RankMapModule(AnswerModel):
     kind: str
     score: float
     rank: int
-    alpha: int
+    alpha: int | float
     parameters: int
 
 
@@ -57,7 +57,18 @@ class RankMap(AnswerModel):
         description="What the ranks keep to besides, as do those of the controls: multiples or a "
         "menu, ties, rules per type, a server's highest rank.",
     )
-    scale: int
+    scale: int | float = Field(
+        description="Alpha over rank, the same for all modules; with another scaling than "
+        "constant, what the scores are stated at."
+    )
+    scaling: str = Field(
+        "constant",
+        description="How alpha follows from rank: constant; alpha, one for all; or rslora, one for "
+        "all that is divided by the root of the rank.",
+    )
+    lora_alpha: int | float | None = Field(
+        None, description="The one alpha of all modules, unless the scale is constant."
+    )
     spent: dict[str, int]
     controls: dict[str, dict[str, Any]]
     provenance: dict[str, Any]

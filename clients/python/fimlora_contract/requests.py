@@ -276,11 +276,71 @@ class Allocation(RequestModel):
                 raise ValueError(f"{name}={floor} is above max_lora_rank={self.max_lora_rank}")
 
 
+def whole_if_it_is(value: int | float) -> int | float:
+    """Let 2.0 be 2, so that both are one request."""
+    return int(value) if value == int(value) else value
+
+
+def check_number(value: Any) -> Any:
+    """Refuse what is no number, in one sentence for whole and other ones.
+
+    Raises:
+        ValueError: Says what was given.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be a number; it is {json_kind(value)}")
+    if not abs(value) < 1e300:  # a whole number may be too large for any float
+        raise ValueError("must be a finite number")
+    return value
+
+
+Number = Annotated[
+    int | float,
+    BeforeValidator(check_number, json_schema_input_type=int | float),
+    AfterValidator(whole_if_it_is),
+]
+
+
 class LayoutOptions(RequestModel):
     """How the adapter config is written; see the README for the two layouts."""
 
     layout: Literal["B", "C"] = "B"
-    scale: Annotated[int, Field(ge=1, le=1024)] = 2
+    scale: Annotated[
+        Number,
+        Field(ge=2**-10, le=1024, description="Alpha over rank, the same for all modules."),
+    ] = 2
+    alpha: Annotated[
+        Annotated[Number, Field(ge=2**-10, le=65_536)] | None,
+        Field(
+            description="One alpha for all modules in place of one scale: each has alpha over its "
+            "rank then, as in the paper's published code. Layout B only."
+        ),
+    ] = None
+    rslora: Annotated[
+        bool,
+        Field(description="With alpha: divided by the root of the rank (use_rslora of PEFT)."),
+    ] = False
+
+    @model_validator(mode="after")
+    def _one_scaling(self) -> Self:
+        if self.rslora and self.alpha is None:
+            raise ValueError("rslora needs alpha, the one alpha of all modules")
+        if self.alpha is not None and self.scale != 2:
+            raise ValueError(
+                f"scale={self.scale} and alpha={self.alpha}: give one of both; with alpha, scales "
+                "follow from ranks"
+            )
+        if self.alpha is not None and self.layout == "C":
+            raise ValueError(
+                "layout C has one scale for all modules, which alpha does not give: take layout B, "
+                "or scale"
+            )
+        return self
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """How alphas follow from ranks, as the engine takes it."""
+        return {"scale": self.scale, "alpha": self.alpha, "rslora": self.rslora}
 
 
 class AdapterOptions(LayoutOptions):
@@ -481,6 +541,11 @@ class CalibrationRequest(RequestModel):
     def _retain_is_read(self) -> Self:
         check_retain(self.retain, self.methods_measured)
         return self
+
+    @property
+    def measures_signal(self) -> bool:
+        """Whether the null and the halves are measured for the plan's signal."""
+        return self.calibration.signal
 
     @property
     def methods_measured(self) -> tuple[str, ...]:

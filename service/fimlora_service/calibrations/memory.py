@@ -130,7 +130,7 @@ def recorded_bytes(
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)
-    halves = request.calibration.signal
+    halves = request.measures_signal
     null = passes_needed(*request.methods_measured) is Passes.BACKWARD and (
         halves or needs_null(*request.methods_measured)
     )

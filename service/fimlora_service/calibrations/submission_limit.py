@@ -38,7 +38,7 @@ class SubmissionLimit:
 
 def asks_hub(request: CalibrationRequest) -> bool:
     """Whether the model hub is asked about a request."""
-    datasets = (request.dataset, request.held_out)
+    datasets = (request.dataset, request.retain, request.held_out)
     return isinstance(request.base_model, HubModel) or any(
         isinstance(dataset, HubDataset) for dataset in datasets
     )

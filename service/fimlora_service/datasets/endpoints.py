@@ -112,10 +112,11 @@ def delete_dataset(id: DatasetId, data_folder: DataFolderDep, store: StoreDep) -
 
 
 def jobs_on(id: str, store: JobStore) -> list[str]:
-    """Ids of the open jobs that read an upload, to measure on it or to test."""
+    """Ids of the open jobs that read an upload, to measure it or to test on it."""
     return [
         job_id
         for job_id, request in store.open_requests()
-        for dataset in (request["dataset"], request.get("eval_dataset") or {})
+        for role in ("dataset", "retain", "eval_dataset")
+        for dataset in [request.get(role) or {}]
         if (dataset.get("source"), dataset.get("id")) == ("upload", id)
     ]

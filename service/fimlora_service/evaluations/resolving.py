@@ -182,6 +182,11 @@ def check_scales(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> Non
         ValidationFailed: There is one; the message has what to ask for.
     """
     for name, rank_map in maps.items():
+        if rank_map.scaling != "constant":
+            raise ValidationFailed(
+                f"plan {name!r} has one alpha for all modules, so that their scales differ: all "
+                "arms must have one scale; give a plan that was made with scale in place of alpha"
+            )
         if rank_map.scale != request.adapter.scale:
             raise ValidationFailed(
                 f"plan {name!r} has scale {rank_map.scale}, this request {request.adapter.scale}: "

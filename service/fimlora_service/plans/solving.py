@@ -116,7 +116,7 @@ def plan_and_config(
         plan = allocate(
             scored.scores,
             Budget(budget.unit, budget.value, budget.bytes_per_parameter),
-            scale=adapter.scale,
+            **adapter.scaling,
             provenance=written.facts_beside(scored.scores),
             **allocation.model_dump(exclude={"aggregation", "method"}),
         )

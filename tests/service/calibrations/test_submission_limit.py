@@ -16,6 +16,10 @@ FROM_HUB = [
     CalibrationRequest.model_validate(
         REST | {"base_model": "local:tiny", "dataset": {"source": "hub", "id": "org/data"}}
     ),
+    CalibrationRequest.model_validate(
+        REST
+        | {"base_model": "local:tiny", "retain": "org/data", "allocation": {"method": "vila"}}
+    ),
 ]
 SOON_S = 0.2
 LONG_S = 30
@@ -46,8 +50,13 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(
     ("request_", "others", "limit"),
-    [(NEAR, FROM_HUB[0], N_NEAR), (FROM_HUB[0], NEAR, N_HUB), (FROM_HUB[1], NEAR, N_HUB)],
-    ids=["near", "model-from-hub", "dataset-from-hub"],
+    [
+        (NEAR, FROM_HUB[0], N_NEAR),
+        (FROM_HUB[0], NEAR, N_HUB),
+        (FROM_HUB[1], NEAR, N_HUB),
+        (FROM_HUB[2], NEAR, N_HUB),
+    ],
+    ids=["near", "model-from-hub", "dataset-from-hub", "retain-from-hub"],
 )
 def test_a_full_limit_holds_up_only_its_own(request_, others, limit):
     """As many steps as there are places run at once; those that wait for something else go past."""

@@ -246,8 +246,12 @@ def test_a_deleted_upload_is_gone(http, body, upload, data_dir):
 def test_an_upload_that_open_jobs_need_is_kept(http, body, upload, store, data_dir):
     """409 names the jobs, queued and running; once they have ended it may go."""
     ids = [
-        http.post("/calibrate", json=body | {"dataset": upload, "budget": n}).json()["id"]
-        for n in (2, 3)
+        http.post("/calibrate", json=body | {"budget": n} | named).json()["id"]
+        for n, named in (
+            (2, {"dataset": upload}),
+            (3, {"dataset": upload}),
+            (4, {"retain": upload, "allocation": {"method": "vila"}}),
+        )
     ]
     http.post("/calibrate", json=body)
     store.start(ids[0], 1, worker="w")

@@ -453,6 +453,23 @@ class TestEstimate:
         assert (told["n_arms"], told["n_runs"], told["most_runs"]) == (3, 27, 33)
         assert (told["n_steps"], told["train_s"]) == (10, None)
 
+    def test_no_signal_is_measured_so_none_is_counted(self, http, body):
+        """Nothing that is found states one; a calibration counts its memory."""
+
+        def need(route, signal):
+            asked = body | {"calibration": {"signal": signal}, "validate_only": True}
+            method = {"methods": ["spectral"]}
+            if route == "/calibrate":
+                method = {"allocation": {"method": "spectral"}}
+            answer = http.post(route, json=asked | method)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["memory"]
+
+        assert need("/evaluations", True) == need("/evaluations", False)
+        assert need("/calibrate", True) != need("/calibrate", False)
+        request = EvaluationRequest.model_validate(body)
+        assert (request.calibration.signal, request.measures_signal) == (True, False)
+
     def test_time_is_told_from_measured_steps(self, http, body, store):
         """Of the same model, batch size and length only."""
         only = body | {"validate_only": True, "steps": 10}

@@ -53,6 +53,8 @@ class TestAllocate:
             ({"budget": 8, "allocation": {"method": "random", "seed": 3}}, {"method": "random", "seed": 3}),
             ({"budget": 8, "allocation": {"r_min": 2, "r_max": 32, "multiple_of": 2}}, {"r_min": 2, "r_max": 32, "multiple_of": 2}),
             ({"budget": 8, "adapter": {"layout": "C"}}, {"layout": "C"}),
+            ({"budget": 8, "adapter": {"alpha": 16}}, {"alpha": 16}),
+            ({"budget": 8, "adapter": {"alpha": 24, "rslora": True}}, {"alpha": 24, "rslora": True}),
             ({"budget": 8, "allocation": {"groups": "fused", "rank_menu": "powers-of-two"}}, {"groups": "fused", "rank_menu": "powers-of-two"}),
             ({"budget": 8, "allocation": {"groups": [["layers.0.*"]], "max_lora_rank": 12}}, {"groups": [["layers.0.*"]], "max_lora_rank": 12}),
             ({"budget": 8, "allocation": {"per_type": {"v_proj": {"r_min": 6, "share": 0.4}}}}, {"per_type": {"v_proj": {"r_min": 6, "share": 0.4}}}),

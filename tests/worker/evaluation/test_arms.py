@@ -72,11 +72,14 @@ def test_a_step_of_multiples_is_as_many_ranks():
 
 def test_a_step_of_tied_modules_or_of_a_menu_is_dearer():
     """Both are weighed as the plan has them: a layer of 80 + 32, eight ranks at a time."""
-    tied = arm("fim", groups="layer", rank_menu=[2, 4, 12]).plans[0]
+    tied, capped = (
+        arm("fim", groups="layer", rank_menu=[2, 4, 12], **more).plans[0]
+        for more in ({}, {"r_max": 4})
+    )
 
     assert dearest_step(arm("fim").plans[0]) == STEP
-    assert dearest_step(tied) == (80 + 32) * 2
-    assert dearest_step(replace(tied, r_max=12)) == (80 + 32) * 8
+    assert dearest_step(tied) == (80 + 32) * 8
+    assert dearest_step(capped) == (80 + 32) * 2
 
 
 def test_more_than_a_step_is_too_much():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fimlora_contract.jobs import JobEvent
 from fimlora_jobs.datasets.columns import ColumnError
@@ -315,12 +316,34 @@ def test_a_plan_that_is_given_is_an_arm(jobs: Jobs, run_queue, begun):
     prepared = begun(job_id)
     gone = jobs.submit_evaluation(plans={"mine": "sha256:" + "0" * 64})
 
+    assert "calibrating" not in {e.progress.stage for e in progress_of(jobs, job_id)}
     assert list(prepared.task.arms) == ["mine", "uniform", "random"]
     ranks = {module.name: module.rank for module in result.rank_map.modules}
     assert prepared.task.arms["mine"].plan(0).ranks == ranks
     with pytest.raises(PlanGone, match="'mine'") as error:
         begun(gone)
     assert error.value.code == "result_expired"
+
+
+def test_an_evaluation_goes_backward_once(jobs: Jobs, begun, run_queue):
+    """A calibration by default a second time, under labels of other rows."""
+    calls = []
+    run = torch.autograd.graph._engine_run_backward
+
+    def count(*args, **options):
+        calls.append(1)
+        return run(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (torch.autograd, torch.autograd.graph):
+            patch.setattr(module, "_engine_run_backward", count)
+        begun(jobs.submit_evaluation(calibration={"n_batches": 2, "head": "fresh"}))
+        evaluated = len(calls)
+        calls.clear()
+        jobs.submit(calibration={"n_batches": 2, "head": "fresh"})
+        run_queue()
+
+    assert 0 < evaluated < len(calls)
 
 
 def test_rates_at_which_runs_diverge_end_in_a_verdict(jobs: Jobs, run_queue):

@@ -2,7 +2,8 @@
 
 Layout B gives every module its rank and its alpha under its plain full name; layout C has
 one common rank, to which narrower modules are padded with zeros. In both, ``alpha / rank``
-is the same number for every module. Nothing here imports torch or PEFT.
+is the same number for every module, unless one alpha was asked for, which layout C cannot
+express: a padded module would train at the scale of the widest. Nothing here imports torch or PEFT.
 
 PEFT reads a pattern key as a regular expression that must end where the module's name ends
 and begin at its beginning or after a dot. A full name is thus also a suffix of a longer
@@ -15,6 +16,7 @@ from typing import Any
 
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.plan import RankPlan
+from fimlora.scaling import alpha_of
 
 LAYOUTS = ("B", "C")
 PADDED_RANKS = (8, 16, 32, 64, 128, 256)
@@ -75,10 +77,11 @@ def build_adapter_config(
     if layout == "B":
         alphas = {name: plan.alpha(name) for name in ranks}
         patterns = rank_patterns(ranks, alphas, left_out=left_out)
-        rank = max(ranks.values())
+        rank, alpha = max(ranks.values()), alphas[max(sorted(ranks), key=ranks.__getitem__)]
     else:
         patterns = {}, {}
         rank = padded_rank(plan)
+        alpha = alpha_of(rank, scale=common_scale(plan))
     return {
         "alpha_pattern": patterns[1],
         "base_model_name_or_path": base_model,
@@ -86,7 +89,7 @@ def build_adapter_config(
         "fan_in_fan_out": all(m.fan_in_fan_out for m in targets),
         "inference_mode": False,
         "init_lora_weights": True,
-        "lora_alpha": plan.scale * rank,
+        "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "modules_to_save": sorted(modules_to_save or ()) or None,
         "peft_type": "LORA",
@@ -98,7 +101,7 @@ def build_adapter_config(
             else sorted(target_modules)
         ),
         "task_type": task_type,
-        "use_rslora": False,
+        "use_rslora": layout == "B" and plan.scaling == "rslora",
     }
 
 
@@ -132,6 +135,28 @@ def rank_patterns(
         {key: ranks[name] for name, key in keys.items()},
         {key: alphas[name] for name, key in keys.items()},
     )
+
+
+def common_scale(plan: RankPlan) -> int | float:
+    """The one scale of all modules, which layout C and servers without patterns have.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The scale.
+
+    Raises:
+        InvalidOption: Modules differ in it.
+    """
+    scales = {plan.scale_of(name) for name, rank in plan.ranks.items() if rank}
+    if len(scales) > 1:
+        raise InvalidOption(
+            f"layout C has one scale for all modules, and with scaling {plan.scaling!r} those of "
+            f"this plan go from {min(scales):g} to {max(scales):g}: take layout B, or scale in "
+            "place of alpha"
+        )
+    return scales.pop()
 
 
 def padded_rank(plan: RankPlan) -> int:

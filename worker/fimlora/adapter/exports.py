@@ -27,6 +27,10 @@ NEEDS_WEIGHTS = (
     f"{FOLDER} is the adapter folder of a job with adapter.weights=true: "
     "this tool takes no patterns of ranks by itself"
 )
+SCALES_DIFFER = (
+    "one alpha for all modules: each has a scale of its own, by its rank, which only readers of "
+    "rank_pattern and alpha_pattern apply"
+)
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
 JSON, YAML, PYTHON, TEXT = "application/json", "application/yaml", "text/x-python", "text/plain"
@@ -64,13 +68,17 @@ class _Adapter:
             names.append("fan_in_fan_out")
         if self.config["modules_to_save"]:
             names.append("modules_to_save")
+        if self.config["use_rslora"]:
+            names.append("use_rslora")
         return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
 
     @property
     def comments(self) -> list[str]:
         """What to know before using any of the exports."""
         is_anchored = any(key.startswith("^") for key in self.config["rank_pattern"])
-        return [budget_line(self.plan), *([NEEDS_ANCHORS] if is_anchored else [])]
+        notes = [NEEDS_ANCHORS] if is_anchored else []
+        notes += [] if self.plan.scaling == "constant" else [SCALES_DIFFER]
+        return [budget_line(self.plan), *notes]
 
 
 def export(
@@ -190,6 +198,7 @@ def _axolotl(adapter: _Adapter) -> str:
         **({"lora_modules_to_save": saved} if (saved := lora.get("modules_to_save")) else {}),
         "lora_rank_pattern": lora["rank_pattern"],
         "lora_alpha_pattern": lora["alpha_pattern"],
+        **({"peft_use_rslora": True} if "use_rslora" in lora else {}),
     }
     return as_yaml(settings, ["Axolotl 0.18.0 or newer", *adapter.comments])
 
@@ -241,7 +250,9 @@ def _vllm(adapter: _Adapter) -> str:
     rank = server_rank(adapter.plan)
     comments = [
         f"{FOLDER} is the trained adapter",
-        "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right",
+        "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right"
+        if adapter.plan.scaling == "constant"
+        else "vLLM 0.32 or newer: before, patterns are not read and scales would be wrong",
         *adapter.comments,
     ]
     arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules fimlora={FOLDER}"
@@ -277,7 +288,10 @@ def _require_whole_alphas(adapter: _Adapter, *, tool: str) -> None:
     """
     for alpha in (adapter.config["lora_alpha"], *adapter.config["alpha_pattern"].values()):
         if alpha != int(alpha):
-            raise InvalidOption(f"{tool} takes whole alphas only; scale={adapter.plan.scale}")
+            raise InvalidOption(
+                f"{tool} takes whole alphas only, and one of this plan is {alpha:g}: give a whole "
+                "scale or alpha"
+            )
 
 
 def _commented(lines: list[str]) -> str:

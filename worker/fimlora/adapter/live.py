@@ -113,8 +113,10 @@ def resize_adapter(
     A fresh adapter (B = 0) keeps the leading rows of A; new rows are drawn per module, the
     global random state is not touched. A trained one keeps its update when it grows; when
     it shrinks, what the SVD of the update says is least is cut. The effective scale of
-    every layer stays, and the adapter's config says what the layers are, so
-    ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give the same adapter back.
+    every layer stays, unless the plan has one alpha for all modules: then each gets the scale of
+    its rank, and its B is divided by what that multiplies the update by. The adapter's config
+    says what the layers are, so ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give
+    the same adapter back.
 
     Optimisers made before hold the old parameters; make them afterwards.
 
@@ -143,8 +145,16 @@ def resize_adapter(
     # All that can fail happens before anything is changed.
     resized = {m.name: _resized(adapter, m, plan.ranks[m.name], seed) for m in plan.modules}
     scales = adapter.scales
-    for name, (A, B) in resized.items():
-        _install(adapter, name, A, B, scales[name])
+    if plan.scaling != "constant":
+        adapter.config.use_rslora = plan.scaling == "rslora"
+        for name, (A, B) in resized.items():
+            scale = float(plan.scale_of(name))
+            resized[name], scales[name] = (A, B * (scales[name] / scale)), scale
+    for name in adapter.layers:
+        if name in resized:
+            _install(adapter, name, *resized[name], scales[name])
+        else:  # the same scale, which another divisor takes another alpha for
+            _set_scale(adapter, name, scales[name])
     _update_config(adapter)
 
 
@@ -211,17 +221,24 @@ def _truncate_update(
 
 def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:
     """Put new matrices into a layer, and everything that PEFT derives from their rank."""
-    layer, (lora_A, lora_B), rank = adapter.layers[name], adapter.matrices(name), len(A)
+    (lora_A, lora_B), rank = adapter.matrices(name), len(A)
     lora_A.weight = nn.Parameter(A, requires_grad=lora_A.weight.requires_grad)
     lora_B.weight = nn.Parameter(B, requires_grad=lora_B.weight.requires_grad)
     lora_A.out_features = lora_B.in_features = rank
-    alpha = scale * adapter.divisor(rank)
+    adapter.layers[name].r[adapter.name] = rank
+    _set_scale(adapter, name, scale)
+
+
+def _set_scale(adapter: LiveAdapter, name: str, scale: float) -> None:
+    """Give a layer the alpha that makes its effective scale."""
+    layer = adapter.layers[name]
+    divisor = adapter.divisor(layer.r[adapter.name])
+    alpha = scale * divisor
     nearest = round(alpha)
     # An integer where it is one but for rounding: some readers take no other.
     alpha = nearest if math.isclose(alpha, nearest, rel_tol=1e-12) else alpha
-    layer.r[adapter.name] = rank
     layer.lora_alpha[adapter.name] = alpha
-    layer.scaling[adapter.name] = alpha / adapter.divisor(rank)
+    layer.scaling[adapter.name] = alpha / divisor
 
 
 def _update_config(adapter: LiveAdapter) -> None:

@@ -125,8 +125,8 @@ def _differences(
             yield f"{name!r} gets no LoRA instead of rank {rank}"
         elif adapted.ranks[name] != rank:
             yield f"{name!r} gets rank {adapted.ranks[name]} instead of {rank}"
-        elif not math.isclose(adapted.scales[name], plan.scale, rel_tol=1e-9):
-            yield f"{name!r} gets scale {adapted.scales[name]:g} instead of {plan.scale:g}"
+        elif not math.isclose(adapted.scales[name], scale := plan.scale_of(name), rel_tol=1e-9):
+            yield f"{name!r} gets scale {adapted.scales[name]:g} instead of {scale:g}"
     for name, rank in adapted.ranks.items():
         if name not in wanted:
             yield f"{name!r} gets LoRA of rank {rank}, and is not in the plan"

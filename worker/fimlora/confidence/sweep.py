@@ -189,7 +189,7 @@ def _rows(
             yield SweepRow(kind, n, low, unknown=found)
             continue
         plan = allocate(found.scores, budget, **options | {"r_min": low})
-        yield _row(plan, full, default, kind, n, found.source, options)
+        yield _row(plan, full, default, kind, n, found.source)
 
 
 def _row(
@@ -199,13 +199,11 @@ def _row(
     kind: str,
     n: int,
     source: SignalSource | str | None,
-    options: dict[str, Any],
 ) -> SweepRow:
     ranks = [(plan.ranks[m.name], min(m.d_in, m.d_out)) for m in plan.modules]
     signal = None
     if isinstance(source, SignalSource):
-        tied = {key: options[key] for key in ("multiple_of", "groups") if key in options}
-        signal = signal_from(source, plan, **tied)
+        signal = signal_from(source, plan)
     return SweepRow(
         kind,
         n,

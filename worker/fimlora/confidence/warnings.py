@@ -30,8 +30,9 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
         The warnings, in a fixed order.
     """
     if plan.rule in CONTROLS:  # whatever was measured, no rank is from it
-        return ()
+        return tuple(_of_scaling(plan))
     return (
+        *_of_scaling(plan),
         *_of_examples(plan.provenance),
         *_of_classes(plan.provenance),
         *_of_head(plan.provenance),
@@ -43,6 +44,21 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
 
 
 _Found = Iterator[PlanWarning]
+
+
+def _of_scaling(plan: RankPlan) -> _Found:
+    """Of one alpha: ranks then change scales, as in the published code."""
+    scales = [plan.scale_of(name) for name, rank in plan.ranks.items() if rank]
+    if plan.scaling == "constant" or not scales:
+        return
+    root = "sqrt(rank)" if plan.scaling == "rslora" else "rank"
+    yield PlanWarning(
+        "scales_differ",
+        f"one alpha of {plan.lora_alpha:g} for all modules gives each the scale alpha / {root}, "
+        f"from {min(scales):.3g} to {max(scales):.3g}, so that ranks are learning rates, too; and "
+        "readers without patterns, such as vLLM before 0.32, give all modules one scale: serve it "
+        "with newer ones, or take scale in place of alpha",
+    )
 
 
 def _of_examples(facts: Mapping[str, Any]) -> _Found:

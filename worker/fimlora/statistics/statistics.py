@@ -152,7 +152,8 @@ class Statistics:
 
     def holds(self, record: str) -> bool:
         """Whether a quantity was recorded, if it has a group of its own name."""
-        return bool(self.groups.get(record))
+        held = self.quantities.get(record) if record in GROUPS else getattr(self, record)
+        return bool(held)
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null, other halves and other rows to retain.

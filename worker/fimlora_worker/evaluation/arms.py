@@ -52,6 +52,11 @@ def check_equal(arms: Mapping[str, Arm]) -> None:
             raise UnequalArms(
                 f"arms {first_name!r} and {name!r} are plans for different target modules"
             )
+        if plan.scaling != "constant":
+            raise UnequalArms(
+                f"arm {name!r} has one alpha for all modules, so that their scales differ: arms "
+                "must have one scale, as another one is another learning rate"
+            )
         if plan.scale != first.scale:
             raise UnequalArms(
                 f"arm {first_name!r} has scale {first.scale:g}, {name!r} {plan.scale:g}: they must "

@@ -5,11 +5,14 @@ are a dataset of their own, those rows are a calibration's, and so may its stati
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fimlora import RankPlan, Statistics, allocate, score
+from fimlora import RankPlan, Scores, allocate, score
+from fimlora import __version__ as engine_version
+from fimlora.methods.registry import find_method
 from fimlora.plan import Budget
 from fimlora_contract.jobs import Stage
 from fimlora_jobs.record import JobRecord
@@ -20,7 +23,7 @@ from fimlora_worker.job.calibration import AcceptedJob, facts_of, measure
 from fimlora_worker.job.evaluation_ground import Ground
 from fimlora_worker.job.preparation import prepare
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.reuse import find_measured
+from fimlora_worker.job.reuse import find_measured, sources
 from fimlora_worker.job.solving import budget_of
 from fimlora_worker.job.worker_process import WorkerProcess
 
@@ -43,6 +46,10 @@ def make_plans(
         name: [_read(digest, name, process)]
         for name, digest in ground.resolved.get("plans", {}).items()
     }
+    needs_model = ground.request.budget.unit == "fraction"  # which is a share of it
+    if given and not (ground.request.wanted_methods or needs_model):
+        reporter.enter(Stage.ALLOCATING)
+        return _arms(ground, given, _solve(ground, _scores_of_none(given), _sources(ground)))
     measured = find_measured(record, process)
     reporter.enter(Stage.LOADING)
     prepared = prepare(
@@ -61,25 +68,43 @@ def make_plans(
         else measure(accepted, prepared, process, reporter, folder)
     )
     reporter.enter(Stage.ALLOCATING)
-    made = _solve(ground, statistics, facts_of(accepted, prepared, rounds))
-    # Without the controls that each plan would carry along: they are arms of their own.
+    aggregation = ground.request.allocation.aggregation
+    scores = partial(score, statistics, aggregation=aggregation)
+    return _arms(ground, given, _solve(ground, scores, facts_of(accepted, prepared, rounds)))
+
+
+def _arms(
+    ground: Ground, given: dict[str, list[Any]], made: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Without the controls that each plan would carry along: they are arms of their own."""
     return {
         name: [rank_map | {"controls": {}} for rank_map in (given | made)[name]]
         for name in ground.settings.arms
     }
 
 
+def _scores_of_none(given: Mapping[str, list[Any]]) -> Callable[[str], Scores]:
+    """What the controls need, which look at no score: the modules of a plan."""
+    modules = RankPlan.from_json(next(iter(given.values()))[0]).modules
+    even = {module.name: 1.0 for module in modules}
+    return lambda method: Scores(modules, even, rule=find_method(method).rule, method=method)
+
+
+def _sources(ground: Ground) -> dict[str, Any]:
+    return {"engine": engine_version, **sources(ground.resolved)}
+
+
 def _solve(
-    ground: Ground, statistics: Statistics, facts: Mapping[str, Any]
+    ground: Ground, scores: Callable[[str], Scores], facts: Mapping[str, Any]
 ) -> dict[str, list[Any]]:
     request = ground.request
     options = request.allocation.model_dump(exclude={"aggregation", "method", "seed"})
 
     def plan(method: str, budget: Budget, seed: int) -> RankPlan:
-        scores = score(statistics, method, aggregation=request.allocation.aggregation)
-        own = options if scores.rule == "layers" else options | {"n_layers": None}
+        taken = scores(method)
+        own = options if taken.rule == "layers" else options | {"n_layers": None}
         return allocate(
-            scores,
+            taken,
             budget,
             scale=request.adapter.scale,
             provenance=facts,

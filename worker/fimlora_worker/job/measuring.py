@@ -191,7 +191,7 @@ def _settings(
 
     methods = () if part.is_retained else request.methods_measured
     goes_back = part.is_retained or passes_needed(*methods) is Passes.BACKWARD
-    signal = calibration.signal and reads_labels(*methods)
+    signal = request.measures_signal and reads_labels(*methods)
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
@@ -201,7 +201,7 @@ def _settings(
         scale=request.adapter.scale,
         record=records_needed(*methods),
         null=not part.is_retained and (signal or needs_null(*methods)),
-        halves=calibration.signal,
+        halves=request.measures_signal,
         on_batch=on_batch,
         first_example=part.first_example,
     )

@@ -121,7 +121,7 @@ def write_again(
         statistics,
         written,
         budget_of(request),
-        scale=adapter.scale,
+        **adapter.scaling,
         **request.allocation.model_dump(),
     )
     reporter.enter(Stage.WRITING)

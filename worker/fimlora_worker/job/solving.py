@@ -23,7 +23,7 @@ def solve(
     return allocate(
         scores,
         budget_of(request),
-        scale=request.adapter.scale,
+        **request.adapter.scaling,
         provenance=provenance,
         **options,
     )

@@ -74,6 +74,9 @@ def calibrate(
     split: options.Split = None,
     retain: options.Retain = None,
     layout: options.Layout = None,
+    scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     weights: options.Weights = False,
     output: options.Output = None,
     pin: options.Pin = None,
@@ -114,7 +117,9 @@ def calibrate(
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        "adapter": options.given(layout=layout, weights=weights or None),
+        "adapter": options.given(
+            layout=layout, weights=weights or None, scale=scale, alpha=alpha, rslora=rslora or None,
+        ),
         "force": force,
         **options.given(
             priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)

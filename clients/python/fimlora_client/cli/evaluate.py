@@ -55,7 +55,7 @@ Plans = Annotated[
     ),
 ]
 Scale = Annotated[
-    int | None,
+    float | None,
     _option(
         "--scale", panel=ARMS, help="Scale (alpha / rank) of all arms; plans must have it (2)."
     ),

@@ -255,6 +255,22 @@ Layout = Annotated[
     str | None,
     _option("--layout", panel=ADAPTER, help="B: unequal ranks (default); C: padded to one."),
 ]
+Scale = Annotated[
+    float | None,
+    _option("--scale", panel=ADAPTER, help="Alpha over rank, the same for all modules (2)."),
+]
+Alpha = Annotated[
+    float | None,
+    _option(
+        "--alpha",
+        panel=ADAPTER,
+        help="One alpha for all modules in place of one scale, so that scales differ by rank.",
+    ),
+]
+RsLora = Annotated[
+    bool,
+    _option("--rslora", panel=ADAPTER, help="With --alpha: divided by the root of the rank."),
+]
 Weights = Annotated[
     bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
 ]

@@ -31,6 +31,9 @@ def plan(
     max_lora_rank: options.MaxLoraRank = None,
     aggregation: options.Aggregation = None,
     layout: options.Layout = None,
+    scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show what another budget would give, from what was measured.
@@ -50,7 +53,7 @@ def plan(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        adapter=options.given(layout=layout),
+        adapter=options.given(layout=layout, scale=scale, alpha=alpha, rslora=rslora or None),
     )  # fmt: skip
     if as_json:
         show_json(found.model_dump(mode="json"))
