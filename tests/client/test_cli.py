@@ -92,7 +92,7 @@ def test_options_reach_the_request(run, rows):
         "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
         "--rank-menu", "2,4,16", "--group", "query,key", "--group", "layer.1.*", "--max-lora-rank", "16",
         "--per-type", "query:r_min=3,share=0.25", "--per-type", "key:r_max=9", "--batch-size", "3", "--max-length", "16",
-        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--scale", "1.5",
+        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--init", "gora", "--scale", "1.5",
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
@@ -111,6 +111,7 @@ def test_options_reach_the_request(run, rows):
     assert request["dataset"]["columns"]["tools"] == ""
     assert request["adapter"] == {
         "layout": "C", "scale": 1.5, "alpha": None, "rslora": False, "weights": True,
+        "init": "gora",
     }  # fmt: skip
     assert request["allocation"] == {
         "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 1, "seed": 7,

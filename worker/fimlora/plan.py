@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
+from fimlora.shares import shares_of
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -198,6 +199,10 @@ class RankPlan:
             parameters=sum(m.cost * ranks[m.name] for m in self.modules),
         )
 
+    def shares(self) -> dict[str, list[dict[str, Any]]]:
+        """Where ranks and parameters lie, by type and depth, beside those of uniform ranks."""
+        return shares_of(self.modules, self.ranks, self.controls.get("uniform"))
+
     def alpha(self, name: str) -> int | float:
         """LoRA alpha of a module: ``scale * rank``, or the one alpha of all; 0 if not targeted."""
         rank = self.ranks[name]
@@ -223,6 +228,7 @@ class RankPlan:
             "scaling": self.scaling,
             "lora_alpha": self.lora_alpha,
             "spent": asdict(self.spent),
+            "shares": self.shares(),
             "controls": {
                 name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
                 for name, ranks in sorted(self.controls.items())

@@ -42,15 +42,17 @@ MethodName = Literal[
     "gora",
     "vila",
     "kappa",
+    "eva",
     "fisher-layers",
     "cka-layers",
     "cka-layers-biased",
+    "effective-rank",
     "uniform",
     "random",
 ]
 # As a request names one: the names of others that are known are told why they are none.
 AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
-BY_SPECTRA = ("spectral", "spectral-denoised")
+BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
 # These choose layers and leave out all others.
 BY_LAYERS = ("fisher-layers", "cka-layers", "cka-layers-biased")
 # These need each example's energy.
@@ -343,10 +345,48 @@ class LayoutOptions(RequestModel):
         return {"scale": self.scale, "alpha": self.alpha, "rslora": self.rslora}
 
 
+# Those that the engine has, in its order.
+InitName = Literal["kaiming", "eva", "lora-ga", "lora-one", "gora", "zeros"]
+NOT_ADDED_UP = (
+    "eva",
+    "lora-ga",
+    "lora-one",
+)  # what these are made of does not add up over rounds
+
+
 class AdapterOptions(LayoutOptions):
     """How the adapter is written, and whether with initial weights."""
 
     weights: bool = False
+    init: Annotated[
+        InitName | None,
+        Field(
+            description="Which initial weights, whatever the method of the allocation; a name "
+            "means weights: true. kaiming (what weights: true alone writes): A random, B zero. "
+            "eva: A the leading directions of the inputs, B zero. "
+            "lora-one and gora: B A is a step down the mean gradient, so the adapter does not "
+            "begin as the base model. lora-ga: needs a changed base model. zeros: does not "
+            "train. What an adapter begins with is the first warning of its plan."
+        ),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _init_means_weights(cls, given: Any) -> Any:
+        """Let one spelling stand for each choice, so that equal requests are equal."""
+        if not isinstance(given, dict):
+            return given
+        init, weights = given.get("init"), given.get("weights")
+        if init is not None and weights is False:
+            raise ValueError(f"init={init!r} with weights=false: initial weights are weights")
+        if init is not None:
+            return {**given, "weights": True}
+        return {**given, "init": "kaiming"} if weights is True else given
+
+    @property
+    def initial(self) -> InitName:
+        """The initial weights that are, or would be, written."""
+        return self.init or "kaiming"
 
 
 AnyBudget = Annotated[
@@ -422,7 +462,9 @@ def check_retain(retain: DatasetReference | None, methods: tuple[str, ...]) -> N
 class PlanRequest(RequestModel):
     """Ask for another plan from the statistics of a job that has succeeded.
 
-    What is left out has the default it has in POST /calibrate, not the job's own value.
+    What is left out has the default it has in POST /calibrate, not the job's own value. The answer
+    is a plan and its config, without weights: it says nothing of the job's initial ones. POST
+    /calibrate with adapter.init writes those of the new plan, from the same statistics.
     """
 
     budget: AnyBudget
@@ -515,6 +557,11 @@ class CalibrationRequest(RequestModel):
     @model_validator(mode="after")
     def _rounds_add_up(self) -> Self:
         check_rounds(self.calibration, self.allocation, self.methods_measured)
+        if self.calibration.n_batches == "auto" and self.adapter.init in NOT_ADDED_UP:
+            raise ValueError(
+                f"n_batches=auto with init {self.adapter.init}: the directions of gradients do "
+                "not add up over rounds; give a number of batches, or take init gora"
+            )
         return self
 
     @model_validator(mode="after")

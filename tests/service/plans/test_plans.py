@@ -255,7 +255,7 @@ class TestAllocate:
     @pytest.mark.parametrize(
         "asked",
         [{}, {"budget": 0}, {"budget": 8, "force": True}, {"budget": 2, "allocation": {"r_min": 3}},
-         {"budget": 8, "adapter": {"weights": True}}],
+         {"budget": 8, "adapter": {"weights": True}}, {"budget": 8, "adapter": {"init": "gora"}}],
         ids=str,
     )  # fmt: skip
     def test_a_wrong_body_is_refused(self, http, job_id, measured, asked):

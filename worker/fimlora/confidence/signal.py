@@ -33,6 +33,7 @@ from fimlora.allocation.planning import fits_any_scores, ranks_like
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.registry import CONTROLS, find_method, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
@@ -576,6 +577,7 @@ def _has_values(
 ) -> bool:
     """Whether a score is the mean of one value per example."""
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
+    is_by_example &= estimator is not None or not statistics.quantities.get(ADAPTER_GROUP)
     return method in _MEANS and is_by_example and aggregation == "mean"
 
 

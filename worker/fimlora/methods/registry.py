@@ -114,6 +114,14 @@ _ALL = (
         passes=Passes.NONE,
     ),
     Method(
+        "eva",
+        "spectral",
+        "by the share of the variance of its inputs that each direction has (no label is read)",
+        "EVA (Paischer et al. 2024)",
+        frozenset({Record.INPUT_COMPONENTS}),
+        passes=Passes.FORWARD,
+    ),
+    Method(
         "fisher-layers",
         "layers",
         "the layers with the largest trace of the Fisher information share evenly (experimental)",
@@ -137,6 +145,13 @@ _ALL = (
         frozenset({Record.LAYER_SIMILARITY}),
         fewest_examples=4,
         passes=Passes.FORWARD,
+    ),
+    Method(
+        "effective-rank",
+        "proportional",
+        "by how many directions the mean gradient has, whitened by its inputs (experimental)",
+        "re-implemented after early-gradient-spectra-lora",
+        frozenset({Record.WHITENED_SPECTRA}),
     ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
@@ -202,18 +217,6 @@ def estimator_for(name: str, estimator: str) -> str:
     """
     is_free = estimator == Estimator.AUTO and passes_needed(name) is not Passes.BACKWARD
     return Estimator.NONE.value if is_free else estimator
-
-
-def reads_labels(*names: str) -> bool:
-    """Say whether labels can move the plan of any of some methods.
-
-    Args:
-        *names: Their names.
-
-    Returns:
-        Whether they can.
-    """
-    return any(find_method(name).reads_labels for name in names)
 
 
 def needs_null(*names: str) -> bool:

@@ -78,6 +78,7 @@ def calibrate(
     alpha: options.Alpha = None,
     rslora: options.RsLora = False,
     weights: options.Weights = False,
+    init: options.Init = None,
     output: options.Output = None,
     pin: options.Pin = None,
     wait: options.Wait = True,
@@ -119,6 +120,7 @@ def calibrate(
         ),
         "adapter": options.given(
             layout=layout, weights=weights or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            init=init,
         ),
         "force": force,
         **options.given(

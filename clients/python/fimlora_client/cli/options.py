@@ -274,6 +274,16 @@ RsLora = Annotated[
 Weights = Annotated[
     bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
 ]
+Init = Annotated[
+    str | None,
+    _option(
+        "--init",
+        panel=ADAPTER,
+        help="Write these initial weights: kaiming, eva (directions of the inputs), "
+        "lora-one, gora (steps down the gradient), "
+        "lora-ga (changes the base model) or zeros.",
+    ),
+]
 Output = Annotated[
     Path | None,
     _option("--output", "-o", panel=RUN, help="Write the adapter into this folder."),

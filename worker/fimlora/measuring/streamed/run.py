@@ -249,6 +249,11 @@ def _check_can_be_streamed(settings: Settings) -> None:
             "train_mode=True cannot be streamed, as dropout would be drawn in another order "
             "than resident; measure it resident, or without dropout"
         )
+    if live := sorted(record for record in settings.parsed_record if record.needs_adapter):
+        raise InvalidOption(
+            f"record={live[0].value!r} cannot be streamed: a checkpoint's blocks "
+            "carry no adapter; measure a live PEFT model resident"
+        )
 
 
 def _identity(
