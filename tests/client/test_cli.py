@@ -115,6 +115,7 @@ def test_options_reach_the_request(run, rows):
     }  # fmt: skip
     assert request["allocation"] == {
         "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 1, "seed": 7,
+        "n_layers": None,
         "rank_menu": [2, 4, 16], "groups": [["query", "key"], ["layer.1.*"]], "max_lora_rank": 16,
         "per_type": {
             "query": {"r_min": 3, "r_max": None, "share": 0.25},
@@ -126,6 +127,18 @@ def test_options_reach_the_request(run, rows):
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
         "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
     }  # fmt: skip
+
+
+def test_a_number_of_layers_reaches_the_request(run, rows):
+    """With a method that chooses layers; with another one it is refused."""
+    asked = ["calibrate", "tiny", rows, "--budget", "4", "--layers", "1", "--no-wait", "--json"]
+
+    result = run(*asked, "--method", "fisher-layers")
+    refused = run(*asked)
+
+    assert json.loads(result.stdout)["request"]["allocation"]["n_layers"] == 1
+    assert refused.exit_code
+    assert "chooses layers" in " ".join(refused.output.split())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from fimlora.adapter.trained.read import Limits
 NAMES = {
     "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -24,6 +25,7 @@ NAMES = {
     "Statistics",
     "TargetModule",
     "adalora_config",
+    "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
@@ -52,15 +54,20 @@ SIGNATURES = {
     "AdaLoraReallocation": "resume_from=None",
     "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
     "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
+    "advise_prune_and_grow": "model, batches, n, *, exact=False, n_batches=8, "
+    "adapter_name='default', micro_batch_size=None, loss_fn=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, scale=2, alpha=None, rslora=False, "
-    "seed=0, provenance=None",
+    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, n_layers=None, "
+    "scale=2, alpha=None, rslora=False, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
+    "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
+    "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
+    "on_reallocation=None, resume_from=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
     "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
@@ -95,6 +102,7 @@ FIELDS = {
         "modules",
         "by_module",
         "spectra",
+        "by_layer",
         "base_parameters",
         "provenance",
         "not_targeted",

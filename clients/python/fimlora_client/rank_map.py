@@ -134,6 +134,8 @@ def budget_lines(rank_map: RankMap) -> Table:
         table.add_row(Text("scores", "bold"), Text("in brackets, over their mean", "dim"))
     if controls := controls_line(rank_map):
         table.add_row(Text("controls", "bold"), Text(controls, "dim"))
+    for heading, shares in share_lines(rank_map).items():
+        table.add_row(Text(heading, "bold"), Text(shares, "dim"))
     if rank_map.adapter and rank_map.adapter.width:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
@@ -156,6 +158,24 @@ def controls_line(rank_map: RankMap) -> str:
         span = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         said.append(f"random {span} ({len(spent)} pattern{'s' if len(spent) > 1 else ''})")
     return ", ".join(said) + " parameters" if said else ""
+
+
+def share_lines(rank_map: RankMap) -> dict[str, str]:
+    """Which part of the parameters types and layers get, beside that of uniform."""
+    if rank_map.shares is None or "uniform" not in rank_map.controls:
+        return {}
+    return {
+        heading: "parameters in % / of uniform: "
+        + ", ".join(
+            f"{name} {100 * row.share_of_parameters:.0f}/"
+            f"{100 * (row.uniform_share_of_parameters or 0):.0f}"
+            for name, row in zip(short_names([row.name for row in rows]), rows, strict=True)
+        )
+        for heading, rows in (
+            ("types", rank_map.shares.types),
+            ("layers", rank_map.shares.depths),
+        )
+    }
 
 
 def confidence_line(rank_map: RankMap) -> str:

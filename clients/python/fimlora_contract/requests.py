@@ -5,6 +5,7 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -42,16 +43,24 @@ MethodName = Literal[
     "vila",
     "kappa",
     "eva",
+    "fisher-layers",
+    "cka-layers",
+    "cka-layers-biased",
+    "effective-rank",
     "uniform",
     "random",
 ]
 # As a request names one: the names of others that are known are told why they are none.
 AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
 BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
-BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
-# Only where they are named: whole gradients of a large model are more than most memories, and
-# decomposing all of its weights takes longer than measuring it.
-ON_REQUEST = ("gora", "kappa")
+# These choose layers and leave out all others.
+BY_LAYERS = ("fisher-layers", "cka-layers", "cka-layers-biased")
+# These need each example's energy.
+BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
+# Only where they are named: whole gradients of a large model are more than most memories,
+# decomposing all of its weights takes longer than measuring it, and layers of two stacks are not
+# compared by similarity.
+ON_REQUEST = ("gora", "kappa", "cka-layers", "cka-layers-biased")
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
@@ -208,6 +217,13 @@ class Allocation(RequestModel):
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    n_layers: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        Field(
+            description="How many layers a method by layers chooses; half of them if left out. "
+            "r_min and r_max are of the modules in these layers then."
+        ),
+    ] = None
     rank_menu: Annotated[
         AnyMenu,
         Field(
@@ -378,10 +394,21 @@ AnyBudget = Annotated[
 ]
 
 
+def check_layers(allocation: Allocation, methods: Collection[str]) -> None:
+    """Refuse a number of layers where no method chooses any."""
+    if allocation.n_layers is not None and not set(BY_LAYERS) & set(methods):
+        raise ValueError(
+            f"n_layers={allocation.n_layers} with method {', '.join(methods)}: only method "
+            f"{' or '.join(BY_LAYERS)} chooses layers"
+        )
+
+
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
     mean, low = budget.rank, allocation.r_min or 1
     high = min(filter(None, (allocation.r_max, allocation.max_lora_rank)), default=None)
+    if allocation.method in BY_LAYERS:  # modules of these have more than the mean
+        low = 1
     if allocation.per_type:  # whose own bounds may make up for those
         return
     if mean is not None and not low <= mean <= (high or mean):
@@ -447,6 +474,11 @@ class PlanRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, (self.allocation.method,))
         return self
 
 
@@ -535,6 +567,11 @@ class CalibrationRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods_measured)
         return self
 
     @model_validator(mode="after")

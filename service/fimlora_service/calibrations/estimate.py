@@ -139,9 +139,7 @@ def model_estimate(
         parameters=None if packed else size,
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
-        budget=(
-            budget_interval(request, targets.values(), parameters=size) if targets else None
-        ),
+        budget=(budget_interval(request, targets, parameters=size) if targets else None),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fimlora import Settings
+from fimlora.adapter.factors import Factors
 from fimlora.measuring.executors import shortage
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.mean_gradient import Signs
@@ -104,10 +105,19 @@ def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes, 
     ]
     signs, seen = Signs(SKETCH_WIDTH), set()
     settings = Settings(record=record, spectra_bytes=spectra_bytes)
+    ranks = {module.name: i + 1 for i, module in enumerate(modules)}
+    factors = {
+        m.name: Factors(
+            torch.ones(ranks[m.name], m.d_in), torch.ones(m.d_out, ranks[m.name]), 2
+        )
+        for m in modules
+    }
     own, others = (
         [
             found
-            for found in quantities_for(settings, modules, torch.device("cpu"), signs=signs)
+            for found in quantities_for(
+                settings, modules, torch.device("cpu"), signs=signs, factors=factors
+            )
             if not isinstance(found, FisherExact)
         ]
         for _ in range(2)
@@ -133,7 +143,7 @@ def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes, 
         seen |= {staged.total, staged.apart, staged._staged} - {None}
     seen |= set(signs._drawn.values())
     options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}
-    options |= {"null": null, "halves": halves}
+    options |= {"null": null, "halves": halves, "adapter_ranks": ranks}
     found = bytes_recorded(modules, record, **options)
     assert found == sum(tensor.numel() * tensor.itemsize for tensor in seen)
 

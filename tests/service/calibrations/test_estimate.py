@@ -128,6 +128,8 @@ def test_what_calibrate_refuses_is_refused_alike(http, body, change, status):
     [
         (8, {}, 1, 16, True),
         (8, {"r_min": 2, "r_max": 12}, 2, 12, True),
+        (8, {"method": "fisher-layers"}, 0.5, 8, True),
+        (8, {"method": "fisher-layers", "n_layers": 2}, 1, 16, True),
         ({"rank": 4}, {"r_min": 2, "multiple_of": 4}, 4, 16, True),
         ({"rank": 4}, {"r_min": 3, "rank_menu": [2, 4, 12, 20]}, 4, 12, True),
         ({"rank": 4}, {"max_lora_rank": 8}, 1, 8, True),

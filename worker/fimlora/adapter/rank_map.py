@@ -6,10 +6,11 @@ Pure text in, pure text out: the same plan gives the same bytes. Nothing here im
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 from fimlora.adapter.initial.registry import START_CODES
 from fimlora.adapter.model_classes import sentence
@@ -181,8 +182,10 @@ def budget_line(plan: RankPlan) -> str:
     elif all(
         rank >= min(plan.r_max, m.d_in, m.d_out)
         for m, rank in ((m, plan.ranks[m.name]) for m in plan.modules)
+        if rank or plan.rule != "layers"
     ):
-        line += f"; {plan.unspent:,} unspent, as every module is at r_max"
+        which = "module of these layers" if plan.rule == "layers" else "module"
+        line += f"; {plan.unspent:,} unspent, as every {which} is at r_max"
     return line
 
 
@@ -209,6 +212,31 @@ def start_line(plan: RankPlan) -> str:
     return first.message if first is not None and first.code in START_CODES else ""
 
 
+def share_lines(plan: RankPlan) -> list[str]:
+    """Say which types and depths get which part of the parameters, and what uniform gives them.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A line for the types and one for the depths; none of a plan without a uniform control.
+    """
+    if "uniform" not in plan.controls:
+        return []
+    shares = plan.shares()
+    types = zip(_labels([row["name"] for row in shares["types"]]), shares["types"], strict=True)
+    depths = ((f"layers {row['name']}", row) for row in shares["depths"])
+    return [
+        f"parameters in % / of uniform: {', '.join(_share_text(name, row) for name, row in rows)}"
+        for rows in (types, depths)
+    ]
+
+
+def _share_text(name: str, row: Mapping[str, Any]) -> str:
+    own, even = row["share_of_parameters"], row["uniform_share_of_parameters"]
+    return f"{name} {100 * own:.0f}/{100 * even:.0f}"
+
+
 def heading(plan: RankPlan) -> str:
     """Name the plan.
 
@@ -219,6 +247,12 @@ def heading(plan: RankPlan) -> str:
         The heading.
     """
     bounds = f"ranks {plan.r_min} to {plan.r_max}"
+    if plan.rule == "layers":
+        targeted, every = (
+            {m.block for m in plan.modules if m.block and ranks[m.name]}
+            for ranks in (plan.ranks, dict.fromkeys(plan.ranks, 1))
+        )
+        bounds = f"{len(targeted)} of {len(every)} layers, {bounds}"
     return f"Rank map: {len(plan.modules)} modules, {plan.method or plan.rule}, {bounds}"
 
 
@@ -251,7 +285,8 @@ def render_text(plan: RankPlan) -> str:
     notes = [_SCORED] * bool(relative_scores(plan)) + [_MOVED] * bool(moved_by_labels(plan))
     lines += ["", *notes] if notes else []
     mind = [f"mind: {w.message}" for w in plan.warnings if w.message != start]
-    return "\n".join([heading(plan), *said, "", *lines, "", budget_line(plan), *mind, ""])
+    below = [*share_lines(plan), budget_line(plan), *mind]
+    return "\n".join([heading(plan), *said, "", *lines, "", *below, ""])
 
 
 def render_svg(plan: RankPlan) -> str:

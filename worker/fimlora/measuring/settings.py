@@ -12,6 +12,7 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import (
+    MOMENT_RECORDS,
     N_COMPONENTS,
     SPECTRA_BYTES,
     WHOLE_GRADIENT_RECORDS,
@@ -36,7 +37,7 @@ OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
 _WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
 # What is of all tokens of an input, or of those with a label, but not of padding.
-_MASKED = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS})
+_MASKED = MOMENT_RECORDS | {Record.INPUT_COMPONENTS}
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,8 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
         model: The model, wrapped by PEFT or not.
 
     Raises:
-        UnsupportedModule: Moments or components are wanted of an encoder-decoder.
+        UnsupportedModule: Moments, components or layers' similarities are wanted of an
+            encoder-decoder.
     """
     base = base_model_of(model)
     is_encoder_decoder = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
@@ -308,4 +310,10 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
         raise UnsupportedModule(
             f"record={masked[0].value!r} leaves out padding by one attention mask, and {type(base).__name__} "
             "has tokens of two kinds; record='spectra' is allowed"
+        )
+    if is_encoder_decoder and Record.LAYER_SIMILARITY in record:
+        raise UnsupportedModule(
+            f"record='layer_similarity' compares layers at one token of each example, and "
+            f"{type(base).__name__} has two stacks over tokens of their own, whose layers are not "
+            "to be ranked with each other; method 'fisher-layers' is allowed"
         )

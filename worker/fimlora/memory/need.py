@@ -17,8 +17,17 @@ from fimlora.statistics.groups import N_DIRECTIONS
 from fimlora.statistics.options import Passes, Record, parse_record
 
 # What is read of the mean gradients, which are summed once; and what needs these whole.
-GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT, Record.GRADIENT_FACTORS})
+GRADIENT_RECORDS = frozenset(
+    {
+        Record.SPECTRA,
+        Record.WEIGHT_GRADIENT,
+        Record.WHITENED_SPECTRA,
+        Record.GRADIENT_FACTORS,
+    }
+)
 WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+# What needs the second moments of inputs, which are summed once too.
+MOMENT_RECORDS = frozenset({Record.MOMENTS, Record.WHITENED_SPECTRA})
 
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
@@ -32,6 +41,8 @@ SPECTRA_BYTES = 2**30
 _PSI_WIDTH = 2 * SKETCH_WIDTH + 1  # Q
 # Bytes of a number in a sum, at least, and of one in a sum of squares.
 _LEAST_BYTES, _MOMENT_BYTES = 4, 8
+# Of A, of B and of a gate.
+_PER_RANK_BYTES = 3 * 8
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
 _MARGIN = 1.05
 # Linear maps whose inputs and outputs are there at once on the way forward: the two halves of a
@@ -228,6 +239,7 @@ def bytes_recorded(
     itemsize: int = _LEAST_BYTES,
     null: bool = False,
     halves: bool = False,
+    adapter_ranks: Mapping[str, int] | None = None,
     n_components: int = N_COMPONENTS,
 ) -> int:
     """Count what is recorded on request: sums, and as much again that a pass adds to them.
@@ -242,6 +254,8 @@ def bytes_recorded(
         itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
         null: As for `fimlora.Settings`.
         halves: As for `fimlora.Settings`.
+        adapter_ranks: Rank of the adapter that acts by module name, where its gradients are
+            recorded.
         n_components: As for `fimlora.Settings`.
 
     Returns:
@@ -251,10 +265,13 @@ def bytes_recorded(
     held, n_bytes = modules if at_once is None else at_once, 0
     n_of_batch = 4 if null else 2
     n_sums = n_of_batch + halves
-    if Record.MOMENTS in wanted:
+    if wanted & MOMENT_RECORDS:
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
+    if Record.ADAPTER_GRADIENTS in wanted:
+        assert adapter_ranks is not None, "gradients of an adapter are as many as its ranks"
+        n_bytes += n_sums * sum(_PER_RANK_BYTES * adapter_ranks[m.name] for m in held)
     if wanted & GRADIENT_RECORDS:  # it is decided once, for all modules, whether to sketch
         whole = bool(wanted & WHOLE_GRADIENT_RECORDS) or gradients_fit(modules, spectra_bytes)
         times = n_sums if gradients_of_parts(wanted) else 2

@@ -21,25 +21,28 @@ class Group:
             not merged.
         is_square: Whether they are sums of squares, which rounding must not leave below zero
             where a part is taken off.
-        by_output: Whether their first axis counts a module's output features, and the others are
-            alike for all modules.
     """
 
     name: str
     adds_up: bool = False
     is_square: bool = False
-    by_output: bool = False
 
 
 _ALL: tuple[Group, ...] = (
+    Group("adapter_gradients", adds_up=True, is_square=True),
+    Group("adapter_gates", adds_up=True),
     # The mean gradient's leading singular vectors and values, and how sure these are.
     Group("gradient_left"),
     Group("gradient_values"),
     Group("gradient_right"),
     Group("gradient_errors"),
     # The summed gradient times the transposed A of a seed.
-    Group("gradient_projected", adds_up=True, by_output=True),
+    Group("gradient_projected", adds_up=True),
+    Group("layer_similarity"),
     Group("weight_gradient"),
+    Group("whitened_spectra"),
+    Group("whitened_energies"),
+    Group("whitened_errors"),
     Group("weight_condition"),
     Group("input_components"),  # principal components of the inputs (K' I), one a row
     Group("input_variances"),  # the share of the variance along each of them, then 0 (K)

@@ -102,6 +102,14 @@ RMax = Annotated[
 MultipleOf = Annotated[
     int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
 ]
+Layers = Annotated[
+    int | None,
+    _option(
+        "--layers",
+        panel=ALLOCATION,
+        help="How many layers fisher-layers or cka-layers choose; half if left out.",
+    ),
+]
 Group = Annotated[
     list[str] | None,
     _option(

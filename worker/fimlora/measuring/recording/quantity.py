@@ -65,10 +65,12 @@ class Quantity(ABC):
     Attributes:
         reads_labels: Whether labels can change it: if not, it has no null.
         of_parts: Whether it is recorded of the null and of the halves, too.
+        sees_layers: Whether it looks at the hidden states around layers.
         at_hand: The pass at hand.
     """
 
     reads_labels: ClassVar[bool] = True
+    sees_layers: ClassVar[bool] = False
     at_hand: Pass
     of_parts: bool = True
 
@@ -107,6 +109,16 @@ class Quantity(ABC):
         """Take a module's part in a pass: all its calls in it.
 
         A run that goes forward only has no reason to wait, and gives one call after the other.
+        """
+
+    def see_layer(self, block: str, x: Tensor, y: Tensor, *, is_last: bool) -> None:  # noqa: B027
+        """Look at the hidden states of a layer in the forward pass; most look at none.
+
+        Args:
+            block: The layer's name, as `fimlora.plan.TargetModule.block` has it.
+            x: Its input.
+            y: Its output.
+            is_last: Whether the last token stands for an example, and not the first.
         """
 
     def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
@@ -201,6 +213,17 @@ class Quantity(ABC):
         Returns:
             Arrays by the name of the statistics' field and of the module.
         """
+
+    def results_of_part(self, is_part: NDArray[np.bool_]) -> Groups:  # noqa: ARG002
+        """Give what is no sum over examples, and has to be made anew of some of them.
+
+        Args:
+            is_part: Which examples of the run they are.
+
+        Returns:
+            Arrays as `results` gives; here none.
+        """
+        return {}
 
 
 def present(tensor: Tensor | None) -> Tensor:

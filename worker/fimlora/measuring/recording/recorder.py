@@ -60,6 +60,7 @@ class Recorder:
         self._is_null = False
         self._n_in_batch = 0
         self._n = 0
+        self._is_forward = False  # or else a pass that is run again, or another's
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         # Where in what is kept of a module's input each quantity's part begins and ends: calls of
         # one module in one pass are kept alike.
@@ -87,6 +88,7 @@ class Recorder:
         """
         self.discard()
         self._n = len(weights)
+        self._is_forward = True
         self._is_null = False
         at_hand = Pass(weights, token_mask, is_whole, numbers, label_mask)
         for quantity in self._all:
@@ -132,6 +134,35 @@ class Recorder:
         self._parts[name] = [*pairwise(accumulate(map(len, kept), initial=0))]
         return tuple(tensor for part in kept for tensor in part)
 
+    @property
+    def sees_layers(self) -> bool:
+        """Whether a quantity looks at the hidden states around layers."""
+        return any(quantity.sees_layers for quantity in self._quantities)
+
+    def take_layers(self, other: "Recorder") -> None:
+        """Go on from what a recorder of the same modules' layers alone has seen.
+
+        Args:
+            other: That recorder.
+        """
+        mine = (quantity for quantity in self._quantities if quantity.sees_layers)
+        for quantity, seen in zip(mine, other._quantities, strict=True):  # noqa: SLF001
+            quantity.restore(seen.state())
+            quantity.recall(seen.learned())
+
+    def see_layer(self, block: str, x: Tensor, y: Tensor, *, is_last: bool) -> None:
+        """Show the hidden states around a layer to the quantities, in the forward pass alone.
+
+        Args:
+            block: The layer's name.
+            x: Its input.
+            y: Its output.
+            is_last: Whether the last token stands for an example, and not the first.
+        """
+        if self._is_forward:
+            for quantity in self._quantities:
+                quantity.see_layer(block, x, y, is_last=is_last)
+
     def adapt(self, calls: Mapping[str, int]) -> bool:
         """See whether the forward pass kept what the backward pass will need.
 
@@ -144,7 +175,8 @@ class Recorder:
         Raises:
             UnsupportedModule: It was run differently already, to no avail.
         """
-        self._last_gram.forget()  # the forward pass is over
+        self._last_gram.forget()
+        self._is_forward = False
         learned = [quantity.learn(calls) for quantity in self._all]
         if self._mixed and self.one_at_a_time:
             raise UnsupportedModule(f"the input of {min(self._mixed)!r} has no example axis")
@@ -247,6 +279,9 @@ class Recorder:
         for quantity in self._of_parts:
             quantity.show_half(is_second=True)
         second = _results(self._of_parts, n_second)
+        for quantity in self._of_parts:
+            first |= quantity.results_of_part(~is_second)
+            second |= quantity.results_of_part(is_second)
         return prefixed(HALVES[0], part_of(first, ~is_second)) | prefixed(
             HALVES[1], part_of(second, is_second)
         )
