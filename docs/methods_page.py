@@ -17,6 +17,7 @@ class Row:
         checked: What it is held against here, and where.
         left_out: What of the original is not taken over, and why.
         writes: What comes of a plan.
+        readers: Who can read that.
     """
 
     signal: str
@@ -24,8 +25,11 @@ class Row:
     checked: str
     left_out: str
     writes: str = "ranks"
+    readers: str = "all"
 
 
+_LEFT_OUT = "ranks; modules of rank 0 where `r_min` is 0"
+_FEWER = "all; some servers no modules of rank 0"
 _FULL = "a gradient per target module, or a sketch of it above 1 GiB"
 _SPECTRA = "exact SVD, and the rule by brute force (`engine/allocation/test_spectral.py`)"
 ROWS = {
@@ -48,12 +52,16 @@ ROWS = {
         _FULL,
         _SPECTRA,
         "the source's effective rank under preconditioning; its rule is ours",
+        _LEFT_OUT,
+        _FEWER,
     ),
     "spectral-denoised": Row(
         "the same, less the edge of their noise",
         _FULL,
         "noise of known variance and planted values (`engine/methods/test_spectral_denoised.py`)",
         "noise that is not isotropic, as that of real gradients is",
+        _LEFT_OUT,
+        _FEWER,
     ),
     "fim-over-null": Row(
         "`fim`, over itself under labels of other examples",
@@ -89,16 +97,18 @@ ROWS = {
     ),
     "gora": Row(
         "weights times the mean gradient, absolute",
-        "a gradient per target module",
-        "a loop over entries and autograd per example",
-        "clamping that misses budgets, and the sign that goes uphill",
+        "a gradient per target module, never sketched",
+        "a loop over entries and autograd per example "
+        "(`engine/measuring/recording/test_weight_gradient.py`)",
+        "rounding and clamping that miss budgets, and the sign that goes uphill",
         "ranks; with `adapter.init: gora`, B",
     ),
     "kappa": Row(
         "condition number of each weight",
-        "nothing over batches",
-        "PEFT's KappaTune on the same weights",
-        "dropping modules by a threshold: ranks meet a budget",
+        "two numbers per module",
+        "PEFT's `find_kappa_target_modules` on the same weights "
+        "(`engine/measuring/recording/test_weight_condition.py`)",
+        "leaving modules out by a share: ranks meet a budget",
     ),
     "effective-rank": Row(
         "entropy of the spectrum of the whitened mean gradient",
@@ -112,6 +122,7 @@ ROWS = {
         "autograd per example, summed by layer",
         "one example taken a hundred times, and the raw logit in place of the likelihood",
         "ranks of k layers, the others left out",
+        _FEWER,
     ),
     "cka-layers": Row(
         "likeness of a layer's input and output",
@@ -119,6 +130,7 @@ ROWS = {
         "the formula in float64, biased and debiased",
         "the bias, by default: it is near 1 for any two inputs of many features",
         "ranks of k layers, the others left out",
+        _FEWER,
     ),
     "random-layers": Row(
         "nothing",
@@ -126,6 +138,7 @@ ROWS = {
         "laws of the budget (`engine/allocation/test_controls.py`)",
         "nothing: it is a control",
         "ranks of k layers, the others left out",
+        _FEWER,
     ),
 }
 INTRO = """# Methods
@@ -144,8 +157,8 @@ PLANS = """## What each goes by
 
 *Passes* are over the calibration batches; what several methods need comes from one run, those with
 rows to retain aside. *Labels* says whether other labels could move the plan at all. Every plan is a
-rank pattern that [all consumers](consumers.md) read: layout B as unequal ranks, layout C padded
-to one rank for those that want it. None changes the base model.
+rank pattern: *read by* all means [all consumers](consumers.md), in layout B as unequal ranks, and in
+layout C padded to one rank for those that want it. None changes the base model.
 """
 SOURCES = """## Where each is from, and how it was checked here
 
@@ -169,8 +182,10 @@ def methods_page() -> str:
 def _plans() -> Iterator[str]:
     from fimlora.methods.registry import METHODS
 
-    yield _line("method", "rule", "signal it uses", "passes", "labels", "memory", "writes")
-    yield _line(*["---"] * 7)
+    yield _line(
+        "method", "rule", "signal it uses", "passes", "labels", "memory", "writes", "read by"
+    )
+    yield _line(*["---"] * 8)
     for name, method in METHODS.items():
         row = ROWS[name]
         labels = "move it" if method.reads_labels else "do not"
@@ -182,6 +197,7 @@ def _plans() -> Iterator[str]:
             labels,
             row.memory,
             row.writes,
+            row.readers,
         )
 
 
