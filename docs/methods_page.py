@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+HERE = Path(__file__).parent
 # Pages that several methods share.
 PAGES = {"uniform": "controls", "random": "controls", "random-layers": "controls"}
 
@@ -17,7 +19,6 @@ class Row:
         checked: What it is held against here, and where.
         left_out: What of the original is not taken over, and why.
         writes: What comes of a plan.
-        readers: Who can read that.
     """
 
     signal: str
@@ -25,11 +26,10 @@ class Row:
     checked: str
     left_out: str
     writes: str = "ranks"
-    readers: str = "all"
 
 
-_LEFT_OUT = "ranks; modules of rank 0 where `r_min` is 0"
-_FEWER = "all; some servers no modules of rank 0"
+_LEFT_OUT = "ranks; with `r_min` 0, modules left out"
+_FEWER = "all; some servers want every layer"
 _FULL = "a gradient per target module, or a sketch of it above 1 GiB"
 _SPECTRA = "exact SVD, and the rule by brute force (`engine/allocation/test_spectral.py`)"
 ROWS = {
@@ -53,7 +53,6 @@ ROWS = {
         _SPECTRA,
         "the source's effective rank under preconditioning; its rule is ours",
         _LEFT_OUT,
-        _FEWER,
     ),
     "spectral-denoised": Row(
         "the same, less the edge of their noise",
@@ -61,7 +60,6 @@ ROWS = {
         "noise of known variance and planted values (`engine/methods/test_spectral_denoised.py`)",
         "noise that is not isotropic, as that of real gradients is",
         _LEFT_OUT,
-        _FEWER,
     ),
     "fim-over-null": Row(
         "`fim`, over itself under labels of other examples",
@@ -122,7 +120,6 @@ ROWS = {
         "autograd per example, summed by layer",
         "one example taken a hundred times, and the raw logit in place of the likelihood",
         "ranks of k layers, the others left out",
-        _FEWER,
     ),
     "cka-layers": Row(
         "likeness of a layer's input and output",
@@ -130,7 +127,6 @@ ROWS = {
         "the formula in float64, biased and debiased",
         "the bias, by default: it is near 1 for any two inputs of many features",
         "ranks of k layers, the others left out",
-        _FEWER,
     ),
     "random-layers": Row(
         "nothing",
@@ -138,7 +134,6 @@ ROWS = {
         "laws of the budget (`engine/allocation/test_controls.py`)",
         "nothing: it is a control",
         "ranks of k layers, the others left out",
-        _FEWER,
     ),
 }
 INTRO = """# Methods
@@ -197,7 +192,7 @@ def _plans() -> Iterator[str]:
             labels,
             row.memory,
             row.writes,
-            row.readers,
+            "all" if "left out" not in row.writes else _FEWER,
         )
 
 
@@ -233,7 +228,9 @@ def _training() -> Iterator[str]:
     yield _line("name", "it", "here")
     yield _line(*["---"] * 3)
     for name, (reason, instead) in TRAINING_TIME.items():
-        yield _line(f"`{name}`", reason, instead)
+        page = f"methods/{name}.md"
+        named = f"[`{name}`]({page})" if (HERE / page).exists() else f"`{name}`"
+        yield _line(named, reason, instead)
 
 
 def _line(*cells: str) -> str:

@@ -9,17 +9,15 @@ from typing import Any
 _TRAINING = (
     "moves ranks while an adapter is trained, which a calibration before training cannot"
 )
-_ADVICE = (
-    "to move ranks at a trained point, train first and calibrate again with calibration.adapter"
-)
+_ADVICE = "for plain LoRA whose ranks move while it trains, give the Trainer fimlora.FimLoraReallocator"
 # By name: why not, and where to go.
 TRAINING_TIME: dict[str, tuple[str, str]] = {
     "adalora": (
         _TRAINING,
         (
-            "fimlora.adapter.adalora makes a config for PEFT whose schedule is legal for your steps "
-            "and the callback that reallocates, and fimlora convert turns what was trained into "
-            "plain LoRA"
+            "fimlora fetch --format adalora writes a config for PEFT whose schedule is legal for your "
+            "steps, fimlora.AdaLoraReallocation is the callback that reallocates, and fimlora "
+            "convert turns what was trained into plain LoRA"
         ),
     ),
     "alora": (
@@ -27,7 +25,7 @@ TRAINING_TIME: dict[str, tuple[str, str]] = {
             "scores a rank by what leaving it out of a trained adapter costs; before training all "
             "ranks are zero, so that a calibration cannot tell them apart"
         ),
-        "advice to prune and grow is given for a trained adapter: see docs/methods.md",
+        "for an adapter that has been trained, fimlora.advise_prune_and_grow scores its ranks",
     ),
     "elalora": (_TRAINING, _ADVICE),
     "igu-lora": (_TRAINING, _ADVICE),
