@@ -53,6 +53,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/task_signal.py
+	$(BIN)/python benchmarks/reallocation.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/many_jobs.py

@@ -14,6 +14,7 @@ CLASSES = {
     "client.evaluations": ("blocking/evaluations.py", "Evaluations"),
     "client.rank_patterns": ("blocking/rank_patterns.py", "RankPatterns"),
     "client.datasets": ("blocking/catalogues.py", "Datasets"),
+    "client.adapters": ("blocking/adapters.py", "Adapters"),
     "client.models": ("blocking/catalogues.py", "Models"),
     "client.workers": ("blocking/catalogues.py", "Workers"),
     "client.cache": ("blocking/catalogues.py", "Cache"),
@@ -28,6 +29,7 @@ FIELDS = (
     "PlanFields",
     "ComparisonFields",
     "JobComparisonFields",
+    "TruncationFields",
 )
 INTRO = """\
 # The Python client

@@ -6,7 +6,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Pages that several methods share.
-PAGES = {"uniform": "controls", "random": "controls", "random-layers": "controls"}
+PAGES = {"uniform": "controls", "random": "controls", "cka-layers-biased": "cka-layers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,12 @@ ROWS = {
         "the published draw, which misses its budget",
     ),
     "eva": Row(
-        "principal components of each module's inputs",
-        "K components per distinct input",
-        "PEFT's `initialize_lora_eva_weights` on the same batches",
-        "its endless loop, rank 0, and budgets in ranks alone",
-        "ranks; with `adapter.init: eva`, A",
+        "shares of variance along the principal components of each module's inputs",
+        "64 components per module and 1,024 rows",
+        "PEFT's `initialize_lora_eva_weights` on the same batches (`engine/methods/test_eva.py`)",
+        "going on until all have converged, which may never end; stopping early, which binds a run "
+        "to one budget; whitening",
+        f"{_LEFT_OUT}; with `adapter.init: eva`, A",
     ),
     "gora": Row(
         "weights times the mean gradient, absolute",
@@ -111,28 +112,31 @@ ROWS = {
     "effective-rank": Row(
         "entropy of the spectrum of the whitened mean gradient",
         _FULL,
-        "exact SVD",
-        "a rank that follows from entropy alone: ranks meet a budget",
+        "autograd and a dense decomposition "
+        "(`engine/measuring/recording/test_whitened_spectra.py`)",
+        "its knapsack, as every method shares one exact budget; a full covariance",
     ),
     "fisher-layers": Row(
-        "trace of the Fisher information, by layer",
+        "trace of the Fisher information of a layer's target weights",
         "the sums of `fim`",
-        "autograd per example, summed by layer",
-        "one example taken a hundred times, and the raw logit in place of the likelihood",
+        "autograd per example, summed by layer (`engine/methods/test_fisher_layers.py`)",
+        "the Frobenius form, and defects: one example taken a hundred times, a raw logit in place "
+        "of the likelihood, padding, a head drawn anew",
         "ranks of k layers, the others left out",
     ),
     "cka-layers": Row(
-        "likeness of a layer's input and output",
-        "a Gram matrix of the examples per layer",
-        "the formula in float64, biased and debiased",
-        "the bias, by default: it is near 1 for any two inputs of many features",
+        "likeness of a layer's input and output at one token",
+        "two hidden states per example and layer, in host memory",
+        "both formulas in float64 on the model's own hidden states "
+        "(`engine/measuring/recording/test_layer_similarity.py`)",
+        "the bias: 0.97 for independent Gaussians of 4,096 features; a layer that is skipped",
         "ranks of k layers, the others left out",
     ),
-    "random-layers": Row(
-        "nothing",
-        "nothing",
-        "laws of the budget (`engine/allocation/test_controls.py`)",
-        "nothing: it is a control",
+    "cka-layers-biased": Row(
+        "the same, as published",
+        "the same",
+        "the same",
+        "a layer that is skipped",
         "ranks of k layers, the others left out",
     ),
 }

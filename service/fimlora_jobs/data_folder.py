@@ -18,7 +18,7 @@ class DataFolder:
     def create(cls, root: Path) -> "DataFolder":
         """Make the data folder and what belongs in it, as far as they do not exist."""
         folder = cls(root.absolute())
-        for name in ("models", "datasets", "uploads", "artifacts", "tmp", "hub"):
+        for name in ("models", "datasets", "adapters", "uploads", "artifacts", "tmp", "hub"):
             (folder.root / name).mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -33,8 +33,13 @@ class DataFolder:
         return self.root / "datasets"
 
     @property
+    def adapters(self) -> Path:
+        """Registered trained adapters."""
+        return self.root / "adapters"
+
+    @property
     def uploads(self) -> Path:
-        """Uploaded datasets, one folder per id."""
+        """Uploaded datasets and adapters, one folder per id."""
         return self.root / "uploads"
 
     @property

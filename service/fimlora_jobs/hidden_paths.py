@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOMS = ("models", "datasets", "uploads", "artifacts", "tmp", "hub", "")
-LINKS_IN = ("models", "datasets")
+ROOMS = ("models", "datasets", "adapters", "uploads", "artifacts", "tmp", "hub", "")
+LINKS_IN = ("models", "datasets", "adapters")
 ON_HUB = re.compile(
     r"(?:[\w.-]+/)*(?:models|datasets)--([\w.-]+?)--([\w.-]+?)/(?:snapshots|blobs|refs)/\w+"
 )

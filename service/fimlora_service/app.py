@@ -16,6 +16,7 @@ from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
+from fimlora_service.adapters import endpoints as adapters
 from fimlora_service.calibrations import endpoints as calibrations
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
@@ -44,7 +45,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    cache_endpoints, operations,
+    adapters, cache_endpoints, operations,
 )  # fmt: skip
 
 

@@ -72,6 +72,18 @@ class DatasetNotFound(ServiceError):
     code = "dataset_not_found"
 
 
+class AdapterNotFound(ServiceError):
+    code = "adapter_not_found"
+
+
+class AdapterInvalid(ServiceError):
+    code = "adapter_invalid"
+
+
+class AdapterInUse(ServiceError):
+    code = "adapter_in_use"
+
+
 class MethodNotAllowed(ServiceError):
     code = "method_not_allowed"
 

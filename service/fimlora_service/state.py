@@ -9,6 +9,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
+from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.jobs.cached_answers import JobViews
@@ -35,6 +36,7 @@ class State(TypedDict):
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
+    adapter_limit: AdapterLimit
     metrics: Metrics
 
 
@@ -65,6 +67,7 @@ def make_state(
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),
+        adapter_limit=AdapterLimit(),
         metrics=metrics,
     )
 

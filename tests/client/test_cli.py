@@ -92,7 +92,7 @@ def test_options_reach_the_request(run, rows):
         "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
         "--rank-menu", "2,4,16", "--group", "query,key", "--group", "layer.1.*", "--max-lora-rank", "16",
         "--per-type", "query:r_min=3,share=0.25", "--per-type", "key:r_max=9", "--batch-size", "3", "--max-length", "16",
-        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--scale", "1.5",
+        "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--init", "gora", "--scale", "1.5",
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
         "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
@@ -111,9 +111,11 @@ def test_options_reach_the_request(run, rows):
     assert request["dataset"]["columns"]["tools"] == ""
     assert request["adapter"] == {
         "layout": "C", "scale": 1.5, "alpha": None, "rslora": False, "weights": True,
+        "init": "gora",
     }  # fmt: skip
     assert request["allocation"] == {
         "method": "random", "aggregation": "l2", "r_min": 2, "r_max": 30, "multiple_of": 1, "seed": 7,
+        "n_layers": None,
         "rank_menu": [2, 4, 16], "groups": [["query", "key"], ["layer.1.*"]], "max_lora_rank": 16,
         "per_type": {
             "query": {"r_min": 3, "r_max": None, "share": 0.25},
@@ -125,6 +127,18 @@ def test_options_reach_the_request(run, rows):
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
         "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
     }  # fmt: skip
+
+
+def test_a_number_of_layers_reaches_the_request(run, rows):
+    """With a method that chooses layers; with another one it is refused."""
+    asked = ["calibrate", "tiny", rows, "--budget", "4", "--layers", "1", "--no-wait", "--json"]
+
+    result = run(*asked, "--method", "fisher-layers")
+    refused = run(*asked)
+
+    assert json.loads(result.stdout)["request"]["allocation"]["n_layers"] == 1
+    assert refused.exit_code
+    assert "chooses layers" in " ".join(refused.output.split())
 
 
 @pytest.mark.parametrize(

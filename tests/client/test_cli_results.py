@@ -149,6 +149,10 @@ class TestFetchingPatterns:
             (["--model", "tiny"], 2, "--dataset"),
             (["--pin", "a:b", "--format", "toml"], 2, "axolotl"),
             (["job_1"], 2, "--output DIR"),
+            (["--pin", "a:b", "--format", "adalora"], 2, "needs --steps"),
+            (["--pin", "a:b", "--steps", "9"], 2, "for --format adalora only"),
+            (["--pin", "a:b", "--format", "peft", "--accumulation", "2"], 2, "adalora only"),
+            (["job_1", "--steps", "9"], 2, "for --format adalora only"),
             (["--pin", "nobody:prod"], 3, "nothing is pinned as nobody/prod"),
             (["--digest", "sha256:" + "0" * 64], 3, "no result with digest"),
             (["--model", "tiny", "--dataset", "none"], 3, "no job has succeeded for"),
@@ -164,6 +168,16 @@ class TestFetchingPatterns:
         assert result.exit_code == code, result.output
         assert message in " ".join(result.stderr.split())
         assert result.stdout == ""
+
+    def test_adalora_is_for_a_training_of_so_many_steps(self, run, calibrate):
+        """A large number goes over the wire as it is, and the weight is divided."""
+        asked = ["--format", "adalora", "--steps", 1_234_567, "--accumulation", 4]
+
+        config = json.loads(run("fetch", calibrate(), *asked).stdout)
+
+        assert (config["peft_type"], config["total_step"]) == ("ADALORA", 1_234_567)
+        assert config["orth_reg_weight"] == 0.125
+        assert config["init_r"] > config["target_r"]
 
     def test_a_file_that_cannot_be_written_is_named(self, run, calibrate, tmp_path):
         """A folder is where a file should go."""

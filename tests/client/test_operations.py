@@ -51,6 +51,14 @@ METHODS = {
     "list_datasets": lambda c: c.datasets.list(),
     "retrieve_dataset": lambda c: c.datasets.retrieve("ds_1"),
     "delete_dataset": lambda c: c.datasets.delete("ds_1"),
+    "upload_adapter": lambda c: c.adapters.upload("trained"),
+    "list_adapters": lambda c: c.adapters.list(),
+    "retrieve_adapter": lambda c: c.adapters.retrieve("ad_1"),
+    "retrieve_adapter_file": lambda c: c.adapters.download("ad_2", "adapter"),
+    "delete_adapter": lambda c: c.adapters.delete("ad_1"),
+    "truncate_adapter": lambda c: c.adapters.truncate("ad_1", budget=8),
+    "audit_adapter": lambda c: c.adapters.audit("ad_1", job_id="job_1"),
+    "convert_adapter": lambda c: c.adapters.convert("ad_1", layout="C"),
     "list_models": lambda c: c.models.list(),
     "list_workers": lambda c: c.workers.list(),
     "show_cache": lambda c: c.cache.figures(),
@@ -91,6 +99,14 @@ COMMANDS = {
     "list_datasets": ["datasets"],
     "retrieve_dataset": ["datasets", "show", "ds_1"],
     "delete_dataset": ["datasets", "delete", "ds_1"],
+    "upload_adapter": ["adapters", "upload", "trained"],
+    "list_adapters": ["adapters"],
+    "retrieve_adapter": ["adapters", "show", "ad_1"],
+    "retrieve_adapter_file": ["adapters", "download", "ad_2", "--output", "adapter"],
+    "delete_adapter": ["adapters", "delete", "ad_1"],
+    "truncate_adapter": "`fimlora truncate` does it here, without a service",
+    "audit_adapter": "`fimlora audit` does it here, without a service",
+    "convert_adapter": "`fimlora convert` does it here, without a service",
     "list_models": ["models"],
     "list_workers": ["workers"],
     "show_cache": ["cache"],
@@ -115,6 +131,7 @@ JOB = {
 ANSWERS = {
     "/jobs/job_1": JOB,
     "/jobs/job_1/artifacts": {"data": [FILE]},
+    "/adapters/ad_2": {"id": "ad_2", "source": "upload", "size": 1, "files": [FILE]},
     "/readyz": {"status": "ok"},
 }
 
@@ -130,6 +147,14 @@ class Recorder:
         if known := ANSWERS.get(request.url.path):
             return httpx2.Response(200, json=known)
         return httpx2.Response(418, text="a teapot")
+
+
+def write_files(folder):
+    """What there is to upload."""
+    (folder / "rows.jsonl").write_text('{"text": "a"}\n')
+    (folder / "trained").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / "trained" / name).write_text("{}")
 
 
 def blocking(ask, transport, context):
@@ -149,6 +174,7 @@ def asynchronous(ask, transport, context):
 def requests_of(request, tmp_path, monkeypatch):
     """What a client sends when it is asked for something."""
     monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
 
     def play(ask):
         recorder = Recorder()
@@ -187,7 +213,7 @@ def test_a_method_asks_for_its_route(requests_of, operation):
 def test_a_command_asks_for_its_route(operation, tmp_path, monkeypatch, terminal):
     """Among other things it needs to know."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    write_files(tmp_path)
     recorder = Recorder()
     http = httpx2.Client(
         transport=httpx2.MockTransport(recorder.answer), base_url="http://fimlora.test"

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from fimlora_client.rank_map import arrange, rank_map_table, short_names
+from fimlora_contract.confidence import PlanWarning
 from fimlora_contract.rank_maps import RankMap, WrittenAdapter
 from fimlora_contract.signals import Signal
 
@@ -247,3 +248,20 @@ def test_the_sentence_of_the_signal_comes_first():
 
     assert shown(stated).split("\n")[1].strip() == sentence
     assert "signal" not in shown(plain)
+
+
+def test_what_training_begins_with_comes_before_all_else():
+    """A base model that must change is said above the signal, and once; others stay below."""
+    plain = make(BLOCKS)
+    first = PlanWarning(code="base_changes", message="need another base model")
+    other = PlanWarning(code="few_examples", message="only 3 examples")
+    signal = Signal(verdict="none", sentence="no signal")
+    found = shown(
+        plain.model_copy(update={"signal": signal, "warnings": [first, other]})
+    ).split("\n")
+    lines = [line.strip() for line in found if line.strip()]
+
+    assert lines[0] == "mind  need another base model"
+    assert lines[1] == "no signal"
+    assert lines[-1] == "mind  only 3 examples"
+    assert sum("another base model" in line for line in lines) == 1

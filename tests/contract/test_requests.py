@@ -1,10 +1,16 @@
 """What a calibration request may say."""
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
+from fimlora.adapter.initial import registry
+from fimlora.adapter.initial.registry import INITS, init_records
+from fimlora.statistics.options import Record
+from fimlora_contract.confidence import START_CODES
 from fimlora_contract.references import Columns
-from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.requests import NOT_ADDED_UP, CalibrationRequest, InitName
 from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
 
 SHORT = {"base_model": "org/model@v1", "dataset": "local:reviews", "budget": 8}
@@ -81,6 +87,9 @@ def test_short_forms_expand_to_tagged_references():
         ({"allocation": {"max_lora_rank": 4}}, "feasible interval"),
         ({"allocation": {"r_min": 9}}, "feasible interval"),
         ({"allocation": {"r_min": 0}}, "only method spectral"),
+        ({"allocation": {"n_layers": 2}}, "only method fisher-layers or cka-layers"),
+        ({"allocation": {"method": "cka-layers", "n_layers": 0}}, "n_layers"),
+        ({"allocation": {"method": "cka-layers", "r_min": 0}}, "only method spectral"),
         ({"allocation": {"r_min": -1, "method": "spectral"}}, "r_min"),
         ({"allocation": {"rmin": 2}}, "rmin"),
         (
@@ -247,6 +256,55 @@ def test_a_bad_row_is_named():
         check_row({"text": None, "label": 1}, fields, where="line 3")
     with pytest.raises(ColumnError, match=r"column 'label' must be a label.*nothing"):
         check_row({"text": "a"}, fields, where="line 3")
+
+
+def adapter_of(**adapter):
+    return CalibrationRequest.model_validate(SHORT | {"adapter": adapter}).adapter
+
+
+def test_a_name_of_initial_weights_means_that_they_are_written():
+    """Each choice has one form, however it was spelled, and survives being read again."""
+    assert adapter_of(init="gora") == adapter_of(init="gora", weights=True)
+    assert adapter_of(init="gora").weights
+    assert adapter_of(weights=True) == adapter_of(init="kaiming")
+    assert adapter_of() == adapter_of(weights=False)
+    assert (adapter_of().weights, adapter_of().init, adapter_of().initial) == (
+        False,
+        None,
+        "kaiming",
+    )
+    for adapter in ({}, {"weights": True}, {"init": "lora-ga"}):
+        request = CalibrationRequest.model_validate(SHORT | {"adapter": adapter})
+        assert CalibrationRequest.model_validate(request.model_dump(mode="json")) == request
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"adapter": {"init": "pissa"}}, "'kaiming', 'eva', 'lora-ga'"),
+        ({"adapter": {"init": "gora", "weights": False}}, "initial weights are weights"),
+        (
+            {"adapter": {"init": "lora-one"}, "calibration": {"n_batches": "auto"}},
+            "do not add up over rounds",
+        ),
+    ],
+    ids=str,
+)
+def test_initial_weights_that_cannot_be_had_are_refused(change, message):
+    """With what is allowed; gora's gradients do add up over rounds."""
+    with pytest.raises(ValidationError, match=message):
+        CalibrationRequest.model_validate(SHORT | change)
+    CalibrationRequest.model_validate(
+        SHORT | {"adapter": {"init": "gora"}, "calibration": {"n_batches": "auto"}}
+    )
+
+
+def test_the_wire_names_the_initial_weights_that_the_engine_has():
+    """In its order, as do those that rounds are refused for."""
+    assert get_args(InitName) == INITS
+    not_added = {Record.GRADIENT_FACTORS, Record.INPUT_COMPONENTS}
+    assert set(NOT_ADDED_UP) == {name for name in INITS if not_added & init_records(name)}
+    assert START_CODES == registry.START_CODES
 
 
 def test_a_whole_scale_is_one_request_however_it_is_written():

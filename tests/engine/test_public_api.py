@@ -14,6 +14,7 @@ from fimlora.adapter.trained.read import Limits
 NAMES = {
     "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -24,6 +25,7 @@ NAMES = {
     "Statistics",
     "TargetModule",
     "adalora_config",
+    "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
@@ -37,6 +39,7 @@ NAMES = {
     "measure_folder",
     "measure_streamed",
     "score",
+    "shift_base",
     "truncate_adapter",
     "write_adapter",
 }
@@ -51,15 +54,20 @@ SIGNATURES = {
     "AdaLoraReallocation": "resume_from=None",
     "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
     "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
+    "advise_prune_and_grow": "model, batches, n, *, exact=False, n_batches=8, "
+    "adapter_name='default', micro_batch_size=None, loss_fn=None",
     "allocate": "scores, budget=8, *, rule=None, r_min=None, r_max=None, "
-    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, scale=2, alpha=None, rslora=False, "
-    "seed=0, provenance=None",
+    "multiple_of=1, rank_menu=(), groups=(), per_type=None, max_lora_rank=None, n_layers=None, "
+    "scale=2, alpha=None, rslora=False, seed=0, provenance=None",
     "apply_fim_ranks": "model, dataloader, n_batches=8, r_min=None, r_max=None, *, "
     "estimator='auto', aggregation='mean', method='fim', budget=None, multiple_of=1, "
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
     "estimator=None, **options",
+    "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
+    "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
+    "on_reallocation=None, resume_from=None",
     "find_targets": "model, target_modules=None, *, exclude_modules=None",
     "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
     "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
@@ -67,7 +75,7 @@ SIGNATURES = {
     "frontier_bytes=1073741824, on_batch=None",
     "load_plan": "path",
     "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
-    "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, micro_batch_size=None, "
+    "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, n_components=64, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0, "
     "null=False, halves=False, retain=None",
     "measure_streamed": "model_path, batches, settings=Settings(), *, model_class=None, "
@@ -78,11 +86,12 @@ SIGNATURES = {
     "ignore_mismatched_sizes=False, retain=None",
     "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
-    "spectra_bytes=1073741824, micro_batch_size=None, train_mode=False, loss_fn=None, "
+    "spectra_bytes=1073741824, n_components=64, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
-    "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, seed=0, "
-    "head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
+    "shift_base": "model, folder, *, undo=False",
+    "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, "
+    "init='kaiming', statistics=None, seed=0, head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "
     "other_model=None, overwrite=False",
 }
 
@@ -93,6 +102,7 @@ FIELDS = {
         "modules",
         "by_module",
         "spectra",
+        "by_layer",
         "base_parameters",
         "provenance",
         "not_targeted",
@@ -102,7 +112,14 @@ FIELDS = {
     "Settings": [
         *("target_modules", "exclude_modules", "drawn", "unadaptable", "choice", "n_batches"),
         *("estimator", "rank", "seed", "scale", "record"),
-        *("spectra_bytes", "micro_batch_size", "train_mode", "loss_fn", "on_batch"),
+        *(
+            "spectra_bytes",
+            "n_components",
+            "micro_batch_size",
+            "train_mode",
+            "loss_fn",
+            "on_batch",
+        ),
         *("progress_file", "first_example", "null", "halves"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],

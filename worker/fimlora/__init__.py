@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fimlora.adapter.adalora_reallocation import AdaLoraReallocation
     from fimlora.adapter.audit import audit_adapter
     from fimlora.adapter.convert import convert_adapter
+    from fimlora.adapter.initial.base_shift import shift_base
     from fimlora.adapter.read import load_plan
     from fimlora.adapter.truncate import truncate_adapter
     from fimlora.adapter.write import write_adapter
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from fimlora.measuring.streamed.run import measure_streamed
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
+    from fimlora.reallocation.advice import advise_prune_and_grow
+    from fimlora.reallocation.reallocator import FimLoraReallocator
     from fimlora.scores import Scores
     from fimlora.statistics import Statistics
 
@@ -37,11 +40,13 @@ if TYPE_CHECKING:
 _LAZY = {
     "adalora_config": "fimlora.adapter.adalora",
     "AdaLoraReallocation": "fimlora.adapter.adalora_reallocation",
+    "advise_prune_and_grow": "fimlora.reallocation.advice",
     "allocate": "fimlora.allocation",
     "apply_fim_ranks": "fimlora.apply",
     "audit_adapter": "fimlora.adapter.audit",
     "compare": "fimlora.confidence.compare",
     "convert_adapter": "fimlora.adapter.convert",
+    "FimLoraReallocator": "fimlora.reallocation.reallocator",
     "find_targets": "fimlora.model.targets",
     "fit_head": "fimlora.measuring.head.resident",
     "fit_head_streamed": "fimlora.measuring.streamed.head",
@@ -53,6 +58,7 @@ _LAZY = {
     "score": "fimlora.methods.score",
     "Scores": "fimlora.scores",
     "Settings": "fimlora.measuring.settings",
+    "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
     "truncate_adapter": "fimlora.adapter.truncate",
     "write_adapter": "fimlora.adapter.write",
@@ -61,6 +67,7 @@ _LAZY = {
 __all__ = [
     "AdaLoraReallocation",
     "Budget",
+    "FimLoraReallocator",
     "FimloraError",
     "InfeasibleBudget",
     "MissingExtra",
@@ -71,6 +78,7 @@ __all__ = [
     "Statistics",
     "TargetModule",
     "adalora_config",
+    "advise_prune_and_grow",
     "allocate",
     "apply_fim_ranks",
     "audit_adapter",
@@ -84,6 +92,7 @@ __all__ = [
     "measure_folder",
     "measure_streamed",
     "score",
+    "shift_base",
     "truncate_adapter",
     "write_adapter",
 ]

@@ -17,8 +17,8 @@ from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
 from fimlora.methods.registry import (
     estimator_for,
+    find_method,
     needs_null,
-    reads_labels,
     records_needed,
 )
 from fimlora.methods.score import score
@@ -87,13 +87,18 @@ def apply_fim_ranks(
     """
     if r_min is not None and r_min < 1:
         raise InvalidOption(f"r_min={r_min}: a layer of a live adapter has at least rank 1")
+    if find_method(method).rule == "layers":
+        raise InvalidOption(
+            f"method {method!r} gives some layers rank 0, and a layer of a live adapter has at "
+            "least rank 1: measure the base model, and write_adapter makes an adapter of its plan"
+        )
     with exclusive(model):
         adapter = live_adapter(model, adapter_name)
-        scale = _common_scale(adapter)
+        scale = common_scale(adapter)
         ranks = adapter.ranks
         with acting_alone(model, adapter_name):
             settings = Settings(
-                choice=_carriers(model, ranks),
+                choice=carriers_of(model, ranks),
                 n_batches=n_batches,
                 estimator=estimator_for(method, estimator),
                 rank=round(sum(ranks.values()) / len(ranks)),
@@ -104,7 +109,7 @@ def apply_fim_ranks(
                 train_mode=train_mode,
                 loss_fn=loss_fn,
                 on_batch=on_batch,
-                null=(signal and reads_labels(method)) or needs_null(method),
+                null=signal or needs_null(method),
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)
@@ -125,8 +130,12 @@ def apply_fim_ranks(
     return with_confidence(statistics, plan)
 
 
-def _carriers(model: nn.Module, names: Collection[str]) -> Choice:
+def carriers_of(model: nn.Module, names: Collection[str]) -> Choice:
     """Choose the modules that carry an adapter.
+
+    Args:
+        model: The model.
+        names: Names of these modules.
 
     Returns:
         The choice; it names none by itself: a layer that no row reaches stays as it is.
@@ -135,8 +144,11 @@ def _carriers(model: nn.Module, names: Collection[str]) -> Choice:
         return choose_targets(plain, names=names, unadaptable=unadaptable_by_peft)
 
 
-def _common_scale(adapter: LiveAdapter) -> int | float:
-    """The effective scale, which a plan has one of.
+def common_scale(adapter: LiveAdapter) -> int | float:
+    """Find the effective scale, which a plan has one of.
+
+    Args:
+        adapter: The adapter.
 
     Returns:
         The scale, as an integer if it is one.

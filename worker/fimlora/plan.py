@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
+from fimlora.shares import shares_of
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -48,6 +49,12 @@ class TargetModule:
         """Index of the block the module sits in, ``None`` outside the repeated blocks."""
         match = BLOCK_INDEX.search(self.name)
         return int(match[1]) if match else None
+
+    @property
+    def block(self) -> str | None:
+        """Name of that block, such as ``model.layers.3``: stacks may share an index."""
+        match = BLOCK_INDEX.search(self.name)
+        return self.name[: match.end() - 1] if match else None
 
     @property
     def kind(self) -> str:
@@ -122,14 +129,15 @@ class RankPlan:
 
     Attributes:
         modules: The target modules, in the model's order.
-        ranks: Rank per module name; 0, which only ``spectral`` gives, means "not targeted".
+        ranks: Rank per module name; 0, which only ``spectral`` and ``layers`` give, means "not
+            targeted".
         scores: Score per module name as measured, whatever the rule made of it; for
             ``spectral`` the energy of the mean gradient that the rank captures.
         budget: The budget as requested.
         limit: The budget in the unit the solver worked in: ranks in total for ``rank``,
             trainable parameters for all others.
-        rule: ``proportional``, ``spectral``, ``uniform`` or ``random``.
-        r_min: Lowest rank allowed.
+        rule: ``proportional``, ``spectral``, ``layers``, ``uniform`` or ``random``.
+        r_min: Lowest rank allowed; of ``layers``, in the layers that are chosen.
         r_max: Highest rank allowed.
         scale: The one effective LoRA scale ``s = alpha / rank`` of every module; with another
             scaling than ``constant``, only what the scores are stated at.
@@ -191,6 +199,10 @@ class RankPlan:
             parameters=sum(m.cost * ranks[m.name] for m in self.modules),
         )
 
+    def shares(self) -> dict[str, list[dict[str, Any]]]:
+        """Where ranks and parameters lie, by type and depth, beside those of uniform ranks."""
+        return shares_of(self.modules, self.ranks, self.controls.get("uniform"))
+
     def alpha(self, name: str) -> int | float:
         """LoRA alpha of a module: ``scale * rank``, or the one alpha of all; 0 if not targeted."""
         rank = self.ranks[name]
@@ -216,6 +228,7 @@ class RankPlan:
             "scaling": self.scaling,
             "lora_alpha": self.lora_alpha,
             "spent": asdict(self.spent),
+            "shares": self.shares(),
             "controls": {
                 name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
                 for name, ranks in sorted(self.controls.items())

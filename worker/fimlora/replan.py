@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.initial.stated import INITIAL
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
@@ -19,8 +20,9 @@ from fimlora.statistics import Statistics
 
 # What a plan says of its own scores, which another one may have nothing of; and what has a field of
 # its own now.
+# And what an adapter begins with is a fact of the files that were written.
 _OF_ITS_SCORES = frozenset(
-    {"aggregation", "contrast", "negative_estimates", "negative_share", "not_targeted"}
+    {"aggregation", "contrast", "negative_estimates", "negative_share", "not_targeted", INITIAL}
 )
 
 

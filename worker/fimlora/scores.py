@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 
-RULES = ("proportional", "spectral", "uniform", "random")
+RULES = ("proportional", "spectral", "layers", "uniform", "random")
 Spectra = Mapping[str, Sequence[float] | NDArray[np.float64]]  # by module name
 
 
@@ -27,6 +27,8 @@ class Scores:
         by_module: Score per module name, finite and not negative; only their ratios count.
         spectra: Singular values per module name, in any order: what the rule ``spectral``
             takes in place of scores.
+        by_layer: Score per layer, by the name of its block: what the rule ``layers`` chooses by
+            where a layer's score is more than the sum of those of its modules.
         base_parameters: Parameters of the base model; only a ``fraction`` budget needs them.
         provenance: Facts about the measurement, to be kept with a plan.
         not_targeted: Reason by name of what was meant to be a target but is none.
@@ -37,6 +39,7 @@ class Scores:
     modules: Sequence[TargetModule]
     by_module: Mapping[str, float] = field(default_factory=dict)
     spectra: Spectra = field(default_factory=dict)
+    by_layer: Mapping[str, float] = field(default_factory=dict)
     base_parameters: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     not_targeted: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,12 @@ class ModelMissing(WorkerError, LookupError):
     code = "model_not_found"
 
 
+class AdapterMissing(WorkerError, LookupError):
+    """The trained adapter is not there, or is not what the job was accepted with."""
+
+    code = "adapter_not_found"
+
+
 class UnsupportedArchitecture(WorkerError, ValueError):
     """The model cannot be loaded with the head that the task needs."""
 

@@ -97,6 +97,17 @@ class JobComparisonFields(TypedDict, total=False):
     picture: bool
 
 
+class TruncationFields(TypedDict, total=False):
+    """The fields of a request to cut an adapter as keyword arguments."""
+
+    budget: AnyBudget | None
+    energy: float | None
+    r_min: int
+    r_max: int | None
+    multiple_of: int
+    layout: Literal["B", "C"]
+
+
 class PlanFields(TypedDict, total=False):
     """The fields of a request for another plan as keyword arguments."""
 

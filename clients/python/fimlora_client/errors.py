@@ -118,6 +118,14 @@ class DatasetNotFound(ApiError, LookupError):
     code = "dataset_not_found"
 
 
+class AdapterNotFound(ApiError, LookupError):
+    code = "adapter_not_found"
+
+
+class AdapterInvalid(ApiError, ValueError):
+    code = "adapter_invalid"
+
+
 class MethodNotAllowed(ApiError):
     code = "method_not_allowed"
 
@@ -160,6 +168,10 @@ class DatasetInUse(ApiError):
     def __str__(self) -> str:
         named = ", ".join(self.job_ids)
         return f"{super().__str__()}: {named}" if named else super().__str__()
+
+
+class AdapterInUse(DatasetInUse):
+    code = "adapter_in_use"
 
 
 class IdempotencyInFlight(ApiError):

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fimlora_client.head_line import head_line
+from fimlora_contract.confidence import START_CODES, PlanWarning
 from fimlora_contract.rank_maps import RankMap, RankMapModule
 from fimlora_contract.signals import Signal
 
@@ -95,6 +96,8 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
     """The whole rank map: table, other modules, budget."""
     grid = arrange(rank_map.modules)
     parts: list[RenderableType] = []
+    if begins_elsewhere(rank_map):
+        parts.append(Padding(warning_lines(rank_map.warnings[:1]), (1, 0, 0, 2)))
     if rank_map.signal:
         parts.append(Padding(signal_line(rank_map.signal), (1, 0, 0, 2)))
     if grid.layers:
@@ -102,8 +105,8 @@ def rank_map_table(rank_map: RankMap) -> RenderableType:
     if grid.others:
         parts.append(Padding(_others(grid.others, rank_map), (1, 0, 0, 2)))
     parts.append(Padding(budget_lines(rank_map), (1, 0, 1, 2)))
-    if rank_map.warnings:
-        parts.append(Padding(warning_lines(rank_map), (0, 0, 1, 2)))
+    if others := rank_map.warnings[begins_elsewhere(rank_map) :]:
+        parts.append(Padding(warning_lines(others), (0, 0, 1, 2)))
     if rank_map.not_targeted:
         parts.append(Padding(left_out_lines(rank_map), (0, 0, 1, 2)))
     return Group(*parts)
@@ -131,6 +134,8 @@ def budget_lines(rank_map: RankMap) -> Table:
         table.add_row(Text("scores", "bold"), Text("in brackets, over their mean", "dim"))
     if controls := controls_line(rank_map):
         table.add_row(Text("controls", "bold"), Text(controls, "dim"))
+    for heading, shares in share_lines(rank_map).items():
+        table.add_row(Text(heading, "bold"), Text(shares, "dim"))
     if rank_map.adapter and rank_map.adapter.width:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
@@ -155,6 +160,24 @@ def controls_line(rank_map: RankMap) -> str:
     return ", ".join(said) + " parameters" if said else ""
 
 
+def share_lines(rank_map: RankMap) -> dict[str, str]:
+    """Which part of the parameters types and layers get, beside that of uniform."""
+    if rank_map.shares is None or "uniform" not in rank_map.controls:
+        return {}
+    return {
+        heading: "parameters in % / of uniform: "
+        + ", ".join(
+            f"{name} {100 * row.share_of_parameters:.0f}/"
+            f"{100 * (row.uniform_share_of_parameters or 0):.0f}"
+            for name, row in zip(short_names([row.name for row in rows]), rows, strict=True)
+        )
+        for heading, rows in (
+            ("types", rank_map.shares.types),
+            ("layers", rank_map.shares.depths),
+        )
+    }
+
+
 def confidence_line(rank_map: RankMap) -> str:
     """How sure the ranks are; empty where a map does not say."""
     if (found := rank_map.confidence) is None:
@@ -177,10 +200,15 @@ def classes_line(provenance: Mapping[str, Any]) -> str:
     return f"of {own}"
 
 
-def warning_lines(rank_map: RankMap) -> Table:
+def begins_elsewhere(rank_map: RankMap) -> bool:
+    """Whether the first warning is about what training begins with: that stands before all."""
+    return bool(rank_map.warnings) and rank_map.warnings[0].code in START_CODES
+
+
+def warning_lines(warnings: Sequence[PlanWarning]) -> Table:
     """What to mind, a warning a row."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
-    for warning in rank_map.warnings:
+    for warning in warnings:
         table.add_row(Text("mind", "bold yellow"), Text(warning.message))
     return table
 

@@ -15,6 +15,7 @@ from fimlora_contract.requests import (
     AskedMethod,
     CalibrationRequest,
     MethodName,
+    check_layers,
     check_mean_rank,
 )
 
@@ -87,4 +88,9 @@ class JobComparisonRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods or get_args(MethodName))
         return self

@@ -25,11 +25,16 @@ class Confidence(AnswerModel):
     shares: list[float] = Field(description="Share of the draws that give the plan's rank.")
 
 
+# Of warnings about the weights that training begins with, which stand before all else.
+START_CODES = frozenset({"base_changes", "starts_moved", "does_not_train"})
+
+
 class PlanWarning(AnswerModel):
     """Something to mind, with the number it is about and the next step."""
 
     code: str = Field(
         description="few_examples, one_class, missing_classes, head_saw_measured, seed_sensitive, "
-        "nearly_uniform, at_bounds, unresolved, confidence_unknown or not_stable; there may be others."
+        "nearly_uniform, at_bounds, unresolved, confidence_unknown or not_stable; of initial weights "
+        "base_changes, starts_moved or does_not_train, which come first; there may be others."
     )
     message: str

@@ -165,7 +165,10 @@ class EvaluationRequest(CalibrationRequest):
         if named:
             raise ValueError(f"plans are named {named} as methods are; give other names")
         if self.adapter.weights:
-            raise ValueError("adapter.weights has no meaning here: no adapter is written")
+            raise ValueError(
+                "adapter.weights and adapter.init have no meaning here: no adapter is written, "
+                "and all arms begin with LoRA's own weights"
+            )
         return self
 
     @model_validator(mode="after")

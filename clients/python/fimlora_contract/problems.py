@@ -71,6 +71,21 @@ PROBLEMS: dict[str, ProblemType] = {
         "There is no such dataset",
         "GET /datasets lists the datasets; POST /datasets adds one.",
     ),
+    "adapter_not_found": ProblemType(
+        404,
+        "There is no such adapter",
+        "GET /adapters lists the adapters; POST /adapters adds one.",
+    ),
+    "adapter_invalid": ProblemType(
+        422,
+        "The adapter cannot be used",
+        "Correct what the detail names; plain LoRA as PEFT saves it is read.",
+    ),
+    "adapter_in_use": ProblemType(
+        409,
+        "Jobs that have not ended need the adapter",
+        "Wait for the jobs named in errors, or cancel them.",
+    ),
     "method_not_allowed": ProblemType(
         405, "The route does not take this method", "See the Allow header."
     ),

@@ -41,6 +41,26 @@ class WrittenAdapter(AnswerModel):
     )
 
 
+class Share(AnswerModel):
+    """What one type of modules, or one range of layers, gets."""
+
+    name: str
+    modules: int
+    ranks: int
+    parameters: int
+    share_of_ranks: float
+    share_of_parameters: float
+    uniform_share_of_ranks: float | None = None
+    uniform_share_of_parameters: float | None = None
+
+
+class Shares(AnswerModel):
+    """Where ranks and parameters lie, beside those of uniform ranks."""
+
+    types: list[Share]
+    depths: list[Share]
+
+
 class RankMap(AnswerModel):
     """The plan as data: the same object that ``rank_map.json`` holds."""
 
@@ -70,6 +90,11 @@ class RankMap(AnswerModel):
         None, description="The one alpha of all modules, unless the scale is constant."
     )
     spent: dict[str, int]
+    shares: Shares | None = Field(
+        None,
+        exclude_if=is_unknown,
+        description="Where ranks and parameters lie, by type and by range of layers.",
+    )
     controls: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
     adapter: WrittenAdapter | None = Field(

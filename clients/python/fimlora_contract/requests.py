@@ -5,6 +5,7 @@ Defaults are the paper's best setting: eight batches, mean aggregation, a floor 
 mean rank and a ceiling of twice the mean rank.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -41,16 +42,25 @@ MethodName = Literal[
     "gora",
     "vila",
     "kappa",
+    "eva",
+    "fisher-layers",
+    "cka-layers",
+    "cka-layers-biased",
+    "effective-rank",
     "uniform",
     "random",
 ]
 # As a request names one: the names of others that are known are told why they are none.
 AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
-BY_SPECTRA = ("spectral", "spectral-denoised")
-BY_EXAMPLES = ("coherent", "spectral-denoised")  # these need each example's energy
-# Only where they are named: whole gradients of a large model are more than most memories, and
-# decomposing all of its weights takes longer than measuring it.
-ON_REQUEST = ("gora", "kappa")
+BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
+# These choose layers and leave out all others.
+BY_LAYERS = ("fisher-layers", "cka-layers", "cka-layers-biased")
+# These need each example's energy.
+BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
+# Only where they are named: whole gradients of a large model are more than most memories,
+# decomposing all of its weights takes longer than measuring it, and layers of two stacks are not
+# compared by similarity.
+ON_REQUEST = ("gora", "kappa", "cka-layers", "cka-layers-biased")
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
@@ -207,6 +217,13 @@ class Allocation(RequestModel):
     ] = None
     r_max: Annotated[int, Field(ge=1, le=8192)] | None = None
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    n_layers: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        Field(
+            description="How many layers a method by layers chooses; half of them if left out. "
+            "r_min and r_max are of the modules in these layers then."
+        ),
+    ] = None
     rank_menu: Annotated[
         AnyMenu,
         Field(
@@ -328,10 +345,48 @@ class LayoutOptions(RequestModel):
         return {"scale": self.scale, "alpha": self.alpha, "rslora": self.rslora}
 
 
+# Those that the engine has, in its order.
+InitName = Literal["kaiming", "eva", "lora-ga", "lora-one", "gora", "zeros"]
+NOT_ADDED_UP = (
+    "eva",
+    "lora-ga",
+    "lora-one",
+)  # what these are made of does not add up over rounds
+
+
 class AdapterOptions(LayoutOptions):
     """How the adapter is written, and whether with initial weights."""
 
     weights: bool = False
+    init: Annotated[
+        InitName | None,
+        Field(
+            description="Which initial weights, whatever the method of the allocation; a name "
+            "means weights: true. kaiming (what weights: true alone writes): A random, B zero. "
+            "eva: A the leading directions of the inputs, B zero. "
+            "lora-one and gora: B A is a step down the mean gradient, so the adapter does not "
+            "begin as the base model. lora-ga: needs a changed base model. zeros: does not "
+            "train. What an adapter begins with is the first warning of its plan."
+        ),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _init_means_weights(cls, given: Any) -> Any:
+        """Let one spelling stand for each choice, so that equal requests are equal."""
+        if not isinstance(given, dict):
+            return given
+        init, weights = given.get("init"), given.get("weights")
+        if init is not None and weights is False:
+            raise ValueError(f"init={init!r} with weights=false: initial weights are weights")
+        if init is not None:
+            return {**given, "weights": True}
+        return {**given, "init": "kaiming"} if weights is True else given
+
+    @property
+    def initial(self) -> InitName:
+        """The initial weights that are, or would be, written."""
+        return self.init or "kaiming"
 
 
 AnyBudget = Annotated[
@@ -339,10 +394,21 @@ AnyBudget = Annotated[
 ]
 
 
+def check_layers(allocation: Allocation, methods: Collection[str]) -> None:
+    """Refuse a number of layers where no method chooses any."""
+    if allocation.n_layers is not None and not set(BY_LAYERS) & set(methods):
+        raise ValueError(
+            f"n_layers={allocation.n_layers} with method {', '.join(methods)}: only method "
+            f"{' or '.join(BY_LAYERS)} chooses layers"
+        )
+
+
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
     mean, low = budget.rank, allocation.r_min or 1
     high = min(filter(None, (allocation.r_max, allocation.max_lora_rank)), default=None)
+    if allocation.method in BY_LAYERS:  # modules of these have more than the mean
+        low = 1
     if allocation.per_type:  # whose own bounds may make up for those
         return
     if mean is not None and not low <= mean <= (high or mean):
@@ -396,7 +462,9 @@ def check_retain(retain: DatasetReference | None, methods: tuple[str, ...]) -> N
 class PlanRequest(RequestModel):
     """Ask for another plan from the statistics of a job that has succeeded.
 
-    What is left out has the default it has in POST /calibrate, not the job's own value.
+    What is left out has the default it has in POST /calibrate, not the job's own value. The answer
+    is a plan and its config, without weights: it says nothing of the job's initial ones. POST
+    /calibrate with adapter.init writes those of the new plan, from the same statistics.
     """
 
     budget: AnyBudget
@@ -406,6 +474,11 @@ class PlanRequest(RequestModel):
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, (self.allocation.method,))
         return self
 
 
@@ -484,11 +557,21 @@ class CalibrationRequest(RequestModel):
     @model_validator(mode="after")
     def _rounds_add_up(self) -> Self:
         check_rounds(self.calibration, self.allocation, self.methods_measured)
+        if self.calibration.n_batches == "auto" and self.adapter.init in NOT_ADDED_UP:
+            raise ValueError(
+                f"n_batches=auto with init {self.adapter.init}: the directions of gradients do "
+                "not add up over rounds; give a number of batches, or take init gora"
+            )
         return self
 
     @model_validator(mode="after")
     def _floor_fits_mean_rank(self) -> Self:
         check_mean_rank(self.budget, self.allocation)
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_chosen(self) -> Self:
+        check_layers(self.allocation, self.methods_measured)
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,7 +12,7 @@ from fimlora.constraints import RANK_MENUS
 from fimlora.memory.need import features, features_at_once
 from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import BudgetInterval
-from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.requests import BY_LAYERS, CalibrationRequest
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import has_experts, is_inner, is_match, match_entries
 
@@ -115,7 +115,7 @@ def find_matrices(shapes: Shapes) -> dict[str, Matrix]:
 
 
 def budget_interval(
-    request: CalibrationRequest, matrices: Collection[Matrix], *, parameters: int
+    request: CalibrationRequest, targets: Mapping[str, Matrix], *, parameters: int
 ) -> BudgetInterval | None:
     """What the budget may be with these targets, in the unit of the request.
 
@@ -130,14 +130,22 @@ def budget_interval(
     floor = max(floor, allocation.multiple_of) if floor else 0
     floor = min((rank for rank in menu if rank >= floor), default=floor) if floor else 0
     caps = [cap for cap in (allocation.r_max, allocation.max_lora_rank) if cap is not None]
-    ceilings = [min(*caps, *sides) for sides in matrices]
-    if menu:
-        ceilings = [max((r for r in menu if r <= top), default=0) for top in ceilings]
-    low = high = 0
-    for sides, ceiling in zip(matrices, ceilings, strict=True):
-        cost = 1 if budget.unit == "rank" else sum(sides)
-        low, high = low + min(floor, ceiling) * cost, high + ceiling * cost
-    divisor = {"rank": len(matrices), "fraction": parameters}.get(budget.unit, 1)
+    lows, highs = Counter[str](), Counter[str]()  # by block
+    for name, sides in targets.items():
+        ceiling = min(*caps, *sides)
+        if menu:
+            ceiling = max((r for r in menu if r <= ceiling), default=0)
+        cost, block = 1 if budget.unit == "rank" else sum(sides), block_of(name)
+        lows[block] += min(floor, ceiling) * cost
+        highs[block] += ceiling * cost
+    low, high = lows.total(), highs.total()
+    if allocation.method in BY_LAYERS:  # whichever are chosen
+        least, most = (
+            sorted(n for b, n in some.items() if b != OUTSIDE) for some in (lows, highs)
+        )
+        n = min(allocation.n_layers or max(1, len(least) // 2), len(least))
+        low, high = sum(least[:n]), sum(most[len(most) - n :])
+    divisor = {"rank": len(targets), "fraction": parameters}.get(budget.unit, 1)
     if not divisor:
         return None
     factor = Fraction(budget.bytes_per_parameter if budget.unit == "bytes" else 1, divisor)

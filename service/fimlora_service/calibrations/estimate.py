@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from fimlora.adapter.initial.registry import init_passes
 from fimlora.methods.registry import passes_needed
+from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import (
     Estimate,
     FetchEstimate,
@@ -62,7 +64,9 @@ def estimate_of(
         request.calibration,
         dtype=dtype,
         recorded=recorded,
-        passes=passes_needed(*request.methods_measured),
+        passes=Passes.most(
+            [passes_needed(*request.methods_measured), init_passes(request.adapter.initial)]
+        ),
     )
     open_job = find_open(spec, submission.store)
     helps = reusable.result or reusable.measured
@@ -135,9 +139,7 @@ def model_estimate(
         parameters=None if packed else size,
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
-        budget=(
-            budget_interval(request, targets.values(), parameters=size) if targets else None
-        ),
+        budget=(budget_interval(request, targets, parameters=size) if targets else None),
     )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from fimlora.adapter.initial.registry import init_records
 from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.methods.registry import needs_null, passes_needed, records_needed
 from fimlora.plan import TargetModule
@@ -114,12 +115,12 @@ def demand_of(
 def recorded_bytes(
     request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> RecordedBytes:
-    """What the method of a request has recorded.
+    """What the method of a request has recorded, and its initial weights.
 
     Where only the loaded model knows its targets, all inner matrices are counted. That is more
     than it takes, unless all need to be sketched and the targets do not, or weights are packed.
     """
-    record = records_needed(*request.methods_measured)
+    record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     if not record:
         return NOTHING
     matrices = find_target_shapes(request, shapes=shapes, config=config)

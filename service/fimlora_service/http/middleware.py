@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = "fimlora.request_id"
 SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+UPLOADS = ("/datasets", "/adapters")
 ENDLESS = "text/event-stream"
 current_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_upload = scope["path"].removeprefix("/v1") == "/datasets"
+        is_upload = scope["path"].removeprefix("/v1") in UPLOADS
         limit = self._upload_limit if is_upload else self._limit
         length = Headers(scope=scope).get("content-length", "")
         declared = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0

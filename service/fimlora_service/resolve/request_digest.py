@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
+from fimlora.adapter.initial.registry import init_records
 from fimlora.methods.registry import needs_null, records_needed
 from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
@@ -38,14 +39,14 @@ def request_digest(
     if is_auto:  # the plan decides how much is measured
         settings = settings | {"allocation", "budget"}
     unread = {"calibration": set(NEITHER if is_auto else NEITHER | ROUNDS)}
-    record = records_needed(*request.methods_measured)
+    record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     null = needs_null(*request.methods_measured) and not request.calibration.signal
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": _content(dataset)}
         | ({"retain": _content(retain)} if retain else {})
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
-        # What a method needs besides is measured for it only, but for the null of the signal.
+        # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
         | ({"null": True} if null else {})
         # What only some may read is found only by who may read it.

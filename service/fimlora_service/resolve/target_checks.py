@@ -13,6 +13,7 @@ from typing import Any
 
 from fimlora_contract.requests import Budget, CalibrationRequest
 from fimlora_service.errors import BudgetInfeasible, ValidationFailed
+from fimlora_service.resolve.initial_checks import check_initial
 from fimlora_service.resolve.model_files import Shapes
 
 HEADS = frozenset({"lm_head", "score", "classifier", "embed_out"})
@@ -36,7 +37,7 @@ def check_targets(
 
     Raises:
         ValidationFailed: An entry matches no weight, and the message lists near names; or it
-            matches an embedding.
+            matches an embedding; or the initial weights do not go up to its highest rank.
         BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
             ranks have a lower mean.
     """
@@ -53,6 +54,7 @@ def check_targets(
         matched = None  # what is left of them is for the worker to see
     if not matrices or config.get("quantization_config"):
         return  # packed weights have shapes of their own
+    check_initial(request, {name: matrices[name] for name in matched or ()})
     check_ceiling(request, matrices, config, matched)
     check_floor(request, matrices, matched, size=sum(map(math.prod, shapes.values())))
 

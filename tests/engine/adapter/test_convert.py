@@ -80,3 +80,38 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(InvalidOption, match="over the limit of 1000"):
         convert_adapter(tmp_path / "in", tmp_path / "out", layout="C", max_bytes=1_000)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+def test_adalora_becomes_plain_lora(tmp_path, layout):
+    """A checkpoint of PEFT's own: equal logits; modules that kept no rank are named."""
+    from peft import AdaLoraConfig, PeftModel, get_peft_model
+
+    from support.models import make_batch, tiny
+
+    model, targets = tiny("bert_classifier")
+    options = {"init_r": 6, "target_r": 3, "total_step": 10, "lora_alpha": 9}
+    config = AdaLoraConfig(target_modules=targets, task_type="SEQ_CLS", **options)
+    adapted = get_peft_model(model, config).eval()
+    draws = torch.Generator().manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            drawn = torch.randn(parameter.shape, generator=draws) * 0.3
+            is_cut = "lora_E" in name and (torch.arange(6) % 3 == 0)[:, None]
+            parameter.data = torch.where(is_cut, 0, drawn) if "lora_E" in name else drawn
+            if "pooler.dense.lora_E" in name:
+                parameter.data.zero_()
+    adapted.save_pretrained(tmp_path / "in")
+    inputs = {
+        k: v for k, v in make_batch("bert_classifier", [9, 5, 3]).items() if k != "labels"
+    }
+    wanted = adapted(**inputs).logits
+
+    found = convert_adapter(tmp_path / "in", tmp_path / "out", layout=layout)
+
+    plain = PeftModel.from_pretrained(tiny("bert_classifier")[0], tmp_path / "out").eval()
+    assert plain.peft_config["default"].peft_type == "LORA"
+    torch.testing.assert_close(plain(**inputs).logits, wanted, rtol=1e-5, atol=1e-5)
+    assert list(found.left_out) == ["bert.pooler.dense"]
+    assert set(found.ranks.values()) == {4}
+    assert "1 kept no rank; AdaLoRA's function in float32" in found.sentence

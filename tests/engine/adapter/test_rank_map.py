@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fimlora.adapter.initial.stated import with_initial
 from fimlora.adapter.rank_map import layer_grid, ratio_text, render_svg, render_text
 from fimlora.allocation import allocate
 from fimlora.plan import Budget, PlanWarning, TargetModule
@@ -263,3 +264,24 @@ def test_what_to_mind_stands_below_the_budget():
     plan = replace(plan_of(decoder(2), [5, 2, 3]), warnings=warnings)
 
     assert render_text(plan).splitlines()[-2:] == ["mind: only 2", "mind: 9 of 14"]
+
+
+def test_what_training_begins_with_comes_before_all_else():
+    """In text under the heading and once; in the picture and its description, wrapped."""
+    plan = replace(
+        plan_of(decoder(), [4, 8]),
+        warnings=(PlanWarning("few_examples", "only 3 examples"),),
+    )
+
+    moved = with_initial(plan, "zeros", None)
+
+    message = moved.warnings[0].message
+    text, svg = render_text(moved).splitlines(), ET.fromstring(render_svg(moved))
+    assert text[1] == f"mind: {message}"
+    assert sum(message in line for line in text) == 1
+    assert "mind: only 3 examples" in text
+    assert svg.find(f"{SVG}desc").text.startswith(message)
+    shown = [e.text for e in svg.iter(f"{SVG}text")]
+    assert "initial weights zeros are all zero" in " ".join(filter(None, shown))
+    assert max(len(line) for line in shown if line) < len(message)
+    assert "initial weights" not in render_text(plan) + render_svg(plan)

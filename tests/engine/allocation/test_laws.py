@@ -266,16 +266,20 @@ def test_a_budget_in_any_unit_is_met_inside_the_bounds(rule, budget, limit):
     plan = allocate(scored(llama_like()), budget, rule=rule)
 
     assert plan.limit == limit
-    for ranks in (plan.ranks, *plan.controls.values()):
-        assert all(plan.r_min <= r <= plan.r_max for r in ranks.values())
+    for name, ranks in {rule: plan.ranks, **plan.controls}.items():
+        layers = {m.block for m in plan.modules if ranks[m.name]}  # of the others has none any
+        reached = [m for m in plan.modules if "layers" not in name or m.block in layers]
+        assert all(plan.r_min <= ranks[m.name] <= plan.r_max for m in reached)
         assert all(ranks[m.name] <= min(m.d_in, m.d_out) for m in plan.modules)
         spending = plan.spending_of(ranks)
         if budget.unit == "rank":
             assert spending.ranks == limit
             continue
         most = {m.name: min(plan.r_max, m.d_in, m.d_out) for m in plan.modules}
-        steps = [m.cost for m in plan.modules if ranks[m.name] < most[m.name]]
-        assert 0 <= limit - spending.parameters < min(steps)
+        steps = [m.cost for m in reached if ranks[m.name] < most[m.name]]
+        room = sum(m.cost * most[m.name] for m in plan.modules if plan.ranks[m.name])
+        spendable = min(limit, room) if rule == "layers" else limit
+        assert 0 <= spendable - spending.parameters < min(steps, default=1)
 
 
 @pytest.mark.parametrize("budget", [8, Budget("parameters", 9 * COST + 5)], ids=str)
@@ -308,9 +312,10 @@ def test_a_rule_is_deterministic_and_blind_to_order_and_unit(rule, budget):
     ids=lambda value: value.unit if isinstance(value, Budget) else "",
 )
 def test_an_infeasible_budget_names_the_interval_in_its_own_unit(rule, budget, said):
-    """So that the reader can ask again without a calculation."""
+    """So that the reader can ask again without a calculation; layers that are all chosen, too."""
+    every = {"n_layers": 4} if rule == "layers" else {}
     with pytest.raises(InfeasibleBudget, match=rf"{said}$") as caught:
-        allocate(scored(llama_like()), budget, rule=rule, r_min=4, r_max=8)
+        allocate(scored(llama_like()), budget, rule=rule, r_min=4, r_max=8, **every)
 
     factor = 12 if budget.unit == "rank" else COST
     assert caught.value.interval == (4 * factor, 8 * factor)

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from fimlora.allocation.types import Names, resolve_groups, resolve_types, type_of
+from fimlora.allocation.types import Names, resolve_groups, resolve_types
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
+from fimlora.shares import type_name
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
@@ -61,9 +62,10 @@ def test_a_pattern_of_many_stars_is_no_way_to_hold_a_process():
 
 
 def test_types_are_kinds_without_numbers():
-    """Of a layer or of an expert; outside the blocks it is the name."""
-    assert {type_of(m) for m in LLAMA} == {*KINDS, "score.q_proj"}
-    assert {type_of(m) for m in MIXTURE} == {
+    """Of a layer or of an expert; a digit inside a name is part of it."""
+    assert {type_name(m.kind) for m in LLAMA} == {*KINDS, "score.q_proj"}
+    assert type_name("mlp.w1") == "mlp.w1"
+    assert {type_name(m.kind) for m in MIXTURE} == {
         f"mlp.experts.*.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")
     }
 

@@ -102,7 +102,7 @@ def test_a_signal_is_stated_where_null_and_halves_were_measured():
     found = compare(statistics, 4, r_min=1, multiple_of=1)
 
     told = {n for n, m in METHODS.items() if n not in CONTROLS and not m.needs_null}
-    assert set(found.signals) == told >= {"fim", "coherent", "spectral", "spectral-denoised"}
+    assert set(found.signals) == told >= {"fim", "coherent", "spectral", "fisher-layers"}
     for method, signal in found.signals.items():
         assert signal == signal_of(statistics, found.plans[method]).to_json()
     rows = {row["method"]: row["signal"] for row in found.to_json()["methods"]}
@@ -129,7 +129,7 @@ def test_what_was_not_recorded_is_left_out_with_the_reason():
 
     found = compare(bare)
 
-    assert set(found.plans) == {"fim", "uniform", "random"}
+    assert set(found.plans) == {"fim", "fisher-layers", "uniform", "random"}
     assert "record='spectra'" in found.left_out["coherent"]
     with pytest.raises(InvalidOption, match="'coherent' needs spectra"):
         compare(bare, methods=["fim", "coherent"])

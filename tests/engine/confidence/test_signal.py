@@ -345,7 +345,7 @@ def test_a_half_that_cannot_be_scored_is_the_reason_why_nothing_is_known():
     }  # fmt: skip
     with pytest.raises(InvalidOption, match="a half of the examples cannot be scored"):
         signal_of(found, plan)
-    assert set(compare(found, 4).signals) == {"fim", "spectral"}
+    assert set(compare(found, 4).signals) == {"fim", "spectral", "fisher-layers"}
 
 
 @pytest.mark.parametrize("rule", ["uniform", "random"])

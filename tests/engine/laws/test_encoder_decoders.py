@@ -111,8 +111,9 @@ def test_decoder_inputs_of_ones_own_are_taken(name, batches):
 def test_what_cannot_be_measured_is_named(batches):
     """Moments, as one mask does not fit two kinds of tokens; a head without a known loss."""
     model = SEQ2SEQ_MODELS["t5"]()
-    with pytest.raises(UnsupportedModule, match=r"moments.*T5ForConditionalGeneration"):
-        measure(model, batches, record="moments", target_modules=["q"])
+    for record in ("moments", "whitened_spectra"):
+        with pytest.raises(UnsupportedModule, match=rf"{record}.*T5ForConditionalGeneration"):
+            measure(model, batches, record=record, target_modules=["q"])
     other = BartForQuestionAnswering(
         BartConfig(vocab_size=61, d_model=8, encoder_layers=1, decoder_layers=1,
                    encoder_attention_heads=1, decoder_attention_heads=1)

@@ -6,7 +6,7 @@ import torch
 from fimlora import Settings, Statistics, allocate, measure, measure_streamed, score
 from fimlora.errors import InvalidOption
 from fimlora.measuring.settings import OnBatch
-from fimlora.methods.registry import METHODS, passes_needed
+from fimlora.methods.registry import METHODS, estimator_for, passes_needed, records_needed
 from fimlora.methods.score import obstacle
 from fimlora.statistics.options import Estimator, Passes, Record
 from support.models import TINY_MODELS, make_batch, tiny
@@ -133,6 +133,34 @@ def test_micro_batches_change_nothing(executor, tmp_path):
             assert_close(half, theirs, 1e-5, groups=GROUPS)
 
 
+class Unread:
+    """Batches that nobody may look at."""
+
+    def __iter__(self):
+        raise AssertionError("a batch was asked for")
+
+
+@pytest.mark.parametrize("name", ["bert_classifier", "llama_gqa_lm", "gpt2_lm"])
+def test_weights_alone_take_no_batch(name, tmp_path):
+    """Resident, streamed block by block, and from where a streamed run was cut off."""
+    model, targets = tiny(name)
+    resident, file = save(model, tmp_path), tmp_path / "sums.safetensors"
+    options = {"target_modules": targets, "estimator": "none", "record": "weight_condition"}
+
+    found = measure(resident, Unread(), halves=True, null=True, **options)
+    streamed = measure_streamed(tmp_path, Unread(), Settings(halves=True, null=True, **options))
+    cut = Settings(progress_file=file, on_batch=stop_after(1), **options)
+    with pytest.raises(StopError):
+        measure_streamed(tmp_path, Unread(), cut)
+    resumed = measure_streamed(tmp_path, Unread(), Settings(progress_file=file, **options))
+
+    assert_identical(streamed, found)
+    assert (found.n_examples, found.n_batches, found.loss) == (0, 0, "none")
+    assert (found.halves, found.null) == (None, None)
+    assert found.no_null == "no gradient was measured, and no label moves anything else"
+    assert_identical(resumed, measure(resident, Unread(), **options))
+
+
 def test_without_gradients_there_is_no_null():
     """Labels of other examples would move nothing: the reason is in the statistics."""
     model, targets = tiny("bert_classifier")
@@ -187,3 +215,11 @@ def test_passes_are_the_most_that_anything_asked_for_needs():
     assert Passes.most([]) is Passes.NONE
     assert passes_needed("fim") is passes_needed("uniform") is Passes.BACKWARD
     assert passes_needed(*METHODS) is Passes.BACKWARD
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_run_goes_as_far_as_its_method_says(name):
+    """What is recorded for a method asks for no pass that the table does not name, nor for less."""
+    wanted = Settings(estimator=estimator_for(name, "auto"), record=records_needed(name))
+
+    assert wanted.passes is METHODS[name].passes

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from fimlora import Settings
+from fimlora.adapter.factors import Factors
 from fimlora.measuring.executors import shortage
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.mean_gradient import Signs
+from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantities import quantities_for
 from fimlora.measuring.recording.quantity import Pass, SeenCall
 from fimlora.memory.need import SKETCH_WIDTH, bytes_recorded, estimate_need
@@ -18,6 +20,11 @@ from fimlora.model.checkpoint import Checkpoint, StoredTensor
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Record
 from support.models import make_batch, tiny
+
+
+def no_gram() -> list[torch.Tensor]:
+    """The Gram matrix of an input, which nothing here asks for."""
+    raise AssertionError
 
 
 def stored(*shape: int):
@@ -71,48 +78,72 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
 
 
+# What is no sum is counted where it is tested.
+SUMMED = [record for record in Record if record is not Record.INPUT_COMPONENTS]
+
+
 @pytest.mark.parametrize(
     "record",
-    [(), *Record, ("spectra", "moments"), ("spectra", "weight_gradient"), (*Record,)],
+    [
+        (),
+        *SUMMED,
+        ("spectra", "moments"),
+        ("spectra", "weight_gradient"),
+        ("spectra", "gradient_factors"),
+        (*SUMMED,),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("spectra_bytes", [0, 2**30])
 @pytest.mark.parametrize(("null", "halves"), [(False, False), (True, False), (True, True)])
 def test_what_is_recorded_is_foreseen_to_the_byte(record, dtype, spectra_bytes, null, halves):
     """Sums, what the third pass over a batch adds to them, and the signs of sketches; the same
-    again of a null, and of one half what was kept apart."""
+    again of a null, and of one half what was kept apart, but for what is not of parts."""
     shapes = [(900, 1100), (1100, 900), (900, 1100), (1500, 900), (8, 4)]
     modules = [
         TargetModule(f"layers.{i}.up", d_in, d_out) for i, (d_in, d_out) in enumerate(shapes)
     ]
     signs, seen = Signs(SKETCH_WIDTH), set()
     settings = Settings(record=record, spectra_bytes=spectra_bytes)
+    ranks = {module.name: i + 1 for i, module in enumerate(modules)}
+    factors = {
+        m.name: Factors(
+            torch.ones(ranks[m.name], m.d_in), torch.ones(m.d_out, ranks[m.name]), 2
+        )
+        for m in modules
+    }
     own, others = (
         [
             found
-            for found in quantities_for(settings, modules, torch.device("cpu"), signs=signs)
+            for found in quantities_for(
+                settings, modules, torch.device("cpu"), signs=signs, factors=factors
+            )
             if not isinstance(found, FisherExact)
         ]
         for _ in range(2)
     )
-    quantities = [*own, *(others if null else [])]
+    quantities = [*own, *(other for other in others if null and other.of_parts)]
 
     for quantity in quantities:
         for number in range(3):
             quantity.commit()
             for _, pending in quantity.run_sums():
-                pending.keeps_apart = halves and quantity in own and number == 1
+                is_half = halves and quantity.of_parts and number == 1
+                pending.keeps_apart = is_half and quantity in own
             quantity.begin(Pass(torch.ones(2), None, is_whole=False))
             for module in modules:
                 x = torch.ones(2, 3, module.d_in, dtype=dtype)
                 g = torch.ones(2, 3, module.d_out, dtype=dtype)
-                quantity.add(module.name, [SeenCall((x,), g)])
+                kept = quantity.keep(module.name, x, no_gram)
+                quantity.add(module.name, [SeenCall(kept, g)])
+            if isinstance(quantity, ProjectedGradient):
+                seen |= set(quantity._lora_a.values())
 
     for staged in itertools.chain(*(quantity.pending_sums() for quantity in quantities)):
         seen |= {staged.total, staged.apart, staged._staged} - {None}
     seen |= set(signs._drawn.values())
     options = {"spectra_bytes": spectra_bytes, "itemsize": dtype.itemsize}
-    options |= {"null": null, "halves": halves}
+    options |= {"null": null, "halves": halves, "adapter_ranks": ranks}
     found = bytes_recorded(modules, record, **options)
     assert found == sum(tensor.numel() * tensor.itemsize for tensor in seen)
 

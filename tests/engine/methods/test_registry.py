@@ -11,7 +11,7 @@ from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, needs_null, records_needed
 from fimlora.methods.score import SCORERS
 from fimlora.scores import RULES
-from fimlora_contract.requests import BY_EXAMPLES, BY_SPECTRA, MethodName
+from fimlora_contract.requests import BY_EXAMPLES, BY_LAYERS, BY_SPECTRA, MethodName
 
 
 def test_each_method_has_a_scorer_a_rule_and_words():
@@ -28,6 +28,7 @@ def test_the_wire_has_the_methods_of_the_engine():
     """In one order, and the same of them may leave modules out."""
     assert get_args(MethodName) == tuple(METHODS)
     assert tuple(n for n, m in METHODS.items() if m.rule == "spectral") == BY_SPECTRA
+    assert tuple(n for n, m in METHODS.items() if m.rule == "layers") == BY_LAYERS
     assert tuple(n for n, m in METHODS.items() if m.needs_examples) == BY_EXAMPLES
 
 

@@ -20,7 +20,7 @@ NAME = "bert_classifier"
 def statistics():
     model, targets = tiny(NAME)
     return measure(
-        model, [make_batch(NAME, [3, 5])], target_modules=targets,
+        model, [make_batch(NAME, [3, 5, 4, 6])], target_modules=targets,
         record=records_needed(*METHODS), null=True, retain=[make_batch(NAME, [4, 2], seed=1)],
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_what_was_not_recorded_is_said_with_how_to_record_it(statistics):
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_name_the_method_and_the_rule_that_they_go_with(statistics, method):
     """Both are in the plan, and `allocate` takes the rule from them."""
-    plan = allocate(score(statistics, method), 2, r_max=4)
+    plan = allocate(score(statistics, method), 2)
 
     assert (plan.method, plan.rule) == (method, METHODS[method].rule)
     assert RankPlan.from_json(plan.to_json()) == plan

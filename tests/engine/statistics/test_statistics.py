@@ -19,10 +19,10 @@ NAME = "bert_classifier"
 ALL_GROUPS = (*GROUPS, "spectrum_errors")
 
 
-def measured(data=0, **options):
+def measured(data=0, lengths=(5, 3), **options):
     model, targets = tiny(NAME)
     options = {"target_modules": targets, "estimator": "both", "rank": 4, **options}
-    return measure(model, [make_batch(NAME, [5, 3], seed=data)], **options)
+    return measure(model, [make_batch(NAME, [*lengths], seed=data)], **options)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,11 @@ def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimato
     record = ["moments", "batch_energies", *records_needed(*METHODS)]
     null, asks_retain = METHODS[method].needs_null, METHODS[method].needs_retain
     retain = [make_batch(NAME, [4, 2], seed=1)] if asks_retain else None
-    measured(estimator=estimator, record=record, null=null, retain=retain).save(tmp_path / "s")
-    options = {"budget": 2, "r_max": 4}
+    lengths = (5, 3, 4, 6)  # as many as any method compares
+    measured(
+        lengths=lengths, estimator=estimator, record=record, null=null, retain=retain
+    ).save(tmp_path / "s")
+    options = {"budget": 2}
     whole, read = Statistics.load(tmp_path / "s"), set()
     with Statistics.opened(tmp_path / "s") as stored:
         noted = replace(stored, **{g: Noted(getattr(stored, g), g, read) for g in ALL_GROUPS})
@@ -88,7 +91,7 @@ def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimato
     assert plan == allocate(score(whole, method), **options)
     scored = {"squared_gradients" if estimator == "sampled" else "row_energies"}
     of_noise = set() if estimator == "sampled" else {"example_energies"}  # for its scale
-    by_fisher = method in {"fim", "fim-over-null", "uniform", "random"}
+    by_fisher = method in {"fim", "fim-over-null", "fisher-layers", "uniform", "random"}
     assert used == of_noise | (scored if by_fisher else set())
 
 

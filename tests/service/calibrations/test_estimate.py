@@ -128,6 +128,8 @@ def test_what_calibrate_refuses_is_refused_alike(http, body, change, status):
     [
         (8, {}, 1, 16, True),
         (8, {"r_min": 2, "r_max": 12}, 2, 12, True),
+        (8, {"method": "fisher-layers"}, 0.5, 8, True),
+        (8, {"method": "fisher-layers", "n_layers": 2}, 1, 16, True),
         ({"rank": 4}, {"r_min": 2, "multiple_of": 4}, 4, 16, True),
         ({"rank": 4}, {"r_min": 3, "rank_menu": [2, 4, 12, 20]}, 4, 12, True),
         ({"rank": 4}, {"max_lora_rank": 8}, 1, 8, True),
@@ -239,8 +241,17 @@ def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
 @pytest.mark.parametrize("side", [64, 4096], ids=["whole_gradients", "sketches"])
 @pytest.mark.parametrize("targets", [["q_proj", "up_proj"], None], ids=["named", "by_default"])
 @pytest.mark.parametrize("signal", [True, False], ids=["signal", "no_signal"])
-def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
-    http, body, data_dir, side, targets, signal
+@pytest.mark.parametrize(
+    ("asks", "record"),
+    [
+        ({"allocation": {"method": "spectral"}}, "spectra"),
+        ({"adapter": {"init": "lora-one"}}, "gradient_factors"),
+        ({"adapter": {"init": "gora"}}, "projected_gradient"),
+    ],
+    ids=["spectral", "lora-one", "gora"],
+)
+def test_what_is_recorded_is_counted_as_the_engine_counts_it(
+    http, body, data_dir, side, targets, signal, asks, record
 ):
     """On top of the same model's need, with null and halves or without; streamed, of one block."""
     sides = {"q_proj": (side, side), "up_proj": (4 * side, side)}
@@ -251,18 +262,18 @@ def test_what_the_rule_spectral_records_is_counted_as_the_engine_counts_it(
     write_hollow(folder / "model.safetensors", shapes)
     asked = body | {"base_model": "local:wide", "target_modules": targets}
     asked |= {"calibration": {"signal": signal}}
-    spectral = asked | {"allocation": {"method": "spectral"}}
+    more = asked | asks
 
     without, memory = (
         http.post("/estimate", json=b).raise_for_status().json()["memory"]
-        for b in (asked, spectral)
+        for b in (asked, more)
     )
 
     block = [TargetModule(kind, d_in, d_out) for kind, (d_out, d_in) in sides.items()]
     parts = {"null": signal, "halves": signal}
     n_bytes = 0 if side == 4096 else 2**30
-    whole = bytes_recorded(20 * block, "spectra", **parts)
-    one = bytes_recorded(block, "spectra", spectra_bytes=n_bytes, **parts)
+    whole = bytes_recorded(20 * block, record, **parts)
+    one = bytes_recorded(block, record, spectra_bytes=n_bytes, **parts)
     resident = memory["resident_bytes"] - without["resident_bytes"]
     assert resident == pytest.approx(1.05 * whole, abs=1)
     assert memory["streamed_bytes"] - without["streamed_bytes"] == one

@@ -74,6 +74,29 @@ class TestAllocate:
         assert plan["adapter_config"] == fresh["adapter_config"]
         assert plan["digest"] == fresh["digest"]
 
+    def test_layers_are_chosen_anew_and_named_in_full(self, http, job_id, measured, data_dir):
+        """What a short name would hit in other layers, nobody knows any more."""
+        measured()
+        asked = {"budget": 4, "allocation": {"method": "fisher-layers", "n_layers": 1}}
+
+        plan = http.post(f"/jobs/{job_id}/allocate", json=asked).json()
+
+        fresh = make_result(data_dir, budget=4, method="fisher-layers", n_layers=1)
+        assert plan["rank_map"] == fresh["rank_map"]
+        rows = [row for row in plan["rank_map"]["modules"] if row["rank"]]
+        assert [row["rank"] for row in rows] == [16] * 3
+        assert len({row["layer"] for row in rows}) == 1
+        assert plan["adapter_config"]["target_modules"] == sorted(row["name"] for row in rows)
+        assert plan["adapter_config"]["rank_pattern"] == {}
+        refused = http.post(
+            f"/jobs/{job_id}/allocate", json={"budget": 4, "allocation": {"n_layers": 1}}
+        )
+        assert refused.status_code == 422
+        too_many = asked | {"allocation": {"method": "fisher-layers", "n_layers": 5}}
+        answer = http.post(f"/jobs/{job_id}/allocate", json=too_many)
+        assert answer.status_code == 422
+        assert "from 1 to 4" in answer.json()["detail"]
+
     @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if m.record])
     def test_a_method_says_what_the_statistics_lack(self, http, job_id, measured, method):
         """They hold such things only if the job was measured for such a method."""
@@ -83,8 +106,8 @@ class TestAllocate:
         answer = http.post(f"/jobs/{job_id}/allocate", json=asked)
 
         assert answer.status_code == 422
-        lacking = min(METHODS[method].record)
-        assert answer.json()["detail"].startswith(f"method '{method}' needs {lacking}, and")
+        [needed] = METHODS[method].record
+        assert answer.json()["detail"].startswith(f"method '{method}' needs {needed}, and")
 
     @pytest.mark.parametrize(
         ("allocation", "status", "said"),
@@ -232,7 +255,7 @@ class TestAllocate:
     @pytest.mark.parametrize(
         "asked",
         [{}, {"budget": 0}, {"budget": 8, "force": True}, {"budget": 2, "allocation": {"r_min": 3}},
-         {"budget": 8, "adapter": {"weights": True}}],
+         {"budget": 8, "adapter": {"weights": True}}, {"budget": 8, "adapter": {"init": "gora"}}],
         ids=str,
     )  # fmt: skip
     def test_a_wrong_body_is_refused(self, http, job_id, measured, asked):

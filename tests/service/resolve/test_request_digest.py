@@ -2,6 +2,7 @@
 
 import pytest
 
+from fimlora.adapter.initial.registry import INITS
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.resolve.request_digest import (
     MEASURED,
@@ -120,3 +121,22 @@ def test_statistics_without_spectra_are_not_taken_for_the_method_spectral():
     assert key("fim") == key("random") != key("spectral")
     assert key("fim") == key("fim-over-null")  # the signal measures the null for all
     assert key("fim", signal=False) != key("fim-over-null", signal=False)
+
+
+def test_initial_weights_share_statistics_that_hold_what_they_are_made_of():
+    """Those that are made of nothing share the plain ones; results are always apart."""
+
+    def key(init: str | None, settings: frozenset[str]) -> str:
+        body = {"base_model": "local:m", "dataset": "ds_" + "0" * 32, "budget": 8}
+        request = CalibrationRequest.model_validate(body | {"adapter": {"init": init}})
+        dataset = {"source": "upload", "digest": "sha256:0", "fields": None}
+        return request_digest(
+            request, model_digest="sha256:1", dataset=dataset, settings=settings
+        )
+
+    measured = {init: key(init, MEASURED) for init in (None, *INITS)}
+
+    assert measured[None] == measured["kaiming"] == measured["zeros"]
+    assert measured["lora-ga"] == measured["lora-one"]
+    assert len({measured[None], measured["lora-one"], measured["gora"]}) == 3
+    assert len({key(init, MEASURED | PLANNED) for init in measured}) == len(measured)

@@ -218,3 +218,34 @@ class TestTargets:
         request = CalibrationRequest.model_validate(body | change)
 
         check_targets(request, shapes=shapes, config=config)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"budget": 17}, True),  # the default ceiling is twice the mean
+        ({"budget": 16}, False),
+        ({"budget": 17, "allocation": {"r_max": 32}}, False),
+        ({"budget": 17, "allocation": {"max_lora_rank": 32}}, False),
+        ({"budget": {"parameters": 4000}, "allocation": {"r_max": 33}}, True),
+        ({"budget": {"parameters": 4000}}, False),  # the worker will know
+        ({"budget": 17, "adapter": {"init": "gora"}}, False),
+        ({"budget": 17, "target_modules": ["narrow"]}, False),
+        ({"budget": 17, "target_modules": None}, False),  # nobody knows which
+    ],
+    ids=str,
+)
+def test_initial_weights_that_go_no_higher_are_refused(http, body, data_dir, change, refused):
+    """Where the ceiling and the targets are known from the request and the headers."""
+    folder = make_model(data_dir / "models" / "wide")
+    shapes = {"layers.0.wide.weight": (80, 90), "layers.0.narrow.weight": (64, 90)}
+    save_file(
+        {n: np.zeros(s, np.float32) for n, s in shapes.items()}, folder / "model.safetensors"
+    )
+    asked = {"target_modules": ["wide"], "adapter": {"init": "lora-ga"}} | change
+
+    answer = http.post("/estimate", json=body | {"base_model": "local:wide"} | asked)
+
+    assert answer.status_code == (422 if refused else 200), answer.json()
+    if refused:
+        assert "init='lora-ga' fills ranks up to 32" in answer.json()["detail"]

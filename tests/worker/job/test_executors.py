@@ -17,8 +17,21 @@ from support.jobs import Jobs
         ("tiny", "numbers", {"target_modules": "all-linear"}),
         ("decoder", "labels", {"adapter": {"weights": True, "layout": "C"}}),
         ("decoder", "text", {"allocation": {"method": "spectral", "r_min": 0}}),
+        ("decoder", "text", {"allocation": {"method": "fisher-layers", "n_layers": 1}}),
+        (
+            "tiny",
+            "labels",
+            {"allocation": {"method": "cka-layers"}, "adapter": {"weights": True}},
+        ),
     ],
-    ids=["encoder with a new head", "regression", "decoder with a new head", "spectra"],
+    ids=[
+        "encoder with a new head",
+        "regression",
+        "decoder with a new head",
+        "spectra",
+        "layers by fisher",
+        "layers by cka",
+    ],
 )
 def test_a_streamed_job_writes_what_a_resident_one_writes(
     jobs: Jobs, run_queue, model, rows, request_
@@ -36,6 +49,13 @@ def test_a_streamed_job_writes_what_a_resident_one_writes(
     assert [r.execution.micro_batch_size for r in results] == [4, 4]
     assert all(r.execution.peak_memory_bytes > 2**20 for r in results)
     assert (loads_streamed, n_loads()) == (0, 1)
+    rank_map = results[0].rank_map
+    if rank_map.rule == "layers":
+        layers = {m.layer for m in rank_map.modules if m.rank}
+        assert layers < {m.layer for m in rank_map.modules}
+        assert rank_map.controls.keys() >= {"uniform", "random", "random-layers"}
+        targets = results[0].adapter_config["target_modules"]
+        assert all(f"{next(iter(layers))}." in name for name in targets)
 
 
 def test_what_is_streamed_is_not_held_as_well(jobs: Jobs, run_queue):

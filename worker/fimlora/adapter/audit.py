@@ -23,6 +23,25 @@ _LEAST = 1e-6  # of the largest singular value: below, what is stored in float32
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What an adapter was planned as.
+
+    Attributes:
+        ranks: Rank per module name; 0 is not targeted.
+        scales: Effective scale per module name, of those that are.
+    """
+
+    ranks: Mapping[str, int]
+    scales: Mapping[str, float]
+
+    @classmethod
+    def by(cls, plan: RankPlan) -> "Planned":
+        """What a plan says."""
+        ranks = {name: rank for name, rank in plan.ranks.items() if rank}
+        return cls(plan.ranks, {n: plan.alpha(n) / rank for n, rank in ranks.items()})
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleUse:
     """What a module uses of its rank.
 
@@ -102,14 +121,14 @@ class Audit:
 def audit_adapter(
     folder: str | Path,
     *,
-    plan: RankPlan | None = None,
+    plan: RankPlan | Planned | None = None,
     limits: Limits = Limits(),
 ) -> Audit:
     """Hold what a trained adapter uses against the ranks it has.
 
     Args:
         folder: The adapter's folder.
-        plan: What it was planned as, such as `fimlora.load_plan` reads.
+        plan: What it was planned as: what `fimlora.load_plan` reads, or ranks and scales alone.
         limits: How large the adapter may be.
 
     Returns:
@@ -120,7 +139,8 @@ def audit_adapter(
     """  # noqa: DOC502 - `read_trained` raises
     adapter = read_trained(folder, limits=limits)
     spectra = spectra_of(adapter)
-    modules = tuple(_use(adapter, name, sigma, plan) for name, sigma in spectra.items())
+    planned = Planned.by(plan) if isinstance(plan, RankPlan) else plan
+    modules = tuple(_use(adapter, name, sigma, planned) for name, sigma in spectra.items())
     costs = {name: module.target.cost for name, module in adapter.modules.items()}
     parameters = adapter.parameters
     return Audit(
@@ -128,7 +148,7 @@ def audit_adapter(
         parameters=parameters,
         unused=sum(costs[m.name] * (m.rank - m.rank_99) for m in modules) / parameters,
         empty=sum(costs[m.name] * (m.rank - m.numerical_rank) for m in modules) / parameters,
-        deviations=tuple(_deviations(adapter, plan)) if plan else (),
+        deviations=tuple(_deviations(adapter, planned)) if planned else (),
     )
 
 
@@ -165,12 +185,14 @@ def rank_for(sigma: Floats, share: float) -> int:
     return min(int(np.searchsorted(kept, share * kept[-1] * (1 - 1e-15))) + 1, len(sigma))
 
 
-def _use(adapter: TrainedAdapter, name: str, sigma: Floats, plan: RankPlan | None) -> ModuleUse:
+def _use(
+    adapter: TrainedAdapter, name: str, sigma: Floats, planned: Planned | None
+) -> ModuleUse:
     module = adapter.modules[name]
     return ModuleUse(
         name=name,
         rank=module.rank,
-        planned=plan.ranks.get(name) if plan else None,
+        planned=planned.ranks.get(name) if planned else None,
         scale=module.scale,
         numerical_rank=int((sigma > _LEAST * sigma[0]).sum()),
         effective_rank=effective_rank(sigma),
@@ -183,20 +205,19 @@ def _use(adapter: TrainedAdapter, name: str, sigma: Floats, plan: RankPlan | Non
     )
 
 
-def _deviations(adapter: TrainedAdapter, plan: RankPlan) -> list[str]:
+def _deviations(adapter: TrainedAdapter, planned: Planned) -> list[str]:
     """Where modules, ranks and scales are others than planned."""
-    planned: Mapping[str, int] = {name: rank for name, rank in plan.ranks.items() if rank}
+    ranks = {name: rank for name, rank in planned.ranks.items() if rank}
     said = [
-        f"{name} is planned with rank {planned[name]} and the adapter is not on it"
-        for name in planned.keys() - adapter.modules.keys()
+        f"{name} is planned with rank {ranks[name]} and the adapter is not on it"
+        for name in ranks.keys() - adapter.modules.keys()
     ]
     for name, module in adapter.modules.items():
-        if name not in planned:
+        scale = planned.scales.get(name, module.scale)
+        if name not in ranks:
             said.append(f"{name} has rank {module.rank} and is not in the plan")
-        elif planned[name] not in {module.rank, unpadded_rank(*adapter.matrices(name))}:
-            said.append(f"{name} has rank {module.rank}, planned is {planned[name]}")
-        elif not math.isclose(module.scale, plan.alpha(name) / planned[name], rel_tol=1e-9):
-            said.append(
-                f"{name} has scale {module.scale:g}, planned is {plan.alpha(name) / planned[name]:g}"
-            )
+        elif ranks[name] not in {module.rank, unpadded_rank(*adapter.matrices(name))}:
+            said.append(f"{name} has rank {module.rank}, planned is {ranks[name]}")
+        elif not math.isclose(module.scale, scale, rel_tol=1e-9):
+            said.append(f"{name} has scale {module.scale:g}, planned is {scale:g}")
     return sorted(said)

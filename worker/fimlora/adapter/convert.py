@@ -5,8 +5,9 @@ AdaLoRA becomes plain LoRA. Matrices are copied, not computed, wherever the scal
 the function is the same to the bit. Nothing here imports torch.
 """
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import numpy as np
 
 from fimlora.adapter.config import LAYOUTS
 from fimlora.adapter.folder import check_destination, new_folder
-from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_trained
+from fimlora.adapter.trained.adalora import is_adalora, write_plain
+from fimlora.adapter.trained.read import (
+    WEIGHTS,
+    Limits,
+    TrainedAdapter,
+    read_fields,
+    read_trained,
+)
 from fimlora.adapter.trained.tensors import Floats
 from fimlora.adapter.trained.update import spectra_of, unpadded_rank
 from fimlora.adapter.trained.write import common_scale, write_trained
@@ -33,6 +41,8 @@ class Conversion:
         error: Relative Frobenius norm of the change of all updates, as stored; 0 is none at all.
         bytes_before: Of the file of weights.
         bytes_after: Of the file of weights.
+        left_out: Modules that have no LoRA any more, with the reason.
+        is_adalora: Whether it was AdaLoRA, of which A and B were computed, in float32.
     """
 
     layout: str
@@ -41,6 +51,8 @@ class Conversion:
     error: float
     bytes_before: int
     bytes_after: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    is_adalora: bool = False
 
     @property
     def sentence(self) -> str:
@@ -48,6 +60,9 @@ class Conversion:
         form = f"layout {self.layout}" + (
             f", padded to rank {self.width}" if self.width else ""
         )
+        if self.is_adalora:
+            left = f", {len(self.left_out)} kept no rank" if self.left_out else ""
+            return f"{len(self.ranks)} modules in {form}{left}; AdaLoRA's function in float32."
         same = (
             "its function is the same to the bit"
             if not self.error
@@ -65,6 +80,7 @@ class Conversion:
             "error": self.error,
             "bytes_before": self.bytes_before,
             "bytes": self.bytes_after,
+            "left_out": dict(self.left_out),
         }
 
 
@@ -98,7 +114,19 @@ def convert_adapter(
     if layout not in LAYOUTS:
         raise InvalidOption(f"layout={layout!r}; allowed are {', '.join(LAYOUTS)}")
     check_destination(output, overwrite=overwrite)
-    adapter = read_trained(folder, limits=limits)
+    fields = read_fields(Path(folder), limits=limits)
+    if not is_adalora(fields):
+        return _convert(read_trained(folder, limits=limits), output, layout, max_bytes)
+    with tempfile.TemporaryDirectory(prefix="fimlora-") as work:
+        plain = write_plain(Path(folder), Path(work), fields, limits=limits)
+        found = _convert(read_trained(work, limits=limits), output, layout, max_bytes)
+    before = (Path(folder) / WEIGHTS).stat().st_size
+    return replace(found, left_out=plain.left_out, bytes_before=before, is_adalora=True)
+
+
+def _convert(
+    adapter: TrainedAdapter, output: Path, layout: str, max_bytes: int | None
+) -> Conversion:
     spectra = spectra_of(adapter)
     plan = _plan_as_is(adapter, spectra)
     with new_folder(output) as fresh:

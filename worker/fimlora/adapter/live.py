@@ -7,10 +7,9 @@ features; its update of the weight is ``s * B @ A``.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
@@ -19,12 +18,12 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fimlora.adapter.config import rank_patterns
+from fimlora.adapter.resizing import Resized, resize_factors
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.model.compiled import plain_name
 from fimlora.model.targets import base_model_of
 from fimlora.numerics.seeded_draws import draw_lora_a
-from fimlora.plan import RankPlan, TargetModule
-from fimlora.shapes import Float
+from fimlora.plan import RankPlan
 
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
@@ -118,7 +117,8 @@ def resize_adapter(
     says what the layers are, so ``save_pretrained`` and stock ``PeftModel.from_pretrained`` give
     the same adapter back.
 
-    Optimisers made before hold the old parameters; make them afterwards.
+    Optimisers made before hold the old parameters; make them afterwards, or see
+    `fimlora.reallocation.resize.resize_with_state`.
 
     Args:
         model: A model that carries LoRA.
@@ -129,27 +129,72 @@ def resize_adapter(
 
     Raises:
         InvalidOption: The plan is for other modules, or has a rank below 1.
-    """
+    """  # noqa: DOC502 - `resized_layers` raises
     adapter = live_adapter(model, adapter_name)
+    # All that can fail happens before anything is changed.
+    resized = resized_layers(adapter, plan, seed=seed)
+    install_layers(adapter, resized, plan)
+
+
+def resized_layers(
+    adapter: LiveAdapter, plan: RankPlan, *, seed: int = 0
+) -> dict[str, Resized]:
+    """Make the matrices of every layer at its planned rank; nothing is changed yet.
+
+    Args:
+        adapter: The adapter.
+        plan: As for `resize_adapter`.
+        seed: As for `resize_adapter`.
+
+    Returns:
+        New matrices by module name.
+
+    Raises:
+        InvalidOption: The plan is for other modules, or has a rank below 1.
+    """
     left = plan.not_targeted.keys() & adapter.layers.keys()
     if odd := sorted(plan.ranks.keys() ^ adapter.layers.keys() - left):
         raise InvalidOption(
-            f"plan and adapter {adapter_name!r} must cover the same modules; in one only: "
+            f"plan and adapter {adapter.name!r} must cover the same modules; in one only: "
             f"{', '.join(odd[:5])}"
         )
     if low := [name for name, rank in plan.ranks.items() if rank < 1]:
-        raise InvalidOption(f"{low[0]}: rank {plan.ranks[low[0]]}; a layer has at least 1")
-    # All that can fail happens before anything is changed.
-    resized = {m.name: _resized(adapter, m, plan.ranks[m.name], seed) for m in plan.modules}
+        raise InvalidOption(
+            f"{low[0]}: rank {plan.ranks[low[0]]}; a layer of a live adapter has at least 1, so "
+            "that a plan that leaves modules out makes an adapter of its own: write_adapter"
+        )
+    found = {}
+    for module in plan.modules:
+        lora_A, lora_B = adapter.matrices(module.name)
+        # A prefix of what the module would get at any rank from this seed.
+        drawn = draw_lora_a(module, rank=plan.ranks[module.name], seed=seed)
+        found[module.name] = resize_factors(
+            lora_A.weight.detach(), lora_B.weight.detach(), drawn
+        )
+    return found
+
+
+def install_layers(
+    adapter: LiveAdapter, resized: Mapping[str, Resized], plan: RankPlan
+) -> None:
+    """Put new matrices into layers, as new parameters, and let the config say what they are.
+
+    Args:
+        adapter: The adapter.
+        resized: New matrices by module name.
+        plan: The plan, which says how alpha follows from rank.
+    """
     scales = adapter.scales
+    resized = dict(resized)
     if plan.scaling != "constant":
         adapter.config.use_rslora = plan.scaling == "rslora"
-        for name, (A, B) in resized.items():
+        for name, layer in resized.items():
             scale = float(plan.scale_of(name))
-            resized[name], scales[name] = (A, B * (scales[name] / scale)), scale
+            resized[name] = replace(layer, B=layer.B * (scales[name] / scale))
+            scales[name] = scale
     for name in adapter.layers:
         if name in resized:
-            _install(adapter, name, *resized[name], scales[name])
+            _install(adapter, name, resized[name].A, resized[name].B, scales[name])
         else:  # the same scale, which another divisor takes another alpha for
             _set_scale(adapter, name, scales[name])
     _update_config(adapter)
@@ -178,42 +223,6 @@ def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
     if adapter_name in module.merged_adapters:
         raise InvalidOption(f"adapter {adapter_name!r} is merged; call unmerge_adapter() first")
     return module
-
-
-def _resized(
-    adapter: LiveAdapter, module: TargetModule, rank: int, seed: int
-) -> tuple[Float[Tensor, "r I"], Float[Tensor, "O r"]]:
-    """A and B of a layer at another rank, with the dtype and device they have."""
-    lora_A, lora_B = adapter.matrices(module.name)
-    A, B = lora_A.weight.detach(), lora_B.weight.detach()
-    if rank < len(A) and B.any():
-        A, B = _truncate_update(A, B, rank)
-    kept = min(rank, len(A))
-    # A prefix of what the module would get at any rank from this seed.
-    new_A = draw_lora_a(module, rank=rank, seed=seed).to(A)
-    new_A[:kept] = A[:kept]
-    new_B = B.new_zeros(len(B), rank)
-    new_B[:, :kept] = B[:, :kept]
-    return new_A, new_B
-
-
-def _truncate_update(
-    A: Float[Tensor, "r I"], B: Float[Tensor, "O r"], rank: int
-) -> tuple[Float[Tensor, "k I"], Float[Tensor, "O k"]]:
-    """Factor the nearest update of a lower rank, balanced between A and B.
-
-    The SVD of ``B @ A`` is taken of its r x r core, never of an O x I matrix.
-
-    Returns:
-        A and B with ``rank`` rows and columns, or with O or I if those are fewer.
-    """
-    Q_B, R_B = torch.linalg.qr(B.double())
-    Q_A, R_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
-    root = S[:rank].sqrt()
-    new_A = root[:, None] * (Vh[:rank] @ Q_A.T)
-    new_B = (Q_B @ U[:, :rank]) * root
-    return new_A.to(A), new_B.to(B)
 
 
 def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:

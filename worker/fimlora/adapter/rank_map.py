@@ -5,11 +5,14 @@ Pure text in, pure text out: the same plan gives the same bytes. Nothing here im
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from typing import Any
 
+from fimlora.adapter.initial.registry import START_CODES
 from fimlora.adapter.model_classes import sentence
 from fimlora.plan import RankPlan, TargetModule
 
@@ -20,6 +23,7 @@ _CELL_W, _CELL_H, _GAP, _PAD = 52, 26, 2, 16
 _SCORED = "in brackets: the score over the mean score, which bounds hide"
 _MOVED = "after a rank: how many more or fewer than under labels of other rows"
 _INNER_INDEX = re.compile(r"\b\d+\b")  # of an expert, in a kind
+_START_CHARS = 110  # of a line, of what is to be minded at the start
 _CHAR_W = 6.6  # of the 11 px sans-serif used for labels
 
 PICTURE_STYLE = """
@@ -178,8 +182,10 @@ def budget_line(plan: RankPlan) -> str:
     elif all(
         rank >= min(plan.r_max, m.d_in, m.d_out)
         for m, rank in ((m, plan.ranks[m.name]) for m in plan.modules)
+        if rank or plan.rule != "layers"
     ):
-        line += f"; {plan.unspent:,} unspent, as every module is at r_max"
+        which = "module of these layers" if plan.rule == "layers" else "module"
+        line += f"; {plan.unspent:,} unspent, as every {which} is at r_max"
     return line
 
 
@@ -193,6 +199,44 @@ def _controls(plan: RankPlan) -> str:
     return ", ".join(said)
 
 
+def start_line(plan: RankPlan) -> str:
+    """Say what is to be minded of the weights that training begins with: before all else.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A sentence; empty for weights that begin as the base model, and train.
+    """
+    first = next(iter(plan.warnings), None)
+    return first.message if first is not None and first.code in START_CODES else ""
+
+
+def share_lines(plan: RankPlan) -> list[str]:
+    """Say which types and depths get which part of the parameters, and what uniform gives them.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A line for the types and one for the depths; none of a plan without a uniform control.
+    """
+    if "uniform" not in plan.controls:
+        return []
+    shares = plan.shares()
+    types = zip(_labels([row["name"] for row in shares["types"]]), shares["types"], strict=True)
+    depths = ((f"layers {row['name']}", row) for row in shares["depths"])
+    return [
+        f"parameters in % / of uniform: {', '.join(_share_text(name, row) for name, row in rows)}"
+        for rows in (types, depths)
+    ]
+
+
+def _share_text(name: str, row: Mapping[str, Any]) -> str:
+    own, even = row["share_of_parameters"], row["uniform_share_of_parameters"]
+    return f"{name} {100 * own:.0f}/{100 * even:.0f}"
+
+
 def heading(plan: RankPlan) -> str:
     """Name the plan.
 
@@ -203,6 +247,12 @@ def heading(plan: RankPlan) -> str:
         The heading.
     """
     bounds = f"ranks {plan.r_min} to {plan.r_max}"
+    if plan.rule == "layers":
+        targeted, every = (
+            {m.block for m in plan.modules if m.block and ranks[m.name]}
+            for ranks in (plan.ranks, dict.fromkeys(plan.ranks, 1))
+        )
+        bounds = f"{len(targeted)} of {len(every)} layers, {bounds}"
     return f"Rank map: {len(plan.modules)} modules, {plan.method or plan.rule}, {bounds}"
 
 
@@ -230,11 +280,13 @@ def render_text(plan: RankPlan) -> str:
         f"{name}  {rank}{score}"
         for (name, rank), score in zip(grid.loose, _loose(grid), strict=True)
     ]
-    said = [signal_line(plan)] if plan.signal else []
+    start = start_line(plan)
+    said = [f"mind: {start}"] * bool(start) + ([signal_line(plan)] if plan.signal else [])
     notes = [_SCORED] * bool(relative_scores(plan)) + [_MOVED] * bool(moved_by_labels(plan))
     lines += ["", *notes] if notes else []
-    mind = [f"mind: {warning.message}" for warning in plan.warnings]
-    return "\n".join([heading(plan), *said, "", *lines, "", budget_line(plan), *mind, ""])
+    mind = [f"mind: {w.message}" for w in plan.warnings if w.message != start]
+    below = [*share_lines(plan), budget_line(plan), *mind]
+    return "\n".join([heading(plan), *said, "", *lines, "", *below, ""])
 
 
 def render_svg(plan: RankPlan) -> str:
@@ -254,8 +306,14 @@ def render_svg(plan: RankPlan) -> str:
     top = 62 + int(longest * 0.57) + 14
     n_rows = len(grid.rows) + len(grid.loose)
     bottom = top + n_rows * (_CELL_H + _GAP)
-    line = "; ".join(part for part in (signal_line(plan), budget_line(plan)) if part)
-    lines = [*([signal_line(plan)] if plan.signal else []), *_wrap(budget_line(plan))]
+    said = (start_line(plan), signal_line(plan), budget_line(plan))
+    line = "; ".join(part for part in said if part)
+    start = textwrap.wrap(start_line(plan), _START_CHARS)
+    lines = [
+        *start,
+        *([signal_line(plan)] if plan.signal else []),
+        *_wrap(budget_line(plan)),
+    ]
     if moved_by_labels(plan):
         lines.append(_MOVED)
     if relative_scores(plan):

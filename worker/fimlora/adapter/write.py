@@ -9,9 +9,12 @@ from typing import Any
 
 from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config, modules_in_full
 from fimlora.adapter.folder import check_destination, new_folder
+from fimlora.adapter.initial.registry import KAIMING, find_initial
+from fimlora.adapter.initial.stated import with_initial
 from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
+from fimlora.statistics import Statistics
 
 # PEFT trains their heads in full and wants them in every file of weights.
 CLASSIFIER_TASKS = ("SEQ_CLS", "TOKEN_CLS")
@@ -25,6 +28,8 @@ def write_adapter(
     task_type: str | None,
     layout: str = "B",
     weights: bool = False,
+    init: str = KAIMING,
+    statistics: Statistics | None = None,
     seed: int = 0,
     head: Mapping[str, Any] | None = None,
     module_names: Iterable[str] | None = None,
@@ -43,8 +48,13 @@ def write_adapter(
         task_type: One of PEFT's task types, such as ``SEQ_CLS`` or ``CAUSAL_LM``.
         layout: ``B`` for variable ranks; ``C`` for one common rank with zero padding,
             which trains identically under element-wise optimisers only (SGD, Adam, AdamW).
-        weights: Also write initial weights: A drawn per module from ``seed`` and its name,
-            B zero. ``PeftModel.from_pretrained`` needs them; ``get_peft_model`` does not.
+        weights: Also write initial weights. ``PeftModel.from_pretrained`` needs them;
+            ``get_peft_model`` does not.
+        init: Which ones, see `fimlora.adapter.initial.registry`; any but ``kaiming`` are written
+            whatever ``weights`` says. ``kaiming`` is A drawn per module from ``seed`` and its
+            name, and B zero. Where they are not the base model at the start, the plan's first
+            warning says so.
+        statistics: What they are made of.
         seed: Seed of the initial weights.
         head: Tensors that PEFT trains in full for this task, by parameter name in the base
             model, as `fimlora.model.targets.head_tensors` finds them; needed for the weights of
@@ -68,12 +78,15 @@ def write_adapter(
 
     Raises:
         AdapterMismatch: On ``model``, stock PEFT would make something else of it.
-        InvalidOption: The weights of a classifier were asked for without its head.
+        InvalidOption: The weights of a classifier were asked for without its head, or the
+            statistics lack what initial weights are made of.
     """  # noqa: DOC502 - the helpers raise
     folder = Path(folder)
     check_destination(folder, overwrite=overwrite)
+    weights = weights or find_initial(init).name != KAIMING
     if model is not None:
         plan, module_names = _settle_names(plan, model, other_model)
+    plan = with_initial(plan, init, statistics)
     config = build_adapter_config(
         plan,
         base_model=base_model,
@@ -94,7 +107,8 @@ def write_adapter(
                 f"task_type={task_type!r} with weights=True needs head, the tensors of the "
                 "classification head: PEFT does not load such an adapter without them"
             )
-        tensors = _initial_weights(plan, seed, width, head or {})
+        tensors = _head_tensors(head or {})
+        tensors |= _lora_tensors(plan, init, statistics, seed=seed, width=width)
         contents["adapter_model.safetensors"] = _file_of(tensors)
     if model is not None:
         _prove(plan, config, model, other_model, width, tensors)
@@ -104,24 +118,23 @@ def write_adapter(
     return {name: folder / name for name in sorted(contents)}
 
 
-def _initial_weights(
-    plan: RankPlan, seed: int, width: int | None, head: Mapping[str, Any]
+def _head_tensors(head: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{WRAPPER_PREFIX}{name}": t.cpu().contiguous() for name, t in head.items()}
+
+
+def _lora_tensors(
+    plan: RankPlan, init: str, statistics: Statistics | None, *, seed: int, width: int | None
 ) -> dict[str, Any]:
     """The tensors of a fresh adapter; ``width`` pads every rank with zeros."""
-    import torch
+    from torch.nn.functional import pad
 
-    from fimlora.numerics.seeded_draws import draw_lora_a
+    from fimlora.adapter.initial.choose import initial_weights
 
-    tensors = {f"{WRAPPER_PREFIX}{name}": t.cpu().contiguous() for name, t in head.items()}
-    for module in plan.modules:
-        rank = plan.ranks[module.name]
-        if rank == 0:
-            continue
-        A = torch.zeros(width or rank, module.d_in)
-        A[:rank] = draw_lora_a(module, rank=rank, seed=seed)
-        tensors[f"{WRAPPER_PREFIX}{module.name}.lora_A.weight"] = A
-        B = torch.zeros(module.d_out, width or rank)
-        tensors[f"{WRAPPER_PREFIX}{module.name}.lora_B.weight"] = B
+    tensors = {}
+    for name, (A, B) in initial_weights(plan, init, statistics, seed=seed).items():
+        n_more = (width or len(A)) - len(A)
+        tensors[f"{WRAPPER_PREFIX}{name}.lora_A.weight"] = pad(A, (0, 0, 0, n_more))
+        tensors[f"{WRAPPER_PREFIX}{name}.lora_B.weight"] = pad(B, (0, n_more))
     return tensors
 
 

@@ -10,7 +10,16 @@ from fractions import Fraction
 from typing import Any
 
 from fimlora.allocation.controls import check_spending, control_ranks
-from fimlora.allocation.division import Part, divide, division_of
+from fimlora.allocation.division import Part, divide, division_of, share_parts
+from fimlora.allocation.layers import (
+    choose_layers,
+    fits_any_layers,
+    layer_bounds,
+    layers_like,
+    many_layers_like,
+    parts_by,
+    share_over_layers,
+)
 from fimlora.allocation.limits import budget_limit, explain
 from fimlora.allocation.proportional import share_limit
 from fimlora.allocation.spectral import (
@@ -19,6 +28,7 @@ from fimlora.allocation.spectral import (
     highest_known_rank,
     share_by_gain,
 )
+from fimlora.allocation.units import Floats, Ranks
 from fimlora.constraints import Constraints, Groups, TypeRule
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
@@ -38,6 +48,7 @@ def allocate(
     groups: Groups = (),
     per_type: Mapping[str, TypeRule | Mapping[str, Any]] | None = None,
     max_lora_rank: int | None = None,
+    n_layers: int | None = None,
     scale: int | float = 2,
     alpha: int | float | None = None,
     rslora: bool = False,
@@ -54,9 +65,11 @@ def allocate(
             By default the one that the scores go with.
             ``spectral`` goes by marginal gain and is experimental: it is not shown to beat
             ``uniform``. Its plan's scores are the energy that the ranks capture.
+            ``layers`` shares evenly over the layers of highest score and targets no other.
         r_min: Lowest rank; half the mean rank (at least 1) by default. A module smaller
             than this gets its full rank instead. With ``spectral`` it may be 0: a module
-            of rank 0 is not targeted, which some servers cannot serve.
+            of rank 0 is not targeted, which some servers cannot serve. With ``layers`` it is
+            1 by default, and binds modules of the chosen layers only.
         r_max: Highest rank; twice the mean rank by default. With ``spectral`` at most the
             number of singular values that were recorded.
         multiple_of: Every rank is a multiple of this.
@@ -69,6 +82,8 @@ def allocate(
         per_type: ``r_min``, ``r_max`` and ``share`` of the budget for the modules that a name,
             an ending or a pattern names. They hold for the controls as well.
         max_lora_rank: The highest rank that a server allows: it caps every ceiling.
+        n_layers: How many layers the rule ``layers`` chooses; half of them by default. No
+            other rule takes it.
         scale: The effective LoRA scale ``alpha / rank`` of every module.
         alpha: One alpha for all modules in place of one scale: each has ``alpha / rank`` then,
             as in the paper's published code.
@@ -79,8 +94,9 @@ def allocate(
     Returns:
         A plan that meets a rank budget exactly, and any other as closely as whole ranks
         allow without exceeding it, together with controls that spend the same: ``uniform``,
-        ``random`` and more random patterns. Where tied ranks, multiples or a menu cannot add up
-        to it, the plan's ``unspent`` has what is left.
+        ``random`` and more random patterns; of ``layers``, also layers drawn at random. Where
+        tied ranks, multiples or a menu cannot add up to it, the plan's ``unspent`` has what is
+        left.
 
     Raises:
         InfeasibleBudget: No ranks within the bounds meet the budget; the message has the
@@ -98,25 +114,48 @@ def allocate(
         per_type=per_type,
         max_lora_rank=max_lora_rank,
     )
-    _check_options(rule, r_min, r_max, constraints=constraints, scale=scale)
+    _check_options(rule, r_min, r_max, constraints=constraints, scale=scale, n_layers=n_layers)
     scaling = scaling_for(alpha, rslora=rslora)
 
     limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
-    known = highest_known_rank(values, modules) if rule == "spectral" else None
-    bounds = _bounds(budget, limit, modules, r_min, r_max, known=known, constraints=constraints)
-    with _explaining(budget, scores, bounds, given=(r_min, r_max)):
-        parts = divide(
+    in_ranks, given = budget.unit == "rank", (r_min, r_max)
+    if rule == "layers":
+        chosen = choose_layers(modules, values, scores.by_layer, n_layers)
+        mean = _mean(budget, limit, modules)
+        bounds = layer_bounds(
             modules,
-            bounds,
+            chosen,
             limit,
-            constraints,
-            in_ranks=budget.unit == "rank",
-            not_targeted=scores.not_targeted,
+            mean=mean,
+            in_ranks=in_ranks,
+            constraints=constraints,
+            given=given,
         )
-        controls = _controls(parts, modules, seed=seed)
-        ranks = controls.get(rule) or _share(rule, parts, values)
-        for part in parts:
-            check_spending(part.units, part.limit, {rule: ranks, **controls})
+        parts_of = parts_by(
+            modules, constraints, in_ranks=in_ranks, not_targeted=scores.not_targeted
+        )
+        with _explaining(budget, scores, bounds, given=given):
+            ranks, controls = share_over_layers(
+                modules, chosen, bounds, limit, parts_of=parts_of, seed=seed
+            )
+    else:
+        known = highest_known_rank(values, modules) if rule == "spectral" else None
+        bounds = _bounds(
+            budget, limit, modules, r_min, r_max, known=known, constraints=constraints
+        )
+        with _explaining(budget, scores, bounds, given=given):
+            parts = divide(
+                modules,
+                bounds,
+                limit,
+                constraints,
+                in_ranks=in_ranks,
+                not_targeted=scores.not_targeted,
+            )
+            controls = _controls(parts, modules, seed=seed)
+            ranks = controls.get(rule) or _share(rule, parts, values)
+            for part in parts:
+                check_spending(part.units, part.limit, {rule: ranks, **controls})
     return RankPlan(
         modules=modules,
         ranks=ranks,
@@ -148,7 +187,36 @@ def ranks_like(plan: RankPlan, scores: Scores) -> dict[str, int]:
         Rank per module name; the plan's own for the plan's own scores.
     """
     _, values = _check_scores(scores, plan.rule)
+    if plan.rule == "layers":
+        return layers_like(plan, values, scores.by_layer)
     return _share(plan.rule, division_of(plan), values)
+
+
+def many_like(plan: RankPlan, scores: Floats) -> Ranks:
+    """Do what `ranks_like` does for many score vectors, of a plan by scores.
+
+    Args:
+        plan: The plan; by ``layers``, one that `fits_any_scores`.
+        scores: One score vector per row, in the order of the plan's modules (R modules).
+
+    Returns:
+        Rank per row and module (R modules).
+    """
+    if plan.rule == "layers":
+        return many_layers_like(plan, scores)
+    return share_parts(division_of(plan), scores)
+
+
+def fits_any_scores(plan: RankPlan) -> bool:
+    """Say whether other scores have a plan within a plan's bounds, whatever they are.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Whether they do; only layers of unlike size may have none.
+    """
+    return plan.rule != "layers" or fits_any_layers(plan)
 
 
 def _share(rule: str, parts: tuple[Part, ...], values: Mapping[str, Any]) -> dict[str, int]:
@@ -242,10 +310,7 @@ def _bounds(
     Raises:
         InvalidOption: The floor that was given is above what the server allows.
     """
-    if budget.unit == "rank":
-        mean = Fraction(repr(budget.value))
-    else:
-        mean = Fraction(max(1, limit // sum(m.cost for m in modules)))
+    mean = _mean(budget, limit, modules)
     menu, cap = constraints.rank_menu, constraints.max_lora_rank
     low, high = r_min, r_max
     if low is None:
@@ -260,6 +325,13 @@ def _bounds(
             raise InvalidOption(f"r_min={r_min} is above max_lora_rank={cap}")
         high = min(high, cap)
     return (min(low, high), high) if r_min is None else (low, max(low, high))
+
+
+def _mean(budget: Budget, limit: int, modules: Iterable[TargetModule]) -> Fraction:
+    """The mean rank that a budget buys, in whole ranks where it does not name it."""
+    if budget.unit == "rank":
+        return Fraction(repr(budget.value))
+    return Fraction(max(1, limit // sum(m.cost for m in modules)))
 
 
 def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
@@ -352,13 +424,18 @@ def _check_options(
     *,
     constraints: Constraints,
     scale: int | float,
+    n_layers: int | None,
 ) -> None:
     """Refuse options that no budget could go with.
 
     Raises:
-        InvalidOption: A rank or the scale is outside what is allowed, or the floor is above
-            the ceiling.
+        InvalidOption: A rank or the scale is outside what is allowed, the floor is above
+            the ceiling, or the rule chooses no layers.
     """
+    if n_layers is not None and rule != "layers":
+        raise InvalidOption(
+            f"n_layers={n_layers!r} goes with rule 'layers' alone, and this one is {rule!r}"
+        )
     least = 0 if rule == "spectral" else 1
     own = {f"per_type[{name!r}]: r_min": t.r_min for name, t in constraints.per_type.items()}
     _check_ranks(least, r_min=r_min, **own)

@@ -12,9 +12,9 @@ from functools import lru_cache
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import BLOCK_INDEX, TargetModule
+from fimlora.shares import type_name
 
 _WILD = frozenset("*?[")
-_INNER_INDEX = re.compile(r"(?<![^.])\d+(?![^.])")  # of an expert, in a kind
 # What servers and fused checkpoints hold in one matrix, by the last part of names.
 _FUSED = (
     ("q_proj", "k_proj", "v_proj"),
@@ -57,19 +57,6 @@ class Names:
         return self._by_end[n_parts]
 
 
-def type_of(module: TargetModule) -> str:
-    """Say what a module is, whatever its layer, and for an expert whatever its number.
-
-    Args:
-        module: The module.
-
-    Returns:
-        Such as ``self_attn.q_proj`` or ``mlp.experts.*.up_proj``; outside the blocks, its name.
-    """
-    place = _place(module)
-    return module.name if place is None else _starred(place[2])
-
-
 def _place(module: TargetModule) -> tuple[str, str, str] | None:
     """Stack, layer and kind; models with two towers have two stacks. ``None`` outside blocks."""
     match = BLOCK_INDEX.search(module.name)
@@ -78,9 +65,7 @@ def _place(module: TargetModule) -> tuple[str, str, str] | None:
     return module.name[: match.start()], match[1], module.name[match.end() :]
 
 
-@lru_cache(maxsize=4096)  # a model has many modules and few kinds
-def _starred(kind: str) -> str:
-    return _INNER_INDEX.sub("*", kind)
+_starred = lru_cache(maxsize=4096)(type_name)  # a model has many modules and few kinds
 
 
 def resolve_groups(

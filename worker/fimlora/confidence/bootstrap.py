@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimlora.allocation.division import division_of, share_parts
+from fimlora.allocation.planning import fits_any_scores, many_like
 from fimlora.allocation.units import Floats, Ranks
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
@@ -109,19 +109,22 @@ def obstacle(statistics: Statistics, plan: RankPlan) -> str | None:
     """
     if plan.rule in {"uniform", "random"}:
         return f"rule {plan.rule!r} looks at no score, so that no other examples would move it"
-    if plan.rule != "proportional":
+    if plan.rule not in {"proportional", "layers"}:
         return f"rule {plan.rule!r} goes by more than one number per example and module"
     if not statistics.example_energies:
         return "the estimator keeps no value per example; measure with one that does"
     if statistics.n_examples < 2:
         return "one example does not show how much examples differ; measure more"
-    sizes = np.array([module.d_in * module.d_out for module in plan.modules])
-    means = _energies(statistics).mean(axis=0) / sizes
+    means = _energies(statistics).mean(axis=0)
+    if plan.rule == "proportional":  # its scores are those of an entry, not of a matrix
+        means /= np.array([module.d_in * module.d_out for module in plan.modules])
     if not np.allclose(_shares(means), _shares(_scores(plan)), rtol=_SAME, atol=0):
         return (
             "its scores are no means of a value per example; those of method fim by mean "
             "aggregation are"
         )
+    if not fits_any_scores(plan):
+        return "its layers are of unlike size, and others might not hold this budget"
     return None
 
 
@@ -136,7 +139,7 @@ def confidence_of(
 
     Args:
         statistics: What was measured.
-        plan: The plan that was made of it by the rule ``proportional``.
+        plan: The plan that was made of it by the rule ``proportional`` or ``layers``.
         n_resamples: How many times the examples are drawn again.
         seed: Seed of the draws.
 
@@ -151,15 +154,15 @@ def confidence_of(
         raise InvalidOption(f"this plan has no confidence: {reason}")
     if n_resamples < 2:
         raise InvalidOption(f"n_resamples={n_resamples}: it must be at least 2")
-    parts, planned = division_of(plan), [plan.ranks[module.name] for module in plan.modules]
-    if share_parts(parts, _scores(plan)[None])[0].tolist() != planned:
+    planned = [plan.ranks[module.name] for module in plan.modules]
+    if many_like(plan, _scores(plan)[None])[0].tolist() != planned:
         raise InvalidOption(
             "the plan's own scores give other ranks than it has: it was made or changed by "
             "something else than allocate"
         )
     energies = _energies(statistics)
     relative = resampled_means(energies, n_resamples, seed=seed)
-    ranks = share_parts(parts, relative * _scores(plan))
+    ranks = many_like(plan, relative * _scores(plan))
     errors = relative.std(axis=0) * _scores(plan)
     return _summary(plan, ranks, errors, n_examples=len(energies))
 

@@ -16,9 +16,9 @@ import numpy as np
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
 from fimlora.confidence.correlation import spearman
+from fimlora.confidence.signal import no_room, signal_of
 from fimlora.confidence.signal import obstacle as no_signal
-from fimlora.confidence.signal import signal_of
-from fimlora.errors import InvalidOption
+from fimlora.errors import FimloraError, InvalidOption
 from fimlora.methods.registry import CONTROLS, METHODS, find_method
 from fimlora.methods.score import obstacle, score
 from fimlora.plan import Budget, RankPlan
@@ -150,11 +150,11 @@ def compare(
         )
         for method in wanted
     }
-    plans = {
-        method: allocate(scores, budget, scale=scale, **options)
-        for method, scores in taken.items()
-    }
-    values = {method: _values(scores) for method, scores in taken.items()}
+    plans, cannot = _plans(
+        taken, budget, options | {"scale": scale}, is_named=methods is not None
+    )
+    wanted, left_out = [name for name in wanted if name in plans], left_out | cannot
+    values = {method: _values(taken[method]) for method in wanted}
     return Comparison(
         plans,
         values,
@@ -181,6 +181,27 @@ def _choose(
     return wanted, lacking
 
 
+def _plans(
+    taken: Mapping[str, Scores],
+    budget: int | float | Budget,
+    options: Mapping[str, Any],
+    *,
+    is_named: bool,
+) -> tuple[dict[str, RankPlan], dict[str, str]]:
+    """Plans by method, and why a method that nobody named has none: it may find no layers."""
+    plans, cannot = {}, {}
+    for method, scores in taken.items():
+        is_by_layers = scores.rule == "layers"
+        own = options if is_by_layers else {**options, "n_layers": None}
+        try:
+            plans[method] = allocate(scores, budget, **own)
+        except FimloraError as error:
+            if is_named or not is_by_layers:
+                raise
+            cannot[method] = f"method {method!r} has no plan: {error}"
+    return plans, cannot
+
+
 def _values(scores: Scores) -> Values:
     if scores.rule in {"uniform", "random"}:
         return {}
@@ -198,7 +219,9 @@ def _signals(
     return {
         method: signal_of(statistics, plan, **taken_with).to_json()
         for method, plan in plans.items()
-        if plan.rule not in CONTROLS and no_signal(statistics, method, **taken_with) is None
+        if plan.rule not in CONTROLS
+        and no_signal(statistics, method, **taken_with) is None
+        and no_room(plan) is None
     }
 
 

@@ -29,10 +29,11 @@ import numpy as np
 
 from fimlora.allocation.distance import moved_share
 from fimlora.allocation.division import division_of, share_parts
-from fimlora.allocation.planning import ranks_like
+from fimlora.allocation.planning import fits_any_scores, ranks_like
 from fimlora.allocation.units import Floats
 from fimlora.confidence.correlation import spearman
 from fimlora.errors import InvalidOption
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.registry import CONTROLS, find_method, needs_null
 from fimlora.methods.score import obstacle as lacks
 from fimlora.methods.score import score
@@ -319,6 +320,8 @@ def signal_from(
         raise InvalidOption(
             f"rule {plan.rule!r} looks at no score, so that no label would move its plan"
         )
+    if reason := no_room(plan):
+        raise InvalidOption(f"this plan has no signal to state: {reason}")
     run, null, *halves = (
         ranks_like(plan, scores)
         for scores in (source.run, source.null or source.run, *source.halves)
@@ -397,6 +400,23 @@ def source_if_any(
     return reason or source_of(statistics, method, scale=scale, aggregation=aggregation)
 
 
+def no_room(plan: RankPlan) -> str | None:
+    """Say why other scores may have no plan of a plan's budget.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The reason as a sentence without a stop, or ``None`` where they have one.
+    """
+    if fits_any_scores(plan):
+        return None
+    return (
+        "its layers are of unlike size, and those that other labels or rows choose may not hold "
+        "this budget; raise r_max, or choose more layers"
+    )
+
+
 def with_signal(plan: RankPlan, source: SignalSource | str | None) -> RankPlan:
     """Put beside a plan how much of it follows from the task.
 
@@ -410,6 +430,7 @@ def with_signal(plan: RankPlan, source: SignalSource | str | None) -> RankPlan:
     """
     if source is None or plan.rule in CONTROLS:
         return plan
+    source = no_room(plan) or source
     if isinstance(source, str):
         found = {"verdict": "unknown", "sentence": f"its signal is not known: {source}"}
         return replace(plan, signal=found)
@@ -556,6 +577,7 @@ def _has_values(
 ) -> bool:
     """Whether a score is the mean of one value per example."""
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
+    is_by_example &= estimator is not None or not statistics.quantities.get(ADAPTER_GROUP)
     return method in _MEANS and is_by_example and aggregation == "mean"
 
 

@@ -124,6 +124,8 @@ def _of_ranks(plan: RankPlan) -> _Found:
         n_below = len(plan.provenance.get("negative_estimates", ()))
         n = len(plan.modules)
         then = "train uniform ranks, or widen r_min and r_max if scores differ more"
+        if plan.rule == "layers":
+            then = "train uniform ranks, or choose fewer layers by n_layers"
         if n_below > n / 2:  # wider bounds would only spread chance
             then = (
                 f"{n_below} of {n} estimates are below zero, which no bounds change; train "
@@ -134,6 +136,8 @@ def _of_ranks(plan: RankPlan) -> _Found:
             f"the plan moves {share:.1%} of the {what} of uniform LoRA, so it is uniform in "
             f"effect: {then}",
         )
+    if plan.rule == "layers":  # all modules of a chosen layer have one rank, at no bound's will
+        return
     at_low = sum(rank == plan.r_min for rank in plan.ranks.values())
     at_high = sum(rank == plan.r_max for rank in plan.ranks.values())
     n = len(plan.modules)

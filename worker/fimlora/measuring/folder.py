@@ -207,6 +207,7 @@ def _estimate(folder: Path, built: Any, batches: list[Batch], settings: Settings
             itemsize=built.dtype.itemsize,
             null=settings.null,
             halves=settings.halves,
+            n_components=settings.n_components,
         )
     return estimate_need(
         Checkpoint(folder).tensors,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.adapter.factors import Factors, acting_factors
 from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
 from fimlora.measuring.contrast import measure_both
 from fimlora.measuring.estimator_choice import decide_estimator
@@ -32,6 +33,7 @@ from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.first_look import FirstLook
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
+from fimlora.measuring.recording.layers_seen import watching_layers
 from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
@@ -45,7 +47,7 @@ from fimlora.measuring.settings import (
     check_whole_gradients,
 )
 from fimlora.memory.device import peak_bytes
-from fimlora.memory.need import SPECTRA_BYTES
+from fimlora.memory.need import N_COMPONENTS, SPECTRA_BYTES
 from fimlora.memory.out_of_memory import is_out_of_memory, out_of_memory, release
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
@@ -58,7 +60,7 @@ from fimlora.model.random_states import random_states, restore_random_states
 from fimlora.model.targets import Choice, count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution, Executor, Passes
+from fimlora.statistics.options import Execution, Executor, Passes, Record
 
 _LESS = "cut examples shorter, run in a narrower dtype, or stream the model (measure_streamed)"
 
@@ -76,6 +78,7 @@ def measure(
     scale: int | float = 2,
     record: str | Collection[str] = (),
     spectra_bytes: int = SPECTRA_BYTES,
+    n_components: int = N_COMPONENTS,
     micro_batch_size: int | None = None,
     train_mode: bool = False,
     loss_fn: LossFn | None = None,
@@ -110,6 +113,7 @@ def measure(
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides; see `fimlora.statistics.options.Record`.
         spectra_bytes: Memory for the gradients that spectra are taken of.
+        n_components: Principal components of inputs to keep at most.
         micro_batch_size: Examples per forward pass, to save memory; changes no result.
         train_mode: Leave dropout on, as the published code does.
         loss_fn: Maps the model's outputs and the batch to one loss per example.
@@ -133,7 +137,7 @@ def measure(
     settings = Settings(
         target_modules=target_modules, exclude_modules=exclude_modules, n_batches=n_batches,
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
-        spectra_bytes=spectra_bytes, micro_batch_size=micro_batch_size, train_mode=train_mode,
+        spectra_bytes=spectra_bytes, n_components=n_components, micro_batch_size=micro_batch_size, train_mode=train_mode,
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
         first_example=first_example, null=null, halves=halves,
     )  # fmt: skip
@@ -175,6 +179,7 @@ def _measure_plain(
     check_whole_gradients(settings, modules, device)
     if settings.passes is Passes.NONE:
         return _look_at_weights(model, choice, settings, device)
+    factors = _acting_factors(model, modules, settings)
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
@@ -187,7 +192,7 @@ def _measure_plain(
         if (first := next(items, None)) is None:
             raise EmptyCalibration("the loader gave no batch")
         settings, reason = decide_estimator(settings, model, modules, first)
-        recorder = recorder_for(settings, modules, device)
+        recorder = recorder_for(settings, modules, device, factors=factors)
         progress = RunProgress(
             recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
         )
@@ -209,6 +214,20 @@ def _measure_plain(
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
         groups=recorder.groups(progress.n_examples, located),
     )
+
+
+def _acting_factors(
+    model: nn.Module, modules: Sequence[TargetModule], settings: Settings
+) -> dict[str, Factors] | None:
+    """Find the adapter whose gradients are asked for, if they are."""
+    if Record.ADAPTER_GRADIENTS not in settings.parsed_record:
+        return None
+    if settings.train_mode:
+        raise InvalidOption(
+            "train_mode=True draws a dropout of its own for the adapter's input, which its "
+            "gradients would have to be taken with; measure without"
+        )
+    return acting_factors(model, [module.name for module in modules])
 
 
 def _look_at_weights(
@@ -252,6 +271,7 @@ def _measure_batches(
         watch_modules(
             located, recorder.keep, recorder.on_gradients, on_input=on_input
         ) as watch,
+        watching_layers(model, modules, recorder),
     ):
         for batch in batches:
             if run is None:

@@ -12,6 +12,8 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import (
+    MOMENT_RECORDS,
+    N_COMPONENTS,
     SPECTRA_BYTES,
     WHOLE_GRADIENT_RECORDS,
     gradients_fit,
@@ -34,6 +36,8 @@ from fimlora.statistics.options import (
 OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
 _WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
+# What is of all tokens of an input, or of those with a label, but not of padding.
+_MASKED = MOMENT_RECORDS | {Record.INPUT_COMPONENTS}
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,16 @@ class Settings:
         seed: Seed of that A, and of the random state while measuring.
         scale: LoRA scale s = alpha / rank that scores are stated for.
         record: What to record besides: ``spectra``, which the method ``spectral`` needs
-            (experimental), ``moments``, ``batch_energies`` and what other methods need; see
-            `fimlora.statistics.options.Record`. What is of gradients or inputs keeps the
-            modules' inputs until the backward pass, where there is one.
+            (experimental), ``moments``, ``batch_energies``, and what other methods or initial
+            weights need; see `fimlora.statistics.options.Record`. What is of gradients or inputs,
+            but for ``projected_gradient``, keeps the modules' inputs until the backward pass,
+            where there is one.
         spectra_bytes: Memory for the gradients of all modules that spectra are taken of.
             Where they need more they are sketched, and the statistics state the error; what
             needs them whole, as ``weight_gradient`` does, is then refused unless streamed.
             Streamed, only those of one block are in memory at once.
+        n_components: Principal components to keep of each module's inputs at most, where
+            ``input_components`` are recorded: as many ranks can be told apart.
         micro_batch_size: Examples per forward pass, to save memory; changes no result. When
             memory runs out it is halved, and the pass that failed is run again.
         train_mode: Leave dropout on, as the published code does. Off where the model is
@@ -96,6 +103,7 @@ class Settings:
     scale: int | float = 2
     record: str | Collection[str] = ()
     spectra_bytes: int = SPECTRA_BYTES
+    n_components: int = N_COMPONENTS
     micro_batch_size: int | None = None
     train_mode: bool = False
     loss_fn: LossFn | None = None
@@ -108,8 +116,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Check them."""
         _check_count(
-            1, n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size
-        )
+            1, n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size,
+            n_components=self.n_components,
+        )  # fmt: skip
         _check_count(0, first_example=self.first_example)
         check_scale(self.scale)
         _parse_estimator(self.estimator)
@@ -186,6 +195,7 @@ class Settings:
             "scale": self.scale,
             "record": sorted(self.parsed_record),
             "spectra_bytes": self.spectra_bytes,
+            "n_components": self.n_components,
             "n_batches": self.n_batches,
             "micro_batch_size": self.micro_batch_size,
             "train_mode": self.train_mode,
@@ -202,12 +212,13 @@ class Settings:
             Fields of `fimlora.Statistics`.
         """
         is_drawn = self.parsed_estimator.is_drawn
+        reads_seed = is_drawn or Record.PROJECTED_GRADIENT in self.parsed_record
         return {
             "estimator": self.parsed_estimator,
             "scale": self.scale,
             "train_mode": self.train_mode,
             "rank": self.rank if is_drawn else None,
-            "seed": self.seed if is_drawn else None,
+            "seed": self.seed if reads_seed else None,
         }
 
 
@@ -290,12 +301,19 @@ def check_record(record: frozenset[Record], model: nn.Module) -> None:
         model: The model, wrapped by PEFT or not.
 
     Raises:
-        UnsupportedModule: Moments are wanted of an encoder-decoder.
+        UnsupportedModule: Moments, components or layers' similarities are wanted of an
+            encoder-decoder.
     """
     base = base_model_of(model)
     is_encoder_decoder = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
-    if is_encoder_decoder and Record.MOMENTS in record:
+    if is_encoder_decoder and (masked := sorted(record & _MASKED)):
         raise UnsupportedModule(
-            f"record='moments' leaves out padding by one attention mask, and {type(base).__name__} "
+            f"record={masked[0].value!r} leaves out padding by one attention mask, and {type(base).__name__} "
             "has tokens of two kinds; record='spectra' is allowed"
+        )
+    if is_encoder_decoder and Record.LAYER_SIMILARITY in record:
+        raise UnsupportedModule(
+            f"record='layer_similarity' compares layers at one token of each example, and "
+            f"{type(base).__name__} has two stacks over tokens of their own, whose layers are not "
+            "to be ranked with each other; method 'fisher-layers' is allowed"
         )

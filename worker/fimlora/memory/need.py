@@ -13,14 +13,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fimlora.plan import TargetModule
+from fimlora.statistics.groups import N_DIRECTIONS
 from fimlora.statistics.options import Passes, Record, parse_record
 
 # What is read of the mean gradients, which are summed once; and what needs these whole.
-GRADIENT_RECORDS = frozenset({Record.SPECTRA, Record.WEIGHT_GRADIENT})
+GRADIENT_RECORDS = frozenset(
+    {
+        Record.SPECTRA,
+        Record.WEIGHT_GRADIENT,
+        Record.WHITENED_SPECTRA,
+        Record.GRADIENT_FACTORS,
+    }
+)
 WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+# What needs the second moments of inputs, which are summed once too.
+MOMENT_RECORDS = frozenset({Record.MOMENTS, Record.WHITENED_SPECTRA})
 
 # Singular values kept per module: as many ranks can be told apart.
 N_VALUES = 64
+# Principal components kept per module; what they are updated by at most, in rows of inputs.
+N_COMPONENTS, COMPONENT_ROWS = N_DIRECTIONS, 1024
 # P; four times the values kept, as values near P drown in the tail.
 SKETCH_WIDTH = 4 * N_VALUES
 # Memory for mean gradients; above it they are sketched. A pass needs as much again, for
@@ -29,6 +41,8 @@ SPECTRA_BYTES = 2**30
 _PSI_WIDTH = 2 * SKETCH_WIDTH + 1  # Q
 # Bytes of a number in a sum, at least, and of one in a sum of squares.
 _LEAST_BYTES, _MOMENT_BYTES = 4, 8
+# Of A, of B and of a gate.
+_PER_RANK_BYTES = 3 * 8
 # The allocator's rounding, kernels' workspaces, and what else a process holds.
 _MARGIN = 1.05
 # Linear maps whose inputs and outputs are there at once on the way forward: the two halves of a
@@ -64,6 +78,15 @@ def whole_gradient_bytes(modules: Iterable[TargetModule]) -> int:
         Bytes of one sum; a pass needs as much again.
     """
     return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules)
+
+
+def gradients_of_parts(record: Collection[Record]) -> bool:
+    """Whether the null and the halves need gradients, too: initial weights are made of none.
+
+    Returns:
+        Whether anything but directions is read of them.
+    """
+    return bool(GRADIENT_RECORDS - {Record.GRADIENT_FACTORS} & frozenset(record))
 
 
 @runtime_checkable
@@ -216,6 +239,8 @@ def bytes_recorded(
     itemsize: int = _LEAST_BYTES,
     null: bool = False,
     halves: bool = False,
+    adapter_ranks: Mapping[str, int] | None = None,
+    n_components: int = N_COMPONENTS,
 ) -> int:
     """Count what is recorded on request: sums, and as much again that a pass adds to them.
 
@@ -229,6 +254,9 @@ def bytes_recorded(
         itemsize: Bytes per number of a sum; at least 4, whatever the model runs in.
         null: As for `fimlora.Settings`.
         halves: As for `fimlora.Settings`.
+        adapter_ranks: Rank of the adapter that acts by module name, where its gradients are
+            recorded.
+        n_components: As for `fimlora.Settings`.
 
     Returns:
         Bytes while the second pass is under way and later.
@@ -237,13 +265,40 @@ def bytes_recorded(
     held, n_bytes = modules if at_once is None else at_once, 0
     n_of_batch = 4 if null else 2
     n_sums = n_of_batch + halves
-    if Record.MOMENTS in wanted:
+    if wanted & MOMENT_RECORDS:
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
+    if Record.ADAPTER_GRADIENTS in wanted:
+        assert adapter_ranks is not None, "gradients of an adapter are as many as its ranks"
+        n_bytes += n_sums * sum(_PER_RANK_BYTES * adapter_ranks[m.name] for m in held)
     if wanted & GRADIENT_RECORDS:  # it is decided once, for all modules, whether to sketch
         whole = bool(wanted & WHOLE_GRADIENT_RECORDS) or gradients_fit(modules, spectra_bytes)
-        n_bytes += width * _numbers_for_spectra(held, n_sums, whole=whole)
+        times = n_sums if gradients_of_parts(wanted) else 2
+        n_bytes += width * _numbers_for_spectra(held, times, whole=whole)
+    if Record.PROJECTED_GRADIENT in wanted:  # never of parts; the A is held, too
+        n_bytes += N_DIRECTIONS * sum(_LEAST_BYTES * m.d_in + 2 * width * m.d_out for m in held)
+    if Record.INPUT_COMPONENTS in wanted:  # no label moves them
+        n_bytes += _bytes_for_components(held, n_components, width, n_parts=1 + halves)
+    return n_bytes
+
+
+def _bytes_for_components(
+    modules: Iterable[TargetModule], n_components: int, width: int, *, n_parts: int
+) -> int:
+    """Count those of the run and of both halves, those that a pass replaces, and waiting rows.
+
+    Modules with one input hold them once, and no shape tells which have: each is counted.
+
+    Returns:
+        Bytes.
+    """
+    n_held = (1 if n_parts == 1 else 3) + n_parts
+    n_bytes = 0
+    for module in modules:
+        k, mean_and_values = min(n_components, module.d_in), module.d_in + 2
+        of_one = _LEAST_BYTES * k * module.d_in + _MOMENT_BYTES * (k + mean_and_values)
+        n_bytes += n_held * of_one + n_parts * width * COMPONENT_ROWS * module.d_in
     return n_bytes
 
 

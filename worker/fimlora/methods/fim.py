@@ -6,6 +6,7 @@ LoRA-B, an O x R matrix. With A drawn at random, ``F[o, k]`` has for every colum
 expectation ``f[o] = s^2 sum_n ||G[n, o, :]||^2 / (3 I N)``, which is what ``exact`` uses, and
 ``sketched`` with row energies that are estimates; ``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``. Its expectation over A is ``batch``:
 ``s^2 sum_b ||H[b, o, :]||^2 / (3 I T)`` for every column, with ``H[b]`` (O I) batch b's gradient.
+``adapter`` is of a trained adapter's own A and B, see `fimlora.methods.fim_adapter`.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.errors import InvalidOption
+from fimlora.methods.fim_adapter import ADAPTER_GROUP, mean_square
 from fimlora.plan import TargetModule
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Estimator
 
+ADAPTER = "adapter"
 Entries = Callable[[Statistics, TargetModule], NDArray[np.float64]]
 
 
@@ -47,7 +50,9 @@ def score_fisher(
     Returns:
         The scores; their provenance says how they were made, where that was chosen.
     """
-    chosen = {} if estimator is None else {"estimator": estimator}
+    taken = _chosen(statistics, estimator)
+    is_said = estimator is not None or taken == ADAPTER
+    chosen = {"estimator": taken} if is_said else {}
     return Scores(
         statistics.modules,
         module_scores(statistics, aggregation=aggregation, estimator=estimator),
@@ -70,10 +75,15 @@ def check_options(statistics: Statistics, *, aggregation: str, estimator: str | 
     if aggregation not in set(Aggregation):
         allowed = ", ".join(repr(known.value) for known in Aggregation)
         raise InvalidOption(f"aggregation={aggregation!r}; allowed are {allowed}")
-    if statistics.estimator is Estimator.NONE and estimator is None:
+    if estimator is None and _chosen(statistics, None) == Estimator.NONE.value:
         return  # nothing is taken from it
     entries = _recorded_entries(statistics)
-    if (wanted := _chosen(statistics, estimator)) not in entries:
+    if (wanted := _chosen(statistics, estimator)) == ADAPTER and aggregation != "mean":
+        raise InvalidOption(
+            f"aggregation={aggregation!r}: of a trained adapter's gradients sums by rank are "
+            "recorded, which give a mean; use aggregation='mean'"
+        )
+    if wanted not in entries:
         recorded = ", ".join(map(repr, entries))
         raise InvalidOption(f"estimator={wanted!r} has no scores here; recorded: {recorded}")
 
@@ -89,8 +99,9 @@ def module_scores(
     Args:
         statistics: What `fimlora.measure` returned.
         aggregation: ``mean``, ``max`` or ``l2``.
-        estimator: ``exact``, ``sketched``, ``sampled`` or ``batch`` (where ``batch_energies``
-            were recorded); by default the estimator of the run, and ``exact`` if it was both.
+        estimator: ``exact``, ``sketched``, ``sampled``, ``batch`` (where ``batch_energies``
+            were recorded) or ``adapter`` (where ``adapter_gradients`` were); by default the last
+            where it can be, else the estimator of the run, and ``exact`` if it was both.
 
     Returns:
         Score per module name, in the order of the modules.
@@ -110,6 +121,8 @@ def module_scores(
 def _chosen(statistics: Statistics, estimator: str | None) -> str:
     if estimator is not None:
         return estimator
+    if statistics.quantities.get(ADAPTER_GROUP):
+        return ADAPTER
     return "exact" if statistics.estimator is Estimator.BOTH else statistics.estimator.value
 
 
@@ -123,6 +136,8 @@ def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
         found["sampled"] = _sampled_entries
     if statistics.batch_energies:
         found["batch"] = _expected_batch_entries
+    if statistics.quantities.get(ADAPTER_GROUP):
+        found[ADAPTER] = _mean_of_adapter
     return found
 
 
@@ -147,6 +162,11 @@ def _sampled_entries(statistics: Statistics, module: TargetModule) -> NDArray[np
     F = statistics.scale**2 * statistics.squared_gradients[module.name]
     F /= statistics.n_batches
     return F
+
+
+def _mean_of_adapter(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
+    """The mean over A and B, 1 x 1."""
+    return np.array([[mean_square(statistics, module)]])
 
 
 def _aggregate(F: NDArray[np.float64], aggregation: Aggregation) -> float:

@@ -23,6 +23,7 @@ class Method:
         source: Where it is from.
         record: What must be recorded besides.
         needs_examples: Whether it needs the energy of each example's gradient.
+        fewest_examples: How many examples it compares at least.
         needs_null: Whether it needs the statistics of the null.
         needs_retain: Whether it needs those of rows whose function is to be kept.
         needs_fisher: Whether it needs what an estimator has recorded.
@@ -35,6 +36,7 @@ class Method:
     source: str
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
+    fewest_examples: int = 1
     needs_null: bool = False
     needs_retain: bool = False
     needs_fisher: bool = False
@@ -61,6 +63,7 @@ _ALL = (
         "pairs of unlike examples, as in the gradient noise scale (McCandlish et al. 2018)",
         frozenset({Record.SPECTRA}),
         needs_examples=True,
+        fewest_examples=2,
     ),
     Method(
         "spectral",
@@ -77,6 +80,7 @@ _ALL = (
         "edge of a noise matrix (Johnstone 2001)",
         frozenset({Record.SPECTRA}),
         needs_examples=True,
+        fewest_examples=2,
     ),
     Method(
         "fim-over-null",
@@ -108,6 +112,46 @@ _ALL = (
         "KappaTune, as in PEFT",
         frozenset({Record.WEIGHT_CONDITION}),
         passes=Passes.NONE,
+    ),
+    Method(
+        "eva",
+        "spectral",
+        "by the share of the variance of its inputs that each direction has (no label is read)",
+        "EVA (Paischer et al. 2024)",
+        frozenset({Record.INPUT_COMPONENTS}),
+        passes=Passes.FORWARD,
+    ),
+    Method(
+        "fisher-layers",
+        "layers",
+        "the layers with the largest trace of the Fisher information share evenly (experimental)",
+        "Lodha et al. 2023, with the trace in place of Frobenius norms",
+        needs_examples=True,
+    ),
+    Method(
+        "cka-layers",
+        "layers",
+        "the layers whose output is least like their input share evenly (experimental)",
+        "Ogawa et al. 2026, debiased (Song et al. 2012)",
+        frozenset({Record.LAYER_SIMILARITY}),
+        fewest_examples=4,
+        passes=Passes.FORWARD,
+    ),
+    Method(
+        "cka-layers-biased",
+        "layers",
+        "cka-layers by the usual, biased estimate (experimental)",
+        "Ogawa et al. 2026, as published",
+        frozenset({Record.LAYER_SIMILARITY}),
+        fewest_examples=4,
+        passes=Passes.FORWARD,
+    ),
+    Method(
+        "effective-rank",
+        "proportional",
+        "by how many directions the mean gradient has, whitened by its inputs (experimental)",
+        "re-implemented after early-gradient-spectra-lora",
+        frozenset({Record.WHITENED_SPECTRA}),
     ),
     Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
@@ -173,18 +217,6 @@ def estimator_for(name: str, estimator: str) -> str:
     """
     is_free = estimator == Estimator.AUTO and passes_needed(name) is not Passes.BACKWARD
     return Estimator.NONE.value if is_free else estimator
-
-
-def reads_labels(*names: str) -> bool:
-    """Say whether labels can move the plan of any of some methods.
-
-    Args:
-        *names: Their names.
-
-    Returns:
-        Whether they can.
-    """
-    return any(find_method(name).reads_labels for name in names)
 
 
 def needs_null(*names: str) -> bool:

@@ -6,10 +6,14 @@ from typing import Any
 
 from fimlora.errors import InvalidOption
 from fimlora.methods import (
+    cka_layers,
     coherent,
     controls,
+    effective_rank,
+    eva,
     fim,
     fim_over_null,
+    fisher_layers,
     gora,
     kappa,
     spectral,
@@ -17,6 +21,7 @@ from fimlora.methods import (
     vila,
 )
 from fimlora.methods.coherence import can_part, gradient_noise_scale
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.registry import find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
@@ -34,6 +39,11 @@ SCORERS: dict[str, Scorer] = {
     "gora": gora.score_importance,
     "vila": vila.score_contrast,
     "kappa": kappa.score_condition,
+    "eva": eva.take_variances,
+    "fisher-layers": fisher_layers.score_trace,
+    "cka-layers": cka_layers.score_debiased,
+    "cka-layers-biased": cka_layers.score_biased,
+    "effective-rank": effective_rank.score_effective_rank,
     "uniform": controls.score_controls,
     "random": controls.score_controls,
 }
@@ -55,7 +65,8 @@ def score(
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: How the Fisher information becomes one number: ``mean``, ``max`` or
             ``l2``.
-        estimator: ``exact``, ``sketched``, ``sampled`` or ``batch``; by default that of the run, and
+        estimator: ``exact``, ``sketched``, ``sampled``, ``batch`` or ``adapter``; by default
+            ``adapter`` where a trained adapter's gradients were recorded, else that of the run, and
             ``exact`` if it was both.
 
     Returns:
@@ -108,7 +119,8 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
                 f"method {method!r} needs {record}, and these statistics hold none; "
                 f"measure with record={record.value!r}"
             )
-    if needed.needs_fisher and statistics.estimator is Estimator.NONE:
+    is_trained = bool(statistics.quantities.get(ADAPTER_GROUP))
+    if needed.needs_fisher and statistics.estimator is Estimator.NONE and not is_trained:
         return (
             f"method {method!r} needs gradients of the loss, and these statistics are of a run "
             "without an estimator; measure with estimator='auto'"
@@ -126,8 +138,12 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
             f"none; measure with estimator='exact' or 'sketched', not "
             f"{statistics.estimator.value!r}"
         )
-    if needed.needs_examples and statistics.n_examples < 2:
-        return f"method {method!r} compares examples, and there is one; measure at least two"
+    if statistics.n_examples < needed.fewest_examples:
+        there = "is one" if statistics.n_examples == 1 else f"are {statistics.n_examples}"
+        least = {2: "two", 4: "four"}.get(needed.fewest_examples, str(needed.fewest_examples))
+        return (
+            f"method {method!r} compares examples, and there {there}; measure at least {least}"
+        )
     return None
 
 

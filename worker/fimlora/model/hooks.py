@@ -198,6 +198,43 @@ def watch_modules(
 
 
 @contextmanager
+def watch_layers(
+    layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """See the hidden states that go into layers and come out of them, while the block lasts.
+
+    Args:
+        layers: The layers by the name they are reported under.
+        see: Called after every call of a layer with its name, its input and its output: of
+            several the first. A call with something else than tensors goes by unseen.
+
+    Yields:
+        None. All hooks are gone when the block ends, also when it raises.
+    """
+
+    def hook(
+        module: nn.Module,  # noqa: ARG001 - torch's signature
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        *,
+        name: str,
+    ) -> None:
+        given = (
+            args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        )
+        made = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(given, Tensor) and isinstance(made, Tensor):
+            see(name, given.detach(), made.detach())
+
+    with ExitStack() as stack:
+        for name, module in layers.items():
+            handle = module.register_forward_hook(partial(hook, name=name), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
 def before_calls(
     modules: Mapping[str, nn.Module], action: Callable[[str], None]
 ) -> Iterator[None]:

@@ -49,10 +49,28 @@ class Record(StrEnum):
     """The second moments of each module's input features."""
     BATCH_ENERGIES = "batch_energies"
     """Row energies of each batch's weight gradient: what ``sampled`` expects over the random A."""
+    ADAPTER_GRADIENTS = "adapter_gradients"
+    """Squared gradients of the A and B that act in a live model, and gradients of gates on ranks."""
+    GRADIENT_FACTORS = "gradient_factors"
+    """The leading singular vectors and values of each module's mean weight gradient."""
+    PROJECTED_GRADIENT = "projected_gradient"
+    """Each module's summed weight gradient times the transposed A that is drawn for it."""
+    LAYER_SIMILARITY = "layer_similarity"
+    """How alike the hidden states are that go into each module's layer and come out of it."""
     WEIGHT_GRADIENT = "weight_gradient"
     """The mean product of each weight with its mean gradient, which must be kept whole."""
+    WHITENED_SPECTRA = "whitened_spectra"
+    """Singular values of each mean weight gradient over the spread of its input features."""
     WEIGHT_CONDITION = "weight_condition"
     """The largest and the smallest singular value of each weight; no data enters."""
+
+    INPUT_COMPONENTS = "input_components"
+    """The leading principal components of each module's inputs, for which forward is enough."""
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether it is of an adapter that acts in a live model, so that it cannot be streamed."""
+        return self is Record.ADAPTER_GRADIENTS
 
     @property
     def passes(self) -> "Passes":
@@ -105,8 +123,8 @@ class Passes(StrEnum):
 
 
 # What is known from weights alone, and from weights and inputs; all else is of gradients.
-_OF_WEIGHTS: frozenset[Record] = frozenset()
-_OF_INPUTS = frozenset({Record.MOMENTS})
+_OF_WEIGHTS = frozenset({Record.WEIGHT_CONDITION})
+_OF_INPUTS = frozenset({Record.MOMENTS, Record.INPUT_COMPONENTS, Record.LAYER_SIMILARITY})
 
 
 class Estimator(StrEnum):

@@ -37,8 +37,9 @@ STATISTICS_FORMAT = "fimlora.statistics/1"
 NULL, HALVES, RETAIN = "null.", ("half 1.", "half 2."), "retain."
 # The kind of the loss where no example was read.
 NO_LOSS = "none"
-Arrays = Mapping[str, NDArray[np.float64]]
-Groups = dict[str, dict[str, NDArray[np.float64]]]  # by field of `Statistics`, and module
+# In float64; matrices that no score is made from in float32.
+Arrays = Mapping[str, NDArray[Any]]
+Groups = dict[str, dict[str, NDArray[Any]]]  # by field of `Statistics`, and module
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ class Statistics:
 
     def holds(self, record: str) -> bool:
         """Whether a quantity was recorded, if it has a group of its own name."""
-        return bool(self.groups.get(record))
+        return bool(getattr(self, record, None) or self.quantities.get(record))
 
     def with_parts(self, parts: "Mapping[str, Statistics]") -> "Statistics":
         """The same run with another null, other halves and other rows to retain.
@@ -192,7 +193,7 @@ class Statistics:
             raise InvalidStatistics(
                 "the rows to retain were measured under another head; measure both under one"
             )
-        reached = other._over((self.modules, self.not_targeted))  # noqa: SLF001
+        reached = other._over((self.modules, self.not_targeted), self)  # noqa: SLF001
         return replace(self, retain=reached._as_part_of(self))  # noqa: SLF001
 
     def _as_part_of(self, whole: "Statistics") -> "Statistics":
@@ -293,7 +294,7 @@ class Statistics:
                 )
         self._check_settings(other)
         choice = of_both((self.modules, self.not_targeted), (other.modules, other.not_targeted))
-        return self._over(choice)._sum(other._over(choice))  # noqa: SLF001
+        return self._over(choice, other)._sum(other._over(choice, self))  # noqa: SLF001
 
     def _check_settings(self, other: "Statistics") -> None:
         for group in ("input_squares", "batch_energies"):
@@ -312,36 +313,43 @@ class Statistics:
                 "statistics were measured under different heads; not merged"
             )
 
-    def _over(self, choice: Choice) -> "Statistics":
-        """The same run with zeros for the modules of a choice that it has not reached."""
+    def _over(self, choice: Choice, other: "Statistics") -> "Statistics":
+        """The same run with zeros for modules of a choice that only another one has reached."""
         modules, not_targeted = choice
         if modules == self.modules:
             return self
         reached = {module.name for module in self.modules}
 
-        def padded(group: str) -> dict[str, NDArray[np.float64]]:
+        def padded(group: str) -> dict[str, NDArray[Any]]:
             arrays = self.groups[group]
             return {
-                m.name: arrays[m.name] if m.name in arrays else np.zeros(self._shape(group, m))
+                m.name: arrays[m.name] if m.name in arrays else self._zeros(group, m, other)
                 for m in modules
                 if arrays and (m.name in arrays or m.name not in reached)
             }
 
         groups = as_fields({group: padded(group) for group in (*_ADDED, *self.quantities)})
-        parts = {name: part._over(choice) for name, part in self.parts.items()}  # noqa: SLF001
+        theirs = other.parts
+        parts = {
+            name: part._over(choice, theirs.get(name, other))  # noqa: SLF001
+            for name, part in self.parts.items()
+        }
         whole = replace(self, modules=modules, not_targeted=not_targeted, **groups)
         return whole.with_parts(parts)
 
-    def _shape(self, group: str, module: TargetModule) -> tuple[int, ...]:
-        """The shape of what a group holds of a module."""
-        for arrays in (self.quantities.get(group) or {}).values():
-            return arrays.shape
-        return {
+    def _zeros(
+        self, group: str, module: TargetModule, other: "Statistics"
+    ) -> NDArray[np.float64]:
+        """Nothing, in the shape that another run has of a module."""
+        if group in self.quantities:  # as many numbers as an adapter has ranks, for one
+            return np.zeros_like(other.quantities[group][module.name])
+        shapes = {
             "example_energies": (self.n_examples,),
             "squared_gradients": (module.d_out, self.rank or 0),
             "input_squares": (module.d_in,),
             "token_counts": (1,),
-        }.get(group, (module.d_out,))
+        }
+        return np.zeros(shapes.get(group, (module.d_out,)))
 
     def _sum(self, other: "Statistics") -> "Statistics":
         """Add statistics of the same modules and settings."""
@@ -566,14 +574,14 @@ _MUST_MATCH = tuple(
 )
 
 
-class _Stored(Mapping[str, NDArray[np.float64]]):
+class _Stored(Mapping[str, NDArray[Any]]):
     """Sums in an open file, by the name of their module."""
 
     def __init__(self, file: Any, keys: Mapping[str, str]) -> None:
         self._file, self._keys = file, keys
 
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        array: NDArray[np.float64] = self._file.get_tensor(self._keys[name])
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = self._file.get_tensor(self._keys[name])
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -593,7 +601,7 @@ def as_fields(groups: Mapping[str, Arrays]) -> dict[str, Any]:
         Fields of `Statistics`.
     """
     fields_of = {group: arrays for group, arrays in groups.items() if group not in GROUPS}
-    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS}}
+    return {**fields_of, "quantities": {g: a for g, a in groups.items() if g in GROUPS and a}}
 
 
 def _are_equal(left: Arrays, right: Arrays) -> bool:
@@ -602,7 +610,7 @@ def _are_equal(left: Arrays, right: Arrays) -> bool:
     )
 
 
-def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[np.float64]]:
+def _added(left: Arrays, right: Arrays) -> dict[str, NDArray[Any]]:
     return {name: values + right[name] for name, values in left.items()}
 
 

@@ -217,6 +217,8 @@ def _write(
         task_type=TASK_TYPES[prepared.model.request.task],
         layout=adapter.layout,
         weights=adapter.weights,
+        init=adapter.initial,
+        statistics=statistics,
         seed=accepted.request.calibration.seed,
         head=model.head(fitted.weights if fitted else {}) if adapter.weights else None,
         modules_to_save=modules_in_full(model.head_names()),

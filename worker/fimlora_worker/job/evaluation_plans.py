@@ -101,13 +101,15 @@ def _solve(
     options = request.allocation.model_dump(exclude={"aggregation", "method", "seed"})
 
     def plan(method: str, budget: Budget, seed: int) -> RankPlan:
+        taken = scores(method)
+        own = options if taken.rule == "layers" else options | {"n_layers": None}
         return allocate(
-            scores(method),
+            taken,
             budget,
             scale=request.adapter.scale,
             provenance=facts,
             seed=seed,
-            **options,
+            **own,
         )
 
     first = request.allocation.seed

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fimlora import ProgressFile, Settings, Statistics, measure_streamed
+from fimlora.adapter.initial.registry import init_records
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.measuring.head.fitted import with_head
 from fimlora.measuring.resident import measure_resident
@@ -13,10 +14,9 @@ from fimlora.memory.out_of_memory import is_out_of_memory
 from fimlora.methods.registry import (
     needs_null,
     passes_needed,
-    reads_labels,
     records_needed,
 )
-from fimlora.statistics.options import Estimator, Executor, Passes
+from fimlora.statistics.options import Estimator, Executor, Passes, Record
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
@@ -88,6 +88,7 @@ def measure_model(
     Raises:
         UnknownTarget: A name of a target is none of the model's; no weight has been read then.
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
+        InvalidOption: The initial weights cannot fill the ranks it may come to; nor then.
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
     settings = _settings(request, batches, reporter, part).without(model.drawn)
@@ -191,7 +192,7 @@ def _settings(
 
     methods = () if part.is_retained else request.methods_measured
     goes_back = part.is_retained or passes_needed(*methods) is Passes.BACKWARD
-    signal = request.measures_signal and reads_labels(*methods)
+    of_init = set[Record]() if part.is_retained else init_records(request.adapter.initial)
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
@@ -199,8 +200,9 @@ def _settings(
         estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,
         scale=request.adapter.scale,
-        record=records_needed(*methods),
-        null=not part.is_retained and (signal or needs_null(*methods)),
+        record=records_needed(*methods) | of_init,
+        null=not part.is_retained
+        and ((goes_back and request.measures_signal) or needs_null(*methods)),
         halves=request.measures_signal,
         on_batch=on_batch,
         first_example=part.first_example,

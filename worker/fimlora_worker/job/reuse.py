@@ -132,6 +132,8 @@ def write_again(
         task_type=written.config["task_type"],
         layout=adapter.layout,
         weights=adapter.weights,
+        init=adapter.initial,
+        statistics=statistics,
         seed=request.calibration.seed,
         target_modules=None if model else written.target_modules(plan),
         modules_to_save=written.config.get("modules_to_save"),

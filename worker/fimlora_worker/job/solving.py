@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
+from fimlora.adapter.initial.registry import check_ceiling
+from fimlora.allocation.types import resolve_types
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
 from fimlora.methods.registry import find_method
@@ -46,6 +48,7 @@ def check_feasible(
 
     Raises:
         InfeasibleBudget: It is infeasible for whatever is reached.
+        InvalidOption: The initial weights do not go up to the highest rank.
     """
     n_parameters = count_base_parameters(model)
     try:
@@ -68,7 +71,17 @@ def _solve_evenly(
         base_parameters=n_parameters,
         rule=find_method(request.allocation.method).rule,
     )
-    solve(request, scores)
+    plan = solve(request, scores)
+    check_ceiling(request.adapter.initial, modules, _ceilings(plan))
+
+
+def _ceilings(plan: RankPlan) -> dict[str, int]:
+    """The highest rank that each module could get, by its name."""
+    found = {module.name: plan.r_max for module in plan.modules}
+    for entry, names in resolve_types(plan.constraints, plan.modules).items():
+        if (of_type := plan.constraints.per_type[entry].r_max) is not None:
+            found |= dict.fromkeys(names, of_type)
+    return found
 
 
 def _stacks(modules: Sequence[TargetModule]) -> list[list[TargetModule]]:

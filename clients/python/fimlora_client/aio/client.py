@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
+from fimlora_client.aio.adapters import AsyncAdapters
 from fimlora_client.aio.catalogues import AsyncCache, AsyncDatasets, AsyncModels, AsyncWorkers
 from fimlora_client.aio.evaluations import AsyncEvaluationHandle, AsyncEvaluations
 from fimlora_client.aio.handle import AsyncJobHandle
@@ -49,6 +50,7 @@ class AsyncClient:
         evaluations: Those that train, to find out whether ranks help.
         rank_patterns: Results by content, by inputs and by name.
         datasets: Rows to calibrate on.
+        adapters: Trained adapters.
         models: Base models the operator registered.
         workers: The workers that are alive.
         cache: What earlier calibrations have left.
@@ -73,6 +75,7 @@ class AsyncClient:
         self.evaluations = AsyncEvaluations(self._sender)
         self.rank_patterns = AsyncRankPatterns(self._sender)
         self.datasets = AsyncDatasets(self._sender)
+        self.adapters = AsyncAdapters(self._sender)
         self.models = AsyncModels(self._sender)
         self.workers = AsyncWorkers(self._sender)
         self.cache = AsyncCache(self._sender)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
+from fimlora_client.blocking.adapters import Adapters
 from fimlora_client.blocking.catalogues import Cache, Datasets, Models, Workers
 from fimlora_client.blocking.evaluations import EvaluationHandle, Evaluations
 from fimlora_client.blocking.handle import JobHandle
@@ -50,6 +51,7 @@ class Client:
         evaluations: Those that train, to find out whether ranks help.
         rank_patterns: Results by content, by inputs and by name.
         datasets: Rows to calibrate on.
+        adapters: Trained adapters.
         models: Base models the operator registered.
         workers: The workers that are alive.
         cache: What earlier calibrations have left.
@@ -74,6 +76,7 @@ class Client:
         self.evaluations = Evaluations(self._sender)
         self.rank_patterns = RankPatterns(self._sender)
         self.datasets = Datasets(self._sender)
+        self.adapters = Adapters(self._sender)
         self.models = Models(self._sender)
         self.workers = Workers(self._sender)
         self.cache = Cache(self._sender)

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from fimlora_client.cli import (
     adapter_files,
+    adapters,
     cache,
     calibrate,
     compare,
@@ -124,6 +125,7 @@ for panel, commands in COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
+app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ def calibrate(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     group: options.Group = None,
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
@@ -77,6 +78,7 @@ def calibrate(
     alpha: options.Alpha = None,
     rslora: options.RsLora = False,
     weights: options.Weights = False,
+    init: options.Init = None,
     output: options.Output = None,
     pin: options.Pin = None,
     wait: options.Wait = True,
@@ -112,12 +114,13 @@ def calibrate(
             executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         "adapter": options.given(
             layout=layout, weights=weights or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            init=init,
         ),
         "force": force,
         **options.given(

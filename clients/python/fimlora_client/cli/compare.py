@@ -57,6 +57,7 @@ def compare(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     group: options.Group = None,
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
@@ -97,7 +98,8 @@ def compare(
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "methods": split_names(methods),
         "allocation": options.given(
-            r_min=r_min, r_max=r_max, multiple_of=multiple_of, aggregation=aggregation, seed=seed,
+            r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
     }  # fmt: skip

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fimlora_client.errors import (
+    AdapterInUse,
+    AdapterNotFound,
     ArtifactNotFound,
     ClientError,
     DatasetInUse,
@@ -34,6 +36,7 @@ IDS = frozenset(
         "job",
         "kind",
         "dataset",
+        "adapter",
         "model",
         "digest",
         "worker",
@@ -48,6 +51,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
     JobNotFound: NOT_FOUND,
     JobGone: NOT_FOUND,
     DatasetNotFound: NOT_FOUND,
+    AdapterNotFound: NOT_FOUND,
     ModelNotFound: NOT_FOUND,
     ArtifactNotFound: NOT_FOUND,
     NoPattern: NOT_FOUND,
@@ -60,6 +64,8 @@ EXIT_CODES: dict[type[ClientError], int] = {
 # What to type next, where the service's own advice speaks of routes.
 NEXT_STEPS: dict[type[ClientError], str] = {
     JobNotFound: "`fimlora jobs` lists the jobs.",
+    AdapterInUse: "Wait for these jobs, or `fimlora cancel` them.",
+    AdapterNotFound: "`fimlora adapters` lists adapters; `fimlora adapters upload` adds one.",
     DatasetInUse: "Wait for these jobs, or `fimlora cancel` them.",
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl, .csv or .parquet file is uploaded.",
     ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",

@@ -109,10 +109,10 @@ def fetch(
     by_name = {"ID": job_id, "--pin": pin, "--digest": digest, "--model": model}
     if len([given for given in by_name.values() if given is not None]) != 1:
         raise typer.BadParameter(f"which result? Give exactly one of {', '.join(by_name)}.")
+    words = _words(format, steps, accumulation)
     if job_id is not None and format is None:
         _fetch_files(client, job_id, output)
         return
-    words = _words(format, steps, accumulation)
     look_up = _look_up(client, job_id, pin, digest, (model, dataset, budget), words)
     if output is None:
         print_plain((look_up(None).text or "").rstrip("\n"))

@@ -102,6 +102,14 @@ RMax = Annotated[
 MultipleOf = Annotated[
     int | None, _option("--multiple-of", panel=ALLOCATION, help="Only such ranks.")
 ]
+Layers = Annotated[
+    int | None,
+    _option(
+        "--layers",
+        panel=ALLOCATION,
+        help="How many layers fisher-layers or cka-layers choose; half if left out.",
+    ),
+]
 Group = Annotated[
     list[str] | None,
     _option(
@@ -265,6 +273,16 @@ RsLora = Annotated[
 ]
 Weights = Annotated[
     bool, _option("--weights", panel=ADAPTER, help="Write initial weights as well.")
+]
+Init = Annotated[
+    str | None,
+    _option(
+        "--init",
+        panel=ADAPTER,
+        help="Write these initial weights: kaiming, eva (directions of the inputs), "
+        "lora-one, gora (steps down the gradient), "
+        "lora-ga (changes the base model) or zeros.",
+    ),
 ]
 Output = Annotated[
     Path | None,

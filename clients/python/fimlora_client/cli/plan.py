@@ -24,6 +24,7 @@ def plan(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
     group: options.Group = None,
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
@@ -49,7 +50,7 @@ def plan(
         job_id,
         budget=options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         allocation=options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of,
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         adapter=options.given(layout=layout, scale=scale, alpha=alpha, rslora=rslora or None),

@@ -6,11 +6,13 @@ import transformers
 from peft import find_kappa_target_modules
 from peft.helpers import KappaTuneSelector
 
-from fimlora import find_targets, measure, score
+from fimlora import Settings, find_targets, measure, measure_streamed, score
 from fimlora.errors import NumericalFailure, UnsupportedModule
 from fimlora.measuring.recording.weight_condition import spectrum_ends
 from support.models import PAD, TINY_MODELS, VOCABULARY, make_batch, minilm_path, tiny
 from support.reference import matrix_with
+from support.statistics import assert_identical
+from support.streaming import save
 
 RECORD = "weight_condition"
 ROUNDING = 2.0**-23  # of the float32 in which PEFT decomposes, relative to the largest value
@@ -168,3 +170,23 @@ def test_quantised_weights_are_refused():
 
     with pytest.raises(UnsupportedModule, match=r"'weight_condition'.*query.*float8"):
         conditions(model, "bert_classifier", targets)
+
+
+def test_no_batch_is_touched_where_nothing_else_is_asked_for(tmp_path):
+    """Resident and streamed; the numbers are those of a run over data."""
+    model, targets = tiny("llama_gqa_lm")
+    resident = save(model, tmp_path)
+    options = {"target_modules": targets, "record": RECORD}
+
+    class Untouched:
+        def __iter__(self):
+            pytest.fail("a batch was read")
+
+    alone = measure(resident, Untouched(), estimator="none", **options)
+    streamed = measure_streamed(tmp_path, Untouched(), Settings(estimator="none", **options))
+    beside = measure(resident, [make_batch("llama_gqa_lm", [9, 3])], **options)
+
+    assert_identical(streamed, alone)
+    assert len(alone.modules) == 14
+    assert (alone.n_examples, alone.row_energies) == (0, {})
+    assert score(alone, "kappa").by_module == score(beside, "kappa").by_module

@@ -12,10 +12,10 @@ import torch
 
 from fimlora import ProgressFile, measure
 from fimlora.errors import InvalidOption, InvalidProgress
-from fimlora.statistics.options import Record
 from support.endless_run import run_endlessly
 from support.models import make_batch, tiny
 from support.statistics import assert_identical
+from support.streaming import RECORDS
 
 LENGTHS = ([9, 5, 7], [6, 3], [8, 8, 2], [4, 9])
 
@@ -48,10 +48,10 @@ def cut_off(path: Path, model, batches, *, after: int, **options) -> None:
         {"estimator": "exact"},
         {"estimator": "sampled", "rank": 4},
         {"estimator": "both", "rank": 4, "micro_batch_size": 2},
-        {"record": [*Record]},
+        {"record": RECORDS},
         {"estimator": "sampled", "record": "spectra", "spectra_bytes": 0},
         {"estimator": "both", "train_mode": True},
-        {"record": [*Record], "null": True, "halves": True},
+        {"record": RECORDS, "null": True, "halves": True},
     ],
     ids=["exact", "sampled", "both", "records", "sketched", "dropout", "parts"],
 )

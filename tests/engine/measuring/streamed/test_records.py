@@ -8,17 +8,16 @@ import transformers
 
 from fimlora import Settings, measure, measure_streamed
 from fimlora.measuring.recording.mean_gradient import MeanGradient
-from fimlora.memory.need import sketch_is_smaller
+from fimlora.memory.need import MOMENT_RECORDS, sketch_is_smaller
 from fimlora.statistics.groups import GROUPS
-from fimlora.statistics.options import Record
 from support.models import PAD, VOCABULARY, make_batch, tiny
-from support.streaming import ALL, assert_same, batches_for, quiet, save
+from support.streaming import ALL, RECORDS, assert_same, batches_for, quiet, save
 
 __all__ = ["quiet"]  # a fixture of every test here
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
-@pytest.mark.parametrize("record", [*Record])
+@pytest.mark.parametrize("record", RECORDS)
 def test_each_record_beside_each_estimator(estimator, record, tmp_path):
     """In micro-batches too; and nothing is recorded that was not asked for."""
     model, targets = tiny("llama_gqa_lm")
@@ -29,7 +28,7 @@ def test_each_record_beside_each_estimator(estimator, record, tmp_path):
 
     assert_same(streamed, measure(resident, batches, micro_batch_size=3, **options))
     assert bool(streamed.spectra) == (record == "spectra")
-    assert bool(streamed.input_squares) == (record == "moments")
+    assert bool(streamed.input_squares) == (record in MOMENT_RECORDS)
     assert bool(streamed.batch_energies) == (record == "batch_energies")
     assert bool(streamed.quantities.get(record)) == (record in GROUPS)
 

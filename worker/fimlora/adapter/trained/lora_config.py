@@ -7,7 +7,7 @@ function than the one that was trained. Nothing here imports torch or PEFT.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ _NAMES = {
 }
 # The others decompose the base weight by rank whenever the adapter is loaded.
 _PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
+_BIASES = ("none", "all", "lora_only")
+_NAMES_MEANT = "a list of names or an expression"
 _CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
 _EMBEDDINGS = ("embed_tokens", "lm_head")  # saved beside LoRA where the vocabulary was resized
 _MAX_SAVED = 1_000
@@ -92,14 +94,14 @@ class LoraConfig:
             if targets != "all-linear":
                 meant = full_matches("target_modules", targets, names)
         else:
-            wanted = set(_strings("target_modules", targets))
+            wanted = set(targets or ())
             whole = {name for name in names if name in wanted}
             meant = {name for name in names if not wanted.isdisjoint(dotted_ends(name))}
             meant = whole | {name for name in meant if self._is_in_layers(name)}
         if isinstance(excluded, str):
             meant -= full_matches("exclude_modules", excluded, names)
         elif excluded:
-            out = set(_strings("exclude_modules", excluded))
+            out = set(excluded)
             meant = {name for name in meant if out.isdisjoint(dotted_ends(name))}
         return [name for name in names if name not in meant]
 
@@ -113,14 +115,14 @@ class LoraConfig:
             Whether it is of a module that is trained in full.
 
         Raises:
-            InvalidAdapter: ``modules_to_save`` is no list of names.
+            InvalidAdapter: ``modules_to_save`` has more names than can be looked at.
         """
         owners = name.split(".")[:-1]
         if any(part in _EMBEDDINGS for part in owners):
             return True
-        if self.fields.get("bias", "none") != "none" and name.endswith(".bias"):
+        if self.fields.get("bias") not in {None, "none"} and name.endswith(".bias"):
             return True
-        saved = _strings("modules_to_save", self.fields.get("modules_to_save") or [])
+        saved = self.fields.get("modules_to_save") or []
         if self.fields.get("task_type") in _CLASSIFIERS:
             saved = [*saved, *FULL_NAMES]
         if len(saved) > _MAX_SAVED:
@@ -136,10 +138,7 @@ class LoraConfig:
         return isinstance(targets, list) and not any(map(self.fields.get, others))
 
     def _pattern(self, field: str) -> Mapping[str, Any]:
-        pattern = self.fields.get(field) or {}
-        if not isinstance(pattern, dict):
-            raise InvalidAdapter(f"{field} is {_kind(pattern)}; it must be an object")
-        return pattern
+        return self.fields.get(field) or {}
 
     def _rank_and_scale(
         self, name: str, found: Mapping[str, Mapping[str, str]]
@@ -167,11 +166,7 @@ class LoraConfig:
         wanted = layers if isinstance(layers, list) else [layers]
         found = _LAYER.match(name)
         if patterns:
-            given = (
-                [patterns]
-                if isinstance(patterns, str)
-                else _strings("layers_pattern", patterns)
-            )
+            given = [patterns] if isinstance(patterns, str) else patterns
             tried = (re.match(rf"(?:^|.*?\.){re.escape(p)}\.(\d+)\.", name) for p in given)
             found = next(filter(None, tried), None)
         return found is not None and int(found[1]) in wanted
@@ -211,7 +206,8 @@ def _check_kind(fields: Mapping[str, Any]) -> None:
     """Refuse what is not LoRA, and fields that PEFT could not read.
 
     Raises:
-        InvalidAdapter: The type or the task of the adapter is another one.
+        InvalidAdapter: The type or the task of the adapter is another one, or a field is of
+            another kind.
     """
     kind = fields.get("peft_type")
     if kind == "ADALORA":
@@ -221,26 +217,48 @@ def _check_kind(fields: Mapping[str, Any]) -> None:
         )
     if kind != "LORA":
         raise InvalidAdapter(f"peft_type {kind!r:.40}; only LORA is read")
-    if fields.get("task_type") not in {None, *TASK_TYPES}:
-        allowed = ", ".join(TASK_TYPES)
-        raise InvalidAdapter(f"task_type {fields.get('task_type')!r:.40}; allowed: {allowed}")
-    if fields.get("bias", "none") not in ("none", "all", "lora_only"):
-        raise InvalidAdapter(f"bias {fields.get('bias')!r:.40}; allowed: none, all, lora_only")
-    dropout = fields.get("lora_dropout", 0.0)
-    if type(dropout) not in {int, float} or not 0 <= dropout < 1:
-        raise InvalidAdapter(f"lora_dropout {dropout!r:.40}; it must be from 0 to below 1")
-    for field in ("base_model_name_or_path", "revision"):
-        if not isinstance(fields.get(field) or "", str):
-            raise InvalidAdapter(f"{field} is {_kind(fields[field])}; it must be text")
+    for field, (is_sound, meaning) in _KINDS.items():
+        if fields.get(field) is not None and not is_sound(fields[field]):
+            raise InvalidAdapter(f"{field} is {_kind(fields[field])}; it must be {meaning}")
 
 
-def _strings(field: str, given: Any) -> list[str]:
-    if not isinstance(given, list) or not all(isinstance(entry, str) for entry in given):
-        raise InvalidAdapter(f"{field} is {_kind(given)}; it must be a list of names")
-    return given
+def _is_names(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(entry, str) for entry in given)
+
+
+def _is_share(given: Any) -> bool:
+    return type(given) in {int, float} and 0 <= given < 1
+
+
+def _is_layers(given: Any) -> bool:
+    layers = given if isinstance(given, list) else [given]
+    return all(type(layer) is int for layer in layers)
+
+
+# Of fields that are set; what is asked besides stands where they are read.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task_type": (lambda given: given in TASK_TYPES, f"one of {', '.join(TASK_TYPES)}"),
+    "bias": (lambda given: given in _BIASES, f"one of {', '.join(_BIASES)}"),
+    "lora_dropout": (_is_share, "a number from 0 to below 1"),
+    "base_model_name_or_path": (lambda given: isinstance(given, str), "text"),
+    "revision": (lambda given: isinstance(given, str), "text"),
+    "use_rslora": (lambda given: isinstance(given, bool), "true or false"),
+    "fan_in_fan_out": (lambda given: isinstance(given, bool), "true or false"),
+    "rank_pattern": (lambda given: isinstance(given, dict), "an object"),
+    "alpha_pattern": (lambda given: isinstance(given, dict), "an object"),
+    "target_modules": (lambda given: isinstance(given, str) or _is_names(given), _NAMES_MEANT),
+    "exclude_modules": (lambda given: isinstance(given, str) or _is_names(given), _NAMES_MEANT),
+    "layers_pattern": (lambda given: isinstance(given, str) or _is_names(given), _NAMES_MEANT),
+    "layers_to_transform": (_is_layers, "whole numbers"),
+    "modules_to_save": (_is_names, "a list of names"),
+}
 
 
 def _kind(value: Any) -> str:
-    return {"dict": "an object", "list": "a list of other things", "NoneType": "null"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
+    match value:
+        case dict():
+            return "an object"
+        case list():
+            return "a list of other things"
+        case _:
+            return f"{value!r:.40}"

@@ -162,12 +162,15 @@ def read_fields(folder: Path, *, limits: Limits) -> dict[str, Any]:
         InvalidAdapter: There is none, or it cannot be read.
     """
     file = folder / CONFIG
+    if not file.is_file():
+        raise InvalidAdapter(f"the adapter has no {CONFIG}")
     try:
         if file.stat().st_size > limits.config_bytes:
             raise InvalidAdapter(f"{CONFIG} is over the limit of {limits.config_bytes} bytes")
         fields = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        json.dumps(fields, ensure_ascii=False).encode()  # half a character is none
     except OSError as error:
-        raise InvalidAdapter(f"the adapter has no {CONFIG} that can be read") from error
+        raise InvalidAdapter(f"{CONFIG} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidAdapter(
             f"{CONFIG} is no JSON: {str(error) or 'nested too deeply'}"

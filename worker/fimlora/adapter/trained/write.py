@@ -168,6 +168,6 @@ def _config(adapter: TrainedAdapter, plan: RankPlan, *, layout: str) -> dict[str
     config |= {
         name: fields[name]
         for name in ("lora_dropout", "bias", "base_model_name_or_path")
-        if name in fields
+        if fields.get(name) is not None
     }
     return config | ({"revision": fields["revision"]} if fields.get("revision") else {})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fimlora.measuring.recording.pending_sum import PendingSum
-from fimlora.measuring.recording.quantity import Quantity, SeenCall, as_array
+from fimlora.measuring.recording.quantity import Quantity, SeenCall, as_array, present
 from fimlora.numerics.products import widen
 from fimlora.plan import TargetModule
 from fimlora.shapes import Float
@@ -43,6 +43,19 @@ class InputMoments(Quantity):
         squares = squares.mul_(counted[:, :, None]).sum(dim=(0, 1), dtype=torch.float64)
         self._squares[name].stage(squares)
         self._n_tokens[name].stage(counted.sum())
+
+    def mean_squares(self, name: str) -> Float[Tensor, " I"]:
+        """Give the mean squared input of a module so far.
+
+        Args:
+            name: The module's name.
+
+        Returns:
+            The mean over the tokens that count.
+        """
+        squares, n_tokens = present(self._squares[name].total), self._n_tokens[name].total
+        # Rounding can leave a vanishing part of a run just below zero.
+        return squares.clamp_min(0) / present(n_tokens)
 
     def run_sums(self) -> Iterator[tuple[str, PendingSum]]:
         """Give squares and numbers of tokens."""

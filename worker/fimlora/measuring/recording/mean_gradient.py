@@ -14,6 +14,11 @@ from torch import Tensor
 
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall, present
+from fimlora.measuring.recording.singular_triplets import (
+    Triplets,
+    exact_triplets,
+    sketched_triplets,
+)
 from fimlora.measuring.recording.singular_values import (
     Spectrum,
     exact_spectrum,
@@ -74,6 +79,14 @@ class ExactSum:
             The spectrum, without an error.
         """
         return exact_spectrum(self.total() / n_examples)
+
+    def triplets(self, n_examples: int) -> Triplets:
+        """Give the leading singular triplets of the mean over the examples.
+
+        Returns:
+            The triplets, without an error.
+        """
+        return exact_triplets(self.total() / n_examples)
 
     def total(self) -> Float[Tensor, "O I"]:
         """Give the gradient, not copied."""
@@ -159,6 +172,16 @@ class SketchedSum:
         """
         Y, Z, Psi, _ = self.sketch(n_examples)
         return sketched_spectrum(Y, Z, Psi)
+
+    def triplets(self, n_examples: int) -> Triplets:
+        """Give the leading singular triplets of the mean over the examples.
+
+        Returns:
+            The triplets, with the error that is stated for their energy.
+        """
+        Y, Z, Psi, is_wide = self.sketch(n_examples)
+        found = sketched_triplets(Y, Z, Psi)
+        return found.of_transpose() if is_wide else found
 
     def sketch(self, n_examples: int) -> Sketch:
         """Give the sketch of the mean over the examples."""

@@ -64,11 +64,20 @@ class Quantity(ABC):
 
     Attributes:
         reads_labels: Whether labels can change it: if not, it has no null.
+        of_parts: Whether it is recorded of the null and of the halves, too.
+        sees_layers: Whether it looks at the hidden states around layers.
         at_hand: The pass at hand.
     """
 
     reads_labels: ClassVar[bool] = True
+    sees_layers: ClassVar[bool] = False
     at_hand: Pass
+    of_parts: bool = True
+
+    @property
+    def has_null(self) -> bool:
+        """Whether it is recorded of the null."""
+        return self.reads_labels and self.of_parts
 
     def begin(self, at_hand: Pass) -> None:
         """Expect a forward pass."""
@@ -100,6 +109,16 @@ class Quantity(ABC):
         """Take a module's part in a pass: all its calls in it.
 
         A run that goes forward only has no reason to wait, and gives one call after the other.
+        """
+
+    def see_layer(self, block: str, x: Tensor, y: Tensor, *, is_last: bool) -> None:  # noqa: B027
+        """Look at the hidden states of a layer in the forward pass; most look at none.
+
+        Args:
+            block: The layer's name, as `fimlora.plan.TargetModule.block` has it.
+            x: Its input.
+            y: Its output.
+            is_last: Whether the last token stands for an example, and not the first.
         """
 
     def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
@@ -140,6 +159,25 @@ class Quantity(ABC):
         for pending in self._pending:
             pending.commit()
 
+    def keep_apart(self, *, is_second: bool) -> None:
+        """Expect a batch of the first or of the second half, as they are to be told apart."""
+        for _, pending in self.run_sums():
+            pending.keeps_apart = is_second
+
+    def show_half(self, *, is_second: bool) -> None:
+        """Let `results` be those of a half from now on: of the first one, then of the second.
+
+        Sums of the first half become what is left without the second, then those of the second.
+        """
+        for _, pending in self.run_sums():
+            if pending.total is None:
+                continue
+            if is_second:
+                none = torch.zeros_like(pending.total)
+                pending.total = none if pending.apart is None else pending.apart
+            elif pending.apart is not None:
+                pending.total -= pending.apart
+
     def state(self) -> dict[str, Tensor]:
         """Give the sums that `restore` goes on from, not copied, between two batches."""
         sums = {key: pending.total for key, pending in self.run_sums()}
@@ -176,6 +214,17 @@ class Quantity(ABC):
             Arrays by the name of the statistics' field and of the module.
         """
 
+    def results_of_part(self, is_part: NDArray[np.bool_]) -> Groups:  # noqa: ARG002
+        """Give what is no sum over examples, and has to be made anew of some of them.
+
+        Args:
+            is_part: Which examples of the run they are.
+
+        Returns:
+            Arrays as `results` gives; here none.
+        """
+        return {}
+
 
 def present(tensor: Tensor | None) -> Tensor:
     """Expect a sum that every finished run has."""
@@ -186,3 +235,8 @@ def present(tensor: Tensor | None) -> Tensor:
 def as_array(tensor: Tensor | None) -> NDArray[np.float64]:
     """Give a sum as statistics hold it."""
     return present(tensor).to(torch.float64).cpu().numpy()
+
+
+def as_short_array(tensor: Tensor | None) -> NDArray[np.float32]:
+    """Give a matrix that no score is made from as statistics hold it: in float32."""
+    return present(tensor).to(torch.float32).contiguous().cpu().numpy()

@@ -30,14 +30,14 @@ class Recorder:
     in one axis), only a batch of one example can do that. It shows after the forward pass, as
     does what a quantity has to `Quantity.learn`: `adapt` then asks for the pass to be run again.
 
-    Sums add up, so two more things are had of them without any quantity knowing: the *null*,
+    Sums add up, so two more things are had of them without most quantities knowing: the *null*,
     quantities of the same kinds that are shown a second backward pass over what the first
     ones keep of a forward pass; and *halves*, as what every other batch gives is kept apart.
 
     Args:
         modules: The target modules.
         quantities: What is collected.
-        null: Those of them that read labels once more, if there is a second backward pass.
+        null: Those of them that have a null once more, if there is a second backward pass.
         halves: Whether the sums of every other batch are kept apart.
 
     Attributes:
@@ -60,11 +60,13 @@ class Recorder:
         self._is_null = False
         self._n_in_batch = 0
         self._n = 0
+        self._is_forward = False  # or else a pass that is run again, or another's
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         # Where in what is kept of a module's input each quantity's part begins and ends: calls of
         # one module in one pass are kept alike.
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._last_gram = LastInput[list[Tensor]]()
+        self._begin_batch()
 
     def begin(
         self,
@@ -86,6 +88,7 @@ class Recorder:
         """
         self.discard()
         self._n = len(weights)
+        self._is_forward = True
         self._is_null = False
         at_hand = Pass(weights, token_mask, is_whole, numbers, label_mask)
         for quantity in self._all:
@@ -131,6 +134,35 @@ class Recorder:
         self._parts[name] = [*pairwise(accumulate(map(len, kept), initial=0))]
         return tuple(tensor for part in kept for tensor in part)
 
+    @property
+    def sees_layers(self) -> bool:
+        """Whether a quantity looks at the hidden states around layers."""
+        return any(quantity.sees_layers for quantity in self._quantities)
+
+    def take_layers(self, other: "Recorder") -> None:
+        """Go on from what a recorder of the same modules' layers alone has seen.
+
+        Args:
+            other: That recorder.
+        """
+        mine = (quantity for quantity in self._quantities if quantity.sees_layers)
+        for quantity, seen in zip(mine, other._quantities, strict=True):  # noqa: SLF001
+            quantity.restore(seen.state())
+            quantity.recall(seen.learned())
+
+    def see_layer(self, block: str, x: Tensor, y: Tensor, *, is_last: bool) -> None:
+        """Show the hidden states around a layer to the quantities, in the forward pass alone.
+
+        Args:
+            block: The layer's name.
+            x: Its input.
+            y: Its output.
+            is_last: Whether the last token stands for an example, and not the first.
+        """
+        if self._is_forward:
+            for quantity in self._quantities:
+                quantity.see_layer(block, x, y, is_last=is_last)
+
     def adapt(self, calls: Mapping[str, int]) -> bool:
         """See whether the forward pass kept what the backward pass will need.
 
@@ -143,7 +175,8 @@ class Recorder:
         Raises:
             UnsupportedModule: It was run differently already, to no avail.
         """
-        self._last_gram.forget()  # the forward pass is over
+        self._last_gram.forget()
+        self._is_forward = False
         learned = [quantity.learn(calls) for quantity in self._all]
         if self._mixed and self.one_at_a_time:
             raise UnsupportedModule(f"the input of {min(self._mixed)!r} has no example axis")
@@ -184,7 +217,7 @@ class Recorder:
             return
         others = iter(self._null)
         for quantity, part in both:
-            if quantity.reads_labels:
+            if quantity.has_null:
                 yield next(others), part
 
     def end_batch(self, order: Tensor | None = None) -> Tensor:
@@ -211,9 +244,8 @@ class Recorder:
         """Keep the next batch apart, if it is to be."""
         self._n_in_batch = 0
         if self._halves:
-            for quantity in self._quantities:
-                for _, pending in quantity.run_sums():
-                    pending.keeps_apart = bool(len(self.batch_sizes) % 2)
+            for quantity in self._of_parts:
+                quantity.keep_apart(is_second=bool(len(self.batch_sizes) % 2))
 
     def groups(self, n_examples: int, modules: Mapping[str, nn.Module]) -> Groups:
         """Give what `fimlora.Statistics` holds of all that was collected.
@@ -239,19 +271,17 @@ class Recorder:
         return found
 
     def _groups_of_halves(self, n_examples: int) -> Groups:
-        """Make sums of the first half what is left without the second, then look at that."""
-        sums = [pending for q in self._quantities for _, pending in q.run_sums()]
         is_second = np.repeat(np.arange(len(self.batch_sizes)) % 2 == 1, self.batch_sizes)
         n_second = int(is_second.sum())
-        for pending in sums:
-            if pending.total is not None and pending.apart is not None:
-                pending.total -= pending.apart
-        first = copied(_results(self._quantities, n_examples - n_second))
-        for pending in sums:
-            if pending.total is not None:
-                none = torch.zeros_like(pending.total)
-                pending.total = none if pending.apart is None else pending.apart
-        second = _results(self._quantities, n_second)
+        for quantity in self._of_parts:
+            quantity.show_half(is_second=False)
+        first = copied(_results(self._of_parts, n_examples - n_second))
+        for quantity in self._of_parts:
+            quantity.show_half(is_second=True)
+        second = _results(self._of_parts, n_second)
+        for quantity in self._of_parts:
+            first |= quantity.results_of_part(~is_second)
+            second |= quantity.results_of_part(is_second)
         return prefixed(HALVES[0], part_of(first, ~is_second)) | prefixed(
             HALVES[1], part_of(second, is_second)
         )
@@ -295,6 +325,10 @@ class Recorder:
     @property
     def _all(self) -> list[Quantity]:
         return [*self._quantities, *self._null]
+
+    @property
+    def _of_parts(self) -> list[Quantity]:
+        return [quantity for quantity in self._quantities if quantity.of_parts]
 
     def _by_example(self, tensor: Tensor) -> Tensor:
         """View as N examples x T tokens x features; a 2-D tensor has one token each."""

@@ -1,6 +1,7 @@
 """A micro-batch on its way through a streamed model, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,8 @@ class MicroBatch:
         calls: What that pass has left behind.
         state: What passes begin from.
         changes: What this pass has changed of it.
+        ends: The batch that it is the last part of, if it is.
+        shown_to: Shows the hidden states around a block to whoever records them.
     """
 
     examples: Examples
@@ -37,6 +40,8 @@ class MicroBatch:
     calls: BlockCalls
     state: PassState
     changes: list[Change] = field(default_factory=list)
+    ends: Examples | None = None
+    shown_to: Callable[[Examples, Examples | None], AbstractContextManager[None]] | None = None
 
     @classmethod
     def of(
@@ -105,7 +110,11 @@ class MicroBatch:
             return ()
 
         self.state.set(self.changes, within=block)
-        with watch_modules(targets, look, lambda name, calls: None):  # noqa: ARG005
+        showing = self.shown_to(self.examples, self.ends) if self.shown_to else nullcontext()
+        with (
+            showing,
+            watch_modules(targets, look, lambda name, calls: None),  # noqa: ARG005
+        ):
             return self.calls.run(block, call, keeps=keeps)
 
     def run_recorded(

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.mean_gradient import Signs
-from fimlora.measuring.recording.quantities import recorder_for
+from fimlora.measuring.recording.quantities import layer_recorder_for, recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
@@ -218,6 +219,7 @@ def stream(
             new_recorder=_recorders_of_blocks(
                 replace(settings, null=null is not None), modules, device
             ),
+            new_layer_recorder=partial(layer_recorder_for, settings),
             progress=LayerwiseProgress(
                 len(found), len(blocks), saved, settings.on_batch,
                 goes_back=settings.passes is Passes.BACKWARD,
@@ -246,6 +248,11 @@ def _check_can_be_streamed(settings: Settings) -> None:
         raise InvalidOption(
             "train_mode=True cannot be streamed, as dropout would be drawn in another order "
             "than resident; measure it resident, or without dropout"
+        )
+    if live := sorted(record for record in settings.parsed_record if record.needs_adapter):
+        raise InvalidOption(
+            f"record={live[0].value!r} cannot be streamed: a checkpoint's blocks "
+            "carry no adapter; measure a live PEFT model resident"
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.examples import Examples, check_finite
+from fimlora.measuring.recording.layers_seen import showing_layers, watching_layers
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.blocks import targets_of
@@ -60,9 +61,11 @@ class LayerwiseRun:
         losses: Runs the model's forward pass over examples, which an error calls by a name;
             gives their losses, and those of the null.
         new_recorder: Makes a recorder for the targets of one block.
+        new_layer_recorder: Makes one of what they show of their layer, if that is recorded.
         progress: How far it is.
         goes_back: Whether it goes back; if not, targets are recorded on the way forward.
         order: The blocks that ran, in that order.
+        layers: What was recorded of them on the way forward.
         largest: Examples that went through the model at once.
     """
 
@@ -76,9 +79,11 @@ class LayerwiseRun:
     questions: SideQuestions
     losses: Losses
     new_recorder: NewRecorder
+    new_layer_recorder: Callable[[Sequence[TargetModule]], Recorder | None]
     progress: LayerwiseProgress
     goes_back: bool = True
     order: list[str] = field(default_factory=list, init=False)
+    layers: dict[str, Recorder] = field(default_factory=dict, init=False)
     largest: int = field(default=0, init=False)
 
     def measure(self, micro_batch_size: int | None) -> list[Groups]:
@@ -107,6 +112,7 @@ class LayerwiseRun:
 
     def _go(self, micro_batch_size: int | None) -> list[Groups]:
         self.order.clear()
+        self.layers.clear()
         self.largest = 0
         batches = [
             self._cut(examples, micro_batch_size, f"batch {number}")
@@ -127,7 +133,7 @@ class LayerwiseRun:
     def _cut(self, examples: Examples, size: int | None, where: str) -> list[MicroBatch]:
         parts = list(examples.parts(size or len(examples)))
         self.largest = max(self.largest, *map(len, parts))
-        return [
+        found = [
             MicroBatch.of(
                 part,
                 partial(self.losses, part, where),
@@ -137,6 +143,8 @@ class LayerwiseRun:
             )
             for part in parts
         ]
+        found[-1].ends = examples
+        return found
 
     def _look_and_go_forward(self, batches: list[list[MicroBatch]]) -> None:
         """Go forward, and ask on the way what no earlier pass has answered."""
@@ -197,6 +205,7 @@ class LayerwiseRun:
         """Run a block for all passes that wait at it, and let them go on."""
         following = self._enter(name)
         block, targets = self.blocks[name], self._located(name)
+        self._record_layer(name, all_parts)
         keeps = any(targets_of(done, self.modules) for done in self.order)
         made: Iterable[object] = (part.run(block, targets, keeps=keeps) for part in all_parts)
         if following is None:  # what comes now may be a head as large as several blocks
@@ -204,6 +213,21 @@ class LayerwiseRun:
             self.weights.mark_reusable(name)
         for part, outputs in zip(all_parts, made, strict=True):
             part.advance(outputs)
+
+    def _record_layer(self, name: str, all_parts: Sequence[MicroBatch | SidePass]) -> None:
+        """Let the passes that are measured show the block's hidden states, if these are asked for.
+
+        The second run, on the way back, leaves out what no gradient needs of its output.
+        """
+        targets = targets_of(name, self.modules)
+        recorder = self.new_layer_recorder(targets)
+        shown_to = None
+        if recorder is not None:
+            self.layers[name] = recorder
+            shown_to = partial(showing_layers, self.model, targets, recorder)
+        for part in all_parts:
+            if isinstance(part, MicroBatch):
+                part.shown_to = shown_to
 
     def _record_block(
         self, name: str, sides: Sequence[SidePass], batches: list[list[MicroBatch]]
@@ -244,7 +268,9 @@ class LayerwiseRun:
         used = [examples for examples in self.batches if len(examples)]
         for number, (parts, examples) in enumerate(zip(batches, used, strict=True), 1):
             for part in parts:
-                yield part.run_recorded(block, located, recorder, is_whole=len(parts) == 1)
+                with watching_layers(self.model, targets, recorder):
+                    made = part.run_recorded(block, located, recorder, is_whole=len(parts) == 1)
+                yield made
             checks = recorder.end_batch(examples.order) if targets else torch.empty(0)
             check_finite(targets, torch.empty(0), checks, self._where(number))
         found.append(recorder.groups(sum(map(len, used)), located))
@@ -291,6 +317,8 @@ class LayerwiseRun:
         recorder = self.new_recorder(targets)
         recorder.one_at_a_time = self.progress.one_at_a_time
         used = [examples for examples in self.batches if len(examples)]
+        if block in self.layers:
+            recorder.take_layers(self.layers.pop(block))
         with watch_modules(self._located(block), recorder.keep, recorder.on_gradients) as watch:
             for number, (parts, examples) in enumerate(zip(batches, used, strict=True), 1):
                 for part in parts:

@@ -1,0 +1,122 @@
+"""``fimlora adapters``: trained adapters that the service keeps or knows by name."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from fimlora_client.adapter_archive import FILES
+from fimlora_client.cli.console import ago, err, make_table, out, say, show_json, size
+from fimlora_client.cli.context import client_of
+from fimlora_client.cli.folders import DataDir, data_dir_of, link
+from fimlora_client.errors import InvalidFile
+
+AdapterId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Id of the adapter, ad_..., or a name.", show_default=False
+    ),
+]
+group = typer.Typer(
+    help="List trained adapters, or add one.",
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+)
+
+
+@group.callback()
+def list_adapters(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """List adapters, upload a folder with [bold]adapters upload[/bold]."""
+    if ctx.invoked_subcommand:
+        return
+    page = client_of(ctx).adapters.list()
+    if as_json:
+        show_json([adapter.model_dump(mode="json") for adapter in page.data])
+        return
+    if not page.data:
+        say("no adapters yet; add one with  fimlora adapters upload FOLDER")
+        return
+    table = make_table(
+        "adapter", "source", "modules", "ranks", "parameters", "base model", "added", "",
+        right=("modules", "parameters"),
+    )  # fmt: skip
+    for adapter in page.data:
+        ranks = sorted({adapter.rank_min, adapter.rank_max})
+        table.add_row(
+            adapter.id, adapter.source, str(adapter.n_modules), " to ".join(map(str, ranks)),
+            f"{adapter.parameters:,}", adapter.base_model or "", ago(adapter.created_at),
+            "" if adapter.usable else Text(adapter.problem or "not usable", "red"),
+        )  # fmt: skip
+    out().print(table)
+
+
+@group.command("upload")
+def upload(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help=f"Folder with {' and '.join(FILES)}."),
+    ],
+) -> None:
+    """Upload a folder; the same adapter again is the same."""
+    with err().status(f"uploading {folder.name}"):
+        adapter = client_of(ctx).adapters.upload(folder.expanduser())
+    out().print(Text(adapter.id))
+    say(("✓ ", "green"), f"{adapter.n_modules} modules, {adapter.parameters:,} parameters")
+
+
+@group.command("show")
+def show(ctx: typer.Context, adapter_id: AdapterId) -> None:
+    """Show one adapter as JSON."""
+    show_json(client_of(ctx).adapters.retrieve(adapter_id).model_dump(mode="json"))
+
+
+@group.command("download")
+def download(
+    ctx: typer.Context,
+    adapter_id: AdapterId,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for its files.", show_default=False)
+    ],
+) -> None:
+    """Bring the files of an adapter here, checked by their digests."""
+    files = client_of(ctx).adapters.download(
+        adapter_id,
+        output.expanduser(),
+        on_file=lambda file: say((f"  {file.name}  {size(file.size)}", "dim")),
+    )
+    if not files:
+        raise InvalidFile(
+            f"{adapter_id} is registered: its files are where the operator has them"
+        )
+    for name in sorted(files):
+        out().print(Text(str(files[name])), soft_wrap=True)
+
+
+@group.command("delete")
+def delete(ctx: typer.Context, adapter_id: AdapterId) -> None:
+    """Delete an adapter that no open job needs; what was made of it stays."""
+    client_of(ctx).adapters.delete(adapter_id)
+    say(adapter_id, " is deleted")
+
+
+@group.command("add")
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How requests will call it.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help=f"Folder with {' and '.join(FILES)}."),
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Give an adapter's folder of this machine a name, by a link in the data folder."""
+    folder = folder.expanduser().absolute()
+    if missing := [file for file in FILES if not (folder / file).is_file()]:
+        raise InvalidFile(f"{folder} is no adapter's folder: it holds no {missing[0]}")
+    path = link(data_dir_of(data_dir) / "adapters", name, folder)
+    say(("✓ ", "green"), f"{name} is {folder}")
+    say(("  link  ", "dim"), str(path))
