@@ -9,14 +9,17 @@ from typing import Any
 _TRAINING = (
     "moves ranks while an adapter is trained, which a calibration before training cannot"
 )
-_ADVICE = "for plain LoRA whose ranks move while it trains, give the Trainer fimlora.FimLoraReallocator"
+_ADVICE = (
+    "to move ranks at a trained point, train first and calibrate again with calibration.adapter, or "
+    "let fimlora.FimLoraReallocator do it in the Trainer"
+)
 # By name: why not, and where to go.
 TRAINING_TIME: dict[str, tuple[str, str]] = {
     "adalora": (
         _TRAINING,
         (
-            "fimlora fetch --format adalora writes a config for PEFT whose schedule is legal for your "
-            "steps, fimlora.AdaLoraReallocation is the callback that reallocates, and fimlora "
+            "fimlora fetch --format adalora --steps N writes a config for PEFT whose schedule is legal "
+            "for your steps, fimlora.AdaLoraReallocation lets the Trainer's ranks fall, and fimlora "
             "convert turns what was trained into plain LoRA"
         ),
     ),
@@ -25,7 +28,7 @@ TRAINING_TIME: dict[str, tuple[str, str]] = {
             "scores a rank by what leaving it out of a trained adapter costs; before training all "
             "ranks are zero, so that a calibration cannot tell them apart"
         ),
-        "for an adapter that has been trained, fimlora.advise_prune_and_grow scores its ranks",
+        "fimlora.advise_prune_and_grow gives such advice for a trained adapter",
     ),
     "elalora": (_TRAINING, _ADVICE),
     "igu-lora": (_TRAINING, _ADVICE),
