@@ -2,7 +2,7 @@
 
 Both solve the same cases in turn and must agree on every rank; a ratio is the median over
 the turns of processor time. ``allocate`` is the whole call of a user: the plan and its six
-controls, seven solutions in all.
+controls, seven solutions in all; below, the same under all that ranks may have to keep to.
 
     python benchmarks/allocate.py
 """
@@ -16,10 +16,11 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from fimlora.allocation import allocate, allocate_ranks
-from fimlora.plan import TargetModule
+from fimlora.plan import Budget, TargetModule
 from fimlora.scores import Scores
 
 MEAN_RANK, R_MIN, R_MAX = 16, 8, 32
@@ -99,6 +100,39 @@ def row(n: int, turns: int) -> str:
     return f"| {n:,} | {solve:.4f} | {loops:.4f} | {ratio:.1f}x | {whole:.4f} |"
 
 
+CONSTRAINTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "groups: fused": {"groups": "fused"},
+    "groups: type": {"groups": "type"},
+    "rank_menu: powers-of-two": {"rank_menu": "powers-of-two"},
+    "per_type: shares of three types": {
+        "per_type": {
+            "q_proj": {"share": 0.05, "r_min": 4},
+            "v_proj": {"share": 0.04},
+            "down_proj": {"share": 0.3, "r_max": 48},
+        }
+    },
+    "groups, menu and shares at once": {
+        "groups": "fused",
+        "rank_menu": "powers-of-two",
+        "per_type": {"down_proj": {"share": 0.3}, "o_proj": {"r_max": 24}},
+    },
+}
+
+
+def constrained_row(name: str, n: int, turns: int) -> str:
+    """Time a whole call with constraints, at a budget in parameters."""
+    modules = modules_of(n)
+    rng = random.Random(n)
+    scores = Scores(modules, {m.name: rng.lognormvariate(0, 2) for m in modules})
+    budget = Budget("parameters", MEAN_RANK * sum(m.cost for m in modules))
+
+    def call() -> object:
+        return allocate(scores, budget, **CONSTRAINTS[name])
+
+    return f"| {name} | {n:,} | {statistics.median(seconds(call) for _ in range(turns)):.4f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=7)
@@ -110,6 +144,9 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for n in options.sizes:
         print(row(n, options.turns), flush=True)
+    print("\n| constraints | modules | allocate with controls, s |\n| --- | --- | --- |")
+    for name in CONSTRAINTS:
+        print(constrained_row(name, max(options.sizes), options.turns), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def bounds_of(
     modules: Sequence[TargetModule],
     general: tuple[int, int],
     constraints: Constraints,
-    types: Mapping[str, Collection[str]],
+    types: Mapping[str, NDArray[np.intp]],
 ) -> Bounds:
     """Find the bounds of each module.
 
@@ -67,19 +67,15 @@ def bounds_of(
         modules: The target modules.
         general: Lowest and highest rank.
         constraints: Their rules per type.
-        types: Names of modules by type.
+        types: Places of modules by type.
 
     Returns:
         The bounds.
     """
     n = len(modules)
     lowest, highest = (np.full(n, bound, dtype=np.int64) for bound in general)
-    if types:
-        place = {module.name: i for i, module in enumerate(modules)}
-        for entry, names in types.items():
-            low, high = _own(constraints, entry, general)
-            columns = [place[name] for name in names]
-            lowest[columns], highest[columns] = low, high
+    for entry, columns in types.items():
+        lowest[columns], highest[columns] = _own(constraints, entry, general)
     if constraints.max_lora_rank is not None:
         highest = np.minimum(highest, constraints.max_lora_rank)
     sizes = np.fromiter((min(m.d_in, m.d_out) for m in modules), dtype=np.int64, count=n)
@@ -131,13 +127,13 @@ def divide(
     Returns:
         The parts, whose limits add up to the limit.
     """
-    types = resolve_types(constraints, modules, not_targeted)
+    names = [module.name for module in modules]
+    types = _places(names, resolve_types(constraints, modules, not_targeted))
     groups = resolve_groups(constraints, modules, not_targeted)
     bounds = bounds_of(modules, general, constraints, types)
     costs = None
     if not in_ranks:
         costs = np.fromiter((m.cost for m in modules), dtype=np.int64, count=len(modules))
-    names = [module.name for module in modules]
     ladder = ladder_of(constraints, int(bounds.highest.max(initial=0)))
 
     def units(columns: NDArray[np.intp], tied: Iterable[Collection[str]]) -> Units:
@@ -154,7 +150,7 @@ def divide(
     if not shares:
         everything = np.arange(len(names))
         return (Part(None, tuple(names), everything, units(everything, groups), limit),)
-    columns = _columns(names, {entry: types[entry] for entry in shares})
+    columns = _columns(len(names), {entry: types[entry] for entry in shares})
     tied = _groups_by_part(groups, names, columns)
     gathered = {entry: units(some, tied[entry]) for entry, some in columns.items()}
     limits = _limits(gathered, shares, limit)
@@ -222,8 +218,19 @@ def share_parts(parts: Sequence[Part], scores: Floats) -> Ranks:
     return ranks
 
 
-def _columns(
+def _places(
     names: Sequence[str], types: Mapping[str, Collection[str]]
+) -> dict[str, NDArray[np.intp]]:
+    """Places of the modules of each type, in the order of the modules."""
+    place = {name: i for i, name in enumerate(names)} if types else {}
+    return {
+        entry: np.array(sorted(map(place.__getitem__, members)), dtype=np.intp)
+        for entry, members in types.items()
+    }
+
+
+def _columns(
+    n_modules: int, types: Mapping[str, NDArray[np.intp]]
 ) -> dict[str | None, NDArray[np.intp]]:
     """Places of the modules of each type that has a share, and of all others.
 
@@ -233,22 +240,20 @@ def _columns(
     Raises:
         InvalidOption: A type that is to have a share has no module that was measured.
     """
-    place = {name: i for i, name in enumerate(names)}
-    found: dict[str | None, NDArray[np.intp]] = {}
     for entry, members in types.items():
-        if not members:
+        if not len(members):
             raise InvalidOption(
                 f"per_type[{entry!r}] is to have a share of the budget, but none of its modules "
                 "can be given ranks; leave its share out"
             )
-        found[entry] = np.array(sorted(place[name] for name in members), dtype=np.intp)
-    others = np.ones(len(names), dtype=bool)
-    others[np.concatenate(list(found.values()))] = False
+    others = np.ones(n_modules, dtype=bool)
+    others[np.concatenate(list(types.values()))] = False
+    found: dict[str | None, NDArray[np.intp]] = dict(types.items())
     return {**found, None: np.flatnonzero(others)} if others.any() else found
 
 
 def _groups_by_part(
-    groups: Iterable[tuple[str, ...]],
+    groups: Collection[tuple[str, ...]],
     names: Sequence[str],
     columns: Mapping[str | None, NDArray[np.intp]],
 ) -> dict[str | None, list[tuple[str, ...]]]:
@@ -260,8 +265,10 @@ def _groups_by_part(
     Raises:
         InvalidOption: A group ties modules of two parts, which share no limit.
     """
-    part_of = {names[i]: part for part, some in columns.items() for i in some.tolist()}
     found: dict[str | None, list[tuple[str, ...]]] = {part: [] for part in columns}
+    if not groups:
+        return found
+    part_of = {names[i]: part for part, some in columns.items() for i in some.tolist()}
     for group in groups:
         parts = {part_of[name] for name in group}
         if len(parts) > 1:

@@ -47,9 +47,10 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
     """
     spendable = units.affordable(limit)
     squares = list(_relative_squares(spectra).values())
+    members = np.split(units.columns, units.starts[1:])
     gains = [
-        _step_gains([squares[column] for column in columns], units.ladder[: n_steps + 1])
-        for columns, n_steps in zip(units.members, units.highest.tolist(), strict=True)
+        _step_gains([squares[i] for i in columns.tolist()], units.ladder[: n_steps + 1])
+        for columns, n_steps in zip(members, units.highest.tolist(), strict=True)
     ]
     row, step = _open_steps(units.lowest, units.highest)
     price = (units.weight[row] * units.step_sizes[step]).astype(np.intp)

@@ -49,11 +49,10 @@ class Names:
         if n_parts not in self._by_end:
             found = self._by_end[n_parts] = defaultdict(list)
             for name in self._names:
-                first, *rest = name.rsplit(".", n_parts)
-                if len(rest) == n_parts:
-                    found[name[len(first) + 1 :]].append(name)
-                elif len(rest) == n_parts - 1:
-                    found[name].append(name)
+                dot = len(name)
+                for _ in range(n_parts):
+                    dot = name.rfind(".", 0, max(dot, 0))
+                found[name[dot + 1 :]].append(name)
         return self._by_end[n_parts]
 
 

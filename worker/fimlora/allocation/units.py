@@ -25,7 +25,8 @@ class Units:
     multiple, is allowed, and of several where a menu says which.
 
     Attributes:
-        members: Columns of each row's modules, in the order of the modules.
+        columns: Places of the modules, in the order of the modules they are of: row by row.
+        starts: Where each row begins among them.
         first_names: Name of each row's first module.
         row_of: The row of each module.
         ties: The rows in the order in which equal claims are settled: that of their names.
@@ -36,7 +37,8 @@ class Units:
         in_ranks: Whether weights count ranks, so that a limit can be met exactly.
     """
 
-    members: Sequence[Sequence[int]]
+    columns: NDArray[np.intp]
+    starts: NDArray[np.intp]
     first_names: Sequence[str]
     row_of: NDArray[np.intp]
     ties: NDArray[np.intp]
@@ -60,6 +62,11 @@ class Units:
     def step_sizes(self) -> Floats:
         """Ranks in the next step, by steps taken; 0 at the top of the ladder."""
         return np.append(np.diff(self.ladder), 0.0)
+
+    @property
+    def sizes(self) -> NDArray[np.intp]:
+        """Modules of each row."""
+        return np.diff(self.starts, append=len(self.columns))
 
     @property
     def is_even(self) -> bool:
@@ -99,13 +106,13 @@ class Units:
         Returns:
             The scores (vectors x rows).
         """
-        if len(self.members) == len(self.row_of):
-            return by_module[:, [columns[0] for columns in self.members]]
-        found = np.empty((len(by_module), len(self.members)))
-        sizes = np.fromiter(map(len, self.members), dtype=np.intp, count=len(self.members))
+        sizes = self.sizes
+        if len(sizes) == len(self.columns):
+            return by_module[:, self.columns]
+        found = np.empty((len(by_module), len(sizes)))
         for size in np.unique(sizes).tolist():
             rows = np.flatnonzero(sizes == size)
-            columns = np.array([self.members[row] for row in rows.tolist()], dtype=np.intp)
+            columns = self.columns[self.starts[rows][:, None] + np.arange(size)]
             parts = by_module[:, columns] / size
             found[:, rows] = exact_sums(parts.reshape(-1, size)).reshape(len(by_module), -1)
         return found
@@ -120,7 +127,8 @@ class Units:
 
     def steps(self, ranks: Mapping[str, int]) -> NDArray[np.intp]:
         """Steps per row, from the rank of each module: the other way round than `ranks`."""
-        of_rows = np.array([ranks[name] for name in self.first_names], dtype=np.float64)
+        found = map(ranks.__getitem__, self.first_names)
+        of_rows = np.fromiter(found, dtype=np.float64, count=len(self.first_names))
         return np.searchsorted(self.ladder, of_rows)
 
 
@@ -202,13 +210,16 @@ def units_of(
     Raises:
         InfeasibleBudget: A unit has no allowed rank within its bounds.
     """
-    members, row_of = _rows(names, groups)
-    n_rows = len(members)
+    columns, starts = _rows(names, groups)
+    n_rows = len(starts)
+    row_of = np.empty(len(names), dtype=np.intp)
+    row_of[columns] = np.repeat(np.arange(n_rows), np.diff(starts, append=len(columns)))
     lo, hi = np.zeros(n_rows, dtype=np.int64), np.full(n_rows, np.iinfo(np.int64).max)
     np.maximum.at(lo, row_of, lowest)
     np.minimum.at(hi, row_of, highest)
     weight = np.bincount(row_of, weights, minlength=n_rows).astype(np.float64)
-    first_names = [names[columns[0]] for columns in members]
+    is_plain = n_rows == len(names)
+    first_names = list(names) if is_plain else [names[i] for i in columns[starts].tolist()]
     low_steps = np.searchsorted(ladder, lo)
     high_steps = np.searchsorted(ladder, hi, side="right") - 1
     for i in np.flatnonzero(low_steps > high_steps):
@@ -217,7 +228,8 @@ def units_of(
             f"allowed are {_said(ladder)}"
         )
     return Units(
-        members=members,
+        columns=columns,
+        starts=starts,
         first_names=first_names,
         row_of=row_of,
         ties=np.array(sorted(range(n_rows), key=first_names.__getitem__), dtype=np.intp),
@@ -231,34 +243,31 @@ def units_of(
 
 def _rows(
     names: Sequence[str], groups: Iterable[Collection[str]]
-) -> tuple[list[list[int]], NDArray[np.intp]]:
-    """Sort modules into rows, of which groups come first.
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Sort modules into rows, of which groups come first, each in the order of its names.
 
     Returns:
-        Columns of each row's modules, and the row of each module.
+        The columns of the modules, row by row, and where each row begins among them.
 
     Raises:
         InvalidOption: A group names an unknown module, or two groups share one.
     """
     grouped = [sorted(group) for group in groups if group]
     if not grouped:
-        return [[column] for column in range(len(names))], np.arange(len(names))
+        return np.arange(len(names)), np.arange(len(names))
     place = {name: column for column, name in enumerate(names)}
-    row_of = np.full(len(names), -1, dtype=np.intp)
-    members: list[list[int]] = []
-    for row, group in enumerate(grouped):
-        columns = [place[name] for name in group if name in place]
-        if (
-            len(columns) < len(group)
-            or (row_of[columns] >= 0).any()
-            or len(set(columns)) < len(columns)
-        ):
-            raise InvalidOption(f"groups must name each known module at most once, got {group}")
-        row_of[columns] = row
-        members.append(columns)
-    alone = np.flatnonzero(row_of < 0)
-    row_of[alone] = np.arange(len(members), len(members) + len(alone))
-    return [*members, *([column] for column in alone.tolist())], row_of
+    tied = [place.get(name, -1) for group in grouped for name in group]
+    columns = np.array(tied, dtype=np.intp)
+    is_alone = np.ones(len(names), dtype=bool)
+    is_alone[columns] = False
+    if min(tied) < 0 or is_alone.sum() + len(tied) > len(names):
+        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
+    starts = np.cumsum([0, *map(len, grouped)])
+    alone = np.flatnonzero(is_alone)
+    rest = np.arange(len(tied) + 1, len(names))
+    return np.concatenate([columns, alone]), np.concatenate([starts, rest])[
+        : len(grouped) + len(alone)
+    ]
 
 
 def _said(ladder: Floats) -> str:
