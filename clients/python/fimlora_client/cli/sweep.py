@@ -159,7 +159,7 @@ def sweep_table(found: Sweep) -> Table:
     for row in found.rows:
         start = (row.aggregation, str(row.n_batches), str(row.r_min))
         if row.unknown is not None:
-            table.add_row(*start, *(NONE,) * 5, row.unknown)
+            table.add_row(*start, *(NONE,) * 6)  # why, stands below
             continue
         shares = (row.overlap, row.overlap_with_default, row.at_floor, row.at_ceiling)
         labels = (
@@ -188,6 +188,8 @@ def _show(found: Sweep, output: Path | None, *, as_json: bool) -> None:
         all_of = f"{found.n_batches} batches, {found.n_examples:,} examples"
         say((f"  moved and overlap: against the plan of all {all_of}", "dim"))
         say((f"  with default: against its mean with floor {found.default_r_min}", "dim"))
+        for reason in dict.fromkeys(row.unknown for row in found.rows if row.unknown):
+            say((f"  {NONE}: {reason}", "dim"))
     if output:
         is_csv = output.suffix == ".csv"
         write_text(output, csv_of(found) if is_csv else found.model_dump_json(indent=2) + "\n")
