@@ -2,16 +2,17 @@
 
 Starts the embedded stack, registers MiniLM, builds a dataset from Python's own docstrings,
 calibrates through the Python client, shows the rank map, loads the adapter with stock PEFT
-and trains it. Ends with how much of the plan follows from the task, and with status 0 only if all
-of that happened and everything is stopped.
+and trains it; then does so once more with the same ranks and EVA's A. Ends with how much of the
+plan follows from the task, and with status 0 only if all of that happened and everything is stopped.
 """
 
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -35,6 +36,8 @@ MODEL = "minilm"
 MEAN_RANK = 8
 MIN_CLASSES, MIN_ROWS = 8, 1_500
 FILES = ("adapter_config.json", "rank_map.json", "rank_map.svg")
+WEIGHTS = "adapter_model.safetensors"
+EVA_FOLDER = "eva"
 
 
 class Story:
@@ -91,10 +94,12 @@ def tell(story: Story) -> None:
             story.tell(f"state in {DATA_DIR}, logs in {DATA_DIR / 'logs'}", "dim")
         client = stack.enter_context(Client(running.url))
         with story.step("Calibrate"):
-            result = calibrate(story, client, model_folder)
+            result, dataset = calibrate(story, client, model_folder)
         story.console.print(rank_map_table(result.rank_map))
         with story.step("Train"):
-            train_adapter(story, model_folder, result, rows)
+            train_adapter(story, model_folder, OUTPUT, result, rows)
+        with story.step("EVA's A"):
+            begin_with_eva(story, client, dataset, model_folder, result, rows)
         with story.step("Stop"):
             stack.close()
             story.tell("API, worker and Valkey have ended")
@@ -117,36 +122,78 @@ def build_dataset(story: Story) -> list[Row]:
     return rows
 
 
-def calibrate(story: Story, client: Client, model_folder: Path) -> Result:
-    """Register the model, upload the rows, ask for a plan, wait, write it to a folder."""
+def calibrate(story: Story, client: Client, model_folder: Path) -> tuple[Result, str]:
+    """Register the model, upload the rows, ask for a plan, wait, write it to a folder.
+
+    Returns:
+        The result, and the id of the uploaded rows.
+    """
     link(DATA_DIR.absolute() / "models", MODEL, model_folder)
     dataset = client.datasets.upload(DATA_DIR / "docstrings.jsonl")
     story.tell(f"{MODEL} registered, {dataset.rows:,} rows uploaded as {dataset.id}")
-    job = client.calibrate(base_model=f"local:{MODEL}", dataset=dataset.id, budget=MEAN_RANK)
+    return ask(story, client, dataset.id, OUTPUT, FILES), dataset.id
+
+
+def ask(
+    story: Story, client: Client, dataset: str, folder: Path, files: Sequence[str], **more: Any
+) -> Result:
+    """Ask for a plan, wait for it and write its files."""
+    job = client.calibrate(
+        base_model=f"local:{MODEL}", dataset=dataset, budget=MEAN_RANK, **more
+    )
     if job.cached:
         story.tell(f"answered from the cache: {job.id} had asked the same before", "green")
     with JobProgress(story.console) as progress:
         result = job.wait(poll_every=0.1, on_progress=progress)
     if not job.cached:
         story.tell(f"{job.id} succeeded")
-    write(story, job)
+    write(story, job, folder, files)
     return result
 
 
-def write(story: Story, job: JobHandle) -> None:
+def write(story: Story, job: JobHandle, folder: Path, wanted: Sequence[str]) -> None:
     """Fetch the files, each checked by its digest.
 
     Raises:
         DemoFailed: One is missing.
     """
-    files = job.download(OUTPUT)
-    missing = [name for name in FILES if name not in files]
+    files = job.download(folder)
+    missing = [name for name in wanted if name not in files]
     if missing:
         raise DemoFailed(f"the result has no {', '.join(missing)}")
-    story.tell(f"wrote {', '.join(FILES)} to {OUTPUT}/")
+    story.tell(f"wrote {', '.join(wanted)} to {folder}/")
 
 
-def train_adapter(story: Story, model_folder: Path, result: Result, rows: list[Row]) -> None:
+def begin_with_eva(
+    story: Story,
+    client: Client,
+    dataset: str,
+    model_folder: Path,
+    result: Result,
+    rows: list[Row],
+) -> None:
+    """Ask for the same plan with EVA's initial weights, and train from these.
+
+    Raises:
+        DemoFailed: The ranks are others: what training begins with is not to move them.
+    """
+    folder = OUTPUT / EVA_FOLDER
+    quick = {"signal": False}  # it changes no rank, and was stated of this plan already
+    eva = ask(
+        story, client, dataset, folder, (*FILES, WEIGHTS),
+        adapter={"init": "eva"}, calibration=quick,
+    )  # fmt: skip
+    if eva.rank_pattern != result.rank_pattern:
+        raise DemoFailed("with EVA's A the ranks are not those of the plan")
+    story.tell("the same ranks; A begins with the leading directions of each module's inputs,")
+    story.tell("B with zero, and the head, which the file has too, as it was fitted")
+    train_adapter(story, model_folder, folder, eva, rows)
+    story.tell("one seed and 20 steps: shown to work, not to be better", "dim")
+
+
+def train_adapter(
+    story: Story, model_folder: Path, folder: Path, result: Result, rows: list[Row]
+) -> None:
     """Load what was written with stock PEFT, train it, and see that the loss falls."""
     with Progress(
         TextColumn("  {task.description}"), BarColumn(32), TextColumn("{task.fields[loss]}"),
@@ -159,7 +206,7 @@ def train_adapter(story: Story, model_folder: Path, result: Result, rows: list[R
                 task, description=f"step {step:2}", completed=step, loss=f"loss {loss:.3f}"
             )
 
-        trained = train(model_folder, OUTPUT, rows, on_step=on_step)
+        trained = train(model_folder, folder, rows, on_step=on_step)
     story.tell(f"PEFT loaded {len(trained.ranks)} modules with the planned ranks")
     for start in range(0, N_STEPS, 5):
         losses = "  ".join(f"{loss:.3f}" for loss in trained.losses[start : start + 5])

@@ -42,10 +42,12 @@ class Trained:
 def train(
     model_folder: Path, adapter: Path, rows: Sequence[Row], *, on_step: OnStep
 ) -> Trained:
-    """Put the adapter on the model with PEFT alone and train it for some steps."""
+    """Put the adapter on the model with PEFT alone and train it for some steps.
+
+    Where the folder holds weights, these are trained on, else what PEFT draws.
+    """
     import torch
     import transformers
-    from peft import LoraConfig, get_peft_model
 
     # Between these two libraries, and nothing that a reader of the demonstration can mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -60,9 +62,7 @@ def train(
     base = transformers.AutoModelForSequenceClassification.from_pretrained(
         model_folder, num_labels=len(labels)
     )
-    config = LoraConfig.from_pretrained(str(adapter))
-    config.base_model_name_or_path = str(model_folder)  # the service knows it by name only
-    model = get_peft_model(base, config)
+    model = _adapted(base, adapter, model_folder)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE)
     losses = []
@@ -83,6 +83,16 @@ def train(
         losses.append(loss.item())
         on_step(step, losses[-1])
     return Trained(_ranks(model), losses)
+
+
+def _adapted(base: Any, adapter: Path, model_folder: Path) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    config = LoraConfig.from_pretrained(str(adapter))
+    config.base_model_name_or_path = str(model_folder)  # the service knows it by name only
+    if (adapter / "adapter_model.safetensors").is_file():
+        return PeftModel.from_pretrained(base, str(adapter), config=config, is_trainable=True)
+    return get_peft_model(base, config)
 
 
 def check(trained: Trained, *, planned: dict[str, int]) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+HERE = Path(__file__).parent
 # Pages that several methods share.
 PAGES = {"uniform": "controls", "random": "controls", "cka-layers-biased": "cka-layers"}
 
@@ -26,6 +28,8 @@ class Row:
     writes: str = "ranks"
 
 
+_LEFT_OUT = "ranks; with `r_min` 0, modules left out"
+_FEWER = "all; some servers want every layer"
 _FULL = "a gradient per target module, or a sketch of it above 1 GiB"
 _SPECTRA = "exact SVD, and the rule by brute force (`engine/allocation/test_spectral.py`)"
 ROWS = {
@@ -48,12 +52,14 @@ ROWS = {
         _FULL,
         _SPECTRA,
         "the source's effective rank under preconditioning; its rule is ours",
+        _LEFT_OUT,
     ),
     "spectral-denoised": Row(
         "the same, less the edge of their noise",
         _FULL,
         "noise of known variance and planted values (`engine/methods/test_spectral_denoised.py`)",
         "noise that is not isotropic, as that of real gradients is",
+        _LEFT_OUT,
     ),
     "fim-over-null": Row(
         "`fim`, over itself under labels of other examples",
@@ -81,30 +87,34 @@ ROWS = {
         "the published draw, which misses its budget",
     ),
     "eva": Row(
-        "principal components of each module's inputs",
-        "K components per distinct input",
-        "PEFT's `initialize_lora_eva_weights` on the same batches",
-        "its endless loop, rank 0, and budgets in ranks alone",
-        "ranks; with `adapter.init: eva`, A",
+        "shares of variance along the principal components of each module's inputs",
+        "64 components per module and 1,024 rows",
+        "PEFT's `initialize_lora_eva_weights` on the same batches (`engine/methods/test_eva.py`)",
+        "going on until all have converged, which may never end; stopping early, which binds a run "
+        "to one budget; whitening",
+        f"{_LEFT_OUT}; with `adapter.init: eva`, A",
     ),
     "gora": Row(
         "weights times the mean gradient, absolute",
-        "a gradient per target module",
-        "a loop over entries and autograd per example",
-        "clamping that misses budgets, and the sign that goes uphill",
+        "a gradient per target module, never sketched",
+        "a loop over entries and autograd per example "
+        "(`engine/measuring/recording/test_weight_gradient.py`)",
+        "rounding and clamping that miss budgets, and the sign that goes uphill",
         "ranks; with `adapter.init: gora`, B",
     ),
     "kappa": Row(
         "condition number of each weight",
-        "nothing over batches",
-        "PEFT's KappaTune on the same weights",
-        "dropping modules by a threshold: ranks meet a budget",
+        "two numbers per module",
+        "PEFT's `find_kappa_target_modules` on the same weights "
+        "(`engine/measuring/recording/test_weight_condition.py`)",
+        "leaving modules out by a share: ranks meet a budget",
     ),
     "effective-rank": Row(
         "entropy of the spectrum of the whitened mean gradient",
         _FULL,
-        "exact SVD",
-        "a rank that follows from entropy alone: ranks meet a budget",
+        "autograd and a dense decomposition "
+        "(`engine/measuring/recording/test_whitened_spectra.py`)",
+        "its knapsack, as every method shares one exact budget; a full covariance",
     ),
     "fisher-layers": Row(
         "trace of the Fisher information of a layer's target weights",
@@ -146,8 +156,8 @@ PLANS = """## What each goes by
 
 *Passes* are over the calibration batches; what several methods need comes from one run, those with
 rows to retain aside. *Labels* says whether other labels could move the plan at all. Every plan is a
-rank pattern that [all consumers](consumers.md) read: layout B as unequal ranks, layout C padded
-to one rank for those that want it. None changes the base model.
+rank pattern: *read by* all means [all consumers](consumers.md), in layout B as unequal ranks, and in
+layout C padded to one rank for those that want it. None changes the base model.
 """
 SOURCES = """## Where each is from, and how it was checked here
 
@@ -171,8 +181,10 @@ def methods_page() -> str:
 def _plans() -> Iterator[str]:
     from fimlora.methods.registry import METHODS
 
-    yield _line("method", "rule", "signal it uses", "passes", "labels", "memory", "writes")
-    yield _line(*["---"] * 7)
+    yield _line(
+        "method", "rule", "signal it uses", "passes", "labels", "memory", "writes", "read by"
+    )
+    yield _line(*["---"] * 8)
     for name, method in METHODS.items():
         row = ROWS[name]
         labels = "move it" if method.reads_labels else "do not"
@@ -184,6 +196,7 @@ def _plans() -> Iterator[str]:
             labels,
             row.memory,
             row.writes,
+            "all" if "left out" not in row.writes else _FEWER,
         )
 
 
@@ -219,7 +232,9 @@ def _training() -> Iterator[str]:
     yield _line("name", "it", "here")
     yield _line(*["---"] * 3)
     for name, (reason, instead) in TRAINING_TIME.items():
-        yield _line(f"`{name}`", reason, instead)
+        page = f"methods/{name}.md"
+        named = f"[`{name}`]({page})" if (HERE / page).exists() else f"`{name}`"
+        yield _line(named, reason, instead)
 
 
 def _line(*cells: str) -> str:

@@ -124,6 +124,15 @@ class EvaluationRequest(CalibrationRequest):
     )
 
     @model_validator(mode="after")
+    def _from_the_base_model(self) -> Self:
+        if self.calibration.adapter is not None:
+            raise ValueError(
+                "calibration.adapter: an evaluation trains from the base model, whose plans are to "
+                "be measured there; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_scale(self) -> Self:
         if self.adapter.alpha is not None:
             raise ValueError(

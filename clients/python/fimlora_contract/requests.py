@@ -19,8 +19,9 @@ from fimlora_contract.constraints import (
     TypeRule,
     check_types,
 )
-from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference
+from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference, Name
 from fimlora_contract.targets import AnyExcluded, AnyTargets
+from fimlora_contract.trained_points import check_trained_point
 from fimlora_contract.training_time import check_calibrates
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
@@ -192,6 +193,14 @@ class Calibration(RequestModel):
             "block; auto goes by the memory there is. It changes no result."
         ),
     ] = "auto"
+    adapter: Annotated[
+        Name | None,
+        Field(
+            description="A trained adapter, by its id (ad_...) or registered name, to measure at: "
+            "the model runs with it, its modules are the targets, and their scores are the mean "
+            "squared gradients of its own A and B. Resident only."
+        ),
+    ] = None
 
     @property
     def most_batches(self) -> int:
@@ -582,6 +591,12 @@ class CalibrationRequest(RequestModel):
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
                 "sampled does not give: use auto, exact or sketched"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trained_point_can_be(self) -> Self:
+        if self.calibration.adapter is not None:
+            check_trained_point(self)
         return self
 
     @model_validator(mode="after")

@@ -10,16 +10,17 @@ _TRAINING = (
     "moves ranks while an adapter is trained, which a calibration before training cannot"
 )
 _ADVICE = (
-    "to move ranks at a trained point, train first and calibrate again with calibration.adapter"
+    "to move ranks at a trained point, train first and calibrate again with calibration.adapter, or "
+    "let fimlora.FimLoraReallocator do it in the Trainer"
 )
 # By name: why not, and where to go.
 TRAINING_TIME: dict[str, tuple[str, str]] = {
     "adalora": (
         _TRAINING,
         (
-            "fimlora.adapter.adalora makes a config for PEFT whose schedule is legal for your steps "
-            "and the callback that reallocates, and fimlora convert turns what was trained into "
-            "plain LoRA"
+            "fimlora fetch --format adalora --steps N writes a config for PEFT whose schedule is legal "
+            "for your steps, fimlora.AdaLoraReallocation lets the Trainer's ranks fall, and fimlora "
+            "convert turns what was trained into plain LoRA"
         ),
     ),
     "alora": (
@@ -27,7 +28,7 @@ TRAINING_TIME: dict[str, tuple[str, str]] = {
             "scores a rank by what leaving it out of a trained adapter costs; before training all "
             "ranks are zero, so that a calibration cannot tell them apart"
         ),
-        "advice to prune and grow is given for a trained adapter: see docs/methods.md",
+        "fimlora.advise_prune_and_grow gives such advice for a trained adapter",
     ),
     "elalora": (_TRAINING, _ADVICE),
     "igu-lora": (_TRAINING, _ADVICE),

@@ -40,6 +40,8 @@ REFUSALS = (
     errors.ModelNotFound,
     errors.ModelGated,
     errors.DatasetUnreachable,
+    errors.AdapterNotFound,
+    errors.AdapterInvalid,
     errors.HubUnreachable,
     errors.StorageUnavailable,
     errors.RedisUnavailable,

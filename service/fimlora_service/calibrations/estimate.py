@@ -28,7 +28,13 @@ from fimlora_service.calibrations.checkpoint_sizes import (
 )
 from fimlora_service.calibrations.earlier_jobs import find_open, find_reusable
 from fimlora_service.calibrations.job_spec import JobSpec
-from fimlora_service.calibrations.memory import Demand, demand_of, find, recorded_bytes
+from fimlora_service.calibrations.memory import (
+    Demand,
+    demand_of,
+    find,
+    recorded_at_point,
+    recorded_bytes,
+)
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.resolver import Resolved
@@ -57,7 +63,11 @@ def estimate_of(
     checkpoint = measure_checkpoint(model.shapes, experts_per_token=max(1, experts))
     own = config.get("dtype") or config.get("torch_dtype")
     dtype = choose_dtype(request.calibration.dtype, own, device=device_of(workers))
-    recorded = recorded_bytes(request, shapes=model.shapes, config=config)
+    recorded = (
+        recorded_at_point(request, resolved.adapter_ranks)
+        if resolved.adapter_ranks
+        else recorded_bytes(request, shapes=model.shapes, config=config)
+    )
     demand = demand_of(
         checkpoint,
         config,

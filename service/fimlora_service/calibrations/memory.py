@@ -25,7 +25,7 @@ from fimlora.adapter.initial.registry import init_records
 from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.methods.registry import needs_null, passes_needed, records_needed
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Passes
+from fimlora.statistics.options import Passes, Record
 from fimlora_contract.requests import Calibration, CalibrationRequest
 from fimlora_jobs.dtypes import BYTES
 from fimlora_service.calibrations.checkpoint_sizes import (
@@ -110,6 +110,16 @@ def demand_of(
         streamed=loaded + recorded.block + of_block * n_tokens * size + OVERHEAD_BYTES,
         boundary=n_examples * inputs * size,
     )
+
+
+def recorded_at_point(request: CalibrationRequest, ranks: Mapping[str, int]) -> RecordedBytes:
+    """What is recorded of a trained adapter, of these ranks by module."""
+    modules = [TargetModule(name, 1, 1) for name in ranks]
+    signal = request.calibration.signal
+    whole = bytes_recorded(
+        modules, {Record.ADAPTER_GRADIENTS}, null=signal, halves=signal, adapter_ranks=ranks
+    )
+    return RecordedBytes(whole, whole)
 
 
 def recorded_bytes(

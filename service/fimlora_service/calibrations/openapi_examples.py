@@ -21,6 +21,16 @@ CALIBRATION_EXAMPLES: dict[str, Any] = {
             "allocation": {"r_min": 2, "r_max": 32},
         },
     },
+    "contrast": {
+        "summary": "What matters for one dataset and not for another, whose function is to be kept",
+        "value": {
+            "base_model": "local:minilm",
+            "dataset": "local:forget.jsonl",
+            "retain": "local:general.jsonl",
+            "budget": 8,
+            "allocation": {"method": "vila"},
+        },
+    },
     "inline": {
         "summary": "Rows in the request, for a small probe",
         "value": {

@@ -16,6 +16,8 @@ MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
 # Where the weights are while they are measured changes no number.
 NEITHER = frozenset({"executor"})
+# By content instead of its name.
+BY_CONTENT = frozenset({"adapter"})
 # What says when to stop measuring decides nothing where the number of batches is given.
 ROUNDS = frozenset({"tolerance", "max_batches"})
 
@@ -26,6 +28,7 @@ def request_digest(
     model_digest: str,
     dataset: Mapping[str, Any],
     retain: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
     tenant: str = "",
     settings: Set[str] = MEASURED | PLANNED,
     measurement: int = MEASUREMENT,
@@ -38,13 +41,14 @@ def request_digest(
     is_auto = request.calibration.n_batches == "auto"
     if is_auto:  # the plan decides how much is measured
         settings = settings | {"allocation", "budget"}
-    unread = {"calibration": set(NEITHER if is_auto else NEITHER | ROUNDS)}
+    unread = {"calibration": set(BY_CONTENT | (NEITHER if is_auto else NEITHER | ROUNDS))}
     record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     null = needs_null(*request.methods_measured) and not request.calibration.signal
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": _content(dataset)}
         | ({"retain": _content(retain)} if retain else {})
+        | ({"measured_at": adapter["digest"]} if adapter else {})
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
         # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})

@@ -4,9 +4,9 @@ Whatever can be known without a device is checked here, so that a wrong request 
 in the answer to it and not minutes later in a job.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fimlora_contract.references import DatasetReference, HubDataset, HubModel
@@ -22,6 +22,7 @@ from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
+from fimlora_service.resolve.trained_adapters import ResolvedAdapter, TrainedAdapters
 
 if TYPE_CHECKING:  # it brings the hub's library along, which not every request needs
     from fimlora_service.resolve.hub import Hub
@@ -37,6 +38,7 @@ class Resolved:
         statistics_digest: Key of the statistics: equal for requests that measure the same.
         model: The base model.
         tenant: Who may find the result by its inputs; empty for everybody.
+        adapter_ranks: Ranks of the trained adapter that is measured at, by module.
     """
 
     references: dict[str, Any]
@@ -44,6 +46,7 @@ class Resolved:
     statistics_digest: str
     model: ResolvedModel
     tenant: str = ""
+    adapter_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Resolver:
         self._hub = hub
         self._models = LocalModels(data_folder.models)
         self._datasets = LocalDatasets(data_folder)
+        self._adapters = TrainedAdapters(data_folder)
 
     def resolve(self, request: CalibrationRequest) -> Resolved:
         """Pin a request to content.
@@ -91,10 +95,13 @@ class Resolver:
             _check_rows(rows, model, request.calibration.task)
         references = {"base_model": model.reference, "dataset": dataset}
         references |= {"retain": retain} if retain else {}
+        point = self._resolve_point(request, model)
+        references |= {"adapter": point.reference} if point else {}
         is_restricted = any(reference.get("restricted") for reference in references.values())
         tenant = self.tenant if is_restricted else ""
         content: dict[str, Any] = {
             "model_digest": model.digest, "dataset": dataset, "retain": retain, "tenant": tenant,
+            "adapter": point.reference if point else None,
         }  # fmt: skip
         return Resolved(
             references,
@@ -102,6 +109,7 @@ class Resolver:
             request_digest(request, **content, settings=MEASURED),
             model,
             tenant,
+            point.ranks if point else {},
         )
 
     def bytes_to_fetch(self, request: CalibrationRequest, resolved: Resolved) -> ToFetch:
@@ -127,6 +135,17 @@ class Resolver:
         if isinstance(model, HubModel):
             return self._hub().resolve_model(model)
         return self._models.resolve(model.name)
+
+    def _resolve_point(
+        self, request: CalibrationRequest, model: ResolvedModel
+    ) -> ResolvedAdapter | None:
+        """Pin the adapter that is measured at to content, if there is one.
+
+        Raises:
+            ServiceError: It is not there, or cannot be one for this model.
+        """
+        name = request.calibration.adapter
+        return self._adapters.resolve(name, shapes=model.shapes) if name else None
 
     def _resolve_retain(
         self, request: CalibrationRequest, dataset: dict[str, Any]

@@ -46,6 +46,19 @@ def find_adapter(id_: str, data_folder: DataFolder) -> FoundAdapter:
     return FoundAdapter(id_, folder, is_kept)
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedAdapter:
+    """An adapter that a request measures at, by content.
+
+    Attributes:
+        reference: What goes on the job's record.
+        ranks: Rank per module.
+    """
+
+    reference: dict[str, Any]
+    ranks: Mapping[str, int]
+
+
 class TrainedAdapters:
     """Adapters that requests measure at.
 
@@ -57,15 +70,15 @@ class TrainedAdapters:
         self._data_folder = data_folder
         self._digests = FolderDigests()
 
-    def resolve(self, name: str, *, shapes: Shapes) -> dict[str, Any]:
+    def resolve(self, name: str, *, shapes: Shapes | None) -> ResolvedAdapter:
         """Pin an adapter to content, and see that it can be one for a model.
 
         Args:
             name: Its id or registered name.
-            shapes: Of the model's weights as its checkpoint names them.
+            shapes: Of the model's weights as its checkpoint names them, where they are known.
 
         Returns:
-            The reference, with the rank of every module.
+            The adapter.
 
         Raises:
             AdapterNotFound: There is none.
@@ -76,12 +89,11 @@ class TrainedAdapters:
         found = find_adapter(name, self._data_folder)
         trained = read_head(found.folder)
         sides = {n: (m.target.d_out, m.target.d_in) for n, m in trained.modules.items()}
-        check_fits(sides, shapes)
-        return {
-            "name": name,
-            "digest": self._digests.of_files(adapter_files(found.folder)),
-            "ranks": {n: module.rank for n, module in trained.modules.items()},
-        }
+        if shapes is not None:
+            check_fits(sides, shapes)
+        digest = self._digests.of_files(adapter_files(found.folder))
+        ranks = {n: module.rank for n, module in trained.modules.items()}
+        return ResolvedAdapter({"name": name, "digest": digest}, ranks)
 
 
 def check_fits(sides: Mapping[str, tuple[int, int]], shapes: Shapes) -> None:

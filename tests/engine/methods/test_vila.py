@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fimlora import allocate, find_targets, measure, score
+from fimlora import Statistics, allocate, find_targets, measure, score
 from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
+from fimlora.left_out import UNREACHED
 from fimlora.methods.fim import module_scores
 from fimlora.methods.vila import FRACTION
 from support.gradients import noise, statistics_of
@@ -113,6 +114,29 @@ def test_rows_that_reach_little_divide_nothing_by_zero(kept):
     assert all(0 < value < np.inf for value in found.values())
     rest = {name: found[name] for name in fim}
     assert sorted(rest, key=rest.__getitem__) == sorted(fim, key=fim.__getitem__)
+
+
+def test_modules_that_one_dataset_does_not_reach_count_as_zero(tmp_path):
+    """Such as an expert that no token takes; what only the rows to retain reach has no plan."""
+    run, retain = (
+        statistics_of({name: noise(5, 6, 8, seed=ord(name)) for name in names})
+        for names in ("abc", "bcd")
+    )
+    unreached = {"a": UNREACHED}
+
+    found = run.with_retain(replace(retain, not_targeted=unreached))
+
+    of_retain = module_scores(retain)
+    kept = {"a": 0.0, "b": of_retain["b"], "c": of_retain["c"]}
+    assert module_scores(found.retain) == kept
+    scores = score(found, "vila").by_module
+    added = FRACTION * np.median([*kept.values()])
+    assert scores == {
+        name: pytest.approx(value / (kept[name] + added))
+        for name, value in module_scores(run).items()
+    }
+    found.save(tmp_path / "file")
+    assert score(Statistics.load(tmp_path / "file"), "vila").by_module == scores
 
 
 def test_without_a_second_dataset_it_is_refused():

@@ -91,7 +91,7 @@ def test_an_open_file_gives_the_plan_of_the_whole_one(tmp_path, method, estimato
     assert plan == allocate(score(whole, method), **options)
     scored = {"squared_gradients" if estimator == "sampled" else "row_energies"}
     of_noise = set() if estimator == "sampled" else {"example_energies"}  # for its scale
-    by_fisher = method in {"fim", "fim-over-null", "fisher-layers", "uniform", "random"}
+    by_fisher = method in {"fim", "fim-over-null", "vila", "fisher-layers", "uniform", "random"}
     assert used == of_noise | (scored if by_fisher else set())
 
 

@@ -99,7 +99,7 @@ class TestAllocate:
 
     @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if m.record])
     def test_a_method_says_what_the_statistics_lack(self, http, job_id, measured, method):
-        """They hold spectra only if the job was measured for such a method."""
+        """They hold such things only if the job was measured for such a method."""
         measured()
         asked = {"budget": 8, "allocation": {"method": method}}
 

@@ -120,42 +120,22 @@ def allocate(
     scaling = scaling_for(alpha, rslora=rslora)
 
     limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
-    in_ranks, given = budget.unit == "rank", (r_min, r_max)
+    given = r_min, r_max
     if rule == "layers":
-        chosen = choose_layers(modules, values, scores.by_layer, n_layers)
-        mean = _mean(budget, limit, modules)
-        bounds = layer_bounds(
-            modules,
-            chosen,
+        bounds, ranks, controls = _over_layers(
+            scores,
+            values,
+            budget,
             limit,
-            mean=mean,
-            in_ranks=in_ranks,
-            constraints=constraints,
+            constraints,
             given=given,
+            n_layers=n_layers,
+            seed=seed,
         )
-        parts_of = parts_by(
-            modules, constraints, in_ranks=in_ranks, not_targeted=scores.not_targeted
-        )
-        with _explaining(budget, scores, bounds, given=given):
-            ranks, controls = share_over_layers(
-                modules, chosen, bounds, limit, parts_of=parts_of, seed=seed
-            )
     else:
-        known = highest_known_rank(values, modules) if rule == "spectral" else None
-        bounds = _bounds(
-            budget, limit, modules, r_min, r_max, known=known, constraints=constraints
+        bounds, ranks, controls = _over_modules(
+            scores, values, budget, limit, constraints, given=given, rule=rule, seed=seed
         )
-        with _explaining(budget, scores, bounds, given=given):
-            parts = divide(
-                modules,
-                bounds,
-                limit,
-                constraints,
-                in_ranks=in_ranks,
-                not_targeted=scores.not_targeted,
-            )
-            controls = _with_controls(rule, parts, values, seed=seed)
-            ranks = controls[rule] if rule in {"uniform", "random"} else controls.pop(rule)
     return RankPlan(
         modules=modules,
         ranks=ranks,
@@ -174,6 +154,72 @@ def allocate(
         not_targeted=scores.not_targeted,
         method=scores.method,
     )
+
+
+_Named = dict[str, int]
+_Solved = tuple[tuple[int, int], _Named, dict[str, _Named]]
+
+
+def _over_modules(
+    scores: Scores,
+    values: Mapping[str, Any],
+    budget: Budget,
+    limit: int,
+    constraints: Constraints,
+    *,
+    given: tuple[int | None, int | None],
+    rule: str,
+    seed: int,
+) -> _Solved:
+    """Bounds, ranks and controls by a rule that shares over all modules."""
+    modules = tuple(scores.modules)
+    known = highest_known_rank(values, modules) if rule == "spectral" else None
+    bounds = _bounds(budget, limit, modules, *given, known=known, constraints=constraints)
+    with _explaining(budget, scores, bounds, given=given):
+        parts = divide(
+            modules,
+            bounds,
+            limit,
+            constraints,
+            in_ranks=budget.unit == "rank",
+            not_targeted=scores.not_targeted,
+        )
+        controls = _with_controls(rule, parts, values, seed=seed)
+        ranks = controls[rule] if rule in {"uniform", "random"} else controls.pop(rule)
+    return bounds, ranks, controls
+
+
+def _over_layers(
+    scores: Scores,
+    values: Mapping[str, float],
+    budget: Budget,
+    limit: int,
+    constraints: Constraints,
+    *,
+    given: tuple[int | None, int | None],
+    n_layers: int | None,
+    seed: int,
+) -> _Solved:
+    """Bounds, ranks and controls by the rule that chooses layers."""
+    modules, in_ranks = tuple(scores.modules), budget.unit == "rank"
+    chosen = choose_layers(modules, values, scores.by_layer, n_layers)
+    bounds = layer_bounds(
+        modules,
+        chosen,
+        limit,
+        mean=_mean(budget, limit, modules),
+        in_ranks=in_ranks,
+        constraints=constraints,
+        given=given,
+    )
+    parts_of = parts_by(
+        modules, constraints, in_ranks=in_ranks, not_targeted=scores.not_targeted
+    )
+    with _explaining(budget, scores, bounds, given=given):
+        ranks, controls = share_over_layers(
+            modules, chosen, bounds, limit, parts_of=parts_of, seed=seed
+        )
+    return bounds, ranks, controls
 
 
 def ranks_like(plan: RankPlan, scores: Scores) -> dict[str, int]:

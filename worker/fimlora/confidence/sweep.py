@@ -3,7 +3,8 @@
 The paper varies these one by one; none needs another pass. A score that is a mean of one value per
 example is known for the first batches alone, as each example's value was kept. The largest and the
 Euclidean norm go by sums over all examples of each row of the gradient, which are known for all
-batches together and no fewer: there the sweep says so and states nothing. Torch-free.
+batches together and no fewer: there the sweep says so and states nothing. Kept apart by batch they
+would be the largest part of most files, 11 MB a batch for the linear maps of Llama-3-8B. Torch-free.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -5,7 +5,7 @@ ranks, scales, targets and the task.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from fimlora.adapter.config import WRAPPER_PREFIX
 from fimlora.adapter.convert import convert_adapter
 from fimlora.adapter.live import live_adapter
 from fimlora.adapter.trained.read import TrainedAdapter, read_trained
-from fimlora.errors import AdapterMismatch, InvalidAdapter
+from fimlora.errors import AdapterMismatch, InvalidAdapter, UnsupportedModule
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_jobs.trained_adapters import AdapterRooms, adapter_files
 from fimlora_worker.errors import AdapterMissing
@@ -76,6 +76,22 @@ class TrainedPoint:
         finally:
             # PEFT has changed its modules, and a trained head stands in place of its own.
             model.unload()
+
+    def check_measured(self, names: Collection[str], left_out: Mapping[str, str]) -> None:
+        """See that all that the adapter is on is measured.
+
+        Args:
+            names: Names of the modules that are.
+            left_out: Why others are not, by name.
+
+        Raises:
+            UnsupportedModule: A module is not.
+        """
+        for name in self.ranks.keys() - names:
+            reason = left_out.get(name, "it is no linear map")
+            raise UnsupportedModule(
+                f"the adapter is on {name}, which cannot be measured: {reason}"
+            )
 
     def check_fits(self, loaded: nn.Module, *, drawn: frozenset[str]) -> None:
         """See that the adapter is one for a model.

@@ -17,6 +17,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_worker.inputs.heads import TASK_TYPES
+from fimlora_worker.inputs.trained_adapter import find_point
 from fimlora_worker.job.commit import commit_adapter
 from fimlora_worker.job.contrast import measure_contrast
 from fimlora_worker.job.known_model import known_model
@@ -112,7 +113,8 @@ def _calibrate_model(
         folder=model_folder,
         rows=rows,
         process=process,
-        fits_head=accepted.measured is None,
+        # A trained adapter has its head with it.
+        fits_head=accepted.measured is None and "adapter" not in resolved,
         on_example=reporter.keep_alive,
     )
     statistics, rounds = (
@@ -159,6 +161,11 @@ def measure(
     if prepared.retain_batches is not None:
         given.pop("head_batches")
         return measure_contrast(request, prepared, reporter, **given), {}
+    if "adapter" in accepted.resolved:
+        reference, settings = accepted.resolved["adapter"], process.settings
+        given["point"] = find_point(
+            reference, data_dir=settings.data_dir, digests=process.digests, work=folder
+        )
     return measure_model(request, model, batches, reporter, **given), {}
 
 

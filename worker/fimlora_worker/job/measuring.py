@@ -1,12 +1,15 @@
 """Measure a job's base model where it fits: loaded, or streamed from its folder."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import nn
 
 from fimlora import ProgressFile, Settings, Statistics, measure_streamed
 from fimlora.adapter.initial.registry import init_records
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
-from fimlora.measuring.head.fitted import with_head
+from fimlora.measuring.head.fitted import FittedHead, left_alone, with_head
 from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import bytes_recorded
@@ -21,6 +24,7 @@ from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.inputs.calibration_data import HeadBatches, PaddedBatches
+from fimlora_worker.inputs.trained_adapter import TrainedPoint
 from fimlora_worker.job.head import JobHead
 from fimlora_worker.job.measurement_progress import MeasurementProgress
 from fimlora_worker.job.progress import Reporter
@@ -65,6 +69,7 @@ def measure_model(
     head_batches: HeadBatches | None = None,
     memory_kills: int = 0,
     part: Part | None = None,
+    point: TrainedPoint | None = None,
 ) -> Statistics:
     """Measure by the executor of the request, from where an earlier attempt was.
 
@@ -81,6 +86,7 @@ def measure_model(
         head_batches: What its head is fitted on; ``None`` where that stays as it is.
         memory_kills: Attempts that the system has ended for want of memory.
         part: Which of the job's batches these are; ``None`` for all.
+        point: A trained adapter to measure at.
 
     Returns:
         The statistics; they say how they were measured.
@@ -92,20 +98,31 @@ def measure_model(
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
     settings = _settings(request, batches, reporter, part).without(model.drawn)
+    if point is not None:
+        point.check_fits(model.outline(), drawn=model.drawn)
+        record = {*settings.record, Record.ADAPTER_GRADIENTS}
+        settings = replace(settings, target_modules=[*point.ranks], record=record)
     # Once, as PEFT tries the targets out, which takes a while with thousands of them.
     choice = settings.choose(model.outline())
     settings = replace(settings, choice=choice)
-    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress)
+    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress, point)
     width = max(batches.width, head_batches.width if head_batches else 0)
     executor = parse_executor(request.calibration.executor)
     if executor is Executor.AUTO and memory_kills > 1:
         executor = Executor.STREAMED
     if part.executor is Executor.STREAMED:
         executor = Executor.STREAMED  # what did not fit before does not fit now
+    if point is not None:
+        executor = Executor.RESIDENT  # blocks of a checkpoint carry no adapter
+        point.check_measured({module.name for module in choice.modules}, choice.not_targeted)
     modules = choice.modules
     check_feasible(request, model.outline(), modules)
     recorded_bytes = bytes_recorded(
-        modules, settings.record, null=settings.null, halves=settings.halves
+        modules,
+        settings.record,
+        null=settings.null,
+        halves=settings.halves,
+        adapter_ranks=point.ranks if point else None,
     )
     reset_peak(model.device)
     return measure_where_it_fits(
@@ -129,17 +146,19 @@ class _Attempt:
     reporter: Reporter
     folder: Path
     progress: MeasurementProgress
+    point: TrainedPoint | None = None
 
     def resident(self, size: int) -> Statistics:
         """Measure the loaded model, so many examples at a time."""
         try:
             loaded = self.model.load()
-            head = self.part.head.resident(loaded, size)
+            head = self._head(loaded, size)
             self._begin()
-            with with_head(loaded, head.weights):
+            on_point = self.point.on(loaded, self.model) if self.point else nullcontext(loaded)
+            with with_head(loaded, head.weights), on_point as acting:
                 statistics = self.progress.go_on(
                     self._file_name(Executor.RESIDENT),
-                    lambda file: measure_resident(loaded, self.batches, self._with(size, file)),
+                    lambda file: measure_resident(acting, self.batches, self._with(size, file)),
                 )
             return head.stated_in(statistics)
         except Exception as error:
@@ -165,6 +184,12 @@ class _Attempt:
             ),
         )
         return head.stated_in(statistics)
+
+    def _head(self, loaded: nn.Module, size: int) -> FittedHead:
+        """The head that is measured under; that of an adapter comes with it."""
+        if self.point is None:
+            return self.part.head.resident(loaded, size)
+        return left_alone("adapter" if self.model.has_drawn_head else "pretrained", ())
 
     def _begin(self) -> None:
         start, total = self.part.start, self.part.total(len(self.batches))

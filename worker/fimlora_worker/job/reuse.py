@@ -92,7 +92,7 @@ def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:
         "base_model": resolved["base_model"],
         **{
             role: {k: v for k, v in resolved[role].items() if k not in _SEEN}
-            for role in ("dataset", "retain")
+            for role in ("dataset", "retain", "adapter")
             if role in resolved
         },
     }

@@ -69,6 +69,7 @@ def calibrate(
     head_rows: options.HeadRows = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
+    adapter: options.TrainedAdapter = None,
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
@@ -111,7 +112,7 @@ def calibrate(
             n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
             batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
-            executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
+            executor=executor, adapter=adapter, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,

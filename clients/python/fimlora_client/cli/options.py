@@ -224,6 +224,14 @@ Executor = Annotated[
         help="resident, streamed from disk, or auto by the memory there is (default).",
     ),
 ]
+TrainedAdapter = Annotated[
+    str | None,
+    _option(
+        "--adapter",
+        panel=CALIBRATION,
+        help="Measure at a trained adapter, an id (ad_...) or a name: its modules are the targets.",
+    ),
+]
 Task = Annotated[
     str | None,
     _option(

@@ -8,6 +8,9 @@ import torch
 
 from fimlora import find_targets, measure
 from fimlora.errors import InvalidStatistics
+from fimlora.measuring.recording.input_moments import InputMoments
+from fimlora.measuring.recording.quantity import Pass, SeenCall
+from fimlora.plan import TargetModule
 from support.models import TINY_MODELS, make_batch, tiny
 from support.reference import relative_error
 
@@ -66,3 +69,22 @@ def test_moments_merge_and_spectra_refuse_to():
         run([first], BOTH).merge(run([second], "moments"))
     with pytest.raises(InvalidStatistics, match="input_squares"):
         run([first], ()).merge(run([second], "moments"))
+
+
+def test_modules_on_one_input_have_sums_of_their_own():
+    """It is squared once for all of them; what one adds later is not added to the others."""
+    modules = [TargetModule(name, 3, 2) for name in ("query", "key", "value")]
+    moments, g = InputMoments(modules), torch.ones(2, 4, 2)
+    passes = [torch.arange(24.0).reshape(2, 4, 3) + k for k in range(3)]
+
+    for x in passes:
+        moments.begin(Pass(torch.ones(2), None, is_whole=True))
+        for module in modules:
+            moments.add(module.name, [SeenCall((x.detach(),), g)])
+        moments.commit()
+
+    found = moments.results(6)
+    wanted = sum(x.double().square().sum(dim=(0, 1)) for x in passes).tolist()
+    for module in modules:
+        assert found["input_squares"][module.name].tolist() == wanted
+        assert found["token_counts"][module.name].tolist() == [24]

@@ -114,8 +114,8 @@ def left_alone(kind: str, drawn: Collection[str]) -> FittedHead:
     """Say of a head that nothing of it was fitted.
 
     Args:
-        kind: ``pretrained`` where its last map came with the checkpoint, ``fresh`` where that
-            is as it was drawn.
+        kind: ``pretrained`` where its last map came with the checkpoint, ``adapter`` where it
+            came with a trained adapter, ``fresh`` where it is as it was drawn.
         drawn: Modules that the checkpoint lacks.
 
     Returns:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.measuring.recording.quantity import Quantity, SeenCall, as_array, present
+from fimlora.numerics.last_input import LastInput
 from fimlora.numerics.products import widen
 from fimlora.plan import TargetModule
 from fimlora.shapes import Float
@@ -29,6 +30,7 @@ class InputMoments(Quantity):
     def __init__(self, modules: Sequence[TargetModule]) -> None:
         self._squares = {module.name: PendingSum() for module in modules}  # (I)
         self._n_tokens = {module.name: PendingSum() for module in modules}
+        self._last = LastInput[tuple[Tensor, Tensor]]()
 
     def add(self, name: str, calls: Sequence[SeenCall]) -> None:
         """Add the squares of the tokens that are not padding."""
@@ -36,13 +38,28 @@ class InputMoments(Quantity):
             self._add_input(name, x)
 
     def _add_input(self, name: str, x: Float[Tensor, "N T I"]) -> None:
+        squares, n_tokens = self._last.get(x, lambda: self._sums_of(x))
+        self._squares[name].stage(squares.clone())  # each module adds to its own
+        self._n_tokens[name].stage(n_tokens.clone())
+
+    def _sums_of(self, x: Float[Tensor, "N T I"]) -> tuple[Tensor, Tensor]:
+        """Sum an input once for all modules that are called on it in turn."""
         token_mask = self.at_hand.token_mask
         squares, counted = widen(x).square(), x.new_ones(x.shape[:2], dtype=torch.bool)
         if token_mask is not None and token_mask.shape == counted.shape:
             counted = token_mask.to(x.device) != 0
         squares = squares.mul_(counted[:, :, None]).sum(dim=(0, 1), dtype=torch.float64)
-        self._squares[name].stage(squares)
-        self._n_tokens[name].stage(counted.sum())
+        return squares, counted.sum()
+
+    def discard(self) -> None:
+        """Forget what a pass that was not committed has added."""
+        super().discard()
+        self._last.forget()
+
+    def commit(self) -> None:
+        """Add what a finished pass has given."""
+        super().commit()
+        self._last.forget()
 
     def mean_squares(self, name: str) -> Float[Tensor, " I"]:
         """Give the mean squared input of a module so far.
