@@ -13,6 +13,7 @@ from fimlora_client.bodies import build_request, checked
 from fimlora_client.cli import options
 from fimlora_client.cli.calibrate import wait_for
 from fimlora_client.cli.console import make_table, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.inputs import (
     checked_model,
@@ -66,6 +67,10 @@ def sweep(
     ] = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
     seed: options.Seed = None,
@@ -107,7 +112,9 @@ def sweep(
       fimlora sweep minilm my-rows --budget 16 --batches 16 --output sweep.csv
       fimlora sweep job_... --budget 8 --aggregations mean --first-batches 1,8 --floors 1,4
     """
-    shared = options.given(r_max=r_max, multiple_of=multiple_of)
+    shared = options.given(r_max=r_max, multiple_of=multiple_of) | constraints_of(
+        group, rank_menu, per_type, max_lora_rank
+    )
     wanted: dict[str, Any] = {
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "allocation": shared,
