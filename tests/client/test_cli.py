@@ -126,6 +126,7 @@ def test_options_reach_the_request(run, rows):
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
         "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
         "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
+        "adapter": None,
     }  # fmt: skip
 
 
