@@ -7,6 +7,7 @@ import pytest
 from fimlora import Budget, Statistics, compare
 from fimlora.methods.registry import METHODS
 from fimlora_contract.jobs import JobKind, JobStatus
+from fimlora_contract.requests import ON_REQUEST
 from support.jobs import Jobs
 
 KIND = JobKind.COMPARISON
@@ -33,7 +34,7 @@ def test_all_methods_are_compared_from_one_set_of_passes(jobs: Jobs, run_queue):
     found = compare(statistics, Budget("parameters", 4000), r_min=1)
     assert data == found.to_json()
     assert result.comparison.model_dump(mode="json") == data
-    lacking = {name for name, method in METHODS.items() if method.needs_retain}
+    lacking = {*ON_REQUEST, *(n for n, method in METHODS.items() if method.needs_retain)}
     assert {row["method"] for row in data["methods"]} == set(METHODS) - lacking
     assert data["left_out"].keys() == lacking
     signals = {row["method"]: row["signal"] for row in data["methods"]}
@@ -89,7 +90,7 @@ def test_language_models_are_compared_too(jobs: Jobs, run_queue, model):
     run_queue()
 
     comparison = jobs.get(job_id).to_job().result.comparison
-    n_methods = sum(not method.needs_retain for method in METHODS.values())
+    n_methods = sum(not m.needs_retain and n not in ON_REQUEST for n, m in METHODS.items())
     assert len(comparison.pairs) == n_methods * (n_methods - 1) / 2
 
 
