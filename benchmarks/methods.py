@@ -44,9 +44,7 @@ MEASURED = tuple(name for name in METHODS if name not in registry.CONTROLS)
 TOGETHER = {
     "all of activations": lambda method: method.passes is Passes.FORWARD,
     "all of gradients": lambda method: (
-        method.passes is Passes.BACKWARD
-        and not method.needs_null
-        and not getattr(method, "needs_retain", False)
+        method.passes is Passes.BACKWARD and not method.needs_null and not method.needs_retain
     ),
     "all": lambda _: True,
 }
@@ -95,11 +93,7 @@ class Measured:
         self.estimator = estimator if is_of_gradients else "none"
 
     def __call__(self, batches: Batches) -> None:
-        retain = (
-            {"retain": batches}
-            if any(getattr(METHODS[n], "needs_retain", False) for n in self.names)
-            else {}
-        )
+        retain = {"retain": batches} if registry.needs_retain(*self.names) else {}
         found = measure_model(
             self.model, batches, target_modules="all-linear", n_batches=len(batches),
             estimator=self.estimator, record=registry.records_needed(*self.names),

@@ -135,6 +135,7 @@ class TestCompare:
         assert set(every.methods_measured) - set(fewer.methods_measured) == {
             "coherent",
             "spectral-denoised",
+            "fisher-layers",
         }
 
     def test_validating_alone_says_what_it_would_need(self, http, body, store):
@@ -188,6 +189,7 @@ class TestCompareAJob:
 
         assert {row["method"] for row in plain.json()["methods"]} == {
             "fim",
+            "fisher-layers",
             "uniform",
             "random",
         }

@@ -244,7 +244,8 @@ def bytes_recorded(
 ) -> int:
     """Count what is recorded on request: sums, and as much again that a pass adds to them.
 
-    A null has as many of both; of halves, one is kept apart.
+    A null has as many of both; of halves, one is kept apart. What there is one of per example is
+    not counted: its energies, and hidden states around layers, which are in host memory.
 
     Args:
         modules: The target modules.

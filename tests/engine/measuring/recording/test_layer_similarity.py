@@ -150,6 +150,40 @@ def test_streamed_it_is_the_same_to_the_last_bit(name, tmp_path):
     assert not wanted.null.quantities  # no label moves it
 
 
+@pytest.mark.parametrize("name", ["llama_gqa_lm", "bert_classifier", "gpt2_lm"])
+def test_forward_passes_alone_give_it(name, tmp_path):
+    """Nothing goes back; resident, streamed, with halves, and after an interruption."""
+    model, targets = tiny(name)
+    resident, batches = save(model, tmp_path), batches_of(name)
+    options = {
+        "target_modules": targets, "record": "layer_similarity", "halves": True,
+        "estimator": "none", "micro_batch_size": 3,
+    }  # fmt: skip
+    whole = measure(resident, batches, **options | {"estimator": "exact"})
+    calls = []
+
+    def stop(done, of):
+        calls.append(done)
+        if len(calls) == 1:  # behind a block
+            raise KeyboardInterrupt
+
+    forward = measure(resident, batches, **options)
+    streamed = measure_streamed(tmp_path, batches, Settings(**options))
+    file = tmp_path / "sums"
+    with pytest.raises(KeyboardInterrupt):
+        measure_streamed(
+            tmp_path, batches, Settings(on_batch=stop, progress_file=file, **options)
+        )
+    resumed = measure_streamed(tmp_path, batches, Settings(progress_file=file, **options))
+
+    assert not forward.row_energies
+    assert streamed.to_bytes() == resumed.to_bytes() == forward.to_bytes()
+    assert forward.halves is not None
+    assert forward.halves[0].quantities["layer_similarity"]
+    for module, alike in whole.quantities["layer_similarity"].items():
+        assert forward.quantities["layer_similarity"][module] == pytest.approx(alike, rel=1e-5)
+
+
 def test_micro_batches_and_the_order_in_a_batch_change_no_more_than_rounding():
     """Rows are sorted by length inside; the estimate does not know."""
     model, targets = tiny("llama_gqa_lm", torch.float64)
