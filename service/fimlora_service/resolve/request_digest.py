@@ -4,14 +4,15 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from fimlora.adapter.initial.registry import init_records
-from fimlora.methods.registry import needs_null, records_needed
+from fimlora.methods.registry import needs_null, passes_needed, records_needed
+from fimlora.statistics.options import Passes
 from fimlora_contract import __version__
 from fimlora_contract.digests import digest_of
 from fimlora_contract.requests import CalibrationRequest
 
 # Raise it with every change after which an equal request gives other statistics, another plan or
 # other files: results of earlier code are then measured anew instead of served.
-MEASUREMENT = 4
+MEASUREMENT = 5
 MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
 # Where the weights are while they are measured changes no number.
@@ -44,6 +45,7 @@ def request_digest(
     unread = {"calibration": set(BY_CONTENT | (NEITHER if is_auto else NEITHER | ROUNDS))}
     record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     null = needs_null(*request.methods_measured) and not request.calibration.signal
+    passes = passes_needed(*request.methods_measured)
     return digest_of(
         {"engine": __version__, "measurement": measurement}
         | {"base_model": model_digest, "dataset": _content(dataset)}
@@ -53,6 +55,8 @@ def request_digest(
         # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
         | ({"null": True} if null else {})
+        # A run that goes forward only, or not at all, leaves out what all others record.
+        | ({"passes": passes} if passes is not Passes.BACKWARD else {})
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )

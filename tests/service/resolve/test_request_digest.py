@@ -1,8 +1,12 @@
 """What two requests must have in common to share a result, or statistics."""
 
+from itertools import product
+
 import pytest
 
-from fimlora.adapter.initial.registry import INITS
+from fimlora.adapter.initial.registry import INITS, init_records
+from fimlora.methods.registry import METHODS, needs_null, passes_needed, records_needed
+from fimlora.statistics.options import Passes
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.resolve.request_digest import (
     MEASURED,
@@ -140,3 +144,33 @@ def test_initial_weights_share_statistics_that_hold_what_they_are_made_of():
     assert measured["lora-ga"] == measured["lora-one"]
     assert len({measured[None], measured["lora-one"], measured["gora"]}) == 3
     assert len({key(init, MEASURED | PLANNED) for init in measured}) == len(measured)
+
+
+def test_requests_that_share_statistics_measure_the_same():
+    """Whatever their methods and initial weights: records, passes and null."""
+    shared = {}
+    for method, init, signal in product(METHODS, INITS, (True, False)):
+        request = CalibrationRequest.model_validate(
+            {
+                "base_model": "tiny",
+                "dataset": "local:d",
+                "budget": 8,
+                "allocation": {"method": method},
+                "adapter": {"init": init},
+                "calibration": {"signal": signal},
+                **({"retain": "local:kept"} if method == "vila" else {}),
+            }
+        )
+        dataset = {"digest": "sha256:d", "fields": None}
+        digest = request_digest(
+            request, model_digest="sha256:m", dataset=dataset, settings=MEASURED
+        )
+        measured = (
+            records_needed(method) | init_records(init),
+            Passes.most([passes_needed(method), Passes.FORWARD]),
+            signal or needs_null(method),
+        )
+        shared.setdefault(digest, set()).add(measured)
+
+    assert len(shared) > len(INITS)
+    assert {len(kinds) for kinds in shared.values()} == {1}
