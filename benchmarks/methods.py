@@ -44,9 +44,7 @@ MEASURED = tuple(name for name in METHODS if name not in registry.CONTROLS)
 TOGETHER = {
     "all of activations": lambda method: method.passes is Passes.FORWARD,
     "all of gradients": lambda method: (
-        method.passes is Passes.BACKWARD
-        and not method.needs_null
-        and not getattr(method, "needs_retain", False)
+        method.passes is Passes.BACKWARD and not method.needs_null and not method.needs_retain
     ),
     "all": lambda _: True,
 }
@@ -95,11 +93,7 @@ class Measured:
         self.estimator = estimator if is_of_gradients else "none"
 
     def __call__(self, batches: Batches) -> None:
-        retain = (
-            {"retain": batches}
-            if any(getattr(METHODS[n], "needs_retain", False) for n in self.names)
-            else {}
-        )
+        retain = {"retain": batches} if registry.needs_retain(*self.names) else {}
         found = measure_model(
             self.model, batches, target_modules="all-linear", n_batches=len(batches),
             estimator=self.estimator, record=registry.records_needed(*self.names),
@@ -135,10 +129,11 @@ def time_ways(
     ways = {w: make_way(w, share_weights(model), exact=args.exact) for w in args.ways}
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    few = [{name: value[:4] for name, value in batches[0].items()}]
     for turn in range(args.repeats + 1):
         for way, run in ways.items():
             gc.collect()
-            used = batches if turn else batches[:1]  # the first turn warms up
+            used = batches if turn else few  # the first turn warms up
             start = clock()
             run(used)
             if args.device == "cuda":

@@ -176,6 +176,11 @@ SOURCES = """## Where each is from, and how it was checked here
 Tests are named below `tests/`. What an installed package has is held against that package; all else
 is a re-implementation from formulas, held against a slow one of its own.
 """
+INITIAL = """## Initial weights, with the ranks of any method
+
+`adapter.init` (`--init`) is an axis of its own; [initial weights](initial-weights.md) has formulas,
+needs and checks. What is not the base model at the start says so in the plan's first warning.
+"""
 TRAINING = """## Methods that a calibration cannot run
 
 They move ranks while an adapter is trained, start one, or are no plan of ranks. A request that names
@@ -185,9 +190,14 @@ one is refused with this sentence.
 
 def methods_page() -> str:
     """The page."""
-    return "\n".join(
-        [INTRO, PLANS, *_plans(), "", SOURCES, *_sources(), "", TRAINING, *_training(), ""]
-    )
+    parts = [
+        [INTRO],
+        [PLANS, *_plans()],
+        [SOURCES, *_sources()],
+        [INITIAL, *_initial()],
+        [TRAINING, *_training()],
+    ]
+    return "\n\n".join("\n".join(lines).rstrip("\n") for lines in parts) + "\n"
 
 
 def _plans() -> Iterator[str]:
@@ -238,15 +248,29 @@ def _sources() -> Iterator[str]:
         yield _line(f"`{name}`", method.source, row.checked, row.left_out)
 
 
+def _initial() -> Iterator[str]:
+    from fimlora.adapter.initial.registry import INITS, find_initial
+
+    yield _line("init", "what it is", "passes", "source")
+    yield _line(*["---"] * 4)
+    for name in INITS:
+        initial = find_initial(name)
+        yield _line(_linked(name), initial.summary, str(initial.passes), initial.source)
+
+
 def _training() -> Iterator[str]:
     from fimlora_contract.training_time import TRAINING_TIME
 
     yield _line("name", "it", "here")
     yield _line(*["---"] * 3)
     for name, (reason, instead) in TRAINING_TIME.items():
-        page = f"methods/{name}.md"
-        named = f"[`{name}`]({page})" if (HERE / page).exists() else f"`{name}`"
-        yield _line(named, reason, instead)
+        yield _line(_linked(name), reason, instead)
+
+
+def _linked(name: str) -> str:
+    """A name, with its page where it has one."""
+    page = f"methods/{name}.md"
+    return f"[`{name}`]({page})" if (HERE / page).exists() else f"`{name}`"
 
 
 def _line(*cells: str) -> str:

@@ -60,9 +60,16 @@ BY_LAYERS = ("fisher-layers", "fisher-layers-frobenius", "cka-layers", "cka-laye
 # These need each example's energy.
 BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
 # Only where they are named: whole gradients of a large model are more than most memories,
-# decomposing all of its weights takes longer than measuring it, and layers of two stacks are not
-# compared by similarity.
-ON_REQUEST = ("gora", "kappa", "fisher-layers-frobenius", "cka-layers", "cka-layers-biased")
+# decomposing all of its weights or of its inputs takes longer than measuring it, and neither layers
+# nor inputs of two stacks are taken.
+ON_REQUEST = (
+    "gora",
+    "kappa",
+    "eva",
+    "fisher-layers-frobenius",
+    "cka-layers",
+    "cka-layers-biased",
+)
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 

@@ -81,9 +81,10 @@ def audit(found: FoundAdapter, *, job_id: str | None, rank_map: RankMap | None) 
 
 def _planned(rank_map: RankMap) -> Planned:
     modules = [module for module in rank_map.modules if module.rank]
+    power = 0.5 if rank_map.scaling == "rslora" else 1
     return Planned(
         ranks={module.name: module.rank for module in modules},
-        scales={module.name: module.alpha / module.rank for module in modules},
+        scales={module.name: module.alpha / module.rank**power for module in modules},
     )
 
 

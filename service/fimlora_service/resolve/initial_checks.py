@@ -1,6 +1,6 @@
 """Initial weights that could not fill the ranks asked for, as far as the request tells."""
 
-from fimlora.adapter.initial.registry import check_ceiling
+from fimlora.adapter.initial.checks import check_ceiling
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 from fimlora_contract.requests import CalibrationRequest

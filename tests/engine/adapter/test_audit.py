@@ -106,3 +106,19 @@ def test_another_scale_than_planned_is_named(tmp_path):
     deviations = audit_adapter(tmp_path / "out", plan=load_plan(tmp_path / "out")).deviations
     assert deviations
     assert all("planned is 2" in said for said in deviations)
+
+
+def test_scales_that_follow_from_ranks_are_those_of_the_plan(tmp_path):
+    """Stabilised ranks: one alpha over the root of each rank, as PEFT has it."""
+    from dataclasses import replace
+
+    from support.trained_adapters import edit_config
+
+    save_trained("gpt2_lm", tmp_path / "in", r=4)
+    truncate_adapter(tmp_path / "in", tmp_path / "out", budget=2)
+    constant = load_plan(tmp_path / "out")
+    plan = replace(constant, scaling="rslora", lora_alpha=5)
+    edit_config(tmp_path / "out", use_rslora=True, lora_alpha=5, alpha_pattern={})
+
+    assert audit_adapter(tmp_path / "out", plan=plan).deviations == ()
+    assert len(audit_adapter(tmp_path / "out", plan=constant).deviations) > 0

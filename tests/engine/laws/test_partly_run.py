@@ -145,7 +145,7 @@ def test_parts_that_reach_other_modules_add_up_to_one_run(experts, tmp_path):
     batches = [_batch(expert, 3 + i, i) for i, expert in enumerate(experts)]
     options = {
         "target_modules": "all-linear", "estimator": "both", "rank": RANK, "loss_fn": _loss,
-        "record": ["batch_energies"], "halves": True,
+        "record": ["batch_energies", "projected_gradient"], "halves": True,
     }  # fmt: skip
 
     one, two = (
@@ -161,6 +161,9 @@ def test_parts_that_reach_other_modules_add_up_to_one_run(experts, tmp_path):
         assert merged.not_targeted == whole.not_targeted == {"experts.2": UNREACHED}
         assert merged.halves is not None
         assert_close(merged, whole, 1e-10)
+        projected, wanted = (s.quantities["gradient_projected"] for s in (merged, whole))
+        assert projected.keys() == wanted.keys() == {m.name for m in whole.modules}
+        assert all(relative_error(projected[name], wanted[name]) <= 1e-6 for name in wanted)
         for mine, theirs in zip(merged.halves, whole.halves, strict=True):
             assert_close(mine, theirs, 1e-10)
             assert len(mine.example_energies["experts.0"]) == mine.n_examples

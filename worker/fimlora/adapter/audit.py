@@ -32,13 +32,13 @@ class Planned:
     """
 
     ranks: Mapping[str, int]
-    scales: Mapping[str, float]
+    scales: Mapping[str, int | float]
 
     @classmethod
     def by(cls, plan: RankPlan) -> "Planned":
         """What a plan says."""
-        ranks = {name: rank for name, rank in plan.ranks.items() if rank}
-        return cls(plan.ranks, {n: plan.alpha(n) / rank for n, rank in ranks.items()})
+        targets = [name for name, rank in plan.ranks.items() if rank]
+        return cls(plan.ranks, {name: plan.scale_of(name) for name in targets})
 
 
 @dataclass(frozen=True, slots=True)

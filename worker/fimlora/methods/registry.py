@@ -36,7 +36,7 @@ class Method:
     source: str
     record: frozenset[Record] = frozenset()
     needs_examples: bool = False
-    fewest_examples: int = 1
+    fewest_examples: int = 0
     needs_null: bool = False
     needs_retain: bool = False
     needs_fisher: bool = False

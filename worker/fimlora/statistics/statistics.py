@@ -337,9 +337,7 @@ class Statistics:
         whole = replace(self, modules=modules, not_targeted=not_targeted, **groups)
         return whole.with_parts(parts)
 
-    def _zeros(
-        self, group: str, module: TargetModule, other: "Statistics"
-    ) -> NDArray[np.float64]:
+    def _zeros(self, group: str, module: TargetModule, other: "Statistics") -> NDArray[Any]:
         """Nothing, in the shape that another run has of a module."""
         if group in self.quantities:  # as many numbers as an adapter has ranks, for one
             return np.zeros_like(other.quantities[group][module.name])

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
-from fimlora.adapter.initial.registry import check_ceiling
+from fimlora.adapter.initial.checks import check_ceiling
 from fimlora.allocation.types import resolve_types
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from fimlora_client.adapter_archive import FILES
-from fimlora_client.cli.console import ago, err, make_table, out, say, show_json, size
+from fimlora_client.cli.console import err, make_table, out, say, show_json, size
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.folders import DataDir, data_dir_of, link
 from fimlora_client.errors import InvalidFile
@@ -41,16 +41,19 @@ def list_adapters(
         say("no adapters yet; add one with  fimlora adapters upload FOLDER")
         return
     table = make_table(
-        "adapter", "source", "modules", "ranks", "parameters", "base model", "added", "",
-        right=("modules", "parameters"),
-    )  # fmt: skip
+        "adapter", "source", "ranks", "parameters", "base model", right=("parameters",)
+    )
     for adapter in page.data:
-        ranks = sorted({adapter.rank_min, adapter.rank_max})
+        ranks = " to ".join(map(str, sorted({adapter.rank_min, adapter.rank_max})))
         table.add_row(
-            adapter.id, adapter.source, str(adapter.n_modules), " to ".join(map(str, ranks)),
-            f"{adapter.parameters:,}", adapter.base_model or "", ago(adapter.created_at),
-            "" if adapter.usable else Text(adapter.problem or "not usable", "red"),
-        )  # fmt: skip
+            adapter.id,
+            adapter.source,
+            ranks,
+            f"{adapter.parameters:,}",
+            (adapter.base_model or "")
+            if adapter.usable
+            else Text(adapter.problem or "not usable", "red"),
+        )
     out().print(table)
 
 

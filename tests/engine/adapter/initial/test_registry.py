@@ -8,10 +8,10 @@ import torch
 from peft import PeftModel
 
 from fimlora import load_plan
+from fimlora.adapter.initial.checks import check_ceiling
 from fimlora.adapter.initial.registry import (
     INITS,
     changes_base,
-    check_ceiling,
     find_initial,
     init_passes,
     init_records,

@@ -6,7 +6,7 @@ import transformers
 from peft import find_kappa_target_modules
 from peft.helpers import KappaTuneSelector
 
-from fimlora import Settings, find_targets, measure, measure_streamed, score
+from fimlora import Settings, allocate, find_targets, measure, measure_streamed, score
 from fimlora.errors import NumericalFailure, UnsupportedModule
 from fimlora.measuring.recording.weight_condition import spectrum_ends
 from support.models import PAD, TINY_MODELS, VOCABULARY, make_batch, minilm_path, tiny
@@ -190,3 +190,7 @@ def test_no_batch_is_touched_where_nothing_else_is_asked_for(tmp_path):
     assert len(alone.modules) == 14
     assert (alone.n_examples, alone.row_energies) == (0, {})
     assert score(alone, "kappa").by_module == score(beside, "kappa").by_module
+    assert (
+        allocate(score(alone, "uniform"), 2).ranks
+        == allocate(score(beside, "uniform"), 2).ranks
+    )
