@@ -6,7 +6,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Pages that several methods share.
-PAGES = {"uniform": "controls", "random": "controls", "cka-layers-biased": "cka-layers"}
+PAGES = {
+    "uniform": "controls",
+    "random": "controls",
+    "cka-layers-biased": "cka-layers",
+    "fisher-layers-frobenius": "fisher-layers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,15 @@ ROWS = {
         "trace of the Fisher information of a layer's target weights",
         "the sums of `fim`",
         "autograd per example, summed by layer (`engine/methods/test_fisher_layers.py`)",
-        "the Frobenius form, and defects: one example taken a hundred times, a raw logit in place "
+        "its defects: one example taken a hundred times, a raw logit in place "
         "of the likelihood, padding, a head drawn anew",
+        "ranks of k layers, the others left out",
+    ),
+    "fisher-layers-frobenius": Row(
+        "Frobenius norms of that information, entry by entry",
+        "an array per target weight",
+        "autograd per example, entry by entry (`engine/methods/test_fisher_layers.py`)",
+        "the same defects",
         "ranks of k layers, the others left out",
     ),
     "cka-layers": Row(

@@ -45,6 +45,7 @@ MethodName = Literal[
     "kappa",
     "eva",
     "fisher-layers",
+    "fisher-layers-frobenius",
     "cka-layers",
     "cka-layers-biased",
     "effective-rank",
@@ -55,13 +56,20 @@ MethodName = Literal[
 AskedMethod = Annotated[MethodName, BeforeValidator(check_calibrates)]
 BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
 # These choose layers and leave out all others.
-BY_LAYERS = ("fisher-layers", "cka-layers", "cka-layers-biased")
+BY_LAYERS = ("fisher-layers", "fisher-layers-frobenius", "cka-layers", "cka-layers-biased")
 # These need each example's energy.
 BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
 # Only where they are named: whole gradients of a large model are more than most memories,
 # decomposing all of its weights or of its inputs takes longer than measuring it, and neither layers
 # nor inputs of two stacks are taken.
-ON_REQUEST = ("gora", "kappa", "eva", "cka-layers", "cka-layers-biased")
+ON_REQUEST = (
+    "gora",
+    "kappa",
+    "eva",
+    "fisher-layers-frobenius",
+    "cka-layers",
+    "cka-layers-biased",
+)
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 

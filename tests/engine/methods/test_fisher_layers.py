@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from fimlora import allocate, find_targets, measure, score
+from fimlora import Settings, allocate, find_targets, measure, measure_streamed, score
 from fimlora.allocation.layers import layers_of, n_layers_of
 from fimlora.allocation.planning import many_like, ranks_like
 from fimlora.confidence.bootstrap import confidence_of
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import no_room, signal_of, with_signal
-from fimlora.errors import InvalidOption
+from fimlora.errors import InvalidOption, OutOfMemory
 from fimlora.plan import Budget
 from fimlora.scores import Scores
 from support.gradients import noise, statistics_of
 from support.models import TINY_MODELS, make_batch, tiny
 from support.reference import weight_gradients_by_example
+from support.streaming import save
 
 FLOAT64 = 1e-10
 LENGTHS = ([31, 9, 7, 3], [12, 5])
@@ -59,6 +60,44 @@ def test_a_layer_scores_the_trace_of_its_fisher_information(name):
     assert plan.rule == "layers"
     assert plan.method == "fisher-layers"
     assert plan.provenance["layer_score"] == "trace"
+
+
+@pytest.mark.parametrize("name", sorted(TINY_MODELS))
+def test_the_frobenius_form_is_that_of_every_entry(name):
+    """The norm of the mean over examples of the squared gradient, added up over a layer."""
+    model, targets = tiny(name, torch.float64)
+    batches = [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
+    modules = find_targets(model, targets)
+    gradients = weight_gradients_by_example(model, batches, modules)
+    options = {"target_modules": targets, "record": "parameter_fisher", "halves": True}
+
+    whole, parts = (
+        measure(model, batches, micro_batch_size=size, **options) for size in (None, 3)
+    )
+
+    for statistics in (whole, parts):
+        scores = score(statistics, "fisher-layers-frobenius")
+        for module in modules:
+            F = gradients[module.name].square().mean(dim=0)
+            assert scores.by_module[module.name] == pytest.approx(F.norm().item(), rel=FLOAT64)
+        assert allocate(scores, 2).provenance["layer_score"] == "sum of Frobenius norms"
+    first = gradients[modules[0].name][: len(LENGTHS[0])].square().mean(dim=0)
+    half = score(whole.halves[0], "fisher-layers-frobenius").by_module[modules[0].name]
+    assert half == pytest.approx(first.norm().item(), rel=1e-8)
+
+
+def test_streamed_the_frobenius_form_is_the_same_to_the_last_bit(tmp_path):
+    """One block's entries at a time; resident it is refused where they may not be held."""
+    model, targets = tiny("llama_gqa_lm")
+    resident = save(model, tmp_path)
+    batches = [make_batch("llama_gqa_lm", lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
+    options = {"target_modules": targets, "record": "parameter_fisher", "null": True}
+
+    streamed = measure_streamed(tmp_path, batches, Settings(spectra_bytes=1, **options))
+
+    assert streamed.to_bytes() == measure(resident, batches, **options).to_bytes()
+    with pytest.raises(OutOfMemory, match="record='parameter_fisher' keeps an array"):
+        measure(resident, batches, spectra_bytes=1, **options)
 
 
 def test_a_sketch_of_the_energies_has_the_same_expectation():

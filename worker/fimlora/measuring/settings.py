@@ -15,7 +15,7 @@ from fimlora.memory.need import (
     MOMENT_RECORDS,
     N_COMPONENTS,
     SPECTRA_BYTES,
-    WHOLE_GRADIENT_RECORDS,
+    WHOLE_RECORDS,
     gradients_fit,
     whole_gradient_bytes,
 )
@@ -122,7 +122,7 @@ class Settings:
         _check_count(0, first_example=self.first_example)
         check_scale(self.scale)
         _parse_estimator(self.estimator)
-        if self.parsed_estimator is Estimator.NONE and not parse_record(self.record):
+        if not self.parsed_record and self.parsed_estimator is Estimator.NONE:
             raise InvalidOption(
                 "estimator='none' leaves nothing to measure without record; allowed are "
                 f"{', '.join(repr(str(one)) for one in Record)}, or another estimator"
@@ -264,12 +264,12 @@ def check_whole_gradients(
     Raises:
         OutOfMemory: They take more than `Settings.spectra_bytes`.
     """  # noqa: DOC502 - or its kind for a GPU
-    wanted = sorted(settings.parsed_record & WHOLE_GRADIENT_RECORDS)
+    wanted = sorted(settings.parsed_record & WHOLE_RECORDS)
     if wanted and not gradients_fit(modules, settings.spectra_bytes):
         needed = whole_gradient_bytes(modules)
         raise error_for(device)(
-            f"record={wanted[0].value!r} keeps the mean gradient of every target module whole, "
-            f"{format_bytes(needed)} ({needed:,} bytes), and spectra_bytes="
+            f"record={wanted[0].value!r} keeps an array as large as the weight of each target "
+            f"module, {format_bytes(needed)} ({needed:,} bytes), and spectra_bytes="
             f"{settings.spectra_bytes} allows {format_bytes(settings.spectra_bytes)}: stream the "
             "model, which holds one block's at a time, allow more, or choose fewer modules"
         )

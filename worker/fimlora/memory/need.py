@@ -26,6 +26,8 @@ GRADIENT_RECORDS = frozenset(
     }
 )
 WHOLE_GRADIENT_RECORDS = frozenset({Record.WEIGHT_GRADIENT})
+# What keeps as much for each weight, and no mean gradient.
+WHOLE_RECORDS = WHOLE_GRADIENT_RECORDS | {Record.PARAMETER_FISHER}
 # What needs the second moments of inputs, which are summed once too.
 MOMENT_RECORDS = frozenset({Record.MOMENTS, Record.WHITENED_SPECTRA})
 
@@ -270,6 +272,8 @@ def bytes_recorded(
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
         n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
+    if Record.PARAMETER_FISHER in wanted:
+        n_bytes += n_sums * sum(width * m.d_in * m.d_out for m in held)
     if Record.ADAPTER_GRADIENTS in wanted:
         assert adapter_ranks is not None, "gradients of an adapter are as many as its ranks"
         n_bytes += n_sums * sum(_PER_RANK_BYTES * adapter_ranks[m.name] for m in held)

@@ -129,6 +129,13 @@ _ALL = (
         needs_examples=True,
     ),
     Method(
+        "fisher-layers-frobenius",
+        "layers",
+        "fisher-layers by the Frobenius norm of each weight's Fisher information (experimental)",
+        "Lodha et al. 2023",
+        frozenset({Record.PARAMETER_FISHER}),
+    ),
+    Method(
         "cka-layers",
         "layers",
         "the layers whose output is least like their input share evenly (experimental)",

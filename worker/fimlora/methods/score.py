@@ -41,6 +41,7 @@ SCORERS: dict[str, Scorer] = {
     "kappa": kappa.score_condition,
     "eva": eva.take_variances,
     "fisher-layers": fisher_layers.score_trace,
+    "fisher-layers-frobenius": fisher_layers.score_norm,
     "cka-layers": cka_layers.score_debiased,
     "cka-layers-biased": cka_layers.score_biased,
     "effective-rank": effective_rank.score_effective_rank,

@@ -39,6 +39,7 @@ _ALL: tuple[Group, ...] = (
     # The summed gradient times the transposed A of a seed.
     Group("gradient_projected", adds_up=True),
     Group("layer_similarity"),
+    Group("parameter_fisher"),
     Group("weight_gradient"),
     Group("whitened_spectra"),
     Group("whitened_energies"),

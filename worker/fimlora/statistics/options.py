@@ -55,6 +55,8 @@ class Record(StrEnum):
     """The leading singular vectors and values of each module's mean weight gradient."""
     PROJECTED_GRADIENT = "projected_gradient"
     """Each module's summed weight gradient times the transposed A that is drawn for it."""
+    PARAMETER_FISHER = "parameter_fisher"
+    """The Frobenius norm of each weight's Fisher information, of which all entries are kept."""
     LAYER_SIMILARITY = "layer_similarity"
     """How alike the hidden states are that go into each module's layer and come out of it."""
     WEIGHT_GRADIENT = "weight_gradient"

@@ -15,6 +15,7 @@ from fimlora.measuring.recording.input_components import InputComponents
 from fimlora.measuring.recording.input_moments import InputMoments
 from fimlora.measuring.recording.layer_similarity import LayerSimilarity
 from fimlora.measuring.recording.mean_gradient import MeanGradient, Signs
+from fimlora.measuring.recording.parameter_fisher import ParameterFisher
 from fimlora.measuring.recording.projected_gradient import ProjectedGradient
 from fimlora.measuring.recording.quantity import Quantity
 from fimlora.measuring.recording.recorder import Recorder
@@ -81,6 +82,8 @@ def quantities_for(
     if Record.ADAPTER_GRADIENTS in collect:
         assert factors is not None, "gradients of an adapter need one that acts"
         wanted.append(AdapterGradients(modules, factors))
+    if Record.PARAMETER_FISHER in collect:
+        wanted.append(ParameterFisher(modules))
     if Record.LAYER_SIMILARITY in collect:
         wanted.append(LayerSimilarity(modules))
     if Record.WEIGHT_CONDITION in collect:
