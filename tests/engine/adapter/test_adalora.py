@@ -202,10 +202,32 @@ def test_the_orthogonality_term_counts_once_whatever_the_accumulation(tmp_path, 
 
 
 class Halt(TrainerCallback):
-    """Ends training after the first step."""
+    """Ends training after so many steps."""
+
+    def __init__(self, after=1):
+        self.after = after
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = True
+        control.should_training_stop = state.global_step == self.after
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match")
+def test_a_run_that_is_stopped_between_two_cuts_saves_what_it_has(tmp_path):
+    """Rows that the steps since the last cut have brought back are saved with the others."""
+    model = tiny_adalora(delta_t=4, tinit=4, tfinal=4)
+    trainer = trainer_of(
+        model, tmp_path / "runs", [AdaLoraReallocation(), Halt(10)], n_steps=N_STEPS
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    rows = collate(make_examples(8))
+    del rows["labels"]
+
+    loaded = PeftModel.from_pretrained(tiny("bert_classifier")[0], tmp_path / "adapter").eval()
+
+    assert sum(adalora_ranks(model).values()) == 3 * 4  # the cut at step 8 does not stand
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**rows).logits, model.eval()(**rows).logits)
 
 
 @pytest.mark.parametrize(
