@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from fimlora.allocation.distance import moved_share
 from fimlora.confidence.signal import signal_of
 from fimlora.confidence.sweep import MOST_ROWS, sweep
 from fimlora.errors import InfeasibleBudget, InvalidOption
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from support.models import make_batch, tiny
 
 NAME = "bert_classifier"
@@ -133,6 +135,18 @@ def test_what_is_not_known_of_fewer_batches_is_said(statistics):
     ):
         assert {row.unknown is None for row in found.rows if row.n_batches == 6} == {True}
         assert all(said in row.unknown for row in found.rows if row.n_batches == 2)
+
+
+def test_of_a_trained_adapter_the_mean_of_all_batches_is_known(statistics):
+    """Nothing is taken from the values per example, which are of the base model's weights."""
+    sums = {m.name: np.full((2, 4), 1.0 + i) for i, m in enumerate(statistics.modules)}
+    trained = replace(statistics, quantities={ADAPTER_GROUP: sums}, null=None, halves=None)
+
+    found = sweep(trained, 4, r_min=[1], n_batches=[2, 6])
+
+    known = [(row.aggregation, row.n_batches) for row in found.rows if row.unknown is None]
+    assert known == [("mean", 6)]
+    assert all("trained adapter" in row.unknown for row in found.rows if row.unknown)
 
 
 @pytest.mark.parametrize(

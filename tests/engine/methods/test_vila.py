@@ -11,6 +11,7 @@ from fimlora.confidence.signal import signal_of
 from fimlora.errors import InvalidOption
 from fimlora.left_out import UNREACHED
 from fimlora.methods.fim import module_scores
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.vila import FRACTION
 from support.gradients import noise, statistics_of
 from support.models import TINY_MODELS, make_batch, tiny
@@ -137,6 +138,16 @@ def test_modules_that_one_dataset_does_not_reach_count_as_zero(tmp_path):
     }
     found.save(tmp_path / "file")
     assert score(Statistics.load(tmp_path / "file"), "vila").by_module == scores
+
+
+def test_one_dataset_at_a_trained_adapter_and_one_not_are_not_contrasted():
+    """Their scores would be of other parameters."""
+    statistics = run_and_retain()
+    sums = {name: np.ones((2, 4)) for name in SIZES}
+    trained = replace(statistics, quantities={ADAPTER_GROUP: sums})
+
+    with pytest.raises(InvalidOption, match="only one of the two datasets was measured at a"):
+        score(trained, "vila")
 
 
 def test_without_a_second_dataset_it_is_refused():

@@ -19,6 +19,7 @@ from fimlora.allocation.distance import plans_apart
 from fimlora.confidence.signal import SignalSource, signal_from, source_if_any
 from fimlora.errors import InfeasibleBudget, InvalidOption
 from fimlora.methods.fim import Aggregation
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.methods.score import score
 from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
@@ -32,6 +33,7 @@ _ROWS_OF_ALL = (
     "rows of the gradient are summed over all batches, so that this aggregation is not known for "
     "fewer; measure with as many batches"
 )
+_OF_AN_ADAPTER = "gradients of a trained adapter are summed by rank over all batches, which gives their mean alone"
 _NO_EXAMPLES = "the estimator keeps no value per example; measure with exact or sketched"
 _NO_SIZES = "these statistics do not say where their batches end; measure anew"
 
@@ -138,6 +140,10 @@ def sweep(
             "many"
         )
     kinds = list(dict.fromkeys(aggregations))
+    if unknown := [kind for kind in kinds if kind not in AGGREGATIONS]:
+        raise InvalidOption(
+            f"aggregation={unknown[0]!r}; allowed are {', '.join(AGGREGATIONS)}"
+        )
     if not kinds or len(kinds) * len(batches) * len(floors) > MOST_ROWS:
         raise InvalidOption(
             f"{len(kinds)} aggregations, {len(batches)} numbers of batches and {len(floors)} floors: "
@@ -177,7 +183,9 @@ def _rows(
 ) -> Iterable[SweepRow]:
     """Rows of one aggregation and floor, held against the plan of all batches."""
     whole = taken[kind, statistics.n_batches]
-    assert isinstance(whole, _Taken)
+    if isinstance(whole, str):
+        yield from (SweepRow(kind, n, low, unknown=whole) for n in batches)
+        return
     try:
         full = allocate(whole.scores, budget, **options | {"r_min": low})
     except InfeasibleBudget as error:
@@ -234,6 +242,9 @@ def _take(
     statistics: Statistics, kind: str, n: int, scale: int | float, *, signal: bool
 ) -> _Taken | str:
     """What plans of the first batches go by; why nothing is known of these, if so."""
+    is_trained = bool(statistics.quantities.get(ADAPTER_GROUP))
+    if is_trained and (kind != Aggregation.MEAN or n < statistics.n_batches):
+        return _OF_AN_ADAPTER
     if n == statistics.n_batches:
         scores = score(statistics, scale=scale, aggregation=kind)
         source = source_if_any(statistics, "fim", scale=scale, aggregation=kind)

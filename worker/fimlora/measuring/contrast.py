@@ -12,6 +12,7 @@ from fimlora.measuring.examples.batches import as_batch
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.measuring.settings import OnBatch, Settings
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Record
 
 AnyBatch = Mapping[str, Any]
 # Measures some batches by some settings, by whatever executor.
@@ -70,10 +71,12 @@ def settings_to_retain(settings: Settings, *, estimator: str) -> Settings:
     if file is not None:
         path = Path(file.path)
         file = replace(file, path=path.with_name(f"{path.name}.retain"))
+    # What scores are taken of at a trained adapter; else the energies that every run has.
+    record = settings.parsed_record & {Record.ADAPTER_GRADIENTS}
     return replace(
         settings,
         estimator=estimator,
-        record=(),
+        record=record,
         null=False,
         first_example=0,
         progress_file=file,

@@ -14,7 +14,9 @@ mean gradient, a part that shrinks with the number of examples where these disag
 from collections.abc import Mapping
 from statistics import median
 
+from fimlora.errors import InvalidOption
 from fimlora.methods.fim import score_fisher
+from fimlora.methods.fim_adapter import ADAPTER_GROUP
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
@@ -34,8 +36,17 @@ def score_contrast(
     Returns:
         The scores, which have no unit; where the rows to retain reach no module, those of
         ``fim``. The provenance has both maps, by module.
+
+    Raises:
+        InvalidOption: One dataset was measured at a trained adapter, and the other was not.
     """
     assert statistics.retain is not None, "refused before: there is nothing to retain"
+    trained = [bool(s.quantities.get(ADAPTER_GROUP)) for s in (statistics, statistics.retain)]
+    if estimator is None and trained[0] != trained[1]:
+        raise InvalidOption(
+            "only one of the two datasets was measured at a trained adapter, so that their scores "
+            "are of other parameters; measure both alike, or give estimator"
+        )
     run = score_fisher(statistics, aggregation, estimator)
     retain = score_fisher(statistics.retain, aggregation, estimator).by_module
     below = denominators(retain)
