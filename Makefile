@@ -52,6 +52,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/task_signal.py
 	$(BIN)/python benchmarks/reallocation.py
 	$(BIN)/python benchmarks/stream.py

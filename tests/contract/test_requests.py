@@ -9,6 +9,7 @@ from fimlora.adapter.initial import registry
 from fimlora.adapter.initial.registry import INITS, init_records
 from fimlora.statistics.options import Record
 from fimlora_contract.confidence import START_CODES
+from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.references import Columns
 from fimlora_contract.requests import NOT_ADDED_UP, CalibrationRequest, InitName
 from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
@@ -317,3 +318,12 @@ def test_a_whole_scale_is_one_request_however_it_is_written():
     assert two.model_dump_json() == also_two.model_dump_json()
     assert two == CalibrationRequest.model_validate(SHORT)
     assert other.adapter.scale == 1.5
+
+
+def test_arms_of_one_alpha_would_have_other_learning_rates():
+    """So an evaluation takes a scale, also a fraction, and no alpha."""
+    with pytest.raises(ValidationError, match="all arms must have one scale"):
+        EvaluationRequest.model_validate(SHORT | {"adapter": {"alpha": 16}})
+
+    asked = EvaluationRequest.model_validate(SHORT | {"adapter": {"scale": 0.5}})
+    assert asked.adapter.scaling == {"scale": 0.5, "alpha": None, "rslora": False}

@@ -18,6 +18,7 @@ LIMITS = Limits(
     name_chars=512,
     elements=1 << 26,
     rank=1_024,
+    work=200 * 10**9,  # all linear maps of an 8B model at rank 256: about a minute
 )
 
 

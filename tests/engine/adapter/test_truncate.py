@@ -223,3 +223,26 @@ def test_options_that_cannot_be_are_refused(tmp_path, options, message):
     with pytest.raises(InvalidOption, match=message):
         truncate_adapter(tmp_path / "in", tmp_path / "out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_rank_without_strength_can_still_be_trained(tmp_path):
+    """The update of a module is zero, and it keeps a rank: A is not zero, so B has a gradient."""
+    peft_model = save_trained("gpt2_lm", tmp_path / "in", r=4)
+    edit_tensors(
+        tmp_path / "in", lambda t: [v.zero_() for k, v in t.items() if "c_proj.lora_B" in k]
+    )
+    updates = references(tmp_path / "in", peft_model)
+
+    found = truncate_adapter(tmp_path / "in", tmp_path / "out", budget=2)
+
+    from safetensors.torch import load_file
+
+    stored = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    empty = [name for name in updates if name.endswith("c_proj")]
+    assert {found.plan.ranks[name] for name in empty} == {1}
+    for name in empty:
+        A, B = (stored[f"base_model.model.{name}.lora_{factor}.weight"] for factor in "AB")
+        assert float(A.norm()) == pytest.approx(3**-0.5)
+        assert not B.any()
+    wanted = {n: best(update, found.plan.ranks[n]) for n, update in updates.items()}
+    assert relative(loaded("gpt2_lm", tmp_path / "out"), wanted) < 2e-7

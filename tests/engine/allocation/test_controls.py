@@ -1,11 +1,12 @@
 """Controls spend what a plan spends, whatever it gives ranks to, and look at no score."""
 
 import itertools
+import random
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, reject
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
 from fimlora.allocation import allocate, allocate_ranks
@@ -110,6 +111,14 @@ def test_uniform_has_two_neighbouring_ranks_as_far_as_costs_allow(case):
 
 
 @given(any_case(), st.randoms(use_true_random=False))
+@example(
+    (
+        {"m0": 0.0, "m1": 0.0},
+        {"limit": 1, "lowest": {"m0": 0, "m1": 0}, "highest": {"m0": 1, "m1": 1},
+         "groups": [["m1"]], "multiple_of": 1, "rank_menu": ()},
+    ),
+    random.Random(1),
+)  # fmt: skip
 def test_no_order_of_modules_moves_a_control(case, rng):
     """Names decide, not where a module stands in the list."""
     scores, options = case

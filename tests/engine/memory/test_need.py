@@ -18,7 +18,7 @@ from fimlora.measuring.recording.quantity import Pass, SeenCall
 from fimlora.memory.need import SKETCH_WIDTH, bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint, StoredTensor
 from fimlora.plan import TargetModule
-from fimlora.statistics.options import Record
+from fimlora.statistics.options import Passes, Record
 from support.models import make_batch, tiny
 
 
@@ -76,6 +76,21 @@ def test_experts_that_a_token_does_not_visit_keep_nothing():
     assert mixture.weight_bytes == 17 * dense.weight_bytes == 17 * 8 * 4 * 2
     assert mixture.converted_bytes == mixture.weight_bytes  # stored in four bytes each
     assert mixture.example_bytes == 3 * dense.example_bytes == 3 * 12 * 10 * 2
+
+
+def test_what_goes_forward_only_keeps_a_few_maps():
+    """The largest ones' inputs and outputs; what reads no example keeps none."""
+    shapes = {f"layers.{n}.up.weight": (8 + n, 4) for n in range(9)}
+    tensors = {name: stored(*shape) for name, shape in shapes.items()}
+
+    back, forward, none = (
+        estimate_need(tensors, itemsize=4, n_tokens=10, passes=passes).example_bytes
+        for passes in (Passes.BACKWARD, Passes.FORWARD, Passes.NONE)
+    )
+
+    assert back == 4 * 10 * sum(8 + n + 4 for n in range(9))
+    assert forward == 4 * 10 * sum(8 + n + 4 for n in range(5, 9))
+    assert none == 0
 
 
 # What is no sum is counted where it is tested.

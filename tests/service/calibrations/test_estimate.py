@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from fimlora.memory.need import bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.plan import TargetModule
+from fimlora.statistics.options import Passes
 from fimlora_contract.requests import Calibration
 from fimlora_service.app import create_app
 from fimlora_service.calibrations.checkpoint_sizes import measure_checkpoint
@@ -211,7 +212,8 @@ def test_memory_is_compared_with_every_worker(http, body, data_dir, store):
     assert fits == {"cpu": (True, True), "gpu": (True, True), "unknown": (None, None)}
 
 
-def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
+@pytest.mark.parametrize("passes", Passes)
+def test_the_service_and_the_engine_agree_on_what_fits(tmp_path, passes):
     """Whoever is told that a model fits is not surprised by the worker."""
     shapes = {
         "model.embed_tokens.weight": (100, 8),
@@ -225,7 +227,11 @@ def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
     weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     save_file(weights, tmp_path / "model.safetensors")
     engine = estimate_need(
-        Checkpoint(tmp_path).tensors, itemsize=2, n_tokens=64, experts_per_token=2
+        Checkpoint(tmp_path).tensors,
+        itemsize=2,
+        n_tokens=64,
+        experts_per_token=2,
+        passes=passes,
     )
 
     ours = demand_of(
@@ -233,6 +239,7 @@ def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
         {},
         Calibration(max_length=64),
         dtype="bfloat16",
+        passes=passes,
     )
 
     assert (ours.weights, ours.resident) == (engine.weight_bytes, engine.least)
@@ -247,8 +254,9 @@ def test_the_service_and_the_engine_agree_on_what_fits(tmp_path):
         ({"allocation": {"method": "spectral"}}, "spectra"),
         ({"adapter": {"init": "lora-one"}}, "gradient_factors"),
         ({"adapter": {"init": "gora"}}, "projected_gradient"),
+        ({"adapter": {"init": "eva"}}, "input_components"),
     ],
-    ids=["spectral", "lora-one", "gora"],
+    ids=["spectral", "lora-one", "gora", "eva"],
 )
 def test_what_is_recorded_is_counted_as_the_engine_counts_it(
     http, body, data_dir, side, targets, signal, asks, record
@@ -405,3 +413,18 @@ def test_the_wait_is_guessed_from_jobs_before(http, body, store, redis_client):
 
     assert (idle, untold) == (0.0, None)
     assert wait() == pytest.approx(4 * 60 / 2)
+
+
+def test_a_run_that_goes_forward_only_needs_less(http, body):
+    """Features of a few maps, the inputs of one block for all examples, and no null."""
+    few = {"calibration": {"n_batches": 2, "batch_size": 4, "max_length": 64}}
+
+    back, forward, none = (
+        http.post("/estimate", json=body | few | {"allocation": {"method": method}})
+        .raise_for_status()
+        .json()["memory"]
+        for method in ("fim", "cka-layers", "kappa")
+    )
+
+    assert back["boundary_bytes"] > forward["boundary_bytes"] > none["boundary_bytes"] == 0
+    assert back["resident_bytes"] > none["resident_bytes"]

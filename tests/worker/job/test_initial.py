@@ -119,3 +119,22 @@ def test_a_plan_without_weights_says_nothing_of_them(jobs: Jobs, run_queue):
 
     text = (folder_of(jobs, job) / "rank_map.json").read_text()
     assert "initial" not in json.loads(text)["provenance"]
+
+
+@pytest.mark.parametrize(
+    ("method", "init"),
+    [("kappa", "gora"), ("cka-layers", "lora-one"), ("uniform", "lora-ga"), ("gora", "eva")],
+)
+def test_it_goes_with_methods_that_need_less_of_a_run(jobs: Jobs, run_queue, method, init):
+    """One that reads weights or activations alone, a control, one that leaves layers out."""
+    job = jobs.submit(allocation={"method": method}, adapter={"init": init})
+    run_queue()
+
+    ended = jobs.get(job).to_job()
+    assert ended.result is not None, ended.error
+    assert ended.result.rank_map.provenance["initial"]["name"] == init
+    tensors = load_file(folder_of(jobs, job) / "adapter_model.safetensors")
+    ranks = {m.name: m.rank for m in ended.result.rank_map.modules if m.rank}
+    assert {name: len(tensors[f"{PREFIX}{name}.lora_A.weight"]) for name in ranks} == ranks
+    is_zero = [not tensors[f"{PREFIX}{name}.lora_B.weight"].any() for name in ranks]
+    assert all(is_zero) if init == "eva" else not any(is_zero)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.many import share_many
-from fimlora.allocation.proportional import share_limit
-from fimlora.allocation.units import Floats, Units
+from fimlora.allocation.units import Floats, Ranks, Units
 from fimlora.errors import UnequalControls
 
 RANDOM = ("random", *(f"random-{i}" for i in range(2, 6)))  # the first is what the rule gives
@@ -44,13 +43,30 @@ def control_ranks(
     Returns:
         Rank per module name, by control.
     """
-    drawn = share_many(units, _random_scores(names, seed=seed), limit)
-    random = {
-        control: dict(zip(names, ranks, strict=True))
-        for control, ranks in zip(RANDOM, drawn.tolist(), strict=True)
+    found = control_table(units, names, limit, seed=seed)
+    return {
+        control: dict(zip(names, ranks.tolist(), strict=True))
+        for control, ranks in found.items()
     }
-    uniform = share_limit(spread_out(units), dict.fromkeys(names, 1.0), limit)
-    return {**random, "uniform": uniform}
+
+
+def control_table(
+    units: Units, names: Collection[str], limit: int, *, seed: int
+) -> dict[str, Ranks]:
+    """Do what `control_ranks` does, without a name for each rank.
+
+    Args:
+        units: The modules with their bounds.
+        names: Names of the modules, in the order of the results.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+        seed: Seed of the random patterns.
+
+    Returns:
+        Ranks in the order of the names, by control.
+    """
+    drawn = share_many(units, _random_scores(names, seed=seed), limit)
+    even = share_many(spread_out(units), np.ones((1, len(names))), limit)
+    return {**dict(zip(RANDOM, drawn, strict=True)), "uniform": even[0]}
 
 
 def spread_out(units: Units) -> Units:
@@ -122,10 +138,23 @@ def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str,
     Raises:
         UnequalControls: One leaves so much that its cheapest open step would still fit, or
             spends too much; none is to be written then.
+    """  # noqa: DOC502 - `check_steps` raises
+    check_steps(units, limit, {name: units.steps(ranks) for name, ranks in patterns.items()})
+
+
+def check_steps(units: Units, limit: int, patterns: Mapping[str, NDArray[np.intp]]) -> None:
+    """Do what `check_spending` does, from the steps of each row.
+
+    Args:
+        units: The modules with their bounds.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+        patterns: Steps by row, by the name of the pattern.
+
+    Raises:
+        UnequalControls: As there.
     """
     limit = units.affordable(limit)
-    for name, ranks in patterns.items():
-        steps = units.steps(ranks)
+    for name, steps in patterns.items():
         left = limit - int(units.weight @ units.ladder[steps])
         is_open = steps < units.highest
         prices = (units.weight * units.step_sizes[steps])[is_open]

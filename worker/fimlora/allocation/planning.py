@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fimlora.allocation.controls import check_spending, control_ranks
+from fimlora.allocation.controls import check_steps, control_table
 from fimlora.allocation.division import Part, divide, division_of, share_parts
 from fimlora.allocation.layers import (
     choose_layers,
@@ -184,10 +184,8 @@ def _over_modules(
             in_ranks=budget.unit == "rank",
             not_targeted=scores.not_targeted,
         )
-        controls = _controls(parts, modules, seed=seed)
-        ranks = controls.get(rule) or _share(rule, parts, values)
-        for part in parts:
-            check_spending(part.units, part.limit, {rule: ranks, **controls})
+        controls = _with_controls(rule, parts, values, seed=seed)
+        ranks = controls[rule] if rule in {"uniform", "random"} else controls.pop(rule)
     return bounds, ranks, controls
 
 
@@ -285,21 +283,31 @@ def _share(rule: str, parts: tuple[Part, ...], values: Mapping[str, Any]) -> dic
     return shared if len(parts) == 1 else {name: shared[name] for name in values}
 
 
-def _controls(
-    parts: tuple[Part, ...], modules: Collection[TargetModule], *, seed: int
+def _with_controls(
+    rule: str, parts: tuple[Part, ...], values: Mapping[str, Any], *, seed: int
 ) -> dict[str, dict[str, int]]:
-    """Ranks of each control, in the order of the modules."""
-    of_parts = [control_ranks(part.units, part.names, part.limit, seed=seed) for part in parts]
-    if len(of_parts) == 1:
-        return of_parts[0]
-    names = [module.name for module in modules]
-    ranks = np.empty(len(names), dtype=np.int64)
-    found: dict[str, dict[str, int]] = {}
-    for control in of_parts[0]:
-        for part, some in zip(parts, of_parts, strict=True):
-            ranks[part.columns] = list(some[control].values())
-        found[control] = dict(zip(names, ranks.tolist(), strict=True))
-    return found
+    """Ranks by a rule and of each control, all of which are seen to spend the same.
+
+    Returns:
+        Rank per module name, in the order of the values, by rule or control.
+    """
+    tables: dict[str, Ranks] = {}
+    for part in parts:
+        drawn = control_table(part.units, part.names, part.limit, seed=seed)
+        for control, ranks in drawn.items():
+            whole = tables.setdefault(control, np.empty(len(values), dtype=np.int64))
+            whole[part.columns] = ranks
+    if rule not in tables:
+        shared = _share(rule, parts, values).values()
+        tables[rule] = np.fromiter(shared, dtype=np.int64, count=len(values))
+    for part in parts:
+        steps = {
+            name: part.units.steps_of(ranks[part.columns]) for name, ranks in tables.items()
+        }
+        check_steps(part.units, part.limit, steps)
+    return {
+        name: dict(zip(values, ranks.tolist(), strict=True)) for name, ranks in tables.items()
+    }
 
 
 @contextmanager

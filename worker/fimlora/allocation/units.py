@@ -131,6 +131,10 @@ class Units:
         of_rows = np.fromiter(found, dtype=np.float64, count=len(self.first_names))
         return np.searchsorted(self.ladder, of_rows)
 
+    def steps_of(self, ranks: Ranks) -> NDArray[np.intp]:
+        """Steps per row, from the rank of each module in order."""
+        return np.searchsorted(self.ladder, ranks[self.columns[self.starts]])
+
 
 def gather_units(
     names: Collection[str],
@@ -218,8 +222,7 @@ def units_of(
     np.maximum.at(lo, row_of, lowest)
     np.minimum.at(hi, row_of, highest)
     weight = np.bincount(row_of, weights, minlength=n_rows).astype(np.float64)
-    is_plain = n_rows == len(names)
-    first_names = list(names) if is_plain else [names[i] for i in columns[starts].tolist()]
+    first_names = [names[i] for i in columns[starts].tolist()]
     low_steps = np.searchsorted(ladder, lo)
     high_steps = np.searchsorted(ladder, hi, side="right") - 1
     for i in np.flatnonzero(low_steps > high_steps):

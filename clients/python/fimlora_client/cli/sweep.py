@@ -13,6 +13,7 @@ from fimlora_client.bodies import build_request, checked
 from fimlora_client.cli import options
 from fimlora_client.cli.calibrate import wait_for
 from fimlora_client.cli.console import make_table, out, say, show_json
+from fimlora_client.cli.constraints import constraints_of
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.inputs import (
     checked_model,
@@ -66,6 +67,10 @@ def sweep(
     ] = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
     seed: options.Seed = None,
@@ -107,7 +112,9 @@ def sweep(
       fimlora sweep minilm my-rows --budget 16 --batches 16 --output sweep.csv
       fimlora sweep job_... --budget 8 --aggregations mean --first-batches 1,8 --floors 1,4
     """
-    shared = options.given(r_max=r_max, multiple_of=multiple_of)
+    shared = options.given(r_max=r_max, multiple_of=multiple_of) | constraints_of(
+        group, rank_menu, per_type, max_lora_rank
+    )
     wanted: dict[str, Any] = {
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "allocation": shared,
@@ -159,7 +166,7 @@ def sweep_table(found: Sweep) -> Table:
     for row in found.rows:
         start = (row.aggregation, str(row.n_batches), str(row.r_min))
         if row.unknown is not None:
-            table.add_row(*start, *(NONE,) * 5, row.unknown)
+            table.add_row(*start, *(NONE,) * 6)  # why, stands below
             continue
         shares = (row.overlap, row.overlap_with_default, row.at_floor, row.at_ceiling)
         labels = (
@@ -188,6 +195,8 @@ def _show(found: Sweep, output: Path | None, *, as_json: bool) -> None:
         all_of = f"{found.n_batches} batches, {found.n_examples:,} examples"
         say((f"  moved and overlap: against the plan of all {all_of}", "dim"))
         say((f"  with default: against its mean with floor {found.default_r_min}", "dim"))
+        for reason in dict.fromkeys(row.unknown for row in found.rows if row.unknown):
+            say((f"  {NONE}: {reason}", "dim"))
     if output:
         is_csv = output.suffix == ".csv"
         write_text(output, csv_of(found) if is_csv else found.model_dump_json(indent=2) + "\n")

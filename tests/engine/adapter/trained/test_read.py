@@ -187,6 +187,7 @@ def test_a_pickle_is_never_opened(tmp_path):
         (Limits(name_chars=20), "allowed are 20"),
         (Limits(elements=50), "over 50 numbers"),
         (Limits(rank=5), "over the limit of 5"),
+        (Limits(work=36 * 719), r"is 2.6e\+04, over the limit"),
     ],
 )
 def test_limits_are_held(tmp_path, limits, message):

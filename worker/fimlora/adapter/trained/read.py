@@ -52,6 +52,8 @@ class Limits:
         name_chars: Of the name of a tensor.
         elements: Numbers of a matrix, which is read as a whole.
         rank: Of a module.
+        work: The sum of ``(I + O) r^2`` over all modules, in proportion to which decomposing
+            them takes time.
     """
 
     config_bytes: int = 16 << 20
@@ -60,6 +62,7 @@ class Limits:
     name_chars: int = 1_000
     elements: int = 1 << 31
     rank: int = 1 << 14
+    work: int = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,11 @@ def read_trained(folder: str | Path, *, limits: Limits = Limits()) -> TrainedAda
         raise InvalidAdapter(
             f"target_modules does not mean {odd[0]}, of which {WEIGHTS} has tensors "
             f"({len(odd)} such modules), so PEFT would leave them aside; add it"
+        )
+    if (work := sum(m.target.cost * m.rank**2 for m in modules.values())) > limits.work:
+        raise InvalidAdapter(
+            f"the sum of (d_in + d_out) r^2 over its modules is {work:.2g}, over the limit of "
+            f"{limits.work:.2g}: decomposing it would take too long here; do it on your own machine"
         )
     size = (folder / WEIGHTS).stat().st_size
     return TrainedAdapter(folder, config, modules, carried, size)

@@ -13,6 +13,9 @@ from fimlora.adapter.trained.read import TrainedAdapter
 from fimlora.adapter.trained.tensors import Floats
 from fimlora.errors import InvalidAdapter
 
+_ROUNDING = 1e-14  # of the largest singular value, in float64
+_FRESH_NORM = 3**-0.5  # of a row that is drawn from U(-1/sqrt(I), 1/sqrt(I))
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -41,8 +44,11 @@ class Update:
         root = np.sqrt(self.sigma[:rank] / scale)
         A = np.zeros((rank, self.right.shape[1]))
         B = np.zeros((len(self.left), rank))
-        A[: len(root)] = root[:, None] * self.right[:rank]
-        B[:, : len(root)] = self.left[:, :rank] * root
+        # A direction without strength keeps a row of A as long as a fresh one: with zeros on both
+        # sides neither has a gradient, and training that goes on would never use the rank.
+        is_empty = self.sigma[:rank] <= _ROUNDING * self.sigma[0]
+        A[: len(root)] = np.where(is_empty, _FRESH_NORM, root)[:, None] * self.right[:rank]
+        B[:, : len(root)] = self.left[:, :rank] * np.where(is_empty, 0.0, root)
         return A, B
 
 
