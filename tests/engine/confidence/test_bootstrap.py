@@ -199,6 +199,15 @@ def test_what_is_not_known_is_said(options, changes, reason):
         confidence_of(statistics, plan)
 
 
+@pytest.mark.parametrize("method", ["kappa", "cka-layers", "eva"])
+def test_a_method_without_gradients_is_named(method):
+    """Whether or not a run has kept examples' energies for another method."""
+    statistics = statistics_of(drawn_energies(8))
+    plan = replace(allocate(score(statistics), 8), method=method)
+
+    assert f"method {method!r} looks at no gradient" in obstacle(statistics, plan)
+
+
 def test_one_example_says_nothing():
     """All resamples are that one example, and would agree."""
     statistics = statistics_of(drawn_energies(1))

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from fimlora.allocation.planning import fits_any_scores, many_like
 from fimlora.allocation.units import Floats, Ranks
 from fimlora.errors import InvalidOption
+from fimlora.methods.registry import METHODS
 from fimlora.plan import RankPlan
 from fimlora.statistics import Statistics
+from fimlora.statistics.options import Passes
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
@@ -109,6 +111,8 @@ def obstacle(statistics: Statistics, plan: RankPlan) -> str | None:
     """
     if plan.rule in {"uniform", "random"}:
         return f"rule {plan.rule!r} looks at no score, so that no other examples would move it"
+    if (method := METHODS.get(plan.method or "")) and method.passes is not Passes.BACKWARD:
+        return f"method {method.name!r} looks at no gradient, of which each example has one"
     if plan.rule not in {"proportional", "layers"}:
         return f"rule {plan.rule!r} goes by more than one number per example and module"
     if not statistics.example_energies:
