@@ -72,7 +72,8 @@ def test_names_in_full_come_before_layers_to_transform():
     assert set(resolved(adapted)) == set(names)
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+# Of a schedule that falls to ranks of its own, `test_adalora` has what is written.
+@pytest.mark.parametrize("format", sorted(FORMATS.keys() - {"adalora"}))
 def test_every_tool_reads_it_or_is_told_why_not(format, tmp_path):
     """Unsloth takes names of leaves alone, and those are in every layer."""
     model, targets = tiny("llama_gqa_lm")
