@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 
 from fimlora.adapter.initial import eva, gora, kaiming, lora_ga, lora_one, zeros
-from fimlora.adapter.initial.checks import check_ranks, check_seed, check_statistics
+from fimlora.adapter.initial.checks import check_ranks
 from fimlora.adapter.initial.directions import Factors
+from fimlora.adapter.initial.measured import check_seed, check_statistics
 from fimlora.plan import RankPlan
 from fimlora.statistics import Statistics
 
