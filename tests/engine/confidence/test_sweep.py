@@ -104,6 +104,18 @@ def test_by_default_it_goes_through_what_the_paper_varies(statistics):
     assert found.to_json()["rows"][0]["aggregation"] == "mean"
 
 
+def test_a_preset_of_groups_is_those_groups(statistics):
+    """As a text, and as lists that can be gone through once."""
+    by_kind = {}
+    for module in statistics.modules:
+        by_kind.setdefault(module.kind, []).append(module.name)
+
+    preset = sweep(statistics, 4, groups="type")
+
+    assert preset.rows == sweep(statistics, 4, groups=iter(by_kind.values())).rows
+    assert preset.rows != sweep(statistics, 4).rows
+
+
 def test_a_floor_that_is_not_feasible_has_its_reason(statistics):
     """The others have their plans."""
     low, high = sweep(statistics, 4, aggregations=["mean"], n_batches=[6], r_min=[4, 5]).rows

@@ -127,8 +127,9 @@ def sweep(
             `MOST_ROWS`.
         InfeasibleBudget: No ranks within the default bounds meet the budget.
     """  # noqa: DOC502 - `allocate` raises
-    if "groups" in options:  # looked through once per plan
-        options["groups"] = [tuple(group) for group in options["groups"]]
+    groups = options.get("groups", ())
+    if not isinstance(groups, str):  # looked through once per plan
+        options["groups"] = [tuple(group) for group in groups]
     options = {"scale": statistics.scale} | options
     default = allocate(score(statistics, scale=options["scale"]), budget, **options)
     batches = _numbers("n_batches", n_batches, _doubling(statistics.n_batches))
