@@ -125,7 +125,8 @@ def test_a_wrong_parameter_says_its_form(http, method, path, message):
         ),
         (
             "/rank-patterns?model=a&dataset=b&bugdet=8",
-            "there is no such parameter; there are ['model', 'dataset', 'budget', 'format']",
+            "there is no such parameter; there are ['model', 'dataset', 'budget', 'format', "
+            "'steps', 'accumulation']",
         ),
         ("/v1/models?x", "there is no such parameter; this route takes none"),
     ],
