@@ -8,10 +8,16 @@ from pydantic import ValidationError
 from fimlora.adapter.initial import registry
 from fimlora.adapter.initial.registry import INITS, init_records
 from fimlora.statistics.options import Record
+from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.confidence import START_CODES
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.references import Columns
-from fimlora_contract.requests import NOT_ADDED_UP, CalibrationRequest, InitName
+from fimlora_contract.requests import (
+    FEWEST_EXAMPLES,
+    NOT_ADDED_UP,
+    CalibrationRequest,
+    InitName,
+)
 from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
 
 SHORT = {"base_model": "org/model@v1", "dataset": "local:reviews", "budget": 8}
@@ -96,6 +102,16 @@ def test_short_forms_expand_to_tagged_references():
         (
             {"allocation": {"method": "coherent"}, "calibration": {"estimator": "sampled"}},
             "method coherent needs the energy of each example's gradient, .* use auto, exact",
+        ),
+        *(
+            (
+                {
+                    "allocation": {"method": method},
+                    "calibration": {"n_batches": 1, "batch_size": fewest - 1},
+                },
+                f"method {method} compares at least {fewest} examples, and at most {fewest - 1}",
+            )
+            for method, fewest in FEWEST_EXAMPLES.items()
         ),
         ({"calibration": {"n_batches": "8"}}, "n_batches"),
         ({"calibration": {"tolerance": 0.0}}, "tolerance"),
@@ -327,3 +343,19 @@ def test_arms_of_one_alpha_would_have_other_learning_rates():
 
     asked = EvaluationRequest.model_validate(SHORT | {"adapter": {"scale": 0.5}})
     assert asked.adapter.scaling == {"scale": 0.5, "alpha": None, "rslora": False}
+
+
+def test_a_comparison_leaves_out_by_itself_what_compares_more_examples():
+    """One that was named is refused; one example alone is enough for the others."""
+    few = {"n_batches": 1, "batch_size": 1}
+    every = ComparisonRequest.model_validate(SHORT)
+    fewer = ComparisonRequest.model_validate(SHORT | {"calibration": few})
+
+    assert set(every.methods_measured) - set(fewer.methods_measured) == {
+        "coherent",
+        "spectral-denoised",
+    }
+    with pytest.raises(ValidationError, match="coherent compares at least 2 examples"):
+        ComparisonRequest.model_validate(
+            SHORT | {"calibration": few, "methods": ["fim", "coherent"]}
+        )

@@ -13,16 +13,16 @@ from fimlora.adapter.initial.stated import INITIAL
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
+from fimlora.methods.registry import METHODS
 from fimlora.methods.score import score
 from fimlora.plan import Budget, RankPlan
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 
-# What a plan says of its own scores, which another one may have nothing of; and what has a field of
-# its own now.
-# And what an adapter begins with is a fact of the files that were written.
-_OF_ITS_SCORES = frozenset(
-    {"aggregation", "contrast", "negative_estimates", "negative_share", "not_targeted", INITIAL}
+# What a plan says of its own scores, which another one may have nothing of; what has a field of
+# its own; and what an adapter begins with, which is a fact of the files that were written.
+_OF_THAT_PLAN = frozenset({"not_targeted", INITIAL}).union(
+    *(method.states for method in METHODS.values())
 )
 
 
@@ -56,7 +56,7 @@ class WrittenAdapter:
         Returns:
             The provenance of a new plan, but for what its scores say themselves.
         """
-        measured = {*scores.provenance, *_OF_ITS_SCORES}
+        measured = {*scores.provenance, *_OF_THAT_PLAN}
         facts = self.rank_map["provenance"].items()
         return {key: value for key, value in facts if key not in measured}
 

@@ -8,6 +8,7 @@ from fimlora_contract.base import RequestModel
 from fimlora_contract.requests import (
     BY_EXAMPLES,
     BY_RETAIN,
+    FEWEST_EXAMPLES,
     ON_REQUEST,
     AdapterOptions,
     Allocation,
@@ -73,6 +74,8 @@ class ComparisonRequest(CalibrationRequest):
             return tuple(self.methods)
         impossible = {*ON_REQUEST, *(() if self.retain else BY_RETAIN)}
         impossible |= {*(BY_EXAMPLES if self.calibration.estimator == "sampled" else ())}
+        n_examples = self.calibration.most_examples
+        impossible |= {n for n, fewest in FEWEST_EXAMPLES.items() if n_examples < fewest}
         every: tuple[str, ...] = get_args(MethodName)
         return tuple(name for name in every if name not in impossible)
 

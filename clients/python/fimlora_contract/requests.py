@@ -70,6 +70,13 @@ ON_REQUEST = (
     "cka-layers",
     "cka-layers-biased",
 )
+# How many examples these compare at least.
+FEWEST_EXAMPLES = {
+    "coherent": 2,
+    "spectral-denoised": 2,
+    "cka-layers": 4,
+    "cka-layers-biased": 4,
+}
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
@@ -214,6 +221,11 @@ class Calibration(RequestModel):
     def most_batches(self) -> int:
         """Batches that may be measured."""
         return self.max_batches if self.n_batches == "auto" else self.n_batches
+
+    @property
+    def most_examples(self) -> int:
+        """Examples that may be measured."""
+        return self.most_batches * self.batch_size
 
 
 class Allocation(RequestModel):
@@ -461,6 +473,18 @@ def check_rounds(
         )
 
 
+def check_examples(calibration: Calibration, methods: tuple[str, ...]) -> None:
+    """Refuse a method that compares more examples than are measured."""
+    n_examples = calibration.most_examples
+    for name in methods:
+        if n_examples < (fewest := FEWEST_EXAMPLES.get(name, 0)):
+            raise ValueError(
+                f"method {name} compares at least {fewest} examples, and at most {n_examples} "
+                f"would be measured, n_batches={calibration.most_batches} of batch_size="
+                f"{calibration.batch_size}: give more, or take another method"
+            )
+
+
 def check_retain(retain: DatasetReference | None, methods: tuple[str, ...]) -> None:
     """Refuse a method that lacks its second dataset, and one that nothing would read."""
     needing = [name for name in methods if name in BY_RETAIN]
@@ -599,6 +623,11 @@ class CalibrationRequest(RequestModel):
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
                 "sampled does not give: use auto, exact or sketched"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _examples_suffice(self) -> Self:
+        check_examples(self.calibration, self.methods_measured)
         return self
 
     @model_validator(mode="after")

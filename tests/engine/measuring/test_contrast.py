@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fimlora import ProgressFile, Settings, Statistics, measure, measure_folder
+from fimlora import ProgressFile, Settings, Statistics, measure, measure_folder, score
+from fimlora.adapter.initial.registry import INITS, init_records
 from fimlora.errors import EmptyCalibration, InvalidOption, InvalidStatistics
 from support.models import make_batch, tiny
 from support.statistics import assert_identical
@@ -54,6 +55,34 @@ def test_both_are_as_two_runs_of_their_own():
     assert found.retain.n_examples == 5
     assert not found.retain.spectra
     assert [half.n_examples for half in found.retain.halves] == [2, 3]
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sketched", "sampled"])
+@pytest.mark.parametrize("init", INITS)
+def test_what_initial_weights_need_moves_no_contrast(init, estimator):
+    """It is recorded of the rows at hand alone, whatever seed it is recorded by."""
+    model, targets = tiny(NAME)
+    batches, others = data(lengths=([9, 3], [5])), data(70, ([4, 8],))
+    alike = {"target_modules": targets, "estimator": estimator, "seed": 5}
+
+    found = measure(model, batches, record=init_records(init), retain=others, **alike)
+
+    plain = measure(model, batches, retain=others, **alike)
+    assert bool(found.quantities) is bool(init_records(init))
+    assert not found.retain.quantities
+    assert dict(score(found, "vila").by_module) == dict(score(plain, "vila").by_module)
+
+
+@pytest.mark.parametrize("estimator", ["sketched", "sampled"])
+def test_another_draw_is_not_held_against(estimator):
+    """Where the sums of both are of what a seed draws, it is to be one."""
+    model, targets = tiny(NAME)
+    alike = {"target_modules": targets, "estimator": estimator}
+    one = measure(model, data(lengths=([5, 3],)), seed=1, **alike)
+    other = measure(model, data(70, ([4, 2],)), seed=2, **alike)
+
+    with pytest.raises(InvalidStatistics, match="differ in seed: 2, and 1 here"):
+        one.with_retain(other)
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sketched", "sampled"])

@@ -11,7 +11,13 @@ from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, needs_null, records_needed
 from fimlora.methods.score import SCORERS
 from fimlora.scores import RULES
-from fimlora_contract.requests import BY_EXAMPLES, BY_LAYERS, BY_SPECTRA, MethodName
+from fimlora_contract.requests import (
+    BY_EXAMPLES,
+    BY_LAYERS,
+    BY_SPECTRA,
+    FEWEST_EXAMPLES,
+    MethodName,
+)
 
 
 def test_each_method_has_a_scorer_a_rule_and_words():
@@ -30,6 +36,8 @@ def test_the_wire_has_the_methods_of_the_engine():
     assert tuple(n for n, m in METHODS.items() if m.rule == "spectral") == BY_SPECTRA
     assert tuple(n for n, m in METHODS.items() if m.rule == "layers") == BY_LAYERS
     assert tuple(n for n, m in METHODS.items() if m.needs_examples) == BY_EXAMPLES
+    fewest = {n: m.fewest_examples for n, m in METHODS.items() if m.fewest_examples}
+    assert fewest == FEWEST_EXAMPLES
 
 
 @pytest.mark.parametrize("ask", [records_needed, needs_null])

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fimlora.errors import MissingGradient
+from fimlora.errors import InvalidOption, MissingGradient
 from fimlora.left_out import UNREACHED
 from fimlora.measuring.examples.losses import Loss
 from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.settings import Settings
 from fimlora.model.targets import Choice
+from fimlora.numerics.kernel_alignment import FEWEST
 from fimlora.statistics import Statistics
-from fimlora.statistics.options import Execution
+from fimlora.statistics.options import Execution, Record
 from fimlora.statistics.statistics import HALVES, NO_LOSS, NULL, Groups, as_fields
 
 # Of the largest number of a kind, what may differ between equal passes on some devices.
@@ -54,10 +55,12 @@ def new_statistics(
         The statistics; a module that no gradient has reached is not a target after all.
 
     Raises:
+        InvalidOption: All that was asked for compares more examples than there are.
         MissingGradient: None was reached, or one was not that was named by itself.
-    """  # noqa: DOC502 - `_reached` raises
+    """  # noqa: DOC502 - the helpers raise
     apart = {p: _groups_of(p, groups) for p in (NULL, *HALVES) if _groups_of(p, groups)}
     groups = {group: arrays for group, arrays in groups.items() if "." not in group}
+    _check_enough(settings, groups, n_examples=sum(batch_sizes))
     reached = _reached(choice, groups)
     whole = Statistics(
         modules=reached.modules,
@@ -134,6 +137,17 @@ def _are_alike(run: Groups, null: Groups) -> bool:
 def _groups_of(prefix: str, groups: Groups) -> Groups:
     """What was recorded of a part, under its plain names."""
     return {g.removeprefix(prefix): a for g, a in groups.items() if g.startswith(prefix)}
+
+
+def _check_enough(settings: Settings, groups: Groups, *, n_examples: int) -> None:
+    """Say that nothing was recorded for want of examples, where that is why."""
+    compares = Record.LAYER_SIMILARITY in settings.parsed_record and n_examples < FEWEST
+    if compares and not any(groups.values()):
+        there = "is one" if n_examples == 1 else f"are {n_examples}"
+        raise InvalidOption(
+            f"record={Record.LAYER_SIMILARITY.value!r} compares examples, and there {there}; "
+            f"measure at least {FEWEST}"
+        )
 
 
 def _reached(choice: Choice, groups: Groups) -> Choice:

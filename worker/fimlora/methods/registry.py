@@ -28,6 +28,7 @@ class Method:
         needs_retain: Whether it needs those of rows whose function is to be kept.
         needs_fisher: Whether it needs what an estimator has recorded.
         passes: What passes over the data it needs.
+        states: What a plan's provenance says of its scores, beside what statistics say of a run.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Method:
     needs_retain: bool = False
     needs_fisher: bool = False
     passes: Passes = Passes.BACKWARD
+    states: frozenset[str] = frozenset()
 
     @property
     def reads_labels(self) -> bool:
@@ -48,6 +50,10 @@ class Method:
         return self.passes is Passes.BACKWARD and self.name not in CONTROLS
 
 
+_OF_FISHER = frozenset({"aggregation"})
+_OF_SIMILARITY = frozenset(
+    {"layer_score", "layer_similarity", "similarity_token", "similarity_examples"}
+)
 _ALL = (
     Method(
         "fim",
@@ -55,6 +61,7 @@ _ALL = (
         "by the mean diagonal Fisher information of LoRA-B",
         "FIM-LoRA, equation 4",
         needs_fisher=True,
+        states=_OF_FISHER,
     ),
     Method(
         "coherent",
@@ -64,6 +71,7 @@ _ALL = (
         frozenset({Record.SPECTRA}),
         needs_examples=True,
         fewest_examples=2,
+        states=frozenset({"negative_estimates", "negative_share"}),
     ),
     Method(
         "spectral",
@@ -81,6 +89,7 @@ _ALL = (
         frozenset({Record.SPECTRA}),
         needs_examples=True,
         fewest_examples=2,
+        states=frozenset({"within_noise"}),
     ),
     Method(
         "fim-over-null",
@@ -89,6 +98,7 @@ _ALL = (
         "a contrast of two runs, as in VILA (Kim et al. 2025)",
         needs_null=True,
         needs_fisher=True,
+        states=_OF_FISHER,
     ),
     Method(
         "gora",
@@ -104,6 +114,7 @@ _ALL = (
         "a contrast of two datasets, as in VILA (Kim et al. 2025)",
         needs_fisher=True,
         needs_retain=True,
+        states=_OF_FISHER | {"contrast"},
     ),
     Method(
         "kappa",
@@ -112,6 +123,7 @@ _ALL = (
         "KappaTune, as in PEFT",
         frozenset({Record.WEIGHT_CONDITION}),
         passes=Passes.NONE,
+        states=frozenset({"condition_numbers"}),
     ),
     Method(
         "eva",
@@ -120,6 +132,7 @@ _ALL = (
         "EVA (Paischer et al. 2024)",
         frozenset({Record.INPUT_COMPONENTS}),
         passes=Passes.FORWARD,
+        states=frozenset({"input_components"}),
     ),
     Method(
         "fisher-layers",
@@ -127,6 +140,7 @@ _ALL = (
         "the layers with the largest trace of the Fisher information share evenly (experimental)",
         "Lodha et al. 2023, with the trace in place of Frobenius norms",
         needs_examples=True,
+        states=frozenset({"layer_score"}),
     ),
     Method(
         "fisher-layers-frobenius",
@@ -134,6 +148,7 @@ _ALL = (
         "fisher-layers by the Frobenius norm of each weight's Fisher information (experimental)",
         "Lodha et al. 2023",
         frozenset({Record.PARAMETER_FISHER}),
+        states=frozenset({"layer_score"}),
     ),
     Method(
         "cka-layers",
@@ -143,6 +158,7 @@ _ALL = (
         frozenset({Record.LAYER_SIMILARITY}),
         fewest_examples=4,
         passes=Passes.FORWARD,
+        states=_OF_SIMILARITY,
     ),
     Method(
         "cka-layers-biased",
@@ -152,6 +168,7 @@ _ALL = (
         frozenset({Record.LAYER_SIMILARITY}),
         fewest_examples=4,
         passes=Passes.FORWARD,
+        states=_OF_SIMILARITY,
     ),
     Method(
         "effective-rank",
@@ -159,10 +176,21 @@ _ALL = (
         "by how many directions the mean gradient has, whitened by its inputs (experimental)",
         "re-implemented after early-gradient-spectra-lora",
         frozenset({Record.WHITENED_SPECTRA}),
+        states=frozenset({"effective_rank_bounds", "unresolved_ranks"}),
     ),
-    Method("uniform", "uniform", "one rank for all: a strong default", "LoRA"),
     Method(
-        "random", "random", "by random numbers: the control of any uneven plan", "a control"
+        "uniform",
+        "uniform",
+        "one rank for all: a strong default",
+        "LoRA",
+        states=_OF_FISHER,
+    ),
+    Method(
+        "random",
+        "random",
+        "by random numbers: the control of any uneven plan",
+        "a control",
+        states=_OF_FISHER,
     ),
 )
 METHODS = {method.name: method for method in _ALL}

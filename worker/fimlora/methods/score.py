@@ -114,6 +114,9 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
         lacks nothing.
     """
     needed = find_method(method)
+    # First, as records may be empty for want of examples; with none, it is the records that lack.
+    if 0 < statistics.n_examples < needed.fewest_examples:
+        return _too_few(method, statistics.n_examples, needed.fewest_examples)
     for record in sorted(needed.record):
         if not statistics.holds(record):
             return (
@@ -139,13 +142,14 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
             f"none; measure with estimator='exact' or 'sketched', not "
             f"{statistics.estimator.value!r}"
         )
-    if statistics.n_examples < needed.fewest_examples:
-        there = "is one" if statistics.n_examples == 1 else f"are {statistics.n_examples}"
-        least = {2: "two", 4: "four"}.get(needed.fewest_examples, str(needed.fewest_examples))
-        return (
-            f"method {method!r} compares examples, and there {there}; measure at least {least}"
-        )
     return None
+
+
+def _too_few(method: str, n_examples: int, fewest: int) -> str:
+    """Say that a method has more examples to compare."""
+    there = "is one" if n_examples == 1 else f"are {n_examples}"
+    least = {2: "two", 4: "four"}.get(fewest, str(fewest))
+    return f"method {method!r} compares examples, and there {there}; measure at least {least}"
 
 
 def _no_null(statistics: Statistics) -> str | None:

@@ -172,7 +172,8 @@ class Statistics:
         """Put beside this run one of the rows whose function is to be kept.
 
         Args:
-            other: Statistics of the same model, head and settings over these rows. Of modules
+            other: Statistics of the same model, head and settings over these rows; the seed is
+                none of these where what was estimated is not drawn. Of modules
                 that only they have reached nothing is kept, as no plan of this run has them;
                 those that they have not reached count as zero.
 
@@ -182,7 +183,9 @@ class Statistics:
         Raises:
             InvalidStatistics: The two differ in a setting, which the message names.
         """
-        for name in _MUST_MATCH:
+        # Initial weights may be recorded of this run alone, and a seed is theirs, too.
+        is_drawn = self.estimator.is_drawn
+        for name in (name for name in _MUST_MATCH if is_drawn or name != "seed"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise InvalidStatistics(

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from fimlora import Settings, Statistics, allocate, measure, measure_streamed, score
+from fimlora import (
+    Settings,
+    Statistics,
+    allocate,
+    measure,
+    measure_folder,
+    measure_streamed,
+    score,
+)
 from fimlora.allocation.layers import n_layers_of
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.recording.layer_similarity import LayerSimilarity, token_of
@@ -353,8 +361,22 @@ def test_too_few_examples_are_refused():
         record="layer_similarity",
     )
 
-    with pytest.raises(InvalidOption, match="cka-layers"):
+    with pytest.raises(InvalidOption, match=r"cka-layers.* there are 3; measure at least four"):
         score(statistics, "cka-layers")
+
+
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
+@pytest.mark.parametrize(("lengths", "there"), [([9, 5, 4], "are 3"), ([7], "is one")])
+def test_a_run_that_compares_too_few_says_so(lengths, there, executor, tmp_path):
+    """Nothing is recorded then, and no gradient was wanted."""
+    model, targets = tiny("llama_gqa_lm")
+    save(model, tmp_path)
+    settings = Settings(target_modules=targets, record="layer_similarity", estimator="none")
+
+    with pytest.raises(InvalidOption, match=f"there {there}; measure at least 4"):
+        measure_folder(
+            tmp_path, [make_batch("llama_gqa_lm", lengths)], settings, executor=executor
+        )
 
 
 @pytest.mark.parametrize("name", sorted(SEQ2SEQ_MODELS)[:1])
