@@ -58,7 +58,8 @@ class TruncationRequest(RequestModel):
     energy: Annotated[
         Annotated[float, Field(gt=0, le=1)] | None,
         Field(
-            description="In place of a budget: the share of all squared singular values to keep."
+            description="In place of a budget: the share of all squared singular values to keep, as "
+            "far as r_max allows."
         ),
     ] = None
     r_min: Annotated[
@@ -131,6 +132,13 @@ class Truncation(AnswerModel):
     bytes_before: int
     bytes: int
     n_untouched: int = Field(description="Modules whose A and B stayed as they were.")
+    energy_kept: float | None = Field(
+        default=None,
+        description="Share of the sum of all squared singular values that is kept.",
+    )
+    energy_asked: float | None = Field(
+        default=None, description="The share that was asked for, which r_max may keep it from."
+    )
     scale: float
     modules: list[TruncatedModule]
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fimlora import load_plan
 from fimlora.adapter.convert import convert_adapter
-from fimlora.errors import InvalidOption
+from fimlora.errors import InvalidAdapter, InvalidOption
 from support.adapters import config_of
-from support.trained_adapters import references, reloaded, save_trained
+from support.trained_adapters import edit_tensors, references, reloaded, save_trained
 
 PATTERN = {"rank_pattern": {"q_proj": 3, "up_proj": 5}}
 CONSTANT = PATTERN | {"alpha_pattern": {"q_proj": 6, "up_proj": 10}}
@@ -115,3 +116,65 @@ def test_adalora_becomes_plain_lora(tmp_path, layout):
     assert list(found.left_out) == ["bert.pooler.dense"]
     assert set(found.ranks.values()) == {4}
     assert "1 kept no rank; AdaLoRA's function in float32" in found.sentence
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+def test_an_adapter_of_zeros_keeps_its_ranks(tmp_path, layout):
+    """Nothing tells its ranks from padding, so none is taken off."""
+    from support.adapters import write
+
+    _, plan = write("gpt2_lm", tmp_path / "in", weights=True, init="zeros")
+
+    found = convert_adapter(tmp_path / "in", tmp_path / "out", layout=layout)
+    again = convert_adapter(tmp_path / "out", tmp_path / "again")
+
+    assert found.ranks == plan.ranks
+    assert again.ranks == (plan.ranks if layout == "B" else dict.fromkeys(plan.ranks, 8))
+    assert load_plan(tmp_path / "again").warnings[0].code == "does_not_train"
+
+
+def test_variable_ranks_are_kept_zeros_or_not(tmp_path):
+    """Only one rank throughout can be padded: a rank that training left at zero stays a rank."""
+    save_trained("llama_gqa_lm", tmp_path / "in", **CONSTANT)
+
+    def empty_last(tensors):
+        for key, tensor in tensors.items():
+            (tensor if "lora_A" in key else tensor.T)[-1] = 0
+
+    edit_tensors(tmp_path / "in", empty_last)
+
+    found = convert_adapter(tmp_path / "in", tmp_path / "out")
+
+    assert set(found.ranks.values()) == {3, 5, 6}
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [({"lora_alpha": 16, "use_rslora": True, "r": 8}, 6), ({"lora_alpha": 1, "r": 6}, 1)],
+)
+def test_every_alpha_is_an_integer(tmp_path, layout, options, scale):
+    """Some readers take no other; the rest of the scale is in B, and the sentence says so."""
+    peft_model = save_trained("llama_gqa_lm", tmp_path / "in", **options)
+    updates = references(tmp_path / "in", peft_model)
+
+    found = convert_adapter(tmp_path / "in", tmp_path / "out", layout=layout)
+
+    config = config_of(tmp_path / "out")
+    alphas = [config["lora_alpha"], *config["alpha_pattern"].values()]
+    assert {type(alpha) for alpha in alphas} == {int}
+    assert config["lora_alpha"] == scale * config["r"]
+    assert f"became {scale} and the rest is in the matrices" in found.sentence
+    again = reloaded("llama_gqa_lm", tmp_path / "out")
+    for name, update in updates.items():
+        torch.testing.assert_close(again[name].double(), update, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rank_map_that_cannot_be_read_is_refused(tmp_path):
+    """It might say that the base model changes."""
+    save_trained("llama_gqa_lm", tmp_path / "in")
+    for content in ("{", "[]", '{"provenance": {"initial": {"name": "else"}}}'):
+        (tmp_path / "in" / "rank_map.json").write_text(content)
+        with pytest.raises(InvalidAdapter, match="initial weights"):
+            convert_adapter(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

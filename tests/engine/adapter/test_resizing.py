@@ -87,3 +87,14 @@ def test_what_was_drawn_is_left_alone():
     resize_factors(A, B, drawn)
 
     assert torch.equal(drawn, before)
+
+
+def test_where_nothing_was_nothing_is_cut():
+    """A is zero and B is not: the update is zero, and so is what is gone of it."""
+    A, B, drawn = factors()
+
+    found = resize_factors(torch.zeros_like(A), B, drawn[:2])
+
+    assert found.error == 0
+    assert torch.equal(found.A, drawn[:2])
+    assert not found.B.any()

@@ -9,6 +9,7 @@ import torch
 from fimlora import Budget, InfeasibleBudget, load_plan
 from fimlora.adapter.truncate import error_at, ranks_by_energy, truncate_adapter
 from fimlora.errors import InvalidOption
+from support.adapters import config_of
 from support.trained_adapters import (
     edit_config,
     edit_tensors,
@@ -246,3 +247,37 @@ def test_a_rank_without_strength_can_still_be_trained(tmp_path):
         assert not B.any()
     wanted = {n: best(update, found.plan.ranks[n]) for n, update in updates.items()}
     assert relative(loaded("gpt2_lm", tmp_path / "out"), wanted) < 2e-7
+
+
+def test_energy_that_the_highest_rank_forbids_is_told(tmp_path):
+    """What is kept, what was asked for and what stood in the way; nothing where it is kept."""
+    peft_model = save_trained("llama_gqa_lm", tmp_path / "in")
+    updates = references(tmp_path / "in", peft_model)
+    values = [torch.linalg.svdvals(update).numpy() ** 2 for update in updates.values()]
+    wanted = sum(v[0] for v in values) / sum(v.sum() for v in values)
+
+    short = truncate_adapter(tmp_path / "in", tmp_path / "a", energy=0.99, r_max=1)
+    whole = truncate_adapter(tmp_path / "in", tmp_path / "b", energy=0.99)
+
+    assert short.energy_kept == pytest.approx(wanted, rel=1e-6)
+    assert f"Kept is {wanted:.4%} of the energy and not the 99.0000%" in short.sentence
+    assert "r_max=1 stands in the way" in short.sentence
+    assert short.to_json()["energy_kept"] == short.energy_kept < short.to_json()["energy_asked"]
+    assert whole.energy_kept >= 0.99
+    assert "stands in the way" not in whole.sentence
+
+
+def test_every_alpha_is_an_integer(tmp_path):
+    """Of rsLoRA, whose scale is no integer."""
+    options = {"lora_alpha": 16, "use_rslora": True, "r": 8}
+    peft_model = save_trained("llama_gqa_lm", tmp_path / "in", **options)
+
+    found = truncate_adapter(tmp_path / "in", tmp_path / "out", energy=1, r_min=0)
+
+    config = config_of(tmp_path / "out")
+    alphas = [config["lora_alpha"], *config["alpha_pattern"].values()]
+    assert {type(alpha) for alpha in alphas} == {int}
+    assert "became 6 and the rest is in the matrices" in found.sentence
+    again = reloaded("llama_gqa_lm", tmp_path / "out")
+    for name, update in references(tmp_path / "in", peft_model).items():
+        torch.testing.assert_close(again[name].double(), update, rtol=1e-5, atol=1e-5)

@@ -104,7 +104,9 @@ def test_the_least_important_are_pruned_and_whole_modules_grow():
         "d": np.array([7.0, 6.0]),
     }
 
-    found = prune_and_grow(importance, 3, method="ablation")
+    found = prune_and_grow(
+        importance, 3, method="ablation", highest=dict.fromkeys(importance, 9)
+    )
 
     assert found.pruned == {"b": (0,), "a": (1, 2)}  # b keeps its second, though it is worse
     assert found.grown == {"c": 2, "d": 1}
@@ -118,7 +120,32 @@ def test_the_least_important_are_pruned_and_whole_modules_grow():
 def test_what_cannot_be_pruned_is_refused(n, message):
     """With how many could be."""
     with pytest.raises(InvalidOption, match=message):
-        prune_and_grow({"a": np.arange(3.0), "b": np.arange(2.0)}, n, method="ablation")
+        prune_and_grow(
+            {"a": np.arange(3.0), "b": np.arange(2.0)},
+            n,
+            method="ablation",
+            highest={"a": 9, "b": 9},
+        )
+
+
+def test_no_module_grows_beyond_its_smaller_side():
+    """What one has no room for goes to the next; where none has room, it is refused."""
+    importance = {"a": np.array([-3.0, -2.0, -1.0]), "b": np.array([9.0]), "c": np.array([7.0])}
+
+    found = prune_and_grow(importance, 2, method="ablation", highest={"a": 8, "b": 1, "c": 3})
+
+    assert found.grown == {"c": 2}
+    assert found.ranks == {"a": 1, "b": 1, "c": 3}
+    with pytest.raises(InvalidOption, match="can grow by 1 in all"):
+        prune_and_grow(importance, 2, method="ablation", highest={"a": 8, "b": 1, "c": 2})
+
+
+def test_advice_knows_the_sides_of_a_model():
+    """Keys and values have 12 outputs: four modules of rank 1 have room for 11 more each."""
+    model = trained_adapter("llama_gqa_lm", (24, 1, 1, 24, 24, 24, 24))
+
+    with pytest.raises(InvalidOption, match="can grow by 44 in all"):
+        advise_prune_and_grow(model, batches_for("llama_gqa_lm"), 200)
 
 
 def test_statistics_without_gates_and_batches_without_labels_are_refused():

@@ -15,6 +15,7 @@ import numpy as np
 
 from fimlora.adapter.config import LAYOUTS
 from fimlora.adapter.folder import check_destination, new_folder
+from fimlora.adapter.initial.carried import carry_initial
 from fimlora.adapter.trained.adalora import is_adalora, write_plain
 from fimlora.adapter.trained.read import (
     WEIGHTS,
@@ -25,7 +26,12 @@ from fimlora.adapter.trained.read import (
 )
 from fimlora.adapter.trained.tensors import Floats
 from fimlora.adapter.trained.update import spectra_of, unpadded_rank
-from fimlora.adapter.trained.write import common_scale, write_trained
+from fimlora.adapter.trained.write import (
+    common_scale,
+    rescaling_sentence,
+    with_whole_alphas,
+    write_trained,
+)
 from fimlora.errors import InvalidOption
 from fimlora.plan import Budget, RankPlan
 
@@ -43,6 +49,7 @@ class Conversion:
         bytes_after: Of the file of weights.
         left_out: Modules that have no LoRA any more, with the reason.
         is_adalora: Whether it was AdaLoRA, of which A and B were computed, in float32.
+        rescaling: That its scale became another one, as a sentence; empty where it stayed.
     """
 
     layout: str
@@ -53,6 +60,7 @@ class Conversion:
     bytes_after: int
     left_out: Mapping[str, str] = field(default_factory=dict)
     is_adalora: bool = False
+    rescaling: str = ""
 
     @property
     def sentence(self) -> str:
@@ -62,13 +70,14 @@ class Conversion:
         )
         if self.is_adalora:
             left = f", {len(self.left_out)} kept no rank" if self.left_out else ""
-            return f"{len(self.ranks)} modules in {form}{left}; AdaLoRA's function in float32."
+            said = f"{len(self.ranks)} modules in {form}{left}; AdaLoRA's function in float32."
+            return said + self.rescaling
         same = (
             "its function is the same to the bit"
             if not self.error
             else f"its function changed by {self.error:.2g} (relative Frobenius norm) by rounding"
         )
-        return f"{len(self.ranks)} modules in {form}; {same}."
+        return f"{len(self.ranks)} modules in {form}; {same}.{self.rescaling}"
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -116,19 +125,21 @@ def convert_adapter(
     check_destination(output, overwrite=overwrite)
     fields = read_fields(Path(folder), limits=limits)
     if not is_adalora(fields):
-        return _convert(read_trained(folder, limits=limits), output, layout, max_bytes)
+        adapter = read_trained(folder, limits=limits)
+        return _convert(adapter, Path(folder), output, layout, max_bytes)
     with tempfile.TemporaryDirectory(prefix="fimlora-") as work:
         plain = write_plain(Path(folder), Path(work), fields, limits=limits)
-        found = _convert(read_trained(work, limits=limits), output, layout, max_bytes)
+        adapter = read_trained(work, limits=limits)
+        found = _convert(adapter, Path(folder), output, layout, max_bytes)
     before = (Path(folder) / WEIGHTS).stat().st_size
     return replace(found, left_out=plain.left_out, bytes_before=before, is_adalora=True)
 
 
 def _convert(
-    adapter: TrainedAdapter, output: Path, layout: str, max_bytes: int | None
+    adapter: TrainedAdapter, folder: Path, output: Path, layout: str, max_bytes: int | None
 ) -> Conversion:
     spectra = spectra_of(adapter)
-    plan = _plan_as_is(adapter, spectra)
+    plan = carry_initial(_plan_as_is(adapter, spectra, layout), folder)
     with new_folder(output) as fresh:
         written = write_trained(
             adapter,
@@ -149,6 +160,7 @@ def _convert(
             error=written.error,
             bytes_before=adapter.n_bytes,
             bytes_after=written.adapter.n_bytes,
+            rescaling=rescaling_sentence(adapter, plan),
         )
 
 
@@ -157,12 +169,22 @@ def _rescaled(adapter: TrainedAdapter, name: str, scale: int | float) -> tuple[F
     return A, B * (adapter.modules[name].scale / scale)
 
 
-def _plan_as_is(adapter: TrainedAdapter, spectra: Mapping[str, Floats]) -> RankPlan:
+def _ranks_of(adapter: TrainedAdapter) -> dict[str, int]:
+    """Ranks without padding, which only an adapter of one rank throughout can have."""
+    ranks = {name: module.rank for name, module in adapter.modules.items()}
+    if len(set(ranks.values())) > 1:
+        return ranks
+    return {name: unpadded_rank(*adapter.matrices(name)) for name in ranks}
+
+
+def _plan_as_is(
+    adapter: TrainedAdapter, spectra: Mapping[str, Floats], layout: str
+) -> RankPlan:
     """The ranks that an adapter has, as a plan."""
     targets = tuple(module.target for module in adapter.modules.values())
-    ranks = {name: unpadded_rank(*adapter.matrices(name)) for name in adapter.modules}
+    ranks = _ranks_of(adapter)
     spent = sum(target.cost * ranks[target.name] for target in targets)
-    return RankPlan(
+    plan = RankPlan(
         modules=targets,
         ranks=ranks,
         scores={name: float(np.square(sigma).sum()) for name, sigma in spectra.items()},
@@ -173,3 +195,4 @@ def _plan_as_is(adapter: TrainedAdapter, spectra: Mapping[str, Floats]) -> RankP
         r_max=max(ranks.values()),
         scale=common_scale(adapter),
     )
+    return with_whole_alphas(plan, layout=layout)

@@ -97,5 +97,6 @@ def _truncated(
     new_A = root[:, None] * (Vh[:kept] @ Q_A.T)
     new_B = (Q_B @ U[:, :kept]) * root
     rotation = Rotation(U[:, :kept].T @ R_B / root[:, None], R_A.T @ Vh[:kept].T / root)
-    error = float(S[kept:].norm() / S.norm())
+    whole = S.norm()  # zero where A is, whatever B holds: nothing is cut then
+    error = float(S[kept:].norm() / whole) if whole else 0.0
     return new_A.to(A), new_B.to(B), rotation, error

@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 
 from fimlora.adapter.folder import check_destination, new_folder
+from fimlora.adapter.initial.carried import TRUNCATED, carry_initial
 from fimlora.adapter.trained.read import Limits, TrainedAdapter, read_trained
 from fimlora.adapter.trained.tensors import Floats
 from fimlora.adapter.trained.update import spectra_of, update_of
-from fimlora.adapter.trained.write import Written, common_scale, write_trained
+from fimlora.adapter.trained.write import (
+    Written,
+    common_scale,
+    rescaling_sentence,
+    with_whole_alphas,
+    write_trained,
+)
 from fimlora.allocation.controls import check_spending, control_ranks
 from fimlora.allocation.limits import budget_limit, explain
 from fimlora.allocation.spectral import captured_energies, share_by_gain
@@ -59,6 +66,9 @@ class Truncation:
         bytes_before: Of the file of weights.
         bytes_after: Of the file of weights.
         n_untouched: Modules that kept their rank, and their A and B as they were.
+        energy_kept: Share of the sum of all squared singular values that is kept.
+        energy_asked: The share that was asked for, which ``r_max`` may keep it from.
+        rescaling: That its scale became another one, as a sentence; empty where it stayed.
     """
 
     plan: RankPlan
@@ -70,6 +80,9 @@ class Truncation:
     bytes_before: int
     bytes_after: int
     n_untouched: int
+    energy_kept: float
+    energy_asked: int | float | None = None
+    rescaling: str = ""
 
     @property
     def sentence(self) -> str:
@@ -80,7 +93,17 @@ class Truncation:
             f"{self.parameters_before} parameters. The function of the adapter changed by "
             f"{self.error_written:.2%} (relative Frobenius norm over all updates); one rank for "
             f"all at the same budget would change it by {self.error_uniform:.2%}. What that does "
-            "to a task was not measured."
+            f"to a task was not measured.{self._shortfall}{self.rescaling}"
+        )
+
+    @property
+    def _shortfall(self) -> str:
+        """That less energy is kept than was asked for, and why."""
+        if not self.energy_asked or self.energy_kept >= self.energy_asked * (1 - 1e-12):
+            return ""
+        return (
+            f" Kept is {self.energy_kept:.4%} of the energy and not the {self.energy_asked:.4%} "
+            f"asked for: r_max={self.plan.r_max} stands in the way."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +119,8 @@ class Truncation:
             "bytes_before": self.bytes_before,
             "bytes": self.bytes_after,
             "n_untouched": self.n_untouched,
+            "energy_kept": self.energy_kept,
+            "energy_asked": self.energy_asked,
             "scale": self.plan.scale,
             "modules": [
                 {
@@ -131,7 +156,7 @@ def truncate_adapter(
         budget: A mean rank, or a `Budget` in ranks, parameters or bytes. A mean rank is met
             exactly, any other as closely as whole ranks allow without exceeding it.
         energy: In place of a budget, the share of the sum of all squared singular values that
-            is kept at least.
+            is kept at least, unless ``r_max`` stands in the way, which the report then says.
         r_min: Lowest rank; a module of a lower one keeps its own. 0 lets modules go.
         r_max: Highest rank.
         multiple_of: Every rank is a multiple of this, with a budget.
@@ -154,6 +179,7 @@ def truncate_adapter(
     adapter = read_trained(folder, limits=limits)
     spectra = spectra_of(adapter)
     plan = _plan(adapter, spectra, budget, energy, (r_min, r_max), multiple_of)
+    plan = with_whole_alphas(carry_initial(plan, Path(folder)), layout=layout)
     with new_folder(output) as fresh:
         written = write_trained(
             adapter,
@@ -167,7 +193,7 @@ def truncate_adapter(
             norms={name: float(np.linalg.norm(sigma)) for name, sigma in spectra.items()},
             max_bytes=max_bytes,
         )
-        return _report(adapter, spectra, plan, written)
+        return _report(adapter, spectra, plan, written, energy)
 
 
 def error_at(spectra: Spectra, ranks: Mapping[str, int]) -> float:
@@ -183,6 +209,29 @@ def error_at(spectra: Spectra, ranks: Mapping[str, int]) -> float:
     left = np.concatenate([sigma[ranks[name] :] for name, sigma in spectra.items()])
     whole = np.linalg.norm(np.concatenate([*spectra.values()]))
     return float(np.linalg.norm(left) / whole) if whole else 0.0
+
+
+def energy_at(spectra: Spectra, ranks: Mapping[str, int]) -> float:
+    """Share of the energy of all updates that ranks keep.
+
+    Args:
+        spectra: Singular values per module name, falling.
+        ranks: Rank per module name.
+
+    Returns:
+        The sum of their squares over that of all; 1 where all are zero.
+    """
+    top = max(float(sigma.max(initial=0.0)) for sigma in spectra.values())
+    if not top:
+        return 1.0
+    whole, kept = (
+        sum(float(np.square(sigma[:stop] / top).sum()) for sigma, stop in pairs)
+        for pairs in (
+            [(sigma, len(sigma)) for sigma in spectra.values()],
+            [(sigma, ranks[name]) for name, sigma in spectra.items()],
+        )
+    )
+    return kept / whole
 
 
 def ranks_by_energy(spectra: Spectra, energy: int | float, *, r_min: int = 0) -> dict[str, int]:
@@ -249,7 +298,7 @@ def _plan(
         r_max=r_max,
         scale=common_scale(adapter),
         controls=controls,
-        provenance={"truncated": {"energy": energy, "error": error_at(spectra, ranks)}},
+        provenance={TRUNCATED: {"energy": energy, "error": error_at(spectra, ranks)}},
         method="para",
     )
 
@@ -279,7 +328,11 @@ def _changed(adapter: TrainedAdapter, plan: RankPlan) -> set[str]:
 
 
 def _report(
-    adapter: TrainedAdapter, spectra: Spectra, plan: RankPlan, written: Written
+    adapter: TrainedAdapter,
+    spectra: Spectra,
+    plan: RankPlan,
+    written: Written,
+    energy: int | float | None,
 ) -> Truncation:
     return Truncation(
         plan=plan,
@@ -299,6 +352,9 @@ def _report(
         bytes_before=adapter.n_bytes,
         bytes_after=written.adapter.n_bytes,
         n_untouched=len(adapter.modules) - len(_changed(adapter, plan)),
+        energy_kept=energy_at(spectra, plan.ranks),
+        energy_asked=energy,
+        rescaling=rescaling_sentence(adapter, plan),
     )
 
 

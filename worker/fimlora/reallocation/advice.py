@@ -5,6 +5,7 @@ one, its importance says what the adapter would lose without it, the least impor
 all modules, and modules that lost none grow by as many.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fimlora.adapter.live import acting_alone, live_adapter
+from fimlora.adapter.live import LiveAdapter, acting_alone, live_adapter
 from fimlora.apply import carriers_of
 from fimlora.errors import InvalidOption
 from fimlora.measuring.examples.losses import LossFn
@@ -78,7 +79,7 @@ def advise_prune_and_grow(
         The advice. Modules keep one rank; those that lost none grow, the most important first.
 
     Raises:
-        InvalidOption: There are not as many ranks to prune, or no module is left to grow.
+        InvalidOption: There are not as many ranks to prune, or the modules left cannot grow by as many.
     """  # noqa: DOC502 - `prune_and_grow` raises
     with exclusive(model):
         adapter = live_adapter(model, adapter_name)
@@ -95,7 +96,12 @@ def advise_prune_and_grow(
                 importance = ablated_importance(model, batches, settings, adapter)
             else:
                 importance = first_order_importance(measure_resident(model, batches, settings))
-    return prune_and_grow(importance, n, method="ablation" if exact else "first-order")
+    return prune_and_grow(
+        importance,
+        n,
+        method="ablation" if exact else "first-order",
+        highest={name: _smaller_side(adapter, name) for name in importance},
+    )
 
 
 def first_order_importance(statistics: Statistics) -> dict[str, NDArray[np.float64]]:
@@ -119,19 +125,28 @@ def first_order_importance(statistics: Statistics) -> dict[str, NDArray[np.float
     return {name: -sums / statistics.n_examples for name, sums in gates.items()}
 
 
-def prune_and_grow(importance: Importance, n: int, *, method: str) -> PruneAndGrow:
+def _smaller_side(adapter: LiveAdapter, name: str) -> int:
+    """The highest rank that an update of a module can have."""
+    A, B = adapter.matrices(name)
+    return min(A.in_features, B.out_features)
+
+
+def prune_and_grow(
+    importance: Importance, n: int, *, method: str, highest: Mapping[str, int]
+) -> PruneAndGrow:
     """Prune the n least important ranks, and let modules that lost none grow by as many.
 
     Args:
         importance: Of every rank by module.
         n: Ranks to prune; every module keeps one.
         method: What the importance was taken by.
+        highest: The rank that no module grows beyond, by module: its smaller side.
 
     Returns:
         The advice.
 
     Raises:
-        InvalidOption: There are not as many ranks to prune, or no module is left to grow.
+        InvalidOption: There are not as many ranks to prune, or the modules left cannot grow by as many.
     """
     ranks = {name: len(values) for name, values in importance.items()}
     most = sum(ranks.values()) - len(ranks)
@@ -146,7 +161,8 @@ def prune_and_grow(importance: Importance, n: int, *, method: str) -> PruneAndGr
     for _, name, k in by_rank:
         if sum(map(len, pruned.values())) < n and len(pruned.get(name, ())) < ranks[name] - 1:
             pruned.setdefault(name, []).append(k)
-    grown = _grown(importance, n, [name for name in ranks if name not in pruned])
+    whole = [name for name in ranks if name not in pruned]
+    grown = _grown(importance, n, {name: highest[name] - ranks[name] for name in whole})
     return PruneAndGrow(
         importance,
         {name: tuple(sorted(of_module)) for name, of_module in pruned.items()},
@@ -156,19 +172,30 @@ def prune_and_grow(importance: Importance, n: int, *, method: str) -> PruneAndGr
     )
 
 
-def _grown(importance: Importance, n: int, whole: list[str]) -> dict[str, int]:
+def _grown(importance: Importance, n: int, room: Mapping[str, int]) -> dict[str, int]:
     """Share n ranks over modules that lost none, one each in turn, the most important first.
+
+    Args:
+        importance: Of every rank by module.
+        n: Ranks to share.
+        room: How many more ranks each of these modules can have.
 
     Returns:
         Ranks gained by module.
 
     Raises:
-        InvalidOption: There is none.
+        InvalidOption: There is none, or they cannot have as many.
     """
-    if not whole:
+    if not room:
         raise InvalidOption(
             f"n={n}: every module would lose a rank, so that none is left to grow; prune fewer"
         )
-    order = sorted(whole, key=lambda name: (-float(importance[name].mean()), name))
-    shares = {name: n // len(order) + (i < n % len(order)) for i, name in enumerate(order)}
-    return {name: share for name, share in shares.items() if share}
+    order = sorted(room, key=lambda name: (-float(importance[name].mean()), name))
+    turns = sorted((turn, i) for i, name in enumerate(order) for turn in range(room[name]))[:n]
+    if len(turns) < n:
+        raise InvalidOption(
+            f"n={n}: the modules that would lose no rank can grow by {len(turns)} in all, as no "
+            "rank goes beyond the smaller side of its module; prune fewer"
+        )
+    gained = Counter(order[i] for _, i in turns)
+    return {name: gained[name] for name in order if gained[name]}

@@ -70,7 +70,8 @@ def truncate(
         _option(
             "--energy",
             panel=BUDGET,
-            help="Share of all squared singular values to keep at least, such as 0.95.",
+            help="Share of all squared singular values to keep at least, such as 0.95, as far as "
+            "--r-max allows, which is then said.",
         ),
     ] = None,
     r_min: Annotated[

@@ -9,6 +9,8 @@ import torch
 from peft import LoraConfig, LoraGAConfig, PeftModel, get_peft_model
 
 from fimlora import load_plan, shift_base, write_adapter
+from fimlora.adapter.convert import convert_adapter
+from fimlora.adapter.truncate import truncate_adapter
 from fimlora.errors import InvalidAdapter, InvalidOption, UnsupportedModule
 from fimlora.memory.need import N_VALUES
 from fimlora.plan import TargetModule
@@ -182,6 +184,54 @@ def test_a_base_model_is_changed_for_no_other_adapter(tmp_path):
     with pytest.raises(InvalidAdapter, match="cannot read initial weights"):
         shift_base(case.model, tmp_path / "a")
     assert all(torch.equal(before[n], t) for n, t in case.model.state_dict().items())
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+def test_what_is_converted_still_says_that_the_base_model_changes(layout, tmp_path):
+    """As its first warning and as a fact; the base shifts by it as by the first folder."""
+    case = case_of("llama_gqa_lm")
+    write_case(case, "llama_gqa_lm", tmp_path / "a", init="lora-ga")
+    other = copy.deepcopy(case.model)
+
+    convert_adapter(tmp_path / "a", tmp_path / "b", layout=layout)
+
+    before, after = load_plan(tmp_path / "a"), load_plan(tmp_path / "b")
+    assert after.provenance["initial"] == before.provenance["initial"]
+    assert after.warnings[0] == before.warnings[0]
+    shift_base(case.model, tmp_path / "a")
+    shift_base(other, tmp_path / "b")
+    for name, tensor in case.model.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_what_is_cut_says_so_and_shifts_no_base_model(tmp_path):
+    """Its matrices are other ones; converting it again does not make it whole."""
+    case = case_of("llama_gqa_lm")
+    write_case(case, "llama_gqa_lm", tmp_path / "a", init="lora-ga")
+
+    truncate_adapter(tmp_path / "a", tmp_path / "b", budget=2)
+    convert_adapter(tmp_path / "b", tmp_path / "c", layout="C")
+
+    for folder in (tmp_path / "b", tmp_path / "c"):
+        plan = load_plan(folder)
+        assert plan.provenance["initial"]["changes_base"]
+        assert plan.warnings[0].code == "base_changes"
+        assert "this adapter was cut" in plan.warnings[0].message
+        with pytest.raises(InvalidOption, match="was cut"):
+            shift_base(case.model, folder)
+
+
+def test_initial_weights_that_no_map_states_are_unknown(tmp_path):
+    """Of an adapter that came without a rank map nothing is claimed."""
+    case = case_of("llama_gqa_lm")
+    write_case(case, "llama_gqa_lm", tmp_path / "a", init="lora-ga")
+    (tmp_path / "a" / "rank_map.json").unlink()
+
+    convert_adapter(tmp_path / "a", tmp_path / "b")
+
+    assert "initial" not in load_plan(tmp_path / "b").provenance
+    with pytest.raises(InvalidOption, match="are unknown"):
+        shift_base(case.model, tmp_path / "b")
 
 
 def test_a_shared_weight_is_not_changed(tmp_path):

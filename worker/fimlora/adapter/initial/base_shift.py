@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fimlora.adapter.config import WRAPPER_PREFIX
+from fimlora.adapter.initial.carried import TRUNCATED
 from fimlora.adapter.initial.directions import adapted
 from fimlora.adapter.initial.stated import INITIAL
 from fimlora.adapter.read import load_plan
@@ -37,23 +38,44 @@ def shift_base(model: nn.Module, folder: str | Path, *, undo: bool = False) -> N
         undo: Put the update back: ``W + s B A``.
 
     Raises:
-        InvalidOption: The adapter starts from the base model as it is.
+        InvalidOption: The adapter starts from the base model as it is, does not say what it
+            starts from, or was cut.
         InvalidAdapter: The folder lacks a tensor of its plan.
         UnsupportedModule: A weight is packed, or shared with another module.
     """  # noqa: DOC502 - the helpers raise
     plan, folder = load_plan(folder), Path(folder)
-    initial = plan.provenance.get(INITIAL, {})
-    if not initial.get("changes_base"):
-        raise InvalidOption(
-            f"the adapter in {folder} was written with initial weights "
-            f"{initial.get('name', 'kaiming')}, which need no other base model"
-        )
+    _check_initial(plan, folder)
     # All that can fail happens before anything is changed.
     changes = [*_changes(base_model_of(model), plan, folder / "adapter_model.safetensors")]
     sign = 1 if undo else -1
     with torch.no_grad():
         for weight, update in changes:
             weight.copy_(weight.double() + sign * update.to(weight.device))
+
+
+def _check_initial(plan: RankPlan, folder: Path) -> None:
+    """See that the weights in a folder are initial ones that need another base model.
+
+    Raises:
+        InvalidOption: They are not, or that is unknown.
+    """
+    initial = plan.provenance.get(INITIAL)
+    if initial is None:
+        raise InvalidOption(
+            f"the initial weights of the adapter in {folder} are unknown: its rank map states "
+            "none, as that of kaiming, which need no other base model, or of an adapter made of "
+            "one without a rank map; give the folder that was written before training"
+        )
+    if not initial.get("changes_base"):
+        raise InvalidOption(
+            f"the adapter in {folder} was written with initial weights "
+            f"{initial.get('name')}, which need no other base model"
+        )
+    if TRUNCATED in plan.provenance:
+        raise InvalidOption(
+            f"the adapter in {folder} was cut, so that it no more holds the initial weights that "
+            "are to come off the base model; give the folder that was written before training"
+        )
 
 
 def _changes(model: nn.Module, plan: RankPlan, file: Path) -> Iterator[tuple[Tensor, Tensor]]:

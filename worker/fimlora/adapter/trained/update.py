@@ -118,11 +118,12 @@ def unpadded_rank(A: Floats, B: Floats) -> int:
         B: O x r.
 
     Returns:
-        The number of the last rank of which a row of A or a column of B is not zero; at
-        least 1. Of a fresh adapter B is zero and A is not, so that it keeps its rank.
+        The number of the last rank of which a row of A or a column of B is not zero. Of a
+        fresh adapter B is zero and A is not, so that it keeps its rank; so does a module that
+        is zero altogether, of which nothing tells padding from ranks.
     """
-    used = A.any(axis=1) | B.any(axis=0)
-    return max(int(np.flatnonzero(used).max(initial=0)) + 1, 1)
+    used = np.flatnonzero(A.any(axis=1) | B.any(axis=0))
+    return int(used[-1]) + 1 if len(used) else len(A)
 
 
 def _are_equal(rows: Floats, others: Floats) -> bool:

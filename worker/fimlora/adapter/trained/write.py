@@ -1,19 +1,20 @@
 """Write matrices that were made of a trained adapter as an adapter that stock PEFT loads.
 
-All modules get one effective scale: where an adapter had several, as with a rank pattern but
-no alpha pattern, the rest of a module's is put into its B. Nothing here imports torch.
+All modules get one effective scale, at which every alpha is an integer: where an adapter had
+several, as with a rank pattern but no alpha pattern, or another one, as with rsLoRA, the rest of a
+module's is put into its matrices. Nothing here imports torch.
 """
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.config import build_adapter_config, padded_rank
 from fimlora.adapter.text_files import text_files
 from fimlora.adapter.trained.read import (
     WEIGHTS,
@@ -32,6 +33,7 @@ from fimlora.adapter.trained.tensors import (
 from fimlora.adapter.trained.update import distances, total
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
+from fimlora.scaling import alpha_of
 
 Factors = Callable[[str], tuple[Floats, Floats]]
 
@@ -63,6 +65,42 @@ def common_scale(adapter: TrainedAdapter) -> int | float:
     widest = max(adapter.modules.values(), key=lambda module: module.rank)
     nearest = round(widest.scale)
     return nearest if math.isclose(widest.scale, nearest, rel_tol=1e-12) else widest.scale
+
+
+def with_whole_alphas(plan: RankPlan, *, layout: str) -> RankPlan:
+    """Give a plan the nearest scale at which every alpha is an integer, as some readers demand.
+
+    Args:
+        plan: The plan.
+        layout: ``B`` or ``C``.
+
+    Returns:
+        The plan itself where its scale is one; else with the nearest integer, at least 1.
+    """
+    ranks = {rank for rank in plan.ranks.values() if rank}
+    ranks |= {padded_rank(plan)} if layout == "C" else set()
+    if all(type(alpha_of(rank, scale=plan.scale)) is int for rank in ranks):
+        return plan
+    return replace(plan, scale=max(1, round(plan.scale)))
+
+
+def rescaling_sentence(adapter: TrainedAdapter, plan: RankPlan) -> str:
+    """Say that the scale became another one, for integer alphas.
+
+    Args:
+        adapter: The adapter as it was.
+        plan: The plan that it is written by.
+
+    Returns:
+        The sentence, behind a space; empty where the scale stayed.
+    """
+    before = common_scale(adapter)
+    if plan.scale == before:
+        return ""
+    return (
+        f" Its scale of {before:.6g} became {plan.scale} and the rest is in the matrices, as some "
+        "readers take integer alphas only."
+    )
 
 
 def write_trained(
