@@ -125,8 +125,10 @@ def test_a_wrong_parameter_says_its_form(http, method, path, message):
         ),
         (
             "/rank-patterns?model=a&dataset=b&bugdet=8",
-            "there is no such parameter; there are ['model', 'dataset', 'budget', 'format', "
-            "'steps', 'accumulation']",
+            (
+                "there is no such parameter; there are ['model', 'dataset', 'budget', 'format', "
+                "'steps', 'accumulation']"
+            ),
         ),
         ("/v1/models?x", "there is no such parameter; this route takes none"),
     ],
