@@ -94,6 +94,22 @@ def test_a_registered_adapter_is_worked_on(client, data_dir):
     assert (padded.width, padded.error, set(padded.ranks.values())) == (8, 0, {4})
 
 
+def test_a_registered_adapter_with_a_rank_map_keeps_what_it_says(client, data_dir, tmp_path):
+    """That the base model changes; so does what is made of what was made."""
+    folder = write_adapter_files(data_dir / "adapters" / "mine")
+    stated = {"name": "lora-ga", "starts_as_base": False, "changes_base": True}
+    (folder / "rank_map.json").write_text(json.dumps({"provenance": {"initial": stated}}))
+
+    converted = client.adapters.convert("mine", layout="C").adapter
+    cut = client.adapters.truncate(converted.id, budget=2).adapter
+
+    for made in (converted, cut):
+        client.adapters.download(made.id, tmp_path / made.id)
+        data = json.loads((tmp_path / made.id / "rank_map.json").read_text())
+        assert data["provenance"]["initial"] == stated
+        assert data["warnings"][0]["code"] == "base_changes"
+
+
 def test_an_audit_is_held_against_the_plan_of_a_job(client, trained, http, job_id, succeed):
     """Alone, and against what a job planned for other modules."""
     id_ = client.adapters.upload(trained).id
