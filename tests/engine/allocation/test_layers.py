@@ -394,7 +394,7 @@ def test_the_ceiling_makes_room_for_the_budget_and_no_more(options, r_max):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"rank_menu": [8, 16], "max_lora_rank": 4}, r"the ranks of rank_menu: 8, 16$"),
+        ({"rank_menu": [8, 16], "max_lora_rank": 4}, r"the ranks 8, 16 of rank_menu$"),
         ({"multiple_of": 8, "max_lora_rank": 4}, r"multiples of 8$"),
     ],
     ids=str,

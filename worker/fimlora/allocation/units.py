@@ -198,7 +198,7 @@ def allowed_of(constraints: Constraints) -> str:
         The allowed ranks in words.
     """
     if constraints.rank_menu:
-        return f"the ranks of rank_menu: {', '.join(map(str, constraints.rank_menu))}"
+        return f"the ranks {', '.join(map(str, constraints.rank_menu))} of rank_menu"
     return f"multiples of {constraints.multiple_of}"
 
 
