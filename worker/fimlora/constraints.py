@@ -6,7 +6,7 @@ bootstrap, the null of a signal) abides by the same. Nothing here imports torch.
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -105,6 +105,46 @@ class Constraints:
             per_type={name: _rule(name, rule) for name, rule in (per_type or {}).items()},
             max_lora_rank=max_lora_rank,
         )
+
+    def type_bounds(self, entry: str, general: tuple[int, int]) -> tuple[int, int]:
+        """The bounds of a type: its own go before the general ones, which make room for them.
+
+        Args:
+            entry: What names its modules.
+            general: Lowest and highest rank of modules without a rule.
+
+        Returns:
+            Lowest and highest rank, but for what a server allows.
+
+        Raises:
+            InvalidOption: Its floor is above what the server allows.
+        """
+        rule, cap = self.per_type[entry], self.max_lora_rank
+        if rule.r_min is not None and cap is not None and rule.r_min > cap:
+            raise InvalidOption(
+                f"per_type[{entry!r}]: r_min={rule.r_min} is above max_lora_rank={cap}"
+            )
+        low, high = general
+        if rule.r_min is not None:
+            low, high = rule.r_min, max(high, rule.r_min)
+        if rule.r_max is not None:
+            low, high = min(low, rule.r_max), rule.r_max
+        return low, high
+
+    def without_floors(self, highest: int) -> "Constraints":
+        """The same without the floors of types, whose ceilings stay where they are.
+
+        Args:
+            highest: The highest rank of modules without a rule.
+
+        Returns:
+            The constraints.
+        """
+        rules = {
+            entry: TypeRule(r_max=self.type_bounds(entry, (1, highest))[1], share=rule.share)
+            for entry, rule in self.per_type.items()
+        }
+        return replace(self, per_type=rules)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data for a rank map."""

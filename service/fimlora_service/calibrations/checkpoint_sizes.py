@@ -127,19 +127,20 @@ def budget_interval(
     asked = allocation.rank_menu
     menu = RANK_MENUS[asked] if isinstance(asked, str) else tuple(asked)
     floor = 1 if allocation.r_min is None else allocation.r_min
-    floor = max(floor, allocation.multiple_of) if floor else 0
-    floor = min((rank for rank in menu if rank >= floor), default=floor) if floor else 0
+    are_there, by_layers = True, allocation.method in BY_LAYERS
     caps = [cap for cap in (allocation.r_max, allocation.max_lora_rank) if cap is not None]
     lows, highs = Counter[str](), Counter[str]()  # by block
     for name, sides in targets.items():
         ceiling = min(*caps, *sides)
-        if menu:
-            ceiling = max((r for r in menu if r <= ceiling), default=0)
+        lowest_rank, highest_rank = _allowed(
+            min(floor, ceiling), ceiling, menu=menu, multiple_of=allocation.multiple_of
+        )
+        are_there &= by_layers or lowest_rank <= highest_rank
         cost, block = 1 if budget.unit == "rank" else sum(sides), block_of(name)
-        lows[block] += min(floor, ceiling) * cost
-        highs[block] += ceiling * cost
+        lows[block] += lowest_rank * cost
+        highs[block] += highest_rank * cost
     low, high = lows.total(), highs.total()
-    if allocation.method in BY_LAYERS:  # whichever are chosen
+    if by_layers:  # whichever are chosen
         least, most = (
             sorted(n for b, n in some.items() if b != OUTSIDE) for some in (lows, highs)
         )
@@ -155,6 +156,17 @@ def budget_interval(
         lowest=lowest,
         highest=highest,
         # A parameter budget above the highest ranks is met by them; a mean rank is not.
-        is_feasible=lowest <= budget.value
+        is_feasible=are_there
+        and lowest <= budget.value
         and (budget.unit != "rank" or budget.value <= highest),
     )
+
+
+def _allowed(
+    floor: int, ceiling: int, *, menu: Sequence[int], multiple_of: int
+) -> tuple[int, int]:
+    """The lowest and the highest allowed rank within bounds; the lowest is above where none is."""
+    if menu:
+        lowest = min((rank for rank in (0, *menu) if rank >= floor), default=menu[-1] + 1)
+        return lowest, max((rank for rank in menu if rank <= ceiling), default=0)
+    return -(-floor // multiple_of) * multiple_of, ceiling // multiple_of * multiple_of

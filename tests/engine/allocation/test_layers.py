@@ -350,3 +350,57 @@ def test_a_plan_of_layers_is_read_back():
 
     assert RankPlan.from_json(plan.to_json()) == plan
     assert plan.to_json()["rule"] == "layers"
+
+
+def wide_blocks(n=4, width=256):
+    return [
+        TargetModule(f"model.layers.{i}.self_attn.{leaf}", width, width)
+        for i in range(n)
+        for leaf in ("q_proj", "v_proj")
+    ]
+
+
+def wide_plan(budget, **options):
+    modules = wide_blocks()
+    scores = Scores(modules, {m.name: float(m.layer) for m in modules})
+    return allocate(scores, budget, rule="layers", **options)
+
+
+def test_a_floor_of_a_type_binds_the_chosen_layers_only():
+    """16 ranks are 8 and 8 in one layer; the uniform control has 2 each over all four."""
+    plan = wide_plan(2, n_layers=1, r_max=16, per_type={"q_proj": {"r_min": 8}})
+
+    assert {r for name, r in plan.ranks.items() if ".layers.3." in name} == {8}
+    assert set(plan.controls["uniform"].values()) == {2}
+    assert all(sum(ranks.values()) == 16 for ranks in plan.controls.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "r_max"),
+    [
+        ({}, 16),  # twice the mean; four modules of 16 spend the 64 ranks
+        ({"per_type": {"q_proj": {"r_min": 2}}}, 16),
+        ({"per_type": {"q_proj": {"r_max": 5}}}, 27),  # twice 5, and twice 27
+        ({"per_type": {"q_proj": {"share": 0.25}}}, 24),  # 16 of 64, and 48 by two modules
+        ({"per_type": {"q_proj": {"r_max": 5}}, "rank_menu": [1, 5, 8, 32, 64]}, 32),
+    ],
+    ids=str,
+)
+def test_the_ceiling_makes_room_for_the_budget_and_no_more(options, r_max):
+    """Types' own bounds and shares counted, worked out by hand."""
+    assert wide_plan(8, n_layers=2, **options).r_max == r_max
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank_menu": [8, 16], "max_lora_rank": 4}, r"the ranks 8, 16 of rank_menu$"),
+        ({"multiple_of": 8, "max_lora_rank": 4}, r"multiples of 8$"),
+    ],
+    ids=str,
+)
+def test_the_ranks_that_are_allowed_are_named(options, said):
+    """As they were asked for: a menu may look like multiples."""
+    modules = wide_blocks()
+    with pytest.raises(InfeasibleBudget, match=rf"no allowed rank.*allowed are {said}"):
+        allocate(Scores(modules, {m.name: 1.0 for m in modules}), 4, **options)

@@ -1,11 +1,16 @@
 """A budget is refused before anything is measured where no list of reached modules allows it."""
 
 import pytest
+from pydantic import ValidationError
 from torch import nn
 
 from fimlora import find_targets
-from fimlora.errors import InfeasibleBudget
+from fimlora.errors import InfeasibleBudget, InvalidOption
+from fimlora_contract.comparison_requests import ComparisonRequest
+from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.errors import ValidationFailed
+from fimlora_service.resolve.initial_checks import check_initial
 from fimlora_worker.job.solving import check_feasible
 
 
@@ -45,3 +50,80 @@ def test_a_model_of_one_stack_is_refused_as_a_whole():
     """Nothing of it is spared."""
     with pytest.raises(InfeasibleBudget, match=r"16"):
         check(nn.ModuleDict({"layers": stack(2, 4)}), {"parameters": 15}, r_min=1)
+
+
+def decoder():
+    return nn.ModuleDict({
+        "layers": nn.ModuleList([
+            nn.ModuleDict({"q_proj": nn.Linear(256, 256), "v_proj": nn.Linear(256, 256)})
+            for _ in range(4)
+        ])
+    })  # fmt: skip
+
+
+DATA = {"base_model": "local:m", "dataset": "local:d"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "methods"),
+    [
+        (EvaluationRequest, ["fisher-layers"]),
+        (ComparisonRequest, ["fim", "fisher-layers"]),
+        (ComparisonRequest, None),
+    ],
+    ids=str,
+)
+def test_methods_that_choose_no_layers_take_no_notice_of_their_number(kind, methods):
+    """Evaluations and comparisons have methods of several rules and one allocation."""
+    asked = {"budget": 8, "methods": methods, "allocation": {"n_layers": 2}}
+    model = decoder()
+
+    check_feasible(kind.model_validate(DATA | asked), model, find_targets(model, "all-linear"))
+
+    none_by_layers = DATA | asked | {"methods": ["fim", "coherent"]}
+    with pytest.raises(ValidationError, match=r"n_layers=2 with method .* chooses layers"):
+        kind.model_validate(none_by_layers)
+
+
+def test_the_methods_that_are_named_are_tried_as_well():
+    """In two layers of four, a mean of 8 takes 16 each; an evaluation may leave some unspent."""
+    asked = {"budget": 8, "methods": ["fim", "fisher-layers"]}
+    asked |= {"allocation": {"n_layers": 2, "r_max": 15}}
+    model = decoder()
+    modules = find_targets(model, "all-linear")
+
+    with pytest.raises(InfeasibleBudget):
+        check_feasible(ComparisonRequest.model_validate(DATA | asked), model, modules)
+    unnamed = asked | {"methods": None}
+    check_feasible(ComparisonRequest.model_validate(DATA | unnamed), model, modules)
+    check_feasible(EvaluationRequest.model_validate(DATA | asked), model, modules)
+
+
+@pytest.mark.parametrize(
+    ("budget", "allocation", "fits"),
+    [
+        (16, {"per_type": {"q_proj": {"r_max": 128}}, "max_lora_rank": 64}, True),
+        (16, {"per_type": {"q_proj": {"r_max": 65}}}, False),
+        (16, {"per_type": {"q_proj": {"r_max": 65}}, "multiple_of": 8}, True),
+        (64, {"r_min": 1, "r_max": 64, "per_type": {"q_proj": {"r_min": 100}}}, False),
+        (16, {"r_max": 100, "rank_menu": [8, 64, 128]}, True),
+        (40, {"per_type": {"q_proj": {"r_max": 64}, "v_proj": {"r_max": 64}}}, True),
+    ],
+    ids=str,
+)
+def test_initial_weights_go_up_to_what_modules_may_get(budget, allocation, fits):
+    """EVA fills 64 directions; the service, which sees the shapes, says the same."""
+    asked = {"budget": budget, "allocation": allocation, "adapter": {"init": "eva"}}
+    request = CalibrationRequest.model_validate(DATA | asked)
+    model = decoder()
+    modules = find_targets(model, "all-linear")
+    shapes = {module.name: (module.d_out, module.d_in) for module in modules}
+
+    if fits:
+        check_feasible(request, model, modules)
+        check_initial(request, shapes)
+        return
+    with pytest.raises(InvalidOption, match=r"fills ranks up to 64"):
+        check_feasible(request, model, modules)
+    with pytest.raises(ValidationFailed, match=r"fills ranks up to 64"):
+        check_initial(request, shapes)

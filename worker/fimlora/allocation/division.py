@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fimlora.allocation.many import share_many
 from fimlora.allocation.types import resolve_groups, resolve_types
-from fimlora.allocation.units import Floats, Ranks, Units, ladder_of, units_of
+from fimlora.allocation.units import Floats, Ranks, Units, allowed_of, ladder_of, units_of
 from fimlora.constraints import Constraints, shares_of
 from fimlora.errors import InfeasibleBudget, InvalidOption
 from fimlora.plan import RankPlan, TargetModule
@@ -75,34 +75,12 @@ def bounds_of(
     n = len(modules)
     lowest, highest = (np.full(n, bound, dtype=np.int64) for bound in general)
     for entry, columns in types.items():
-        lowest[columns], highest[columns] = _own(constraints, entry, general)
+        lowest[columns], highest[columns] = constraints.type_bounds(entry, general)
     if constraints.max_lora_rank is not None:
         highest = np.minimum(highest, constraints.max_lora_rank)
     sizes = np.fromiter((min(m.d_in, m.d_out) for m in modules), dtype=np.int64, count=n)
     highest = np.minimum(highest, sizes)
     return Bounds(np.minimum(lowest, highest), highest)
-
-
-def _own(constraints: Constraints, entry: str, general: tuple[int, int]) -> tuple[int, int]:
-    """Bounds of a type.
-
-    Returns:
-        Lowest and highest rank.
-
-    Raises:
-        InvalidOption: Its floor is above what the server allows.
-    """
-    rule, cap = constraints.per_type[entry], constraints.max_lora_rank
-    if rule.r_min is not None and cap is not None and rule.r_min > cap:
-        raise InvalidOption(
-            f"per_type[{entry!r}]: r_min={rule.r_min} is above max_lora_rank={cap}"
-        )
-    low, high = general
-    if rule.r_min is not None:
-        low, high = rule.r_min, max(high, rule.r_min)
-    if rule.r_max is not None:
-        low, high = min(low, rule.r_max), rule.r_max
-    return low, high
 
 
 def divide(
@@ -143,6 +121,7 @@ def divide(
             bounds.highest[columns],
             None if costs is None else costs[columns],
             ladder=ladder,
+            allowed=allowed_of(constraints),
             groups=tied,
         )
 

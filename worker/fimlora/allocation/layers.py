@@ -11,7 +11,9 @@ are as many layers drawn at random: they show what the choice is worth. Nothing 
 import hashlib
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 
@@ -112,7 +114,7 @@ def layer_bounds(
     limit: int,
     *,
     mean: Fraction,
-    in_ranks: bool,
+    parts_of: PartsOf,
     constraints: Constraints,
     given: tuple[int | None, int | None],
 ) -> tuple[int, int]:
@@ -123,7 +125,7 @@ def layer_bounds(
         chosen: Blocks of the chosen layers.
         limit: Ranks in total, or parameters.
         mean: The budget's mean rank over all modules.
-        in_ranks: Whether the limit counts ranks.
+        parts_of: Gathers some modules within bounds.
         constraints: The allowed ranks, and what a server allows.
         given: Lowest and highest rank, if given. By default the lowest is 1, and the highest is
             twice the mean, or what the chosen layers need to spend the limit.
@@ -141,7 +143,7 @@ def layer_bounds(
     low = 1 if low is None else low
     if high is None:
         inside = _inside(modules, chosen)
-        needed = _needed(inside, limit, in_ranks=in_ranks, constraints=constraints)
+        needed = _needed(inside, limit, low=low, parts_of=parts_of, constraints=constraints)
         high = max(1, low, math.ceil(mean * 2), needed)
         high = min((rank for rank in constraints.rank_menu if rank >= high), default=high)
     return low, max(low, high if cap is None else min(high, cap))
@@ -154,6 +156,7 @@ def share_over_layers(
     limit: int,
     *,
     parts_of: PartsOf,
+    freely: PartsOf,
     seed: int,
 ) -> tuple[Named, dict[str, Named]]:
     """Share a limit over some layers evenly, and over all of them, and over others.
@@ -164,6 +167,7 @@ def share_over_layers(
         bounds: Lowest and highest rank of their modules; no control goes above the highest.
         limit: Ranks in total, or parameters.
         parts_of: Gathers some modules within bounds.
+        freely: The same without the floors of types, for controls that these leave no room.
         seed: Seed of the random controls.
 
     Returns:
@@ -174,7 +178,8 @@ def share_over_layers(
     """  # noqa: DOC502 - the solvers raise
     ranks = even_ranks(modules, chosen, bounds, limit, parts_of=parts_of)
     spendable = _spendable(parts_of(_inside(modules, chosen), bounds, limit))
-    controls = _over_all(modules, bounds, spendable, parts_of=parts_of, seed=seed)
+    ways = ((parts_of, 1), (freely, 1), (freely, 0))
+    controls = _over_all(modules, bounds[1], spendable, ways=ways, seed=seed)
     for i, control in enumerate(RANDOM_LAYERS):
         drawn = _drawn(
             modules, len(chosen), bounds, spendable, parts_of=parts_of, seed=f"{seed}:{i}"
@@ -341,18 +346,21 @@ def _inside(
 
 def _over_all(
     modules: Sequence[TargetModule],
-    bounds: tuple[int, int],
+    highest: int,
     limit: int,
     *,
-    parts_of: PartsOf,
+    ways: Sequence[tuple[PartsOf, int]],
     seed: int,
 ) -> dict[str, Named]:
-    """The controls of every rule: over all modules, which the limit may not give a rank each."""
-    solve = partial(_controls_within, modules, limit, parts_of=parts_of, seed=seed)
-    try:
-        return solve((1, bounds[1]))
-    except InfeasibleBudget:
-        return solve((0, bounds[1]))
+    """The controls of every rule, over all modules: by the first floors that a limit can meet."""
+    *others, last = [
+        partial(_controls_within, modules, limit, (lowest, highest), parts_of=some, seed=seed)
+        for some, lowest in ways
+    ]
+    for solve in others:
+        with suppress(InfeasibleBudget):
+            return solve()
+    return last()
 
 
 def _controls_within(
@@ -398,29 +406,28 @@ def _digest(text: str) -> bytes:
 
 
 def _needed(
-    modules: Iterable[TargetModule], limit: int, *, in_ranks: bool, constraints: Constraints
+    modules: Sequence[TargetModule],
+    limit: int,
+    *,
+    low: int,
+    parts_of: PartsOf,
+    constraints: Constraints,
 ) -> int:
-    """The lowest ceiling at which modules can spend a limit; their size where none is enough."""
-    sizes = [(1 if in_ranks else m.cost, min(m.d_in, m.d_out)) for m in modules]
-    top = max(size for _, size in sizes)
-    if constraints.per_type:  # modules of one type may need more than those of another
-        return top
+    """The lowest ceiling at which modules, by the rules of their types, spend most of a limit."""
+    top = max(min(module.d_in, module.d_out) for module in modules)
     ladder = [int(rank) for rank in ladder_of(constraints, top)]
 
-    def most_below(ceiling: int) -> int:
-        return max(rank for rank in ladder if rank <= ceiling)
-
     def spends(ceiling: int) -> int:
-        return sum(cost * most_below(min(size, ceiling)) for cost, size in sizes)
+        try:
+            parts = parts_of(modules, (low, ceiling), limit)
+        except InfeasibleBudget:
+            return -1
+        return sum(min(part.limit, part.units.interval[1]) for part in parts)
 
-    low, high = 0, len(ladder) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if spends(ladder[middle]) >= limit:
-            high = middle
-        else:
-            low = middle + 1
-    return ladder[low]
+    most = spends(max(top, ladder[-1]))
+    if most < 0:  # no ceiling helps
+        return top
+    return ladder[bisect_left(ladder, most, hi=len(ladder) - 1, key=spends)]
 
 
 def _sums(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def allocate(
             ``fused`` (what servers pack: q/k/v, gate/up and the experts of one layer) or
             ``layer``.
         per_type: ``r_min``, ``r_max`` and ``share`` of the budget for the modules that a name,
-            an ending or a pattern names. They hold for the controls as well.
+            an ending or a pattern names. They hold for the controls as well; with ``layers``,
+            floors that the budget cannot meet over all layers bind the chosen ones only.
         max_lora_rank: The highest rank that a server allows: it caps every ceiling.
         n_layers: How many layers the rule ``layers`` chooses; half of them by default. No
             other rule takes it.
@@ -203,21 +205,21 @@ def _over_layers(
     """Bounds, ranks and controls by the rule that chooses layers."""
     modules, in_ranks = tuple(scores.modules), budget.unit == "rank"
     chosen = choose_layers(modules, values, scores.by_layer, n_layers)
+    gather = partial(parts_by, modules, in_ranks=in_ranks, not_targeted=scores.not_targeted)
+    parts_of = gather(constraints)
     bounds = layer_bounds(
         modules,
         chosen,
         limit,
         mean=_mean(budget, limit, modules),
-        in_ranks=in_ranks,
+        parts_of=parts_of,
         constraints=constraints,
         given=given,
     )
-    parts_of = parts_by(
-        modules, constraints, in_ranks=in_ranks, not_targeted=scores.not_targeted
-    )
+    freely = gather(constraints.without_floors(bounds[1]))
     with _explaining(budget, scores, bounds, given=given):
         ranks, controls = share_over_layers(
-            modules, chosen, bounds, limit, parts_of=parts_of, seed=seed
+            modules, chosen, bounds, limit, parts_of=parts_of, freely=freely, seed=seed
         )
     return bounds, ranks, controls
 

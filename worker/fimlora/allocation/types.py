@@ -139,6 +139,36 @@ def resolve_types(
     return found
 
 
+def highest_ranks(
+    constraints: Constraints,
+    modules: Sequence[TargetModule],
+    highest: int,
+    not_targeted: Collection[str] = (),
+) -> dict[str, int]:
+    """Find the highest rank that each module could have if it were tied to no other.
+
+    Args:
+        constraints: Their rules per type, the allowed ranks, and what a server allows.
+        modules: The target modules.
+        highest: The highest rank of modules without a rule.
+        not_targeted: Names that were meant to be targets and are none; entries may name them.
+
+    Returns:
+        Rank by module name.
+    """
+    found = dict.fromkeys((module.name for module in modules), highest)
+    for entry, names in resolve_types(constraints, modules, not_targeted).items():
+        found |= dict.fromkeys(names, constraints.type_bounds(entry, (1, highest))[1])
+    cap = constraints.max_lora_rank
+    for module in modules:
+        rank = min(found[module.name], module.d_in, module.d_out)
+        rank = rank if cap is None else min(rank, cap)
+        if constraints.rank_menu:
+            rank = max((some for some in constraints.rank_menu if some <= rank), default=0)
+        found[module.name] = rank - rank % constraints.multiple_of
+    return found
+
+
 def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
     found = names.named_by(entry)
     if not found and not others.named_by(entry):

@@ -161,15 +161,14 @@ def gather_units(
         The units, for any scores and any limit.
     """
     order = list(names)
+    constraints = Constraints(multiple_of=multiple_of, rank_menu=tuple(rank_menu))
     return units_of(
         order,
         np.array([lowest[name] for name in order], dtype=np.int64),
         np.array([highest[name] for name in order], dtype=np.int64),
         None if weights is None else np.array([weights[name] for name in order]),
-        ladder=ladder_of(
-            Constraints(multiple_of=multiple_of, rank_menu=tuple(rank_menu)),
-            max(map(highest.__getitem__, order), default=0),
-        ),
+        ladder=ladder_of(constraints, max(map(highest.__getitem__, order), default=0)),
+        allowed=allowed_of(constraints),
         groups=groups,
     )
 
@@ -189,6 +188,20 @@ def ladder_of(constraints: Constraints, highest: int) -> Floats:
     return np.arange(0, highest + 1, constraints.multiple_of, dtype=np.float64)
 
 
+def allowed_of(constraints: Constraints) -> str:
+    """Say which ranks are allowed.
+
+    Args:
+        constraints: Multiples, or a menu.
+
+    Returns:
+        The allowed ranks in words.
+    """
+    if constraints.rank_menu:
+        return f"the ranks {', '.join(map(str, constraints.rank_menu))} of rank_menu"
+    return f"multiples of {constraints.multiple_of}"
+
+
 def units_of(
     names: Sequence[str],
     lowest: NDArray[np.int64],
@@ -196,6 +209,7 @@ def units_of(
     weights: NDArray[np.int64] | None,
     *,
     ladder: Floats,
+    allowed: str,
     groups: Iterable[Collection[str]] = (),
 ) -> Units:
     """Gather modules and groups of them, in the order of the modules.
@@ -206,6 +220,7 @@ def units_of(
         highest: Most ranks of each.
         weights: What one rank of each costs; ``None`` counts ranks.
         ladder: The allowed ranks, in rising order from 0.
+        allowed: The same in words.
         groups: Names of modules that must get one common rank.
 
     Returns:
@@ -228,7 +243,7 @@ def units_of(
     for i in np.flatnonzero(low_steps > high_steps):
         raise InfeasibleBudget(
             f"{first_names[i]}: no allowed rank lies within the bounds [{lo[i]}, {hi[i]}]; "
-            f"allowed are {_said(ladder)}"
+            f"allowed are {allowed}"
         )
     return Units(
         columns=columns,
@@ -271,14 +286,6 @@ def _rows(
     return np.concatenate([columns, alone]), np.concatenate([starts, rest])[
         : len(grouped) + len(alone)
     ]
-
-
-def _said(ladder: Floats) -> str:
-    """The allowed ranks in words."""
-    ranks = ladder.astype(int).tolist()[1:]
-    if len(np.unique(np.diff(ladder))) == 1:
-        return f"multiples of {ranks[0]}"
-    return f"the ranks {', '.join(map(str, ranks))}"
 
 
 def exact_sums(values: Floats) -> Floats:

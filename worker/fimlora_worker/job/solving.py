@@ -4,27 +4,43 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
 from fimlora.adapter.initial.checks import check_ceiling
-from fimlora.allocation.types import resolve_types
+from fimlora.allocation.types import highest_ranks
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
 from fimlora.methods.registry import find_method
 from fimlora.model.targets import count_base_parameters
 from fimlora.plan import Budget
+from fimlora_contract.comparison_requests import ComparisonRequest
+from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_worker.evaluation.settings import UNIFORM
 
 
 def solve(
     request: CalibrationRequest, scores: Scores, *, provenance: Mapping[str, Any] | None = None
 ) -> RankPlan:
     """The plan for some scores."""
+    return _solve(request, scores, budget_of(request), provenance=provenance)
+
+
+def _solve(
+    request: CalibrationRequest,
+    scores: Scores,
+    budget: Budget,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> RankPlan:
     options = request.allocation.model_dump(exclude={"aggregation", "method"})
+    if scores.rule != "layers":  # a request of several methods may have one that chooses layers
+        options["n_layers"] = None
     return allocate(
         scores,
-        budget_of(request),
+        budget,
         **request.adapter.scaling,
         provenance=provenance,
         **options,
@@ -69,19 +85,25 @@ def _solve_evenly(
         {m.name: 1.0 for m in modules},
         spectra={m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules},
         base_parameters=n_parameters,
-        rule=find_method(request.allocation.method).rule,
     )
-    plan = solve(request, scores)
-    check_ceiling(request.adapter.initial, modules, _ceilings(plan))
+    budget = budget_of(request)
+    if isinstance(request, EvaluationRequest):  # whose arms spend what uniform ranks spend
+        uniform = _solve(request, replace(scores, rule=UNIFORM), budget)
+        budget = Budget("parameters", uniform.spent.parameters)
+    for rule in _rules(request):
+        plan = _solve(request, replace(scores, rule=rule), budget)
+        ceilings = highest_ranks(plan.constraints, plan.modules, plan.r_max)
+        check_ceiling(request.adapter.initial, modules, ceilings)
 
 
-def _ceilings(plan: RankPlan) -> dict[str, int]:
-    """The highest rank that each module could get, by its name."""
-    found = {module.name: plan.r_max for module in plan.modules}
-    for entry, names in resolve_types(plan.constraints, plan.modules).items():
-        if (of_type := plan.constraints.per_type[entry].r_max) is not None:
-            found |= dict.fromkeys(names, of_type)
-    return found
+def _rules(request: CalibrationRequest) -> tuple[str, ...]:
+    """The rules of the methods that must have a plan.
+
+    A method by layers that nobody named is left out of a comparison where it has none.
+    """
+    rules = dict.fromkeys(find_method(name).rule for name in request.methods_measured)
+    is_free = isinstance(request, ComparisonRequest) and request.methods is None
+    return tuple(rule for rule in rules if not (is_free and rule == "layers"))
 
 
 def _stacks(modules: Sequence[TargetModule]) -> list[list[TargetModule]]:
