@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fimlora.adapter.config import build_adapter_config
-from fimlora.adapter.initial.stated import INITIAL
+from fimlora.adapter.initial.registry import INITIAL
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fimlora.adapter.config import WRAPPER_PREFIX
 from fimlora.adapter.initial.carried import TRUNCATED
 from fimlora.adapter.initial.directions import adapted
-from fimlora.adapter.initial.stated import INITIAL
+from fimlora.adapter.initial.registry import INITIAL
 from fimlora.adapter.read import load_plan
 from fimlora.errors import InvalidAdapter, InvalidOption, UnsupportedModule
 from fimlora.model.targets import base_model_of, locate

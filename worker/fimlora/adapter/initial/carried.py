@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fimlora.adapter.initial.registry import INITS, find_initial
-from fimlora.adapter.initial.stated import INITIAL
+from fimlora.adapter.initial.registry import INITIAL, INITS, find_initial
 from fimlora.errors import InvalidAdapter
 from fimlora.plan import PlanWarning, RankPlan
 

@@ -12,6 +12,8 @@ from fimlora.statistics.groups import N_DIRECTIONS
 from fimlora.statistics.options import Passes, Record
 
 KAIMING = "kaiming"
+# In a plan's provenance: a fact of the files that were written, not of what was measured.
+INITIAL = "initial"
 
 
 @dataclass(frozen=True, slots=True)

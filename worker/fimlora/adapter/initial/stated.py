@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fimlora.adapter.initial.registry import KAIMING, find_initial
+from fimlora.adapter.initial.registry import INITIAL, KAIMING, find_initial
 from fimlora.plan import PlanWarning, RankPlan
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Record
 from fimlora.statistics.statistics import RESOLVED_ERROR
-
-# In a plan's provenance: a fact of the files that were written, not of what was measured.
-INITIAL = "initial"
 
 
 def with_initial(plan: RankPlan, name: str, statistics: Statistics | None) -> RankPlan:
