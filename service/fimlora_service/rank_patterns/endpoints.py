@@ -32,7 +32,7 @@ BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,
 ResolverDep = Annotated[Resolver, part("resolver")]
 
 
-def read_format(
+async def read_format(
     format: Annotated[
         Format, Query(description="Whose words to write the pattern in.")
     ] = "json",

@@ -91,7 +91,10 @@ def test_no_control_leaves_what_a_step_would_cost(case, seed):
 
 @given(any_case(menus=[()]))
 def test_uniform_has_two_neighbouring_ranks_as_far_as_costs_allow(case):
-    """A module is two steps ahead only of what is at its ceiling, or too dear for the rest."""
+    """A module is two steps ahead only of what is at its ceiling, or too dear for the rest.
+
+    One that its floor lifts above another is ahead by that, and counts from there.
+    """
     scores, options = case
     units, limit = units_of(scores, options)
     ranks = control_ranks(units, scores, limit, seed=0)["uniform"]
@@ -105,7 +108,7 @@ def test_uniform_has_two_neighbouring_ranks_as_far_as_costs_allow(case):
     for ahead, behind in itertools.product(ranks, still_open):
         group = next((g for g in options["groups"] if ahead in g), [ahead])
         lowest = step * -(-max(options["lowest"][n] for n in group) // step)
-        if ranks[ahead] >= ranks[behind[0]] + 2 * step and ranks[ahead] > lowest:
+        if ranks[ahead] >= ranks[behind[0]] + 2 * step and lowest <= ranks[behind[0]]:
             taken = step * sum(weights[n] for n in group)
             assert still_open[behind] > left + taken
 
