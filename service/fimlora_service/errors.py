@@ -44,6 +44,30 @@ class WebhookNotAllowed(ServiceError):
     code = "webhook_not_allowed"
 
 
+class Unauthenticated(ServiceError):
+    code = "unauthenticated"
+
+
+class Forbidden(ServiceError):
+    code = "forbidden"
+
+
+class HostNotAllowed(ServiceError):
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(ServiceError):
+    code = "origin_not_allowed"
+
+
+class ModelNotAllowed(ServiceError):
+    code = "model_not_allowed"
+
+
+class SourceNotAllowed(ServiceError):
+    code = "source_not_allowed"
+
+
 class RouteNotFound(ServiceError):
     code = "not_found"
 
@@ -82,6 +106,14 @@ class AdapterInvalid(ServiceError):
 
 class AdapterInUse(ServiceError):
     code = "adapter_in_use"
+
+
+class KeyNotFound(ServiceError):
+    code = "key_not_found"
+
+
+class RequestTimeout(ServiceError):
+    code = "request_timeout"
 
 
 class MethodNotAllowed(ServiceError):
@@ -164,6 +196,21 @@ class ModelGated(ServiceError):
 
 class DatasetUnreachable(ServiceError):
     code = "dataset_unreachable"
+
+
+class RateLimited(ServiceError):
+    code = "rate_limited"
+    retry_after_s = 1
+
+
+class QuotaExceeded(ServiceError):
+    code = "quota_exceeded"
+    retry_after_s = 60
+
+
+class QueueFull(ServiceError):
+    code = "queue_full"
+    retry_after_s = 30
 
 
 class HubUnreachable(ServiceError):

@@ -90,6 +90,30 @@ class WebhookNotAllowed(ApiError, PermissionError):
     code = "webhook_not_allowed"
 
 
+class Unauthenticated(ApiError, PermissionError):
+    code = "unauthenticated"
+
+
+class Forbidden(ApiError, PermissionError):
+    code = "forbidden"
+
+
+class HostNotAllowed(ApiError, PermissionError):
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(ApiError, PermissionError):
+    code = "origin_not_allowed"
+
+
+class ModelNotAllowed(ApiError, PermissionError):
+    code = "model_not_allowed"
+
+
+class SourceNotAllowed(ApiError, PermissionError):
+    code = "source_not_allowed"
+
+
 class NotFound(ApiError, LookupError):
     code = "not_found"
 
@@ -124,6 +148,14 @@ class AdapterNotFound(ApiError, LookupError):
 
 class AdapterInvalid(ApiError, ValueError):
     code = "adapter_invalid"
+
+
+class KeyNotFound(ApiError, LookupError):
+    code = "key_not_found"
+
+
+class RequestTimeout(ApiError):
+    code = "request_timeout"
 
 
 class MethodNotAllowed(ApiError):
@@ -228,6 +260,18 @@ class ModelGated(ApiError, PermissionError):
 
 class DatasetUnreachable(ApiError):
     code = "dataset_unreachable"
+
+
+class RateLimited(ApiError):
+    code = "rate_limited"
+
+
+class QuotaExceeded(ApiError):
+    code = "quota_exceeded"
+
+
+class QueueFull(ApiError):
+    code = "queue_full"
 
 
 class HubUnreachable(ApiError):

@@ -46,6 +46,38 @@ PROBLEMS: dict[str, ProblemType] = {
         "The webhook's host is not allowed",
         "Leave it out, or ask the operator to add its host to FIMLORA_WEBHOOK_HOSTS.",
     ),
+    "unauthenticated": ProblemType(
+        401,
+        "A valid API key is needed",
+        "Send Authorization: Bearer KEY; an admin makes keys with fimlora keys create.",
+    ),
+    "forbidden": ProblemType(
+        403,
+        "The API key does not allow this",
+        "Ask an admin for a key with the scope that the detail names.",
+    ),
+    "host_not_allowed": ProblemType(
+        403,
+        "The service is not called by this name",
+        "Use a name that is allowed, or ask the operator to add it to FIMLORA_ALLOWED_HOSTS.",
+    ),
+    "origin_not_allowed": ProblemType(
+        403,
+        "Pages of this origin may not call the service",
+        "Ask the operator to add the origin to FIMLORA_ALLOWED_ORIGINS.",
+    ),
+    "model_not_allowed": ProblemType(
+        403,
+        "The operator does not allow this base model",
+        "Use a model that the detail allows, or ask the operator to add it to "
+        "FIMLORA_ALLOWED_MODELS.",
+    ),
+    "source_not_allowed": ProblemType(
+        403,
+        "The operator does not allow this dataset",
+        "Use a dataset that the detail allows, or ask the operator to add it to "
+        "FIMLORA_ALLOWED_DATASETS.",
+    ),
     "not_found": ProblemType(404, "There is no such route", "See GET /docs for the routes."),
     "job_not_found": ProblemType(404, "There is no such job", "GET /jobs lists the jobs."),
     "job_gone": ProblemType(
@@ -85,6 +117,10 @@ PROBLEMS: dict[str, ProblemType] = {
         409,
         "Jobs that have not ended need the adapter",
         "Wait for the jobs named in errors, or cancel them.",
+    ),
+    "key_not_found": ProblemType(404, "There is no such API key", "GET /keys lists the keys."),
+    "request_timeout": ProblemType(
+        408, "The request was not sent in time", "Send it again over a faster connection."
     ),
     "method_not_allowed": ProblemType(
         405, "The route does not take this method", "See the Allow header."
@@ -146,6 +182,17 @@ PROBLEMS: dict[str, ProblemType] = {
     ),
     "dataset_unreachable": ProblemType(
         424, "The dataset cannot be reached", "Check the id, revision and the hub's state."
+    ),
+    "rate_limited": ProblemType(429, "Too many requests", "Wait as long as Retry-After says."),
+    "quota_exceeded": ProblemType(
+        429,
+        "The tenant's quota is used up",
+        "Wait for open jobs to end, delete what is not needed, or ask an admin for more.",
+    ),
+    "queue_full": ProblemType(
+        503,
+        "The queue is full",
+        "Wait as long as Retry-After says; the operator sets FIMLORA_MAX_OPEN_JOBS.",
     ),
     "hub_unreachable": ProblemType(
         503, "The hub does not answer", "Try again later, or use a registered local model."

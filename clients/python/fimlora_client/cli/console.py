@@ -24,6 +24,7 @@ from fimlora_client.errors import (
     JobGone,
     JobNotFinished,
     JobNotFound,
+    KeyNotFound,
     ModelNotFound,
     NoPattern,
     ResultExpired,
@@ -52,6 +53,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
     JobGone: NOT_FOUND,
     DatasetNotFound: NOT_FOUND,
     AdapterNotFound: NOT_FOUND,
+    KeyNotFound: NOT_FOUND,
     ModelNotFound: NOT_FOUND,
     ArtifactNotFound: NOT_FOUND,
     NoPattern: NOT_FOUND,
@@ -65,6 +67,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
 NEXT_STEPS: dict[type[ClientError], str] = {
     JobNotFound: "`fimlora jobs` lists the jobs.",
     AdapterInUse: "Wait for these jobs, or `fimlora cancel` them.",
+    KeyNotFound: "`fimlora keys` lists the keys.",
     AdapterNotFound: "`fimlora adapters` lists adapters; `fimlora adapters upload` adds one.",
     DatasetInUse: "Wait for these jobs, or `fimlora cancel` them.",
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl, .csv or .parquet file is uploaded.",
