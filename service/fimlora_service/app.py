@@ -21,13 +21,17 @@ from fimlora_service.calibrations import endpoints as calibrations
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
+from fimlora_service.http.hosts import HostMiddleware
 from fimlora_service.http.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
 )
 from fimlora_service.http.openapi import document_problems, operation_id
+from fimlora_service.http.origins import OriginMiddleware, add_cors
+from fimlora_service.http.peers import PeerMiddleware
 from fimlora_service.http.problems import install_handlers
+from fimlora_service.http.security_headers import SecurityHeadersMiddleware
 from fimlora_service.jobs import endpoints as jobs
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
@@ -124,6 +128,11 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         limit=settings.max_body_bytes,
         upload_limit=settings.max_upload_bytes,
     )
+    app.add_middleware(PeerMiddleware)
+    app.add_middleware(OriginMiddleware, allowed=settings.page_origins)
+    add_cors(app, settings.page_origins)
+    app.add_middleware(HostMiddleware, allowed=settings.host_patterns)
+    app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 

@@ -4,11 +4,13 @@ import base64
 import binascii
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fimlora_contract.webhooks import origin_of
+from fimlora_jobs.allow_lists import Allowed, AllowList
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
+from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
 
@@ -30,6 +32,31 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     log_level: str = "INFO"
+    allowed_hosts: str = Field(
+        default="",
+        description="Names the service is called by besides localhost and its addresses, such "
+        "as fimlora.example.com or *.example.com, separated by commas.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the service, such as https://ui.example.com, "
+        "separated by commas; none by default.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, "
+        "separated by commas; none by default.",
+    )
+    allowed_models: str = Field(
+        default="",
+        description="Base models that may be used, such as meta-llama/* or local:*, separated "
+        "by commas; all by default.",
+    )
+    allowed_datasets: str = Field(
+        default="",
+        description="Datasets that may be used, such as org/*, local:*, upload or inline, "
+        "separated by commas; all by default.",
+    )
     max_body_bytes: int = Field(default=8 * MIB, gt=0)
     max_upload_bytes: int = Field(default=512 * MIB, gt=0)
     hub_timeout_s: float = Field(default=10.0, gt=0)
@@ -65,12 +92,57 @@ class Settings(BaseSettings):
         allowed_origins(hosts)
         return hosts
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_patterns(cls, hosts: str) -> str:
+        host_patterns(hosts)
+        return hosts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        page_origins(origins)
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        networks(proxies)
+        return proxies
+
+    @field_validator("allowed_models", "allowed_datasets")
+    @classmethod
+    def _patterns_are_patterns(cls, patterns: str, info: ValidationInfo) -> str:
+        AllowList.of(patterns, setting=str(info.field_name))
+        return patterns
+
     @field_validator("webhook_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret:
             key_of(secret.get_secret_value())
         return secret
+
+    @property
+    def host_patterns(self) -> tuple[str, ...]:
+        """Names the service is called by, the one it is bound to among them."""
+        own = () if address_of(self.host) else (self.host,)
+        return host_patterns(self.allowed_hosts) + own
+
+    @property
+    def page_origins(self) -> frozenset[str]:
+        """Whose pages may use the service."""
+        return page_origins(self.allowed_origins)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Whose account of a peer is believed."""
+        return networks(self.trusted_proxies)
+
+    @property
+    def allowed(self) -> Allowed:
+        """The base models and datasets that may be used."""
+        return Allowed.of(models=self.allowed_models, datasets=self.allowed_datasets)
 
     @property
     def webhook_origins(self) -> frozenset[str]:

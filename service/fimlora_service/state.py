@@ -52,7 +52,8 @@ def make_state(
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
-    resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
+    hub = hub_access(settings, data_folder)
+    resolver = Resolver(data_folder, hub, tenant=tenant, allowed=settings.allowed)
     submission = Submission(
         store, transport, resolver, results, webhook_origins=settings.webhook_origins
     )

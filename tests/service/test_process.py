@@ -137,7 +137,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(service):
 
     with socket.create_connection(address) as connection:
         connection.sendall(
-            b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: application/jsonl\r\n\r\n{"
         )
         wait_until(lambda: list((data_dir / "tmp").glob("upload-*")))

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fimlora_jobs.allow_lists import Allowed
+
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 GIB = 1 << 30
 
@@ -29,6 +31,12 @@ class Settings(BaseSettings):
     artifacts_url: str = Field(
         default="",
         description="Where results are kept, as the service has it; empty for the data folder.",
+    )
+    allowed_models: str = Field(
+        default="", description="Base models that may be used, as the service has it."
+    )
+    allowed_datasets: str = Field(
+        default="", description="Datasets that may be used, as the service has it."
     )
     storage_patience_s: float = Field(
         default=10.0, ge=0, description="How long a result waits for a storage that is away."
@@ -78,6 +86,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="What is written to standard error."
     )
+
+    @property
+    def allowed(self) -> Allowed:
+        """The base models and datasets that may be used."""
+        return Allowed.of(models=self.allowed_models, datasets=self.allowed_datasets)
 
     @property
     def models_dir(self) -> Path:

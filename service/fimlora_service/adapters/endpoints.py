@@ -81,6 +81,7 @@ router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
     responses={
         200: {"model": Adapter, "description": "The same adapter is kept already."},
         **problems(
+            errors.ModelNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
@@ -93,6 +94,7 @@ router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
 async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
+    settings: SettingsDep,
     limit: AdapterLimitDep,
     prefix: PrefixDep,
     response: Response,
@@ -102,7 +104,9 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(keep_upload, archive, work, uploads=data_folder.uploads)
+        keeping = partial(
+            keep_upload, archive, work, uploads=data_folder.uploads, allowed=settings.allowed
+        )
         adapter, is_new = await limit.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
@@ -149,7 +153,7 @@ def retrieve_adapter_file(
     artifact = file_of(find_kept(id, uploads=data_folder.uploads), name)
     headers = {
         "ETag": f'"{artifact.digest}"',
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable",
         "Accept-Ranges": "none",
     }
     if has_copy(request, artifact.digest):

@@ -28,6 +28,8 @@ from fimlora_service.operations.metrics import MetricsDep
 REFUSALS = (
     errors.MalformedRequest,
     errors.WebhookNotAllowed,
+    errors.ModelNotAllowed,
+    errors.SourceNotAllowed,
     errors.DatasetNotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
@@ -146,6 +148,8 @@ async def estimate(
     status_code=202,
     response_description="A new job is queued; poll the address in Location.",
     responses=problems(
+        errors.ModelNotAllowed,
+        errors.SourceNotAllowed,
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobAlreadyFinished,

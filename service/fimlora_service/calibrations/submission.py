@@ -98,11 +98,13 @@ class Submission:
         Raises:
             JobNotFinished: It has not ended.
             JobAlreadyFinished: It has succeeded.
+            NotAllowed: The operator does not allow any more what it uses.
         """
         if not record.status.is_final:
             raise JobNotFinished(f"job {record.id!r} is {record.status}")
         if record.status is JobStatus.SUCCEEDED:
             raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
+        self.resolver.allowed.check_request(record.request)
         promise = bind(self.store, key, {"retry": record.id})
         again = find_kept(self.store, promise)
         if again is None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from fimlora_contract.datasets import Dataset, DatasetPage
 from fimlora_contract.references import UPLOAD_ID
+from fimlora_jobs.allow_lists import DATASET_ROLES
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.datasets.local import list_local_datasets
@@ -18,7 +19,13 @@ from fimlora_service.datasets.uploads import (
     list_uploads,
     receive_upload,
 )
-from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
+from fimlora_service.http.dependencies import (
+    DataFolderDep,
+    PrefixDep,
+    SettingsDep,
+    StoreDep,
+    problems,
+)
 from fimlora_service.http.headers import media_type_of
 from fimlora_service.http.strict_queries import StrictQueryRoute
 
@@ -42,6 +49,7 @@ BODY = {
     responses={
         200: {"model": Dataset, "description": "The same bytes were uploaded before."},
         **problems(
+            errors.SourceNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.DatasetSchema,
@@ -53,9 +61,14 @@ BODY = {
     openapi_extra={"requestBody": BODY},
 )
 async def upload_dataset(
-    request: Request, data_folder: DataFolderDep, prefix: PrefixDep, response: Response
+    request: Request,
+    data_folder: DataFolderDep,
+    settings: SettingsDep,
+    prefix: PrefixDep,
+    response: Response,
 ) -> Dataset:
     """Upload rows, as JSONL, CSV or Parquet, to calibrate on."""
+    settings.allowed.check_dataset({"source": "upload"})
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
         request.stream(), format=format_, data_folder=data_folder
@@ -116,7 +129,7 @@ def jobs_on(id: str, store: JobStore) -> list[str]:
     return [
         job_id
         for job_id, request in store.open_requests()
-        for role in ("dataset", "retain", "eval_dataset")
+        for role in DATASET_ROLES
         for dataset in [request.get(role) or {}]
         if (dataset.get("source"), dataset.get("id")) == ("upload", id)
     ]

@@ -87,7 +87,7 @@ def retrieve_artifact(
     artifact = find_artifact(result, name)
     headers = {
         "ETag": f'"{artifact.digest}"',
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable",
         # A digest speaks for the whole file only, so the file is always sent whole.
         "Accept-Ranges": "none",
     }

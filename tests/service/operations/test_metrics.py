@@ -5,11 +5,11 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from starlette.testclient import TestClient
 
 from fimlora_contract.jobs import JobError
 from fimlora_service.app import create_app
 from support.presence import GPU, enter_worker
+from support.testclient import TestClient
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

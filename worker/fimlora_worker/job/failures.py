@@ -19,6 +19,7 @@ from rq.timeouts import BaseTimeoutException
 
 from fimlora.errors import FimloraError
 from fimlora_contract.jobs import JobError
+from fimlora_jobs.allow_lists import NotAllowed
 from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_jobs.hidden_paths import hide_paths
@@ -47,7 +48,7 @@ def job_error(error: BaseException, *, data_dir: Path | None = None) -> JobError
 
 def code_of(error: BaseException) -> str:
     """The wire's code for an exception."""
-    if isinstance(error, FimloraError | WorkerError):
+    if isinstance(error, FimloraError | WorkerError | NotAllowed):
         return error.code
     if isinstance(error, ColumnError | RowError):
         return "dataset_schema"
