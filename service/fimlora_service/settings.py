@@ -2,65 +2,49 @@
 
 import base64
 import binascii
-from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
 
 from fimlora_contract.webhooks import origin_of
-from fimlora_jobs.allow_lists import Allowed, AllowList
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
+from fimlora_jobs.settings import ProcessSettings
 from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
 
 
-class Settings(BaseSettings):
-    """Configuration of the API process, from ``FIMLORA_*`` and three names others share."""
+class Settings(ProcessSettings):
+    """Configuration of the API process, from ``FIMLORA_*`` and names others share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FIMLORA_", frozen=True, populate_by_name=True, extra="ignore"
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: int = Field(
+        default=8000, ge=0, le=65_535, description="Port of the API; 0 for any free one."
     )
-
-    redis_url: str = Field(default="redis://localhost:6379/0", validation_alias="REDIS_URL")
-    hub_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
-    hub_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
-    data_dir: Path = Path(".fimlora")
-    artifacts_url: str = Field(
-        default="", description="Where results are kept, for example s3://bucket/prefix."
-    )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65_535)
-    log_level: str = "INFO"
     allowed_hosts: str = Field(
         default="",
-        description="Names the service is called by besides localhost and its addresses, such "
-        "as fimlora.example.com or *.example.com, separated by commas.",
+        description="Names the service is called by besides localhost and its own addresses, "
+        "such as fimlora.example.com or *.example.com, separated by commas.",
     )
     allowed_origins: str = Field(
         default="",
         description="Origins whose pages may use the service, such as https://ui.example.com, "
-        "separated by commas; none by default.",
+        "separated by commas; empty for none.",
     )
     trusted_proxies: str = Field(
         default="",
         description="Addresses and networks of proxies whose X-Forwarded-For is believed, "
-        "separated by commas; none by default.",
+        "separated by commas; empty for none.",
     )
-    allowed_models: str = Field(
-        default="",
-        description="Base models that may be used, such as meta-llama/* or local:*, separated "
-        "by commas; all by default.",
+    max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
+    max_upload_bytes: int = Field(
+        default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
     )
-    allowed_datasets: str = Field(
-        default="",
-        description="Datasets that may be used, such as org/*, local:*, upload or inline, "
-        "separated by commas; all by default.",
+    hub_timeout_s: float = Field(
+        default=10.0, gt=0, description="How long an answer of the hub is waited for."
     )
-    max_body_bytes: int = Field(default=8 * MIB, gt=0)
-    max_upload_bytes: int = Field(default=512 * MIB, gt=0)
-    hub_timeout_s: float = Field(default=10.0, gt=0)
-    reaper_interval_s: float = Field(default=REAPER_INTERVAL_S, gt=0)
+    reaper_interval_s: float = Field(
+        default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
+    )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )
@@ -110,12 +94,6 @@ class Settings(BaseSettings):
         networks(proxies)
         return proxies
 
-    @field_validator("allowed_models", "allowed_datasets")
-    @classmethod
-    def _patterns_are_patterns(cls, patterns: str, info: ValidationInfo) -> str:
-        AllowList.of(patterns, setting=str(info.field_name))
-        return patterns
-
     @field_validator("webhook_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -138,11 +116,6 @@ class Settings(BaseSettings):
     def proxies(self) -> tuple[str, ...]:
         """Whose account of a peer is believed."""
         return networks(self.trusted_proxies)
-
-    @property
-    def allowed(self) -> Allowed:
-        """The base models and datasets that may be used."""
-        return Allowed.of(models=self.allowed_models, datasets=self.allowed_datasets)
 
     @property
     def webhook_origins(self) -> frozenset[str]:

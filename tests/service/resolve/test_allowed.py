@@ -52,7 +52,7 @@ def test_another_dataset_is_refused(limited, hub, dataset):
     body: dict[str, Any] = {"base_model": "local:tiny", "dataset": OWN, "budget": 8}
     asked = [(route, body | {"dataset": dataset}) for route in ROUTES]
     asked.append(("/evaluations", body | {"eval_dataset": dataset}))
-    asked.append(("/calibrate", body | {"retain": dataset, "method": "vila"}))
+    asked.append(("/calibrate", body | {"retain": dataset, "allocation": {"method": "vila"}}))
     for route, given in asked:
         status, code, detail = refusal(limited.post(route, json=given))
 
