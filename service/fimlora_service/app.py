@@ -29,8 +29,10 @@ from fimlora_service.http.middleware import (
 from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.problems import install_handlers
 from fimlora_service.jobs import endpoints as jobs
+from fimlora_service.keys import endpoints as keys
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
+from fimlora_service.operations import figures_endpoints
 from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.plans import endpoints as plans
@@ -45,7 +47,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, operations,
+    adapters, cache_endpoints, keys, operations, figures_endpoints,
 )  # fmt: skip
 
 

@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     redis_url: str = Field(default="redis://localhost:6379/0", validation_alias="REDIS_URL")
     hub_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
     hub_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=24,
+        description="An API key of the operator with every scope, beside those on record.",
+    )
     data_dir: Path = Path(".fimlora")
     artifacts_url: str = Field(
         default="", description="Where results are kept, for example s3://bucket/prefix."
