@@ -71,6 +71,7 @@ class JobStore(Deduplication):
         statistics_digest: str = "",
         statistics_from: str = "",
         tenant: str = "",
+        owner: str = "",
         in_place_of: str | None = None,
         counted_as: str = "",
     ) -> JobRecord:
@@ -85,6 +86,7 @@ class JobStore(Deduplication):
             statistics_digest: Equal for requests that must measure equal statistics.
             statistics_from: A job whose statistics are used instead of measuring.
             tenant: Who may find its result by its inputs; empty for everybody.
+            owner: The tenant that it belongs to; empty for the operator.
             in_place_of: What `shared` said; equal requests find this job from then on. With
                 ``None`` they do not.
             counted_as: The figure that counts it; empty for none.
@@ -102,6 +104,7 @@ class JobStore(Deduplication):
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
             "tenant": tenant,
+            "owner": owner,
         }
         if in_place_of is not None:
             keys.append(self.key("shared", digest))

@@ -29,12 +29,13 @@ from fimlora_service.http.middleware import (
 )
 from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.origins import OriginMiddleware, add_cors
-from fimlora_service.http.peers import PeerMiddleware
 from fimlora_service.http.problems import install_handlers
 from fimlora_service.http.security_headers import SecurityHeadersMiddleware
 from fimlora_service.jobs import endpoints as jobs
+from fimlora_service.keys import endpoints as keys
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
+from fimlora_service.operations import figures_endpoints
 from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
 from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.plans import endpoints as plans
@@ -49,7 +50,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, operations,
+    adapters, cache_endpoints, keys, operations, figures_endpoints,
 )  # fmt: skip
 
 
@@ -128,7 +129,6 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         limit=settings.max_body_bytes,
         upload_limit=settings.max_upload_bytes,
     )
-    app.add_middleware(PeerMiddleware)
     app.add_middleware(OriginMiddleware, allowed=settings.page_origins)
     add_cors(app, settings.page_origins)
     app.add_middleware(HostMiddleware, allowed=settings.host_patterns)

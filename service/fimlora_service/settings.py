@@ -35,6 +35,11 @@ class Settings(ProcessSettings):
         description="Addresses and networks of proxies whose X-Forwarded-For is believed, "
         "separated by commas; empty for none.",
     )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=24,
+        description="An API key of the operator with every scope, beside those on record.",
+    )
     max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."

@@ -6,6 +6,7 @@ from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.keys import KeyStore
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
@@ -13,6 +14,9 @@ from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.keys.gate import Gate
+from fimlora_service.keys.pepper import PepperFile
+from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.resolve.resolver import Resolver
@@ -31,6 +35,7 @@ class State(TypedDict):
     data_folder: DataFolder
     artifacts: TrackedArtifacts
     store: JobStore
+    gate: Gate
     job_views: JobViews
     score_cache: ScoreCache
     resolver: Resolver
@@ -63,6 +68,7 @@ def make_state(
         data_folder=data_folder,
         artifacts=results,
         store=store,
+        gate=Gate(key_ring(settings, data_folder, store)),
         job_views=JobViews(store),
         score_cache=ScoreCache(),
         resolver=resolver,
@@ -70,6 +76,16 @@ def make_state(
         submission_limit=SubmissionLimit(),
         adapter_limit=AdapterLimit(),
         metrics=metrics,
+    )
+
+
+def key_ring(settings: Settings, data_folder: DataFolder, store: JobStore) -> KeyRing:
+    """The keys that let somebody in."""
+    given = settings.admin_key
+    return KeyRing(
+        KeyStore(store),
+        PepperFile(data_folder.root / "keys"),
+        admin_key=given.get_secret_value() if given else None,
     )
 
 

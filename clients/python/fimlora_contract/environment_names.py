@@ -2,6 +2,8 @@
 
 NAMES = frozenset(
     {
+        "FIMLORA_ADMIN_KEY",
+        "FIMLORA_ADMIN_KEY_FILE",
         "FIMLORA_ALLOWED_DATASETS",
         "FIMLORA_ALLOWED_HOSTS",
         "FIMLORA_ALLOWED_MODELS",

@@ -17,6 +17,8 @@
 -- ARGV[8..] field and value, in pairs
 --
 -- Returns the values of the fields in ARGV[7]; nil when KEYS[7] holds another id.
+--
+-- A job with an owner is also in a list of all ids of that owner, KEYS[3]:owner.
 
 local function answer()
   local names = {}
@@ -45,5 +47,7 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 8))
 if ARGV[6] ~= '' then redis.call('HINCRBY', KEYS[6], ARGV[6], 1) end
 redis.call('HSET', KEYS[2], ARGV[1], 'queued 1')
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
+local owner = redis.call('HGET', KEYS[1], 'owner') or ''
+if owner ~= '' then redis.call('ZADD', KEYS[3] .. ':' .. owner, 0, ARGV[1]) end
 redis.call('XADD', KEYS[4], '*', 'event', ARGV[2])
 return answer()

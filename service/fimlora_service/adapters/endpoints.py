@@ -47,7 +47,8 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
 from fimlora_service.results.reading import pieces, plan_of
 
@@ -71,11 +72,12 @@ COMPUTED = problems(
     errors.ValidationFailed,
     errors.DiskFull,
 )
-router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
 
 @router.post(
     "/adapters",
+    dependencies=[SUBMITS],
     status_code=201,
     response_description="The adapter is kept under the digest of its two files.",
     responses={
@@ -114,7 +116,7 @@ async def upload_adapter(
     return linked(adapter, prefix)
 
 
-@router.get("/adapters", responses=problems(errors.ValidationFailed))
+@router.get("/adapters", dependencies=[READS], responses=problems(errors.ValidationFailed))
 def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
     """List adapters: uploaded, made of others, and registered."""
     kept = [linked(adapter, prefix) for adapter in list_kept(data_folder.uploads)]
@@ -123,7 +125,9 @@ def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
 
 
 @router.get(
-    "/adapters/{id}", responses=problems(errors.AdapterNotFound, errors.ValidationFailed)
+    "/adapters/{id}",
+    dependencies=[READS],
+    responses=problems(errors.AdapterNotFound, errors.ValidationFailed),
 )
 def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDep) -> Adapter:
     """Describe one adapter."""
@@ -134,6 +138,7 @@ def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDe
 
 @router.get(
     "/adapters/{id}/files/{name}",
+    dependencies=[READS],
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={
@@ -171,6 +176,7 @@ def retrieve_adapter_file(
 
 @router.delete(
     "/adapters/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.AdapterNotFound,
@@ -191,7 +197,7 @@ def delete_adapter(id: AdapterId, data_folder: DataFolderDep, store: StoreDep) -
 @router.post(
     "/adapters/{id}/truncate",
     response_model=Truncation,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     responses=COMPUTED,
 )
 async def truncate_adapter(
@@ -214,7 +220,7 @@ async def truncate_adapter(
 @router.post(
     "/adapters/{id}/audit",
     response_model=Audit,
-    dependencies=[Depends(require_json)],
+    dependencies=[READS, Depends(require_json)],
     responses=COMPUTED
     | problems(
         errors.JobNotFound,
@@ -249,7 +255,7 @@ async def audit_adapter(
 @router.post(
     "/adapters/{id}/convert",
     response_model=Conversion,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     responses=COMPUTED,
 )
 async def convert_adapter(

@@ -27,9 +27,10 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import media_type_of
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 
-router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["datasets"], route_class=ScopedRoute)
 DatasetId = Annotated[
     str,
     Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
@@ -44,6 +45,7 @@ BODY = {
 
 @router.post(
     "/datasets",
+    dependencies=[SUBMITS],
     status_code=201,
     response_description="The dataset is kept under the digest of its bytes.",
     responses={
@@ -84,7 +86,7 @@ def format_of(request: Request) -> Format:
     return MEDIA_TYPES[media_type_of(request, allowed=sorted(MEDIA_TYPES))]
 
 
-@router.get("/datasets", responses=problems(errors.ValidationFailed))
+@router.get("/datasets", dependencies=[READS], responses=problems(errors.ValidationFailed))
 def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     """List uploaded and registered datasets."""
     local = list_local_datasets(data_folder.datasets)
@@ -92,7 +94,9 @@ def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
 
 
 @router.get(
-    "/datasets/{id}", responses=problems(errors.DatasetNotFound, errors.ValidationFailed)
+    "/datasets/{id}",
+    dependencies=[READS],
+    responses=problems(errors.DatasetNotFound, errors.ValidationFailed),
 )
 def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
     """Describe one uploaded or registered dataset."""
@@ -106,6 +110,7 @@ def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
 
 @router.delete(
     "/datasets/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.DatasetNotFound,

