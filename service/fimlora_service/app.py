@@ -33,6 +33,7 @@ from fimlora_service.http.problems import install_handlers
 from fimlora_service.http.security_headers import SecurityHeadersMiddleware
 from fimlora_service.jobs import endpoints as jobs
 from fimlora_service.keys import endpoints as keys
+from fimlora_service.keys.announcement import announce_access
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
 from fimlora_service.operations import figures_endpoints
@@ -94,7 +95,9 @@ async def running(
             repeated_steps(settings, transport, artifacts, metrics),
             metrics.showing(StoreCollector(store, transport)),
         ):
-            yield make_state(settings, stopping, data_folder, artifacts, transport, metrics)
+            state = make_state(settings, stopping, data_folder, artifacts, transport, metrics)
+            announce_access(state["gate"].ring, host=settings.host)
+            yield state
 
 
 @contextmanager
