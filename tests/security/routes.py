@@ -65,6 +65,13 @@ class Route:
         return BODIES.get(str(self), found)
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of its JSON body, as the document has them."""
+        reference = self.media_types.get(JSON, {}).get("schema", {}).get("$ref", "")
+        found = DOCUMENT["components"]["schemas"].get(reference.rpartition("/")[2], {})
+        return dict(found.get("properties", {}))
+
+    @property
     def statuses(self) -> set[int]:
         """Statuses that the document has."""
         return {int(status) for status in self.operation["responses"]}
