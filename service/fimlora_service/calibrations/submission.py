@@ -32,6 +32,7 @@ from fimlora_service.calibrations.idempotency import (
     keep,
 )
 from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.errors import JobAlreadyFinished, JobNotFinished
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.webhooks.delivery import check_webhook
@@ -47,6 +48,7 @@ class Submission:
     transport: RqTransport
     resolver: Resolver
     artifacts: TrackedArtifacts
+    locks: LiveLocks
     webhook_origins: frozenset[str] = frozenset()
 
     def accept(
@@ -73,7 +75,7 @@ class Submission:
         if kept := find_kept(self.store, promise):
             accepted = Accepted(kept, "repeated")
         else:
-            with in_flight(self.store, promise):
+            with in_flight(self.store, self.locks, promise):
                 resolved = (resolve or self.resolver.resolve)(request)
                 spec = JobSpec.of(request, resolved, kind)
                 accepted = self._carry_out(spec, promise=promise)
@@ -106,7 +108,7 @@ class Submission:
         promise = bind(self.store, key, {"retry": record.id})
         again = find_kept(self.store, promise)
         if again is None:
-            with in_flight(self.store, promise):
+            with in_flight(self.store, self.locks, promise):
                 spec = JobSpec.again(record)
                 accepted = self._carry_out(spec, promise=promise)
                 keep(self.store, promise, accepted)
