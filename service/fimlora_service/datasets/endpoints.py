@@ -21,6 +21,7 @@ from fimlora_service.datasets.uploads import (
 from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
 from fimlora_service.http.headers import media_type_of
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import reads_files
 
 router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
 DatasetId = Annotated[
@@ -72,6 +73,7 @@ def format_of(request: Request) -> Format:
 
 
 @router.get("/datasets", responses=problems(errors.ValidationFailed))
+@reads_files
 def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     """List uploaded and registered datasets."""
     local = list_local_datasets(data_folder.datasets)
@@ -81,6 +83,7 @@ def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
 @router.get(
     "/datasets/{id}", responses=problems(errors.DatasetNotFound, errors.ValidationFailed)
 )
+@reads_files
 def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
     """Describe one uploaded or registered dataset."""
     if re.fullmatch(UPLOAD_ID, id):

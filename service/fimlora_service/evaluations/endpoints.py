@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.estimates import EvaluationEstimate
 from fimlora_contract.evaluations import Evaluation, EvaluationPage, EvaluationRequest
@@ -35,6 +34,7 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.jobs.endpoints import (
     CursorQuery,
     JobViewsDep,
@@ -135,7 +135,7 @@ async def retrieve_evaluation(
     wait: WaitQuery = 0,
 ) -> Response:
     """Report where an evaluation stands, and what it found once it has succeeded."""
-    await run_in_threadpool(check_kind, store, id)
+    await in_thread(Threads.LOOKS, check_kind, store, id)
     return await view_of(id, request, views, long_poll, prefix=prefix, wait=wait)
 
 

@@ -9,6 +9,7 @@ from fimlora_jobs.data_folder import registered_names
 from fimlora_service.errors import ServiceError, ValidationFailed
 from fimlora_service.http.dependencies import DataFolderDep, problems
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import reads_files
 from fimlora_service.resolve.model_checks import read_model
 from fimlora_service.resolve.model_files import (
     describe_config,
@@ -20,6 +21,7 @@ router = APIRouter(tags=["models"], route_class=StrictQueryRoute)
 
 
 @router.get("/models", responses=problems(ValidationFailed))
+@reads_files
 def list_models(data_folder: DataFolderDep) -> ModelPage:
     """List registered base models, and say of each whether it can be used."""
     names = registered_names(data_folder.models)

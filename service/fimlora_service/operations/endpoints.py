@@ -10,11 +10,12 @@ from fimlora_contract.workers import WorkerPage
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service import errors
 from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, problems
+from fimlora_service.http.threads import ThreadRoute, reads_files
 from fimlora_service.operations.health import check_health
 from fimlora_service.operations.metrics import MetricsDep
 
 UNAVAILABLE_RETRY_AFTER_S = 5
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=ThreadRoute)
 
 
 @router.get("/healthz")
@@ -27,6 +28,7 @@ async def liveness() -> Health:
     "/readyz",
     responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
 )
+@reads_files
 def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
     health = check_health(artifacts, store)

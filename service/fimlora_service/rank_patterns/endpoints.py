@@ -23,6 +23,7 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import reads_files
 from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
 from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Asked, Format, answer
 from fimlora_service.resolve.resolver import Resolver
@@ -75,6 +76,7 @@ router = APIRouter(tags=["rank patterns"], route_class=StrictQueryRoute)
 
 
 @router.get("/rank-patterns/{digest}", response_class=Response, responses=ANSWERS)
+@reads_files
 def retrieve_rank_pattern(
     digest: Digest, request: Request, artifacts: ArtifactsDep, asked: AskedDep
 ) -> Response:
@@ -83,6 +85,7 @@ def retrieve_rank_pattern(
 
 
 @router.get("/rank-patterns", response_class=Response, responses=ANSWERS)
+@reads_files
 def find_rank_pattern(
     model: Annotated[str, Query(max_length=256, description="As in a request, or a digest.")],
     dataset: Annotated[str, Query(max_length=256, description="As in a request.")],
@@ -150,6 +153,7 @@ def pin_rank_pattern(
 
 
 @router.get("/rank-patterns/{name}/{tag}", response_class=Response, responses=ANSWERS)
+@reads_files
 def retrieve_pinned_rank_pattern(
     name: Name,
     tag: Tag,

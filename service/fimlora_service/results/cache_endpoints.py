@@ -15,6 +15,7 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import reads_files
 from fimlora_service.results.eviction import evict, limits_of
 
 REFUSALS = (errors.ValidationFailed, errors.StorageUnavailable, errors.RedisUnavailable)
@@ -22,6 +23,7 @@ router = APIRouter(tags=["service"], route_class=StrictQueryRoute)
 
 
 @router.get("/cache", responses=problems(*REFUSALS))
+@reads_files
 def show_cache(
     artifacts: ArtifactsDep, data_folder: DataFolderDep, settings: SettingsDep
 ) -> CacheFigures:

@@ -22,7 +22,8 @@ from fimlora_service.http.dependencies import (
 )
 from fimlora_service.http.headers import has_copy
 from fimlora_service.http.strict_queries import StrictQueryRoute
-from fimlora_service.results.reading import find_artifact, pieces, result_of
+from fimlora_service.http.threads import read_in_threads, reads_files
+from fimlora_service.results.reading import find_artifact, result_of
 
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -40,6 +41,7 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/jobs/{id}/result", response_model=AnyResult, responses=RESULT_RESPONSES)
+@reads_files
 def retrieve_result(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
@@ -50,6 +52,7 @@ def retrieve_result(
 
 
 @router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
+@reads_files
 def list_artifacts(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
@@ -79,6 +82,7 @@ def list_artifacts(
         ),
     },
 )
+@reads_files
 def retrieve_artifact(
     id: JobId, name: str, request: Request, store: StoreDep, artifacts: ArtifactsDep
 ) -> Response:
@@ -98,7 +102,9 @@ def retrieve_artifact(
         "Content-Length": str(artifact.size),
         "Content-Disposition": f'attachment; filename="{name}"',
     }
-    return StreamingResponse(pieces(file), media_type=artifact.media_type, headers=headers)
+    return StreamingResponse(
+        read_in_threads(file), media_type=artifact.media_type, headers=headers
+    )
 
 
 def tagged(request: Request, body: AnswerModel, *, digest: str) -> Response:
