@@ -10,6 +10,7 @@ ENVIRONMENT = """environment:
   FIMLORA_JOB_RETENTION_DAYS  how long the record of a job is kept (default 90)
   FIMLORA_MAX_BODY_BYTES    limit of a JSON body
   FIMLORA_MAX_UPLOAD_BYTES  limit of an uploaded dataset
+  FIMLORA_MAX_OPEN_JOBS     jobs that have not ended beyond which no more are taken
   FIMLORA_WEBHOOK_HOSTS     hosts that webhooks may call, separated by commas
   FIMLORA_WEBHOOK_SECRET    what webhooks are signed with
   HF_ENDPOINT, HF_TOKEN     address of the model hub, token for gated repositories

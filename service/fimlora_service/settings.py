@@ -32,6 +32,14 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     max_body_bytes: int = Field(default=8 * MIB, gt=0)
     max_upload_bytes: int = Field(default=512 * MIB, gt=0)
+    max_open_jobs: int = Field(
+        default=10_000,
+        ge=0,
+        description="Jobs that have not ended beyond which no more are taken; 0 for no limit.",
+    )
+    max_open_jobs_per_tenant: int = Field(
+        default=0, ge=0, description="The same for one tenant; 0 for no limit."
+    )
     hub_timeout_s: float = Field(default=10.0, gt=0)
     reaper_interval_s: float = Field(default=REAPER_INTERVAL_S, gt=0)
     job_retention_days: float = Field(

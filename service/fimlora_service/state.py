@@ -6,6 +6,7 @@ from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
@@ -56,7 +57,13 @@ def make_state(
     tenant = tenant_of(token.get_secret_value() if token else None)
     resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
     submission = Submission(
-        store, transport, resolver, results, locks, webhook_origins=settings.webhook_origins
+        store,
+        transport,
+        resolver,
+        results,
+        locks,
+        webhook_origins=settings.webhook_origins,
+        limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
     )
     return State(
         settings=settings,

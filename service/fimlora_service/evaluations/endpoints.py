@@ -16,6 +16,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.calibrations.endpoints import (
+    NOT_NOW,
     REFUSALS,
     KeyHeader,
     PreferHeader,
@@ -70,8 +71,7 @@ RequestBody = Annotated[EvaluationRequest, Body(openapi_examples=EVALUATION_EXAM
             errors.JobCanceled,
             errors.NoPattern,
             errors.ResultExpired,
-            errors.IdempotencyInFlight,
-            errors.IdempotencyMismatch,
+            *NOT_NOW,
         ),
     },
 )
