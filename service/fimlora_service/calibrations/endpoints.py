@@ -48,6 +48,13 @@ REFUSALS = (
     errors.StorageUnavailable,
     errors.RedisUnavailable,
 )
+# What else may keep a sound one from being carried out.
+NOT_NOW = (
+    errors.IdempotencyInFlight,
+    errors.IdempotencyMismatch,
+    errors.QueueFull,
+    errors.QuotaExceeded,
+)
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 SubmissionDep = Annotated[Submission, part("submission")]
 SubmissionLimitDep = Annotated[SubmissionLimit, part("submission_limit")]
@@ -81,11 +88,7 @@ KeyHeader = Annotated[
             "description": "An equal request had already succeeded; the job has ended within "
             "the time to wait; or, with `validate_only`, an estimate and no job.",
         },
-        **problems(
-            *REFUSALS,
-            errors.IdempotencyInFlight,
-            errors.IdempotencyMismatch,
-        ),
+        **problems(*REFUSALS, *NOT_NOW),
     },
 )
 async def calibrate(
@@ -154,8 +157,7 @@ async def estimate(
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobAlreadyFinished,
-        errors.IdempotencyInFlight,
-        errors.IdempotencyMismatch,
+        *NOT_NOW,
         errors.ValidationFailed,
         errors.RedisUnavailable,
     ),
