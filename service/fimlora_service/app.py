@@ -18,6 +18,7 @@ from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
 from fimlora_service.adapters import endpoints as adapters
 from fimlora_service.calibrations import endpoints as calibrations
+from fimlora_service.calibrations.live_locks import LOCK_TTL_S, LiveLocks
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
@@ -90,12 +91,15 @@ async def running(
         closing(impatient_redis(settings.redis_url)) as queue_redis,
     ):
         store, transport = JobStore(redis), RqTransport(queue_redis)
-        artifacts = open_results(settings, data_folder, store)
+        artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
+            repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
             repeated_steps(settings, transport, artifacts, metrics),
             metrics.showing(StoreCollector(store, transport)),
         ):
-            state = make_state(settings, stopping, data_folder, artifacts, transport, metrics)
+            state = make_state(
+                settings, stopping, data_folder, artifacts, transport, locks, metrics
+            )
             announce_access(state["gate"].ring, host=settings.host)
             yield state
 

@@ -50,6 +50,14 @@ class Settings(ProcessSettings):
     reaper_interval_s: float = Field(
         default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
     )
+    max_open_jobs: int = Field(
+        default=10_000,
+        ge=0,
+        description="Jobs that have not ended beyond which no more are taken; 0 for no limit.",
+    )
+    max_open_jobs_per_tenant: int = Field(
+        default=0, ge=0, description="The same for one tenant; 0 for no limit."
+    )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, TypedDict
 
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.keys import KeyStore
+from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
 from fimlora_service.adapters.limit import AdapterLimit
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.jobs.cached_answers import JobViews
@@ -51,6 +53,7 @@ def make_state(
     data_folder: DataFolder,
     results: TrackedArtifacts,
     transport: RqTransport,
+    locks: LiveLocks,
     metrics: Metrics,
 ) -> State:
     """Put the parts together."""
@@ -60,7 +63,13 @@ def make_state(
     hub = hub_access(settings, data_folder)
     resolver = Resolver(data_folder, hub, tenant=tenant, allowed=settings.allowed)
     submission = Submission(
-        store, transport, resolver, results, webhook_origins=settings.webhook_origins
+        store,
+        transport,
+        resolver,
+        results,
+        locks,
+        webhook_origins=settings.webhook_origins,
+        limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
     )
     return State(
         settings=settings,

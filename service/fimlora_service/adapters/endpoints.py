@@ -47,10 +47,11 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
+from fimlora_service.http.threads import read_in_threads, reads_files
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
-from fimlora_service.results.reading import pieces, plan_of
+from fimlora_service.results.reading import plan_of
 
 MEDIA_TYPE = "application/x-tar"
 AdapterLimitDep = Annotated[AdapterLimit, part("adapter_limit")]
@@ -117,6 +118,7 @@ async def upload_adapter(
 
 
 @router.get("/adapters", dependencies=[READS], responses=problems(errors.ValidationFailed))
+@reads_files
 def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
     """List adapters: uploaded, made of others, and registered."""
     kept = [linked(adapter, prefix) for adapter in list_kept(data_folder.uploads)]
@@ -129,6 +131,7 @@ def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
     dependencies=[READS],
     responses=problems(errors.AdapterNotFound, errors.ValidationFailed),
 )
+@reads_files
 def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDep) -> Adapter:
     """Describe one adapter."""
     if find_adapter(id, data_folder).is_kept:
@@ -147,6 +150,7 @@ def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDe
         **problems(errors.AdapterNotFound, errors.ArtifactNotFound, errors.ValidationFailed),
     },
 )
+@reads_files
 def retrieve_adapter_file(
     id: AdapterId, name: str, request: Request, data_folder: DataFolderDep
 ) -> Response:
@@ -171,7 +175,9 @@ def retrieve_adapter_file(
         "Content-Length": str(artifact.size),
         "Content-Disposition": f'attachment; filename="{artifact.name}"',
     }
-    return StreamingResponse(pieces(file), media_type=artifact.media_type, headers=headers)
+    return StreamingResponse(
+        read_in_threads(file), media_type=artifact.media_type, headers=headers
+    )
 
 
 @router.delete(

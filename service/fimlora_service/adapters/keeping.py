@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from starlette.concurrency import run_in_threadpool
-
 from fimlora_contract.adapters import Adapter
 from fimlora_contract.artifacts import Artifact
 from fimlora_contract.digests import digest_file, digest_of
@@ -26,6 +24,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service.adapters.archive import CONFIG, WEIGHTS, unpack
 from fimlora_service.errors import AdapterInUse, AdapterNotFound
+from fimlora_service.http.threads import Threads, in_thread
 
 if TYPE_CHECKING:
     from fimlora.adapter.trained.read import TrainedAdapter
@@ -50,7 +49,7 @@ async def receive(body: AsyncIterator[bytes], path: Path) -> None:
     """Write a body down as it comes."""
     with path.open("wb") as file:
         async for chunk in body:
-            await run_in_threadpool(file.write, chunk)
+            await in_thread(Threads.FILES, file.write, chunk)
 
 
 def keep_upload(

@@ -50,6 +50,13 @@ REFUSALS = (
     errors.StorageUnavailable,
     errors.RedisUnavailable,
 )
+# What else may keep a sound one from being carried out.
+NOT_NOW = (
+    errors.IdempotencyInFlight,
+    errors.IdempotencyMismatch,
+    errors.QueueFull,
+    errors.QuotaExceeded,
+)
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 SubmissionDep = Annotated[Submission, part("submission")]
 SubmissionLimitDep = Annotated[SubmissionLimit, part("submission_limit")]
@@ -83,11 +90,7 @@ KeyHeader = Annotated[
             "description": "An equal request had already succeeded; the job has ended within "
             "the time to wait; or, with `validate_only`, an estimate and no job.",
         },
-        **problems(
-            *REFUSALS,
-            errors.IdempotencyInFlight,
-            errors.IdempotencyMismatch,
-        ),
+        **problems(*REFUSALS, *NOT_NOW),
     },
 )
 async def calibrate(
@@ -158,8 +161,7 @@ async def estimate(
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobAlreadyFinished,
-        errors.IdempotencyInFlight,
-        errors.IdempotencyMismatch,
+        *NOT_NOW,
         errors.ValidationFailed,
         errors.RedisUnavailable,
     ),

@@ -19,6 +19,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
 from fimlora_service.calibrations.endpoints import (
+    NOT_NOW,
     REFUSALS,
     KeyHeader,
     PreferHeader,
@@ -64,7 +65,7 @@ router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
             "description": "An equal request had already succeeded; the job has ended within "
             "the time to wait; or, with `validate_only`, an estimate and no job.",
         },
-        **problems(*REFUSALS, errors.IdempotencyInFlight, errors.IdempotencyMismatch),
+        **problems(*REFUSALS, *NOT_NOW),
     },
 )
 async def compare(

@@ -27,6 +27,7 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import media_type_of
+from fimlora_service.http.threads import reads_files
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
 
@@ -87,6 +88,7 @@ def format_of(request: Request) -> Format:
 
 
 @router.get("/datasets", dependencies=[READS], responses=problems(errors.ValidationFailed))
+@reads_files
 def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     """List uploaded and registered datasets."""
     local = list_local_datasets(data_folder.datasets)
@@ -98,6 +100,7 @@ def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     dependencies=[READS],
     responses=problems(errors.DatasetNotFound, errors.ValidationFailed),
 )
+@reads_files
 def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
     """Describe one uploaded or registered dataset."""
     if re.fullmatch(UPLOAD_ID, id):

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.estimates import EvaluationEstimate
 from fimlora_contract.evaluations import Evaluation, EvaluationPage, EvaluationRequest
@@ -17,6 +16,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.calibrations.endpoints import (
+    NOT_NOW,
     REFUSALS,
     KeyHeader,
     PreferHeader,
@@ -33,6 +33,7 @@ from fimlora_service.http.dependencies import (
     problems,
     require_json,
 )
+from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.jobs.endpoints import (
     CursorQuery,
     JobViewsDep,
@@ -71,8 +72,7 @@ RequestBody = Annotated[EvaluationRequest, Body(openapi_examples=EVALUATION_EXAM
             errors.JobCanceled,
             errors.NoPattern,
             errors.ResultExpired,
-            errors.IdempotencyInFlight,
-            errors.IdempotencyMismatch,
+            *NOT_NOW,
         ),
     },
 )
@@ -139,7 +139,7 @@ async def retrieve_evaluation(
     wait: WaitQuery = 0,
 ) -> Response:
     """Report where an evaluation stands, and what it found once it has succeeded."""
-    await run_in_threadpool(check_kind, store, id)
+    await in_thread(Threads.LOOKS, check_kind, store, id)
     return await view_of(id, request, views, long_poll, prefix=prefix, wait=wait)
 
 

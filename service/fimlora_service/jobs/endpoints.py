@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import Job, JobEventPage, JobKind, JobPage, JobStatus
 from fimlora_jobs.record import JobRecord
@@ -19,6 +18,7 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
+from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
@@ -91,7 +91,7 @@ async def view_of(
     """A job as it is on record, after a wait for its end; nothing if the client has that."""
     if wait:
         await long_poll.wait_for_end(id, at_most_s=wait)
-    view = await run_in_threadpool(views.get, id, prefix=prefix)
+    view = await in_thread(Threads.LOOKS, views.get, id, prefix=prefix)
     headers = {"ETag": f'"{view.digest}"', "Cache-Control": "no-cache"}
     if not view.is_final:
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -127,10 +127,10 @@ async def job_events(
 ) -> Response:
     """Tell a job's history from behind an event on, and follow it to the end."""
     is_page = wants_page(request.headers.get("accept") or STREAM)
-    await run_in_threadpool(store.status_of, id)
+    await in_thread(Threads.LOOKS, store.status_of, id)
     after = last_event_id or after
     if is_page:
-        page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
+        page = await in_thread(Threads.LOOKS, read_page, store, id, after=after, limit=limit)
         return Response(page.model_dump_json(), media_type="application/json")
     pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
     stream = follow(store, id, after=after, pace=pace)

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import Depends, Path, Query
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.keys import TENANT
 from fimlora_jobs.reader import JobMissing
@@ -11,6 +10,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service.errors import Forbidden
 from fimlora_service.http.dependencies import StoreDep
+from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import Principal, PrincipalDep
 
 
@@ -49,7 +49,7 @@ async def _own_job(
 ) -> str:
     if principal.is_operator:
         return id  # whoever reads the record sees whether it is there
-    return await run_in_threadpool(check_job, id, principal, store)
+    return await in_thread(Threads.LOOKS, check_job, id, principal, store)
 
 
 async def _other_job(

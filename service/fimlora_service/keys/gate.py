@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
 from starlette.types import Scope as Request
 
 from fimlora_contract.keys import Scope
 from fimlora_service.errors import Forbidden, Unauthenticated
 from fimlora_service.http.peers import require_local
+from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import EVERYBODY, Principal
 from fimlora_service.keys.ring import CHALLENGE, KeyRing
-
-N_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +36,6 @@ class Gate:
 
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
-        # Threads of its own: who is to be refused must not wait behind long requests.
-        self._threads = CapacityLimiter(N_THREADS)
 
     async def admit(self, request: Request, needed: Scope) -> Admission:
         """Let somebody in.
@@ -59,7 +55,7 @@ class Gate:
             return Admission(EVERYBODY)
         if token is None:
             raise Unauthenticated("there is no API key in the request", headers=CHALLENGE)
-        principal = await to_thread.run_sync(self.ring.identify, token, limiter=self._threads)
+        principal = await in_thread(Threads.LOOKS, self.ring.identify, token)
         check_scope(principal, needed)
         return Admission(principal)
 

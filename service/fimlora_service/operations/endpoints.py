@@ -5,10 +5,11 @@ from fastapi import APIRouter, Response
 from fimlora_contract import __version__
 from fimlora_contract.service import Health, Version
 from fimlora_service.http.dependencies import ArtifactsDep, StoreDep
+from fimlora_service.http.threads import ThreadRoute, reads_files
 from fimlora_service.operations.health import check_health
 
 UNAVAILABLE_RETRY_AFTER_S = 5
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=ThreadRoute)
 
 
 @router.get("/healthz")
@@ -21,6 +22,7 @@ async def liveness() -> Health:
     "/readyz",
     responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
 )
+@reads_files
 def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
     health = check_health(artifacts, store)

@@ -21,6 +21,7 @@ from fimlora_service.http.dependencies import (
     problems,
     require_json,
 )
+from fimlora_service.http.threads import reads_files
 from fimlora_service.keys.access import JobId, OtherJobId
 from fimlora_service.keys.principal import READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
@@ -78,6 +79,7 @@ router = APIRouter(tags=["rank patterns"], route_class=ScopedRoute)
 @router.get(
     "/rank-patterns/{digest}", dependencies=[READS], response_class=Response, responses=ANSWERS
 )
+@reads_files
 def retrieve_rank_pattern(
     digest: Digest, request: Request, artifacts: ArtifactsDep, asked: AskedDep
 ) -> Response:
@@ -86,6 +88,7 @@ def retrieve_rank_pattern(
 
 
 @router.get("/rank-patterns", dependencies=[READS], response_class=Response, responses=ANSWERS)
+@reads_files
 def find_rank_pattern(
     model: Annotated[str, Query(max_length=256, description="As in a request, or a digest.")],
     dataset: Annotated[str, Query(max_length=256, description="As in a request.")],
@@ -158,6 +161,7 @@ def pin_rank_pattern(
     response_class=Response,
     responses=ANSWERS,
 )
+@reads_files
 def retrieve_pinned_rank_pattern(
     name: Name,
     tag: Tag,

@@ -14,6 +14,7 @@ from fimlora_service.http.dependencies import (
     SettingsDep,
     problems,
 )
+from fimlora_service.http.threads import reads_files
 from fimlora_service.keys.principal import ADMINISTERS
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.results.eviction import evict, limits_of
@@ -23,6 +24,7 @@ router = APIRouter(tags=["service"], route_class=ScopedRoute)
 
 
 @router.get("/cache", dependencies=[ADMINISTERS], responses=problems(*REFUSALS))
+@reads_files
 def show_cache(
     artifacts: ArtifactsDep, data_folder: DataFolderDep, settings: SettingsDep
 ) -> CacheFigures:

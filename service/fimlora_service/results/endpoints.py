@@ -20,10 +20,11 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import has_copy
+from fimlora_service.http.threads import read_in_threads, reads_files
 from fimlora_service.keys.access import JobId
 from fimlora_service.keys.principal import READS
 from fimlora_service.keys.routes import ScopedRoute
-from fimlora_service.results.reading import find_artifact, pieces, result_of
+from fimlora_service.results.reading import find_artifact, result_of
 
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -46,6 +47,7 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     response_model=AnyResult,
     responses=RESULT_RESPONSES,
 )
+@reads_files
 def retrieve_result(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
@@ -61,6 +63,7 @@ def retrieve_result(
     response_model=ArtifactPage,
     responses=RESULT_RESPONSES,
 )
+@reads_files
 def list_artifacts(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
 ) -> Response:
@@ -91,6 +94,7 @@ def list_artifacts(
         ),
     },
 )
+@reads_files
 def retrieve_artifact(
     id: JobId, name: str, request: Request, store: StoreDep, artifacts: ArtifactsDep
 ) -> Response:
@@ -110,7 +114,9 @@ def retrieve_artifact(
         "Content-Length": str(artifact.size),
         "Content-Disposition": f'attachment; filename="{name}"',
     }
-    return StreamingResponse(pieces(file), media_type=artifact.media_type, headers=headers)
+    return StreamingResponse(
+        read_in_threads(file), media_type=artifact.media_type, headers=headers
+    )
 
 
 def tagged(request: Request, body: AnswerModel, *, digest: str) -> Response:
