@@ -24,7 +24,7 @@ from fimlora_jobs.scripts import run_script
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
 # What is kept beside a job's record, under keys of these names, and goes with it.
-BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
+BESIDE = ("events", "plans", "runs", "claims", "failed_hands", "webhook_tries")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
@@ -94,7 +94,7 @@ class JobStore(Deduplication):
         """
         keys = [
             self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
-            self.key("deadlines"), self.key(FIGURES),
+            self.key("deadlines"), self.key(FIGURES), self._names(job_id),
         ]  # fmt: skip
         fields = request_fields(request, resolved) | {
             "kind": kind,
@@ -234,7 +234,11 @@ class JobStore(Deduplication):
             JobOpen: It has not ended.
         """
         beside = [self.key(name, job_id) for name in BESIDE]
-        keys = [self._job(job_id), self._open(), self.key("jobs"), *beside]
+        keys = [
+            self._job(job_id), self._open(), self.key("jobs"), self.key("deadlines"),
+            self.key("missing"), self.key("outbox"), self.key("outbox_tries"),
+            self.key("webhooks", job_id), self._names(job_id), *beside,
+        ]  # fmt: skip
         done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")

@@ -12,6 +12,7 @@ ENVIRONMENT = """environment:
   FIMLORA_MAX_UPLOAD_BYTES  limit of an uploaded dataset
   FIMLORA_WEBHOOK_HOSTS     hosts that webhooks may call, separated by commas
   FIMLORA_WEBHOOK_SECRET    what webhooks are signed with
+  FIMLORA_WEBHOOK_OLD_SECRET  the secret before it, while receivers change over
   HF_ENDPOINT, HF_TOKEN     address of the model hub, token for gated repositories
 """
 

@@ -256,6 +256,7 @@ def test_one_look_finds_what_is_known_of_a_request(store, job_id):
     assert before <= nothing.now_ms <= store.now_ms()
 
     store.create("job_2", request={}, resolved={}, digest="sha256:aa", in_place_of="")
+    store.create("job_3", request={}, resolved={}, digest="sha256:cc")
     store.remember_result("sha256:aa", job_id)
     store.remember_statistics("sha256:ss", "job_3")
 

@@ -6,17 +6,18 @@
 -- KEYS[4]   the job's events
 -- KEYS[5]   deadlines
 -- KEYS[6]   figures
--- KEYS[7]   what names the job of equal requests; left out if they are not to find this one
+-- KEYS[7]   keys by which others find the job
+-- KEYS[8]   what names the job of equal requests; left out if they are not to find this one
 -- ARGV[1]   id
 -- ARGV[2]   event as JSON
--- ARGV[3]   the id that KEYS[7] must still hold; '' = none
--- ARGV[4]   seconds for which KEYS[7] then holds this one
+-- ARGV[3]   the id that KEYS[8] must still hold; '' = none
+-- ARGV[4]   seconds for which KEYS[8] then holds this one
 -- ARGV[5]   ms until the deadline; '' = none
 -- ARGV[6]   the figure that counts the job; '' = none
 -- ARGV[7]   names of the fields to answer, with spaces between
 -- ARGV[8..] field and value, in pairs
 --
--- Returns the values of the fields in ARGV[7]; nil when KEYS[7] holds another id.
+-- Returns the values of the fields in ARGV[7]; nil when KEYS[8] holds another id.
 
 local function answer()
   local names = {}
@@ -25,9 +26,10 @@ local function answer()
 end
 
 if redis.call('EXISTS', KEYS[1]) == 1 then return answer() end
-if KEYS[7] then
-  if (redis.call('GET', KEYS[7]) or '') ~= ARGV[3] then return false end
-  redis.call('SET', KEYS[7], ARGV[1], 'EX', ARGV[4])
+if KEYS[8] then
+  if (redis.call('GET', KEYS[8]) or '') ~= ARGV[3] then return false end
+  redis.call('SET', KEYS[8], ARGV[1], 'EX', ARGV[4])
+  redis.call('SADD', KEYS[7], KEYS[8])
 end
 
 local time = redis.call('TIME')

@@ -1,4 +1,4 @@
-"""``fimlora events`` and ``artifacts``: what has happened to a job, and what it left."""
+"""``fimlora events``, ``webhooks`` and ``artifacts``: a job's history, and what it left."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -50,6 +50,34 @@ def artifacts(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
         table.add_row(file.name, size(file.size), f"{file.digest[:19]}…")
     out().print(table)
     say(("  keep them with  ", "dim"), f"fimlora fetch {job_id} --output DIR")
+
+
+def webhooks(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Tell who was told of a job's end by webhook, and with what outcome.
+
+    [bold]Example[/bold]
+
+      fimlora webhooks job_...
+    """
+    tries = client_of(ctx).jobs.webhooks(job_id)
+    if as_json:
+        show_json(tries.model_dump(mode="json"))
+        return
+    if tries.data:
+        table = make_table("when", "receiver", "try", "outcome", "took", right=("try", "took"))
+        for tried in tries.data:
+            outcome = [tried.outcome, *filter(None, [str(tried.status or ""), tried.reason])]
+            if tried.next_try_at:
+                outcome.append(f"again at {tried.next_try_at:%H:%M:%S}")
+            table.add_row(
+                f"{tried.at:%Y-%m-%d %H:%M:%S}",
+                tried.origin,
+                str(tried.attempt),
+                ", ".join(outcome),
+                f"{tried.duration_s:.1f} s",
+            )
+        out().print(table)
+    say(f"{len(tries.data)} tries, {tries.waiting} addresses still to be told")
 
 
 def _so_far(jobs: Jobs, job_id: str) -> Iterable[JobEvent]:
