@@ -121,5 +121,5 @@ def key_of(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error as error:
-            raise ValueError("a secret of webhooks is not base64 after whsec_") from error
+            raise ValueError("it is not base64 after whsec_") from error
     return secret.encode()
