@@ -93,6 +93,8 @@ def _line(event: JobEvent) -> str:
     words = [event.id, event.status.value]
     if event.attempt > 1:
         words.append(f"attempt {event.attempt}")
+    if event.reason:
+        words.append(f"the attempt before ended: {event.reason}")
     if event.progress:
         words.append(event.progress.stage.value)
         if event.progress.n_batches:
