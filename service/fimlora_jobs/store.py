@@ -8,11 +8,20 @@ the Redis server's, so machines need no common clock.
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from redis.lock import Lock
 
-from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobKind, JobStatus, Progress
+from fimlora_contract.jobs import (
+    FINAL_STATUSES,
+    AttemptEnd,
+    EarlierAttempt,
+    JobError,
+    JobKind,
+    JobStatus,
+    Progress,
+)
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
@@ -24,8 +33,9 @@ from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 MAX_EVENTS = 5_000
+ATTEMPTS_SHOWN = 20  # one that makes room for others may have hundreds
 # What is kept beside a job's record, under keys of these names, and goes with it.
-BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
+BESIDE = ("events", "plans", "runs", "claims", "failed_hands", "webhook_tries")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
@@ -102,7 +112,7 @@ class JobStore(Deduplication):
         """
         keys = [
             self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
-            self.key("deadlines"), self.key(FIGURES),
+            self.key("deadlines"), self.key(FIGURES), self._names(job_id),
         ]  # fmt: skip
         fields = request_fields(request, resolved) | {
             "kind": kind,
@@ -248,15 +258,29 @@ class JobStore(Deduplication):
             JobOpen: It has not ended.
         """
         beside = [self.key(name, job_id) for name in BESIDE]
-        keys = [self._job(job_id), self._open(), self.key("jobs"), *beside]
+        keys = [
+            self._job(job_id), self._open(), self.key("jobs"), self.key("deadlines"),
+            self.key("missing"), self.key("outbox"), self.key("outbox_tries"),
+            self.key("webhooks", job_id), self._names(job_id), *beside,
+        ]  # fmt: skip
         done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         if not done:
             raise JobOpen(f"job {job_id!r} has not ended")
 
+    def note_stopping(self, job_id: str, attempt: int) -> None:
+        """Put on record that an attempt's worker is to stop: what is lost then is not counted."""
+        self._change(job_id, attempt, {Q, R, C}, {"stopping_attempt": str(attempt)})
+
     def requeue(
-        self, job_id: str, attempt: int, *, counted: bool = True, error: JobError | None = None
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        counted: bool = True,
+        reason: AttemptEnd | None = None,
+        error: JobError | None = None,
     ) -> Change:
         """Give up an attempt: the next one is queued, or the job fails after the last.
 
@@ -264,6 +288,7 @@ class JobStore(Deduplication):
             job_id: The job.
             attempt: The attempt to give up.
             counted: Whether it counts against the limit; an orderly shutdown does not.
+            reason: Why it ended; if left out, what the error says, or that its worker was lost.
             error: What the job fails with when no attempt is left; a want of memory is noted
                 for the next one.
 
@@ -271,7 +296,10 @@ class JobStore(Deduplication):
             StaleAttempt: The attempt is no longer current.
         """
         record = self.get(job_id)
-        failures = record.failures + int(counted)
+        ended = _ended(
+            record, counted=counted, reason=reason, error=error, now_ms=self.now_ms()
+        )
+        failures = record.failures + int(ended.counted)
         if record.status is C:
             self.confirm_cancel(job_id, attempt)
             return Change(JobStatus.CANCELED, attempt)
@@ -280,10 +308,11 @@ class JobStore(Deduplication):
             return Change(JobStatus.FAILED, attempt)
         fields = {
             "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
+            "earlier_attempts": _history([*record.earlier_attempts, ended]),
         }  # fmt: skip
         if error and error.code == "out_of_memory_host":
             fields["memory_kills"] = str(record.memory_kills + 1)
-        event = event_text("status", job_id, Q, attempt + 1)
+        event = event_text("status", job_id, Q, attempt + 1, reason=ended.reason)
         return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
@@ -344,6 +373,34 @@ class JobStore(Deduplication):
                 status=found.status,
             )
         return found
+
+
+def _ended(
+    record: JobRecord,
+    *,
+    counted: bool,
+    reason: AttemptEnd | None,
+    error: JobError | None,
+    now_ms: int,
+) -> EarlierAttempt:
+    """What is to be said of an attempt that is given up."""
+    if reason is None:
+        known = error is not None and error.code in set(AttemptEnd)
+        lost = AttemptEnd.WORKER_LOST if counted else AttemptEnd.HANDED_OVER
+        reason = AttemptEnd(error.code) if error and known else lost
+    if reason is AttemptEnd.WORKER_LOST and record.is_stopping:
+        reason, counted = AttemptEnd.HANDED_OVER, False
+    return EarlierAttempt(
+        attempt=record.attempt,
+        reason=reason,
+        counted=counted,
+        detail=error.detail if error else None,
+        ended_at=datetime.fromtimestamp(now_ms / 1000, tz=UTC),
+    )
+
+
+def _history(attempts: list[EarlierAttempt]) -> str:
+    return json.dumps([each.model_dump(mode="json") for each in attempts[-ATTEMPTS_SHOWN:]])
 
 
 def _lost(failures: int) -> JobError:

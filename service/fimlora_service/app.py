@@ -47,12 +47,15 @@ from fimlora_service.results import endpoints as results
 from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.settings import Settings
 from fimlora_service.state import State, make_state
+from fimlora_service.webhooks import endpoints as webhooks
 from fimlora_service.webhooks.delivery import WebhookSender
+from fimlora_service.webhooks.posting import Poster
+from fimlora_service.webhooks.receivers import Receivers
 
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, keys, operations, figures_endpoints,
+    adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
 )  # fmt: skip
 
 
@@ -110,10 +113,11 @@ def repeated_steps(
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
     store = artifacts.usage.store
+    receivers = Receivers(settings.webhook_origins, settings.webhook_near_origins)
     sender = WebhookSender(
         Outbox(store),
-        allowed=settings.webhook_origins,
-        key=settings.webhook_key,
+        poster=Poster(receivers),
+        keys=settings.webhook_keys,
         tries=metrics.webhooks,
     )
     reaping = partial(reap, store, transport)
@@ -122,6 +126,7 @@ def repeated_steps(
     with (
         repeating("reaper", reaping, every_s=settings.reaper_interval_s),
         repeating("webhooks", sender.deliver_due, every_s=settings.webhook_interval_s),
+        closing(sender),
         repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
         repeating("eviction", evicting, every_s=EVICTION_INTERVAL_S),
     ):

@@ -67,6 +67,9 @@ class Settings(ProcessSettings):
     webhook_secret: SecretStr | None = Field(
         default=None, description="What webhooks are signed with."
     )
+    webhook_old_secret: SecretStr | None = Field(
+        default=None, description="The secret before it: webhooks are signed with both."
+    )
     webhook_interval_s: float = Field(
         default=1.0, gt=0, description="Between looks into the outbox."
     )
@@ -86,7 +89,7 @@ class Settings(ProcessSettings):
     @field_validator("webhook_hosts")
     @classmethod
     def _hosts_are_origins(cls, hosts: str) -> str:
-        allowed_origins(hosts)
+        listed_origins(hosts)
         return hosts
 
     @field_validator("allowed_hosts")
@@ -107,7 +110,7 @@ class Settings(ProcessSettings):
         networks(proxies)
         return proxies
 
-    @field_validator("webhook_secret")
+    @field_validator("webhook_secret", "webhook_old_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret:
@@ -133,22 +136,31 @@ class Settings(ProcessSettings):
     @property
     def webhook_origins(self) -> frozenset[str]:
         """Whom webhooks may call."""
-        return allowed_origins(self.webhook_hosts)
+        return frozenset(listed_origins(self.webhook_hosts))
 
     @property
-    def webhook_key(self) -> bytes | None:
-        """What webhooks are signed with."""
-        secret = self.webhook_secret
-        return key_of(secret.get_secret_value()) if secret else None
+    def webhook_near_origins(self) -> frozenset[str]:
+        """Who of them may lie in the operator's own network."""
+        listed = listed_origins(self.webhook_hosts)
+        return frozenset(origin for origin, is_near in listed.items() if is_near)
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """What webhooks are signed with, the newest first."""
+        secrets = filter(None, (self.webhook_secret, self.webhook_old_secret))
+        return tuple(key_of(secret.get_secret_value()) for secret in secrets)
 
 
-def allowed_origins(hosts: str) -> frozenset[str]:
+def listed_origins(hosts: str) -> dict[str, bool]:
     """What FIMLORA_WEBHOOK_HOSTS allows: ``host``, ``host:port``, or ``http://host:port``.
+
+    Returns:
+        Each origin, and whether it is listed with its port.
 
     Raises:
         ValueError: An entry is none of these.
     """
-    origins = set()
+    origins: dict[str, bool] = {}
     for entry in filter(None, (part.strip() for part in hosts.split(","))):
         url = entry if "://" in entry else f"https://{entry}"
         origin = origin_of(url)
@@ -157,8 +169,9 @@ def allowed_origins(hosts: str) -> frozenset[str]:
                 f"FIMLORA_WEBHOOK_HOSTS has {entry!r}; allowed are host, host:port and "
                 "http://host:port, separated by commas"
             )
-        origins.add(origin)
-    return frozenset(origins)
+        has_port = ":" in url.partition("://")[2]
+        origins[origin] = origins.get(origin, False) or has_port
+    return origins
 
 
 def key_of(secret: str) -> bytes:
@@ -171,5 +184,5 @@ def key_of(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error as error:
-            raise ValueError("FIMLORA_WEBHOOK_SECRET is not base64 after whsec_") from error
+            raise ValueError("it is not base64 after whsec_") from error
     return secret.encode()

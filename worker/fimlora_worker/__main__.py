@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
+    settings.forget_secrets_of_others()
     configure_logging(settings.log_level)
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")

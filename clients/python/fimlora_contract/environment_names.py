@@ -53,6 +53,8 @@ NAMES = frozenset(
         "FIMLORA_VALKEY_MEMORY",
         "FIMLORA_WEBHOOK_HOSTS",
         "FIMLORA_WEBHOOK_INTERVAL_S",
+        "FIMLORA_WEBHOOK_OLD_SECRET",
+        "FIMLORA_WEBHOOK_OLD_SECRET_FILE",
         "FIMLORA_WEBHOOK_SECRET",
         "FIMLORA_WEBHOOK_SECRET_FILE",
         "FIMLORA_WHEELS",
@@ -60,3 +62,41 @@ NAMES = frozenset(
         "FIMLORA_WORKER_MEMORY",
     }
 )
+SECRETS = {
+    "client": frozenset(
+        {
+            "FIMLORA_API_KEY",
+            "FIMLORA_API_KEY_FILE",
+            "FIMLORA_URL",
+            "FIMLORA_URL_FILE",
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+        }
+    ),
+    "service": frozenset(
+        {
+            "FIMLORA_ADMIN_KEY",
+            "FIMLORA_ADMIN_KEY_FILE",
+            "FIMLORA_ARTIFACTS_URL",
+            "FIMLORA_ARTIFACTS_URL_FILE",
+            "FIMLORA_WEBHOOK_OLD_SECRET",
+            "FIMLORA_WEBHOOK_OLD_SECRET_FILE",
+            "FIMLORA_WEBHOOK_SECRET",
+            "FIMLORA_WEBHOOK_SECRET_FILE",
+            "HF_TOKEN",
+            "HF_TOKEN_FILE",
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+        }
+    ),
+    "worker": frozenset(
+        {
+            "FIMLORA_ARTIFACTS_URL",
+            "FIMLORA_ARTIFACTS_URL_FILE",
+            "HF_TOKEN",
+            "HF_TOKEN_FILE",
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+        }
+    ),
+}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_jobs.datasets.columns import TextFields
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.heads import check_head, check_rows
@@ -40,6 +41,7 @@ def read_model(
     names = {path.name for path in folder.iterdir()}
     with refused(where):
         check_unquantised(config, names=names)
+        check_no_code(config)
         check_numbers(config)
     entries = weight_entries(folder, where=where)
     shapes = shapes_of(entries)
@@ -66,6 +68,7 @@ def check_files(
     """
     with refused(where):
         check_unquantised(config, names=names, dtypes=dtypes)
+        check_no_code(config)
         check_numbers(config, n_tensors=None if shapes is None else len(shapes))
         check_kinds(config)
         check_shard_names(names)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora.model.safetensors_header import TensorEntry, read_header
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.quantised import check_unquantised
@@ -48,6 +49,7 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
     names = {path.name for path in folder.iterdir()}
     try:
         check_unquantised(config, names=names)
+        check_no_code(config)
         entries = read_entries(folder)
         shapes = {name: entry.shape for name, entry in entries.items()}
         check_numbers(config, n_tensors=len(entries))

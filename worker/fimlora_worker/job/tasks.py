@@ -2,11 +2,10 @@
 
 import logging
 
-from fimlora_contract.jobs import JobStatus, Stage
+from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus, Stage
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import StaleAttempt
 from fimlora_worker.errors import (
     CancelRequested,
@@ -14,7 +13,7 @@ from fimlora_worker.errors import (
     MakesRoom,
     ShutdownRequested,
 )
-from fimlora_worker.job.failures import is_broken_device, job_error
+from fimlora_worker.job.failures import is_broken_device, is_storage_away, job_error
 from fimlora_worker.job.kinds import carry_out, leave
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.work_folders import remove_progress, work_folder
@@ -64,27 +63,43 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
         process.store.confirm_cancel(job_id, attempt)
         return "canceled"
     except ShutdownRequested:
-        give_up(process.store, process.transport, job_id, attempt, counted=False)
+        _hand_on(record, process, AttemptEnd.HANDED_OVER)
         return "handed over"
     except MakesRoom:
-        _make_room(record, process)
+        _hand_on(record, process, AttemptEnd.MADE_ROOM)
         return "made room"
-    except StorageUnavailable as error:
-        log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
-        away = job_error(error, data_dir=process.settings.data_dir)
-        give_up(process.store, process.transport, job_id, attempt, error=away)
-        return "given up"
     except (Exception, DeadlinePassed) as error:
+        if is_storage_away(error):
+            log.warning("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
+            away = job_error(error, data_dir=process.settings.data_dir)
+            _hand_on(record, process, AttemptEnd.STORAGE_UNAVAILABLE, error=away)
+            return "given back"
         _fail(process, job_id, attempt, error)
         raise
     return "succeeded"
 
 
-def _make_room(record: JobRecord, process: WorkerProcess) -> None:
-    """Queue the next attempt behind all others of its rank."""
+def _hand_on(
+    record: JobRecord,
+    process: WorkerProcess,
+    reason: AttemptEnd,
+    *,
+    error: JobError | None = None,
+) -> None:
+    """Queue the next attempt and count none: in front, or behind all others of its rank."""
     store, transport = process.store, process.transport
-    given = give_up(store, transport, record.id, record.attempt, counted=False, at_front=False)
-    if record.is_urgent and given.status is JobStatus.QUEUED:
+    at_front = reason is AttemptEnd.HANDED_OVER
+    given = give_up(
+        store,
+        transport,
+        record.id,
+        record.attempt,
+        counted=False,
+        reason=reason,
+        error=error,
+        at_front=at_front,
+    )
+    if record.is_urgent and not at_front and given.status is JobStatus.QUEUED:
         transport.promote(record.id, given.attempt)
 
 
@@ -97,8 +112,13 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.settings.allowed.check_request(record.request)  # it may come from another service
     process.wait_for_imports()
-    with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
-        result = carry_out(record, process, reporter, folder)
+    try:
+        with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
+            result = carry_out(record, process, reporter, folder)
+    except Exception as error:
+        if is_storage_away(error):  # the next attempt should find it back
+            reporter.wait(process.settings.storage_patience_s)
+        raise
     process.store.succeed(record.id, record.attempt, result)
     remove_progress(process.settings.tmp_dir, record.id)
     leave(record, process)

@@ -55,6 +55,11 @@ class Leases:
         self._count_kills = count_kills
         self._kills_before: int | None = None
         self._unwanted_since: float | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Remember that the worker has been told to stop; safe inside a signal handler."""
+        self._is_stopping = True
 
     def begin(self, rq_id: str) -> None:
         """Forget the previous attempt, and hold the new one until its process starts it."""
@@ -115,6 +120,8 @@ class Leases:
                 # While another attempt is waited for, too: a finished run is kept for it.
                 status = self._store.status_of(job_id_of(rq_id))
                 return status in {JobStatus.QUEUED, JobStatus.RUNNING}
+            if self._is_stopping:
+                self._store.note_stopping(*parse_rq_job_id(rq_id))
             return self._store.renew(*parse_rq_job_id(rq_id)) is not JobStatus.CANCELING
         except (StaleAttempt, JobMissing):
             return False

@@ -108,6 +108,11 @@ class LeasedWorker(Worker):
             log.warning("attempt.overdue rq_id=%s", job.id)
             self.kill_horse()
 
+    def handle_warm_shutdown_request(self) -> None:
+        """Remember that what is lost from now on is the stop's doing, inside a signal handler."""
+        if self._leases:
+            self._leases.stop()
+
     def become_horse(self) -> None:
         """Act as the child: RQ leaves a child's registration alone."""
         self._is_horse = True
@@ -187,6 +192,7 @@ class WarmWorker(LeasedWorker):
 
     def handle_warm_shutdown_request(self) -> None:
         """Ask the child to hand its job over; runs inside a signal handler."""
+        super().handle_warm_shutdown_request()
         if self._horse:
             self._horse.drain()
 
