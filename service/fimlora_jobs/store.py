@@ -8,7 +8,7 @@ the Redis server's, so machines need no common clock.
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.lock import Lock
 
@@ -29,6 +29,18 @@ BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
+
+
+class Look(NamedTuple):
+    """When somebody looks after all jobs, by the server's clock.
+
+    Attributes:
+        now_ms: Now.
+        again_ms: When looks began again after a gap; 0 if there was none.
+    """
+
+    now_ms: int
+    again_ms: int
 
 
 class RequestTaken(RuntimeError):
@@ -291,6 +303,12 @@ class JobStore(Deduplication):
             self._redis.zrem(self.key("deadlines"), *ids)
 
     # Among processes
+
+    def look(self, *, gap_ms: int) -> Look:
+        """Note that somebody looks after all jobs; tells of the last gap between two looks."""
+        found = run_script(self._redis, "reaper_look", keys=[self.key("looks")], args=[gap_ms])
+        now, again = map(int, found)
+        return Look(now, again)
 
     def lock(self, name: str, *, ttl_s: float) -> Lock:
         """A lock among all processes, which nobody waits for and which runs out by itself."""

@@ -104,7 +104,7 @@ def repeated_steps(
         key=settings.webhook_key,
         tries=metrics.webhooks,
     )
-    reaping = partial(reap, store, transport)
+    reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)
     evicting = partial(make_room, artifacts, limits_of(settings))
     with (

@@ -39,9 +39,9 @@ def repeating(name: str, step: Callable[[], None], *, every_s: float) -> Iterato
         thread.join(timeout=every_s + 1)
 
 
-def reap(store: JobStore, transport: Transport) -> None:
+def reap(store: JobStore, transport: Transport, *, every_s: float) -> None:
     """Find orphaned jobs without any worker."""
-    requeue_orphans(store, transport, on_reaped=_log)
+    requeue_orphans(store, transport, on_reaped=_log, every_s=every_s)
 
 
 def forget(store: JobStore, *, days: float) -> None:
