@@ -141,7 +141,8 @@ def _with_store(
         socket_path = sockets / "s"
         command = valkey.server_command(binary, socket_path=socket_path, folder=folder)
         step(f"Starting {binary.name}")
-        supervisor.start(Program("valkey", command, fresh_log(logs, "valkey")))
+        log = fresh_log(logs, "valkey")
+        supervisor.start(Program("valkey", command, log, is_essential=True))
         supervisor.wait_for(
             lambda: valkey.answers(socket_path), what=str(socket_path), timeout_s=VALKEY_READY_S
         )
