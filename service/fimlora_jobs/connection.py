@@ -138,16 +138,13 @@ def make_patient(redis: Redis) -> None:
     redis.set_retry(PatientRetry(Patience()))
 
 
-def impatient_redis(url: str, *, socket_timeout: float = 2.0) -> Redis:
+def impatient_redis(url: str) -> Redis:
     """A client that fails at once.
 
     For the API: a request must not wait for a server that is away.
     """
     return Redis.from_url(
-        url,
-        socket_connect_timeout=0.5,
-        socket_timeout=socket_timeout,
-        retry=Retry(NoBackoff(), 0),
+        url, socket_connect_timeout=0.5, socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
     )
 
 

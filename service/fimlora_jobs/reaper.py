@@ -66,7 +66,7 @@ def requeue_orphans(
     """
     if not store.lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8).acquire():
         return
-    look = store.look(gap_ms=int(GAP * 1000 * every_s))
+    look = store.look(gap_ms=int(GAP * 1000 * max(every_s, REAPER_INTERVAL_S)))
     end_overdue(store, on_reaped=on_reaped)
     if 0 <= look.now_ms - look.again_ms < LEASE_MS:
         return

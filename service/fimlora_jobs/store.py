@@ -16,6 +16,7 @@ from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobKind, JobStatus, 
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
+from fimlora_jobs.durability import owe
 from fimlora_jobs.events import event_text
 from fimlora_jobs.reader import Change, JobMissing, read_record
 from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, request_fields
@@ -126,6 +127,7 @@ class JobStore(Deduplication):
         values = run_script(self._redis, "create", keys=keys, args=given)
         if values is None:
             raise RequestTaken(f"another job was put on record for {digest}")
+        owe()
         record = read_record(SHOWN_FIELDS, values)
         assert record is not None
         return record
@@ -133,7 +135,10 @@ class JobStore(Deduplication):
     def join(self, job_id: str) -> JobRecord | None:
         """Let one more request share an open job; ``None`` when it is too late for that."""
         joined = run_script(self._redis, "join", keys=[self._job(job_id)])
-        return self.shown(job_id) if joined else None
+        if not joined:
+            return None
+        owe()
+        return self.shown(job_id)
 
     # A worker speaks for its attempt
 
@@ -211,6 +216,7 @@ class JobStore(Deduplication):
             StaleAttempt: The job has already ended.
         """
         if run_script(self._redis, "leave", keys=[self._job(job_id)]):
+            owe()
             return self.status_of(job_id)
         return self.request_cancel(job_id)
 
@@ -347,6 +353,7 @@ class JobStore(Deduplication):
                 f"not in attempt {attempt} and one of {sorted(allowed)}",
                 status=found.status,
             )
+        owe()
         return found
 
 

@@ -5,7 +5,8 @@ from functools import lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
-from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.data_folder import DataFolder, FreeSpace
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
@@ -31,6 +32,8 @@ class State(TypedDict):
     data_folder: DataFolder
     artifacts: TrackedArtifacts
     store: JobStore
+    durability: Durability
+    space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
     resolver: Resolver
@@ -47,14 +50,21 @@ def make_state(
     results: TrackedArtifacts,
     transport: RqTransport,
     metrics: Metrics,
+    durability: Durability,
 ) -> State:
     """Put the parts together."""
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
     resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
+    space = FreeSpace(data_folder.root, floor=settings.min_free_bytes)
     submission = Submission(
-        store, transport, resolver, results, webhook_origins=settings.webhook_origins
+        store,
+        transport,
+        resolver,
+        results,
+        webhook_origins=settings.webhook_origins,
+        space=space,
     )
     return State(
         settings=settings,
@@ -62,6 +72,8 @@ def make_state(
         data_folder=data_folder,
         artifacts=results,
         store=store,
+        durability=durability,
+        space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
         resolver=resolver,

@@ -27,23 +27,25 @@ class ProductionServer:
 
     Args:
         folder: A folder with a short path, for the socket; it keeps its data beside it.
+        more: Flags beside those.
         env: Its environment, if not ours.
     """
 
-    def __init__(self, folder: Path, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *more: str, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.data.mkdir(exist_ok=True)
         self.url = f"unix://{folder / 's'}"
         self._env = env
+        self._more = more
         self.start()
 
-    def start(self, *more: str) -> None:
+    def start(self) -> None:
         binary = ServerBinary(Path(get_binary_path()), "9.1")
         command = server_command(binary, socket_path=self.folder / "s", folder=self.data)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *more],
+                [*command, *self._more],
                 stdout=log,
                 stderr=log,
                 env=self._env,
@@ -80,12 +82,21 @@ class ProductionServer:
 
 
 @contextlib.contextmanager
-def running_production_server() -> Iterator[ProductionServer]:
-    """A server of one test's own."""
+def short_folder() -> Iterator[Path]:
+    """A folder in which a socket's path is short enough."""
     folder = Path(tempfile.mkdtemp(prefix="fl-", dir="/tmp"))
-    server = ProductionServer(folder)
     try:
-        yield server
+        yield folder
     finally:
-        server.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_production_server(*more: str) -> Iterator[ProductionServer]:
+    """A server of one test's own."""
+    with short_folder() as folder:
+        server = ProductionServer(folder, *more)
+        try:
+            yield server
+        finally:
+            server.kill()

@@ -47,6 +47,7 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
 from fimlora_service.results.reading import pieces, plan_of
@@ -69,6 +70,7 @@ COMPUTED = problems(
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
+    errors.StorageUnavailable,
     errors.DiskFull,
 )
 router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
@@ -85,9 +87,11 @@ router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
+    dependencies=[NeedsSpace],
     openapi_extra={"requestBody": BODY},
 )
 async def upload_adapter(

@@ -45,6 +45,7 @@ REFUSALS = (
     errors.HubUnreachable,
     errors.StorageUnavailable,
     errors.RedisUnavailable,
+    errors.DiskFull,
 )
 router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 SubmissionDep = Annotated[Submission, part("submission")]
@@ -152,7 +153,9 @@ async def estimate(
         errors.IdempotencyInFlight,
         errors.IdempotencyMismatch,
         errors.ValidationFailed,
+        errors.StorageUnavailable,
         errors.RedisUnavailable,
+        errors.DiskFull,
     ),
 )
 def retry_job(

@@ -20,6 +20,7 @@ from fimlora_service.datasets.uploads import (
 )
 from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
 from fimlora_service.http.headers import media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.strict_queries import StrictQueryRoute
 
 router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
@@ -47,9 +48,11 @@ BODY = {
             errors.DatasetSchema,
             errors.DatasetEmpty,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
+    dependencies=[NeedsSpace],
     openapi_extra={"requestBody": BODY},
 )
 async def upload_dataset(

@@ -1,5 +1,7 @@
 """The service itself: liveness, readiness, metrics, version, and who works for it."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -7,9 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from fimlora_contract import __version__
 from fimlora_contract.service import Health, Version
 from fimlora_contract.workers import WorkerPage
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service import errors
-from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, problems
+from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, part, problems
+from fimlora_service.http.space import SpaceDep
 from fimlora_service.operations.health import check_health
 from fimlora_service.operations.metrics import MetricsDep
 
@@ -27,9 +31,15 @@ async def liveness() -> Health:
     "/readyz",
     responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
 )
-def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> Health:
+def readiness(
+    artifacts: ArtifactsDep,
+    store: StoreDep,
+    durability: Annotated[Durability, part("durability")],
+    space: SpaceDep,
+    response: Response,
+) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
-    health = check_health(artifacts, store)
+    health = check_health(artifacts, store, durability, space)
     if health.status == "unavailable":
         response.status_code = 503
         response.headers["Retry-After"] = str(UNAVAILABLE_RETRY_AFTER_S)
