@@ -9,7 +9,7 @@ the Redis server's, so machines need no common clock.
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.lock import Lock
 
@@ -25,6 +25,7 @@ from fimlora_contract.jobs import (
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
+from fimlora_jobs.durability import owe
 from fimlora_jobs.events import event_text
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.reader import Change, JobMissing, read_record
@@ -42,6 +43,18 @@ DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
 # What the script that makes a job answers where a limit is reached.
 FULL, OWNERS_FULL = -1, -2
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
+
+
+class Look(NamedTuple):
+    """When somebody looks after all jobs, by the server's clock.
+
+    Attributes:
+        now_ms: Now.
+        again_ms: When looks began again after a gap; 0 if there was none.
+    """
+
+    now_ms: int
+    again_ms: int
 
 
 class RequestTaken(RuntimeError):
@@ -138,6 +151,7 @@ class JobStore(Deduplication):
             raise TooManyOpen(limit=limits.total, is_owners=False)
         if values == OWNERS_FULL:
             raise TooManyOpen(limit=limits.per_owner, is_owners=True)
+        owe()
         record = read_record(SHOWN_FIELDS, values)
         assert record is not None
         return record
@@ -145,7 +159,10 @@ class JobStore(Deduplication):
     def join(self, job_id: str) -> JobRecord | None:
         """Let one more request share an open job; ``None`` when it is too late for that."""
         joined = run_script(self._redis, "join", keys=[self._job(job_id)])
-        return self.shown(job_id) if joined else None
+        if not joined:
+            return None
+        owe()
+        return self.shown(job_id)
 
     # A worker speaks for its attempt
 
@@ -223,6 +240,7 @@ class JobStore(Deduplication):
             StaleAttempt: The job has already ended.
         """
         if run_script(self._redis, "leave", keys=[self._job(job_id)]):
+            owe()
             return self.status_of(job_id)
         return self.request_cancel(job_id)
 
@@ -335,6 +353,12 @@ class JobStore(Deduplication):
 
     # Among processes
 
+    def look(self, *, gap_ms: int) -> Look:
+        """Note that somebody looks after all jobs; tells of the last gap between two looks."""
+        found = run_script(self._redis, "reaper_look", keys=[self.key("looks")], args=[gap_ms])
+        now, again = map(int, found)
+        return Look(now, again)
+
     def lock(self, name: str, *, ttl_s: float) -> Lock:
         """A lock among all processes, which nobody waits for and which runs out by itself."""
         key = self.key("lock", name)
@@ -372,6 +396,7 @@ class JobStore(Deduplication):
                 f"not in attempt {attempt} and one of {sorted(allowed)}",
                 status=found.status,
             )
+        owe()
         return found
 
 

@@ -1,6 +1,8 @@
 """The application: parts are made when it starts, and handed to handlers by its state."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from threading import Event
@@ -8,8 +10,9 @@ from threading import Event
 from fastapi import FastAPI
 
 from fimlora_contract import __version__
-from fimlora_jobs.connection import impatient_redis
+from fimlora_jobs.connection import impatient_redis, why_away
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
@@ -22,6 +25,7 @@ from fimlora_service.calibrations.live_locks import LOCK_TTL_S, LiveLocks
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
+from fimlora_service.http.durable_answers import DurableAnswersMiddleware
 from fimlora_service.http.hosts import HostMiddleware
 from fimlora_service.http.middleware import (
     BodyLimitMiddleware,
@@ -52,6 +56,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 from fimlora_service.webhooks.posting import Poster
 from fimlora_service.webhooks.receivers import Receivers
 
+logger = logging.getLogger(__name__)
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
@@ -92,7 +97,10 @@ async def running(
     with (
         closing(impatient_redis(settings.redis_url)) as redis,
         closing(impatient_redis(settings.redis_url)) as queue_redis,
+        closing(impatient_redis(settings.redis_url)) as disk_redis,
+        closing(Durability(disk_redis, key=JobStore(redis).key("on_disk"))) as durability,
     ):
+        say_what_is_promised(durability)
         store, transport = JobStore(redis), RqTransport(queue_redis)
         artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
@@ -101,10 +109,29 @@ async def running(
             metrics.showing(StoreCollector(store, transport)),
         ):
             state = make_state(
-                settings, stopping, data_folder, artifacts, transport, locks, metrics
+                settings,
+                stopping,
+                data_folder,
+                artifacts,
+                transport,
+                locks,
+                metrics,
+                durability,
             )
             announce_access(state["gate"].ring, host=settings.host)
             yield state
+
+
+def say_what_is_promised(durability: Durability) -> None:
+    """Log once whether what is accepted survives a loss of power; nobody waits for it."""
+
+    def say(asked: "Future[None]") -> None:
+        if error := asked.exception():
+            logger.warning("store.away", extra={"reason": why_away(error)})
+        else:
+            logger.info("store.durability", extra={"promise": durability.promise})
+
+    durability.settled().add_done_callback(say)
 
 
 @contextmanager
@@ -120,7 +147,7 @@ def repeated_steps(
         keys=settings.webhook_keys,
         tries=metrics.webhooks,
     )
-    reaping = partial(reap, store, transport)
+    reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)
     evicting = partial(make_room, artifacts, limits_of(settings))
     with (
@@ -135,6 +162,7 @@ def repeated_steps(
 
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround every request; what is added last is outermost."""
+    app.add_middleware(DurableAnswersMiddleware)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(
         BodyLimitMiddleware,

@@ -44,6 +44,11 @@ class Settings(ProcessSettings):
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
     )
+    min_free_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="Nothing is accepted while the data folder's disk has less free space.",
+    )
     hub_timeout_s: float = Field(
         default=10.0, gt=0, description="How long an answer of the hub is waited for."
     )

@@ -5,7 +5,8 @@ from functools import lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
-from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.data_folder import DataFolder, FreeSpace
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.keys import KeyStore
 from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
@@ -38,6 +39,8 @@ class State(TypedDict):
     artifacts: TrackedArtifacts
     store: JobStore
     gate: Gate
+    durability: Durability
+    space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
     resolver: Resolver
@@ -55,6 +58,7 @@ def make_state(
     transport: RqTransport,
     locks: LiveLocks,
     metrics: Metrics,
+    durability: Durability,
 ) -> State:
     """Put the parts together."""
     store = results.usage.store
@@ -62,6 +66,7 @@ def make_state(
     tenant = tenant_of(token.get_secret_value() if token else None)
     hub = hub_access(settings, data_folder)
     resolver = Resolver(data_folder, hub, tenant=tenant, allowed=settings.allowed)
+    space = FreeSpace(data_folder.root, floor=settings.min_free_bytes)
     submission = Submission(
         store,
         transport,
@@ -70,6 +75,7 @@ def make_state(
         locks,
         webhook_origins=settings.webhook_origins,
         limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
+        space=space,
     )
     return State(
         settings=settings,
@@ -78,6 +84,8 @@ def make_state(
         artifacts=results,
         store=store,
         gate=Gate(key_ring(settings, data_folder, store)),
+        durability=durability,
+        space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
         resolver=resolver,

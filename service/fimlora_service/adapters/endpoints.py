@@ -47,6 +47,7 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import read_in_threads, reads_files
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
@@ -71,6 +72,7 @@ COMPUTED = problems(
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
+    errors.StorageUnavailable,
     errors.DiskFull,
 )
 router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
@@ -78,7 +80,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
 @router.post(
     "/adapters",
-    dependencies=[SUBMITS],
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The adapter is kept under the digest of its two files.",
     responses={
@@ -89,6 +91,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },

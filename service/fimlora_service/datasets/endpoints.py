@@ -27,6 +27,7 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import reads_files
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
@@ -46,7 +47,7 @@ BODY = {
 
 @router.post(
     "/datasets",
-    dependencies=[SUBMITS],
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The dataset is kept under the digest of its bytes.",
     responses={
@@ -58,6 +59,7 @@ BODY = {
             errors.DatasetSchema,
             errors.DatasetEmpty,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },

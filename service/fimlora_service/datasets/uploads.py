@@ -20,6 +20,7 @@ from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.disk import sync
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
@@ -83,7 +84,7 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
             sha.update(chunk)
             size += len(chunk)
             await in_thread(Threads.FILES, file.write, chunk)
-        await in_thread(Threads.FILES, _sync, file.fileno())
+    await in_thread(Threads.FILES, sync, path)  # closed, and so out of our own buffer
     return Received(path, sha.hexdigest(), size)
 
 
@@ -115,17 +116,15 @@ def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, b
         file.write(dataset.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
+    sync(work)
     try:
         work.rename(uploads / dataset.id)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         return find_upload(dataset.id, uploads=uploads), False  # an equal upload was faster
+    sync(uploads)
     return dataset, True
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def find_upload(id_: str, *, uploads: Path) -> Dataset:

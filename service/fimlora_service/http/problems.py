@@ -4,7 +4,6 @@ No answer repeats what the client sent, except the names of fields, and none car
 traceback: users see a code and a sentence, operators find the rest in the log.
 """
 
-import errno
 import json
 import logging
 import time
@@ -21,6 +20,8 @@ from starlette.routing import Match
 from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
 from fimlora_jobs.allow_lists import NotAllowed
+from fimlora_jobs.connection import is_away, why_away
+from fimlora_jobs.disk import FULL, describe_refusal, refusal_in
 from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
@@ -192,16 +193,25 @@ async def on_storage_error(request: Request, exc: Exception) -> Response:
 
 
 async def on_redis_error(request: Request, exc: Exception) -> Response:
-    """The job store is down; the client may come again."""
+    """The job store is down or takes no writes; the client may come again."""
+    if not is_away(exc):
+        return await on_unexpected(request, exc)
+    reason = why_away(exc)
     logger.warning("redis.unavailable", extra={"error": f"{type(exc).__name__}: {exc}"})
-    return problem_response(request, errors.RedisUnavailable("Redis does not answer"))
+    told = "refuses writes for now" if reason.startswith("refuses") else "does not answer"
+    return problem_response(request, errors.RedisUnavailable(f"Redis {told}"))
 
 
 async def on_os_error(request: Request, exc: Exception) -> Response:
-    """A full disk has its own code, any other fault of the machine is unexpected."""
-    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    """A disk that is full or takes no files has a code, any other fault is unexpected."""
+    number = refusal_in(exc)
+    if number is None:
+        return await on_unexpected(request, exc)
+    logger.warning("disk.refused", extra={"error": f"{type(exc).__name__}: {exc}"})
+    if number in FULL:
         return problem_response(request, errors.DiskFull("the data folder's disk is full"))
-    return await on_unexpected(request, exc)
+    detail = f"the data folder {describe_refusal(number).removeprefix('the disk ')}"
+    return problem_response(request, errors.StorageUnavailable(detail))
 
 
 async def on_disconnect(request: Request, _exc: Exception) -> Response:

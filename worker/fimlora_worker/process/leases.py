@@ -197,7 +197,9 @@ class ReaperThread:
                     log.exception("reaper.failed")
 
     def _requeue(self) -> None:
-        requeue_orphans(self._store, self._transport, on_reaped=_log_reaped)
+        requeue_orphans(
+            self._store, self._transport, on_reaped=_log_reaped, every_s=self._every_s
+        )
 
 
 def _log_reaped(reaped: Reaped) -> None:

@@ -16,7 +16,10 @@ from rq import Queue, SpawnWorker, Worker
 from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
+from rq.worker import WorkerStatus
+from rq.worker_registration import register
 
+from fimlora_jobs.connection import Patience, make_patient
 from fimlora_jobs.queue import SERIALIZER
 from fimlora_worker.errors import DeadlinePassed
 from fimlora_worker.logs import configure_logging
@@ -46,7 +49,8 @@ class TimeLimit(UnixSignalDeathPenalty):
 class LeasedWorker(Worker):
     """A worker that holds the lease of the attempt it runs and reaps those of others.
 
-    The child rebuilds its worker by RQ's `find_by_key`, without settings and leases.
+    The child rebuilds its worker without settings and leases. Nothing here gives up on a store
+    that is away: its clients wait, until the worker is to leave and has nothing to finish.
     """
 
     death_penalty_class = TimeLimit
@@ -58,10 +62,12 @@ class LeasedWorker(Worker):
         leases: Leases | None = None,
         reaper: ReaperThread | None = None,
         presence: Presence | None = None,
+        patience: Patience | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.settings = settings
+        self._patience = patience or Patience()
         self._leases = leases
         self._reaper = reaper
         self._presence = presence
@@ -77,6 +83,7 @@ class LeasedWorker(Worker):
 
     def teardown(self) -> None:
         """Leave; whatever fails, the reaper ends."""
+        self._patience.end()
         try:
             super().teardown()  # type: ignore[no-untyped-call]
         finally:
@@ -113,6 +120,23 @@ class LeasedWorker(Worker):
         if self._leases:
             self._leases.stop()
 
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Do a job; first register again, if the registration ran out while the store was away."""
+        if not self.connection.hexists(self.key, "queues"):
+            log.warning("worker.registered_again name=%s", self.name)
+            self.connection.hset(self.key, mapping=self.serialize())
+            register(self)
+            self.heartbeat()
+        super().execute_job(job, queue)
+
+    def set_shutdown_requested_date(self) -> None:
+        """Tell nobody: this runs inside a signal handler, and the store may be away."""
+
+    def _shutdown(self) -> None:
+        if self.get_state() != WorkerStatus.BUSY:
+            self._patience.end()
+        super()._shutdown()  # type: ignore[no-untyped-call]
+
     def become_horse(self) -> None:
         """Act as the child: RQ leaves a child's registration alone."""
         self._is_horse = True
@@ -144,6 +168,7 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
         settings = Settings()
         configure_logging(settings.log_level)
         settings.leave_working_folder()
+        make_patient(self.connection)  # RQ hands its child the server's address, and no more
         super().main_work_horse(job, queue)
 
 
@@ -221,16 +246,23 @@ class WarmWorker(LeasedWorker):
 def run_order(order: Order, redis: Redis) -> None:
     """Do a job in the child as RQ's own work horse would.
 
-    Raises:
-        LookupError: RQ has forgotten the worker or the job: its records are lost.
+    What RQ has on record of worker and execution runs out while the store is away, so neither is
+    looked up: the order says who they are.
     """
-    worker = WarmWorker.find_by_key(order.worker_key, connection=redis, serializer=SERIALIZER)
-    if not isinstance(worker, WarmWorker):
-        raise LookupError(f"RQ knows no worker {order.worker_key}")
-    worker.become_horse()
     job = Job.fetch(order.job_id, connection=redis, serializer=SERIALIZER)
     queue = Queue(order.queue, connection=redis, serializer=SERIALIZER)
-    execution = Execution.fetch(order.execution_id, order.job_id, connection=redis)
+    worker = WarmWorker(
+        [queue],
+        name=order.worker_key.removeprefix(WarmWorker.redis_worker_namespace_prefix),
+        connection=redis,
+        serializer=SERIALIZER,
+        worker_ttl=WORKER_TTL_S,
+        prepare_for_work=False,
+    )
+    worker.become_horse()
+    execution = Execution(
+        order.execution_id, order.job_id, connection=redis, worker_name=worker.name
+    )
     execution._job = job  # noqa: SLF001 - its own property would unpickle
     worker.executions[execution.id] = execution
     signal.alarm(0)
