@@ -24,6 +24,7 @@ from fimlora_contract.environment import (
     is_secret,
     read_secret,
 )
+from fimlora_jobs.logs import LogFormat
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 LogLevel = Annotated[
@@ -70,6 +71,9 @@ class ProcessSettings(BaseSettings):
     )
     log_level: LogLevel = Field(
         default="INFO", description="What is written to standard error."
+    )
+    log_format: LogFormat = Field(
+        default="auto", description="Log lines as json or text; auto is text on a terminal."
     )
 
     @classmethod

@@ -73,6 +73,7 @@ class JobStore(Deduplication):
         tenant: str = "",
         in_place_of: str | None = None,
         counted_as: str = "",
+        came_with: Mapping[str, str] | None = None,
     ) -> JobRecord:
         """Put a queued job on record; creating the same id again changes nothing.
 
@@ -88,6 +89,7 @@ class JobStore(Deduplication):
             in_place_of: What `shared` said; equal requests find this job from then on. With
                 ``None`` they do not.
             counted_as: The figure that counts it; empty for none.
+            came_with: What leads from its attempts back to the request: fields of its own.
 
         Raises:
             RequestTaken: `shared` says something else by now.
@@ -102,6 +104,7 @@ class JobStore(Deduplication):
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
             "tenant": tenant,
+            **(came_with or {}),
         }
         if in_place_of is not None:
             keys.append(self.key("shared", digest))

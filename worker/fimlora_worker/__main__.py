@@ -1,7 +1,6 @@
 """Run one worker: ``python -m fimlora_worker``."""
 
 import argparse
-import logging
 import os
 import socket
 import sys
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
-    configure_logging(settings.log_level)
+    configure_logging(settings, process="worker")
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
@@ -107,5 +106,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    logging.captureWarnings(True)
     sys.exit(main())

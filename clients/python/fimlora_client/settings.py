@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,6 +48,11 @@ class Settings(BaseModel):
         default=None,
         validation_alias="XDG_RUNTIME_DIR",
         description="A short folder for the sockets of `fimlora up`.",
+    )
+    log_format: Literal["text", "json", "auto"] = Field(
+        default="text",
+        validation_alias="FIMLORA_LOG_FORMAT",
+        description="Form of the log files of `fimlora up`.",
     )
 
 

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from fimlora_contract.jobs import JobKind, JobStatus
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.deduplication import Lookup
+from fimlora_jobs.logs import in_context
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.reader import JobMissing
@@ -170,6 +171,7 @@ class Submission:
             statistics_from=reusable.measured.id if reusable.measured else "",
             in_place_of=None if spec.alone else lookup.shared,
             counted_as="" if spec.is_retry else reusable.outcome,
+            came_with={"request_id": in_context("request_id") or ""},
         )
 
     def _enqueue(self, record: JobRecord, *, is_urgent: bool) -> None:

@@ -3,6 +3,7 @@
 import logging
 
 from fimlora_contract.jobs import JobStatus, Stage
+from fimlora_jobs.logs import log_context
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
@@ -31,24 +32,30 @@ def run_attempt(job_id: str, attempt: int) -> str:
         Exception: What ended the attempt, after it was put on record, so that RQ marks
             its own job as failed and logs the traceback.
     """
+    with log_context(job_id=job_id, attempt=attempt):
+        return _start(job_id, attempt)
+
+
+def _start(job_id: str, attempt: int) -> str:
     process = process_for(Settings())
     try:
         record = process.store.start(job_id, attempt, worker=process.name)
     except (StaleAttempt, JobMissing) as reason:
-        log.info("attempt.refused job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.info("attempt.refused", extra={"reason": str(reason)})
         return "refused"
-    log.info("attempt.started job=%s attempt=%d", job_id, attempt)
-    reporter = Reporter(
-        process.store,
-        job_id,
-        attempt,
-        is_draining=lambda: process.is_draining,
-        on_alive=process.on_alive,
-        deadline_s=process.settings.job_deadline_s,
-        due_in_s=_due_in_s(record, process),
-    )
-    end = _attempt(record, process, reporter)
-    log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
+    with log_context(request_id=record.request_id):
+        log.info("attempt.started")
+        reporter = Reporter(
+            process.store,
+            job_id,
+            attempt,
+            is_draining=lambda: process.is_draining,
+            on_alive=process.on_alive,
+            deadline_s=process.settings.job_deadline_s,
+            due_in_s=_due_in_s(record, process),
+        )
+        end = _attempt(record, process, reporter)
+        log.info("attempt.ended", extra={"end": end})
     return end
 
 
@@ -58,7 +65,7 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
     try:
         _run(record, process, reporter)
     except StaleAttempt as reason:
-        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.warning("attempt.stale", extra={"reason": str(reason)})
         return "superseded"
     except CancelRequested:
         process.store.confirm_cancel(job_id, attempt)
@@ -70,7 +77,7 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
         _make_room(record, process)
         return "made room"
     except StorageUnavailable as error:
-        log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
+        log.exception("attempt.storage_unavailable")
         away = job_error(error, data_dir=process.settings.data_dir)
         give_up(process.store, process.transport, job_id, attempt, error=away)
         return "given up"
@@ -106,8 +113,8 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:
     process.must_retire |= is_broken_device(error)
     reported = job_error(error, data_dir=process.settings.data_dir)
-    log.error("attempt.failed job=%s attempt=%d code=%s", job_id, attempt, reported.code)
+    log.error("attempt.failed", extra={"code": reported.code})
     try:
         process.store.fail(job_id, attempt, reported)
     except StaleAttempt as reason:
-        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.warning("attempt.stale", extra={"reason": str(reason)})

@@ -17,9 +17,10 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
+from fimlora_jobs.logs import log_context
 from fimlora_jobs.queue import SERIALIZER
 from fimlora_worker.errors import DeadlinePassed
-from fimlora_worker.logs import configure_logging
+from fimlora_worker.logs import capture_prints, configure_logging, rq_fields
 from fimlora_worker.process.horse import Horse
 from fimlora_worker.process.leases import Leases, ReaperThread
 from fimlora_worker.process.messages import Order
@@ -69,7 +70,7 @@ class LeasedWorker(Worker):
     def bootstrap(self, *args: Any, **options: Any) -> None:
         """Register with RQ, then begin to look for orphans."""
         super().bootstrap(*args, **options)
-        log.info("worker.ready name=%s queues=%s", self.name, ",".join(self.queue_names()))
+        log.info("worker.ready", extra={"worker": self.name})
         if self._presence:
             self._presence.refresh()
         if self._reaper:
@@ -105,7 +106,7 @@ class LeasedWorker(Worker):
         super().maintain_heartbeats(job, execution)
         assert self._leases
         if self._leases.hold(job.id) or self.is_stalled():
-            log.warning("attempt.overdue rq_id=%s", job.id)
+            log.warning("attempt.overdue", extra=rq_fields(job.id))
             self.kill_horse()
 
     def become_horse(self) -> None:
@@ -137,9 +138,11 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
         """Run in the child: die with the parent, then do the job."""
         die_with_parent(int(self.pid or 0))
         settings = Settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings, process="child")
+        capture_prints()
         settings.leave_working_folder()
-        super().main_work_horse(job, queue)
+        with log_context(**rq_fields(job.id)):
+            super().main_work_horse(job, queue)
 
 
 class WarmWorker(LeasedWorker):
@@ -177,7 +180,7 @@ class WarmWorker(LeasedWorker):
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Kill the child if it is working; a stop that comes late kills nobody."""
         if self._horse and self.horse_pid and self._horse.kill(sig):
-            log.warning("horse.killed pid=%d", self._horse.pid)
+            log.warning("horse.killed", extra={"child_pid": self._horse.pid})
 
     def is_stalled(self) -> bool:
         """Whether the child has sent no sign of life for too long."""
@@ -229,4 +232,5 @@ def run_order(order: Order, redis: Redis) -> None:
     worker.executions[execution.id] = execution
     signal.alarm(0)
     random.seed(0)
-    worker.perform_job(job, queue, execution)
+    with log_context(**rq_fields(job.id)):
+        worker.perform_job(job, queue, execution)

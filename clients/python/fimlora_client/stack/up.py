@@ -42,6 +42,7 @@ class Options:
     workers: int
     redis_url: str | None
     runtime_dir: Path | None
+    log_format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def run(
             "FIMLORA_HOST": options.host,
             "FIMLORA_PORT": str(port),
             "PYTHONUNBUFFERED": "1",
+            "FIMLORA_LOG_FORMAT": options.log_format,
         }
         for program in _programs(options, env=env, logs=logs):
             supervisor.start(program)
