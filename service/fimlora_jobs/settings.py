@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -14,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 from pydantic_settings import SettingsError as SourceError
+from redis.connection import parse_url
 
 from fimlora_contract.environment import (
     PREFIX,
@@ -32,6 +40,10 @@ LogLevel = Annotated[
     BeforeValidator(lambda level: level.upper() if isinstance(level, str) else level),
 ]
 # No devices at all is a choice; any other setting that is empty is one that is not made.
+WRONG_URL = (
+    "REDIS_URL is no address of a server: it begins with redis://, rediss:// or unix://, "
+    "as in redis://host:6379/0"
+)
 MAY_BE_EMPTY = frozenset({"CUDA_VISIBLE_DEVICES"})
 
 
@@ -75,6 +87,15 @@ class ProcessSettings(BaseSettings):
     log_format: LogFormat = Field(
         default="auto", description="Log lines as json or text; auto is text on a terminal."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        try:
+            parse_url(url)  # type: ignore[no-untyped-call]
+        except ValueError:
+            raise ValueError(WRONG_URL) from None
+        return url
 
     @classmethod
     def read(cls, **given: Any) -> Self:

@@ -16,6 +16,7 @@ from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.store_watch import StoreWatch
 from fimlora_service.adapters import endpoints as adapters
 from fimlora_service.calibrations import endpoints as calibrations
 from fimlora_service.comparisons import endpoints as comparisons
@@ -31,7 +32,13 @@ from fimlora_service.http.problems import install_handlers
 from fimlora_service.jobs import endpoints as jobs
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
-from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
+from fimlora_service.operations.background import (
+    LOOK_INTERVAL_S,
+    RETENTION_INTERVAL_S,
+    forget,
+    reap,
+    repeating,
+)
 from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
 from fimlora_service.plans import endpoints as plans
 from fimlora_service.rank_patterns import endpoints as rank_patterns
@@ -107,7 +114,9 @@ def repeated_steps(
     reaping = partial(reap, store, transport)
     forgetting = partial(forget, store, days=settings.job_retention_days)
     evicting = partial(make_room, artifacts, limits_of(settings))
+    watch = StoreWatch(settings.redis_url)
     with (
+        repeating("store", watch.look, every_s=LOOK_INTERVAL_S, first_s=0),
         repeating("reaper", reaping, every_s=settings.reaper_interval_s),
         repeating("webhooks", sender.deliver_due, every_s=settings.webhook_interval_s),
         repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),

@@ -53,6 +53,8 @@ def test_no_device_at_all_is_a_choice(monkeypatch):
         ("FIMLORA_LOG_LEVEL", "loud", "FIMLORA_LOG_LEVEL='LOUD' cannot be used: "),
         ("FIMLORA_WEBHOOK_HOSTS", "*", "FIMLORA_WEBHOOK_HOSTS has '*'; allowed are host,"),
         ("FIMLORA_WEBHOOK_SECRET", "whsec_s3cr=t!", "FIMLORA_WEBHOOK_SECRET is not base64"),
+        ("REDIS_URL", "http://:s3cr@redis:6379", "REDIS_URL is no address of a server: it"),
+        ("REDIS_URL", "redis://:s3cr@redis:x/0", "REDIS_URL is no address of a server: it"),
         ("FIMLORA_PROT", "1", "FIMLORA_PROT is no setting, did you mean FIMLORA_PORT?"),
         ("HF_TOKEN_FILE", "/nowhere/s3cr", "HF_TOKEN_FILE names a file that cannot be read"),
     ],

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from uuid import uuid4
 
 from fimlora_contract.environment import SettingsError
@@ -13,6 +15,7 @@ from fimlora_jobs.connection import patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
 from fimlora_jobs.settings import environment_help
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.store_watch import StoreWatch
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
@@ -44,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
     settings.create_folders()
+    # Not ended by it: whoever starts a server and workers together starts them in any order.
+    signal.signal(signal.SIGTERM, _leave)  # RQ's own handlers come with its work
+    StoreWatch(settings.redis_url).wait()
     # For the processes that load torch; this one does not.
     os.environ.update(thread_environment(settings.torch_threads, os.environ))
     worker = create_worker(settings)
@@ -91,6 +97,10 @@ def create_worker(settings: Settings) -> LeasedWorker:
 def _connect(settings: Settings) -> tuple[JobStore, RqTransport]:
     redis = patient_redis(settings.redis_url)
     return JobStore(redis), RqTransport(redis)
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(os.EX_OK)
 
 
 def _parser() -> argparse.ArgumentParser:
