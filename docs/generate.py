@@ -18,6 +18,7 @@ from client_reference import client_reference  # noqa: E402
 from config_kinds import config_kinds  # noqa: E402
 from environment_names import environment_names  # noqa: E402
 from methods_page import methods_page  # noqa: E402
+from metrics_page import metrics_page  # noqa: E402
 from model_heads import model_heads  # noqa: E402
 
 
@@ -68,6 +69,7 @@ PAGES: list[tuple[Path, Callable[[], str]]] = [
     (HERE / "cli.md", cli),
     (HERE / "client.md", client_reference),
     (HERE / "methods.md", methods_page),
+    (HERE / "metrics.md", metrics_page),
     (MODELS / "heads.json", model_heads),
     (MODELS / "config_kinds.json", config_kinds),
 ]

@@ -8,8 +8,10 @@ the Redis server's, so machines need no common clock.
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from redis.exceptions import RedisError
 from redis.lock import Lock
 
 from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobKind, JobStatus, Progress
@@ -22,6 +24,7 @@ from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, reque
 from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
+ATTEMPT_END = "attempt:"  # before the reason, in that key
 MAX_EVENTS = 5_000
 # What is kept beside a job's record, under keys of these names, and goes with it.
 BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
@@ -175,6 +178,7 @@ class JobStore(Deduplication):
         }
         event = event_text("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
+        self._count_end("succeeded")
 
     def fail(self, job_id: str, attempt: int, error: JobError) -> None:
         """End a job with an error; a job being canceled ends as canceled instead."""
@@ -182,6 +186,7 @@ class JobStore(Deduplication):
         event = event_text("status", job_id, JobStatus.FAILED, attempt, error=error)
         try:
             self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+            self._count_end(error.code)
         except StaleAttempt as stale:
             if stale.status is not C:
                 raise
@@ -192,6 +197,7 @@ class JobStore(Deduplication):
         fields = {"status": JobStatus.CANCELED}
         event = event_text("status", job_id, JobStatus.CANCELED, attempt)
         self._change(job_id, attempt, {C}, fields, event=event, lease_s=0)
+        self._count_end("canceled")
 
     # Anyone
 
@@ -273,7 +279,9 @@ class JobStore(Deduplication):
         if error and error.code == "out_of_memory_host":
             fields["memory_kills"] = str(record.memory_kills + 1)
         event = event_text("status", job_id, Q, attempt + 1)
-        return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+        change = self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+        self._count_end((error or _lost(failures)).code if counted else "handed_over")
+        return change
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
         """Put on record whether a queued attempt was found in no list; see the reaper."""
@@ -302,6 +310,11 @@ class JobStore(Deduplication):
         return made
 
     # Inside
+
+    def _count_end(self, reason: str) -> None:
+        """Count why an attempt ended; what has been put on record stands without it."""
+        with suppress(RedisError):
+            self._redis.hincrby(self.key(COUNTERS), f"{ATTEMPT_END}{reason}", 1)
 
     def _change(
         self,

@@ -39,7 +39,8 @@ from fimlora_service.operations.background import (
     reap,
     repeating,
 )
-from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
+from fimlora_service.operations.metrics import Metrics, MetricsMiddleware
+from fimlora_service.operations.store_metrics import DiskCollector, StoreCollector
 from fimlora_service.plans import endpoints as plans
 from fimlora_service.rank_patterns import endpoints as rank_patterns
 from fimlora_service.results import cache_endpoints
@@ -95,6 +96,7 @@ async def running(
         with (
             repeated_steps(settings, transport, artifacts, metrics),
             metrics.showing(StoreCollector(store, transport)),
+            metrics.showing(DiskCollector(data_folder.root)),
         ):
             yield make_state(settings, stopping, data_folder, artifacts, transport, metrics)
 

@@ -1,8 +1,10 @@
 """The task that RQ runs, by its dotted name: one attempt of one job, and its end on record."""
 
 import logging
+import time
 
 from fimlora_contract.jobs import JobStatus, Stage
+from fimlora_jobs.counters import count_work
 from fimlora_jobs.logs import log_context
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
@@ -54,8 +56,14 @@ def _start(job_id: str, attempt: int) -> str:
             deadline_s=process.settings.job_deadline_s,
             due_in_s=_due_in_s(record, process),
         )
-        end = _attempt(record, process, reporter)
-        log.info("attempt.ended", extra={"end": end})
+        began, n_loads = time.monotonic(), process.models.n_loads
+        try:
+            end = _attempt(record, process, reporter)
+        finally:
+            busy_s = time.monotonic() - began
+            loaded = process.models.n_loads - n_loads
+            count_work(process.store, busy_s=busy_s, models_loaded=loaded)
+        log.info("attempt.ended", extra={"end": end, "busy_s": round(busy_s, 3)})
     return end
 
 
