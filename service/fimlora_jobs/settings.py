@@ -1,7 +1,9 @@
 """What the settings of service and worker have in common, and how they are read."""
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +34,7 @@ from fimlora_contract.environment import (
     is_secret,
     read_secret,
 )
+from fimlora_contract.settings_shown import show_settings
 from fimlora_jobs.logs import LogFormat
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -64,7 +67,8 @@ class ProcessSettings(BaseSettings):
         description="Server of the queue and the job records (redis, rediss or unix URL).",
     )
     data_dir: Folder = Field(
-        default=Path(".fimlora"), description="Folder that service and workers share."
+        default=Path(".fimlora"),
+        description="Folder of `fimlora up`, that service and workers share.",
     )
     artifacts_url: Address = Field(
         default="",
@@ -134,6 +138,11 @@ def environment_help(settings: type[ProcessSettings]) -> str:
         for name, field in settings.model_fields.items()
     ]
     return "\n".join(["environment:", *rows])
+
+
+def settings_as_json(settings: ProcessSettings) -> str:
+    """Every setting as it holds and where it comes from, without secrets."""
+    return json.dumps([asdict(row) for row in show_settings(settings, os.environ)])
 
 
 class Environment(EnvSettingsSource):

@@ -246,8 +246,9 @@ def test_nothing_is_left_when_it_ends(tmp_path, number):
 
 def test_a_given_server_is_used_by_as_many_workers_as_asked_for(tmp_path, valkey_url):
     """Then no server is started, and the given one goes on when the stack ends."""
-    log = tmp_path / "log"
-    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL=valkey_url)
+    log, address = tmp_path / "log", tmp_path / "address"
+    address.write_text(f"{valkey_url}\n")  # it may hold a password, so it may be a secret
+    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL_FILE=str(address))
     try:
         running = wait_until_up(process, tmp_path / "data", log)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()

@@ -13,7 +13,7 @@ from fimlora_contract.environment import SettingsError
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.connection import patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
-from fimlora_jobs.settings import environment_help
+from fimlora_jobs.settings import environment_help, settings_as_json
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.store_watch import StoreWatch
 from fimlora_jobs.workers import WorkerRegistry
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
+    if given.settings:
+        sys.stdout.write(f"{settings_as_json(settings)}\n")
+        return os.EX_OK
     configure_logging(settings, process="worker")
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
@@ -112,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--burst", action="store_true", help="quit when the queue is empty")
     parser.add_argument("--max-jobs", type=int, metavar="N", help="quit after N jobs")
+    parser.add_argument(
+        "--settings", action="store_true", help="show what is set, as JSON, and quit"
+    )
     return parser
 
 

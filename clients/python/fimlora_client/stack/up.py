@@ -97,6 +97,7 @@ def run(
         )
         env = {
             "REDIS_URL": redis_url,
+            "REDIS_URL_FILE": "",  # it has been read, and both would be refused
             "FIMLORA_DATA_DIR": str(data_dir),
             "FIMLORA_HOST": options.host,
             "FIMLORA_PORT": str(port),
