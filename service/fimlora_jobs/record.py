@@ -42,7 +42,7 @@ STATE_FIELDS = (
 )  # fmt: skip
 SHOWN_FIELDS = (
     *STATE_FIELDS, "kind", "version", "created_at", "started_at", "finished_at", "progress", "request",
-    "resolved", "error", "result", "statistics_from", "requests",
+    "resolved", "error", "result", "statistics_from", "requests", "owner",
 )  # fmt: skip
 
 
@@ -102,6 +102,11 @@ class JobRecord:
     def kind(self) -> JobKind:
         """What the job is for; a record that does not say it is a calibration's."""
         return JobKind(self.fields.get("kind") or JobKind.CALIBRATION)
+
+    @property
+    def owner(self) -> str:
+        """The tenant that it belongs to; empty for the operator, and without keys."""
+        return self.fields.get("owner", "")
 
     @property
     def is_missing(self) -> bool:
@@ -181,4 +186,5 @@ class JobRecord:
             statistics_from=self.fields.get("statistics_from") or None,
             requests=int(self.fields.get("requests") or 1),
             cached=cached,
+            owner=self.owner,
         )

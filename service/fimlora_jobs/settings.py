@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic.fields import FieldInfo
@@ -35,6 +36,7 @@ from fimlora_contract.environment import (
     read_secret,
 )
 from fimlora_contract.settings_shown import show_settings
+from fimlora_jobs.allow_lists import Allowed, AllowList
 from fimlora_jobs.logs import LogFormat
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -85,6 +87,16 @@ class ProcessSettings(BaseSettings):
         validation_alias="HF_TOKEN",
         description="Token for gated models and datasets.",
     )
+    allowed_models: str = Field(
+        default="",
+        description="Base models that may be used, such as meta-llama/* or local:*, separated "
+        "by commas; empty for all.",
+    )
+    allowed_datasets: str = Field(
+        default="",
+        description="Datasets that may be used, such as org/*, local:*, upload or inline, "
+        "separated by commas; empty for all.",
+    )
     log_level: LogLevel = Field(
         default="INFO", description="What is written to standard error."
     )
@@ -100,6 +112,17 @@ class ProcessSettings(BaseSettings):
         except ValueError:
             raise ValueError(WRONG_URL) from None
         return url
+
+    @field_validator("allowed_models", "allowed_datasets")
+    @classmethod
+    def _patterns_match_something(cls, patterns: str, info: ValidationInfo) -> str:
+        AllowList.of(patterns, setting=str(info.field_name))
+        return patterns
+
+    @property
+    def allowed(self) -> Allowed:
+        """The base models and datasets that may be used."""
+        return Allowed.of(models=self.allowed_models, datasets=self.allowed_datasets)
 
     @classmethod
     def read(cls, **given: Any) -> Self:

@@ -19,6 +19,7 @@ from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
 from fimlora_jobs.events import event_text
+from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.reader import Change, JobMissing, read_record
 from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, request_fields
 from fimlora_jobs.scripts import run_script
@@ -31,6 +32,8 @@ BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
+# What the script that makes a job answers where a limit is reached.
+FULL, OWNERS_FULL = -1, -2
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
 
 
@@ -74,9 +77,11 @@ class JobStore(Deduplication):
         statistics_digest: str = "",
         statistics_from: str = "",
         tenant: str = "",
+        owner: str = "",
         in_place_of: str | None = None,
         counted_as: str = "",
         came_with: Mapping[str, str] | None = None,
+        limits: OpenLimits = NO_LIMITS,
     ) -> JobRecord:
         """Put a queued job on record; creating the same id again changes nothing.
 
@@ -89,13 +94,16 @@ class JobStore(Deduplication):
             statistics_digest: Equal for requests that must measure equal statistics.
             statistics_from: A job whose statistics are used instead of measuring.
             tenant: Who may find its result by its inputs; empty for everybody.
+            owner: The tenant that it belongs to; empty for the operator.
             in_place_of: What `shared` said; equal requests find this job from then on. With
                 ``None`` they do not.
             counted_as: The figure that counts it; empty for none.
             came_with: What leads from its attempts back to the request: fields of its own.
+            limits: How many jobs may be open.
 
         Raises:
             RequestTaken: `shared` says something else by now.
+            TooManyOpen: A limit is reached.
         """
         keys = [
             self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
@@ -108,6 +116,7 @@ class JobStore(Deduplication):
             "statistics_from": statistics_from,
             "tenant": tenant,
             **(came_with or {}),
+            "owner": owner,
         }
         if in_place_of is not None:
             keys.append(self.key("shared", digest))
@@ -115,11 +124,16 @@ class JobStore(Deduplication):
         until_ms = str(round(deadline_s * 1000)) if deadline_s else ""
         given: list[str | int] = [
             job_id, event_text("status", job_id, Q, 1), in_place_of or "", SHARED_TTL_S,
-            until_ms, counted_as, " ".join(SHOWN_FIELDS), *_flat(fields),
+            until_ms, counted_as, " ".join(SHOWN_FIELDS), limits.total,
+            limits.per_owner, *_flat(fields),
         ]  # fmt: skip
         values = run_script(self._redis, "create", keys=keys, args=given)
         if values is None:
             raise RequestTaken(f"another job was put on record for {digest}")
+        if values == FULL:
+            raise TooManyOpen(limit=limits.total, is_owners=False)
+        if values == OWNERS_FULL:
+            raise TooManyOpen(limit=limits.per_owner, is_owners=True)
         record = read_record(SHOWN_FIELDS, values)
         assert record is not None
         return record

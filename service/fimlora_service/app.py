@@ -19,19 +19,26 @@ from fimlora_jobs.store import JobStore
 from fimlora_jobs.store_watch import StoreWatch
 from fimlora_service.adapters import endpoints as adapters
 from fimlora_service.calibrations import endpoints as calibrations
+from fimlora_service.calibrations.live_locks import LOCK_TTL_S, LiveLocks
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
+from fimlora_service.http.hosts import HostMiddleware
 from fimlora_service.http.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
 )
 from fimlora_service.http.openapi import document_problems, operation_id
+from fimlora_service.http.origins import OriginMiddleware, add_cors
 from fimlora_service.http.problems import install_handlers
+from fimlora_service.http.security_headers import SecurityHeadersMiddleware
 from fimlora_service.jobs import endpoints as jobs
+from fimlora_service.keys import endpoints as keys
+from fimlora_service.keys.announcement import announce_access
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
+from fimlora_service.operations import figures_endpoints
 from fimlora_service.operations.background import (
     LOOK_INTERVAL_S,
     RETENTION_INTERVAL_S,
@@ -53,7 +60,7 @@ from fimlora_service.webhooks.delivery import WebhookSender
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, operations,
+    adapters, cache_endpoints, keys, operations, figures_endpoints,
 )  # fmt: skip
 
 
@@ -92,13 +99,18 @@ async def running(
         closing(impatient_redis(settings.redis_url)) as queue_redis,
     ):
         store, transport = JobStore(redis), RqTransport(queue_redis)
-        artifacts = open_results(settings, data_folder, store)
+        artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
+            repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
             repeated_steps(settings, transport, artifacts, metrics),
             metrics.showing(StoreCollector(store, transport)),
             metrics.showing(DiskCollector(data_folder.root)),
         ):
-            yield make_state(settings, stopping, data_folder, artifacts, transport, metrics)
+            state = make_state(
+                settings, stopping, data_folder, artifacts, transport, locks, metrics
+            )
+            announce_access(state["gate"].ring, host=settings.host)
+            yield state
 
 
 @contextmanager
@@ -135,6 +147,10 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         limit=settings.max_body_bytes,
         upload_limit=settings.max_upload_bytes,
     )
+    app.add_middleware(OriginMiddleware, allowed=settings.page_origins)
+    add_cors(app, settings.page_origins)
+    app.add_middleware(HostMiddleware, allowed=settings.host_patterns)
+    app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 

@@ -83,6 +83,8 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     with suppress(KeyboardInterrupt):  # raised once more after all has ended in good order

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
 from fimlora_jobs.settings import ProcessSettings
+from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
 
@@ -19,6 +20,26 @@ class Settings(ProcessSettings):
     port: int = Field(
         default=8000, ge=0, le=65_535, description="Port of the API; 0 for any free one."
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names the service is called by besides localhost and its own addresses, "
+        "such as fimlora.example.com or *.example.com, separated by commas.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the service, such as https://ui.example.com, "
+        "separated by commas; empty for none.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, "
+        "separated by commas; empty for none.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=24,
+        description="An API key of the operator with every scope, beside those on record.",
+    )
     max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
@@ -28,6 +49,14 @@ class Settings(ProcessSettings):
     )
     reaper_interval_s: float = Field(
         default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
+    )
+    max_open_jobs: int = Field(
+        default=10_000,
+        ge=0,
+        description="Jobs that have not ended beyond which no more are taken; 0 for no limit.",
+    )
+    max_open_jobs_per_tenant: int = Field(
+        default=0, ge=0, description="The same for one tenant; 0 for no limit."
     )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
@@ -60,12 +89,46 @@ class Settings(ProcessSettings):
         allowed_origins(hosts)
         return hosts
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_patterns(cls, hosts: str) -> str:
+        host_patterns(hosts)
+        return hosts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        page_origins(origins)
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        networks(proxies)
+        return proxies
+
     @field_validator("webhook_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret:
             key_of(secret.get_secret_value())
         return secret
+
+    @property
+    def host_patterns(self) -> tuple[str, ...]:
+        """Names the service is called by, the one it is bound to among them."""
+        own = () if address_of(self.host) else (self.host,)
+        return host_patterns(self.allowed_hosts) + own
+
+    @property
+    def page_origins(self) -> frozenset[str]:
+        """Whose pages may use the service."""
+        return page_origins(self.allowed_origins)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Whose account of a peer is believed."""
+        return networks(self.trusted_proxies)
 
     @property
     def webhook_origins(self) -> frozenset[str]:

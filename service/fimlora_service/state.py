@@ -6,13 +6,19 @@ from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.keys import KeyStore
+from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
 from fimlora_service.adapters.limit import AdapterLimit
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.keys.gate import Gate
+from fimlora_service.keys.pepper import PepperFile
+from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.resolve.resolver import Resolver
@@ -31,6 +37,7 @@ class State(TypedDict):
     data_folder: DataFolder
     artifacts: TrackedArtifacts
     store: JobStore
+    gate: Gate
     job_views: JobViews
     score_cache: ScoreCache
     resolver: Resolver
@@ -46,15 +53,23 @@ def make_state(
     data_folder: DataFolder,
     results: TrackedArtifacts,
     transport: RqTransport,
+    locks: LiveLocks,
     metrics: Metrics,
 ) -> State:
     """Put the parts together."""
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
-    resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
+    hub = hub_access(settings, data_folder)
+    resolver = Resolver(data_folder, hub, tenant=tenant, allowed=settings.allowed)
     submission = Submission(
-        store, transport, resolver, results, webhook_origins=settings.webhook_origins
+        store,
+        transport,
+        resolver,
+        results,
+        locks,
+        webhook_origins=settings.webhook_origins,
+        limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
     )
     return State(
         settings=settings,
@@ -62,6 +77,7 @@ def make_state(
         data_folder=data_folder,
         artifacts=results,
         store=store,
+        gate=Gate(key_ring(settings, data_folder, store)),
         job_views=JobViews(store),
         score_cache=ScoreCache(),
         resolver=resolver,
@@ -69,6 +85,16 @@ def make_state(
         submission_limit=SubmissionLimit(),
         adapter_limit=AdapterLimit(),
         metrics=metrics,
+    )
+
+
+def key_ring(settings: Settings, data_folder: DataFolder, store: JobStore) -> KeyRing:
+    """The keys that let somebody in."""
+    given = settings.admin_key
+    return KeyRing(
+        KeyStore(store),
+        PepperFile(data_folder.root / "keys"),
+        admin_key=given.get_secret_value() if given else None,
     )
 
 

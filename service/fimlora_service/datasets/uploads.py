@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from starlette.concurrency import run_in_threadpool
-
 from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
@@ -28,6 +26,7 @@ from fimlora_service.errors import (
     DatasetNotFound,
     DatasetSchema,
 )
+from fimlora_service.http.threads import Threads, in_thread
 
 MAX_USERS_NAMED = 100
 Format = Literal["csv", "jsonl", "parquet"]
@@ -70,8 +69,8 @@ async def receive_upload(
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        return await run_in_threadpool(
-            _commit, received, format=format, uploads=data_folder.uploads
+        return await in_thread(
+            Threads.FILES, _commit, received, format=format, uploads=data_folder.uploads
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -83,8 +82,8 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
         async for chunk in body:
             sha.update(chunk)
             size += len(chunk)
-            await run_in_threadpool(file.write, chunk)
-        await run_in_threadpool(_sync, file.fileno())
+            await in_thread(Threads.FILES, file.write, chunk)
+        await in_thread(Threads.FILES, _sync, file.fileno())
     return Received(path, sha.hexdigest(), size)
 
 

@@ -20,6 +20,7 @@ from starlette.routing import Match
 
 from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
+from fimlora_jobs.allow_lists import NotAllowed
 from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
@@ -27,6 +28,7 @@ from fimlora_jobs.retention import is_past
 from fimlora_service import errors
 from fimlora_service.http.headers import refuse_encoded
 from fimlora_service.http.middleware import REQUEST_ID
+from fimlora_service.http.security_headers import protect
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 def install_handlers(app: FastAPI) -> None:
     """Make problem documents of everything that can go wrong."""
     app.add_exception_handler(errors.ServiceError, on_service_error)
+    app.add_exception_handler(NotAllowed, on_not_allowed)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(JobMissing, on_missing_job)
@@ -76,7 +79,9 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
     headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
     # ASCII: a lone surrogate in a field name of the client cannot be written as UTF-8.
     body = json.dumps(problem.model_dump()).encode("ascii")
-    return Response(body, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
+    answer = Response(body, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
+    protect(answer.headers)  # one of a fault is sent from outside all that surrounds a request
+    return answer
 
 
 async def on_service_error(request: Request, exc: Exception) -> Response:
@@ -85,6 +90,14 @@ async def on_service_error(request: Request, exc: Exception) -> Response:
     # What a library says of a file says where it lies.
     exc.args = (hide_paths(str(exc), root=request.state.settings.data_dir),)
     return problem_response(request, exc)
+
+
+async def on_not_allowed(request: Request, exc: Exception) -> Response:
+    """The operator's lists do not have what a request uses."""
+    assert isinstance(exc, NotAllowed)
+    kinds = (errors.ModelNotAllowed, errors.SourceNotAllowed)
+    kind = next(each for each in kinds if each.code == exc.code)
+    return problem_response(request, kind(str(exc)))
 
 
 async def on_invalid_request(request: Request, exc: Exception) -> Response:

@@ -13,13 +13,13 @@ from threading import Event
 
 from fastapi.sse import EventSourceResponse, format_sse_event
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import JobEvent, JobEventPage
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.store import JobStore
 from fimlora_service.errors import NotAcceptable
 from fimlora_service.http.headers import quality_of
+from fimlora_service.http.threads import Threads, in_thread
 
 STREAM = EventSourceResponse.media_type
 # How clients spell what there is; anything (*/*) is a stream.
@@ -73,8 +73,8 @@ async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIt
     try:
         while not pace.stopping.is_set():
             # The status first: when it is final, all events are there to be read.
-            status = await run_in_threadpool(store.status_of, id)
-            events = await run_in_threadpool(store.events, id, after=after)
+            status = await in_thread(Threads.LOOKS, store.status_of, id)
+            events = await in_thread(Threads.LOOKS, store.events, id, after=after)
             for event in events:
                 yield formatted(event)
                 after, spoke = event.id, time.monotonic()

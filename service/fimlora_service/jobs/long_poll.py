@@ -9,12 +9,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service.http.dependencies import SettingsDep, StoppingDep, StoreDep
+from fimlora_service.http.threads import Threads, in_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class LongPoll:
     async def wait_for_end(self, id: str, *, at_most_s: float) -> None:
         """Return when the job has ended, or when waiting on makes no sense."""
         deadline = time.monotonic() + at_most_s
-        while not (await run_in_threadpool(self.store.status_of, id)).is_final:
+        while not (await in_thread(Threads.LOOKS, self.store.status_of, id)).is_final:
             if time.monotonic() >= deadline or self.stopping.is_set():
                 return
             if await self.request.is_disconnected():
@@ -47,7 +47,7 @@ class LongPoll:
         """The record after the wait; as it is known when Redis or the job goes away."""
         with suppress(RedisError, JobMissing):
             await self.wait_for_end(record.id, at_most_s=at_most_s)
-            return await run_in_threadpool(self.store.shown, record.id)
+            return await in_thread(Threads.LOOKS, self.store.shown, record.id)
         return record
 
 

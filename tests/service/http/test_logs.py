@@ -3,9 +3,9 @@
 import logging
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_service.app import create_app
+from support.testclient import TestClient
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/healthz"])

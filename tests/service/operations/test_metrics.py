@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from starlette.testclient import TestClient
 
 from fimlora_contract import __version__
 from fimlora_contract.jobs import JobError
@@ -15,6 +14,7 @@ from fimlora_jobs.counters import count_work
 from fimlora_service.app import create_app
 from support.presence import GPU, enter_worker
 from support.service import ROWS
+from support.testclient import TestClient
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,7 +8,6 @@ import time
 
 import pytest
 from pydantic import SecretStr
-from starlette.testclient import TestClient
 
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.outbox import Notice, Outbox
@@ -17,6 +16,7 @@ from fimlora_service.operations.metrics import Metrics
 from fimlora_service.settings import Settings
 from fimlora_service.webhooks.delivery import PAUSES_S, WebhookSender
 from support.receiver import Receiver
+from support.testclient import TestClient
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
 

@@ -110,6 +110,7 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
+    process.settings.allowed.check_request(record.request)  # it may come from another service
     process.wait_for_imports()
     with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
         result = carry_out(record, process, reporter, folder)

@@ -19,6 +19,7 @@ from fimlora_client.cli import (
     fetch,
     history,
     jobs,
+    keys,
     models,
     pins,
     plan,
@@ -128,6 +129,7 @@ for panel, commands in COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
+app.add_typer(keys.group, name="keys", rich_help_panel="Start")
 app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
 
 
