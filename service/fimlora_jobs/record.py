@@ -151,6 +151,11 @@ class JobRecord:
         return request
 
     @property
+    def request_id(self) -> str:
+        """Id of the HTTP request that the job was made for; empty when it is not known."""
+        return self.fields.get("request_id") or ""
+
+    @property
     def is_urgent(self) -> bool:
         """Whether it goes before jobs of normal priority."""
         return bool(self.shown_request.get("priority") == "high")

@@ -8,9 +8,11 @@ the Redis server's, so machines need no common clock.
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from redis.exceptions import RedisError
 from redis.lock import Lock
 
 from fimlora_contract.jobs import (
@@ -33,6 +35,7 @@ from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, reque
 from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
+ATTEMPT_END = "attempt:"  # before the reason, in that key
 MAX_EVENTS = 5_000
 ATTEMPTS_SHOWN = 20  # one that makes room for others may have hundreds
 # What is kept beside a job's record, under keys of these names, and goes with it.
@@ -100,6 +103,7 @@ class JobStore(Deduplication):
         owner: str = "",
         in_place_of: str | None = None,
         counted_as: str = "",
+        came_with: Mapping[str, str] | None = None,
         limits: OpenLimits = NO_LIMITS,
     ) -> JobRecord:
         """Put a queued job on record; creating the same id again changes nothing.
@@ -117,6 +121,7 @@ class JobStore(Deduplication):
             in_place_of: What `shared` said; equal requests find this job from then on. With
                 ``None`` they do not.
             counted_as: The figure that counts it; empty for none.
+            came_with: What leads from its attempts back to the request: fields of its own.
             limits: How many jobs may be open.
 
         Raises:
@@ -133,6 +138,7 @@ class JobStore(Deduplication):
             "statistics_digest": statistics_digest,
             "statistics_from": statistics_from,
             "tenant": tenant,
+            **(came_with or {}),
             "owner": owner,
         }
         if in_place_of is not None:
@@ -213,6 +219,7 @@ class JobStore(Deduplication):
         }
         event = event_text("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
+        self._count_end("succeeded")
 
     def fail(self, job_id: str, attempt: int, error: JobError) -> None:
         """End a job with an error; a job being canceled ends as canceled instead."""
@@ -220,6 +227,7 @@ class JobStore(Deduplication):
         event = event_text("status", job_id, JobStatus.FAILED, attempt, error=error)
         try:
             self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+            self._count_end(error.code)
         except StaleAttempt as stale:
             if stale.status is not C:
                 raise
@@ -230,6 +238,7 @@ class JobStore(Deduplication):
         fields = {"status": JobStatus.CANCELED}
         event = event_text("status", job_id, JobStatus.CANCELED, attempt)
         self._change(job_id, attempt, {C}, fields, event=event, lease_s=0)
+        self._count_end("canceled")
 
     # Anyone
 
@@ -331,7 +340,9 @@ class JobStore(Deduplication):
         if error and error.code == "out_of_memory_host":
             fields["memory_kills"] = str(record.memory_kills + 1)
         event = event_text("status", job_id, Q, attempt + 1, reason=ended.reason)
-        return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+        change = self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
+        self._count_end(ended.reason)
+        return change
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
         """Put on record whether a queued attempt was found in no list; see the reaper."""
@@ -366,6 +377,11 @@ class JobStore(Deduplication):
         return made
 
     # Inside
+
+    def _count_end(self, reason: str) -> None:
+        """Count why an attempt ended; what has been put on record stands without it."""
+        with suppress(RedisError):
+            self._redis.hincrby(self.key(COUNTERS), f"{ATTEMPT_END}{reason}", 1)
 
     def _change(
         self,

@@ -19,6 +19,7 @@ from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.store_watch import StoreWatch
 from fimlora_service.adapters import endpoints as adapters
 from fimlora_service.calibrations import endpoints as calibrations
 from fimlora_service.calibrations.live_locks import LOCK_TTL_S, LiveLocks
@@ -42,8 +43,15 @@ from fimlora_service.keys.announcement import announce_access
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
 from fimlora_service.operations import figures_endpoints
-from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
-from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
+from fimlora_service.operations.background import (
+    LOOK_INTERVAL_S,
+    RETENTION_INTERVAL_S,
+    forget,
+    reap,
+    repeating,
+)
+from fimlora_service.operations.metrics import Metrics, MetricsMiddleware
+from fimlora_service.operations.store_metrics import DiskCollector, StoreCollector
 from fimlora_service.plans import endpoints as plans
 from fimlora_service.rank_patterns import endpoints as rank_patterns
 from fimlora_service.results import cache_endpoints
@@ -107,6 +115,7 @@ async def running(
             repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
             repeated_steps(settings, transport, artifacts, metrics),
             metrics.showing(StoreCollector(store, transport)),
+            metrics.showing(DiskCollector(data_folder.root)),
         ):
             state = make_state(
                 settings,
@@ -150,7 +159,9 @@ def repeated_steps(
     reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)
     evicting = partial(make_room, artifacts, limits_of(settings))
+    watch = StoreWatch(settings.redis_url)
     with (
+        repeating("store", watch.look, every_s=LOOK_INTERVAL_S, first_s=0),
         repeating("reaper", reaping, every_s=settings.reaper_interval_s),
         repeating("webhooks", sender.deliver_due, every_s=settings.webhook_interval_s),
         closing(sender),

@@ -18,6 +18,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import FreeSpace
 from fimlora_jobs.deduplication import Lookup
 from fimlora_jobs.durability import owe
+from fimlora_jobs.logs import in_context
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
@@ -189,6 +190,7 @@ class Submission:
             statistics_from=reusable.measured.id if reusable.measured else "",
             in_place_of=None if spec.alone else lookup.shared,
             counted_as="" if spec.is_retry else reusable.outcome,
+            came_with={"request_id": in_context("request_id") or ""},
             limits=self.limits,
         )
 

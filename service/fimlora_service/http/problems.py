@@ -42,6 +42,7 @@ BY_STATUS: dict[int, type[errors.ServiceError]] = {
     415: errors.UnsupportedMediaType,
 }
 
+PROBLEM = "fimlora.problem"  # where a request's scope has the code it was refused with
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +65,7 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
     """The problem document of an error."""
     kind = PROBLEMS[error.code]
     request_id = request.scope.get(REQUEST_ID)
+    request.scope[PROBLEM] = error.code
     problem = Problem(
         type=f"/problems/{error.code}",
         title=kind.title,

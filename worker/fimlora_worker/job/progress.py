@@ -86,7 +86,7 @@ class Reporter:
 
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
-        log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
+        log.info("attempt.resumed", extra={"batch": done, "n_batches": expected})
         self._stage_started, self._resumed_from = self.clock(), done
         self._send(self._of_batches(Stage.CALIBRATING, done, expected))
 

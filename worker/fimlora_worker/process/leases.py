@@ -23,6 +23,7 @@ from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped, Transport, give_up, requeue_orphans
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore, StaleAttempt
+from fimlora_worker.logs import rq_fields
 from fimlora_worker.process.memory_events import count_oom_kills
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Leases:
     def lost(self, rq_id: str, wait_status: int | None) -> None:
         """Queue the next attempt at once: this one's process has died."""
         error = self._cause(wait_status)
-        log.warning("attempt.lost rq_id=%s cause=%s", rq_id, error.detail)
+        log.warning("attempt.lost", extra=rq_fields(rq_id) | {"cause": error.detail})
         self._release(rq_id)
         if not is_hand(rq_id):
             self._give_up(rq_id, error)
@@ -95,7 +96,7 @@ class Leases:
             if self._store.request_cancel(job_id) is JobStatus.CANCELING:
                 self._store.confirm_cancel(job_id, attempt)
         except (StaleAttempt, JobMissing):
-            log.info("attempt.already_over rq_id=%s", rq_id)
+            log.info("attempt.already_over", extra=rq_fields(rq_id))
 
     def settle(self, rq_id: str) -> None:
         """Give up an attempt that RQ says has ended and that has left no end on record."""
@@ -111,7 +112,7 @@ class Leases:
             JobStatus.RUNNING,
             JobStatus.CANCELING,
         }:
-            log.warning("attempt.unsettled rq_id=%s status=%s", rq_id, record.status)
+            log.warning("attempt.unsettled", extra=rq_fields(rq_id) | {"status": record.status})
             self._give_up(rq_id, None)
 
     def _is_wanted(self, rq_id: str) -> bool:
@@ -134,7 +135,7 @@ class Leases:
         try:
             give_up(self._store, self._transport, job_id, attempt, error=error)
         except (StaleAttempt, JobMissing):
-            log.info("attempt.already_over rq_id=%s", rq_id)
+            log.info("attempt.already_over", extra=rq_fields(rq_id))
 
     def _cause(self, wait_status: int | None) -> JobError:
         kills, before = self._count_kills(), self._kills_before
@@ -203,6 +204,5 @@ class ReaperThread:
 
 
 def _log_reaped(reaped: Reaped) -> None:
-    log.warning(
-        "job.reaped job=%s attempt=%d status=%s", reaped.job_id, reaped.attempt, reaped.status
-    )
+    fields = {"job_id": reaped.job_id, "attempt": reaped.attempt, "status": reaped.status}
+    log.warning("job.reaped", extra=fields)

@@ -12,6 +12,7 @@ from fimlora_client.cli import (
     cache,
     calibrate,
     compare,
+    config,
     control,
     datasets,
     evaluate,
@@ -97,7 +98,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status},
+    "Start": {"up": up.up, "status": status.status, "config": config.config},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,

@@ -42,6 +42,7 @@ class Options:
     workers: int
     redis_url: str | None
     runtime_dir: Path | None
+    log_format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,12 @@ def run(
         )
         env = {
             "REDIS_URL": redis_url,
+            "REDIS_URL_FILE": "",  # it has been read, and both would be refused
             "FIMLORA_DATA_DIR": str(data_dir),
             "FIMLORA_HOST": options.host,
             "FIMLORA_PORT": str(port),
             "PYTHONUNBUFFERED": "1",
+            "FIMLORA_LOG_FORMAT": options.log_format,
         }
         for program in _programs(options, env=env, logs=logs):
             supervisor.start(program)
