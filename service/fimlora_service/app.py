@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         settings: Configuration; read from the environment when left out.
         stopping: Set by the server when it is told to stop: whoever waits is let go.
     """
-    settings, stopping = settings or Settings(), stopping or Event()
+    settings, stopping = settings or Settings.read(), stopping or Event()
     metrics = Metrics()
     app = FastAPI(
         title="fimlora",

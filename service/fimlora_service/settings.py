@@ -2,36 +2,33 @@
 
 import base64
 import binascii
-from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
+from fimlora_jobs.settings import ProcessSettings
 
 MIB = 1 << 20
 
 
-class Settings(BaseSettings):
-    """Configuration of the API process, from ``FIMLORA_*`` and three names others share."""
+class Settings(ProcessSettings):
+    """Configuration of the API process, from ``FIMLORA_*`` and names others share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FIMLORA_", frozen=True, populate_by_name=True, extra="ignore"
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: int = Field(
+        default=8000, ge=0, le=65_535, description="Port of the API; 0 for any free one."
     )
-
-    redis_url: str = Field(default="redis://localhost:6379/0", validation_alias="REDIS_URL")
-    hub_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
-    hub_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
-    data_dir: Path = Path(".fimlora")
-    artifacts_url: str = Field(
-        default="", description="Where results are kept, for example s3://bucket/prefix."
+    max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
+    max_upload_bytes: int = Field(
+        default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65_535)
-    log_level: str = "INFO"
-    max_body_bytes: int = Field(default=8 * MIB, gt=0)
-    max_upload_bytes: int = Field(default=512 * MIB, gt=0)
+    hub_timeout_s: float = Field(
+        default=10.0, gt=0, description="How long an answer of the hub is waited for."
+    )
+    reaper_interval_s: float = Field(
+        default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
+    )
     max_open_jobs: int = Field(
         default=10_000,
         ge=0,
@@ -40,8 +37,6 @@ class Settings(BaseSettings):
     max_open_jobs_per_tenant: int = Field(
         default=0, ge=0, description="The same for one tenant; 0 for no limit."
     )
-    hub_timeout_s: float = Field(default=10.0, gt=0)
-    reaper_interval_s: float = Field(default=REAPER_INTERVAL_S, gt=0)
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )

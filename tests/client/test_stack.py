@@ -12,7 +12,7 @@ import pytest
 
 from fimlora_client.stack.children import Program, RestartPolicy, describe_exit
 from fimlora_client.stack.errors import StackError
-from fimlora_client.stack.given_store import check_reachable, hide_password
+from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, find_running, own
 from fimlora_client.stack.server_binary import choose, find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
@@ -335,20 +335,6 @@ def test_a_host_that_is_not_ours_is_named(host):
         choose_port(host, 0)
 
     assert "port" not in caught.value.next_step
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("rediss://me:secret@redis.test:6380/1", "rediss://me:***@redis.test:6380/1"),
-        ("redis://:secret@redis.test", "redis://:***@redis.test"),
-        ("unix:///run/s", "unix:///run/s"),
-    ],
-)
-def test_a_password_is_never_shown(url, shown):
-    """The terminal is not a place for secrets."""
-    assert hide_password(url) == shown
 
 
 def test_the_log_of_the_run_before_is_kept(tmp_path):

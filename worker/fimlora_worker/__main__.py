@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from uuid import uuid4
 
+from fimlora_contract.environment import SettingsError
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.connection import patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
+from fimlora_jobs.settings import environment_help
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
@@ -27,13 +29,17 @@ from fimlora_worker.process.warm_worker import (
     LeasedWorker,
     WarmWorker,
 )
-from fimlora_worker.settings import Settings, environment_name
+from fimlora_worker.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Take jobs from the queue until told to stop; the exit status says whether it could."""
     given = _parser().parse_args(arguments)
-    settings = Settings()
+    try:
+        settings = Settings.read()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return os.EX_CONFIG
     configure_logging(settings.log_level)
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
@@ -89,14 +95,10 @@ def _connect(settings: Settings) -> tuple[JobStore, RqTransport]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    rows = [
-        f"  {environment_name(name):<36} {field.description} [{field.default}]"
-        for name, field in Settings.model_fields.items()
-    ]
     parser = argparse.ArgumentParser(
         prog="python -m fimlora_worker",
         description="Take calibration jobs from the queue and run them, one at a time.",
-        epilog="environment:\n" + "\n".join(rows),
+        epilog=environment_help(Settings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--burst", action="store_true", help="quit when the queue is empty")

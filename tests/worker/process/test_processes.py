@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fimlora_contract.environment import environment_name
 from fimlora_worker.settings import Settings
 from support.hub import Hub
 from support.jobs import LABELLED, Jobs
@@ -110,7 +111,7 @@ def test_help_lists_every_setting_and_needs_no_server():
 
     assert "REDIS_URL" in done.stdout
     for name in Settings.model_fields:
-        assert name.upper().removeprefix("FIMLORA_") in done.stdout
+        assert environment_name(Settings, name) in done.stdout
 
 
 def test_a_child_reads_the_settings_of_its_parent(monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ from fimlora_client.cli import (
 from fimlora_client.cli.console import exit_code, print_plain, show_error
 from fimlora_client.cli.context import Connection
 from fimlora_client.errors import ClientError
+from fimlora_client.settings import check_names
 from fimlora_contract import __version__
 
 HELP = """
@@ -89,6 +90,7 @@ def root(
     ] = False,
 ) -> None:
     """Options before the command hold for all commands."""
+    check_names()
     ctx.obj = ctx.obj or Connection(url=url)
 
 

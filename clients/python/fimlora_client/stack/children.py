@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fimlora_client.stack import guardian
-from fimlora_client.stack.errors import StackError
+from fimlora_client.stack.errors import SettingsRefused, StackError
 
 LOG_TAIL_LINES = 12
 TICK_S = 0.05
@@ -130,6 +130,8 @@ class Child:
     def given_up(self, what: str) -> StackError:
         """The error that shows the end of the log."""
         tail = self.program.tail()
+        if self._process.poll() == os.EX_CONFIG:
+            return SettingsRefused(f"{self.program.name}: {tail}")
         message = f"{self.program.name} {what}" + (f":\n{tail}" if tail else "")
         return StackError(message, f"The whole log is {self.program.log}.")
 

@@ -1,9 +1,10 @@
 """The Redis that the user gave by ``REDIS_URL``: refused at once when it cannot be reached."""
 
 import socket
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from fimlora_client.stack.errors import StackError
+from fimlora_contract.environment import hide_password
 
 CONNECT_S = 5.0
 DEFAULT_PORT = 6379
@@ -29,18 +30,6 @@ def check_reachable(url: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StackError(f"REDIS_URL {shown} cannot be used: {reason}", NEXT_STEP) from error
-
-
-def hide_password(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if "password" in parse_qs(parts.query):
-        url = urlunsplit(parts._replace(query="..."))
-    if parts.password is None:
-        return url
-    user = f"{parts.username or ''}:***@"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(urlsplit(url)._replace(netloc=user + host))
 
 
 def _connect(parts: SplitResult) -> None:

@@ -18,10 +18,11 @@ from fimlora_client.retries import RetryPolicy
 from fimlora_client.stack import valkey
 from fimlora_client.stack.children import Program
 from fimlora_client.stack.errors import StackError
-from fimlora_client.stack.given_store import check_reachable, hide_password
+from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, own
 from fimlora_client.stack.server_binary import find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
+from fimlora_contract.environment import hide_password
 
 # A cold import of torch and transformers takes tens of seconds on a slow disk.
 READY_S = 180.0
