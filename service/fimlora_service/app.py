@@ -29,6 +29,8 @@ from fimlora_service.http.middleware import (
 )
 from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.problems import install_handlers
+from fimlora_service.http.slow_bodies import SlowBodyMiddleware
+from fimlora_service.http.sound_heads import SoundHeadMiddleware
 from fimlora_service.jobs import endpoints as jobs
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
@@ -123,11 +125,13 @@ def repeated_steps(
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround every request; what is added last is outermost."""
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(SlowBodyMiddleware, patience_s=settings.request_timeout_s)
     app.add_middleware(
         BodyLimitMiddleware,
         limit=settings.max_body_bytes,
         upload_limit=settings.max_upload_bytes,
     )
+    app.add_middleware(SoundHeadMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from fimlora_service.app import create_app
+from fimlora_service.http.connections import Connections, room_for
 from fimlora_service.http.logs import configure_logging
 from fimlora_service.settings import Settings
 
@@ -76,8 +77,13 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
     app = create_app(settings, stopping=stopping)
     if extend:
         extend(app)
+    connections = Connections(
+        at_most=room_for(settings.max_connections), patience_s=settings.request_timeout_s
+    )
     config = uvicorn.Config(
-        app,
+        connections.watch(app),
+        http=connections.protocol(),
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,
