@@ -37,6 +37,8 @@ from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.origins import OriginMiddleware, add_cors
 from fimlora_service.http.problems import install_handlers
 from fimlora_service.http.security_headers import SecurityHeadersMiddleware
+from fimlora_service.http.slow_bodies import SlowBodyMiddleware
+from fimlora_service.http.sound_heads import SoundHeadMiddleware
 from fimlora_service.jobs import endpoints as jobs
 from fimlora_service.keys import endpoints as keys
 from fimlora_service.keys.announcement import announce_access
@@ -175,6 +177,7 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround every request; what is added last is outermost."""
     app.add_middleware(DurableAnswersMiddleware)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(SlowBodyMiddleware, patience_s=settings.request_timeout_s)
     app.add_middleware(
         BodyLimitMiddleware,
         limit=settings.max_body_bytes,
@@ -183,6 +186,7 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(OriginMiddleware, allowed=settings.page_origins)
     add_cors(app, settings.page_origins)
     app.add_middleware(HostMiddleware, allowed=settings.host_patterns)
+    app.add_middleware(SoundHeadMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)

@@ -55,6 +55,24 @@ class Settings(ProcessSettings):
     reaper_interval_s: float = Field(
         default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
     )
+    max_connections: int = Field(
+        default=1000,
+        gt=0,
+        description="Open connections; beyond these the one that keeps us waiting longest "
+        "gives way to a new one.",
+    )
+    max_waiting_per_client: int = Field(
+        default=64,
+        gt=0,
+        description="Long polls and streams of events at once of one tenant, without keys of "
+        "one address.",
+    )
+    request_timeout_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="How long the head of a request is waited for, and its body: that a second "
+        "longer for every KiB.",
+    )
     max_open_jobs: int = Field(
         default=10_000,
         ge=0,

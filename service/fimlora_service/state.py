@@ -16,6 +16,7 @@ from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.http.waiting import WaitingRoom
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.keys.gate import Gate
 from fimlora_service.keys.pepper import PepperFile
@@ -47,6 +48,7 @@ class State(TypedDict):
     submission: Submission
     submission_limit: SubmissionLimit
     adapter_limit: AdapterLimit
+    waiting_room: WaitingRoom
     metrics: Metrics
 
 
@@ -92,6 +94,7 @@ def make_state(
         submission=submission,
         submission_limit=SubmissionLimit(),
         adapter_limit=AdapterLimit(),
+        waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
     )
 

@@ -38,6 +38,7 @@ BY_STATUS: dict[int, type[errors.ServiceError]] = {
     404: errors.RouteNotFound,
     405: errors.MethodNotAllowed,
     406: errors.NotAcceptable,
+    408: errors.RequestTimeout,
     413: errors.PayloadTooLarge,
     415: errors.UnsupportedMediaType,
 }
@@ -63,9 +64,22 @@ def install_handlers(app: FastAPI) -> None:
 
 def problem_response(request: Request, error: errors.ServiceError) -> Response:
     """The problem document of an error."""
-    kind = PROBLEMS[error.code]
     request_id = request.scope.get(REQUEST_ID)
     request.scope[PROBLEM] = error.code
+    headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
+    body = document_of(error, instance=clip(request.url.path), request_id=request_id)
+    answer = Response(
+        body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers
+    )
+    protect(answer.headers)  # one of a fault is sent from outside all that surrounds a request
+    return answer
+
+
+def document_of(
+    error: errors.ServiceError, *, instance: str | None = None, request_id: str | None = None
+) -> bytes:
+    """What an error looks like to a client."""
+    kind = PROBLEMS[error.code]
     problem = Problem(
         type=f"/problems/{error.code}",
         title=kind.title,
@@ -73,16 +87,12 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
         code=error.code,
         detail=str(error),
         next_step=error.next_step,
-        instance=clip(request.url.path),
+        instance=instance,
         request_id=request_id,
         errors=[dict(e) for e in error.errors],
     )
-    headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
     # ASCII: a lone surrogate in a field name of the client cannot be written as UTF-8.
-    body = json.dumps(problem.model_dump()).encode("ascii")
-    answer = Response(body, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
-    protect(answer.headers)  # one of a fault is sent from outside all that surrounds a request
-    return answer
+    return json.dumps(problem.model_dump()).encode("ascii")
 
 
 async def on_service_error(request: Request, exc: Exception) -> Response:
@@ -153,7 +163,7 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
                 "a number of too many digits"
             )
         case status if status in BY_STATUS:
-            error = BY_STATUS[status](str(exc.detail))
+            error = BY_STATUS[status](str(exc.detail), headers=exc.headers)
         case _:
             return await on_unexpected(request, exc)
     return problem_response(request, error)
