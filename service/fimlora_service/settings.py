@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     max_body_bytes: int = Field(default=8 * MIB, gt=0)
     max_upload_bytes: int = Field(default=512 * MIB, gt=0)
+    max_calibration_tokens: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Tokens that a request may send through a model: batches x examples x length, "
+        "in each part of it; 0 for no limit.",
+    )
     hub_timeout_s: float = Field(default=10.0, gt=0)
     reaper_interval_s: float = Field(default=REAPER_INTERVAL_S, gt=0)
     job_retention_days: float = Field(

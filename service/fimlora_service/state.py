@@ -52,7 +52,12 @@ def make_state(
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
-    resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
+    resolver = Resolver(
+        data_folder,
+        hub_access(settings, data_folder),
+        tenant=tenant,
+        max_tokens=settings.max_calibration_tokens,
+    )
     submission = Submission(
         store, transport, resolver, results, webhook_origins=settings.webhook_origins
     )

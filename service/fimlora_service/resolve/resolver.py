@@ -22,6 +22,7 @@ from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
+from fimlora_service.resolve.token_limit import check_tokens
 from fimlora_service.resolve.trained_adapters import ResolvedAdapter, TrainedAdapters
 
 if TYPE_CHECKING:  # it brings the hub's library along, which not every request needs
@@ -69,12 +70,19 @@ class Resolver:
         data_folder: Where registered models and datasets are.
         hub: Gives access to the hub; called when a request names something there.
         tenant: Who this service is to the hub.
+        max_tokens: What a request may send through a model; 0 for no limit.
     """
 
     def __init__(
-        self, data_folder: DataFolder, hub: "Callable[[], Hub]", *, tenant: str
+        self,
+        data_folder: DataFolder,
+        hub: "Callable[[], Hub]",
+        *,
+        tenant: str,
+        max_tokens: int = 0,
     ) -> None:
         self.tenant = tenant
+        self._max_tokens = max_tokens
         self._hub = hub
         self._models = LocalModels(data_folder.models)
         self._datasets = LocalDatasets(data_folder)
@@ -86,6 +94,7 @@ class Resolver:
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
+        check_tokens(request, most=self._max_tokens)
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)
