@@ -9,9 +9,9 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
-from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.http.turns import Turns
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
@@ -21,6 +21,9 @@ from fimlora_service.settings import Settings
 
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
+
+# Each may take some hundred megabytes while its rows are looked through.
+UPLOADS_CHECKED_AT_ONCE = 2
 
 
 class State(TypedDict):
@@ -36,7 +39,8 @@ class State(TypedDict):
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
-    adapter_limit: AdapterLimit
+    adapter_turns: Turns
+    upload_turns: Turns
     metrics: Metrics
 
 
@@ -72,7 +76,8 @@ def make_state(
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),
-        adapter_limit=AdapterLimit(),
+        adapter_turns=Turns(),
+        upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
         metrics=metrics,
     )
 

@@ -53,6 +53,12 @@ def model_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Bytes of the files of a model folder, by name, whatever else is to be said of them."""
+    found = (path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
+    return {path.name: path.stat().st_size for path in found if path.is_file()}
+
+
 def dataset_files(path: Path) -> dict[str, Path]:
     """Data files of a dataset by name: the file itself, or those in a folder.
 

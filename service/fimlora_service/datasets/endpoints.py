@@ -18,11 +18,19 @@ from fimlora_service.datasets.uploads import (
     list_uploads,
     receive_upload,
 )
-from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
+from fimlora_service.http.dependencies import (
+    DataFolderDep,
+    PrefixDep,
+    StoreDep,
+    part,
+    problems,
+)
 from fimlora_service.http.headers import media_type_of
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.turns import Turns
 
 router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
+UploadTurnsDep = Annotated[Turns, part("upload_turns")]
 DatasetId = Annotated[
     str,
     Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
@@ -53,12 +61,16 @@ BODY = {
     openapi_extra={"requestBody": BODY},
 )
 async def upload_dataset(
-    request: Request, data_folder: DataFolderDep, prefix: PrefixDep, response: Response
+    request: Request,
+    data_folder: DataFolderDep,
+    turns: UploadTurnsDep,
+    prefix: PrefixDep,
+    response: Response,
 ) -> Dataset:
     """Upload rows, as JSONL, CSV or Parquet, to calibrate on."""
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(), format=format_, data_folder=data_folder
+        request.stream(), format=format_, data_folder=data_folder, turns=turns
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:
