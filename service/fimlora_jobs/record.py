@@ -130,9 +130,9 @@ class JobRecord:
         return [EarlierAttempt(**each) for each in self.json_field("earlier_attempts") or ()]
 
     @property
-    def memory_kills(self) -> int:
-        """How many attempts the system has ended for want of memory."""
-        return int(self.fields.get("memory_kills") or 0)
+    def memory_kills(self) -> tuple[str, ...]:
+        """What attempts asked for that the system has ended for want of memory."""
+        return tuple(self.json_field("killed_asking") or ())
 
     @property
     def request(self) -> dict[str, Any]:

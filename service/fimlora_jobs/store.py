@@ -202,9 +202,15 @@ class JobStore(Deduplication):
         """Take back that a running job uses another job's statistics: they are gone."""
         self._change(job_id, attempt, {R, C}, {"statistics_from": ""}, lease_s=LEASE_S)
 
+    def note_memory(self, job_id: str, attempt: int, asked: str) -> JobStatus:
+        """Put on record what an attempt is about to take; the answer shows a cancel request."""
+        fields = {"memory_asked": asked}
+        return self._change(job_id, attempt, {R, C}, fields, lease_s=LEASE_S).status
+
     def forgive(self, job_id: str, attempt: int) -> None:
         """Count no attempt that was lost so far: this one has got somewhere, for good."""
-        self._change(job_id, attempt, {R, C}, {"failures": "0"}, lease_s=LEASE_S)
+        fields = {"failures": "0", "killed_asking": ""}
+        self._change(job_id, attempt, {R, C}, fields, lease_s=LEASE_S)
 
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
         """End a running job with its result.
@@ -335,10 +341,11 @@ class JobStore(Deduplication):
             return Change(JobStatus.FAILED, attempt)
         fields = {
             "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
-            "earlier_attempts": _history([*record.earlier_attempts, ended]),
+            "earlier_attempts": _history([*record.earlier_attempts, ended]), "memory_asked": "",
         }  # fmt: skip
         if error and error.code == "out_of_memory_host":
-            fields["memory_kills"] = str(record.memory_kills + 1)
+            kills = [*record.memory_kills, record.fields.get("memory_asked", "")]
+            fields["killed_asking"] = json.dumps(kills)
         event = event_text("status", job_id, Q, attempt + 1, reason=ended.reason)
         change = self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
         self._count_end(ended.reason)

@@ -81,6 +81,12 @@ class Settings(ProcessSettings):
     max_open_jobs_per_tenant: int = Field(
         default=0, ge=0, description="The same for one tenant; 0 for no limit."
     )
+    max_calibration_tokens: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Tokens that a request may send through a model: batches x examples x length, "
+        "in each part of it; 0 for no limit.",
+    )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )

@@ -12,10 +12,10 @@ from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
-from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.http.turns import Turns
 from fimlora_service.http.waiting import WaitingRoom
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.keys.gate import Gate
@@ -29,6 +29,9 @@ from fimlora_service.settings import Settings
 
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
+
+# Each may take some hundred megabytes while its rows are looked through.
+UPLOADS_CHECKED_AT_ONCE = 2
 
 
 class State(TypedDict):
@@ -47,7 +50,8 @@ class State(TypedDict):
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
-    adapter_limit: AdapterLimit
+    adapter_turns: Turns
+    upload_turns: Turns
     waiting_room: WaitingRoom
     metrics: Metrics
 
@@ -66,8 +70,13 @@ def make_state(
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
-    hub = hub_access(settings, data_folder)
-    resolver = Resolver(data_folder, hub, tenant=tenant, allowed=settings.allowed)
+    resolver = Resolver(
+        data_folder,
+        hub_access(settings, data_folder),
+        tenant=tenant,
+        allowed=settings.allowed,
+        max_tokens=settings.max_calibration_tokens,
+    )
     space = FreeSpace(data_folder.root, floor=settings.min_free_bytes)
     submission = Submission(
         store,
@@ -93,7 +102,8 @@ def make_state(
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),
-        adapter_limit=AdapterLimit(),
+        adapter_turns=Turns(),
+        upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
         waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
     )

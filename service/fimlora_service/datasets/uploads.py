@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ from fimlora_service.errors import (
     DatasetSchema,
 )
 from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.turns import Turns
 
 MAX_USERS_NAMED = 100
 Format = Literal["csv", "jsonl", "parquet"]
@@ -55,9 +57,15 @@ class Received:
 
 
 async def receive_upload(
-    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder
+    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, turns: Turns
 ) -> tuple[Dataset, bool]:
     """Keep a body as a dataset.
+
+    Args:
+        body: What is sent.
+        format: What it says it is.
+        data_folder: Where it is kept.
+        turns: In which its rows are looked through.
 
     Returns:
         The dataset, and whether it is new.
@@ -70,9 +78,8 @@ async def receive_upload(
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        return await in_thread(
-            Threads.FILES, _commit, received, format=format, uploads=data_folder.uploads
-        )
+        commit = partial(_commit, received, format=format, uploads=data_folder.uploads)
+        return await turns.run(commit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -114,6 +114,10 @@ class Reporter:
         elif now - self._asked >= SIGN_INTERVAL_S:
             self._ask()
 
+    def note_memory(self, asked: str) -> None:
+        """Put on record what is asked for next, should the system end the attempt for it."""
+        self._obey(self.store.note_memory(self.job_id, self.attempt, asked))
+
     def _of_batches(
         self, stage: Stage, done: int, expected: int, seconds_left: float | None = None
     ) -> Progress:

@@ -18,6 +18,7 @@ from fimlora_worker.errors import (
 )
 from fimlora_worker.job.failures import is_broken_device, is_storage_away, job_error
 from fimlora_worker.job.kinds import carry_out, leave
+from fimlora_worker.job.memory_ladder import check_not_in_vain
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.work_folders import remove_progress, work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
@@ -126,6 +127,7 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.settings.allowed.check_request(record.request)  # it may come from another service
+    check_not_in_vain(record.memory_kills)
     process.wait_for_imports()
     try:
         with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:

@@ -138,6 +138,16 @@ class LeasedWorker(Worker):
             self._patience.end()
         super()._shutdown()  # type: ignore[no-untyped-call]
 
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Kill the child, and remember that nobody else did."""
+        assert self._leases
+        self._leases.note_kill()
+        self.end_horse(sig)
+
+    def end_horse(self, sig: signal.Signals) -> None:
+        """Kill the child if it is working."""
+        super().kill_horse(sig)
+
     def become_horse(self) -> None:
         """Act as the child: RQ leaves a child's registration alone."""
         self._is_horse = True
@@ -207,7 +217,7 @@ class WarmWorker(LeasedWorker):
         assert self._horse
         return self._horse.pid, self._horse.wait(), None
 
-    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+    def end_horse(self, sig: signal.Signals) -> None:
         """Kill the child if it is working; a stop that comes late kills nobody."""
         if self._horse and self.horse_pid and self._horse.kill(sig):
             log.warning("horse.killed", extra={"child_pid": self._horse.pid})
