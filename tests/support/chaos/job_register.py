@@ -21,7 +21,7 @@ REFUSED = {
     "job_not_finished": {"queued", "running", "canceling"},
     "job_already_finished": FINAL,
     "job_failed": {"failed"},
-    "job_canceled": {"canceled"},
+    "canceled": {"canceled"},
 }
 
 

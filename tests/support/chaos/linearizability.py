@@ -62,7 +62,8 @@ def check(operations: Sequence[Operation], model: Model) -> Verdict:
         longest = max(longest, (done, order), key=lambda found: len(found[1]))
         for i in reversed(_next(ordered, done)):
             after = model.step(state, ordered[i])
-            if after is not None:
+            # What may not have happened, and would change nothing, need not have.
+            if after is not None and (ordered[i].sure or after != state):
                 stack.append((done | 1 << i, after, (*order, i)))
     done, order = longest
     stuck = tuple(ordered[i] for i in _next(ordered, done) if ordered[i].sure)
