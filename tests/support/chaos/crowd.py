@@ -1,10 +1,11 @@
 """Clients that submit, repeat, look, cancel and retry while something goes wrong.
 
 What each does is drawn from a seed; when the others do something is not, so a seed repeats the
-fault and its moment, not the race.
+fault and its moment, not the race. No two requests are equal, of other trials either.
 """
 
 import random
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,13 +41,11 @@ class Known:
     is_calm: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _lost: dict[str, list[float]] = field(default_factory=dict)
-    _n: int = 0
 
     def new_body(self, n_batches: int) -> dict[str, Any]:
         """A request that equals no other."""
         with self._lock:
-            self._n += 1
-            seed = random.Random(f"{self.seed}-{self._n}").randrange(1 << 31)
+            seed = secrets.randbits(31)
         return {
             "base_model": "local:tiny",
             "dataset": {"source": "local", "name": "rows.jsonl"},
@@ -260,7 +259,7 @@ class Person(threading.Thread):
     def _submissions(self, n_batches: int) -> Iterator[None]:
         """Submit one request; under a key as often as it takes."""
         body = self._known.new_body(n_batches)
-        key = f"{self.name}-{n_batches}-{self._draw.randrange(1 << 30)}"
+        key = f"{self.name}-{n_batches}-{secrets.token_hex(8)}"
         if self._draw.random() < 0.4:
             self._client.submit(body)
             yield

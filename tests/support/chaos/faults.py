@@ -25,6 +25,7 @@ from support.chaos.links import (
 )
 from support.chaos.processes import Kept
 from support.chaos.stack import Shape, Stack
+from support.chaos.volume import Unavailable
 
 KILL, TERM, STOP, CONT = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGCONT
 Step = Callable[[Stack, random.Random], object]
@@ -189,6 +190,13 @@ LINKS = [
 def _step_clock(kind: str, seconds: int, stack: Stack, _: random.Random) -> None:
     for process in _one(kind, stack):
         stack.set_clock(process, seconds)
+    expected_s = seconds if kind == "valkey" else 0
+    deadline = time.monotonic() + 5
+    with stack.store() as redis:
+        while abs((found_s := redis.time()[0] - time.time()) - expected_s) > 5:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the clock of Valkey is {found_s:+.0f} s off")
+            time.sleep(0.05)
 
 
 CLOCK_STEPS = [
@@ -252,12 +260,14 @@ REFUSALS = [
         partial(_configure, "maxmemory", "1mb"),
         partial(_configure, "maxmemory", "0"),
         hold_s=3.0,
+        is_quick=False,
     ),
     Fault(
         "Valkey demoted, read-only",
         partial(_command, "REPLICAOF 127.0.0.1 1"),
         partial(_command, "REPLICAOF NO ONE"),
         hold_s=3.0,
+        is_quick=False,
     ),
     Fault("Valkey cuts all connections", partial(_command, "CLIENT KILL TYPE normal")),
     Fault("Valkey forgets its scripts", partial(_command, "SCRIPT FLUSH SYNC")),
@@ -266,18 +276,21 @@ REFUSALS = [
         partial(_volume, "store", "fill"),
         partial(_volume, "store", "clear"),
         hold_s=3.0,
+        is_quick=False,
     ),
     Fault(
         "data folder full",
         partial(_volume, "data", "fill"),
         partial(_volume, "data", "clear"),
         hold_s=3.0,
+        is_quick=False,
     ),
     Fault(
         "data folder read-only",
         partial(_volume, "data", "freeze"),
         partial(_volume, "data", "thaw"),
         hold_s=3.0,
+        is_quick=False,
     ),
 ]
 QUEUE = [

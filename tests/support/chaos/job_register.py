@@ -45,9 +45,9 @@ class JobRegister:
         """Whether it looks and no more."""
         return operation.kind in {"read", "refused", "retry"}
 
-    def step(self, state: JobState, operation: Operation) -> JobState | None:  # type: ignore[override]
+    def step(self, state: JobState, operation: Operation) -> JobState | None:
         """The job after an operation; ``None`` where the answer cannot be true."""
-        return getattr(self, f"_{operation.kind}")(state, *operation.answer)  # type: ignore[no-any-return]
+        return getattr(self, f"_{operation.kind}")(state, *operation.answer)
 
     def _submit(self, state: JobState, *shown: object) -> JobState | None:
         after = JobState() if state == NO_JOB else state
@@ -86,7 +86,7 @@ class KeyRegister:
         """Whether it looks and no more."""
         return False
 
-    def step(self, state: str, operation: Operation) -> str | None:  # type: ignore[override]
+    def step(self, state: str, operation: Operation) -> str | None:
         """The job that the key names after a request under it."""
         if operation.is_lost:
             return state  # it named nothing that anybody has seen

@@ -92,7 +92,10 @@ class Stack:
 
     def set_clock(self, process: Kept, step_s: int) -> None:
         """Put a process's wall clock forward, or back."""
-        clock_of(self.folder, process.name).write_text(f"{step_s:+d}\n")
+        clock = clock_of(self.folder, process.name)
+        written = clock.with_suffix(".new")
+        written.write_text(f"{step_s:+d}\n")
+        written.replace(clock)  # it is read all the time: never half
 
     def deaths(self) -> list[str]:
         """Ends that nobody asked for."""

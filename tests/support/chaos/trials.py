@@ -1,6 +1,7 @@
 """One trial: a crowd at work, a fault at a moment drawn from a seed, and what became of it all."""
 
 import random
+import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ def run_trial(
     latest_s: float = LATEST_INSTANT_S,
 ) -> Trial:
     """Let a fault happen to a stack that is in use, and judge what clients saw."""
-    known, draw = Known(seed), random.Random(seed)
+    known, draw = Known(seed), random.Random(f"{fault.name} {seed}")
     n_deaths = len(stack.deaths())
     persons = [Person(name, stack.urls, known, n_batches=n) for name, n in CROWD.items()]
     observer = Client("observer", stack.urls, known)
@@ -90,9 +91,9 @@ def _wait_for_all(
 ) -> float | None:
     """Seconds until everything that was begun has ended, and a job that came afterwards."""
     healed = now()
-    body, probe = known.new_body(SMALL), ""
+    body, key, probe = known.new_body(SMALL), f"probe-{secrets.token_hex(8)}", ""
     while now() - healed < patience_s:
-        probe = probe or observer.submit(body, key=f"probe-{known.seed}")
+        probe = probe or observer.submit(body, key=key)
         left = [id_ for id_, status in dict(known.jobs).items() if status not in FINAL]
         for job_id in left:
             observer.look(job_id)
