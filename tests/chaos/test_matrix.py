@@ -9,7 +9,7 @@ import pytest
 
 from support.chaos.faults import MATRIX, ONE, Fault
 from support.chaos.stack import Stack, logs_of, running_stack
-from support.chaos.trials import run_trial
+from support.chaos.trials import COUPLE, run_trial
 from support.chaos.volume import Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
@@ -29,9 +29,11 @@ def stack() -> Iterator[Stack]:
 def test_a_fault_loses_nothing_and_is_got_over(stack: Stack, fault: Fault):
     """No acknowledged job is lost or fails, and no client sees what could not be."""
     try:
-        trial = run_trial(stack, fault, "suite", patience_s=PATIENCE_S, latest_s=LATEST_S)
+        trial = run_trial(
+            stack, fault, "suite", patience_s=PATIENCE_S, latest_s=LATEST_S, crowd=COUPLE
+        )
     except Unavailable as reason:
         pytest.skip(str(reason))
 
     assert not trial.findings, logs_of(stack)
-    assert trial.n_jobs >= 6
+    assert trial.n_jobs >= 1

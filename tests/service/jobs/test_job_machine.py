@@ -290,7 +290,7 @@ def test_a_job_is_always_where_a_small_model_says(tmp_path):
             run_state_machine_as_test(
                 machine,
                 settings=settings(
-                    max_examples=80, stateful_step_count=30, deadline=None,
+                    max_examples=50, stateful_step_count=30, deadline=None,
                     suppress_health_check=list(HealthCheck),
                 ),
             )  # fmt: skip

@@ -4,6 +4,7 @@ import random
 import secrets
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ PATIENCE_WITH_API_S = 15.0
 SMALL, LARGE = 5, 120
 # Batches of the jobs that each client submits, one after the other.
 CROWD = {"a": (LARGE, SMALL), "b": (SMALL, SMALL), "c": (SMALL,)}
+COUPLE = {"a": (LARGE,), "b": (SMALL,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ def run_trial(
     *,
     patience_s: float = RECOVERY_S,
     latest_s: float = LATEST_INSTANT_S,
+    crowd: Mapping[str, tuple[int, ...]] = CROWD,
 ) -> Trial:
     """Let a fault happen to a stack that is in use, and judge what clients saw."""
     known, draw = Known(seed), random.Random(f"{fault.name} {seed}")
     n_deaths = len(stack.deaths())
-    persons = [Person(name, stack.urls, known, n_batches=n) for name, n in CROWD.items()]
+    persons = [Person(name, stack.urls, known, n_batches=n) for name, n in crowd.items()]
     observer = Client("observer", stack.urls, known)
     for person in persons:
         person.start()
