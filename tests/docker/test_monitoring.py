@@ -10,10 +10,10 @@ import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from support.testclient import TestClient
 
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
+from support.testclient import TestClient
 from support.valkey import running_valkey
 
 ROOT = Path(__file__).parents[2]
