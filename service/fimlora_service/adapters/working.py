@@ -27,7 +27,12 @@ from fimlora_service.resolve.trained_adapters import FoundAdapter
 
 
 def truncate(
-    request: TruncationRequest, found: FoundAdapter, data_folder: DataFolder, *, max_bytes: int
+    request: TruncationRequest,
+    found: FoundAdapter,
+    data_folder: DataFolder,
+    *,
+    max_bytes: int,
+    owner: str,
 ) -> Truncation:
     """Cut an adapter, and keep what comes of it.
 
@@ -44,12 +49,17 @@ def truncate(
         )
         return cut.to_json()
 
-    adapter, report = _derive(make, found, data_folder)
+    adapter, report = _derive(make, found, data_folder, owner)
     return Truncation(adapter=adapter, **report)
 
 
 def convert(
-    request: ConversionRequest, found: FoundAdapter, data_folder: DataFolder, *, max_bytes: int
+    request: ConversionRequest,
+    found: FoundAdapter,
+    data_folder: DataFolder,
+    *,
+    max_bytes: int,
+    owner: str,
 ) -> Conversion:
     """Write an adapter in another layout, and keep it.
 
@@ -63,7 +73,7 @@ def convert(
         )
         return converted.to_json()
 
-    adapter, report = _derive(make, found, data_folder)
+    adapter, report = _derive(make, found, data_folder, owner)
     return Conversion(adapter=adapter, **report)
 
 
@@ -89,7 +99,10 @@ def _planned(rank_map: RankMap) -> Planned:
 
 
 def _derive(
-    make: Callable[[Path], dict[str, Any]], found: FoundAdapter, data_folder: DataFolder
+    make: Callable[[Path], dict[str, Any]],
+    found: FoundAdapter,
+    data_folder: DataFolder,
+    owner: str,
 ) -> tuple[Adapter, dict[str, Any]]:
     with workshop(data_folder) as work:
         with engine_errors():
@@ -99,6 +112,7 @@ def _derive(
             read_head(work / "adapter"),
             source="derived",
             uploads=data_folder.uploads,
+            owner=owner,
             derived_from=found.id,
         )
     return adapter, report
