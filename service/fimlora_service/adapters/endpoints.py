@@ -37,6 +37,7 @@ from fimlora_service.adapters.openapi_examples import (
     CONVERSION_EXAMPLES,
     TRUNCATION_EXAMPLES,
 )
+from fimlora_service.datasets.owners import RoomDep
 from fimlora_service.http.dependencies import (
     DataFolderDep,
     PrefixDep,
@@ -73,6 +74,7 @@ COMPUTED = problems(
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
     errors.DiskFull,
+    errors.QuotaExceeded,
 )
 router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
@@ -90,6 +92,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
             errors.AdapterInvalid,
             errors.ValidationFailed,
             errors.DiskFull,
+            errors.QuotaExceeded,
         ),
     },
     openapi_extra={"requestBody": BODY},
@@ -97,7 +100,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
-    principal: PrincipalDep,
+    room: RoomDep,
     limit: AdapterLimitDep,
     prefix: PrefixDep,
     response: Response,
@@ -107,9 +110,7 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(
-            keep_upload, archive, work, uploads=data_folder.uploads, owner=principal.tenant
-        )
+        keeping = partial(keep_upload, archive, work, room=room)
         adapter, is_new = await limit.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
@@ -225,6 +226,7 @@ async def truncate_adapter(
     body: Annotated[TruncationRequest, Body(openapi_examples=TRUNCATION_EXAMPLES)],
     data_folder: DataFolderDep,
     principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     limit: AdapterLimitDep,
     prefix: PrefixDep,
@@ -239,7 +241,7 @@ async def truncate_adapter(
         found,
         data_folder,
         max_bytes=settings.max_upload_bytes,
-        owner=principal.tenant,
+        room=room,
     )
     made = await limit.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
@@ -294,6 +296,7 @@ async def convert_adapter(
     body: Annotated[ConversionRequest, Body(openapi_examples=CONVERSION_EXAMPLES)],
     data_folder: DataFolderDep,
     principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     limit: AdapterLimitDep,
     prefix: PrefixDep,
@@ -308,7 +311,7 @@ async def convert_adapter(
         found,
         data_folder,
         max_bytes=settings.max_upload_bytes,
-        owner=principal.tenant,
+        room=room,
     )
     made = await limit.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})

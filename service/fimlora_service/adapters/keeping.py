@@ -20,7 +20,7 @@ from fimlora_contract.digests import digest_file, digest_of
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service.adapters.archive import CONFIG, WEIGHTS, unpack
-from fimlora_service.datasets.owners import META, owned_hex
+from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import AdapterInUse, AdapterNotFound
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import Principal
@@ -50,9 +50,7 @@ async def receive(body: AsyncIterator[bytes], path: Path) -> None:
             await in_thread(Threads.FILES, file.write, chunk)
 
 
-def keep_upload(
-    archive: Path, work: Path, *, uploads: Path, owner: str
-) -> tuple[Adapter, bool]:
+def keep_upload(archive: Path, work: Path, *, room: Room) -> tuple[Adapter, bool]:
     """Keep what was received, if it is a sound adapter.
 
     Returns:
@@ -66,17 +64,15 @@ def keep_upload(
     folder, plain = work / "adapter", work / "plain"
     folder.mkdir()
     unpack(archive, folder)
-    known = read_kept(id_of(folder, owner)[0], uploads=uploads)
+    known = read_kept(id_of(folder, room.owner)[0], uploads=room.uploads)
     if known is not None:
         return known, False
     if not is_adalora(folder):
         whole = read_whole(folder)
-        return keep(folder, whole, source="upload", uploads=uploads, owner=owner)
+        return keep(folder, whole, source="upload", room=room)
     plain.mkdir()
     trained = read_adalora(folder, plain)
-    return keep(
-        folder, trained, source="upload", uploads=uploads, owner=owner, peft_type="ADALORA"
-    )
+    return keep(folder, trained, source="upload", room=room, peft_type="ADALORA")
 
 
 def id_of(folder: Path, owner: str) -> tuple[str, str]:
@@ -90,8 +86,7 @@ def keep(
     trained: "TrainedAdapter",
     *,
     source: Literal["upload", "derived"],
-    uploads: Path,
-    owner: str,
+    room: Room,
     derived_from: str | None = None,
     peft_type: str = "LORA",
 ) -> tuple[Adapter, bool]:
@@ -100,11 +95,13 @@ def keep(
     Returns:
         The adapter, and whether it is new.
     """
-    id_, digest = id_of(folder, owner)
+    id_, digest = id_of(folder, room.owner)
+    if known := read_kept(id_, uploads=room.uploads):
+        return known, False
     adapter = describe(id_, trained, source=source).model_copy(
         update={
             "digest": digest,
-            "owner": owner,
+            "owner": room.owner,
             "derived_from": derived_from,
             "peft_type": peft_type,
             "size": (folder / WEIGHTS).stat().st_size,
@@ -112,16 +109,17 @@ def keep(
             "files": _files(folder),
         }
     )
+    room.check(sum(path.stat().st_size for path in folder.iterdir()))
     (folder / META).write_text(adapter.model_dump_json(), encoding="utf-8")
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     try:
-        folder.rename(uploads / id_)
+        folder.rename(room.uploads / id_)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        return read_kept(id_, uploads=uploads) or adapter, False  # an equal one was faster
+        return read_kept(id_, uploads=room.uploads) or adapter, False  # an equal one was faster
     return adapter, True
 
 

@@ -10,6 +10,7 @@ from fimlora_contract.references import UPLOAD_ID
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.datasets.local import list_local_datasets
+from fimlora_service.datasets.owners import RoomDep
 from fimlora_service.datasets.uploads import (
     MEDIA_TYPES,
     Format,
@@ -52,6 +53,7 @@ BODY = {
             errors.DatasetEmpty,
             errors.ValidationFailed,
             errors.DiskFull,
+            errors.QuotaExceeded,
         ),
     },
     openapi_extra={"requestBody": BODY},
@@ -59,14 +61,14 @@ BODY = {
 async def upload_dataset(
     request: Request,
     data_folder: DataFolderDep,
-    principal: PrincipalDep,
+    room: RoomDep,
     prefix: PrefixDep,
     response: Response,
 ) -> Dataset:
     """Upload rows, as JSONL, CSV or Parquet, to calibrate on."""
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(), format=format_, data_folder=data_folder, principal=principal
+        request.stream(), format=format_, data_folder=data_folder, room=room
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:

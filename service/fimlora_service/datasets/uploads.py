@@ -19,7 +19,7 @@ from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
-from fimlora_service.datasets.owners import META, owned_hex
+from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
@@ -55,9 +55,15 @@ class Received:
 
 
 async def receive_upload(
-    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, principal: Principal
+    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, room: Room
 ) -> tuple[Dataset, bool]:
     """Keep a body as a dataset of somebody.
+
+    Args:
+        body: The body.
+        format: What it is.
+        data_folder: Where it is received.
+        room: Where it is kept, for whom, and how much of it.
 
     Returns:
         The dataset, and whether it is new.
@@ -65,6 +71,7 @@ async def receive_upload(
     Raises:
         DatasetSchema: A row cannot be read; the message names it.
         DatasetEmpty: There are no rows.
+        QuotaUsedUp: It is more than the tenant may keep.
     """
     work = data_folder.tmp / f"upload-{uuid.uuid4().hex}"
     work.mkdir()
@@ -75,8 +82,7 @@ async def receive_upload(
             _commit,
             received,
             format=format,
-            uploads=data_folder.uploads,
-            principal=principal,
+            room=room,
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -93,12 +99,10 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
     return Received(path, sha.hexdigest(), size)
 
 
-def _commit(
-    received: Received, *, format: Format, uploads: Path, principal: Principal
-) -> tuple[Dataset, bool]:
-    id_ = f"ds_{owned_hex(received.hex, principal.tenant)[:32]}"
-    if (uploads / id_).is_dir():
-        return find_upload(id_, uploads=uploads, principal=principal), False
+def _commit(received: Received, *, format: Format, room: Room) -> tuple[Dataset, bool]:
+    id_ = f"ds_{owned_hex(received.hex, room.owner)[:32]}"
+    if known := read_upload(id_, uploads=room.uploads):
+        return known, False
     try:
         sighting = survey_upload(received.file)
     except RowError as error:
@@ -114,14 +118,13 @@ def _commit(
         size=received.size,
         digest=f"sha256:{received.hex}",
         created_at=datetime.now(UTC),
-        owner=principal.tenant,
+        owner=room.owner,
     )
-    return _publish(dataset, received.file.parent, uploads=uploads, principal=principal)
+    room.check(received.size)
+    return _publish(dataset, received.file.parent, uploads=room.uploads)
 
 
-def _publish(
-    dataset: Dataset, work: Path, *, uploads: Path, principal: Principal
-) -> tuple[Dataset, bool]:
+def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, bool]:
     with (work / META).open("w", encoding="utf-8") as file:
         file.write(dataset.model_dump_json())
         file.flush()
@@ -131,9 +134,8 @@ def _publish(
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        return find_upload(
-            dataset.id, uploads=uploads, principal=principal
-        ), False  # an equal upload was faster
+        # An equal upload was faster.
+        return read_upload(dataset.id, uploads=uploads) or dataset, False
     return dataset, True
 
 
