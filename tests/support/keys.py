@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.testclient import TestClient
+from support.testclient import TestClient
 
 ADMIN_KEY = "an-admin-key-of-the-operator"
 OPERATOR = {"Authorization": f"Bearer {ADMIN_KEY}"}

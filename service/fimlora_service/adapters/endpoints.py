@@ -31,7 +31,6 @@ from fimlora_service.adapters.keeping import (
     receive,
     workshop,
 )
-from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.adapters.openapi_examples import (
     AUDIT_EXAMPLES,
     CONVERSION_EXAMPLES,
@@ -48,7 +47,9 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import read_in_threads, reads_files
+from fimlora_service.http.turns import Turns
 from fimlora_service.keys.access import Whose, only_own_jobs, shown_to
 from fimlora_service.keys.principal import CANCELS, EVERYBODY, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
@@ -56,7 +57,7 @@ from fimlora_service.resolve.trained_adapters import find_adapter
 from fimlora_service.results.reading import plan_of
 
 MEDIA_TYPE = "application/x-tar"
-AdapterLimitDep = Annotated[AdapterLimit, part("adapter_limit")]
+AdapterTurnsDep = Annotated[Turns, part("adapter_turns")]
 AdapterId = Annotated[
     str,
     Path(max_length=96, description="Id of an adapter, or name of a registered one."),
@@ -73,6 +74,7 @@ COMPUTED = problems(
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
+    errors.StorageUnavailable,
     errors.DiskFull,
     errors.QuotaExceeded,
 )
@@ -81,16 +83,18 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
 @router.post(
     "/adapters",
-    dependencies=[SUBMITS],
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The adapter is kept under the digest of its two files.",
     responses={
         200: {"model": Adapter, "description": "The same adapter is kept already."},
         **problems(
+            errors.ModelNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
             errors.QuotaExceeded,
         ),
@@ -101,7 +105,8 @@ async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
     room: RoomDep,
-    limit: AdapterLimitDep,
+    settings: SettingsDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
     response: Response,
 ) -> Adapter:
@@ -110,8 +115,8 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(keep_upload, archive, work, room=room)
-        adapter, is_new = await limit.run(keeping)
+        keeping = partial(keep_upload, archive, work, room=room, allowed=settings.allowed)
+        adapter, is_new = await turns.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
         response.status_code = 200
@@ -169,7 +174,7 @@ def retrieve_adapter_file(
     artifact = file_of(find_kept(id, uploads=data_folder.uploads, principal=principal), name)
     headers = {
         "ETag": f'"{artifact.digest}"',
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable",
         "Accept-Ranges": "none",
     }
     if has_copy(request, artifact.digest):
@@ -228,7 +233,7 @@ async def truncate_adapter(
     principal: PrincipalDep,
     room: RoomDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
 ) -> Any:
     """Cut an adapter to a budget by one threshold over all singular values (PARA)."""
@@ -243,7 +248,7 @@ async def truncate_adapter(
         max_bytes=settings.max_upload_bytes,
         room=room,
     )
-    made = await limit.run(step)
+    made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
 
@@ -269,7 +274,7 @@ async def audit_adapter(
     data_folder: DataFolderDep,
     principal: PrincipalDep,
     store: StoreDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
 ) -> Any:
     """Tell what an adapter uses of its ranks, and where it is not as a job planned."""
     from fimlora_service.adapters.working import audit
@@ -282,7 +287,7 @@ async def audit_adapter(
         )
         return audit(found, job_id=body.job_id, rank_map=plan or None)
 
-    return await limit.run(step)
+    return await turns.run(step)
 
 
 @router.post(
@@ -298,7 +303,7 @@ async def convert_adapter(
     principal: PrincipalDep,
     room: RoomDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
 ) -> Any:
     """Write an adapter in another layout, with the same function."""
@@ -313,7 +318,7 @@ async def convert_adapter(
         max_bytes=settings.max_upload_bytes,
         room=room,
     )
-    made = await limit.run(step)
+    made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
 

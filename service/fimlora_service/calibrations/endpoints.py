@@ -30,6 +30,8 @@ from fimlora_service.operations.metrics import MetricsDep
 REFUSALS = (
     errors.MalformedRequest,
     errors.WebhookNotAllowed,
+    errors.ModelNotAllowed,
+    errors.SourceNotAllowed,
     errors.DatasetNotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
@@ -47,6 +49,7 @@ REFUSALS = (
     errors.HubUnreachable,
     errors.StorageUnavailable,
     errors.RedisUnavailable,
+    errors.DiskFull,
 )
 # What else may keep a sound one from being carried out.
 NOT_NOW = (
@@ -162,12 +165,16 @@ async def estimate(
     status_code=202,
     response_description="A new job is queued; poll the address in Location.",
     responses=problems(
+        errors.ModelNotAllowed,
+        errors.SourceNotAllowed,
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobAlreadyFinished,
         *NOT_NOW,
         errors.ValidationFailed,
+        errors.StorageUnavailable,
         errors.RedisUnavailable,
+        errors.DiskFull,
     ),
 )
 def retry_job(

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from fimlora_contract.datasets import Dataset, DatasetPage
 from fimlora_contract.references import UPLOAD_ID
+from fimlora_jobs.allow_lists import DATASET_ROLES
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.datasets.local import list_local_datasets
@@ -19,14 +20,24 @@ from fimlora_service.datasets.uploads import (
     list_uploads,
     receive_upload,
 )
-from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
+from fimlora_service.http.dependencies import (
+    DataFolderDep,
+    PrefixDep,
+    SettingsDep,
+    StoreDep,
+    part,
+    problems,
+)
 from fimlora_service.http.headers import media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import reads_files
+from fimlora_service.http.turns import Turns
 from fimlora_service.keys.access import Whose, only_own_jobs
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 
 router = APIRouter(tags=["datasets"], route_class=ScopedRoute)
+UploadTurnsDep = Annotated[Turns, part("upload_turns")]
 DatasetId = Annotated[
     str,
     Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
@@ -41,17 +52,19 @@ BODY = {
 
 @router.post(
     "/datasets",
-    dependencies=[SUBMITS],
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The dataset is kept under the digest of its bytes.",
     responses={
         200: {"model": Dataset, "description": "The same bytes were uploaded before."},
         **problems(
+            errors.SourceNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.DatasetSchema,
             errors.DatasetEmpty,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
             errors.QuotaExceeded,
         ),
@@ -62,13 +75,16 @@ async def upload_dataset(
     request: Request,
     data_folder: DataFolderDep,
     room: RoomDep,
+    settings: SettingsDep,
+    turns: UploadTurnsDep,
     prefix: PrefixDep,
     response: Response,
 ) -> Dataset:
     """Upload rows, as JSONL, CSV or Parquet, to calibrate on."""
+    settings.allowed.check_dataset({"source": "upload"})
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(), format=format_, data_folder=data_folder, room=room
+        request.stream(), format=format_, data_folder=data_folder, room=room, turns=turns
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:
@@ -141,7 +157,7 @@ def jobs_on(id: str, store: JobStore) -> list[str]:
     return [
         job_id
         for job_id, request in store.open_requests()
-        for role in ("dataset", "retain", "eval_dataset")
+        for role in DATASET_ROLES
         for dataset in [request.get(role) or {}]
         if (dataset.get("source"), dataset.get("id")) == ("upload", id)
     ]

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.disk import sync
 from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import (
     DatasetEmpty,
@@ -27,6 +29,7 @@ from fimlora_service.errors import (
     DatasetSchema,
 )
 from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.turns import Turns
 from fimlora_service.keys.principal import Principal
 
 MAX_USERS_NAMED = 100
@@ -55,7 +58,12 @@ class Received:
 
 
 async def receive_upload(
-    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, room: Room
+    body: AsyncIterator[bytes],
+    *,
+    format: Format,
+    data_folder: DataFolder,
+    room: Room,
+    turns: Turns,
 ) -> tuple[Dataset, bool]:
     """Keep a body as a dataset of somebody.
 
@@ -64,6 +72,7 @@ async def receive_upload(
         format: What it is.
         data_folder: Where it is received.
         room: Where it is kept, for whom, and how much of it.
+        turns: In which its rows are looked through.
 
     Returns:
         The dataset, and whether it is new.
@@ -77,13 +86,8 @@ async def receive_upload(
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        return await in_thread(
-            Threads.FILES,
-            _commit,
-            received,
-            format=format,
-            room=room,
-        )
+        commit = partial(_commit, received, format=format, room=room)
+        return await turns.run(commit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -95,7 +99,7 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
             sha.update(chunk)
             size += len(chunk)
             await in_thread(Threads.FILES, file.write, chunk)
-        await in_thread(Threads.FILES, _sync, file.fileno())
+    await in_thread(Threads.FILES, sync, path)  # closed, and so out of our own buffer
     return Received(path, sha.hexdigest(), size)
 
 
@@ -129,6 +133,7 @@ def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, b
         file.write(dataset.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
+    sync(work)
     try:
         work.rename(uploads / dataset.id)
     except OSError as error:
@@ -136,11 +141,8 @@ def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, b
             raise
         # An equal upload was faster.
         return read_upload(dataset.id, uploads=uploads) or dataset, False
+    sync(uploads)
     return dataset, True
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def find_upload(id_: str, *, uploads: Path, principal: Principal) -> Dataset:

@@ -8,6 +8,7 @@ from starlette.types import Scope as Request
 
 from fimlora_contract.keys import Scope
 from fimlora_service.errors import Forbidden, Unauthenticated
+from fimlora_service.http.peers import require_local
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import EVERYBODY, Principal
 from fimlora_service.keys.rates import ALL, SUBMISSIONS, RateLimits
@@ -47,12 +48,14 @@ class Gate:
             needed: The scope of the route.
 
         Raises:
-            Unauthenticated: There is no key, or it is not good.
+            Unauthenticated: There is no key, or it is not good; or, before the first key is made,
+                the peer is on another machine.
             Forbidden: The key has not that scope.
             RateLimited: It was used too often.
         """
         token = bearer_token(request)
         if token is None and self.ring.is_open:
+            require_local(request)
             return Admission(EVERYBODY)
         if token is None:
             raise Unauthenticated("there is no API key in the request", headers=CHALLENGE)

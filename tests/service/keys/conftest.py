@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_service.settings import Settings
 from support.keys import ADMIN_KEY, Visitor, make_key
+from support.testclient import TestClient
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import stat
 import time
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_jobs.keys import KeyStore, Secret
 from fimlora_service.app import create_app
 from support.keys import OPERATOR, Visitor
+from support.testclient import TestClient
 
 RETRIES = 50
 

@@ -5,7 +5,6 @@ import time
 
 import pytest
 from redis import Redis
-from starlette.testclient import TestClient
 
 from fimlora_service.app import create_app
 from fimlora_service.errors import RateLimited
@@ -14,6 +13,7 @@ from fimlora_service.settings import Settings
 from support.adapter_files import TAR, as_tar, files_of
 from support.keys import OPERATOR
 from support.service import ROWS, as_jsonl
+from support.testclient import TestClient
 
 JSONL = {"Content-Type": "application/x-ndjson"}
 NOWHERE = "redis://127.0.0.1:9/0"

@@ -12,6 +12,7 @@ from fimlora_client.cli import (
     cache,
     calibrate,
     compare,
+    config,
     control,
     datasets,
     evaluate,
@@ -97,7 +98,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status},
+    "Start": {"up": up.up, "status": status.status, "config": config.config},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
@@ -118,6 +119,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "jobs": jobs.list_jobs,
         "show": jobs.show,
         "events": history.events,
+        "webhooks": history.webhooks,
         "artifacts": history.artifacts,
         "workers": status.workers,
         "cache": cache.cache,
