@@ -119,6 +119,11 @@ class JobRecord:
         return int(self.fields.get("memory_kills") or 0)
 
     @property
+    def storage_waits(self) -> int:
+        """How many attempts have waited for storage."""
+        return int(self.fields.get("storage_waits") or 0)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The request as accepted, short forms expanded; its inline rows until it succeeds."""
         request = self.shown_request

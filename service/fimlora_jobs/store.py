@@ -268,8 +268,8 @@ class JobStore(Deduplication):
             job_id: The job.
             attempt: The attempt to give up.
             counted: Whether it counts against the limit; an orderly shutdown does not.
-            error: What the job fails with when no attempt is left; a want of memory is noted
-                for the next one.
+            error: What the job fails with when no attempt is left; a want of memory or storage is
+                noted for the next one.
 
         Raises:
             StaleAttempt: The attempt is no longer current.
@@ -287,7 +287,10 @@ class JobStore(Deduplication):
         }  # fmt: skip
         if error and error.code == "out_of_memory_host":
             fields["memory_kills"] = str(record.memory_kills + 1)
-        event = event_text("status", job_id, Q, attempt + 1)
+        wait = error if error and error.code == "storage_unavailable" else None
+        if wait:
+            fields["storage_waits"] = str(record.storage_waits + 1)
+        event = event_text("status", job_id, Q, attempt + 1, error=wait)
         return self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:

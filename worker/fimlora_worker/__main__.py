@@ -15,6 +15,7 @@ from fimlora_jobs.queue import SERIALIZER, RqTransport
 from fimlora_jobs.settings import environment_help
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.process.cuda_check import why_no_cuda
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
-    settings.create_folders()
+    until_allowed(settings.create_folders)
     # For the processes that load torch; this one does not.
     os.environ.update(thread_environment(settings.torch_threads, os.environ))
     worker = create_worker(settings)

@@ -4,6 +4,7 @@ import pytest
 
 from fimlora_jobs.results.object_store import open_artifacts
 from support.jobs import LABELLED, Jobs, write_jsonl
+from support.refused_storage import once_it_waits
 from support.s3 import S3Server
 
 
@@ -32,14 +33,15 @@ def test_results_and_statistics_go_through_the_bucket(jobs: Jobs, run_queue, buc
     assert not (jobs.data_dir / "artifacts").exists()
 
 
-def test_a_bucket_that_stays_away_fails_the_job_in_the_end(jobs: Jobs, run_queue, bucket):
-    """Three attempts, then a code that says what was missing and that a retry may help."""
+def test_a_job_waits_for_a_bucket_that_is_away(jobs: Jobs, run_queue, bucket):
+    """However often it has to try, no attempt counts, and its events say what it waits for."""
     bucket.stop()
     job_id = jobs.submit(calibration={"n_batches": 1, "batch_size": 2})
-
-    run_queue()
+    with once_it_waits(jobs, job_id, bucket.start):
+        run_queue()
 
     record = jobs.get(job_id)
-    error = record.json_field("error")
-    assert (record.status, record.attempt) == ("failed", 3)
-    assert (error["code"], error["retryable"]) == ("storage_unavailable", True)
+    errors = {event.error.code for event in jobs.store.events(job_id) if event.error}
+    assert (record.status, record.failures) == ("succeeded", 0)
+    assert record.attempt > 1
+    assert errors == {"storage_unavailable"}

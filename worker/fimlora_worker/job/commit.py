@@ -15,6 +15,7 @@ from fimlora_jobs.results.store import (
     describe,
 )
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.storage import why_refused
 from fimlora_worker.job.worker_process import WorkerProcess
 
 SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
@@ -69,7 +70,9 @@ def commit_patiently(
         before_each()
         try:
             return artifacts.commit(folder, files)
-        except StorageUnavailable as error:
+        except (StorageUnavailable, OSError) as error:
+            if why_refused(error) is None:
+                raise
             log.warning("commit.failed wait_s=%g: %s", wait_s, error, exc_info=True)
             sleep(wait_s)
     before_each()

@@ -21,6 +21,7 @@ from fimlora.errors import FimloraError
 from fimlora_contract.jobs import JobError
 from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.disk import refusal_in
 from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_worker.errors import DeadlinePassed, WorkerError
@@ -95,5 +96,4 @@ def _hub_code(error: BaseException) -> str | None:
 
 
 def _system_code(error: BaseException) -> str:
-    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return "disk_full" if full else "internal"
+    return "internal" if refusal_in(error) is None else "storage_unavailable"

@@ -6,6 +6,7 @@ of its run: one that dies, or is not wanted any more, leaves the run to others.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from fimlora_contract.jobs import JobKind, JobStatus, Progress
@@ -16,11 +17,13 @@ from fimlora_worker.errors import Abort, CancelRequested
 from fimlora_worker.inputs.device import choose_device
 from fimlora_worker.job.failures import is_broken_device
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.storage import is_usable, wait_for_storage, why_refused
 from fimlora_worker.job.work_folders import work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
+N_BEFORE = 3  # nobody counts for how long a hand has waited before
 OTHER_DEVICE = "other device"
 WANTED = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 
@@ -84,12 +87,26 @@ def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repor
         log.info("hand.ended hand=%s: %s", reporter.rq_id, reason)
         return "ended"
     except Exception as error:
+        if refused := why_refused(error):
+            log.exception("hand.storage_refused hand=%s", reporter.rq_id)
+            return _stand_back(process, reporter, refused)
         process.must_retire |= is_broken_device(error)
         runs.note_failed_hand()
         raise
     finally:
         runs.release(reporter.rq_id)
     return end
+
+
+def _stand_back(process: WorkerProcess, reporter: Reporter, reason: str) -> str:
+    """Wait a while before another hand is lent; what storage refused is nobody's failure."""
+    with suppress(Abort, JobMissing):
+        wait_for_storage(
+            n_before=N_BEFORE,
+            is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
+            on_wait=lambda: reporter.wait_for(reason),
+        )
+    return "storage refused"
 
 
 def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:

@@ -2,11 +2,10 @@
 
 import logging
 
-from fimlora_contract.jobs import JobStatus, Stage
+from fimlora_contract.jobs import JobError, JobStatus, Stage
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import StaleAttempt
 from fimlora_worker.errors import (
     CancelRequested,
@@ -17,6 +16,12 @@ from fimlora_worker.errors import (
 from fimlora_worker.job.failures import is_broken_device, job_error
 from fimlora_worker.job.kinds import carry_out, leave
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.storage import (
+    is_usable,
+    refusal_error,
+    wait_for_storage,
+    why_refused,
+)
 from fimlora_worker.job.work_folders import remove_progress, work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
@@ -56,7 +61,7 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
     """Run the attempt and put its end on record, whatever it is; the answer names it."""
     job_id, attempt = record.id, record.attempt
     try:
-        _run(record, process, reporter)
+        return _run_or_wait(record, process, reporter)
     except StaleAttempt as reason:
         log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
         return "superseded"
@@ -69,21 +74,39 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
     except MakesRoom:
         _make_room(record, process)
         return "made room"
-    except StorageUnavailable as error:
-        log.exception("attempt.storage_unavailable job=%s attempt=%d", job_id, attempt)
-        away = job_error(error, data_dir=process.settings.data_dir)
-        give_up(process.store, process.transport, job_id, attempt, error=away)
-        return "given up"
     except (Exception, DeadlinePassed) as error:
         _fail(process, job_id, attempt, error)
         raise
-    return "succeeded"
 
 
-def _make_room(record: JobRecord, process: WorkerProcess) -> None:
-    """Queue the next attempt behind all others of its rank."""
+def _run_or_wait(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> str:
+    """Run the attempt; one that storage refuses waits, and goes on behind all others."""
+    try:
+        _run(record, process, reporter)
+    except Exception as error:
+        reason = why_refused(error)
+        if reason is None:
+            raise
+        log.exception("attempt.storage_refused job=%s attempt=%d", record.id, record.attempt)
+    else:
+        return "succeeded"
+    wait_for_storage(
+        n_before=record.storage_waits,
+        is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
+        on_wait=lambda: reporter.wait_for(reason),
+    )
+    _make_room(record, process, error=refusal_error(reason))
+    return "given back"
+
+
+def _make_room(
+    record: JobRecord, process: WorkerProcess, *, error: JobError | None = None
+) -> None:
+    """Queue the next attempt behind all others of its rank; this one does not count."""
     store, transport = process.store, process.transport
-    given = give_up(store, transport, record.id, record.attempt, counted=False, at_front=False)
+    given = give_up(
+        store, transport, record.id, record.attempt, counted=False, error=error, at_front=False
+    )
     if record.is_urgent and given.status is JobStatus.QUEUED:
         transport.promote(record.id, given.attempt)
 

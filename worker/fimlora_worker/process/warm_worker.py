@@ -22,6 +22,7 @@ from rq.worker_registration import register
 from fimlora_jobs.connection import Patience, make_patient
 from fimlora_jobs.queue import SERIALIZER
 from fimlora_worker.errors import DeadlinePassed
+from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.logs import configure_logging
 from fimlora_worker.process.horse import Horse
 from fimlora_worker.process.leases import Leases, ReaperThread
@@ -162,7 +163,7 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
         die_with_parent(int(self.pid or 0))
         settings = Settings()
         configure_logging(settings.log_level)
-        settings.leave_working_folder()
+        until_allowed(settings.leave_working_folder)
         make_patient(self.connection)  # RQ hands its child the server's address, and no more
         super().main_work_horse(job, queue)
 
