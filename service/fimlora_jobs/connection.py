@@ -92,7 +92,7 @@ class Patience:
             return False
         if now - self._said_at >= SAY_EVERY_S:
             self._said_at = now
-            log.warning("store.away redis %s; waiting for it", why_away(error))
+            log.warning("store.away", extra={"reason": why_away(error)})
         return True
 
 

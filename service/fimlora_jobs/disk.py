@@ -25,12 +25,17 @@ def refusal_in(error: BaseException) -> int | None:
     what a network refused.
     """
     seen: BaseException | None = error
-    while seen is not None and type(seen).__module__.partition(".")[0] not in NETWORK:
+    while seen is not None and not is_networks(seen):
         number = seen.errno if isinstance(seen, OSError) else _rust_errno(seen)
         if number in REFUSED:
             return number
         seen = seen.__cause__
     return None
+
+
+def is_networks(error: BaseException) -> bool:
+    """Whether an error is one of a library that speaks over a network."""
+    return type(error).__module__.partition(".")[0] in NETWORK
 
 
 def describe_refusal(number: int) -> str:

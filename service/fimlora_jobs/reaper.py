@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
-from fimlora_contract.jobs import JobError, JobStatus
+from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus
 from fimlora_jobs.attempts import LEASE_S, ORPHAN_GRACE_S, REAPER_INTERVAL_S
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
@@ -116,11 +116,12 @@ def give_up(
     attempt: int,
     *,
     counted: bool = True,
+    reason: AttemptEnd | None = None,
     error: JobError | None = None,
     at_front: bool = True,
 ) -> Reaped:
     """Give up an attempt and queue the next one, in front, or end the job with ``error``."""
-    change = store.requeue(job_id, attempt, counted=counted, error=error)
+    change = store.requeue(job_id, attempt, counted=counted, reason=reason, error=error)
     if change.status is JobStatus.QUEUED:
         transport.enqueue(job_id, change.attempt, at_front=at_front)
     return Reaped(job_id, change.attempt, change.status)

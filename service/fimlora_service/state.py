@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, TypedDict
 
 from fimlora_jobs.data_folder import DataFolder, FreeSpace
 from fimlora_jobs.durability import Durability
+from fimlora_jobs.keys import KeyStore
+from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
-from fimlora_service.adapters.limit import AdapterLimit
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.http.turns import Turns
+from fimlora_service.http.waiting import WaitingRoom
 from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.keys.gate import Gate
+from fimlora_service.keys.pepper import PepperFile
+from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.resolve.resolver import Resolver
@@ -22,6 +29,9 @@ from fimlora_service.settings import Settings
 
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
+
+# Each may take some hundred megabytes while its rows are looked through.
+UPLOADS_CHECKED_AT_ONCE = 2
 
 
 class State(TypedDict):
@@ -32,6 +42,7 @@ class State(TypedDict):
     data_folder: DataFolder
     artifacts: TrackedArtifacts
     store: JobStore
+    gate: Gate
     durability: Durability
     space: FreeSpace
     job_views: JobViews
@@ -39,7 +50,9 @@ class State(TypedDict):
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
-    adapter_limit: AdapterLimit
+    adapter_turns: Turns
+    upload_turns: Turns
+    waiting_room: WaitingRoom
     metrics: Metrics
 
 
@@ -49,6 +62,7 @@ def make_state(
     data_folder: DataFolder,
     results: TrackedArtifacts,
     transport: RqTransport,
+    locks: LiveLocks,
     metrics: Metrics,
     durability: Durability,
 ) -> State:
@@ -56,14 +70,22 @@ def make_state(
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
-    resolver = Resolver(data_folder, hub_access(settings, data_folder), tenant=tenant)
+    resolver = Resolver(
+        data_folder,
+        hub_access(settings, data_folder),
+        tenant=tenant,
+        allowed=settings.allowed,
+        max_tokens=settings.max_calibration_tokens,
+    )
     space = FreeSpace(data_folder.root, floor=settings.min_free_bytes)
     submission = Submission(
         store,
         transport,
         resolver,
         results,
+        locks,
         webhook_origins=settings.webhook_origins,
+        limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
         space=space,
     )
     return State(
@@ -72,6 +94,7 @@ def make_state(
         data_folder=data_folder,
         artifacts=results,
         store=store,
+        gate=Gate(key_ring(settings, data_folder, store)),
         durability=durability,
         space=space,
         job_views=JobViews(store),
@@ -79,8 +102,20 @@ def make_state(
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),
-        adapter_limit=AdapterLimit(),
+        adapter_turns=Turns(),
+        upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
+        waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
+    )
+
+
+def key_ring(settings: Settings, data_folder: DataFolder, store: JobStore) -> KeyRing:
+    """The keys that let somebody in."""
+    given = settings.admin_key
+    return KeyRing(
+        KeyStore(store),
+        PepperFile(data_folder.root / "keys"),
+        admin_key=given.get_secret_value() if given else None,
     )
 
 

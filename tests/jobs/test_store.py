@@ -6,13 +6,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import LockNotOwnedError
 
-from fimlora_contract.jobs import JobError, JobKind, JobStatus, Progress, Stage
+from fimlora_contract.jobs import AttemptEnd, JobError, JobKind, JobStatus, Progress, Stage
 from fimlora_jobs import reaper
 from fimlora_jobs.attempts import MAX_ATTEMPTS, attempts_in
 from fimlora_jobs.counters import read_counters
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped
-from fimlora_jobs.store import JobStore, RequestTaken, StaleAttempt
+from fimlora_jobs.store import ATTEMPTS_SHOWN, JobStore, RequestTaken, StaleAttempt
 
 
 class ListTransport:
@@ -170,6 +170,32 @@ def test_a_job_fails_after_its_last_attempt(store, job_id):
     assert record.json_field("error")["code"] == "worker_lost"
 
 
+def test_a_job_tells_how_its_attempts_ended(store, job_id):
+    """Each with its reason, in the record and in its events; of very many the newest."""
+    memory = JobError(code="out_of_memory_host", detail="no memory", retryable=True)
+    ends = [
+        ({}, "worker_lost", True, None),
+        ({"error": memory}, "out_of_memory_host", True, "no memory"),
+        ({"counted": False}, "handed_over", False, None),
+        ({"counted": False, "reason": AttemptEnd.MADE_ROOM}, "made_room", False, None),
+    ]
+    for attempt, (given, *_) in enumerate(ends, start=1):
+        store.start(job_id, attempt, worker="w")
+        store.requeue(job_id, attempt, **given)
+
+    job = store.get(job_id).to_job()
+    assert [(e.reason, e.counted, e.detail) for e in job.earlier_attempts] == [
+        tuple(said) for _, *said in ends
+    ]
+    assert [e.attempt for e in job.earlier_attempts] == [1, 2, 3, 4]
+    assert [e.reason for e in store.events(job_id) if e.reason] == [said[1] for said in ends]
+
+    for attempt in range(5, 60):
+        store.requeue(job_id, attempt, counted=False)
+    kept = store.get(job_id).earlier_attempts
+    assert [e.attempt for e in kept] == list(range(60 - ATTEMPTS_SHOWN, 60))
+
+
 def test_an_unknown_job_is_missing(store):
     """Every call on an unknown id says so."""
     for call in (
@@ -256,6 +282,7 @@ def test_one_look_finds_what_is_known_of_a_request(store, job_id):
     assert before <= nothing.now_ms <= store.now_ms()
 
     store.create("job_2", request={}, resolved={}, digest="sha256:aa", in_place_of="")
+    store.create("job_3", request={}, resolved={}, digest="sha256:cc")
     store.remember_result("sha256:aa", job_id)
     store.remember_statistics("sha256:ss", "job_3")
 

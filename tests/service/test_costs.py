@@ -17,6 +17,7 @@ from fimlora_jobs.durability import Durability
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import PARTS, open_results
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.state import make_state
@@ -46,7 +47,14 @@ def submission(settings, valkey_url) -> Iterator[Submission]:
         results = open_results(settings, data_folder, store)
         transport = RqTransport(queue_redis)
         state = make_state(
-            settings, Event(), data_folder, results, transport, Metrics(), durability
+            settings,
+            Event(),
+            data_folder,
+            results,
+            transport,
+            LiveLocks(store),
+            Metrics(),
+            durability,
         )
         yield state["submission"]
 

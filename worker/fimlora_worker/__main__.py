@@ -1,19 +1,21 @@
 """Run one worker: ``python -m fimlora_worker``."""
 
 import argparse
-import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from uuid import uuid4
 
 from fimlora_contract.environment import SettingsError
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.connection import Patience, patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
-from fimlora_jobs.settings import environment_help
+from fimlora_jobs.settings import environment_help, settings_as_json
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.store_watch import StoreWatch
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
@@ -41,11 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
-    configure_logging(settings.log_level)
+    settings.forget_secrets_of_others()
+    if given.settings:
+        sys.stdout.write(f"{settings_as_json(settings)}\n")
+        return os.EX_OK
+    configure_logging(settings, process="worker")
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
+    signal.signal(signal.SIGTERM, _leave)  # RQ's own handlers come with its work
     until_allowed(settings.create_folders)
+    # Not ended by it: whoever starts a server and workers together starts them in any order.
+    StoreWatch(settings.redis_url).wait()
     # For the processes that load torch; this one does not.
     os.environ.update(thread_environment(settings.torch_threads, os.environ))
     worker = create_worker(settings)
@@ -97,6 +106,10 @@ def _connect(settings: Settings, patience: Patience) -> tuple[JobStore, RqTransp
     return JobStore(redis), RqTransport(redis)
 
 
+def _leave(_signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(os.EX_OK)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fimlora_worker",
@@ -106,9 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--burst", action="store_true", help="quit when the queue is empty")
     parser.add_argument("--max-jobs", type=int, metavar="N", help="quit after N jobs")
+    parser.add_argument(
+        "--settings", action="store_true", help="show what is set, as JSON, and quit"
+    )
     return parser
 
 
 if __name__ == "__main__":
-    logging.captureWarnings(True)
     sys.exit(main())

@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
-
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
@@ -29,6 +28,8 @@ from fimlora_service.errors import (
     DatasetNotFound,
     DatasetSchema,
 )
+from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.turns import Turns
 
 MAX_USERS_NAMED = 100
 Format = Literal["csv", "jsonl", "parquet"]
@@ -56,9 +57,15 @@ class Received:
 
 
 async def receive_upload(
-    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder
+    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, turns: Turns
 ) -> tuple[Dataset, bool]:
     """Keep a body as a dataset.
+
+    Args:
+        body: What is sent.
+        format: What it says it is.
+        data_folder: Where it is kept.
+        turns: In which its rows are looked through.
 
     Returns:
         The dataset, and whether it is new.
@@ -71,9 +78,8 @@ async def receive_upload(
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        return await run_in_threadpool(
-            _commit, received, format=format, uploads=data_folder.uploads
-        )
+        commit = partial(_commit, received, format=format, uploads=data_folder.uploads)
+        return await turns.run(commit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -84,8 +90,8 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
         async for chunk in body:
             sha.update(chunk)
             size += len(chunk)
-            await run_in_threadpool(file.write, chunk)
-    await run_in_threadpool(sync, path)  # closed, and so out of our own buffer
+            await in_thread(Threads.FILES, file.write, chunk)
+    await in_thread(Threads.FILES, sync, path)  # closed, and so out of our own buffer
     return Received(path, sha.hexdigest(), size)
 
 

@@ -8,7 +8,8 @@ import httpx2
 import pytest
 
 from fimlora_jobs.results.store import StorageUnavailable
-from fimlora_worker.job.storage import until_allowed, wait_for_storage, why_refused
+from fimlora_worker.job.failures import describe_away, is_storage_away
+from fimlora_worker.job.storage import until_allowed, wait_for_storage
 from support.jobs import Jobs
 from support.refused_storage import once_it_waits
 from support.small_disk import SmallDisk, small_disk
@@ -38,12 +39,12 @@ def test_a_job_waits_for_a_disk_and_goes_on(
 
     record, events = jobs.get(job_id), jobs.store.events(job_id)
     waits = {event.progress.waiting_for for event in events if event.progress} - {None}
-    errors = {(event.status, event.error.code) for event in events if event.error}
+    ends = {(ended.reason, ended.counted) for ended in record.earlier_attempts}
     assert (record.status, record.failures) == ("succeeded", 0), record.fields
     assert record.attempt > 1
     assert len(waits) == 1
     assert "disk" in waits.pop()
-    assert errors == {("queued", "storage_unavailable")}
+    assert ends == {("storage_unavailable", False)}
 
 
 @pytest.mark.parametrize("disk", ["tmp"], indirect=True)
@@ -93,9 +94,9 @@ def raised(error: Exception, *, cause: BaseException | None = None) -> Exception
 )
 def test_what_storage_refuses_is_told_without_a_path(error, reason):
     """Whatever library it came through."""
-    told = why_refused(error)
+    told = describe_away(error, data_dir=Path("/srv/data"))
 
-    assert told is not None
+    assert is_storage_away(error)
     assert reason in told
     assert "/srv" not in told
 
@@ -112,7 +113,7 @@ def test_what_storage_refuses_is_told_without_a_path(error, reason):
 )
 def test_other_errors_are_no_matter_of_storage(error):
     """Nor is a network that lets nobody out."""
-    assert why_refused(error) is None
+    assert not is_storage_away(error)
 
 
 def test_each_wait_is_longer_than_the_one_before():

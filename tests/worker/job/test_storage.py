@@ -34,14 +34,15 @@ def test_results_and_statistics_go_through_the_bucket(jobs: Jobs, run_queue, buc
 
 
 def test_a_job_waits_for_a_bucket_that_is_away(jobs: Jobs, run_queue, bucket):
-    """However often it has to try, no attempt counts, and its events say what it waits for."""
+    """However often it has to try, no attempt counts, and the job says what it waits for."""
     bucket.stop()
     job_id = jobs.submit(calibration={"n_batches": 1, "batch_size": 2})
     with once_it_waits(jobs, job_id, bucket.start):
         run_queue()
 
     record = jobs.get(job_id)
-    errors = {event.error.code for event in jobs.store.events(job_id) if event.error}
     assert (record.status, record.failures) == ("succeeded", 0)
     assert record.attempt > 1
-    assert errors == {"storage_unavailable"}
+    for ended in record.earlier_attempts:
+        assert (ended.reason, ended.counted) == ("storage_unavailable", False)
+        assert "storage fails" in (ended.detail or "")

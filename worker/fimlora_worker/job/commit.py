@@ -14,8 +14,8 @@ from fimlora_jobs.results.store import (
     StoredFile,
     describe,
 )
+from fimlora_worker.job.failures import is_storage_away
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.storage import why_refused
 from fimlora_worker.job.worker_process import WorkerProcess
 
 SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
@@ -71,9 +71,9 @@ def commit_patiently(
         try:
             return artifacts.commit(folder, files)
         except (StorageUnavailable, OSError) as error:
-            if why_refused(error) is None:
+            if not is_storage_away(error):
                 raise
-            log.warning("commit.failed wait_s=%g: %s", wait_s, error, exc_info=True)
+            log.warning("commit.failed", extra={"wait_s": wait_s}, exc_info=True)
             sleep(wait_s)
     before_each()
     return artifacts.commit(folder, files)

@@ -15,9 +15,9 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from fimlora_worker.errors import Abort, CancelRequested
 from fimlora_worker.inputs.device import choose_device
-from fimlora_worker.job.failures import is_broken_device
+from fimlora_worker.job.failures import describe_away, is_broken_device, is_storage_away
 from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.storage import is_usable, wait_for_storage, why_refused
+from fimlora_worker.job.storage import is_usable, wait_for_storage
 from fimlora_worker.job.work_folders import work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
@@ -38,6 +38,9 @@ class HandReporter(Reporter):
     def rq_id(self) -> str:
         """Id of the RQ job that this speaks for."""
         return self.hand_id
+
+    def note_memory(self, asked: str) -> None:
+        """Nothing: a hand that dies costs its job no attempt."""
 
     def _send(self, progress: Progress) -> None:
         self._reported, self._last = self.clock(), progress
@@ -84,12 +87,12 @@ def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repor
     try:
         end = _train(record, runs, process, reporter)
     except (Abort, JobMissing) as reason:
-        log.info("hand.ended hand=%s: %s", reporter.rq_id, reason)
+        log.info("hand.ended", extra={"rq_id": reporter.rq_id, "reason": str(reason)})
         return "ended"
     except Exception as error:
-        if refused := why_refused(error):
-            log.exception("hand.storage_refused hand=%s", reporter.rq_id)
-            return _stand_back(process, reporter, refused)
+        if is_storage_away(error):
+            log.warning("hand.storage_unavailable", exc_info=True)
+            return _stand_back(process, reporter, error)
         process.must_retire |= is_broken_device(error)
         runs.note_failed_hand()
         raise
@@ -98,8 +101,9 @@ def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repor
     return end
 
 
-def _stand_back(process: WorkerProcess, reporter: Reporter, reason: str) -> str:
+def _stand_back(process: WorkerProcess, reporter: Reporter, error: Exception) -> str:
     """Wait a while before another hand is lent; what storage refused is nobody's failure."""
+    reason = describe_away(error, data_dir=process.settings.data_dir)
     with suppress(Abort, JobMissing):
         wait_for_storage(
             n_before=N_BEFORE,

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from fimlora_contract.jobs import JobError
 from fimlora_jobs.disk import describe_refusal, refusal_in
 from fimlora_jobs.results.store import ArtifactStore, StorageUnavailable
 
@@ -24,19 +23,6 @@ SIGN_S = 0.5
 PROBE = bytes(1 << 16)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-def why_refused(error: BaseException) -> str | None:
-    """What was refused, in words without a path; ``None`` if storage is not what is wrong."""
-    if isinstance(error, StorageUnavailable):
-        return str(error)
-    number = refusal_in(error)
-    return None if number is None else describe_refusal(number)
-
-
-def refusal_error(reason: str) -> JobError:
-    """What is told of it."""
-    return JobError(code="storage_unavailable", detail=reason, retryable=True)
 
 
 def wait_for_storage(
@@ -80,10 +66,11 @@ def until_allowed(step: Callable[[], T], *, sleep: Callable[[float], None] = tim
         try:
             return step()
         except OSError as error:
-            reason = why_refused(error)
-            if reason is None:
+            number = refusal_in(error)
+            if number is None:
                 raise
+            reason = describe_refusal(number)
             if reason != said:
                 said = reason
-                log.warning("storage.refused %s; waiting for it", reason, exc_info=True)
+                log.warning("storage.refused", extra={"reason": reason}, exc_info=True)
         sleep(FIRST_PAUSE_S)

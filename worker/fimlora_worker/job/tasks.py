@@ -1,8 +1,11 @@
 """The task that RQ runs, by its dotted name: one attempt of one job, and its end on record."""
 
 import logging
+import time
 
-from fimlora_contract.jobs import JobError, JobStatus, Stage
+from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus, Stage
+from fimlora_jobs.counters import count_work
+from fimlora_jobs.logs import log_context
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
@@ -13,15 +16,16 @@ from fimlora_worker.errors import (
     MakesRoom,
     ShutdownRequested,
 )
-from fimlora_worker.job.failures import is_broken_device, job_error
-from fimlora_worker.job.kinds import carry_out, leave
-from fimlora_worker.job.progress import Reporter
-from fimlora_worker.job.storage import (
-    is_usable,
-    refusal_error,
-    wait_for_storage,
-    why_refused,
+from fimlora_worker.job.failures import (
+    describe_away,
+    is_broken_device,
+    is_storage_away,
+    job_error,
 )
+from fimlora_worker.job.kinds import carry_out, leave
+from fimlora_worker.job.memory_ladder import check_not_in_vain
+from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.storage import is_usable, wait_for_storage
 from fimlora_worker.job.work_folders import remove_progress, work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
@@ -36,24 +40,36 @@ def run_attempt(job_id: str, attempt: int) -> str:
         Exception: What ended the attempt, after it was put on record, so that RQ marks
             its own job as failed and logs the traceback.
     """
+    with log_context(job_id=job_id, attempt=attempt):
+        return _start(job_id, attempt)
+
+
+def _start(job_id: str, attempt: int) -> str:
     process = process_for(Settings())
     try:
         record = process.store.start(job_id, attempt, worker=process.name)
     except (StaleAttempt, JobMissing) as reason:
-        log.info("attempt.refused job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.info("attempt.refused", extra={"reason": str(reason)})
         return "refused"
-    log.info("attempt.started job=%s attempt=%d", job_id, attempt)
-    reporter = Reporter(
-        process.store,
-        job_id,
-        attempt,
-        is_draining=lambda: process.is_draining,
-        on_alive=process.on_alive,
-        deadline_s=process.settings.job_deadline_s,
-        due_in_s=_due_in_s(record, process),
-    )
-    end = _attempt(record, process, reporter)
-    log.info("attempt.ended job=%s attempt=%d end=%s", job_id, attempt, end)
+    with log_context(request_id=record.request_id):
+        log.info("attempt.started")
+        reporter = Reporter(
+            process.store,
+            job_id,
+            attempt,
+            is_draining=lambda: process.is_draining,
+            on_alive=process.on_alive,
+            deadline_s=process.settings.job_deadline_s,
+            due_in_s=_due_in_s(record, process),
+        )
+        began, n_loads = time.monotonic(), process.models.n_loads
+        try:
+            end = _attempt(record, process, reporter)
+        finally:
+            busy_s = time.monotonic() - began
+            loaded = process.models.n_loads - n_loads
+            count_work(process.store, busy_s=busy_s, models_loaded=loaded)
+        log.info("attempt.ended", extra={"end": end, "busy_s": round(busy_s, 3)})
     return end
 
 
@@ -61,53 +77,51 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
     """Run the attempt and put its end on record, whatever it is; the answer names it."""
     job_id, attempt = record.id, record.attempt
     try:
-        return _run_or_wait(record, process, reporter)
+        _run(record, process, reporter)
     except StaleAttempt as reason:
-        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.warning("attempt.stale", extra={"reason": str(reason)})
         return "superseded"
     except CancelRequested:
         process.store.confirm_cancel(job_id, attempt)
         return "canceled"
     except ShutdownRequested:
-        give_up(process.store, process.transport, job_id, attempt, counted=False)
+        _hand_on(record, process, AttemptEnd.HANDED_OVER)
         return "handed over"
     except MakesRoom:
-        _make_room(record, process)
+        _hand_on(record, process, AttemptEnd.MADE_ROOM)
         return "made room"
     except (Exception, DeadlinePassed) as error:
+        if is_storage_away(error):
+            log.warning("attempt.storage_unavailable", exc_info=True)
+            away = job_error(error, data_dir=process.settings.data_dir)
+            _hand_on(record, process, AttemptEnd.STORAGE_UNAVAILABLE, error=away)
+            return "given back"
         _fail(process, job_id, attempt, error)
         raise
+    return "succeeded"
 
 
-def _run_or_wait(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> str:
-    """Run the attempt; one that storage refuses waits, and goes on behind all others."""
-    try:
-        _run(record, process, reporter)
-    except Exception as error:
-        reason = why_refused(error)
-        if reason is None:
-            raise
-        log.exception("attempt.storage_refused job=%s attempt=%d", record.id, record.attempt)
-    else:
-        return "succeeded"
-    wait_for_storage(
-        n_before=record.storage_waits,
-        is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
-        on_wait=lambda: reporter.wait_for(reason),
-    )
-    _make_room(record, process, error=refusal_error(reason))
-    return "given back"
-
-
-def _make_room(
-    record: JobRecord, process: WorkerProcess, *, error: JobError | None = None
+def _hand_on(
+    record: JobRecord,
+    process: WorkerProcess,
+    reason: AttemptEnd,
+    *,
+    error: JobError | None = None,
 ) -> None:
-    """Queue the next attempt behind all others of its rank; this one does not count."""
+    """Queue the next attempt and count none: in front, or behind all others of its rank."""
     store, transport = process.store, process.transport
+    at_front = reason is AttemptEnd.HANDED_OVER
     given = give_up(
-        store, transport, record.id, record.attempt, counted=False, error=error, at_front=False
+        store,
+        transport,
+        record.id,
+        record.attempt,
+        counted=False,
+        reason=reason,
+        error=error,
+        at_front=at_front,
     )
-    if record.is_urgent and given.status is JobStatus.QUEUED:
+    if record.is_urgent and not at_front and given.status is JobStatus.QUEUED:
         transport.promote(record.id, given.attempt)
 
 
@@ -118,19 +132,38 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
+    process.settings.allowed.check_request(record.request)  # it may come from another service
+    check_not_in_vain(record.memory_kills)
     process.wait_for_imports()
-    with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
-        result = carry_out(record, process, reporter, folder)
+    try:
+        with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
+            result = carry_out(record, process, reporter, folder)
+    except Exception as error:
+        if is_storage_away(error):  # the next attempt should find it back
+            _wait_for_storage(record, process, reporter, error)
+        raise
     process.store.succeed(record.id, record.attempt, result)
     remove_progress(process.settings.tmp_dir, record.id)
     leave(record, process)
 
 
+def _wait_for_storage(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, error: Exception
+) -> None:
+    reason = describe_away(error, data_dir=process.settings.data_dir)
+    ends = [ended.reason for ended in record.earlier_attempts]
+    wait_for_storage(
+        n_before=ends.count(AttemptEnd.STORAGE_UNAVAILABLE),
+        is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
+        on_wait=lambda: reporter.wait_for(reason),
+    )
+
+
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:
     process.must_retire |= is_broken_device(error)
     reported = job_error(error, data_dir=process.settings.data_dir)
-    log.error("attempt.failed job=%s attempt=%d code=%s", job_id, attempt, reported.code)
+    log.error("attempt.failed", extra={"code": reported.code})
     try:
         process.store.fail(job_id, attempt, reported)
     except StaleAttempt as reason:
-        log.warning("attempt.stale job=%s attempt=%d: %s", job_id, attempt, reason)
+        log.warning("attempt.stale", extra={"reason": str(reason)})

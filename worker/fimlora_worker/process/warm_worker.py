@@ -20,10 +20,11 @@ from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
 from fimlora_jobs.connection import Patience, make_patient
+from fimlora_jobs.logs import log_context
 from fimlora_jobs.queue import SERIALIZER
 from fimlora_worker.errors import DeadlinePassed
 from fimlora_worker.job.storage import until_allowed
-from fimlora_worker.logs import configure_logging
+from fimlora_worker.logs import capture_prints, configure_logging, rq_fields
 from fimlora_worker.process.horse import Horse
 from fimlora_worker.process.leases import Leases, ReaperThread
 from fimlora_worker.process.messages import Order
@@ -76,7 +77,7 @@ class LeasedWorker(Worker):
     def bootstrap(self, *args: Any, **options: Any) -> None:
         """Register with RQ, then begin to look for orphans."""
         super().bootstrap(*args, **options)
-        log.info("worker.ready name=%s queues=%s", self.name, ",".join(self.queue_names()))
+        log.info("worker.ready", extra={"worker": self.name})
         if self._presence:
             self._presence.refresh()
         if self._reaper:
@@ -113,13 +114,18 @@ class LeasedWorker(Worker):
         super().maintain_heartbeats(job, execution)
         assert self._leases
         if self._leases.hold(job.id) or self.is_stalled():
-            log.warning("attempt.overdue rq_id=%s", job.id)
+            log.warning("attempt.overdue", extra=rq_fields(job.id))
             self.kill_horse()
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Remember that what is lost from now on is the stop's doing, inside a signal handler."""
+        if self._leases:
+            self._leases.stop()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do a job; first register again, if the registration ran out while the store was away."""
         if not self.connection.hexists(self.key, "queues"):
-            log.warning("worker.registered_again name=%s", self.name)
+            log.warning("worker.registered_again", extra={"worker": self.name})
             self.connection.hset(self.key, mapping=self.serialize())
             register(self)
             self.heartbeat()
@@ -132,6 +138,16 @@ class LeasedWorker(Worker):
         if self.get_state() != WorkerStatus.BUSY:
             self._patience.end()
         super()._shutdown()  # type: ignore[no-untyped-call]
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Kill the child, and remember that nobody else did."""
+        assert self._leases
+        self._leases.note_kill()
+        self.end_horse(sig)
+
+    def end_horse(self, sig: signal.Signals) -> None:
+        """Kill the child if it is working."""
+        super().kill_horse(sig)
 
     def become_horse(self) -> None:
         """Act as the child: RQ leaves a child's registration alone."""
@@ -162,10 +178,12 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
         """Run in the child: die with the parent, then do the job."""
         die_with_parent(int(self.pid or 0))
         settings = Settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings, process="child")
+        capture_prints()
         until_allowed(settings.leave_working_folder)
         make_patient(self.connection)  # RQ hands its child the server's address, and no more
-        super().main_work_horse(job, queue)
+        with log_context(**rq_fields(job.id)):
+            super().main_work_horse(job, queue)
 
 
 class WarmWorker(LeasedWorker):
@@ -200,10 +218,10 @@ class WarmWorker(LeasedWorker):
         assert self._horse
         return self._horse.pid, self._horse.wait(), None
 
-    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+    def end_horse(self, sig: signal.Signals) -> None:
         """Kill the child if it is working; a stop that comes late kills nobody."""
         if self._horse and self.horse_pid and self._horse.kill(sig):
-            log.warning("horse.killed pid=%d", self._horse.pid)
+            log.warning("horse.killed", extra={"child_pid": self._horse.pid})
 
     def is_stalled(self) -> bool:
         """Whether the child has sent no sign of life for too long."""
@@ -213,6 +231,7 @@ class WarmWorker(LeasedWorker):
 
     def handle_warm_shutdown_request(self) -> None:
         """Ask the child to hand its job over; runs inside a signal handler."""
+        super().handle_warm_shutdown_request()
         if self._horse:
             self._horse.drain()
 
@@ -262,4 +281,5 @@ def run_order(order: Order, redis: Redis) -> None:
     worker.executions[execution.id] = execution
     signal.alarm(0)
     random.seed(0)
-    worker.perform_job(job, queue, execution)
+    with log_context(**rq_fields(job.id)):
+        worker.perform_job(job, queue, execution)

@@ -45,6 +45,7 @@ def up(
         workers=workers,
         redis_url=settings.redis_url,
         runtime_dir=settings.runtime_dir,
+        log_format=settings.log_format,
     )
     screen = Screen(err())
     try:

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from fimlora_client.stack import guardian
 from fimlora_client.stack.errors import SettingsRefused, StackError
+from fimlora_contract.environment import secrets_of_others
 
 LOG_TAIL_LINES = 12
 LONGEST_LINE = 200
@@ -48,6 +49,7 @@ class Program:
         command: Program and arguments.
         log: Where its output goes.
         env: Added to our own environment.
+        without: Taken out of it: secrets that are others'.
         grace_s: Time it gets to end after SIGTERM.
         is_essential: Without it nothing works: it is given up when it dies too often, and
             everything ends. What is not is started again for as long as we live.
@@ -57,6 +59,7 @@ class Program:
     command: list[str]
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
     grace_s: float = 10.0
     is_essential: bool = False
 
@@ -66,6 +69,10 @@ class Program:
             return self.log.open("ab")
         except OSError:
             return Path(os.devnull).open("wb")
+
+    def environment(self) -> dict[str, str]:
+        """What the process sees."""
+        return environment_without(self.without) | dict(self.env)
 
     def tail(self) -> str:
         """The last lines of the log."""
@@ -81,7 +88,12 @@ class Guardian:
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", guardian.__file__]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment_without(secrets_of_others("guardian")),
+            start_new_session=True,
         )
 
     def tell(self, sign: str, pid: int) -> None:
@@ -197,7 +209,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | dict(self.program.env),
+                env=self.program.environment(),
                 # Its own group: Ctrl-C in the terminal reaches only us, and we keep the order.
                 start_new_session=True,
             )
@@ -211,6 +223,11 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._guardian.tell("-", self.pid)
+
+
+def environment_without(names: Collection[str]) -> dict[str, str]:
+    """Our own environment, but for some variables."""
+    return {name: text for name, text in os.environ.items() if name not in names}
 
 
 def ordinal(n: int) -> str:

@@ -22,7 +22,7 @@ from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, own
 from fimlora_client.stack.server_binary import find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
-from fimlora_contract.environment import hide_password
+from fimlora_contract.environment import hide_password, secrets_of_others
 
 # A cold import of torch and transformers takes tens of seconds on a slow disk.
 READY_S = 180.0
@@ -42,6 +42,7 @@ class Options:
     workers: int
     redis_url: str | None
     runtime_dir: Path | None
+    log_format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,12 @@ def run(
         )
         env = {
             "REDIS_URL": redis_url,
+            "REDIS_URL_FILE": "",  # it has been read, and both would be refused
             "FIMLORA_DATA_DIR": str(data_dir),
             "FIMLORA_HOST": options.host,
             "FIMLORA_PORT": str(port),
             "PYTHONUNBUFFERED": "1",
+            "FIMLORA_LOG_FORMAT": options.log_format,
         }
         for program in _programs(options, env=env, logs=logs):
             supervisor.start(program)
@@ -144,8 +147,14 @@ def _with_store(
         socket_path = sockets / "s"
         command = valkey.server_command(binary, socket_path=socket_path, folder=folder)
         step(f"Starting {binary.name}")
-        log = fresh_log(logs, "valkey")
-        supervisor.start(Program("valkey", command, log, is_essential=True))
+        program = Program(
+            "valkey",
+            command,
+            fresh_log(logs, "valkey"),
+            without=secrets_of_others("valkey"),
+            is_essential=True,
+        )
+        supervisor.start(program)
         supervisor.wait_for(
             lambda: valkey.answers(socket_path), what=str(socket_path), timeout_s=VALKEY_READY_S
         )
@@ -154,11 +163,13 @@ def _with_store(
 
 def _programs(options: Options, *, env: dict[str, str], logs: Path) -> Iterator[Program]:
     service = [sys.executable, "-m", "fimlora_service"]
-    yield Program("service", service, fresh_log(logs, "service"), env)
+    hidden = secrets_of_others("service")
+    yield Program("service", service, fresh_log(logs, "service"), env, hidden)
+    hidden = secrets_of_others("worker")
     for number in range(1, options.workers + 1):
         name = "worker" if options.workers == 1 else f"worker-{number}"
         worker = [sys.executable, "-m", "fimlora_worker"]
-        yield Program(name, worker, fresh_log(logs, name), env, grace_s=WORKER_GRACE_S)
+        yield Program(name, worker, fresh_log(logs, name), env, hidden, WORKER_GRACE_S)
 
 
 def _readiness(url: str) -> Callable[[], bool]:
