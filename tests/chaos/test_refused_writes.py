@@ -47,7 +47,9 @@ def patient_worker(
     log = tmp_path_factory.mktemp("log") / "worker.log"
     full_server.fill_disk()
     with running_worker(full_server.url, waiting_jobs.data_dir, log) as handle:
-        wait_until(lambda: handle.has_logged("store.away"))
+        wait_until(
+            lambda: handle.has_logged("store.away") or handle.has_logged("store.unreachable")
+        )
         yield handle
 
 
