@@ -36,6 +36,7 @@ from fimlora_service.adapters.openapi_examples import (
     CONVERSION_EXAMPLES,
     TRUNCATION_EXAMPLES,
 )
+from fimlora_service.datasets.owners import RoomDep
 from fimlora_service.http.dependencies import (
     DataFolderDep,
     PrefixDep,
@@ -75,6 +76,7 @@ COMPUTED = problems(
     errors.ValidationFailed,
     errors.StorageUnavailable,
     errors.DiskFull,
+    errors.QuotaExceeded,
 )
 router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
@@ -94,6 +96,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
             errors.ValidationFailed,
             errors.StorageUnavailable,
             errors.DiskFull,
+            errors.QuotaExceeded,
         ),
     },
     openapi_extra={"requestBody": BODY},
@@ -101,7 +104,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
-    principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
@@ -112,14 +115,7 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(
-            keep_upload,
-            archive,
-            work,
-            uploads=data_folder.uploads,
-            allowed=settings.allowed,
-            owner=principal.tenant,
-        )
+        keeping = partial(keep_upload, archive, work, room=room, allowed=settings.allowed)
         adapter, is_new = await turns.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
@@ -235,6 +231,7 @@ async def truncate_adapter(
     body: Annotated[TruncationRequest, Body(openapi_examples=TRUNCATION_EXAMPLES)],
     data_folder: DataFolderDep,
     principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
@@ -249,7 +246,7 @@ async def truncate_adapter(
         found,
         data_folder,
         max_bytes=settings.max_upload_bytes,
-        owner=principal.tenant,
+        room=room,
     )
     made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
@@ -304,6 +301,7 @@ async def convert_adapter(
     body: Annotated[ConversionRequest, Body(openapi_examples=CONVERSION_EXAMPLES)],
     data_folder: DataFolderDep,
     principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
@@ -318,7 +316,7 @@ async def convert_adapter(
         found,
         data_folder,
         max_bytes=settings.max_upload_bytes,
-        owner=principal.tenant,
+        room=room,
     )
     made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})

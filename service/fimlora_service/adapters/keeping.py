@@ -23,7 +23,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.disk import sync, sync_folder
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service.adapters.archive import CONFIG, WEIGHTS, unpack
-from fimlora_service.datasets.owners import META, owned_hex
+from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import AdapterInUse, AdapterNotFound
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import Principal
@@ -54,7 +54,7 @@ async def receive(body: AsyncIterator[bytes], path: Path) -> None:
 
 
 def keep_upload(
-    archive: Path, work: Path, *, uploads: Path, allowed: Allowed, owner: str
+    archive: Path, work: Path, *, room: Room, allowed: Allowed
 ) -> tuple[Adapter, bool]:
     """Keep what was received, if it is a sound adapter.
 
@@ -70,19 +70,17 @@ def keep_upload(
     folder, plain = work / "adapter", work / "plain"
     folder.mkdir()
     unpack(archive, folder)
-    known = read_kept(id_of(folder, owner)[0], uploads=uploads)
+    known = read_kept(id_of(folder, room.owner)[0], uploads=room.uploads)
     if known is not None:
         return known, False
     if not is_adalora(folder):
         whole = read_whole(folder)
         check_base(whole, allowed)
-        return keep(folder, whole, source="upload", uploads=uploads, owner=owner)
+        return keep(folder, whole, source="upload", room=room)
     plain.mkdir()
     trained = read_adalora(folder, plain)
     check_base(trained, allowed)
-    return keep(
-        folder, trained, source="upload", uploads=uploads, owner=owner, peft_type="ADALORA"
-    )
+    return keep(folder, trained, source="upload", room=room, peft_type="ADALORA")
 
 
 def check_base(trained: "TrainedAdapter", allowed: Allowed) -> None:
@@ -107,8 +105,7 @@ def keep(
     trained: "TrainedAdapter",
     *,
     source: Literal["upload", "derived"],
-    uploads: Path,
-    owner: str,
+    room: Room,
     derived_from: str | None = None,
     peft_type: str = "LORA",
 ) -> tuple[Adapter, bool]:
@@ -117,11 +114,13 @@ def keep(
     Returns:
         The adapter, and whether it is new.
     """
-    id_, digest = id_of(folder, owner)
+    id_, digest = id_of(folder, room.owner)
+    if known := read_kept(id_, uploads=room.uploads):
+        return known, False
     adapter = describe(id_, trained, source=source).model_copy(
         update={
             "digest": digest,
-            "owner": owner,
+            "owner": room.owner,
             "derived_from": derived_from,
             "peft_type": peft_type,
             "size": (folder / WEIGHTS).stat().st_size,
@@ -129,15 +128,16 @@ def keep(
             "files": _files(folder),
         }
     )
+    room.check(sum(path.stat().st_size for path in folder.iterdir()))
     (folder / META).write_text(adapter.model_dump_json(), encoding="utf-8")
     sync_folder(folder)
     try:
-        folder.rename(uploads / id_)
+        folder.rename(room.uploads / id_)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        return read_kept(id_, uploads=uploads) or adapter, False  # an equal one was faster
-    sync(uploads)
+        return read_kept(id_, uploads=room.uploads) or adapter, False  # an equal one was faster
+    sync(room.uploads)
     return adapter, True
 
 

@@ -22,6 +22,7 @@ from fimlora_contract.adapters import (
 from fimlora_contract.rank_maps import RankMap
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_service.adapters.keeping import keep, workshop
+from fimlora_service.datasets.owners import Room
 from fimlora_service.resolve.adapter_reading import LIMITS, engine_errors, read_head
 from fimlora_service.resolve.trained_adapters import FoundAdapter
 
@@ -32,7 +33,7 @@ def truncate(
     data_folder: DataFolder,
     *,
     max_bytes: int,
-    owner: str,
+    room: Room,
 ) -> Truncation:
     """Cut an adapter, and keep what comes of it.
 
@@ -49,7 +50,7 @@ def truncate(
         )
         return cut.to_json()
 
-    adapter, report = _derive(make, found, data_folder, owner)
+    adapter, report = _derive(make, found, data_folder, room)
     return Truncation(adapter=adapter, **report)
 
 
@@ -59,7 +60,7 @@ def convert(
     data_folder: DataFolder,
     *,
     max_bytes: int,
-    owner: str,
+    room: Room,
 ) -> Conversion:
     """Write an adapter in another layout, and keep it.
 
@@ -73,7 +74,7 @@ def convert(
         )
         return converted.to_json()
 
-    adapter, report = _derive(make, found, data_folder, owner)
+    adapter, report = _derive(make, found, data_folder, room)
     return Conversion(adapter=adapter, **report)
 
 
@@ -102,7 +103,7 @@ def _derive(
     make: Callable[[Path], dict[str, Any]],
     found: FoundAdapter,
     data_folder: DataFolder,
-    owner: str,
+    room: Room,
 ) -> tuple[Adapter, dict[str, Any]]:
     with workshop(data_folder) as work:
         with engine_errors():
@@ -111,8 +112,7 @@ def _derive(
             work / "adapter",
             read_head(work / "adapter"),
             source="derived",
-            uploads=data_folder.uploads,
-            owner=owner,
+            room=room,
             derived_from=found.id,
         )
     return adapter, report

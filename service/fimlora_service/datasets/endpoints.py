@@ -11,6 +11,7 @@ from fimlora_jobs.allow_lists import DATASET_ROLES
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.datasets.local import list_local_datasets
+from fimlora_service.datasets.owners import RoomDep
 from fimlora_service.datasets.uploads import (
     MEDIA_TYPES,
     Format,
@@ -65,6 +66,7 @@ BODY = {
             errors.ValidationFailed,
             errors.StorageUnavailable,
             errors.DiskFull,
+            errors.QuotaExceeded,
         ),
     },
     openapi_extra={"requestBody": BODY},
@@ -72,7 +74,7 @@ BODY = {
 async def upload_dataset(
     request: Request,
     data_folder: DataFolderDep,
-    principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: UploadTurnsDep,
     prefix: PrefixDep,
@@ -82,11 +84,7 @@ async def upload_dataset(
     settings.allowed.check_dataset({"source": "upload"})
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(),
-        format=format_,
-        data_folder=data_folder,
-        turns=turns,
-        principal=principal,
+        request.stream(), format=format_, data_folder=data_folder, room=room, turns=turns
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:

@@ -21,7 +21,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_jobs.disk import sync
-from fimlora_service.datasets.owners import META, owned_hex
+from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
@@ -62,15 +62,16 @@ async def receive_upload(
     *,
     format: Format,
     data_folder: DataFolder,
+    room: Room,
     turns: Turns,
-    principal: Principal,
 ) -> tuple[Dataset, bool]:
     """Keep a body as a dataset of somebody.
 
     Args:
-        body: What is sent.
-        format: What it says it is.
-        data_folder: Where it is kept.
+        body: The body.
+        format: What it is.
+        data_folder: Where it is received.
+        room: Where it is kept, for whom, and how much of it.
         turns: In which its rows are looked through.
         principal: Whose it is.
 
@@ -80,18 +81,13 @@ async def receive_upload(
     Raises:
         DatasetSchema: A row cannot be read; the message names it.
         DatasetEmpty: There are no rows.
+        QuotaUsedUp: It is more than the tenant may keep.
     """
     work = data_folder.tmp / f"upload-{uuid.uuid4().hex}"
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        commit = partial(
-            _commit,
-            received,
-            format=format,
-            uploads=data_folder.uploads,
-            principal=principal,
-        )
+        commit = partial(_commit, received, format=format, room=room)
         return await turns.run(commit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -108,12 +104,10 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
     return Received(path, sha.hexdigest(), size)
 
 
-def _commit(
-    received: Received, *, format: Format, uploads: Path, principal: Principal
-) -> tuple[Dataset, bool]:
-    id_ = f"ds_{owned_hex(received.hex, principal.tenant)[:32]}"
-    if (uploads / id_).is_dir():
-        return find_upload(id_, uploads=uploads, principal=principal), False
+def _commit(received: Received, *, format: Format, room: Room) -> tuple[Dataset, bool]:
+    id_ = f"ds_{owned_hex(received.hex, room.owner)[:32]}"
+    if known := read_upload(id_, uploads=room.uploads):
+        return known, False
     try:
         sighting = survey_upload(received.file)
     except RowError as error:
@@ -129,14 +123,13 @@ def _commit(
         size=received.size,
         digest=f"sha256:{received.hex}",
         created_at=datetime.now(UTC),
-        owner=principal.tenant,
+        owner=room.owner,
     )
-    return _publish(dataset, received.file.parent, uploads=uploads, principal=principal)
+    room.check(received.size)
+    return _publish(dataset, received.file.parent, uploads=room.uploads)
 
 
-def _publish(
-    dataset: Dataset, work: Path, *, uploads: Path, principal: Principal
-) -> tuple[Dataset, bool]:
+def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, bool]:
     with (work / META).open("w", encoding="utf-8") as file:
         file.write(dataset.model_dump_json())
         file.flush()
@@ -148,7 +141,7 @@ def _publish(
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         # An equal upload was faster.
-        return find_upload(dataset.id, uploads=uploads, principal=principal), False
+        return read_upload(dataset.id, uploads=uploads) or dataset, False
     sync(uploads)
     return dataset, True
 

@@ -14,6 +14,7 @@ from fimlora_jobs.results.store import (
     StoredFile,
     describe,
 )
+from fimlora_worker.job.failures import is_storage_away
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 
@@ -69,7 +70,9 @@ def commit_patiently(
         before_each()
         try:
             return artifacts.commit(folder, files)
-        except StorageUnavailable:
+        except (StorageUnavailable, OSError) as error:
+            if not is_storage_away(error):
+                raise
             log.warning("commit.failed", extra={"wait_s": wait_s}, exc_info=True)
             sleep(wait_s)
     before_each()
