@@ -15,6 +15,7 @@ from fimlora_jobs.queue import SERIALIZER, RqTransport
 from fimlora_jobs.settings import environment_help
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.job.signing import signing_key
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.process.cuda_check import why_no_cuda
@@ -44,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
+        return os.EX_CONFIG
+    try:
+        signing_key(settings)
+    except ValueError as error:
+        sys.stderr.write(f"FIMLORA_SIGNING_KEY cannot be used: {error}\n")
         return os.EX_CONFIG
     settings.create_folders()
     # For the processes that load torch; this one does not.

@@ -11,6 +11,7 @@ from fimlora_contract.artifacts import Artifact, JobResult
 from fimlora_contract.digests import CHUNK
 from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
+from fimlora_contract.signatures import NAME as SIGNATURE
 from fimlora_jobs.results.store import STATISTICS, ResultMissing
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_service import errors
@@ -27,6 +28,7 @@ NAMES = frozenset({
     "report.html",
     "report.svg",
     "runs.csv",
+    SIGNATURE,
     STATISTICS,
 })  # fmt: skip
 
