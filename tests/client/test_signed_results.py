@@ -17,6 +17,7 @@ from support.jobs import LABELLED
 from support.signing_keys import KeyPair, make_keys
 from support.workers import running_worker
 
+VECTOR = Path(__file__).parents[1] / "support" / "openssf_signature.json"
 FIELDS = {
     "base_model": "local:tiny",
     "budget": 4,
@@ -143,6 +144,22 @@ def test_whatever_is_done_to_the_folder_is_seen(folder, keys, tmp_path, spoil, s
 
     with pytest.raises(SignatureInvalid, match=said):
         verify_folder(copy, [keys.public])
+
+
+def test_what_openssf_model_signing_has_made_is_verified(tmp_path):
+    """A signature by its own tool, over the same files; theirs of ours, docs/signing.md tells."""
+    made = json.loads(VECTOR.read_text())
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name, text in made["files"].items():
+        (folder / name).write_text(text)
+    (folder / NAME).write_text(json.dumps(made["bundle"]))
+    (tmp_path / "key.pub").write_text(made["public_key"])
+
+    assert verify_folder(folder, [tmp_path / "key.pub"]).files.keys() == made["files"].keys()
+    (folder / "rank_map.json").write_text("other")
+    with pytest.raises(SignatureInvalid):
+        verify_folder(folder, [tmp_path / "key.pub"])
 
 
 def test_a_key_that_is_none_is_named(run, folder, keys, tmp_path):
