@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
 from fimlora_jobs.settings import ProcessSettings
+from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
 
@@ -19,15 +20,72 @@ class Settings(ProcessSettings):
     port: int = Field(
         default=8000, ge=0, le=65_535, description="Port of the API; 0 for any free one."
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names the service is called by besides localhost and its own addresses, "
+        "such as fimlora.example.com or *.example.com, separated by commas.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the service, such as https://ui.example.com, "
+        "separated by commas; empty for none.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, "
+        "separated by commas; empty for none.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=24,
+        description="An API key of the operator with every scope, beside those on record.",
+    )
     max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
+    )
+    min_free_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="Nothing is accepted while the data folder's disk has less free space.",
     )
     hub_timeout_s: float = Field(
         default=10.0, gt=0, description="How long an answer of the hub is waited for."
     )
     reaper_interval_s: float = Field(
         default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
+    )
+    max_connections: int = Field(
+        default=1000,
+        gt=0,
+        description="Open connections; beyond these the one that keeps us waiting longest "
+        "gives way to a new one.",
+    )
+    max_waiting_per_client: int = Field(
+        default=64,
+        gt=0,
+        description="Long polls and streams of events at once of one tenant, without keys of "
+        "one address.",
+    )
+    request_timeout_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="How long the head of a request is waited for, and its body: that a second "
+        "longer for every KiB.",
+    )
+    max_open_jobs: int = Field(
+        default=10_000,
+        ge=0,
+        description="Jobs that have not ended beyond which no more are taken; 0 for no limit.",
+    )
+    max_open_jobs_per_tenant: int = Field(
+        default=0, ge=0, description="The same for one tenant; 0 for no limit."
+    )
+    max_calibration_tokens: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Tokens that a request may send through a model: batches x examples x length, "
+        "in each part of it; 0 for no limit.",
     )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
@@ -63,12 +121,46 @@ class Settings(ProcessSettings):
         listed_origins(hosts)
         return hosts
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_patterns(cls, hosts: str) -> str:
+        host_patterns(hosts)
+        return hosts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        page_origins(origins)
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        networks(proxies)
+        return proxies
+
     @field_validator("webhook_secret", "webhook_old_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret:
             key_of(secret.get_secret_value())
         return secret
+
+    @property
+    def host_patterns(self) -> tuple[str, ...]:
+        """Names the service is called by, the one it is bound to among them."""
+        own = () if address_of(self.host) else (self.host,)
+        return host_patterns(self.allowed_hosts) + own
+
+    @property
+    def page_origins(self) -> frozenset[str]:
+        """Whose pages may use the service."""
+        return page_origins(self.allowed_origins)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Whose account of a peer is believed."""
+        return networks(self.trusted_proxies)
 
     @property
     def webhook_origins(self) -> frozenset[str]:

@@ -29,6 +29,7 @@ ROWS = [
 ]
 SECRET = "whsec_c2VydmljZSdzIG93bg=="
 FIELDS = {"base_model": "minilm", "budget": 8, "calibration": {"n_batches": 2, "batch_size": 4}}
+LOGGED = [("service", " job.queued "), ("worker", " attempt.started ")]
 pytestmark = pytest.mark.slow
 
 
@@ -101,6 +102,17 @@ def fimlora(running: Running, *arguments: object) -> "subprocess.CompletedProces
     )
 
 
+def log_line(running: Running, process: str, event: str) -> str:
+    """The first line of an event in the log of a process."""
+    log = Path(running.data_dir) / "logs" / f"{process}.log"
+    return next(line for line in log.read_text().splitlines() if event in line)
+
+
+def named(name: str, line: str) -> str:
+    """The value of a field of a log line."""
+    return line.partition(f' {name}="')[2].partition('"')[0]
+
+
 def wait_until_reached(client: Client) -> None:
     """Wait until the API answers: a restarted one imports for some seconds."""
     deadline = time.monotonic() + 60
@@ -124,6 +136,9 @@ def test_a_real_model_is_calibrated_from_the_command_line_and_from_python(stack,
 
     assert ran.returncode == 0, ran.stderr
     assert "96 of 96 ranks = 73,728 parameters" in ran.stdout
+    queued, started = (log_line(running, *what) for what in LOGGED)
+    for name in ("job_id", "request_id"):  # from the request to the worker's child
+        assert named(name, queued) == named(name, started) != ""
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     with Client(running.url) as client:
         dataset = client.datasets.upload(rows)
@@ -244,8 +259,9 @@ def test_nothing_is_left_when_it_ends(tmp_path, number):
 
 def test_a_given_server_is_used_by_as_many_workers_as_asked_for(tmp_path, valkey_url):
     """Then no server is started, and the given one goes on when the stack ends."""
-    log = tmp_path / "log"
-    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL=valkey_url)
+    log, address = tmp_path / "log", tmp_path / "address"
+    address.write_text(f"{valkey_url}\n")  # it may hold a password, so it may be a secret
+    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL_FILE=str(address))
     try:
         running = wait_until_up(process, tmp_path / "data", log)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()

@@ -57,6 +57,8 @@ def test_no_device_at_all_is_a_choice(monkeypatch):
             "whsec_s3cr=t!",
             "FIMLORA_WEBHOOK_SECRET cannot be used: it is not base64",
         ),
+        ("REDIS_URL", "http://:s3cr@redis:6379", "REDIS_URL is no address of a server: it"),
+        ("REDIS_URL", "redis://:s3cr@redis:x/0", "REDIS_URL is no address of a server: it"),
         ("FIMLORA_PROT", "1", "FIMLORA_PROT is no setting, did you mean FIMLORA_PORT?"),
         ("HF_TOKEN_FILE", "/nowhere/s3cr", "HF_TOKEN_FILE names a file that cannot be read"),
     ],

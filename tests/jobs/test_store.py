@@ -399,6 +399,52 @@ def test_a_popped_job_is_held_before_it_is_started(redis_client, store, job_id):
     assert reaped == []
 
 
+def shift_looks(redis: Redis, store: JobStore, *, seconds: float) -> None:
+    """Make the last look be so long ago, and the looks before it without a gap."""
+    then = store.now_ms() - int(seconds * 1000)
+    redis.hset(store.key("looks"), mapping={"last": then, "again": then})
+
+
+def one_term_later(redis: Redis, store: JobStore) -> None:
+    """Make the looks go on for one term since the last gap."""
+    now = store.now_ms()
+    redis.hset(store.key("looks"), mapping={"last": now - 5000, "again": now - 21_000})
+
+
+def test_leases_that_ran_out_while_the_store_was_away_get_a_term(redis_client, store, job_id):
+    """Nobody could hold one, so none is taken for lost before its holder could say a word."""
+    transport = ListTransport()
+    store.start(job_id, 1, worker="alive")
+    shift_looks(redis_client, store, seconds=60)
+
+    assert requeued_after(redis_client, store, transport, job_id, seconds=40) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=41) == []
+    assert store.renew(job_id, 1) is JobStatus.RUNNING
+
+
+def test_what_is_lost_before_a_gap_is_found_a_term_after_it(redis_client, store, job_id):
+    """The term is over, and nobody has said a word."""
+    transport = ListTransport()
+    store.start(job_id, 1, worker="dead")
+    one_term_later(redis_client, store)
+
+    assert requeued_after(redis_client, store, transport, job_id, seconds=60) == [2]
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_a_clock_that_is_set_takes_no_attempt_and_hides_none(
+    redis_client, store, job_id, ahead_s
+):
+    """Set on, all leases seem over; set back, they seem to hold for an hour."""
+    transport = ListTransport()
+    store.start(job_id, 1, worker="w")
+    shift_looks(redis_client, store, seconds=ahead_s)
+
+    assert requeued_after(redis_client, store, transport, job_id, seconds=ahead_s) == []
+    one_term_later(redis_client, store)
+    assert requeued_after(redis_client, store, transport, job_id, seconds=ahead_s) == [2]
+
+
 def test_the_reaper_leaves_a_live_lease_alone(store, job_id):
     """A running job whose worker renews is not taken away."""
     store.start(job_id, 1, worker="alive")

@@ -179,6 +179,10 @@ class Job(AnswerModel):
     requests: int = Field(
         1, description="How many equal requests share the job; a cancel withdraws one of them."
     )
+    owner: str = Field(
+        "",
+        description="The tenant that it belongs to; empty for the operator, or without keys.",
+    )
 
 
 class JobPage(AnswerModel):

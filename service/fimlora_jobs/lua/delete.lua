@@ -2,7 +2,7 @@
 --
 -- KEYS[1]   job hash
 -- KEYS[2]   open jobs
--- KEYS[3]   all ids
+-- KEYS[3]   all ids; KEYS[3]:owner has those of an owner
 -- KEYS[4]   deadlines
 -- KEYS[5]   jobs of which an attempt was missing
 -- KEYS[6]   outbox
@@ -17,6 +17,8 @@
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return -1 end
 if status ~= 'succeeded' and status ~= 'failed' and status ~= 'canceled' then return 0 end
+local owner = redis.call('HGET', KEYS[1], 'owner') or ''
+if owner ~= '' then redis.call('ZREM', KEYS[3] .. ':' .. owner, ARGV[1]) end
 for _, address in ipairs(redis.call('SMEMBERS', KEYS[8])) do
   local entry = ARGV[1] .. ' ' .. address
   redis.call('ZREM', KEYS[6], entry)

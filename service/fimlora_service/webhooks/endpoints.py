@@ -5,14 +5,17 @@ from fastapi import APIRouter
 from fimlora_contract.webhooks import WebhookTries
 from fimlora_jobs.outbox import Outbox
 from fimlora_service import errors
-from fimlora_service.http.dependencies import JobId, StoreDep, problems
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.dependencies import StoreDep, problems
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import READS
+from fimlora_service.keys.routes import ScopedRoute
 
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 
 
 @router.get(
     "/jobs/{id}/webhooks",
+    dependencies=[READS],
     responses=problems(errors.JobNotFound, errors.ValidationFailed, errors.RedisUnavailable),
 )
 def job_webhooks(id: JobId, store: StoreDep) -> WebhookTries:

@@ -265,7 +265,7 @@ class TestHeads:
 
     def test_a_task_that_is_given_is_enough(self, http, body, hub: Hub, settings, odd):
         """The columns of a hub dataset are not known yet, but what is wanted is."""
-        from starlette.testclient import TestClient
+        from support.testclient import TestClient
 
         odd({"model_type": "bert"}, {"layer.0.weight": (16, 16)})
         hub.add("org/data", {"train.jsonl": b'{"text": "a"}'}, kind="dataset")
@@ -352,7 +352,7 @@ class TestTokenizer:
         self, settings, body, hub, odd, name, content, named, source, endpoint
     ):
         """Wherever the model is, before anything is queued."""
-        from starlette.testclient import TestClient
+        from support.testclient import TestClient
 
         folder = odd()
         (folder / name).write_text(content)
@@ -428,7 +428,7 @@ class TestOffsets:
 
 def test_a_model_of_the_hub_is_refused_by_the_same_rules(settings, body, hub, tmp_path):
     """By its configuration, the names of its files, its tokenizer and its weights' heads."""
-    from starlette.testclient import TestClient
+    from support.testclient import TestClient
 
     changes = (
         {"quantization_config": {"quant_method": "awq"}},

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
-from starlette.testclient import TestClient
 
 from fimlora_contract.jobs import JobError
 from fimlora_contract.webhooks import WebhookTry
@@ -22,6 +21,7 @@ from fimlora_service.webhooks.delivery import PAUSES_S, WebhookSender
 from fimlora_service.webhooks.posting import Poster
 from fimlora_service.webhooks.receivers import Receivers
 from support.receiver import Receiver
+from support.testclient import TestClient
 
 OLD_SECRET = "whsec_" + base64.b64encode(b"fedcba9876543210").decode()
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()

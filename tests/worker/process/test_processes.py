@@ -27,7 +27,7 @@ def test_isolation_mode_runs_each_job_in_a_new_interpreter(jobs: Jobs, valkey_ur
         assert worker.wait(timeout_s=90) == 0
 
     assert [jobs.get(id_).status for id_ in job_ids] == ["succeeded", "succeeded"]
-    assert worker.count("model.load ") == 2
+    assert worker.count("model.load") == 2
 
 
 def test_hub_references_are_loaded_at_their_commit(jobs: Jobs, hub: Hub, valkey_url, tmp_path):
@@ -84,7 +84,7 @@ def test_a_child_is_replaced_after_its_last_job(jobs: Jobs, valkey_url, tmp_path
 
     assert [jobs.get(id_).attempt for id_ in job_ids] == [1, 1]
     assert [jobs.get(id_).status for id_ in job_ids] == ["succeeded", "succeeded"]
-    assert worker.count("model.load ") == 2
+    assert worker.count("model.load") == 2
 
 
 def test_a_relative_data_folder_stays_where_it_was(monkeypatch, tmp_path):

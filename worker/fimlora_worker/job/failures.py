@@ -22,9 +22,10 @@ from rq.timeouts import BaseTimeoutException
 
 from fimlora.errors import FimloraError
 from fimlora_contract.jobs import JobError
+from fimlora_jobs.allow_lists import NotAllowed
 from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.datasets.rows import RowError
-from fimlora_jobs.hidden_paths import hide_paths
+from fimlora_jobs.hidden_paths import hide_addresses, hide_paths
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_worker.errors import DeadlinePassed, WorkerError
 
@@ -36,6 +37,11 @@ PATH = re.compile(r"/[^'\"]+")
 OS_ERROR = re.compile(r"\bos error (\d+)\b")  # as libraries in Rust have it
 RETRYABLE = frozenset({
     "worker_lost", "download_failed", "disk_full", "out_of_memory_host", "storage_unavailable",
+})  # fmt: skip
+
+# What libraries say of these names the hub's or the storage's address.
+FROM_OUTSIDE = frozenset({
+    "model_gated", "model_not_found", "download_failed", "storage_unavailable",
 })  # fmt: skip
 
 
@@ -50,6 +56,8 @@ def job_error(error: BaseException, *, data_dir: Path | None = None) -> JobError
     sentence = str(error) or type(error).__name__
     if code == "internal":
         sentence = f"the worker failed with {type(error).__name__}; its log has the details"
+    if code in FROM_OUTSIDE:
+        sentence = hide_addresses(sentence)
     sentence = hide_paths(sentence, root=data_dir)
     return JobError(code=code, detail=sentence, retryable=code in RETRYABLE)
 
@@ -58,7 +66,7 @@ def code_of(error: BaseException) -> str:
     """The wire's code for an exception."""
     if is_storage_away(error):
         return "storage_unavailable"
-    if isinstance(error, FimloraError | WorkerError):
+    if isinstance(error, FimloraError | WorkerError | NotAllowed):
         return error.code
     if isinstance(error, ColumnError | RowError):
         return "dataset_schema"

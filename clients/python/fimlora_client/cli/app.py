@@ -12,12 +12,14 @@ from fimlora_client.cli import (
     cache,
     calibrate,
     compare,
+    config,
     control,
     datasets,
     evaluate,
     fetch,
     history,
     jobs,
+    keys,
     models,
     pins,
     plan,
@@ -97,7 +99,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status},
+    "Start": {"up": up.up, "status": status.status, "config": config.config},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
@@ -134,6 +136,7 @@ for panel, commands in COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
+app.add_typer(keys.group, name="keys", rich_help_panel="Start")
 app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
 
 
