@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fix bench docs constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz-files fix bench docs constraints clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED) ## Create .venv and install everything into it
 
@@ -36,6 +36,9 @@ consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
 
 families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" for some)
 	$(BIN)/python tests/families/run.py $(ONLY)
+
+fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and worker (ONLY="csv config")
+	$(BIN)/python tests/fuzz/files/run.py $(ONLY)
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .
