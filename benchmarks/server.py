@@ -66,7 +66,11 @@ def running_server(redis_url: str, data_dir: Path) -> Iterator[httpx2.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"REDIS_URL": redis_url, "FIMLORA_DATA_DIR": str(data_dir)}
+    environment = os.environ | {
+        "REDIS_URL": redis_url,
+        "FIMLORA_DATA_DIR": str(data_dir),
+        "FIMLORA_MAX_OPEN_JOBS": "0",
+    }
     command = [sys.executable, Path(__file__).with_name("empty_route.py"), str(port)]
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment)

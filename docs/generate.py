@@ -10,12 +10,16 @@ from typing import Any
 
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "service/fimlora_jobs/models"
+CONTRACT = HERE.parent / "clients/python/fimlora_contract"
 sys.path.insert(0, str(HERE))  # the pages beside this file, wherever it is run from
 
 from blocking import INIT, SOURCES, TARGET, make_blocking  # noqa: E402
 from client_reference import client_reference  # noqa: E402
 from config_kinds import config_kinds  # noqa: E402
+from configuration_page import configuration_page  # noqa: E402
+from environment_names import environment_names  # noqa: E402
 from methods_page import methods_page  # noqa: E402
+from metrics_page import metrics_page  # noqa: E402
 from model_heads import model_heads  # noqa: E402
 
 
@@ -57,14 +61,17 @@ def _help(app: Any, words: tuple[str, ...]) -> str:
     return "\n".join(line.rstrip() for line in plain.strip().splitlines())
 
 
-# The blocking client first: the pages describe it.
+# First what the pages describe: the names of the environment, the blocking client.
 PAGES: list[tuple[Path, Callable[[], str]]] = [
+    (CONTRACT / "environment_names.py", environment_names),
     (TARGET / "__init__.py", lambda: INIT),
     *((TARGET / source.name, partial(make_blocking, source)) for source in SOURCES),
     (HERE / "openapi.json", openapi),
     (HERE / "cli.md", cli),
     (HERE / "client.md", client_reference),
+    (HERE / "configuration.md", configuration_page),
     (HERE / "methods.md", methods_page),
+    (HERE / "metrics.md", metrics_page),
     (MODELS / "heads.json", model_heads),
     (MODELS / "config_kinds.json", config_kinds),
 ]

@@ -17,6 +17,14 @@ ON_HUB = re.compile(
 # Two parts at least: a single one is no place, and may be half of a unit or of an alternative.
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?P<first>[\w.-]+)(?:/[\w.@+=,~%-]*)+")
 
+# Of other machines: a mirror inside, or a signed one that opens what it names.
+ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>.,;:)]")
+
+
+def hide_addresses(text: str) -> str:
+    """A message without the addresses that the server has called."""
+    return ADDRESS.sub("(an address that is the operator's)", text)
+
 
 def hide_paths(text: str, *, root: Path | None = None) -> str:
     """A message without the server's paths.

@@ -5,14 +5,22 @@ from functools import lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
-from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.data_folder import DataFolder, FreeSpace
+from fimlora_jobs.durability import Durability
+from fimlora_jobs.keys import KeyStore
+from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
 from fimlora_service.http.turns import Turns
+from fimlora_service.http.waiting import WaitingRoom
 from fimlora_service.jobs.cached_answers import JobViews
+from fimlora_service.keys.gate import Gate
+from fimlora_service.keys.pepper import PepperFile
+from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.resolve.resolver import Resolver
@@ -34,6 +42,9 @@ class State(TypedDict):
     data_folder: DataFolder
     artifacts: TrackedArtifacts
     store: JobStore
+    gate: Gate
+    durability: Durability
+    space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
     resolver: Resolver
@@ -41,6 +52,7 @@ class State(TypedDict):
     submission_limit: SubmissionLimit
     adapter_turns: Turns
     upload_turns: Turns
+    waiting_room: WaitingRoom
     metrics: Metrics
 
 
@@ -50,7 +62,9 @@ def make_state(
     data_folder: DataFolder,
     results: TrackedArtifacts,
     transport: RqTransport,
+    locks: LiveLocks,
     metrics: Metrics,
+    durability: Durability,
 ) -> State:
     """Put the parts together."""
     store = results.usage.store
@@ -60,10 +74,19 @@ def make_state(
         data_folder,
         hub_access(settings, data_folder),
         tenant=tenant,
+        allowed=settings.allowed,
         max_tokens=settings.max_calibration_tokens,
     )
+    space = FreeSpace(data_folder.root, floor=settings.min_free_bytes)
     submission = Submission(
-        store, transport, resolver, results, webhook_origins=settings.webhook_origins
+        store,
+        transport,
+        resolver,
+        results,
+        locks,
+        webhook_origins=settings.webhook_origins,
+        limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
+        space=space,
     )
     return State(
         settings=settings,
@@ -71,6 +94,9 @@ def make_state(
         data_folder=data_folder,
         artifacts=results,
         store=store,
+        gate=Gate(key_ring(settings, data_folder, store)),
+        durability=durability,
+        space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
         resolver=resolver,
@@ -78,7 +104,18 @@ def make_state(
         submission_limit=SubmissionLimit(),
         adapter_turns=Turns(),
         upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
+        waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
+    )
+
+
+def key_ring(settings: Settings, data_folder: DataFolder, store: JobStore) -> KeyRing:
+    """The keys that let somebody in."""
+    given = settings.admin_key
+    return KeyRing(
+        KeyStore(store),
+        PepperFile(data_folder.root / "keys"),
+        admin_key=given.get_secret_value() if given else None,
     )
 
 

@@ -17,7 +17,13 @@ from fimlora_client import (
     WaitTimeout,
 )
 from fimlora_client.context import Context
-from fimlora_client.errors import IdempotencyMismatch, Internal, InvalidFile, RedisUnavailable
+from fimlora_client.errors import (
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    Internal,
+    InvalidFile,
+    RedisUnavailable,
+)
 from fimlora_contract.digests import digest_bytes
 from fimlora_contract.problems import PROBLEMS
 
@@ -112,6 +118,20 @@ def test_a_request_is_repeated_until_it_passes_under_one_key(played):
     assert len(player.requests) == 4
     assert len(keys) == 1
     assert player.pauses == [0.25, 3.0, 1.0]
+
+
+def test_a_request_in_flight_is_waited_for_longer_than_a_dead_one_is_held(played):
+    """That costs no retries: those are for what fails. It has an end, too."""
+    in_flight = problem("idempotency_in_flight", retry_after="1")
+    patient = played([*[in_flight] * 20, *[problem("redis_unavailable")] * 4, job()])
+    stuck = played([in_flight])
+
+    assert patient.do(lambda client: client.calibrate(**FIELDS)).id == "job_1"
+    with pytest.raises(IdempotencyInFlight):
+        stuck.do(lambda client: client.calibrate(**FIELDS))
+
+    assert sum(patient.pauses[:20]) == 20
+    assert 60 <= stuck.now <= 70
 
 
 def test_two_requests_have_two_keys(played):

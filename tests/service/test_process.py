@@ -1,55 +1,15 @@
 """The real server process."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from support.service import ROWS
+from support.service_process import running_service, wait_until
 from support.valkey import running_valkey
-
-ROOT = Path(__file__).parents[2]
-STARTUP_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def running_service(data_dir: Path, redis_url: str):
-    """Start ``python -m fimlora_service``, yield a client and the process, stop it."""
-    port = free_port()
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            str(ROOT / p) for p in ("clients/python", "service", "worker")
-        ),
-        "REDIS_URL": redis_url,
-        "FIMLORA_DATA_DIR": str(data_dir),
-        "FIMLORA_PORT": str(port),
-    }
-    log = data_dir / "log"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fimlora_service"], env=environment, stderr=stderr
-        )
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            _wait_until_up(client, process)
-            yield client, process
-    finally:
-        process.kill()
-        process.wait()
+from support.workers import log_lines
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +18,6 @@ def service(tmp_path_factory: pytest.TempPathFactory):
     data_dir = tmp_path_factory.mktemp("service")
     with running_valkey() as url, running_service(data_dir, url) as (client, _):
         yield client, data_dir
-
-
-def _wait_until_up(client: httpx2.Client, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + STARTUP_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the service ended at once"
-        try:
-            client.get("/healthz")
-        except httpx2.ConnectError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"the service did not answer within {STARTUP_S:g} s")
 
 
 @pytest.mark.slow
@@ -93,9 +40,11 @@ def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_
     assert job["status"] == "queued"
     assert running.startswith("data: ")
     assert code == -signal.SIGTERM  # uvicorn ends by the signal it was sent
-    log = (data_dir / "log").read_text()
-    assert f'job.queued job_id="{job["id"]}" attempt=1 request_id=' in log
-    assert "Traceback" not in log
+    lines = log_lines(data_dir / "log")
+    (queued,) = [line for line in lines if line["event"] == "job.queued"]
+    assert (queued["job_id"], queued["attempt"]) == (job["id"], 1)
+    assert queued["request_id"] == store.get(job["id"]).request_id
+    assert not any("exception" in line for line in lines)
 
 
 @pytest.mark.slow
@@ -137,7 +86,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(service):
 
     with socket.create_connection(address) as connection:
         connection.sendall(
-            b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: application/jsonl\r\n\r\n{"
         )
         wait_until(lambda: list((data_dir / "tmp").glob("upload-*")))
@@ -147,10 +96,3 @@ def test_a_client_that_goes_away_leaves_nothing_behind(service):
     log = (data_dir / "log").read_text()
     assert "Traceback" not in log
     assert "request.failed" not in log
-
-
-def wait_until(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

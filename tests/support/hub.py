@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+LONGEST_SILENCE_S = 30
 Kind = Literal["model", "dataset"]
 ID = r"(?P<id>[^/]+/[^/]+)"
 API = re.compile(rf"^/api/(?P<kind>model|dataset)s/{ID}(/(?P<what>revision|tree|paths-info)/(?P<rev>[^/]+)(/(?P<path>.*))?)?$")  # fmt: skip
@@ -88,6 +89,12 @@ class Repository:
         } | ({"cardData": self.card} if self.card else {})  # fmt: skip
 
 
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Hub:
     """A running stand-in.
@@ -97,6 +104,7 @@ class Hub:
         requests: Every request line so far, such as ``HEAD /org/m/resolve/main/x``.
         whole: Paths of the files that were asked for as a whole.
         broken: While true every request is answered with status 500.
+        answering: While it is not set, no request is answered, for half a minute at most.
     """
 
     url: str
@@ -104,6 +112,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)
     broken: bool = False
+    answering: threading.Event = field(default_factory=_set_event)
 
     def add(
         self,
@@ -139,6 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
+        self.hub.answering.wait(LONGEST_SILENCE_S)
         length = int(self.headers.get("Content-Length") or 0)
         self._body = self.rfile.read(length).decode()
         try:

@@ -2,34 +2,24 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
 
-Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+from fimlora_contract.environment import (
+    FILE,
+    environment_name,
+    is_secret,
+    secrets_of_others,
+)
+from fimlora_jobs.settings import ProcessSettings
+
 GIB = 1 << 30
 
 
-class Settings(BaseSettings):
-    """Settings of one worker; every name but REDIS_URL has the prefix FIMLORA_."""
+class Settings(ProcessSettings):
+    """Settings of one worker, from ``FIMLORA_*`` and names others share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FIMLORA_", frozen=True, extra="ignore", populate_by_name=True
-    )
-
-    redis_url: str = Field(
-        default="redis://localhost:6379/0",
-        validation_alias="redis_url",
-        description="Server of the queue and the job records (redis, rediss or unix URL).",
-    )
-    data_dir: Folder = Field(
-        default=Path(".fimlora"), description="Folder shared with the service."
-    )
-    artifacts_url: str = Field(
-        default="",
-        description="Where results are kept, as the service has it; empty for the data folder.",
-    )
     storage_patience_s: float = Field(
         default=10.0, ge=0, description="How long a result waits for a storage that is away."
     )
@@ -75,9 +65,6 @@ class Settings(BaseSettings):
         validation_alias="cuda_visible_devices",
         description="The GPU of this worker.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="What is written to standard error."
-    )
 
     @property
     def models_dir(self) -> Path:
@@ -114,16 +101,28 @@ class Settings(BaseSettings):
         empty = self.tmp_dir / "empty"
         empty.mkdir(mode=0o555, parents=True, exist_ok=True)
         # Relative, it would mean another folder from here.
-        os.environ[environment_name("data_dir")] = str(self.data_dir)
+        os.environ[environment_name(Settings, "data_dir")] = str(self.data_dir)
         os.chdir(empty)
 
+    @staticmethod
+    def forget_secrets_of_others() -> None:
+        """Take out of this process's environment what no worker needs, before others inherit it."""
+        for name in secrets_of_others("worker"):
+            os.environ.pop(name, None)
+
     def child_environment(self) -> dict[str, str]:
-        """This process's environment, with these settings in it."""
-        values = self.model_dump(mode="json")
-        return os.environ | {environment_name(name): str(values[name]) for name in values}
+        """This process's environment, with these settings in it and no files of secrets."""
+        fields = {name: environment_name(Settings, name) for name in Settings.model_fields}
+        files = {
+            env + FILE for name, env in fields.items() if is_secret(Settings.model_fields[name])
+        }
+        inherited = {name: text for name, text in os.environ.items() if name not in files}
+        return inherited | {
+            env: _as_text(value)
+            for name, env in fields.items()
+            if (value := getattr(self, name)) is not None
+        }
 
 
-def environment_name(field: str) -> str:
-    """The environment variable that a setting is read from."""
-    alias = Settings.model_fields[field].validation_alias
-    return f"FIMLORA_{field}".upper() if alias is None else str(alias).upper()
+def _as_text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -64,6 +64,13 @@ class InvalidFile(ClientError, ValueError):
     code = "invalid_file"
 
 
+class InvalidSettings(ClientError, ValueError):
+    """The environment cannot be used as it is."""
+
+    code = "invalid_settings"
+    next_step = "`fimlora config` shows what is set, and docs/configuration.md what can be."
+
+
 class ApiError(ClientError):
     """The service answered with a problem; subclasses say which."""
 
@@ -268,6 +275,10 @@ class RateLimited(ApiError):
 
 class QuotaExceeded(ApiError):
     code = "quota_exceeded"
+
+
+class Overloaded(ApiError):
+    code = "overloaded"
 
 
 class QueueFull(ApiError):

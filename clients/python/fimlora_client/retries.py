@@ -24,12 +24,15 @@ class RetryPolicy:
         first_delay_s: Upper end of the first random pause; each later one doubles it.
         max_delay_s: No pause of ours is longer.
         max_retry_after_s: A longer ``Retry-After`` is cut to this.
+        max_in_flight_s: For how long an equal request that is being handled is waited for,
+            besides the retries: longer than the service holds on to one whose process died.
     """
 
     max_retries: int = 4
     first_delay_s: float = 0.5
     max_delay_s: float = 8.0
     max_retry_after_s: float = 60.0
+    max_in_flight_s: float = 60.0
 
     def pause(self, retry: int, *, hint_s: float | None, random: float) -> float:
         """Seconds before the retry with this number (from 0); ``random`` is in [0, 1)."""
@@ -44,6 +47,11 @@ def is_retryable(answer: Answer) -> bool:
     """Whether the same request may succeed later without anybody changing anything."""
     if answer.status in RETRYABLE_STATUSES or answer.status >= 500:
         return True
+    return is_in_flight(answer)
+
+
+def is_in_flight(answer: Answer) -> bool:
+    """Whether an equal request under the same key is being handled right now."""
     return answer.status == 409 and _code(answer) == "idempotency_in_flight"
 
 

@@ -1,41 +1,100 @@
 """The client's settings: the only place that reads the environment."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fimlora_client.errors import InvalidSettings
+from fimlora_contract import environment
+from fimlora_contract.environment import (
+    Address,
+    Secret,
+    environment_name,
+    is_secret,
+    read_secret,
+)
+from fimlora_contract.settings_shown import SettingShown, show_settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".fimlora"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Where the service is and where the embedded stack keeps its state.
+class Settings(BaseModel):
+    """Where the service is and where the embedded stack keeps its state."""
 
-    Attributes:
-        url: Base URL of the service (``FIMLORA_URL``).
-        api_key: Sent as a bearer token when set (``FIMLORA_API_KEY``).
-        data_dir: State of the embedded stack (``FIMLORA_DATA_DIR``).
-        redis_url: A Redis or Valkey server to use instead of an embedded one (``REDIS_URL``).
-        runtime_dir: A short folder for sockets (``XDG_RUNTIME_DIR``), ``None`` when not set.
-    """
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    url: str
-    api_key: str | None
-    data_dir: Path
-    redis_url: str | None
-    runtime_dir: Path | None
+    url: Address = Field(
+        default=DEFAULT_URL, validation_alias="FIMLORA_URL", description="Where the API is."
+    )
+    api_key: Secret | None = Field(
+        default=None,
+        validation_alias="FIMLORA_API_KEY",
+        description="Key that requests are sent with.",
+    )
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default=Path(DEFAULT_DATA_DIR),
+        validation_alias="FIMLORA_DATA_DIR",
+        description="Folder of `fimlora up`, that service and workers share.",
+    )
+    redis_url: Address | None = Field(
+        default=None,
+        validation_alias="REDIS_URL",
+        description="A Redis or Valkey server that `fimlora up` uses instead of its own.",
+    )
+    runtime_dir: Path | None = Field(
+        default=None,
+        validation_alias="XDG_RUNTIME_DIR",
+        description="A short folder for the sockets of `fimlora up`.",
+    )
+    log_format: Literal["text", "json", "auto"] = Field(
+        default="text",
+        validation_alias="FIMLORA_LOG_FORMAT",
+        description="Form of the log files of `fimlora up`.",
+    )
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the environment; a variable that is empty counts as not set."""
-    env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
-    runtime_dir = env.get("XDG_RUNTIME_DIR")
-    return Settings(
-        url=env.get("FIMLORA_URL", DEFAULT_URL),
-        api_key=env.get("FIMLORA_API_KEY"),
-        data_dir=Path(env.get("FIMLORA_DATA_DIR", DEFAULT_DATA_DIR)).expanduser(),
-        redis_url=env.get("REDIS_URL"),
-        runtime_dir=Path(runtime_dir) if runtime_dir else None,
-    )
+    """Read the environment; a variable that is empty counts as not set.
+
+    Raises:
+        InvalidSettings: A value is wrong, or the file of a secret cannot be read.
+    """
+    env = os.environ if environ is None else environ
+    try:
+        return Settings.model_validate(dict(_given(env)))
+    except environment.SettingsError as error:
+        raise InvalidSettings(str(error)) from error
+    except ValidationError as error:
+        faults = (
+            f"{fault['loc'][0]} cannot be used: {fault['msg']}" for fault in error.errors()
+        )
+        raise InvalidSettings("; ".join(faults)) from None
+
+
+def check_names(environ: Mapping[str, str] | None = None) -> None:
+    """Refuse names of ours that nobody reads.
+
+    Raises:
+        InvalidSettings: There is one.
+    """
+    try:
+        environment.check_names(os.environ if environ is None else environ)
+    except environment.SettingsError as error:
+        raise InvalidSettings(str(error)) from error
+
+
+def shown_settings(settings: Settings) -> list[SettingShown]:
+    """Every setting as it holds and where it comes from, without secrets."""
+    return show_settings(settings, os.environ)
+
+
+def _given(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for field_name, field in Settings.model_fields.items():
+        name = environment_name(Settings, field_name)
+        value = read_secret(env, name) if is_secret(field) else env.get(name)
+        if value:
+            yield name, value

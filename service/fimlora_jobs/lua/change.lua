@@ -1,7 +1,7 @@
 -- Change a job's record if it is in the attempt and one of the states that the change speaks for.
 --
 -- KEYS[1]   job hash
--- KEYS[2]   open jobs
+-- KEYS[2]   open jobs; KEYS[2]:by_owner counts them
 -- KEYS[3]   the job's events
 -- KEYS[4]   counters
 -- KEYS[5]   addresses that are told of the job's end
@@ -57,7 +57,10 @@ end
 if after == 'succeeded' or after == 'failed' or after == 'canceled' then
   redis.call('HSET', KEYS[1], 'finished_at', text)
   local ended = redis.call('HGET', KEYS[1], 'id')
-  redis.call('HDEL', KEYS[2], ended)
+  if redis.call('HDEL', KEYS[2], ended) == 1 then
+    local by_owner, owner = KEYS[2] .. ':by_owner', redis.call('HGET', KEYS[1], 'owner') or ''
+    if redis.call('HINCRBY', by_owner, owner, -1) < 1 then redis.call('HDEL', by_owner, owner) end
+  end
   for _, address in ipairs(redis.call('SMEMBERS', KEYS[5])) do
     redis.call('ZADD', KEYS[6], now, ended .. ' ' .. address)
   end

@@ -46,10 +46,13 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.space import NeedsSpace
+from fimlora_service.http.threads import read_in_threads, reads_files
 from fimlora_service.http.turns import Turns
+from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
-from fimlora_service.results.reading import pieces, plan_of
+from fimlora_service.results.reading import plan_of
 
 MEDIA_TYPE = "application/x-tar"
 AdapterTurnsDep = Annotated[Turns, part("adapter_turns")]
@@ -69,22 +72,26 @@ COMPUTED = problems(
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
+    errors.StorageUnavailable,
     errors.DiskFull,
 )
-router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
 
 @router.post(
     "/adapters",
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The adapter is kept under the digest of its two files.",
     responses={
         200: {"model": Adapter, "description": "The same adapter is kept already."},
         **problems(
+            errors.ModelNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
@@ -93,6 +100,7 @@ router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
 async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
+    settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
     response: Response,
@@ -102,7 +110,9 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(keep_upload, archive, work, uploads=data_folder.uploads)
+        keeping = partial(
+            keep_upload, archive, work, uploads=data_folder.uploads, allowed=settings.allowed
+        )
         adapter, is_new = await turns.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
@@ -110,7 +120,8 @@ async def upload_adapter(
     return linked(adapter, prefix)
 
 
-@router.get("/adapters", responses=problems(errors.ValidationFailed))
+@router.get("/adapters", dependencies=[READS], responses=problems(errors.ValidationFailed))
+@reads_files
 def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
     """List adapters: uploaded, made of others, and registered."""
     kept = [linked(adapter, prefix) for adapter in list_kept(data_folder.uploads)]
@@ -119,8 +130,11 @@ def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
 
 
 @router.get(
-    "/adapters/{id}", responses=problems(errors.AdapterNotFound, errors.ValidationFailed)
+    "/adapters/{id}",
+    dependencies=[READS],
+    responses=problems(errors.AdapterNotFound, errors.ValidationFailed),
 )
+@reads_files
 def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDep) -> Adapter:
     """Describe one adapter."""
     if find_adapter(id, data_folder).is_kept:
@@ -130,6 +144,7 @@ def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDe
 
 @router.get(
     "/adapters/{id}/files/{name}",
+    dependencies=[READS],
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={
@@ -138,6 +153,7 @@ def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDe
         **problems(errors.AdapterNotFound, errors.ArtifactNotFound, errors.ValidationFailed),
     },
 )
+@reads_files
 def retrieve_adapter_file(
     id: AdapterId, name: str, request: Request, data_folder: DataFolderDep
 ) -> Response:
@@ -149,7 +165,7 @@ def retrieve_adapter_file(
     artifact = file_of(find_kept(id, uploads=data_folder.uploads), name)
     headers = {
         "ETag": f'"{artifact.digest}"',
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable",
         "Accept-Ranges": "none",
     }
     if has_copy(request, artifact.digest):
@@ -162,11 +178,14 @@ def retrieve_adapter_file(
         "Content-Length": str(artifact.size),
         "Content-Disposition": f'attachment; filename="{artifact.name}"',
     }
-    return StreamingResponse(pieces(file), media_type=artifact.media_type, headers=headers)
+    return StreamingResponse(
+        read_in_threads(file), media_type=artifact.media_type, headers=headers
+    )
 
 
 @router.delete(
     "/adapters/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.AdapterNotFound,
@@ -187,7 +206,7 @@ def delete_adapter(id: AdapterId, data_folder: DataFolderDep, store: StoreDep) -
 @router.post(
     "/adapters/{id}/truncate",
     response_model=Truncation,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     responses=COMPUTED,
 )
 async def truncate_adapter(
@@ -210,7 +229,7 @@ async def truncate_adapter(
 @router.post(
     "/adapters/{id}/audit",
     response_model=Audit,
-    dependencies=[Depends(require_json)],
+    dependencies=[READS, Depends(require_json)],
     responses=COMPUTED
     | problems(
         errors.JobNotFound,
@@ -245,7 +264,7 @@ async def audit_adapter(
 @router.post(
     "/adapters/{id}/convert",
     response_model=Conversion,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     responses=COMPUTED,
 )
 async def convert_adapter(

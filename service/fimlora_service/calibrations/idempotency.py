@@ -5,20 +5,17 @@ its client, finds the id it was promised, and finishes what was begun.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-from redis.exceptions import LockNotOwnedError
 
 from fimlora_contract.digests import digest_of
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations.job_spec import Accepted
+from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.errors import IdempotencyInFlight, IdempotencyMismatch, ServiceError
-
-SUBMIT_LOCK_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def find_kept(store: JobStore, promise: Promise | None) -> JobRecord | None:
 
 
 @contextmanager
-def in_flight(store: JobStore, promise: Promise | None) -> Iterator[None]:
+def in_flight(store: JobStore, locks: LiveLocks, promise: Promise | None) -> Iterator[None]:
     """Make a promised job inside the block, as the only one who does.
 
     Raises:
@@ -70,19 +67,16 @@ def in_flight(store: JobStore, promise: Promise | None) -> Iterator[None]:
     if promise is None:
         yield
         return
-    lock = store.lock(f"submit:{promise.job_id}", ttl_s=SUBMIT_LOCK_S)
-    if not lock.acquire():
-        raise IdempotencyInFlight(
-            f"a request with Idempotency-Key {promise.key!r} is in flight"
-        )
-    try:
-        yield
-    except ServiceError:
-        store.release_key(promise.key)  # nothing came of it: the key stays free
-        raise
-    finally:
-        with suppress(LockNotOwnedError):  # it ran out; what was accepted is accepted
-            lock.release()
+    with locks.hold(f"submit:{promise.job_id}") as is_held:
+        if not is_held:
+            raise IdempotencyInFlight(
+                f"a request with Idempotency-Key {promise.key!r} is in flight"
+            )
+        try:
+            yield
+        except ServiceError:
+            store.release_key(promise.key)  # nothing came of it: the key stays free
+            raise
 
 
 def keep(store: JobStore, promise: Promise | None, accepted: Accepted) -> None:

@@ -15,7 +15,11 @@ from redis.exceptions import RedisError
 
 from fimlora_contract.jobs import JobKind, JobStatus
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.data_folder import FreeSpace
 from fimlora_jobs.deduplication import Lookup
+from fimlora_jobs.durability import owe
+from fimlora_jobs.logs import in_context
+from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.reader import JobMissing
@@ -32,7 +36,9 @@ from fimlora_service.calibrations.idempotency import (
     keep,
 )
 from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
-from fimlora_service.errors import JobAlreadyFinished, JobNotFinished
+from fimlora_service.calibrations.live_locks import LiveLocks
+from fimlora_service.calibrations.queue_limits import refusal_of
+from fimlora_service.errors import DiskFull, JobAlreadyFinished, JobNotFinished
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.webhooks.delivery import check_webhook
 
@@ -47,7 +53,10 @@ class Submission:
     transport: RqTransport
     resolver: Resolver
     artifacts: TrackedArtifacts
+    locks: LiveLocks
     webhook_origins: frozenset[str] = frozenset()
+    limits: OpenLimits = NO_LIMITS
+    space: FreeSpace | None = None
 
     def accept(
         self,
@@ -71,9 +80,10 @@ class Submission:
         self.check_webhook(request)
         promise = bind(self.store, key, {"kind": kind} | request.model_dump(mode="json"))
         if kept := find_kept(self.store, promise):
+            owe()  # it was made by a request that may not have been answered
             accepted = Accepted(kept, "repeated")
         else:
-            with in_flight(self.store, promise):
+            with in_flight(self.store, self.locks, promise):
                 resolved = (resolve or self.resolver.resolve)(request)
                 spec = JobSpec.of(request, resolved, kind)
                 accepted = self._carry_out(spec, promise=promise)
@@ -98,15 +108,18 @@ class Submission:
         Raises:
             JobNotFinished: It has not ended.
             JobAlreadyFinished: It has succeeded.
+            NotAllowed: The operator does not allow any more what it uses.
         """
         if not record.status.is_final:
             raise JobNotFinished(f"job {record.id!r} is {record.status}")
         if record.status is JobStatus.SUCCEEDED:
             raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
+        self.resolver.allowed.check_request(record.request)
         promise = bind(self.store, key, {"retry": record.id})
         again = find_kept(self.store, promise)
+        owe()
         if again is None:
-            with in_flight(self.store, promise):
+            with in_flight(self.store, self.locks, promise):
                 spec = JobSpec.again(record)
                 accepted = self._carry_out(spec, promise=promise)
                 keep(self.store, promise, accepted)
@@ -120,6 +133,9 @@ class Submission:
         Args:
             spec: What is asked for.
             promise: Of the id that a new job gets.
+
+        Raises:
+            QueueFull, QuotaExceeded: It needs a job of its own, and there are too many.
         """
         while True:
             # In this order: a job that ends after the first line is found by the last look.
@@ -135,6 +151,8 @@ class Submission:
                 record = self._create(spec, lookup, reusable, promise=promise)
             except RequestTaken:
                 continue  # an equal request was faster
+            except TooManyOpen as full:
+                raise refusal_of(full, self.store) from full
             if spec.runs_from:  # before a worker can look for them
                 Runs(self.store, record.id).adopt(spec.runs_from)
             self._enqueue(record, is_urgent=spec.is_urgent)
@@ -159,6 +177,8 @@ class Submission:
     def _create(
         self, spec: JobSpec, lookup: Lookup, reusable: Reusable, *, promise: Promise | None
     ) -> JobRecord:
+        if lacking := self.space.lacks() if self.space else "":
+            raise DiskFull(lacking)
         return self.store.create(
             promise.job_id if promise else new_job_id(lookup.now_ms),
             kind=spec.kind,
@@ -170,6 +190,8 @@ class Submission:
             statistics_from=reusable.measured.id if reusable.measured else "",
             in_place_of=None if spec.alone else lookup.shared,
             counted_as="" if spec.is_retry else reusable.outcome,
+            came_with={"request_id": in_context("request_id") or ""},
+            limits=self.limits,
         )
 
     def _enqueue(self, record: JobRecord, *, is_urgent: bool) -> None:

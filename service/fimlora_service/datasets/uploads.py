@@ -17,18 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from starlette.concurrency import run_in_threadpool
-
 from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.disk import sync
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
     DatasetNotFound,
     DatasetSchema,
 )
+from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.http.turns import Turns
 
 MAX_USERS_NAMED = 100
@@ -90,8 +90,8 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
         async for chunk in body:
             sha.update(chunk)
             size += len(chunk)
-            await run_in_threadpool(file.write, chunk)
-        await run_in_threadpool(_sync, file.fileno())
+            await in_thread(Threads.FILES, file.write, chunk)
+    await in_thread(Threads.FILES, sync, path)  # closed, and so out of our own buffer
     return Received(path, sha.hexdigest(), size)
 
 
@@ -123,17 +123,15 @@ def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, b
         file.write(dataset.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
+    sync(work)
     try:
         work.rename(uploads / dataset.id)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         return find_upload(dataset.id, uploads=uploads), False  # an equal upload was faster
+    sync(uploads)
     return dataset, True
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def find_upload(id_: str, *, uploads: Path) -> Dataset:

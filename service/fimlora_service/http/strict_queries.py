@@ -9,11 +9,12 @@ from urllib.parse import parse_qsl
 
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from fimlora_service.http.threads import ThreadRoute
 
-class StrictQueryRoute(APIRoute):
+
+class StrictQueryRoute(ThreadRoute):
     """A route that takes the query parameters it documents, and no others."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,14 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
-from starlette.concurrency import run_in_threadpool
 
 from fimlora_contract.jobs import Job, JobEventPage, JobKind, JobPage, JobStatus
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
-    JobId,
     PrefixDep,
     SettingsDep,
     StoppingDep,
@@ -20,10 +18,14 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.waiting import WaitingRoomDep, client_of
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import CANCELS, READS
+from fimlora_service.keys.routes import ScopedRoute
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 # Empty is as good as absent: so says an event source that has seen no id.
@@ -34,10 +36,14 @@ WaitQuery = Annotated[
 LimitQuery = Annotated[int, Query(ge=1, le=100)]
 CursorQuery = Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")]
 JobViewsDep = Annotated[JobViews, part("job_views")]
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 
 
-@router.get("/jobs", responses=problems(errors.ValidationFailed, errors.RedisUnavailable))
+@router.get(
+    "/jobs",
+    dependencies=[READS],
+    responses=problems(errors.ValidationFailed, errors.RedisUnavailable),
+)
 def list_jobs(
     store: StoreDep,
     prefix: PrefixDep,
@@ -61,6 +67,7 @@ def page_of(
 
 @router.get(
     "/jobs/{id}",
+    dependencies=[READS],
     response_model=Job,
     responses={
         304: {"description": "Nothing has changed since the client's copy."},
@@ -85,7 +92,7 @@ async def view_of(
     """A job as it is on record, after a wait for its end; nothing if the client has that."""
     if wait:
         await long_poll.wait_for_end(id, at_most_s=wait)
-    view = await run_in_threadpool(views.get, id, prefix=prefix)
+    view = await in_thread(Threads.LOOKS, views.get, id, prefix=prefix)
     headers = {"ETag": f'"{view.digest}"', "Cache-Control": "no-cache"}
     if not view.is_final:
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -96,6 +103,7 @@ async def view_of(
 
 @router.get(
     "/jobs/{id}/events",
+    dependencies=[READS],
     response_model=JobEventPage,
     response_description="A page with `Accept: application/json`, else a stream.",
     responses={
@@ -104,6 +112,7 @@ async def view_of(
             errors.JobNotFound,
             errors.NotAcceptable,
             errors.ValidationFailed,
+            errors.RateLimited,
             errors.RedisUnavailable,
         ),
     },
@@ -114,25 +123,32 @@ async def job_events(
     store: StoreDep,
     settings: SettingsDep,
     stopping: StoppingDep,
+    room: WaitingRoomDep,
     after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
     limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
     last_event_id: Annotated[str | None, Header(pattern=LAST_EVENT_ID)] = None,
 ) -> Response:
     """Tell a job's history from behind an event on, and follow it to the end."""
     is_page = wants_page(request.headers.get("accept") or STREAM)
-    await run_in_threadpool(store.status_of, id)
+    await in_thread(Threads.LOOKS, store.status_of, id)
     after = last_event_id or after
     if is_page:
-        page = await run_in_threadpool(read_page, store, id, after=after, limit=limit)
+        page = await in_thread(Threads.LOOKS, read_page, store, id, after=after, limit=limit)
         return Response(page.model_dump_json(), media_type="application/json")
+    client = client_of(request)
+    if not room.has_place(client):
+        raise errors.RateLimited(
+            f"{room.places} streams and long polls of this client are open; no more are allowed"
+        )
     pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
-    stream = follow(store, id, after=after, pace=pace)
+    stream = follow(store, id, after=after, pace=pace, place=room.place(client))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return EventSourceResponse(stream, headers=headers)
 
 
 @router.post(
     "/jobs/{id}/cancel",
+    dependencies=[CANCELS],
     status_code=202,
     response_description="The job is asked to stop.",
     responses={
@@ -168,6 +184,7 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
 
 @router.delete(
     "/jobs/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.JobNotFound,

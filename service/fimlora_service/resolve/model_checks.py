@@ -7,6 +7,7 @@ from typing import Any
 
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.folders import sizes_in
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.file_sizes import check_file_sizes
@@ -44,6 +45,7 @@ def read_model(
     with refused(where):
         check_number_of_shards([name for name in names if name.endswith(".safetensors")])
         check_unquantised(config, names=names)
+        check_no_code(config)
         check_numbers(config)
     entries = weight_entries(folder, where=where)
     shapes = shapes_of(entries)
@@ -70,6 +72,7 @@ def check_files(
     """
     with refused(where):
         check_unquantised(config, names=names, dtypes=dtypes)
+        check_no_code(config)
         check_numbers(config, n_tensors=None if shapes is None else len(shapes))
         check_kinds(config)
         check_shard_names(names)

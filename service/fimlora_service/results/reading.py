@@ -1,14 +1,11 @@
 """What there is to read of a result: what the record says of it, and its files."""
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO
 
 from redis.exceptions import RedisError
 
 from fimlora_contract.artifacts import Artifact, JobResult
-from fimlora_contract.digests import CHUNK
 from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
 from fimlora_jobs.results.store import STATISTICS, ResultMissing
@@ -76,10 +73,3 @@ def read_pattern(artifacts: TrackedArtifacts, digest: str) -> RankPattern:
     except (ResultMissing, FileNotFoundError):
         raise errors.NoPattern(f"no result with digest {digest}") from None
     return RankPattern(digest=digest, adapter_config=config, rank_map=rank_map)
-
-
-def pieces(file: BinaryIO) -> Iterator[bytes]:
-    """A file piece by piece, closed at the end or when nobody reads on."""
-    with file:
-        while piece := file.read(CHUNK):
-            yield piece

@@ -87,6 +87,19 @@ def test_a_lost_attempt_is_followed_by_the_next_at_once(jobs: Jobs, leases: Leas
     assert (job_id, 2) in jobs.transport.waiting()
 
 
+def test_what_is_lost_while_the_worker_stops_is_not_counted(jobs: Jobs, leases: Leases, job_id):
+    """Whoever finds it, here or elsewhere: the stop was an order, and took too long."""
+    leases.stop()
+    leases.begin(f"{job_id}-1")
+
+    leases.lost(f"{job_id}-1", signal.SIGKILL)
+
+    record = jobs.get(job_id)
+    assert (record.status, record.attempt, record.failures) == ("queued", 2, 0)
+    [ended] = record.earlier_attempts
+    assert (ended.attempt, ended.reason, ended.counted) == (1, "handed_over", False)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "status", "code"),
     [

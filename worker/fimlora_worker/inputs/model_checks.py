@@ -10,6 +10,7 @@ from typing import Any
 
 from fimlora.model.safetensors_header import TensorEntry, read_header
 from fimlora_jobs.datasets.folders import sizes_in
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.file_sizes import check_file_sizes
@@ -52,6 +53,7 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
     try:
         check_number_of_shards([name for name in names if name.endswith(".safetensors")])
         check_unquantised(config, names=names)
+        check_no_code(config)
         entries = read_entries(folder)
         shapes = {name: entry.shape for name, entry in entries.items()}
         check_numbers(config, n_tensors=len(entries))

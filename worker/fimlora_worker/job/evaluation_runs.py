@@ -85,7 +85,9 @@ class RunTaker:
             raise
         is_new = self.runs.keep(spec.key, result.to_json())
         self.n_taken += 1
-        log.info("run.kept job=%s run=%s new=%s", self.runs.job_id, spec.key, is_new)
+        log.info(
+            "run.kept", extra={"job_id": self.runs.job_id, "run": spec.key, "is_new": is_new}
+        )
 
     def _tell(self, lacking: Sequence[RunSpec], **at: object) -> None:
         """Look what others are at, and report; cheap to call at every step."""

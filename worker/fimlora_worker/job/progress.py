@@ -77,9 +77,16 @@ class Reporter:
         if self.clock() - self._reported >= SIGN_INTERVAL_S:
             self._send(self._last)
 
+    def wait(self, seconds: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Let some time pass, and learn meanwhile whether the attempt should go on."""
+        until = self.clock() + seconds
+        while (left := until - self.clock()) > 0:
+            self.keep_alive()
+            sleep(min(left, SIGN_INTERVAL_S))
+
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
-        log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
+        log.info("attempt.resumed", extra={"batch": done, "n_batches": expected})
         self._stage_started, self._resumed_from = self.clock(), done
         self._send(self._of_batches(Stage.CALIBRATING, done, expected))
 

@@ -122,7 +122,7 @@ class KeptRounds:
             self.folder.mkdir(parents=True, exist_ok=True)
             statistics.save(self._path(n_batches))
         except OSError as error:
-            log.warning("rounds.not_saved folder=%s: %s", self.folder.name, error)
+            log.warning("rounds.not_saved", extra={"error": str(error)})
             return
         for n in self._found():
             if n < n_batches:
@@ -170,6 +170,6 @@ def begun_or_anew(
     except InvalidStatistics as error:  # such as those of another device
         if begun is None:
             raise
-        log.warning("rounds.refused folder=%s: %s", kept.folder.name, error)
+        log.warning("rounds.refused", extra={"error": str(error)})
         kept.forget()
     return rounds(None)

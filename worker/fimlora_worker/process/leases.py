@@ -24,6 +24,7 @@ from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped, Transport, give_up, requeue_orphans
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore, StaleAttempt
+from fimlora_worker.logs import rq_fields
 from fimlora_worker.process.memory_events import OomKills, count_oom_kills
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ class Leases:
         self._kills = deque[OomKills](maxlen=2)
         self._is_killed_here = False
         self._unwanted_since: float | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Remember that the worker has been told to stop; safe inside a signal handler."""
+        self._is_stopping = True
 
     def begin(self, rq_id: str) -> None:
         """Forget the previous attempt, and hold the new one until its process starts it."""
@@ -88,7 +94,7 @@ class Leases:
     def lost(self, rq_id: str, wait_status: int | None) -> None:
         """Queue the next attempt at once: this one's process has died."""
         error = self._cause(wait_status)
-        log.warning("attempt.lost rq_id=%s cause=%s", rq_id, error.detail)
+        log.warning("attempt.lost", extra=rq_fields(rq_id) | {"cause": error.detail})
         self._release(rq_id)
         if not is_hand(rq_id):
             self._give_up(rq_id, error)
@@ -103,7 +109,7 @@ class Leases:
             if self._store.request_cancel(job_id) is JobStatus.CANCELING:
                 self._store.confirm_cancel(job_id, attempt)
         except (StaleAttempt, JobMissing):
-            log.info("attempt.already_over rq_id=%s", rq_id)
+            log.info("attempt.already_over", extra=rq_fields(rq_id))
 
     def settle(self, rq_id: str) -> None:
         """Give up an attempt that RQ says has ended and that has left no end on record."""
@@ -119,7 +125,7 @@ class Leases:
             JobStatus.RUNNING,
             JobStatus.CANCELING,
         }:
-            log.warning("attempt.unsettled rq_id=%s status=%s", rq_id, record.status)
+            log.warning("attempt.unsettled", extra=rq_fields(rq_id) | {"status": record.status})
             self._give_up(rq_id, None)
 
     def _is_wanted(self, rq_id: str) -> bool:
@@ -128,6 +134,8 @@ class Leases:
                 # While another attempt is waited for, too: a finished run is kept for it.
                 status = self._store.status_of(job_id_of(rq_id))
                 return status in {JobStatus.QUEUED, JobStatus.RUNNING}
+            if self._is_stopping:
+                self._store.note_stopping(*parse_rq_job_id(rq_id))
             return self._store.renew(*parse_rq_job_id(rq_id)) is not JobStatus.CANCELING
         except (StaleAttempt, JobMissing):
             return False
@@ -140,7 +148,7 @@ class Leases:
         try:
             give_up(self._store, self._transport, job_id, attempt, error=error)
         except (StaleAttempt, JobMissing):
-            log.info("attempt.already_over rq_id=%s", rq_id)
+            log.info("attempt.already_over", extra=rq_fields(rq_id))
 
     def _cause(self, wait_status: int | None) -> JobError:
         status = wait_status or 0
@@ -205,10 +213,11 @@ class ReaperThread:
                     log.exception("reaper.failed")
 
     def _requeue(self) -> None:
-        requeue_orphans(self._store, self._transport, on_reaped=_log_reaped)
+        requeue_orphans(
+            self._store, self._transport, on_reaped=_log_reaped, every_s=self._every_s
+        )
 
 
 def _log_reaped(reaped: Reaped) -> None:
-    log.warning(
-        "job.reaped job=%s attempt=%d status=%s", reaped.job_id, reaped.attempt, reaped.status
-    )
+    fields = {"job_id": reaped.job_id, "attempt": reaped.attempt, "status": reaped.status}
+    log.warning("job.reaped", extra=fields)

@@ -12,7 +12,7 @@ from fimlora_client.blocking.transport import Events, Transport
 from fimlora_client.calls import Answer, Call, raise_for_problem, read_answer
 from fimlora_client.context import Context
 from fimlora_client.errors import ConnectionFailed
-from fimlora_client.retries import is_retryable
+from fimlora_client.retries import is_in_flight, is_retryable
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,9 +39,10 @@ class Sender:
         Raises:
             ConnectionFailed: The service was not reached in the last try.
         """
-        context = self.context
-        for retry in range(0 if call.is_final else context.policy.max_retries):
-            hint = None
+        context, policy = self.context, self.context.policy
+        retry, in_flight_s = 0, 0.0
+        while retry < (0 if call.is_final else policy.max_retries):
+            hint, is_waited_for = None, False
             try:
                 answer = self._send_once(call)
             except ConnectionFailed:
@@ -50,7 +51,13 @@ class Sender:
                 if not is_retryable(answer):
                     return answer
                 hint = context.hint(answer)
-            self.pause(context.policy.pause(retry, hint_s=hint, random=context.random()))
+                is_waited_for = is_in_flight(answer) and in_flight_s < policy.max_in_flight_s
+            pause = policy.pause(retry, hint_s=hint, random=context.random())
+            if is_waited_for:
+                in_flight_s += pause
+            else:
+                retry += 1
+            self.pause(pause)
         return self._send_once(call)
 
     def ask(self, call: Call, model: type[T]) -> T:

@@ -12,12 +12,14 @@ from fimlora_client.cli import (
     cache,
     calibrate,
     compare,
+    config,
     control,
     datasets,
     evaluate,
     fetch,
     history,
     jobs,
+    keys,
     models,
     pins,
     plan,
@@ -28,6 +30,7 @@ from fimlora_client.cli import (
 from fimlora_client.cli.console import exit_code, print_plain, show_error
 from fimlora_client.cli.context import Connection
 from fimlora_client.errors import ClientError
+from fimlora_client.settings import check_names
 from fimlora_contract import __version__
 
 HELP = """
@@ -89,12 +92,13 @@ def root(
     ] = False,
 ) -> None:
     """Options before the command hold for all commands."""
+    check_names()
     ctx.obj = ctx.obj or Connection(url=url)
 
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status},
+    "Start": {"up": up.up, "status": status.status, "config": config.config},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
@@ -115,6 +119,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "jobs": jobs.list_jobs,
         "show": jobs.show,
         "events": history.events,
+        "webhooks": history.webhooks,
         "artifacts": history.artifacts,
         "workers": status.workers,
         "cache": cache.cache,
@@ -125,6 +130,7 @@ for panel, commands in COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
+app.add_typer(keys.group, name="keys", rich_help_panel="Start")
 app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
 
 

@@ -18,6 +18,7 @@ from fimlora_client.errors import (
     ClientError,
     DatasetInUse,
     DatasetNotFound,
+    InvalidSettings,
     JobAlreadyFinished,
     JobCanceled,
     JobFailed,
@@ -47,6 +48,7 @@ IDS = frozenset(
     }
 )
 OK, ERROR, USAGE, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+SETTINGS = 78  # EX_CONFIG of sysexits.h, as service and worker answer
 EXIT_CODES: dict[type[ClientError], int] = {
     ValidationFailed: USAGE,  # as for what typer refuses by itself
     JobNotFound: NOT_FOUND,
@@ -62,6 +64,7 @@ EXIT_CODES: dict[type[ClientError], int] = {
     JobCanceled: FAILED,
     JobNotFinished: NOT_FINISHED,
     WaitTimeout: NOT_FINISHED,
+    InvalidSettings: SETTINGS,
 }
 # What to type next, where the service's own advice speaks of routes.
 NEXT_STEPS: dict[type[ClientError], str] = {

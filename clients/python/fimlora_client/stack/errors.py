@@ -1,6 +1,6 @@
 """Why the stack could not be started or kept up."""
 
-from fimlora_client.errors import ClientError
+from fimlora_client.errors import ClientError, InvalidSettings
 
 
 class StackError(ClientError):
@@ -14,3 +14,9 @@ class StackError(ClientError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class SettingsRefused(StackError, InvalidSettings):
+    """A process of the stack says that the environment cannot be used."""
+
+    code = "invalid_settings"

@@ -161,7 +161,7 @@ class ChatTemplate:
         """Why there is no answer."""
         code = process.wait()
         self.__exit__(None, None, None)
-        log.warning("chat_template.ended code=%d", code)
+        log.warning("chat_template.ended", extra={"status": code})
         if code == -signal.SIGALRM:
             return (
                 f"{where}: the model's chat template takes more than "
