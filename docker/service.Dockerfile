@@ -38,6 +38,7 @@ RUN groupadd --gid 10001 fimlora \
 COPY --from=dependencies /opt/fimlora /opt/fimlora
 RUN --mount=type=bind,from=package,source=/dist,target=/dist \
     pip --python /opt/fimlora/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY docker/service_health.py /opt/fimlora/service_health.py
 ENV PATH=/opt/fimlora/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -10,10 +10,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq.utils import utcparse
 from rq.worker_registration import get_keys
 
+from fimlora_contract.environment import SettingsError, hide_password, read_secret
+
 OLDEST = timedelta(seconds=60)
+DEFAULT_URL = "redis://localhost:6379/0"
 
 
 def last_heartbeat(redis: Redis, hostname: str) -> datetime | None:
@@ -34,10 +38,22 @@ def problem(heard: datetime | None, *, now: datetime) -> str | None:
     return None
 
 
+def look(url: str) -> str | None:
+    """What is wrong with the worker of this host, or with the server that would know."""
+    redis = Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
+    try:
+        return problem(last_heartbeat(redis, socket.gethostname()), now=datetime.now(UTC))
+    except RedisError as error:
+        return f"{hide_password(url)} does not answer: {error}"
+
+
 def main() -> int:
     """Look, say what is wrong, and answer as docker expects."""
-    redis = Redis.from_url(os.environ["REDIS_URL"], socket_timeout=3, socket_connect_timeout=3)
-    found = problem(last_heartbeat(redis, socket.gethostname()), now=datetime.now(UTC))
+    try:
+        url = read_secret(os.environ, "REDIS_URL") or DEFAULT_URL
+        found = look(url)
+    except (SettingsError, ValueError) as error:
+        found = f"REDIS_URL cannot be used: {error}"
     if found:
         sys.stderr.write(found + "\n")
     return int(found is not None)

@@ -18,6 +18,7 @@ CLASSES = {
     "client.models": ("blocking/catalogues.py", "Models"),
     "client.workers": ("blocking/catalogues.py", "Workers"),
     "client.cache": ("blocking/catalogues.py", "Cache"),
+    "client.keys": ("blocking/keys.py", "Keys"),
     "job": ("blocking/handle.py", "JobHandle"),
     "evaluation": ("blocking/evaluations.py", "EvaluationHandle"),
     "result": ("results.py", "Result"),

@@ -16,8 +16,10 @@ sys.path.insert(0, str(HERE))  # the pages beside this file, wherever it is run 
 from blocking import INIT, SOURCES, TARGET, make_blocking  # noqa: E402
 from client_reference import client_reference  # noqa: E402
 from config_kinds import config_kinds  # noqa: E402
+from configuration_page import configuration_page  # noqa: E402
 from environment_names import environment_names  # noqa: E402
 from methods_page import methods_page  # noqa: E402
+from metrics_page import metrics_page  # noqa: E402
 from model_heads import model_heads  # noqa: E402
 
 
@@ -67,7 +69,9 @@ PAGES: list[tuple[Path, Callable[[], str]]] = [
     (HERE / "openapi.json", openapi),
     (HERE / "cli.md", cli),
     (HERE / "client.md", client_reference),
+    (HERE / "configuration.md", configuration_page),
     (HERE / "methods.md", methods_page),
+    (HERE / "metrics.md", metrics_page),
     (MODELS / "heads.json", model_heads),
     (MODELS / "config_kinds.json", config_kinds),
 ]

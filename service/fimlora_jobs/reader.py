@@ -9,6 +9,7 @@ from redis import Redis
 
 from fimlora_contract.jobs import JobEvent, JobKind, JobStatus
 from fimlora_jobs.answers import as_ms, text_of
+from fimlora_jobs.durability import owe
 from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
 
 BATCH = 500
@@ -63,7 +64,7 @@ class JobReader:
         stored = self._redis.hgetall(self._job(job_id))
         if not stored:
             raise JobMissing(f"no job {job_id!r}")
-        return JobRecord.from_hash(stored)
+        return _told(JobRecord.from_hash(stored))
 
     def shown(self, job_id: str) -> JobRecord:
         """Read of a job what clients see: all but inline rows.
@@ -100,28 +101,55 @@ class JobReader:
             raise JobMissing(f"no job {job_id!r}")
         return JobStatus(text_of(status))
 
+    def owner_of(self, job_id: str) -> str:
+        """Read only whose a job is.
+
+        Raises:
+            JobMissing: There is no such job.
+        """
+        id_, owner = self._redis.hmget(self._job(job_id), ("id", "owner"))
+        if id_ is None:
+            raise JobMissing(f"no job {job_id!r}")
+        return text_of(owner or "")
+
     def page(
-        self, *, limit: int, before: str | None = None, kind: JobKind | None = None
+        self,
+        *,
+        limit: int,
+        before: str | None = None,
+        kind: JobKind | None = None,
+        owner: str | None = None,
     ) -> list[JobRecord]:
-        """Jobs from newest to oldest, starting after the id ``before``; all kinds, or one."""
+        """Jobs from newest to oldest.
+
+        Args:
+            limit: How many at most.
+            before: Start after this id.
+            kind: Of this kind only.
+            owner: Of this tenant only; empty for the operator's own.
+        """
         ids = (
-            list(islice(self._ids_of(kind, before), limit))
-            if kind
-            else self._ids(before, at_most=limit)
+            self._ids(before, at_most=limit, owner=owner or "")
+            if kind is None and owner != ""
+            else list(islice(self._ids_where(before, kind=kind, owner=owner), limit))
         )
         return [record for record in self._read(ids, SHOWN_FIELDS) if record]
 
-    def _ids(self, before: str | None, *, at_most: int) -> list[str]:
+    def _ids(self, before: str | None, *, at_most: int, owner: str = "") -> list[str]:
         """Ids from newest to oldest."""
         start = f"({before}" if before else "+"
-        ids = self._redis.zrevrangebylex(self.key("jobs"), start, "-", start=0, num=at_most)
+        listed = self.key("jobs", owner) if owner else self.key("jobs")
+        ids = self._redis.zrevrangebylex(listed, start, "-", start=0, num=at_most)
         return [text_of(id_) for id_ in ids]
 
-    def _ids_of(self, kind: JobKind, before: str | None) -> Iterator[str]:
-        """Ids of one kind: no list of them is kept, so all that are newer are looked at."""
-        while ids := self._ids(before, at_most=BATCH):
-            records = self._read(ids, (*STATE_FIELDS, "kind"))
-            yield from (record.id for record in records if record and record.kind is kind)
+    def _ids_where(
+        self, before: str | None, *, kind: JobKind | None, owner: str | None
+    ) -> Iterator[str]:
+        """Ids of which no list is kept, so that all that are newer are looked at."""
+        while ids := self._ids(before, at_most=BATCH, owner=owner or ""):
+            for record in self._read(ids, (*STATE_FIELDS, "kind", "owner")):
+                if record and kind in (None, record.kind) and owner in (None, record.owner):
+                    yield record.id
             before = ids[-1]
 
     def ids_before(self, created_ms: int, *, limit: int) -> list[str]:
@@ -164,10 +192,14 @@ class JobReader:
         entries = self._redis.xrange(
             self._events(job_id), min=f"({after}", max="+", count=limit
         )
-        return [
+        found = [
             JobEvent(id=text_of(id_), **json.loads(_field(fields or {}, "event")))
             for id_, fields in entries or ()
         ]
+        for event in found:
+            if event.status.is_final:
+                owe(int(event.id.partition("-")[0]))
+        return found
 
     def _read(self, ids: Sequence[str], fields: Sequence[str]) -> list[JobRecord | None]:
         """Some fields of some jobs in one round trip; ``None`` for a job that is gone."""
@@ -189,7 +221,14 @@ class JobReader:
 def read_record(fields: Sequence[str], values: Sequence[Any]) -> JobRecord | None:
     """What HMGET returned for some fields; ``None`` for a job that is gone."""
     stored: dict[Any, Any] = {f: v for f, v in zip(fields, values, strict=True) if v}
-    return JobRecord.from_hash(stored) if "id" in stored else None
+    return _told(JobRecord.from_hash(stored)) if "id" in stored else None
+
+
+def _told(record: JobRecord) -> JobRecord:
+    """A record as it is read: that a job has ended is told only once it is on disk."""
+    if record.status.is_final:
+        owe(record.updated_at_ms)
+    return record
 
 
 def _field(fields: Mapping[Any, Any], name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fimlora_contract.jobs import (
     RESULTS,
+    EarlierAttempt,
     Job,
     JobError,
     JobKind,
@@ -42,7 +43,7 @@ STATE_FIELDS = (
 )  # fmt: skip
 SHOWN_FIELDS = (
     *STATE_FIELDS, "kind", "version", "created_at", "started_at", "finished_at", "progress", "request",
-    "resolved", "error", "result", "statistics_from", "requests",
+    "resolved", "error", "result", "statistics_from", "requests", "owner", "earlier_attempts",
 )  # fmt: skip
 
 
@@ -104,6 +105,11 @@ class JobRecord:
         return JobKind(self.fields.get("kind") or JobKind.CALIBRATION)
 
     @property
+    def owner(self) -> str:
+        """The tenant that it belongs to; empty for the operator, and without keys."""
+        return self.fields.get("owner", "")
+
+    @property
     def is_missing(self) -> bool:
         """Whether the current attempt was seen queued, but in no list to pop from."""
         return self.fields.get("missing_attempt") == str(self.attempt)
@@ -114,9 +120,19 @@ class JobRecord:
         return int(self.fields["deadline_at"]) if self.fields.get("deadline_at") else None
 
     @property
-    def memory_kills(self) -> int:
-        """How many attempts the system has ended for want of memory."""
-        return int(self.fields.get("memory_kills") or 0)
+    def is_stopping(self) -> bool:
+        """Whether the worker of the current attempt has been told to stop."""
+        return self.fields.get("stopping_attempt") == str(self.attempt)
+
+    @property
+    def earlier_attempts(self) -> list[EarlierAttempt]:
+        """How attempts before the current one ended, oldest first."""
+        return [EarlierAttempt(**each) for each in self.json_field("earlier_attempts") or ()]
+
+    @property
+    def memory_kills(self) -> tuple[str, ...]:
+        """What attempts asked for that the system has ended for want of memory."""
+        return tuple(self.json_field("killed_asking") or ())
 
     @property
     def request(self) -> dict[str, Any]:
@@ -133,6 +149,11 @@ class JobRecord:
         """The request with the number of its inline rows in their place."""
         request: dict[str, Any] = self.json_field("request") or {}
         return request
+
+    @property
+    def request_id(self) -> str:
+        """Id of the HTTP request that the job was made for; empty when it is not known."""
+        return self.fields.get("request_id") or ""
 
     @property
     def is_urgent(self) -> bool:
@@ -163,6 +184,7 @@ class JobRecord:
             kind=self.kind,
             status=self.status,
             attempt=self.attempt,
+            earlier_attempts=self.earlier_attempts,
             progress=Progress(**progress) if progress else None,
             created_at=created_at,
             started_at=as_time(self.fields.get("started_at")),
@@ -176,4 +198,5 @@ class JobRecord:
             statistics_from=self.fields.get("statistics_from") or None,
             requests=int(self.fields.get("requests") or 1),
             cached=cached,
+            owner=self.owner,
         )

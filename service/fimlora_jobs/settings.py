@@ -1,11 +1,21 @@
 """What the settings of service and worker have in common, and how they are read."""
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -14,6 +24,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 from pydantic_settings import SettingsError as SourceError
+from redis.connection import parse_url
 
 from fimlora_contract.environment import (
     PREFIX,
@@ -24,6 +35,9 @@ from fimlora_contract.environment import (
     is_secret,
     read_secret,
 )
+from fimlora_contract.settings_shown import show_settings
+from fimlora_jobs.allow_lists import Allowed, AllowList
+from fimlora_jobs.logs import LogFormat
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 LogLevel = Annotated[
@@ -31,6 +45,10 @@ LogLevel = Annotated[
     BeforeValidator(lambda level: level.upper() if isinstance(level, str) else level),
 ]
 # No devices at all is a choice; any other setting that is empty is one that is not made.
+WRONG_URL = (
+    "REDIS_URL is no address of a server: it begins with redis://, rediss:// or unix://, "
+    "as in redis://host:6379/0"
+)
 MAY_BE_EMPTY = frozenset({"CUDA_VISIBLE_DEVICES"})
 
 
@@ -51,7 +69,8 @@ class ProcessSettings(BaseSettings):
         description="Server of the queue and the job records (redis, rediss or unix URL).",
     )
     data_dir: Folder = Field(
-        default=Path(".fimlora"), description="Folder that service and workers share."
+        default=Path(".fimlora"),
+        description="Folder of `fimlora up`, that service and workers share.",
     )
     artifacts_url: Address = Field(
         default="",
@@ -68,9 +87,42 @@ class ProcessSettings(BaseSettings):
         validation_alias="HF_TOKEN",
         description="Token for gated models and datasets.",
     )
+    allowed_models: str = Field(
+        default="",
+        description="Base models that may be used, such as meta-llama/* or local:*, separated "
+        "by commas; empty for all.",
+    )
+    allowed_datasets: str = Field(
+        default="",
+        description="Datasets that may be used, such as org/*, local:*, upload or inline, "
+        "separated by commas; empty for all.",
+    )
     log_level: LogLevel = Field(
         default="INFO", description="What is written to standard error."
     )
+    log_format: LogFormat = Field(
+        default="auto", description="Log lines as json or text; auto is text on a terminal."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        try:
+            parse_url(url)  # type: ignore[no-untyped-call]
+        except ValueError:
+            raise ValueError(WRONG_URL) from None
+        return url
+
+    @field_validator("allowed_models", "allowed_datasets")
+    @classmethod
+    def _patterns_match_something(cls, patterns: str, info: ValidationInfo) -> str:
+        AllowList.of(patterns, setting=str(info.field_name))
+        return patterns
+
+    @property
+    def allowed(self) -> Allowed:
+        """The base models and datasets that may be used."""
+        return Allowed.of(models=self.allowed_models, datasets=self.allowed_datasets)
 
     @classmethod
     def read(cls, **given: Any) -> Self:
@@ -109,6 +161,11 @@ def environment_help(settings: type[ProcessSettings]) -> str:
         for name, field in settings.model_fields.items()
     ]
     return "\n".join(["environment:", *rows])
+
+
+def settings_as_json(settings: ProcessSettings) -> str:
+    """Every setting as it holds and where it comes from, without secrets."""
+    return json.dumps([asdict(row) for row in show_settings(settings, os.environ)])
 
 
 class Environment(EnvSettingsSource):

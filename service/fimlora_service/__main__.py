@@ -12,7 +12,7 @@ def main() -> int:
     # that is a fifth of the time to the first answer. `warm_up` turns the collector on.
     gc.disable()
     from fimlora_contract.environment import SettingsError
-    from fimlora_jobs.settings import environment_help
+    from fimlora_jobs.settings import environment_help, settings_as_json
     from fimlora_service.settings import Settings
 
     parser = argparse.ArgumentParser(
@@ -23,12 +23,19 @@ def main() -> int:
     )
     parser.add_argument("--host", help="address to listen on (default FIMLORA_HOST)")
     parser.add_argument("--port", type=int, help="port, 0 for any (default FIMLORA_PORT)")
+    parser.add_argument(
+        "--settings", action="store_true", help="show what is set, as JSON, and quit"
+    )
     given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
+    only_shown = given.pop("settings")
     try:
         settings = Settings.read(**given)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
+    if only_shown:
+        sys.stdout.write(f"{settings_as_json(settings)}\n")
+        return os.EX_OK
     from fimlora_service.server import serve
 
     serve(settings)

@@ -1,6 +1,8 @@
 """The application: parts are made when it starts, and handed to handlers by its state."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from threading import Event
@@ -8,34 +10,50 @@ from threading import Event
 from fastapi import FastAPI
 
 from fimlora_contract import __version__
-from fimlora_jobs.connection import impatient_redis
+from fimlora_jobs.connection import impatient_redis, why_away
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.store_watch import StoreWatch
 from fimlora_service.adapters import endpoints as adapters
 from fimlora_service.calibrations import endpoints as calibrations
 from fimlora_service.calibrations.live_locks import LOCK_TTL_S, LiveLocks
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
+from fimlora_service.http.durable_answers import DurableAnswersMiddleware
+from fimlora_service.http.hosts import HostMiddleware
 from fimlora_service.http.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
 )
 from fimlora_service.http.openapi import document_problems, operation_id
+from fimlora_service.http.origins import OriginMiddleware, add_cors
 from fimlora_service.http.problems import install_handlers
+from fimlora_service.http.security_headers import SecurityHeadersMiddleware
 from fimlora_service.http.slow_bodies import SlowBodyMiddleware
 from fimlora_service.http.sound_heads import SoundHeadMiddleware
 from fimlora_service.jobs import endpoints as jobs
+from fimlora_service.keys import endpoints as keys
+from fimlora_service.keys.announcement import announce_access
 from fimlora_service.models import endpoints as models
 from fimlora_service.operations import endpoints as operations
-from fimlora_service.operations.background import RETENTION_INTERVAL_S, forget, reap, repeating
-from fimlora_service.operations.metrics import Metrics, MetricsMiddleware, StoreCollector
+from fimlora_service.operations import figures_endpoints
+from fimlora_service.operations.background import (
+    LOOK_INTERVAL_S,
+    RETENTION_INTERVAL_S,
+    forget,
+    reap,
+    repeating,
+)
+from fimlora_service.operations.metrics import Metrics, MetricsMiddleware
+from fimlora_service.operations.store_metrics import DiskCollector, StoreCollector
 from fimlora_service.plans import endpoints as plans
 from fimlora_service.rank_patterns import endpoints as rank_patterns
 from fimlora_service.results import cache_endpoints
@@ -43,12 +61,16 @@ from fimlora_service.results import endpoints as results
 from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.settings import Settings
 from fimlora_service.state import State, make_state
+from fimlora_service.webhooks import endpoints as webhooks
 from fimlora_service.webhooks.delivery import WebhookSender
+from fimlora_service.webhooks.posting import Poster
+from fimlora_service.webhooks.receivers import Receivers
 
+logger = logging.getLogger(__name__)
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, operations,
+    adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
 )  # fmt: skip
 
 
@@ -85,17 +107,42 @@ async def running(
     with (
         closing(impatient_redis(settings.redis_url)) as redis,
         closing(impatient_redis(settings.redis_url)) as queue_redis,
+        closing(impatient_redis(settings.redis_url)) as disk_redis,
+        closing(Durability(disk_redis, key=JobStore(redis).key("on_disk"))) as durability,
     ):
+        say_what_is_promised(durability)
         store, transport = JobStore(redis), RqTransport(queue_redis)
         artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
             repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
             repeated_steps(settings, transport, artifacts, metrics),
             metrics.showing(StoreCollector(store, transport)),
+            metrics.showing(DiskCollector(data_folder.root)),
         ):
-            yield make_state(
-                settings, stopping, data_folder, artifacts, transport, locks, metrics
+            state = make_state(
+                settings,
+                stopping,
+                data_folder,
+                artifacts,
+                transport,
+                locks,
+                metrics,
+                durability,
             )
+            announce_access(state["gate"].ring, host=settings.host)
+            yield state
+
+
+def say_what_is_promised(durability: Durability) -> None:
+    """Log once whether what is accepted survives a loss of power; nobody waits for it."""
+
+    def say(asked: "Future[None]") -> None:
+        if error := asked.exception():
+            logger.warning("store.away", extra={"reason": why_away(error)})
+        else:
+            logger.info("store.durability", extra={"promise": durability.promise})
+
+    durability.settled().add_done_callback(say)
 
 
 @contextmanager
@@ -104,18 +151,22 @@ def repeated_steps(
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
     store = artifacts.usage.store
+    receivers = Receivers(settings.webhook_origins, settings.webhook_near_origins)
     sender = WebhookSender(
         Outbox(store),
-        allowed=settings.webhook_origins,
-        key=settings.webhook_key,
+        poster=Poster(receivers),
+        keys=settings.webhook_keys,
         tries=metrics.webhooks,
     )
-    reaping = partial(reap, store, transport)
+    reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)
     evicting = partial(make_room, artifacts, limits_of(settings))
+    watch = StoreWatch(settings.redis_url)
     with (
+        repeating("store", watch.look, every_s=LOOK_INTERVAL_S, first_s=0),
         repeating("reaper", reaping, every_s=settings.reaper_interval_s),
         repeating("webhooks", sender.deliver_due, every_s=settings.webhook_interval_s),
+        closing(sender),
         repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
         repeating("eviction", evicting, every_s=EVICTION_INTERVAL_S),
     ):
@@ -124,6 +175,7 @@ def repeated_steps(
 
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround every request; what is added last is outermost."""
+    app.add_middleware(DurableAnswersMiddleware)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(SlowBodyMiddleware, patience_s=settings.request_timeout_s)
     app.add_middleware(
@@ -131,7 +183,11 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         limit=settings.max_body_bytes,
         upload_limit=settings.max_upload_bytes,
     )
+    app.add_middleware(OriginMiddleware, allowed=settings.page_origins)
+    add_cors(app, settings.page_origins)
+    app.add_middleware(HostMiddleware, allowed=settings.host_patterns)
     app.add_middleware(SoundHeadMiddleware)
+    app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 

@@ -12,9 +12,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from fimlora_jobs.logs import configure_logging
 from fimlora_service.app import create_app
 from fimlora_service.http.connections import Connections, room_for
-from fimlora_service.http.logs import configure_logging
 from fimlora_service.settings import Settings
 
 SHUTDOWN_S = 5
@@ -72,7 +72,7 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
         settings: Configuration.
         extend: Adds to the application before it starts.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, process="service", form=settings.log_format)
     stopping = Event()
     app = create_app(settings, stopping=stopping)
     if extend:
@@ -89,6 +89,8 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     with suppress(KeyboardInterrupt):  # raised once more after all has ended in good order

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
 from fimlora_jobs.settings import ProcessSettings
+from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
 
@@ -19,9 +20,34 @@ class Settings(ProcessSettings):
     port: int = Field(
         default=8000, ge=0, le=65_535, description="Port of the API; 0 for any free one."
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names the service is called by besides localhost and its own addresses, "
+        "such as fimlora.example.com or *.example.com, separated by commas.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the service, such as https://ui.example.com, "
+        "separated by commas; empty for none.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, "
+        "separated by commas; empty for none.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=24,
+        description="An API key of the operator with every scope, beside those on record.",
+    )
     max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
+    )
+    min_free_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="Nothing is accepted while the data folder's disk has less free space.",
     )
     hub_timeout_s: float = Field(
         default=10.0, gt=0, description="How long an answer of the hub is waited for."
@@ -55,6 +81,12 @@ class Settings(ProcessSettings):
     max_open_jobs_per_tenant: int = Field(
         default=0, ge=0, description="The same for one tenant; 0 for no limit."
     )
+    max_calibration_tokens: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Tokens that a request may send through a model: batches x examples x length, "
+        "in each part of it; 0 for no limit.",
+    )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )
@@ -63,6 +95,9 @@ class Settings(ProcessSettings):
     )
     webhook_secret: SecretStr | None = Field(
         default=None, description="What webhooks are signed with."
+    )
+    webhook_old_secret: SecretStr | None = Field(
+        default=None, description="The secret before it: webhooks are signed with both."
     )
     webhook_interval_s: float = Field(
         default=1.0, gt=0, description="Between looks into the outbox."
@@ -83,10 +118,28 @@ class Settings(ProcessSettings):
     @field_validator("webhook_hosts")
     @classmethod
     def _hosts_are_origins(cls, hosts: str) -> str:
-        allowed_origins(hosts)
+        listed_origins(hosts)
         return hosts
 
-    @field_validator("webhook_secret")
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_patterns(cls, hosts: str) -> str:
+        host_patterns(hosts)
+        return hosts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        page_origins(origins)
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        networks(proxies)
+        return proxies
+
+    @field_validator("webhook_secret", "webhook_old_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret:
@@ -94,24 +147,49 @@ class Settings(ProcessSettings):
         return secret
 
     @property
-    def webhook_origins(self) -> frozenset[str]:
-        """Whom webhooks may call."""
-        return allowed_origins(self.webhook_hosts)
+    def host_patterns(self) -> tuple[str, ...]:
+        """Names the service is called by, the one it is bound to among them."""
+        own = () if address_of(self.host) else (self.host,)
+        return host_patterns(self.allowed_hosts) + own
 
     @property
-    def webhook_key(self) -> bytes | None:
-        """What webhooks are signed with."""
-        secret = self.webhook_secret
-        return key_of(secret.get_secret_value()) if secret else None
+    def page_origins(self) -> frozenset[str]:
+        """Whose pages may use the service."""
+        return page_origins(self.allowed_origins)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Whose account of a peer is believed."""
+        return networks(self.trusted_proxies)
+
+    @property
+    def webhook_origins(self) -> frozenset[str]:
+        """Whom webhooks may call."""
+        return frozenset(listed_origins(self.webhook_hosts))
+
+    @property
+    def webhook_near_origins(self) -> frozenset[str]:
+        """Who of them may lie in the operator's own network."""
+        listed = listed_origins(self.webhook_hosts)
+        return frozenset(origin for origin, is_near in listed.items() if is_near)
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """What webhooks are signed with, the newest first."""
+        secrets = filter(None, (self.webhook_secret, self.webhook_old_secret))
+        return tuple(key_of(secret.get_secret_value()) for secret in secrets)
 
 
-def allowed_origins(hosts: str) -> frozenset[str]:
+def listed_origins(hosts: str) -> dict[str, bool]:
     """What FIMLORA_WEBHOOK_HOSTS allows: ``host``, ``host:port``, or ``http://host:port``.
+
+    Returns:
+        Each origin, and whether it is listed with its port.
 
     Raises:
         ValueError: An entry is none of these.
     """
-    origins = set()
+    origins: dict[str, bool] = {}
     for entry in filter(None, (part.strip() for part in hosts.split(","))):
         url = entry if "://" in entry else f"https://{entry}"
         origin = origin_of(url)
@@ -120,8 +198,9 @@ def allowed_origins(hosts: str) -> frozenset[str]:
                 f"FIMLORA_WEBHOOK_HOSTS has {entry!r}; allowed are host, host:port and "
                 "http://host:port, separated by commas"
             )
-        origins.add(origin)
-    return frozenset(origins)
+        has_port = ":" in url.partition("://")[2]
+        origins[origin] = origins.get(origin, False) or has_port
+    return origins
 
 
 def key_of(secret: str) -> bytes:
@@ -134,5 +213,5 @@ def key_of(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error as error:
-            raise ValueError("FIMLORA_WEBHOOK_SECRET is not base64 after whsec_") from error
+            raise ValueError("it is not base64 after whsec_") from error
     return secret.encode()

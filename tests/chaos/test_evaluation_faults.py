@@ -31,7 +31,7 @@ def n_done(jobs: Jobs, job_id: str) -> int:
 
 def n_kept(job_id: str, *workers: WorkerHandle) -> list[int]:
     """How many runs each worker has trained to the end."""
-    return [worker.count(f"run.kept job={job_id}") for worker in workers]
+    return [worker.count("run.kept", job_id=job_id) for worker in workers]
 
 
 def test_two_workers_share_the_runs(jobs: Jobs, pair):
@@ -122,7 +122,7 @@ def test_a_killed_worker_costs_the_run_it_was_in(jobs: Jobs, pair):
     results = Runs(jobs.store, job_id).results()
     assert {run: results[run] for run in finished} == finished
     assert len(results) == record.to_job().result.n_runs
-    assert other.count(f"run.kept job={job_id}") < len(results)
+    assert other.count("run.kept", job_id=job_id) < len(results)
 
 
 def n_steps(record: JobRecord) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from rq import SimpleWorker
-from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from fimlora_client import Client
@@ -18,6 +17,7 @@ from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.jobs import LABELLED, write_jsonl
 from support.model_folders import make_encoder
+from support.testclient import TestClient
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,11 @@ METHODS = {
     "liveness": lambda c: c.liveness(),
     "version": lambda c: c.version(),
     "show_metrics": lambda c: c.metrics(),
+    "create_key": lambda c: c.keys.create("ci", scopes=["read"], tenant="acme"),
+    "list_keys": lambda c: c.keys.list(tenant="acme"),
+    "retrieve_key": lambda c: c.keys.retrieve("k1"),
+    "rotate_key": lambda c: c.keys.rotate("k1", grace_s=0),
+    "revoke_key": lambda c: c.keys.revoke("k1"),
 }
 
 
@@ -116,6 +121,11 @@ COMMANDS = {
     "readiness": ["status"],
     "liveness": "`fimlora status` asks for readiness, which says more",
     "version": ["status"],
+    "create_key": ["keys", "create", "ci", "--scopes", "read", "--tenant", "acme"],
+    "list_keys": ["keys", "list", "--tenant", "acme"],
+    "retrieve_key": "`fimlora keys` lists all that is known of each",
+    "rotate_key": ["keys", "rotate", "k1", "--grace", "0s"],
+    "revoke_key": ["keys", "revoke", "k1"],
     "show_metrics": "Prometheus reads them, `fimlora status` is for people",
 }
 FILE = {"name": "a.json", "digest": DIGEST, "size": 1, "media_type": "x/y"}

@@ -1,13 +1,17 @@
-"""The two scripts that the images carry or are built with."""
+"""The scripts that the images carry or are built with."""
 
+import contextlib
 import importlib.util
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +22,7 @@ from rq.utils import utcformat
 
 ROOT = Path(__file__).parents[2]
 HEALTH = ROOT / "docker" / "worker_health.py"
+SERVICE_HEALTH = ROOT / "docker" / "service_health.py"
 
 
 def load(path: Path) -> ModuleType:
@@ -104,8 +109,79 @@ def test_no_worker_at_all_is_not_healthy(valkey_url: str) -> None:
 
 
 def test_an_unreachable_valkey_is_not_healthy() -> None:
-    """Exit other than 0 when nobody listens."""
-    answer = check("unix:///tmp/fimlora-nobody-listens-here")
+    """Exit 1 and one sentence when nobody listens; it has no password."""
+    answer = check("redis://:s3cret@127.0.0.1:1/0")
 
     assert answer.returncode == 1
-    assert "ConnectionError" in answer.stderr
+    assert answer.stderr.startswith("redis://:***@127.0.0.1:1/0 does not answer: ")
+    assert answer.stderr.count("\n") == 1
+    assert "s3cret" not in answer.stderr
+
+
+@pytest.mark.parametrize("url", ["http://s3cret", "redis://:s3cret@h:x"])
+def test_an_address_that_is_none_is_not_healthy(url: str) -> None:
+    """Exit 1 and one sentence, too."""
+    answer = check(url)
+
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("REDIS_URL cannot be used: ")
+    assert answer.stderr.count("\n") == 1
+    assert "s3cret" not in answer.stderr
+
+
+@contextlib.contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that always answers the same."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/readyz"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, b"{}", ""),
+        (
+            503,
+            b'{"checks": {"redis": "does not answer", "workers": "ok"}}',
+            "not ready (status 503): redis: does not answer\n",
+        ),
+        (500, b"<html>", "not ready (status 500): it does not say why\n"),
+        (503, b"[]", "not ready (status 503): it does not say why\n"),
+    ],
+)
+def test_the_health_of_the_api_is_a_sentence(status: int, body: bytes, said: str) -> None:
+    """It is what `docker inspect` shows; a traceback would hide it."""
+    with answering(status, body) as url:
+        done = subprocess.run(
+            [sys.executable, str(SERVICE_HEALTH), url],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (int(status != 200), said)
+
+
+def test_an_api_that_is_not_there_is_not_healthy() -> None:
+    """Nobody listens, or nothing is an address."""
+    for url in ("http://127.0.0.1:1/readyz", "127.0.0.1"):
+        done = subprocess.run(
+            [sys.executable, str(SERVICE_HEALTH), url],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        assert done.returncode == 1
+        assert done.stderr.startswith("the API does not answer: ")
+        assert done.stderr.count("\n") == 1

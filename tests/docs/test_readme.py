@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fimlora_contract.environment import names_read
 from support.models import minilm_path
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -45,10 +46,9 @@ def test_the_library_examples_run_as_printed(namespace, tmp_path, monkeypatch):
 
 def test_every_setting_named_is_read_by_somebody():
     """No variable of the table is a wish."""
-    read = {"FIMLORA_URL", "HF_ENDPOINT", "HF_TOKEN", "REDIS_URL"}
-    for package in ("fimlora_service", "fimlora_worker"):
-        fields = import_module(f"{package}.settings").Settings.model_fields
-        read |= {f"FIMLORA_{name.upper()}" for name in fields}
+    read: set[str] = set()
+    for package in ("fimlora_client", "fimlora_service", "fimlora_worker"):
+        read |= names_read(import_module(f"{package}.settings").Settings)
     table = README.split("## Configuration")[1].split("\n## ")[0]
 
     named = set(re.findall(r"`((?:FIMLORA|HF|REDIS)_[A-Z_]+)`", table))

@@ -1,6 +1,8 @@
-"""Mistakes in the environment end every command with one sentence."""
+"""What the environment says: mistakes are one sentence, and `fimlora config` shows the rest."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -54,3 +56,43 @@ def test_a_wrong_value_ends_the_command_that_reads_it(command, env, tmp_path):
     assert done.returncode == os.EX_CONFIG
     assert next(iter(env)) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+CONFIG = ["-m", "fimlora_client.cli", "config"]
+
+
+def test_config_shows_what_holds_and_where_it_comes_from(tmp_path):
+    """In every process that would read it, without any secret."""
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_czNjcmV0\n")
+    env = {
+        "FIMLORA_WEBHOOK_SECRET_FILE": str(secret), "HF_TOKEN": "hf_s3cret",
+        "REDIS_URL": "redis://:s3cret@valkey:6379/0", "FIMLORA_TORCH_THREADS": "3",
+    }  # fmt: skip
+
+    done = run([*CONFIG, "--json"], tmp_path, **env)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "s3cret" not in done.stdout
+    assert "czNjcmV0" not in done.stdout
+    found = {
+        process: {row["name"]: (row["value"], row["origin"]) for row in rows}
+        for process, rows in json.loads(done.stdout).items()
+    }
+    assert set(found) == {"client", "service", "worker"}
+    assert {f["REDIS_URL"] for f in found.values()} == {
+        ("redis://:***@valkey:6379/0", "environment")
+    }
+    assert found["service"]["FIMLORA_WEBHOOK_SECRET"] == ("********", "file")
+    assert found["worker"]["HF_TOKEN"] == ("********", "environment")
+    assert found["worker"]["FIMLORA_TORCH_THREADS"] == ("3", "environment")
+    assert found["service"]["FIMLORA_PORT"] == ("8000", "default")
+
+
+def test_config_shows_what_is_wrong_beside_what_holds(tmp_path):
+    """The table is there for the processes that could start."""
+    done = run(CONFIG, tmp_path, FIMLORA_DEVICE="tpu", FIMLORA_PORT="8123")
+
+    assert done.returncode == os.EX_CONFIG
+    assert "worker: FIMLORA_DEVICE='tpu' cannot be used" in done.stderr
+    assert re.search(r"FIMLORA_PORT +8123 +environment", done.stdout)

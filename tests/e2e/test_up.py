@@ -27,7 +27,9 @@ ROWS = [
     for n in range(8)
     for verb, noun in (("open", "socket"), ("parse", "date"), ("sort", "list"))
 ]
+SECRET = "whsec_c2VydmljZSdzIG93bg=="
 FIELDS = {"base_model": "minilm", "budget": 8, "calibration": {"n_batches": 2, "batch_size": 4}}
+LOGGED = [("service", " job.queued "), ("worker", " attempt.started ")]
 pytestmark = pytest.mark.slow
 
 
@@ -76,7 +78,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, P
     """A running stack with MiniLM registered, shared by the tests that leave it whole."""
     folder = tmp_path_factory.mktemp("up")
     data_dir, log = folder / "data", folder / "log"
-    process = start(data_dir, log)
+    process = start(data_dir, log, FIMLORA_WEBHOOK_SECRET=SECRET)
     try:
         running = wait_until_up(process, data_dir, log)
         added = fimlora(running, "models", "add", "minilm", minilm_folder())
@@ -98,6 +100,17 @@ def fimlora(running: Running, *arguments: object) -> "subprocess.CompletedProces
         text=True,
         check=False,
     )
+
+
+def log_line(running: Running, process: str, event: str) -> str:
+    """The first line of an event in the log of a process."""
+    log = Path(running.data_dir) / "logs" / f"{process}.log"
+    return next(line for line in log.read_text().splitlines() if event in line)
+
+
+def named(name: str, line: str) -> str:
+    """The value of a field of a log line."""
+    return line.partition(f' {name}="')[2].partition('"')[0]
 
 
 def wait_until_reached(client: Client) -> None:
@@ -123,6 +136,9 @@ def test_a_real_model_is_calibrated_from_the_command_line_and_from_python(stack,
 
     assert ran.returncode == 0, ran.stderr
     assert "96 of 96 ranks = 73,728 parameters" in ran.stdout
+    queued, started = (log_line(running, *what) for what in LOGGED)
+    for name in ("job_id", "request_id"):  # from the request to the worker's child
+        assert named(name, queued) == named(name, started) != ""
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     with Client(running.url) as client:
         dataset = client.datasets.upload(rows)
@@ -190,6 +206,18 @@ def test_a_second_owner_of_the_data_folder_is_refused(stack):
     assert f"in use by process {running.pid} at {running.url}" in second.stderr
 
 
+def test_each_process_is_given_its_own_secrets(stack):
+    """The service's are in no worker's environment, where a model's files are read."""
+    running, _ = stack
+    service = pid_of(running.pid, "fimlora_service")
+    below = descendants(running.pid)
+
+    holders = [p for p in below if SECRET in Path(f"/proc/{p}/environ").read_text()]
+
+    assert holders == [service]
+    assert len(below) >= 4
+
+
 def test_what_dies_is_started_again(stack):
     """The API and the worker come back by themselves, and jobs still run."""
     running, log = stack
@@ -231,8 +259,9 @@ def test_nothing_is_left_when_it_ends(tmp_path, number):
 
 def test_a_given_server_is_used_by_as_many_workers_as_asked_for(tmp_path, valkey_url):
     """Then no server is started, and the given one goes on when the stack ends."""
-    log = tmp_path / "log"
-    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL=valkey_url)
+    log, address = tmp_path / "log", tmp_path / "address"
+    address.write_text(f"{valkey_url}\n")  # it may hold a password, so it may be a secret
+    process = start(tmp_path / "data", log, "--workers", "2", REDIS_URL_FILE=str(address))
     try:
         running = wait_until_up(process, tmp_path / "data", log)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fimlora_jobs.hidden_paths import hide_paths
+from fimlora_jobs.hidden_paths import hide_addresses, hide_paths
 
 
 @pytest.fixture
@@ -53,3 +53,23 @@ def test_a_snapshot_becomes_its_name_on_the_hub(root):
 def test_other_paths_lose_their_folders_and_all_else_stays(text, shown):
     """Only what exists at the root of this machine is a path of it."""
     assert hide_paths(text) == (shown or text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("401 for url http://10.0.0.5:8080/org/m/resolve/x.json.", "401 for url {}."),
+        ("https://cdn.example/x?Signature=abc&Expires=1 is gone", "{} is gone"),
+        (
+            "cannot connect to 's3://minio:9000/bucket', tried twice",
+            "cannot connect to '{}', tried twice",
+        ),
+        ("redis://:pw@h:1/0 (refused)", "{} (refused)"),
+        ("org/name at revision main; 3 tokens/s", None),
+    ],
+)
+def test_addresses_that_were_called_are_the_operators(text, shown):
+    """A mirror's address, or one that is signed."""
+    expected = (shown or text).format("(an address that is the operator's)")
+
+    assert hide_addresses(text) == expected

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from redis import Redis
-from starlette.testclient import TestClient
 
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.service import ROWS, commit_result, make_model
+from support.testclient import TestClient
 
 
 @pytest.fixture

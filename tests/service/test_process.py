@@ -9,6 +9,7 @@ import pytest
 from support.service import ROWS
 from support.service_process import running_service, wait_until
 from support.valkey import running_valkey
+from support.workers import log_lines
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,11 @@ def test_the_server_process_accepts_a_job_and_stops_on_sigterm(data_dir, valkey_
     assert job["status"] == "queued"
     assert running.startswith("data: ")
     assert code == -signal.SIGTERM  # uvicorn ends by the signal it was sent
-    log = (data_dir / "log").read_text()
-    assert f'job.queued job_id="{job["id"]}" attempt=1 request_id=' in log
-    assert "Traceback" not in log
+    lines = log_lines(data_dir / "log")
+    (queued,) = [line for line in lines if line["event"] == "job.queued"]
+    assert (queued["job_id"], queued["attempt"]) == (job["id"], 1)
+    assert queued["request_id"] == store.get(job["id"]).request_id
+    assert not any("exception" in line for line in lines)
 
 
 @pytest.mark.slow
@@ -83,7 +86,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(service):
 
     with socket.create_connection(address) as connection:
         connection.sendall(
-            b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: application/jsonl\r\n\r\n{"
         )
         wait_until(lambda: list((data_dir / "tmp").glob("upload-*")))

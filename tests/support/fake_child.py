@@ -1,7 +1,7 @@
 """A child for tests of `Horse`: answers as its orders say, without RQ and without torch.
 
 The queue name of an order is what to do: ``answer``, ``fail``, ``retire``, ``exit``,
-``hang`` or ``dribble`` (the reply arrives in small pieces, after an answer to another one).
+``hang``, ``print`` (and be killed) or ``dribble`` (the reply arrives in small pieces, after an answer to another one).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from fimlora_worker.process.messages import Reply, decode_order, encode
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    for name in ("--orders", "--replies", "--parent"):
+    for name in ("--orders", "--replies", "--parent", "--logs"):
         parser.add_argument(name, type=int)
     given = parser.parse_args()
     drained: list[int] = []
@@ -28,6 +28,11 @@ def main() -> int:
                 return 7
             if order.queue == "hang":
                 time.sleep(60)
+            if order.queue == "print":
+                sys.stdout.write("from python\n")
+                sys.stdout.flush()
+                os.write(2, b"from below \xff\n")
+                os.kill(os.getpid(), signal.SIGKILL)
             if order.queue == "dribble":
                 os.write(given.replies, encode(Reply("another", 0)))
                 for byte in encode(Reply(order.execution_id, 0)):

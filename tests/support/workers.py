@@ -1,6 +1,7 @@
 """Real workers: processes that tests start, signal and clean up."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PACKAGES = Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join(str(PACKAGES / p) for p in ("clients/python", "service", "worker"))
@@ -38,11 +40,19 @@ class WorkerHandle:
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in task.read_text().split()]
 
-    def has_logged(self, text: str) -> bool:
-        return text in self.log.read_text()
+    def lines(self, event: str, **fields: object) -> list[dict[str, Any]]:
+        """Complete log lines of an event that have these fields."""
+        return [
+            line
+            for line in log_lines(self.log)
+            if line["event"] == event and fields.items() <= line.items()
+        ]
 
-    def count(self, text: str) -> int:
-        return self.log.read_text().count(text)
+    def has_logged(self, event: str, **fields: object) -> bool:
+        return bool(self.lines(event, **fields))
+
+    def count(self, event: str, **fields: object) -> int:
+        return len(self.lines(event, **fields))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -78,6 +88,11 @@ def running_worker(
     finally:
         process.kill()  # the child dies with it
         process.wait()
+
+
+def log_lines(log: Path) -> list[dict[str, Any]]:
+    """The log of a process, which is JSON to the last complete line."""
+    return [json.loads(line) for line in log.read_text().splitlines(True) if line[-1] == "\n"]
 
 
 def is_alive(pid: int) -> bool:

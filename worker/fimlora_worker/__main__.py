@@ -1,19 +1,21 @@
 """Run one worker: ``python -m fimlora_worker``."""
 
 import argparse
-import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from uuid import uuid4
 
 from fimlora_contract.environment import SettingsError
 from fimlora_jobs.attempts import QUEUE_NAME
-from fimlora_jobs.connection import patient_redis
+from fimlora_jobs.connection import Patience, patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
-from fimlora_jobs.settings import environment_help
+from fimlora_jobs.settings import environment_help, settings_as_json
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.store_watch import StoreWatch
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
@@ -40,11 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
-    configure_logging(settings.log_level)
+    settings.forget_secrets_of_others()
+    if given.settings:
+        sys.stdout.write(f"{settings_as_json(settings)}\n")
+        return os.EX_OK
+    configure_logging(settings, process="worker")
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
     settings.create_folders()
+    # Not ended by it: whoever starts a server and workers together starts them in any order.
+    signal.signal(signal.SIGTERM, _leave)  # RQ's own handlers come with its work
+    StoreWatch(settings.redis_url).wait()
     # For the processes that load torch; this one does not.
     os.environ.update(thread_environment(settings.torch_threads, os.environ))
     worker = create_worker(settings)
@@ -56,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def create_worker(settings: Settings) -> LeasedWorker:
     """Build a worker that is ready to work."""
-    store, transport = _connect(settings)
-    reaper_store, reaper_transport = _connect(settings)
+    patience = Patience()
+    store, transport = _connect(settings, patience)
+    reaper_store, reaper_transport = _connect(settings, patience)
     # RQ refuses a name that is still registered, so a restart needs another one.
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     hardware = find_hardware(settings.device, visible=settings.cuda_visible_devices)
@@ -68,7 +78,7 @@ def create_worker(settings: Settings) -> LeasedWorker:
     return worker_class(
         [QUEUE_NAME],
         name=name,
-        connection=patient_redis(settings.redis_url),
+        connection=patient_redis(settings.redis_url, patience=patience),
         serializer=SERIALIZER,
         worker_ttl=WORKER_TTL_S,
         maintenance_interval=MAINTENANCE_EVERY_S,
@@ -86,12 +96,17 @@ def create_worker(settings: Settings) -> LeasedWorker:
             ),
         ),
         presence=presence,
+        patience=patience,
     )
 
 
-def _connect(settings: Settings) -> tuple[JobStore, RqTransport]:
-    redis = patient_redis(settings.redis_url)
+def _connect(settings: Settings, patience: Patience) -> tuple[JobStore, RqTransport]:
+    redis = patient_redis(settings.redis_url, patience=patience)
     return JobStore(redis), RqTransport(redis)
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(os.EX_OK)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,9 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--burst", action="store_true", help="quit when the queue is empty")
     parser.add_argument("--max-jobs", type=int, metavar="N", help="quit after N jobs")
+    parser.add_argument(
+        "--settings", action="store_true", help="show what is set, as JSON, and quit"
+    )
     return parser
 
 
 if __name__ == "__main__":
-    logging.captureWarnings(True)
     sys.exit(main())

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +16,7 @@ from fimlora_contract.environment import (
     is_secret,
     read_secret,
 )
+from fimlora_contract.settings_shown import SettingShown, show_settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".fimlora"
@@ -37,7 +38,7 @@ class Settings(BaseModel):
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default=Path(DEFAULT_DATA_DIR),
         validation_alias="FIMLORA_DATA_DIR",
-        description="State of `fimlora up`.",
+        description="Folder of `fimlora up`, that service and workers share.",
     )
     redis_url: Address | None = Field(
         default=None,
@@ -48,6 +49,11 @@ class Settings(BaseModel):
         default=None,
         validation_alias="XDG_RUNTIME_DIR",
         description="A short folder for the sockets of `fimlora up`.",
+    )
+    log_format: Literal["text", "json", "auto"] = Field(
+        default="text",
+        validation_alias="FIMLORA_LOG_FORMAT",
+        description="Form of the log files of `fimlora up`.",
     )
 
 
@@ -79,6 +85,11 @@ def check_names(environ: Mapping[str, str] | None = None) -> None:
         environment.check_names(os.environ if environ is None else environ)
     except environment.SettingsError as error:
         raise InvalidSettings(str(error)) from error
+
+
+def shown_settings(settings: Settings) -> list[SettingShown]:
+    """Every setting as it holds and where it comes from, without secrets."""
+    return show_settings(settings, os.environ)
 
 
 def _given(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,6 @@ from fimlora_service.adapters.keeping import (
     receive,
     workshop,
 )
-from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.adapters.openapi_examples import (
     AUDIT_EXAMPLES,
     CONVERSION_EXAMPLES,
@@ -47,13 +46,16 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import read_in_threads, reads_files
+from fimlora_service.http.turns import Turns
+from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
 from fimlora_service.results.reading import plan_of
 
 MEDIA_TYPE = "application/x-tar"
-AdapterLimitDep = Annotated[AdapterLimit, part("adapter_limit")]
+AdapterTurnsDep = Annotated[Turns, part("adapter_turns")]
 AdapterId = Annotated[
     str,
     Path(max_length=96, description="Id of an adapter, or name of a registered one."),
@@ -70,22 +72,26 @@ COMPUTED = problems(
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
+    errors.StorageUnavailable,
     errors.DiskFull,
 )
-router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
 
 @router.post(
     "/adapters",
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The adapter is kept under the digest of its two files.",
     responses={
         200: {"model": Adapter, "description": "The same adapter is kept already."},
         **problems(
+            errors.ModelNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
@@ -94,7 +100,8 @@ router = APIRouter(tags=["adapters"], route_class=StrictQueryRoute)
 async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
-    limit: AdapterLimitDep,
+    settings: SettingsDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
     response: Response,
 ) -> Adapter:
@@ -103,15 +110,17 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(keep_upload, archive, work, uploads=data_folder.uploads)
-        adapter, is_new = await limit.run(keeping)
+        keeping = partial(
+            keep_upload, archive, work, uploads=data_folder.uploads, allowed=settings.allowed
+        )
+        adapter, is_new = await turns.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
         response.status_code = 200
     return linked(adapter, prefix)
 
 
-@router.get("/adapters", responses=problems(errors.ValidationFailed))
+@router.get("/adapters", dependencies=[READS], responses=problems(errors.ValidationFailed))
 @reads_files
 def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
     """List adapters: uploaded, made of others, and registered."""
@@ -121,7 +130,9 @@ def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
 
 
 @router.get(
-    "/adapters/{id}", responses=problems(errors.AdapterNotFound, errors.ValidationFailed)
+    "/adapters/{id}",
+    dependencies=[READS],
+    responses=problems(errors.AdapterNotFound, errors.ValidationFailed),
 )
 @reads_files
 def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDep) -> Adapter:
@@ -133,6 +144,7 @@ def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDe
 
 @router.get(
     "/adapters/{id}/files/{name}",
+    dependencies=[READS],
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={
@@ -153,7 +165,7 @@ def retrieve_adapter_file(
     artifact = file_of(find_kept(id, uploads=data_folder.uploads), name)
     headers = {
         "ETag": f'"{artifact.digest}"',
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable",
         "Accept-Ranges": "none",
     }
     if has_copy(request, artifact.digest):
@@ -173,6 +185,7 @@ def retrieve_adapter_file(
 
 @router.delete(
     "/adapters/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.AdapterNotFound,
@@ -193,7 +206,7 @@ def delete_adapter(id: AdapterId, data_folder: DataFolderDep, store: StoreDep) -
 @router.post(
     "/adapters/{id}/truncate",
     response_model=Truncation,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     responses=COMPUTED,
 )
 async def truncate_adapter(
@@ -201,7 +214,7 @@ async def truncate_adapter(
     body: Annotated[TruncationRequest, Body(openapi_examples=TRUNCATION_EXAMPLES)],
     data_folder: DataFolderDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
 ) -> Any:
     """Cut an adapter to a budget by one threshold over all singular values (PARA)."""
@@ -209,14 +222,14 @@ async def truncate_adapter(
 
     found = find_adapter(id, data_folder)
     step = partial(truncate, body, found, data_folder, max_bytes=settings.max_upload_bytes)
-    made = await limit.run(step)
+    made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
 
 @router.post(
     "/adapters/{id}/audit",
     response_model=Audit,
-    dependencies=[Depends(require_json)],
+    dependencies=[READS, Depends(require_json)],
     responses=COMPUTED
     | problems(
         errors.JobNotFound,
@@ -234,7 +247,7 @@ async def audit_adapter(
     body: Annotated[AuditRequest, Body(openapi_examples=AUDIT_EXAMPLES)],
     data_folder: DataFolderDep,
     store: StoreDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
 ) -> Any:
     """Tell what an adapter uses of its ranks, and where it is not as a job planned."""
     from fimlora_service.adapters.working import audit
@@ -245,13 +258,13 @@ async def audit_adapter(
         plan = body.job_id and plan_of(store.shown(body.job_id).to_job()).rank_map
         return audit(found, job_id=body.job_id, rank_map=plan or None)
 
-    return await limit.run(step)
+    return await turns.run(step)
 
 
 @router.post(
     "/adapters/{id}/convert",
     response_model=Conversion,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     responses=COMPUTED,
 )
 async def convert_adapter(
@@ -259,7 +272,7 @@ async def convert_adapter(
     body: Annotated[ConversionRequest, Body(openapi_examples=CONVERSION_EXAMPLES)],
     data_folder: DataFolderDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
 ) -> Any:
     """Write an adapter in another layout, with the same function."""
@@ -267,7 +280,7 @@ async def convert_adapter(
 
     found = find_adapter(id, data_folder)
     step = partial(convert, body, found, data_folder, max_bytes=settings.max_upload_bytes)
-    made = await limit.run(step)
+    made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
 

@@ -5,7 +5,7 @@ and a refused one leaves nothing behind.
 """
 
 import errno
-import os
+import re
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Literal
 from fimlora_contract.adapters import Adapter
 from fimlora_contract.artifacts import Artifact
 from fimlora_contract.digests import digest_file, digest_of
+from fimlora_contract.references import HUB_ID
+from fimlora_jobs.allow_lists import Allowed
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.disk import sync, sync_folder
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service.adapters.archive import CONFIG, WEIGHTS, unpack
 from fimlora_service.errors import AdapterInUse, AdapterNotFound
@@ -49,7 +52,9 @@ async def receive(body: AsyncIterator[bytes], path: Path) -> None:
             await in_thread(Threads.FILES, file.write, chunk)
 
 
-def keep_upload(archive: Path, work: Path, *, uploads: Path) -> tuple[Adapter, bool]:
+def keep_upload(
+    archive: Path, work: Path, *, uploads: Path, allowed: Allowed
+) -> tuple[Adapter, bool]:
     """Keep what was received, if it is a sound adapter.
 
     Returns:
@@ -57,6 +62,7 @@ def keep_upload(archive: Path, work: Path, *, uploads: Path) -> tuple[Adapter, b
 
     Raises:
         AdapterInvalid: It is none that can be used; the message says why.
+        NotAllowed: It says that it is for a base model which the operator does not allow.
     """
     from fimlora_service.resolve.adapter_reading import is_adalora, read_adalora, read_whole
 
@@ -67,10 +73,24 @@ def keep_upload(archive: Path, work: Path, *, uploads: Path) -> tuple[Adapter, b
     if known is not None:
         return known, False
     if not is_adalora(folder):
-        return keep(folder, read_whole(folder), source="upload", uploads=uploads)
+        trained = read_whole(folder)
+        check_base(trained, allowed)
+        return keep(folder, trained, source="upload", uploads=uploads)
     plain.mkdir()
     trained = read_adalora(folder, plain)
+    check_base(trained, allowed)
     return keep(folder, trained, source="upload", uploads=uploads, peft_type="ADALORA")
+
+
+def check_base(trained: "TrainedAdapter", allowed: Allowed) -> None:
+    """Refuse an adapter of a hub model that is not allowed; a path says nothing.
+
+    Raises:
+        NotAllowed: It is one.
+    """
+    base = trained.config.fields.get("base_model_name_or_path") or ""
+    if re.fullmatch(HUB_ID, base):
+        allowed.check_model({"source": "hub", "id": base})
 
 
 def known_as(folder: Path, *, uploads: Path) -> Adapter | None:
@@ -112,15 +132,14 @@ def keep(
         }
     )
     (folder / META).write_text(adapter.model_dump_json(), encoding="utf-8")
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    sync_folder(folder)
     try:
         folder.rename(uploads / id_)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         return find_kept(id_, uploads=uploads), False  # an equal one was faster
+    sync(uploads)
     return adapter, True
 
 

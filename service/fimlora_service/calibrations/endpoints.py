@@ -18,16 +18,20 @@ from fimlora_service.calibrations.job_spec import Accepted
 from fimlora_service.calibrations.openapi_examples import CALIBRATION_EXAMPLES
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
-from fimlora_service.http.dependencies import JobId, PrefixDep, part, problems, require_json
+from fimlora_service.http.dependencies import PrefixDep, part, problems, require_json
 from fimlora_service.http.headers import RETRY_AFTER_S, wait_preference
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 
 # What is wrong with a body, however it is submitted.
 REFUSALS = (
     errors.MalformedRequest,
     errors.WebhookNotAllowed,
+    errors.ModelNotAllowed,
+    errors.SourceNotAllowed,
     errors.DatasetNotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
@@ -45,6 +49,7 @@ REFUSALS = (
     errors.HubUnreachable,
     errors.StorageUnavailable,
     errors.RedisUnavailable,
+    errors.DiskFull,
 )
 # What else may keep a sound one from being carried out.
 NOT_NOW = (
@@ -53,7 +58,7 @@ NOT_NOW = (
     errors.QueueFull,
     errors.QuotaExceeded,
 )
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 SubmissionDep = Annotated[Submission, part("submission")]
 SubmissionLimitDep = Annotated[SubmissionLimit, part("submission_limit")]
 RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]
@@ -78,7 +83,7 @@ KeyHeader = Annotated[
     "/calibrate",
     status_code=202,
     response_model=Job,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     response_description="The job is queued; poll the address in Location.",
     responses={
         200: {
@@ -136,7 +141,9 @@ async def answer_to(
     return record
 
 
-@router.post("/estimate", dependencies=[Depends(require_json)], responses=problems(*REFUSALS))
+@router.post(
+    "/estimate", dependencies=[SUBMITS, Depends(require_json)], responses=problems(*REFUSALS)
+)
 async def estimate(
     body: RequestBody, submission: SubmissionDep, limit: SubmissionLimitDep
 ) -> Estimate:
@@ -146,15 +153,20 @@ async def estimate(
 
 @router.post(
     "/jobs/{id}/retry",
+    dependencies=[SUBMITS],
     status_code=202,
     response_description="A new job is queued; poll the address in Location.",
     responses=problems(
+        errors.ModelNotAllowed,
+        errors.SourceNotAllowed,
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.JobAlreadyFinished,
         *NOT_NOW,
         errors.ValidationFailed,
+        errors.StorageUnavailable,
         errors.RedisUnavailable,
+        errors.DiskFull,
     ),
 )
 def retry_job(

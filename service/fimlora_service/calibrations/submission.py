@@ -15,7 +15,10 @@ from redis.exceptions import RedisError
 
 from fimlora_contract.jobs import JobKind, JobStatus
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.data_folder import FreeSpace
 from fimlora_jobs.deduplication import Lookup
+from fimlora_jobs.durability import owe
+from fimlora_jobs.logs import in_context
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
@@ -35,7 +38,7 @@ from fimlora_service.calibrations.idempotency import (
 from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
 from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.queue_limits import refusal_of
-from fimlora_service.errors import JobAlreadyFinished, JobNotFinished
+from fimlora_service.errors import DiskFull, JobAlreadyFinished, JobNotFinished
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.webhooks.delivery import check_webhook
 
@@ -53,6 +56,7 @@ class Submission:
     locks: LiveLocks
     webhook_origins: frozenset[str] = frozenset()
     limits: OpenLimits = NO_LIMITS
+    space: FreeSpace | None = None
 
     def accept(
         self,
@@ -76,6 +80,7 @@ class Submission:
         self.check_webhook(request)
         promise = bind(self.store, key, {"kind": kind} | request.model_dump(mode="json"))
         if kept := find_kept(self.store, promise):
+            owe()  # it was made by a request that may not have been answered
             accepted = Accepted(kept, "repeated")
         else:
             with in_flight(self.store, self.locks, promise):
@@ -103,13 +108,16 @@ class Submission:
         Raises:
             JobNotFinished: It has not ended.
             JobAlreadyFinished: It has succeeded.
+            NotAllowed: The operator does not allow any more what it uses.
         """
         if not record.status.is_final:
             raise JobNotFinished(f"job {record.id!r} is {record.status}")
         if record.status is JobStatus.SUCCEEDED:
             raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
+        self.resolver.allowed.check_request(record.request)
         promise = bind(self.store, key, {"retry": record.id})
         again = find_kept(self.store, promise)
+        owe()
         if again is None:
             with in_flight(self.store, self.locks, promise):
                 spec = JobSpec.again(record)
@@ -169,6 +177,8 @@ class Submission:
     def _create(
         self, spec: JobSpec, lookup: Lookup, reusable: Reusable, *, promise: Promise | None
     ) -> JobRecord:
+        if lacking := self.space.lacks() if self.space else "":
+            raise DiskFull(lacking)
         return self.store.create(
             promise.job_id if promise else new_job_id(lookup.now_ms),
             kind=spec.kind,
@@ -180,6 +190,7 @@ class Submission:
             statistics_from=reusable.measured.id if reusable.measured else "",
             in_place_of=None if spec.alone else lookup.shared,
             counted_as="" if spec.is_retry else reusable.outcome,
+            came_with={"request_id": in_context("request_id") or ""},
             limits=self.limits,
         )
 

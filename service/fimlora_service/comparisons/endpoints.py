@@ -35,28 +35,29 @@ from fimlora_service.comparisons.openapi_examples import (
 )
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
-    JobId,
     PrefixDep,
     StoreDep,
     problems,
     require_json,
 )
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.jobs.long_poll import LongPollDep
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.results.reading import find_artifact, result_of
 
 # Raise it with every change after which equal statistics are compared in another way.
 COMPARING = 1
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 
 
 @router.post(
     "/compare",
     status_code=202,
     response_model=Job,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     response_description="The comparison is queued; poll the address in Location.",
     responses={
         200: {
@@ -98,7 +99,7 @@ async def compare(
 @router.post(
     "/jobs/{id}/compare",
     response_model=JobComparison,
-    dependencies=[Depends(require_json)],
+    dependencies=[READS, Depends(require_json)],
     responses=problems(
         errors.MalformedRequest,
         errors.JobNotFound,

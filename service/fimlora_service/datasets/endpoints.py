@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from fimlora_contract.datasets import Dataset, DatasetPage
 from fimlora_contract.references import UPLOAD_ID
+from fimlora_jobs.allow_lists import DATASET_ROLES
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.datasets.local import list_local_datasets
@@ -18,12 +19,23 @@ from fimlora_service.datasets.uploads import (
     list_uploads,
     receive_upload,
 )
-from fimlora_service.http.dependencies import DataFolderDep, PrefixDep, StoreDep, problems
+from fimlora_service.http.dependencies import (
+    DataFolderDep,
+    PrefixDep,
+    SettingsDep,
+    StoreDep,
+    part,
+    problems,
+)
 from fimlora_service.http.headers import media_type_of
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import reads_files
+from fimlora_service.http.turns import Turns
+from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 
-router = APIRouter(tags=["datasets"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["datasets"], route_class=ScopedRoute)
+UploadTurnsDep = Annotated[Turns, part("upload_turns")]
 DatasetId = Annotated[
     str,
     Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
@@ -38,28 +50,37 @@ BODY = {
 
 @router.post(
     "/datasets",
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The dataset is kept under the digest of its bytes.",
     responses={
         200: {"model": Dataset, "description": "The same bytes were uploaded before."},
         **problems(
+            errors.SourceNotAllowed,
             errors.PayloadTooLarge,
             errors.UnsupportedMediaType,
             errors.DatasetSchema,
             errors.DatasetEmpty,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
     openapi_extra={"requestBody": BODY},
 )
 async def upload_dataset(
-    request: Request, data_folder: DataFolderDep, prefix: PrefixDep, response: Response
+    request: Request,
+    data_folder: DataFolderDep,
+    settings: SettingsDep,
+    turns: UploadTurnsDep,
+    prefix: PrefixDep,
+    response: Response,
 ) -> Dataset:
     """Upload rows, as JSONL, CSV or Parquet, to calibrate on."""
+    settings.allowed.check_dataset({"source": "upload"})
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(), format=format_, data_folder=data_folder
+        request.stream(), format=format_, data_folder=data_folder, turns=turns
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:
@@ -72,7 +93,7 @@ def format_of(request: Request) -> Format:
     return MEDIA_TYPES[media_type_of(request, allowed=sorted(MEDIA_TYPES))]
 
 
-@router.get("/datasets", responses=problems(errors.ValidationFailed))
+@router.get("/datasets", dependencies=[READS], responses=problems(errors.ValidationFailed))
 @reads_files
 def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     """List uploaded and registered datasets."""
@@ -81,7 +102,9 @@ def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
 
 
 @router.get(
-    "/datasets/{id}", responses=problems(errors.DatasetNotFound, errors.ValidationFailed)
+    "/datasets/{id}",
+    dependencies=[READS],
+    responses=problems(errors.DatasetNotFound, errors.ValidationFailed),
 )
 @reads_files
 def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
@@ -96,6 +119,7 @@ def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
 
 @router.delete(
     "/datasets/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.DatasetNotFound,
@@ -119,7 +143,7 @@ def jobs_on(id: str, store: JobStore) -> list[str]:
     return [
         job_id
         for job_id, request in store.open_requests()
-        for role in ("dataset", "retain", "eval_dataset")
+        for role in DATASET_ROLES
         for dataset in [request.get(role) or {}]
         if (dataset.get("source"), dataset.get("id")) == ("upload", id)
     ]

@@ -28,13 +28,11 @@ from fimlora_service.evaluations.estimate import make_estimate
 from fimlora_service.evaluations.openapi_examples import EVALUATION_EXAMPLES
 from fimlora_service.evaluations.resolving import EvaluationResolver
 from fimlora_service.http.dependencies import (
-    JobId,
     PrefixDep,
     StoreDep,
     problems,
     require_json,
 )
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.jobs.endpoints import (
     CursorQuery,
@@ -45,9 +43,12 @@ from fimlora_service.jobs.endpoints import (
     view_of,
 )
 from fimlora_service.jobs.long_poll import LongPollDep
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 
-router = APIRouter(tags=["evaluations"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["evaluations"], route_class=ScopedRoute)
 RequestBody = Annotated[EvaluationRequest, Body(openapi_examples=EVALUATION_EXAMPLES)]
 
 
@@ -55,7 +56,7 @@ RequestBody = Annotated[EvaluationRequest, Body(openapi_examples=EVALUATION_EXAM
     "/evaluations",
     status_code=202,
     response_model=Evaluation,
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     response_description="The evaluation is queued; poll the address in Location.",
     responses={
         200: {
@@ -106,7 +107,9 @@ async def evaluate(
 
 
 @router.get(
-    "/evaluations", responses=problems(errors.ValidationFailed, errors.RedisUnavailable)
+    "/evaluations",
+    dependencies=[READS],
+    responses=problems(errors.ValidationFailed, errors.RedisUnavailable),
 )
 def list_evaluations(
     store: StoreDep, prefix: PrefixDep, limit: LimitQuery = 20, cursor: CursorQuery = None
@@ -119,6 +122,7 @@ def list_evaluations(
 
 @router.get(
     "/evaluations/{id}",
+    dependencies=[READS],
     response_model=Evaluation,
     responses={
         304: {"description": "Nothing has changed since the client's copy."},

@@ -6,7 +6,7 @@ What belongs to one noun is declared there, by the same `part`.
 from threading import Event
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Request
 
 from fimlora_contract.problems import PROBLEMS
 from fimlora_jobs.data_folder import DataFolder
@@ -47,7 +47,6 @@ StoreDep = Annotated[JobStore, part("store")]
 ArtifactsDep = Annotated[TrackedArtifacts, part("artifacts")]
 DataFolderDep = Annotated[DataFolder, part("data_folder")]
 PrefixDep = Annotated[str, Depends(_prefix)]
-JobId = Annotated[str, Path(max_length=64, description="Id of a job.", examples=["job_0"])]
 
 
 def problems(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:

@@ -4,18 +4,20 @@ import logging
 import re
 import time
 import uuid
-from contextvars import ContextVar
 
 from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fimlora_jobs.logs import log_context
+
 REQUEST_ID = "fimlora.request_id"
 SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UPLOADS = ("/datasets", "/adapters")
 ENDLESS = "text/event-stream"
-current_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+# Asked every few seconds by whatever watches over the service: news only when refused.
+WATCHED = frozenset({"/healthz", "/readyz", "/metrics"})
 logger = logging.getLogger(__name__)
 
 
@@ -41,14 +43,20 @@ class RequestIdMiddleware:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        token = current_request_id.set(request_id)
-        try:
-            await self._app(scope, receive, send_with_id)
-        finally:
-            fields = {"method": scope["method"], "path": scope["path"], "status": status}
-            fields["ms"] = round(1000 * (time.monotonic() - began))
-            logger.info("request.done", extra=fields)
-            current_request_id.reset(token)
+        with log_context(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                fields = {"method": scope["method"], "path": scope["path"], "status": status}
+                fields["ms"] = round(1000 * (time.monotonic() - began))
+                logger.log(level_of(scope["path"], status), "request.done", extra=fields)
+
+
+def level_of(path: str, status: int) -> int:
+    """How much a request matters to whoever reads the log."""
+    if path.removeprefix("/v1") not in WATCHED:
+        return logging.INFO
+    return logging.WARNING if status >= 500 else logging.DEBUG
 
 
 class BodyLimitMiddleware:

@@ -7,6 +7,16 @@ from fastapi.routing import APIRoute
 
 from fimlora_contract.problems import Problem
 
+SCHEME = "api_key"
+SCHEMES = {
+    SCHEME: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, from `fimlora keys create`; none is asked for before the "
+        "first one was made.",
+    }
+}
+
 
 def operation_id(route: APIRoute) -> str:
     """The handler's name names the operation."""
@@ -14,7 +24,7 @@ def operation_id(route: APIRoute) -> str:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Put the problem document into the API reference, in place of the framework's own."""
+    """Put problem documents and keys into the API reference, in place of the framework's own."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -22,6 +32,7 @@ def document_problems(app: FastAPI) -> None:
         schemas = schema["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
+        schema["components"]["securitySchemes"] = SCHEMES
         schemas["Problem"] = Problem.model_json_schema()
         return schema
 

@@ -4,7 +4,6 @@ No answer repeats what the client sent, except the names of fields, and none car
 traceback: users see a code and a sentence, operators find the rest in the log.
 """
 
-import errno
 import json
 import logging
 import time
@@ -20,6 +19,9 @@ from starlette.routing import Match
 
 from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
+from fimlora_jobs.allow_lists import NotAllowed
+from fimlora_jobs.connection import is_away, why_away
+from fimlora_jobs.disk import FULL, describe_refusal, refusal_in
 from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
@@ -27,6 +29,7 @@ from fimlora_jobs.retention import is_past
 from fimlora_service import errors
 from fimlora_service.http.headers import refuse_encoded
 from fimlora_service.http.middleware import REQUEST_ID
+from fimlora_service.http.security_headers import protect
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
@@ -40,12 +43,14 @@ BY_STATUS: dict[int, type[errors.ServiceError]] = {
     415: errors.UnsupportedMediaType,
 }
 
+PROBLEM = "fimlora.problem"  # where a request's scope has the code it was refused with
 logger = logging.getLogger(__name__)
 
 
 def install_handlers(app: FastAPI) -> None:
     """Make problem documents of everything that can go wrong."""
     app.add_exception_handler(errors.ServiceError, on_service_error)
+    app.add_exception_handler(NotAllowed, on_not_allowed)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(JobMissing, on_missing_job)
@@ -60,9 +65,14 @@ def install_handlers(app: FastAPI) -> None:
 def problem_response(request: Request, error: errors.ServiceError) -> Response:
     """The problem document of an error."""
     request_id = request.scope.get(REQUEST_ID)
+    request.scope[PROBLEM] = error.code
     headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
     body = document_of(error, instance=clip(request.url.path), request_id=request_id)
-    return Response(body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)
+    answer = Response(
+        body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers
+    )
+    protect(answer.headers)  # one of a fault is sent from outside all that surrounds a request
+    return answer
 
 
 def document_of(
@@ -91,6 +101,14 @@ async def on_service_error(request: Request, exc: Exception) -> Response:
     # What a library says of a file says where it lies.
     exc.args = (hide_paths(str(exc), root=request.state.settings.data_dir),)
     return problem_response(request, exc)
+
+
+async def on_not_allowed(request: Request, exc: Exception) -> Response:
+    """The operator's lists do not have what a request uses."""
+    assert isinstance(exc, NotAllowed)
+    kinds = (errors.ModelNotAllowed, errors.SourceNotAllowed)
+    kind = next(each for each in kinds if each.code == exc.code)
+    return problem_response(request, kind(str(exc)))
 
 
 async def on_invalid_request(request: Request, exc: Exception) -> Response:
@@ -187,16 +205,25 @@ async def on_storage_error(request: Request, exc: Exception) -> Response:
 
 
 async def on_redis_error(request: Request, exc: Exception) -> Response:
-    """The job store is down; the client may come again."""
+    """The job store is down or takes no writes; the client may come again."""
+    if not is_away(exc):
+        return await on_unexpected(request, exc)
+    reason = why_away(exc)
     logger.warning("redis.unavailable", extra={"error": f"{type(exc).__name__}: {exc}"})
-    return problem_response(request, errors.RedisUnavailable("Redis does not answer"))
+    told = "refuses writes for now" if reason.startswith("refuses") else "does not answer"
+    return problem_response(request, errors.RedisUnavailable(f"Redis {told}"))
 
 
 async def on_os_error(request: Request, exc: Exception) -> Response:
-    """A full disk has its own code, any other fault of the machine is unexpected."""
-    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    """A disk that is full or takes no files has a code, any other fault is unexpected."""
+    number = refusal_in(exc)
+    if number is None:
+        return await on_unexpected(request, exc)
+    logger.warning("disk.refused", extra={"error": f"{type(exc).__name__}: {exc}"})
+    if number in FULL:
         return problem_response(request, errors.DiskFull("the data folder's disk is full"))
-    return await on_unexpected(request, exc)
+    detail = f"the data folder {describe_refusal(number).removeprefix('the disk ')}"
+    return problem_response(request, errors.StorageUnavailable(detail))
 
 
 async def on_disconnect(request: Request, _exc: Exception) -> Response:

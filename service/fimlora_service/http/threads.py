@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from fimlora_contract.digests import CHUNK
-from fimlora_service.http.turns import received_whole, take_turn
+from fimlora_service.http.body_turns import received_whole, take_turn
 
 P = ParamSpec("P")
 T = TypeVar("T")

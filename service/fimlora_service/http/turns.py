@@ -1,37 +1,25 @@
-"""Bodies are parsed one in a turn of the event loop: hundreds at once hold nobody up.
+"""Work that takes memory is done by few at a time: what one takes is not taken by forty at once."""
 
-Reading a request costs milliseconds, in which nothing else is done. Were all that have come
-together read together, whoever comes next would wait for the sum.
-"""
+from asyncio import Semaphore
+from collections.abc import Callable
+from typing import TypeVar
 
-import asyncio
-from collections import deque
+from starlette.concurrency import run_in_threadpool
 
-from anyio.lowlevel import RunVar
-from starlette.types import Message, Receive
-
-_queue: RunVar[asyncio.Lock] = RunVar("fimlora_turns")
+T = TypeVar("T")
 
 
-async def take_turn() -> None:
-    """Wait until the event loop has gone round since the last one who came here went on."""
-    try:
-        queue = _queue.get()
-    except LookupError:
-        _queue.set(queue := asyncio.Lock())
-    async with queue:
-        await asyncio.sleep(0)
+class Turns:
+    """Threads for such work; first come, first served, and none waits in a thread.
 
+    Args:
+        at_once: How many may work.
+    """
 
-async def received_whole(receive: Receive) -> Receive:
-    """Wait for the whole of a body, and give it out as it came; who is slow keeps no turn."""
-    messages: deque[Message] = deque()
-    has_more = True
-    while has_more:
-        messages.append(message := await receive())
-        has_more = message.get("more_body", False)
+    def __init__(self, at_once: int = 1) -> None:
+        self._free = Semaphore(at_once)
 
-    async def replay() -> Message:
-        return messages.popleft() if messages else await receive()
-
-    return replay
+    async def run(self, step: Callable[[], T]) -> T:
+        """Take a step in a thread, after those that came before."""
+        async with self._free:
+            return await run_in_threadpool(step)

@@ -10,7 +10,6 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
-    JobId,
     PrefixDep,
     SettingsDep,
     StoppingDep,
@@ -19,12 +18,14 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.http.waiting import WaitingRoomDep, client_of
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import CANCELS, READS
+from fimlora_service.keys.routes import ScopedRoute
 
 EVENT_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
 # Empty is as good as absent: so says an event source that has seen no id.
@@ -35,10 +36,14 @@ WaitQuery = Annotated[
 LimitQuery = Annotated[int, Query(ge=1, le=100)]
 CursorQuery = Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")]
 JobViewsDep = Annotated[JobViews, part("job_views")]
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 
 
-@router.get("/jobs", responses=problems(errors.ValidationFailed, errors.RedisUnavailable))
+@router.get(
+    "/jobs",
+    dependencies=[READS],
+    responses=problems(errors.ValidationFailed, errors.RedisUnavailable),
+)
 def list_jobs(
     store: StoreDep,
     prefix: PrefixDep,
@@ -62,6 +67,7 @@ def page_of(
 
 @router.get(
     "/jobs/{id}",
+    dependencies=[READS],
     response_model=Job,
     responses={
         304: {"description": "Nothing has changed since the client's copy."},
@@ -97,6 +103,7 @@ async def view_of(
 
 @router.get(
     "/jobs/{id}/events",
+    dependencies=[READS],
     response_model=JobEventPage,
     response_description="A page with `Accept: application/json`, else a stream.",
     responses={
@@ -141,6 +148,7 @@ async def job_events(
 
 @router.post(
     "/jobs/{id}/cancel",
+    dependencies=[CANCELS],
     status_code=202,
     response_description="The job is asked to stop.",
     responses={
@@ -176,6 +184,7 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
 
 @router.delete(
     "/jobs/{id}",
+    dependencies=[CANCELS],
     status_code=204,
     responses=problems(
         errors.JobNotFound,

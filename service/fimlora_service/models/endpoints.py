@@ -8,8 +8,9 @@ from fimlora_contract.models import Model, ModelPage
 from fimlora_jobs.data_folder import registered_names
 from fimlora_service.errors import ServiceError, ValidationFailed
 from fimlora_service.http.dependencies import DataFolderDep, problems
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import reads_files
+from fimlora_service.keys.principal import READS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.model_checks import read_model
 from fimlora_service.resolve.model_files import (
     describe_config,
@@ -17,10 +18,10 @@ from fimlora_service.resolve.model_files import (
     read_config_file,
 )
 
-router = APIRouter(tags=["models"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["models"], route_class=ScopedRoute)
 
 
-@router.get("/models", responses=problems(ValidationFailed))
+@router.get("/models", dependencies=[READS], responses=problems(ValidationFailed))
 @reads_files
 def list_models(data_folder: DataFolderDep) -> ModelPage:
     """List registered base models, and say of each whether it can be used."""

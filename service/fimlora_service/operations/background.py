@@ -7,21 +7,34 @@ from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
+from fimlora_jobs.attempts import REAPER_INTERVAL_S
 from fimlora_jobs.reaper import Reaped, Transport, requeue_orphans
 from fimlora_jobs.retention import forget_old_jobs
 from fimlora_jobs.store import JobStore
 
 RETENTION_INTERVAL_S = 60.0
+LOOK_INTERVAL_S = 5.0  # at the server of the jobs
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def repeating(name: str, step: Callable[[], None], *, every_s: float) -> Iterator[None]:
-    """Take a step every ``every_s`` inside the block; a step that fails ends nothing."""
+def repeating(
+    name: str, step: Callable[[], object], *, every_s: float, first_s: float | None = None
+) -> Iterator[None]:
+    """Take a step every ``every_s`` inside the block; a step that fails ends nothing.
+
+    Args:
+        name: Of the thread, for the log.
+        step: What is done.
+        every_s: Seconds between two steps.
+        first_s: Seconds until the first one, where that is another time.
+    """
     stop = threading.Event()
 
     def loop() -> None:
-        while not stop.wait(every_s):
+        pause_s = every_s if first_s is None else first_s
+        while not stop.wait(pause_s):
+            pause_s = every_s
             try:
                 step()
             except RedisError as error:
@@ -39,9 +52,9 @@ def repeating(name: str, step: Callable[[], None], *, every_s: float) -> Iterato
         thread.join(timeout=every_s + 1)
 
 
-def reap(store: JobStore, transport: Transport) -> None:
+def reap(store: JobStore, transport: Transport, *, every_s: float = REAPER_INTERVAL_S) -> None:
     """Find orphaned jobs without any worker."""
-    requeue_orphans(store, transport, on_reaped=_log)
+    requeue_orphans(store, transport, on_reaped=_log, every_s=every_s)
 
 
 def forget(store: JobStore, *, days: float) -> None:

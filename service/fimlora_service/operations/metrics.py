@@ -1,36 +1,27 @@
-"""Figures for Prometheus: what this process has seen, and what Redis knows about all of them.
+"""Figures for Prometheus: what this process has seen; `store_metrics` has those of all.
 
 No label holds anything that a client chose: routes are templates, methods and states are
 closed sets, and worker names stay in GET /workers.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.registry import Collector
-from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fimlora_contract.jobs import JobStatus
-from fimlora_jobs.counters import read_counters
-from fimlora_jobs.outbox import Outbox
-from fimlora_jobs.queue import RqTransport
-from fimlora_jobs.record import created_ms
-from fimlora_jobs.store import DURATION_BOUNDS_S, JobStore
-from fimlora_jobs.workers import WorkerRegistry
+from fimlora_contract import __version__
 from fimlora_service.http.dependencies import part
+from fimlora_service.http.problems import PROBLEM
 
 LATENCY_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 65)
 METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
+# What asks for a job.
+SUBMISSION = re.compile(r"(/v1)?/(calibrate|compare|evaluations|jobs/[^/]+/(compare|retry))")
 
 
 class Metrics:
@@ -40,6 +31,8 @@ class Metrics:
         registry: Everything that GET /metrics shows.
         requests: Requests and how long they took.
         accepted: Accepted calibrations by what earlier jobs saved.
+        build: The version that answers.
+        refused: Refused requests for a job.
         webhooks: Tries to deliver a webhook.
     """
 
@@ -60,6 +53,17 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.refused = Counter(
+            "fimlora_submissions_refused",
+            "Requests for a job that were refused, by the problem's code.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.build = Gauge(
+            "fimlora_build_info", "Always 1; the version that answers.", ["version"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.build.labels(__version__).set(1)
         self.webhooks = Counter(
             "fimlora_webhook_tries",
             "Tries to deliver a webhook: delivered, retry, refused, dropped or given_up.",
@@ -81,6 +85,9 @@ class Metrics:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
         self.requests.labels(method, route, status).observe(seconds)
+        code = scope.get(PROBLEM)
+        if code and method == "POST" and SUBMISSION.fullmatch(scope["path"]):
+            self.refused.labels(code).inc()
 
 
 MetricsDep = Annotated[Metrics, part("metrics")]
@@ -110,79 +117,3 @@ class MetricsMiddleware:
         finally:
             seconds = time.monotonic() - began
             self._metrics.see_request(scope, status=status, seconds=seconds)
-
-
-class StoreCollector(Collector):
-    """What Redis knows, read anew whenever somebody asks."""
-
-    def __init__(self, store: JobStore, transport: RqTransport) -> None:
-        self._store = store
-        self._transport = transport
-
-    def describe(self) -> list[Metric]:
-        """Nothing that is read beforehand: registering must not need Redis."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Figures of all processes together; without Redis only that it is away."""
-        try:
-            found = [*self._jobs(), *self._queue(), *self._ends()]
-        except RedisError:
-            found = []
-        up = GaugeMetricFamily("fimlora_redis_up", "Whether Redis answers.")
-        up.add_metric([], float(bool(found)))
-        yield up
-        yield from found
-
-    def _jobs(self) -> Iterator[Metric]:
-        jobs = self._store.open_jobs()
-        by_state = GaugeMetricFamily(
-            "fimlora_jobs_open", "Jobs that have not ended, by state.", labels=["status"]
-        )
-        for status in JobStatus:
-            if not status.is_final:
-                count = sum(change.status is status for change in jobs.values())
-                by_state.add_metric([status], count)
-        yield by_state
-        queued = [id_ for id_, change in jobs.items() if change.status is JobStatus.QUEUED]
-        oldest = min(filter(None, map(created_ms, queued)), default=None)
-        age = 0.0 if oldest is None else max(0.0, (self._store.now_ms() - oldest) / 1000)
-        yield GaugeMetricFamily(
-            "fimlora_oldest_queued_job_seconds", "Age of the oldest queued job.", value=age
-        )
-
-    def _queue(self) -> Iterator[Metric]:
-        depth = self._transport.depth()
-        yield GaugeMetricFamily("fimlora_queue_length", "Attempts that wait.", value=depth)
-        waiting = Outbox(self._store).waiting()
-        yield GaugeMetricFamily(
-            "fimlora_webhooks_waiting", "Webhooks not delivered or given up.", value=waiting
-        )
-        workers = WorkerRegistry(self._store).living()
-        family = GaugeMetricFamily(
-            "fimlora_workers", "Living workers.", labels=["state", "device"]
-        )
-        for state in ("idle", "busy"):
-            for device in ("cpu", "cuda"):
-                count = sum((w.state, w.device) == (state, device) for w in workers)
-                family.add_metric([state, device], count)
-        yield family
-
-    def _ends(self) -> Iterator[Metric]:
-        counters = read_counters(self._store)
-        ended = CounterMetricFamily(
-            "fimlora_jobs_ended", "Jobs by the state they ended in.", labels=["status"]
-        )
-        for status, count in counters.ended.items():
-            ended.add_metric([status], count)
-        yield ended
-        bounds = [str(float(bound)) for bound in DURATION_BOUNDS_S]
-        yield HistogramMetricFamily(
-            "fimlora_calibration_duration_seconds",
-            "From start to success, of jobs that have measured.",
-            buckets=[
-                *zip(bounds, map(float, counters.within), strict=True),
-                ("+Inf", float(counters.n_measured)),
-            ],
-            sum_value=counters.seconds,
-        )

@@ -14,19 +14,20 @@ from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
-    JobId,
     StoreDep,
     part,
     problems,
     require_json,
 )
-from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import READS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES, SWEEP_EXAMPLES
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.results.reading import find_artifact, plan_of, result_of
 
 ScoreCacheDep = Annotated[ScoreCache, part("score_cache")]
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 # What may be wrong with a request for plans of what a job has measured.
 REFUSALS = (
     errors.MalformedRequest,
@@ -48,7 +49,7 @@ REFUSALS = (
 @router.post(
     "/jobs/{id}/allocate",
     response_model=Plan,
-    dependencies=[Depends(require_json)],
+    dependencies=[READS, Depends(require_json)],
     responses=problems(*REFUSALS, errors.NoPattern),
 )
 def allocate_again(
@@ -72,7 +73,7 @@ def allocate_again(
 @router.post(
     "/jobs/{id}/sweep",
     response_model=Sweep,
-    dependencies=[Depends(require_json)],
+    dependencies=[READS, Depends(require_json)],
     responses=problems(*REFUSALS),
 )
 def sweep_job(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from fimlora_contract.rank_patterns import Pin, PinEntry, RankDiff, RankPattern
+from fimlora_contract.rank_patterns import PeftConfig, Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key
@@ -16,14 +16,15 @@ from fimlora_jobs.record import as_time
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
-    JobId,
     StoreDep,
     part,
     problems,
     require_json,
 )
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import reads_files
+from fimlora_service.keys.access import JobId, OtherJobId
+from fimlora_service.keys.principal import READS, SUBMITS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
 from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Asked, Format, answer
 from fimlora_service.resolve.resolver import Resolver
@@ -56,8 +57,11 @@ Tag = Annotated[str, Path(pattern=NAME, description="Tag of a pin.", examples=["
 Digest = Annotated[str, Path(pattern=DIGEST, description="Content address of a result.")]
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": RankPattern,
-        "description": "The pattern; its ETag is its content.",
+        "model": RankPattern | PeftConfig,
+        "description": "The pattern; its ETag is its content. JSON is a rank pattern, or with "
+        "`format=peft`, `layout-c` or `adalora` a configuration of PEFT. `yaml`, `axolotl` and "
+        "`llama-factory` are YAML, `trl` and `unsloth` Python, `ms-swift` and `vllm` the "
+        "arguments of a command.",
         "content": {
             kind: {"schema": {"type": "string"}}
             for kind in ("application/yaml", "text/x-python", "text/plain")
@@ -72,10 +76,12 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.RedisUnavailable,
     ),
 }
-router = APIRouter(tags=["rank patterns"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["rank patterns"], route_class=ScopedRoute)
 
 
-@router.get("/rank-patterns/{digest}", response_class=Response, responses=ANSWERS)
+@router.get(
+    "/rank-patterns/{digest}", dependencies=[READS], response_class=Response, responses=ANSWERS
+)
 @reads_files
 def retrieve_rank_pattern(
     digest: Digest, request: Request, artifacts: ArtifactsDep, asked: AskedDep
@@ -84,7 +90,7 @@ def retrieve_rank_pattern(
     return answer(request, read_pattern(artifacts, digest), asked, cache=FOR_EVER)
 
 
-@router.get("/rank-patterns", response_class=Response, responses=ANSWERS)
+@router.get("/rank-patterns", dependencies=[READS], response_class=Response, responses=ANSWERS)
 @reads_files
 def find_rank_pattern(
     model: Annotated[str, Query(max_length=256, description="As in a request, or a digest.")],
@@ -116,7 +122,7 @@ def find_rank_pattern(
 
 @router.put(
     "/rank-patterns/{name}/{tag}",
-    dependencies=[Depends(require_json)],
+    dependencies=[SUBMITS, Depends(require_json)],
     response_description="The pin stands for another result now, or did already.",
     responses={
         201: {"model": Pin, "description": "The pin is new."},
@@ -152,7 +158,12 @@ def pin_rank_pattern(
     return pin_of(Catalogue(store), name, tag)
 
 
-@router.get("/rank-patterns/{name}/{tag}", response_class=Response, responses=ANSWERS)
+@router.get(
+    "/rank-patterns/{name}/{tag}",
+    dependencies=[READS],
+    response_class=Response,
+    responses=ANSWERS,
+)
 @reads_files
 def retrieve_pinned_rank_pattern(
     name: Name,
@@ -169,6 +180,7 @@ def retrieve_pinned_rank_pattern(
 
 @router.get(
     "/rank-patterns/{name}/{tag}/history",
+    dependencies=[READS],
     responses=problems(
         errors.NoPattern,
         errors.ResultExpired,
@@ -184,6 +196,7 @@ def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep) -> Pin:
 
 @router.get(
     "/jobs/{id}/diff/{other}",
+    dependencies=[READS],
     tags=["jobs"],
     responses=problems(
         errors.JobNotFound,
@@ -195,7 +208,7 @@ def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep) -> Pin:
         errors.RedisUnavailable,
     ),
 )
-def diff_jobs(id: JobId, other: JobId, store: StoreDep) -> RankDiff:
+def diff_jobs(id: JobId, other: OtherJobId, store: StoreDep) -> RankDiff:
     """Tell how the ranks of two results differ, per module and in sum."""
     a, b = (plan_of(store.get(job_id).to_job()).rank_map for job_id in (id, other))
     return RankDiff(job_a=id, job_b=other, drift=rank_drift(a, b), modules=rank_changes(a, b))

@@ -12,7 +12,7 @@ from fimlora_contract.rank_patterns import RankPattern
 from fimlora_service.errors import ValidationFailed
 from fimlora_service.http.headers import has_copy
 
-FOR_EVER, REVALIDATE = "public, max-age=31536000, immutable", "no-cache"
+FOR_EVER, REVALIDATE = "private, max-age=31536000, immutable", "no-cache"
 Format = Literal[
     "json", "yaml", "peft", "layout-c", "adalora", "axolotl", "llama-factory", "ms-swift", "trl",
     "unsloth", "vllm",

@@ -30,6 +30,8 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.references import HubDataset, HubModel
 from fimlora_jobs.datasets.columns import TaskName
 from fimlora_jobs.datasets.folders import is_wanted
+from fimlora_jobs.models.file_sizes import check_file_sizes
+from fimlora_jobs.models.shards import check_number_of_shards
 from fimlora_jobs.models.tokenizer_content import MAX_BYTES
 from fimlora_jobs.models.tokenizer_files import check_tokenizer, files_looked_at
 from fimlora_service.errors import (
@@ -43,6 +45,7 @@ from fimlora_service.errors import (
 )
 from fimlora_service.resolve.chat_templates import ChatTemplates, read_templates
 from fimlora_service.resolve.dataset_cards import card_has_chat
+from fimlora_service.resolve.hub_answers import bound_answers, check_info, readable
 from fimlora_service.resolve.model_checks import check_files, refused
 from fimlora_service.resolve.model_files import (
     ResolvedModel,
@@ -70,9 +73,12 @@ class Hub:
         self, *, endpoint: str, token: str | None, cache: Path, timeout_s: float
     ) -> None:
         disable_progress_bars()
+        bound_answers()
         self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
         self._cache = cache
         self._timeout_s = timeout_s
+        # One for all requests: a head may be some megabytes, and its parts some hundred.
+        self._pool = ThreadPoolExecutor(N_HEADS_AT_ONCE)
         # A commit never changes.
         self._weights = lru_cache(maxsize=MAX_MODELS)(self._read_weights)
 
@@ -87,15 +93,16 @@ class Hub:
         """
         where = f"hub model {model.id!r} at revision {model.revision!r}"
         with refusals(where, missing=ModelNotFound, gated=ModelGated):
-            info = self._api.model_info(
-                model.id, revision=model.revision, timeout=self._timeout_s, files_metadata=True
-            )
+            info = self._model_info(model, where=where)
             commit, sizes = str(info.sha), sizes_of(info)
             files = [sibling.rfilename for sibling in info.siblings or []]
             heads = [f for f in files if f.endswith(".safetensors") and is_wanted(f)]
             if not heads:
                 weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
+            with refused(where):
+                check_file_sizes(sizes)
+                check_number_of_shards(heads)
             config = self._read_config(model.id, commit, where=where)
             check_files(config, files, where=where, shapes=None, dtypes=None)
             shapes, dtypes = self._weights(model.id, commit, tuple(heads))
@@ -127,9 +134,7 @@ class Hub:
         """Bytes of a dataset's files; one configuration or split may need fewer."""
         where = f"hub dataset {dataset.id!r} at commit {commit}"
         with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
-            info = self._api.dataset_info(
-                dataset.id, revision=commit, timeout=self._timeout_s, files_metadata=True
-            )
+            info = self._dataset_info(dataset.id, commit, where=where, files_metadata=True)
         files = info.siblings or []
         return sum(f.size or 0 for f in files if PurePath(f.rfilename).suffix not in NO_DATA)
 
@@ -142,9 +147,7 @@ class Hub:
         """
         where = f"hub dataset {dataset.id!r} at revision {dataset.revision!r}"
         with refusals(where, missing=DatasetUnreachable, gated=DatasetUnreachable):
-            info = self._api.dataset_info(
-                dataset.id, revision=dataset.revision, timeout=self._timeout_s
-            )
+            info = self._dataset_info(dataset.id, dataset.revision, where=where)
         check_data(dataset.id, [sibling.rfilename for sibling in info.siblings or []])
         content = {
             "dataset": dataset.id,
@@ -163,6 +166,24 @@ class Hub:
             "chat": card_has_chat(info.card_data, dataset, task=task),
         } | restriction(info)
 
+    def _model_info(self, model: HubModel, *, where: str) -> ModelInfo:
+        with readable(where):
+            info = self._api.model_info(
+                model.id, revision=model.revision, timeout=self._timeout_s, files_metadata=True
+            )
+        check_info(info, where=where)
+        return info
+
+    def _dataset_info(
+        self, id_: str, revision: str, *, where: str, files_metadata: bool = False
+    ) -> DatasetInfo:
+        with readable(where):
+            info = self._api.dataset_info(
+                id_, revision=revision, timeout=self._timeout_s, files_metadata=files_metadata
+            )
+        check_info(info, where=where)
+        return info
+
     def _read_config(self, id_: str, commit: str, *, where: str) -> dict[str, Any]:
         try:
             path = self._fetch(id_, "config.json", commit)
@@ -180,9 +201,10 @@ class Hub:
 
     def _fetch(self, id_: str, name: str, commit: str) -> Path:
         """A small file, kept here for the next time."""
-        path = self._api.hf_hub_download(
-            id_, name, revision=commit, cache_dir=self._cache, etag_timeout=self._timeout_s
-        )
+        with readable(f"file {name!r} of {id_!r}"):
+            path = self._api.hf_hub_download(
+                id_, name, revision=commit, cache_dir=self._cache, etag_timeout=self._timeout_s
+            )
         return Path(path)
 
     def _check_tokenizer(
@@ -208,12 +230,12 @@ class Hub:
         """Shape and dtype of each weight by name."""
 
         def read(name: str) -> Any:
-            return self._api.parse_safetensors_file_metadata(
-                id_, name, revision=commit, timeout=self._timeout_s
-            )
+            with readable(f"file {name!r} of {id_!r}"):
+                return self._api.parse_safetensors_file_metadata(
+                    id_, name, revision=commit, timeout=self._timeout_s
+                )
 
-        with ThreadPoolExecutor(N_HEADS_AT_ONCE) as pool:
-            heads = list(pool.map(read, files))
+        heads = list(self._pool.map(read, files))
         tensors = {name: t for head in heads for name, t in head.tensors.items()}
         try:
             shapes = {name: sound_shape(tensor.shape) for name, tensor in tensors.items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimlora_contract.references import DatasetReference, HubDataset, HubModel
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.allow_lists import EVERYTHING, Allowed
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.columns import ColumnError, TaskName, TextFields, check_retained
 from fimlora_jobs.datasets.rows import RowError
@@ -22,6 +23,7 @@ from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
+from fimlora_service.resolve.token_limit import check_tokens
 from fimlora_service.resolve.trained_adapters import ResolvedAdapter, TrainedAdapters
 
 if TYPE_CHECKING:  # it brings the hub's library along, which not every request needs
@@ -69,12 +71,22 @@ class Resolver:
         data_folder: Where registered models and datasets are.
         hub: Gives access to the hub; called when a request names something there.
         tenant: Who this service is to the hub.
+        allowed: What the operator lets be used.
+        max_tokens: What a request may send through a model; 0 for no limit.
     """
 
     def __init__(
-        self, data_folder: DataFolder, hub: "Callable[[], Hub]", *, tenant: str
+        self,
+        data_folder: DataFolder,
+        hub: "Callable[[], Hub]",
+        *,
+        tenant: str,
+        allowed: Allowed = EVERYTHING,
+        max_tokens: int = 0,
     ) -> None:
         self.tenant = tenant
+        self.allowed = allowed
+        self._max_tokens = max_tokens
         self._hub = hub
         self._models = LocalModels(data_folder.models)
         self._datasets = LocalDatasets(data_folder)
@@ -86,6 +98,7 @@ class Resolver:
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
+        check_tokens(request, most=self._max_tokens)
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)
@@ -132,6 +145,7 @@ class Resolver:
 
     def _resolve_model(self, request: CalibrationRequest) -> ResolvedModel:
         model = request.base_model
+        self.allowed.check_model(model.model_dump())
         if isinstance(model, HubModel):
             return self._hub().resolve_model(model)
         return self._models.resolve(model.name)
@@ -174,6 +188,7 @@ class Resolver:
         Raises:
             ServiceError: It is not there, or its rows cannot be used for the task.
         """
+        self.allowed.check_dataset(dataset.model_dump(exclude={"rows"}))
         with schema_errors():
             if isinstance(dataset, HubDataset):
                 return self._hub().resolve_dataset(dataset, task=task)

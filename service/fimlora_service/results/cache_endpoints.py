@@ -14,15 +14,16 @@ from fimlora_service.http.dependencies import (
     SettingsDep,
     problems,
 )
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import reads_files
+from fimlora_service.keys.principal import ADMINISTERS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.results.eviction import evict, limits_of
 
 REFUSALS = (errors.ValidationFailed, errors.StorageUnavailable, errors.RedisUnavailable)
-router = APIRouter(tags=["service"], route_class=StrictQueryRoute)
+router = APIRouter(tags=["service"], route_class=ScopedRoute)
 
 
-@router.get("/cache", responses=problems(*REFUSALS))
+@router.get("/cache", dependencies=[ADMINISTERS], responses=problems(*REFUSALS))
 @reads_files
 def show_cache(
     artifacts: ArtifactsDep, data_folder: DataFolderDep, settings: SettingsDep
@@ -50,7 +51,7 @@ def show_cache(
     )
 
 
-@router.post("/cache/evict", responses=problems(*REFUSALS))
+@router.post("/cache/evict", dependencies=[ADMINISTERS], responses=problems(*REFUSALS))
 def evict_now(artifacts: ArtifactsDep, settings: SettingsDep) -> EvictionReport:
     """Delete results beyond the limits now, and not at the next round."""
     evicted = evict(artifacts, limits_of(settings))

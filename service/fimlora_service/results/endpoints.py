@@ -15,17 +15,23 @@ from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
-    JobId,
     PrefixDep,
     StoreDep,
     problems,
 )
 from fimlora_service.http.headers import has_copy
-from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import read_in_threads, reads_files
+from fimlora_service.keys.access import JobId
+from fimlora_service.keys.principal import READS
+from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.results.reading import find_artifact, result_of
 
-router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
+# What a file's name tells: adapter_config.json, rank_map.json and the like are objects.
+FILE_SCHEMAS = {
+    kind: {"schema": {"type": "object"} if kind == "application/json" else {"type": "string"}}
+    for kind in sorted(MEDIA_TYPES.values())
+} | {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is the result; a result never changes."},
     **problems(
@@ -40,7 +46,12 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/jobs/{id}/result", response_model=AnyResult, responses=RESULT_RESPONSES)
+@router.get(
+    "/jobs/{id}/result",
+    dependencies=[READS],
+    response_model=AnyResult,
+    responses=RESULT_RESPONSES,
+)
 @reads_files
 def retrieve_result(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
@@ -51,7 +62,12 @@ def retrieve_result(
     return tagged(request, result, digest=result.digest)
 
 
-@router.get("/jobs/{id}/artifacts", response_model=ArtifactPage, responses=RESULT_RESPONSES)
+@router.get(
+    "/jobs/{id}/artifacts",
+    dependencies=[READS],
+    response_model=ArtifactPage,
+    responses=RESULT_RESPONSES,
+)
 @reads_files
 def list_artifacts(
     id: JobId, request: Request, store: StoreDep, artifacts: ArtifactsDep, prefix: PrefixDep
@@ -64,10 +80,11 @@ def list_artifacts(
 
 @router.get(
     "/jobs/{id}/artifacts/{name}",
+    dependencies=[READS],
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={
-        200: {"content": {kind: {} for kind in sorted({BINARY, *MEDIA_TYPES.values()})}},
+        200: {"content": FILE_SCHEMAS},
         304: {"description": "The client's copy is the same."},
         **problems(
             errors.JobNotFound,
@@ -91,7 +108,7 @@ def retrieve_artifact(
     artifact = find_artifact(result, name)
     headers = {
         "ETag": f'"{artifact.digest}"',
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable",
         # A digest speaks for the whole file only, so the file is always sent whole.
         "Accept-Ranges": "none",
     }

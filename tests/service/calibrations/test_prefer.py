@@ -5,9 +5,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_service.app import create_app
+from support.testclient import TestClient
 
 
 @pytest.fixture

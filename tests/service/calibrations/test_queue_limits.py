@@ -1,13 +1,13 @@
 """A full queue refuses what needs a job of its own, and says when to come again."""
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_contract.workers import Worker
 from fimlora_jobs.store import COUNTERS
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.app import create_app
 from fimlora_service.calibrations.queue_limits import LONGEST_S, next_end_s
+from support.testclient import TestClient
 
 MANY = {"source": "inline", "rows": [{"text": f"text {n}", "label": n % 2} for n in range(80)]}
 

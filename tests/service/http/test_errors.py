@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
 
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
+from support.testclient import TestClient
 
 JSON = {"Content-Type": "application/json"}
 

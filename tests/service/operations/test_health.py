@@ -1,11 +1,11 @@
 """Liveness, readiness, version."""
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_contract import __version__
 from fimlora_service.app import create_app
 from support.presence import enter_worker
+from support.testclient import TestClient
 
 
 def test_the_process_is_alive(http):

@@ -1,15 +1,22 @@
 """GET /metrics."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from starlette.testclient import TestClient
 
+from fimlora_contract import __version__
 from fimlora_contract.jobs import JobError
+from fimlora_jobs.counters import count_work
 from fimlora_service.app import create_app
 from support.presence import GPU, enter_worker
+from support.service import ROWS
+from support.testclient import TestClient
+
+ROOT = Path(__file__).parents[3]
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -28,6 +35,12 @@ def read(http: TestClient) -> Samples:
 
 def value(samples: Samples, name: str, **labels: str) -> float | None:
     return samples.get((name, tuple(sorted(labels.items()))))
+
+
+def record(http: TestClient, **fields: object) -> str:
+    """Have a job accepted."""
+    body = {"base_model": "local:tiny", "dataset": {"source": "inline", "rows": ROWS}, **fields}
+    return http.post("/calibrate", json=body).json()["id"]
 
 
 def test_jobs_are_counted_by_state(http, body, store, succeed):
@@ -100,6 +113,93 @@ def test_workers_are_counted_by_state_and_device(http, store):
     assert value(samples, "fimlora_workers", state="idle", device="cpu") == 1
     assert value(samples, "fimlora_workers", state="busy", device="cuda") == 1
     assert value(samples, "fimlora_workers", state="busy", device="cpu") == 0
+
+
+def test_attempts_are_counted_by_why_they_ended(http, store):
+    """Lost ones show while their job still goes on; an orderly stop is none of them."""
+    job_id = record(http, budget=8)
+    store.start(job_id, 1, worker="w")
+    store.requeue(job_id, 1, counted=False)
+    store.requeue(job_id, 2)
+    store.start(job_id, 3, worker="w")
+    store.succeed(job_id, 3, {})
+    failed, canceled = record(http, budget=7), record(http, budget=6)
+    store.fail(failed, 1, JobError(code="model_invalid", detail="x"))
+    store.start(canceled, 1, worker="w")
+    store.request_cancel(canceled)
+    store.confirm_cancel(canceled, 1)
+
+    samples, name = read(http), "fimlora_attempts_ended_total"
+
+    counted = {
+        dict(labels)["reason"]: n for (found, labels), n in samples.items() if found == name
+    }
+    assert counted == {
+        "succeeded": 1, "canceled": 1, "handed_over": 1, "worker_lost": 1, "model_invalid": 1,
+        "out_of_memory_host": 0, "storage_unavailable": 0,
+    }  # fmt: skip
+
+
+def test_refused_submissions_are_counted_by_code(http, body):
+    """Whatever refuses them; other refusals are none."""
+    http.post("/calibrate", json=body | {"budget": 0})
+    http.post("/v1/calibrate", json=body | {"base_model": "local:none"})
+    http.post("/jobs/job_0/retry")
+    http.post("/evaluations", content=b"{")
+    http.post("/estimate", json=body | {"budget": 0})
+    http.get("/jobs/job_0")
+    http.post("/calibrate", json=body)
+
+    samples, name = read(http), "fimlora_submissions_refused_total"
+
+    counted = {
+        dict(labels)["code"]: n for (found, labels), n in samples.items() if found == name
+    }
+    assert set(counted) >= {"validation_failed", "model_not_found", "job_not_found"}
+    assert sum(counted.values()) == 4
+
+
+def test_a_store_that_refuses_writes_shows(http, redis_client):
+    """It answers all the same, and no job can be accepted."""
+    before = read(http)
+    redis_client.config_set("maxmemory", 1)
+    try:
+        full = read(http)
+    finally:
+        redis_client.config_set("maxmemory", 0)
+
+    name = "fimlora_store_writable"
+    assert [value(samples, name) for samples in (before, full, read(http))] == [1, 0, 1]
+    assert value(full, "fimlora_redis_up") == 1
+
+
+def test_what_workers_count_is_shown(http, store):
+    """They have no port of their own."""
+    count_work(store, busy_s=1.25, models_loaded=1)
+    count_work(store, busy_s=2.0, models_loaded=0)
+    enter_worker(store, name="w1")
+
+    samples = read(http)
+
+    assert value(samples, "fimlora_worker_busy_seconds_total") == 3.25
+    assert value(samples, "fimlora_models_loaded_total") == 1
+    assert 0 <= value(samples, "fimlora_worker_heartbeat_age_seconds") < 20
+    assert value(samples, "fimlora_build_info", version=__version__) == 1
+    assert value(samples, "fimlora_disk_free_bytes") > 0
+
+
+def test_the_page_has_every_figure_that_is_shown(http, body):
+    """And nothing that is not: dashboards and alerts are written from it."""
+    http.post("/calibrate", json=body | {"budget": 0})
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    families = text_string_to_metric_families(http.get("/metrics").text)
+
+    shown = {
+        f"{f.name}_total" if f.type == "counter" else f.name
+        for f in families
+        if f.name.startswith("fimlora_") and not f.name.endswith("_created")
+    }
+    assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == shown
 
 
 def test_requests_are_counted_by_template(http, job_id):

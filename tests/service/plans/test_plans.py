@@ -301,7 +301,7 @@ class TestAllocate:
 CODE = """
 import sys
 from pathlib import Path
-from starlette.testclient import TestClient
+from support.testclient import TestClient
 from redis import Redis
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_jobs.datasets.columns import NO_CHAT_TEMPLATE
 from fimlora_service.app import create_app
@@ -13,6 +12,7 @@ from fimlora_service.resolve.chat_templates import templates_in
 from fimlora_worker.inputs.models import load_tokenizer
 from support.model_folders import CHAT_TEMPLATE, make_decoder, make_tokenizer
 from support.service import make_model
+from support.testclient import TestClient
 
 CHAT = [{"messages": [{"role": "user", "content": "w1"}]}]
 

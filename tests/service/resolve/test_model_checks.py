@@ -48,6 +48,16 @@ def test_the_model_that_the_others_spoil_is_accepted(http, body, odd):
     assert http.post("/calibrate", json=body | {"base_model": "local:odd"}).status_code == 202
 
 
+def test_a_configuration_that_names_code_from_elsewhere_is_refused(http, body, odd):
+    """By the field; nothing is queued that a worker would fetch and run."""
+    odd(FULL | {"text_config": {"attn_implementation": "org/kernel"}})
+
+    answer = http.post("/calibrate", json=body | {"base_model": "local:odd"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, REFUSED)
+    assert "text_config.attn_implementation='org/kernel'" in answer.json()["detail"]
+
+
 class TestNumbers:
     @pytest.mark.parametrize(
         ("change", "named"),
@@ -255,7 +265,7 @@ class TestHeads:
 
     def test_a_task_that_is_given_is_enough(self, http, body, hub: Hub, settings, odd):
         """The columns of a hub dataset are not known yet, but what is wanted is."""
-        from starlette.testclient import TestClient
+        from support.testclient import TestClient
 
         odd({"model_type": "bert"}, {"layer.0.weight": (16, 16)})
         hub.add("org/data", {"train.jsonl": b'{"text": "a"}'}, kind="dataset")
@@ -342,7 +352,7 @@ class TestTokenizer:
         self, settings, body, hub, odd, name, content, named, source, endpoint
     ):
         """Wherever the model is, before anything is queued."""
-        from starlette.testclient import TestClient
+        from support.testclient import TestClient
 
         folder = odd()
         (folder / name).write_text(content)
@@ -418,7 +428,7 @@ class TestOffsets:
 
 def test_a_model_of_the_hub_is_refused_by_the_same_rules(settings, body, hub, tmp_path):
     """By its configuration, the names of its files, its tokenizer and its weights' heads."""
-    from starlette.testclient import TestClient
+    from support.testclient import TestClient
 
     changes = (
         {"quantization_config": {"quant_method": "awq"}},

@@ -4,13 +4,13 @@ from contextlib import ExitStack
 
 import pytest
 from pydantic import SecretStr
-from starlette.testclient import TestClient
 
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_service.app import create_app
 from fimlora_service.resolve.tenants import tenant_of
 from support.results import make_result
 from support.service import make_model
+from support.testclient import TestClient
 
 TOKENS = {"alice": "hf_a", "bob": "hf_b", "nobody": None}
 

@@ -176,3 +176,14 @@ class TestReporter:
         with pytest.raises(CancelRequested):
             reporter.on_batch(1, 5)
         assert not issubclass(CancelRequested, Exception)
+
+
+def test_what_the_worker_s_operator_does_not_allow_is_not_run(jobs, run_queue, monkeypatch):
+    """A service with other lists, or none, may write to the same queue."""
+    job_id = jobs.submit()
+    monkeypatch.setenv("FIMLORA_ALLOWED_MODELS", "org/*")
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+    assert (error.code, error.retryable) == ("model_not_allowed", False)
+    assert "'local:tiny'; allowed are org/*" in error.detail

@@ -1,5 +1,6 @@
 """The handle on the warm child, with a child that does nothing but answer."""
 
+import logging
 import os
 import signal
 import threading
@@ -156,3 +157,17 @@ def test_silence_is_measured_from_the_last_sign_of_life(horse: Horse):
 
     assert before >= 0.2
     assert horse.silent_for_s() < 0.1
+
+
+def test_what_a_child_prints_is_logged_also_its_last_words(horse: Horse, caplog):
+    """With the job it was about, whoever in the process has written it."""
+    caplog.set_level(logging.INFO)
+    horse.give(order("print"))
+    assert os.WTERMSIG(horse.wait()) == signal.SIGKILL
+    horse.close()
+
+    printed = [line for line in caplog.records if line.message == "output"]
+    assert [line.text for line in printed] == ["from python", "from below \\xff"]
+    assert {(line.job_id, line.attempt, line.child_pid) for line in printed} == {
+        ("job_1", 1, horse.pid)
+    }

@@ -27,7 +27,7 @@ def test_isolation_mode_runs_each_job_in_a_new_interpreter(jobs: Jobs, valkey_ur
         assert worker.wait(timeout_s=90) == 0
 
     assert [jobs.get(id_).status for id_ in job_ids] == ["succeeded", "succeeded"]
-    assert worker.count("model.load ") == 2
+    assert worker.count("model.load") == 2
 
 
 def test_hub_references_are_loaded_at_their_commit(jobs: Jobs, hub: Hub, valkey_url, tmp_path):
@@ -84,7 +84,7 @@ def test_a_child_is_replaced_after_its_last_job(jobs: Jobs, valkey_url, tmp_path
 
     assert [jobs.get(id_).attempt for id_ in job_ids] == [1, 1]
     assert [jobs.get(id_).status for id_ in job_ids] == ["succeeded", "succeeded"]
-    assert worker.count("model.load ") == 2
+    assert worker.count("model.load") == 2
 
 
 def test_a_relative_data_folder_stays_where_it_was(monkeypatch, tmp_path):
@@ -97,6 +97,17 @@ def test_a_relative_data_folder_stays_where_it_was(monkeypatch, tmp_path):
     assert list(Path.cwd().iterdir()) == []
     assert Settings() == before
     assert before.data_dir == tmp_path / "data"
+
+
+def test_what_is_not_a_workers_is_not_handed_down(jobs: Jobs, valkey_url, tmp_path):
+    """Whoever starts a worker by hand may have the service's secrets in the environment."""
+    secrets = {"FIMLORA_WEBHOOK_SECRET": "s3cret-1", "FIMLORA_WEBHOOK_SECRET_FILE": "s3cret-2"}
+    with running_worker(valkey_url, jobs.data_dir, tmp_path / "log", **secrets) as worker:
+        jobs.wait_final(jobs.submit())
+        environment = Path(f"/proc/{worker.child_pid}/environ").read_text()
+
+    assert "s3cret" not in environment
+    assert "FIMLORA_DATA_DIR" in environment
 
 
 def test_help_lists_every_setting_and_needs_no_server():

@@ -190,7 +190,10 @@ class BaseModel:
                 self.folder, model_class=model_class, config=config, dtype=self._dtype
             )
         except (ImportError, ValueError, AttributeError) as error:  # it may need more packages
-            log.info("model.other_class class=%s: %s", model_class.__name__, error)
+            log.info(
+                "model.other_class",
+                extra={"model_class": model_class.__name__, "error": str(error)},
+            )
             return None
 
     @cached_property

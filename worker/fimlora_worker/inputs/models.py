@@ -147,7 +147,7 @@ def load_model(folder: Path, config: Any, request: ModelRequest) -> LoadedModel:
     from fimlora.model.loading import load
     from fimlora.model.skeleton import build_skeleton
 
-    log.info("model.load digest=%s task=%s", request.digest, request.task)
+    log.info("model.load", extra={"digest": request.digest, "task": request.task})
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with named_architecture_errors(config):

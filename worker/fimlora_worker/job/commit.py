@@ -69,8 +69,8 @@ def commit_patiently(
         before_each()
         try:
             return artifacts.commit(folder, files)
-        except StorageUnavailable as error:
-            log.warning("commit.failed wait_s=%g: %s", wait_s, error, exc_info=True)
+        except StorageUnavailable:
+            log.warning("commit.failed", extra={"wait_s": wait_s}, exc_info=True)
             sleep(wait_s)
     before_each()
     return artifacts.commit(folder, files)

@@ -36,6 +36,9 @@ class HandReporter(Reporter):
         """Id of the RQ job that this speaks for."""
         return self.hand_id
 
+    def note_memory(self, asked: str) -> None:
+        """Nothing: a hand that dies costs its job no attempt."""
+
     def _send(self, progress: Progress) -> None:
         self._reported, self._last = self.clock(), progress
         self._ask()
@@ -81,7 +84,7 @@ def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repor
     try:
         end = _train(record, runs, process, reporter)
     except (Abort, JobMissing) as reason:
-        log.info("hand.ended hand=%s: %s", reporter.rq_id, reason)
+        log.info("hand.ended", extra={"rq_id": reporter.rq_id, "reason": str(reason)})
         return "ended"
     except Exception as error:
         process.must_retire |= is_broken_device(error)

@@ -48,7 +48,7 @@ def known_model(
         model = BaseModel(folder, config, request, None, process.models)
         model.outline()  # or it cannot be built
     except (WorkerError, FimloraError, OSError) as error:
-        log.info("model.not_here digest=%s: %s", reference["digest"], error)
+        log.info("model.not_here", extra={"digest": reference["digest"], "error": str(error)})
         return None
     return model
 

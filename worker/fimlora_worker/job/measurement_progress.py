@@ -47,7 +47,7 @@ class MeasurementProgress:
         try:
             return measure(file)
         except InvalidProgress as refused:
-            log.warning("progress.refused folder=%s: %s", self.folder.name, refused)
+            log.warning("progress.refused", extra={"error": str(refused)})
             Path(file.path).unlink(missing_ok=True)
         return measure(file)
 
@@ -65,5 +65,7 @@ class MeasurementProgress:
             own,
             model_digest=self.model_digest,
             on_resume=self.on_resume,
-            on_error=lambda error: log.warning("progress.not_saved path=%s: %s", own, error),
+            on_error=lambda error: log.warning(
+                "progress.not_saved", extra={"error": str(error)}
+            ),
         )

@@ -77,9 +77,16 @@ class Reporter:
         if self.clock() - self._reported >= SIGN_INTERVAL_S:
             self._send(self._last)
 
+    def wait(self, seconds: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Let some time pass, and learn meanwhile whether the attempt should go on."""
+        until = self.clock() + seconds
+        while (left := until - self.clock()) > 0:
+            self.keep_alive()
+            sleep(min(left, SIGN_INTERVAL_S))
+
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
-        log.info("attempt.resumed job=%s batch=%d of %d", self.job_id, done, expected)
+        log.info("attempt.resumed", extra={"batch": done, "n_batches": expected})
         self._stage_started, self._resumed_from = self.clock(), done
         self._send(self._of_batches(Stage.CALIBRATING, done, expected))
 
@@ -106,6 +113,10 @@ class Reporter:
             self._send(Progress(stage=Stage.TRAINING, runs=runs, seconds_left=seconds_left))
         elif now - self._asked >= SIGN_INTERVAL_S:
             self._ask()
+
+    def note_memory(self, asked: str) -> None:
+        """Put on record what is asked for next, should the system end the attempt for it."""
+        self._obey(self.store.note_memory(self.job_id, self.attempt, asked))
 
     def _of_batches(
         self, stage: Stage, done: int, expected: int, seconds_left: float | None = None

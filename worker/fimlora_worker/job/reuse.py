@@ -61,7 +61,7 @@ def find_measured(record: JobRecord, process: WorkerProcess) -> Measured | None:
     try:
         return _load(process, earlier, record)
     except (JobMissing, InvalidStatistics, LookupError) as error:
-        log.warning("statistics.gone job=%s from=%s: %s", record.id, earlier, error)
+        log.warning("statistics.gone", extra={"kept_by": earlier, "error": str(error)})
         process.store.measure_anew(record.id, record.attempt)
         return None
 

@@ -38,7 +38,7 @@ def measure_in_rounds(
     folder: Path,
     progress: MeasurementProgress,
     head_batches: HeadBatches | None = None,
-    memory_kills: int = 0,
+    memory_kills: tuple[str, ...] = (),
 ) -> Rounds:
     """Measure as many of the batches as a stable plan needs; see `measure_model`.
 
@@ -50,7 +50,7 @@ def measure_in_rounds(
         folder: For what a streamed model keeps on disk meanwhile.
         progress: What earlier attempts have saved.
         head_batches: What its head is fitted on; ``None`` where that stays as it is.
-        memory_kills: Attempts that the system has ended for want of memory.
+        memory_kills: What attempts asked for that the system has ended for want of memory.
 
     Returns:
         The statistics, and why they are of so many batches.
@@ -122,7 +122,7 @@ class KeptRounds:
             self.folder.mkdir(parents=True, exist_ok=True)
             statistics.save(self._path(n_batches))
         except OSError as error:
-            log.warning("rounds.not_saved folder=%s: %s", self.folder.name, error)
+            log.warning("rounds.not_saved", extra={"error": str(error)})
             return
         for n in self._found():
             if n < n_batches:
@@ -170,6 +170,6 @@ def begun_or_anew(
     except InvalidStatistics as error:  # such as those of another device
         if begun is None:
             raise
-        log.warning("rounds.refused folder=%s: %s", kept.folder.name, error)
+        log.warning("rounds.refused", extra={"error": str(error)})
         kept.forget()
     return rounds(None)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
-from fimlora_worker.logs import configure_logging
+from fimlora_worker.logs import configure_logging, rq_fields
 from fimlora_worker.process.horse import DRAIN_SIGNAL
 from fimlora_worker.process.messages import Order, Reply, decode_order, encode
 from fimlora_worker.process.parent_death import die_with_parent
@@ -42,10 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--orders", type=int, required=True)
     parser.add_argument("--replies", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--logs", type=int, required=True)
     given = parser.parse_args(arguments)
     die_with_parent(given.parent)
     settings = Settings()
-    configure_logging(settings.log_level)
+    # Standard output and error are the parent's to read: it knows what is printed there, and
+    # has the last words of a child that was killed.
+    logs = os.fdopen(given.logs, "w", buffering=1)
+    configure_logging(settings, process="child", stream=logs)
     process = process_for(settings)
     _take_signals(process)
     settings.leave_working_folder()
@@ -66,7 +70,7 @@ def _obey(order: Order, process: WorkerProcess, replies: int, *, jobs: int) -> R
     try:
         run_order(order, process.redis)
     except Exception:
-        log.exception("order.failed job=%s", order.job_id)
+        log.exception("order.failed", extra=rq_fields(order.job_id))
         return Reply(order.execution_id, 1, retiring=True)
     return Reply(order.execution_id, 0, retiring=_should_retire(process, jobs=jobs))
 
@@ -99,7 +103,7 @@ def _import_heavy() -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            log.exception("import.failed module=%s", name)  # the job says so again
+            log.exception("import.failed", extra={"imported": name})  # the job says so again
             return
 
 

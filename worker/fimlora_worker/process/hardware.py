@@ -48,5 +48,5 @@ def ask_driver(visible: str, *, nvidia_smi: str) -> tuple[str, int] | None:
     except FileNotFoundError:
         return None
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        log.warning("hardware.driver_unclear error=%s", type(error).__name__)
+        log.warning("hardware.driver_unclear", extra={"error": type(error).__name__})
         return None

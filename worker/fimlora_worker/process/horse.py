@@ -19,12 +19,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from fimlora_worker.logs import log_printed, rq_fields
 from fimlora_worker.process.messages import Order, Reply, decode_reply, encode
 
 log = logging.getLogger(__name__)
 DRAIN_SIGNAL = signal.SIGUSR1
 FAILED_STATUS = 256  # wait status of exit code 1
 CLOSE_PATIENCE_S = 5.0
+LAST_WORDS_S = 1.0  # what the child started may hold its end of the pipe for longer
 
 
 class Horse:
@@ -43,9 +45,11 @@ class Horse:
     ) -> None:
         down_read, self._down = os.pipe()
         up, up_write = os.pipe()
+        printed, printed_write = os.pipe()
+        logs = os.dup(2)
         command = [
             sys.executable, "-P", "-m", module, "--orders", str(down_read),
-            "--replies", str(up_write), "--parent", str(os.getpid()),
+            "--replies", str(up_write), "--parent", str(os.getpid()), "--logs", str(logs),
         ]  # fmt: skip
         # The child inherits a blocked drain signal, so that one sent while its interpreter
         # starts waits for the handler instead of killing it.
@@ -54,20 +58,22 @@ class Horse:
             self._process = subprocess.Popen(
                 command,
                 env=environment,
-                pass_fds=(down_read, up_write),
+                pass_fds=(down_read, up_write, logs),
                 stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__,  # libraries print; the pipe is for replies only
+                stdout=printed_write,  # libraries print; the other pipe is for replies only
+                stderr=printed_write,
                 start_new_session=True,  # RQ kills by process group
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN_SIGNAL})
-            os.close(down_read)
-            os.close(up_write)
+            for end in (down_read, up_write, printed_write, logs):
+                os.close(end)
         self.pid = self._process.pid
         self.is_retiring = False
         self._last_sign_of_life = time.monotonic()
         self._lock = threading.RLock()
         self._in_flight: str | None = None
+        self._last_rq_id: str | None = None
         self._status: int | None = None
         self._is_closed = False
         # Readable for as long as there is an answer; only `give` takes the byte out.
@@ -75,6 +81,8 @@ class Horse:
         os.set_blocking(self._answered, False)
         self._reader = threading.Thread(target=self._read, args=(up,), daemon=True)
         self._reader.start()
+        self._printed = threading.Thread(target=self._relay, args=(printed,), daemon=True)
+        self._printed.start()
 
     @property
     def is_usable(self) -> bool:
@@ -93,6 +101,7 @@ class Horse:
         """
         with self._lock:
             self._in_flight, self._status = order.execution_id, None
+            self._last_rq_id = order.job_id
             with suppress(BlockingIOError):
                 os.read(self._answered, 1)
         self._last_sign_of_life = time.monotonic()
@@ -134,8 +143,19 @@ class Horse:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._reader.join()
+        self._printed.join(LAST_WORDS_S)
         os.close(self._answered)
         os.close(self._wake)
+
+    # In a thread of its own
+
+    def _relay(self, printed: int) -> None:
+        """Log what the child prints, also while it dies."""
+        with os.fdopen(printed, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                if line.strip():
+                    about = rq_fields(self._last_rq_id) if self._last_rq_id else {}
+                    log_printed(line, child_pid=self.pid, **about)
 
     # In the reader's thread
 
@@ -145,7 +165,7 @@ class Horse:
                 for line in replies:
                     self._note(decode_reply(line))
         except (ValueError, TypeError):
-            log.exception("horse.unreadable pid=%d", self.pid)
+            log.exception("horse.unreadable", extra={"child_pid": self.pid})
         code = self._reap()
         with self._lock:
             if self._in_flight is not None:

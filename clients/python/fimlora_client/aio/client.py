@@ -11,6 +11,7 @@ from fimlora_client.aio.catalogues import AsyncCache, AsyncDatasets, AsyncModels
 from fimlora_client.aio.evaluations import AsyncEvaluationHandle, AsyncEvaluations
 from fimlora_client.aio.handle import AsyncJobHandle
 from fimlora_client.aio.jobs import AsyncJobs
+from fimlora_client.aio.keys import AsyncKeys
 from fimlora_client.aio.rank_patterns import AsyncRankPatterns
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.aio.transport import AsyncHttpClient, AsyncTransport
@@ -54,6 +55,7 @@ class AsyncClient:
         models: Base models the operator registered.
         workers: The workers that are alive.
         cache: What earlier calibrations have left.
+        keys: API keys, for who has an admin key.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class AsyncClient:
         self.models = AsyncModels(self._sender)
         self.workers = AsyncWorkers(self._sender)
         self.cache = AsyncCache(self._sender)
+        self.keys = AsyncKeys(self._sender)
 
     async def calibrate(
         self,

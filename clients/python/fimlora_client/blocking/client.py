@@ -12,6 +12,7 @@ from fimlora_client.blocking.catalogues import Cache, Datasets, Models, Workers
 from fimlora_client.blocking.evaluations import EvaluationHandle, Evaluations
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.blocking.jobs import Jobs
+from fimlora_client.blocking.keys import Keys
 from fimlora_client.blocking.rank_patterns import RankPatterns
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.blocking.transport import HttpClient, Transport
@@ -55,6 +56,7 @@ class Client:
         models: Base models the operator registered.
         workers: The workers that are alive.
         cache: What earlier calibrations have left.
+        keys: API keys, for who has an admin key.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Client:
         self.models = Models(self._sender)
         self.workers = Workers(self._sender)
         self.cache = Cache(self._sender)
+        self.keys = Keys(self._sender)
 
     def calibrate(
         self,

@@ -12,12 +12,14 @@ from fimlora_client.cli import (
     cache,
     calibrate,
     compare,
+    config,
     control,
     datasets,
     evaluate,
     fetch,
     history,
     jobs,
+    keys,
     models,
     pins,
     plan,
@@ -96,7 +98,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status},
+    "Start": {"up": up.up, "status": status.status, "config": config.config},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
@@ -117,6 +119,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "jobs": jobs.list_jobs,
         "show": jobs.show,
         "events": history.events,
+        "webhooks": history.webhooks,
         "artifacts": history.artifacts,
         "workers": status.workers,
         "cache": cache.cache,
@@ -127,6 +130,7 @@ for panel, commands in COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
+app.add_typer(keys.group, name="keys", rich_help_panel="Start")
 app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
 
 

@@ -45,6 +45,7 @@ def up(
         workers=workers,
         redis_url=settings.redis_url,
         runtime_dir=settings.runtime_dir,
+        log_format=settings.log_format,
     )
     screen = Screen(err())
     try:
@@ -82,6 +83,7 @@ class Screen:
             "API": stack.url,
             "docs": f"{stack.url}/docs",
             "jobs": stack.store,
+            "accepted jobs": stack.durability,
             "workers": str(stack.workers),
             "data": _short(stack.data_dir),
             "logs": _short(stack.logs),

@@ -40,11 +40,13 @@ class Limits:
         max_seconds: By the clock on the wall.
         max_bytes: Of memory, besides the interpreter's own.
         max_chars: Of text that comes out.
+        max_spans: Parts of it that lie between generation tags.
     """
 
     max_seconds: float = 30.0
     max_bytes: int = 1 << 30
     max_chars: int = 4_000_000
+    max_spans: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class ChatTemplate:
         """Why there is no answer."""
         code = process.wait()
         self.__exit__(None, None, None)
-        log.warning("chat_template.ended code=%d", code)
+        log.warning("chat_template.ended", extra={"status": code})
         if code == -signal.SIGALRM:
             return (
                 f"{where}: the model's chat template takes more than "

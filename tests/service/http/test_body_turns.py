@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 
-from fimlora_service.http.turns import received_whole, take_turn
+from fimlora_service.http.body_turns import received_whole, take_turn
 
 N = 20
 

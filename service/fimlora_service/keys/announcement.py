@@ -1,0 +1,32 @@
+"""What the service says of itself when it starts: whom it serves, and what to do about it."""
+
+import logging
+
+from fimlora_service.addresses import is_loopback
+from fimlora_service.http.peers import FIRST_KEY
+from fimlora_service.keys.ring import KeyRing
+
+logger = logging.getLogger(__name__)
+
+
+def access_of(ring: KeyRing) -> str:
+    """Who is served, in words."""
+    return (
+        "this machine only, as there are no API keys" if ring.is_open else "who has an API key"
+    )
+
+
+def announce_access(ring: KeyRing, *, host: str) -> None:
+    """Log who is served; that others are not, although they can connect, is worth a warning.
+
+    Args:
+        ring: The keys that are good.
+        host: The address that the service is bound to.
+    """
+    if not ring.is_open:
+        logger.info("access.with_keys", extra={"serves": access_of(ring)})
+    elif host == "localhost" or is_loopback(host):
+        logger.info("access.this_machine", extra={"serves": access_of(ring), "next": FIRST_KEY})
+    else:
+        text = f"listening on {host}, but others are refused until there is a key: {FIRST_KEY}"
+        logger.warning("access.this_machine", extra={"serves": access_of(ring), "next": text})

@@ -1,0 +1,93 @@
+"""Who comes in: read from the head of a request, before its body is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.types import Scope as Request
+
+from fimlora_contract.keys import Scope
+from fimlora_service.errors import Forbidden, Unauthenticated
+from fimlora_service.http.peers import require_local
+from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.keys.principal import EVERYBODY, Principal
+from fimlora_service.keys.ring import CHALLENGE, KeyRing
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Somebody who may come in.
+
+    Attributes:
+        principal: Who it is.
+        headers: For the answer.
+    """
+
+    principal: Principal
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gate:
+    """Lets in who has a key with the scope that a route needs.
+
+    Args:
+        ring: The keys that are good.
+    """
+
+    def __init__(self, ring: KeyRing) -> None:
+        self.ring = ring
+
+    async def admit(self, request: Request, needed: Scope) -> Admission:
+        """Let somebody in.
+
+        Args:
+            request: The request as ASGI has it.
+            needed: The scope of the route.
+
+        Raises:
+            Unauthenticated: There is no key, or it is not good; or, before the first key is made,
+                the peer is on another machine.
+            Forbidden: The key has not that scope.
+        """
+        token = bearer_token(request)
+        if token is None and self.ring.is_open:
+            require_local(request)
+            return Admission(EVERYBODY)
+        if token is None:
+            raise Unauthenticated("there is no API key in the request", headers=CHALLENGE)
+        principal = await in_thread(Threads.LOOKS, self.ring.identify, token)
+        check_scope(principal, needed)
+        return Admission(principal)
+
+
+def bearer_token(request: Request) -> str | None:
+    """The key of a request.
+
+    Raises:
+        Unauthenticated: There are several.
+    """
+    given = Headers(scope=request).getlist("authorization")
+    tokens = [text.strip() for scheme, _, text in map(_split, given) if scheme == "bearer"]
+    if len(tokens) > 1:
+        raise Unauthenticated(
+            "there is more than one API key in the request", headers=CHALLENGE
+        )
+    return tokens[0] if tokens else None
+
+
+def _split(header: str) -> tuple[str, str, str]:
+    scheme, space, text = header.strip().partition(" ")
+    return scheme.lower(), space, text
+
+
+def check_scope(principal: Principal, needed: Scope) -> None:
+    """Refuse who has not the scope that is needed.
+
+    Raises:
+        Forbidden: He has not.
+    """
+    if not principal.may(needed):
+        has = ", ".join(sorted(principal.scopes))
+        raise Forbidden(
+            f"this needs a key with scope {needed}; the key in the request has {has}"
+        )

@@ -1,0 +1,75 @@
+"""What the hashes of keys are made with, in the data folder, and the mark that keys are in use.
+
+The mark outlives the store: a service whose keys are lost lets nobody in, instead of everybody.
+"""
+
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PepperFile:
+    """The pepper and the mark.
+
+    Attributes:
+        folder: Where they lie, which is made when it is needed.
+    """
+
+    folder: Path
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a key has ever been made."""
+        return self._mark.exists()
+
+    def read(self) -> bytes | None:
+        """The pepper; ``None`` before one was needed."""
+        try:
+            return self._pepper.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def read_or_make(self) -> bytes:
+        """The pepper, the same for all processes that ask at once."""
+        if found := self.read():
+            return found
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        draft = self.folder / f".pepper-{secrets.token_hex(8)}"
+        try:
+            with os.fdopen(
+                os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb"
+            ) as f:
+                f.write(secrets.token_bytes(SIZE))
+                f.flush()
+                os.fsync(f.fileno())
+            with suppress(FileExistsError):  # another process was faster
+                self._pepper.hardlink_to(draft)
+        finally:
+            draft.unlink(missing_ok=True)
+        self._sync()
+        return self._pepper.read_bytes()
+
+    def mark_in_use(self) -> None:
+        """Note for good that a key was made."""
+        self._mark.touch(mode=0o600)
+        self._sync()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _pepper(self) -> Path:
+        return self.folder / "pepper"
+
+    @property
+    def _mark(self) -> Path:
+        return self.folder / "in_use"
