@@ -86,5 +86,7 @@ def keep(store: JobStore, promise: Promise | None, accepted: Accepted) -> None:
     job_id = accepted.record.id
     if accepted.cached:
         store.release_key(promise.key)  # the cache answers a repetition just the same
-    elif job_id != promise.job_id:
+        return
+    if job_id != promise.job_id:
         store.rebind_key(promise.key, fingerprint=promise.fingerprint, job_id=job_id)
+    store.free_with(job_id, promise.key)
