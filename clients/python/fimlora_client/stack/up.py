@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.context import Context
-from fimlora_client.errors import ClientError
+from fimlora_client.errors import ClientError, Unauthenticated
 from fimlora_client.retries import RetryPolicy
 from fimlora_client.stack import valkey
 from fimlora_client.stack.children import Program
@@ -52,6 +52,7 @@ class Stack:
     Attributes:
         url: Where the API listens.
         store: What holds the jobs, in words.
+        needs_key: Whether only who has an API key is answered.
         durability: Whether what is accepted survives a loss of power, in words.
         workers: Number of workers.
         data_dir: Where everything is kept.
@@ -61,6 +62,7 @@ class Stack:
 
     url: str
     store: str
+    needs_key: bool
     durability: str
     workers: int
     data_dir: Path
@@ -113,7 +115,8 @@ def run(
         announce(data_dir, Running(os.getpid(), url, redis_url, str(data_dir)))
         seconds = time.monotonic() - started
         promise = ask_durability(url)
-        on_ready(Stack(url, store, promise, options.workers, data_dir, logs, seconds))
+        closed = needs_key(url)
+        on_ready(Stack(url, store, closed, promise, options.workers, data_dir, logs, seconds))
         try:
             supervisor.watch()
         except Stopped:
@@ -183,6 +186,18 @@ def _readiness(url: str) -> Callable[[], bool]:
             return False
 
     return ready
+
+
+def needs_key(url: str) -> bool:
+    """Whether the service answers nobody without an API key; a question that fails ends nothing."""
+    with Client(url, api_key="", context=Context(policy=RetryPolicy(max_retries=0))) as client:
+        try:
+            client.jobs.list(limit=1)
+        except Unauthenticated:
+            return True
+        except ClientError:
+            pass
+    return False
 
 
 def ask_durability(url: str) -> str:
