@@ -387,6 +387,11 @@ class JobStore(Deduplication):
 
     # Inside
 
+    def _count_end(self, reason: str) -> None:
+        """Count why an attempt ended; what has been put on record stands without it."""
+        with suppress(RedisError):
+            self._redis.hincrby(self.key(COUNTERS), f"{ATTEMPT_END}{reason}", 1)
+
     def _note_owner(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
         """Let a job's tenant ask for its result, before anybody sees that the job has succeeded."""
         current, status, owner = self._redis.hmget(
@@ -395,11 +400,6 @@ class JobStore(Deduplication):
         is_current = (text_of(current or ""), text_of(status or "")) == (str(attempt), R)
         if is_current and result.get("digest"):
             ResultOwners(self).add(result["digest"], text_of(owner or ""))
-
-    def _count_end(self, reason: str) -> None:
-        """Count why an attempt ended; what has been put on record stands without it."""
-        with suppress(RedisError):
-            self._redis.hincrby(self.key(COUNTERS), f"{ATTEMPT_END}{reason}", 1)
 
     def _change(
         self,

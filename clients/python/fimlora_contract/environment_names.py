@@ -52,6 +52,8 @@ NAMES = frozenset(
         "FIMLORA_REQUIRE_GPU",
         "FIMLORA_SECRETS",
         "FIMLORA_SERVICE_MEMORY",
+        "FIMLORA_SIGNING_KEY",
+        "FIMLORA_SIGNING_KEY_FILE",
         "FIMLORA_STALL_S",
         "FIMLORA_STORAGE_PATIENCE_S",
         "FIMLORA_SUBMIT_RATE_LIMIT",
@@ -104,6 +106,8 @@ SECRETS = {
         {
             "FIMLORA_ARTIFACTS_URL",
             "FIMLORA_ARTIFACTS_URL_FILE",
+            "FIMLORA_SIGNING_KEY",
+            "FIMLORA_SIGNING_KEY_FILE",
             "HF_TOKEN",
             "HF_TOKEN_FILE",
             "REDIS_URL",

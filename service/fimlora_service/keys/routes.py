@@ -9,6 +9,7 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Request
 
 from fimlora_contract.keys import Scope
+from fimlora_jobs.logs import log_context
 from fimlora_service import errors
 from fimlora_service.http.dependencies import problems
 from fimlora_service.http.openapi import SCHEME
@@ -67,7 +68,10 @@ class GuardedRoute(ThreadRoute):
                 MutableHeaders(scope=message).update(admission.headers)
             await send(message)
 
-        await super().handle(scope, receive, send_with_headers if admission.headers else send)
+        with log_context(tenant=admission.principal.tenant):
+            await super().handle(
+                scope, receive, send_with_headers if admission.headers else send
+            )
 
 
 class ScopedRoute(GuardedRoute, StrictQueryRoute):

@@ -26,6 +26,7 @@ from fimlora_client.cli import (
     status,
     sweep,
     up,
+    verify,
 )
 from fimlora_client.cli.console import exit_code, print_plain, show_error
 from fimlora_client.cli.context import Connection
@@ -109,7 +110,12 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "retry": control.retry,
         "delete": control.delete,
     },
-    "Results": {"fetch": fetch.fetch, "pin": pins.pin, "diff": plan.diff},
+    "Results": {
+        "fetch": fetch.fetch,
+        "verify-signature": verify.verify_signature,
+        "pin": pins.pin,
+        "diff": plan.diff,
+    },
     "Trained adapters": {
         "truncate": adapter_files.truncate,
         "audit": adapter_files.audit,
