@@ -14,8 +14,6 @@ from fimlora_client.cli.folders import DataDir, data_dir_of
 from fimlora_client.settings import read_settings
 from fimlora_contract import __version__
 
-EVERYBODY = "everybody on this machine, until  fimlora keys create NAME --scopes admin"
-
 if TYPE_CHECKING:
     from fimlora_client.stack.up import Stack
 
@@ -84,9 +82,9 @@ class Screen:
         rows = {
             "API": stack.url,
             "docs": f"{stack.url}/docs",
-            "for": "who has an API key" if stack.needs_key else EVERYBODY,
             "jobs": stack.store,
             "accepted jobs": stack.durability,
+            "serves": stack.access,
             "workers": str(stack.workers),
             "data": _short(stack.data_dir),
             "logs": _short(stack.logs),
