@@ -13,7 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from fimlora_jobs.logs import configure_logging
+from fimlora_jobs.telemetry import open_provider
 from fimlora_service.app import create_app
+from fimlora_service.http.middleware import WATCHED
 from fimlora_service.settings import Settings
 
 SHUTDOWN_S = 5
@@ -64,6 +66,18 @@ def warm_up() -> None:
         gc.enable()
 
 
+def trace_requests(app: FastAPI) -> None:
+    """Make a span of every request but those of whoever watches over the service."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=open_provider("service"),
+        excluded_urls=",".join(sorted(WATCHED)),
+        exclude_spans=["receive", "send"],
+    )
+
+
 def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None) -> None:
     """Serve until told to stop.
 
@@ -74,6 +88,8 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
     configure_logging(settings.log_level, process="service", form=settings.log_format)
     stopping = Event()
     app = create_app(settings, stopping=stopping)
+    if settings.are_traces_wanted:
+        trace_requests(app)
     if extend:
         extend(app)
     config = uvicorn.Config(
