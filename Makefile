@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Bump by content: a changed pyproject or constraints file reinstalls, nothing else does.
 INSTALLED := $(VENV)/.installed
+AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fix bench docs constraints clean
+.PHONY: help install demo up test lint compose consumers families chaos fix bench docs sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,9 @@ consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
 families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" for some)
 	$(BIN)/python tests/families/run.py $(ONLY)
 
+chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/report.html (ONLY="--rows 'link*'")
+	$(BIN)/python tests/chaos/run.py $(ONLY)
+
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,8 +67,21 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
 	$(BIN)/python docs/generate.py
 
+# Tools that look at what we depend on, apart from it: their own packages are not ours.
+$(AUDIT)/.installed: Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	touch $@
+
+sbom: $(INSTALLED) $(AUDIT)/.installed ## Write build/sbom.cdx.json: every package that is installed (CycloneDX)
+	mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.cdx.json
+
+audit: $(AUDIT)/.installed ## Ask for known vulnerabilities of the pinned versions (needs the internet)
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
 constraints: $(INSTALLED) ## Rewrite constraints.txt from the installed versions
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch | sed '1i # Versions every check runs with; wide ranges live in pyproject.toml.\ntorch==2.13.0' > constraints.txt
 
 clean: ## Remove the environment and what the demo wrote
-	rm -rf $(VENV) .consumers demo-output .fimlora
+	rm -rf $(VENV) .consumers .audit demo-output .fimlora

@@ -93,7 +93,7 @@ class Catalogue:
     def file(self, record: JobRecord) -> None:
         """Let look-ups by its inputs find a job that has succeeded."""
         for key in input_keys(record):
-            self.store.redis.zadd(self.store.key("inputs", key), {record.id: 0})
+            self.store.name(record.id, self.store.key("inputs", key), among_others=True)
 
     def newest_of(self, keys: Iterable[str]) -> JobRecord | None:
         """The newest job that is filed under any of some keys."""

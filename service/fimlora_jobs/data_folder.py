@@ -1,5 +1,6 @@
 """Where things lie in the data folder that service and worker share."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,33 @@ class DataFolder:
     def hub(self) -> Path:
         """Cache of hub downloads."""
         return self.root / "hub"
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSpace:
+    """How much of a folder's disk is free, against what must stay so.
+
+    Attributes:
+        folder: On that disk.
+        floor: Bytes.
+    """
+
+    folder: Path
+    floor: int
+
+    def lacks(self, more: int = 0) -> str:
+        """What is lacking to take so many bytes more, in words; empty if nothing is.
+
+        Raises:
+            OSError: The disk cannot be asked.
+        """
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free - more >= self.floor:
+            return ""
+        return f"the data folder's disk has {free} bytes free; {self.floor} must stay free" + (
+            f" beside {more} that would be added" if more else ""
+        )
 
 
 def registered_names(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ from fimlora_contract.jobs import JobStatus
 from fimlora_jobs.answers import as_ms, text_of
 from fimlora_jobs.reader import JobMissing, JobReader
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.scripts import run_script
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 SHARED_TTL_S = 7 * 24 * 3600
@@ -49,7 +50,7 @@ class Deduplication(JobReader):
 
     def remember_result(self, digest: str, job_id: str) -> None:
         """Let the next equal request find this job."""
-        self._redis.set(self.key("cache", digest), job_id)
+        self.name(job_id, self.key("cache", digest))
 
     def find_result(self, digest: str) -> JobRecord | None:
         """The succeeded job of an equal request, if there is one."""
@@ -59,11 +60,26 @@ class Deduplication(JobReader):
 
     def remember_statistics(self, digest: str, job_id: str) -> None:
         """Let the next request that would measure the same find this job."""
-        self._redis.set(self.key("statistics", digest), job_id)
+        self.name(job_id, self.key("statistics", digest))
 
     def find_statistics(self, digest: str) -> JobRecord | None:
         """A succeeded job that has measured the same, if there is one."""
         return self._succeeded(self._redis.get(self.key("statistics", digest)))
+
+    def name(self, job_id: str, key: str, *, among_others: bool = False) -> None:
+        """Let a job be found by a key until it is deleted; nothing if it already is.
+
+        Args:
+            job_id: The job.
+            key: Holds one id, which this one replaces, or a set of them.
+            among_others: Whether it is a set.
+        """
+        keys = [self._job(job_id), self._names(job_id), key]
+        how = "all" if among_others else "newest"
+        run_script(self._redis, "name", keys=keys, args=[job_id, how])
+
+    def _names(self, job_id: str) -> str:
+        return self.key("names", job_id)
 
     def _succeeded(self, job_id: object) -> JobRecord | None:
         try:

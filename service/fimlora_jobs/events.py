@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal
 
-from fimlora_contract.jobs import JobError, JobStatus, Progress
+from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus, Progress
 
 
 def event_text(
@@ -14,6 +14,7 @@ def event_text(
     *,
     progress: Progress | None = None,
     error: JobError | None = None,
+    reason: AttemptEnd | None = None,
 ) -> str:
     """An entry as JSON, without the id that Redis gives it."""
     body: dict[str, Any] = {
@@ -23,4 +24,6 @@ def event_text(
         body["progress"] = progress.model_dump(mode="json")
     if error:
         body["error"] = error.model_dump(mode="json")
+    if reason:
+        body["reason"] = reason
     return json.dumps(body)

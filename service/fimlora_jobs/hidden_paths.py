@@ -4,6 +4,7 @@ Libraries put whole paths into their messages. What users know a model or a data
 of them: its registered name, its name on the hub, or the last part of the path.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,11 +44,12 @@ def _known(root: Path) -> Iterator[tuple[str, str]]:
     found: dict[str, str] = {}
     for room in LINKS_IN:
         for path in _links(root / room):
-            found[f"{path.resolve()}/"] = f"{path.name}/"
-            found[str(path.resolve())] = path.name
-    for base in {root.absolute(), root.resolve()}:
+            target = os.path.realpath(path)  # a loop of links leads to itself
+            found[f"{target}/"] = f"{path.name}/"
+            found[target] = path.name
+    for base in {str(root.absolute()), os.path.realpath(root)}:
         for room in ROOMS:
-            folder = str(base / room)
+            folder = str(Path(base) / room)
             found[f"{folder}/"] = ""
             found.setdefault(folder, room or "the data folder")
     yield from sorted(found.items(), key=lambda item: -len(item[0]))

@@ -9,6 +9,7 @@ from redis import Redis
 
 from fimlora_contract.jobs import JobEvent, JobKind, JobStatus
 from fimlora_jobs.answers import as_ms, text_of
+from fimlora_jobs.durability import owe
 from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
 
 BATCH = 500
@@ -63,7 +64,7 @@ class JobReader:
         stored = self._redis.hgetall(self._job(job_id))
         if not stored:
             raise JobMissing(f"no job {job_id!r}")
-        return JobRecord.from_hash(stored)
+        return _told(JobRecord.from_hash(stored))
 
     def shown(self, job_id: str) -> JobRecord:
         """Read of a job what clients see: all but inline rows.
@@ -191,10 +192,14 @@ class JobReader:
         entries = self._redis.xrange(
             self._events(job_id), min=f"({after}", max="+", count=limit
         )
-        return [
+        found = [
             JobEvent(id=text_of(id_), **json.loads(_field(fields or {}, "event")))
             for id_, fields in entries or ()
         ]
+        for event in found:
+            if event.status.is_final:
+                owe(int(event.id.partition("-")[0]))
+        return found
 
     def _read(self, ids: Sequence[str], fields: Sequence[str]) -> list[JobRecord | None]:
         """Some fields of some jobs in one round trip; ``None`` for a job that is gone."""
@@ -216,7 +221,14 @@ class JobReader:
 def read_record(fields: Sequence[str], values: Sequence[Any]) -> JobRecord | None:
     """What HMGET returned for some fields; ``None`` for a job that is gone."""
     stored: dict[Any, Any] = {f: v for f, v in zip(fields, values, strict=True) if v}
-    return JobRecord.from_hash(stored) if "id" in stored else None
+    return _told(JobRecord.from_hash(stored)) if "id" in stored else None
+
+
+def _told(record: JobRecord) -> JobRecord:
+    """A record as it is read: that a job has ended is told only once it is on disk."""
+    if record.status.is_final:
+        owe(record.updated_at_ms)
+    return record
 
 
 def _field(fields: Mapping[Any, Any], name: str) -> str:

@@ -3,6 +3,9 @@
 Runs in the API and in every worker's parent process. A lock keeps two from looking at
 once, but nothing depends on it: each step is a compare-and-set, so giving up the same attempt
 a second time is refused.
+
+While the store was away nobody could hold a lease, and no clock tells by how much each holder is
+late: after a gap between two looks they are all given a term to say that they live.
 """
 
 from collections.abc import Callable
@@ -10,12 +13,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
-from fimlora_contract.jobs import JobError, JobStatus
-from fimlora_jobs.attempts import ORPHAN_GRACE_S, REAPER_INTERVAL_S
+from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus
+from fimlora_jobs.attempts import LEASE_S, ORPHAN_GRACE_S, REAPER_INTERVAL_S
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore, StaleAttempt
 
+LEASE_MS = int(LEASE_S * 1000)
+# Times the interval between looks. A look that is a little late is no gap: that would put off what
+# is lost at other times. A lease that runs out in less was not held when the gap began.
+GAP = 2.4
 DEADLINE_PASSED = JobError(
     code="timeout", detail="the job had not ended when its deadline_s had passed"
 )
@@ -43,12 +50,26 @@ class Reaped:
 
 
 def requeue_orphans(
-    store: JobStore, transport: Transport, *, on_reaped: Callable[[Reaped], None]
+    store: JobStore,
+    transport: Transport,
+    *,
+    on_reaped: Callable[[Reaped], None],
+    every_s: float = REAPER_INTERVAL_S,
 ) -> None:
-    """Give every orphaned job its next attempt, unless somebody else is at it."""
+    """Give every orphaned job its next attempt, unless somebody else is at it.
+
+    Args:
+        store: The job records.
+        transport: Where next attempts are queued.
+        on_reaped: Told of each.
+        every_s: How often whoever calls this does.
+    """
     if not store.lock("reaper", ttl_s=REAPER_INTERVAL_S * 0.8).acquire():
         return
+    look = store.look(gap_ms=int(GAP * 1000 * max(every_s, REAPER_INTERVAL_S)))
     end_overdue(store, on_reaped=on_reaped)
+    if 0 <= look.now_ms - look.again_ms < LEASE_MS:
+        return
     now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
     open_jobs = store.open_jobs()
     # Most open jobs wait in line and need no look: only those that do not, and those that
@@ -95,18 +116,21 @@ def give_up(
     attempt: int,
     *,
     counted: bool = True,
+    reason: AttemptEnd | None = None,
     error: JobError | None = None,
     at_front: bool = True,
 ) -> Reaped:
     """Give up an attempt and queue the next one, in front, or end the job with ``error``."""
-    change = store.requeue(job_id, attempt, counted=counted, error=error)
+    change = store.requeue(job_id, attempt, counted=counted, reason=reason, error=error)
     if change.status is JobStatus.QUEUED:
         transport.enqueue(job_id, change.attempt, at_front=at_front)
     return Reaped(job_id, change.attempt, change.status)
 
 
 def _is_orphan(record: JobRecord, store: JobStore, *, is_waiting: bool, now_ms: int) -> bool:
-    if record.status.is_final or record.lease_until_ms > now_ms:
+    # One that goes further than a term was taken before the clock was set back.
+    is_held = 0 < record.lease_until_ms - now_ms <= LEASE_MS
+    if record.status.is_final or is_held:
         return False
     if record.status is not JobStatus.QUEUED:
         return True

@@ -15,6 +15,7 @@ from typing import Any
 
 from fimlora_contract.jobs import (
     RESULTS,
+    EarlierAttempt,
     Job,
     JobError,
     JobKind,
@@ -42,7 +43,7 @@ STATE_FIELDS = (
 )  # fmt: skip
 SHOWN_FIELDS = (
     *STATE_FIELDS, "kind", "version", "created_at", "started_at", "finished_at", "progress", "request",
-    "resolved", "error", "result", "statistics_from", "requests", "owner",
+    "resolved", "error", "result", "statistics_from", "requests", "owner", "earlier_attempts",
 )  # fmt: skip
 
 
@@ -124,9 +125,19 @@ class JobRecord:
         return int(self.fields["deadline_at"]) if self.fields.get("deadline_at") else None
 
     @property
-    def memory_kills(self) -> int:
-        """How many attempts the system has ended for want of memory."""
-        return int(self.fields.get("memory_kills") or 0)
+    def is_stopping(self) -> bool:
+        """Whether the worker of the current attempt has been told to stop."""
+        return self.fields.get("stopping_attempt") == str(self.attempt)
+
+    @property
+    def earlier_attempts(self) -> list[EarlierAttempt]:
+        """How attempts before the current one ended, oldest first."""
+        return [EarlierAttempt(**each) for each in self.json_field("earlier_attempts") or ()]
+
+    @property
+    def memory_kills(self) -> tuple[str, ...]:
+        """What attempts asked for that the system has ended for want of memory."""
+        return tuple(self.json_field("killed_asking") or ())
 
     @property
     def request(self) -> dict[str, Any]:
@@ -184,6 +195,7 @@ class JobRecord:
             kind=self.kind,
             status=self.status,
             attempt=self.attempt,
+            earlier_attempts=self.earlier_attempts,
             progress=Progress(**progress) if progress else None,
             created_at=created_at,
             started_at=as_time(self.fields.get("started_at")),

@@ -60,7 +60,7 @@ class Runs:
 
     def claim(self, runs: Sequence[str], *, holder: str, for_ms: int = CLAIM_MS) -> str | None:
         """Claim the first run that nobody has finished and nobody alive is at."""
-        keys = [self._results(), self._claims()]
+        keys = [self.store.key("job", self.job_id), self._results(), self._claims()]
         given: list[str | int] = [holder, for_ms, *map(self._field, runs)]
         claimed = run_script(self.store.redis, "run_claim", keys=keys, args=given)
         return text_of(claimed).removeprefix(self._field("")) if claimed else None

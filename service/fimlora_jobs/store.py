@@ -9,32 +9,62 @@ the Redis server's, so machines need no common clock.
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 from redis.lock import Lock
 
-from fimlora_contract.jobs import FINAL_STATUSES, JobError, JobKind, JobStatus, Progress
+from fimlora_contract.jobs import (
+    FINAL_STATUSES,
+    AttemptEnd,
+    EarlierAttempt,
+    JobError,
+    JobKind,
+    JobStatus,
+    Progress,
+)
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
+from fimlora_jobs.durability import owe
 from fimlora_jobs.events import event_text
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.reader import Change, JobMissing, read_record
-from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, request_fields, trace_field
+from fimlora_jobs.record import (
+    ROWS,
+    SHOWN_FIELDS,
+    JobRecord,
+    new_job_id,
+    request_fields,
+    trace_field,
+)
 from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
 ATTEMPT_END = "attempt:"  # before the reason, in that key
 MAX_EVENTS = 5_000
+ATTEMPTS_SHOWN = 20  # one that makes room for others may have hundreds
 # What is kept beside a job's record, under keys of these names, and goes with it.
-BESIDE = ("events", "plans", "runs", "claims", "failed_hands")
+BESIDE = ("events", "plans", "runs", "claims", "failed_hands", "webhook_tries")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))
 # What the script that makes a job answers where a limit is reached.
 FULL, OWNERS_FULL = -1, -2
 Q, R, C = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING
+
+
+class Look(NamedTuple):
+    """When somebody looks after all jobs, by the server's clock.
+
+    Attributes:
+        now_ms: Now.
+        again_ms: When looks began again after a gap; 0 if there was none.
+    """
+
+    now_ms: int
+    again_ms: int
 
 
 class RequestTaken(RuntimeError):
@@ -107,7 +137,7 @@ class JobStore(Deduplication):
         """
         keys = [
             self._job(job_id), self._open(), self.key("jobs"), self._events(job_id),
-            self.key("deadlines"), self.key(FIGURES),
+            self.key("deadlines"), self.key(FIGURES), self._names(job_id),
         ]  # fmt: skip
         fields = request_fields(request, resolved) | {
             "kind": kind,
@@ -134,6 +164,7 @@ class JobStore(Deduplication):
             raise TooManyOpen(limit=limits.total, is_owners=False)
         if values == OWNERS_FULL:
             raise TooManyOpen(limit=limits.per_owner, is_owners=True)
+        owe()
         record = read_record(SHOWN_FIELDS, values)
         assert record is not None
         return record
@@ -141,7 +172,10 @@ class JobStore(Deduplication):
     def join(self, job_id: str) -> JobRecord | None:
         """Let one more request share an open job; ``None`` when it is too late for that."""
         joined = run_script(self._redis, "join", keys=[self._job(job_id)])
-        return self.shown(job_id) if joined else None
+        if not joined:
+            return None
+        owe()
+        return self.shown(job_id)
 
     # A worker speaks for its attempt
 
@@ -185,9 +219,15 @@ class JobStore(Deduplication):
         """Take back that a running job uses another job's statistics: they are gone."""
         self._change(job_id, attempt, {R, C}, {"statistics_from": ""}, lease_s=LEASE_S)
 
+    def note_memory(self, job_id: str, attempt: int, asked: str) -> JobStatus:
+        """Put on record what an attempt is about to take; the answer shows a cancel request."""
+        fields = {"memory_asked": asked}
+        return self._change(job_id, attempt, {R, C}, fields, lease_s=LEASE_S).status
+
     def forgive(self, job_id: str, attempt: int) -> None:
         """Count no attempt that was lost so far: this one has got somewhere, for good."""
-        self._change(job_id, attempt, {R, C}, {"failures": "0"}, lease_s=LEASE_S)
+        fields = {"failures": "0", "killed_asking": ""}
+        self._change(job_id, attempt, {R, C}, fields, lease_s=LEASE_S)
 
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
         """End a running job with its result.
@@ -232,6 +272,7 @@ class JobStore(Deduplication):
             StaleAttempt: The job has already ended.
         """
         if run_script(self._redis, "leave", keys=[self._job(job_id)]):
+            owe()
             return self.status_of(job_id)
         return self.request_cancel(job_id)
 
@@ -267,15 +308,29 @@ class JobStore(Deduplication):
             JobOpen: It has not ended.
         """
         beside = [self.key(name, job_id) for name in BESIDE]
-        keys = [self._job(job_id), self._open(), self.key("jobs"), *beside]
+        keys = [
+            self._job(job_id), self._open(), self.key("jobs"), self.key("deadlines"),
+            self.key("missing"), self.key("outbox"), self.key("outbox_tries"),
+            self.key("webhooks", job_id), self._names(job_id), *beside,
+        ]  # fmt: skip
         done = run_script(self._redis, "delete", keys=keys, args=[job_id])
         if done == -1:
             raise JobMissing(f"no job {job_id!r}")
         if not done:
             raise JobOpen(f"job {job_id!r} has not ended")
 
+    def note_stopping(self, job_id: str, attempt: int) -> None:
+        """Put on record that an attempt's worker is to stop: what is lost then is not counted."""
+        self._change(job_id, attempt, {Q, R, C}, {"stopping_attempt": str(attempt)})
+
     def requeue(
-        self, job_id: str, attempt: int, *, counted: bool = True, error: JobError | None = None
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        counted: bool = True,
+        reason: AttemptEnd | None = None,
+        error: JobError | None = None,
     ) -> Change:
         """Give up an attempt: the next one is queued, or the job fails after the last.
 
@@ -283,6 +338,7 @@ class JobStore(Deduplication):
             job_id: The job.
             attempt: The attempt to give up.
             counted: Whether it counts against the limit; an orderly shutdown does not.
+            reason: Why it ended; if left out, what the error says, or that its worker was lost.
             error: What the job fails with when no attempt is left; a want of memory is noted
                 for the next one.
 
@@ -290,7 +346,10 @@ class JobStore(Deduplication):
             StaleAttempt: The attempt is no longer current.
         """
         record = self.get(job_id)
-        failures = record.failures + int(counted)
+        ended = _ended(
+            record, counted=counted, reason=reason, error=error, now_ms=self.now_ms()
+        )
+        failures = record.failures + int(ended.counted)
         if record.status is C:
             self.confirm_cancel(job_id, attempt)
             return Change(JobStatus.CANCELED, attempt)
@@ -299,12 +358,14 @@ class JobStore(Deduplication):
             return Change(JobStatus.FAILED, attempt)
         fields = {
             "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
+            "earlier_attempts": _history([*record.earlier_attempts, ended]), "memory_asked": "",
         }  # fmt: skip
         if error and error.code == "out_of_memory_host":
-            fields["memory_kills"] = str(record.memory_kills + 1)
-        event = event_text("status", job_id, Q, attempt + 1)
+            kills = [*record.memory_kills, record.fields.get("memory_asked", "")]
+            fields["killed_asking"] = json.dumps(kills)
+        event = event_text("status", job_id, Q, attempt + 1, reason=ended.reason)
         change = self._change(job_id, attempt, {Q, R}, fields, event=event, lease_s=0)
-        self._count_end((error or _lost(failures)).code if counted else "handed_over")
+        self._count_end(ended.reason)
         return change
 
     def note_missing(self, job_id: str, attempt: int, *, missing: bool) -> None:
@@ -326,6 +387,12 @@ class JobStore(Deduplication):
             self._redis.zrem(self.key("deadlines"), *ids)
 
     # Among processes
+
+    def look(self, *, gap_ms: int) -> Look:
+        """Note that somebody looks after all jobs; tells of the last gap between two looks."""
+        found = run_script(self._redis, "reaper_look", keys=[self.key("looks")], args=[gap_ms])
+        now, again = map(int, found)
+        return Look(now, again)
 
     def lock(self, name: str, *, ttl_s: float) -> Lock:
         """A lock among all processes, which nobody waits for and which runs out by itself."""
@@ -369,7 +436,36 @@ class JobStore(Deduplication):
                 f"not in attempt {attempt} and one of {sorted(allowed)}",
                 status=found.status,
             )
+        owe()
         return found
+
+
+def _ended(
+    record: JobRecord,
+    *,
+    counted: bool,
+    reason: AttemptEnd | None,
+    error: JobError | None,
+    now_ms: int,
+) -> EarlierAttempt:
+    """What is to be said of an attempt that is given up."""
+    if reason is None:
+        known = error is not None and error.code in set(AttemptEnd)
+        lost = AttemptEnd.WORKER_LOST if counted else AttemptEnd.HANDED_OVER
+        reason = AttemptEnd(error.code) if error and known else lost
+    if reason is AttemptEnd.WORKER_LOST and record.is_stopping:
+        reason, counted = AttemptEnd.HANDED_OVER, False
+    return EarlierAttempt(
+        attempt=record.attempt,
+        reason=reason,
+        counted=counted,
+        detail=error.detail if error else None,
+        ended_at=datetime.fromtimestamp(now_ms / 1000, tz=UTC),
+    )
+
+
+def _history(attempts: list[EarlierAttempt]) -> str:
+    return json.dumps([each.model_dump(mode="json") for each in attempts[-ATTEMPTS_SHOWN:]])
 
 
 def _lost(failures: int) -> JobError:

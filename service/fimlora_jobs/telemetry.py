@@ -4,7 +4,6 @@ The trace context of a request lies in its job's record, and that of each attemp
 attempt is a trace of its own, linked to the request that it is for and to the attempts before.
 """
 
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,11 +18,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-UNKNOWN = "unknown_service"
+UNKNOWN, FLUSH_MS = "unknown_service", 2000
 NEEDED = (
     "opentelemetry.sdk.trace",
     "opentelemetry.exporter.otlp.proto.http",
-    "opentelemetry.instrumentation.fastapi",
 )
 MISSING = (
     "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, and what sends them is not installed: "
@@ -65,9 +63,7 @@ def open_provider(process: str) -> "TracerProvider":
 
 def current_traceparent() -> str:
     """The trace context of what is being done, as W3C has it; empty where nothing is traced."""
-    if "opentelemetry.sdk.trace" not in sys.modules:
-        return ""
-    from opentelemetry.trace import get_current_span
+    from opentelemetry.trace import get_current_span  # of the API, which FastAPI brings
 
     return _traceparent(get_current_span())
 
@@ -77,10 +73,15 @@ class Tracing:
 
     Args:
         provider: What makes spans; ``None`` for nothing.
+        is_flushed: Whether the process ends right after an attempt, so that what it has of the
+            trace must be sent before.
     """
 
-    def __init__(self, provider: "TracerProvider | None" = None) -> None:
+    def __init__(
+        self, provider: "TracerProvider | None" = None, *, is_flushed: bool = False
+    ) -> None:
         self._provider = provider
+        self._is_flushed = is_flushed
 
     @contextmanager
     def attempt(self, **attributes: Any) -> "Iterator[AttemptTrace]":
@@ -91,19 +92,18 @@ class Tracing:
         tracer = self._provider.get_tracer("fimlora", __version__)
         from opentelemetry.context import Context
 
-        with tracer.start_as_current_span(
-            "attempt", context=Context(), attributes=_named(attributes)
-        ) as span:
-            trace = AttemptTrace(span, tracer)
-            try:
-                yield trace
-            finally:
-                trace.leave_stage()
-
-    def flush(self, *, timeout_s: float = 2.0) -> None:
-        """Send what has ended: this process is about to go."""
-        if self._provider:
-            self._provider.force_flush(int(timeout_s * 1000))
+        try:
+            with tracer.start_as_current_span(
+                "attempt", context=Context(), attributes=_named(attributes)
+            ) as span:
+                trace = AttemptTrace(span, tracer)
+                try:
+                    yield trace
+                finally:
+                    trace.leave_stage()
+        finally:
+            if self._is_flushed:
+                self._provider.force_flush(FLUSH_MS)
 
 
 class AttemptTrace:

@@ -1,15 +1,20 @@
 """The application: parts are made when it starts, and handed to handlers by its state."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from threading import Event
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from fimlora_contract import __version__
-from fimlora_jobs.connection import impatient_redis
+from fimlora_jobs.connection import impatient_redis, why_away
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
@@ -23,16 +28,20 @@ from fimlora_service.calibrations.live_locks import LOCK_TTL_S, LiveLocks
 from fimlora_service.comparisons import endpoints as comparisons
 from fimlora_service.datasets import endpoints as datasets
 from fimlora_service.evaluations import endpoints as evaluations
+from fimlora_service.http.durable_answers import DurableAnswersMiddleware
 from fimlora_service.http.hosts import HostMiddleware
 from fimlora_service.http.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
+    is_watched,
 )
 from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.origins import OriginMiddleware, add_cors
 from fimlora_service.http.problems import install_handlers
 from fimlora_service.http.security_headers import SecurityHeadersMiddleware
+from fimlora_service.http.slow_bodies import SlowBodyMiddleware
+from fimlora_service.http.sound_heads import SoundHeadMiddleware
 from fimlora_service.jobs import endpoints as jobs
 from fimlora_service.keys import endpoints as keys
 from fimlora_service.keys.announcement import announce_access
@@ -55,21 +64,34 @@ from fimlora_service.results import endpoints as results
 from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.settings import Settings
 from fimlora_service.state import State, make_state
+from fimlora_service.webhooks import endpoints as webhooks
 from fimlora_service.webhooks.delivery import WebhookSender
+from fimlora_service.webhooks.posting import Poster
+from fimlora_service.webhooks.receivers import Receivers
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+logger = logging.getLogger(__name__)
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
     calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, keys, operations, figures_endpoints,
+    adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
 )  # fmt: skip
 
 
-def create_app(settings: Settings | None = None, *, stopping: Event | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    stopping: Event | None = None,
+    traces: "TracerProvider | None" = None,
+) -> FastAPI:
     """Make the application; nothing is opened before it starts.
 
     Args:
         settings: Configuration; read from the environment when left out.
         stopping: Set by the server when it is told to stop: whoever waits is let go.
+        traces: What makes a span of every request; ``None`` for none.
     """
     settings, stopping = settings or Settings.read(), stopping or Event()
     metrics = Metrics()
@@ -80,12 +102,21 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         lifespan=lambda _: running(settings, stopping, metrics),
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        telemetry=telemetry_of(traces),
     )
     add_middleware(app, settings, metrics)
     install_handlers(app)
     add_routes(app)
     document_problems(app)
     return app
+
+
+def telemetry_of(traces: "TracerProvider | None") -> TelemetryConfig:
+    """How the framework makes spans: of requests, but for those of who watches over us."""
+    config: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False}
+    if traces is None:
+        return {**config, "tracing": False}
+    return {**config, "tracer_provider": traces, "exclude": is_watched}
 
 
 @asynccontextmanager
@@ -97,7 +128,10 @@ async def running(
     with (
         closing(impatient_redis(settings.redis_url)) as redis,
         closing(impatient_redis(settings.redis_url)) as queue_redis,
+        closing(impatient_redis(settings.redis_url)) as disk_redis,
+        closing(Durability(disk_redis, key=JobStore(redis).key("on_disk"))) as durability,
     ):
+        say_what_is_promised(durability)
         store, transport = JobStore(redis), RqTransport(queue_redis)
         artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
@@ -107,10 +141,29 @@ async def running(
             metrics.showing(DiskCollector(data_folder.root)),
         ):
             state = make_state(
-                settings, stopping, data_folder, artifacts, transport, locks, metrics
+                settings,
+                stopping,
+                data_folder,
+                artifacts,
+                transport,
+                locks,
+                metrics,
+                durability,
             )
             announce_access(state["gate"].ring, host=settings.host)
             yield state
+
+
+def say_what_is_promised(durability: Durability) -> None:
+    """Log once whether what is accepted survives a loss of power; nobody waits for it."""
+
+    def say(asked: "Future[None]") -> None:
+        if error := asked.exception():
+            logger.warning("store.away", extra={"reason": why_away(error)})
+        else:
+            logger.info("store.durability", extra={"promise": durability.promise})
+
+    durability.settled().add_done_callback(say)
 
 
 @contextmanager
@@ -119,13 +172,14 @@ def repeated_steps(
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
     store = artifacts.usage.store
+    receivers = Receivers(settings.webhook_origins, settings.webhook_near_origins)
     sender = WebhookSender(
         Outbox(store),
-        allowed=settings.webhook_origins,
-        key=settings.webhook_key,
+        poster=Poster(receivers),
+        keys=settings.webhook_keys,
         tries=metrics.webhooks,
     )
-    reaping = partial(reap, store, transport)
+    reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)
     evicting = partial(make_room, artifacts, limits_of(settings))
     watch = StoreWatch(settings.redis_url)
@@ -133,6 +187,7 @@ def repeated_steps(
         repeating("store", watch.look, every_s=LOOK_INTERVAL_S, first_s=0),
         repeating("reaper", reaping, every_s=settings.reaper_interval_s),
         repeating("webhooks", sender.deliver_due, every_s=settings.webhook_interval_s),
+        closing(sender),
         repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
         repeating("eviction", evicting, every_s=EVICTION_INTERVAL_S),
     ):
@@ -141,7 +196,9 @@ def repeated_steps(
 
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround every request; what is added last is outermost."""
+    app.add_middleware(DurableAnswersMiddleware)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(SlowBodyMiddleware, patience_s=settings.request_timeout_s)
     app.add_middleware(
         BodyLimitMiddleware,
         limit=settings.max_body_bytes,
@@ -150,6 +207,7 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(OriginMiddleware, allowed=settings.page_origins)
     add_cors(app, settings.page_origins)
     app.add_middleware(HostMiddleware, allowed=settings.host_patterns)
+    app.add_middleware(SoundHeadMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)

@@ -213,6 +213,11 @@ class QueueFull(ServiceError):
     retry_after_s = 30
 
 
+class Overloaded(ServiceError):
+    code = "overloaded"
+    retry_after_s = 1
+
+
 class HubUnreachable(ServiceError):
     code = "hub_unreachable"
     retry_after_s = 10

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fimlora_jobs.logs import configure_logging
 from fimlora_jobs.telemetry import open_provider
 from fimlora_service.app import create_app
-from fimlora_service.http.middleware import WATCHED
+from fimlora_service.http.connections import Connections, room_for
 from fimlora_service.settings import Settings
 
 SHUTDOWN_S = 5
@@ -66,18 +66,6 @@ def warm_up() -> None:
         gc.enable()
 
 
-def trace_requests(app: FastAPI) -> None:
-    """Make a span of every request but those of whoever watches over the service."""
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
-    FastAPIInstrumentor.instrument_app(
-        app,
-        tracer_provider=open_provider("service"),
-        excluded_urls=",".join(sorted(WATCHED)),
-        exclude_spans=["receive", "send"],
-    )
-
-
 def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None) -> None:
     """Serve until told to stop.
 
@@ -87,13 +75,17 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
     """
     configure_logging(settings.log_level, process="service", form=settings.log_format)
     stopping = Event()
-    app = create_app(settings, stopping=stopping)
-    if settings.are_traces_wanted:
-        trace_requests(app)
+    traces = open_provider("service") if settings.are_traces_wanted else None
+    app = create_app(settings, stopping=stopping, traces=traces)
     if extend:
         extend(app)
+    connections = Connections(
+        at_most=room_for(settings.max_connections), patience_s=settings.request_timeout_s
+    )
     config = uvicorn.Config(
-        app,
+        connections.watch(app),
+        http=connections.protocol(),
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,

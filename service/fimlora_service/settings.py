@@ -44,11 +44,34 @@ class Settings(ProcessSettings):
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
     )
+    min_free_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="Nothing is accepted while the data folder's disk has less free space.",
+    )
     hub_timeout_s: float = Field(
         default=10.0, gt=0, description="How long an answer of the hub is waited for."
     )
     reaper_interval_s: float = Field(
         default=REAPER_INTERVAL_S, gt=0, description="Between looks for orphaned jobs."
+    )
+    max_connections: int = Field(
+        default=1000,
+        gt=0,
+        description="Open connections; beyond these the one that keeps us waiting longest "
+        "gives way to a new one.",
+    )
+    max_waiting_per_client: int = Field(
+        default=64,
+        gt=0,
+        description="Long polls and streams of events at once of one tenant, without keys of "
+        "one address.",
+    )
+    request_timeout_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="How long the head of a request is waited for, and its body: that a second "
+        "longer for every KiB.",
     )
     max_open_jobs: int = Field(
         default=10_000,
@@ -58,6 +81,12 @@ class Settings(ProcessSettings):
     max_open_jobs_per_tenant: int = Field(
         default=0, ge=0, description="The same for one tenant; 0 for no limit."
     )
+    max_calibration_tokens: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Tokens that a request may send through a model: batches x examples x length, "
+        "in each part of it; 0 for no limit.",
+    )
     job_retention_days: float = Field(
         default=90, gt=0, description="How long the record of a job is kept at least."
     )
@@ -66,6 +95,9 @@ class Settings(ProcessSettings):
     )
     webhook_secret: SecretStr | None = Field(
         default=None, description="What webhooks are signed with."
+    )
+    webhook_old_secret: SecretStr | None = Field(
+        default=None, description="The secret before it: webhooks are signed with both."
     )
     webhook_interval_s: float = Field(
         default=1.0, gt=0, description="Between looks into the outbox."
@@ -86,7 +118,7 @@ class Settings(ProcessSettings):
     @field_validator("webhook_hosts")
     @classmethod
     def _hosts_are_origins(cls, hosts: str) -> str:
-        allowed_origins(hosts)
+        listed_origins(hosts)
         return hosts
 
     @field_validator("allowed_hosts")
@@ -107,7 +139,7 @@ class Settings(ProcessSettings):
         networks(proxies)
         return proxies
 
-    @field_validator("webhook_secret")
+    @field_validator("webhook_secret", "webhook_old_secret")
     @classmethod
     def _secret_is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret:
@@ -133,22 +165,31 @@ class Settings(ProcessSettings):
     @property
     def webhook_origins(self) -> frozenset[str]:
         """Whom webhooks may call."""
-        return allowed_origins(self.webhook_hosts)
+        return frozenset(listed_origins(self.webhook_hosts))
 
     @property
-    def webhook_key(self) -> bytes | None:
-        """What webhooks are signed with."""
-        secret = self.webhook_secret
-        return key_of(secret.get_secret_value()) if secret else None
+    def webhook_near_origins(self) -> frozenset[str]:
+        """Who of them may lie in the operator's own network."""
+        listed = listed_origins(self.webhook_hosts)
+        return frozenset(origin for origin, is_near in listed.items() if is_near)
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """What webhooks are signed with, the newest first."""
+        secrets = filter(None, (self.webhook_secret, self.webhook_old_secret))
+        return tuple(key_of(secret.get_secret_value()) for secret in secrets)
 
 
-def allowed_origins(hosts: str) -> frozenset[str]:
+def listed_origins(hosts: str) -> dict[str, bool]:
     """What FIMLORA_WEBHOOK_HOSTS allows: ``host``, ``host:port``, or ``http://host:port``.
+
+    Returns:
+        Each origin, and whether it is listed with its port.
 
     Raises:
         ValueError: An entry is none of these.
     """
-    origins = set()
+    origins: dict[str, bool] = {}
     for entry in filter(None, (part.strip() for part in hosts.split(","))):
         url = entry if "://" in entry else f"https://{entry}"
         origin = origin_of(url)
@@ -157,8 +198,9 @@ def allowed_origins(hosts: str) -> frozenset[str]:
                 f"FIMLORA_WEBHOOK_HOSTS has {entry!r}; allowed are host, host:port and "
                 "http://host:port, separated by commas"
             )
-        origins.add(origin)
-    return frozenset(origins)
+        has_port = ":" in url.partition("://")[2]
+        origins[origin] = origins.get(origin, False) or has_port
+    return origins
 
 
 def key_of(secret: str) -> bytes:
@@ -171,5 +213,5 @@ def key_of(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error as error:
-            raise ValueError("FIMLORA_WEBHOOK_SECRET is not base64 after whsec_") from error
+            raise ValueError("it is not base64 after whsec_") from error
     return secret.encode()

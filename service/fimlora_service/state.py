@@ -5,16 +5,18 @@ from functools import lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, TypedDict
 
-from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.data_folder import DataFolder, FreeSpace
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.keys import KeyStore
 from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
-from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.calibrations.submission_limit import SubmissionLimit
+from fimlora_service.http.turns import Turns
+from fimlora_service.http.waiting import WaitingRoom
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.keys.gate import Gate
 from fimlora_service.keys.pepper import PepperFile
@@ -28,6 +30,9 @@ from fimlora_service.settings import Settings
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
 
+# Each may take some hundred megabytes while its rows are looked through.
+UPLOADS_CHECKED_AT_ONCE = 2
+
 
 class State(TypedDict):
     """The parts by the names that dependencies ask for."""
@@ -38,12 +43,16 @@ class State(TypedDict):
     artifacts: TrackedArtifacts
     store: JobStore
     gate: Gate
+    durability: Durability
+    space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
-    adapter_limit: AdapterLimit
+    adapter_turns: Turns
+    upload_turns: Turns
+    waiting_room: WaitingRoom
     metrics: Metrics
 
 
@@ -55,13 +64,20 @@ def make_state(
     transport: RqTransport,
     locks: LiveLocks,
     metrics: Metrics,
+    durability: Durability,
 ) -> State:
     """Put the parts together."""
     store = results.usage.store
     token = settings.hub_token
     tenant = tenant_of(token.get_secret_value() if token else None)
-    hub = hub_access(settings, data_folder)
-    resolver = Resolver(data_folder, hub, tenant=tenant, allowed=settings.allowed)
+    resolver = Resolver(
+        data_folder,
+        hub_access(settings, data_folder),
+        tenant=tenant,
+        allowed=settings.allowed,
+        max_tokens=settings.max_calibration_tokens,
+    )
+    space = FreeSpace(data_folder.root, floor=settings.min_free_bytes)
     submission = Submission(
         store,
         transport,
@@ -70,6 +86,7 @@ def make_state(
         locks,
         webhook_origins=settings.webhook_origins,
         limits=OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant),
+        space=space,
     )
     return State(
         settings=settings,
@@ -78,12 +95,16 @@ def make_state(
         artifacts=results,
         store=store,
         gate=Gate(key_ring(settings, data_folder, store)),
+        durability=durability,
+        space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),
-        adapter_limit=AdapterLimit(),
+        adapter_turns=Turns(),
+        upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
+        waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
     )
 

@@ -92,6 +92,9 @@ def test_a_worker_that_is_terminated_hands_its_job_on(jobs: Jobs, abandoned: Aba
 
     record = jobs.get(abandoned.job_id)
     assert (record.status, record.attempt, record.failures) == ("queued", 3, 1)
+    assert [(e.reason, e.counted) for e in record.earlier_attempts] == [
+        ("worker_lost", True), ("handed_over", False),
+    ]  # fmt: skip
     queue = jobs.redis.lrange("rq:queue:fimlora", 0, -1)
     assert queue == [f"{abandoned.job_id}-3".encode(), f"{waiting}-1".encode()]
 

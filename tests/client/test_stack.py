@@ -1,5 +1,6 @@
 """Children that are kept running: restarted, given up, stopped in order, never left behind."""
 
+import errno
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fimlora_client.stack.children import Program, RestartPolicy, describe_exit
+from fimlora_client.stack.children import Program, RestartPolicy, describe_exit, ordinal
 from fimlora_client.stack.errors import StackError
 from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, find_running, own
@@ -56,20 +57,13 @@ def wait_until(condition, *, timeout_s=10):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("deaths", "pause"),
-    [
-        ([0], 0.5),
-        ([0, 1], 1),
-        ([0, 1, 2], 2),
-        ([0, 1, 2, 3, 4], 8),
-        ([0, 1, 2, 3, 4, 5], None),
-        ([-200, -150, -100, 0], 0.5),
-    ],
-)
-def test_pauses_grow_until_we_give_up_and_old_deaths_are_forgiven(deaths, pause):
-    """Half a second, doubled with each death of the last minute; the sixth is the last."""
-    assert RestartPolicy().pause(deaths, now=max(deaths)) == pause
+def test_pauses_grow_with_each_death_in_a_row():
+    """Half a second, doubled each time, up to half a minute: nobody gives up by himself."""
+    policy = RestartPolicy()
+
+    assert [policy.pause(n) for n in (1, 2, 3, 6, 7, 8, 10_000)] == [
+        0.5, 1, 2, 16, 30, 30, 30,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -120,18 +114,111 @@ def test_a_child_that_dies_is_started_again(tmp_path):
     assert not is_alive(second)
 
 
-def test_a_child_that_dies_too_often_is_given_up_with_its_log(tmp_path):
-    """The last lines of its log are what the operator needs."""
+def test_a_child_that_all_need_is_given_up_with_its_log(tmp_path):
+    """When it dies too often; the last lines of its log are what the operator needs."""
     command = [sys.executable, "-c", "raise SystemExit('no such file: rows')"]
     policy = RestartPolicy(max_deaths=2, first_pause_s=0.01)
 
     with Supervisor(say=lambda _: None, policy=policy) as supervisor:
-        supervisor.start(Program("worker", command, tmp_path / "log"))
-        with pytest.raises(StackError, match="worker died 3 times") as caught:
+        supervisor.start(Program("valkey", command, tmp_path / "log", is_essential=True))
+        with pytest.raises(StackError, match="valkey died 3 times") as caught:
             supervisor.watch()
 
     assert str(caught.value).count("no such file: rows") == 3
     assert str(tmp_path / "log") in caught.value.next_step
+
+
+def test_a_child_that_dies_again_and_again_takes_no_other_with_it(tmp_path):
+    """It is started again for ever, the others go on, and the operator is told why it died."""
+    news = []
+
+    def say(sentence):
+        news.append(sentence)
+        if "8th" in sentence:
+            raise Stopped
+
+    policy = RestartPolicy(max_deaths=2, first_pause_s=0.01, max_pause_s=0.02)
+    command = [sys.executable, "-S", "-c", "raise SystemExit('no space left')"]
+    with Supervisor(say=say, policy=policy) as supervisor:
+        supervisor.start(polite("store", tmp_path))
+        wait_until(lambda: pids(tmp_path, "store"))
+        supervisor.start(Program("worker", command, tmp_path / "log"))
+        with pytest.raises(Stopped):
+            supervisor.watch()
+        alive = is_alive(pids(tmp_path, "store")[0])
+
+    assert alive
+    assert news[0] == "worker ended with status 1; restarting in 0.01 s"
+    assert news[-1] == (
+        "worker ended with status 1 for the 8th time in a row, having said 'no space left'; "
+        "restarting in 0.02 s"
+    )
+
+
+def test_a_child_that_cannot_be_started_again_is_tried_later(tmp_path):
+    """Its log cannot be written and its program has gone for a while: nothing else ends."""
+    program = tmp_path / "worker"
+    program.write_text("#!/bin/sh\nsleep 0.2\n")
+    program.chmod(0o755)
+    news = []
+
+    def say(sentence):
+        news.append(sentence)
+        if len(news) == 1:
+            program.rename(tmp_path / "gone")
+            (tmp_path / "logs").rename(tmp_path / "old")
+        if len(news) == 3:
+            (tmp_path / "gone").rename(program)
+        if "restarted" in sentence:
+            raise Stopped
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "logs").mkdir()
+    policy = RestartPolicy(first_pause_s=0.01, max_pause_s=0.02)
+    with Supervisor(say=say, policy=policy) as supervisor:
+        supervisor.start(Program("worker", [str(program)], tmp_path / "logs" / "worker.log"))
+        with pytest.raises(Stopped):
+            supervisor.watch()
+
+    assert (
+        news[1] == "worker cannot be started: No such file or directory; trying again in 0.02 s"
+    )
+
+
+def test_a_child_that_was_sound_for_a_while_is_forgiven(tmp_path):
+    """Its next death is its first."""
+    news = []
+
+    def say(sentence):
+        news.append(sentence)
+        if len(news) == 3:
+            raise Stopped
+
+    policy = RestartPolicy(sound_s=0.2, max_deaths=0, first_pause_s=0.01)
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(0.4); raise SystemExit(3)"]
+    with Supervisor(say=say, policy=policy) as supervisor:
+        supervisor.start(Program("worker", command, tmp_path / "log"))
+        with pytest.raises(Stopped):
+            supervisor.watch()
+
+    assert news[0] == news[2] == "worker ended with status 3; restarting in 0.01 s"
+
+
+@pytest.mark.parametrize(
+    ("n", "place"),
+    [
+        (1, "1st"),
+        (2, "2nd"),
+        (3, "3rd"),
+        (4, "4th"),
+        (11, "11th"),
+        (112, "112th"),
+        (21, "21st"),
+    ],
+)
+def test_a_place_in_a_row_is_said_in_words(n, place):
+    """As a person would."""
+    assert ordinal(n) == place
 
 
 def test_a_child_that_dies_while_starting_ends_the_start(tmp_path):

@@ -10,6 +10,7 @@ images stay, under the tag ``check``. It ends with status 0 only if everything h
 import contextlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fimlora_client import Client, JobHandle
+from fimlora_client import Client, JobHandle, Unauthenticated
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "fimlora-check"
@@ -28,7 +29,11 @@ OURS = PROCESSES[1:]
 MODEL = "minilm"
 ROWS = [{"text": f"sentence {n} about {n % 7} things", "label": n % 2} for n in range(640)]
 LONG = {"n_batches": 640, "batch_size": 1}  # long enough to be killed halfway
-ENVIRONMENT = {"FIMLORA_TAG": "check", "FIMLORA_PUBLISH": "127.0.0.1:0"} | os.environ
+ADMIN_KEY = secrets.token_urlsafe(32)
+ENVIRONMENT = {
+    "FIMLORA_TAG": "check", "FIMLORA_PUBLISH": "127.0.0.1:0", "FIMLORA_ADMIN_KEY": ADMIN_KEY,
+    "COMPOSE_PROJECT_NAME": PROJECT,
+} | os.environ  # fmt: skip
 # A slim image has no pkill.
 KILL_CHILD = """
 import os, pathlib, signal
@@ -78,7 +83,7 @@ def run() -> None:
         check_process(name)
     with step("copy a model into the volume"):
         copy_model()
-    with Client(address()) as client:
+    with client_of(ADMIN_KEY) as client:
         dataset = client.datasets.upload(ROWS)
         with step("calibrate"):
             calibrate(client, dataset.id, n_batches=8, batch_size=8).wait(timeout=300)
@@ -90,13 +95,72 @@ def run() -> None:
         check(len(client.jobs.list().data) == 2, "Valkey has lost a job")
         with step("let the worker stop in the middle of a job and start again"):
             survive_a_restart(calibrate(client, dataset.id, **LONG, seed=1))
+        with step("let two workers share two jobs, and kill one of them"):
+            survive_the_loss_of_a_worker(client, dataset.id)
+        before = ends_of(client)
+    with step("without a key nobody is answered"), client_of(None) as stranger:
+        check(is_refused(stranger), "a stranger was shown the jobs")
+    with step("back up, remove every volume, restore"):
+        restore_from_a_backup()
+    with client_of(ADMIN_KEY) as client:
+        check(ends_of(client) == before, "a job is not as it was before the backup")
     with step("down"):
         compose("down")
 
 
-def up() -> None:
-    """Start what does not run, and wait until all three are healthy."""
-    compose("up", "--detach", "--wait", "--wait-timeout", "300")
+def client_of(key: str | None) -> Client:
+    """A client of this stack."""
+    return Client(address(), api_key=key)
+
+
+def is_refused(client: Client) -> bool:
+    """Whether the API asks for a key."""
+    try:
+        client.jobs.list()
+    except Unauthenticated:
+        return True
+    return False
+
+
+def ends_of(client: Client) -> dict[str, tuple[str, str]]:
+    """Every job, how it ended and what its result is."""
+    jobs = client.jobs.list().data
+    return {job.id: (job.status, job.result.digest if job.result else "") for job in jobs}
+
+
+def survive_the_loss_of_a_worker(client: Client, dataset: str) -> None:
+    """Two jobs run at once; the container of one is killed, and both succeed."""
+    up("--scale", "worker=2")
+    jobs = [calibrate(client, dataset, **LONG, seed=seed) for seed in (2, 3)]
+    for job in jobs:
+        wait_until_measuring(job)
+    busy = {worker.job_id for worker in client.workers.list().data}
+    check(busy == {job.id for job in jobs}, f"the workers are busy with {busy}")
+    compose("kill", "--signal", "SIGKILL", "worker")
+    up("--scale", "worker=2")
+    for job in jobs:
+        job.wait(timeout=300)
+    compose("up", "--detach", "--wait", "--scale", "worker=1")
+
+
+def restore_from_a_backup() -> None:
+    """By the two scripts that operators run."""
+    with tempfile.TemporaryDirectory() as folder:
+        backup = str(Path(folder) / "backup")
+        run_script("docker/backup.sh", backup)
+        compose("down", "--volumes")
+        run_script("docker/restore.sh", backup)
+    up()
+
+
+def run_script(path: str, *arguments: str) -> None:
+    """Run one of our shell scripts on this stack."""
+    subprocess.run(["sh", path, *arguments], cwd=ROOT, env=ENVIRONMENT, check=True)
+
+
+def up(*options: str) -> None:
+    """Start what does not run, and wait until all are healthy."""
+    compose("up", "--detach", "--wait", "--wait-timeout", "300", *options)
 
 
 def calibrate(client: Client, dataset: str, **calibration: int) -> JobHandle:
@@ -146,6 +210,7 @@ def check_process(name: str) -> None:
     config, host = container["Config"], container["HostConfig"]
     check(container["State"]["Health"]["Status"] == "healthy", f"{name} is not healthy")
     check(host["Memory"] > 0, f"{name} has no memory limit")
+    check(host["PidsLimit"], f"{name} may start as many processes as it likes")
     check(host["ReadonlyRootfs"] and host["Init"], f"{name} can write its image")
     check(config["StopTimeout"] >= 30, f"{name} gets no time to stop")
     compose("exec", "-T", name, "sh", "-c", CONFINED)

@@ -27,6 +27,7 @@ ROWS = [
     for n in range(8)
     for verb, noun in (("open", "socket"), ("parse", "date"), ("sort", "list"))
 ]
+SECRET = "whsec_c2VydmljZSdzIG93bg=="
 FIELDS = {"base_model": "minilm", "budget": 8, "calibration": {"n_batches": 2, "batch_size": 4}}
 LOGGED = [("service", " job.queued "), ("worker", " attempt.started ")]
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, P
     """A running stack with MiniLM registered, shared by the tests that leave it whole."""
     folder = tmp_path_factory.mktemp("up")
     data_dir, log = folder / "data", folder / "log"
-    process = start(data_dir, log)
+    process = start(data_dir, log, FIMLORA_WEBHOOK_SECRET=SECRET)
     try:
         running = wait_until_up(process, data_dir, log)
         added = fimlora(running, "models", "add", "minilm", minilm_folder())
@@ -203,6 +204,18 @@ def test_a_second_owner_of_the_data_folder_is_refused(stack):
 
     assert second.returncode == 1
     assert f"in use by process {running.pid} at {running.url}" in second.stderr
+
+
+def test_each_process_is_given_its_own_secrets(stack):
+    """The service's are in no worker's environment, where a model's files are read."""
+    running, _ = stack
+    service = pid_of(running.pid, "fimlora_service")
+    below = descendants(running.pid)
+
+    holders = [p for p in below if SECRET in Path(f"/proc/{p}/environ").read_text()]
+
+    assert holders == [service]
+    assert len(below) >= 4
 
 
 def test_what_dies_is_started_again(stack):

@@ -52,7 +52,11 @@ def test_no_device_at_all_is_a_choice(monkeypatch):
         ("FIMLORA_PORT", "tcp://10.0.0.7:80", "FIMLORA_PORT='tcp://10.0.0.7:80' cannot"),
         ("FIMLORA_LOG_LEVEL", "loud", "FIMLORA_LOG_LEVEL='LOUD' cannot be used: "),
         ("FIMLORA_WEBHOOK_HOSTS", "*", "FIMLORA_WEBHOOK_HOSTS has '*'; allowed are host,"),
-        ("FIMLORA_WEBHOOK_SECRET", "whsec_s3cr=t!", "FIMLORA_WEBHOOK_SECRET is not base64"),
+        (
+            "FIMLORA_WEBHOOK_SECRET",
+            "whsec_s3cr=t!",
+            "FIMLORA_WEBHOOK_SECRET cannot be used: it is not base64",
+        ),
         ("REDIS_URL", "http://:s3cr@redis:6379", "REDIS_URL is no address of a server: it"),
         ("REDIS_URL", "redis://:s3cr@redis:x/0", "REDIS_URL is no address of a server: it"),
         ("FIMLORA_PROT", "1", "FIMLORA_PROT is no setting, did you mean FIMLORA_PORT?"),

@@ -6,13 +6,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import LockNotOwnedError
 
-from fimlora_contract.jobs import JobError, JobKind, JobStatus, Progress, Stage
+from fimlora_contract.jobs import AttemptEnd, JobError, JobKind, JobStatus, Progress, Stage
 from fimlora_jobs import reaper
 from fimlora_jobs.attempts import MAX_ATTEMPTS, attempts_in
 from fimlora_jobs.counters import read_counters
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped
-from fimlora_jobs.store import JobStore, RequestTaken, StaleAttempt
+from fimlora_jobs.store import ATTEMPTS_SHOWN, JobStore, RequestTaken, StaleAttempt
 
 
 class ListTransport:
@@ -170,6 +170,32 @@ def test_a_job_fails_after_its_last_attempt(store, job_id):
     assert record.json_field("error")["code"] == "worker_lost"
 
 
+def test_a_job_tells_how_its_attempts_ended(store, job_id):
+    """Each with its reason, in the record and in its events; of very many the newest."""
+    memory = JobError(code="out_of_memory_host", detail="no memory", retryable=True)
+    ends = [
+        ({}, "worker_lost", True, None),
+        ({"error": memory}, "out_of_memory_host", True, "no memory"),
+        ({"counted": False}, "handed_over", False, None),
+        ({"counted": False, "reason": AttemptEnd.MADE_ROOM}, "made_room", False, None),
+    ]
+    for attempt, (given, *_) in enumerate(ends, start=1):
+        store.start(job_id, attempt, worker="w")
+        store.requeue(job_id, attempt, **given)
+
+    job = store.get(job_id).to_job()
+    assert [(e.reason, e.counted, e.detail) for e in job.earlier_attempts] == [
+        tuple(said) for _, *said in ends
+    ]
+    assert [e.attempt for e in job.earlier_attempts] == [1, 2, 3, 4]
+    assert [e.reason for e in store.events(job_id) if e.reason] == [said[1] for said in ends]
+
+    for attempt in range(5, 60):
+        store.requeue(job_id, attempt, counted=False)
+    kept = store.get(job_id).earlier_attempts
+    assert [e.attempt for e in kept] == list(range(60 - ATTEMPTS_SHOWN, 60))
+
+
 def test_an_unknown_job_is_missing(store):
     """Every call on an unknown id says so."""
     for call in (
@@ -256,6 +282,7 @@ def test_one_look_finds_what_is_known_of_a_request(store, job_id):
     assert before <= nothing.now_ms <= store.now_ms()
 
     store.create("job_2", request={}, resolved={}, digest="sha256:aa", in_place_of="")
+    store.create("job_3", request={}, resolved={}, digest="sha256:cc")
     store.remember_result("sha256:aa", job_id)
     store.remember_statistics("sha256:ss", "job_3")
 
@@ -370,6 +397,52 @@ def test_a_popped_job_is_held_before_it_is_started(redis_client, store, job_id):
     reaper.requeue_orphans(store, ListTransport(), on_reaped=reaped.append)
 
     assert reaped == []
+
+
+def shift_looks(redis: Redis, store: JobStore, *, seconds: float) -> None:
+    """Make the last look be so long ago, and the looks before it without a gap."""
+    then = store.now_ms() - int(seconds * 1000)
+    redis.hset(store.key("looks"), mapping={"last": then, "again": then})
+
+
+def one_term_later(redis: Redis, store: JobStore) -> None:
+    """Make the looks go on for one term since the last gap."""
+    now = store.now_ms()
+    redis.hset(store.key("looks"), mapping={"last": now - 5000, "again": now - 21_000})
+
+
+def test_leases_that_ran_out_while_the_store_was_away_get_a_term(redis_client, store, job_id):
+    """Nobody could hold one, so none is taken for lost before its holder could say a word."""
+    transport = ListTransport()
+    store.start(job_id, 1, worker="alive")
+    shift_looks(redis_client, store, seconds=60)
+
+    assert requeued_after(redis_client, store, transport, job_id, seconds=40) == []
+    assert requeued_after(redis_client, store, transport, job_id, seconds=41) == []
+    assert store.renew(job_id, 1) is JobStatus.RUNNING
+
+
+def test_what_is_lost_before_a_gap_is_found_a_term_after_it(redis_client, store, job_id):
+    """The term is over, and nobody has said a word."""
+    transport = ListTransport()
+    store.start(job_id, 1, worker="dead")
+    one_term_later(redis_client, store)
+
+    assert requeued_after(redis_client, store, transport, job_id, seconds=60) == [2]
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_a_clock_that_is_set_takes_no_attempt_and_hides_none(
+    redis_client, store, job_id, ahead_s
+):
+    """Set on, all leases seem over; set back, they seem to hold for an hour."""
+    transport = ListTransport()
+    store.start(job_id, 1, worker="w")
+    shift_looks(redis_client, store, seconds=ahead_s)
+
+    assert requeued_after(redis_client, store, transport, job_id, seconds=ahead_s) == []
+    one_term_later(redis_client, store)
+    assert requeued_after(redis_client, store, transport, job_id, seconds=ahead_s) == [2]
 
 
 def test_the_reaper_leaves_a_live_lease_alone(store, job_id):

@@ -13,6 +13,7 @@ from redis.connection import UnixDomainSocketConnection
 
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.durability import Durability
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import PARTS, open_results
@@ -37,12 +38,23 @@ def submission(settings, valkey_url) -> Iterator[Submission]:
     def connect() -> Redis:
         return Redis.from_url(valkey_url, connection_class=CountingConnection)
 
-    with closing(connect()) as redis, closing(connect()) as queue_redis:
+    with (
+        closing(connect()) as redis,
+        closing(connect()) as queue_redis,
+        closing(Durability(redis, key="probe")) as durability,
+    ):
         store, data_folder = JobStore(redis), DataFolder.create(settings.data_dir)
         results = open_results(settings, data_folder, store)
         transport = RqTransport(queue_redis)
         state = make_state(
-            settings, Event(), data_folder, results, transport, LiveLocks(store), Metrics()
+            settings,
+            Event(),
+            data_folder,
+            results,
+            transport,
+            LiveLocks(store),
+            Metrics(),
+            durability,
         )
         yield state["submission"]
 

@@ -3,15 +3,18 @@
 import pytest
 from pydantic import SecretStr
 
-from fimlora_service.settings import Settings, allowed_origins
+from fimlora_service.settings import Settings, listed_origins
 
 
 def test_the_operators_list_is_read_strictly():
     """A mistake in it stops the service instead of allowing something else."""
-    assert allowed_origins("") == frozenset()
-    assert allowed_origins("a.example, b.example:8443,http://c:80") == {
-        "https://a.example:443", "https://b.example:8443", "http://c:80",
-    }  # fmt: skip
+    assert listed_origins("") == {}
+    assert listed_origins("a.example, b.example:8443,http://c:80,http://d") == {
+        "https://a.example:443": False,
+        "https://b.example:8443": True,
+        "http://c:80": True,
+        "http://d:80": False,
+    }
     for wrong in ("*", "a.example/path", "ftp://a", "a b", "https://u@a"):
         with pytest.raises(ValueError, match="FIMLORA_WEBHOOK_HOSTS"):
             Settings(webhook_hosts=wrong)

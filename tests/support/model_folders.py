@@ -70,3 +70,20 @@ def _save(model_class: type, config: transformers.PretrainedConfig, folder: Path
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model_class(config).save_pretrained(folder)
+
+
+def make_deep(folder: Path) -> int:
+    """A decoder of many small blocks, whose weights take some memory; answers their bytes."""
+    config = transformers.LlamaConfig(
+        vocab_size=55, hidden_size=256, num_hidden_layers=24, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=1024, max_position_embeddings=64,
+        bos_token_id=2, eos_token_id=4, pad_token_id=None,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    model = model.to_empty(device="cpu")
+    for name, parameter in model.named_parameters():
+        torch.nn.init.constant_(parameter, 1.0 if "norm" in name else 0.01)
+    model.save_pretrained(folder)
+    make_tokenizer(eos_token="[EOS]").save_pretrained(folder)
+    return sum(p.numel() * 4 for p in model.parameters())

@@ -18,12 +18,14 @@ class Receiver:
         got: Path, headers and body of every request so far.
         answers: Status of each answer to come; 200 when there are no more.
         location: Where a redirect leads.
+        handler: What answers, for another server.
     """
 
     url: str
     got: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     location: str = ""
+    handler: type[BaseHTTPRequestHandler] = BaseHTTPRequestHandler
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -51,6 +53,7 @@ def running_receiver() -> Iterator[Receiver]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     receiver = handler.receiver = Receiver(f"http://127.0.0.1:{server.server_address[1]}")
+    receiver.handler = handler
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -46,9 +46,9 @@ def run_queue(
     monkeypatch.setenv("REDIS_URL", valkey_url)
     monkeypatch.setenv("FIMLORA_DATA_DIR", str(jobs.data_dir))
 
-    def run() -> None:
+    def run(*, max_jobs: int | None = None) -> None:
         worker = SimpleWorker([QUEUE_NAME], connection=jobs.redis, serializer="json")
-        worker.work(burst=True)
+        worker.work(burst=True, max_jobs=max_jobs)
 
     yield run
     # What is saved is for the next attempt; that of jobs that have ended is not kept.

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from fimlora_contract.environment import SettingsError
 from fimlora_jobs.attempts import QUEUE_NAME
-from fimlora_jobs.connection import patient_redis
+from fimlora_jobs.connection import Patience, patient_redis
 from fimlora_jobs.queue import SERIALIZER, RqTransport
 from fimlora_jobs.settings import environment_help, settings_as_json
 from fimlora_jobs.store import JobStore
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG
+    settings.forget_secrets_of_others()
     if given.settings:
         sys.stdout.write(f"{settings_as_json(settings)}\n")
         return os.EX_OK
@@ -64,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def create_worker(settings: Settings) -> LeasedWorker:
     """Build a worker that is ready to work."""
-    store, transport = _connect(settings)
-    reaper_store, reaper_transport = _connect(settings)
+    patience = Patience()
+    store, transport = _connect(settings, patience)
+    reaper_store, reaper_transport = _connect(settings, patience)
     # RQ refuses a name that is still registered, so a restart needs another one.
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     hardware = find_hardware(settings.device, visible=settings.cuda_visible_devices)
@@ -76,7 +78,7 @@ def create_worker(settings: Settings) -> LeasedWorker:
     return worker_class(
         [QUEUE_NAME],
         name=name,
-        connection=patient_redis(settings.redis_url),
+        connection=patient_redis(settings.redis_url, patience=patience),
         serializer=SERIALIZER,
         worker_ttl=WORKER_TTL_S,
         maintenance_interval=MAINTENANCE_EVERY_S,
@@ -94,11 +96,12 @@ def create_worker(settings: Settings) -> LeasedWorker:
             ),
         ),
         presence=presence,
+        patience=patience,
     )
 
 
-def _connect(settings: Settings) -> tuple[JobStore, RqTransport]:
-    redis = patient_redis(settings.redis_url)
+def _connect(settings: Settings, patience: Patience) -> tuple[JobStore, RqTransport]:
+    redis = patient_redis(settings.redis_url, patience=patience)
     return JobStore(redis), RqTransport(redis)
 
 

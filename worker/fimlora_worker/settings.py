@@ -6,7 +6,12 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from fimlora_contract.environment import FILE, environment_name, is_secret
+from fimlora_contract.environment import (
+    FILE,
+    environment_name,
+    is_secret,
+    secrets_of_others,
+)
 from fimlora_jobs.settings import ProcessSettings
 
 GIB = 1 << 30
@@ -98,6 +103,12 @@ class Settings(ProcessSettings):
         # Relative, it would mean another folder from here.
         os.environ[environment_name(Settings, "data_dir")] = str(self.data_dir)
         os.chdir(empty)
+
+    @staticmethod
+    def forget_secrets_of_others() -> None:
+        """Take out of this process's environment what no worker needs, before others inherit it."""
+        for name in secrets_of_others("worker"):
+            os.environ.pop(name, None)
 
     def child_environment(self) -> dict[str, str]:
         """This process's environment, with these settings in it and no files of secrets."""

@@ -277,6 +277,10 @@ class QuotaExceeded(ApiError):
     code = "quota_exceeded"
 
 
+class Overloaded(ApiError):
+    code = "overloaded"
+
+
 class QueueFull(ApiError):
     code = "queue_full"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """``sha256:<hex>`` of a file, read in pieces."""
+    """``sha256:<hex>`` of a file, read in pieces; of one that grows, what it had at first."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        left = os.fstat(file.fileno()).st_size
+        while chunk := file.read(min(left, CHUNK)):
             sha.update(chunk)
+            left -= len(chunk)
     return f"sha256:{sha.hexdigest()}"

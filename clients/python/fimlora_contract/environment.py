@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from fimlora_contract.environment_names import NAMES
+from fimlora_contract.environment_names import NAMES, SECRETS
 
 PREFIX = "FIMLORA_"
 FILE = "_FILE"
@@ -89,9 +89,24 @@ def is_address(field: FieldInfo) -> bool:
 
 def names_read(settings: type[BaseModel]) -> set[str]:
     """Every variable that settings are read from, those of files included."""
-    names = {name: environment_name(settings, name) for name in settings.model_fields}
-    secret = {name for name, field in settings.model_fields.items() if is_secret(field)}
-    return {*names.values(), *(names[name] + FILE for name in secret)}
+    names = {environment_name(settings, name) for name in settings.model_fields}
+    return names | secrets_read(settings)
+
+
+def secrets_read(settings: type[BaseModel]) -> set[str]:
+    """The variables among them that hold a secret, or name a file that does."""
+    fields = settings.model_fields.items()
+    names = {environment_name(settings, name) for name, field in fields if is_secret(field)}
+    return names | {name + FILE for name in names}
+
+
+def secrets_of_others(process: str) -> frozenset[str]:
+    """The variables of secrets that a process must not be given.
+
+    Args:
+        process: ``client``, ``service`` or ``worker``; any other needs none of ours.
+    """
+    return frozenset().union(*SECRETS.values()) - SECRETS.get(process, frozenset())
 
 
 def hide_password(url: str) -> str:

@@ -29,9 +29,13 @@ NAMES = frozenset(
         "FIMLORA_LOG_FORMAT",
         "FIMLORA_LOG_LEVEL",
         "FIMLORA_MAX_BODY_BYTES",
+        "FIMLORA_MAX_CALIBRATION_TOKENS",
+        "FIMLORA_MAX_CONNECTIONS",
         "FIMLORA_MAX_OPEN_JOBS",
         "FIMLORA_MAX_OPEN_JOBS_PER_TENANT",
         "FIMLORA_MAX_UPLOAD_BYTES",
+        "FIMLORA_MAX_WAITING_PER_CLIENT",
+        "FIMLORA_MIN_FREE_BYTES",
         "FIMLORA_MODEL_CACHE_BYTES",
         "FIMLORA_MONITOR_EVERY_S",
         "FIMLORA_PIP_CONF",
@@ -41,7 +45,9 @@ NAMES = frozenset(
         "FIMLORA_REAPER_INTERVAL_S",
         "FIMLORA_RECYCLE_AFTER_GROWTH_BYTES",
         "FIMLORA_RECYCLE_AFTER_JOBS",
+        "FIMLORA_REQUEST_TIMEOUT_S",
         "FIMLORA_REQUIRE_GPU",
+        "FIMLORA_SECRETS",
         "FIMLORA_SERVICE_MEMORY",
         "FIMLORA_STALL_S",
         "FIMLORA_STORAGE_PATIENCE_S",
@@ -54,6 +60,8 @@ NAMES = frozenset(
         "FIMLORA_VALKEY_MEMORY",
         "FIMLORA_WEBHOOK_HOSTS",
         "FIMLORA_WEBHOOK_INTERVAL_S",
+        "FIMLORA_WEBHOOK_OLD_SECRET",
+        "FIMLORA_WEBHOOK_OLD_SECRET_FILE",
         "FIMLORA_WEBHOOK_SECRET",
         "FIMLORA_WEBHOOK_SECRET_FILE",
         "FIMLORA_WHEELS",
@@ -61,3 +69,41 @@ NAMES = frozenset(
         "FIMLORA_WORKER_MEMORY",
     }
 )
+SECRETS = {
+    "client": frozenset(
+        {
+            "FIMLORA_API_KEY",
+            "FIMLORA_API_KEY_FILE",
+            "FIMLORA_URL",
+            "FIMLORA_URL_FILE",
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+        }
+    ),
+    "service": frozenset(
+        {
+            "FIMLORA_ADMIN_KEY",
+            "FIMLORA_ADMIN_KEY_FILE",
+            "FIMLORA_ARTIFACTS_URL",
+            "FIMLORA_ARTIFACTS_URL_FILE",
+            "FIMLORA_WEBHOOK_OLD_SECRET",
+            "FIMLORA_WEBHOOK_OLD_SECRET_FILE",
+            "FIMLORA_WEBHOOK_SECRET",
+            "FIMLORA_WEBHOOK_SECRET_FILE",
+            "HF_TOKEN",
+            "HF_TOKEN_FILE",
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+        }
+    ),
+    "worker": frozenset(
+        {
+            "FIMLORA_ARTIFACTS_URL",
+            "FIMLORA_ARTIFACTS_URL_FILE",
+            "HF_TOKEN",
+            "HF_TOKEN_FILE",
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+        }
+    ),
+}

@@ -85,6 +85,28 @@ class Progress(AnswerModel):
     )
 
 
+class AttemptEnd(StrEnum):
+    """Why an attempt ended that did not end its job."""
+
+    HANDED_OVER = "handed_over"
+    MADE_ROOM = "made_room"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    WORKER_LOST = "worker_lost"
+    OUT_OF_MEMORY_HOST = "out_of_memory_host"
+
+
+class EarlierAttempt(AnswerModel):
+    """An attempt that another one has followed."""
+
+    attempt: int
+    reason: AttemptEnd = Field(
+        description="`handed_over`: its worker was told to stop. `made_room`: others went first."
+    )
+    counted: bool = Field(description="Whether it counts against the three that may be lost.")
+    detail: str | None = None
+    ended_at: datetime
+
+
 class JobError(AnswerModel):
     """Why a job failed, with the same codes as problem documents."""
 
@@ -135,6 +157,9 @@ class Job(AnswerModel):
     )
     status: JobStatus
     attempt: int = Field(description="Number of the current or last try, from 1.")
+    earlier_attempts: list[EarlierAttempt] = Field(
+        [], description="How attempts before this one ended; the newest twenty, oldest first."
+    )
     progress: Progress | None = Field(None, description="Null while queued for the first time.")
     created_at: datetime
     started_at: datetime | None = None
@@ -178,6 +203,9 @@ class JobEvent(AnswerModel):
     attempt: int
     progress: Progress | None = None
     error: JobError | None = None
+    reason: AttemptEnd | None = Field(
+        None, description="Why the attempt before ended, when another one is queued."
+    )
 
 
 class JobEventPage(AnswerModel):

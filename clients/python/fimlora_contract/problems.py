@@ -194,6 +194,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "The queue is full",
         "Wait as long as Retry-After says; the operator sets FIMLORA_MAX_OPEN_JOBS.",
     ),
+    "overloaded": ProblemType(
+        503,
+        "The service has no connection to spare",
+        "Wait as long as Retry-After says; the operator sets FIMLORA_MAX_CONNECTIONS.",
+    ),
     "hub_unreachable": ProblemType(
         503, "The hub does not answer", "Try again later, or use a registered local model."
     ),

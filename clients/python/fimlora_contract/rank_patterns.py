@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.rank_maps import RankMap
@@ -16,6 +16,21 @@ class RankPattern(AnswerModel):
     digest: str = Field(description="Content address of the result.")
     adapter_config: dict[str, Any]
     rank_map: RankMap
+
+
+class PeftConfig(AnswerModel):
+    """An ``adapter_config.json``: what PEFT's LoraConfig or AdaLoraConfig is made from.
+
+    PEFT documents the fields; those named here are always there.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    peft_type: Literal["LORA", "ADALORA"]
+    base_model_name_or_path: str | None
+    task_type: str | None
+    target_modules: list[str] | str
+    lora_alpha: float
 
 
 class PinEntry(AnswerModel):

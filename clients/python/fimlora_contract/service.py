@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from fimlora_contract.base import AnswerModel
 
 
@@ -10,6 +12,11 @@ class Health(AnswerModel):
 
     status: Literal["ok", "degraded", "unavailable"]
     checks: dict[str, str] = {}
+    durability: str | None = Field(
+        default=None,
+        description="Whether what is accepted is on the store's disk before it is answered; "
+        "says why where that is not promised. Null where nobody asked.",
+    )
 
 
 class Version(AnswerModel):

@@ -44,6 +44,33 @@ class WebhookJob(AnswerModel):
     digest: str | None = Field(None, description="Content address of the result.")
 
 
+class WebhookTry(AnswerModel):
+    """One try to tell an address of a job's end; of the address itself only the origin."""
+
+    id: str = Field(description="What the receiver gets as `webhook-id`: one per address.")
+    origin: str = Field(description="Scheme, host and port of the address.")
+    at: datetime
+    attempt: int = Field(description="Number of the try for this address, from 1.")
+    outcome: Literal["delivered", "retry", "refused", "dropped", "given_up"] = Field(
+        description="`refused`: the receiver answered 410. `dropped`: the operator does not "
+        "allow the host any more. `given_up`: the last of all tries failed."
+    )
+    status: int | None = Field(None, description="HTTP status of the answer, if there was one.")
+    reason: str | None = Field(None, description="Why there was no answer.")
+    duration_s: float
+    next_try_at: datetime | None = Field(None, description="Set only after `retry`.")
+
+
+class WebhookTries(AnswerModel):
+    """What has become of a job's webhooks, the newest try first."""
+
+    object: Literal["list"] = "list"
+    data: list[WebhookTry] = Field(description="The newest hundred at most.")
+    waiting: int = Field(
+        description="Addresses still to be told: of the end that is to come, or again."
+    )
+
+
 class WebhookEvent(AnswerModel):
     """The body of a webhook, as Standard Webhooks has it."""
 

@@ -13,12 +13,14 @@ from typing import BinaryIO
 
 from fimlora_jobs.datasets.rows import (
     MAX_ROW_BYTES,
+    MAX_ROW_VALUES,
     PlacedRow,
     RowError,
     Spot,
     line_place,
     skip_byte_order_mark,
 )
+from fimlora_jobs.json_values import TooManyValues, check_values
 
 # The reader's own limit, of 128 KiB a cell, is one number for the whole process.
 csv.field_size_limit(MAX_ROW_BYTES)
@@ -120,6 +122,10 @@ class _Lines:
         where = line_place(self.number, self._name)
         if self._offset - self._begin > MAX_ROW_BYTES:
             raise RowError(f"the row that ends in {where} is longer than {MAX_ROW_BYTES} bytes")
+        try:
+            check_values(line, most=MAX_ROW_VALUES)
+        except TooManyValues as error:
+            raise RowError(f"{where} has more than {MAX_ROW_VALUES:,} cells") from error
         try:
             return line.decode()
         except UnicodeDecodeError as error:

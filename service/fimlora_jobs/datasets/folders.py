@@ -5,6 +5,7 @@ job and running it is noticed. Digests of unchanged files are remembered: hashin
 weights of a large model takes as long as reading them.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -52,6 +53,12 @@ def model_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Bytes of the files of a model folder, by name, whatever else is to be said of them."""
+    found = (path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
+    return {path.name: path.stat().st_size for path in found if path.is_file()}
+
+
 def dataset_files(path: Path) -> dict[str, Path]:
     """Data files of a dataset by name: the file itself, or those in a folder.
 
@@ -60,7 +67,8 @@ def dataset_files(path: Path) -> dict[str, Path]:
     Raises:
         FolderError: There is none, several formats are mixed, or one is no ordinary file.
     """
-    target = path.resolve()  # a registered name may be a link to data.jsonl
+    # A registered name may be a link to data.jsonl; a loop of links leads to itself.
+    target = Path(os.path.realpath(path))
     candidates = target.iterdir() if target.is_dir() else [target]
     suitable = (f for f in candidates if f.suffix in DATA_SUFFIXES and not f.is_dir())
     found = {
@@ -104,7 +112,7 @@ class FolderDigests:
         return self.of_files(model_files(folder))
 
     def _of_file(self, path: Path) -> str:
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         state = path.stat()
         key = (path, state.st_size, state.st_mtime_ns)
         if key not in self._known:

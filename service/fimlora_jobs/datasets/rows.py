@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fimlora_jobs.json_values import check_values
+
 MAX_ROW_BYTES = 16 << 20
+MAX_ROW_VALUES = 500_000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Row = Mapping[str, Any]
@@ -84,6 +87,7 @@ def skip_byte_order_mark(file: BinaryIO) -> int:
 def parse_line(line: bytes, *, where: str) -> Row:
     """One line as an object of finite numbers and sound text."""
     try:
+        check_values(line, most=MAX_ROW_VALUES)
         row = json.loads(line.decode(), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise RowError(f"{where} is not UTF-8 at byte {error.start}") from error

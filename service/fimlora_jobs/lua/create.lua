@@ -6,11 +6,12 @@
 -- KEYS[4]   the job's events
 -- KEYS[5]   deadlines
 -- KEYS[6]   figures
--- KEYS[7]   what names the job of equal requests; left out if they are not to find this one
+-- KEYS[7]   keys by which others find the job
+-- KEYS[8]   what names the job of equal requests; left out if they are not to find this one
 -- ARGV[1]   id
 -- ARGV[2]   event as JSON
--- ARGV[3]   the id that KEYS[7] must still hold; '' = none
--- ARGV[4]   seconds for which KEYS[7] then holds this one
+-- ARGV[3]   the id that KEYS[8] must still hold; '' = none
+-- ARGV[4]   seconds for which KEYS[8] then holds this one
 -- ARGV[5]   ms until the deadline; '' = none
 -- ARGV[6]   the figure that counts the job; '' = none
 -- ARGV[7]   names of the fields to answer, with spaces between
@@ -18,7 +19,7 @@
 -- ARGV[9]   how many of one owner
 -- ARGV[10..] field and value, in pairs
 --
--- Returns the values of the fields in ARGV[7]; nil when KEYS[7] holds another id;
+-- Returns the values of the fields in ARGV[7]; nil when KEYS[8] holds another id;
 -- -1 when too many jobs are open, -2 when too many of the owner's, whom a field names. Open jobs
 -- are counted by owner in KEYS[2]:by_owner.
 --
@@ -31,7 +32,7 @@ local function answer()
 end
 
 if redis.call('EXISTS', KEYS[1]) == 1 then return answer() end
-if KEYS[7] and (redis.call('GET', KEYS[7]) or '') ~= ARGV[3] then return false end
+if KEYS[8] and (redis.call('GET', KEYS[8]) or '') ~= ARGV[3] then return false end
 
 local by_owner, owner = KEYS[2] .. ':by_owner', ''
 for i = 10, #ARGV, 2 do
@@ -42,7 +43,10 @@ if most > 0 and redis.call('HLEN', KEYS[2]) >= most then return -1 end
 if most_of_owner > 0 and tonumber(redis.call('HGET', by_owner, owner) or '0') >= most_of_owner then
   return -2
 end
-if KEYS[7] then redis.call('SET', KEYS[7], ARGV[1], 'EX', ARGV[4]) end
+if KEYS[8] then
+  redis.call('SET', KEYS[8], ARGV[1], 'EX', ARGV[4])
+  redis.call('SADD', KEYS[7], KEYS[8])
+end
 
 local time = redis.call('TIME')
 local ms = time[1] * 1000 + math.floor(time[2] / 1000)

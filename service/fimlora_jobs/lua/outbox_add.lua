@@ -5,13 +5,11 @@
 -- KEYS[3]  outbox
 -- ARGV[1]  id
 -- ARGV[2]  address
--- ARGV[3]  seconds for which the addresses are kept
 --
 -- Returns 1; 0 for an unknown job.
 
 local status, ended = unpack(redis.call('HMGET', KEYS[1], 'status', 'finished_at'))
 if not status then return 0 end
 local is_new = redis.call('SADD', KEYS[2], ARGV[2]) == 1
-redis.call('EXPIRE', KEYS[2], ARGV[3])
 if ended and is_new then redis.call('ZADD', KEYS[3], ended, ARGV[1] .. ' ' .. ARGV[2]) end
 return 1

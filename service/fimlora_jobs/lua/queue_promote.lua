@@ -6,10 +6,12 @@
 --
 -- Returns 1; 0 if the attempt waits no more.
 
-if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then return 0 end
+if not redis.call('LPOS', KEYS[1], ARGV[1], 'RANK', -1) then return 0 end
 local last = redis.call('GET', KEYS[2])
+-- First what needs memory: a server that is full refuses it, and the attempt stays in line.
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('LREM', KEYS[1], -1, ARGV[1])
 if not last or redis.call('LINSERT', KEYS[1], 'AFTER', last, ARGV[1]) < 1 then
   redis.call('LPUSH', KEYS[1], ARGV[1])
 end
-redis.call('SET', KEYS[2], ARGV[1])
 return 1

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fimlora_jobs.json_values import TooManyValues, check_values
 from fimlora_jobs.models.refusal import ModelRefused
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -15,6 +16,8 @@ TEMPLATE = "chat_template.jinja"
 # Are read only where the configuration does not list the tokens that were added.
 LEGACY = ("special_tokens_map.json", "added_tokens.json")
 MAX_BYTES = 64 << 20
+# A million tokens with their scores are three million values.
+MAX_VALUES = 8_000_000
 POINTER = b"version https://git-lfs"
 # How files of SentencePiece's own format are called, and the bytes that may begin one.
 PIECES = frozenset({
@@ -70,6 +73,7 @@ def read_object(file: Path) -> Mapping[str, Any]:
     data = file.read_bytes()
     _check_no_pointer(file.name, data)
     try:
+        check_values(data, most=MAX_VALUES)
         content = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise _broken(file.name, f"is not JSON ({_place(error)})") from error
@@ -156,4 +160,6 @@ def _place(error: Exception) -> str:
             return f"not UTF-8 at byte {error.start}"
         case RecursionError():
             return "nested too deeply"
+        case TooManyValues():
+            return str(error)
     return "a number is too long"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from fimlora_jobs.models.refusal import ModelRefused
@@ -25,6 +26,8 @@ SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
 WITHOUT_FILES = frozenset({"canine", "perceiver"})
 # Beyond this, it is the vocabulary of another model and not a few tokens that were added.
 MOST_BEYOND = 1024
+# What one takes while it is read, several hundred megabytes at most, is not taken several times.
+_one_at_a_time = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,10 @@ def _state(file: Path) -> tuple[str, int, int, int]:
 def _read_ids(folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> TokenizerIds:
     # Read once as long as it is the same: it may have some hundred thousand lines.
     names = vocabularies_among([name for name, *_ in files])
-    content = check_tokenizer_content(folder, [n for n in names if n != TOKENIZER])
-    largest = max(_vocabulary(content), default=0)
-    return TokenizerIds(tuple(_added_to_all(content.get("post_processor"))), largest)
+    with _one_at_a_time:
+        content = check_tokenizer_content(folder, [n for n in names if n != TOKENIZER])
+        largest = max(_vocabulary(content), default=0)
+        return TokenizerIds(tuple(_added_to_all(content.get("post_processor"))), largest)
 
 
 def _vocabulary(content: Mapping[str, Any]) -> list[int]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from fimlora_jobs.disk import sync, sync_folder
 from fimlora_jobs.results.store import (
     MANIFEST,
     PREFIX,
@@ -26,6 +26,7 @@ from fimlora_jobs.results.store import (
     make_manifest,
 )
 
+PROBE = bytes(4096)
 ALREADY_THERE = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
@@ -43,11 +44,9 @@ class LocalArtifacts:
         """Move a finished folder to its content address; it may have been there already."""
         manifest = make_manifest(files)
         (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
-        for path in folder.iterdir():
-            _sync(path)
-        _sync(folder)
+        sync_folder(folder)
         self._rename(folder, self._folder(manifest.digest))
-        _sync(self.root)
+        sync(self.root)
         return manifest.digest
 
     def exists(self, digest: str, name: str = MANIFEST) -> bool:
@@ -111,9 +110,8 @@ class LocalArtifacts:
     def check(self) -> None:
         """Try to write a file."""
         try:
-            handle, path = tempfile.mkstemp(prefix=".ready-", dir=self.root)
-            os.close(handle)
-            Path(path).unlink()
+            with tempfile.NamedTemporaryFile(prefix=".ready-", dir=self.root) as file:
+                file.write(PROBE)  # without a byte in it, a file needs no space
         except OSError as error:
             raise StorageUnavailable(f"cannot be written: {error.strerror}") from error
 
@@ -134,8 +132,7 @@ class LocalArtifacts:
         beside = self.root / f".incoming-{uuid4().hex}"
         try:
             shutil.copytree(folder, beside)
-            for path in (*beside.iterdir(), beside):
-                _sync(path)
+            sync_folder(beside)
             self._rename(beside, target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -143,11 +140,3 @@ class LocalArtifacts:
 
 def _missing(digest: str, name: str) -> ResultMissing:
     return ResultMissing(f"there is no {name!r} of result {digest}")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -45,7 +45,7 @@ class TrackedArtifacts:
         Raises:
             ResultEvicted: It comes too late.
         """
-        if not self.usage.use(digest):
+        if not self._may_read(digest):
             raise ResultEvicted(f"result {digest} was deleted to make room")
 
     def commit(self, folder: Path, files: Sequence[StoredFile]) -> str:
@@ -59,7 +59,7 @@ class TrackedArtifacts:
 
     def exists(self, digest: str, name: str = MANIFEST) -> bool:
         """Whether a result, or one of its files, is there and stays for now."""
-        return self.usage.use(digest) and self.store.exists(digest, name)
+        return self._may_read(digest) and self.store.exists(digest, name)
 
     def stat(self, digest: str, name: str) -> StoredFile:
         """Size and digest of a file."""
@@ -101,6 +101,13 @@ class TrackedArtifacts:
         finally:
             for digest in claimed:
                 self.usage.release(digest)
+
+    def _may_read(self, digest: str) -> bool:
+        """Note a use, unless there is no such result; false when it was evicted."""
+        noted = self.usage.use(digest)
+        if noted is None and self.store.exists(digest):
+            noted = self.usage.use(digest, is_there=True)
+        return noted is not False
 
     def check(self) -> None:
         """Raise unless results can be kept now."""

@@ -24,9 +24,18 @@ class ResultUsage:
 
     store: JobStore
 
-    def use(self, digest: str) -> bool:
-        """Note that a result is about to be read; false when it was evicted."""
-        return bool(self._run("result_use", digest, n_keys=2))
+    def use(self, digest: str, *, is_there: bool = False) -> bool | None:
+        """Note that a result is about to be read.
+
+        Args:
+            digest: Its address.
+            is_there: Whether it has been seen, and so is noted even if it is not known.
+
+        Returns:
+            False when it was evicted, ``None`` when it is not known and nothing was noted.
+        """
+        noted = int(self._run("result_use", digest, str(int(is_there)), n_keys=2))
+        return None if noted < 0 else bool(noted)
 
     def revive(self, digest: str) -> bool:
         """Note that a result is about to be committed; false while it is being deleted."""
@@ -72,9 +81,9 @@ class ResultUsage:
         results = (r.json_field("result") for r in self.store.shown_many(earlier - {""}))
         return {result["digest"] for result in results if result}
 
-    def _run(self, script: str, digest: str, *more: str | int, n_keys: int = 3) -> object:
+    def _run(self, script: str, digest: str, *more: str | int, n_keys: int = 3) -> int:
         keys = self._keys(digest)[:n_keys]
-        return run_script(self.store.redis, script, keys=keys, args=[digest, *more])
+        return int(run_script(self.store.redis, script, keys=keys, args=[digest, *more]))
 
     def _keys(self, digest: str) -> list[str]:
         key = self.store.key

@@ -31,7 +31,6 @@ from fimlora_service.adapters.keeping import (
     receive,
     workshop,
 )
-from fimlora_service.adapters.limit import AdapterLimit
 from fimlora_service.adapters.openapi_examples import (
     AUDIT_EXAMPLES,
     CONVERSION_EXAMPLES,
@@ -47,14 +46,16 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.headers import has_copy, media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import read_in_threads, reads_files
+from fimlora_service.http.turns import Turns
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
 from fimlora_service.results.reading import plan_of
 
 MEDIA_TYPE = "application/x-tar"
-AdapterLimitDep = Annotated[AdapterLimit, part("adapter_limit")]
+AdapterTurnsDep = Annotated[Turns, part("adapter_turns")]
 AdapterId = Annotated[
     str,
     Path(max_length=96, description="Id of an adapter, or name of a registered one."),
@@ -71,6 +72,7 @@ COMPUTED = problems(
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.ValidationFailed,
+    errors.StorageUnavailable,
     errors.DiskFull,
 )
 router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
@@ -78,7 +80,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
 @router.post(
     "/adapters",
-    dependencies=[SUBMITS],
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The adapter is kept under the digest of its two files.",
     responses={
@@ -89,6 +91,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
             errors.UnsupportedMediaType,
             errors.AdapterInvalid,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
@@ -98,7 +101,7 @@ async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
     response: Response,
 ) -> Adapter:
@@ -110,7 +113,7 @@ async def upload_adapter(
         keeping = partial(
             keep_upload, archive, work, uploads=data_folder.uploads, allowed=settings.allowed
         )
-        adapter, is_new = await limit.run(keeping)
+        adapter, is_new = await turns.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
         response.status_code = 200
@@ -211,7 +214,7 @@ async def truncate_adapter(
     body: Annotated[TruncationRequest, Body(openapi_examples=TRUNCATION_EXAMPLES)],
     data_folder: DataFolderDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
 ) -> Any:
     """Cut an adapter to a budget by one threshold over all singular values (PARA)."""
@@ -219,7 +222,7 @@ async def truncate_adapter(
 
     found = find_adapter(id, data_folder)
     step = partial(truncate, body, found, data_folder, max_bytes=settings.max_upload_bytes)
-    made = await limit.run(step)
+    made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
 
@@ -244,7 +247,7 @@ async def audit_adapter(
     body: Annotated[AuditRequest, Body(openapi_examples=AUDIT_EXAMPLES)],
     data_folder: DataFolderDep,
     store: StoreDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
 ) -> Any:
     """Tell what an adapter uses of its ranks, and where it is not as a job planned."""
     from fimlora_service.adapters.working import audit
@@ -255,7 +258,7 @@ async def audit_adapter(
         plan = body.job_id and plan_of(store.shown(body.job_id).to_job()).rank_map
         return audit(found, job_id=body.job_id, rank_map=plan or None)
 
-    return await limit.run(step)
+    return await turns.run(step)
 
 
 @router.post(
@@ -269,7 +272,7 @@ async def convert_adapter(
     body: Annotated[ConversionRequest, Body(openapi_examples=CONVERSION_EXAMPLES)],
     data_folder: DataFolderDep,
     settings: SettingsDep,
-    limit: AdapterLimitDep,
+    turns: AdapterTurnsDep,
     prefix: PrefixDep,
 ) -> Any:
     """Write an adapter in another layout, with the same function."""
@@ -277,7 +280,7 @@ async def convert_adapter(
 
     found = find_adapter(id, data_folder)
     step = partial(convert, body, found, data_folder, max_bytes=settings.max_upload_bytes)
-    made = await limit.run(step)
+    made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
 

@@ -5,7 +5,6 @@ and a refused one leaves nothing behind.
 """
 
 import errno
-import os
 import re
 import shutil
 import uuid
@@ -21,6 +20,7 @@ from fimlora_contract.digests import digest_file, digest_of
 from fimlora_contract.references import HUB_ID
 from fimlora_jobs.allow_lists import Allowed
 from fimlora_jobs.data_folder import DataFolder
+from fimlora_jobs.disk import sync, sync_folder
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service.adapters.archive import CONFIG, WEIGHTS, unpack
 from fimlora_service.errors import AdapterInUse, AdapterNotFound
@@ -132,15 +132,14 @@ def keep(
         }
     )
     (folder / META).write_text(adapter.model_dump_json(), encoding="utf-8")
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    sync_folder(folder)
     try:
         folder.rename(uploads / id_)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         return find_kept(id_, uploads=uploads), False  # an equal one was faster
+    sync(uploads)
     return adapter, True
 
 

@@ -49,6 +49,7 @@ REFUSALS = (
     errors.HubUnreachable,
     errors.StorageUnavailable,
     errors.RedisUnavailable,
+    errors.DiskFull,
 )
 # What else may keep a sound one from being carried out.
 NOT_NOW = (
@@ -163,7 +164,9 @@ async def estimate(
         errors.JobAlreadyFinished,
         *NOT_NOW,
         errors.ValidationFailed,
+        errors.StorageUnavailable,
         errors.RedisUnavailable,
+        errors.DiskFull,
     ),
 )
 def retry_job(

@@ -15,7 +15,9 @@ from redis.exceptions import RedisError
 
 from fimlora_contract.jobs import JobKind, JobStatus
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_jobs.data_folder import FreeSpace
 from fimlora_jobs.deduplication import Lookup
+from fimlora_jobs.durability import owe
 from fimlora_jobs.logs import in_context
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.outbox import Outbox
@@ -37,7 +39,7 @@ from fimlora_service.calibrations.idempotency import (
 from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
 from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.queue_limits import refusal_of
-from fimlora_service.errors import JobAlreadyFinished, JobNotFinished
+from fimlora_service.errors import DiskFull, JobAlreadyFinished, JobNotFinished
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.webhooks.delivery import check_webhook
 
@@ -55,6 +57,7 @@ class Submission:
     locks: LiveLocks
     webhook_origins: frozenset[str] = frozenset()
     limits: OpenLimits = NO_LIMITS
+    space: FreeSpace | None = None
 
     def accept(
         self,
@@ -78,6 +81,7 @@ class Submission:
         self.check_webhook(request)
         promise = bind(self.store, key, {"kind": kind} | request.model_dump(mode="json"))
         if kept := find_kept(self.store, promise):
+            owe()  # it was made by a request that may not have been answered
             accepted = Accepted(kept, "repeated")
         else:
             with in_flight(self.store, self.locks, promise):
@@ -114,6 +118,7 @@ class Submission:
         self.resolver.allowed.check_request(record.request)
         promise = bind(self.store, key, {"retry": record.id})
         again = find_kept(self.store, promise)
+        owe()
         if again is None:
             with in_flight(self.store, self.locks, promise):
                 spec = JobSpec.again(record)
@@ -173,6 +178,8 @@ class Submission:
     def _create(
         self, spec: JobSpec, lookup: Lookup, reusable: Reusable, *, promise: Promise | None
     ) -> JobRecord:
+        if lacking := self.space.lacks() if self.space else "":
+            raise DiskFull(lacking)
         return self.store.create(
             promise.job_id if promise else new_job_id(lookup.now_ms),
             kind=spec.kind,

@@ -24,14 +24,18 @@ from fimlora_service.http.dependencies import (
     PrefixDep,
     SettingsDep,
     StoreDep,
+    part,
     problems,
 )
 from fimlora_service.http.headers import media_type_of
+from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import reads_files
+from fimlora_service.http.turns import Turns
 from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
 
 router = APIRouter(tags=["datasets"], route_class=ScopedRoute)
+UploadTurnsDep = Annotated[Turns, part("upload_turns")]
 DatasetId = Annotated[
     str,
     Path(max_length=96, description="Id of an upload, or name of a registered dataset."),
@@ -46,7 +50,7 @@ BODY = {
 
 @router.post(
     "/datasets",
-    dependencies=[SUBMITS],
+    dependencies=[SUBMITS, NeedsSpace],
     status_code=201,
     response_description="The dataset is kept under the digest of its bytes.",
     responses={
@@ -58,6 +62,7 @@ BODY = {
             errors.DatasetSchema,
             errors.DatasetEmpty,
             errors.ValidationFailed,
+            errors.StorageUnavailable,
             errors.DiskFull,
         ),
     },
@@ -67,6 +72,7 @@ async def upload_dataset(
     request: Request,
     data_folder: DataFolderDep,
     settings: SettingsDep,
+    turns: UploadTurnsDep,
     prefix: PrefixDep,
     response: Response,
 ) -> Dataset:
@@ -74,7 +80,7 @@ async def upload_dataset(
     settings.allowed.check_dataset({"source": "upload"})
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(), format=format_, data_folder=data_folder
+        request.stream(), format=format_, data_folder=data_folder, turns=turns
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from fimlora_contract.datasets import Dataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.disk import sync
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
@@ -27,6 +29,7 @@ from fimlora_service.errors import (
     DatasetSchema,
 )
 from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.turns import Turns
 
 MAX_USERS_NAMED = 100
 Format = Literal["csv", "jsonl", "parquet"]
@@ -54,9 +57,15 @@ class Received:
 
 
 async def receive_upload(
-    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder
+    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, turns: Turns
 ) -> tuple[Dataset, bool]:
     """Keep a body as a dataset.
+
+    Args:
+        body: What is sent.
+        format: What it says it is.
+        data_folder: Where it is kept.
+        turns: In which its rows are looked through.
 
     Returns:
         The dataset, and whether it is new.
@@ -69,9 +78,8 @@ async def receive_upload(
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        return await in_thread(
-            Threads.FILES, _commit, received, format=format, uploads=data_folder.uploads
-        )
+        commit = partial(_commit, received, format=format, uploads=data_folder.uploads)
+        return await turns.run(commit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -83,7 +91,7 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
             sha.update(chunk)
             size += len(chunk)
             await in_thread(Threads.FILES, file.write, chunk)
-        await in_thread(Threads.FILES, _sync, file.fileno())
+    await in_thread(Threads.FILES, sync, path)  # closed, and so out of our own buffer
     return Received(path, sha.hexdigest(), size)
 
 
@@ -115,17 +123,15 @@ def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, b
         file.write(dataset.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
+    sync(work)
     try:
         work.rename(uploads / dataset.id)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         return find_upload(dataset.id, uploads=uploads), False  # an equal upload was faster
+    sync(uploads)
     return dataset, True
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def find_upload(id_: str, *, uploads: Path) -> Dataset:

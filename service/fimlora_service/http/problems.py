@@ -4,7 +4,6 @@ No answer repeats what the client sent, except the names of fields, and none car
 traceback: users see a code and a sentence, operators find the rest in the log.
 """
 
-import errno
 import json
 import logging
 import time
@@ -21,6 +20,8 @@ from starlette.routing import Match
 from fimlora_contract.field_errors import clip, field_error
 from fimlora_contract.problems import PROBLEMS, Problem
 from fimlora_jobs.allow_lists import NotAllowed
+from fimlora_jobs.connection import is_away, why_away
+from fimlora_jobs.disk import FULL, describe_refusal, refusal_in
 from fimlora_jobs.hidden_paths import hide_paths
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.store import ResultMissing, StorageUnavailable
@@ -37,6 +38,7 @@ BY_STATUS: dict[int, type[errors.ServiceError]] = {
     404: errors.RouteNotFound,
     405: errors.MethodNotAllowed,
     406: errors.NotAcceptable,
+    408: errors.RequestTimeout,
     413: errors.PayloadTooLarge,
     415: errors.UnsupportedMediaType,
 }
@@ -62,9 +64,22 @@ def install_handlers(app: FastAPI) -> None:
 
 def problem_response(request: Request, error: errors.ServiceError) -> Response:
     """The problem document of an error."""
-    kind = PROBLEMS[error.code]
     request_id = request.scope.get(REQUEST_ID)
     request.scope[PROBLEM] = error.code
+    headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
+    body = document_of(error, instance=clip(request.url.path), request_id=request_id)
+    answer = Response(
+        body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers
+    )
+    protect(answer.headers)  # one of a fault is sent from outside all that surrounds a request
+    return answer
+
+
+def document_of(
+    error: errors.ServiceError, *, instance: str | None = None, request_id: str | None = None
+) -> bytes:
+    """What an error looks like to a client."""
+    kind = PROBLEMS[error.code]
     problem = Problem(
         type=f"/problems/{error.code}",
         title=kind.title,
@@ -72,16 +87,12 @@ def problem_response(request: Request, error: errors.ServiceError) -> Response:
         code=error.code,
         detail=str(error),
         next_step=error.next_step,
-        instance=clip(request.url.path),
+        instance=instance,
         request_id=request_id,
         errors=[dict(e) for e in error.errors],
     )
-    headers = error.headers | ({"X-Request-Id": request_id} if request_id else {})
     # ASCII: a lone surrogate in a field name of the client cannot be written as UTF-8.
-    body = json.dumps(problem.model_dump()).encode("ascii")
-    answer = Response(body, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
-    protect(answer.headers)  # one of a fault is sent from outside all that surrounds a request
-    return answer
+    return json.dumps(problem.model_dump()).encode("ascii")
 
 
 async def on_service_error(request: Request, exc: Exception) -> Response:
@@ -152,7 +163,7 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
                 "a number of too many digits"
             )
         case status if status in BY_STATUS:
-            error = BY_STATUS[status](str(exc.detail))
+            error = BY_STATUS[status](str(exc.detail), headers=exc.headers)
         case _:
             return await on_unexpected(request, exc)
     return problem_response(request, error)
@@ -194,16 +205,25 @@ async def on_storage_error(request: Request, exc: Exception) -> Response:
 
 
 async def on_redis_error(request: Request, exc: Exception) -> Response:
-    """The job store is down; the client may come again."""
+    """The job store is down or takes no writes; the client may come again."""
+    if not is_away(exc):
+        return await on_unexpected(request, exc)
+    reason = why_away(exc)
     logger.warning("redis.unavailable", extra={"error": f"{type(exc).__name__}: {exc}"})
-    return problem_response(request, errors.RedisUnavailable("Redis does not answer"))
+    told = "refuses writes for now" if reason.startswith("refuses") else "does not answer"
+    return problem_response(request, errors.RedisUnavailable(f"Redis {told}"))
 
 
 async def on_os_error(request: Request, exc: Exception) -> Response:
-    """A full disk has its own code, any other fault of the machine is unexpected."""
-    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    """A disk that is full or takes no files has a code, any other fault is unexpected."""
+    number = refusal_in(exc)
+    if number is None:
+        return await on_unexpected(request, exc)
+    logger.warning("disk.refused", extra={"error": f"{type(exc).__name__}: {exc}"})
+    if number in FULL:
         return problem_response(request, errors.DiskFull("the data folder's disk is full"))
-    return await on_unexpected(request, exc)
+    detail = f"the data folder {describe_refusal(number).removeprefix('the disk ')}"
+    return problem_response(request, errors.StorageUnavailable(detail))
 
 
 async def on_disconnect(request: Request, _exc: Exception) -> Response:

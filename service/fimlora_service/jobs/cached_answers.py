@@ -6,6 +6,7 @@ from threading import Lock
 from cachetools import LRUCache
 
 from fimlora_contract.digests import digest_bytes
+from fimlora_jobs.durability import owe
 from fimlora_jobs.store import JobStore
 
 MAX_BYTES = 64 << 20
@@ -18,12 +19,14 @@ class JobView:
     Attributes:
         version: Of the record that it was made from.
         is_final: Whether the job has ended.
+        changed_ms: When the record changed last.
         body: The job as JSON.
         digest: Of the body.
     """
 
     version: int
     is_final: bool
+    changed_ms: int
     body: bytes
     digest: str
 
@@ -54,6 +57,8 @@ class JobViews:
         with self._lock:
             known = self._views.get(key)
         if known and known.version == version:
+            if known.is_final:  # whoever made it may still be waiting for the disk
+                owe(known.changed_ms)
             return known
         view = self._make(job_id, prefix)
         with self._lock:
@@ -64,4 +69,5 @@ class JobViews:
     def _make(self, job_id: str, prefix: str) -> JobView:
         record = self._store.shown(job_id)
         body = record.to_job(prefix=prefix).model_dump_json().encode()
-        return JobView(record.version, record.status.is_final, body, digest_bytes(body))
+        is_final = record.status.is_final
+        return JobView(record.version, is_final, record.updated_at_ms, body, digest_bytes(body))

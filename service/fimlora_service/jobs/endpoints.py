@@ -19,6 +19,7 @@ from fimlora_service.http.dependencies import (
 )
 from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
 from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.waiting import WaitingRoomDep, client_of
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
@@ -111,6 +112,7 @@ async def view_of(
             errors.JobNotFound,
             errors.NotAcceptable,
             errors.ValidationFailed,
+            errors.RateLimited,
             errors.RedisUnavailable,
         ),
     },
@@ -121,6 +123,7 @@ async def job_events(
     store: StoreDep,
     settings: SettingsDep,
     stopping: StoppingDep,
+    room: WaitingRoomDep,
     after: Annotated[str, Query(pattern=EVENT_ID, description="Id of an event.")] = "0",
     limit: Annotated[int, Query(ge=1, le=500, description="Of a page.")] = 100,
     last_event_id: Annotated[str | None, Header(pattern=LAST_EVENT_ID)] = None,
@@ -132,8 +135,13 @@ async def job_events(
     if is_page:
         page = await in_thread(Threads.LOOKS, read_page, store, id, after=after, limit=limit)
         return Response(page.model_dump_json(), media_type="application/json")
+    client = client_of(request)
+    if not room.has_place(client):
+        raise errors.RateLimited(
+            f"{room.places} streams and long polls of this client are open; no more are allowed"
+        )
     pace = Pace(settings.poll_interval_s, settings.keep_alive_s, stopping)
-    stream = follow(store, id, after=after, pace=pace)
+    stream = follow(store, id, after=after, pace=pace, place=room.place(client))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return EventSourceResponse(stream, headers=headers)
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Event
 
@@ -66,28 +67,50 @@ def read_page(store: JobStore, id: str, *, after: str, limit: int) -> JobEventPa
     return JobEventPage(data=events[:limit], next_cursor=more)
 
 
-async def follow(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIterator[bytes]:
-    """Parts of the stream, until the job's last event, or until Redis or we go away."""
+async def follow(
+    store: JobStore,
+    id: str,
+    *,
+    after: str,
+    pace: Pace,
+    place: AbstractContextManager[bool],
+) -> AsyncIterator[bytes]:
+    """Parts of the stream, until the job's last event, or until Redis or we go away.
+
+    Args:
+        store: Where jobs are on record.
+        id: The job.
+        after: The event behind which the stream begins.
+        pace: How it goes.
+        place: Taken for as long as it lasts.
+    """
     yield format_sse_event(retry=RECONNECT_MS)
-    spoke = time.monotonic()
     try:
-        while not pace.stopping.is_set():
-            # The status first: when it is final, all events are there to be read.
-            status = await in_thread(Threads.LOOKS, store.status_of, id)
-            events = await in_thread(Threads.LOOKS, store.events, id, after=after)
-            for event in events:
-                yield formatted(event)
-                after, spoke = event.id, time.monotonic()
-            if status.is_final and not events:
-                return
-            if not events and time.monotonic() - spoke >= pace.alive_s:
-                yield format_sse_event(comment="keep-alive")
-                spoke = time.monotonic()
-            if not status.is_final:
-                await asyncio.sleep(pace.every_s)
+        with place as is_there:
+            if is_there:  # else somebody was faster: the client reconnects and is told
+                async for part in _parts(store, id, after=after, pace=pace):
+                    yield part
     except (RedisError, JobMissing) as error:
         # The answer has begun: close it, the client reconnects and is told then.
         logger.warning("events.interrupted", extra={"job_id": id, "error": str(error)})
+
+
+async def _parts(store: JobStore, id: str, *, after: str, pace: Pace) -> AsyncIterator[bytes]:
+    spoke = time.monotonic()
+    while not pace.stopping.is_set():
+        # The status first: when it is final, all events are there to be read.
+        status = await in_thread(Threads.LOOKS, store.status_of, id)
+        events = await in_thread(Threads.LOOKS, store.events, id, after=after)
+        for event in events:
+            yield formatted(event)
+            after, spoke = event.id, time.monotonic()
+        if status.is_final and not events:
+            return
+        if not events and time.monotonic() - spoke >= pace.alive_s:
+            yield format_sse_event(comment="keep-alive")
+            spoke = time.monotonic()
+        if not status.is_final:
+            await asyncio.sleep(pace.every_s)
 
 
 def formatted(event: JobEvent) -> bytes:

@@ -15,6 +15,7 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service.http.dependencies import SettingsDep, StoppingDep, StoreDep
 from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.http.waiting import WaitingRoom, WaitingRoomDep, client_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,24 @@ class LongPoll:
         store: Where jobs are on record.
         stopping: Set when the service stops.
         every_s: Seconds between looks at the store.
+        room: Where requests wait.
     """
 
     request: Request
     store: JobStore
     stopping: Event
     every_s: float
+    room: WaitingRoom
 
     async def wait_for_end(self, id: str, *, at_most_s: float) -> None:
-        """Return when the job has ended, or when waiting on makes no sense."""
+        """Return when the job has ended, or when waiting on makes no sense.
+
+        A client of which many requests wait is answered at once: it comes again.
+        """
+        with self.room.place(client_of(self.request)) as is_there:
+            await self._wait(id, at_most_s=at_most_s if is_there else 0)
+
+    async def _wait(self, id: str, *, at_most_s: float) -> None:
         deadline = time.monotonic() + at_most_s
         while not (await in_thread(Threads.LOOKS, self.store.status_of, id)).is_final:
             if time.monotonic() >= deadline or self.stopping.is_set():
@@ -52,9 +62,13 @@ class LongPoll:
 
 
 async def _long_poll(
-    request: Request, store: StoreDep, settings: SettingsDep, stopping: StoppingDep
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    stopping: StoppingDep,
+    room: WaitingRoomDep,
 ) -> LongPoll:
-    return LongPoll(request, store, stopping, settings.poll_interval_s)
+    return LongPoll(request, store, stopping, settings.poll_interval_s, room)
 
 
 LongPollDep = Annotated[LongPoll, Depends(_long_poll)]

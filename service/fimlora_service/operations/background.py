@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
+from fimlora_jobs.attempts import REAPER_INTERVAL_S
 from fimlora_jobs.reaper import Reaped, Transport, requeue_orphans
 from fimlora_jobs.retention import forget_old_jobs
 from fimlora_jobs.store import JobStore
@@ -51,9 +52,9 @@ def repeating(
         thread.join(timeout=every_s + 1)
 
 
-def reap(store: JobStore, transport: Transport) -> None:
+def reap(store: JobStore, transport: Transport, *, every_s: float = REAPER_INTERVAL_S) -> None:
     """Find orphaned jobs without any worker."""
-    requeue_orphans(store, transport, on_reaped=_log)
+    requeue_orphans(store, transport, on_reaped=_log, every_s=every_s)
 
 
 def forget(store: JobStore, *, days: float) -> None:

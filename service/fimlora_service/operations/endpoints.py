@@ -1,10 +1,14 @@
 """The service itself, for whoever asks: liveness, readiness, version."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Response
 
 from fimlora_contract import __version__
 from fimlora_contract.service import Health, Version
-from fimlora_service.http.dependencies import ArtifactsDep, StoreDep
+from fimlora_jobs.durability import Durability
+from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, part
+from fimlora_service.http.space import SpaceDep
 from fimlora_service.http.threads import ThreadRoute, reads_files
 from fimlora_service.operations.health import check_health
 
@@ -23,9 +27,15 @@ async def liveness() -> Health:
     responses={503: {"model": Health, "description": "A dependency failed; it is named."}},
 )
 @reads_files
-def readiness(artifacts: ArtifactsDep, store: StoreDep, response: Response) -> Health:
+def readiness(
+    artifacts: ArtifactsDep,
+    store: StoreDep,
+    durability: Annotated[Durability, part("durability")],
+    space: SpaceDep,
+    response: Response,
+) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
-    health = check_health(artifacts, store)
+    health = check_health(artifacts, store, durability, space)
     if health.status == "unavailable":
         response.status_code = 503
         response.headers["Retry-After"] = str(UNAVAILABLE_RETRY_AFTER_S)

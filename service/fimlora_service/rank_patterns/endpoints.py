@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from fimlora_contract.rank_patterns import Pin, PinEntry, RankDiff, RankPattern
+from fimlora_contract.rank_patterns import PeftConfig, Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key
@@ -57,8 +57,11 @@ Tag = Annotated[str, Path(pattern=NAME, description="Tag of a pin.", examples=["
 Digest = Annotated[str, Path(pattern=DIGEST, description="Content address of a result.")]
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": RankPattern,
-        "description": "The pattern; its ETag is its content.",
+        "model": RankPattern | PeftConfig,
+        "description": "The pattern; its ETag is its content. JSON is a rank pattern, or with "
+        "`format=peft`, `layout-c` or `adalora` a configuration of PEFT. `yaml`, `axolotl` and "
+        "`llama-factory` are YAML, `trl` and `unsloth` Python, `ms-swift` and `vllm` the "
+        "arguments of a command.",
         "content": {
             kind: {"schema": {"type": "string"}}
             for kind in ("application/yaml", "text/x-python", "text/plain")

@@ -30,6 +30,8 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.references import HubDataset, HubModel
 from fimlora_jobs.datasets.columns import TaskName
 from fimlora_jobs.datasets.folders import is_wanted
+from fimlora_jobs.models.file_sizes import check_file_sizes
+from fimlora_jobs.models.shards import check_number_of_shards
 from fimlora_jobs.models.tokenizer_content import MAX_BYTES
 from fimlora_jobs.models.tokenizer_files import check_tokenizer, files_looked_at
 from fimlora_service.errors import (
@@ -75,6 +77,8 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, token=token or False, library_name="fimlora")
         self._cache = cache
         self._timeout_s = timeout_s
+        # One for all requests: a head may be some megabytes, and its parts some hundred.
+        self._pool = ThreadPoolExecutor(N_HEADS_AT_ONCE)
         # A commit never changes.
         self._weights = lru_cache(maxsize=MAX_MODELS)(self._read_weights)
 
@@ -96,6 +100,9 @@ class Hub:
             if not heads:
                 weights = sorted(f for f in files if f.endswith((".bin", ".pt", ".gguf")))
                 raise UnsafeWeights(f"{where} has no *.safetensors file; it has {weights}")
+            with refused(where):
+                check_file_sizes(sizes)
+                check_number_of_shards(heads)
             config = self._read_config(model.id, commit, where=where)
             check_files(config, files, where=where, shapes=None, dtypes=None)
             shapes, dtypes = self._weights(model.id, commit, tuple(heads))
@@ -228,8 +235,7 @@ class Hub:
                     id_, name, revision=commit, timeout=self._timeout_s
                 )
 
-        with ThreadPoolExecutor(N_HEADS_AT_ONCE) as pool:
-            heads = list(pool.map(read, files))
+        heads = list(self._pool.map(read, files))
         tensors = {name: t for head in heads for name, t in head.tensors.items()}
         try:
             shapes = {name: sound_shape(tensor.shape) for name, tensor in tensors.items()}

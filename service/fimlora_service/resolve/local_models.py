@@ -12,8 +12,8 @@ from threading import Lock
 from cachetools import LRUCache
 
 from fimlora_jobs.data_folder import registered_names
-from fimlora_jobs.datasets.folders import FolderDigests
-from fimlora_service.errors import ModelNotFound
+from fimlora_jobs.datasets.folders import FolderDigests, FolderError
+from fimlora_service.errors import ModelNotFound, UnsupportedArchitecture
 from fimlora_service.resolve.chat_templates import templates_in
 from fimlora_service.resolve.model_checks import read_model
 from fimlora_service.resolve.model_files import (
@@ -84,9 +84,11 @@ class LocalModels:
     def _read(self, name: str) -> ResolvedModel:
         folder, where = self._models / name, f"local model {name!r}"
         config, shapes = read_model(folder, where=where)
-        reference = {
-            "source": "local", "name": name, "digest": self._digests.of_model(folder),
-        }  # fmt: skip
+        try:
+            digest = self._digests.of_model(folder)
+        except FolderError as error:
+            raise UnsupportedArchitecture(str(error)) from error
+        reference = {"source": "local", "name": name, "digest": digest}
         return ResolvedModel(
             reference | describe_config(config),
             config,

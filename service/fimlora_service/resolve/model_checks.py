@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_jobs.datasets.columns import TextFields
+from fimlora_jobs.datasets.folders import sizes_in
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
+from fimlora_jobs.models.file_sizes import check_file_sizes
 from fimlora_jobs.models.heads import check_head, check_rows
 from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
-from fimlora_jobs.models.shards import check_shard_names, check_shards
+from fimlora_jobs.models.shards import check_number_of_shards, check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
 from fimlora_jobs.models.tokenizer_files import check_tokenizer, check_tokenizer_names
 from fimlora_jobs.models.weights_fit import check_weights_fit
@@ -36,10 +39,13 @@ def read_model(
     """
     with refused(where):
         check_no_special_files(folder)
+        check_file_sizes(sizes_in(folder))
     config = read_config_file(folder / "config.json", where=where)
     names = {path.name for path in folder.iterdir()}
     with refused(where):
+        check_number_of_shards([name for name in names if name.endswith(".safetensors")])
         check_unquantised(config, names=names)
+        check_no_code(config)
         check_numbers(config)
     entries = weight_entries(folder, where=where)
     shapes = shapes_of(entries)
@@ -66,6 +72,7 @@ def check_files(
     """
     with refused(where):
         check_unquantised(config, names=names, dtypes=dtypes)
+        check_no_code(config)
         check_numbers(config, n_tensors=None if shapes is None else len(shapes))
         check_kinds(config)
         check_shard_names(names)

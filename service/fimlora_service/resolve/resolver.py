@@ -23,6 +23,7 @@ from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
+from fimlora_service.resolve.token_limit import check_tokens
 from fimlora_service.resolve.trained_adapters import ResolvedAdapter, TrainedAdapters
 
 if TYPE_CHECKING:  # it brings the hub's library along, which not every request needs
@@ -71,6 +72,7 @@ class Resolver:
         hub: Gives access to the hub; called when a request names something there.
         tenant: Who this service is to the hub.
         allowed: What the operator lets be used.
+        max_tokens: What a request may send through a model; 0 for no limit.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Resolver:
         *,
         tenant: str,
         allowed: Allowed = EVERYTHING,
+        max_tokens: int = 0,
     ) -> None:
         self.tenant = tenant
         self.allowed = allowed
+        self._max_tokens = max_tokens
         self._hub = hub
         self._models = LocalModels(data_folder.models)
         self._datasets = LocalDatasets(data_folder)
@@ -94,6 +98,7 @@ class Resolver:
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
+        check_tokens(request, most=self._max_tokens)
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)

@@ -13,7 +13,8 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_CHARS = 1 << 16
+# Twice what the longest of known templates has; one of only plus signs takes a second to parse.
+MAX_CHARS = 1 << 15
 MAX_SHOWN = 300
 # Names inside are looked up only when their branch is taken.
 BRANCHES = (nodes.If, nodes.CondExpr)

@@ -26,6 +26,11 @@ from fimlora_service.keys.principal import READS
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.results.reading import find_artifact, result_of
 
+# What a file's name tells: adapter_config.json, rank_map.json and the like are objects.
+FILE_SCHEMAS = {
+    kind: {"schema": {"type": "object"} if kind == "application/json" else {"type": "string"}}
+    for kind in sorted(MEDIA_TYPES.values())
+} | {BINARY: {"schema": {"type": "string", "format": "binary"}}}
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is the result; a result never changes."},
@@ -79,7 +84,7 @@ def list_artifacts(
     response_class=Response,
     response_description="The file; its ETag is its digest.",
     responses={
-        200: {"content": {kind: {} for kind in sorted({BINARY, *MEDIA_TYPES.values()})}},
+        200: {"content": FILE_SCHEMAS},
         304: {"description": "The client's copy is the same."},
         **problems(
             errors.JobNotFound,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fimlora.model.safetensors_header import MAX_HEADER_BYTES, read_header
+from fimlora.model.safetensors_header import MAX_HEADER_BYTES, MAX_TENSORS, read_header
 
 
 def test_a_header_tells_where_each_tensor_lies(tmp_path):
@@ -56,6 +56,8 @@ def whole(header, n_bytes=8):
         ((9).to_bytes(8, "little") + b"{}", "its header is longer than the file"),
         (whole(b"{", 0), "Expecting property name"),
         (whole(b"[" * 100_000, 0), "recursion"),
+        (whole(b"[" + b"{}," * (MAX_TENSORS + 1), 0), "more than 262144 tensors"),
+        (whole(b"[" + b"[]," * 2 * MAX_TENSORS, 0), "more than 262144 tensors"),
         (whole([1, 2], 0), "its header is none"),
         (whole({"a": 1}, 0), "its header is none"),
         (whole({"a": {"dtype": "F32", "shape": [2]}}), "data_offsets"),
@@ -68,7 +70,17 @@ def whole(header, n_bytes=8):
         (whole(entry(), 9), r"its tensors end at byte \d+ of \d+"),
     ],
     ids=[
-        *("empty", "no_length", "too_long", "longer_than_file", "no_json", "deep", "list"),
+        *(
+            "empty",
+            "no_length",
+            "too_long",
+            "longer_than_file",
+            "no_json",
+            "deep",
+            "many",
+            "many_lists",
+            "list",
+        ),
         *("no_object", "no_bytes", "negative_side", "long_side", "no_shape", "infinite_side"),
         *("backwards", "cut", "longer"),
     ],

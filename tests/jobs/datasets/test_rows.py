@@ -19,6 +19,7 @@ from fimlora_worker.settings import Settings
 
 ID = "ds_" + "0" * 32
 READABLE = {
+    "commas-in-text": b'{"text": "' + b"a,[{" * 600_000 + b'"}\n',
     "plain": b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n',
     "byte-order-mark": BYTE_ORDER_MARK + b'{"text": "a"}\n',
     "blank-lines": b'\n{"text": "a"}\r\n\r\n  \n{"text": "b"}',
@@ -40,6 +41,7 @@ UNREADABLE = {
     "half-a-character": b'{"text": "\\ud800"}\n',
     "mark-inside": b"{}\n" + BYTE_ORDER_MARK + b"{}\n",
     "utf-16": '{"text": "a"}\n'.encode("utf-16"),
+    "values": b'{"x": [' + b"[]," * 600_000 + b"0]}\n",
     "long": b'{"text": "' + b"x" * MAX_ROW_BYTES + b'"}\n',
 }
 

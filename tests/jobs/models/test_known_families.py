@@ -7,6 +7,7 @@ import transformers
 from transformers import CONFIG_MAPPING
 
 from fimlora_jobs.datasets.columns import TextFields
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.heads import (
@@ -40,6 +41,7 @@ def test_default_configurations_pass():
         config = json.loads(default_of(kind).to_json_string(use_diff=False))
         check_numbers(config | {"model_type": kind}, n_tensors=100)
         check_unquantised(config)
+        check_no_code(config)
         check_kinds(config | {"model_type": kind})
 
 

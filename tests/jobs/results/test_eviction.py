@@ -75,7 +75,7 @@ def usage(redis_client):
 
 def test_a_result_that_was_used_meanwhile_cannot_be_claimed(usage, redis_client):
     """Between choosing and deleting, a use wins."""
-    assert usage.use("sha256:a")
+    assert usage.revive("sha256:a")
     seen = usage.last_uses()["sha256:a"]
     redis_client.zadd("fimlora:results_used", {"sha256:a": seen + 1})
 
@@ -95,6 +95,16 @@ def test_a_claimed_result_cannot_be_used_until_it_is_committed_again(usage):
     assert not usage.use("sha256:a")
     assert usage.revive("sha256:a")
     assert usage.use("sha256:a")
+
+
+def test_a_digest_that_somebody_made_up_leaves_nothing(usage, redis_client):
+    """A result that is there and not on record, as after a loss of Redis, is noted once seen."""
+    assert usage.use("sha256:made-up") is None
+    assert redis_client.keys("*") == []
+
+    assert usage.use("sha256:seen", is_there=True)
+    assert usage.use("sha256:seen")
+    assert not usage.claim("sha256:seen", seen_ms=None)
 
 
 def test_what_pins_and_open_jobs_need_is_known(usage):

@@ -82,7 +82,7 @@ class TestRetrieve:
         """Polling must not carry the dataset."""
         assert http.get(f"/jobs/{job_id}").json()["request"]["dataset"]["n_rows"] == 8
 
-    @pytest.mark.parametrize("id_", ["job_0", "..%2f..", "%00", "\ud83d\ude00", "x" * 64])
+    @pytest.mark.parametrize("id_", ["job_0", "..%2f..", "\ud83d\ude00", "x" * 64])
     def test_an_unknown_job_is_a_404(self, http, id_):
         """Whatever the id looks like."""
         answer = http.get(f"/jobs/{id_}".encode("utf-16", "surrogatepass").decode("utf-16"))

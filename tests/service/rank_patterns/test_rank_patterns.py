@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from fimlora.adapter.exports import FORMATS
+from fimlora_contract.rank_patterns import PeftConfig, RankPattern
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_service.rank_patterns.render import Format
 from support.results import make_result, make_statistics
@@ -53,6 +54,16 @@ class TestByContent:
 
         assert (first.status_code, again.status_code) == (200, 304)
         assert first.text
+        kind = first.headers["content-type"].partition(";")[0]
+        documented = http.get("/openapi.json").json()["paths"]["/rank-patterns/{digest}"]
+        schema = documented["get"]["responses"]["200"]["content"][kind]["schema"]
+        if kind == "application/json":
+            names = {each["$ref"].rpartition("/")[2] for each in schema["anyOf"]}
+            assert names == {"RankPattern", "PeftConfig"}
+            model = RankPattern if format == "json" else PeftConfig
+            assert model.model_validate_json(first.text, strict=True)
+        else:
+            assert schema == {"type": "string"}
         assert again.content == b""
 
     def test_peft_is_the_stored_config(self, http, finish):

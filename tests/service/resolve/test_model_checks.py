@@ -48,6 +48,16 @@ def test_the_model_that_the_others_spoil_is_accepted(http, body, odd):
     assert http.post("/calibrate", json=body | {"base_model": "local:odd"}).status_code == 202
 
 
+def test_a_configuration_that_names_code_from_elsewhere_is_refused(http, body, odd):
+    """By the field; nothing is queued that a worker would fetch and run."""
+    odd(FULL | {"text_config": {"attn_implementation": "org/kernel"}})
+
+    answer = http.post("/calibrate", json=body | {"base_model": "local:odd"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, REFUSED)
+    assert "text_config.attn_implementation='org/kernel'" in answer.json()["detail"]
+
+
 class TestNumbers:
     @pytest.mark.parametrize(
         ("change", "named"),

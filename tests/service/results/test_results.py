@@ -80,7 +80,7 @@ class TestArtifacts:
 
     @pytest.mark.parametrize(
         "name",
-        ["secret.txt", "statistics.safetensors", "..%2fsecret.txt", "%00"],
+        ["secret.txt", "statistics.safetensors", "..%2fsecret.txt"],
     )
     def test_only_names_of_the_closed_set_are_found(self, http, url, name):
         """Not what lies beside them, not what the job has not."""

@@ -5,19 +5,25 @@ import hashlib
 import hmac
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import SecretStr
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from fimlora_contract.jobs import JobError
-from fimlora_jobs.outbox import Notice, Outbox
+from fimlora_contract.webhooks import WebhookTry
+from fimlora_jobs.outbox import TRIES_KEPT, Notice, Outbox
 from fimlora_service.app import create_app
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.settings import Settings
 from fimlora_service.webhooks.delivery import PAUSES_S, WebhookSender
+from fimlora_service.webhooks.posting import Poster
+from fimlora_service.webhooks.receivers import Receivers
 from support.receiver import Receiver
 from support.testclient import TestClient
 
+OLD_SECRET = "whsec_" + base64.b64encode(b"fedcba9876543210").decode()
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
 
 
@@ -40,8 +46,9 @@ def outbox(store) -> Outbox:
 
 def sender_to(outbox: Outbox, settings: Settings, **options) -> WebhookSender:
     """A sender as the service makes it."""
-    allowed, key = settings.webhook_origins, settings.webhook_key
-    return WebhookSender(outbox, allowed=allowed, key=key, tries=Metrics().webhooks, **options)
+    receivers = Receivers(settings.webhook_origins, settings.webhook_near_origins)
+    options = {"poster": Poster(receivers), "keys": settings.webhook_keys} | options
+    return WebhookSender(outbox, tries=Metrics().webhooks, **options)
 
 
 @pytest.fixture
@@ -53,6 +60,11 @@ def sender(outbox, settings) -> WebhookSender:
 def told(body, receiver: Receiver):
     """A request whose end the receiver is told of."""
     return body | {"webhook": f"{receiver.url}/hook?token=t0p", "metadata": {"run": "7"}}
+
+
+def take_all(outbox: Outbox) -> list[Notice]:
+    """Take what is due, as a sender that calls nobody."""
+    return outbox.take(at_most=5, per_origin=5, calling={})
 
 
 def let_due(redis_client) -> None:
@@ -200,11 +212,11 @@ def test_a_delivery_that_died_is_taken_up_by_another(http, told, succeed, outbox
     """Taken for a minute, not removed; meanwhile nobody else takes it."""
     succeed(http.post("/calibrate", json=told).json()["id"])
 
-    first, meanwhile = outbox.take(at_most=5), outbox.take(at_most=5)
+    first, meanwhile = take_all(outbox), take_all(outbox)
     let_due(redis_client)
 
     assert (len(first), meanwhile) == (1, [])
-    assert outbox.take(at_most=5) == first
+    assert take_all(outbox) == first
 
 
 def test_a_running_service_delivers_by_itself(settings, told, succeed, receiver):
@@ -264,7 +276,7 @@ def test_an_address_that_comes_after_the_end_is_told_at_once(http, body, store, 
 
     outbox.add(job_id, "https://hooks.example/late")
 
-    assert outbox.take(at_most=5) == [Notice(job_id, "https://hooks.example/late")]
+    assert take_all(outbox) == [Notice(job_id, "https://hooks.example/late")]
 
 
 def test_a_retried_job_is_told_of_too(http, told, store, sender, receiver):
@@ -293,3 +305,91 @@ def test_what_cannot_be_told_any_more_is_dropped(
     sender_to(outbox, strict).deliver_due()
 
     assert (receiver.got, outbox.waiting()) == ([], 0)
+
+
+def test_while_a_secret_is_changed_both_are_good(
+    http, told, succeed, outbox, settings, receiver
+):
+    """By the verifier that receivers use; a third secret is not."""
+    rotating = settings.model_copy(update={"webhook_old_secret": SecretStr(OLD_SECRET)})
+    succeed(http.post("/calibrate", json=told).json()["id"])
+
+    sender_to(outbox, rotating).deliver_due()
+
+    [(_, headers, body)] = receiver.got
+    for secret in (SECRET, OLD_SECRET):
+        assert Webhook(secret).verify(body, headers) == json.loads(body)
+    with pytest.raises(WebhookVerificationError):
+        Webhook("whsec_" + base64.b64encode(b"another").decode()).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(body + b" ", headers)
+
+
+def test_the_log_tells_every_try(
+    http, told, body, succeed, sender, receiver, redis_client, store
+):
+    """When, what came of it and what comes next; and nothing of an address but its origin."""
+    receiver.answers = [500]
+    job_id = http.post("/calibrate", json=told).json()["id"]
+    before = http.get(f"/jobs/{job_id}/webhooks").json()
+    succeed(job_id)
+    sender.deliver_due()
+    between = http.get(f"/jobs/{job_id}/webhooks").json()
+    let_due(redis_client)
+    sender.deliver_due()
+
+    answer = http.get(f"/jobs/{job_id}/webhooks")
+
+    assert (before["data"], before["waiting"], between["waiting"]) == ([], 1, 1)
+    second, first = answer.json()["data"]
+    assert (first["outcome"], first["status"], first["attempt"]) == ("retry", 500, 1)
+    assert (second["outcome"], second["status"], second["attempt"]) == ("delivered", 200, 2)
+    assert first["next_try_at"] > first["at"]
+    assert second["next_try_at"] is None
+    assert first["id"] == second["id"] == receiver.got[0][1]["webhook-id"]
+    assert first["origin"] == receiver.url
+    assert answer.json()["waiting"] == 0
+    assert "t0p" not in answer.text
+    http.delete(f"/jobs/{job_id}")
+    assert http.get(f"/jobs/{job_id}/webhooks").status_code == 404
+    assert redis_client.keys("*webhook*") == []
+
+
+def test_the_log_says_why_there_was_no_answer(http, body, outbox, settings, store):
+    """In words, without the address; the newest tries are kept."""
+    nowhere = settings.model_copy(update={"webhook_hosts": "http://127.0.0.1:9"})
+    job_id = http.post("/calibrate", json=body).json()["id"]
+    for n in range(TRIES_KEPT + 20):
+        outbox.add(job_id, f"http://127.0.0.1:9/{n}")
+    store.request_cancel(job_id)
+
+    sender_to(outbox, nowhere).deliver_due()
+
+    log = http.get(f"/jobs/{job_id}/webhooks").json()
+    assert {tried["reason"] for tried in log["data"]} == {"no connection"}
+    assert (len(log["data"]), log["waiting"]) == (TRIES_KEPT, TRIES_KEPT + 20)
+
+
+def test_a_job_that_was_deleted_during_a_try_leaves_nothing(
+    http, told, store, outbox, redis_client
+):
+    """What the try comes to has no place any more."""
+    job_id = http.post("/calibrate", json=told).json()["id"]
+    store.request_cancel(job_id)
+    [notice] = take_all(outbox)
+    store.delete(job_id)
+    now = datetime.now(UTC)
+    tried = WebhookTry(
+        id=notice.id,
+        origin="o",
+        at=now,
+        attempt=1,
+        outcome="retry",
+        duration_s=1,
+        next_try_at=now,
+    )
+
+    outbox.note(notice, tried)
+    outbox.give_back(notice)
+
+    assert not redis_client.keys("*webhook*") + redis_client.keys("*outbox*")

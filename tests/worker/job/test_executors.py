@@ -84,26 +84,59 @@ def test_statistics_of_another_job_were_not_measured_in_any_way(jobs: Jobs, run_
     assert ended(jobs, second).result.execution is None
 
 
+def kill(jobs: Jobs, job_id: str, kills: list[str]) -> None:
+    """Play workers whose processes the system ends for memory, each at what it had asked for."""
+    error = JobError(code="out_of_memory_host", detail="killed", retryable=True)
+    for attempt, asked in enumerate(kills, 1):
+        jobs.store.start(job_id, attempt, worker="w")
+        if asked:
+            jobs.store.note_memory(job_id, attempt, asked)
+        give_up(jobs.store, jobs.transport, job_id, attempt, error=error)
+
+
 @pytest.mark.parametrize(
     ("kills", "executor", "wanted"),
     [
-        (1, "auto", ("resident", 1)),
-        (2, "auto", ("streamed", 1)),
-        (2, "resident", ("resident", 1)),
+        (["resident 4"], "auto", ("resident", 1)),
+        (["resident 4", "resident 1"], "auto", ("streamed", 1)),
+        (["streamed 4"], "auto", ("streamed", 1)),
+        (["resident 4"], "resident", ("resident", 1)),
+        ([""], "auto", ("resident", 4)),
     ],
 )
 def test_an_attempt_after_a_kill_needs_less(jobs: Jobs, run_queue, kills, executor, wanted):
     """A process that took too much is killed and cannot adapt by itself."""
     job_id = submit(jobs, "tiny", "labels", executor)
-    kill = JobError(code="out_of_memory_host", detail="killed", retryable=True)
-    lost = JobError(code="worker_lost", detail="lost", retryable=True)
-    for attempt in range(kills):
-        give_up(jobs.store, jobs.transport, job_id, attempt + 1, error=kill)
-    give_up(jobs.store, jobs.transport, job_id, kills + 1, error=lost, counted=False)
+    kill(jobs, job_id, kills)
     run_queue()
 
     execution = ended(jobs, job_id).result.execution
     assert (execution.executor, execution.micro_batch_size) == wanted
+    asked = jobs.get(job_id).fields["memory_asked"]
+    assert asked == " ".join(map(str, wanted))  # should it be killed, too
+
+
+@pytest.mark.parametrize(
+    ("kills", "executor", "words"),
+    [
+        (["resident 4", "resident 1"], "resident", "take executor=auto"),
+        (["streamed 4", "streamed 1"], "streamed", "nothing smaller is left"),
+        (["", ""], "auto", "before anything was measured"),
+    ],
+)
+def test_what_was_killed_twice_is_not_tried_a_third_time(
+    jobs: Jobs, run_queue, kills, executor, words
+):
+    """Where it can take nothing less, it is refused with what would."""
+    job_id = submit(jobs, "tiny", "labels", executor)
+    kill(jobs, job_id, kills)
+    run_queue()
+
+    error = ended(jobs, job_id).error
+    assert error.code == "out_of_memory_host"
+    assert error.detail.startswith("the system ended 2 attempts of this job")
+    assert words in error.detail
+    assert n_loads() == 0
 
 
 @pytest.mark.parametrize(

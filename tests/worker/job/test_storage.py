@@ -2,6 +2,7 @@
 
 import pytest
 
+from fimlora_jobs.attempts import MAX_ATTEMPTS
 from fimlora_jobs.results.object_store import open_artifacts
 from support.jobs import LABELLED, Jobs, write_jsonl
 from support.s3 import S3Server
@@ -32,14 +33,21 @@ def test_results_and_statistics_go_through_the_bucket(jobs: Jobs, run_queue, buc
     assert not (jobs.data_dir / "artifacts").exists()
 
 
-def test_a_bucket_that_stays_away_fails_the_job_in_the_end(jobs: Jobs, run_queue, bucket):
-    """Three attempts, then a code that says what was missing and that a retry may help."""
+def test_a_bucket_that_is_away_costs_a_job_no_attempt(
+    jobs: Jobs, run_queue, bucket, valkey_url
+):
+    """However often it is tried; the job says what it waits for, and ends once it is back."""
     bucket.stop()
     job_id = jobs.submit(calibration={"n_batches": 1, "batch_size": 2})
 
-    run_queue()
+    run_queue(max_jobs=MAX_ATTEMPTS + 2)
 
     record = jobs.get(job_id)
-    error = record.json_field("error")
-    assert (record.status, record.attempt) == ("failed", 3)
-    assert (error["code"], error["retryable"]) == ("storage_unavailable", True)
+    assert (record.status, record.attempt, record.failures) == ("queued", MAX_ATTEMPTS + 3, 0)
+    assert len(record.earlier_attempts) == MAX_ATTEMPTS + 2
+    for ended in record.earlier_attempts:
+        assert (ended.reason, ended.counted) == ("storage_unavailable", False)
+        assert "storage fails" in (ended.detail or "")
+    bucket.start()
+    run_queue()
+    assert jobs.get(job_id).status == "succeeded"

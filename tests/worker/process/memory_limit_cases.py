@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
 
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.executor_jobs import ended, n_loads, submit
 from support.jobs import Jobs
-from support.model_folders import make_tokenizer
+from support.model_folders import make_deep
 
 
 @contextmanager
@@ -37,22 +35,10 @@ def memory_for(n_bytes: int) -> Iterator[None]:
 @pytest.fixture
 def deep(jobs: Jobs, model_folders: Path, tmp_path: Path) -> int:
     """Register a model of many small blocks, ``deep``; answers its size."""
-    config = transformers.LlamaConfig(
-        vocab_size=55, hidden_size=256, num_hidden_layers=24, num_attention_heads=2,
-        num_key_value_heads=1, intermediate_size=1024, max_position_embeddings=64,
-        bos_token_id=2, eos_token_id=4, pad_token_id=None,
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(config)
-    model = model.to_empty(device="cpu")
-    for name, parameter in model.named_parameters():
-        torch.nn.init.constant_(parameter, 1.0 if "norm" in name else 0.01)
     (jobs.data_dir / "models").unlink()
     (jobs.data_dir / "models").mkdir()
-    model.save_pretrained(jobs.data_dir / "models" / "deep")
-    make_tokenizer(eos_token="[EOS]").save_pretrained(jobs.data_dir / "models" / "deep")
     (jobs.data_dir / "models" / "decoder").symlink_to(model_folders / "decoder")
-    return sum(p.numel() * 4 for p in model.parameters())
+    return make_deep(jobs.data_dir / "models" / "deep")
 
 
 def prepare(jobs: Jobs, run_queue) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fimlora_jobs.runs import Runs
 from fimlora_worker.process.leases import Leases
-from fimlora_worker.process.memory_events import count_oom_kills
+from fimlora_worker.process.memory_events import OomKills, count_oom_kills
 from support.jobs import Jobs
 
 
@@ -35,7 +35,7 @@ def job_id(jobs: Jobs) -> str:
 
 @pytest.fixture
 def leases(jobs: Jobs, clock: Clock) -> Leases:
-    return Leases(jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: None)
+    return Leases(jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=OomKills)
 
 
 def test_holding_renews_the_lease(jobs: Jobs, leases: Leases, job_id):
@@ -87,19 +87,102 @@ def test_a_lost_attempt_is_followed_by_the_next_at_once(jobs: Jobs, leases: Leas
     assert (job_id, 2) in jobs.transport.waiting()
 
 
-def test_a_kill_for_memory_names_memory(jobs: Jobs, clock, job_id):
-    """When the kernel's counter has moved, the last attempt fails for want of memory."""
-    counts = iter([4, 5])
-    leases = Leases(
-        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: next(counts)
-    )
+def test_what_is_lost_while_the_worker_stops_is_not_counted(jobs: Jobs, leases: Leases, job_id):
+    """Whoever finds it, here or elsewhere: the stop was an order, and took too long."""
+    leases.stop()
     leases.begin(f"{job_id}-1")
-    jobs.redis.hset(f"fimlora:job:{job_id}", "failures", "2")
 
     leases.lost(f"{job_id}-1", signal.SIGKILL)
 
-    error = jobs.get(job_id).json_field("error")
-    assert error["code"] == "out_of_memory_host"
+    record = jobs.get(job_id)
+    assert (record.status, record.attempt, record.failures) == ("queued", 2, 0)
+    [ended] = record.earlier_attempts
+    assert (ended.attempt, ended.reason, ended.counted) == (1, "handed_over", False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status", "code"),
+    [
+        (OomKills(4, 9), OomKills(5, 10), signal.SIGKILL, "out_of_memory_host"),
+        (OomKills(None, 9), OomKills(None, 10), signal.SIGKILL, "out_of_memory_host"),
+        # Somebody else on this machine was killed for memory, and we are counted for ourselves.
+        (OomKills(4, 9), OomKills(4, 10), signal.SIGKILL, "worker_lost"),
+        (OomKills(None, 9), OomKills(None, 9), signal.SIGKILL, "worker_lost"),
+        (OomKills(), OomKills(), signal.SIGKILL, "worker_lost"),
+        # What the kernel has killed does not end by another signal, or by itself.
+        (OomKills(4, 9), OomKills(5, 10), signal.SIGSEGV, "worker_lost"),
+        (OomKills(4, 9), OomKills(5, 10), 1 << 8, "worker_lost"),
+    ],
+)
+def test_a_kill_is_for_memory_where_the_kernel_has_counted_one(
+    jobs: Jobs, clock, job_id, before, after, status, code
+):
+    """Its count for the group, or that for the machine where the group has none."""
+    counts = [before]
+    leases = Leases(
+        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: counts[-1]
+    )
+    leases.begin(f"{job_id}-1")
+    jobs.redis.hset(f"fimlora:job:{job_id}", "failures", "2")
+    counts.append(after)
+
+    leases.lost(f"{job_id}-1", status)
+
+    assert jobs.get(job_id).json_field("error")["code"] == code
+
+
+def test_a_kill_shows_although_the_count_was_looked_at_right_after_it(
+    jobs: Jobs, clock, job_id
+):
+    """Between the kill and the news of it, the lease may be renewed once."""
+    counts = [OomKills(4)]
+    leases = Leases(
+        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: counts[-1]
+    )
+    leases.begin(f"{job_id}-1")
+    counts.append(OomKills(5))
+    leases.hold(f"{job_id}-1")
+
+    leases.lost(f"{job_id}-1", signal.SIGKILL)
+
+    assert jobs.get(job_id).memory_kills == ("",)
+
+
+def test_an_attempt_that_this_side_ends_is_not_ended_for_memory(jobs: Jobs, clock, job_id):
+    """Even if something else in the group was, meanwhile."""
+    counts = [OomKills(4)]
+    leases = Leases(
+        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: counts[-1]
+    )
+    leases.begin(f"{job_id}-1")
+    leases.note_kill()
+    counts.append(OomKills(5))
+
+    leases.lost(f"{job_id}-1", signal.SIGKILL)
+
+    assert jobs.get(job_id).memory_kills == ()
+
+
+def test_the_record_keeps_what_was_asked_for_when_memory_ran_out(jobs: Jobs, clock, job_id):
+    """Of each attempt that was ended for it, and of no other; a finished run settles them."""
+    counts = [OomKills(0)]
+    leases = Leases(
+        jobs.store, jobs.transport, grace_s=10, clock=clock, count_kills=lambda: counts[-1]
+    )
+    leases.begin(f"{job_id}-1")
+    jobs.store.note_memory(job_id, 1, "resident 8")
+    counts.append(OomKills(1))
+    leases.lost(f"{job_id}-1", signal.SIGKILL)
+    jobs.store.start(job_id, 2, worker="w")
+    leases.begin(f"{job_id}-2")
+    counts.append(OomKills(2))
+    leases.lost(f"{job_id}-2", signal.SIGKILL)
+    kept = jobs.get(job_id).memory_kills
+    jobs.store.start(job_id, 3, worker="w")
+    jobs.store.forgive(job_id, 3)
+
+    assert kept == ("resident 8", "")
+    assert jobs.get(job_id).memory_kills == ()
 
 
 def test_a_child_without_an_end_on_record_is_settled(jobs: Jobs, leases: Leases, job_id):
@@ -166,7 +249,10 @@ def test_the_end_of_a_hand_is_none_of_its_job(jobs: Jobs, leases: Leases, job_id
 
 
 def test_kills_for_memory_are_read_from_the_control_group(tmp_path):
-    """The counter of this process's own group, or nothing where there is none."""
+    """The counter of this process's own group, or nothing where there is none.
+
+    In a container, the innermost group that is told of need not be one that is seen there.
+    """
     membership = tmp_path / "proc" / "self" / "cgroup"
     membership.parent.mkdir(parents=True)
     membership.write_text("0::/some/group\n")
@@ -177,6 +263,12 @@ def test_kills_for_memory_are_read_from_the_control_group(tmp_path):
     def count(*, proc="proc", groups="root"):
         return count_oom_kills(proc=tmp_path / proc, groups=tmp_path / groups)
 
-    assert count() == 2
-    assert count(groups="none") is None
-    assert count(proc="none") is None
+    assert count() == OomKills(group=2)
+    assert count(groups="none") == count(proc="none") == OomKills()
+    (tmp_path / "proc" / "vmstat").write_text("pgfault 7\noom_kill 5\n")
+    assert count(groups="none") == OomKills(host=5)
+    membership.write_text("4:memory:/docker/id\n0::/\n")
+    old = tmp_path / "root" / "memory"
+    old.mkdir()
+    (old / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    assert count() == OomKills(group=3, host=5)

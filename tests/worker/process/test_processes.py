@@ -99,6 +99,17 @@ def test_a_relative_data_folder_stays_where_it_was(monkeypatch, tmp_path):
     assert before.data_dir == tmp_path / "data"
 
 
+def test_what_is_not_a_workers_is_not_handed_down(jobs: Jobs, valkey_url, tmp_path):
+    """Whoever starts a worker by hand may have the service's secrets in the environment."""
+    secrets = {"FIMLORA_WEBHOOK_SECRET": "s3cret-1", "FIMLORA_WEBHOOK_SECRET_FILE": "s3cret-2"}
+    with running_worker(valkey_url, jobs.data_dir, tmp_path / "log", **secrets) as worker:
+        jobs.wait_final(jobs.submit())
+        environment = Path(f"/proc/{worker.child_pid}/environ").read_text()
+
+    assert "s3cret" not in environment
+    assert "FIMLORA_DATA_DIR" in environment
+
+
 def test_help_lists_every_setting_and_needs_no_server():
     """A beginner sees what can be set, and its default."""
     done = subprocess.run(

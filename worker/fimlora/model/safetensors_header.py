@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 MAX_HEADER_BYTES = 100 << 20  # the format's own limit
+MAX_TENSORS = 1 << 18  # of one file, each of which is a brace and two brackets
 MAX_SIDE = 1 << 40  # no tensor is that long; what is multiplied stays a sensible number
 MAX_SIDES = 64  # nor has one so many; their product is made of whole numbers of any length
 _LENGTH_BYTES = 8  # of the header's length, which opens the file
@@ -75,6 +76,8 @@ def read_header(file: BinaryIO, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
     """
     n_bytes = os.fstat(file.fileno()).st_size
     content = _read_content(file, n_bytes, max_bytes)
+    if content.count(b"{") > MAX_TENSORS or content.count(b"[") > 2 * MAX_TENSORS:
+        raise ValueError(f"its header tells of more than {MAX_TENSORS} tensors")
     try:
         header = json.loads(content[_LENGTH_BYTES:])
         metadata = dict(header.pop("__metadata__", None) or {})

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fimlora.model.safetensors_header import TensorEntry, read_header
+from fimlora_jobs.datasets.folders import sizes_in
+from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
+from fimlora_jobs.models.file_sizes import check_file_sizes
 from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
-from fimlora_jobs.models.shards import check_shard_names, check_shards
+from fimlora_jobs.models.shards import check_number_of_shards, check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
 from fimlora_jobs.models.tokenizer_files import check_tokenizer, check_tokenizer_names
 from fimlora_jobs.models.weights_fit import check_weights_fit
@@ -28,6 +31,7 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     """
     try:
         check_no_special_files(folder)
+        check_file_sizes(sizes_in(folder))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ModelRefused as error:
         raise _refusal(error) from error
@@ -47,7 +51,9 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
     """
     names = {path.name for path in folder.iterdir()}
     try:
+        check_number_of_shards([name for name in names if name.endswith(".safetensors")])
         check_unquantised(config, names=names)
+        check_no_code(config)
         entries = read_entries(folder)
         shapes = {name: entry.shape for name, entry in entries.items()}
         check_numbers(config, n_tensors=len(entries))

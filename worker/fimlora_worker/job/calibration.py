@@ -42,13 +42,13 @@ class AcceptedJob:
         request: The request.
         resolved: Content of base model and dataset.
         measured: Statistics of an earlier job, when they are what this one would measure.
-        memory_kills: Attempts that the system has ended for want of memory.
+        memory_kills: What attempts asked for that the system has ended for want of memory.
     """
 
     request: CalibrationRequest
     resolved: dict[str, Any]
     measured: Measured | None = None
-    memory_kills: int = 0
+    memory_kills: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

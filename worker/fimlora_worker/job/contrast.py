@@ -25,7 +25,7 @@ def measure_contrast(
     *,
     folder: Path,
     progress: MeasurementProgress,
-    memory_kills: int = 0,
+    memory_kills: tuple[str, ...] = (),
 ) -> Statistics:
     """Measure both, from where an earlier attempt was; see `measure_model`.
 
@@ -35,7 +35,7 @@ def measure_contrast(
         reporter: Told about every batch, as of one run over both.
         folder: For what a streamed model keeps on disk meanwhile.
         progress: What earlier attempts have saved.
-        memory_kills: Attempts that the system has ended for want of memory.
+        memory_kills: What attempts asked for that the system has ended for want of memory.
 
     Returns:
         The statistics of the dataset with those of the rows to retain.

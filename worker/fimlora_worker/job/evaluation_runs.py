@@ -13,6 +13,7 @@ from fimlora_worker.evaluation.schedule import next_runs
 from fimlora_worker.evaluation.settings import EvaluationSettings
 from fimlora_worker.evaluation.task import Task
 from fimlora_worker.evaluation.training import train
+from fimlora_worker.job.memory_ladder import TRAINING
 from fimlora_worker.job.progress import Reporter
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class RunTaker:
         def on_step(done: int, n_steps: int) -> None:
             self._tell(lacking, **spec.to_json(), step=done, n_steps=n_steps)
 
+        self.reporter.note_memory(TRAINING)
         try:
             result = train(spec, task, folder=folder, on_step=on_step)
         except BaseException:

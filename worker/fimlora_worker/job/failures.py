@@ -4,7 +4,10 @@ Users get a code and a sentence; the traceback is the operator's and stays in th
 """
 
 import errno
+import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub.errors import (
@@ -26,6 +29,12 @@ from fimlora_jobs.hidden_paths import hide_addresses, hide_paths
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_worker.errors import DeadlinePassed, WorkerError
 
+# Full, read-only, failing, or not ours to use: an operator can mend each of them.
+REFUSED = frozenset({
+    errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
+})  # fmt: skip
+PATH = re.compile(r"/[^'\"]+")
+OS_ERROR = re.compile(r"\bos error (\d+)\b")  # as libraries in Rust have it
 RETRYABLE = frozenset({
     "worker_lost", "download_failed", "disk_full", "out_of_memory_host", "storage_unavailable",
 })  # fmt: skip
@@ -55,15 +64,31 @@ def job_error(error: BaseException, *, data_dir: Path | None = None) -> JobError
 
 def code_of(error: BaseException) -> str:
     """The wire's code for an exception."""
+    if is_storage_away(error):
+        return "storage_unavailable"
     if isinstance(error, FimloraError | WorkerError | NotAllowed):
         return error.code
     if isinstance(error, ColumnError | RowError):
         return "dataset_schema"
-    if isinstance(error, StorageUnavailable):
-        return "storage_unavailable"
     if isinstance(error, BaseTimeoutException | DeadlinePassed):
         return "timeout"
-    return _memory_code(error) or _hub_code(error) or _system_code(error)
+    return _memory_code(error) or _hub_code(error) or "internal"
+
+
+def is_storage_away(error: BaseException) -> bool:
+    """Whether an attempt failed because the storage could not be used, whoever says so.
+
+    Libraries put errors of the system into their own, or only into their words.
+    """
+    if isinstance(error, BaseTimeoutException | DeadlinePassed):
+        return False  # it may have come while one waited for the storage
+    return any(
+        isinstance(each, StorageUnavailable)
+        or (isinstance(each, OSError) and each.errno in REFUSED)
+        or any(int(number) in REFUSED for number in OS_ERROR.findall(str(each)))
+        or _is_there_after_all(each)
+        for each in _chain(error)
+    )
 
 
 def is_broken_device(error: BaseException) -> bool:
@@ -102,6 +127,19 @@ def _hub_code(error: BaseException) -> str | None:
     return None
 
 
-def _system_code(error: BaseException) -> str:
-    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return "disk_full" if full else "internal"
+def _is_there_after_all(error: BaseException) -> bool:
+    """Whether a file is there that is said not to be: safetensors says so of what is not ours."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    found = PATH.search(str(error))
+    return found is not None and os.path.lexists(found[0])
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)

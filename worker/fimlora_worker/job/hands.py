@@ -36,6 +36,9 @@ class HandReporter(Reporter):
         """Id of the RQ job that this speaks for."""
         return self.hand_id
 
+    def note_memory(self, asked: str) -> None:
+        """Nothing: a hand that dies costs its job no attempt."""
+
     def _send(self, progress: Progress) -> None:
         self._reported, self._last = self.clock(), progress
         self._ask()

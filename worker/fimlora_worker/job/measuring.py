@@ -12,7 +12,7 @@ from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, p
 from fimlora.measuring.head.fitted import FittedHead, left_alone, with_head
 from fimlora.measuring.resident import measure_resident
 from fimlora.memory.device import reset_peak
-from fimlora.memory.need import bytes_recorded
+from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
 from fimlora.methods.registry import (
     needs_null,
@@ -27,6 +27,7 @@ from fimlora_worker.inputs.calibration_data import HeadBatches, PaddedBatches
 from fimlora_worker.inputs.trained_adapter import TrainedPoint
 from fimlora_worker.job.head import JobHead
 from fimlora_worker.job.measurement_progress import MeasurementProgress
+from fimlora_worker.job.memory_ladder import asked, less_than, streamed_for_memory
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.solving import check_feasible
 
@@ -67,14 +68,13 @@ def measure_model(
     folder: Path,
     progress: MeasurementProgress,
     head_batches: HeadBatches | None = None,
-    memory_kills: int = 0,
+    memory_kills: tuple[str, ...] = (),
     part: Part | None = None,
     point: TrainedPoint | None = None,
 ) -> Statistics:
     """Measure by the executor of the request, from where an earlier attempt was.
 
-    A kill cannot be caught, but the attempt after it needs less: first one example at a
-    time, then, if the choice is ours, one block of the model.
+    After a kill for want of memory it asks for less; see `fimlora_worker.job.memory_ladder`.
 
     Args:
         request: The request.
@@ -84,7 +84,7 @@ def measure_model(
         folder: For what a streamed model keeps on disk meanwhile.
         progress: What earlier attempts have saved.
         head_batches: What its head is fitted on; ``None`` where that stays as it is.
-        memory_kills: Attempts that the system has ended for want of memory.
+        memory_kills: What attempts asked for that the system has ended for want of memory.
         part: Which of the job's batches these are; ``None`` for all.
         point: A trained adapter to measure at.
 
@@ -95,44 +95,72 @@ def measure_model(
         UnknownTarget: A name of a target is none of the model's; no weight has been read then.
         InfeasibleBudget: The budget cannot be met by these targets; nor then.
         InvalidOption: The initial weights cannot fill the ranks it may come to; nor then.
+        OutOfMemory: It does not fit, or nothing less is left to ask for.
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
+    settings = _chosen(request, model, batches, reporter, part, point)
+    assert settings.choice
+    modules = settings.choice.modules
+    if point is not None:
+        point.check_measured({m.name for m in modules}, settings.choice.not_targeted)
+    check_feasible(request, model.outline(), modules)
+    executor, largest = less_than(
+        memory_kills, _executor(request, part, point), largest=batches.largest
+    )
+    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress, point)
+    width = max(batches.width, head_batches.width if head_batches else 0)
+    reset_peak(model.device)
+    with streamed_for_memory(memory_kills, executor):
+        return measure_where_it_fits(
+            executor,
+            device=model.device,
+            need=_need(model, settings, width=width, point=point),
+            largest_batch=largest,
+            resident=attempt.resident,
+            streamed=attempt.streamed,
+        )
+
+
+def _chosen(
+    request: CalibrationRequest,
+    model: BaseModel,
+    batches: PaddedBatches,
+    reporter: Reporter,
+    part: Part,
+    point: TrainedPoint | None,
+) -> Settings:
+    """Say what is measured, and of which modules."""
     settings = _settings(request, batches, reporter, part).without(model.drawn)
     if point is not None:
         point.check_fits(model.outline(), drawn=model.drawn)
         record = {*settings.record, Record.ADAPTER_GRADIENTS}
         settings = replace(settings, target_modules=[*point.ranks], record=record)
     # Once, as PEFT tries the targets out, which takes a while with thousands of them.
-    choice = settings.choose(model.outline())
-    settings = replace(settings, choice=choice)
-    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress, point)
-    width = max(batches.width, head_batches.width if head_batches else 0)
-    executor = parse_executor(request.calibration.executor)
-    if executor is Executor.AUTO and memory_kills > 1:
-        executor = Executor.STREAMED
-    if part.executor is Executor.STREAMED:
-        executor = Executor.STREAMED  # what did not fit before does not fit now
+    return replace(settings, choice=settings.choose(model.outline()))
+
+
+def _executor(request: CalibrationRequest, part: Part, point: TrainedPoint | None) -> Executor:
+    """Say how it is to be measured, if there is room."""
     if point is not None:
-        executor = Executor.RESIDENT  # blocks of a checkpoint carry no adapter
-        point.check_measured({module.name for module in choice.modules}, choice.not_targeted)
-    modules = choice.modules
-    check_feasible(request, model.outline(), modules)
+        return Executor.RESIDENT  # blocks of a checkpoint carry no adapter
+    if part.executor is Executor.STREAMED:
+        return Executor.STREAMED  # what did not fit before does not fit now
+    return parse_executor(request.calibration.executor)
+
+
+def _need(
+    model: BaseModel, settings: Settings, *, width: int, point: TrainedPoint | None
+) -> MemoryNeed:
+    """Say what the loaded model would need."""
+    assert settings.choice
     recorded_bytes = bytes_recorded(
-        modules,
+        settings.choice.modules,
         settings.record,
         null=settings.null,
         halves=settings.halves,
         adapter_ranks=point.ranks if point else None,
     )
-    reset_peak(model.device)
-    return measure_where_it_fits(
-        executor,
-        device=model.device,
-        need=model.need(n_tokens=width, recorded_bytes=recorded_bytes, passes=settings.passes),
-        largest_batch=1 if memory_kills else batches.largest,
-        resident=attempt.resident,
-        streamed=attempt.streamed,
-    )
+    return model.need(n_tokens=width, recorded_bytes=recorded_bytes, passes=settings.passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +179,7 @@ class _Attempt:
     def resident(self, size: int) -> Statistics:
         """Measure the loaded model, so many examples at a time."""
         try:
+            self._ask(Executor.RESIDENT, size)
             loaded = self.model.load()
             head = self._head(loaded, size)
             self._begin()
@@ -168,6 +197,7 @@ class _Attempt:
 
     def streamed(self, size: int) -> Statistics:
         """Measure the model from its folder, block by block."""
+        self._ask(Executor.STREAMED, size)
         self.model.unload()  # an earlier job may have left it loaded
         head = self.part.head.streamed(size)
         self._begin()
@@ -184,6 +214,10 @@ class _Attempt:
             ),
         )
         return head.stated_in(statistics)
+
+    def _ask(self, executor: Executor, size: int) -> None:
+        """Put on record what is about to be taken: should it be too much, nobody else can say."""
+        self.reporter.note_memory(asked(executor, size))
 
     def _head(self, loaded: nn.Module, size: int) -> FittedHead:
         """The head that is measured under; that of an adapter comes with it."""

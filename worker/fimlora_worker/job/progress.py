@@ -13,6 +13,7 @@ from fimlora_contract.jobs import JobStatus, Progress, RunProgress, Stage
 from fimlora_jobs.attempts import rq_job_id
 from fimlora_jobs.reaper import DEADLINE_PASSED
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,13 @@ class Reporter:
         if self.clock() - self._reported >= SIGN_INTERVAL_S:
             self._send(self._last)
 
+    def wait(self, seconds: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Let some time pass, and learn meanwhile whether the attempt should go on."""
+        until = self.clock() + seconds
+        while (left := until - self.clock()) > 0:
+            self.keep_alive()
+            sleep(min(left, SIGN_INTERVAL_S))
+
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
         log.info("attempt.resumed", extra={"batch": done, "n_batches": expected})
@@ -111,6 +119,10 @@ class Reporter:
             self._send(Progress(stage=Stage.TRAINING, runs=runs, seconds_left=seconds_left))
         elif now - self._asked >= SIGN_INTERVAL_S:
             self._ask()
+
+    def note_memory(self, asked: str) -> None:
+        """Put on record what is asked for next, should the system end the attempt for it."""
+        self._obey(self.store.note_memory(self.job_id, self.attempt, asked))
 
     def _of_batches(
         self, stage: Stage, done: int, expected: int, seconds_left: float | None = None

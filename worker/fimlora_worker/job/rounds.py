@@ -38,7 +38,7 @@ def measure_in_rounds(
     folder: Path,
     progress: MeasurementProgress,
     head_batches: HeadBatches | None = None,
-    memory_kills: int = 0,
+    memory_kills: tuple[str, ...] = (),
 ) -> Rounds:
     """Measure as many of the batches as a stable plan needs; see `measure_model`.
 
@@ -50,7 +50,7 @@ def measure_in_rounds(
         folder: For what a streamed model keeps on disk meanwhile.
         progress: What earlier attempts have saved.
         head_batches: What its head is fitted on; ``None`` where that stays as it is.
-        memory_kills: Attempts that the system has ended for want of memory.
+        memory_kills: What attempts asked for that the system has ended for want of memory.
 
     Returns:
         The statistics, and why they are of so many batches.

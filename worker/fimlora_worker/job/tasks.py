@@ -3,22 +3,23 @@
 import logging
 import time
 
-from fimlora_contract.jobs import JobStatus, Stage
+from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus, Stage
 from fimlora_jobs.counters import count_work
 from fimlora_jobs.logs import log_context
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
-from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import StaleAttempt
+from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import (
     CancelRequested,
     DeadlinePassed,
     MakesRoom,
     ShutdownRequested,
 )
-from fimlora_worker.job.failures import is_broken_device, job_error
+from fimlora_worker.job.failures import is_broken_device, is_storage_away, job_error
 from fimlora_worker.job.kinds import carry_out, leave
+from fimlora_worker.job.memory_ladder import check_not_in_vain
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.work_folders import remove_progress, work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
@@ -40,30 +41,43 @@ def run_attempt(job_id: str, attempt: int) -> str:
 
 def _start(job_id: str, attempt: int) -> str:
     process = process_for(Settings())
-    try:
-        record = process.store.start(job_id, attempt, worker=process.name)
-    except (StaleAttempt, JobMissing) as reason:
-        log.info("attempt.refused", extra={"reason": str(reason)})
-        return "refused"
-    with log_context(request_id=record.request_id, tenant=record.owner):
-        log.info("attempt.started")
-        reporter = Reporter(
-            process.store,
-            job_id,
-            attempt,
-            is_draining=lambda: process.is_draining,
-            on_alive=process.on_alive,
-            deadline_s=process.settings.job_deadline_s,
-            due_in_s=_due_in_s(record, process),
-        )
-        began, n_loads = time.monotonic(), process.models.n_loads
+    with process.tracing.attempt(job_id=job_id, attempt=attempt, worker=process.name) as trace:
         try:
-            end = _attempt(record, process, reporter)
-        finally:
-            busy_s = time.monotonic() - began
-            loaded = process.models.n_loads - n_loads
-            count_work(process.store, busy_s=busy_s, models_loaded=loaded)
-        log.info("attempt.ended", extra={"end": end, "busy_s": round(busy_s, 3)})
+            record = process.store.start(
+                job_id, attempt, worker=process.name, traceparent=trace.traceparent
+            )
+        except (StaleAttempt, JobMissing) as reason:
+            log.info("attempt.refused", extra={"reason": str(reason)})
+            trace.note(end="refused")
+            return "refused"
+        trace.link(record.traceparents)
+        trace.note(kind=record.kind, request_id=record.request_id)
+        with log_context(request_id=record.request_id, tenant=record.owner, trace_id=trace.id):
+            end = _started(record, process, trace)
+        trace.note(end=end)
+    return end
+
+
+def _started(record: JobRecord, process: WorkerProcess, trace: AttemptTrace) -> str:
+    log.info("attempt.started")
+    reporter = Reporter(
+        process.store,
+        record.id,
+        record.attempt,
+        is_draining=lambda: process.is_draining,
+        on_alive=process.on_alive,
+        deadline_s=process.settings.job_deadline_s,
+        due_in_s=_due_in_s(record, process),
+        trace=trace,
+    )
+    began, n_loads = time.monotonic(), process.models.n_loads
+    try:
+        end = _attempt(record, process, reporter)
+    finally:
+        busy_s = time.monotonic() - began
+        loaded = process.models.n_loads - n_loads
+        count_work(process.store, busy_s=busy_s, models_loaded=loaded)
+    log.info("attempt.ended", extra={"end": end, "busy_s": round(busy_s, 3)})
     return end
 
 
@@ -79,27 +93,43 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
         process.store.confirm_cancel(job_id, attempt)
         return "canceled"
     except ShutdownRequested:
-        give_up(process.store, process.transport, job_id, attempt, counted=False)
+        _hand_on(record, process, AttemptEnd.HANDED_OVER)
         return "handed over"
     except MakesRoom:
-        _make_room(record, process)
+        _hand_on(record, process, AttemptEnd.MADE_ROOM)
         return "made room"
-    except StorageUnavailable as error:
-        log.exception("attempt.storage_unavailable")
-        away = job_error(error, data_dir=process.settings.data_dir)
-        give_up(process.store, process.transport, job_id, attempt, error=away)
-        return "given up"
     except (Exception, DeadlinePassed) as error:
+        if is_storage_away(error):
+            log.warning("attempt.storage_unavailable", exc_info=True)
+            away = job_error(error, data_dir=process.settings.data_dir)
+            _hand_on(record, process, AttemptEnd.STORAGE_UNAVAILABLE, error=away)
+            return "given back"
         _fail(process, job_id, attempt, error)
         raise
     return "succeeded"
 
 
-def _make_room(record: JobRecord, process: WorkerProcess) -> None:
-    """Queue the next attempt behind all others of its rank."""
+def _hand_on(
+    record: JobRecord,
+    process: WorkerProcess,
+    reason: AttemptEnd,
+    *,
+    error: JobError | None = None,
+) -> None:
+    """Queue the next attempt and count none: in front, or behind all others of its rank."""
     store, transport = process.store, process.transport
-    given = give_up(store, transport, record.id, record.attempt, counted=False, at_front=False)
-    if record.is_urgent and given.status is JobStatus.QUEUED:
+    at_front = reason is AttemptEnd.HANDED_OVER
+    given = give_up(
+        store,
+        transport,
+        record.id,
+        record.attempt,
+        counted=False,
+        reason=reason,
+        error=error,
+        at_front=at_front,
+    )
+    if record.is_urgent and not at_front and given.status is JobStatus.QUEUED:
         transport.promote(record.id, given.attempt)
 
 
@@ -111,9 +141,15 @@ def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
 def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     reporter.enter(Stage.RESOLVING)
     process.settings.allowed.check_request(record.request)  # it may come from another service
+    check_not_in_vain(record.memory_kills)
     process.wait_for_imports()
-    with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
-        result = carry_out(record, process, reporter, folder)
+    try:
+        with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
+            result = carry_out(record, process, reporter, folder)
+    except Exception as error:
+        if is_storage_away(error):  # the next attempt should find it back
+            reporter.wait(process.settings.storage_patience_s)
+        raise
     process.store.succeed(record.id, record.attempt, result)
     remove_progress(process.settings.tmp_dir, record.id)
     leave(record, process)

@@ -79,7 +79,10 @@ class WorkerProcess:
             models=ModelCache(limit_bytes=settings.model_cache_bytes),
             digests=FolderDigests(),
             artifacts=TrackedArtifacts(artifacts, ResultUsage(store)),
-            tracing=Tracing(open_provider("worker") if settings.are_traces_wanted else None),
+            tracing=Tracing(
+                open_provider("worker") if settings.are_traces_wanted else None,
+                is_flushed=settings.worker_isolation == "process",
+            ),
         )
 
     @property

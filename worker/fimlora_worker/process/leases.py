@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from fimlora_contract.jobs import JobError, JobStatus
@@ -24,9 +25,13 @@ from fimlora_jobs.reaper import Reaped, Transport, give_up, requeue_orphans
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore, StaleAttempt
 from fimlora_worker.logs import rq_fields
-from fimlora_worker.process.memory_events import count_oom_kills
+from fimlora_worker.process.memory_events import OomKills, count_oom_kills
 
 log = logging.getLogger(__name__)
+FOR_MEMORY = (
+    "the system ended the worker's process for want of memory; shorter examples "
+    "(calibration.max_length), a smaller model or a worker with more memory would do"
+)
 
 
 class Leases:
@@ -47,24 +52,33 @@ class Leases:
         *,
         grace_s: float,
         clock: Callable[[], float] = time.monotonic,
-        count_kills: Callable[[], int | None] = count_oom_kills,
+        count_kills: Callable[[], OomKills] = count_oom_kills,
     ) -> None:
         self._store = store
         self._transport = transport
         self._grace_s = grace_s
         self._clock = clock
         self._count_kills = count_kills
-        self._kills_before: int | None = None
+        # As they stood at the last two looks: the last one may have come after the kill.
+        self._kills = deque[OomKills](maxlen=2)
+        self._is_killed_here = False
         self._unwanted_since: float | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Remember that the worker has been told to stop; safe inside a signal handler."""
+        self._is_stopping = True
 
     def begin(self, rq_id: str) -> None:
         """Forget the previous attempt, and hold the new one until its process starts it."""
         self._unwanted_since = None
+        self._is_killed_here = False
+        self._kills.clear()
         self.hold(rq_id)
-        self._kills_before = self._count_kills()
 
     def hold(self, rq_id: str) -> bool:
         """Renew the lease; true when the attempt should have ended a while ago."""
+        self._kills.append(self._count_kills())
         Runs(self._store, job_id_of(rq_id)).hold(rq_id)
         if self._is_wanted(rq_id):
             self._unwanted_since = None
@@ -72,6 +86,10 @@ class Leases:
         now = self._clock()
         self._unwanted_since = now if self._unwanted_since is None else self._unwanted_since
         return now - self._unwanted_since >= self._grace_s
+
+    def note_kill(self) -> None:
+        """Remember that it is this side that ends the attempt's process."""
+        self._is_killed_here = True
 
     def lost(self, rq_id: str, wait_status: int | None) -> None:
         """Queue the next attempt at once: this one's process has died."""
@@ -116,6 +134,8 @@ class Leases:
                 # While another attempt is waited for, too: a finished run is kept for it.
                 status = self._store.status_of(job_id_of(rq_id))
                 return status in {JobStatus.QUEUED, JobStatus.RUNNING}
+            if self._is_stopping:
+                self._store.note_stopping(*parse_rq_job_id(rq_id))
             return self._store.renew(*parse_rq_job_id(rq_id)) is not JobStatus.CANCELING
         except (StaleAttempt, JobMissing):
             return False
@@ -131,14 +151,9 @@ class Leases:
             log.info("attempt.already_over", extra=rq_fields(rq_id))
 
     def _cause(self, wait_status: int | None) -> JobError:
-        kills, before = self._count_kills(), self._kills_before
-        if kills is not None and before is not None and kills > before:
-            return JobError(
-                code="out_of_memory_host",
-                detail="the system ended the worker's process for want of memory",
-                retryable=True,
-            )
         status = wait_status or 0
+        if self._is_for_memory(status):
+            return JobError(code="out_of_memory_host", detail=FOR_MEMORY, retryable=True)
         how = (
             f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
             if os.WIFSIGNALED(status)
@@ -147,6 +162,13 @@ class Leases:
         return JobError(
             code="worker_lost", detail=f"the worker's process {how}", retryable=True
         )
+
+    def _is_for_memory(self, status: int) -> bool:
+        """Whether the kernel says that it has ended a process, and nobody else has."""
+        is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if self._is_killed_here or not is_killed or not self._kills:
+            return False
+        return self._count_kills().explain(self._kills[0])
 
 
 class ReaperThread:
@@ -191,7 +213,9 @@ class ReaperThread:
                     log.exception("reaper.failed")
 
     def _requeue(self) -> None:
-        requeue_orphans(self._store, self._transport, on_reaped=_log_reaped)
+        requeue_orphans(
+            self._store, self._transport, on_reaped=_log_reaped, every_s=self._every_s
+        )
 
 
 def _log_reaped(reaped: Reaped) -> None:

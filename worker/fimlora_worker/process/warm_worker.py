@@ -16,7 +16,10 @@ from rq import Queue, SpawnWorker, Worker
 from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
+from rq.worker import WorkerStatus
+from rq.worker_registration import register
 
+from fimlora_jobs.connection import Patience, make_patient
 from fimlora_jobs.logs import log_context
 from fimlora_jobs.queue import SERIALIZER
 from fimlora_worker.errors import DeadlinePassed
@@ -47,7 +50,8 @@ class TimeLimit(UnixSignalDeathPenalty):
 class LeasedWorker(Worker):
     """A worker that holds the lease of the attempt it runs and reaps those of others.
 
-    The child rebuilds its worker by RQ's `find_by_key`, without settings and leases.
+    The child rebuilds its worker without settings and leases. Nothing here gives up on a store
+    that is away: its clients wait, until the worker is to leave and has nothing to finish.
     """
 
     death_penalty_class = TimeLimit
@@ -59,10 +63,12 @@ class LeasedWorker(Worker):
         leases: Leases | None = None,
         reaper: ReaperThread | None = None,
         presence: Presence | None = None,
+        patience: Patience | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.settings = settings
+        self._patience = patience or Patience()
         self._leases = leases
         self._reaper = reaper
         self._presence = presence
@@ -78,6 +84,7 @@ class LeasedWorker(Worker):
 
     def teardown(self) -> None:
         """Leave; whatever fails, the reaper ends."""
+        self._patience.end()
         try:
             super().teardown()  # type: ignore[no-untyped-call]
         finally:
@@ -108,6 +115,38 @@ class LeasedWorker(Worker):
         if self._leases.hold(job.id) or self.is_stalled():
             log.warning("attempt.overdue", extra=rq_fields(job.id))
             self.kill_horse()
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Remember that what is lost from now on is the stop's doing, inside a signal handler."""
+        if self._leases:
+            self._leases.stop()
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Do a job; first register again, if the registration ran out while the store was away."""
+        if not self.connection.hexists(self.key, "queues"):
+            log.warning("worker.registered_again", extra={"worker": self.name})
+            self.connection.hset(self.key, mapping=self.serialize())
+            register(self)
+            self.heartbeat()
+        super().execute_job(job, queue)
+
+    def set_shutdown_requested_date(self) -> None:
+        """Tell nobody: this runs inside a signal handler, and the store may be away."""
+
+    def _shutdown(self) -> None:
+        if self.get_state() != WorkerStatus.BUSY:
+            self._patience.end()
+        super()._shutdown()  # type: ignore[no-untyped-call]
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Kill the child, and remember that nobody else did."""
+        assert self._leases
+        self._leases.note_kill()
+        self.end_horse(sig)
+
+    def end_horse(self, sig: signal.Signals) -> None:
+        """Kill the child if it is working."""
+        super().kill_horse(sig)
 
     def become_horse(self) -> None:
         """Act as the child: RQ leaves a child's registration alone."""
@@ -141,6 +180,7 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
         configure_logging(settings, process="child")
         capture_prints()
         settings.leave_working_folder()
+        make_patient(self.connection)  # RQ hands its child the server's address, and no more
         with log_context(**rq_fields(job.id)):
             super().main_work_horse(job, queue)
 
@@ -177,7 +217,7 @@ class WarmWorker(LeasedWorker):
         assert self._horse
         return self._horse.pid, self._horse.wait(), None
 
-    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+    def end_horse(self, sig: signal.Signals) -> None:
         """Kill the child if it is working; a stop that comes late kills nobody."""
         if self._horse and self.horse_pid and self._horse.kill(sig):
             log.warning("horse.killed", extra={"child_pid": self._horse.pid})
@@ -190,6 +230,7 @@ class WarmWorker(LeasedWorker):
 
     def handle_warm_shutdown_request(self) -> None:
         """Ask the child to hand its job over; runs inside a signal handler."""
+        super().handle_warm_shutdown_request()
         if self._horse:
             self._horse.drain()
 
@@ -218,16 +259,23 @@ class WarmWorker(LeasedWorker):
 def run_order(order: Order, redis: Redis) -> None:
     """Do a job in the child as RQ's own work horse would.
 
-    Raises:
-        LookupError: RQ has forgotten the worker or the job: its records are lost.
+    What RQ has on record of worker and execution runs out while the store is away, so neither is
+    looked up: the order says who they are.
     """
-    worker = WarmWorker.find_by_key(order.worker_key, connection=redis, serializer=SERIALIZER)
-    if not isinstance(worker, WarmWorker):
-        raise LookupError(f"RQ knows no worker {order.worker_key}")
-    worker.become_horse()
     job = Job.fetch(order.job_id, connection=redis, serializer=SERIALIZER)
     queue = Queue(order.queue, connection=redis, serializer=SERIALIZER)
-    execution = Execution.fetch(order.execution_id, order.job_id, connection=redis)
+    worker = WarmWorker(
+        [queue],
+        name=order.worker_key.removeprefix(WarmWorker.redis_worker_namespace_prefix),
+        connection=redis,
+        serializer=SERIALIZER,
+        worker_ttl=WORKER_TTL_S,
+        prepare_for_work=False,
+    )
+    worker.become_horse()
+    execution = Execution(
+        order.execution_id, order.job_id, connection=redis, worker_name=worker.name
+    )
     execution._job = job  # noqa: SLF001 - its own property would unpickle
     worker.executions[execution.id] = execution
     signal.alarm(0)

@@ -34,6 +34,7 @@ from fimlora_contract.plans import Plan
 from fimlora_contract.rank_patterns import RankDiff
 from fimlora_contract.requests import PlanRequest
 from fimlora_contract.sweeps import Sweep, SweepRequest
+from fimlora_contract.webhooks import WebhookTries
 
 
 class AsyncJobs:
@@ -192,6 +193,15 @@ class AsyncJobs:
             headers={"accept": "application/json"},
         )
         return await self._sender.ask(call, JobEventPage)
+
+    async def webhooks(self, job_id: str) -> WebhookTries:
+        """Who was told of a job's end by webhook, when, and with what outcome.
+
+        ``GET /jobs/{id}/webhooks``
+        """
+        return await self._sender.ask(
+            Call("GET", route("jobs", job_id, "webhooks")), WebhookTries
+        )
 
     async def result(self, job_id: str) -> CalibrationResult:
         """The result of a calibration that has succeeded.

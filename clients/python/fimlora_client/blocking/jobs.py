@@ -35,6 +35,7 @@ from fimlora_contract.plans import Plan
 from fimlora_contract.rank_patterns import RankDiff
 from fimlora_contract.requests import PlanRequest
 from fimlora_contract.sweeps import Sweep, SweepRequest
+from fimlora_contract.webhooks import WebhookTries
 
 
 class Jobs:
@@ -187,6 +188,13 @@ class Jobs:
             headers={"accept": "application/json"},
         )
         return self._sender.ask(call, JobEventPage)
+
+    def webhooks(self, job_id: str) -> WebhookTries:
+        """Who was told of a job's end by webhook, when, and with what outcome.
+
+        ``GET /jobs/{id}/webhooks``
+        """
+        return self._sender.ask(Call("GET", route("jobs", job_id, "webhooks")), WebhookTries)
 
     def result(self, job_id: str) -> CalibrationResult:
         """The result of a calibration that has succeeded.

@@ -119,6 +119,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "jobs": jobs.list_jobs,
         "show": jobs.show,
         "events": history.events,
+        "webhooks": history.webhooks,
         "artifacts": history.artifacts,
         "workers": status.workers,
         "cache": cache.cache,

@@ -1,4 +1,4 @@
-"""``fimlora events`` and ``artifacts``: what has happened to a job, and what it left."""
+"""``fimlora events``, ``webhooks`` and ``artifacts``: a job's history, and what it left."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -52,6 +52,34 @@ def artifacts(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
     say(("  keep them with  ", "dim"), f"fimlora fetch {job_id} --output DIR")
 
 
+def webhooks(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Tell who was told of a job's end by webhook, and with what outcome.
+
+    [bold]Example[/bold]
+
+      fimlora webhooks job_...
+    """
+    tries = client_of(ctx).jobs.webhooks(job_id)
+    if as_json:
+        show_json(tries.model_dump(mode="json"))
+        return
+    if tries.data:
+        table = make_table("when", "receiver", "try", "outcome", "took", right=("try", "took"))
+        for tried in tries.data:
+            outcome = [tried.outcome, *filter(None, [str(tried.status or ""), tried.reason])]
+            if tried.next_try_at:
+                outcome.append(f"again at {tried.next_try_at:%H:%M:%S}")
+            table.add_row(
+                f"{tried.at:%Y-%m-%d %H:%M:%S}",
+                tried.origin,
+                str(tried.attempt),
+                ", ".join(outcome),
+                f"{tried.duration_s:.1f} s",
+            )
+        out().print(table)
+    say(f"{len(tries.data)} tries, {tries.waiting} addresses still to be told")
+
+
 def _so_far(jobs: Jobs, job_id: str) -> Iterable[JobEvent]:
     page = jobs.history(job_id)
     yield from page.data
@@ -65,6 +93,8 @@ def _line(event: JobEvent) -> str:
     words = [event.id, event.status.value]
     if event.attempt > 1:
         words.append(f"attempt {event.attempt}")
+    if event.reason:
+        words.append(f"the attempt before ended: {event.reason}")
     if event.progress:
         words.append(event.progress.stage.value)
         if event.progress.n_batches:

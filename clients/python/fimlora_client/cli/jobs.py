@@ -20,7 +20,14 @@ from fimlora_client.cli.findings import runs_text, show_findings
 from fimlora_client.cli.options import AsJson, JobId
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.comparisons import ComparisonResult
-from fimlora_contract.jobs import CalibrationResult, Execution, Job, JobKind, JobStatus
+from fimlora_contract.jobs import (
+    CalibrationResult,
+    EarlierAttempt,
+    Execution,
+    Job,
+    JobKind,
+    JobStatus,
+)
 from fimlora_contract.requests import BUDGET_UNITS
 from fimlora_contract.verdicts import EvaluationResult
 
@@ -74,6 +81,8 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     console = out()
     console.print(_headline(job), soft_wrap=True)
     console.print(_inputs(job), soft_wrap=True)
+    for earlier in job.earlier_attempts:
+        console.print(Text(f"  {_earlier(earlier)}", "dim"), soft_wrap=True)
     result = job.result
     if isinstance(result, CalibrationResult) and result.execution:
         console.print(Text(f"  {execution(result.execution)}", "dim"), soft_wrap=True)
@@ -135,6 +144,15 @@ def _headline(job: Job) -> Text:
     if job.attempt > 1:
         line.append(f"  attempt {job.attempt}", "dim")
     return line
+
+
+def _earlier(ended: EarlierAttempt) -> str:
+    words = [f"attempt {ended.attempt} ended {ago(ended.ended_at)}: {ended.reason}"]
+    if not ended.counted:
+        words.append("not counted")
+    if ended.detail:
+        words.append(ended.detail)
+    return ", ".join(words)
 
 
 def _inputs(job: Job) -> Text:

@@ -83,6 +83,7 @@ class Screen:
             "API": stack.url,
             "docs": f"{stack.url}/docs",
             "jobs": stack.store,
+            "accepted jobs": stack.durability,
             "workers": str(stack.workers),
             "data": _short(stack.data_dir),
             "logs": _short(stack.logs),

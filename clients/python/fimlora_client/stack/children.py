@@ -6,37 +6,38 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from fimlora_client.stack import guardian
 from fimlora_client.stack.errors import SettingsRefused, StackError
+from fimlora_contract.environment import secrets_of_others
 
 LOG_TAIL_LINES = 12
+LONGEST_LINE = 200
 TICK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How often a child may die, and how long it stays down after a death.
+    """How long a child stays down after a death, and how often one that others need may die.
 
     Attributes:
-        window_s: Deaths longer ago than this are forgiven.
-        max_deaths: One more within the window and we give up.
+        sound_s: Who lived this long before a death is sound: its earlier deaths are forgiven.
+        max_deaths: One more in a row, and a child that all others need is given up.
     """
 
-    window_s: float = 60.0
+    sound_s: float = 60.0
     max_deaths: int = 5
     first_pause_s: float = 0.5
-    max_pause_s: float = 10.0
+    max_pause_s: float = 30.0
 
-    def pause(self, deaths: list[float], *, now: float) -> float | None:
-        """Seconds to stay down after the last of these deaths; ``None`` means give up."""
-        recent = sum(now - death <= self.window_s for death in deaths)
-        if recent > self.max_deaths:
-            return None
-        return float(min(self.first_pause_s * 2.0 ** max(recent - 1, 0), self.max_pause_s))
+    def pause(self, n_deaths: int) -> float:
+        """Seconds to stay down after so many deaths in a row."""
+        doublings = min(n_deaths - 1, 20)  # more would only overflow
+        return float(min(self.first_pause_s * 2.0**doublings, self.max_pause_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,30 @@ class Program:
         command: Program and arguments.
         log: Where its output goes.
         env: Added to our own environment.
+        without: Taken out of it: secrets that are others'.
         grace_s: Time it gets to end after SIGTERM.
+        is_essential: Without it nothing works: it is given up when it dies too often, and
+            everything ends. What is not is started again for as long as we live.
     """
 
     name: str
     command: list[str]
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
     grace_s: float = 10.0
+    is_essential: bool = False
+
+    def open_log(self) -> BinaryIO:
+        """The log, or nothing where it cannot be written: who is needed runs without one."""
+        try:
+            return self.log.open("ab")
+        except OSError:
+            return Path(os.devnull).open("wb")
+
+    def environment(self) -> dict[str, str]:
+        """What the process sees."""
+        return environment_without(self.without) | dict(self.env)
 
     def tail(self) -> str:
         """The last lines of the log."""
@@ -71,7 +88,12 @@ class Guardian:
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", guardian.__file__]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment_without(secrets_of_others("guardian")),
+            start_new_session=True,
         )
 
     def tell(self, sign: str, pid: int) -> None:
@@ -93,7 +115,7 @@ class Child:
 
     def __init__(self, program: Program, guardian: Guardian) -> None:
         self.program = program
-        self.deaths: list[float] = []
+        self.n_deaths = 0  # in a row
         self.start_at: float | None = None
         self._guardian = guardian
         self._process = self._start()
@@ -110,22 +132,45 @@ class Child:
             A sentence when something happened.
 
         Raises:
-            StackError: It dies too often.
+            StackError: All others need it, and it dies too often.
         """
         if self.start_at is not None:
             if now < self.start_at:
                 return None
-            self.start_at, self._process = None, self._start()
-            return f"{self.program.name} restarted as process {self.pid}"
+            return self._start_again(policy, now=now)
         if self.is_alive:
             return None
         self._reap()
-        self.deaths.append(now)
-        pause = policy.pause(self.deaths, now=now)
-        if pause is None:
-            raise self.given_up(f"died {policy.max_deaths + 1} times in a row")
+        is_sound = now - self._started_at >= policy.sound_s
+        self.n_deaths = 1 if is_sound else self.n_deaths + 1
+        if self.program.is_essential and self.n_deaths > policy.max_deaths:
+            raise self.given_up(f"died {self.n_deaths} times in a row")
+        pause = policy.pause(self.n_deaths)
         self.start_at = now + pause
-        return f"{self.program.name} {self.exit}; restarting in {pause:g} s"
+        return f"{self._news()}; restarting in {pause:g} s"
+
+    def _start_again(self, policy: RestartPolicy, *, now: float) -> str:
+        try:
+            self._process = self._start()
+        except OSError as error:  # no memory or no process left, say
+            self.n_deaths += 1
+            pause = policy.pause(self.n_deaths)
+            self.start_at = now + pause
+            return (
+                f"{self.program.name} cannot be started: {error.strerror}; "
+                f"trying again in {pause:g} s"
+            )
+        self.start_at = None
+        return f"{self.program.name} restarted as process {self.pid}"
+
+    def _news(self) -> str:
+        """What has happened; who dies again and again has said why."""
+        news = f"{self.program.name} {self.exit}"
+        if self.n_deaths < 2:
+            return news
+        last = self.program.tail().rpartition("\n")[2].strip()
+        said = f", having said {last[:LONGEST_LINE]!r}" if last else ""
+        return f"{news} for the {ordinal(self.n_deaths)} time in a row{said}"
 
     def given_up(self, what: str) -> StackError:
         """The error that shows the end of the log."""
@@ -158,16 +203,17 @@ class Child:
         self._reap()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        with self.program.log.open("ab") as log:
+        with self.program.open_log() as log:
             process = subprocess.Popen(
                 self.program.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | dict(self.program.env),
+                env=self.program.environment(),
                 # Its own group: Ctrl-C in the terminal reaches only us, and we keep the order.
                 start_new_session=True,
             )
+        self._started_at = time.monotonic()
         self._guardian.tell("+", process.pid)
         return process
 
@@ -177,6 +223,17 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._guardian.tell("-", self.pid)
+
+
+def environment_without(names: Collection[str]) -> dict[str, str]:
+    """Our own environment, but for some variables."""
+    return {name: text for name, text in os.environ.items() if name not in names}
+
+
+def ordinal(n: int) -> str:
+    """A number's place in a row: 2nd, 3rd, 11th."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}th" if 10 < n % 100 < 14 else f"{n}{ending}"
 
 
 def describe_exit(code: int) -> str:

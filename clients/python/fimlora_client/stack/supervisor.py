@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -61,14 +62,15 @@ class Supervisor:
         """Keep the children running until somebody asks us to stop.
 
         Raises:
-            StackError: A child dies too often.
+            StackError: A child that all others need dies too often.
         """
         while True:
             self._check_stop()
             for child in self._children:
                 news = child.watch(self._policy, now=time.monotonic())
                 if news:
-                    self._say(news)
+                    with suppress(OSError):  # a full disk takes no words, and ends nothing
+                        self._say(news)
             time.sleep(TICK_S)
 
     def _check_stop(self) -> None:

@@ -22,7 +22,7 @@ from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, own
 from fimlora_client.stack.server_binary import find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
-from fimlora_contract.environment import hide_password
+from fimlora_contract.environment import hide_password, secrets_of_others
 
 # A cold import of torch and transformers takes tens of seconds on a slow disk.
 READY_S = 180.0
@@ -52,6 +52,7 @@ class Stack:
     Attributes:
         url: Where the API listens.
         store: What holds the jobs, in words.
+        durability: Whether what is accepted survives a loss of power, in words.
         workers: Number of workers.
         data_dir: Where everything is kept.
         logs: Folder of the log files.
@@ -60,6 +61,7 @@ class Stack:
 
     url: str
     store: str
+    durability: str
     workers: int
     data_dir: Path
     logs: Path
@@ -110,7 +112,8 @@ def run(
         supervisor.wait_for(_readiness(url), what=url, timeout_s=READY_S)
         announce(data_dir, Running(os.getpid(), url, redis_url, str(data_dir)))
         seconds = time.monotonic() - started
-        on_ready(Stack(url, store, options.workers, data_dir, logs, seconds))
+        promise = ask_durability(url)
+        on_ready(Stack(url, store, promise, options.workers, data_dir, logs, seconds))
         try:
             supervisor.watch()
         except Stopped:
@@ -144,7 +147,14 @@ def _with_store(
         socket_path = sockets / "s"
         command = valkey.server_command(binary, socket_path=socket_path, folder=folder)
         step(f"Starting {binary.name}")
-        supervisor.start(Program("valkey", command, fresh_log(logs, "valkey")))
+        program = Program(
+            "valkey",
+            command,
+            fresh_log(logs, "valkey"),
+            without=secrets_of_others("valkey"),
+            is_essential=True,
+        )
+        supervisor.start(program)
         supervisor.wait_for(
             lambda: valkey.answers(socket_path), what=str(socket_path), timeout_s=VALKEY_READY_S
         )
@@ -153,11 +163,13 @@ def _with_store(
 
 def _programs(options: Options, *, env: dict[str, str], logs: Path) -> Iterator[Program]:
     service = [sys.executable, "-m", "fimlora_service"]
-    yield Program("service", service, fresh_log(logs, "service"), env)
+    hidden = secrets_of_others("service")
+    yield Program("service", service, fresh_log(logs, "service"), env, hidden)
+    hidden = secrets_of_others("worker")
     for number in range(1, options.workers + 1):
         name = "worker" if options.workers == 1 else f"worker-{number}"
         worker = [sys.executable, "-m", "fimlora_worker"]
-        yield Program(name, worker, fresh_log(logs, name), env, grace_s=WORKER_GRACE_S)
+        yield Program(name, worker, fresh_log(logs, name), env, hidden, WORKER_GRACE_S)
 
 
 def _readiness(url: str) -> Callable[[], bool]:
@@ -171,6 +183,13 @@ def _readiness(url: str) -> Callable[[], bool]:
             return False
 
     return ready
+
+
+def ask_durability(url: str) -> str:
+    """What the service promises of accepted jobs; a question that fails ends nothing."""
+    with contextlib.suppress(ClientError), Client(url) as client:
+        return client.health().durability or "unknown"
+    return "unknown"
 
 
 def check_installed() -> None:

@@ -11,7 +11,7 @@ from fimlora_worker.inputs.chat.encoding import chat_encoder
 from fimlora_worker.inputs.chat.templates import ChatTemplate, Limits, Request
 from support.chats import CHATML, assistant, chat_tokenizer, user
 
-LIMITS = Limits(max_seconds=2, max_bytes=1 << 30, max_chars=100_000)
+LIMITS = Limits(max_seconds=2, max_bytes=1 << 30, max_chars=100_000, max_spans=1_000)
 MESSAGES = [user("Hello"), assistant("Good day")]
 
 
@@ -38,6 +38,12 @@ def test_a_template_that_does_not_end_is_ended(template):
     ("template", "message"),
     [
         ("{{ 'a' * 10 ** 10 }}", "it needs more than 1024 MiB of memory"),
+        ("{{ 'a'|center(10 ** 10) }}", "it needs more than 1024 MiB of memory"),
+        (
+            "{% for i in range(2000) %}{% generation %}a{% endgeneration %}{% endfor %}",
+            "it marks more than 1000 parts of its text",
+        ),
+        ("{{ '{0.__class__.__mro__}'.format(1) }}", "attribute '__class__' .* is unsafe"),
         ("{{ 'a' * 10 ** 6 }}", "it writes more than 100000 characters"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "it calls itself too deeply"),
         ("{{ '\ud800' }}", r"it writes half a character \(a lone surrogate\)"),

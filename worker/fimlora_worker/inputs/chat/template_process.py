@@ -100,6 +100,8 @@ def _render(
     [text], spans = rendered
     if len(text) > settings["max_chars"]:
         return {"error": f"it writes more than {settings['max_chars']} characters"}
+    if spans and len(spans[0]) > settings["max_spans"]:
+        return {"error": f"it marks more than {settings['max_spans']} parts of its text"}
     text.encode()  # half a character is none that a tokenizer knows
     return {"text": text, "spans": spans[0] if spans else []}
 

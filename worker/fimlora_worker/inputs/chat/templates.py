@@ -40,11 +40,13 @@ class Limits:
         max_seconds: By the clock on the wall.
         max_bytes: Of memory, besides the interpreter's own.
         max_chars: Of text that comes out.
+        max_spans: Parts of it that lie between generation tags.
     """
 
     max_seconds: float = 30.0
     max_bytes: int = 1 << 30
     max_chars: int = 4_000_000
+    max_spans: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,291 @@
+"""Whether what was written is on disk: asked once for all who want to know at the moment.
+
+A server that syncs its append-only file every second has, after a loss of power, forgotten what it
+confirmed in the last one. So whoever answers a request *owes*: what the request has written, and
+that a job has ended, is not told before it is on disk.
+
+WAITAOF would be the question to ask, and its answer is not true: within a second of the last sync,
+Redis and Valkey take what is written for synced as soon as their buffer is empty, and WAITAOF with
+it (``flushAppendOnlyFile``; seen in Valkey 9.1). So we see to it ourselves. Where the file can be
+reached, on the same machine, we sync it. Elsewhere we wait until the server has: it begins a sync a
+second after the last one, unless one is going on, and says whether one is.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from fimlora_jobs.answers import as_ms, text_of
+from fimlora_jobs.connection import is_away
+from fimlora_jobs.disk import sync
+
+WAIT_S = 6.0
+LOOK_EVERY_S = 30.0
+# Of the server's syncs, and as much again as its clock and its loop may be late.
+SYNC_EVERY_S = 1.0
+LATE_S = 0.15
+ASK_EVERY_S = 0.02
+N_AT_ONCE = 4
+N_LOOKS = 25
+TAIL = 1 << 18
+PROMISED = "on disk before it is answered"
+WRITTEN = float("inf")
+
+
+@dataclass
+class Debt:
+    """What must be on disk before a request is answered.
+
+    Attributes:
+        until_ms: Everything up to here, by the server's clock; 0 for nothing.
+    """
+
+    until_ms: float = 0
+
+
+_debt: ContextVar[Debt | None] = ContextVar("debt", default=None)
+
+
+@contextmanager
+def owing() -> Iterator[Debt]:
+    """Collect what is owed inside the block, also in the threads it is carried out in."""
+    debt = Debt()
+    token = _debt.set(debt)
+    try:
+        yield debt
+    finally:
+        _debt.reset(token)
+
+
+def owe(until_ms: float = WRITTEN) -> None:
+    """Have what is on record until then be on disk before anything is told of it.
+
+    Outside of a request, in a worker say, nobody is told, and nothing is owed.
+    """
+    if debt := _debt.get():
+        debt.until_ms = max(debt.until_ms, until_ms)
+
+
+class NotOnDisk(RedisTimeoutError):
+    """The server has not brought its writes to disk within the time given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a server brings its writes to disk.
+
+    Attributes:
+        why_not: Why nothing can be promised; empty if it may be.
+        is_immediate: Whether it does so before it answers.
+        folder: Where its append-only file is, if that can be reached from here.
+    """
+
+    why_not: str = ""
+    is_immediate: bool = False
+    folder: Path | None = None
+
+
+class Durability:
+    """Brings a server's writes to disk, or waits until they are there.
+
+    Args:
+        redis: A connected client.
+        key: Where a write of our own goes.
+        wait_s: How long that may take.
+        clock: Seconds of a monotonic clock.
+        sleep: Waits some seconds.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        key: str,
+        wait_s: float = WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._redis = redis
+        self._key = key
+        self._wait_s = wait_s
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = Lock()
+        self._next: Future[None] | None = None
+        self._askers = ThreadPoolExecutor(N_AT_ONCE, thread_name_prefix="durability")
+        self._until_ms = 0
+        self._policy = Policy()
+        self._looked_at = float("-inf")
+
+    @property
+    def promise(self) -> str:
+        """What was promised of late, in words."""
+        why_not = self._policy.why_not
+        return f"not promised: {why_not}" if why_not else PROMISED
+
+    def covers(self, until_ms: float) -> bool:
+        """Whether everything until then is known to be on disk."""
+        return until_ms < self._until_ms
+
+    def settled(self) -> "Future[None]":
+        """Done when all that has been written until now is on disk, as far as that is promised.
+
+        Everybody who asks before a round begins is served by it, so a few rounds at a time serve
+        any number.
+        """
+        with self._lock:
+            if self._next is None:
+                self._next = Future()
+                self._next.set_running_or_notify_cancel()  # it is everybody's: nobody cancels it
+                self._askers.submit(self._round)
+            return self._next
+
+    def probe(self) -> None:
+        """Write something, and learn whether what was written before has come to disk.
+
+        Raises:
+            RedisError: The server is away, or refuses writes.
+        """
+        self._redis.set(self._key, secrets.token_hex(8))
+        self._look()
+
+    def close(self) -> None:
+        """Begin no more rounds."""
+        self._askers.shutdown(wait=False)
+
+    def _round(self) -> None:
+        with self._lock:
+            assert self._next
+            served, self._next = self._next, None
+        try:
+            self._settle()
+        except BaseException as error:
+            served.set_exception(error)
+        else:
+            served.set_result(None)
+
+    def _settle(self) -> None:
+        deadline = self._clock() + self._wait_s
+        policy, began_ms = self._look(), as_ms(self._redis.time())
+        if not policy.why_not and not policy.is_immediate:
+            if policy.folder:
+                self._wait_until(deadline, written)
+                sync_files(policy.folder)
+            else:
+                self._wait_until(deadline, settled)
+                self._sleep(SYNC_EVERY_S + LATE_S)
+                self._redis.time()  # the server's loop has gone round once more before it answers
+                self._wait_until(deadline, settled)
+        with self._lock:
+            self._until_ms = max(self._until_ms, began_ms)
+
+    def _wait_until(self, deadline: float, state: Callable[[dict[str, Any]], bool]) -> None:
+        while not state(self._redis.info("persistence")):
+            if self._clock() >= deadline:
+                raise NotOnDisk(
+                    f"the server's writes were not on disk within {self._wait_s:g} s"
+                )
+            self._sleep(ASK_EVERY_S)
+
+    def _look(self) -> Policy:
+        """How the server brings its writes to disk, as it said of late."""
+        if self._clock() - self._looked_at >= LOOK_EVERY_S:
+            self._policy = find_policy(self._redis, key=self._key)
+            self._looked_at = self._clock()
+        return self._policy
+
+
+def written(persistence: dict[str, Any]) -> bool:
+    """Whether a server has handed all its writes to the system."""
+    is_sound = persistence.get("aof_last_write_status", "ok") == "ok"
+    return is_sound and int(persistence.get("aof_buffer_length", 0)) == 0
+
+
+def settled(persistence: dict[str, Any]) -> bool:
+    """Whether it has, and no sync is going on or waits to be."""
+    return written(persistence) and int(persistence.get("aof_pending_bio_fsync", 0)) == 0
+
+
+def sync_files(folder: Path) -> None:
+    """Bring a server's append-only file to disk, which is several, and their names.
+
+    Raises:
+        OSError: It does not come there.
+    """
+    for path in folder.glob("*.aof"):
+        with suppress(FileNotFoundError):  # it has been made anew, and that is synced
+            sync(path)
+    sync(folder)
+
+
+def find_policy(redis: Redis, *, key: str) -> Policy:
+    """How a server brings its writes to disk.
+
+    Args:
+        redis: A connected client.
+        key: Where a write of our own goes.
+
+    Raises:
+        RedisError: The server is away.
+    """
+    try:
+        found = redis.config_get("append*", "dir", "no-appendfsync-on-rewrite")
+    except ResponseError as error:
+        if is_away(error):
+            raise
+        found = {}  # no right to ask: what it tells of itself must do
+    set_to = {text_of(name): text_of(value) for name, value in found.items()}
+    if not redis.info("persistence").get("aof_enabled"):
+        return Policy(why_not="the server keeps no append-only file (appendonly no)")
+    match set_to.get("appendfsync"):
+        case "no":
+            return Policy(why_not="the server never syncs what it writes (appendfsync no)")
+        case "always":
+            return Policy(is_immediate=True)
+    if "aof_pending_bio_fsync" not in redis.info("persistence"):
+        return Policy(why_not="the server does not tell when it syncs what it writes")
+    folder = Path(set_to.get("dir", "")) / set_to.get("appenddirname", "")
+    if is_reached(folder, redis, key=key):
+        return Policy(folder=folder)
+    if set_to.get("no-appendfsync-on-rewrite") == "yes":
+        return Policy(why_not="the server skips syncs (no-appendfsync-on-rewrite yes)")
+    return Policy()
+
+
+def is_reached(folder: Path, redis: Redis, *, key: str) -> bool:
+    """Whether a server's append-only file is in a folder of this machine, and no other's is.
+
+    A path says little: every container may have it. What we write must be found there.
+    """
+    if not folder.is_absolute() or not folder.is_dir():
+        return False
+    token = secrets.token_hex(16)
+    try:
+        redis.set(key, token)
+        for _ in range(N_LOOKS):
+            files = sorted(folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime_ns)
+            if files and token.encode() in tail_of(files[-1]):
+                return True
+            time.sleep(ASK_EVERY_S)  # a sync that is going on holds writes up
+    except (OSError, ResponseError):
+        pass
+    return False
+
+
+def tail_of(path: Path) -> bytes:
+    """The last part of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+        return file.read()
