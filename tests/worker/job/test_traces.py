@@ -1,5 +1,7 @@
 """Traces of attempts, of which later ones are linked to those before."""
 
+import json
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -50,7 +52,10 @@ def test_an_attempt_is_linked_to_those_before(jobs: Jobs, traced):
 def test_an_attempt_that_fails_has_its_error(jobs: Jobs, traced):
     """On its own span; the stage it failed in has ended, too."""
     _, exporter = traced
-    job_id = jobs.submit(model="none")
+    job_id = jobs.submit()
+    other = jobs.get(job_id).resolved
+    other["base_model"]["digest"] = f"sha256:{0:064}"
+    jobs.redis.hset(f"fimlora:job:{job_id}", "resolved", json.dumps(other))
 
     with pytest.raises(ModelMissing):
         run_attempt(job_id, 1)
