@@ -20,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fimlora_client import Client, JobHandle, Unauthenticated
+from fimlora_client import Client, JobHandle
+from fimlora_client.errors import Unauthenticated
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "fimlora-check"

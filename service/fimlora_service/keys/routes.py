@@ -16,7 +16,12 @@ from fimlora_service.http.openapi import SCHEME
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.keys.gate import Gate
 
-REFUSALS = (errors.Unauthenticated, errors.Forbidden, errors.RedisUnavailable)
+REFUSALS = (
+    errors.Unauthenticated,
+    errors.Forbidden,
+    errors.RateLimited,
+    errors.RedisUnavailable,
+)
 Responses = Mapping[int | str, dict[str, Any]]
 
 

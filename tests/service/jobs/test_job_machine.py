@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis import Redis
-from starlette.testclient import TestClient
 
 from fimlora_contract.jobs import JobError, Progress, Stage
 from fimlora_jobs.attempts import MAX_ATTEMPTS, QUEUE_NAME, rq_job_id
@@ -32,6 +31,7 @@ from fimlora_jobs.store import JobStore, StaleAttempt
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.service import ROWS, commit_result, make_model
+from support.testclient import TestClient
 from support.valkey import running_valkey
 
 FINAL = {"succeeded", "failed", "canceled"}
