@@ -91,5 +91,7 @@ def keep(store: JobStore, promise: Promise | None, accepted: Accepted) -> None:
     job_id = accepted.record.id
     if accepted.cached:
         store.release_key(promise.name)  # the cache answers a repetition just the same
-    elif job_id != promise.job_id:
+        return
+    if job_id != promise.job_id:
         store.rebind_key(promise.name, fingerprint=promise.fingerprint, job_id=job_id)
+    store.free_with(job_id, promise.name)

@@ -121,7 +121,6 @@ REFUSED = {
 }  # fmt: skip
 ANSWERED = {
     "http-1.0": (get("/healthz", version="HTTP/1.0"), 200),
-    "http-1.0-without-host": ("GET /healthz HTTP/1.0\r\n\r\n", 403),
     "http-1.0-kept-alive": (get("/healthz", "Connection: keep-alive", version="HTTP/1.0"), 200),
     "as-many-fields-as-are-allowed": (get("/healthz", *(f"X-{n}: 1" for n in range(99))), 200),
     "upgrade": (get("/healthz", "Connection: Upgrade", "Upgrade: websocket"), 200),

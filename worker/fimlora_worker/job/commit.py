@@ -46,10 +46,11 @@ def commit_files(folder: Path, process: WorkerProcess, reporter: Reporter) -> di
         patience_s=process.settings.storage_patience_s,
         before_each=lambda: reporter.enter(Stage.COMMITTING),
     )
-    committed = {"digest": digest, "artifacts": [file.model_dump() for file in files]}
+    listed = [file.model_dump() for file in files]
+    committed: dict[str, Any] = {"digest": digest, "artifacts": listed}
     if key := signing_key(process.settings):
         committed["signature"] = signature = key.sign(digest, files)
-        committed["artifacts"].append(artifact_of(signature).model_dump())
+        listed.append(artifact_of(signature).model_dump())
     return committed
 
 
