@@ -14,6 +14,7 @@ from fimlora_jobs.results.store import (
     StoredFile,
     describe,
 )
+from fimlora_worker.job.failures import is_storage_away
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.signing import artifact_of, signing_key
 from fimlora_worker.job.worker_process import WorkerProcess
@@ -45,10 +46,11 @@ def commit_files(folder: Path, process: WorkerProcess, reporter: Reporter) -> di
         patience_s=process.settings.storage_patience_s,
         before_each=lambda: reporter.enter(Stage.COMMITTING),
     )
-    committed = {"digest": digest, "artifacts": [file.model_dump() for file in files]}
+    listed = [file.model_dump() for file in files]
+    committed: dict[str, Any] = {"digest": digest, "artifacts": listed}
     if key := signing_key(process.settings):
         committed["signature"] = signature = key.sign(digest, files)
-        committed["artifacts"].append(artifact_of(signature).model_dump())
+        listed.append(artifact_of(signature).model_dump())
     return committed
 
 
@@ -78,7 +80,9 @@ def commit_patiently(
         before_each()
         try:
             return artifacts.commit(folder, files)
-        except StorageUnavailable:
+        except (StorageUnavailable, OSError) as error:
+            if not is_storage_away(error):
+                raise
             log.warning("commit.failed", extra={"wait_s": wait_s}, exc_info=True)
             sleep(wait_s)
     before_each()

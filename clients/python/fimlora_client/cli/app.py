@@ -134,6 +134,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(pins.group, name="pins", rich_help_panel="Results")
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
 app.add_typer(keys.group, name="keys", rich_help_panel="Start")
