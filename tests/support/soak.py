@@ -44,7 +44,8 @@ class Look:
 
 # How much more than after the warm-up each may be in the end. Python gives memory back in pieces;
 # over 800 jobs these are 30 KiB a job in the API and 40 KiB in the child, over ten jobs they say
-# little of memory, and all of handles, threads and keys.
+# little of memory, and all of handles, threads and keys. The API keeps answers of late, 10 KiB a job
+# of this size and 64 MiB at most.
 ALLOWED = {
     "api": 24 * MIB, "parent": 12 * MIB, "child": 32 * MIB,
     "api_handles": 4, "parent_handles": 2, "child_handles": 2,
