@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fuzz-files chaos fix bench docs sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz-files chaos soak fix bench docs sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and
 
 chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/report.html (ONLY="--rows 'link*'")
 	$(BIN)/python tests/chaos/run.py $(ONLY)
+
+soak: $(INSTALLED) ## Run 1,000 jobs through one worker and see that nothing grows (ONLY="--jobs 300")
+	$(BIN)/python tests/soak/run.py $(ONLY)
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .
