@@ -37,7 +37,10 @@ LOOK_EVERY_S = 30.0
 SYNC_EVERY_S = 1.0
 LATE_S = 0.15
 ASK_EVERY_S = 0.02
-N_AT_ONCE = 4
+# Rounds at once. One sync at a time serves all who came during the last; waiting costs nothing, so
+# there who asks is not kept waiting for others' rounds.
+N_NEAR = 1
+N_FAR = 24
 N_LOOKS = 25
 TAIL = 1 << 18
 PROMISED = "on disk before it is answered"
@@ -124,7 +127,8 @@ class Durability:
         self._sleep = sleep
         self._lock = Lock()
         self._next: Future[None] | None = None
-        self._askers = ThreadPoolExecutor(N_AT_ONCE, thread_name_prefix="durability")
+        self._askers = ThreadPoolExecutor(N_FAR, thread_name_prefix="durability")
+        self._n_rounds = 0
         self._until_ms = 0
         self._policy = Policy()
         self._looked_at = float("-inf")
@@ -149,8 +153,9 @@ class Durability:
             if self._next is None:
                 self._next = Future()
                 self._next.set_running_or_notify_cancel()  # it is everybody's: nobody cancels it
-                self._askers.submit(self._round)
-            return self._next
+            asked = self._next
+            self._begin()
+        return asked
 
     def probe(self) -> None:
         """Write something, and learn whether what was written before has come to disk.
@@ -165,16 +170,24 @@ class Durability:
         """Begin no more rounds."""
         self._askers.shutdown(wait=False)
 
-    def _round(self) -> None:
-        with self._lock:
-            assert self._next
+    def _begin(self) -> None:
+        """Begin a round if somebody waits for one; the lock is held."""
+        at_once = N_NEAR if self._policy.folder else N_FAR
+        if self._next is not None and self._n_rounds < at_once:
+            self._n_rounds += 1
             served, self._next = self._next, None
+            self._askers.submit(self._round, served)
+
+    def _round(self, served: "Future[None]") -> None:
         try:
             self._settle()
         except BaseException as error:
             served.set_exception(error)
         else:
             served.set_result(None)
+        with self._lock:
+            self._n_rounds -= 1
+            self._begin()
 
     def _settle(self) -> None:
         deadline = self._clock() + self._wait_s
