@@ -51,7 +51,7 @@ def _start(job_id: str, attempt: int) -> str:
     except (StaleAttempt, JobMissing) as reason:
         log.info("attempt.refused", extra={"reason": str(reason)})
         return "refused"
-    with log_context(request_id=record.request_id):
+    with log_context(request_id=record.request_id, tenant=record.owner):
         log.info("attempt.started")
         reporter = Reporter(
             process.store,
