@@ -10,7 +10,6 @@ from typing import Any
 
 from redis import Redis
 from rq import SimpleWorker
-from starlette.testclient import TestClient
 
 from fimlora_contract.problems import PROBLEMS
 from fimlora_jobs.attempts import QUEUE_NAME
@@ -18,6 +17,7 @@ from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.model_folders import make_decoder, make_encoder
+from support.testclient import TestClient
 
 MODEL = "fuzzed"
 # Codes that say nothing of the file: whatever was damaged, it must not come to these.
