@@ -66,6 +66,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/many_jobs.py
+	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/warm_job.py
 
 docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
