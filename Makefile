@@ -40,6 +40,7 @@ families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" f
 
 fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and worker (ONLY="csv config")
 	$(BIN)/python tests/fuzz/files/run.py $(ONLY)
+	$(if $(ONLY),,$(BIN)/python tests/fuzz/files/bombs.py)
 
 chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/report.html (ONLY="--rows 'link*'")
 	$(BIN)/python tests/chaos/run.py $(ONLY)
