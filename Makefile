@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families chaos fix bench docs sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families chaos fuzz fix bench docs sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" f
 
 chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/report.html (ONLY="--rows 'link*'")
 	$(BIN)/python tests/chaos/run.py $(ONLY)
+
+fuzz: $(INSTALLED) ## 10,000 requests made from docs/openapi.json, to the real service
+	$(BIN)/python tests/fuzz/api/run.py
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .
