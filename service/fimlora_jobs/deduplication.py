@@ -106,6 +106,14 @@ class Deduplication(JobReader):
         value = f"{fingerprint} {job_id}"
         self._redis.set(self.key("idempotency", key), value, ex=IDEMPOTENCY_TTL_S)
 
+    def free_with(self, job_id: str, key: str) -> None:
+        """Let an idempotency key be free again once its job is deleted.
+
+        Under its old id the job would begin with attempts that there have been already.
+        """
+        keys = [self._job(job_id), self._names(job_id), self.key("idempotency", key)]
+        run_script(self._redis, "name", keys=keys, args=[job_id, "as it is"])
+
     def release_key(self, key: str) -> None:
         """Unbind an idempotency key whose request was refused."""
         self._redis.delete(self.key("idempotency", key))

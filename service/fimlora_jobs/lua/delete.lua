@@ -24,11 +24,14 @@ for _, address in ipairs(redis.call('SMEMBERS', KEYS[8])) do
   redis.call('ZREM', KEYS[6], entry)
   redis.call('HDEL', KEYS[7], entry)
 end
+local function names_it(value)  -- alone, or behind what an idempotency key stands for
+  return value and (value == ARGV[1] or string.sub(value, -#ARGV[1] - 1) == ' ' .. ARGV[1])
+end
 for _, key in ipairs(redis.call('SMEMBERS', KEYS[9])) do
   local kind = redis.call('TYPE', key).ok
   if kind == 'zset' then
     redis.call('ZREM', key, ARGV[1])
-  elseif kind == 'string' and redis.call('GET', key) == ARGV[1] then
+  elseif kind == 'string' and names_it(redis.call('GET', key)) then
     redis.call('DEL', key)
   end
 end

@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis import Redis
-from starlette.testclient import TestClient
 
 from fimlora_contract.jobs import JobError, Progress, Stage
 from fimlora_jobs.attempts import MAX_ATTEMPTS, QUEUE_NAME, rq_job_id
@@ -32,6 +31,7 @@ from fimlora_jobs.store import JobStore, StaleAttempt
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
 from support.service import ROWS, commit_result, make_model
+from support.testclient import TestClient
 from support.valkey import running_valkey
 
 FINAL = {"succeeded", "failed", "canceled"}
@@ -77,6 +77,10 @@ class Model:
     newest: dict[int, str] = field(default_factory=dict)  # by body, as are results
     results: dict[int, str] = field(default_factory=dict)
 
+    def drop(self, job_id: str) -> None:
+        del self.jobs[job_id]
+        self.keys = {key: known for key, known in self.keys.items() if known[1] != job_id}
+
     def find(self, body: int, *statuses: str) -> str:
         known = [self.newest.get(body, "")]
         if "succeeded" in statuses:
@@ -97,6 +101,7 @@ class Machine(RuleBasedStateMachine):
         self.redis.flushall()
         self.store, self.transport = JobStore(self.redis), RqTransport(self.redis)
         self.model = Model()
+        self.ids_so_far: set[str] = set()
 
     def pick(self, n: int) -> tuple[str, Job]:
         ids = list(self.model.jobs)  # most goes on where something has begun
@@ -107,6 +112,8 @@ class Machine(RuleBasedStateMachine):
         return bool(self.model.jobs)
 
     def accept(self, body: int, job_id: str) -> None:
+        assert job_id not in self.ids_so_far  # its attempts would not be the first
+        self.ids_so_far.add(job_id)
         self.model.jobs[job_id], self.model.newest[body] = Job(body), job_id
 
     @rule(body=st.sampled_from([8, 8, 9]), key=st.sampled_from(["", "a", "b"]))
@@ -130,7 +137,6 @@ class Machine(RuleBasedStateMachine):
             assert job_id == known
             cached = True
         else:
-            assert job_id not in self.model.jobs
             self.accept(body, job_id)
         assert answer.status_code == (200 if cached else 202)
         self.model.keys.pop(key, None)
@@ -176,14 +182,15 @@ class Machine(RuleBasedStateMachine):
         answer = self.http.delete(f"/jobs/{job_id}")
         assert answer.status_code == (204 if job.status in FINAL else 409)
         if job.status in FINAL:
-            del self.model.jobs[job_id]
+            self.model.drop(job_id)
 
     @precondition(lambda self: len(self.model.jobs) > 2)
     @rule()
     def forget(self) -> None:
         forget_old_jobs(self.store, days=-1)  # all that have ended
-        open_ = {id_: job for id_, job in self.model.jobs.items() if job.status not in FINAL}
-        self.model.jobs = open_
+        for job_id, job in list(self.model.jobs.items()):
+            if job.status in FINAL:
+                self.model.drop(job_id)
 
     @precondition(has_jobs)
     @rule(n=st.integers(0, 2))
@@ -282,8 +289,7 @@ def test_a_job_is_always_where_a_small_model_says(tmp_path):
         given = Settings(
             redis_url=url, data_dir=tmp_path, hub_token=None, reaper_interval_s=3600
         )
-        address = ("127.0.0.1", 50_000)
-        with TestClient(create_app(given), "http://127.0.0.1", client=address) as http:
+        with TestClient(create_app(given)) as http:
             machine = type("Machine", (Machine,), {
                 "http": http, "redis": redis, "data_dir": tmp_path,
             })  # fmt: skip
