@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fuzz-files chaos soak fix bench docs sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/re
 
 soak: $(INSTALLED) ## Run 1,000 jobs through one worker and see that nothing grows (ONLY="--jobs 300")
 	$(BIN)/python tests/soak/run.py $(ONLY)
+
+fuzz: $(INSTALLED) ## 10,000 requests made from docs/openapi.json, to the real service
+	$(BIN)/python tests/fuzz/api/run.py
 
 lint: $(INSTALLED) ## ruff check and format, mypy strict, import-linter
 	$(BIN)/ruff check .
