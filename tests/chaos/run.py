@@ -15,11 +15,11 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from fnmatch import fnmatch
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -91,27 +91,30 @@ def run_all(
 
 
 def run_group(
-    shape: Shape, faults: Iterable[Fault], seeds: Sequence[str]
+    shape: Shape, faults: Sequence[Fault], seeds: Sequence[str]
 ) -> Iterator[tuple[Fault, Trial | str]]:
     """Faults to one stack; after a trial that went wrong the next one gets a new one."""
+    left = list(faults)
     with ExitStack() as running:
         stack: Stack | None = None
-        for fault in faults:
-            for seed in seeds:
-                try:
-                    if stack is None:
-                        started = running_stack(shape, keep_logs_in=OUTPUT / "logs")
-                        stack = running.enter_context(started)
-                    trial = run_trial(stack, fault, seed, patience_s=PATIENCE_S)
-                except Unavailable as reason:
-                    yield fault, str(reason)
-                    break
-                except (OSError, RedisError, RuntimeError, AssertionError) as error:
-                    trial = broken(fault, seed, error)
-                yield fault, trial
-                if trial.findings:
-                    running.close()
-                    stack = None
+        for seed, fault in product(seeds, faults):  # every row before the next moment
+            if fault not in left:
+                continue
+            try:
+                if stack is None:
+                    started = running_stack(shape, keep_logs_in=OUTPUT / "logs")
+                    stack = running.enter_context(started)
+                trial = run_trial(stack, fault, seed, patience_s=PATIENCE_S)
+            except Unavailable as reason:
+                left.remove(fault)
+                yield fault, str(reason)
+                continue
+            except (OSError, RedisError, RuntimeError, AssertionError) as error:
+                trial = broken(fault, seed, error)
+            yield fault, trial
+            if trial.findings:
+                running.close()
+                stack = None
 
 
 def broken(fault: Fault, seed: str, error: Exception) -> Trial:
