@@ -13,13 +13,14 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from fnmatch import fnmatch
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,7 @@ PATIENCE_S = 120.0
 def main() -> int:
     """Run the rows and write the page; the exit code tells whether something must not be."""
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clears up
     chosen = [f for f in MATRIX if any(fnmatch(f.name, row) for row in given.rows)]
     if not chosen:
         raise SystemExit(f"no such row; there are: {', '.join(f.name for f in MATRIX)}")
@@ -85,9 +87,8 @@ def run_all(
     faults: Sequence[Fault], seeds: Sequence[str]
 ) -> Iterator[tuple[Fault, Trial | str]]:
     """Every fault with every seed; those to the same kind of stack share one."""
-    by_shape = sorted(faults, key=lambda fault: repr(fault.shape))
-    for shape, group in groupby(by_shape, key=lambda fault: fault.shape):
-        yield from run_group(shape, list(group), seeds)
+    for shape in dict.fromkeys(fault.shape for fault in faults):
+        yield from run_group(shape, [f for f in faults if f.shape == shape], seeds)
 
 
 def run_group(

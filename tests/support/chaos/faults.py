@@ -32,7 +32,7 @@ Step = Callable[[Stack, random.Random], object]
 ONE = Shape()
 TWO_WORKERS = Shape(n_workers=2)
 CLOCKS = Shape(has_clocks=True)
-IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "8"),))
+IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "15"),))
 
 
 def nothing(stack: Stack, draw: random.Random) -> None:
@@ -223,7 +223,11 @@ PROCESSES = [
     Fault("child TERM", partial(_signal_child, TERM)),
     Fault("child STOP, CONT", partial(_signal_child, STOP), partial(_signal_child, CONT), 2.0),
     Fault(
-        "child hangs for good", partial(_signal_child, STOP), shape=IMPATIENT, is_quick=False
+        "child hangs for good",
+        partial(_signal_child, STOP),
+        hold_s=16.0,  # until the watchdog has seen it
+        shape=IMPATIENT,
+        is_quick=False,
     ),
     Fault("worker KILL", partial(_end, "worker", KILL, False), is_quick=False),
     Fault("worker TERM", partial(_end, "worker", TERM, False), is_quick=False),
