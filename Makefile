@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families chaos fix bench docs sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz-files chaos fix bench docs sbom audit constraints clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED) ## Create .venv and install everything into it
 
@@ -38,6 +38,9 @@ consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
 families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" for some)
 	$(BIN)/python tests/families/run.py $(ONLY)
 
+fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and worker (ONLY="csv config")
+	$(BIN)/python tests/fuzz/files/run.py $(ONLY)
+
 chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/report.html (ONLY="--rows 'link*'")
 	$(BIN)/python tests/chaos/run.py $(ONLY)
 
@@ -62,6 +65,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/many_jobs.py
+	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/warm_job.py
 
 docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client

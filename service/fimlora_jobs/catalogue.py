@@ -17,6 +17,8 @@ from fimlora_contract.requests import BUDGET_UNITS
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.result_owners import ALL, ResultOwners
+from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobStore
 
 N_LOOKED_AT = 20
@@ -78,10 +80,30 @@ def _names(reference: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterato
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What a pin stood for at some time."""
+    """What a pin stood for at some time.
+
+    Attributes:
+        digest: The result.
+        pinned_at_ms: Since when.
+        by: Id of the key that was used; empty without keys.
+    """
 
     digest: str
     pinned_at_ms: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPin:
+    """A pin.
+
+    Attributes:
+        owner: The tenant whose it is; empty for one that all share.
+        history: What it stands for and stood for, the newest first.
+    """
+
+    owner: str
+    history: list[Pinned]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +135,32 @@ class Catalogue:
                 return record
         return None
 
-    def pin(self, name: str, tag: str, digest: str) -> bool:
-        """Let a name and tag stand for a result; answers whether they are new."""
-        key = self._pin(name, tag)
-        entry = json.dumps({"digest": digest, "pinned_at_ms": self.store.now_ms()})
-        before = self.pinned(name, tag)
-        if before and before[0].digest == digest:
-            return False  # repeating a pin is no event
-        self.store.redis.lpush(key, entry)
-        self.store.redis.ltrim(key, 0, MAX_HISTORY - 1)
-        return not before
+    def pin(self, name: str, tag: str, digest: str, *, owner: str = "", by: str = "") -> bool:
+        """Let a name and tag stand for a result; answers whether they are new.
 
-    def pinned(self, name: str, tag: str) -> list[Pinned]:
+        Args:
+            name: The name.
+            tag: The tag.
+            digest: The result.
+            owner: The tenant for which it does; empty for all of them.
+            by: Id of the key that is used.
+        """
+        if not owner:
+            ResultOwners(self.store).add(digest, ALL)
+        keys = [self._pin(name, tag, owner)]
+        given: list[str | int] = [digest, by, MAX_HISTORY]
+        return bool(run_script(self.store.redis, "pin", keys=keys, args=given))
+
+    def find_pin(self, name: str, tag: str, *, owner: str = "") -> FoundPin | None:
+        """A tenant's own pin, or else the one that all share."""
+        for whose in dict.fromkeys([owner, ""]):
+            if history := self.pinned(name, tag, owner=whose):
+                return FoundPin(whose, history)
+        return None
+
+    def pinned(self, name: str, tag: str, *, owner: str = "") -> list[Pinned]:
         """What a pin stands for and stood for, the newest first."""
-        entries = self.store.redis.lrange(self._pin(name, tag), 0, -1)
+        entries = self.store.redis.lrange(self._pin(name, tag, owner), 0, -1)
         return [Pinned(**json.loads(text_of(entry))) for entry in entries]
 
     def pinned_digests(self) -> set[str]:
@@ -137,5 +171,6 @@ class Catalogue:
             pipeline.lindex(key, 0)
         return {json.loads(text_of(entry))["digest"] for entry in pipeline.execute() if entry}
 
-    def _pin(self, name: str, tag: str) -> str:
-        return self.store.key("pin", name, tag)
+    def _pin(self, name: str, tag: str, owner: str) -> str:
+        # No name begins with an @.
+        return self.store.key("pin", *([f"@{owner}"] if owner else []), name, tag)

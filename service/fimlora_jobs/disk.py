@@ -13,6 +13,7 @@ REFUSED = frozenset({
     errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
 })  # fmt: skip
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+NETWORK = frozenset({"httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
 # How libraries in Rust, safetensors and tokenizers among them, tell an error of the system's.
 RUST = re.compile(r"\(os error (\d+)\)")
 
@@ -20,15 +21,21 @@ RUST = re.compile(r"\(os error (\d+)\)")
 def refusal_in(error: BaseException) -> int | None:
     """The number by which the system refused the disk, if that is what an error comes from.
 
-    What an error says to have been caused by counts, what it was merely raised beside does not.
+    What an error says to have been caused by counts, what it was merely raised beside does not, nor
+    what a network refused.
     """
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and not is_networks(seen):
         number = seen.errno if isinstance(seen, OSError) else _rust_errno(seen)
         if number in REFUSED:
             return number
         seen = seen.__cause__
     return None
+
+
+def is_networks(error: BaseException) -> bool:
+    """Whether an error is one of a library that speaks over a network."""
+    return type(error).__module__.partition(".")[0] in NETWORK
 
 
 def describe_refusal(number: int) -> str:

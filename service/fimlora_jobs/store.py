@@ -32,6 +32,7 @@ from fimlora_jobs.events import event_text
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.reader import Change, JobMissing, read_record
 from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, request_fields
+from fimlora_jobs.result_owners import ResultOwners
 from fimlora_jobs.scripts import run_script
 
 COUNTERS = "tallies"  # the key under which they have been counted from the beginning
@@ -223,6 +224,7 @@ class JobStore(Deduplication):
             "result": json.dumps(result, allow_nan=False),
             **dict.fromkeys(ROWS.values(), ""),  # nobody runs it again
         }
+        self._note_owner(job_id, attempt, result)
         event = event_text("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)
         self._count_end("succeeded")
@@ -389,6 +391,15 @@ class JobStore(Deduplication):
         """Count why an attempt ended; what has been put on record stands without it."""
         with suppress(RedisError):
             self._redis.hincrby(self.key(COUNTERS), f"{ATTEMPT_END}{reason}", 1)
+
+    def _note_owner(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
+        """Let a job's tenant ask for its result, before anybody sees that the job has succeeded."""
+        current, status, owner = self._redis.hmget(
+            self._job(job_id), ("attempt", "status", "owner")
+        )
+        is_current = (text_of(current or ""), text_of(status or "")) == (str(attempt), R)
+        if is_current and result.get("digest"):
+            ResultOwners(self).add(result["digest"], text_of(owner or ""))
 
     def _change(
         self,

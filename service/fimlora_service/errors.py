@@ -205,7 +205,13 @@ class RateLimited(ServiceError):
 
 class QuotaExceeded(ServiceError):
     code = "quota_exceeded"
-    retry_after_s = 60
+    retry_after_s: ClassVar[int | None] = 60
+
+
+class QuotaUsedUp(QuotaExceeded):
+    """One that does not pass by waiting."""
+
+    retry_after_s = None
 
 
 class QueueFull(ServiceError):

@@ -40,6 +40,23 @@ class Settings(ProcessSettings):
         min_length=24,
         description="An API key of the operator with every scope, beside those on record.",
     )
+    rate_limit: str = Field(
+        default="600/minute",
+        description="How often one API key may ask, such as 600/minute; empty for no limit. "
+        "Nothing is limited before the first key is made.",
+    )
+    submit_rate_limit: str = Field(
+        default="120/minute",
+        description="How often one API key may submit, upload or pin; empty for no limit.",
+    )
+    max_keys_per_tenant: int = Field(
+        default=100, ge=0, description="API keys of one tenant; 0 for no limit."
+    )
+    max_stored_bytes_per_tenant: int = Field(
+        default=0,
+        ge=0,
+        description="Uploads and adapters kept for one tenant; 0 for no limit.",
+    )
     max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
@@ -115,6 +132,11 @@ class Settings(ProcessSettings):
         default=15.0, gt=0, description="Between comments of a silent stream."
     )
 
+    @field_validator("rate_limit", "submit_rate_limit")
+    @classmethod
+    def _rates_are_rates(cls, rate: str) -> str:
+        return check_rate(rate)
+
     @field_validator("webhook_hosts")
     @classmethod
     def _hosts_are_origins(cls, hosts: str) -> str:
@@ -145,6 +167,11 @@ class Settings(ProcessSettings):
         if secret:
             key_of(secret.get_secret_value())
         return secret
+
+    @property
+    def rates(self) -> dict[str, str]:
+        """How often a key may be used, by what for."""
+        return {"requests": self.rate_limit, "submissions": self.submit_rate_limit}
 
     @property
     def host_patterns(self) -> tuple[str, ...]:
@@ -215,3 +242,23 @@ def key_of(secret: str) -> bytes:
         except binascii.Error as error:
             raise ValueError("it is not base64 after whsec_") from error
     return secret.encode()
+
+
+def check_rate(text: str) -> str:
+    """See that a rate is one, such as ``600/minute``; empty for no limit.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from limits import parse
+
+    try:
+        is_sound = not text or parse(text).amount > 0
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise ValueError(
+            f"{text!r} is no rate; give a number and a time, such as 600/minute, or nothing for "
+            "no limit"
+        )
+    return text

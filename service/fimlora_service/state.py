@@ -20,6 +20,7 @@ from fimlora_service.http.waiting import WaitingRoom
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.keys.gate import Gate
 from fimlora_service.keys.pepper import PepperFile
+from fimlora_service.keys.rates import RateLimits
 from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
@@ -94,7 +95,9 @@ def make_state(
         data_folder=data_folder,
         artifacts=results,
         store=store,
-        gate=Gate(key_ring(settings, data_folder, store)),
+        gate=Gate(
+            key_ring(settings, data_folder, store), RateLimits(store.redis, settings.rates)
+        ),
         durability=durability,
         space=space,
         job_views=JobViews(store),

@@ -101,7 +101,7 @@ COMMANDS = {
     "find_rank_pattern": ["fetch", "--model", "m", "--dataset", "d", "--budget", "8"],
     "retrieve_pinned_rank_pattern": ["fetch", "--pin", "sst2:prod"],
     "pin_rank_pattern": ["pin", "sst2", "prod", "job_1"],
-    "retrieve_pin_history": ["pin", "sst2", "prod"],
+    "retrieve_pin_history": ["pins", "history", "sst2", "prod"],
     "upload_dataset": ["datasets", "upload", "rows.jsonl"],
     "list_datasets": ["datasets"],
     "retrieve_dataset": ["datasets", "show", "ds_1"],

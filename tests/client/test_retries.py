@@ -76,3 +76,12 @@ def test_only_what_may_pass_by_itself_is_tried_again(status, code, expected):
     content = json.dumps({"code": code}).encode() if code else b"<html>"
 
     assert is_retryable(Answer(status, {}, content)) is expected
+
+
+@pytest.mark.parametrize(("headers", "expected"), [({"retry-after": "60"}, True), ({}, False)])
+def test_a_quota_is_waited_for_only_where_waiting_helps(headers, expected):
+    """Open jobs end, stored bytes do not go away."""
+    answer = Answer(429, headers, b'{"code": "quota_exceeded"}')
+
+    assert is_retryable(answer) is expected
+    assert is_retryable(Answer(429, headers, b'{"code": "rate_limited"}'))

@@ -20,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fimlora_client import Client, JobHandle, Unauthenticated
+from fimlora_client import Client, JobHandle
+from fimlora_client.errors import ClientError, Unauthenticated
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "fimlora-check"
@@ -63,8 +64,8 @@ def main() -> int:
     with removed_at_the_end():
         try:
             run()
-        except (Broken, subprocess.CalledProcessError) as error:
-            tell(compose("logs", "--tail", "60"))
+        except (Broken, ClientError, subprocess.CalledProcessError) as error:
+            tell(compose("logs", "--tail", "200"))
             tell(f"failed: {error}")
             return 1
     tell("passed")

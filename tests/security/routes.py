@@ -2,21 +2,25 @@
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fimlora_jobs.record import new_job_id
+
 DOCUMENT = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
 JSON = "application/json"
+NOW_MS = int(time.time() * 1000)  # an id tells when its job was made
 # A well-formed value of each parameter in a path, of something that is not there.
 ABSENT = {
-    "jobs": "job_" + "0" * 23,
-    "evaluations": "job_" + "0" * 23,
+    "jobs": new_job_id(NOW_MS),
+    "evaluations": new_job_id(NOW_MS),
     "datasets": "ds_" + "0" * 32,
     "adapters": "ad_" + "0" * 32,
     "keys": "0" * 16,
     "digest": "sha256:" + "0" * 64,
-    "other": "job_" + "1" * 23,
+    "other": new_job_id(NOW_MS),
 }
 BODIES = {
     "PUT /rank-patterns/{name}/{tag}": {"job_id": ABSENT["jobs"]},

@@ -17,6 +17,8 @@ from fimlora_jobs.settings import environment_help, settings_as_json
 from fimlora_jobs.store import JobStore
 from fimlora_jobs.store_watch import StoreWatch
 from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.job.signing import signing_key
+from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.job.work_folders import remove_dead_folders, remove_ended_progress
 from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.process.cuda_check import why_no_cuda
@@ -50,9 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
-    settings.create_folders()
-    # Not ended by it: whoever starts a server and workers together starts them in any order.
+    try:
+        signing_key(settings)
+    except ValueError as error:
+        sys.stderr.write(f"FIMLORA_SIGNING_KEY cannot be used: {error}\n")
+        return os.EX_CONFIG
     signal.signal(signal.SIGTERM, _leave)  # RQ's own handlers come with its work
+    until_allowed(settings.create_folders)
+    # Not ended by it: whoever starts a server and workers together starts them in any order.
     StoreWatch(settings.redis_url).wait()
     # For the processes that load torch; this one does not.
     os.environ.update(thread_environment(settings.torch_threads, os.environ))

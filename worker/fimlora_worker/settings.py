@@ -23,6 +23,10 @@ class Settings(ProcessSettings):
     storage_patience_s: float = Field(
         default=10.0, ge=0, description="How long a result waits for a storage that is away."
     )
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Private key, P-256 in PEM, that results are signed with; none if left out.",
+    )
     worker_isolation: Literal["warm", "process"] = Field(
         default="warm",
         description="warm keeps models loaded; process starts anew for every job.",

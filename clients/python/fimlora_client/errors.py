@@ -52,6 +52,13 @@ class DigestMismatch(ClientError, ValueError):
     )
 
 
+class SignatureInvalid(ClientError, ValueError):
+    """A result is not signed, or is not what was signed."""
+
+    code = "signature_invalid"
+    next_step = "Do not use it; ask whoever runs the service."
+
+
 class MissingExtra(ClientError, ImportError):
     """A package of an extra is needed and not installed."""
 

@@ -47,6 +47,11 @@ class Download:
         """Where a file is kept until all are there."""
         return self._staging / artifact.name
 
+    def all_files(self) -> dict[str, Path]:
+        """Where each file is now that will lie in the folder, with what lies there besides."""
+        there = {path.name: path for path in self._folder.glob("*")}
+        return there | self.paths | {a.name: self.part(a) for a in self.missing}
+
     def check(self, artifact: Artifact) -> None:
         """Compare a file with its digest.
 

@@ -45,6 +45,8 @@ class RetryPolicy:
 
 def is_retryable(answer: Answer) -> bool:
     """Whether the same request may succeed later without anybody changing anything."""
+    if answer.status == 429 and _code(answer) == "quota_exceeded":
+        return "retry-after" in answer.headers  # a quota of bytes does not pass by waiting
     if answer.status in RETRYABLE_STATUSES or answer.status >= 500:
         return True
     return is_in_flight(answer)

@@ -14,7 +14,7 @@ Layout = Literal["B", "C"]
 
 
 class Adapter(AnswerModel):
-    """A trained adapter; the id of one that is kept here is its content."""
+    """A trained adapter; the id of one that is kept here is its content and its owner."""
 
     id: str
     object: Literal["adapter"] = "adapter"
@@ -36,6 +36,10 @@ class Adapter(AnswerModel):
         default=None, description="Id of the adapter that it was made of."
     )
     created_at: datetime | None = None
+    owner: str = Field(
+        default="",
+        description="The tenant that it belongs to; empty for the operator, or without keys.",
+    )
     usable: bool = True
     problem: str | None = Field(default=None, description="Why it is not usable.")
     files: list[Artifact] = Field(default=[], description="What can be fetched of it.")

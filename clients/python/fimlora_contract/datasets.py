@@ -9,7 +9,7 @@ from fimlora_contract.base import AnswerModel
 
 
 class Dataset(AnswerModel):
-    """An uploaded or registered dataset; the id of an upload is its content."""
+    """An uploaded or registered dataset; the id of an upload is its content and its owner."""
 
     id: str
     object: Literal["dataset"] = "dataset"
@@ -20,6 +20,10 @@ class Dataset(AnswerModel):
     size: int
     digest: str | None = Field(None, description="Null for a registered dataset not yet read.")
     created_at: datetime | None = None
+    owner: str = Field(
+        default="",
+        description="The tenant that it belongs to; empty for the operator, or without keys.",
+    )
 
 
 class DatasetPage(AnswerModel):

@@ -83,6 +83,10 @@ class Progress(AnswerModel):
     runs: RunProgress | None = Field(
         default=None, description="Of an evaluation while it trains."
     )
+    waiting_for: str | None = Field(
+        default=None,
+        description="What the operator has to see to before the job can go on, such as a full disk.",
+    )
 
 
 class AttemptEnd(StrEnum):

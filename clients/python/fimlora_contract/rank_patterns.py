@@ -38,6 +38,10 @@ class PinEntry(AnswerModel):
 
     digest: str
     pinned_at: datetime
+    replaced: str | None = Field(
+        None, description="What it stood for before; null for the oldest."
+    )
+    pinned_by: str = Field("", description="Id of the API key that was used; empty without.")
 
 
 class Pin(AnswerModel):
@@ -47,6 +51,9 @@ class Pin(AnswerModel):
     name: str
     tag: str
     digest: str
+    owner: str = Field(
+        "", description="The tenant whose it is; empty for one that all tenants share."
+    )
     history: list[PinEntry] = Field(description="Newest first.")
 
 

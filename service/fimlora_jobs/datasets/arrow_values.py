@@ -58,10 +58,8 @@ def value_bytes(array: Any) -> int:
     if types.is_dictionary(kind):
         lengths = _lengths(array.dictionary)
         return 0 if lengths is None else _sum(compute.take(lengths, array.indices))
-    if types.is_nested(kind) and not types.is_struct(kind):
-        return value_bytes(array.flatten()) if hasattr(array, "flatten") else array.nbytes
-    if types.is_struct(kind):
-        return sum(map(value_bytes, array.flatten()))
+    if types.is_nested(kind):
+        return sum(map(value_bytes, _parts(array)))
     lengths = _lengths(array)
     return array.nbytes if lengths is None else _sum(lengths)
 
@@ -76,11 +74,21 @@ def longest_in_dictionaries(batch: "pa.RecordBatch") -> int:
         if types.is_dictionary(array.type):
             lengths = _lengths(array.dictionary)
             largest = max(largest, _most(lengths) if lengths is not None else 0)
-        elif types.is_struct(array.type):
-            arrays += array.flatten()
-        elif types.is_list(array.type) or types.is_large_list(array.type):
-            arrays.append(array.values)
+        elif types.is_nested(array.type):
+            arrays += _parts(array)
     return largest
+
+
+def _parts(array: Any) -> list[Any]:
+    """What the values of a nested array consist of: no more than its rows have."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_map(array.type):
+        pair = pa.struct([array.type.key_field, array.type.item_field])
+        array = array.cast(pa.list_(pair))
+    parts = array.flatten()
+    return parts if isinstance(parts, list) else [parts]
 
 
 def _lengths(array: Any) -> Any:

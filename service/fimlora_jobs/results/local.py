@@ -131,7 +131,9 @@ class LocalArtifacts:
         """Bring the folder to this file system first: only there a rename is one step."""
         beside = self.root / f".incoming-{uuid4().hex}"
         try:
-            shutil.copytree(folder, beside)
+            beside.mkdir()
+            for path in folder.iterdir():  # not copytree: it hides why it cannot
+                shutil.copyfile(path, beside / path.name)
             sync_folder(beside)
             self._rename(beside, target)
         finally:

@@ -11,6 +11,7 @@ from typing import cast
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.deduplication import FIGURES
+from fimlora_jobs.result_owners import ResultOwners
 from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobStore
 
@@ -49,6 +50,7 @@ class ResultUsage:
     def release(self, digest: str) -> None:
         """End a claim: the result is deleted, and may be committed again."""
         self.store.redis.delete(self._keys(digest)[2])
+        ResultOwners(self.store).forget_later(digest)
 
     def last_uses(self) -> dict[str, int]:
         """When each result was last used, in the server's milliseconds."""

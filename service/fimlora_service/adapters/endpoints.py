@@ -36,6 +36,7 @@ from fimlora_service.adapters.openapi_examples import (
     CONVERSION_EXAMPLES,
     TRUNCATION_EXAMPLES,
 )
+from fimlora_service.datasets.owners import RoomDep
 from fimlora_service.http.dependencies import (
     DataFolderDep,
     PrefixDep,
@@ -49,7 +50,8 @@ from fimlora_service.http.headers import has_copy, media_type_of
 from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import read_in_threads, reads_files
 from fimlora_service.http.turns import Turns
-from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.access import Whose, only_own_jobs, shown_to
+from fimlora_service.keys.principal import CANCELS, EVERYBODY, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.resolve.trained_adapters import find_adapter
 from fimlora_service.results.reading import plan_of
@@ -74,6 +76,7 @@ COMPUTED = problems(
     errors.ValidationFailed,
     errors.StorageUnavailable,
     errors.DiskFull,
+    errors.QuotaExceeded,
 )
 router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 
@@ -93,6 +96,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
             errors.ValidationFailed,
             errors.StorageUnavailable,
             errors.DiskFull,
+            errors.QuotaExceeded,
         ),
     },
     openapi_extra={"requestBody": BODY},
@@ -100,6 +104,7 @@ router = APIRouter(tags=["adapters"], route_class=ScopedRoute)
 async def upload_adapter(
     request: Request,
     data_folder: DataFolderDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
@@ -110,9 +115,7 @@ async def upload_adapter(
     with workshop(data_folder) as work:
         archive = work / "adapter.tar"
         await receive(request.stream(), archive)
-        keeping = partial(
-            keep_upload, archive, work, uploads=data_folder.uploads, allowed=settings.allowed
-        )
+        keeping = partial(keep_upload, archive, work, room=room, allowed=settings.allowed)
         adapter, is_new = await turns.run(keeping)
     response.headers["Location"] = f"{prefix}/adapters/{adapter.id}"
     if not is_new:
@@ -122,9 +125,9 @@ async def upload_adapter(
 
 @router.get("/adapters", dependencies=[READS], responses=problems(errors.ValidationFailed))
 @reads_files
-def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
+def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep, whose: Whose) -> AdapterPage:
     """List adapters: uploaded, made of others, and registered."""
-    kept = [linked(adapter, prefix) for adapter in list_kept(data_folder.uploads)]
+    kept = [linked(adapter, prefix) for adapter in list_kept(data_folder.uploads, whose=whose)]
     local = [look_at(name, data_folder) for name in registered_names(data_folder.adapters)]
     return AdapterPage(data=[*kept, *local])
 
@@ -135,10 +138,12 @@ def list_adapters(data_folder: DataFolderDep, prefix: PrefixDep) -> AdapterPage:
     responses=problems(errors.AdapterNotFound, errors.ValidationFailed),
 )
 @reads_files
-def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDep) -> Adapter:
+def retrieve_adapter(
+    id: AdapterId, data_folder: DataFolderDep, principal: PrincipalDep, prefix: PrefixDep
+) -> Adapter:
     """Describe one adapter."""
-    if find_adapter(id, data_folder).is_kept:
-        return linked(find_kept(id, uploads=data_folder.uploads), prefix)
+    if find_adapter(id, data_folder, principal=principal).is_kept:
+        return linked(find_kept(id, uploads=data_folder.uploads, principal=principal), prefix)
     return look_at(id, data_folder)
 
 
@@ -155,14 +160,18 @@ def retrieve_adapter(id: AdapterId, data_folder: DataFolderDep, prefix: PrefixDe
 )
 @reads_files
 def retrieve_adapter_file(
-    id: AdapterId, name: str, request: Request, data_folder: DataFolderDep
+    id: AdapterId,
+    name: str,
+    request: Request,
+    data_folder: DataFolderDep,
+    principal: PrincipalDep,
 ) -> Response:
     """Deliver one file of an adapter that is kept here."""
     if not re.fullmatch(ADAPTER_ID, id):
         raise errors.AdapterNotFound(
             f"no adapter {id!r} is kept here; files of registered adapters are the operator's"
         )
-    artifact = file_of(find_kept(id, uploads=data_folder.uploads), name)
+    artifact = file_of(find_kept(id, uploads=data_folder.uploads, principal=principal), name)
     headers = {
         "ETag": f'"{artifact.digest}"',
         "Cache-Control": "private, max-age=31536000, immutable",
@@ -194,13 +203,21 @@ def retrieve_adapter_file(
         errors.RedisUnavailable,
     ),
 )
-def delete_adapter(id: AdapterId, data_folder: DataFolderDep, store: StoreDep) -> None:
+def delete_adapter(
+    id: AdapterId, data_folder: DataFolderDep, store: StoreDep, principal: PrincipalDep
+) -> None:
     """Delete an adapter that no open job needs; what was made of it stays."""
     if not re.fullmatch(ADAPTER_ID, id):
         raise errors.AdapterNotFound(
             f"no adapter {id!r} is kept here; registered adapters are the operator's"
         )
-    delete_kept(id, data_folder=data_folder, find_users=lambda: jobs_on(id, store))
+    with only_own_jobs(principal, store):
+        delete_kept(
+            id,
+            data_folder=data_folder,
+            principal=principal,
+            find_users=lambda: jobs_on(id, store),
+        )
 
 
 @router.post(
@@ -213,6 +230,8 @@ async def truncate_adapter(
     id: AdapterId,
     body: Annotated[TruncationRequest, Body(openapi_examples=TRUNCATION_EXAMPLES)],
     data_folder: DataFolderDep,
+    principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
@@ -220,8 +239,15 @@ async def truncate_adapter(
     """Cut an adapter to a budget by one threshold over all singular values (PARA)."""
     from fimlora_service.adapters.working import truncate
 
-    found = find_adapter(id, data_folder)
-    step = partial(truncate, body, found, data_folder, max_bytes=settings.max_upload_bytes)
+    found = find_adapter(id, data_folder, principal=principal)
+    step = partial(
+        truncate,
+        body,
+        found,
+        data_folder,
+        max_bytes=settings.max_upload_bytes,
+        room=room,
+    )
     made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
@@ -246,16 +272,19 @@ async def audit_adapter(
     id: AdapterId,
     body: Annotated[AuditRequest, Body(openapi_examples=AUDIT_EXAMPLES)],
     data_folder: DataFolderDep,
+    principal: PrincipalDep,
     store: StoreDep,
     turns: AdapterTurnsDep,
 ) -> Any:
     """Tell what an adapter uses of its ranks, and where it is not as a job planned."""
     from fimlora_service.adapters.working import audit
 
-    found = find_adapter(id, data_folder)
+    found = find_adapter(id, data_folder, principal=principal)
 
     def step() -> Audit:
-        plan = body.job_id and plan_of(store.shown(body.job_id).to_job()).rank_map
+        plan = (
+            body.job_id and plan_of(shown_to(principal, body.job_id, store).to_job()).rank_map
+        )
         return audit(found, job_id=body.job_id, rank_map=plan or None)
 
     return await turns.run(step)
@@ -271,6 +300,8 @@ async def convert_adapter(
     id: AdapterId,
     body: Annotated[ConversionRequest, Body(openapi_examples=CONVERSION_EXAMPLES)],
     data_folder: DataFolderDep,
+    principal: PrincipalDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: AdapterTurnsDep,
     prefix: PrefixDep,
@@ -278,8 +309,15 @@ async def convert_adapter(
     """Write an adapter in another layout, with the same function."""
     from fimlora_service.adapters.working import convert
 
-    found = find_adapter(id, data_folder)
-    step = partial(convert, body, found, data_folder, max_bytes=settings.max_upload_bytes)
+    found = find_adapter(id, data_folder, principal=principal)
+    step = partial(
+        convert,
+        body,
+        found,
+        data_folder,
+        max_bytes=settings.max_upload_bytes,
+        room=room,
+    )
     made = await turns.run(step)
     return made.model_copy(update={"adapter": linked(made.adapter, prefix)})
 
@@ -290,7 +328,7 @@ def look_at(name: str, data_folder: DataFolder) -> Adapter:
     from fimlora_service.resolve.adapter_reading import read_head
 
     try:
-        found = find_adapter(name, data_folder)
+        found = find_adapter(name, data_folder, principal=EVERYBODY)
         return describe(name, read_head(found.folder), source="local")
     except errors.ServiceError as error:
         return Adapter(id=name, source="local", size=0, usable=False, problem=str(error))

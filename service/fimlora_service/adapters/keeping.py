@@ -23,13 +23,14 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.disk import sync, sync_folder
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service.adapters.archive import CONFIG, WEIGHTS, unpack
+from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import AdapterInUse, AdapterNotFound
 from fimlora_service.http.threads import Threads, in_thread
+from fimlora_service.keys.principal import Principal
 
 if TYPE_CHECKING:
     from fimlora.adapter.trained.read import TrainedAdapter
 
-META = "meta.json"
 FILES = (CONFIG, WEIGHTS, "rank_map.json", "rank_map.svg")
 MAX_USERS_NAMED = 100
 
@@ -53,7 +54,7 @@ async def receive(body: AsyncIterator[bytes], path: Path) -> None:
 
 
 def keep_upload(
-    archive: Path, work: Path, *, uploads: Path, allowed: Allowed
+    archive: Path, work: Path, *, room: Room, allowed: Allowed
 ) -> tuple[Adapter, bool]:
     """Keep what was received, if it is a sound adapter.
 
@@ -69,17 +70,17 @@ def keep_upload(
     folder, plain = work / "adapter", work / "plain"
     folder.mkdir()
     unpack(archive, folder)
-    known = known_as(folder, uploads=uploads)
+    known = read_kept(id_of(folder, room.owner)[0], uploads=room.uploads)
     if known is not None:
         return known, False
     if not is_adalora(folder):
-        trained = read_whole(folder)
-        check_base(trained, allowed)
-        return keep(folder, trained, source="upload", uploads=uploads)
+        whole = read_whole(folder)
+        check_base(whole, allowed)
+        return keep(folder, whole, source="upload", room=room)
     plain.mkdir()
     trained = read_adalora(folder, plain)
     check_base(trained, allowed)
-    return keep(folder, trained, source="upload", uploads=uploads, peft_type="ADALORA")
+    return keep(folder, trained, source="upload", room=room, peft_type="ADALORA")
 
 
 def check_base(trained: "TrainedAdapter", allowed: Allowed) -> None:
@@ -93,17 +94,10 @@ def check_base(trained: "TrainedAdapter", allowed: Allowed) -> None:
         allowed.check_model({"source": "hub", "id": base})
 
 
-def known_as(folder: Path, *, uploads: Path) -> Adapter | None:
-    """An equal adapter that is kept already."""
-    with suppress(AdapterNotFound):
-        return find_kept(id_of(folder)[0], uploads=uploads)
-    return None
-
-
-def id_of(folder: Path) -> tuple[str, str]:
-    """Id and digest of the two files in a folder."""
+def id_of(folder: Path, owner: str) -> tuple[str, str]:
+    """Id of what somebody has in a folder, and digest of the two files."""
     digest = digest_of({name: digest_file(folder / name) for name in (CONFIG, WEIGHTS)})
-    return f"ad_{digest.removeprefix('sha256:')[:32]}", digest
+    return f"ad_{owned_hex(digest.removeprefix('sha256:'), owner)[:32]}", digest
 
 
 def keep(
@@ -111,7 +105,7 @@ def keep(
     trained: "TrainedAdapter",
     *,
     source: Literal["upload", "derived"],
-    uploads: Path,
+    room: Room,
     derived_from: str | None = None,
     peft_type: str = "LORA",
 ) -> tuple[Adapter, bool]:
@@ -120,10 +114,13 @@ def keep(
     Returns:
         The adapter, and whether it is new.
     """
-    id_, digest = id_of(folder)
+    id_, digest = id_of(folder, room.owner)
+    if known := read_kept(id_, uploads=room.uploads):
+        return known, False
     adapter = describe(id_, trained, source=source).model_copy(
         update={
             "digest": digest,
+            "owner": room.owner,
             "derived_from": derived_from,
             "peft_type": peft_type,
             "size": (folder / WEIGHTS).stat().st_size,
@@ -131,15 +128,16 @@ def keep(
             "files": _files(folder),
         }
     )
+    room.check(sum(path.stat().st_size for path in folder.iterdir()))
     (folder / META).write_text(adapter.model_dump_json(), encoding="utf-8")
     sync_folder(folder)
     try:
-        folder.rename(uploads / id_)
+        folder.rename(room.uploads / id_)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        return find_kept(id_, uploads=uploads), False  # an equal one was faster
-    sync(uploads)
+        return read_kept(id_, uploads=room.uploads) or adapter, False  # an equal one was faster
+    sync(room.uploads)
     return adapter, True
 
 
@@ -175,29 +173,42 @@ def _files(folder: Path) -> list[Artifact]:
     ]
 
 
-def find_kept(id_: str, *, uploads: Path) -> Adapter:
-    """An adapter that is kept here, by its id.
+def find_kept(id_: str, *, uploads: Path, principal: Principal) -> Adapter:
+    """An adapter that is kept here, by its id, if it is there for somebody.
 
     Raises:
         AdapterNotFound: There is none.
     """
+    found = read_kept(id_, uploads=uploads)
+    if found is None or not principal.sees(found.owner):
+        raise AdapterNotFound(f"no adapter {id_!r}")
+    return found
+
+
+def read_kept(id_: str, *, uploads: Path) -> Adapter | None:
+    """An adapter that is kept here, whosever it is."""
     try:
         return Adapter.model_validate_json((uploads / id_ / META).read_bytes())
     except FileNotFoundError:
-        raise AdapterNotFound(f"no adapter {id_!r}") from None
+        return None
 
 
-def list_kept(uploads: Path) -> list[Adapter]:
-    """All adapters that are kept here, by id."""
+def list_kept(uploads: Path, *, whose: str | None = None) -> list[Adapter]:
+    """All adapters that are kept here, by id, or those of one tenant."""
     listed = []
     for id_ in sorted(path.name for path in uploads.glob("ad_*")):
-        with suppress(AdapterNotFound):  # deleted while we look
-            listed.append(find_kept(id_, uploads=uploads))
+        found = read_kept(id_, uploads=uploads)  # None: deleted while we look
+        if found and whose in (None, found.owner):
+            listed.append(found)
     return listed
 
 
 def delete_kept(
-    id_: str, *, data_folder: DataFolder, find_users: Callable[[], list[str]]
+    id_: str,
+    *,
+    data_folder: DataFolder,
+    principal: Principal,
+    find_users: Callable[[], list[str]],
 ) -> None:
     """Remove an adapter that no open job needs.
 
@@ -208,7 +219,7 @@ def delete_kept(
         AdapterInUse: Open jobs need it; they are named.
     """
     place = data_folder.uploads / id_
-    find_kept(id_, uploads=data_folder.uploads)
+    find_kept(id_, uploads=data_folder.uploads, principal=principal)
     _check_unused(id_, find_users())
     gone = data_folder.tmp / f"deleted-{uuid.uuid4().hex}"
     try:

@@ -22,12 +22,18 @@ from fimlora_contract.adapters import (
 from fimlora_contract.rank_maps import RankMap
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_service.adapters.keeping import keep, workshop
+from fimlora_service.datasets.owners import Room
 from fimlora_service.resolve.adapter_reading import LIMITS, engine_errors, read_head
 from fimlora_service.resolve.trained_adapters import FoundAdapter
 
 
 def truncate(
-    request: TruncationRequest, found: FoundAdapter, data_folder: DataFolder, *, max_bytes: int
+    request: TruncationRequest,
+    found: FoundAdapter,
+    data_folder: DataFolder,
+    *,
+    max_bytes: int,
+    room: Room,
 ) -> Truncation:
     """Cut an adapter, and keep what comes of it.
 
@@ -44,12 +50,17 @@ def truncate(
         )
         return cut.to_json()
 
-    adapter, report = _derive(make, found, data_folder)
+    adapter, report = _derive(make, found, data_folder, room)
     return Truncation(adapter=adapter, **report)
 
 
 def convert(
-    request: ConversionRequest, found: FoundAdapter, data_folder: DataFolder, *, max_bytes: int
+    request: ConversionRequest,
+    found: FoundAdapter,
+    data_folder: DataFolder,
+    *,
+    max_bytes: int,
+    room: Room,
 ) -> Conversion:
     """Write an adapter in another layout, and keep it.
 
@@ -63,7 +74,7 @@ def convert(
         )
         return converted.to_json()
 
-    adapter, report = _derive(make, found, data_folder)
+    adapter, report = _derive(make, found, data_folder, room)
     return Conversion(adapter=adapter, **report)
 
 
@@ -89,7 +100,10 @@ def _planned(rank_map: RankMap) -> Planned:
 
 
 def _derive(
-    make: Callable[[Path], dict[str, Any]], found: FoundAdapter, data_folder: DataFolder
+    make: Callable[[Path], dict[str, Any]],
+    found: FoundAdapter,
+    data_folder: DataFolder,
+    room: Room,
 ) -> tuple[Adapter, dict[str, Any]]:
     with workshop(data_folder) as work:
         with engine_errors():
@@ -98,7 +112,7 @@ def _derive(
             work / "adapter",
             read_head(work / "adapter"),
             source="derived",
-            uploads=data_folder.uploads,
+            room=room,
             derived_from=found.id,
         )
     return adapter, report

@@ -22,7 +22,7 @@ from fimlora_service.http.dependencies import PrefixDep, part, problems, require
 from fimlora_service.http.headers import RETRY_AFTER_S, wait_preference
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
 from fimlora_service.keys.access import JobId
-from fimlora_service.keys.principal import SUBMITS
+from fimlora_service.keys.principal import SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 
@@ -59,7 +59,15 @@ NOT_NOW = (
     errors.QuotaExceeded,
 )
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
-SubmissionDep = Annotated[Submission, part("submission")]
+
+
+async def _submission(
+    principal: PrincipalDep, submission: Annotated[Submission, part("submission")]
+) -> Submission:
+    return submission.of(principal)
+
+
+SubmissionDep = Annotated[Submission, Depends(_submission)]
 SubmissionLimitDep = Annotated[SubmissionLimit, part("submission_limit")]
 RequestBody = Annotated[CalibrationRequest, Body(openapi_examples=CALIBRATION_EXAMPLES)]
 PreferHeader = Annotated[

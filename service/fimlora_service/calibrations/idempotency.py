@@ -24,16 +24,20 @@ class Promise:
 
     Attributes:
         key: The key.
+        name: What is kept of it: a key of one tenant is none of another.
         fingerprint: Of what the key stands for.
         job_id: The id of the job that is there, or is to be made.
     """
 
     key: str
+    name: str
     fingerprint: str
     job_id: str
 
 
-def bind(store: JobStore, key: str | None, content: Mapping[str, Any]) -> Promise | None:
+def bind(
+    store: JobStore, key: str | None, content: Mapping[str, Any], *, owner: str
+) -> Promise | None:
     """Bind a key to the id of a job, or find the one that it was bound to before.
 
     Raises:
@@ -42,10 +46,11 @@ def bind(store: JobStore, key: str | None, content: Mapping[str, Any]) -> Promis
     if key is None:
         return None
     job_id, fingerprint = store.new_id(), digest_of(content)
-    bound, job_id = store.claim_key(key, fingerprint=fingerprint, job_id=job_id)
+    name = f"{owner}\n{key}" if owner else key  # no key has a line break
+    bound, job_id = store.claim_key(name, fingerprint=fingerprint, job_id=job_id)
     if bound != fingerprint:
         raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another request")
-    return Promise(key, fingerprint, job_id)
+    return Promise(key, name, fingerprint, job_id)
 
 
 def find_kept(store: JobStore, promise: Promise | None) -> JobRecord | None:
@@ -75,7 +80,7 @@ def in_flight(store: JobStore, locks: LiveLocks, promise: Promise | None) -> Ite
         try:
             yield
         except ServiceError:
-            store.release_key(promise.key)  # nothing came of it: the key stays free
+            store.release_key(promise.name)  # nothing came of it: the key stays free
             raise
 
 
@@ -85,8 +90,8 @@ def keep(store: JobStore, promise: Promise | None, accepted: Accepted) -> None:
         return
     job_id = accepted.record.id
     if accepted.cached:
-        store.release_key(promise.key)  # the cache answers a repetition just the same
+        store.release_key(promise.name)  # the cache answers a repetition just the same
         return
     if job_id != promise.job_id:
-        store.rebind_key(promise.key, fingerprint=promise.fingerprint, job_id=job_id)
-    store.free_with(job_id, promise.key)
+        store.rebind_key(promise.name, fingerprint=promise.fingerprint, job_id=job_id)
+    store.free_with(job_id, promise.name)

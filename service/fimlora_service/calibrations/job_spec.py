@@ -62,6 +62,7 @@ class JobSpec:
         resolved: What its references resolved to.
         digest: Equal for requests that must give equal results.
         statistics_digest: Equal for requests that must measure equal statistics.
+        owner: The tenant that the job is to belong to; empty for the operator.
         tenant: Who may find the result by its inputs; empty for everybody.
         is_retry: Whether it repeats a job: no other result answers it, and it is not counted.
         statistics_from: The job whose statistics a retry uses, as the job before did.
@@ -73,6 +74,7 @@ class JobSpec:
     resolved: dict[str, Any]
     digest: str
     statistics_digest: str
+    owner: str = ""
     tenant: str = ""
     is_retry: bool = False
     statistics_from: str = ""
@@ -85,6 +87,8 @@ class JobSpec:
         request: CalibrationRequest,
         resolved: Resolved,
         kind: JobKind = JobKind.CALIBRATION,
+        *,
+        owner: str = "",
     ) -> "JobSpec":
         """What a request asks for; how it came, and who is told, is no part of it."""
         return cls(
@@ -92,6 +96,7 @@ class JobSpec:
             resolved.references,
             digest=resolved.digest,
             statistics_digest=resolved.statistics_digest,
+            owner=owner,
             tenant=resolved.tenant,
             kind=kind,
         )
@@ -104,6 +109,7 @@ class JobSpec:
             record.resolved,
             digest=record.fields["request_digest"],
             statistics_digest=record.fields.get("statistics_digest", ""),
+            owner=record.owner,
             tenant=record.fields.get("tenant", ""),
             is_retry=True,
             statistics_from=record.fields.get("statistics_from", ""),

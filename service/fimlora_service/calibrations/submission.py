@@ -9,7 +9,7 @@ while one of them is open share its job: a hundred of them cost one calibration.
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis.exceptions import RedisError
 
@@ -39,6 +39,7 @@ from fimlora_service.calibrations.job_spec import Accepted, JobSpec, Reusable
 from fimlora_service.calibrations.live_locks import LiveLocks
 from fimlora_service.calibrations.queue_limits import refusal_of
 from fimlora_service.errors import DiskFull, JobAlreadyFinished, JobNotFinished
+from fimlora_service.keys.principal import Principal
 from fimlora_service.resolve.resolver import Resolved, Resolver
 from fimlora_service.webhooks.delivery import check_webhook
 
@@ -57,6 +58,12 @@ class Submission:
     webhook_origins: frozenset[str] = frozenset()
     limits: OpenLimits = NO_LIMITS
     space: FreeSpace | None = None
+    owner: str = ""
+
+    def of(self, principal: Principal) -> "Submission":
+        """The same for somebody: what is accepted is his tenant's, and so are its keys."""
+        resolver = self.resolver.of(principal)
+        return replace(self, resolver=resolver, owner=principal.tenant)
 
     def accept(
         self,
@@ -78,14 +85,19 @@ class Submission:
             ServiceError: The request is refused; its key stays free.
         """
         self.check_webhook(request)
-        promise = bind(self.store, key, {"kind": kind} | request.model_dump(mode="json"))
+        promise = bind(
+            self.store,
+            key,
+            {"kind": kind} | request.model_dump(mode="json"),
+            owner=self.owner,
+        )
         if kept := find_kept(self.store, promise):
             owe()  # it was made by a request that may not have been answered
             accepted = Accepted(kept, "repeated")
         else:
             with in_flight(self.store, self.locks, promise):
                 resolved = (resolve or self.resolver.resolve)(request)
-                spec = JobSpec.of(request, resolved, kind)
+                spec = JobSpec.of(request, resolved, kind, owner=self.owner)
                 accepted = self._carry_out(spec, promise=promise)
                 self._count(accepted)
                 keep(self.store, promise, accepted)
@@ -115,7 +127,7 @@ class Submission:
         if record.status is JobStatus.SUCCEEDED:
             raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
         self.resolver.allowed.check_request(record.request)
-        promise = bind(self.store, key, {"retry": record.id})
+        promise = bind(self.store, key, {"retry": record.id}, owner=self.owner)
         again = find_kept(self.store, promise)
         owe()
         if again is None:
@@ -187,6 +199,7 @@ class Submission:
             digest=spec.digest,
             statistics_digest=spec.statistics_digest,
             tenant=spec.tenant,
+            owner=spec.owner,
             statistics_from=reusable.measured.id if reusable.measured else "",
             in_place_of=None if spec.alone else lookup.shared,
             counted_as="" if spec.is_retry else reusable.outcome,

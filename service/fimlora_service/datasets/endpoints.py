@@ -11,6 +11,7 @@ from fimlora_jobs.allow_lists import DATASET_ROLES
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
 from fimlora_service.datasets.local import list_local_datasets
+from fimlora_service.datasets.owners import RoomDep
 from fimlora_service.datasets.uploads import (
     MEDIA_TYPES,
     Format,
@@ -31,7 +32,8 @@ from fimlora_service.http.headers import media_type_of
 from fimlora_service.http.space import NeedsSpace
 from fimlora_service.http.threads import reads_files
 from fimlora_service.http.turns import Turns
-from fimlora_service.keys.principal import CANCELS, READS, SUBMITS
+from fimlora_service.keys.access import Whose, only_own_jobs
+from fimlora_service.keys.principal import CANCELS, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 
 router = APIRouter(tags=["datasets"], route_class=ScopedRoute)
@@ -64,6 +66,7 @@ BODY = {
             errors.ValidationFailed,
             errors.StorageUnavailable,
             errors.DiskFull,
+            errors.QuotaExceeded,
         ),
     },
     openapi_extra={"requestBody": BODY},
@@ -71,6 +74,7 @@ BODY = {
 async def upload_dataset(
     request: Request,
     data_folder: DataFolderDep,
+    room: RoomDep,
     settings: SettingsDep,
     turns: UploadTurnsDep,
     prefix: PrefixDep,
@@ -80,7 +84,7 @@ async def upload_dataset(
     settings.allowed.check_dataset({"source": "upload"})
     format_ = format_of(request)
     dataset, is_new = await receive_upload(
-        request.stream(), format=format_, data_folder=data_folder, turns=turns
+        request.stream(), format=format_, data_folder=data_folder, room=room, turns=turns
     )
     response.headers["Location"] = f"{prefix}/datasets/{dataset.id}"
     if not is_new:
@@ -95,10 +99,10 @@ def format_of(request: Request) -> Format:
 
 @router.get("/datasets", dependencies=[READS], responses=problems(errors.ValidationFailed))
 @reads_files
-def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
+def list_datasets(data_folder: DataFolderDep, whose: Whose) -> DatasetPage:
     """List uploaded and registered datasets."""
     local = list_local_datasets(data_folder.datasets)
-    return DatasetPage(data=[*list_uploads(data_folder.uploads), *local])
+    return DatasetPage(data=[*list_uploads(data_folder.uploads, whose=whose), *local])
 
 
 @router.get(
@@ -107,10 +111,12 @@ def list_datasets(data_folder: DataFolderDep) -> DatasetPage:
     responses=problems(errors.DatasetNotFound, errors.ValidationFailed),
 )
 @reads_files
-def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
+def retrieve_dataset(
+    id: DatasetId, data_folder: DataFolderDep, principal: PrincipalDep
+) -> Dataset:
     """Describe one uploaded or registered dataset."""
     if re.fullmatch(UPLOAD_ID, id):
-        return find_upload(id, uploads=data_folder.uploads)
+        return find_upload(id, uploads=data_folder.uploads, principal=principal)
     for dataset in list_local_datasets(data_folder.datasets):
         if dataset.id == id:
             return dataset
@@ -128,14 +134,22 @@ def retrieve_dataset(id: DatasetId, data_folder: DataFolderDep) -> Dataset:
         errors.RedisUnavailable,
     ),
 )
-def delete_dataset(id: DatasetId, data_folder: DataFolderDep, store: StoreDep) -> None:
+def delete_dataset(
+    id: DatasetId, data_folder: DataFolderDep, store: StoreDep, principal: PrincipalDep
+) -> None:
     """Delete an upload that no open job needs; results that were made from it stay."""
     if not re.fullmatch(UPLOAD_ID, id):
         raise errors.DatasetNotFound(
             f"no uploaded dataset {id!r}; only uploads can be deleted, registered datasets are "
             "the operator's"
         )
-    delete_upload(id, data_folder=data_folder, find_users=lambda: jobs_on(id, store))
+    with only_own_jobs(principal, store):
+        delete_upload(
+            id,
+            data_folder=data_folder,
+            principal=principal,
+            find_users=lambda: jobs_on(id, store),
+        )
 
 
 def jobs_on(id: str, store: JobStore) -> list[str]:

@@ -10,7 +10,6 @@ import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +21,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.checks import survey_upload
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_jobs.disk import sync
+from fimlora_service.datasets.owners import META, Room, owned_hex
 from fimlora_service.errors import (
     DatasetEmpty,
     DatasetInUse,
@@ -30,6 +30,7 @@ from fimlora_service.errors import (
 )
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.http.turns import Turns
+from fimlora_service.keys.principal import Principal
 
 MAX_USERS_NAMED = 100
 Format = Literal["csv", "jsonl", "parquet"]
@@ -57,15 +58,22 @@ class Received:
 
 
 async def receive_upload(
-    body: AsyncIterator[bytes], *, format: Format, data_folder: DataFolder, turns: Turns
+    body: AsyncIterator[bytes],
+    *,
+    format: Format,
+    data_folder: DataFolder,
+    room: Room,
+    turns: Turns,
 ) -> tuple[Dataset, bool]:
-    """Keep a body as a dataset.
+    """Keep a body as a dataset of somebody.
 
     Args:
-        body: What is sent.
-        format: What it says it is.
-        data_folder: Where it is kept.
+        body: The body.
+        format: What it is.
+        data_folder: Where it is received.
+        room: Where it is kept, for whom, and how much of it.
         turns: In which its rows are looked through.
+        principal: Whose it is.
 
     Returns:
         The dataset, and whether it is new.
@@ -73,12 +81,13 @@ async def receive_upload(
     Raises:
         DatasetSchema: A row cannot be read; the message names it.
         DatasetEmpty: There are no rows.
+        QuotaUsedUp: It is more than the tenant may keep.
     """
     work = data_folder.tmp / f"upload-{uuid.uuid4().hex}"
     work.mkdir()
     try:
         received = await _write(body, work / f"data.{format}")
-        commit = partial(_commit, received, format=format, uploads=data_folder.uploads)
+        commit = partial(_commit, received, format=format, room=room)
         return await turns.run(commit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -95,10 +104,10 @@ async def _write(body: AsyncIterator[bytes], path: Path) -> Received:
     return Received(path, sha.hexdigest(), size)
 
 
-def _commit(received: Received, *, format: Format, uploads: Path) -> tuple[Dataset, bool]:
-    id_ = f"ds_{received.hex[:32]}"
-    if (uploads / id_).is_dir():
-        return find_upload(id_, uploads=uploads), False
+def _commit(received: Received, *, format: Format, room: Room) -> tuple[Dataset, bool]:
+    id_ = f"ds_{owned_hex(received.hex, room.owner)[:32]}"
+    if known := read_upload(id_, uploads=room.uploads):
+        return known, False
     try:
         sighting = survey_upload(received.file)
     except RowError as error:
@@ -114,12 +123,14 @@ def _commit(received: Received, *, format: Format, uploads: Path) -> tuple[Datas
         size=received.size,
         digest=f"sha256:{received.hex}",
         created_at=datetime.now(UTC),
+        owner=room.owner,
     )
-    return _publish(dataset, received.file.parent, uploads=uploads)
+    room.check(received.size)
+    return _publish(dataset, received.file.parent, uploads=room.uploads)
 
 
 def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, bool]:
-    with (work / "meta.json").open("w", encoding="utf-8") as file:
+    with (work / META).open("w", encoding="utf-8") as file:
         file.write(dataset.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
@@ -129,34 +140,48 @@ def _publish(dataset: Dataset, work: Path, *, uploads: Path) -> tuple[Dataset, b
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        return find_upload(dataset.id, uploads=uploads), False  # an equal upload was faster
+        # An equal upload was faster.
+        return read_upload(dataset.id, uploads=uploads) or dataset, False
     sync(uploads)
     return dataset, True
 
 
-def find_upload(id_: str, *, uploads: Path) -> Dataset:
-    """An uploaded dataset by its id.
+def find_upload(id_: str, *, uploads: Path, principal: Principal) -> Dataset:
+    """An uploaded dataset by its id, if it is there for somebody.
 
     Raises:
         DatasetNotFound: There is none.
     """
+    found = read_upload(id_, uploads=uploads)
+    if found is None or not principal.sees(found.owner):
+        raise DatasetNotFound(f"no uploaded dataset {id_!r}")
+    return found
+
+
+def read_upload(id_: str, *, uploads: Path) -> Dataset | None:
+    """An uploaded dataset, whosever it is."""
     try:
-        return Dataset.model_validate_json((uploads / id_ / "meta.json").read_bytes())
+        return Dataset.model_validate_json((uploads / id_ / META).read_bytes())
     except FileNotFoundError:
-        raise DatasetNotFound(f"no uploaded dataset {id_!r}") from None
+        return None
 
 
-def list_uploads(uploads: Path) -> list[Dataset]:
-    """All uploaded datasets by id."""
+def list_uploads(uploads: Path, *, whose: str | None = None) -> list[Dataset]:
+    """All uploaded datasets by id, or those of one tenant."""
     listed = []
     for id_ in sorted(path.name for path in uploads.glob("ds_*")):
-        with suppress(DatasetNotFound):  # deleted while we look
-            listed.append(find_upload(id_, uploads=uploads))
+        found = read_upload(id_, uploads=uploads)  # None: deleted while we look
+        if found and whose in (None, found.owner):
+            listed.append(found)
     return listed
 
 
 def delete_upload(
-    id_: str, *, data_folder: DataFolder, find_users: Callable[[], list[str]]
+    id_: str,
+    *,
+    data_folder: DataFolder,
+    principal: Principal,
+    find_users: Callable[[], list[str]],
 ) -> None:
     """Remove an uploaded dataset that no open job needs.
 
@@ -167,7 +192,7 @@ def delete_upload(
         DatasetInUse: Open jobs need it; they are named.
     """
     uploads = data_folder.uploads
-    find_upload(id_, uploads=uploads)
+    find_upload(id_, uploads=uploads, principal=principal)
     check_unused(id_, find_users())
     gone = data_folder.tmp / f"deleted-{uuid.uuid4().hex}"
     try:

@@ -43,8 +43,8 @@ from fimlora_service.jobs.endpoints import (
     view_of,
 )
 from fimlora_service.jobs.long_poll import LongPollDep
-from fimlora_service.keys.access import JobId
-from fimlora_service.keys.principal import READS, SUBMITS
+from fimlora_service.keys.access import JobId, Whose
+from fimlora_service.keys.principal import READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 
@@ -83,12 +83,15 @@ async def evaluate(
     metrics: MetricsDep,
     long_poll: LongPollDep,
     prefix: PrefixDep,
+    principal: PrincipalDep,
     response: Response,
     idempotency_key: KeyHeader = None,
     prefer: PreferHeader = [],  # noqa: B006 - FastAPI copies defaults
 ) -> Any:
     """Train plans beside uniform and random ranks at equal parameters, and say which helps."""
-    resolver = EvaluationResolver(submission.resolver, submission.store, submission.artifacts)
+    resolver = EvaluationResolver(
+        submission.resolver, submission.store, submission.artifacts, principal
+    )
     if body.validate_only:
         made = await limit.run(body, partial(make_estimate, body, submission, resolver))
         return Response(made.model_dump_json(), media_type="application/json")
@@ -112,10 +115,16 @@ async def evaluate(
     responses=problems(errors.ValidationFailed, errors.RedisUnavailable),
 )
 def list_evaluations(
-    store: StoreDep, prefix: PrefixDep, limit: LimitQuery = 20, cursor: CursorQuery = None
+    store: StoreDep,
+    prefix: PrefixDep,
+    whose: Whose,
+    limit: LimitQuery = 20,
+    cursor: CursorQuery = None,
 ) -> EvaluationPage:
     """List evaluations, the newest first."""
-    records, more = page_of(store, limit=limit, cursor=cursor, kind=JobKind.EVALUATION)
+    records, more = page_of(
+        store, whose=whose, limit=limit, cursor=cursor, kind=JobKind.EVALUATION
+    )
     found = [shown(record, prefix=prefix) for record in records]
     return EvaluationPage(data=found, next_cursor=more)
 

@@ -18,6 +18,8 @@ from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.runs import TRAINING
 from fimlora_jobs.store import JobStore
 from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern, ValidationFailed
+from fimlora_service.keys.access import check_result, shown_to
+from fimlora_service.keys.principal import Principal
 from fimlora_service.resolve.resolver import Resolved, Resolver, schema_errors
 from fimlora_service.resolve.target_checks import inside_block, is_match
 from fimlora_service.results.reading import plan_of, read_pattern
@@ -34,11 +36,13 @@ class EvaluationResolver:
         resolver: Resolves what they share with calibrations.
         store: Where jobs and pins are on record.
         artifacts: What keeps the plans.
+        principal: Who asks.
     """
 
     resolver: Resolver
     store: JobStore
     artifacts: TrackedArtifacts
+    principal: Principal
 
     def resolve(self, request: EvaluationRequest) -> Resolved:
         """Pin an evaluation to content.
@@ -55,7 +59,8 @@ class EvaluationResolver:
         plans = {name: self._digest(given) for name, given in request.plans.items()}
         self._check_plans(request, plans)
         is_restricted = bool(held_out and held_out.get("restricted"))
-        tenant = self.resolver.tenant if is_restricted else resolved.tenant
+        restricted = self.resolver.salt(is_restricted=True)
+        tenant = restricted if is_restricted else resolved.tenant
         content = {
             "training": TRAINING,
             "measured": resolved.digest,
@@ -98,13 +103,15 @@ class EvaluationResolver:
     def _digest(self, reference: str) -> str:
         """The content address of a plan that is named by digest, job or pin."""
         if re.fullmatch(DIGEST, reference):
-            return reference
+            return check_result(reference, self.principal, self.store)
         if reference.startswith("job_") and "/" not in reference:
-            return plan_of(self.store.shown(reference).to_job()).digest
-        pinned = Catalogue(self.store).pinned(*reference.split("/"))
+            return plan_of(shown_to(self.principal, reference, self.store).to_job()).digest
+        pinned = Catalogue(self.store).find_pin(
+            *reference.split("/"), owner=self.principal.tenant
+        )
         if not pinned:
             raise NoPattern(f"nothing is pinned as {reference}")
-        return pinned[0].digest
+        return pinned.history[0].digest
 
     def _check_plans(self, request: EvaluationRequest, plans: Mapping[str, str]) -> None:
         """See that given plans adapt the same modules and spend what the other arms will.

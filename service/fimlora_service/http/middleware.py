@@ -49,7 +49,14 @@ class RequestIdMiddleware:
             finally:
                 fields = {"method": scope["method"], "path": scope["path"], "status": status}
                 fields["ms"] = round(1000 * (time.monotonic() - began))
+                if tenant := tenant_of(scope):
+                    fields["tenant"] = tenant
                 logger.log(level_of(scope["path"], status), "request.done", extra=fields)
+
+
+def tenant_of(scope: Scope) -> str:
+    """Whose request it was, as far as that was found out; empty for the operator's."""
+    return getattr(scope.get("state", {}).get("principal"), "tenant", "")
 
 
 def level_of(path: str, status: int) -> int:

@@ -13,8 +13,10 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from fimlora_contract.digests import CHUNK
+from fimlora_service.http.body_turns import received_whole, take_turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +66,13 @@ class ThreadRoute(APIRoute):
         ):
             endpoint = _threaded(endpoint, getattr(endpoint, "threads", Threads.LOOKS))
         super().__init__(path, endpoint, **options)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; what has a body to be parsed, in its turn."""
+        if self.body_field is not None and scope["method"] in (self.methods or ()):
+            receive = await received_whole(receive)
+            await take_turn()
+        await super().handle(scope, receive, send)
 
 
 def _threaded(handler: Callable[..., Any], threads: Threads) -> Callable[..., Any]:

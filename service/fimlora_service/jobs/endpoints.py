@@ -23,7 +23,7 @@ from fimlora_service.http.waiting import WaitingRoomDep, client_of
 from fimlora_service.jobs.cached_answers import JobViews
 from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
-from fimlora_service.keys.access import JobId
+from fimlora_service.keys.access import JobId, Whose
 from fimlora_service.keys.principal import CANCELS, READS
 from fimlora_service.keys.routes import ScopedRoute
 
@@ -47,21 +47,27 @@ router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 def list_jobs(
     store: StoreDep,
     prefix: PrefixDep,
+    whose: Whose,
     limit: LimitQuery = 20,
     cursor: CursorQuery = None,
     kind: Annotated[JobKind | None, Query(description="Jobs of this kind only.")] = None,
 ) -> JobPage:
     """List jobs, the newest first."""
-    records, more = page_of(store, limit=limit, cursor=cursor, kind=kind)
+    records, more = page_of(store, whose=whose, limit=limit, cursor=cursor, kind=kind)
     jobs = [record.to_job(prefix=prefix) for record in records]
     return JobPage(data=jobs, next_cursor=more)
 
 
 def page_of(
-    store: JobStore, *, limit: int, cursor: str | None, kind: JobKind | None
+    store: JobStore,
+    *,
+    whose: str | None,
+    limit: int,
+    cursor: str | None,
+    kind: JobKind | None,
 ) -> tuple[list[JobRecord], str | None]:
     """The records of a page, and where the next one begins if there is one."""
-    records = store.page(limit=limit + 1, before=cursor, kind=kind)
+    records = store.page(limit=limit + 1, before=cursor, kind=kind, owner=whose)
     return records[:limit], records[limit - 1].id if len(records) > limit else None
 
 

@@ -1,5 +1,7 @@
 """What is there for whom: another tenant's job is missing just as one that never was."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Path, Query
@@ -7,8 +9,9 @@ from fastapi import Depends, Path, Query
 from fimlora_contract.keys import TENANT
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.result_owners import ResultOwners
 from fimlora_jobs.store import JobStore
-from fimlora_service.errors import Forbidden
+from fimlora_service.errors import Forbidden, NoPattern, ServiceError
 from fimlora_service.http.dependencies import StoreDep
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import Principal, PrincipalDep
@@ -32,6 +35,33 @@ def shown_to(principal: Principal, job_id: str, store: JobStore) -> JobRecord:
         JobMissing: There is none, or it is another tenant's.
     """
     return store.shown(check_job(job_id, principal, store))
+
+
+def check_result(digest: str, principal: Principal, store: JobStore) -> str:
+    """The content address of a result, if the result is there for somebody.
+
+    Raises:
+        NoPattern: It is not: no job of his tenant has made it, and it is not pinned for all.
+    """
+    if not principal.is_operator and not ResultOwners(store).has(digest, principal.tenant):
+        raise NoPattern(f"no result with digest {digest}")
+    return digest
+
+
+@contextmanager
+def only_own_jobs(principal: Principal, store: JobStore) -> Iterator[None]:
+    """Let a refusal name no jobs but those that are there for somebody.
+
+    Raises:
+        ServiceError: What the block raises.
+    """
+    try:
+        yield
+    except ServiceError as error:
+        named = [entry for entry in error.errors if "job_id" in entry]
+        hidden = [e for e in named if job_or_none(e["job_id"], principal, store) is None]
+        error.errors = [entry for entry in error.errors if entry not in hidden]
+        raise
 
 
 def job_or_none(job_id: str | None, principal: Principal, store: JobStore) -> str | None:

@@ -16,7 +16,13 @@ from fimlora_contract.keys import (
 )
 from fimlora_jobs.keys import KeyRecord, KeyStore, Secret
 from fimlora_service import errors
-from fimlora_service.http.dependencies import PrefixDep, part, problems, require_json
+from fimlora_service.http.dependencies import (
+    PrefixDep,
+    SettingsDep,
+    part,
+    problems,
+    require_json,
+)
 from fimlora_service.keys.access import Whose
 from fimlora_service.keys.gate import Gate
 from fimlora_service.keys.principal import ADMINISTERS, OPERATOR, Principal, PrincipalDep
@@ -48,12 +54,14 @@ def create_key(
     body: KeyRequest,
     gate: GateDep,
     principal: PrincipalDep,
+    settings: SettingsDep,
     prefix: PrefixDep,
     response: Response,
 ) -> NewApiKey:
     """Make a key; the first one ends that the service lets everybody of this machine in."""
     tenant = tenant_for(body, principal)
     ring, secret = gate.ring, Secret.new()
+    check_number(tenant, ring.keys, most=settings.max_keys_per_tenant)
     if ring.is_open:
         check_first(body, tenant)
     made = ring.keys.put(
@@ -140,6 +148,20 @@ def tenant_for(body: KeyRequest, principal: Principal) -> str:
     if body.tenant not in (None, principal.tenant) and not principal.is_operator:
         raise errors.Forbidden("only the operator's admin keys make keys of other tenants")
     return principal.tenant if body.tenant is None else body.tenant
+
+
+def check_number(tenant: str, keys: KeyStore, *, most: int) -> None:
+    """Refuse one key too many.
+
+    Raises:
+        QuotaUsedUp: It is.
+    """
+    if most and sum(key.tenant == tenant for key in keys.list()) >= most:
+        raise errors.QuotaUsedUp(
+            f"the tenant has {most} API keys, and no more are allowed "
+            "(FIMLORA_MAX_KEYS_PER_TENANT)",
+            next_step="Revoke keys that are not needed: `fimlora keys` lists them.",
+        )
 
 
 def check_first(body: KeyRequest, tenant: str) -> None:

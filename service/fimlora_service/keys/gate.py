@@ -11,6 +11,7 @@ from fimlora_service.errors import Forbidden, Unauthenticated
 from fimlora_service.http.peers import require_local
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import EVERYBODY, Principal
+from fimlora_service.keys.rates import ALL, SUBMISSIONS, RateLimits
 from fimlora_service.keys.ring import CHALLENGE, KeyRing
 
 
@@ -28,14 +29,16 @@ class Admission:
 
 
 class Gate:
-    """Lets in who has a key with the scope that a route needs.
+    """Lets in who has a key with the scope that a route needs, and asks not too often.
 
     Args:
         ring: The keys that are good.
+        rates: How often a key may ask.
     """
 
-    def __init__(self, ring: KeyRing) -> None:
+    def __init__(self, ring: KeyRing, rates: RateLimits) -> None:
         self.ring = ring
+        self._rates = rates
 
     async def admit(self, request: Request, needed: Scope) -> Admission:
         """Let somebody in.
@@ -48,6 +51,7 @@ class Gate:
             Unauthenticated: There is no key, or it is not good; or, before the first key is made,
                 the peer is on another machine.
             Forbidden: The key has not that scope.
+            RateLimited: It was used too often.
         """
         token = bearer_token(request)
         if token is None and self.ring.is_open:
@@ -55,9 +59,24 @@ class Gate:
             return Admission(EVERYBODY)
         if token is None:
             raise Unauthenticated("there is no API key in the request", headers=CHALLENGE)
-        principal = await in_thread(Threads.LOOKS, self.ring.identify, token)
+        return await in_thread(Threads.LOOKS, self._admit, token, needed, peer_of(request))
+
+    def _admit(self, token: str, needed: Scope, peer: str) -> Admission:
+        try:
+            principal = self.ring.identify(token)
+        except Unauthenticated:
+            self._rates.hit(f"peer {peer}", [ALL])  # a guess costs a look into the store
+            raise
+        limits = [ALL, SUBMISSIONS] if needed is Scope.SUBMIT else [ALL]
+        headers = self._rates.hit(principal.key_id, limits)
         check_scope(principal, needed)
-        return Admission(principal)
+        return Admission(principal, headers)
+
+
+def peer_of(request: Request) -> str:
+    """The address that a request comes from."""
+    client = request.get("client")
+    return str(client[0]) if client else ""
 
 
 def bearer_token(request: Request) -> str | None:

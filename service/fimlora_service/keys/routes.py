@@ -9,13 +9,19 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Request
 
 from fimlora_contract.keys import Scope
+from fimlora_jobs.logs import log_context
 from fimlora_service import errors
 from fimlora_service.http.dependencies import problems
 from fimlora_service.http.openapi import SCHEME
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.keys.gate import Gate
 
-REFUSALS = (errors.Unauthenticated, errors.Forbidden, errors.RedisUnavailable)
+REFUSALS = (
+    errors.Unauthenticated,
+    errors.Forbidden,
+    errors.RateLimited,
+    errors.RedisUnavailable,
+)
 Responses = Mapping[int | str, dict[str, Any]]
 
 
@@ -61,7 +67,10 @@ class ScopedRoute(StrictQueryRoute):
                 MutableHeaders(scope=message).update(admission.headers)
             await send(message)
 
-        await super().handle(scope, receive, send_with_headers if admission.headers else send)
+        with log_context(tenant=admission.principal.tenant):
+            await super().handle(
+                scope, receive, send_with_headers if admission.headers else send
+            )
 
 
 def with_refusals(responses: Responses) -> dict[int | str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from fimlora_contract.keys import Scope
 from fimlora_contract.rank_patterns import PeftConfig, Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
@@ -22,8 +23,9 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.threads import reads_files
-from fimlora_service.keys.access import JobId, OtherJobId
-from fimlora_service.keys.principal import READS, SUBMITS
+from fimlora_service.keys.access import JobId, OtherJobId, check_result, shown_to
+from fimlora_service.keys.gate import check_scope
+from fimlora_service.keys.principal import OPERATOR, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
 from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Asked, Format, answer
@@ -31,7 +33,15 @@ from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.results.reading import plan_of, read_pattern
 
 BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"
-ResolverDep = Annotated[Resolver, part("resolver")]
+
+
+async def _resolver(
+    principal: PrincipalDep, resolver: Annotated[Resolver, part("resolver")]
+) -> Resolver:
+    return resolver.of(principal)
+
+
+ResolverDep = Annotated[Resolver, Depends(_resolver)]
 
 
 async def read_format(
@@ -84,9 +94,15 @@ router = APIRouter(tags=["rank patterns"], route_class=ScopedRoute)
 )
 @reads_files
 def retrieve_rank_pattern(
-    digest: Digest, request: Request, artifacts: ArtifactsDep, asked: AskedDep
+    digest: Digest,
+    request: Request,
+    store: StoreDep,
+    artifacts: ArtifactsDep,
+    principal: PrincipalDep,
+    asked: AskedDep,
 ) -> Response:
     """Deliver a result by its content address, for CI and clusters."""
+    check_result(digest, principal, store)
     return answer(request, read_pattern(artifacts, digest), asked, cache=FOR_EVER)
 
 
@@ -110,7 +126,8 @@ def find_rank_pattern(
 ) -> Response:
     """Deliver the newest result for some inputs; never starts work."""
     inputs = (model, dataset, read_budget(budget))
-    keys = [lookup_key(*inputs, tenant=tenant) for tenant in ("", resolver.tenant)]
+    salts = [resolver.salt(is_restricted=restricted) for restricted in (False, True)]
+    keys = [lookup_key(*inputs, tenant=salt) for salt in salts]
     record = Catalogue(store).newest_of(keys)
     result = record.json_field("result") if record else None
     if result is None:
@@ -148,14 +165,24 @@ def pin_rank_pattern(
     body: PinRequest,
     store: StoreDep,
     artifacts: ArtifactsDep,
+    principal: PrincipalDep,
     response: Response,
 ) -> Pin:
-    """Let a name and tag stand for a result; what they stood for stays in the history."""
-    digest = body.digest or plan_of(store.get(body.job_id or "").to_job()).digest
+    """Let a name and tag stand for a result; what they stood for stays in the history.
+
+    A pin of the operator is shared: every tenant that has none of that name fetches it.
+    """
+    if principal.tenant == OPERATOR:
+        check_scope(principal, Scope.ADMIN)
+    if body.job_id:
+        digest = plan_of(shown_to(principal, body.job_id, store).to_job()).digest
+    else:
+        digest = check_result(body.digest or "", principal, store)
     read_pattern(artifacts, digest)
-    if Catalogue(store).pin(name, tag, digest):
+    owner = principal.tenant
+    if Catalogue(store).pin(name, tag, digest, owner=owner, by=principal.key_id):
         response.status_code = 201
-    return pin_of(Catalogue(store), name, tag)
+    return pin_of(Catalogue(store), name, tag, owner=owner)
 
 
 @router.get(
@@ -171,10 +198,11 @@ def retrieve_pinned_rank_pattern(
     request: Request,
     store: StoreDep,
     artifacts: ArtifactsDep,
+    principal: PrincipalDep,
     asked: AskedDep,
 ) -> Response:
-    """Deliver the result that a pin stands for."""
-    digest = pin_of(Catalogue(store), name, tag).digest
+    """Deliver the result that a pin stands for: your own, or else the one that all share."""
+    digest = pin_of(Catalogue(store), name, tag, owner=principal.tenant).digest
     return answer(request, read_pattern(artifacts, digest), asked, cache=REVALIDATE)
 
 
@@ -189,9 +217,9 @@ def retrieve_pinned_rank_pattern(
         errors.RedisUnavailable,
     ),
 )
-def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep) -> Pin:
-    """Tell what a pin stands for and stood for."""
-    return pin_of(Catalogue(store), name, tag)
+def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep, principal: PrincipalDep) -> Pin:
+    """Tell what a pin stands for and stood for, since when, and by whom."""
+    return pin_of(Catalogue(store), name, tag, owner=principal.tenant)
 
 
 @router.get(
@@ -214,23 +242,32 @@ def diff_jobs(id: JobId, other: OtherJobId, store: StoreDep) -> RankDiff:
     return RankDiff(job_a=id, job_b=other, drift=rank_drift(a, b), modules=rank_changes(a, b))
 
 
-def pin_of(catalogue: Catalogue, name: str, tag: str) -> Pin:
+def pin_of(catalogue: Catalogue, name: str, tag: str, *, owner: str) -> Pin:
     """A pin with its history.
 
     Raises:
         NoPattern: Nothing was ever pinned there.
     """
-    entries = catalogue.pinned(name, tag)
-    if not entries:
+    found = catalogue.find_pin(name, tag, owner=owner)
+    if found is None:
         raise errors.NoPattern(
             f"nothing is pinned as {name}/{tag}",
             next_step=f"PUT /rank-patterns/{name}/{tag} with a job_id or a digest pins a result.",
         )
+    before = [*(entry.digest for entry in found.history[1:]), None]
     history = [
-        PinEntry.model_validate({"digest": e.digest, "pinned_at": as_time(str(e.pinned_at_ms))})
-        for e in entries
+        PinEntry.model_validate(
+            {
+                "digest": entry.digest,
+                "pinned_at": as_time(str(entry.pinned_at_ms)),
+                "pinned_by": entry.by,
+                "replaced": replaced,
+            }
+        )
+        for entry, replaced in zip(found.history, before, strict=True)
     ]
-    return Pin(name=name, tag=tag, digest=entries[0].digest, history=history)
+    digest = found.history[0].digest
+    return Pin(name=name, tag=tag, digest=digest, owner=found.owner, history=history)
 
 
 def read_budget(text: str | None) -> dict[str, int | float] | None:

@@ -24,6 +24,7 @@ from fimlora_jobs.datasets.rows import PlacedRow, read_inline
 from fimlora_service.datasets.local import data_files
 from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty
+from fimlora_service.keys.principal import EVERYBODY, Principal
 
 # The operator's files may be huge: their first rows tell whether the columns fit.
 LOCAL_ROWS_CHECKED = 10_000
@@ -48,9 +49,18 @@ class LocalDatasets:
         self._check_files = lru_cache(maxsize=256)(_check_files)
 
     def resolve(
-        self, dataset: UploadedDataset | InlineDataset | LocalDataset, *, task: TaskName
+        self,
+        dataset: UploadedDataset | InlineDataset | LocalDataset,
+        *,
+        task: TaskName,
+        principal: Principal = EVERYBODY,
     ) -> dict[str, Any]:
         """Check the rows of a dataset and take its digest.
+
+        Args:
+            dataset: The dataset.
+            task: What it is for.
+            principal: Who asks.
 
         Raises:
             ServiceError: It is not there, or is empty.
@@ -59,14 +69,16 @@ class LocalDatasets:
         """
         match dataset:
             case UploadedDataset():
-                return self._resolve_upload(dataset, task)
+                return self._resolve_upload(dataset, task, principal)
             case InlineDataset():
                 return _resolve_inline(dataset, task)
             case LocalDataset():
                 return self._resolve_local(dataset, task)
 
-    def _resolve_upload(self, dataset: UploadedDataset, task: TaskName) -> dict[str, Any]:
-        found = find_upload(dataset.id, uploads=self._data.uploads)
+    def _resolve_upload(
+        self, dataset: UploadedDataset, task: TaskName, principal: Principal
+    ) -> dict[str, Any]:
+        found = find_upload(dataset.id, uploads=self._data.uploads, principal=principal)
         fields = find_fields(found.columns, columns=dataset.columns, task=task)
         file = self._data.uploads / dataset.id / f"data.{found.format}"
         rows, is_chat = self._check_upload(file, fields, task)

@@ -4,6 +4,7 @@ Whatever can be known without a device is checked here, so that a wrong request 
 in the answer to it and not minutes later in a job.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.columns import ColumnError, TaskName, TextFields, check_retained
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
+from fimlora_service.keys.principal import EVERYBODY, Principal
 from fimlora_service.resolve.exclusion_checks import check_exclusions
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from fimlora_service.resolve.local_models import LocalModels
@@ -23,6 +25,7 @@ from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.target_checks import check_targets
+from fimlora_service.resolve.tenants import salt_of
 from fimlora_service.resolve.token_limit import check_tokens
 from fimlora_service.resolve.trained_adapters import ResolvedAdapter, TrainedAdapters
 
@@ -84,13 +87,24 @@ class Resolver:
         allowed: Allowed = EVERYTHING,
         max_tokens: int = 0,
     ) -> None:
-        self.tenant = tenant
+        self._tenant = tenant
+        self._for = EVERYBODY
         self.allowed = allowed
         self._max_tokens = max_tokens
         self._hub = hub
         self._models = LocalModels(data_folder.models)
         self._datasets = LocalDatasets(data_folder)
         self._adapters = TrainedAdapters(data_folder)
+
+    def of(self, principal: Principal) -> "Resolver":
+        """The same for somebody: uploads of other tenants are not there."""
+        seen = copy.copy(self)  # what is known of files serves all
+        seen._for = principal  # noqa: SLF001
+        return seen
+
+    def salt(self, *, is_restricted: bool) -> str:
+        """Who may find by its inputs what is made; empty for everybody."""
+        return salt_of(self._for.tenant, self._tenant if is_restricted else "")
 
     def resolve(self, request: CalibrationRequest) -> Resolved:
         """Pin a request to content.
@@ -111,7 +125,7 @@ class Resolver:
         point = self._resolve_point(request, model)
         references |= {"adapter": point.reference} if point else {}
         is_restricted = any(reference.get("restricted") for reference in references.values())
-        tenant = self.tenant if is_restricted else ""
+        tenant = self.salt(is_restricted=is_restricted)
         content: dict[str, Any] = {
             "model_digest": model.digest, "dataset": dataset, "retain": retain, "tenant": tenant,
             "adapter": point.reference if point else None,
@@ -159,7 +173,9 @@ class Resolver:
             ServiceError: It is not there, or cannot be one for this model.
         """
         name = request.calibration.adapter
-        return self._adapters.resolve(name, shapes=model.shapes) if name else None
+        if not name:
+            return None
+        return self._adapters.resolve(name, shapes=model.shapes, principal=self._for)
 
     def _resolve_retain(
         self, request: CalibrationRequest, dataset: dict[str, Any]
@@ -192,7 +208,7 @@ class Resolver:
         with schema_errors():
             if isinstance(dataset, HubDataset):
                 return self._hub().resolve_dataset(dataset, task=task)
-            return self._datasets.resolve(dataset, task=task)
+            return self._datasets.resolve(dataset, task=task, principal=self._for)
 
 
 def _check_rows(rows: dict[str, Any], model: ResolvedModel, task: TaskName) -> None:

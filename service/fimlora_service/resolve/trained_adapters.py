@@ -10,7 +10,9 @@ from fimlora_contract.adapters import ADAPTER_ID
 from fimlora_jobs.data_folder import DataFolder, registered_names
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_jobs.trained_adapters import adapter_files
+from fimlora_service.datasets.owners import owner_of
 from fimlora_service.errors import AdapterInvalid, AdapterNotFound
+from fimlora_service.keys.principal import EVERYBODY, Principal
 from fimlora_service.resolve.model_files import Shapes
 
 
@@ -29,20 +31,22 @@ class FoundAdapter:
     is_kept: bool
 
 
-def find_adapter(id_: str, data_folder: DataFolder) -> FoundAdapter:
-    """Find an adapter.
+def find_adapter(id_: str, data_folder: DataFolder, *, principal: Principal) -> FoundAdapter:
+    """Find an adapter, if it is there for somebody.
 
     Raises:
         AdapterNotFound: There is none of that id or name.
     """
     if re.fullmatch(ADAPTER_ID, id_):
         folder, is_kept = data_folder.uploads / id_, True
+        if not principal.sees(owner_of(folder)):
+            raise AdapterNotFound(f"no adapter {id_!r}")
     elif id_ in (known := registered_names(data_folder.adapters)):
         folder, is_kept = data_folder.adapters / id_, False
     else:
         raise AdapterNotFound(f"no adapter {id_!r:.100}; registered adapters: {known}")
     if not folder.is_dir():
-        raise AdapterNotFound(f"no adapter {id_!r}: its folder is gone")
+        raise AdapterNotFound(f"no adapter {id_!r}")
     return FoundAdapter(id_, folder, is_kept)
 
 
@@ -70,12 +74,15 @@ class TrainedAdapters:
         self._data_folder = data_folder
         self._digests = FolderDigests()
 
-    def resolve(self, name: str, *, shapes: Shapes | None) -> ResolvedAdapter:
+    def resolve(
+        self, name: str, *, shapes: Shapes | None, principal: Principal = EVERYBODY
+    ) -> ResolvedAdapter:
         """Pin an adapter to content, and see that it can be one for a model.
 
         Args:
             name: Its id or registered name.
             shapes: Of the model's weights as its checkpoint names them, where they are known.
+            principal: Who asks.
 
         Returns:
             The adapter.
@@ -86,7 +93,7 @@ class TrainedAdapters:
         """
         from fimlora_service.resolve.adapter_reading import read_head
 
-        found = find_adapter(name, self._data_folder)
+        found = find_adapter(name, self._data_folder, principal=principal)
         trained = read_head(found.folder)
         sides = {n: (m.target.d_out, m.target.d_in) for n, m in trained.modules.items()}
         if shapes is not None:

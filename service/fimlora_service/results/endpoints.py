@@ -3,7 +3,8 @@
 A result never changes, and neither does a file under its digest.
 """
 
-from typing import Any
+from io import BytesIO
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
@@ -11,6 +12,7 @@ from starlette.responses import StreamingResponse
 from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import AnyResult
+from fimlora_contract.signatures import NAME as SIGNATURE
 from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
@@ -104,7 +106,8 @@ def retrieve_artifact(
     id: JobId, name: str, request: Request, store: StoreDep, artifacts: ArtifactsDep
 ) -> Response:
     """Deliver one file of a result."""
-    result = result_of(store.get(id).to_job())
+    record = store.get(id)
+    result = result_of(record.to_job())
     artifact = find_artifact(result, name)
     headers = {
         "ETag": f'"{artifact.digest}"',
@@ -114,7 +117,10 @@ def retrieve_artifact(
     }
     if has_copy(request, artifact.digest):
         return Response(status_code=304, headers=headers)
-    file = artifacts.open(result.digest, name)
+    if name == SIGNATURE:  # it lies beside the files, not among them
+        file: BinaryIO = BytesIO(record.json_field("result")["signature"].encode())
+    else:
+        file = artifacts.open(result.digest, name)
     headers |= {
         "Content-Length": str(artifact.size),
         "Content-Disposition": f'attachment; filename="{name}"',

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from fimlora_contract.artifacts import Artifact, JobResult
 from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
+from fimlora_contract.signatures import NAME as SIGNATURE
 from fimlora_jobs.results.store import STATISTICS, ResultMissing
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_service import errors
@@ -24,6 +25,7 @@ NAMES = frozenset({
     "report.html",
     "report.svg",
     "runs.csv",
+    SIGNATURE,
     STATISTICS,
 })  # fmt: skip
 

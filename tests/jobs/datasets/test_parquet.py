@@ -90,6 +90,61 @@ def test_a_cell_that_many_rows_take_is_not_copied_for_all_of_them(tmp_path):
     assert upload[1] + rows[1] < 400
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda text: pa.MapArray.from_arrays(
+            pa.array(range(len(text) + 1), pa.int32()), pa.array(["k"] * len(text)), text
+        ),
+        lambda text: pa.FixedSizeListArray.from_arrays(text, 1),
+        lambda text: pa.ListArray.from_arrays(
+            pa.array(range(len(text) + 1), pa.int32()),
+            pa.StructArray.from_arrays([text], ["a"]),
+        ),
+    ],
+    ids=["map", "fixed list", "structs in lists"],
+)
+def test_a_cell_that_many_rows_take_is_found_inside_others_too(tmp_path, around):
+    """Whatever it is nested in, no batch holds it a thousand times."""
+    file = tmp_path / "data.parquet"
+    text = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 2_000, pa.int32()), ["x" * (1 << 20)]
+    ).cast(pa.string())
+    pq.write_table(
+        pa.table({"text": around(text)}),
+        file,
+        compression="zstd",
+        dictionary_pagesize_limit=HUGE,
+        write_batch_size=100,
+    )
+
+    [upload, rows] = watched(file)
+
+    assert (upload[0], rows[0]) == ("2000", "2000")
+    assert upload[1] + rows[1] < 700
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.map_(pa.string(), pa.string()), pa.list_view(pa.string()), pa.list_(pa.string(), 2),
+        pa.large_list(pa.struct([("a", pa.map_(pa.string(), pa.list_(pa.string())))])),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_nested_in_any_way_are_read(tmp_path, kind):
+    """Those of a batch that begins anywhere in them."""
+    file = tmp_path / "data.parquet"
+    cell: object = [("a", "b"), ("c", None)]
+    if not pa.types.is_map(kind):
+        cell = [{"a": [("k", ["b"])]}] if pa.types.is_large_list(kind) else ["a", "b"]
+    pq.write_table(pa.table({"text": pa.array([cell] * 50, kind)}), file)
+
+    limits = ParquetLimits(batch_bytes=500)
+
+    assert [row["text"] for _, row in read_parquet(file, ["text"], limits)] == [cell] * 50
+
+
 def test_text_that_is_written_as_a_difference_is_not_unpacked_at_once(tmp_path):
     """Forty rows of eight MiB in less than a kilobyte."""
     file = tmp_path / "data.parquet"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -167,3 +168,36 @@ def test_no_rows_are_no_rows_to_both(settings, content):
     assert list(read_files([file], ["text"])) == []
     with pytest.raises(DatasetEmpty):
         opened(settings)
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("most_bytes", [1, 40, 90, 200, 1000, 10**6])
+def test_rows_that_would_fill_memory_are_read_some_at_a_time(tmp_path, format_, most_bytes):
+    """The first of those wanted, one at least, in whatever order they stand in the files."""
+    sizes = [3, 80, 5, 300, 0, 40, 12, 90, 1, 60]
+    texts = [f"{n}" + "x" * size for n, size in enumerate(sizes)]
+    for number in range(2):
+        part = texts[number * 5 : number * 5 + 5]
+        file = tmp_path / f"{number}.{format_}"
+        match format_:
+            case "jsonl":
+                file.write_text("".join(f'{{"text": "{text}"}}\n' for text in part))
+            case "csv":
+                file.write_text("text\n" + "".join(f"{text}\n" for text in part))
+            case "parquet":
+                pq.write_table(pa.table({"text": part}), file, row_group_size=2)
+    rows = rows_of_files(sorted(tmp_path.iterdir()), most_bytes=most_bytes)
+    for seed in range(5):
+        wanted = np.random.RandomState(seed).permutation(10)[: 4 + seed].tolist()
+
+        first = rows.read(wanted, ["text"])
+        every = list(rows.read_all(wanted, ["text"]))
+
+        assert [row["text"] for _, row in every] == [texts[n] for n in wanted]
+        assert 1 <= len(first) <= len(wanted)
+        assert first == every[: len(first)]
+        # No fewer than fit, but for what a format adds to a text.
+        kept = [len(row["text"]) for _, row in first]
+        assert len(kept) == 1 or sum(kept) <= most_bytes
+        following = [len(texts[n]) for n in wanted[: len(first) + 1]]
+        assert first == every or sum(following) + 40 * len(following) > most_bytes

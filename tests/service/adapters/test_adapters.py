@@ -12,6 +12,7 @@ import pytest
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_service.adapters.keeping import delete_kept
 from fimlora_service.errors import AdapterInUse
+from fimlora_service.keys.principal import EVERYBODY
 from support.adapter_files import (
     CONFIG,
     NAMES,
@@ -234,7 +235,12 @@ def test_a_job_accepted_in_the_same_moment_keeps_its_adapter(http, kept, data_di
     answers = iter([[], ["job_1"]])
 
     with pytest.raises(AdapterInUse, match="needed by 1 jobs"):
-        delete_kept(kept, data_folder=DataFolder(data_dir), find_users=lambda: next(answers))
+        delete_kept(
+            kept,
+            data_folder=DataFolder(data_dir),
+            principal=EVERYBODY,
+            find_users=lambda: next(answers),
+        )
 
     assert http.get(f"/adapters/{kept}").status_code == 200
     assert not list((data_dir / "tmp").iterdir())

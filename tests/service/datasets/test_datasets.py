@@ -14,6 +14,7 @@ from fimlora_jobs.datasets.rows import BYTE_ORDER_MARK
 from fimlora_service.datasets.local import data_files, list_local_datasets
 from fimlora_service.datasets.uploads import delete_upload
 from fimlora_service.errors import DatasetInUse, DatasetUnreachable
+from fimlora_service.keys.principal import EVERYBODY
 from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import ROWS, as_jsonl
 
@@ -275,7 +276,9 @@ def test_a_job_accepted_in_the_same_moment_keeps_its_dataset(http, upload, data_
     before = sorted(p.read_bytes() for p in (data_dir / "uploads" / upload).iterdir())
 
     with pytest.raises(DatasetInUse, match="needed by a job"):
-        delete_upload(upload, data_folder=folder, find_users=lambda: next(answers))
+        delete_upload(
+            upload, data_folder=folder, principal=EVERYBODY, find_users=lambda: next(answers)
+        )
 
     assert sorted(p.read_bytes() for p in (data_dir / "uploads" / upload).iterdir()) == before
     assert not list((data_dir / "tmp").iterdir())

@@ -113,6 +113,7 @@ REFUSED = {
     "version-9.9": (get("/healthz", version="HTTP/9.9"), 400),
     "version-nonsense": (get("/healthz", version="HTCPCP/1.0"), 400),
     "host-missing": ("GET /healthz HTTP/1.1\r\n\r\n", 400),
+    "host-missing-in-1.0": ("GET /healthz HTTP/1.0\r\n\r\n", 403),
     "host-twice": (get("/healthz", "Host: other"), 400),
     "expect-unknown": (post("Expect: 200-ok", "Content-Length: 2", body="{}"), 400),
     "tls": ("\x16\x03\x01\x02\x00\r\n\r\n", 400),
@@ -120,7 +121,6 @@ REFUSED = {
 }  # fmt: skip
 ANSWERED = {
     "http-1.0": (get("/healthz", version="HTTP/1.0"), 200),
-    "http-1.0-without-host": ("GET /healthz HTTP/1.0\r\n\r\n", 200),
     "http-1.0-kept-alive": (get("/healthz", "Connection: keep-alive", version="HTTP/1.0"), 200),
     "as-many-fields-as-are-allowed": (get("/healthz", *(f"X-{n}: 1" for n in range(99))), 200),
     "upgrade": (get("/healthz", "Connection: Upgrade", "Upgrade: websocket"), 200),

@@ -1,5 +1,7 @@
 """Liveness, readiness, version."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from fimlora_contract import __version__
@@ -60,3 +62,64 @@ def test_an_artefact_folder_that_cannot_be_written_is_named(http, data_dir):
 def test_the_versioned_paths_answer_the_same(http, path):
     """Every route is also under /v1."""
     assert http.get(f"/v1{path}").json() == http.get(path).json()
+
+
+@pytest.fixture
+def full_memory(redis_client) -> Iterator[None]:
+    """The store has no memory left for anything new."""
+    redis_client.config_set("maxmemory", "1mb")
+    yield
+    redis_client.config_set("maxmemory", "0")
+
+
+def test_a_store_that_refuses_writes_is_named_and_nothing_is_accepted(http, body, full_memory):
+    """A ping would be answered; a job could not be put on record."""
+    health = http.get("/readyz")
+    refused = http.post("/calibrate", json=body, headers={"Idempotency-Key": "k"})
+
+    assert (health.status_code, health.json()["checks"]["redis"]) == (
+        503, "refuses writes: OOM",
+    )  # fmt: skip
+    assert (refused.status_code, refused.json()["code"]) == (503, "redis_unavailable")
+    assert refused.json()["detail"] == "Redis refuses writes for now"
+    assert "Retry-After" in refused.headers
+
+
+def test_what_was_refused_is_accepted_under_the_same_key(http, body, redis_client):
+    """Once there is memory again, as if it had never been asked before."""
+    redis_client.config_set("maxmemory", "1mb")
+    refused = http.post("/calibrate", json=body, headers={"Idempotency-Key": "k"})
+    redis_client.config_set("maxmemory", "0")
+    accepted = http.post("/calibrate", json=body, headers={"Idempotency-Key": "k"})
+    repeated = http.post("/calibrate", json=body, headers={"Idempotency-Key": "k"})
+
+    assert refused.status_code == 503
+    assert accepted.status_code == repeated.status_code == 202
+    assert accepted.json()["id"] == repeated.json()["id"]
+
+
+def test_below_the_floor_of_free_space_nothing_is_accepted(settings, body):
+    """Neither a job nor an upload, and whoever asks is told how much is lacking."""
+    floor = 1 << 60
+    short = settings.model_copy(update={"min_free_bytes": floor})
+    with TestClient(create_app(short), raise_server_exceptions=False) as http:
+        health = http.get("/readyz")
+        refused = [
+            http.post("/calibrate", json=body),
+            http.post(
+                "/datasets", content=b"{}", headers={"content-type": "application/jsonl"}
+            ),
+        ]
+        estimate = http.post("/estimate", json=body)
+
+    assert health.status_code == 503
+    assert f"{floor} must stay free" in health.json()["checks"]["disk"]
+    assert [(r.status_code, r.json()["code"]) for r in refused] == [(507, "disk_full")] * 2
+    assert estimate.status_code == 200
+
+
+def test_readiness_says_what_is_promised(http):
+    """This server keeps no append-only file, and so nothing can be."""
+    promise = http.get("/readyz").json()["durability"]
+
+    assert promise == ("not promised: the server keeps no append-only file (appendonly no)")

@@ -1,9 +1,9 @@
 """What a request may send through a model is bounded by the operator, on every route."""
 
 import pytest
-from starlette.testclient import TestClient
 
 from fimlora_service.app import create_app
+from support.testclient import TestClient
 
 MOST = 64 * 64 * 16
 ROWS = [{"text": f"text {n}", "label": n % 2} for n in range(80)]

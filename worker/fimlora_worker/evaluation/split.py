@@ -122,7 +122,7 @@ def _of_known_class(
     if not labels.classes or not numbers:
         return list(numbers)
     assert fields.label
-    values = [row[fields.label] for _, row in rows.read(numbers, [fields.label])]
+    values = [row[fields.label] for _, row in rows.read_all(numbers, [fields.label])]
     return [
         number for number, value in zip(numbers, values, strict=True) if _has(labels, value)
     ]

@@ -80,7 +80,8 @@ def draw(
         # As many as were taken before, at least: a file may be read anew for each time.
         n_rows = max(n_wanted - len(examples), start, FEWEST_AT_ONCE)
         numbers = order[start : start + n_rows].tolist()
-        for where, row in rows.read(numbers, used_columns(encoder.fields)):
+        read = rows.read(numbers, used_columns(encoder.fields))
+        for where, row in read:
             if len(examples) == n_wanted:
                 break
             on_example()
@@ -89,7 +90,8 @@ def draw(
             if example is not None:
                 examples.append(example)
                 dropped_before.append(n_dropped)
-        start += n_rows
+        start += len(read)
+        del read  # or two readings of large rows would be in memory
     if not examples:
         raise DatasetEmpty(
             f"none of the {rows.n_rows} rows leaves anything to predict within "

@@ -18,7 +18,7 @@ from fimlora_contract.references import HubDataset
 from fimlora_jobs.datasets.files import check_names
 from fimlora_jobs.datasets.folders import by_number
 from fimlora_jobs.datasets.rows import PlacedRow
-from fimlora_jobs.datasets.table import Rows, rows_of_files
+from fimlora_jobs.datasets.table import MOST_BYTES, Rows, rows_of_files
 from fimlora_worker.errors import DatasetSchema, DatasetUnreachable
 
 # By the configuration of the part of `datasets` that would read them.
@@ -76,7 +76,15 @@ def dataset_rows(dataset: Any) -> Rows:
 
     def read(numbers: Sequence[int], columns: Sequence[str]) -> list[PlacedRow]:
         used = dataset.select_columns([c for c in dataset.column_names if c in columns])
-        return [(f"row {i + 1}", dict(used[i])) for i in numbers]
+        found: list[PlacedRow] = []
+        n_bytes = 0
+        for i in numbers:
+            row = dict(used[i])
+            n_bytes += len(repr(row))
+            if found and n_bytes > MOST_BYTES:
+                break
+            found.append((f"row {i + 1}", row))
+        return found
 
     def scan(column: str) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(dataset.select_columns([column]), 1):

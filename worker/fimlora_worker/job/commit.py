@@ -14,7 +14,9 @@ from fimlora_jobs.results.store import (
     StoredFile,
     describe,
 )
+from fimlora_worker.job.failures import is_storage_away
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.signing import artifact_of, signing_key
 from fimlora_worker.job.worker_process import WorkerProcess
 
 SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
@@ -31,7 +33,11 @@ def commit_adapter(folder: Path, process: WorkerProcess, reporter: Reporter) -> 
 
 
 def commit_files(folder: Path, process: WorkerProcess, reporter: Reporter) -> dict[str, Any]:
-    """Commit the files of a folder and answer what every result has: digest and artefacts."""
+    """Commit the files of a folder and answer what every result has: digest and artefacts.
+
+    With a key of the operator's they are signed. The signature is listed with the artefacts, and
+    kept on record: beside the files, whose digest does not depend on it.
+    """
     files = describe(folder)
     digest = commit_patiently(
         process.artifacts,
@@ -40,7 +46,12 @@ def commit_files(folder: Path, process: WorkerProcess, reporter: Reporter) -> di
         patience_s=process.settings.storage_patience_s,
         before_each=lambda: reporter.enter(Stage.COMMITTING),
     )
-    return {"digest": digest, "artifacts": [file.model_dump() for file in files]}
+    listed = [file.model_dump() for file in files]
+    committed: dict[str, Any] = {"digest": digest, "artifacts": listed}
+    if key := signing_key(process.settings):
+        committed["signature"] = signature = key.sign(digest, files)
+        listed.append(artifact_of(signature).model_dump())
+    return committed
 
 
 def commit_patiently(
@@ -69,7 +80,9 @@ def commit_patiently(
         before_each()
         try:
             return artifacts.commit(folder, files)
-        except StorageUnavailable:
+        except (StorageUnavailable, OSError) as error:
+            if not is_storage_away(error):
+                raise
             log.warning("commit.failed", extra={"wait_s": wait_s}, exc_info=True)
             sleep(wait_s)
     before_each()

@@ -25,16 +25,12 @@ from fimlora_contract.jobs import JobError
 from fimlora_jobs.allow_lists import NotAllowed
 from fimlora_jobs.datasets.columns import ColumnError
 from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.disk import describe_refusal, is_networks, refusal_in
 from fimlora_jobs.hidden_paths import hide_addresses, hide_paths
 from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_worker.errors import DeadlinePassed, WorkerError
 
-# Full, read-only, failing, or not ours to use: an operator can mend each of them.
-REFUSED = frozenset({
-    errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
-})  # fmt: skip
 PATH = re.compile(r"/[^'\"]+")
-OS_ERROR = re.compile(r"\bos error (\d+)\b")  # as libraries in Rust have it
 RETRYABLE = frozenset({
     "worker_lost", "download_failed", "disk_full", "out_of_memory_host", "storage_unavailable",
 })  # fmt: skip
@@ -84,11 +80,18 @@ def is_storage_away(error: BaseException) -> bool:
         return False  # it may have come while one waited for the storage
     return any(
         isinstance(each, StorageUnavailable)
-        or (isinstance(each, OSError) and each.errno in REFUSED)
-        or any(int(number) in REFUSED for number in OS_ERROR.findall(str(each)))
+        or refusal_in(each) is not None
         or _is_there_after_all(each)
         for each in _chain(error)
     )
+
+
+def describe_away(error: BaseException, *, data_dir: Path) -> str:
+    """What a job waits for that failed so: as short as can be, and without the server's paths."""
+    for each in _chain(error):
+        if (number := refusal_in(each)) is not None:
+            return describe_refusal(number)
+    return job_error(error, data_dir=data_dir).detail
 
 
 def is_broken_device(error: BaseException) -> bool:
@@ -136,10 +139,10 @@ def _is_there_after_all(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it came from."""
+    """An error, and those that it came from; what a network refused came from there."""
     seen: set[int] = set()
     found: BaseException | None = error
-    while found is not None and id(found) not in seen:
+    while found is not None and id(found) not in seen and not is_networks(found):
         seen.add(id(found))
         yield found
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)

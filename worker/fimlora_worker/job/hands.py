@@ -6,6 +6,7 @@ of its run: one that dies, or is not wanted any more, leaves the run to others.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from fimlora_contract.jobs import JobKind, JobStatus, Progress
@@ -14,13 +15,15 @@ from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
 from fimlora_worker.errors import Abort, CancelRequested
 from fimlora_worker.inputs.device import choose_device
-from fimlora_worker.job.failures import is_broken_device
+from fimlora_worker.job.failures import describe_away, is_broken_device, is_storage_away
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.storage import is_usable, wait_for_storage
 from fimlora_worker.job.work_folders import work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
+N_BEFORE = 3  # nobody counts for how long a hand has waited before
 OTHER_DEVICE = "other device"
 WANTED = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 
@@ -87,12 +90,27 @@ def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repor
         log.info("hand.ended", extra={"rq_id": reporter.rq_id, "reason": str(reason)})
         return "ended"
     except Exception as error:
+        if is_storage_away(error):
+            log.warning("hand.storage_unavailable", exc_info=True)
+            return _stand_back(process, reporter, error)
         process.must_retire |= is_broken_device(error)
         runs.note_failed_hand()
         raise
     finally:
         runs.release(reporter.rq_id)
     return end
+
+
+def _stand_back(process: WorkerProcess, reporter: Reporter, error: Exception) -> str:
+    """Wait a while before another hand is lent; what storage refused is nobody's failure."""
+    reason = describe_away(error, data_dir=process.settings.data_dir)
+    with suppress(Abort, JobMissing):
+        wait_for_storage(
+            n_before=N_BEFORE,
+            is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
+            on_wait=lambda: reporter.wait_for(reason),
+        )
+    return "storage refused"
 
 
 def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:

@@ -77,12 +77,15 @@ class Reporter:
         if self.clock() - self._reported >= SIGN_INTERVAL_S:
             self._send(self._last)
 
-    def wait(self, seconds: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Let some time pass, and learn meanwhile whether the attempt should go on."""
-        until = self.clock() + seconds
-        while (left := until - self.clock()) > 0:
-            self.keep_alive()
-            sleep(min(left, SIGN_INTERVAL_S))
+    def wait_for(self, what: str) -> None:
+        """Show what the attempt waits for, and learn whether it should; cheap to call often.
+
+        The time that an attempt may take does not end it now: the next one gets its own.
+        """
+        self._check_wanted()
+        waiting = self._last.model_copy(update={"waiting_for": what, "seconds_left": None})
+        if waiting != self._last or self.clock() - self._reported >= SIGN_INTERVAL_S:
+            self._send(waiting)
 
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
@@ -129,12 +132,15 @@ class Reporter:
             resumed_from=self._resumed_from,
         )
 
-    def _check(self) -> None:
+    def _check_wanted(self) -> None:
         if self.is_draining():
             raise ShutdownRequested(f"attempt {self.attempt} of {self.job_id} is handed over")
-        used_s = self.clock() - self._started
-        if self.due_in_s is not None and used_s >= self.due_in_s:
+        if self.due_in_s is not None and self.clock() - self._started >= self.due_in_s:
             raise DeadlinePassed(DEADLINE_PASSED.detail)
+
+    def _check(self) -> None:
+        self._check_wanted()
+        used_s = self.clock() - self._started
         if used_s > self.deadline_s:
             raise DeadlinePassed(f"the job ran for {used_s:.0f} s of {self.deadline_s:g} s")
 

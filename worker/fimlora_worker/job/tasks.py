@@ -16,10 +16,16 @@ from fimlora_worker.errors import (
     MakesRoom,
     ShutdownRequested,
 )
-from fimlora_worker.job.failures import is_broken_device, is_storage_away, job_error
+from fimlora_worker.job.failures import (
+    describe_away,
+    is_broken_device,
+    is_storage_away,
+    job_error,
+)
 from fimlora_worker.job.kinds import carry_out, leave
 from fimlora_worker.job.memory_ladder import check_not_in_vain
 from fimlora_worker.job.progress import Reporter
+from fimlora_worker.job.storage import is_usable, wait_for_storage
 from fimlora_worker.job.work_folders import remove_progress, work_folder
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.settings import Settings
@@ -45,7 +51,7 @@ def _start(job_id: str, attempt: int) -> str:
     except (StaleAttempt, JobMissing) as reason:
         log.info("attempt.refused", extra={"reason": str(reason)})
         return "refused"
-    with log_context(request_id=record.request_id):
+    with log_context(request_id=record.request_id, tenant=record.owner):
         log.info("attempt.started")
         reporter = Reporter(
             process.store,
@@ -134,11 +140,23 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
             result = carry_out(record, process, reporter, folder)
     except Exception as error:
         if is_storage_away(error):  # the next attempt should find it back
-            reporter.wait(process.settings.storage_patience_s)
+            _wait_for_storage(record, process, reporter, error)
         raise
     process.store.succeed(record.id, record.attempt, result)
     remove_progress(process.settings.tmp_dir, record.id)
     leave(record, process)
+
+
+def _wait_for_storage(
+    record: JobRecord, process: WorkerProcess, reporter: Reporter, error: Exception
+) -> None:
+    reason = describe_away(error, data_dir=process.settings.data_dir)
+    ends = [ended.reason for ended in record.earlier_attempts]
+    wait_for_storage(
+        n_before=ends.count(AttemptEnd.STORAGE_UNAVAILABLE),
+        is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
+        on_wait=lambda: reporter.wait_for(reason),
+    )
 
 
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
+from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.logs import configure_logging, rq_fields
 from fimlora_worker.process.horse import DRAIN_SIGNAL
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # has the last words of a child that was killed.
     logs = os.fdopen(given.logs, "w", buffering=1)
     configure_logging(settings, process="child", stream=logs)
-    process = process_for(settings)
+    process = until_allowed(lambda: process_for(settings))
     _take_signals(process)
-    settings.leave_working_folder()
+    until_allowed(settings.leave_working_folder)
     process.imports = threading.Thread(target=_import_heavy, daemon=True)
     process.imports.start()
     with os.fdopen(given.orders, "rb") as orders, os.fdopen(given.replies, "wb", 0) as replies:

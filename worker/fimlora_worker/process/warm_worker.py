@@ -23,6 +23,7 @@ from fimlora_jobs.connection import Patience, make_patient
 from fimlora_jobs.logs import log_context
 from fimlora_jobs.queue import SERIALIZER
 from fimlora_worker.errors import DeadlinePassed
+from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.logs import capture_prints, configure_logging, rq_fields
 from fimlora_worker.process.horse import Horse
 from fimlora_worker.process.leases import Leases, ReaperThread
@@ -179,7 +180,7 @@ class IsolatedWorker(LeasedWorker, SpawnWorker):
         settings = Settings()
         configure_logging(settings, process="child")
         capture_prints()
-        settings.leave_working_folder()
+        until_allowed(settings.leave_working_folder)
         make_patient(self.connection)  # RQ hands its child the server's address, and no more
         with log_context(**rq_fields(job.id)):
             super().main_work_horse(job, queue)

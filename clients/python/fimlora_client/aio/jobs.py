@@ -1,7 +1,7 @@
 """Accepted requests of every kind: where they stand, and what became of them."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -18,6 +18,7 @@ from fimlora_client.errors import ConnectionFailed, WaitTimeout, failure_of
 from fimlora_client.events import EventReader
 from fimlora_client.files import Download, OnFile
 from fimlora_client.polling import OnProgress, Pace
+from fimlora_client.signatures import verify_files, verify_folder
 from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.comparison_requests import JobComparisonRequest
 from fimlora_contract.comparisons import JobComparison
@@ -222,15 +223,22 @@ class AsyncJobs:
         )
 
     async def download(
-        self, job_id: str, folder: str | Path, *, on_file: OnFile | None = None
+        self,
+        job_id: str,
+        folder: str | Path,
+        *,
+        on_file: OnFile | None = None,
+        public_keys: Sequence[str | Path] = (),
     ) -> dict[str, Path]:
         """Fetch the files of a result into a folder, all of them or none.
 
         ``GET /jobs/{id}/artifacts/{name}`` for each file that is not there already;
-        ``on_file`` is told of every file that was fetched.
+        ``on_file`` is told of every file that was fetched. With ``public_keys``, files in PEM,
+        one of them must have signed the result.
 
         Raises:
             DigestMismatch: A file is not what the service said; nothing was written.
+            SignatureInvalid: The folder would not be what was signed; nothing was written.
         """
         download = Download((await self.artifacts(job_id)).data, folder)
         if download.missing:
@@ -242,4 +250,8 @@ class AsyncJobs:
                     download.check(artifact)
                     if on_file:
                         on_file(artifact)
+                if public_keys:
+                    verify_files(download.all_files(), public_keys)
+        elif public_keys:
+            verify_folder(folder, public_keys)
         return download.paths

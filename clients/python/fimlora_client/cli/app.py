@@ -26,6 +26,7 @@ from fimlora_client.cli import (
     status,
     sweep,
     up,
+    verify,
 )
 from fimlora_client.cli.console import exit_code, print_plain, show_error
 from fimlora_client.cli.context import Connection
@@ -109,7 +110,12 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "retry": control.retry,
         "delete": control.delete,
     },
-    "Results": {"fetch": fetch.fetch, "pin": pins.pin, "diff": plan.diff},
+    "Results": {
+        "fetch": fetch.fetch,
+        "verify-signature": verify.verify_signature,
+        "pin": pins.pin,
+        "diff": plan.diff,
+    },
     "Trained adapters": {
         "truncate": adapter_files.truncate,
         "audit": adapter_files.audit,
@@ -128,6 +134,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(pins.group, name="pins", rich_help_panel="Results")
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
 app.add_typer(keys.group, name="keys", rich_help_panel="Start")

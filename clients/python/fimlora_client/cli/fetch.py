@@ -83,6 +83,13 @@ def fetch(
             show_default=False,
         ),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Of a job: only if --public-key has signed it.")
+    ] = False,
+    public_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --verify: a key in PEM; again for others.", show_default=False),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show requests and answers.")
     ] = False,
@@ -91,7 +98,8 @@ def fetch(
 
     Files go into a folder, a pattern into a file. What is here already and
     still right is not sent again and left untouched; all is checked by its
-    digest. The tag of a pattern is kept beside it, in FILE.etag.
+    digest. The tag of a pattern is kept beside it, in FILE.etag. With --verify
+    nothing is written unless every file is signed, and no other is there.
 
     Exit codes: 0 it is there, 3 not found, 4 the job failed or was canceled,
     5 the job has not ended.
@@ -99,6 +107,7 @@ def fetch(
     [bold]Examples[/bold]
 
       fimlora fetch job_... --output adapter
+      fimlora fetch job_... --output adapter --verify --public-key signing.pub
       fimlora fetch --pin sst2:prod --format axolotl --output lora.yaml
       fimlora fetch --model minilm --dataset my-rows --budget 8 --format peft
       fimlora fetch job_... --format adalora --steps 2000
@@ -110,8 +119,9 @@ def fetch(
     if len([given for given in by_name.values() if given is not None]) != 1:
         raise typer.BadParameter(f"which result? Give exactly one of {', '.join(by_name)}.")
     words = _words(format, steps, accumulation)
+    keys = _keys(verify=verify, public_keys=public_key or [], of_job=job_id and not format)
     if job_id is not None and format is None:
-        _fetch_files(client, job_id, output)
+        _fetch_files(client, job_id, output, keys)
         return
     look_up = _look_up(client, job_id, pin, digest, (model, dataset, budget), words)
     if output is None:
@@ -159,7 +169,18 @@ def _keep(path: Path, look_up: LookUp) -> None:
     out().print(Text(str(path)), soft_wrap=True)
 
 
-def _fetch_files(client: Client, job_id: str, folder: Path | None) -> None:
+def _keys(*, verify: bool, public_keys: list[Path], of_job: object) -> list[Path]:
+    """The keys to verify with, if anything is to be verified."""
+    if verify != bool(public_keys):
+        raise typer.BadParameter("--verify and --public-key FILE go together")
+    if verify and not of_job:
+        raise typer.BadParameter("--verify is for the files of a job: give its ID and --output")
+    return [path.expanduser() for path in public_keys]
+
+
+def _fetch_files(
+    client: Client, job_id: str, folder: Path | None, public_keys: list[Path]
+) -> None:
     if folder is None:
         raise typer.BadParameter("where to? Give --output DIR, or a --format for one pattern.")
     _succeeded(client, job_id)
@@ -169,9 +190,13 @@ def _fetch_files(client: Client, job_id: str, folder: Path | None) -> None:
         fetched.append(artifact.name)
         err().print(Text(f"  {artifact.name}  {size(artifact.size)}", "dim"), soft_wrap=True)
 
-    files = client.jobs.download(job_id, folder.expanduser(), on_file=on_file)
+    files = client.jobs.download(
+        job_id, folder.expanduser(), on_file=on_file, public_keys=public_keys
+    )
     if same := len(files) - len(fetched):
         say(("✓ ", "green"), f"{same} of {len(files)} files were right and left untouched")
+    if public_keys:
+        say(("✓ ", "green"), "every file is signed, and no other is there")
     for name in sorted(files):
         out().print(Text(str(files[name])), soft_wrap=True)
 

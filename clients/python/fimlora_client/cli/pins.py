@@ -50,6 +50,24 @@ def pin(
         say_pinned(name, tag)
 
 
+group = typer.Typer(help="Names that results are fetched by.", no_args_is_help=True)
+
+
+@group.command("history")
+def history(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the pin.")],
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="Tag of the pin.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a name stands for and stood for: since when, and by whose key."""
+    found = client_of(ctx).rank_patterns.history(name, tag)
+    if as_json:
+        show_json(found.model_dump(mode="json"))
+    else:
+        _show_history(found)
+
+
 def read_pin(text: str) -> tuple[str, str]:
     """Name and tag of ``NAME:TAG``."""
     name, _, tag = text.partition(":")
@@ -65,7 +83,8 @@ def say_pinned(name: str, tag: str) -> None:
 
 
 def _show_history(pin: Pin) -> None:
-    table = make_table("digest", "age")
+    table = make_table("digest", "age", "by")
     for entry in pin.history:
-        table.add_row(entry.digest, ago(entry.pinned_at).removesuffix(" ago"))
+        age = ago(entry.pinned_at).removesuffix(" ago")
+        table.add_row(entry.digest, age, entry.pinned_by)
     out().print(table)

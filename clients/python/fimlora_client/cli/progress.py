@@ -99,5 +99,7 @@ def _measure(progress: JobProgressFigures) -> tuple[float, float | None, str]:
 def stage_of(job: Job) -> str:
     """What the job is doing, in a word."""
     if job.status is JobStatus.RUNNING and job.progress:
+        if waiting_for := job.progress.waiting_for:
+            return f"waiting for storage: {waiting_for}"
         return job.progress.stage.value
     return job.status.value
