@@ -136,7 +136,7 @@ async def running(
         artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
             repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
-            repeated_steps(settings, transport, artifacts, metrics),
+            repeated_steps(settings, transport, artifacts, metrics, durability),
             metrics.showing(StoreCollector(store, transport)),
             metrics.showing(DiskCollector(data_folder.root)),
         ):
@@ -168,7 +168,11 @@ def say_what_is_promised(durability: Durability) -> None:
 
 @contextmanager
 def repeated_steps(
-    settings: Settings, transport: RqTransport, artifacts: TrackedArtifacts, metrics: Metrics
+    settings: Settings,
+    transport: RqTransport,
+    artifacts: TrackedArtifacts,
+    metrics: Metrics,
+    durability: Durability,
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
     store = artifacts.usage.store
@@ -178,6 +182,7 @@ def repeated_steps(
         poster=Poster(receivers),
         keys=settings.webhook_keys,
         tries=metrics.webhooks,
+        settled=durability.settled,
     )
     reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)
