@@ -14,6 +14,7 @@ from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.statistics.options import Estimator
 from fimlora.statistics.statistics import HALVES, NULL
 from fimlora_contract.digests import digest_bytes, digest_of
+from fimlora_jobs.results.store import BINARY, MEDIA_TYPES
 
 KINDS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 
@@ -102,7 +103,7 @@ def make_result(
                 "name": name,
                 "digest": digests[name],
                 "size": len(files[name]),
-                "media_type": "application/json",
+                "media_type": MEDIA_TYPES.get(Path(name).suffix, BINARY),
             }
             for name in sorted(files)
         ],

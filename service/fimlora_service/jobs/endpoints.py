@@ -21,7 +21,14 @@ from fimlora_service.http.headers import RETRY_AFTER_S, has_copy
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.http.waiting import WaitingRoomDep, client_of
 from fimlora_service.jobs.cached_answers import JobViews
-from fimlora_service.jobs.event_stream import STREAM, Pace, follow, read_page, wants_page
+from fimlora_service.jobs.event_stream import (
+    EVENT_SCHEMA,
+    STREAM,
+    Pace,
+    follow,
+    read_page,
+    wants_page,
+)
 from fimlora_service.jobs.long_poll import LongPoll, LongPollDep
 from fimlora_service.keys.access import JobId, Whose
 from fimlora_service.keys.principal import CANCELS, READS
@@ -113,7 +120,7 @@ async def view_of(
     response_model=JobEventPage,
     response_description="A page with `Accept: application/json`, else a stream.",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}},
         **problems(
             errors.JobNotFound,
             errors.NotAcceptable,

@@ -27,6 +27,20 @@ STREAM = EventSourceResponse.media_type
 PAGES = ("application/json", "application/*")
 STREAMS = (STREAM, "text/*", "*/*")
 RECONNECT_MS = 2_000
+# An event of the stream, in the words of OpenAPI 3.2.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["status", "progress"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobEvent"},
+        },
+        "retry": {"type": "integer"},
+    },
+}
 logger = logging.getLogger(__name__)
 
 

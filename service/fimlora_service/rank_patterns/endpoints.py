@@ -73,8 +73,9 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "`llama-factory` are YAML, `trl` and `unsloth` Python, `ms-swift` and `vllm` the "
         "arguments of a command.",
         "content": {
-            kind: {"schema": {"type": "string"}}
-            for kind in ("application/yaml", "text/x-python", "text/plain")
+            "application/yaml": {"schema": {"type": "object"}},
+            "text/x-python": {"schema": {"type": "string"}},
+            "text/plain": {"schema": {"type": "string"}},
         },
     },
     304: {"description": "The client's copy is the same."},
