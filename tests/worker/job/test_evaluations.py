@@ -169,7 +169,7 @@ def test_finished_runs_are_not_trained_again(jobs: Jobs, run_queue, caplog):
     with caplog.at_level("INFO", logger="fimlora_worker"):
         run_queue()
 
-    trained = [record.args[1] for record in caplog.records if record.msg.startswith("run.kept")]
+    trained = [record.run for record in caplog.records if record.msg == "run.kept"]
     assert trained == [last]
     assert numbers_of(Runs(jobs.store, again, ON).results()[last]) == numbers_of(kept[last])
     verdicts = [jobs.get(id_).to_job().result.verdict for id_ in (whole, again)]
