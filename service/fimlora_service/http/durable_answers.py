@@ -15,8 +15,9 @@ from fimlora_jobs.durability import Debt, Durability, NotOnDisk, owe, owing
 from fimlora_service.errors import RedisUnavailable
 from fimlora_service.http.problems import problem_response
 
-# What they do is a change; what POST does is often none.
+# What they do is a change; what POST does is often none, unless it says that it has made something.
 CHANGES = frozenset({"DELETE", "PATCH", "PUT"})
+MADE = frozenset({201, 202})
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +52,8 @@ class DurableAnswer:
         if self._is_cut:
             return
         if message["type"] == "http.response.start":
-            if self._scope["method"] in CHANGES and message["status"] < 400:
+            status = message["status"]
+            if status in MADE or (self._scope["method"] in CHANGES and status < 400):
                 owe()
             if message["status"] >= 500:
                 self._debt.until_ms = 0
