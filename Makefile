@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fuzz-files chaos fuzz fix bench docs sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,9 +40,13 @@ families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" f
 
 fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and worker (ONLY="csv config")
 	$(BIN)/python tests/fuzz/files/run.py $(ONLY)
+	$(if $(ONLY),,$(BIN)/python tests/fuzz/files/bombs.py)
 
 chaos: $(INSTALLED) ## Inject every fault at many moments; writes build/chaos/report.html (ONLY="--rows 'link*'")
 	$(BIN)/python tests/chaos/run.py $(ONLY)
+
+soak: $(INSTALLED) ## Run 1,000 jobs through one worker and see that nothing grows (ONLY="--jobs 300")
+	$(BIN)/python tests/soak/run.py $(ONLY)
 
 fuzz: $(INSTALLED) ## 10,000 requests made from docs/openapi.json, to the real service
 	$(BIN)/python tests/fuzz/api/run.py

@@ -13,7 +13,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip \
-    python requirements.py service s3 > requirements.txt \
+    python requirements.py service s3 telemetry > requirements.txt \
     && pip --python /opt/fimlora/bin/python install --find-links /wheels -c constraints.txt -r requirements.txt
 
 FROM ${BASE_IMAGE} AS package

@@ -37,7 +37,10 @@ LOOK_EVERY_S = 30.0
 SYNC_EVERY_S = 1.0
 LATE_S = 0.15
 ASK_EVERY_S = 0.02
-N_AT_ONCE = 4
+# Rounds at once. One sync at a time serves all who came during the last; waiting costs nothing, so
+# there who asks is not kept waiting for others' rounds.
+N_NEAR = 1
+N_FAR = 24
 N_LOOKS = 25
 TAIL = 1 << 18
 PROMISED = "on disk before it is answered"
@@ -89,12 +92,58 @@ class Policy:
     Attributes:
         why_not: Why nothing can be promised; empty if it may be.
         is_immediate: Whether it does so before it answers.
-        folder: Where its append-only file is, if that can be reached from here.
+        files: Its append-only file, if that can be reached from here.
     """
 
     why_not: str = ""
     is_immediate: bool = False
-    folder: Path | None = None
+    files: "AppendOnlyFiles | None" = None
+
+
+class AppendOnlyFiles:
+    """A server's append-only file, which is several; the newest part is what is written to.
+
+    Args:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._synced: list[Path] = []
+
+    def sync(self) -> None:
+        """Bring them to disk; one at a time may do so.
+
+        Raises:
+            OSError: They do not come there.
+        """
+        found = sorted(self._folder.iterdir())
+        if found == self._synced:  # all but the newest have not been written to since
+            sync(newest_part(found))
+            return
+        for path in found:
+            with suppress(FileNotFoundError):  # it has been made anew, and that is synced
+                sync(path)
+        sync(self._folder)
+        self._synced = found
+
+    def has(self, token: bytes) -> bool:
+        """Whether what is written to ends with a token, or nearly so."""
+        with newest_part(list(self._folder.iterdir())).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            return token in file.read()
+
+
+def newest_part(found: list[Path]) -> Path:
+    """The part of an append-only file that is written to.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    parts = [path for path in found if path.name.endswith(".incr.aof")]
+    if not parts:
+        raise FileNotFoundError("there is no append-only file")
+    return max(parts, key=lambda path: int(path.name.split(".")[-3]))
 
 
 class Durability:
@@ -124,7 +173,8 @@ class Durability:
         self._sleep = sleep
         self._lock = Lock()
         self._next: Future[None] | None = None
-        self._askers = ThreadPoolExecutor(N_AT_ONCE, thread_name_prefix="durability")
+        self._askers = ThreadPoolExecutor(N_FAR, thread_name_prefix="durability")
+        self._n_rounds = 0
         self._until_ms = 0
         self._policy = Policy()
         self._looked_at = float("-inf")
@@ -149,8 +199,9 @@ class Durability:
             if self._next is None:
                 self._next = Future()
                 self._next.set_running_or_notify_cancel()  # it is everybody's: nobody cancels it
-                self._askers.submit(self._round)
-            return self._next
+            asked = self._next
+            self._begin()
+        return asked
 
     def probe(self) -> None:
         """Write something, and learn whether what was written before has come to disk.
@@ -165,34 +216,50 @@ class Durability:
         """Begin no more rounds."""
         self._askers.shutdown(wait=False)
 
-    def _round(self) -> None:
-        with self._lock:
-            assert self._next
+    def _begin(self) -> None:
+        """Begin a round if somebody waits for one; the lock is held."""
+        at_once = N_NEAR if self._policy.files else N_FAR
+        if self._next is not None and self._n_rounds < at_once:
+            self._n_rounds += 1
             served, self._next = self._next, None
+            self._askers.submit(self._round, served)
+
+    def _round(self, served: "Future[None]") -> None:
         try:
             self._settle()
         except BaseException as error:
             served.set_exception(error)
         else:
             served.set_result(None)
+        with self._lock:
+            self._n_rounds -= 1
+            self._begin()
 
     def _settle(self) -> None:
         deadline = self._clock() + self._wait_s
-        policy, began_ms = self._look(), as_ms(self._redis.time())
-        if not policy.why_not and not policy.is_immediate:
-            if policy.folder:
-                self._wait_until(deadline, written)
-                sync_files(policy.folder)
-            else:
-                self._wait_until(deadline, settled)
-                self._sleep(SYNC_EVERY_S + LATE_S)
-                self._redis.time()  # the server's loop has gone round once more before it answers
-                self._wait_until(deadline, settled)
+        policy = self._look()
+        if policy.why_not or policy.is_immediate:
+            began_ms = as_ms(self._redis.time())
+        elif policy.files:
+            began_ms = self._wait_until(deadline, written)
+            policy.files.sync()
+        else:
+            began_ms = self._wait_until(deadline, settled)
+            self._sleep(SYNC_EVERY_S + LATE_S)
+            self._redis.time()  # the server's loop has gone round once more before it answers
+            self._wait_until(deadline, settled)
         with self._lock:
             self._until_ms = max(self._until_ms, began_ms)
 
-    def _wait_until(self, deadline: float, state: Callable[[dict[str, Any]], bool]) -> None:
-        while not state(self._redis.info("persistence")):
+    def _wait_until(self, deadline: float, state: Callable[[dict[str, Any]], bool]) -> int:
+        """Wait for a state of the server's; answers its clock, right before it was in that."""
+        pipeline = self._redis.pipeline(transaction=False)
+        while True:
+            pipeline.time()
+            pipeline.info("persistence")
+            time, persistence = pipeline.execute()
+            if state(persistence):
+                return as_ms(time)
             if self._clock() >= deadline:
                 raise NotOnDisk(
                     f"the server's writes were not on disk within {self._wait_s:g} s"
@@ -216,18 +283,6 @@ def written(persistence: dict[str, Any]) -> bool:
 def settled(persistence: dict[str, Any]) -> bool:
     """Whether it has, and no sync is going on or waits to be."""
     return written(persistence) and int(persistence.get("aof_pending_bio_fsync", 0)) == 0
-
-
-def sync_files(folder: Path) -> None:
-    """Bring a server's append-only file to disk, which is several, and their names.
-
-    Raises:
-        OSError: It does not come there.
-    """
-    for path in folder.glob("*.aof"):
-        with suppress(FileNotFoundError):  # it has been made anew, and that is synced
-            sync(path)
-    sync(folder)
 
 
 def find_policy(redis: Redis, *, key: str) -> Policy:
@@ -257,35 +312,26 @@ def find_policy(redis: Redis, *, key: str) -> Policy:
     if "aof_pending_bio_fsync" not in redis.info("persistence"):
         return Policy(why_not="the server does not tell when it syncs what it writes")
     folder = Path(set_to.get("dir", "")) / set_to.get("appenddirname", "")
-    if is_reached(folder, redis, key=key):
-        return Policy(folder=folder)
+    files = AppendOnlyFiles(folder)
+    if folder.is_absolute() and is_reached(files, redis, key=key):
+        return Policy(files=files)
     if set_to.get("no-appendfsync-on-rewrite") == "yes":
         return Policy(why_not="the server skips syncs (no-appendfsync-on-rewrite yes)")
     return Policy()
 
 
-def is_reached(folder: Path, redis: Redis, *, key: str) -> bool:
-    """Whether a server's append-only file is in a folder of this machine, and no other's is.
+def is_reached(files: AppendOnlyFiles, redis: Redis, *, key: str) -> bool:
+    """Whether files of this machine are the server's, and no other's.
 
     A path says little: every container may have it. What we write must be found there.
     """
-    if not folder.is_absolute() or not folder.is_dir():
-        return False
     token = secrets.token_hex(16)
     try:
         redis.set(key, token)
         for _ in range(N_LOOKS):
-            files = sorted(folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime_ns)
-            if files and token.encode() in tail_of(files[-1]):
+            if files.has(token.encode()):
                 return True
             time.sleep(ASK_EVERY_S)  # a sync that is going on holds writes up
     except (OSError, ResponseError):
         pass
     return False
-
-
-def tail_of(path: Path) -> bytes:
-    """The last part of a file."""
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-        return file.read()

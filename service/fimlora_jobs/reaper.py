@@ -23,6 +23,8 @@ LEASE_MS = int(LEASE_S * 1000)
 # Times the interval between looks. A look that is a little late is no gap: that would put off what
 # is lost at other times. A lease that runs out in less was not held when the gap began.
 GAP = 2.4
+# After a gap a worker that lives says so at its next look at its job, and may be a little late.
+TERM_MS = 12_000
 DEADLINE_PASSED = JobError(
     code="timeout", detail="the job had not ended when its deadline_s had passed"
 )
@@ -68,7 +70,7 @@ def requeue_orphans(
         return
     look = store.look(gap_ms=int(GAP * 1000 * max(every_s, REAPER_INTERVAL_S)))
     end_overdue(store, on_reaped=on_reaped)
-    if 0 <= look.now_ms - look.again_ms < LEASE_MS:
+    if 0 <= look.now_ms - look.again_ms < TERM_MS:
         return
     now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
     open_jobs = store.open_jobs()

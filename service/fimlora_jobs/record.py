@@ -63,6 +63,11 @@ def request_fields(request: Mapping[str, Any], resolved: Mapping[str, Any]) -> d
     return {"request": json.dumps(request), "resolved": json.dumps(resolved), **apart}
 
 
+def trace_field(attempt: int) -> str:
+    """The field that leads to the trace of an attempt."""
+    return f"trace_{attempt}"
+
+
 def as_time(milliseconds: str | None) -> datetime | None:
     """A stored time as an aware datetime."""
     return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC) if milliseconds else None
@@ -154,6 +159,12 @@ class JobRecord:
     def request_id(self) -> str:
         """Id of the HTTP request that the job was made for; empty when it is not known."""
         return self.fields.get("request_id") or ""
+
+    @property
+    def traceparents(self) -> list[str]:
+        """What leads to the traces of the request and of the attempts before the current one."""
+        names = ["traceparent", *(trace_field(n) for n in range(1, self.attempt))]
+        return [self.fields[name] for name in names if self.fields.get(name)]
 
     @property
     def is_urgent(self) -> bool:

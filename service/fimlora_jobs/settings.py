@@ -38,6 +38,7 @@ from fimlora_contract.environment import (
 from fimlora_contract.settings_shown import show_settings
 from fimlora_jobs.allow_lists import Allowed, AllowList
 from fimlora_jobs.logs import LogFormat
+from fimlora_jobs.telemetry import check_installed
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 LogLevel = Annotated[
@@ -104,6 +105,23 @@ class ProcessSettings(BaseSettings):
         default="auto", description="Log lines as json or text; auto is text on a terminal."
     )
 
+    traces_endpoint: str = Field(
+        default="",
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Where traces are sent (OTLP over HTTP); empty for nowhere. All OTEL_* "
+        "variables of OpenTelemetry's SDK hold then.",
+    )
+    traces_off: bool = Field(
+        default=False,
+        validation_alias="OTEL_SDK_DISABLED",
+        description="Send no traces, whatever else is set.",
+    )
+
+    @property
+    def are_traces_wanted(self) -> bool:
+        """Whether traces are to be made."""
+        return bool(self.traces_endpoint) and not self.traces_off
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
@@ -133,13 +151,16 @@ class ProcessSettings(BaseSettings):
         """
         check_names(os.environ)
         try:
-            return cls(**given)
+            settings = cls(**given)
         except SourceError as error:
             if isinstance(error.__cause__, SettingsError):
                 raise error.__cause__ from None
             raise SettingsError(str(error)) from error
         except ValidationError as error:
             raise SettingsError("; ".join(_sentences(cls, error))) from None
+        if settings.are_traces_wanted:
+            check_installed()
+        return settings
 
     @classmethod
     def settings_customise_sources(

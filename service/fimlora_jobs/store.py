@@ -31,7 +31,14 @@ from fimlora_jobs.durability import owe
 from fimlora_jobs.events import event_text
 from fimlora_jobs.open_limits import NO_LIMITS, OpenLimits, TooManyOpen
 from fimlora_jobs.reader import Change, JobMissing, read_record
-from fimlora_jobs.record import ROWS, SHOWN_FIELDS, JobRecord, new_job_id, request_fields
+from fimlora_jobs.record import (
+    ROWS,
+    SHOWN_FIELDS,
+    JobRecord,
+    new_job_id,
+    request_fields,
+    trace_field,
+)
 from fimlora_jobs.result_owners import ResultOwners
 from fimlora_jobs.scripts import run_script
 
@@ -173,13 +180,23 @@ class JobStore(Deduplication):
 
     # A worker speaks for its attempt
 
-    def start(self, job_id: str, attempt: int, *, worker: str) -> JobRecord:
+    def start(
+        self, job_id: str, attempt: int, *, worker: str, traceparent: str = ""
+    ) -> JobRecord:
         """Take a queued attempt and hold its lease.
+
+        Args:
+            job_id: The job.
+            attempt: Number of the attempt.
+            worker: Who takes it.
+            traceparent: What later attempts find its trace by; empty for none.
 
         Raises:
             StaleAttempt: Another attempt is current, or this one is not queued any more.
         """
         fields = {"status": R, "worker": worker, "progress": "", "error": ""}
+        if traceparent:
+            fields[trace_field(attempt)] = traceparent
         event = event_text("status", job_id, R, attempt)
         self._change(job_id, attempt, {Q}, fields, event=event, lease_s=LEASE_S)
         return self.get(job_id)

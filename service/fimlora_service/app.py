@@ -6,8 +6,10 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from threading import Event
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from fimlora_contract import __version__
 from fimlora_jobs.connection import impatient_redis, why_away
@@ -32,6 +34,7 @@ from fimlora_service.http.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
+    is_watched,
 )
 from fimlora_service.http.openapi import document_problems, operation_id
 from fimlora_service.http.origins import OriginMiddleware, add_cors
@@ -66,6 +69,9 @@ from fimlora_service.webhooks.delivery import WebhookSender
 from fimlora_service.webhooks.posting import Poster
 from fimlora_service.webhooks.receivers import Receivers
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 logger = logging.getLogger(__name__)
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
@@ -74,12 +80,18 @@ PARTS = (
 )  # fmt: skip
 
 
-def create_app(settings: Settings | None = None, *, stopping: Event | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    stopping: Event | None = None,
+    traces: "TracerProvider | None" = None,
+) -> FastAPI:
     """Make the application; nothing is opened before it starts.
 
     Args:
         settings: Configuration; read from the environment when left out.
         stopping: Set by the server when it is told to stop: whoever waits is let go.
+        traces: What makes a span of every request; ``None`` for none.
     """
     settings, stopping = settings or Settings.read(), stopping or Event()
     metrics = Metrics()
@@ -90,12 +102,21 @@ def create_app(settings: Settings | None = None, *, stopping: Event | None = Non
         lifespan=lambda _: running(settings, stopping, metrics),
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        telemetry=telemetry_of(traces),
     )
     add_middleware(app, settings, metrics)
     install_handlers(app)
     add_routes(app)
     document_problems(app)
     return app
+
+
+def telemetry_of(traces: "TracerProvider | None") -> TelemetryConfig:
+    """How the framework makes spans: of requests, but for those of who watches over us."""
+    config: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False}
+    if traces is None:
+        return {**config, "tracing": False}
+    return {**config, "tracer_provider": traces, "exclude": is_watched}
 
 
 @asynccontextmanager
@@ -115,7 +136,7 @@ async def running(
         artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
         with (
             repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
-            repeated_steps(settings, transport, artifacts, metrics),
+            repeated_steps(settings, transport, artifacts, metrics, durability),
             metrics.showing(StoreCollector(store, transport)),
             metrics.showing(DiskCollector(data_folder.root)),
         ):
@@ -147,7 +168,11 @@ def say_what_is_promised(durability: Durability) -> None:
 
 @contextmanager
 def repeated_steps(
-    settings: Settings, transport: RqTransport, artifacts: TrackedArtifacts, metrics: Metrics
+    settings: Settings,
+    transport: RqTransport,
+    artifacts: TrackedArtifacts,
+    metrics: Metrics,
+    durability: Durability,
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
     store = artifacts.usage.store
@@ -157,6 +182,7 @@ def repeated_steps(
         poster=Poster(receivers),
         keys=settings.webhook_keys,
         tries=metrics.webhooks,
+        settled=durability.settled,
     )
     reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
     forgetting = partial(forget, store, days=settings.job_retention_days)

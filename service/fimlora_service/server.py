@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from fimlora_jobs.logs import configure_logging
+from fimlora_jobs.telemetry import open_provider
 from fimlora_service.app import create_app
 from fimlora_service.http.connections import Connections, room_for
 from fimlora_service.settings import Settings
@@ -74,7 +75,8 @@ def serve(settings: Settings, *, extend: Callable[[FastAPI], None] | None = None
     """
     configure_logging(settings.log_level, process="service", form=settings.log_format)
     stopping = Event()
-    app = create_app(settings, stopping=stopping)
+    traces = open_provider("service") if settings.are_traces_wanted else None
+    app = create_app(settings, stopping=stopping, traces=traces)
     if extend:
         extend(app)
     connections = Connections(

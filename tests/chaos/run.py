@@ -13,13 +13,14 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from fnmatch import fnmatch
-from itertools import groupby
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,7 @@ PATIENCE_S = 120.0
 def main() -> int:
     """Run the rows and write the page; the exit code tells whether something must not be."""
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clears up
     chosen = [f for f in MATRIX if any(fnmatch(f.name, row) for row in given.rows)]
     if not chosen:
         raise SystemExit(f"no such row; there are: {', '.join(f.name for f in MATRIX)}")
@@ -85,33 +87,35 @@ def run_all(
     faults: Sequence[Fault], seeds: Sequence[str]
 ) -> Iterator[tuple[Fault, Trial | str]]:
     """Every fault with every seed; those to the same kind of stack share one."""
-    by_shape = sorted(faults, key=lambda fault: repr(fault.shape))
-    for shape, group in groupby(by_shape, key=lambda fault: fault.shape):
-        yield from run_group(shape, list(group), seeds)
+    for shape in dict.fromkeys(fault.shape for fault in faults):
+        yield from run_group(shape, [f for f in faults if f.shape == shape], seeds)
 
 
 def run_group(
-    shape: Shape, faults: Iterable[Fault], seeds: Sequence[str]
+    shape: Shape, faults: Sequence[Fault], seeds: Sequence[str]
 ) -> Iterator[tuple[Fault, Trial | str]]:
     """Faults to one stack; after a trial that went wrong the next one gets a new one."""
+    left = list(faults)
     with ExitStack() as running:
         stack: Stack | None = None
-        for fault in faults:
-            for seed in seeds:
-                try:
-                    if stack is None:
-                        started = running_stack(shape, keep_logs_in=OUTPUT / "logs")
-                        stack = running.enter_context(started)
-                    trial = run_trial(stack, fault, seed, patience_s=PATIENCE_S)
-                except Unavailable as reason:
-                    yield fault, str(reason)
-                    break
-                except (OSError, RedisError, RuntimeError, AssertionError) as error:
-                    trial = broken(fault, seed, error)
-                yield fault, trial
-                if trial.findings:
-                    running.close()
-                    stack = None
+        for seed, fault in product(seeds, faults):  # every row before the next moment
+            if fault not in left:
+                continue
+            try:
+                if stack is None:
+                    started = running_stack(shape, keep_logs_in=OUTPUT / "logs")
+                    stack = running.enter_context(started)
+                trial = run_trial(stack, fault, seed, patience_s=PATIENCE_S)
+            except Unavailable as reason:
+                left.remove(fault)
+                yield fault, str(reason)
+                continue
+            except (OSError, RedisError, RuntimeError, AssertionError) as error:
+                trial = broken(fault, seed, error)
+            yield fault, trial
+            if trial.findings:
+                running.close()
+                stack = None
 
 
 def broken(fault: Fault, seed: str, error: Exception) -> Trial:

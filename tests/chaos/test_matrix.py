@@ -15,7 +15,8 @@ from support.chaos.volume import Unavailable
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 SHORT = [fault for fault in MATRIX if fault.is_quick and fault.shape == ONE]
 PATIENCE_S = 120.0  # a busy machine takes its time
-LATEST_S = 0.8
+LATEST_S = 0.6
+LONGEST_S = 1.2
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,13 @@ def test_a_fault_loses_nothing_and_is_got_over(stack: Stack, fault: Fault):
     """No acknowledged job is lost or fails, and no client sees what could not be."""
     try:
         trial = run_trial(
-            stack, fault, "suite", patience_s=PATIENCE_S, latest_s=LATEST_S, crowd=COUPLE
+            stack,
+            fault,
+            "suite",
+            patience_s=PATIENCE_S,
+            latest_s=LATEST_S,
+            longest_s=LONGEST_S,
+            crowd=COUPLE,
         )
     except Unavailable as reason:
         pytest.skip(str(reason))

@@ -95,6 +95,7 @@ def test_a_worker_that_is_terminated_hands_its_job_on(jobs: Jobs, abandoned: Aba
     assert [(e.reason, e.counted) for e in record.earlier_attempts] == [
         ("worker_lost", True), ("handed_over", False),
     ]  # fmt: skip
+    assert not abandoned.second.has_logged("AbandonedJobError")  # its job went on
     queue = jobs.redis.lrange("rq:queue:fimlora", 0, -1)
     assert queue == [f"{abandoned.job_id}-3".encode(), f"{waiting}-1".encode()]
 

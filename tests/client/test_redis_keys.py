@@ -10,6 +10,7 @@ from redis import Redis
 
 from fimlora_client import Client, JobFailed
 from fimlora_contract.jobs import JobError, JobKind
+from fimlora_jobs.deduplication import FIGURES
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.results.eviction import Limits
@@ -18,11 +19,12 @@ from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.retention import forget_old_jobs
 from fimlora_jobs.runs import Runs
-from fimlora_jobs.store import JobStore
+from fimlora_jobs.store import BESIDE, COUNTERS, JobStore
 from fimlora_service.results.eviction import evict
 from support.jobs import LABELLED
 
-PAGE = Path(__file__).parents[2] / "docs" / "redis-keys.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "redis-keys.md"
 ROW = re.compile(
     r"^\| `(?P<key>[^`]+)` \| (?P<type>\w+) \| .* \| (?P<goes>.*) \|$", re.MULTILINE
 )
@@ -93,9 +95,10 @@ def test_no_key_outlives_what_it_names(
     """Of forgotten jobs nothing is left, of evicted results what is bounded."""
     run_all_kinds(client, store, run_queue)
     for name, row in rows_of(redis_client).items():
-        assert redis_client.type(name).decode() == row.type, name
+        # One that somebody at work here has just removed has no type.
+        assert redis_client.type(name).decode() in {row.type, "none"}, name
         if row.goes.startswith("after "):
-            assert redis_client.ttl(name) > 0, name
+            assert redis_client.ttl(name) != -1, name
 
     n_jobs = len(client.jobs.list(limit=100).data)
     assert forget_old_jobs(store, days=-1) == n_jobs >= 5
@@ -108,6 +111,20 @@ def test_no_key_outlives_what_it_names(
     redis_client.delete("fimlora:pin:mine:prod")
     assert evict(artifacts, Limits(max_bytes=1)).entries > 0
     assert artifacts.usage.last_uses() == {}
+
+
+def test_every_key_that_the_code_makes_is_in_the_table():
+    """Whatever a test has not happened to write."""
+    sources = [path for room in ("service", "worker") for path in (ROOT / room).rglob("*.py")]
+    found = {
+        name
+        for path in sources
+        for name in re.findall(r"\bkey\(\s*\"([a-z_]+)\"", path.read_text())
+    }
+    named = {match["key"].split(":")[1] for match in ROW.finditer(PAGE.read_text())}
+
+    assert len(found) > 25
+    assert found | {*BESIDE, COUNTERS, FIGURES} <= named
 
 
 def test_nobody_leaves_keys_by_asking(client: Client, http, redis_client: Redis):

@@ -17,13 +17,14 @@ from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, find_running, own
 from fimlora_client.stack.server_binary import choose, find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
-from fimlora_client.stack.up import choose_port, fresh_log
+from fimlora_client.stack.up import choose_port, describe_access, fresh_log
 from fimlora_client.stack.valkey import (
     SOCKET_PATH_LIMIT,
     answers,
     server_command,
     socket_folder,
 )
+from fimlora_contract.service import Health
 from support.workers import PYTHONPATH, is_alive, wait_dead
 
 # Says its pid and that it was asked to stop.
@@ -464,3 +465,20 @@ def test_a_password_is_not_told():
         check_reachable("redis://me:s3cret@127.0.0.1:1/0?password=s3cret")
 
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("access", "host", "words"),
+    [
+        ("this_machine", "127.0.0.1", "this machine only, until there is a key"),
+        ("this_machine", "0.0.0.0", "although it listens on 0.0.0.0: others are refused"),
+        ("api_keys", "0.0.0.0", "who has an API key"),
+        (None, "127.0.0.1", "unknown"),
+    ],
+)
+def test_who_is_served_is_said_in_words(access, host, words):
+    """And what is to be done, where others could reach it."""
+    said = describe_access(Health(status="ok", access=access), host)
+
+    assert words in said
+    assert ("fimlora keys create" in said) is (access == "this_machine")

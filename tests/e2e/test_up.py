@@ -16,8 +16,9 @@ from redis import Redis
 
 from fimlora_client import AsyncClient, Client, ConnectionFailed
 from fimlora_client.stack.ownership import Running, find_running
-from support.jobs import write_jsonl
-from support.model_folders import minilm_folder
+from support.jobs import LABELLED, write_jsonl
+from support.model_folders import make_encoder, minilm_folder
+from support.soak import growth_beyond, processes_of, small_requests, soak
 from support.transcripts import agrees, read_commands
 from support.workers import PYTHONPATH, is_alive, wait_dead
 
@@ -204,6 +205,21 @@ def test_a_second_owner_of_the_data_folder_is_refused(stack):
 
     assert second.returncode == 1
     assert f"in use by process {running.pid} at {running.url}" in second.stderr
+
+
+def test_nothing_grows_with_the_jobs(stack):
+    """In short what `make soak` does over a thousand: memory, handles, threads, keys, disk."""
+    running, _ = stack
+    data_dir = Path(running.data_dir)
+    make_encoder(data_dir / "models" / "tiny")
+    with Client(running.url) as client, Redis.from_url(running.redis_url) as redis:
+        requests = small_requests(client.datasets.upload(LABELLED).id)
+        processes = processes_of(running.pid)
+        options = {"n_jobs": 12, "every": 4, "requests": requests}
+        looks = list(soak(client, redis, data_dir, processes, **options))
+
+    assert looks[-1].jobs == 12
+    assert growth_beyond(looks, warm_up=4) == []
 
 
 def test_each_process_is_given_its_own_secrets(stack):

@@ -25,6 +25,8 @@ WRITE_AND_SETTLE = """
 import sys
 from fimlora_jobs.connection import impatient_redis
 from fimlora_jobs.durability import Durability
+from redis.exceptions import ResponseError
+from contextlib import suppress
 redis = impatient_redis(sys.argv[1])
 durability = Durability(redis, key="probe")
 for name in ("first", "second", "third"):
@@ -196,3 +198,20 @@ os.kill(os.getpid(), 9)
 
     left = {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file()}
     assert left == {"synced": "a", "old/kept": "before", "moved": "c", "new/inside": "d"}
+
+
+def test_what_is_settled_survives_a_cut_while_the_file_is_made_anew():
+    """The server changes to another file in the middle, and the old one's end is kept as well."""
+    code = WRITE_AND_SETTLE.replace(
+        "    redis.set(name, 1)\n",
+        "    redis.set(name, 1)\n    with suppress(ResponseError):\n        redis.bgrewriteaof()\n",
+    )
+    with powered_server() as (server, powered):
+        subprocess.run(
+            [sys.executable, "-c", code, server.url],
+            env=powered.env, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
+        left = after_a_cut(server, powered)
+
+    assert {b"first", b"second", b"third"} <= left

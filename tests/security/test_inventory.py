@@ -40,7 +40,7 @@ def test_no_route_is_of_another_age(http):
     for path in (
         "/v0/jobs", "/v2/jobs", "/V1/jobs", "/v1/v1/jobs", "/debug", "/admin", "/console", "/.env",
         "/.git/config", "/actuator", "/server-status", "/v1/docs", "/v1/openapi.json", "/static",
-        "/jobs/", "//jobs", "/%2e%2e/etc/passwd", "/jobs%00",
+        "/jobs/", "//jobs", "/%2e%2e/etc/passwd",
     ):  # fmt: skip
         answer = http.get(path)
 

@@ -67,12 +67,12 @@ def shown(field: FieldInfo, value: object) -> str:
     """A value without its secret; empty for none."""
     if value is None or value == "":
         return ""
-    if is_address(field):
-        try:
-            return hide_password(str(value))
-        except ValueError:
-            return HIDDEN
-    return HIDDEN if is_secret(field) else str(value)
+    if is_secret(field) and not is_address(field):
+        return HIDDEN
+    try:
+        return hide_password(str(value)) if "://" in str(value) else str(value)
+    except ValueError:
+        return HIDDEN
 
 
 def type_of(field: FieldInfo) -> str:

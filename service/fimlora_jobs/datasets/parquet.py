@@ -38,7 +38,7 @@ class ParquetLimits:
         columns: Its columns, those inside others counted.
         chunks: Columns times row groups.
         page_bytes: One page once unpacked, which is read whole.
-        pages: Pages of the columns that are read.
+        pages: Pages of all columns that are read, whose heads are looked at one by one.
         batch_bytes: Rows that are in memory at once.
         value_bytes: All rows that are read, a value counted as often as a row has it.
         total_bytes: All columns once unpacked; ``None`` for any size.
@@ -48,7 +48,7 @@ class ParquetLimits:
     columns: int = 10_000
     chunks: int = 200_000
     page_bytes: int = 256 * MIB
-    pages: int = 500_000
+    pages: int = 1_000_000
     batch_bytes: int = 64 * MIB
     value_bytes: int = 4_096 * MIB
     total_bytes: int | None = None
@@ -101,8 +101,9 @@ def check_parquet(path: Path, limits: ParquetLimits = LIMITS) -> None:
     with _opened(path, limits) as file:
         _check_total(file.metadata, limits)
         names = set(file.schema_arrow.names)
+        pages = _Pages(path, limits)
         for group in _filled_groups(file.metadata):
-            _rows_at_once(path, file.metadata, group, names, limits)
+            _rows_at_once(pages, file.metadata, group, names)
 
 
 def read_parquet(
@@ -136,9 +137,10 @@ def parquet_batches(
         present = [name for name in file.schema_arrow.names if name in columns]
         if not present and file.metadata.num_rows:
             raise RowError(f"{path.name} has none of the columns {sorted(columns)}")
+        pages = _Pages(path, limits)
         try:
             for group in _filled_groups(file.metadata):
-                size = _rows_at_once(path, file.metadata, group, present, limits)
+                size = _rows_at_once(pages, file.metadata, group, present)
                 for batch in file.iter_batches(size, row_groups=[group], columns=present):
                     yield batch.select(present)
                     number += batch.num_rows
@@ -202,12 +204,53 @@ def _filled_groups(metadata: "pq.FileMetaData") -> list[int]:
     return [n for n in range(metadata.num_row_groups) if metadata.row_group(n).num_rows]
 
 
+class _Pages:
+    """The pages of a file's columns, counted over all of them.
+
+    Attributes:
+        path: The file.
+        limits: What it may take.
+    """
+
+    def __init__(self, path: Path, limits: ParquetLimits) -> None:
+        self.path = path
+        self.limits = limits
+        self._count = 0
+
+    def of(self, chunk: "pq.ColumnChunkMetaData") -> Iterator[Page]:
+        """What each page of a column chunk says of itself.
+
+        Raises:
+            RowError: One is damaged or too large, or there are too many.
+        """
+        start, column = chunk.data_page_offset, chunk.path_in_schema
+        if chunk.has_dictionary_page:
+            start = min(start, chunk.dictionary_page_offset or start)
+        try:
+            with self.path.open("rb") as file:
+                end = start + chunk.total_compressed_size
+                for page in read_pages(file, start=start, end=end):
+                    self._check(page, column)
+                    yield page
+        except (DamagedPage, OSError) as error:
+            raise RowError("the Parquet file is damaged") from error
+
+    def _check(self, page: Page, column: str) -> None:
+        self._count += 1
+        if self._count > self.limits.pages:
+            raise RowError(
+                f"the Parquet file has more than {self.limits.pages} pages: write larger ones"
+            )
+        size = max(page.size, page.n_values * WIDEST)
+        if size > self.limits.page_bytes:
+            raise RowError(
+                f"column {column!r} of the Parquet file has a page that unpacks to {size} bytes; "
+                f"at most {self.limits.page_bytes} are read: write it with smaller row groups"
+            )
+
+
 def _rows_at_once(
-    path: Path,
-    metadata: "pq.FileMetaData",
-    group: int,
-    columns: Collection[str],
-    limits: ParquetLimits,
+    pages: _Pages, metadata: "pq.FileMetaData", group: int, columns: Collection[str]
 ) -> int:
     """Rows of a row group that fit in a batch.
 
@@ -219,23 +262,22 @@ def _rows_at_once(
         chunk = metadata.row_group(group).column(number)
         if _is_part(chunk.path_in_schema, columns):
             mean = max(chunk.total_uncompressed_size, chunk.num_values * WIDEST) // n_rows
-            per_row += max(_cell_bytes(path, chunk, group, limits), mean)
-    return max(min(limits.batch_bytes // per_row, BATCH_ROWS), 1)
+            per_row += max(_cell_bytes(pages, chunk, group), mean)
+    return max(min(pages.limits.batch_bytes // per_row, BATCH_ROWS), 1)
 
 
-def _cell_bytes(
-    path: Path, chunk: "pq.ColumnChunkMetaData", group: int, limits: ParquetLimits
-) -> int:
+def _cell_bytes(pages: _Pages, chunk: "pq.ColumnChunkMetaData", group: int) -> int:
     """Bytes that each cell of a column may take where the column is fullest."""
     mean, dictionary, page_bytes = 0, 0, 0
-    for page in _pages(path, chunk, limits):
+    for page in pages.of(chunk):
         if page.is_dictionary:
             dictionary = page.size
         else:
             mean = max(mean, page.size // max(page.n_values, 1))
             page_bytes = max(page_bytes, page.size)
-    if dictionary * BATCH_ROWS > limits.batch_bytes and chunk.physical_type == "BYTE_ARRAY":
-        mean = max(mean, _longest_in_dictionary(path, chunk.path_in_schema, group))
+    is_large = dictionary * BATCH_ROWS > pages.limits.batch_bytes
+    if is_large and chunk.physical_type == "BYTE_ARRAY":
+        mean = max(mean, _longest_in_dictionary(pages.path, chunk.path_in_schema, group))
     if mean > MAX_ROW_BYTES:
         raise RowError(
             f"column {chunk.path_in_schema!r} of the Parquet file has a cell of {mean} bytes; "
@@ -243,30 +285,6 @@ def _cell_bytes(
         )
     # Text that is written as what it adds to the text before may be as long as its page.
     return max(mean, page_bytes) if "DELTA_BYTE_ARRAY" in chunk.encodings else mean
-
-
-def _pages(
-    path: Path, chunk: "pq.ColumnChunkMetaData", limits: ParquetLimits
-) -> Iterator[Page]:
-    start, column = chunk.data_page_offset, chunk.path_in_schema
-    if chunk.has_dictionary_page:
-        start = min(start, chunk.dictionary_page_offset or start)
-    try:
-        with path.open("rb") as file:
-            pages = read_pages(file, start=start, end=start + chunk.total_compressed_size)
-            for count, page in enumerate(pages, 1):
-                size = max(page.size, page.n_values * WIDEST)
-                if size > limits.page_bytes:
-                    raise RowError(
-                        f"column {column!r} of the Parquet file has a page that unpacks to "
-                        f"{size} bytes; at most {limits.page_bytes} are read: write it with "
-                        "smaller row groups"
-                    )
-                if count > limits.pages:
-                    raise RowError(f"column {column!r} has more than {limits.pages} pages")
-                yield page
-    except (DamagedPage, OSError) as error:
-        raise RowError("the Parquet file is damaged") from error
 
 
 def _longest_in_dictionary(path: Path, column: str, group: int) -> int:

@@ -27,6 +27,7 @@ from fimlora_jobs.record import JobRecord, new_job_id
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.store import JobStore, RequestTaken
+from fimlora_jobs.telemetry import current_traceparent
 from fimlora_service.calibrations.earlier_jobs import find_reusable
 from fimlora_service.calibrations.idempotency import (
     Promise,
@@ -203,7 +204,10 @@ class Submission:
             statistics_from=reusable.measured.id if reusable.measured else "",
             in_place_of=None if spec.alone else lookup.shared,
             counted_as="" if spec.is_retry else reusable.outcome,
-            came_with={"request_id": in_context("request_id") or ""},
+            came_with={
+                "request_id": in_context("request_id") or "",
+                "traceparent": current_traceparent(),
+            },
             limits=self.limits,
         )
 

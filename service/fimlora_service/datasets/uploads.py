@@ -73,7 +73,6 @@ async def receive_upload(
         data_folder: Where it is received.
         room: Where it is kept, for whom, and how much of it.
         turns: In which its rows are looked through.
-        principal: Whose it is.
 
     Returns:
         The dataset, and whether it is new.

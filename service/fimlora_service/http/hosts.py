@@ -1,17 +1,16 @@
 """The Host check: the service answers only by names that are its own.
 
 A page of evil.example can have that name resolve to 127.0.0.1 (DNS rebinding); to the browser it
-is then of one origin with the service, and only the Host header tells them apart.
+is then of one origin with the service, and only the Host header tells them apart. Targets that
+name a host of their own are refused as such (`sound_heads`).
 
 Starlette's TrustedHostMiddleware is no help: it cuts a host at its first colon, so that no IPv6
-address is ever right, looks at the first of several headers and at no absolute target, knows
-nothing of the address a request came to, and answers in plain text.
+address is ever right, looks at the first of several headers, knows nothing of the address a request came to, and answers in plain text.
 """
 
-import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +20,6 @@ from fimlora_service.addresses import address_of, authority_of, is_loopback
 from fimlora_service.errors import HostNotAllowed
 from fimlora_service.http.problems import problem_response
 
-ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 MAX_CHARS = 300
 ALLOWED = (
     "allowed are localhost, loopback addresses, the address that the request came to, and "
@@ -48,18 +46,10 @@ class HostMiddleware:
             return
         named = [value for name, value in scope["headers"] if name == b"host"]
         server = scope.get("server")
-        at = server[0] if server else ""
-        target = ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
-        if target:  # what it names goes before the header, so that both must be ours
-            named.append(target[1])
-            cut = len(target[0]) - len(target[2])
-            path, raw_path = scope["path"][cut:] or "/", target[2] or b"/"
-            scope = {**scope, "path": path, "raw_path": raw_path}
-        n_expected = 2 if target else 1
-        if len(named) == n_expected and all(map(partial(self._is_ours, at=at), named)):
+        if len(named) == 1 and self._is_ours(named[0], at=server[0] if server else ""):
             await self._app(scope, receive, send)
             return
-        error = HostNotAllowed(f"{describe(named, n_expected)}; {ALLOWED}")
+        error = HostNotAllowed(f"{describe(named)}; {ALLOWED}")
         await problem_response(Request(scope), error)(scope, receive, send)
 
     def _is_ours(self, named: bytes, *, at: str) -> bool:
@@ -86,10 +76,10 @@ def plain(host: str) -> str:
     return host if address is None else str(address)
 
 
-def describe(named: list[bytes], n_expected: int) -> str:
+def describe(named: list[bytes]) -> str:
     """What is wrong, in words."""
-    if len(named) < n_expected:
-        return "the request names no host"
-    if len(named) > n_expected:
-        return f"the request has {len(named) - n_expected + 1} Host headers"
-    return "the request is to " + ", ".join(repr(clip(n.decode("latin-1"))) for n in named)
+    if len(named) != 1:
+        return (
+            f"the request has {len(named)} Host headers" if named else "there is no Host header"
+        )
+    return f"the request is to {clip(named[0].decode('latin-1'))!r}"

@@ -51,7 +51,7 @@ class RequestIdMiddleware:
                 fields["ms"] = round(1000 * (time.monotonic() - began))
                 if tenant := tenant_of(scope):
                     fields["tenant"] = tenant
-                logger.log(level_of(scope["path"], status), "request.done", extra=fields)
+                logger.log(level_of(scope, status), "request.done", extra=fields)
 
 
 def tenant_of(scope: Scope) -> str:
@@ -59,9 +59,14 @@ def tenant_of(scope: Scope) -> str:
     return getattr(scope.get("state", {}).get("principal"), "tenant", "")
 
 
-def level_of(path: str, status: int) -> int:
+def is_watched(scope: Scope) -> bool:
+    """Whether a request looks whether the service is well, and wants nothing of it."""
+    return str(scope["path"]).removeprefix("/v1") in WATCHED
+
+
+def level_of(scope: Scope, status: int) -> int:
     """How much a request matters to whoever reads the log."""
-    if path.removeprefix("/v1") not in WATCHED:
+    if not is_watched(scope):
         return logging.INFO
     return logging.WARNING if status >= 500 else logging.DEBUG
 

@@ -2,6 +2,7 @@
 
 import logging
 
+from fimlora_contract.service import Access
 from fimlora_service.addresses import is_loopback
 from fimlora_service.http.peers import FIRST_KEY
 from fimlora_service.keys.ring import KeyRing
@@ -9,11 +10,9 @@ from fimlora_service.keys.ring import KeyRing
 logger = logging.getLogger(__name__)
 
 
-def access_of(ring: KeyRing) -> str:
-    """Who is served, in words."""
-    return (
-        "this machine only, as there are no API keys" if ring.is_open else "who has an API key"
-    )
+def access_of(ring: KeyRing) -> Access:
+    """Who is served."""
+    return "this_machine" if ring.is_open else "api_keys"
 
 
 def announce_access(ring: KeyRing, *, host: str) -> None:
@@ -23,10 +22,13 @@ def announce_access(ring: KeyRing, *, host: str) -> None:
         ring: The keys that are good.
         host: The address that the service is bound to.
     """
+    event = f"access.{access_of(ring)}"
     if not ring.is_open:
-        logger.info("access.with_keys", extra={"serves": access_of(ring)})
-    elif host == "localhost" or is_loopback(host):
-        logger.info("access.this_machine", extra={"serves": access_of(ring), "next": FIRST_KEY})
+        logger.info(event, extra={"serves": "who has an API key"})
+        return
+    serves = "this machine only, as there are no API keys"
+    if host == "localhost" or is_loopback(host):
+        logger.info(event, extra={"serves": serves, "next": FIRST_KEY})
     else:
         text = f"listening on {host}, but others are refused until there is a key: {FIRST_KEY}"
-        logger.warning("access.this_machine", extra={"serves": access_of(ring), "next": text})
+        logger.warning(event, extra={"serves": serves, "next": text})

@@ -99,6 +99,16 @@ def _split(header: str) -> tuple[str, str, str]:
     return scheme.lower(), space, text
 
 
+def check_operator(principal: Principal) -> None:
+    """Refuse who reaches one tenant only.
+
+    Raises:
+        Forbidden: He does.
+    """
+    if not principal.is_operator:
+        raise Forbidden("this is about all tenants: it needs an admin key of the operator")
+
+
 def check_scope(principal: Principal, needed: Scope) -> None:
     """Refuse who has not the scope that is needed.
 

@@ -14,6 +14,7 @@ from fimlora_service import errors
 from fimlora_service.http.dependencies import problems
 from fimlora_service.http.openapi import SCHEME
 from fimlora_service.http.strict_queries import StrictQueryRoute
+from fimlora_service.http.threads import ThreadRoute
 from fimlora_service.keys.gate import Gate
 
 REFUSALS = (
@@ -25,7 +26,7 @@ REFUSALS = (
 Responses = Mapping[int | str, dict[str, Any]]
 
 
-class ScopedRoute(StrictQueryRoute):
+class GuardedRoute(ThreadRoute):
     """A route that states, by `needs`, the scope without which it refuses.
 
     It refuses before anything of the request but its head is read.
@@ -71,6 +72,10 @@ class ScopedRoute(StrictQueryRoute):
             await super().handle(
                 scope, receive, send_with_headers if admission.headers else send
             )
+
+
+class ScopedRoute(GuardedRoute, StrictQueryRoute):
+    """One that takes the query parameters it documents, and no others."""
 
 
 def with_refusals(responses: Responses) -> dict[int | str, dict[str, Any]]:

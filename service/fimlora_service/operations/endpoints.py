@@ -10,6 +10,8 @@ from fimlora_jobs.durability import Durability
 from fimlora_service.http.dependencies import ArtifactsDep, StoreDep, part
 from fimlora_service.http.space import SpaceDep
 from fimlora_service.http.threads import ThreadRoute, reads_files
+from fimlora_service.keys.announcement import access_of
+from fimlora_service.keys.gate import Gate
 from fimlora_service.operations.health import check_health
 
 UNAVAILABLE_RETRY_AFTER_S = 5
@@ -32,6 +34,7 @@ def readiness(
     store: StoreDep,
     durability: Annotated[Durability, part("durability")],
     space: SpaceDep,
+    gate: Annotated[Gate, part("gate")],
     response: Response,
 ) -> Health:
     """Say whether jobs can be accepted, and whether somebody would work on them."""
@@ -39,7 +42,7 @@ def readiness(
     if health.status == "unavailable":
         response.status_code = 503
         response.headers["Retry-After"] = str(UNAVAILABLE_RETRY_AFTER_S)
-    return health
+    return health.model_copy(update={"access": access_of(gate.ring)})
 
 
 @router.get("/version")

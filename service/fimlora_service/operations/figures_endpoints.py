@@ -10,10 +10,10 @@ from fimlora_service import errors
 from fimlora_service.http.dependencies import StoreDep, problems
 from fimlora_service.keys.access import job_or_none
 from fimlora_service.keys.principal import READS, PrincipalDep
-from fimlora_service.keys.routes import ScopedRoute
+from fimlora_service.keys.routes import GuardedRoute
 from fimlora_service.operations.metrics import MetricsDep
 
-router = APIRouter(tags=["service"], route_class=ScopedRoute)
+router = APIRouter(tags=["service"], route_class=GuardedRoute)
 
 
 @router.get(

@@ -15,7 +15,8 @@ from fimlora_service.http.dependencies import (
     problems,
 )
 from fimlora_service.http.threads import reads_files
-from fimlora_service.keys.principal import ADMINISTERS
+from fimlora_service.keys.gate import check_operator
+from fimlora_service.keys.principal import ADMINISTERS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.results.eviction import evict, limits_of
 
@@ -26,9 +27,13 @@ router = APIRouter(tags=["service"], route_class=ScopedRoute)
 @router.get("/cache", dependencies=[ADMINISTERS], responses=problems(*REFUSALS))
 @reads_files
 def show_cache(
-    artifacts: ArtifactsDep, data_folder: DataFolderDep, settings: SettingsDep
+    artifacts: ArtifactsDep,
+    data_folder: DataFolderDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
 ) -> CacheFigures:
     """Tell what is kept, how often it spared a calibration, and what was evicted."""
+    check_operator(principal)
     results = list(artifacts.list())
     statistics = [r.sizes[STATISTICS] for r in results if STATISTICS in r.sizes]
     counted = artifacts.usage.figures()
@@ -52,8 +57,11 @@ def show_cache(
 
 
 @router.post("/cache/evict", dependencies=[ADMINISTERS], responses=problems(*REFUSALS))
-def evict_now(artifacts: ArtifactsDep, settings: SettingsDep) -> EvictionReport:
+def evict_now(
+    artifacts: ArtifactsDep, settings: SettingsDep, principal: PrincipalDep
+) -> EvictionReport:
     """Delete results beyond the limits now, and not at the next round."""
+    check_operator(principal)
     evicted = evict(artifacts, limits_of(settings))
     return EvictionReport(entries=evicted.entries, bytes=evicted.bytes)
 

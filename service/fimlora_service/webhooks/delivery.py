@@ -10,11 +10,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Literal, NamedTuple
 
 import prometheus_client
+from redis.exceptions import RedisError
 
 from fimlora_contract.webhooks import WebhookTry, origin_of
 from fimlora_jobs.outbox import Notice, Outbox, event_of
@@ -53,6 +55,13 @@ def check_webhook(url: str, *, allowed: frozenset[str]) -> None:
         raise WebhookNotAllowed(f"webhook: scheme, host and port must be allowed; {what}")
 
 
+def at_once() -> "Future[None]":
+    """Nothing is waited for."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
 class WebhookSender:
     """Delivers what is due.
 
@@ -61,6 +70,7 @@ class WebhookSender:
         poster: Calls receivers.
         keys: What deliveries are signed with, one signature each; none for no signature.
         tries: Counts deliveries by their outcome.
+        settled: Tells when what is on record is on disk: before that no end is told.
         per_origin: How many calls of one receiver are under way at most.
         clock: Seconds since the epoch.
     """
@@ -72,6 +82,7 @@ class WebhookSender:
         poster: Poster,
         keys: Sequence[bytes],
         tries: prometheus_client.Counter,
+        settled: Callable[[], "Future[None]"] = at_once,
         per_origin: int = PER_ORIGIN,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -79,6 +90,7 @@ class WebhookSender:
         self._poster = poster
         self._keys = keys
         self._tries = tries
+        self._settled = settled
         self._per_origin = per_origin
         self._clock = clock
         self._stopping = Event()
@@ -138,6 +150,10 @@ class WebhookSender:
             body = event_of(self._outbox.store.shown(notice.job_id)).model_dump_json().encode()
         except JobMissing:
             return Answer("dropped", reason="the job was deleted")
+        try:
+            await asyncio.wrap_future(self._settled())
+        except (RedisError, OSError):
+            return Answer("retry", reason="the end of the job is not on disk yet")
         headers = sign(notice.id, body, keys=self._keys, now=int(self._clock()))
         try:
             status = await self._poster.post(notice.url, body, headers)

@@ -1,4 +1,4 @@
-"""What a piece of work costs this process: seconds, and memory beyond what it had."""
+"""What a piece of work costs a process: seconds, and memory beyond what it had."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SELF = Path("/proc/self")
+PROC = Path("/proc")
 
 
 @dataclass
@@ -23,19 +23,23 @@ class Cost:
 
 
 @contextmanager
-def watched() -> Iterator[Cost]:
-    """Watch what the block costs; the figures are there when it has ended."""
-    cost = Cost()
+def watched(process: int | str = "self") -> Iterator[Cost]:
+    """Watch what the block costs; the figures are there when it has ended.
+
+    Args:
+        process: Whose memory is watched.
+    """
+    cost, folder = Cost(), PROC / str(process)
     with suppress(OSError):
-        (SELF / "clear_refs").write_text("5")  # the highest so far is what there is now
-    before, began = _bytes("VmRSS"), time.monotonic()
+        (folder / "clear_refs").write_text("5")  # the highest so far is what there is now
+    before, began = _bytes(folder, "VmRSS"), time.monotonic()
     try:
         yield cost
     finally:
         cost.seconds = time.monotonic() - began
-        cost.growth = max(0, _bytes("VmHWM") - before)
+        cost.growth = max(0, _bytes(folder, "VmHWM") - before)
 
 
-def _bytes(field: str) -> int:
-    lines = (SELF / "status").read_text().splitlines()
+def _bytes(folder: Path, field: str) -> int:
+    lines = (folder / "status").read_text().splitlines()
     return int(dict(line.split(":", 1) for line in lines)[field].split()[0]) * 1024

@@ -177,7 +177,7 @@ def test_a_row_beyond_the_limit_is_named(tmp_path):
         (ParquetLimits(columns=2), "has 3 columns; at most 2 are read"),
         (ParquetLimits(chunks=5), "has 3 columns in 2 row groups, 6 pieces; at most 5"),
         (ParquetLimits(page_bytes=8), "column 'text' .* a page that unpacks to .* at most 8"),
-        (ParquetLimits(pages=1), "column 'text' has more than 1 pages"),
+        (ParquetLimits(pages=1), "the Parquet file has more than 1 pages"),
         (ParquetLimits(value_bytes=5), "the rows have more than 5 bytes"),
     ],
     ids=["footer", "columns", "pieces", "page", "pages", "values"],

@@ -167,6 +167,18 @@ class TestDelete:
 
         assert http.post("/calibrate", json=body).status_code == 202
 
+    def test_its_idempotency_key_is_free_again(self, http, body):
+        """Under its old id the job would begin with attempts that there have been."""
+        headers = {"Idempotency-Key": "k"}
+        first = http.post("/calibrate", json=body, headers=headers).json()["id"]
+        http.post(f"/jobs/{first}/cancel")
+        http.delete(f"/jobs/{first}")
+
+        again = http.post("/calibrate", json=body, headers=headers)
+
+        assert again.status_code == 202
+        assert again.json()["id"] != first
+
     def test_an_open_job_cannot_be_deleted(self, http, job_id, store):
         """409 while queued and while running; it goes on."""
         queued = http.delete(f"/jobs/{job_id}")

@@ -56,3 +56,10 @@ def test_the_first_key_ends_it(settings, http, caplog):
     level, said = started(without_keys(settings, host="0.0.0.0"), caplog)
 
     assert (level, said["serves"]) == ("INFO", "who has an API key")
+
+
+def test_readiness_tells_it_too(settings, http):
+    """What `fimlora up` shows."""
+    with TestClient(create_app(without_keys(settings))) as other:
+        assert other.get("/readyz").json()["access"] == "this_machine"
+    assert http.get("/readyz").json()["access"] == "api_keys"

@@ -258,6 +258,15 @@ class TestLists:
         assert [worker["state"] for worker in seen] == ["busy", "busy"]
 
 
+def test_what_is_about_all_tenants_is_the_operators(http, visitor):
+    """A tenant's admin neither sees what others keep nor makes room among it."""
+    admin = visitor(tenant="acme", scopes=["admin"])
+
+    for method, path in (("GET", "/cache"), ("POST", "/cache/evict")):
+        assert admin(method, path).status_code == 403
+        assert http.request(method, path, headers=OPERATOR).status_code == 200
+
+
 class TestEqualRequests:
     def test_of_two_tenants_share_nothing(self, acme, globex, having, body):
         """Neither an open job, nor a result, nor statistics, nor an idempotency key."""

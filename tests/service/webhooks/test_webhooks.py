@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+from concurrent.futures import Future
 from datetime import UTC, datetime
 
 import pytest
@@ -13,6 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from fimlora_contract.jobs import JobError
 from fimlora_contract.webhooks import WebhookTry
+from fimlora_jobs.durability import NotOnDisk
 from fimlora_jobs.outbox import TRIES_KEPT, Notice, Outbox
 from fimlora_service.app import create_app
 from fimlora_service.operations.metrics import Metrics
@@ -130,6 +132,22 @@ def test_the_end_is_told_and_signed(http, told, succeed, sender, outbox, receive
     assert headers["webhook-timestamp"] == "1700000000"
     assert headers["webhook-signature"] == f"v1,{mac}"
     assert outbox.waiting() == 0
+
+
+def test_an_end_that_is_not_on_disk_is_not_told(
+    http, told, succeed, outbox, settings, receiver
+):
+    """The power may be cut now, and the job would run again; it is told at the next try."""
+    job_id = http.post("/calibrate", json=told).json()["id"]
+    succeed(job_id)
+    refused: Future[None] = Future()
+    refused.set_exception(NotOnDisk("not on disk within 5 s"))
+
+    sender_to(outbox, settings, settled=lambda: refused).deliver_due()
+
+    [tried] = outbox.tries(job_id)
+    assert receiver.got == []
+    assert (tried.outcome, tried.reason) == ("retry", "the end of the job is not on disk yet")
 
 
 @pytest.mark.parametrize("end", ["failed", "canceled"])

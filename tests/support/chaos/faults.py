@@ -32,7 +32,7 @@ Step = Callable[[Stack, random.Random], object]
 ONE = Shape()
 TWO_WORKERS = Shape(n_workers=2)
 CLOCKS = Shape(has_clocks=True)
-IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "8"),))
+IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "15"),))
 
 
 def nothing(stack: Stack, draw: random.Random) -> None:
@@ -49,7 +49,7 @@ class Fault:
         heal: Ends it.
         hold_s: How long it lasts.
         shape: The stack that it happens to.
-        is_quick: Whether its end is not waited for by a lease: then it has a short form.
+        is_quick: Whether it has a short form: its end is not waited for by a lease.
     """
 
     name: str
@@ -173,12 +173,18 @@ WEATHERS = {
     "half-open": HALF_OPEN,
 }  # fmt: skip
 BETWEEN = {"client": "clients and API", "api": "API and Valkey", "worker": "worker and Valkey"}
+# Each weather once, and every link.
+SHORT_LINKS = {
+    ("client", "narrow"), ("client", "cut"), ("api", "half-open"), ("worker", "slow"),
+    ("worker", "a black hole"),
+}  # fmt: skip
 LINKS = [
     Fault(
         f"link between {ends} {how}",
         partial(_weather, between, weather),
         partial(_weather, between, FAIR),
         hold_s=2.5,
+        is_quick=(between, how) in SHORT_LINKS,
     )
     for between, ends in BETWEEN.items()
     for how, weather in WEATHERS.items()
@@ -217,7 +223,11 @@ PROCESSES = [
     Fault("child TERM", partial(_signal_child, TERM)),
     Fault("child STOP, CONT", partial(_signal_child, STOP), partial(_signal_child, CONT), 2.0),
     Fault(
-        "child hangs for good", partial(_signal_child, STOP), shape=IMPATIENT, is_quick=False
+        "child hangs for good",
+        partial(_signal_child, STOP),
+        hold_s=16.0,  # until the watchdog has seen it
+        shape=IMPATIENT,
+        is_quick=False,
     ),
     Fault("worker KILL", partial(_end, "worker", KILL, False), is_quick=False),
     Fault("worker TERM", partial(_end, "worker", TERM, False), is_quick=False),
@@ -260,14 +270,12 @@ REFUSALS = [
         partial(_configure, "maxmemory", "1mb"),
         partial(_configure, "maxmemory", "0"),
         hold_s=3.0,
-        is_quick=False,
     ),
     Fault(
         "Valkey demoted, read-only",
         partial(_command, "REPLICAOF 127.0.0.1 1"),
         partial(_command, "REPLICAOF NO ONE"),
         hold_s=3.0,
-        is_quick=False,
     ),
     Fault("Valkey cuts all connections", partial(_command, "CLIENT KILL TYPE normal")),
     Fault("Valkey forgets its scripts", partial(_command, "SCRIPT FLUSH SYNC")),
@@ -276,21 +284,18 @@ REFUSALS = [
         partial(_volume, "store", "fill"),
         partial(_volume, "store", "clear"),
         hold_s=3.0,
-        is_quick=False,
     ),
     Fault(
         "data folder full",
         partial(_volume, "data", "fill"),
         partial(_volume, "data", "clear"),
         hold_s=3.0,
-        is_quick=False,
     ),
     Fault(
         "data folder read-only",
         partial(_volume, "data", "freeze"),
         partial(_volume, "data", "thaw"),
         hold_s=3.0,
-        is_quick=False,
     ),
 ]
 QUEUE = [

@@ -32,6 +32,7 @@ from support.workers import PYTHONPATH
 
 READY_S = 120.0
 N_ROWS = 400
+VOLUME_MB, FLOOR_MB = 256, 16
 DATASET = "rows.jsonl"
 FAKETIME = (
     os.environ.get("LIBFAKETIME", ""),
@@ -169,7 +170,7 @@ def clock_of(folder: Path, name: str) -> Path:
 
 
 def _start_store(shape: Shape, folder: Path, undo: contextlib.ExitStack) -> Stack:
-    volumes = [Volume(folder / name, megabytes=256) for name in ("valkey", "data")]
+    volumes = [Volume(folder / name, megabytes=VOLUME_MB) for name in ("valkey", "data")]
     for volume in volumes:
         undo.callback(volume.close)
     at = folder / "s"
@@ -195,7 +196,10 @@ def _start_apis(stack: Stack, undo: contextlib.ExitStack) -> None:
     undo.callback(link.close)
     for n in range(stack.shape.n_apis):
         port = _free_port()
-        env = _environment(stack, "a") | {"FIMLORA_PORT": str(port)}
+        env = _environment(stack, "a") | {
+            "FIMLORA_PORT": str(port),
+            "FIMLORA_MIN_FREE_BYTES": str(FLOOR_MB << 20),
+        }
         command = [sys.executable, "-P", "-m", "fimlora_service"]
         stack.apis.append(_keep(f"api-{n}", command, stack.shape, stack.folder, undo, env))
         stack.client_links.append(Link(port))

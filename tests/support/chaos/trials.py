@@ -1,5 +1,6 @@
 """One trial: a crowd at work, a fault at a moment drawn from a seed, and what became of it all."""
 
+import math
 import random
 import secrets
 import time
@@ -59,9 +60,20 @@ def run_trial(
     *,
     patience_s: float = RECOVERY_S,
     latest_s: float = LATEST_INSTANT_S,
+    longest_s: float = math.inf,
     crowd: Mapping[str, tuple[int, ...]] = CROWD,
 ) -> Trial:
-    """Let a fault happen to a stack that is in use, and judge what clients saw."""
+    """Let a fault happen to a stack that is in use, and judge what clients saw.
+
+    Args:
+        stack: A running stack, which is left running.
+        fault: What is to happen.
+        seed: The moment and what clients do are drawn from it.
+        patience_s: How long recovery is waited for.
+        latest_s: The latest moment.
+        longest_s: How long it lasts at most.
+        crowd: Clients, and the sizes of the jobs that each submits.
+    """
     known, draw = Known(seed), random.Random(f"{fault.name} {seed}")
     n_deaths = len(stack.deaths())
     persons = [Person(name, stack.urls, known, n_batches=n) for name, n in crowd.items()]
@@ -70,7 +82,7 @@ def run_trial(
         person.start()
     instant_s = draw.uniform(0, latest_s)
     time.sleep(instant_s)
-    _let_happen(stack, fault, draw)
+    _let_happen(stack, fault, draw, hold_s=min(fault.hold_s, longest_s))
     known.is_calm = True
     recovery_s = _wait_for_all(observer, known, persons, patience_s=patience_s)
     for person in persons:
@@ -81,10 +93,10 @@ def run_trial(
     return _summed_up(fault, seed, instant_s, recovery_s, known, findings)
 
 
-def _let_happen(stack: Stack, fault: Fault, draw: random.Random) -> None:
+def _let_happen(stack: Stack, fault: Fault, draw: random.Random, *, hold_s: float) -> None:
     try:
         fault.inject(stack, draw)
-        time.sleep(fault.hold_s)
+        time.sleep(hold_s)
     finally:
         fault.heal(stack, draw)
 

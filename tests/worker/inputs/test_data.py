@@ -9,6 +9,7 @@ from fimlora_contract.references import InlineDataset, LocalDataset, UploadedDat
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
 from fimlora_jobs.datasets.labels import Labels
+from fimlora_jobs.datasets.rows import RowError
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.inputs.calibration_data import PaddedBatches, draw
 from fimlora_worker.inputs.examples import Encoder
@@ -65,6 +66,21 @@ class TestRows:
 
         assert [value for _, value in rows.scan("text")] == ["w0", "w1", "w2"]
         assert rows.read([2], rows.names) == [("b.jsonl line 1", {"text": "w2"})]
+
+    @pytest.mark.parametrize("more", [b'{"text": "w2"}\n', b"{"], ids=["grown", "cut"])
+    def test_a_dataset_that_changes_while_it_is_read_is_refused(self, settings, more):
+        """Its rows would be others than those that the result says it was made from."""
+        file = settings.datasets_dir / "d.jsonl"
+        write_jsonl(file, [{"text": "w0"}, {"text": "w1"}])
+        resolved = {"digest": FolderDigests().of_files(dataset_files(file))}
+        rows = open_rows(LocalDataset(name="d.jsonl"), resolved, settings, FolderDigests())
+        assert rows.n_rows == 2
+        file.write_bytes(more if more == b"{" else file.read_bytes() + more)
+
+        with pytest.raises(DatasetUnreachable, match=r"'d.jsonl' has changed"):
+            rows.read([0, 1], ["text"])
+        with pytest.raises((DatasetUnreachable, RowError)):
+            list(rows.scan("text"))
 
     def test_a_dataset_that_changed_is_refused(self, settings):
         """The job was accepted for another content."""

@@ -1,6 +1,7 @@
 """Rows of the dataset that a job was accepted with, wherever they lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fimlora_contract.references import (
     LocalDataset,
 )
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError, dataset_files
-from fimlora_jobs.datasets.rows import RowError
+from fimlora_jobs.datasets.rows import PlacedRow, RowError
 from fimlora_jobs.datasets.table import Rows, inline_rows, rows_of_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
 from fimlora_worker.inputs.hub_rows import open_hub_rows
@@ -65,27 +66,44 @@ def _open(
     if isinstance(reference, HubDataset):
         cache = settings.hub_dir / "datasets"
         return open_hub_rows(reference, str(resolved["revision"]), cache=cache, alive=alive)
-    return rows_of_files(_find_files(reference, resolved, settings, digests), alive=alive)
+    if not isinstance(reference, LocalDataset):  # an upload, which never changes
+        files = _find_files(settings.uploads_dir / reference.id)
+        return rows_of_files([*files.values()], alive=alive)
+    files = _find_files(settings.datasets_dir / reference.name)
+
+    def check() -> None:
+        if digests.of_files(files) != resolved.get("digest"):
+            raise DatasetUnreachable(
+                f"dataset {reference.name!r} has changed since the job was accepted; submit it "
+                "again"
+            )
+
+    check()
+    return _checked_after(rows_of_files([*files.values()], alive=alive), check)
 
 
-def _find_files(
-    reference: Any, resolved: dict[str, Any], settings: Settings, digests: FolderDigests
-) -> list[Path]:
-    is_local = isinstance(reference, LocalDataset)
-    path = (
-        settings.datasets_dir / reference.name
-        if is_local
-        else settings.uploads_dir / reference.id
-    )
-    name = reference.name if is_local else reference.id
+def _checked_after(rows: Rows, check: Callable[[], None]) -> Rows:
+    """Rows of files that may change, or grow, while they are read: each reading is checked."""
+
+    def read(numbers: Sequence[int], columns: Sequence[str]) -> list[PlacedRow]:
+        try:
+            return rows.read(numbers, columns)
+        finally:  # what cannot be read of them does not matter if they have changed
+            check()
+
+    def scan(column: str) -> Iterator[tuple[str, Any]]:
+        yield from rows.scan(column)
+        check()
+
+    check()
+    return replace(rows, read=read, scan=scan)
+
+
+def _find_files(path: Path) -> dict[str, Path]:
+    name = path.name
     if not path.exists():
         raise DatasetUnreachable(f"dataset {name!r} is not there any more")
     try:
-        files = dataset_files(path)
+        return dataset_files(path)
     except FolderError as error:
         raise DatasetUnreachable(str(error)) from error
-    if is_local and digests.of_files(files) != resolved.get("digest"):
-        raise DatasetUnreachable(
-            f"dataset {name!r} has changed since the job was accepted; submit it again"
-        )
-    return list(files.values())

@@ -13,6 +13,7 @@ from fimlora_contract.jobs import JobStatus, Progress, RunProgress, Stage
 from fimlora_jobs.attempts import rq_job_id
 from fimlora_jobs.reaper import DEADLINE_PASSED
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Reporter:
         on_alive: Called with every report.
         deadline_s: Time the attempt may take.
         due_in_s: Time that is left of the request's own deadline, if it has one.
+        trace: Of the attempt; it has a span per stage.
     """
 
     store: JobStore
@@ -42,6 +44,7 @@ class Reporter:
     on_alive: Callable[[], None]
     deadline_s: float
     due_in_s: float | None = None
+    trace: AttemptTrace = field(default_factory=AttemptTrace)
     clock: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
     _stage_started: float = field(init=False)
@@ -69,6 +72,7 @@ class Reporter:
         self._stage_started = self.clock()
         self._resumed_from = None
         self._check()
+        self.trace.enter_stage(stage)
         self._send(Progress(stage=stage, n_batches=n_batches))
 
     def keep_alive(self) -> None:
@@ -90,12 +94,14 @@ class Reporter:
     def on_resume(self, done: int, expected: int) -> None:
         """Note that an earlier attempt had done some batches."""
         log.info("attempt.resumed", extra={"batch": done, "n_batches": expected})
+        self.trace.event("resumed", batch=done, n_batches=expected)
         self._stage_started, self._resumed_from = self.clock(), done
         self._send(self._of_batches(Stage.CALIBRATING, done, expected))
 
     def on_batch(self, done: int, expected: int) -> None:
         """Note a finished batch; what this raises ends the measurement."""
         self._check()
+        self.trace.event("batch", batch=done, n_batches=expected)
         now = self.clock()
         if done < expected and now - self._reported < SHORTEST_INTERVAL_S:
             return

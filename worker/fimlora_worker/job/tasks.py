@@ -10,6 +10,7 @@ from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import StaleAttempt
+from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import (
     CancelRequested,
     DeadlinePassed,
@@ -46,30 +47,43 @@ def run_attempt(job_id: str, attempt: int) -> str:
 
 def _start(job_id: str, attempt: int) -> str:
     process = process_for(Settings())
-    try:
-        record = process.store.start(job_id, attempt, worker=process.name)
-    except (StaleAttempt, JobMissing) as reason:
-        log.info("attempt.refused", extra={"reason": str(reason)})
-        return "refused"
-    with log_context(request_id=record.request_id, tenant=record.owner):
-        log.info("attempt.started")
-        reporter = Reporter(
-            process.store,
-            job_id,
-            attempt,
-            is_draining=lambda: process.is_draining,
-            on_alive=process.on_alive,
-            deadline_s=process.settings.job_deadline_s,
-            due_in_s=_due_in_s(record, process),
-        )
-        began, n_loads = time.monotonic(), process.models.n_loads
+    with process.tracing.attempt(job_id=job_id, attempt=attempt, worker=process.name) as trace:
         try:
-            end = _attempt(record, process, reporter)
-        finally:
-            busy_s = time.monotonic() - began
-            loaded = process.models.n_loads - n_loads
-            count_work(process.store, busy_s=busy_s, models_loaded=loaded)
-        log.info("attempt.ended", extra={"end": end, "busy_s": round(busy_s, 3)})
+            record = process.store.start(
+                job_id, attempt, worker=process.name, traceparent=trace.traceparent
+            )
+        except (StaleAttempt, JobMissing) as reason:
+            log.info("attempt.refused", extra={"reason": str(reason)})
+            trace.note(end="refused")
+            return "refused"
+        trace.link(record.traceparents)
+        trace.note(kind=record.kind, request_id=record.request_id)
+        with log_context(request_id=record.request_id, tenant=record.owner, trace_id=trace.id):
+            end = _started(record, process, trace)
+        trace.note(end=end)
+    return end
+
+
+def _started(record: JobRecord, process: WorkerProcess, trace: AttemptTrace) -> str:
+    log.info("attempt.started")
+    reporter = Reporter(
+        process.store,
+        record.id,
+        record.attempt,
+        is_draining=lambda: process.is_draining,
+        on_alive=process.on_alive,
+        deadline_s=process.settings.job_deadline_s,
+        due_in_s=_due_in_s(record, process),
+        trace=trace,
+    )
+    began, n_loads = time.monotonic(), process.models.n_loads
+    try:
+        end = _attempt(record, process, reporter)
+    finally:
+        busy_s = time.monotonic() - began
+        loaded = process.models.n_loads - n_loads
+        count_work(process.store, busy_s=busy_s, models_loaded=loaded)
+    log.info("attempt.ended", extra={"end": end, "busy_s": round(busy_s, 3)})
     return end
 
 

@@ -21,6 +21,7 @@ from fimlora_jobs.results.store import ArtifactStore
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
+from fimlora_jobs.telemetry import Tracing, open_provider
 from fimlora_worker.inputs.device import DeviceLock
 from fimlora_worker.inputs.model_cache import ModelCache
 from fimlora_worker.settings import Settings
@@ -44,6 +45,7 @@ class WorkerProcess:
         is_draining: The worker is shutting down; running jobs are handed over.
         must_retire: Something broke that only a new process repairs.
         on_alive: Tells the parent that the job is alive.
+        tracing: Makes the traces of attempts.
         imports: The thread that imports torch ahead of the first job, if there is one.
     """
 
@@ -60,6 +62,7 @@ class WorkerProcess:
     must_retire: bool = False
     on_alive: Callable[[], None] = _nothing
     imports: threading.Thread | None = field(default=None, repr=False)
+    tracing: Tracing = field(default_factory=Tracing)
 
     @classmethod
     def open(cls, settings: Settings) -> "WorkerProcess":
@@ -76,6 +79,10 @@ class WorkerProcess:
             models=ModelCache(limit_bytes=settings.model_cache_bytes),
             digests=FolderDigests(),
             artifacts=TrackedArtifacts(artifacts, ResultUsage(store)),
+            tracing=Tracing(
+                open_provider("worker") if settings.are_traces_wanted else None,
+                is_flushed=settings.worker_isolation == "process",
+            ),
         )
 
     @property

@@ -6,7 +6,7 @@ from typing import Unpack
 from fimlora_client.adapter_archive import packed
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import TruncationFields, as_json, checked
-from fimlora_client.calls import JSON, Call, route
+from fimlora_client.calls import JSON, Call, given, route
 from fimlora_client.files import Download, OnFile
 from fimlora_contract.adapters import (
     Adapter,
@@ -36,12 +36,16 @@ class AsyncAdapters:
             call = Call("POST", "/adapters", headers=headers, content=archive)
             return await self._sender.ask(call, Adapter)
 
-    async def list(self) -> AdapterPage:
+    async def list(self, *, tenant: str | None = None) -> AdapterPage:
         """All adapters the service knows: uploaded, made of others, registered.
+
+        With an admin key, kept ones of all tenants, or of ``tenant``.
 
         ``GET /adapters``
         """
-        return await self._sender.ask(Call("GET", "/adapters"), AdapterPage)
+        return await self._sender.ask(
+            Call("GET", "/adapters", params=given(tenant=tenant)), AdapterPage
+        )
 
     async def retrieve(self, adapter_id: str) -> Adapter:
         """One adapter, by its id or registered name.

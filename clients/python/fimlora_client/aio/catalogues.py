@@ -2,7 +2,7 @@
 
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import Rows, upload_of
-from fimlora_client.calls import Call, route
+from fimlora_client.calls import Call, given, route
 from fimlora_contract.cache import CacheFigures, EvictionReport
 from fimlora_contract.datasets import Dataset, DatasetPage
 from fimlora_contract.models import ModelPage
@@ -24,12 +24,14 @@ class AsyncDatasets:
         call = Call("POST", "/datasets", headers=headers, content=content)
         return await self._sender.ask(call, Dataset)
 
-    async def list(self) -> DatasetPage:
-        """All datasets the service knows.
+    async def list(self, *, tenant: str | None = None) -> DatasetPage:
+        """All datasets the service knows; with an admin key, uploads of all tenants, or of one.
 
         ``GET /datasets``
         """
-        return await self._sender.ask(Call("GET", "/datasets"), DatasetPage)
+        return await self._sender.ask(
+            Call("GET", "/datasets", params=given(tenant=tenant)), DatasetPage
+        )
 
     async def retrieve(self, dataset_id: str) -> Dataset:
         """One uploaded or registered dataset.

@@ -34,13 +34,18 @@ class AsyncEvaluations:
         return await self._sender.ask(call, Evaluation)
 
     async def list(
-        self, *, limit: int | None = None, cursor: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        tenant: str | None = None,
     ) -> EvaluationPage:
-        """A page of evaluations, newest first.
+        """A page of evaluations, newest first; with an admin key, of one tenant.
 
         ``GET /evaluations``
         """
-        call = Call("GET", "/evaluations", params=given(limit=limit, cursor=cursor))
+        params = given(limit=limit, cursor=cursor, tenant=tenant)
+        call = Call("GET", "/evaluations", params=params)
         return await self._sender.ask(call, EvaluationPage)
 
     async def estimate(

@@ -7,7 +7,7 @@ from typing import Unpack
 from fimlora_client.adapter_archive import packed
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import TruncationFields, as_json, checked
-from fimlora_client.calls import JSON, Call, route
+from fimlora_client.calls import JSON, Call, given, route
 from fimlora_client.files import Download, OnFile
 from fimlora_contract.adapters import (
     Adapter,
@@ -37,12 +37,16 @@ class Adapters:
             call = Call("POST", "/adapters", headers=headers, content=archive)
             return self._sender.ask(call, Adapter)
 
-    def list(self) -> AdapterPage:
+    def list(self, *, tenant: str | None = None) -> AdapterPage:
         """All adapters the service knows: uploaded, made of others, registered.
+
+        With an admin key, kept ones of all tenants, or of ``tenant``.
 
         ``GET /adapters``
         """
-        return self._sender.ask(Call("GET", "/adapters"), AdapterPage)
+        return self._sender.ask(
+            Call("GET", "/adapters", params=given(tenant=tenant)), AdapterPage
+        )
 
     def retrieve(self, adapter_id: str) -> Adapter:
         """One adapter, by its id or registered name.

@@ -3,7 +3,7 @@
 
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import Rows, upload_of
-from fimlora_client.calls import Call, route
+from fimlora_client.calls import Call, given, route
 from fimlora_contract.cache import CacheFigures, EvictionReport
 from fimlora_contract.datasets import Dataset, DatasetPage
 from fimlora_contract.models import ModelPage
@@ -25,12 +25,14 @@ class Datasets:
         call = Call("POST", "/datasets", headers=headers, content=content)
         return self._sender.ask(call, Dataset)
 
-    def list(self) -> DatasetPage:
-        """All datasets the service knows.
+    def list(self, *, tenant: str | None = None) -> DatasetPage:
+        """All datasets the service knows; with an admin key, uploads of all tenants, or of one.
 
         ``GET /datasets``
         """
-        return self._sender.ask(Call("GET", "/datasets"), DatasetPage)
+        return self._sender.ask(
+            Call("GET", "/datasets", params=given(tenant=tenant)), DatasetPage
+        )
 
     def retrieve(self, dataset_id: str) -> Dataset:
         """One uploaded or registered dataset.

@@ -42,7 +42,7 @@ class Client:
 
     Args:
         base_url: Where the service is; ``FIMLORA_URL`` when not given.
-        api_key: Sent as a bearer token; ``FIMLORA_API_KEY`` when not given.
+        api_key: Sent as a bearer token; ``FIMLORA_API_KEY`` when not given, none when empty.
         http: A connected HTTP client to use instead of one of our own.
         sleep: Lets seconds pass between polls and retries.
         context: Retry policy, clock and randomness.
@@ -70,7 +70,7 @@ class Client:
     ) -> None:
         settings = read_settings()
         self.base_url = base_url or settings.url
-        key = api_key or settings.api_key
+        key = settings.api_key if api_key is None else api_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         transport = Transport(http, base_url=self.base_url, headers=headers)
         self._sender = Sender(transport, sleep, context or Context())

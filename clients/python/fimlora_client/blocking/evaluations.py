@@ -34,12 +34,19 @@ class Evaluations:
         call = Call("GET", path, params=given(wait=wait or None), wait_s=wait)
         return self._sender.ask(call, Evaluation)
 
-    def list(self, *, limit: int | None = None, cursor: str | None = None) -> EvaluationPage:
-        """A page of evaluations, newest first.
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        tenant: str | None = None,
+    ) -> EvaluationPage:
+        """A page of evaluations, newest first; with an admin key, of one tenant.
 
         ``GET /evaluations``
         """
-        call = Call("GET", "/evaluations", params=given(limit=limit, cursor=cursor))
+        params = given(limit=limit, cursor=cursor, tenant=tenant)
+        call = Call("GET", "/evaluations", params=params)
         return self._sender.ask(call, EvaluationPage)
 
     def estimate(

@@ -59,12 +59,14 @@ class Jobs:
         limit: int | None = None,
         cursor: str | None = None,
         kind: JobKind | str | None = None,
+        tenant: str | None = None,
     ) -> JobPage:
-        """A page of jobs of all kinds or of one, newest first.
+        """A page of jobs of all kinds or of one, newest first; with an admin key, of one tenant.
 
         ``GET /jobs``
         """
-        call = Call("GET", "/jobs", params=given(limit=limit, cursor=cursor, kind=kind))
+        params = given(limit=limit, cursor=cursor, kind=kind, tenant=tenant)
+        call = Call("GET", "/jobs", params=params)
         return self._sender.ask(call, JobPage)
 
     def cancel(self, job_id: str) -> Job:

@@ -10,6 +10,7 @@ from fimlora_client.adapter_archive import FILES
 from fimlora_client.cli.console import err, make_table, out, say, show_json, size
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.options import Tenant
 from fimlora_client.errors import InvalidFile
 
 AdapterId = Annotated[
@@ -28,12 +29,13 @@ group = typer.Typer(
 @group.callback()
 def list_adapters(
     ctx: typer.Context,
+    tenant: Tenant = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List adapters, upload a folder with [bold]adapters upload[/bold]."""
     if ctx.invoked_subcommand:
         return
-    page = client_of(ctx).adapters.list()
+    page = client_of(ctx).adapters.list(tenant=tenant)
     if as_json:
         show_json([adapter.model_dump(mode="json") for adapter in page.data])
         return

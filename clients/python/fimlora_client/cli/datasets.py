@@ -10,6 +10,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.cli.console import ago, err, make_table, out, say, show_json, size
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.options import Tenant
 from fimlora_client.errors import InvalidFile
 from fimlora_contract.datasets import Dataset
 
@@ -24,12 +25,13 @@ group = typer.Typer(
 @group.callback()
 def list_datasets(
     ctx: typer.Context,
+    tenant: Tenant = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List datasets, upload a file with [bold]datasets upload[/bold]."""
     if ctx.invoked_subcommand:
         return
-    page = client_of(ctx).datasets.list()
+    page = client_of(ctx).datasets.list(tenant=tenant)
     if as_json:
         show_json([dataset.model_dump(mode="json") for dataset in page.data])
         return

@@ -17,7 +17,7 @@ from fimlora_client.cli.console import (
 )
 from fimlora_client.cli.context import client_of
 from fimlora_client.cli.findings import runs_text, show_findings
-from fimlora_client.cli.options import AsJson, JobId
+from fimlora_client.cli.options import AsJson, JobId, Tenant
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.comparisons import ComparisonResult
 from fimlora_contract.jobs import (
@@ -38,6 +38,7 @@ def list_jobs(
     kind: Annotated[
         JobKind | None, typer.Option(help="Of this kind only.", show_default=False)
     ] = None,
+    tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
     """List the newest jobs.
@@ -46,7 +47,7 @@ def list_jobs(
 
       fimlora jobs --limit 5
     """
-    page = client_of(ctx).jobs.list(limit=limit, kind=kind)
+    page = client_of(ctx).jobs.list(limit=limit, kind=kind, tenant=tenant)
     if as_json:
         show_json([job.model_dump(mode="json", exclude={"result"}) for job in page.data])
         return

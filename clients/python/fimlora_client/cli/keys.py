@@ -17,15 +17,11 @@ from fimlora_client.cli.console import (
     show_json,
 )
 from fimlora_client.cli.context import client_of
-from fimlora_client.cli.options import AsJson
+from fimlora_client.cli.options import AsJson, Tenant
 from fimlora_contract.keys import NewApiKey
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key.", show_default=False)]
-TenantOption = Annotated[
-    str | None,
-    typer.Option("--tenant", help="Of this tenant.", show_default=False),
-]
 group = typer.Typer(
     help="List API keys, make or revoke one.",
     invoke_without_command=True,
@@ -41,7 +37,7 @@ def root(ctx: typer.Context) -> None:
 
 
 @group.command("list")
-def list_keys(ctx: typer.Context, tenant: TenantOption = None, as_json: AsJson = False) -> None:
+def list_keys(ctx: typer.Context, tenant: Tenant = None, as_json: AsJson = False) -> None:
     """List keys, without their secrets."""
     page = client_of(ctx).keys.list(tenant=tenant)
     if as_json:
@@ -72,7 +68,10 @@ def create(
         str,
         typer.Option(help="What it allows, with commas: read, submit, cancel, admin."),
     ] = "read,submit,cancel",
-    tenant: TenantOption = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Whose jobs and data it reaches.", show_default=False),
+    ] = None,
     expires_in: Annotated[
         str | None,
         typer.Option(help="How long it lives, such as 12h or 90d.", show_default=False),

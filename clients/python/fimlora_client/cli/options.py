@@ -12,6 +12,12 @@ BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
 )  # fmt: skip
 
 
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant", help="Of this tenant only; needs an admin key.", show_default=False
+    ),
+]
 JobId = Annotated[
     str, typer.Argument(metavar="ID", help="Id of the job, job_...", show_default=False)
 ]

@@ -83,8 +83,9 @@ def say_pinned(name: str, tag: str) -> None:
 
 
 def _show_history(pin: Pin) -> None:
-    table = make_table("digest", "age", "by")
+    by_key = ["by"] if any(entry.pinned_by for entry in pin.history) else []
+    table = make_table("digest", "age", *by_key)
     for entry in pin.history:
         age = ago(entry.pinned_at).removesuffix(" ago")
-        table.add_row(entry.digest, age, entry.pinned_by)
+        table.add_row(entry.digest, age, *([entry.pinned_by] if by_key else []))
     out().print(table)

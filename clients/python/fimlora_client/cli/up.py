@@ -84,6 +84,7 @@ class Screen:
             "docs": f"{stack.url}/docs",
             "jobs": stack.store,
             "accepted jobs": stack.durability,
+            "serves": stack.access,
             "workers": str(stack.workers),
             "data": _short(stack.data_dir),
             "logs": _short(stack.logs),

@@ -23,6 +23,7 @@ from fimlora_client.stack.ownership import Running, announce, own
 from fimlora_client.stack.server_binary import find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
 from fimlora_contract.environment import hide_password, secrets_of_others
+from fimlora_contract.service import Health
 
 # A cold import of torch and transformers takes tens of seconds on a slow disk.
 READY_S = 180.0
@@ -53,6 +54,7 @@ class Stack:
         url: Where the API listens.
         store: What holds the jobs, in words.
         durability: Whether what is accepted survives a loss of power, in words.
+        access: Who is served, in words.
         workers: Number of workers.
         data_dir: Where everything is kept.
         logs: Folder of the log files.
@@ -62,6 +64,7 @@ class Stack:
     url: str
     store: str
     durability: str
+    access: str
     workers: int
     data_dir: Path
     logs: Path
@@ -112,8 +115,9 @@ def run(
         supervisor.wait_for(_readiness(url), what=url, timeout_s=READY_S)
         announce(data_dir, Running(os.getpid(), url, redis_url, str(data_dir)))
         seconds = time.monotonic() - started
-        promise = ask_durability(url)
-        on_ready(Stack(url, store, promise, options.workers, data_dir, logs, seconds))
+        health = ask_health(url)
+        promise, access = health.durability or "unknown", describe_access(health, options.host)
+        on_ready(Stack(url, store, promise, access, options.workers, data_dir, logs, seconds))
         try:
             supervisor.watch()
         except Stopped:
@@ -185,11 +189,28 @@ def _readiness(url: str) -> Callable[[], bool]:
     return ready
 
 
-def ask_durability(url: str) -> str:
-    """What the service promises of accepted jobs; a question that fails ends nothing."""
+def ask_health(url: str) -> Health:
+    """What the service says of itself; a question that fails ends nothing."""
     with contextlib.suppress(ClientError), Client(url) as client:
-        return client.health().durability or "unknown"
-    return "unknown"
+        return client.health()
+    return Health(status="unavailable")
+
+
+def describe_access(health: Health, host: str) -> str:
+    """Who is served, and what is to be done where others could be.
+
+    Args:
+        health: What the service says of itself.
+        host: The address that it listens on.
+    """
+    if health.access != "this_machine":
+        return "who has an API key" if health.access else "unknown"
+    if host in {"127.0.0.1", "::1", "localhost"}:
+        return "this machine only, until there is a key (fimlora keys create)"
+    return (
+        f"this machine only, although it listens on {host}: others are refused until there is a "
+        "key (fimlora keys create NAME --scopes admin, or FIMLORA_ADMIN_KEY)"
+    )
 
 
 def check_installed() -> None:
