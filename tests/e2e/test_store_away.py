@@ -52,8 +52,9 @@ def first(event: str, log: Path, *, within_s: float) -> dict[str, object]:
     return found[0]
 
 
-@pytest.mark.parametrize("port_of", [closed_port, silent_port])
-@pytest.mark.parametrize("name", ["service", "worker"])
+@pytest.mark.parametrize(
+    ("name", "port_of"), [("service", silent_port), ("worker", closed_port)]
+)
 def test_a_process_says_what_it_cannot_reach(name, port_of, tmp_path):
     """Which address without its password, why, and what to do; it lives on."""
     log = tmp_path / "log"
@@ -101,10 +102,9 @@ def test_a_worker_that_waits_stops_when_it_is_told_to(tmp_path):
         assert worker.wait(10) == 0
 
 
-@pytest.mark.parametrize("port_of", [closed_port, silent_port])
-def test_up_refuses_a_server_that_does_not_answer(port_of, tmp_path):
+def test_up_refuses_a_server_that_does_not_answer(tmp_path):
     """Somebody sits before it: it ends with the reason and the next step."""
-    with port_of() as port:
+    with silent_port() as port:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FIMLORA_")}
         began = time.monotonic()
         done = subprocess.run(

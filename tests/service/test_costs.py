@@ -59,11 +59,11 @@ def submission(settings, valkey_url) -> Iterator[Submission]:
         yield state["submission"]
 
 
-@pytest.mark.parametrize(("key", "n_expected"), [(None, 4), ("k", 9)], ids=["plain", "keyed"])
+@pytest.mark.parametrize(("key", "n_expected"), [(None, 4), ("k", 10)], ids=["plain", "keyed"])
 def test_a_new_request_is_on_record_and_queued_in_few_round_trips(
     submission, body, key, n_expected
 ):
-    """One look, one script that makes the job and counts it, two of RQ's; a key takes five."""
+    """One look, one script that makes the job and counts it, two of RQ's; a key takes six."""
 
     def submit(seed: int, key: str | None) -> str:
         request = CalibrationRequest.model_validate(body | {"calibration": {"seed": seed}})

@@ -1,6 +1,8 @@
 """What libraries print in a worker's processes."""
 
+import json
 import logging
+import subprocess
 import sys
 
 from fimlora_worker.logs import PrintedLines
@@ -18,3 +20,23 @@ def test_what_is_printed_is_logged_line_by_line(caplog, monkeypatch):
         "loading model", "10 %", "20 %", "half a line",
     ]  # fmt: skip
     assert {(line.message, line.stream) for line in caplog.records} == {("output", "stdout")}
+
+
+def test_rq_does_not_call_a_job_abandoned_that_goes_on(tmp_path):
+    """Its clean-up knows nothing of our reaper; what fails there is told all the same."""
+    script = (
+        "import logging; from fimlora_worker.logs import configure_logging;"
+        "from fimlora_worker.settings import Settings;"
+        "configure_logging(Settings(log_format='json'), process='worker');"
+        "logging.getLogger('rq.registry').warning('due to AbandonedJobError');"
+        "logging.getLogger('rq.registry').error('a clean-up failed')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path)}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["event"] == "a clean-up failed"

@@ -56,20 +56,21 @@ class Outcome:
     report: str
 
 
-def fuzz(*, cases: int, seed: int, folder: Path, thorough: bool) -> Outcome:
-    """Make at least so many requests, the same ones for a seed, and judge every answer.
+def fuzz(*, cases: int, folder: Path, thorough: bool, seed: int | None = None) -> Outcome:
+    """Make at least so many requests, and judge every answer.
 
     Args:
         cases: How many, roughly.
-        seed: Decides which.
         folder: For what the service keeps and what is reported.
         thorough: Whether each keyword of each schema is gone through first, which alone makes
             thousands.
+        seed: Decides which; the same ones each time without it.
     """
     data_dir, report = folder / "data", folder / "report.json"
     data_dir.mkdir()
     config = folder / "schemathesis.toml"
-    config.write_text(configuration(each=cases // N_OPERATIONS, seed=seed, report=report))
+    given = configuration(each=cases // N_OPERATIONS, seed=seed, report=report)
+    config.write_text(given)
     phases = ["examples", *(["coverage"] if thorough else []), "fuzzing", "stateful"]
     with prepared_service(data_dir) as (address, known):
         command = [
@@ -144,17 +145,18 @@ def fill(client: httpx2.Client, store: JobStore, folder: Path) -> dict[str, list
     }  # fmt: skip
 
 
-def configuration(*, each: int, seed: int, report: Path) -> str:
+def configuration(*, each: int, seed: int | None, report: Path) -> str:
     """The file that schemathesis reads.
 
     Args:
         each: How many cases each operation gets by itself.
-        seed: Decides which.
+        seed: Decides which; the same ones each time without it.
         report: Where the report goes.
     """
     checks = "".join(f"[checks.{name}]\nenabled = true\n" for name in CHECKS)
+    seeded = "" if seed is None else f"seed = {seed}"
     return f"""
-seed = {seed}
+{seeded}
 hooks = "{Path(__file__).with_name("hooks.py")}"
 continue-on-failure = true
 request-timeout = 30
@@ -163,7 +165,7 @@ max-stream-events = 3
 path = "{report}"
 [generation]
 max-examples = {each}
-deterministic = true
+deterministic = {str(seed is None).lower()}
 database = "none"
 [cache]
 enabled = false

@@ -18,14 +18,17 @@ background:#d9f0dd;font-size:12px}.i.late{background:#fff0c2}.i.bad{background:#
 .bar{background:#5b8def;height:.8em;display:inline-block}code{font-size:12px}
 """
 ELSEWHERE = {
-    "power is cut: unsynced writes are dropped": "the store's tests of durable answers",
-    "timeout swallowed by the job": "tests/chaos/test_child_faults.py (deadline), tests/worker/job",
-    "memory kill by the kernel": "tests/worker/process, tests/chaos/test_child_faults.py (SIGKILL)",
-    "result that cannot be written as JSON": "tests/worker/job (schema before the commit)",
-    "webhook receiver down or slow": "tests/service/webhooks",
-    "hung device kernel": "row 'child hangs for good', without a device",
-    "Redis data lost as a whole": "not covered: acknowledged jobs are in the append-only file only",
-    "Redis Cluster and Sentinel, macOS": "not covered",
+    "power is cut: unsynced writes are dropped": "tests/service/test_power_cut.py",
+    "the kernel ends a child for want of memory": "tests/worker/process/test_memory_kills.py",
+    "a limit of time that the job swallows": "tests/worker/process/test_time_limit.py",
+    "an evaluation loses leader or hand": "tests/chaos/test_evaluation_faults.py",
+    "a cancel that is not obeyed, a stop that is late": "tests/chaos/test_child_faults.py",
+    "a webhook's receiver that is down, slow or rude": "tests/service/webhooks",
+    "a result that breaks off while it is committed": "tests/worker/job",
+    "fimlora up loses what it started": "tests/e2e/test_up.py, tests/e2e/test_store_away.py",
+    "a kernel of the device that hangs": "row 'child hangs for good', without a device",
+    "all of Valkey's data lost": "not covered: its append-only file alone has the jobs",
+    "a host lost for good; Redis Cluster, Sentinel; macOS": "not covered",
 }
 
 

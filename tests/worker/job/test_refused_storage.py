@@ -17,7 +17,7 @@ from support.small_disk import SmallDisk, small_disk
 SMALL = {"n_batches": 1, "batch_size": 2}
 
 
-@pytest.fixture(params=["tmp", "artifacts"])
+@pytest.fixture
 def disk(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[SmallDisk]:
     """What attempts work on, or what results are kept on."""
     with small_disk(data_dir / request.param) as mounted:
@@ -25,7 +25,10 @@ def disk(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.mark.parametrize(
-    "refuse", [SmallDisk.fill, SmallDisk.forbid], ids=["full", "read-only"]
+    ("disk", "refuse"),
+    [("tmp", SmallDisk.fill), ("artifacts", SmallDisk.forbid)],
+    indirect=["disk"],
+    ids=["work folders, full", "results, read-only"],
 )
 def test_a_job_waits_for_a_disk_and_goes_on(
     disk: SmallDisk, jobs: Jobs, run_queue, monkeypatch, refuse: Callable[[SmallDisk], None]

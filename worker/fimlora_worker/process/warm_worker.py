@@ -16,7 +16,6 @@ from rq import Queue, SpawnWorker, Worker
 from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
-from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
 from fimlora_jobs.connection import Patience, make_patient
@@ -105,6 +104,8 @@ class LeasedWorker(Worker):
         if self._presence:
             self._presence.begin(job.id)
         super().monitor_work_horse(job, queue, execution)
+        if self._stop_requested:
+            self._patience.end()
         self._leases.settle(job.id)
         if self._presence:
             self._presence.end()
@@ -135,7 +136,7 @@ class LeasedWorker(Worker):
         """Tell nobody: this runs inside a signal handler, and the store may be away."""
 
     def _shutdown(self) -> None:
-        if self.get_state() != WorkerStatus.BUSY:
+        if not self.horse_pid:  # RQ's state is busy for a moment longer than the child is
             self._patience.end()
         super()._shutdown()  # type: ignore[no-untyped-call]
 
