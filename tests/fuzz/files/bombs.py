@@ -131,13 +131,13 @@ BOMBS: dict[str, tuple[str, Make]] = {
     "csv-commas": (CSV, written((b",", 400 * MIB))),
     "jsonl-endless-line": (JSONL, written((b'{"text": "', 1), (b"a", 400 * MIB))),
     "jsonl-brackets": (JSONL, written((b'{"text": [', 1), (b"[],", 5 * MIB), (b"0]}\n", 1))),
-    "jsonl-deep": (JSONL, written((b'{"text": ', 1), (b"[", 15 * MIB))),
+    "jsonl-deep": (JSONL, written((b'{"text": ', 1), (b"[", 400_000))),
     "jsonl-gzip": (JSONL, written((b"\x1f\x8b\x08\x00", 100 * MIB))),
     "jsonl-many-keys": (
         JSONL,
         lambda file: (
             file.write_text(
-                json.dumps({f"k{n}": n for n in range(1_000_000)}) + "\n", encoding="utf-8"
+                json.dumps({f"k{n}": n for n in range(400_000)}) + "\n", encoding="utf-8"
             )
             and None
         ),

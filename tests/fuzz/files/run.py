@@ -10,6 +10,7 @@ next file is tried. It stops by itself, and its exit code tells of anything but 
 import argparse
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -161,7 +162,8 @@ def be_child(name: str, given: argparse.Namespace) -> int:
     """Try files from a number on, and say of each what became of it."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    out, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print, and so do their processes
     kind = find_kind(name)
     with (
         tempfile.TemporaryDirectory(prefix="fuzz-", dir="/tmp") as folder,
