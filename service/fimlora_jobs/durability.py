@@ -152,6 +152,7 @@ class Durability:
     Args:
         redis: A connected client.
         key: Where a write of our own goes.
+        folder: Where the server's own folder is found here, if by another path than the server's.
         wait_s: How long that may take.
         clock: Seconds of a monotonic clock.
         sleep: Waits some seconds.
@@ -162,12 +163,14 @@ class Durability:
         redis: Redis,
         *,
         key: str,
+        folder: Path | None = None,
         wait_s: float = WAIT_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._redis = redis
         self._key = key
+        self._folder = folder
         self._wait_s = wait_s
         self._clock = clock
         self._sleep = sleep
@@ -269,7 +272,7 @@ class Durability:
     def _look(self) -> Policy:
         """How the server brings its writes to disk, as it said of late."""
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
-            self._policy = find_policy(self._redis, key=self._key)
+            self._policy = find_policy(self._redis, key=self._key, folder=self._folder)
             self._looked_at = self._clock()
         return self._policy
 
@@ -285,12 +288,13 @@ def settled(persistence: dict[str, Any]) -> bool:
     return written(persistence) and int(persistence.get("aof_pending_bio_fsync", 0)) == 0
 
 
-def find_policy(redis: Redis, *, key: str) -> Policy:
+def find_policy(redis: Redis, *, key: str, folder: Path | None = None) -> Policy:
     """How a server brings its writes to disk.
 
     Args:
         redis: A connected client.
         key: Where a write of our own goes.
+        folder: Where the server's own folder is found here, if by another path than the server's.
 
     Raises:
         RedisError: The server is away.
@@ -311,10 +315,11 @@ def find_policy(redis: Redis, *, key: str) -> Policy:
             return Policy(is_immediate=True)
     if "aof_pending_bio_fsync" not in redis.info("persistence"):
         return Policy(why_not="the server does not tell when it syncs what it writes")
-    folder = Path(set_to.get("dir", "")) / set_to.get("appenddirname", "")
-    files = AppendOnlyFiles(folder)
-    if folder.is_absolute() and is_reached(files, redis, key=key):
-        return Policy(files=files)
+    named = set_to.get("appenddirname") or "appendonlydir"
+    for place in filter(None, (folder, Path(set_to.get("dir", "")))):
+        files = AppendOnlyFiles(place / named)
+        if place.is_absolute() and is_reached(files, redis, key=key):
+            return Policy(files=files)
     if set_to.get("no-appendfsync-on-rewrite") == "yes":
         return Policy(why_not="the server skips syncs (no-appendfsync-on-rewrite yes)")
     return Policy()

@@ -129,7 +129,11 @@ async def running(
         closing(impatient_redis(settings.redis_url)) as redis,
         closing(impatient_redis(settings.redis_url)) as queue_redis,
         closing(impatient_redis(settings.redis_url)) as disk_redis,
-        closing(Durability(disk_redis, key=JobStore(redis).key("on_disk"))) as durability,
+        closing(
+            Durability(
+                disk_redis, key=JobStore(redis).key("on_disk"), folder=settings.store_dir
+            )
+        ) as durability,
     ):
         say_what_is_promised(durability)
         store, transport = JobStore(redis), RqTransport(queue_redis)

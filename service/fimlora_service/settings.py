@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from fimlora_contract.webhooks import origin_of
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
-from fimlora_jobs.settings import ProcessSettings
+from fimlora_jobs.settings import Folder, ProcessSettings
 from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
@@ -60,6 +60,12 @@ class Settings(ProcessSettings):
     max_body_bytes: int = Field(default=8 * MIB, gt=0, description="Limit of a JSON body.")
     max_upload_bytes: int = Field(
         default=512 * MIB, gt=0, description="Limit of an uploaded dataset or adapter."
+    )
+    store_dir: Folder | None = Field(
+        default=None,
+        description="Where the folder of the store's append-only file is mounted here, if elsewhere "
+        "than in the store's own container: an answer then waits milliseconds for the disk, and "
+        "else about a second.",
     )
     min_free_bytes: int = Field(
         default=256 * MIB,

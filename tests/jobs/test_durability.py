@@ -13,7 +13,15 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from fimlora_jobs.connection import impatient_redis, is_away
-from fimlora_jobs.durability import PROMISED, WRITTEN, Durability, NotOnDisk, owe, owing
+from fimlora_jobs.durability import (
+    PROMISED,
+    WRITTEN,
+    Durability,
+    NotOnDisk,
+    find_policy,
+    owe,
+    owing,
+)
 from fimlora_jobs.store import JobStore
 from support.powercut import PoweredFolder, build_library
 from support.refusing import ProductionServer, running_production_server, short_folder
@@ -109,6 +117,23 @@ def test_what_is_promised_is_said(more, promise):
         assert durability.promise.startswith(promise)
         assert durability.covers(JobStore(Redis.from_url(server.url)).now_ms() - 60_000)
         assert not durability.covers(WRITTEN)
+
+
+def test_the_servers_folder_may_be_mounted_elsewhere(tmp_path):
+    """Where its own path says nothing here; a folder that is not the server's is not taken for it."""
+    other = tmp_path / "appendonlydir"
+    other.mkdir()
+    (other / "appendonly.aof.1.incr.aof").write_bytes(b"")
+    with (
+        running_production_server(*FAR) as server,
+        closing(impatient_redis(server.url)) as redis,
+    ):
+        found = [
+            find_policy(redis, key="probe", folder=folder).files
+            for folder in (None, tmp_path, server.data)
+        ]
+
+    assert [files is not None for files in found] == [False, False, True]
 
 
 @contextmanager
