@@ -32,7 +32,7 @@ Step = Callable[[Stack, random.Random], object]
 ONE = Shape()
 TWO_WORKERS = Shape(n_workers=2)
 CLOCKS = Shape(has_clocks=True)
-IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "15"),))
+IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "45"),))
 
 
 def nothing(stack: Stack, draw: random.Random) -> None:
@@ -225,7 +225,7 @@ PROCESSES = [
     Fault(
         "child hangs for good",
         partial(_signal_child, STOP),
-        hold_s=16.0,  # until the watchdog has seen it
+        hold_s=46.0,  # until the watchdog has seen it
         shape=IMPATIENT,
         is_quick=False,
     ),
