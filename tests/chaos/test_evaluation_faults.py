@@ -52,7 +52,7 @@ def test_a_killed_child_costs_the_run_it_was_in(jobs: Jobs, pair):
     """The next attempt starts at once from what was finished; no run is kept twice."""
     job_id = jobs.submit_evaluation(steps=8)
     jobs.wait(job_id, lambda _: n_done(jobs, job_id) >= 3)
-    [leader] = [w for w in pair if w.has_logged(f"attempt.started job={job_id} attempt=1")]
+    [leader] = [w for w in pair if w.has_logged("attempt.started", job_id=job_id, attempt=1)]
 
     os.kill(leader.child_pid, signal.SIGKILL)
     record = jobs.wait_final(job_id, timeout_s=120)
@@ -85,7 +85,7 @@ def test_a_hand_that_is_killed_holds_nothing_up(jobs: Jobs, pair):
     """Its run is taken by the leader, at once as its parent lives."""
     job_id = jobs.submit_evaluation(steps=8)
     jobs.wait(job_id, lambda _: any("hand" in h for h in held(jobs, job_id)))
-    [leader] = [w for w in pair if w.has_logged(f"attempt.started job={job_id} attempt=1")]
+    [leader] = [w for w in pair if w.has_logged("attempt.started", job_id=job_id, attempt=1)]
     [hand] = [worker for worker in pair if worker is not leader]
 
     os.kill(hand.child_pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_killed_worker_costs_the_run_it_was_in(jobs: Jobs, pair):
     """
     job_id = jobs.submit_evaluation(steps=8)
     jobs.wait(job_id, lambda _: n_done(jobs, job_id) >= 3)
-    [leader] = [w for w in pair if w.has_logged(f"attempt.started job={job_id} attempt=1")]
+    [leader] = [w for w in pair if w.has_logged("attempt.started", job_id=job_id, attempt=1)]
     [other] = [worker for worker in pair if worker is not leader]
     child = leader.child_pid
 
