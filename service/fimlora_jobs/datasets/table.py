@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import accumulate, takewhile
+from itertools import accumulate, count, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from fimlora_jobs.datasets.parquet import parquet_batches, read_footer
 from fimlora_jobs.datasets.rows import (
     PlacedRow,
     Row,
+    RowError,
     Spot,
     jsonl_spots,
     line_place,
@@ -112,7 +113,13 @@ def rows_of_files(
             left -= n_bytes
             if left <= 0:
                 break
-        return [found[number] for number in takewhile(found.__contains__, numbers)]
+        rows_read = [found[number] for number in takewhile(found.__contains__, numbers)]
+        if numbers and not rows_read:
+            raise RowError(
+                f"the files say that they have {starts[-1]} rows, and row {numbers[0] + 1} is not "
+                "there: one of them is damaged"
+            )
+        return rows_read
 
     def scan(column: str) -> Iterator[tuple[str, Any]]:
         for number, (where, row) in enumerate(read_files(files, [column])):
@@ -203,9 +210,13 @@ class _Found:
         self._kept[place] = row, self._kept[place][1]
 
     def rows(self) -> list[PlacedRow]:
-        """The rows up to the first that was given up, in the order wanted."""
-        rows = (self._kept[place][0] for place in sorted(self._kept))
-        return [row for row in rows if row is not None]
+        """The rows up to the first that was given up, or not come upon, in the order wanted."""
+        rows: list[PlacedRow] = []
+        for place in takewhile(self._kept.__contains__, count()):
+            row = self._kept[place][0]
+            assert row is not None, "taken and not put"
+            rows.append(row)
+        return rows
 
 
 def _jsonl_part(file: Path, name: str, alive: Callable[[], None]) -> _Part:

@@ -143,6 +143,21 @@ def test_a_damaged_file_is_refused_by_both(settings):
     assert str(failed.value) == str(refused.value)
 
 
+def test_rows_that_a_footer_tells_of_and_pages_lack_are_named(tmp_path):
+    """Whoever waits for them would wait for ever."""
+    file = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"text": [f"w{n}" for n in range(60)]}), file)
+    content = file.read_bytes()
+    told = content.replace(b"\x16\x78\x19", b"\x16\x7e\x19")  # as the format writes 60 and 63
+    file.write_bytes(told)
+    rows = rows_of_files([file])
+    assert (rows.n_rows, len(told)) == (63, len(content))
+
+    assert len(rows.read([3, 62, 5], ["text"])) == 1
+    with pytest.raises(RowError, match=r"have 63 rows, and row 63 is not there: .* damaged"):
+        list(rows.read_all([3, 62, 5], ["text"]))
+
+
 def test_files_of_one_dataset_may_have_different_columns(tmp_path):
     """Each is read by itself, as the service reads it: what one lacks is null in a column."""
     pq.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "a.parquet")
