@@ -95,8 +95,8 @@ class Settings(ProcessSettings):
     request_timeout_s: float = Field(
         default=15.0,
         gt=0,
-        description="How long the head of a request is waited for, and its body: that a second "
-        "longer for every KiB.",
+        description="How long the head of a request is waited for; its body, and that an answer "
+        "is read, a second longer for every KiB.",
     )
     max_open_jobs: int = Field(
         default=10_000,
