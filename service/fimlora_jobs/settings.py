@@ -32,6 +32,7 @@ from fimlora_contract.environment import (
     SettingsError,
     check_names,
     environment_name,
+    is_link_address,
     is_secret,
     read_secret,
 )
@@ -57,7 +58,7 @@ class ProcessSettings(BaseSettings):
     """Settings that service and worker share; names have the prefix FIMLORA_ or an alias.
 
     A secret ``X`` may be given as ``X_FILE``, the path of a file that holds it. A variable
-    that is empty counts as not set.
+    that is empty counts as not set, and so does a port that Kubernetes made an address.
     """
 
     model_config = SettingsConfigDict(
@@ -200,6 +201,8 @@ class Environment(EnvSettingsSource):
             given = {key.upper(): text or "" for key, text in self.env_vars.items()}
             value = read_secret(given, name)
         if value == "" and name not in MAY_BE_EMPTY:
+            value = None
+        if value and is_link_address(name, value):
             value = None
         return value, key, is_complex
 

@@ -11,6 +11,8 @@ from fimlora_jobs.settings import Folder, ProcessSettings
 from fimlora_service.addresses import address_of, host_patterns, networks, page_origins
 
 MIB = 1 << 20
+# A word, because a variable that is empty counts as not set.
+NO_RATE = "none"
 
 
 class Settings(ProcessSettings):
@@ -42,12 +44,12 @@ class Settings(ProcessSettings):
     )
     rate_limit: str = Field(
         default="600/minute",
-        description="How often one API key may ask, such as 600/minute; empty for no limit. "
+        description="How often one API key may ask, such as 600/minute; none for no limit. "
         "Nothing is limited before the first key is made.",
     )
     submit_rate_limit: str = Field(
         default="120/minute",
-        description="How often one API key may submit, upload or pin; empty for no limit.",
+        description="How often one API key may submit, upload or pin; none for no limit.",
     )
     max_keys_per_tenant: int = Field(
         default=100, ge=0, description="API keys of one tenant; 0 for no limit."
@@ -93,8 +95,8 @@ class Settings(ProcessSettings):
     request_timeout_s: float = Field(
         default=15.0,
         gt=0,
-        description="How long the head of a request is waited for, and its body: that a second "
-        "longer for every KiB.",
+        description="How long the head of a request is waited for; its body, and that an answer "
+        "is read, a second longer for every KiB.",
     )
     max_open_jobs: int = Field(
         default=10_000,
@@ -176,8 +178,9 @@ class Settings(ProcessSettings):
 
     @property
     def rates(self) -> dict[str, str]:
-        """How often a key may be used, by what for."""
-        return {"requests": self.rate_limit, "submissions": self.submit_rate_limit}
+        """How often a key may be used, by what for; without what is not limited."""
+        rates = {"requests": self.rate_limit, "submissions": self.submit_rate_limit}
+        return {name: rate for name, rate in rates.items() if rate != NO_RATE}
 
     @property
     def host_patterns(self) -> tuple[str, ...]:
@@ -251,7 +254,7 @@ def key_of(secret: str) -> bytes:
 
 
 def check_rate(text: str) -> str:
-    """See that a rate is one, such as ``600/minute``; empty for no limit.
+    """See that a rate is one, such as ``600/minute``, or ``none`` for no limit.
 
     Raises:
         ValueError: It is none.
@@ -259,12 +262,12 @@ def check_rate(text: str) -> str:
     from limits import parse
 
     try:
-        is_sound = not text or parse(text).amount > 0
+        is_sound = text == NO_RATE or parse(text).amount > 0
     except ValueError:
         is_sound = False
     if not is_sound:
         raise ValueError(
-            f"{text!r} is no rate; give a number and a time, such as 600/minute, or nothing for "
-            "no limit"
+            f"{text!r} is no rate; give a number and a time, such as 600/minute, or "
+            f"{NO_RATE} for no limit"
         )
     return text

@@ -227,6 +227,30 @@ def test_a_wait_ends_at_its_deadline(played):
     assert player.now == 10
 
 
+def test_a_wait_outlasts_a_rate_limit(played):
+    """However often the key has asked too much: the pauses are those that it is told."""
+    limited = problem("rate_limited", retry_after="30")
+    player = played([job("running"), *[limited] * 20, job("succeeded")])
+
+    done = player.do(lambda client: client.jobs.wait("job_1"))
+
+    assert done.status == "succeeded"
+    assert player.pauses == [0.1, *[30.0] * 20]
+
+
+@pytest.mark.parametrize(
+    ("seen", "stands"), [([], "hidden by the rate limit"), (["running"], "running after")]
+)
+def test_a_wait_behind_a_rate_limit_ends_at_its_deadline(played, seen, stands):
+    """As if the job had not ended, also when it was never seen."""
+    player = played([*map(job, seen), problem("rate_limited", retry_after="30")])
+
+    with pytest.raises(WaitTimeout, match=f"job_1 is still {stands}"):
+        player.do(lambda client: client.jobs.wait("job_1", timeout=100))
+
+    assert player.now == 100
+
+
 def test_a_wait_keeps_the_pace_it_was_given(played):
     """The caller's own pace is kept from the first poll on."""
     player = played([job("running"), job("running"), job("succeeded")])

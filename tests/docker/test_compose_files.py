@@ -99,6 +99,14 @@ def test_every_setting_passed_on_is_one_that_the_process_reads(
     assert passed <= known
 
 
+def test_every_limit_of_the_page_on_keys_can_be_set(services: dict[str, Any]) -> None:
+    """Who runs the stack has no other place to set what docs/keys.md tells of."""
+    limits = re.findall(r"`(FIMLORA_\w+)`", "".join(first_cells(ROOT / "docs" / "keys.md")))
+
+    assert len(limits) >= 5
+    assert set(limits) <= services["service"]["environment"].keys()
+
+
 def first_cells(path: Path) -> list[str]:
     """The first cell of each row of a file's tables."""
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -35,6 +35,7 @@ class Call:
         wait_s: How long the service may hold the request before it answers.
         save_to: Where the body of a good answer goes, instead of into memory.
         is_final: Whether any answer will do, so that there is no second try.
+        is_poll: Whether its caller asks again anyhow, and so waits out a rate limit itself.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Call:
     wait_s: float = 0.0
     save_to: Path | None = None
     is_final: bool = False
+    is_poll: bool = False
 
 
 @dataclass(frozen=True, slots=True)

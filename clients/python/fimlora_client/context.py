@@ -34,3 +34,8 @@ class Context:
     def hint(self, answer: Answer) -> float | None:
         """Seconds the service asks us to stay away."""
         return retry_after_s(answer.headers.get("retry-after"), now=self.unix_time())
+
+    def pause_asked_for(self, answer: Answer) -> float:
+        """Seconds to stay away after a refusal, some by chance: not all come back at once."""
+        policy = self.policy
+        return policy.pause(policy.max_retries, hint_s=self.hint(answer), random=self.random())

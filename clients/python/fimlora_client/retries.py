@@ -57,6 +57,11 @@ def is_in_flight(answer: Answer) -> bool:
     return answer.status == 409 and _code(answer) == "idempotency_in_flight"
 
 
+def is_rate_limited(answer: Answer) -> bool:
+    """Whether the key has asked too often, which passes by waiting."""
+    return answer.status == 429 and _code(answer) == "rate_limited"
+
+
 def retry_after_s(value: str | None, *, now: float) -> float | None:
     """Seconds that a ``Retry-After`` header asks for; ``None`` when it says nothing usable.
 

@@ -47,6 +47,14 @@ def check_names(environ: Mapping[str, str], *, known: Collection[str] = NAMES) -
         raise SettingsError(f"{found}; correct it or unset it")
 
 
+def is_link_address(name: str, value: str) -> bool:
+    """Whether a variable was added for a service of that name, though a setting has it, too.
+
+    A Service named fimlora makes FIMLORA_PORT an address: nobody has chosen it.
+    """
+    return name.upper().endswith("_PORT") and bool(LINK_ADDRESS.fullmatch(value))
+
+
 def read_secret(environ: Mapping[str, str], name: str) -> str | None:
     """A secret's value, from the variable or from the file that ``NAME_FILE`` names.
 

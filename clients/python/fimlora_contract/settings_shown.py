@@ -14,6 +14,7 @@ from fimlora_contract.environment import (
     environment_name,
     hide_password,
     is_address,
+    is_link_address,
     is_secret,
 )
 
@@ -49,7 +50,11 @@ class SettingShown:
 def show_settings(settings: BaseModel, environ: Mapping[str, str]) -> list[SettingShown]:
     """Every setting as this environment gives it; no secret is in it."""
     kind = type(settings)
-    given = {name.upper() for name, value in environ.items() if value}
+    given = {
+        name.upper()
+        for name, value in environ.items()
+        if value and not is_link_address(name, value)
+    }
     return [
         SettingShown(
             name=(name := environment_name(kind, field_name)),

@@ -9,9 +9,13 @@ to do something.
 import asyncio
 import logging
 import resource
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fcntl import ioctl
+from functools import partial
 from http import HTTPStatus
+from termios import TIOCOUTQ
 from time import monotonic
 from typing import Any
 
@@ -22,6 +26,7 @@ from uvicorn.server import ServerState
 
 from fimlora_service.errors import MalformedRequest, Overloaded, RequestTimeout, ServiceError
 from fimlora_service.http.problems import MEDIA_TYPE, document_of
+from fimlora_service.http.slow_bodies import SLOWEST_BYTES_S
 
 LINGER_S = 2.0  # for an answer that says good-bye to be read
 TELL_EVERY_S = 60.0
@@ -38,7 +43,7 @@ class Connections:
         at_most: How many there may be. When there are, the one that has kept us waiting longest
             gives way to a new one; if none does, the new one is refused.
         patience_s: For how long a client is waited for: to send the head of a request, or to
-            read on.
+            read on, which it may do slowly.
     """
 
     def __init__(self, *, at_most: int, patience_s: float) -> None:
@@ -156,7 +161,7 @@ class Connection(asyncio.Protocol):
         return None if self._is_over else self.inner.eof_received()
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long to go on."""
+        """The client reads slower than we write: it has so long to go on."""
         self._start("read")
         self.inner.pause_writing()
 
@@ -229,8 +234,34 @@ class Connection(asyncio.Protocol):
     def _start(self, name: str, *, after_s: float | None = None) -> None:
         self._stop(name)
         after_s = self._connections.patience_s if after_s is None else after_s
-        step = self.let_go if name == "head" else self._transport.abort
+        step = partial(self._late, name, self._n_unread())
         self._deadlines[name] = self._loop.call_later(after_s, step)
+
+    def _late(self, name: str, n_unread: int) -> None:
+        if name != "linger" and self._is_reading(since=n_unread):
+            self._start(name)
+        elif name == "head":
+            self.let_go()
+        else:
+            self._transport.abort()
+
+    def _is_reading(self, *, since: int) -> bool:
+        """Whether the client takes what we still hold, at the pace that is asked of a body."""
+        if not self._transport.get_write_buffer_size():
+            return False  # what the system holds it delivers by itself
+        fair = self._connections.patience_s * SLOWEST_BYTES_S
+        return since - self._n_unread() >= fair
+
+    def _n_unread(self) -> int:
+        """Bytes that the client has not taken, those that the system holds among them.
+
+        The system takes more of ours only once a third of its buffer is free: megabytes, for
+        which a slow line needs longer than our patience.
+        """
+        held = array("i", [0])
+        with suppress(OSError, ValueError, AttributeError):  # not every system tells
+            ioctl(self._transport.get_extra_info("socket").fileno(), TIOCOUTQ, held)
+        return self._transport.get_write_buffer_size() + held[0]
 
     def _stop(self, name: str) -> None:
         if deadline := self._deadlines.pop(name, None):

@@ -55,7 +55,7 @@ class RateLimits:
 
     Args:
         redis: Counts for all processes.
-        rates: Limits by name, such as ``600/minute``; empty for none.
+        rates: Limits by name, such as ``600/minute``.
         prefix: Before every key.
     """
 
@@ -63,7 +63,7 @@ class RateLimits:
         self, redis: Redis, rates: Mapping[str, str], *, prefix: str = "fimlora:rate"
     ) -> None:
         self._redis = redis
-        self._rates = {name: rate for name, rate in rates.items() if rate}
+        self._rates = dict(rates)
         self._prefix = prefix
 
     def hit(self, who: str, names: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,15 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from support.raw_http import Address, ask, dial, drip, is_closed_while_sending, read_reply
+from support.raw_http import (
+    Address,
+    ask,
+    ask_all,
+    dial,
+    drip,
+    is_closed_while_sending,
+    read_reply,
+)
 from support.service import ROWS, make_model
 from support.service_process import running_service, wait_until
 from support.valkey import running_valkey
@@ -171,6 +179,32 @@ def test_a_client_that_does_not_read_is_let_go(service):
         connection.sendall(asked * 100)
         wait_until(lambda: service.n_connections() == 1)
         wait_until(lambda: service.n_connections() == 0, seconds=20)
+
+
+def test_a_client_that_reads_slowly_but_steadily_is_served(service):
+    """For several times the deadline, through buffers that are full all the while."""
+    asked, n_answers = b"GET /openapi.json HTTP/1.1\r\n" + HOST, 30
+    whole = len(ask_all(service.address, asked + b"Connection: close\r\n\r\n"))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+        connection.settimeout(20)
+        connection.connect(service.address)
+        connection.sendall((asked + b"\r\n") * (n_answers - 1))
+        connection.sendall(asked + b"Connection: close\r\n\r\n")
+        n_read = read_slowly(connection, for_s=4 * DEADLINE_S)
+        while piece := connection.recv(1 << 20):
+            n_read += len(piece)
+
+    assert n_read >= n_answers * (whole - 100)  # only the last one says that it closes
+
+
+def read_slowly(connection: socket.socket, *, for_s: float) -> int:
+    """Read some 50 KiB a second for a while; answers how many bytes came."""
+    n_read, deadline = 0, time.monotonic() + for_s
+    while time.monotonic() < deadline:
+        n_read += len(connection.recv(5 << 10))
+        time.sleep(0.1)
+    return n_read
 
 
 def test_idle_connections_give_way(service):

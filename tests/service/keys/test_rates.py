@@ -118,18 +118,29 @@ class TestRates:
         assert {answer.status_code for answer in answers} == {200}
         assert "RateLimit" not in answers[0].headers
 
-    @pytest.mark.parametrize("rate", ["x", "0/minute", "-1/minute", "5 a minute or so"])
+    @pytest.mark.parametrize("rate", ["x", "", "0/minute", "-1/minute", "5 a minute or so"])
     def test_what_is_no_rate_is_refused_at_start(self, rate):
-        """With what is allowed; nothing at all is no limit."""
+        """With what is allowed."""
         with pytest.raises(ValueError, match="600/minute"):
             Settings(rate_limit=rate)
-        assert Settings(rate_limit="").rates[ALL] == ""
+
+    def test_no_limit_is_a_word(self, settings, monkeypatch):
+        """An empty variable is the default, as everywhere."""
+        monkeypatch.setenv("FIMLORA_RATE_LIMIT", "none")
+        monkeypatch.setenv("FIMLORA_SUBMIT_RATE_LIMIT", "")
+        read = Settings.read()
+        limits = {"rate_limit": read.rate_limit, "submit_rate_limit": read.submit_rate_limit}
+        with TestClient(create_app(settings.model_copy(update=limits))) as http:
+            answers = [http.get("/jobs", headers=OPERATOR) for _ in range(8)]
+
+        assert {answer.status_code for answer in answers} == {200}
+        assert read.rates == {"submissions": "120/minute"}
 
 
 class TestQuotas:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"rate_limit": "", "submit_rate_limit": ""})
+        return settings.model_copy(update={"rate_limit": "none", "submit_rate_limit": "none"})
 
     def test_a_tenant_has_so_many_keys(self, http, visitor):
         """Another one can be made once one was revoked."""

@@ -18,6 +18,7 @@ from fimlora_client.errors import ConnectionFailed, WaitTimeout, failure_of
 from fimlora_client.events import EventReader
 from fimlora_client.files import Download, OnFile
 from fimlora_client.polling import OnProgress, Pace
+from fimlora_client.retries import is_rate_limited
 from fimlora_client.signatures import verify_files, verify_folder
 from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.comparison_requests import JobComparisonRequest
@@ -142,6 +143,8 @@ class AsyncJobs:
     ) -> Job:
         """Wait until a job has succeeded.
 
+        A rate limit only makes it slower: many who wait with one key share what it may ask.
+
         Raises:
             WaitTimeout: It has not ended after ``timeout`` seconds.
             JobFailed: It failed; the exception carries the job.
@@ -150,19 +153,25 @@ class AsyncJobs:
         context = self._sender.context
         deadline = context.clock() + timeout
         pace = Pace(poll_every)
+        call = Call("GET", route("jobs", job_id), is_poll=True)
+        stands = "hidden by the rate limit of the key"
         while True:
-            answer = await self._sender.send(Call("GET", route("jobs", job_id)))
-            job = read_answer(answer, Job)
-            if on_progress:
-                on_progress(job)
-            if job.status is JobStatus.SUCCEEDED:
-                return job
-            if job.status.is_final:
-                raise failure_of(job)
+            answer = await self._sender.send(call)
+            if is_rate_limited(answer):
+                pause = context.pause_asked_for(answer)
+            else:
+                job = read_answer(answer, Job)
+                if on_progress:
+                    on_progress(job)
+                if job.status is JobStatus.SUCCEEDED:
+                    return job
+                if job.status.is_final:
+                    raise failure_of(job)
+                stands, pause = job.status, pace.next(context.hint(answer))
             left = deadline - context.clock()
             if left <= 0:
-                raise WaitTimeout(f"job {job.id} is still {job.status} after {timeout:g} s")
-            await self._sender.pause(min(pace.next(context.hint(answer)), left))
+                raise WaitTimeout(f"job {job_id} is still {stands} after {timeout:g} s")
+            await self._sender.pause(min(pause, left))
 
     async def events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[JobEvent]:
         """Every event of a job as it happens, until the job has ended.

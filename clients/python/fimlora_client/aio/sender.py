@@ -11,7 +11,7 @@ from fimlora_client.aio.transport import AsyncEvents, AsyncTransport
 from fimlora_client.calls import Answer, Call, raise_for_problem, read_answer
 from fimlora_client.context import Context
 from fimlora_client.errors import ConnectionFailed
-from fimlora_client.retries import is_in_flight, is_retryable
+from fimlora_client.retries import is_in_flight, is_rate_limited, is_retryable
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -47,7 +47,7 @@ class AsyncSender:
             except ConnectionFailed:
                 pass
             else:
-                if not is_retryable(answer):
+                if not is_retryable(answer) or (call.is_poll and is_rate_limited(answer)):
                     return answer
                 hint = context.hint(answer)
                 is_waited_for = is_in_flight(answer) and in_flight_s < policy.max_in_flight_s
