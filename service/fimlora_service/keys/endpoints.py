@@ -176,7 +176,7 @@ def check_number(tenant: str, keys: KeyStore, *, most: int) -> None:
 
 
 def check_first(body: KeyRequest, tenant: str) -> None:
-    """Refuse a first key that could make no second one.
+    """Refuse a first key that could make no second one, or only for a while.
 
     Raises:
         ValidationFailed: It could not.
@@ -185,6 +185,11 @@ def check_first(body: KeyRequest, tenant: str) -> None:
         raise errors.ValidationFailed(
             "the first key must have scope admin and no tenant: from then on only an admin key "
             "makes others"
+        )
+    if body.expires_in_s is not None:
+        raise errors.ValidationFailed(
+            "the first key must not expire: nobody could make another one then; make one that "
+            "stays first, or set FIMLORA_ADMIN_KEY"
         )
 
 

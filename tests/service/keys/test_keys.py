@@ -281,10 +281,15 @@ class TestFirst:
         assert http.post("/keys", json=FIRST).status_code == 401
 
     @pytest.mark.parametrize(
-        "body", [{"scopes": ["read"]}, {"scopes": ["admin"], "tenant": "acme"}]
+        "body",
+        [
+            {"scopes": ["read"]},
+            {"scopes": ["admin"], "tenant": "acme"},
+            {"scopes": ["admin"], "expires_in_s": 60},
+        ],
     )
     def test_it_must_be_able_to_make_others(self, http, body):
-        """Or nobody could."""
+        """For good, or nobody could."""
         answer = http.post("/keys", json={"name": "me"} | body)
 
         assert answer.status_code == 422
