@@ -12,6 +12,7 @@ from typing import Any
 
 from fimlora_contract.keys import Scope
 from fimlora_jobs.answers import as_ms, text_of
+from fimlora_jobs.durability import owe
 from fimlora_jobs.scripts import run_script
 from fimlora_jobs.store import JobStore
 
@@ -146,6 +147,7 @@ class KeyStore:
         )
         pipeline.zadd(self._all(), {secret.id: now})
         pipeline.execute()
+        owe()
         return KeyRecord.from_hash(fields)
 
     def find(self, key_id: str) -> KeyRecord | None:
@@ -174,6 +176,7 @@ class KeyStore:
         done = run_script(
             self.store.redis, "key_rotate", keys=keys, args=[secret.hashed(pepper), grace_ms]
         )
+        owe()  # or the secret that is told would be good for nothing after a loss of power
         return self.find(secret.id) if done else None
 
     def remove(self, key_id: str) -> bool:

@@ -25,7 +25,15 @@ from fimlora_service.http.dependencies import (
 )
 from fimlora_service.keys.access import Whose
 from fimlora_service.keys.gate import Gate
-from fimlora_service.keys.principal import ADMINISTERS, OPERATOR, Principal, PrincipalDep
+from fimlora_service.keys.principal import (
+    ADMINISTERS,
+    EVERYBODY,
+    MAKES_FIRST_KEY,
+    OPERATOR,
+    Principal,
+    PrincipalDep,
+)
+from fimlora_service.keys.ring import CHALLENGE, KeyRing
 from fimlora_service.keys.routes import ScopedRoute
 
 SECRET = {"Cache-Control": "no-store"}
@@ -45,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 @router.post(
     "/keys",
-    dependencies=[ADMINISTERS, Depends(require_json)],
+    dependencies=[ADMINISTERS, MAKES_FIRST_KEY, Depends(require_json)],
     status_code=201,
     response_description="The key, with its secret: it is never shown again.",
     responses=problems(*BODY_REFUSALS, errors.QuotaExceeded),
@@ -61,9 +69,12 @@ def create_key(
     """Make a key; the first one ends that the service lets everybody of this machine in."""
     tenant = tenant_for(body, principal)
     ring, secret = gate.ring, Secret.new()
-    check_number(tenant, ring.keys, most=settings.max_keys_per_tenant)
-    if ring.is_open:
+    if principal.key_id:
+        ring.peppers.end_trial()
+    else:
         check_first(body, tenant)
+        make_way(ring)
+    check_number(tenant, ring.keys, most=settings.max_keys_per_tenant)
     made = ring.keys.put(
         secret,
         pepper=ring.peppers.read_or_make(),
@@ -165,7 +176,7 @@ def check_number(tenant: str, keys: KeyStore, *, most: int) -> None:
 
 
 def check_first(body: KeyRequest, tenant: str) -> None:
-    """Refuse a first key that could make no second one.
+    """Refuse a first key that could make no second one, or only for a while.
 
     Raises:
         ValidationFailed: It could not.
@@ -175,6 +186,27 @@ def check_first(body: KeyRequest, tenant: str) -> None:
             "the first key must have scope admin and no tenant: from then on only an admin key "
             "makes others"
         )
+    if body.expires_in_s is not None:
+        raise errors.ValidationFailed(
+            "the first key must not expire: nobody could make another one then; make one that "
+            "stays first, or set FIMLORA_ADMIN_KEY"
+        )
+
+
+def make_way(ring: KeyRing) -> None:
+    """Let the first key be made: none is on record, or one that has let nobody in, which goes.
+
+    Raises:
+        Unauthenticated: There are others.
+    """
+    known = ring.keys.list()
+    if known and (len(known) > 1 or known[0].last_used_ms or not ring.is_untried):
+        raise errors.Unauthenticated("there are API keys already", headers=CHALLENGE)
+    ring.peppers.begin_trial()
+    for key in known:
+        ring.keys.remove(key.id)
+        ring.forget(key.id)
+        log("key.replaced", key, EVERYBODY)
 
 
 def check_not_last(known: KeyRecord, keys: KeyStore) -> None:

@@ -8,7 +8,7 @@ from starlette.types import Scope as Request
 
 from fimlora_contract.keys import Scope
 from fimlora_service.errors import Forbidden, Unauthenticated
-from fimlora_service.http.peers import require_local
+from fimlora_service.http.peers import is_local, require_local
 from fimlora_service.http.threads import Threads, in_thread
 from fimlora_service.keys.principal import EVERYBODY, Principal
 from fimlora_service.keys.rates import ALL, SUBMISSIONS, RateLimits
@@ -40,12 +40,16 @@ class Gate:
         self.ring = ring
         self._rates = rates
 
-    async def admit(self, request: Request, needed: Scope) -> Admission:
+    async def admit(
+        self, request: Request, needed: Scope, *, makes_first_key: bool = False
+    ) -> Admission:
         """Let somebody in.
 
         Args:
             request: The request as ASGI has it.
             needed: The scope of the route.
+            makes_first_key: Whether the route makes keys, also for this machine as long as the
+                first one has let nobody in.
 
         Raises:
             Unauthenticated: There is no key, or it is not good; or, before the first key is made,
@@ -56,6 +60,8 @@ class Gate:
         token = bearer_token(request)
         if token is None and self.ring.is_open:
             require_local(request)
+            return Admission(EVERYBODY)
+        if token is None and makes_first_key and is_local(request) and self.ring.is_untried:
             return Admission(EVERYBODY)
         if token is None:
             raise Unauthenticated("there is no API key in the request", headers=CHALLENGE)

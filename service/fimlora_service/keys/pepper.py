@@ -1,6 +1,8 @@
 """What the hashes of keys are made with, in the data folder, and the mark that keys are in use.
 
 The mark outlives the store: a service whose keys are lost lets nobody in, instead of everybody.
+A second one says that the first key has not let anybody in yet. Its record or the answer with it may
+be lost, and then nobody could ever come in; so that key, and no other, may be made again.
 """
 
 import os
@@ -56,7 +58,26 @@ class PepperFile:
 
     def mark_in_use(self) -> None:
         """Note for good that a key was made."""
-        self._mark.touch(mode=0o600)
+        self._touch(self._mark)
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether the first key was made, or was about to be, and none has let anybody in yet."""
+        return self._untried.exists()
+
+    def begin_trial(self) -> None:
+        """Note that the first key is being made: its owner may not come to know it."""
+        self._touch(self._untried)
+
+    def end_trial(self) -> None:
+        """Note for good that somebody has a key that is good."""
+        with suppress(FileNotFoundError):
+            self._untried.unlink()
+            self._sync()
+
+    def _touch(self, file: Path) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
         self._sync()
 
     def _sync(self) -> None:
@@ -73,3 +94,7 @@ class PepperFile:
     @property
     def _mark(self) -> Path:
         return self.folder / "in_use"
+
+    @property
+    def _untried(self) -> Path:
+        return self.folder / "untried"

@@ -51,6 +51,10 @@ async def _stated() -> None:
     """Nothing: the route has read the scope, and let nobody in without it."""
 
 
+async def _may_be_first() -> None:
+    """Nothing: the route has read it."""
+
+
 PrincipalDep = Annotated[Principal, Depends(_current)]
 
 
@@ -59,6 +63,8 @@ def needs(scope: Scope) -> Any:
     return Security(_stated, scopes=[scope])
 
 
+# On the route that makes keys: see `Gate.admit`.
+MAKES_FIRST_KEY: Any = Depends(_may_be_first)
 READS, SUBMITS, CANCELS, ADMINISTERS = map(
     needs, (Scope.READ, Scope.SUBMIT, Scope.CANCEL, Scope.ADMIN)
 )

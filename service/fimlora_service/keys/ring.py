@@ -58,6 +58,11 @@ class KeyRing:
             self._is_closed = True
         return not self._is_closed
 
+    @property
+    def is_untried(self) -> bool:
+        """Whether the first key has let nobody in yet, so that it may be made again."""
+        return not self.has_admin_key and self.peppers.is_untried
+
     def identify(self, token: str) -> Principal:
         """Who has sent a key.
 
@@ -88,6 +93,7 @@ class KeyRing:
         record, now_ms = self.keys.find_now(secret.id)
         if record is None or not record.accepts(digest, now_ms=now_ms):
             return None
+        self.peppers.end_trial()
         with suppress(RedisError):  # a store that takes no writes is no reason to refuse
             self.keys.note_use(record, now_ms=now_ms)
         principal = Principal(record.tenant, record.scopes, record.id)

@@ -16,6 +16,7 @@ from fimlora_service.http.openapi import SCHEME
 from fimlora_service.http.strict_queries import StrictQueryRoute
 from fimlora_service.http.threads import ThreadRoute
 from fimlora_service.keys.gate import Gate
+from fimlora_service.keys.principal import MAKES_FIRST_KEY
 
 REFUSALS = (
     errors.Unauthenticated,
@@ -45,6 +46,7 @@ class GuardedRoute(ThreadRoute):
         stated = [s for each in dependencies or () for s in getattr(each, "scopes", None) or ()]
         assert len(stated) == 1, f"{path} states {len(stated)} scopes"
         self.scope = Scope(stated[0])
+        self.makes_first_key = any(each is MAKES_FIRST_KEY for each in dependencies or ())
         super().__init__(
             path,
             endpoint,
@@ -60,7 +62,7 @@ class GuardedRoute(ThreadRoute):
             await super().handle(scope, receive, send)
             return
         gate: Gate = scope["state"]["gate"]
-        admission = await gate.admit(scope, self.scope)
+        admission = await gate.admit(scope, self.scope, makes_first_key=self.makes_first_key)
         scope["state"]["principal"] = admission.principal
 
         async def send_with_headers(message: Message) -> None:

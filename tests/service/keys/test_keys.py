@@ -5,12 +5,18 @@ import time
 
 import pytest
 
+from fimlora_jobs.durability import WRITTEN, owing
 from fimlora_jobs.keys import KeyStore, Secret
 from fimlora_service.app import create_app
-from support.keys import OPERATOR, Visitor
+from support.keys import ADMIN_KEY, OPERATOR, Visitor
 from support.testclient import TestClient
 
 RETRIES = 50
+FIRST = {"name": "me", "scopes": ["admin"]}
+
+
+def bearer(made: dict) -> dict:
+    return {"Authorization": f"Bearer {made['key']}"}
 
 
 def status_of(http, headers) -> int:
@@ -121,6 +127,16 @@ class TestMaking:
 
         assert not redis_client.exists(f"fimlora:api_key:{made.id}")
 
+    def test_it_is_told_once_it_is_on_disk(self, store):
+        """A new secret of a key that is there likewise."""
+        keys, secret = KeyStore(store), Secret.new()
+        with owing() as making:
+            keys.put(secret, pepper=b"p", name="x", tenant="", scopes=frozenset())
+        with owing() as rotating:
+            keys.rotate(Secret.new(secret.id), pepper=b"p", grace_ms=0)
+
+        assert (making.until_ms, rotating.until_ms) == (WRITTEN, WRITTEN)
+
 
 class TestEnding:
     def test_a_revoked_key_is_refused_at_once(self, http, visitor):
@@ -224,11 +240,56 @@ class TestFirst:
         with TestClient(create_app(settings)) as again:
             assert again.get("/jobs").status_code == 401
 
+    def test_it_is_made_again_if_its_owner_never_had_it(self, http, store):
+        """Its record may be lost as well as its answer: nobody else could come in."""
+        first, second = (http.post("/keys", json=FIRST).json() for _ in range(2))
+        store.redis.flushall()
+        third = http.post("/keys", json=FIRST).json()
+
+        assert http.get("/keys").status_code == 401
+        assert [status_of(http, bearer(made)) for made in (first, second, third)] == [
+            401, 401, 200,
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("is_lost", [False, True])
+    def test_a_key_that_was_used_is_never_replaced(self, http, store, is_lost):
+        """Not even if the store is lost with it."""
+        made = http.post("/keys", json=FIRST).json()
+        assert status_of(http, bearer(made)) == 200
+        if is_lost:
+            store.redis.flushall()
+
+        assert http.post("/keys", json=FIRST).status_code == 401
+
+    def test_only_this_machine_makes_it_again(self, http):
+        """As with the first one itself."""
+        http.post("/keys", json=FIRST)
+
+        elsewhere = {"X-Forwarded-For": "192.0.2.1"}
+        assert http.post("/keys", json=FIRST, headers=elsewhere).status_code == 401
+
+    def test_the_operators_own_key_ends_that(self, http, settings):
+        """What is made with it is no first key, and stays."""
+        http.post("/keys", json=FIRST)
+        given = settings.model_copy(
+            update={"admin_key": type(settings)(admin_key=ADMIN_KEY).admin_key}
+        )
+        with TestClient(create_app(given)) as other:
+            assert other.post("/keys", json=FIRST).status_code == 401
+            assert other.post("/keys", json=FIRST, headers=OPERATOR).status_code == 201
+
+        assert http.post("/keys", json=FIRST).status_code == 401
+
     @pytest.mark.parametrize(
-        "body", [{"scopes": ["read"]}, {"scopes": ["admin"], "tenant": "acme"}]
+        "body",
+        [
+            {"scopes": ["read"]},
+            {"scopes": ["admin"], "tenant": "acme"},
+            {"scopes": ["admin"], "expires_in_s": 60},
+        ],
     )
     def test_it_must_be_able_to_make_others(self, http, body):
-        """Or nobody could."""
+        """For good, or nobody could."""
         answer = http.post("/keys", json={"name": "me"} | body)
 
         assert answer.status_code == 422
