@@ -213,6 +213,9 @@ class Durability:
             RedisError: The server is away, or refuses writes.
         """
         self._redis.set(self._key, secrets.token_hex(8))
+        now_ms = as_ms(self._redis.time())
+        with self._lock:
+            self._until_ms = min(self._until_ms, now_ms)
         self._look()
 
     def close(self) -> None:
@@ -252,7 +255,9 @@ class Durability:
             self._redis.time()  # the server's loop has gone round once more before it answers
             self._wait_until(deadline, settled)
         with self._lock:
-            self._until_ms = max(self._until_ms, began_ms)
+            # Also where that is earlier than before: the server's clock went back, and what is
+            # written now has times that were taken for covered.
+            self._until_ms = began_ms
 
     def _wait_until(self, deadline: float, state: Callable[[dict[str, Any]], bool]) -> int:
         """Wait for a state of the server's; answers its clock, right before it was in that."""
@@ -304,7 +309,7 @@ def find_policy(redis: Redis, *, key: str, folder: Path | None = None) -> Policy
     except ResponseError as error:
         if is_away(error):
             raise
-        found = {}  # no right to ask: what it tells of itself must do
+        found = {}  # no right to ask; where its file is found, we need not know
     set_to = {text_of(name): text_of(value) for name, value in found.items()}
     if not redis.info("persistence").get("aof_enabled"):
         return Policy(why_not="the server keeps no append-only file (appendonly no)")
@@ -320,6 +325,8 @@ def find_policy(redis: Redis, *, key: str, folder: Path | None = None) -> Policy
         files = AppendOnlyFiles(place / named)
         if place.is_absolute() and is_reached(files, redis, key=key):
             return Policy(files=files)
+    if "appendfsync" not in set_to:
+        return Policy(why_not="the server does not say how it syncs (no right to CONFIG)")
     if set_to.get("no-appendfsync-on-rewrite") == "yes":
         return Policy(why_not="the server skips syncs (no-appendfsync-on-rewrite yes)")
     return Policy()

@@ -170,6 +170,10 @@ class KeyStore:
             pipeline.hgetall(self._key(text_of(key_id)))
         return [KeyRecord.from_hash(stored) for stored in pipeline.execute() if stored]
 
+    def has_any(self) -> bool:
+        """Whether a key is on record."""
+        return bool(self.store.redis.zcard(self._all()))
+
     def rotate(self, secret: Secret, *, pepper: bytes, grace_ms: int) -> KeyRecord | None:
         """Give a key another secret; ``None`` when there is no such key."""
         keys = [self._key(secret.id)]

@@ -26,8 +26,8 @@ from fimlora_jobs.store import JobStore
 from support.powercut import PoweredFolder, build_library
 from support.refusing import ProductionServer, running_production_server, short_folder
 
-# Of a server that lets nobody ask where its files are.
-FAR = ("--rename-command", "CONFIG", "")
+# Of a server that lets nobody ask how it syncs, and where its files are.
+MUTE = ("--rename-command", "CONFIG", "")
 # In a process of its own, as the files are synced by whoever asks.
 WRITE_AND_SETTLE = """
 import sys
@@ -47,12 +47,12 @@ print(durability.promise)
 
 
 @contextmanager
-def powered_server(*more: str) -> Iterator[tuple[ProductionServer, PoweredFolder]]:
+def powered_server(is_far: bool = False) -> Iterator[tuple[ProductionServer, PoweredFolder]]:
     """A server whose power can be cut."""
     with short_folder() as folder:
         (folder / "data").mkdir()
         powered = PoweredFolder(folder / "data", folder / "store", build_library(folder))
-        server = ProductionServer(folder, *more, env=powered.env)
+        server = ProductionServer(folder, env=powered.env, is_far=is_far)
         try:
             yield server, powered
         finally:
@@ -82,10 +82,10 @@ def test_a_write_that_the_server_says_is_synced_is_lost():
     assert b"second" not in left
 
 
-@pytest.mark.parametrize("more", [(), FAR], ids=["near", "far"])
-def test_what_is_settled_survives_a_cut(more):
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
+def test_what_is_settled_survives_a_cut(is_far):
     """With the server's files in reach, and without; what was not settled is lost."""
-    with powered_server(*more) as (server, powered):
+    with powered_server(is_far) as (server, powered):
         told = subprocess.run(
             [sys.executable, "-c", WRITE_AND_SETTLE, server.url],
             env=powered.env, capture_output=True, text=True, check=True,
@@ -105,8 +105,8 @@ def test_what_is_settled_survives_a_cut(more):
         (("--appendfsync", "no"), "not promised: the server never syncs"),
         (("--appendfsync", "always"), PROMISED),
         ((), PROMISED),
-        (FAR, PROMISED),
-        ((*FAR, "--appendonly", "no"), "not promised: the server keeps no append-only file"),
+        (MUTE, "not promised: the server does not say how it syncs"),
+        ((*MUTE, "--appendonly", "no"), "not promised: the server keeps no append-only file"),
     ],
 )
 def test_what_is_promised_is_said(more, promise):
@@ -125,15 +125,36 @@ def test_the_servers_folder_may_be_mounted_elsewhere(tmp_path):
     other.mkdir()
     (other / "appendonly.aof.1.incr.aof").write_bytes(b"")
     with (
-        running_production_server(*FAR) as server,
+        running_production_server(*MUTE) as server,
         closing(impatient_redis(server.url)) as redis,
     ):
         found = [
-            find_policy(redis, key="probe", folder=folder).files
+            find_policy(redis, key="probe", folder=folder)
             for folder in (None, tmp_path, server.data)
         ]
 
-    assert [files is not None for files in found] == [False, False, True]
+    assert [policy.files is not None for policy in found] == [False, False, True]
+    assert [bool(policy.why_not) for policy in found] == [True, True, False]
+
+
+def test_a_clock_that_went_back_is_believed(monkeypatch):
+    """What is written from then on has times that were on disk already, and is not."""
+    with (
+        running_production_server("--appendfsync", "always") as server,
+        closing(impatient_redis(server.url)) as redis,
+        closing(Durability(redis, key="probe")) as durability,
+    ):
+        seconds, _ = redis.time()
+        covered = []
+        for look in (lambda: durability.settled().result(10), durability.probe):
+            monkeypatch.setattr(redis, "time", lambda: (seconds + 3600, 0))
+            durability.settled().result(10)
+            covered.append(durability.covers((seconds + 1800) * 1000))
+            monkeypatch.setattr(redis, "time", lambda: (seconds, 0))
+            look()
+            covered.append(durability.covers((seconds + 1800) * 1000))
+
+    assert covered == [True, False] * 2
 
 
 @contextmanager
@@ -145,11 +166,11 @@ def durability_of(server: ProductionServer, *, wait_s: float = 5.0) -> Iterator[
         yield durability
 
 
-@pytest.mark.parametrize("more", [(), FAR], ids=["near", "far"])
-def test_what_a_full_disk_does_not_take_is_not_told(more):
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
+def test_what_a_full_disk_does_not_take_is_not_told(is_far):
     """The server has confirmed it; it is refused all the same, until there is space again."""
     with (
-        running_production_server(*more) as server,
+        running_production_server(is_far=is_far) as server,
         durability_of(server, wait_s=0.5) as durability,
         Redis.from_url(server.url) as redis,
     ):
@@ -172,7 +193,7 @@ def test_what_a_full_disk_does_not_take_is_not_told(more):
 
 def test_many_are_served_by_a_few_rounds():
     """Two hundred who ask at once are not served one after the other."""
-    with running_production_server(*FAR) as server, durability_of(server) as durability:
+    with running_production_server(is_far=True) as server, durability_of(server) as durability:
         durability.settled().result(10)
         asked: set[Future[None]] = {durability.settled() for _ in range(200)}
         for future in asked:

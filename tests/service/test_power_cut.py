@@ -51,14 +51,14 @@ class PoweredStack:
 
 
 @contextmanager
-def powered_stack(*more: str) -> Iterator[PoweredStack]:
+def powered_stack(is_far: bool = False) -> Iterator[PoweredStack]:
     with short_folder() as folder:
         data_dir = folder / "data" / "service"
         make_model(data_dir / "models" / "tiny")
         for name in ("artifacts", "uploads", "tmp"):
             (data_dir / name).mkdir()
         powered = PoweredFolder(folder / "data", folder / "store", build_library(folder))
-        valkey = ProductionServer(folder, *more, env=powered.env)
+        valkey = ProductionServer(folder, env=powered.env, is_far=is_far)
         port = free_port()
         settings = {
             "REDIS_URL": valkey.url, "FIMLORA_DATA_DIR": str(data_dir),
@@ -120,10 +120,10 @@ class Clients:
                         self.canceled.append(job_id)
 
 
-@pytest.mark.parametrize("more", [(), ("--rename-command", "CONFIG", "")], ids=["near", "far"])
-def test_no_accepted_job_is_lost_when_the_power_is_cut(more):
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
+def test_no_accepted_job_is_lost_when_the_power_is_cut(is_far):
     """Eight clients at once, and the cut while they go on: every 202 is on record after it."""
-    with powered_stack(*more) as stack:
+    with powered_stack(is_far) as stack:
         clients = Clients(stack.url)
         threads = [threading.Thread(target=clients.run, args=(n,)) for n in range(8)]
         for thread in threads:

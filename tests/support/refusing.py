@@ -29,9 +29,16 @@ class ProductionServer:
         folder: A folder with a short path, for the socket; it keeps its data beside it.
         more: Flags beside those.
         env: Its environment, if not ours.
+        is_far: Whether its append-only file is not found, as if it were on another machine.
     """
 
-    def __init__(self, folder: Path, *more: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *more: str,
+        env: Mapping[str, str] | None = None,
+        is_far: bool = False,
+    ) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.data.mkdir(exist_ok=True)
@@ -39,6 +46,8 @@ class ProductionServer:
         self._env = env
         self._more = more
         self.start()
+        if is_far:  # looked into instead, as it seems to be the newest part
+            (self.data / "appendonlydir" / "decoy.aof.999999.incr.aof").touch()
 
     def start(self) -> None:
         binary = ServerBinary(Path(get_binary_path()), "9.1")
@@ -92,10 +101,10 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running_production_server(*more: str) -> Iterator[ProductionServer]:
+def running_production_server(*more: str, is_far: bool = False) -> Iterator[ProductionServer]:
     """A server of one test's own."""
     with short_folder() as folder:
-        server = ProductionServer(folder, *more)
+        server = ProductionServer(folder, *more, is_far=is_far)
         try:
             yield server
         finally:

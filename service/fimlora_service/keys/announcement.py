@@ -1,6 +1,9 @@
 """What the service says of itself when it starts: whom it serves, and what to do about it."""
 
 import logging
+from contextlib import suppress
+
+from redis.exceptions import RedisError
 
 from fimlora_contract.service import Access
 from fimlora_service.addresses import is_loopback
@@ -11,8 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def access_of(ring: KeyRing) -> Access:
-    """Who is served."""
-    return "this_machine" if ring.is_open else "api_keys"
+    """Who is served, as far as is known while the store is away."""
+    with suppress(RedisError):
+        return "this_machine" if ring.is_open else "api_keys"
+    return "api_keys" if ring.is_closed else "this_machine"
 
 
 def announce_access(ring: KeyRing, *, host: str) -> None:
@@ -22,8 +27,9 @@ def announce_access(ring: KeyRing, *, host: str) -> None:
         ring: The keys that are good.
         host: The address that the service is bound to.
     """
-    event = f"access.{access_of(ring)}"
-    if not ring.is_open:
+    access = access_of(ring)
+    event = f"access.{access}"
+    if access == "api_keys":
         logger.info(event, extra={"serves": "who has an API key"})
         return
     serves = "this machine only, as there are no API keys"

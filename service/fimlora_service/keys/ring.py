@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import time
 from contextlib import suppress
 from threading import Lock
 
@@ -44,7 +45,9 @@ class KeyRing:
         self._admin = _digest(admin_key) if admin_key else None
         self._lock = Lock()
         self._known: TTLCache[str, Principal] = TTLCache(MAX_KNOWN, known_s)
+        self._known_s = known_s
         self._is_closed = admin_key is not None
+        self._looked_at = float("-inf")
 
     @property
     def has_admin_key(self) -> bool:
@@ -52,11 +55,34 @@ class KeyRing:
         return self._admin is not None
 
     @property
-    def is_open(self) -> bool:
-        """Whether no key has ever been made, so that none can be asked for."""
+    def is_closed(self) -> bool:
+        """Whether keys are asked for, as far as is known without a look into the store."""
         if not self._is_closed and self.peppers.is_in_use:
             self._is_closed = True
+        return self._is_closed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key has ever been made, so that none can be asked for.
+
+        Raises:
+            RedisError: The store is away, and has never been seen to have no keys.
+        """
+        if not self.is_closed and time.monotonic() - self._looked_at >= self._known_s:
+            self._look_for_keys()
         return not self._is_closed
+
+    def _look_for_keys(self) -> None:
+        """Close if there are keys: the data folder, with its mark, may be another than theirs."""
+        try:
+            if self.keys.has_any():
+                self._is_closed = True
+                with suppress(OSError):  # on a full disk the keys themselves must do
+                    self.peppers.mark_in_use()
+        except RedisError:
+            if self._looked_at == float("-inf"):
+                raise
+        self._looked_at = time.monotonic()
 
     @property
     def is_untried(self) -> bool:

@@ -1,5 +1,6 @@
 """Keys: made, listed, given another secret, revoked; and what is kept of them."""
 
+import shutil
 import stat
 import time
 
@@ -8,6 +9,8 @@ import pytest
 from fimlora_jobs.durability import WRITTEN, owing
 from fimlora_jobs.keys import KeyStore, Secret
 from fimlora_service.app import create_app
+from fimlora_service.keys.pepper import PepperFile
+from fimlora_service.keys.ring import KeyRing
 from support.keys import ADMIN_KEY, OPERATOR, Visitor
 from support.testclient import TestClient
 
@@ -239,6 +242,22 @@ class TestFirst:
         http.app_state["store"].redis.flushall()
         with TestClient(create_app(settings)) as again:
             assert again.get("/jobs").status_code == 401
+
+    def test_keys_in_the_store_close_the_door_as_well(self, http, settings, data_dir):
+        """The data folder, with its mark, may be lost or be another one: at the start and later."""
+        made = http.post("/keys", json=FIRST).json()
+        shutil.rmtree(data_dir / "keys")
+        with TestClient(create_app(settings)) as again:
+            assert again.get("/jobs").status_code == 401
+            assert again.post("/keys", json=FIRST).status_code == 401
+        assert (data_dir / "keys" / "in_use").exists()
+
+        keys = KeyStore(http.app_state["store"])
+        keys.remove(made["id"])
+        ring = KeyRing(keys, PepperFile(data_dir / "other"), known_s=0)
+        assert ring.is_open
+        keys.put(Secret.new(), pepper=b"p", name="x", tenant="", scopes=frozenset())
+        assert not ring.is_open
 
     def test_it_is_made_again_if_its_owner_never_had_it(self, http, store):
         """Its record may be lost as well as its answer: nobody else could come in."""
