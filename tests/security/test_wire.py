@@ -1,6 +1,7 @@
 """The real server on real addresses: who is served, and by which name."""
 
 import pytest
+from redis import Redis
 
 from support.network import OTHER, Question, can_isolate, isolated_service
 
@@ -20,6 +21,8 @@ def statuses(service, *questions: Question) -> list[int]:
 def service(tmp_path_factory, valkey_server):
     """Without keys, and with a proxy that it believes."""
     folder = tmp_path_factory.mktemp("wire")
+    with Redis.from_url(valkey_server) as redis:
+        redis.flushall()  # other tests' keys would close it
     with isolated_service(folder, valkey_server, FIMLORA_TRUSTED_PROXIES=OTHER) as running:
         yield running
 
