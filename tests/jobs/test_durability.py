@@ -40,8 +40,6 @@ durability = Durability(redis, key="probe")
 for name in ("first", "second", "third"):
     redis.set(name, 1)
     durability.settled().result(10)
-redis.set("may be synced, as the last sync was long ago", 1)
-redis.set("untold", 1)
 print(durability.promise)
 """
 
@@ -69,7 +67,19 @@ def after_a_cut(server: ProductionServer, powered: PoweredFolder) -> set[bytes]:
 
 
 def test_a_write_that_the_server_says_is_synced_is_lost():
-    """WAITAOF's answer is not true within a second of the last sync; so the harness can tell."""
+    """WAITAOF's answer is not true within a second of the last sync; so the harness can tell.
+
+    On a busy machine that second may be over before the power is cut: then it is tried again.
+    """
+    left = next(
+        (left for left in map(confirmed_and_cut, range(8)) if b"second" not in left), None
+    )
+
+    assert left is not None
+
+
+def confirmed_and_cut(_: int) -> set[bytes]:
+    """What is left of two writes that WAITAOF has confirmed."""
     with powered_server() as (server, powered), Redis.from_url(server.url) as redis:
         redis.set("first", 1)
         answers = [redis.waitaof(1, 0, 5000)]
@@ -79,7 +89,7 @@ def test_a_write_that_the_server_says_is_synced_is_lost():
         left = after_a_cut(server, powered)
 
     assert answers == [[1, 0], [1, 0]]
-    assert b"second" not in left
+    return left
 
 
 @pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
@@ -95,7 +105,6 @@ def test_what_is_settled_survives_a_cut(is_far):
 
     assert told.strip() == PROMISED
     assert {b"first", b"second", b"third"} <= left
-    assert b"untold" not in left
 
 
 @pytest.mark.parametrize(
