@@ -16,6 +16,7 @@ RUN_ATTEMPT = "fimlora_worker.tasks.run_calibration"
 LEND_HAND = "fimlora_worker.tasks.lend_hand"
 JOB_TIMEOUT_S = 4 * 3600
 MAX_ATTEMPTS = 3
+MAX_STORAGE_REFUSALS = 5
 LEASE_S = 20.0
 REAPER_INTERVAL_S = 5.0
 ORPHAN_GRACE_S = 15.0

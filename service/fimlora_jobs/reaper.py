@@ -120,10 +120,13 @@ def give_up(
     counted: bool = True,
     reason: AttemptEnd | None = None,
     error: JobError | None = None,
+    is_refused: bool = False,
     at_front: bool = True,
 ) -> Reaped:
     """Give up an attempt and queue the next one, in front, or end the job with ``error``."""
-    change = store.requeue(job_id, attempt, counted=counted, reason=reason, error=error)
+    change = store.requeue(
+        job_id, attempt, counted=counted, reason=reason, error=error, is_refused=is_refused
+    )
     if change.status is JobStatus.QUEUED:
         transport.enqueue(job_id, change.attempt, at_front=at_front)
     return Reaped(job_id, change.attempt, change.status)

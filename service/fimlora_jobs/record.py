@@ -135,6 +135,11 @@ class JobRecord:
         return [EarlierAttempt(**each) for each in self.json_field("earlier_attempts") or ()]
 
     @property
+    def storage_refusals(self) -> int:
+        """How often in a row storage that works has refused this job."""
+        return int(self.fields.get("storage_refusals") or 0)
+
+    @property
     def memory_kills(self) -> tuple[str, ...]:
         """What attempts asked for that the system has ended for want of memory."""
         return tuple(self.json_field("killed_asking") or ())

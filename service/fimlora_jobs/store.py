@@ -25,7 +25,7 @@ from fimlora_contract.jobs import (
     Progress,
 )
 from fimlora_jobs.answers import text_of
-from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS
+from fimlora_jobs.attempts import LEASE_S, MAX_ATTEMPTS, MAX_STORAGE_REFUSALS
 from fimlora_jobs.deduplication import FIGURES, SHARED_TTL_S, Deduplication
 from fimlora_jobs.durability import owe
 from fimlora_jobs.events import event_text
@@ -227,7 +227,7 @@ class JobStore(Deduplication):
 
     def forgive(self, job_id: str, attempt: int) -> None:
         """Count no attempt that was lost so far: this one has got somewhere, for good."""
-        fields = {"failures": "0", "killed_asking": ""}
+        fields = {"failures": "0", "killed_asking": "", "storage_refusals": "0"}
         self._change(job_id, attempt, {R, C}, fields, lease_s=LEASE_S)
 
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
@@ -333,6 +333,7 @@ class JobStore(Deduplication):
         counted: bool = True,
         reason: AttemptEnd | None = None,
         error: JobError | None = None,
+        is_refused: bool = False,
     ) -> Change:
         """Give up an attempt: the next one is queued, or the job fails after the last.
 
@@ -343,6 +344,7 @@ class JobStore(Deduplication):
             reason: Why it ended; if left out, what the error says, or that its worker was lost.
             error: What the job fails with when no attempt is left; a want of memory is noted
                 for the next one.
+            is_refused: Whether storage that works refused the job; too often in a row ends it.
 
         Raises:
             StaleAttempt: The attempt is no longer current.
@@ -352,15 +354,17 @@ class JobStore(Deduplication):
             record, counted=counted, reason=reason, error=error, now_ms=self.now_ms()
         )
         failures = record.failures + int(ended.counted)
+        refusals = _refusals(record, ended, is_refused=is_refused)
         if record.status is C:
             self.confirm_cancel(job_id, attempt)
             return Change(JobStatus.CANCELED, attempt)
-        if failures >= MAX_ATTEMPTS:
+        if failures >= MAX_ATTEMPTS or (is_refused and refusals >= MAX_STORAGE_REFUSALS):
             self.fail(job_id, attempt, error or _lost(failures))
             return Change(JobStatus.FAILED, attempt)
         fields = {
             "status": Q, "attempt": str(attempt + 1), "failures": str(failures), "worker": "",
             "earlier_attempts": _history([*record.earlier_attempts, ended]), "memory_asked": "",
+            "storage_refusals": str(refusals),
         }  # fmt: skip
         if error and error.code == "out_of_memory_host":
             kills = [*record.memory_kills, record.fields.get("memory_asked", "")]
@@ -473,6 +477,14 @@ def _ended(
         detail=error.detail if error else None,
         ended_at=datetime.fromtimestamp(now_ms / 1000, tz=UTC),
     )
+
+
+def _refusals(record: JobRecord, ended: EarlierAttempt, *, is_refused: bool) -> int:
+    """How often in a row storage has refused a job; an end that has nothing to do with it is none."""
+    if is_refused:
+        return record.storage_refusals + 1
+    is_away = ended.reason is AttemptEnd.STORAGE_UNAVAILABLE
+    return 0 if is_away else record.storage_refusals
 
 
 def _history(attempts: list[EarlierAttempt]) -> str:

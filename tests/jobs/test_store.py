@@ -196,6 +196,31 @@ def test_a_job_tells_how_its_attempts_ended(store, job_id):
     assert [e.attempt for e in kept] == list(range(60 - ATTEMPTS_SHOWN, 60))
 
 
+def test_a_job_that_storage_refuses_five_times_in_a_row_fails(store, job_id):
+    """Storage that is away ends the row, and a hand-over does not."""
+    away = AttemptEnd.STORAGE_UNAVAILABLE
+    error = JobError(code="storage_unavailable", detail="x", retryable=True)
+    for attempt, (reason, is_refused) in enumerate(
+        [
+            *[(away, True)] * 4,
+            (away, False),
+            *[(away, True)] * 4,
+            (AttemptEnd.HANDED_OVER, False),
+        ],
+        start=1,
+    ):
+        store.requeue(
+            job_id, attempt, counted=False, reason=reason, error=error, is_refused=is_refused
+        )
+        assert store.get(job_id).status is JobStatus.QUEUED
+
+    store.requeue(job_id, 11, counted=False, reason=away, error=error, is_refused=True)
+
+    record = store.get(job_id)
+    assert (record.status, record.failures) == (JobStatus.FAILED, 0)
+    assert record.json_field("error")["code"] == "storage_unavailable"
+
+
 def test_an_unknown_job_is_missing(store):
     """Every call on an unknown id says so."""
     for call in (

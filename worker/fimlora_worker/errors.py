@@ -67,6 +67,12 @@ class UnequalArms(WorkerError, ValueError):
     code = "validation_failed"
 
 
+class JobRefused(WorkerError):
+    """Storage that works refuses what this job asks of it."""
+
+    code = "storage_unavailable"
+
+
 class Abort(BaseException):
     """Base of what ends an attempt from outside, between two batches."""
 

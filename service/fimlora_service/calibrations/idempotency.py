@@ -27,12 +27,18 @@ class Promise:
         name: What is kept of it: a key of one tenant is none of another.
         fingerprint: Of what the key stands for.
         job_id: The id of the job that is there, or is to be made.
+        is_new: The key was bound just now, so that no job has been made under it before.
     """
 
     key: str
     name: str
     fingerprint: str
     job_id: str
+    is_new: bool
+
+
+class KeyMoved(Exception):
+    """While a request waited, its key has come to stand for another job."""
 
 
 def bind(
@@ -45,40 +51,53 @@ def bind(
     """
     if key is None:
         return None
-    job_id, fingerprint = store.new_id(), digest_of(content)
+    new_id, fingerprint = store.new_id(), digest_of(content)
     name = f"{owner}\n{key}" if owner else key  # no key has a line break
-    bound, job_id = store.claim_key(name, fingerprint=fingerprint, job_id=job_id)
+    bound, job_id = store.claim_key(name, fingerprint=fingerprint, job_id=new_id)
     if bound != fingerprint:
         raise IdempotencyMismatch(f"Idempotency-Key {key!r} belongs to another request")
-    return Promise(key, name, fingerprint, job_id)
+    return Promise(key, name, fingerprint, job_id, is_new=job_id == new_id)
 
 
 def find_kept(store: JobStore, promise: Promise | None) -> JobRecord | None:
     """The promised job, if it is on record."""
+    if promise is None or promise.is_new:
+        return None
     try:
-        return store.get(promise.job_id) if promise else None
+        return store.get(promise.job_id)
     except JobMissing:
         return None
 
 
 @contextmanager
-def in_flight(store: JobStore, locks: LiveLocks, promise: Promise | None) -> Iterator[None]:
+def in_flight(
+    store: JobStore, locks: LiveLocks, promise: Promise | None
+) -> Iterator[JobRecord | None]:
     """Make a promised job inside the block, as the only one who does.
+
+    The block is given the job that somebody else has made since the last look.
 
     Raises:
         IdempotencyInFlight: Somebody else does.
+        KeyMoved: The key stands for another job by now: to be bound anew.
         ServiceError: What the block refuses; the key is free again.
     """
     if promise is None:
-        yield
+        yield None
         return
     with locks.hold(f"submit:{promise.job_id}") as is_held:
         if not is_held:
             raise IdempotencyInFlight(
                 f"a request with Idempotency-Key {promise.key!r} is in flight"
             )
+        # One that was released in the meantime is ours again.
+        bound, kept = store.claim_key_again(
+            promise.name, fingerprint=promise.fingerprint, job_id=promise.job_id
+        )
+        if bound != (promise.fingerprint, promise.job_id):
+            raise KeyMoved(promise.key)
         try:
-            yield
+            yield kept
         except ServiceError:
             store.release_key(promise.name)  # nothing came of it: the key stays free
             raise

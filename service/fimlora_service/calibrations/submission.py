@@ -7,9 +7,10 @@ while one of them is open share its job: a hundred of them cost one calibration.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -30,6 +31,7 @@ from fimlora_jobs.store import JobStore, RequestTaken
 from fimlora_jobs.telemetry import current_traceparent
 from fimlora_service.calibrations.earlier_jobs import find_reusable
 from fimlora_service.calibrations.idempotency import (
+    KeyMoved,
     Promise,
     bind,
     find_kept,
@@ -86,22 +88,15 @@ class Submission:
             ServiceError: The request is refused; its key stays free.
         """
         self.check_webhook(request)
-        promise = bind(
-            self.store,
-            key,
-            {"kind": kind} | request.model_dump(mode="json"),
-            owner=self.owner,
-        )
-        if kept := find_kept(self.store, promise):
-            owe()  # it was made by a request that may not have been answered
-            accepted = Accepted(kept, "repeated")
-        else:
-            with in_flight(self.store, self.locks, promise):
-                resolved = (resolve or self.resolver.resolve)(request)
-                spec = JobSpec.of(request, resolved, kind, owner=self.owner)
-                accepted = self._carry_out(spec, promise=promise)
-                self._count(accepted)
-                keep(self.store, promise, accepted)
+
+        def make(promise: Promise | None) -> Accepted:
+            resolved = (resolve or self.resolver.resolve)(request)
+            spec = JobSpec.of(request, resolved, kind, owner=self.owner)
+            accepted = self._carry_out(spec, promise=promise)
+            self._count(accepted)
+            return accepted
+
+        accepted = self._once(key, {"kind": kind} | request.model_dump(mode="json"), make)
         if request.webhook and not accepted.cached:
             self._announce(accepted.record, [request.webhook])
         return accepted
@@ -128,17 +123,35 @@ class Submission:
         if record.status is JobStatus.SUCCEEDED:
             raise JobAlreadyFinished(f"job {record.id!r} has already succeeded")
         self.resolver.allowed.check_request(record.request)
-        promise = bind(self.store, key, {"retry": record.id}, owner=self.owner)
-        again = find_kept(self.store, promise)
+
+        def make(promise: Promise | None) -> Accepted:
+            return self._carry_out(JobSpec.again(record), promise=promise)
+
+        again = self._once(key, {"retry": record.id}, make).record
         owe()
-        if again is None:
-            with in_flight(self.store, self.locks, promise):
-                spec = JobSpec.again(record)
-                accepted = self._carry_out(spec, promise=promise)
-                keep(self.store, promise, accepted)
-                again = accepted.record
         self._announce(again, Outbox(self.store).addresses(record.id))
         return again
+
+    def _once(
+        self,
+        key: str | None,
+        content: Mapping[str, Any],
+        make: Callable[[Promise | None], Accepted],
+    ) -> Accepted:
+        """What a key has come to already, or what is made under it now."""
+        while True:
+            promise = bind(self.store, key, content, owner=self.owner)
+            if kept := find_kept(self.store, promise):
+                return _repeated(kept)
+            try:
+                with in_flight(self.store, self.locks, promise) as kept:
+                    if kept:
+                        return _repeated(kept)
+                    accepted = make(promise)
+                    keep(self.store, promise, accepted)
+                    return accepted
+            except KeyMoved:
+                continue
 
     def _carry_out(self, spec: JobSpec, *, promise: Promise | None) -> Accepted:
         """Share the open job of equal requests, answer with a result, or queue a new job.
@@ -242,3 +255,8 @@ class Submission:
         with suppress(JobMissing):  # deleted in the meantime: nobody is to be told
             for address in addresses:
                 Outbox(self.store).add(record.id, address)
+
+
+def _repeated(kept: JobRecord) -> Accepted:
+    owe()  # it was made by a request that may not have been answered
+    return Accepted(kept, "repeated")

@@ -26,6 +26,18 @@ class SlowResolver:
         return self.resolver.resolve(request)
 
 
+class LateLocks:
+    """Locks that are asked for late: something else comes first, once."""
+
+    def __init__(self, locks, first):
+        self.locks, self.first = locks, [first]
+
+    def hold(self, name):
+        if self.first:
+            self.first.pop()()
+        return self.locks.hold(name)
+
+
 def test_a_request_is_recorded_and_queued(http, body, store, redis_client):
     """The answer comes at once; record and queue hold what a worker needs, as JSON."""
     answer = http.post("/calibrate", json=body)
@@ -253,6 +265,24 @@ class TestIdempotencyKey:
 
         assert codes <= {202, 409}
         assert len(http.get("/jobs").json()["data"]) == 1
+
+    @pytest.mark.parametrize("n_open", [0, 1], ids=["makes a job", "shares a job"])
+    def test_a_repetition_that_comes_late_to_the_lock_counts_once(self, http, body, n_open):
+        """Its twin has come first meanwhile, and the key may stand for another id by now."""
+        request = CalibrationRequest.model_validate(body)
+        submission = http.app_state["submission"]
+        for _ in range(n_open):
+            submission.accept(request, key=None)
+        first = []
+        late = LateLocks(
+            submission.locks, lambda: first.append(submission.accept(request, key="k"))
+        )
+
+        second = replace(submission, locks=late).accept(request, key="k")
+
+        assert second.outcome == "repeated"
+        assert second.record.id == first[0].record.id
+        assert http.get(f"/jobs/{second.record.id}").json()["requests"] == 1 + n_open
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "tab\there"], ids=["empty", "long", "tab"])
     def test_a_key_must_be_printable_and_short(self, http, body, key):

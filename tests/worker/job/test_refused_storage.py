@@ -50,6 +50,26 @@ def test_a_job_waits_for_a_disk_and_goes_on(
     assert ends == {("storage_unavailable", False)}
 
 
+def test_a_job_that_alone_is_refused_fails_in_the_end(data_dir: Path, jobs: Jobs, run_queue):
+    """Where the storage works at every look, it is not what the job waits for."""
+    folder = data_dir / "datasets" / "broken"
+    folder.mkdir()
+    (folder / "rows.jsonl").symlink_to("/proc/self/mem")  # it is there, and fails to be read
+    dataset = {"source": "local", "name": "broken"}
+    job_id = jobs.submit(dataset=dataset, calibration=SMALL)
+    # Three times it has been refused already.
+    jobs.redis.hset(jobs.store.key("job", job_id), "storage_refusals", 3)
+
+    run_queue(max_jobs=3)
+
+    record = jobs.get(job_id)
+    error = record.json_field("error")
+    assert (record.status, record.attempt, record.failures) == ("failed", 2, 0), error
+    assert (error["code"], error["retryable"]) == ("storage_unavailable", True)
+    assert "Input/output error" in error["detail"]
+    assert str(data_dir) not in error["detail"]
+
+
 @pytest.mark.parametrize("disk", ["tmp"], indirect=True)
 def test_a_wait_ends_with_the_jobs_deadline(disk: SmallDisk, jobs: Jobs, run_queue):
     """The disk may never come back; whoever asked has said for how long that matters."""

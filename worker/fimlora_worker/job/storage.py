@@ -1,8 +1,8 @@
 """What becomes of an attempt that the disk, or what keeps the results, refuses.
 
-It is no fault of the job's, and it passes: the attempt waits, says for what, and is given back
-uncounted, so that nothing ends for want of space. The parent process imports this: nothing here may
-load torch.
+Mostly it is no fault of the job's, and it passes: the attempt waits, says for what, and is given back
+uncounted. Only a job that is refused again and again while the storage works ends by it. The parent
+process imports this: nothing here may load torch.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from fimlora_jobs.disk import describe_refusal, refusal_in
 from fimlora_jobs.results.store import ArtifactStore, StorageUnavailable
+from fimlora_worker.errors import ShutdownRequested
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0
@@ -59,8 +60,17 @@ def is_usable(folder: Path, artifacts: ArtifactStore) -> bool:
     return True
 
 
-def until_allowed(step: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Take a step, as often as it needs until the disk allows it."""
+def until_allowed(
+    step: Callable[[], T],
+    *,
+    is_draining: Callable[[], bool] = lambda: False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Take a step, as often as it needs until the disk allows it.
+
+    Raises:
+        ShutdownRequested: The disk refuses, and the process is to leave.
+    """
     said = ""
     while True:
         try:
@@ -70,6 +80,8 @@ def until_allowed(step: Callable[[], T], *, sleep: Callable[[float], None] = tim
             if number is None:
                 raise
             reason = describe_refusal(number)
+            if is_draining():
+                raise ShutdownRequested(reason) from error
             if reason != said:
                 said = reason
                 log.warning("storage.refused", extra={"reason": reason}, exc_info=True)

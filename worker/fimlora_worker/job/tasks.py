@@ -14,6 +14,7 @@ from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import (
     CancelRequested,
     DeadlinePassed,
+    JobRefused,
     MakesRoom,
     ShutdownRequested,
 )
@@ -107,12 +108,24 @@ def _attempt(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> s
     except (Exception, DeadlinePassed) as error:
         if is_storage_away(error):
             log.warning("attempt.storage_unavailable", exc_info=True)
-            away = job_error(error, data_dir=process.settings.data_dir)
-            _hand_on(record, process, AttemptEnd.STORAGE_UNAVAILABLE, error=away)
-            return "given back"
+            return _give_back(record, process, error)
         _fail(process, job_id, attempt, error)
         raise
     return "succeeded"
+
+
+def _give_back(record: JobRecord, process: WorkerProcess, error: BaseException) -> str:
+    """Let the job try again, unless it is only this job that storage refuses, again and again."""
+    reason, away = (
+        AttemptEnd.STORAGE_UNAVAILABLE,
+        job_error(error, data_dir=process.settings.data_dir),
+    )
+    is_refused = isinstance(error, JobRefused)
+    status = _hand_on(record, process, reason, error=away, is_refused=is_refused)
+    if status is JobStatus.FAILED:
+        log.error("attempt.failed", extra={"code": away.code})
+        return "refused for good"
+    return "given back"
 
 
 def _hand_on(
@@ -121,7 +134,8 @@ def _hand_on(
     reason: AttemptEnd,
     *,
     error: JobError | None = None,
-) -> None:
+    is_refused: bool = False,
+) -> JobStatus:
     """Queue the next attempt and count none: in front, or behind all others of its rank."""
     store, transport = process.store, process.transport
     at_front = reason is AttemptEnd.HANDED_OVER
@@ -133,10 +147,12 @@ def _hand_on(
         counted=False,
         reason=reason,
         error=error,
+        is_refused=is_refused,
         at_front=at_front,
     )
     if record.is_urgent and not at_front and given.status is JobStatus.QUEUED:
         transport.promote(record.id, given.attempt)
+    return given.status
 
 
 def _due_in_s(record: JobRecord, process: WorkerProcess) -> float | None:
@@ -164,13 +180,25 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
 def _wait_for_storage(
     record: JobRecord, process: WorkerProcess, reporter: Reporter, error: Exception
 ) -> None:
+    """Wait until the next attempt may do better.
+
+    Raises:
+        JobRefused: The storage works, so that waiting may not be enough.
+    """
+
+    def works() -> bool:
+        return is_usable(process.settings.tmp_dir, process.artifacts)
+
+    worked_at_once = works()
     reason = describe_away(error, data_dir=process.settings.data_dir)
     ends = [ended.reason for ended in record.earlier_attempts]
     wait_for_storage(
         n_before=ends.count(AttemptEnd.STORAGE_UNAVAILABLE),
-        is_usable=lambda: is_usable(process.settings.tmp_dir, process.artifacts),
+        is_usable=works,
         on_wait=lambda: reporter.wait_for(reason),
     )
+    if worked_at_once:
+        raise JobRefused(f"the storage works, but not for this job: {error}") from error
 
 
 def _fail(process: WorkerProcess, job_id: str, attempt: int, error: BaseException) -> None:

@@ -14,8 +14,10 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import FrameType
 
+from fimlora_worker.errors import ShutdownRequested
 from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.logs import configure_logging, rq_fields
@@ -26,6 +28,8 @@ from fimlora_worker.process.warm_worker import run_order
 from fimlora_worker.settings import Settings
 
 log = logging.getLogger(__name__)
+# No success: the parent is to give back an order that nobody has begun.
+LEFT_EARLY = 1
 HEAVY = (
     "torch",
     "transformers.modeling_utils",
@@ -35,6 +39,31 @@ HEAVY = (
     "fimlora.adapter.write",
     "fimlora_worker.job.calibration",
 )
+
+
+@dataclass
+class Drain:
+    """Whether the parent wants this process to leave, also before there is anything to leave.
+
+    Attributes:
+        is_asked: It does.
+        process: What runs jobs, once that is there.
+    """
+
+    is_asked: bool = False
+    process: WorkerProcess | None = None
+
+    def ask(self) -> None:
+        """Note it; runs inside a signal handler."""
+        self.is_asked = True
+        if self.process:
+            self.process.is_draining = True
+
+    def watch(self, process: WorkerProcess) -> None:
+        """Tell a process of it, now and later."""
+        self.process = process
+        if self.is_asked:  # never the other way: a signal may come between any two steps
+            process.is_draining = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,9 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # has the last words of a child that was killed.
     logs = os.fdopen(given.logs, "w", buffering=1)
     configure_logging(settings, process="child", stream=logs)
-    process = until_allowed(lambda: process_for(settings))
-    _take_signals(process)
-    until_allowed(settings.leave_working_folder)
+    drain = Drain()
+    _take_signals(drain)
+    try:
+        process = _start(settings, drain)
+    except ShutdownRequested as reason:
+        log.warning("child.left", extra={"reason": str(reason)})
+        return LEFT_EARLY
     process.imports = threading.Thread(target=_import_heavy, daemon=True)
     process.imports.start()
     with os.fdopen(given.orders, "rb") as orders, os.fdopen(given.replies, "wb", 0) as replies:
@@ -63,6 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if reply.retiring:
                 break
     return 0
+
+
+def _start(settings: Settings, drain: Drain) -> WorkerProcess:
+    process = until_allowed(lambda: process_for(settings), is_draining=lambda: drain.is_asked)
+    drain.watch(process)
+    until_allowed(settings.leave_working_folder, is_draining=lambda: drain.is_asked)
+    return process
 
 
 def _obey(order: Order, process: WorkerProcess, replies: int, *, jobs: int) -> Reply:
@@ -88,14 +128,14 @@ def _should_retire(process: WorkerProcess, *, jobs: int) -> bool:
     return process.must_retire or jobs >= settings.recycle_after_jobs or grown
 
 
-def _take_signals(process: WorkerProcess) -> None:
-    def drain(_signum: int, _frame: FrameType | None) -> None:
-        process.is_draining = True
+def _take_signals(drain: Drain) -> None:
+    def ask(_signum: int, _frame: FrameType | None) -> None:
+        drain.ask()
 
     # The parent decides when to stop; a terminal's Ctrl+C reaches every process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(DRAIN_SIGNAL, drain)
+    signal.signal(DRAIN_SIGNAL, ask)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN_SIGNAL})
 
 

@@ -146,6 +146,8 @@ class Leases:
     def _give_up(self, rq_id: str, error: JobError | None) -> None:
         job_id, attempt = parse_rq_job_id(rq_id)
         try:
+            if self._is_stopping:  # it may have died before the lease was renewed once more
+                self._store.note_stopping(job_id, attempt)
             give_up(self._store, self._transport, job_id, attempt, error=error)
         except (StaleAttempt, JobMissing):
             log.info("attempt.already_over", extra=rq_fields(rq_id))
