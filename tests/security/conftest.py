@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
@@ -16,6 +17,8 @@ MAX_BODY, MAX_UPLOAD = 200_000, 400_000
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, valkey_server: str) -> Settings:
     folder: Path = tmp_path_factory.mktemp("security") / "data"
+    with Redis.from_url(valkey_server) as redis:
+        redis.flushall()  # keys of other tests would close the service
     make_model(folder / "models" / "tiny")
     return Settings(
         redis_url=valkey_server,

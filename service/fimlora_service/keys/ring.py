@@ -63,11 +63,7 @@ class KeyRing:
 
     @property
     def is_open(self) -> bool:
-        """Whether no key has ever been made, so that none can be asked for.
-
-        Raises:
-            RedisError: The store is away, and has never been seen to have no keys.
-        """
+        """Whether no key has ever been made, so that none can be asked for."""
         if not self.is_closed and time.monotonic() - self._looked_at >= self._known_s:
             self._look_for_keys()
         return not self._is_closed
@@ -80,8 +76,9 @@ class KeyRing:
                 with suppress(OSError):  # on a full disk the keys themselves must do
                     self.peppers.mark_in_use()
         except RedisError:
+            # While it is away, nothing in it can be had; the next request looks again.
             if self._looked_at == float("-inf"):
-                raise
+                return
         self._looked_at = time.monotonic()
 
     @property

@@ -85,7 +85,8 @@ def test_a_file_that_is_refused_is_removed_and_the_job_measured_anew(tmp_path, c
 
     assert attempt(tmp_path, 2).go_on("resident", measure) == "anew"  # type: ignore[comparison-overlap]
     assert seen == [True, False]
-    assert "its rank is 8, this run's is 4" in caplog.text
+    [refused] = [record for record in caplog.records if record.msg == "progress.refused"]
+    assert "its rank is 8, this run's is 4" in vars(refused)["error"]
 
 
 def test_only_progress_of_jobs_that_may_go_on_is_kept(jobs: Jobs, tmp_path):
