@@ -54,6 +54,7 @@ def things(settings: Settings, valkey_server: str) -> Iterator[Things]:
         other = make_key(http, tenant="other", scopes=EVERYTHING)
         same = make_key(http, tenant="owner", scopes=EVERYTHING)
         yield Things(make_things(same, JobStore(redis), keyed), other, same)
+        redis.flushall()
 
 
 def make_things(owner: Visitor, store: JobStore, settings: Settings) -> dict[str, str]:

@@ -59,6 +59,7 @@ def redis_client(valkey_server: str) -> Iterator[Redis]:
     with Redis.from_url(valkey_server) as redis:
         redis.flushall()
         yield redis
+        redis.flushall()  # keys left behind would close the services of other tests
 
 
 @pytest.fixture

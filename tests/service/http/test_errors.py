@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from redis import Redis
 
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
@@ -221,6 +222,8 @@ def test_without_redis_the_client_is_asked_to_come_again(settings, body, method,
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory, valkey_server):
     """One app for all examples of the fuzz test."""
+    with Redis.from_url(valkey_server) as redis:
+        redis.flushall()
     settings = Settings(
         redis_url=valkey_server,
         data_dir=tmp_path_factory.mktemp("data"),
