@@ -1,6 +1,7 @@
 """Security misconfiguration (OWASP API8): methods, headers and errors of every route."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,9 @@ METHODS = (
     "CONNECT",
     "BREW",
 )
+ROOT = re.escape(str(Path(__file__).parents[2]))
 TELLING = re.compile(
-    r"Traceback|File \"|\.py\b|/work/|/tmp/|/home/|site-packages|0x[0-9a-f]{8}"
+    rf"Traceback|File \"|\.py\b|{ROOT}|/tmp/|/home/|site-packages|0x[0-9a-f]{{8}}"
 )
 GARBLED = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{" * 5_000, b"1" * 5_000, b"NaN"]
 
