@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fimlora_jobs.disk import sync
+
 SIZE = 32
 
 
@@ -53,7 +55,7 @@ class PepperFile:
                 self._pepper.hardlink_to(draft)
         finally:
             draft.unlink(missing_ok=True)
-        self._sync()
+        sync(self.folder)
         return self._pepper.read_bytes()
 
     def mark_in_use(self) -> None:
@@ -73,19 +75,12 @@ class PepperFile:
         """Note for good that somebody has a key that is good."""
         with suppress(FileNotFoundError):
             self._untried.unlink()
-            self._sync()
+            sync(self.folder)
 
     def _touch(self, file: Path) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         file.touch(mode=0o600)
-        self._sync()
-
-    def _sync(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(self.folder)
 
     @property
     def _pepper(self) -> Path:
