@@ -14,7 +14,7 @@ from support.hub import running_hub
 from support.jobs import LABELLED
 from support.model_folders import make_encoder
 from support.receiver import Receiver, running_receiver
-from support.service_process import running_service
+from support.service_process import running_service, wait_until
 from support.valkey import running_valkey
 from support.workers import running_worker
 
@@ -79,6 +79,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
             hub.repositories["model", "org/lost"].gated = True  # between its check and its job
             with running_worker(locked, data_dir, folder / "worker.log", **environment):
                 states = [answers.wait(job_id) for job_id in ids]
+            wait_until(lambda: len(receiver.got) == len(ids), seconds=DEADLINE_S)
             answers.ask_all(ids)
             return Left(
                 key,
