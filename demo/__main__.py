@@ -25,8 +25,8 @@ from demo.errors import DemoFailed
 from demo.stack import running_stack
 from demo.training import N_STEPS, check, train
 from fimlora_client import Client, ClientError, JobHandle, Result
-from fimlora_client.cli.folders import link
-from fimlora_client.cli.progress import JobProgress
+from fimlora_client.cli.common.folders import link
+from fimlora_client.cli.common.progress import JobProgress
 from fimlora_client.head_line import head_line
 from fimlora_client.rank_map import rank_map_table
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fimlora_client import Client
 from fimlora_client.cli import app
-from fimlora_client.cli.context import Connection
+from fimlora_client.cli.common.context import Connection
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from fimlora_client.cli import app
-from fimlora_client.cli.context import Connection
+from fimlora_client.cli.common.context import Connection
 
 NAMES = [f"layers.{i}.{kind}" for i in range(3) for kind in ("q_proj", "up_proj")]
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fimlora_client import Client, RetryPolicy
 from fimlora_client.cli import app
-from fimlora_client.cli.context import Connection
+from fimlora_client.cli.common.context import Connection
 from fimlora_client.context import Context
 from fimlora_contract import __version__
 from fimlora_contract.jobs import JobError

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fimlora_client import Client
 from fimlora_client.cli import app
-from fimlora_client.cli.context import Connection
+from fimlora_client.cli.common.context import Connection
 from fimlora_contract.jobs import JobError
 
 REQUEST = ["calibrate", "tiny", "--batches", "2"]

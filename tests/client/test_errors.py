@@ -6,7 +6,7 @@ import pytest
 
 from fimlora_client import bodies, errors
 from fimlora_client.calls import Answer, raise_for_problem, read_answer
-from fimlora_client.cli.console import exit_code
+from fimlora_client.cli.common.console import exit_code
 from fimlora_contract.jobs import Job, JobError, JobStatus
 from fimlora_contract.problems import PROBLEMS
 

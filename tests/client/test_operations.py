@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fimlora_client import ApiError, AsyncClient, Client, RetryPolicy
 from fimlora_client.cli import app
-from fimlora_client.cli.context import Connection
+from fimlora_client.cli.common.context import Connection
 from fimlora_client.context import Context
 
 OPENAPI = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())

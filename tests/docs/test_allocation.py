@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fimlora.constraints import GROUP_PRESETS, RANK_MENUS
-from fimlora_client.cli.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_contract.requests import Allocation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "allocation.md").read_text(encoding="utf-8")

@@ -6,30 +6,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fimlora_client.cli import (
-    adapter_files,
-    adapters,
-    cache,
-    calibrate,
-    compare,
-    config,
-    control,
-    datasets,
-    evaluate,
-    fetch,
-    history,
-    jobs,
-    keys,
-    models,
-    pins,
-    plan,
-    status,
-    sweep,
-    up,
-    verify,
-)
-from fimlora_client.cli.console import exit_code, print_plain, show_error
-from fimlora_client.cli.context import Connection
+from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, models
+from fimlora_client.cli.common.console import exit_code, print_plain, show_error
+from fimlora_client.cli.common.context import Connection
+from fimlora_client.cli.look import history, jobs
+from fimlora_client.cli.operate import cache, config, keys, status, up
+from fimlora_client.cli.results import fetch, pins, verify
+from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
 from fimlora_contract import __version__

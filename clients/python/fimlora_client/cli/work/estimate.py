@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from fimlora_client.cli.console import duration, out, show_json, size
+from fimlora_client.cli.common.console import duration, out, show_json, size
 from fimlora_contract.estimates import BudgetInterval, Estimate, EvaluationEstimate, WorkerFit
 
 OUTCOMES = {

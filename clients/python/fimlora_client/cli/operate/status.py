@@ -3,9 +3,9 @@
 import typer
 from rich.text import Text
 
-from fimlora_client.cli.console import ERROR, ago, make_table, out, say, show_json, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.options import AsJson
+from fimlora_client.cli.common.console import ERROR, ago, make_table, out, say, show_json, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import AsJson
 
 STYLES = {"ok": "green", "degraded": "yellow", "unavailable": "red"}
 

@@ -9,13 +9,11 @@ from fimlora_client.aio.evaluations import LONGEST_WAIT_S
 from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.evaluations import EvaluationHandle
 from fimlora_client.bodies import build_evaluation
-from fimlora_client.cli import options
-from fimlora_client.cli.console import INTERRUPTED, duration, err, out, say, show_json
-from fimlora_client.cli.constraints import constraints_of
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.estimate import show_estimate
-from fimlora_client.cli.findings import show_findings
-from fimlora_client.cli.inputs import (
+from fimlora_client.cli.common import options
+from fimlora_client.cli.common.console import INTERRUPTED, duration, err, out, say, show_json
+from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
     find_dataset,
@@ -23,7 +21,9 @@ from fimlora_client.cli.inputs import (
     pairs_of,
     split_names,
 )
-from fimlora_client.cli.progress import JobProgress
+from fimlora_client.cli.common.progress import JobProgress
+from fimlora_client.cli.work.estimate import show_estimate
+from fimlora_client.cli.work.findings import show_findings
 from fimlora_client.files import check_writable
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.jobs import CalibrationResult

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from fimlora_client.cli.compare import methods_table, pairs_table
-from fimlora_client.cli.console import (
+from fimlora_client.cli.common.console import (
     ago,
     duration,
     make_table,
@@ -15,9 +14,10 @@ from fimlora_client.cli.console import (
     show_json,
     status_text,
 )
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.findings import runs_text, show_findings
-from fimlora_client.cli.options import AsJson, JobId, Tenant
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import AsJson, JobId, Tenant
+from fimlora_client.cli.work.compare import methods_table, pairs_table
+from fimlora_client.cli.work.findings import runs_text, show_findings
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.comparisons import ComparisonResult
 from fimlora_contract.jobs import (

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from fimlora_client.blocking.jobs import Jobs
-from fimlora_client.cli.console import make_table, out, print_plain, say, show_json, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.options import AsJson, JobId
+from fimlora_client.cli.common.console import make_table, out, print_plain, say, show_json, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import AsJson, JobId
 from fimlora_contract.jobs import JobEvent
 
 

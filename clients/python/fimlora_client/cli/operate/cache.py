@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from fimlora_client.cli.console import make_table, out, say, show_json, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.options import AsJson
+from fimlora_client.cli.common.console import make_table, out, say, show_json, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import AsJson
 from fimlora_contract.cache import CacheFigures, CacheLimits
 
 

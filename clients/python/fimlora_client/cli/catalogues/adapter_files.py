@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from fimlora_client.cli.console import err, make_table, out, say, show_json, size
-from fimlora_client.cli.options import ADAPTER, AsJson
+from fimlora_client.cli.common.console import err, make_table, out, say, show_json, size
+from fimlora_client.cli.common.options import ADAPTER, AsJson
 from fimlora_client.errors import InvalidFile
 
 if TYPE_CHECKING:

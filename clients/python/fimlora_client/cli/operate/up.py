@@ -9,8 +9,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from fimlora_client.cli.console import err
-from fimlora_client.cli.folders import DataDir, data_dir_of
+from fimlora_client.cli.common.console import err
+from fimlora_client.cli.common.folders import DataDir, data_dir_of
 from fimlora_client.settings import read_settings
 from fimlora_contract import __version__
 

@@ -7,10 +7,10 @@ import typer
 from rich.text import Text
 
 from fimlora_client.adapter_archive import FILES
-from fimlora_client.cli.console import err, make_table, out, say, show_json, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.folders import DataDir, data_dir_of, link
-from fimlora_client.cli.options import Tenant
+from fimlora_client.cli.common.console import err, make_table, out, say, show_json, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.common.options import Tenant
 from fimlora_client.errors import InvalidFile
 
 AdapterId = Annotated[

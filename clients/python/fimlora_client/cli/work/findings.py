@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from fimlora_client.cli.console import make_table, out
+from fimlora_client.cli.common.console import make_table, out
 from fimlora_contract.jobs import RunProgress
 from fimlora_contract.verdicts import ArmSummary, Difference, EvaluationResult
 

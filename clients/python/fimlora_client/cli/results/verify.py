@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fimlora_client.cli.console import print_plain, say
+from fimlora_client.cli.common.console import print_plain, say
 from fimlora_client.signatures import verify_folder
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fimlora_client.cli.console import (
+from fimlora_client.cli.common.console import (
     ago,
     duration,
     make_table,
@@ -16,8 +16,8 @@ from fimlora_client.cli.console import (
     say,
     show_json,
 )
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.options import AsJson, Tenant
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import AsJson, Tenant
 from fimlora_contract.keys import NewApiKey
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

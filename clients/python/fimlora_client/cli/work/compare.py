@@ -8,18 +8,18 @@ from rich.table import Table
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
-from fimlora_client.cli import options
-from fimlora_client.cli.console import INTERRUPTED, err, make_table, out, say, show_json
-from fimlora_client.cli.constraints import constraints_of
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.inputs import (
+from fimlora_client.cli.common import options
+from fimlora_client.cli.common.console import INTERRUPTED, err, make_table, out, say, show_json
+from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
     find_datasets,
     split_names,
     unchecked,
 )
-from fimlora_client.cli.progress import JobProgress
+from fimlora_client.cli.common.progress import JobProgress
 from fimlora_client.files import check_writable
 from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.comparisons import Comparison, ComparisonResult, JobComparison

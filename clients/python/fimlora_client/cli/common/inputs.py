@@ -7,9 +7,9 @@ import typer
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import UPLOADS
-from fimlora_client.cli.console import say
-from fimlora_client.cli.datasets import upload_file
+from fimlora_client.cli.common.console import err, say
 from fimlora_client.errors import InvalidFile
+from fimlora_contract.datasets import Dataset
 from fimlora_contract.references import expand_dataset
 from fimlora_contract.targets import is_expression
 
@@ -21,6 +21,12 @@ def checked_model(model: str) -> str:
         error.next_step = f"Register it: fimlora models add NAME {model}"
         raise error
     return model
+
+
+def upload_file(client: Client, file: Path) -> Dataset:
+    """Upload a file; on a terminal a moving line shows that something happens."""
+    with err().status(f"uploading {file.name}"):
+        return client.datasets.upload(file)
 
 
 def is_file(dataset: str) -> bool:

@@ -8,18 +8,17 @@ import typer
 from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.bodies import build_request
-from fimlora_client.cli import options
-from fimlora_client.cli.console import (
+from fimlora_client.cli.common import options
+from fimlora_client.cli.common.console import (
     INTERRUPTED,
     err,
     out,
     say,
     show_json,
 )
-from fimlora_client.cli.constraints import constraints_of
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.estimate import show_estimate
-from fimlora_client.cli.inputs import (
+from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
     find_datasets,
@@ -27,8 +26,9 @@ from fimlora_client.cli.inputs import (
     split_names,
     unchecked,
 )
-from fimlora_client.cli.pins import read_pin, say_pinned
-from fimlora_client.cli.progress import JobProgress
+from fimlora_client.cli.common.progress import JobProgress
+from fimlora_client.cli.results.pins import read_pin, say_pinned
+from fimlora_client.cli.work.estimate import show_estimate
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result

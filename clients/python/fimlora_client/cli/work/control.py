@@ -2,9 +2,9 @@
 
 import typer
 
-from fimlora_client.cli.console import out, say
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.options import JobId
+from fimlora_client.cli.common.console import out, say
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import JobId
 from fimlora_contract.jobs import JobStatus
 
 GOES_ON = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from fimlora_client.cli.console import make_table, out, say, show_json, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.common.console import make_table, out, say, show_json, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.folders import DataDir, data_dir_of, link
 from fimlora_client.errors import InvalidFile
 
 group = typer.Typer(

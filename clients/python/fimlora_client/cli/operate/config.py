@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fimlora_client.cli.console import SETTINGS, make_table, out, say, show_json
+from fimlora_client.cli.common.console import SETTINGS, make_table, out, say, show_json
 from fimlora_client.settings import read_settings, shown_settings
 from fimlora_contract.settings_shown import SettingShown
 

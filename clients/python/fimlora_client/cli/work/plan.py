@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fimlora_client.cli import options
-from fimlora_client.cli.console import make_table, out, say, show_json
-from fimlora_client.cli.constraints import constraints_of
-from fimlora_client.cli.context import client_of
+from fimlora_client.cli.common import options
+from fimlora_client.cli.common.console import make_table, out, say, show_json
+from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.context import client_of
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.rank_patterns import RankDrift
 

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.calls import Answer, Call
-from fimlora_client.cli.console import err, out, print_plain, say, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.pins import read_pin
+from fimlora_client.cli.common.console import err, out, print_plain, say, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.results.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
 from fimlora_client.patterns import FetchedPattern, Format, KeptFile
 from fimlora_contract.artifacts import Artifact

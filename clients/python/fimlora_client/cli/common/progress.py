@@ -6,7 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from fimlora_client.cli.console import duration
+from fimlora_client.cli.common.console import duration
 from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.jobs import Progress as JobProgressFigures
 

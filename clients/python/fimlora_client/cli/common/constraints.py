@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from fimlora_client.cli.inputs import pairs_of
+from fimlora_client.cli.common.inputs import pairs_of
 from fimlora_contract.constraints import GROUP_PRESETS, RANK_MENUS
 
 

@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fimlora_client.blocking.client import Client
-from fimlora_client.cli.console import ago, err, make_table, out, say, show_json, size
-from fimlora_client.cli.context import client_of
-from fimlora_client.cli.folders import DataDir, data_dir_of, link
-from fimlora_client.cli.options import Tenant
+from fimlora_client.cli.common.console import ago, make_table, out, say, show_json, size
+from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.common.inputs import upload_file
+from fimlora_client.cli.common.options import Tenant
 from fimlora_client.errors import InvalidFile
-from fimlora_contract.datasets import Dataset
 
 DatasetId = Annotated[
     str, typer.Argument(metavar="ID", help="Id of the dataset, ds_...", show_default=False)
@@ -67,12 +66,6 @@ def upload(
     rows = f"{dataset.rows:,} rows" if dataset.rows is not None else "rows not counted"
     out().print(Text(dataset.id))
     say(("✓ ", "green"), f"{file.name}: {rows}, columns {', '.join(dataset.columns)}")
-
-
-def upload_file(client: Client, file: Path) -> Dataset:
-    """Upload a file; on a terminal a moving line shows that something happens."""
-    with err().status(f"uploading {file.name}"):
-        return client.datasets.upload(file)
 
 
 @group.command("show")
