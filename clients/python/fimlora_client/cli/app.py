@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, models
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
-from fimlora_client.cli.look import history, jobs
+from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, status, up
 from fimlora_client.cli.results import fetch, pins, verify
 from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, sweep
@@ -106,6 +106,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Look": {
         "jobs": jobs.list_jobs,
+        "watch": watch.watch,
         "show": jobs.show,
         "events": history.events,
         "webhooks": history.webhooks,

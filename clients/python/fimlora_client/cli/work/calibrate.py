@@ -9,13 +9,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
-from fimlora_client.cli.common.console import (
-    INTERRUPTED,
-    err,
-    out,
-    say,
-    show_json,
-)
+from fimlora_client.cli.common.console import err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
@@ -26,13 +20,13 @@ from fimlora_client.cli.common.inputs import (
     split_names,
     unchecked,
 )
-from fimlora_client.cli.common.progress import JobProgress
+from fimlora_client.cli.common.outcomes import took
+from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.cli.results.pins import read_pin, say_pinned
 from fimlora_client.cli.work.estimate import show_estimate
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result
-from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
 
 
@@ -181,15 +175,10 @@ def wait_for(handle: JobHandle, *, timeout: float) -> Result:
     """The result of a job, and its progress meanwhile."""
     if handle.cached:
         say(("✓ ", "green"), f"answered from the cache by {handle.id}")
-    try:
-        with JobProgress(err()) as progress:
-            result = handle.wait(timeout=timeout, poll_every=0.25, on_progress=progress)
-    except KeyboardInterrupt:
-        say(("  the job goes on  ", "dim"), f"fimlora show {handle.id}")
-        say(("  or stop it with  ", "dim"), f"fimlora cancel {handle.id}")
-        raise typer.Exit(INTERRUPTED) from None
+    with left_running(handle.id), JobProgress(err()) as progress:
+        result = handle.wait(timeout=timeout, poll_every=0.25, on_progress=progress)
     if not handle.cached:
-        say(("✓ ", "green"), f"{handle.id} succeeded{_took(result.job)}")
+        say(("✓ ", "green"), f"{handle.id} succeeded{took(result.job)}")
     return result
 
 
@@ -199,9 +188,3 @@ def _leave(handle: JobHandle, *, as_json: bool) -> None:
         return
     out().print(handle.id)
     say(("  look at it with  ", "dim"), f"fimlora show {handle.id}")
-
-
-def _took(job: Job) -> str:
-    if not (job.started_at and job.finished_at):
-        return ""
-    return f" in {(job.finished_at - job.started_at).total_seconds():.1f} s"
