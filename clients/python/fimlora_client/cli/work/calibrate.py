@@ -91,7 +91,7 @@ def calibrate(
     [bold]Examples[/bold]
 
       fimlora calibrate minilm reviews.jsonl --budget 8 --output adapter
-      fimlora calibrate org/model org/dataset --budget-parameters 2000000
+      fimlora calibrate org/model org/dataset --budget 2M
       fimlora calibrate minilm my-rows --budget 16 --r-max 64 -t query,value
       fimlora calibrate minilm my-rows --budget 8 --estimate
       fimlora calibrate minilm my-rows --budget 8 --pin my-task:prod

@@ -92,7 +92,7 @@ def compare(
 
       fimlora compare minilm reviews.jsonl --budget 8 --output compared
       fimlora compare minilm my-rows --budget 8 --methods fim,coherent,uniform
-      fimlora compare job_... --budget-parameters 2000000
+      fimlora compare job_... --budget 2M
     """
     planned: dict[str, Any] = {
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
