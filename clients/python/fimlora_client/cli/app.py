@@ -12,7 +12,7 @@ from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, status, up
 from fimlora_client.cli.results import fetch, pins, verify
-from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, sweep
+from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, replan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
 from fimlora_contract import __version__
@@ -86,6 +86,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
+        "replan": replan.replan,
         "compare": compare.compare,
         "sweep": sweep.sweep,
         "evaluate": evaluate.evaluate,

@@ -137,11 +137,11 @@ def calibrate(
     if not wait:
         _leave(handle, as_json=as_json)
         return
-    _show(wait_for(handle, timeout=timeout), as_json=as_json)
+    show(wait_for(handle, timeout=timeout), as_json=as_json)
     if name_tag:
         client.rank_patterns.pin(*name_tag, job_id=handle.id)
         say_pinned(*name_tag)
-    _keep(handle, output)
+    keep(handle, output)
 
 
 def _request(
@@ -156,14 +156,16 @@ def _request(
     return build_request(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
-def _show(result: Result, *, as_json: bool) -> None:
+def show(result: Result, *, as_json: bool) -> None:
+    """Print a result as a rank map, or its job as JSON."""
     if as_json:
         show_json(result.job.model_dump(mode="json"))
     else:
         out().print(rank_map_table(result.rank_map))
 
 
-def _keep(handle: JobHandle, folder: Path | None) -> None:
+def keep(handle: JobHandle, folder: Path | None) -> None:
+    """Write the files of a result into a folder, or say how to."""
     if folder:
         files = handle.download(folder)
         say(("✓ ", "green"), f"{', '.join(sorted(files))} in {folder}")
