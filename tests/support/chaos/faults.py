@@ -32,6 +32,7 @@ Step = Callable[[Stack, random.Random], object]
 ONE = Shape()
 TWO_WORKERS = Shape(n_workers=2)
 CLOCKS = Shape(has_clocks=True)
+TELLING = Shape(has_receiver=True)
 IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "45"),))
 
 
@@ -159,7 +160,9 @@ def _volume(name: str, what: str, stack: Stack, _: random.Random) -> None:
 
 
 def _links(between: str, stack: Stack) -> list[Link]:
-    found = {"api": [stack.api_link], "worker": [stack.worker_link]}
+    found = {
+        "api": [stack.api_link], "worker": [stack.worker_link], "receiver": [stack.receiver_link],
+    }  # fmt: skip
     return [link for link in found.get(between, stack.client_links) if link]
 
 
@@ -188,6 +191,22 @@ LINKS = [
     )
     for between, ends in BETWEEN.items()
     for how, weather in WEATHERS.items()
+]
+
+RECEIVERS = [
+    Fault(
+        f"webhook receiver {how}",
+        partial(_weather, "receiver", weather),
+        partial(_weather, "receiver", FAIR),
+        hold_s=3.0,
+        shape=TELLING,
+        is_quick=False,
+    )
+    for how, weather in {
+        "down": CUT,
+        "hangs": BLACK_HOLE,
+        "loses its answers": HALF_OPEN,
+    }.items()
 ]
 
 # Clocks
@@ -308,4 +327,4 @@ QUEUE = [
     ),
     Fault("six registries cleaned up at once", _clean_up_at_once),
 ]
-MATRIX = [*PROCESSES, *REFUSALS, *QUEUE, *LINKS, *CLOCK_STEPS]
+MATRIX = [*PROCESSES, *REFUSALS, *QUEUE, *LINKS, *RECEIVERS, *CLOCK_STEPS]
