@@ -11,7 +11,7 @@ from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.look import history, jobs
 from fimlora_client.cli.operate import cache, config, keys, status, up
-from fimlora_client.cli.results import fetch, pins, verify
+from fimlora_client.cli.results import fetch, pins, report, verify
 from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
@@ -95,6 +95,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Results": {
         "fetch": fetch.fetch,
+        "report": report.report,
         "verify-signature": verify.verify_signature,
         "pin": pins.pin,
         "diff": plan.diff,
