@@ -28,6 +28,7 @@ from fimlora_service.reports.kept import KeptDrawings
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.resolve.tenants import tenant_of
 from fimlora_service.settings import Settings
+from fimlora_service.web.files import PageFiles
 
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
@@ -57,6 +58,7 @@ class State(TypedDict):
     upload_turns: Turns
     waiting_room: WaitingRoom
     metrics: Metrics
+    page_files: PageFiles
 
 
 def make_state(
@@ -112,6 +114,7 @@ def make_state(
         upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
         waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
+        page_files=PageFiles(),
     )
 
 
