@@ -50,7 +50,8 @@ class Fault:
         heal: Ends it.
         hold_s: How long it lasts.
         shape: The stack that it happens to.
-        is_quick: Whether it has a short form: its end is not waited for by a lease.
+        is_quick: Whether it has a short form: its end is not waited for by a lease, and no other
+            fault is much like it.
     """
 
     name: str
@@ -239,7 +240,7 @@ CLOCK_STEPS = [
 
 PROCESSES = [
     Fault("child KILL", partial(_signal_child, KILL)),
-    Fault("child TERM", partial(_signal_child, TERM)),
+    Fault("child TERM", partial(_signal_child, TERM), is_quick=False),
     Fault("child STOP, CONT", partial(_signal_child, STOP), partial(_signal_child, CONT), 2.0),
     Fault(
         "child hangs for good",
@@ -271,13 +272,19 @@ PROCESSES = [
         shape=TWO_WORKERS,
         is_quick=False,
     ),
-    Fault("API KILL", partial(_end, "api", KILL, False)),
+    Fault("API KILL", partial(_end, "api", KILL, False), is_quick=False),
     Fault("API TERM", partial(_end, "api", TERM, False)),
     Fault("API STOP, CONT", partial(_send, "api", STOP), partial(_send, "api", CONT), 2.0),
     Fault("both APIs KILL", _end_apis),
-    Fault("Valkey KILL, back at once", partial(_end, "valkey", KILL, False)),
+    Fault("Valkey KILL, back at once", partial(_end, "valkey", KILL, False), is_quick=False),
     Fault("Valkey KILL, away", partial(_end, "valkey", KILL, True), _start_all, 4.0),
-    Fault("Valkey TERM, away", partial(_end, "valkey", TERM, True), _start_all, 4.0),
+    Fault(
+        "Valkey TERM, away",
+        partial(_end, "valkey", TERM, True),
+        _start_all,
+        hold_s=4.0,
+        is_quick=False,
+    ),
     Fault(
         "Valkey STOP, CONT", partial(_send, "valkey", STOP), partial(_send, "valkey", CONT), 4.0
     ),

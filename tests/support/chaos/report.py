@@ -27,7 +27,7 @@ ELSEWHERE = {
     "a result that breaks off while it is committed": "tests/worker/job",
     "fimlora up loses what it started": "tests/e2e/test_up.py, tests/e2e/test_store_away.py",
     "a kernel of the device that hangs": "row 'child hangs for good', without a device",
-    "all of Valkey's data lost": "not covered: its append-only file alone has the jobs",
+    "all of Valkey's data lost": "tests/chaos/test_matrix.py: its jobs are gone, repeated requests are not",
     "a host lost for good; Redis Cluster, Sentinel; macOS": "not covered",
 }
 
