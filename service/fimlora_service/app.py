@@ -64,6 +64,7 @@ from fimlora_service.results import endpoints as results
 from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.settings import Settings
 from fimlora_service.state import State, make_state
+from fimlora_service.web import endpoints as web
 from fimlora_service.webhooks import endpoints as webhooks
 from fimlora_service.webhooks.delivery import WebhookSender
 from fimlora_service.webhooks.posting import Poster
@@ -100,6 +101,8 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         lifespan=lambda _: running(settings, stopping, metrics),
+        docs_url=None,  # the framework's pages load theirs from a CDN
+        redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
         telemetry=telemetry_of(traces),
@@ -224,6 +227,7 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
 def add_routes(app: FastAPI) -> None:
     """Every route, and once more under its version."""
+    app.include_router(web.router)
     # Each part by itself: a router around them has all its routes analysed once more.
     for part in PARTS:
         app.include_router(part.router)

@@ -27,6 +27,7 @@ from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.resolve.tenants import tenant_of
 from fimlora_service.settings import Settings
+from fimlora_service.web.files import PageFiles
 
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
@@ -55,6 +56,7 @@ class State(TypedDict):
     upload_turns: Turns
     waiting_room: WaitingRoom
     metrics: Metrics
+    page_files: PageFiles
 
 
 def make_state(
@@ -109,6 +111,7 @@ def make_state(
         upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
         waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
+        page_files=PageFiles(),
     )
 
 
