@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from fimlora_contract.budgets import BUDGET_UNITS
 from fimlora_contract.digests import digest_of
 from fimlora_contract.jobs import JobStatus
 from fimlora_contract.references import expand_dataset, expand_model
-from fimlora_contract.requests import BUDGET_UNITS
 from fimlora_jobs.answers import text_of
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.record import JobRecord

@@ -98,6 +98,34 @@ def test_audit_shows_what_is_used_and_what_was_planned(run, trained, tmp_path):
     assert json.loads(run("audit", trained, "--json").stdout)["parameters"] == 1344
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--budget", "nan"], "is no budget; write 8"),
+        (["--budget", "1%"], "which is not at hand"),
+        (["--budget", "2", "--budget-bytes", "9"], "give exactly one of"),
+    ],
+)
+def test_a_budget_is_written_as_in_every_command(run, trained, tmp_path, words, said):
+    """What is none is wrong usage, and nothing is written."""
+    result = run("truncate", trained, *words, "--output", tmp_path / "out")
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_may_be_bytes_in_one_word(run, trained, tmp_path):
+    """The same as by the option that has bytes in its name."""
+    words, plain = ["--budget", "3.2kB"], ["--budget-bytes", 3200]
+    made = [
+        json.loads(run("truncate", trained, *given, "-o", tmp_path / given[0], "--json").stdout)
+        for given in (words, plain)
+    ]
+
+    assert made[0] == made[1]
+
+
 def test_convert_pads_and_says_that_nothing_changed(run, trained, tmp_path):
     result = run("convert", trained, "--layout", "C", "--output", tmp_path / "out")
 
@@ -112,7 +140,7 @@ def test_convert_pads_and_says_that_nothing_changed(run, trained, tmp_path):
         ([], "give a budget or the energy"),
         (["--budget", "9"], "only takes ranks away"),
         (["--budget", "2", "--layout", "D"], "allowed are B, C"),
-        (["--budget", "nan"], "must be above 0"),
+        (["--budget", "0"], "must be above 0"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_writes_nothing(run, trained, tmp_path, words, said):

@@ -351,7 +351,9 @@ def test_the_version_is_that_of_the_package(run):
     ("options", "message"),
     [
         (["--budget", "0"], "budget.rank: must be greater than or equal to 1"),
-        (["--budget", "x"], "Invalid value for '--budget'"),
+        (["--budget", "x"], "--budget 'x' is no budget; write 8 (mean rank), 250k, 8M"),
+        (["--budget", "8000000"], "parameters are written 250k, 8M or 8_000_000"),
+        (["--budget-parameters", "64MB"], "names two units"),
         (["--budget", "8", "--method", "best"], "allocation.method: must be 'fim', "),
         (["--budget", "8", "--column", "txt=a"], "there is no such field; there are ['text', "),
     ],

@@ -39,7 +39,7 @@ def test_short_forms_expand_to_tagged_references():
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"budget": "8"}, "must be an integer"),
+        ({"budget": "lots"}, "is no budget; write 8 "),
         ({"budget": True}, "must be an integer"),
         ({"budget": float("nan")}, "must be an integer"),
         ({"budget": {"rank": 8, "bytes": 1}}, "exactly one"),

@@ -28,6 +28,7 @@ from fimlora_contract.requests import (
     CalibrationRequest,
     LayoutOptions,
     MethodName,
+    PlanRequest,
 )
 from fimlora_contract.sweeps import AggregationName
 
@@ -41,7 +42,7 @@ AnyModel = str | HubModel | LocalModel | Mapping[str, Any]
 AnyDataset = (
     str | HubDataset | UploadedDataset | InlineDataset | LocalDataset | Mapping[str, Any]
 )
-AnyBudget = int | Budget | Mapping[str, Any]
+AnyBudget = int | str | Budget | Mapping[str, Any]
 AnyRequest = TypeVar("AnyRequest", bound=CalibrationRequest)
 Rows = str | Path | Iterable[Mapping[str, Any]]
 
@@ -223,8 +224,13 @@ def _type_of(suffix: str) -> dict[str, str]:
 
 
 def budget_text(budget: int | str | Budget) -> str:
-    """A budget as a look-up names it: a mean rank, or ``parameters:2000000``."""
+    """A budget in one word, as a look-up names it.
+
+    Raises:
+        ValidationFailed: The text is none.
+    """
     if not isinstance(budget, Budget):
+        checked(PlanRequest, {"budget": budget})
         return str(budget)
     if budget.unit == "fraction":
         return f"fraction:{budget.value:.12f}".rstrip("0").rstrip(".")

@@ -57,7 +57,10 @@ class TruncationRequest(RequestModel):
 
     budget: Annotated[
         AnyBudget | None,
-        Field(description="A mean rank, or an object with rank, parameters or bytes."),
+        Field(
+            description="A mean rank, one word such as 8M or 64MB, or an object with rank, "
+            "parameters or bytes."
+        ),
     ] = None
     energy: Annotated[
         Annotated[float, Field(gt=0, le=1)] | None,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
-from fimlora_contract.requests import BudgetUnit
+from fimlora_contract.budgets import BudgetUnit
 
 
 class FetchEstimate(AnswerModel):

@@ -26,8 +26,6 @@ FORMS = {
     "webhook": "must be an http or https address of plain ASCII, without user or fragment",
     "Idempotency-Key": "must be 1 to 255 printable ASCII characters",
     "digest": "must be sha256: and 64 lower-case hexadecimal digits",
-    "budget": "must be a mean rank such as 8, or a unit and an amount such as "
-    "parameters:2000000, bytes:8000000 or fraction:0.01",
     "cursor": "must be the next_cursor of a page",
     "after": "must be the id of an event",
     "last-event-id": "must be the id of an event",

@@ -11,6 +11,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fimlora_contract.base import RequestModel, json_kind
+from fimlora_contract.budgets import (
+    BUDGET_UNITS,
+    HIGHEST_MEAN_RANK,
+    SPELLINGS,
+    BudgetUnit,
+    check_mean_rank_is_one,
+    read_budget,
+)
 from fimlora_contract.constraints import (
     MOST_TYPES,
     AnyGroups,
@@ -32,7 +40,6 @@ WEBHOOK_URL = (
 MOST_BATCHES = 4096
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
-BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 # Those that the engine has, in its order; by spectra, modules may be left out.
 MethodName = Literal[
     "fim",
@@ -78,13 +85,12 @@ FEWEST_EXAMPLES = {
     "cka-layers-biased": 4,
 }
 BY_RETAIN = ("vila",)  # these hold the dataset against another one
-BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
 
 
 class Budget(RequestModel):
     """What the plan may spend; exactly one of the four units is given."""
 
-    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    rank: Annotated[int, Field(ge=1, le=HIGHEST_MEAN_RANK)] | None = None
     parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     bytes: Annotated[
@@ -114,18 +120,21 @@ class Budget(RequestModel):
 
 
 def expand_budget(value: Any) -> Any:
-    """Turn a bare integer, the mean rank, into a budget object.
+    """Turn a bare integer, the mean rank, or a budget in one word into a budget object.
 
     Raises:
-        ValueError: The value is neither an integer nor an object.
+        ValueError: The value is none of these and no object.
     """
     if isinstance(value, int) and not isinstance(value, bool):
+        check_mean_rank_is_one(value)
         return {"rank": value}
+    if isinstance(value, str):
+        return read_budget(value)
     if isinstance(value, dict | Budget):
         return value
     raise ValueError(
-        "budget must be an integer (the mean rank) or an object with exactly one of "
-        f"{list(BUDGET_UNITS)}; it is {json_kind(value)}"
+        "must be an integer (the mean rank), an object with exactly one of "
+        f"{list(BUDGET_UNITS)}, or text: {SPELLINGS}; it is {json_kind(value)}"
     )
 
 
@@ -419,7 +428,7 @@ class AdapterOptions(LayoutOptions):
 
 
 AnyBudget = Annotated[
-    Budget, BeforeValidator(expand_budget, json_schema_input_type=int | Budget)
+    Budget, BeforeValidator(expand_budget, json_schema_input_type=int | str | Budget)
 ]
 
 

@@ -7,7 +7,9 @@ addressed by inputs or by name is revalidated with the content's tag.
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import AfterValidator
 
+from fimlora_contract.budgets import LONGEST, read_budget
 from fimlora_contract.keys import Scope
 from fimlora_contract.rank_patterns import PeftConfig, Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
@@ -32,13 +34,18 @@ from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Asked, Fo
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.results.reading import plan_of, read_pattern
 
-BUDGET_TEXT = r"^((rank|parameters|bytes):)?[0-9]{1,15}$|^fraction:(0?\.[0-9]{1,12}|1)$"
-
 
 async def _resolver(
     principal: PrincipalDep, resolver: Annotated[Resolver, part("resolver")]
 ) -> Resolver:
     return resolver.of(principal)
+
+
+def check_budget(text: str | None) -> str | None:
+    """Refuse a query that is no budget in one word."""
+    if text is not None:
+        read_budget(text)
+    return text
 
 
 ResolverDep = Annotated[Resolver, Depends(_resolver)]
@@ -119,14 +126,16 @@ def find_rank_pattern(
     asked: AskedDep,
     budget: Annotated[
         str | None,
+        AfterValidator(check_budget),
         Query(
-            pattern=BUDGET_TEXT,
-            description="A mean rank, or `parameters:2000000` and the like.",
+            max_length=LONGEST,
+            description="In one word: `8` is the mean rank, `8M` or `parameters:8000000` are "
+            "parameters, `1%` is a share of the base model, `64MB` are bytes.",
         ),
     ] = None,
 ) -> Response:
     """Deliver the newest result for some inputs; never starts work."""
-    inputs = (model, dataset, read_budget(budget))
+    inputs = (model, dataset, read_budget(budget) if budget else None)
     salts = [resolver.salt(is_restricted=restricted) for restricted in (False, True)]
     keys = [lookup_key(*inputs, tenant=salt) for salt in salts]
     record = Catalogue(store).newest_of(keys)
@@ -269,11 +278,3 @@ def pin_of(catalogue: Catalogue, name: str, tag: str, *, owner: str) -> Pin:
     ]
     digest = found.history[0].digest
     return Pin(name=name, tag=tag, digest=digest, owner=found.owner, history=history)
-
-
-def read_budget(text: str | None) -> dict[str, int | float] | None:
-    """A budget of a query as the fields of a request."""
-    if text is None:
-        return None
-    unit, _, amount = text.rpartition(":")
-    return {unit or "rank": float(amount) if unit == "fraction" else int(amount)}

@@ -20,6 +20,7 @@ from fimlora_client.files import Download, OnFile
 from fimlora_client.polling import OnProgress, Pace
 from fimlora_client.retries import is_rate_limited
 from fimlora_client.signatures import verify_files, verify_folder
+from fimlora_client.watching import OnAway, Watch
 from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.comparison_requests import JobComparisonRequest
 from fimlora_contract.comparisons import JobComparison
@@ -174,6 +175,38 @@ class AsyncJobs:
             if left <= 0:
                 raise WaitTimeout(f"job {job_id} is still {stands} after {timeout:g} s")
             await self._sender.pause(min(pause, left))
+
+    async def watch(
+        self,
+        *job_ids: str,
+        poll_every: float | None = None,
+        patience: float = 300,
+        on_away: OnAway | None = None,
+    ) -> AsyncIterator[Job]:
+        """Each of some jobs whenever it has changed, until all have ended.
+
+        ``GET /jobs/{id}``, asked again. A service that is away, once it has answered, is waited
+        for: ``on_away`` is told of every try that failed.
+
+        Raises:
+            JobNotFound: There is no such job, or no longer.
+            ConnectionFailed: The service has been away for ``patience`` seconds.
+        """
+        watch = Watch(job_ids, self._sender.context, poll_every=poll_every, patience=patience)
+        while watch.open:
+            try:
+                for job_id in watch.open:
+                    call = Call(
+                        "GET", route("jobs", job_id), is_poll=True, is_final=watch.is_known
+                    )
+                    if job := watch.read(job_id, await self._sender.send(call)):
+                        yield job
+            except ConnectionFailed as error:
+                watch.lost(error)
+                if on_away:
+                    on_away(error)
+            if watch.open:
+                await self._sender.pause(watch.pause())
 
     async def events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[JobEvent]:
         """Every event of a job as it happens, until the job has ended.

@@ -9,10 +9,10 @@ from typer.core import TyperGroup
 from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, models
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
-from fimlora_client.cli.look import history, jobs
+from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, status, up
 from fimlora_client.cli.results import fetch, pins, report, verify
-from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, sweep
+from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, replan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
 from fimlora_contract import __version__
@@ -86,6 +86,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
+        "replan": replan.replan,
         "compare": compare.compare,
         "sweep": sweep.sweep,
         "evaluate": evaluate.evaluate,
@@ -107,6 +108,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Look": {
         "jobs": jobs.list_jobs,
+        "watch": watch.watch,
         "show": jobs.show,
         "events": history.events,
         "webhooks": history.webhooks,

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import err, make_table, out, say, show_json, size
 from fimlora_client.cli.common.options import ADAPTER, AsJson
 from fimlora_client.errors import InvalidFile
+from fimlora_contract.budgets import SPELLINGS
 
 if TYPE_CHECKING:
     from fimlora.adapter.audit import Audit
@@ -56,15 +58,11 @@ def truncate(
     folder: Folder,
     output: Output,
     budget: Annotated[
-        float | None, _option("--budget", "-b", panel=BUDGET, help="Mean rank, such as 8.")
+        str | None,
+        _option("--budget", "-b", panel=BUDGET, help=f"One of: {SPELLINGS}; no share."),
     ] = None,
-    budget_parameters: Annotated[
-        int | None, _option("--budget-parameters", panel=BUDGET, help="Parameters at most.")
-    ] = None,
-    budget_bytes: Annotated[
-        int | None,
-        _option("--budget-bytes", panel=BUDGET, help="Bytes of A and B at most, as stored."),
-    ] = None,
+    budget_parameters: options.BudgetParameters = None,
+    budget_bytes: options.BudgetBytes = None,
     energy: Annotated[
         float | None,
         _option(
@@ -202,20 +200,22 @@ def engine_errors() -> Iterator[None]:
 
 
 def _budget(
-    folder: Path, rank: float | None, parameters: int | None, n_bytes: int | None
+    folder: Path, budget: str | None, parameters: str | None, n_bytes: str | None
 ) -> Any:
     """The budget that was asked for, in whatever unit."""
     from fimlora.adapter.trained.read import stored_width
     from fimlora.plan import Budget
 
-    units = {"rank": rank, "parameters": parameters, "bytes": n_bytes}
-    given = {unit: value for unit, value in units.items() if value is not None}
-    if len(given) > 1:
-        raise typer.BadParameter(f"give one budget, not {' and '.join(given)}")
-    for unit, value in given.items():
-        width = stored_width(folder.expanduser()) if unit == "bytes" else 4
-        return Budget(unit, value, width)  # type: ignore[arg-type]
-    return None
+    if budget is None and parameters is None and n_bytes is None:
+        return None
+    [(unit, value)] = options.budget_of(budget, parameters, None, n_bytes).items()
+    if unit == "fraction":
+        raise typer.BadParameter(
+            f"--budget {budget} is a share of a base model, which is not at hand here: give a mean "
+            "rank, parameters or bytes"
+        )
+    width = stored_width(folder.expanduser()) if unit == "bytes" else 4
+    return Budget(unit, value, width)  # type: ignore[arg-type]
 
 
 def _show_audit(found: "Audit", *, has_plan: bool) -> None:

@@ -5,10 +5,12 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from fimlora_client.cli.common.console import say
+from fimlora_contract.budgets import SPELLINGS, budget_words, read_budget
 from fimlora_contract.requests import MethodName
 
 BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
-    "Budget (exactly one)", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
+    "Budget", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
 )  # fmt: skip
 
 
@@ -43,23 +45,21 @@ Dataset = Annotated[
     ),
 ]
 Budget = Annotated[
-    int | None, _option("--budget", "-b", panel=BUDGET, help="Mean rank, such as 8.")
+    str | None,
+    _option("--budget", "-b", panel=BUDGET, help=f"One of: {SPELLINGS}."),
 ]
+# One option says it all; these stay for scripts that have them.
 BudgetParameters = Annotated[
-    int | None,
-    _option("--budget-parameters", panel=BUDGET, help="Trainable parameters at most."),
+    str | None,
+    _option("--budget-parameters", panel=BUDGET, help="Trainable parameters.", hidden=True),
 ]
 BudgetFraction = Annotated[
-    float | None,
-    _option("--budget-fraction", panel=BUDGET, help="Share of the base model, e.g. 0.01."),
+    str | None,
+    _option("--budget-fraction", panel=BUDGET, help="Share of the base model.", hidden=True),
 ]
 BudgetBytes = Annotated[
-    int | None,
-    _option(
-        "--budget-bytes",
-        panel=BUDGET,
-        help="Bytes of the LoRA matrices A and B, unpadded, at most.",
-    ),
+    str | None,
+    _option("--budget-bytes", panel=BUDGET, help="Bytes of A and B.", hidden=True),
 ]
 TargetModules = Annotated[
     str | None,
@@ -354,12 +354,30 @@ def batches_of(batches: str | None) -> int | str | None:
 
 
 def budget_of(
-    rank: int | None, parameters: int | None, fraction: float | None, n_bytes: int | None
+    budget: str | None, parameters: str | None, fraction: str | None, n_bytes: str | None
 ) -> dict[str, Any]:
-    """The budget that was asked for, in whatever unit."""
-    budget = given(rank=rank, parameters=parameters, fraction=fraction, bytes=n_bytes)
-    if not budget:
-        raise typer.BadParameter(
-            "how much may it spend? For example --budget 8, the mean rank."
-        )
-    return budget
+    """The budget that was asked for, by whichever option."""
+    options = {
+        "--budget": ("", budget),
+        "--budget-parameters": ("parameters:", parameters),
+        "--budget-fraction": ("fraction:", fraction),
+        "--budget-bytes": ("bytes:", n_bytes),
+    }
+    named = {name: found for name, found in options.items() if found[1] is not None}
+    if not named:
+        raise typer.BadParameter(f"how much may it spend? Give --budget {SPELLINGS}.")
+    if len(named) > 1:
+        raise typer.BadParameter(f"give exactly one of {' and '.join(named)}")
+    [(name, (unit, text))] = named.items()
+    return read_amount(name, f"{unit}{text}", given=str(text))
+
+
+def read_amount(option: str, text: str, *, given: str) -> dict[str, Any]:
+    """A budget in one word, as an option has it."""
+    try:
+        found = read_budget(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {given!r} {error}") from None
+    if not given.isdecimal():
+        say(("  budget  ", "dim"), budget_words(found))  # which unit was understood
+    return found

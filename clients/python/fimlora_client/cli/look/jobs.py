@@ -19,6 +19,7 @@ from fimlora_client.cli.common.options import AsJson, JobId, Tenant
 from fimlora_client.cli.work.compare import methods_table, pairs_table
 from fimlora_client.cli.work.findings import runs_text, show_findings
 from fimlora_client.rank_map import rank_map_table
+from fimlora_contract.budgets import BUDGET_UNITS
 from fimlora_contract.comparisons import ComparisonResult
 from fimlora_contract.jobs import (
     CalibrationResult,
@@ -28,7 +29,6 @@ from fimlora_contract.jobs import (
     JobKind,
     JobStatus,
 )
-from fimlora_contract.requests import BUDGET_UNITS
 from fimlora_contract.verdicts import EvaluationResult
 
 

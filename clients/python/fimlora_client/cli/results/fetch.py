@@ -12,10 +12,12 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.calls import Answer, Call
 from fimlora_client.cli.common.console import err, out, print_plain, say, size
 from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.options import read_amount
 from fimlora_client.cli.results.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
 from fimlora_client.patterns import FetchedPattern, Format, KeptFile
 from fimlora_contract.artifacts import Artifact
+from fimlora_contract.budgets import SPELLINGS
 from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.requests import DIGEST
 
@@ -57,7 +59,7 @@ def fetch(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="With --model: a mean rank, or parameters:2000000 and the like.",
+            help=f"With --model; {SPELLINGS}.",
             rich_help_panel=WHICH,
         ),
     ] = None,
@@ -152,6 +154,8 @@ def _look_up(
         name, tag = read_pin(pin)
         return lambda etag: patterns.pinned(name, tag, etag=etag, **words)
     model, dataset, budget = inputs
+    if budget is not None:
+        read_amount("--budget", budget, given=budget)
     if not (model and dataset):
         raise typer.BadParameter("--model needs --dataset, the other half of the inputs")
     return lambda etag: patterns.find(model, dataset, budget=budget, etag=etag, **words)

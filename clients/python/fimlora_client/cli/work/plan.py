@@ -44,7 +44,7 @@ def plan(
     [bold]Examples[/bold]
 
       fimlora plan job_... --budget 16
-      fimlora plan job_... --budget-parameters 2000000 --method uniform
+      fimlora plan job_... --budget 2M --method uniform
     """
     found = client_of(ctx).jobs.allocate(
         job_id,
