@@ -21,6 +21,8 @@ export interface Route {
 
 export const routes: Route[] = [
   { path: "/jobs", title: "Jobs", nav: "Jobs", load: () => import("./jobs/Jobs.svelte") },
+  { path: "/new", title: "New calibration", nav: "Calibrate", load: () => import("./jobs/New.svelte") },
+  { path: "/jobs/:id", title: "Job", load: () => import("./job/Job.svelte") },
 ];
 
 export const HOME = "/jobs";
