@@ -6,7 +6,9 @@ import pytest
 
 from fimlora_client.cli.results.export import CannotExport, check_readable
 
-NAMES = [f"model.layers.{n}.self_attn.{leaf}" for n in range(2) for leaf in ("q_proj", "v_proj")]
+NAMES = [
+    f"model.layers.{n}.self_attn.{leaf}" for n in range(2) for leaf in ("q_proj", "v_proj")
+]
 
 
 @pytest.fixture
@@ -24,7 +26,9 @@ def test_a_plan_is_the_same_text_from_wherever_it_comes(run, planned, tmp_path):
     """The job, the pin and the folder; the folder is read here, without a service."""
     job_id, folder = planned
 
-    texts = [run("export", s, "--format", "axolotl").stdout for s in (job_id, "mine:prod", folder)]
+    texts = [
+        run("export", s, "--format", "axolotl").stdout for s in (job_id, "mine:prod", folder)
+    ]
     written = run("export", job_id, "--format", "peft", "--output", tmp_path / "a.json")
 
     assert "lora_rank_pattern" in texts[0]
@@ -69,7 +73,12 @@ def test_what_cannot_be_is_refused_with_the_reason(run, arguments, code, said):
     ("server", "modules", "width", "said"),
     [
         ("tgi", NAMES, 8, "multiples of 16"),
-        ("lorax", NAMES[:-1], 16, "drops v_proj everywhere where one layer lacks it, as 1 does"),
+        (
+            "lorax",
+            NAMES[:-1],
+            16,
+            "drops v_proj everywhere where one layer lacks it, as 1 does",
+        ),
         ("sglang", [n for n in NAMES if "v_proj" not in n], 16, "without v_proj"),
     ],
 )

@@ -1,7 +1,6 @@
 """A calibration without service and store: the same files as a job's, and what goes wrong."""
 
 import json
-import os
 
 import pytest
 
@@ -72,4 +71,4 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
     assert found == code, said
     assert message in said
     assert "Traceback" not in said
-    assert {*os.listdir(tmp_path)} <= {"rows.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"rows.jsonl"}
