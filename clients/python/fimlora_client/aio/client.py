@@ -69,7 +69,7 @@ class AsyncClient:
     ) -> None:
         settings = read_settings()
         self.base_url = base_url or settings.url
-        key = settings.api_key if api_key is None else api_key
+        key = settings.key_for(base_url or None) if api_key is None else api_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         transport = AsyncTransport(http, base_url=self.base_url, headers=headers)
         self._sender = AsyncSender(transport, sleep, context or Context())

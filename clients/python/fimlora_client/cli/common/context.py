@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import typer
 
 from fimlora_client.blocking.client import Client
+from fimlora_client.context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,11 +14,12 @@ class Connection:
     """Where the service is, or, in tests, a client that is already there."""
 
     url: str | None = None
+    context: Context | None = None
     connect: Callable[[], Client] | None = None
 
     def open(self) -> Client:
         """A client of the service."""
-        return self.connect() if self.connect else Client(self.url)
+        return self.connect() if self.connect else Client(self.url, context=self.context)
 
 
 def client_of(ctx: typer.Context) -> Client:
