@@ -4,11 +4,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.comparisons import ComparisonResult
+from fimlora_contract.problems import PROBLEMS
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.verdicts import EvaluationResult
 
@@ -117,6 +118,13 @@ class JobError(AnswerModel):
     code: str
     detail: str
     retryable: bool = False
+
+    @computed_field(description="What to do about it; empty for a code that is not known.")  # type: ignore[prop-decorator]
+    @property
+    def next_step(self) -> str:
+        """The next step of its code."""
+        kind = PROBLEMS.get(self.code)
+        return kind.next_step if kind else ""
 
 
 class Execution(AnswerModel):
