@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs web sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs web site sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
 
 web: ## Build the page from web/ into the service (needs Node 20 or newer and npm)
 	cd web && npm ci && npm run build
+
+site: $(INSTALLED) ## Build the documentation into build/site, strictly; open build/site/index.html
+	$(BIN)/python docs/build_site.py
 
 # Tools that look at what we depend on, apart from it: their own packages are not ours.
 $(AUDIT)/.installed: Makefile

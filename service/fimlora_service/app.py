@@ -59,6 +59,7 @@ from fimlora_service.operations.metrics import Metrics, MetricsMiddleware
 from fimlora_service.operations.store_metrics import DiskCollector, StoreCollector
 from fimlora_service.plans import endpoints as plans
 from fimlora_service.rank_patterns import endpoints as rank_patterns
+from fimlora_service.reports import endpoints as reports
 from fimlora_service.results import cache_endpoints
 from fimlora_service.results import endpoints as results
 from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
@@ -76,8 +77,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
-    calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
+    calibrations, comparisons, evaluations, jobs, results, reports, plans, rank_patterns, datasets,
+    models, adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from fimlora_service.keys.rates import RateLimits
 from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
+from fimlora_service.reports.kept import KeptDrawings
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.resolve.tenants import tenant_of
 from fimlora_service.settings import Settings
@@ -49,6 +50,7 @@ class State(TypedDict):
     space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
+    drawings: KeptDrawings
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
@@ -104,6 +106,7 @@ def make_state(
         space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
+        drawings=KeptDrawings(),
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),

@@ -304,6 +304,139 @@ def test_models_are_registered_and_listed(run, data_dir, tiny_model):
     assert run("models", "add", "mine", tiny_model).exit_code == 0  # again is fine
 
 
+def test_a_model_is_linked_where_the_running_service_looks(
+    run, data_dir, tiny_model, tmp_path, monkeypatch
+):
+    """Whatever folder the command is run from, and whatever its own default would be."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("FIMLORA_DATA_DIR")
+
+    added = run("models", "add", "mine", tiny_model)
+
+    assert added.exit_code == 0, added.output
+    assert (data_dir / "models" / "mine").resolve() == tiny_model
+    assert not (elsewhere / ".fimlora").exists()
+    assert "no service" not in added.stderr
+
+
+def test_a_link_that_the_service_does_not_see_is_said(run, tiny_model, tmp_path):
+    """A folder that was chosen may be another service's: the link stays, and it is said."""
+    added = run("models", "add", "mine", tiny_model, "--data-dir", tmp_path / "other")
+
+    assert added.exit_code == 0
+    assert (tmp_path / "other" / "models" / "mine").is_symlink()
+    assert "looks in another folder" in added.stderr
+
+
+def test_without_a_service_it_is_said_which_one_will_see_the_link(
+    tiny_model, tmp_path, terminal, monkeypatch
+):
+    """The command to start it is the next thing to type."""
+    monkeypatch.setenv("FIMLORA_DATA_DIR", str(tmp_path / "here"))
+    away = Connection(connect=lambda: Client("http://127.0.0.1:9"))
+
+    added = CliRunner().invoke(app, ["models", "add", "mine", str(tiny_model)], obj=away)
+
+    assert added.exit_code == 0, added.output
+    assert f"fimlora up --data-dir {tmp_path / 'here'}" in added.stderr
+    assert (tmp_path / "here" / "models" / "mine").resolve() == tiny_model
+
+
+def test_a_model_is_no_longer_registered_after_rm(run, data_dir, tiny_model):
+    """The name goes, the folder stays; what was never there is named with what was meant."""
+    run("models", "add", "mine", tiny_model)
+
+    gone, again, odd = (run("models", "rm", name) for name in ("mine", "tinny", "../x"))
+
+    assert gone.exit_code == 0
+    assert sorted(path.name for path in (data_dir / "models").iterdir()) == ["tiny"]
+    assert (tiny_model / "config.json").is_file()
+    assert again.exit_code == odd.exit_code == 1
+    assert "did you mean 'tiny'?" in again.stderr
+    assert "cannot be a name" in odd.stderr
+
+
+def test_a_folder_that_is_no_link_is_not_removed(run, data_dir):
+    """What the operator put there by hand stays."""
+    (data_dir / "models" / "kept").mkdir()
+
+    result = run("models", "rm", "kept")
+
+    assert result.exit_code == 1
+    assert "is not a link" in result.stderr
+    assert (data_dir / "models" / "kept").is_dir()
+
+
+@pytest.mark.parametrize("noun", ["datasets", "adapters"])
+def test_what_is_registered_can_be_taken_away(run, data_dir, noun, tmp_path):
+    """As for models, so for its siblings."""
+    room = data_dir / noun
+    room.mkdir(exist_ok=True)
+    (room / "mine").symlink_to(tmp_path)
+
+    assert run(noun, "rm", "mine").exit_code == 0
+    assert not (room / "mine").is_symlink()
+    assert "nothing is registered as 'mine'" in run(noun, "rm", "mine").stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [
+        ([], None),
+        (["--base-model", "org/tiny"], "org/tiny"),
+        (["--base-model", "/m/t"], "/m/t"),
+    ],
+)
+def test_adapters_call_a_model_by_what_was_given_with_it(
+    run, tiny_model, rows, tmp_path, options, called
+):
+    """A hub id, or a path: by default the one that was registered; never the registered name."""
+    run("models", "add", "mine", tiny_model, *options)
+
+    run("calibrate", "mine", rows, "--budget", 4, "--batches", 1, "-o", tmp_path / "made")
+
+    config = json.loads((tmp_path / "made" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == (called or str(tiny_model))
+
+
+def test_another_name_for_a_model_is_written_without_measuring_again(
+    run, tiny_model, rows, tmp_path
+):
+    """What adapters call it is part of a result, and of no statistics."""
+    asked = ["calibrate", "mine", rows, "--budget", 4, "--batches", 1]
+    run("models", "add", "mine", tiny_model, "--base-model", "org/a")
+    run(*asked)
+    run("models", "add", "mine", tiny_model, "--base-model", "org/b")
+
+    estimate = run(*asked, "--estimate")
+    run(*asked, "-o", tmp_path / "made")
+
+    assert "planned anew from known statistics" in estimate.stdout
+    config = json.loads((tmp_path / "made" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/b"
+
+
+def test_a_model_without_a_name_for_adapters_leaves_it_open(run, rows, tmp_path):
+    """A link by hand has none: null loads in PEFT, where a nickname would be looked up on the hub."""
+    run("calibrate", "tiny", rows, "--budget", 4, "--batches", 1, "-o", tmp_path / "made")
+
+    config = json.loads((tmp_path / "made" / "adapter_config.json").read_text())
+    text = run(
+        "fetch", "--model", "tiny", "--dataset", upload_id(run), "--format", "axolotl"
+    ).stdout
+    assert config["base_model_name_or_path"] is None
+    assert "base_model: BASE_MODEL" in text
+    assert "put the base model's hub id or path in place of BASE_MODEL" in text
+
+
+def upload_id(run):
+    """The id of the one upload there is."""
+    [dataset] = json.loads(run("datasets", "--json").stdout)
+    return dataset["id"]
+
+
 def test_a_name_that_is_a_folder_is_not_replaced(run, data_dir, tiny_model):
     """What the operator put there by hand stays."""
     (data_dir / "models" / "kept").mkdir()

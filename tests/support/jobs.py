@@ -15,6 +15,7 @@ from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.jobs import JobKind
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
+from fimlora_jobs.models.base_model_name import base_model_name
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
@@ -166,7 +167,8 @@ class Jobs:
 
     def _model(self, name: str) -> dict[str, Any]:
         digest = FolderDigests().of_model(self.data_dir / "models" / name)
-        return {"source": "local", "name": name, "digest": digest}
+        called = base_model_name(self.data_dir / "models", name)
+        return {"source": "local", "name": name, "digest": digest, "called": called}
 
     def _dataset(self, dataset: dict[str, Any]) -> dict[str, Any]:
         if dataset["source"] == "local":

@@ -68,6 +68,11 @@ class ComparisonRequest(CalibrationRequest):
         return self
 
     @property
+    def writes_adapter(self) -> bool:
+        """Whether what comes of it is an adapter's folder."""
+        return False
+
+    @property
     def methods_measured(self) -> tuple[str, ...]:
         """The methods that are compared: what they need is measured."""
         if self.methods is not None:

@@ -247,6 +247,11 @@ class EvaluationRequest(CalibrationRequest):
         return self._runs_at(self.schedule.n_rates + 2)
 
     @property
+    def writes_adapter(self) -> bool:
+        """Whether what comes of it is an adapter's folder."""
+        return False
+
+    @property
     def held_out(self) -> DatasetReference | None:
         """The dataset that is held out; ``None`` for a part of the one that is trained on."""
         if self.eval_split:

@@ -661,6 +661,11 @@ class CalibrationRequest(RequestModel):
         return (self.allocation.method,)
 
     @property
+    def writes_adapter(self) -> bool:
+        """Whether what comes of it is an adapter's folder."""
+        return True
+
+    @property
     def held_out(self) -> DatasetReference | None:
         """Another dataset that is asked for, to test on what was trained."""
         return None

@@ -5,6 +5,7 @@ and operators rarely touch a model they have registered.
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -13,6 +14,7 @@ from cachetools import LRUCache
 
 from fimlora_jobs.data_folder import registered_names
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError
+from fimlora_jobs.models.base_model_name import base_model_name
 from fimlora_service.errors import ModelNotFound, UnsupportedArchitecture
 from fimlora_service.resolve.chat_templates import templates_in
 from fimlora_service.resolve.model_checks import read_model
@@ -49,7 +51,9 @@ class LocalModels:
             UnsafeWeights: It has no sound safetensors weights.
         """
         with permission_errors(f"local model {name!r}"):
-            return self._resolve(name)
+            model = self._resolve(name)
+        called = {"called": base_model_name(self._models, name)}
+        return replace(model, reference=model.reference | called)
 
     def _resolve(self, name: str) -> ResolvedModel:
         # Taken first: a change while the model is read shows at the next request.

@@ -46,6 +46,11 @@ class ResolvedModel:
         """Digest of the model's content."""
         return str(self.reference["digest"])
 
+    @property
+    def called(self) -> str | None:
+        """What adapters call a registered model; empty where nothing is known, not for the hub's."""
+        return self.reference["called"] or "" if "called" in self.reference else None
+
 
 @contextmanager
 def permission_errors(where: str) -> Iterator[None]:

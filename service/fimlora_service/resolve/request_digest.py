@@ -31,6 +31,7 @@ def request_digest(
     retain: Mapping[str, Any] | None = None,
     adapter: Mapping[str, Any] | None = None,
     tenant: str = "",
+    called: str | None = None,
     settings: Set[str] = MEASURED | PLANNED,
     measurement: int = MEASUREMENT,
 ) -> str:
@@ -57,9 +58,15 @@ def request_digest(
         | ({"null": True} if null else {})
         # A run that goes forward only, or not at all, leaves out what all others record.
         | ({"passes": passes} if passes is not Passes.BACKWARD else {})
+        # What is written in the adapter, if one is written.
+        | ({"called": called} if called is not None and _writes(request, settings) else {})
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )
+
+
+def _writes(request: CalibrationRequest, settings: Set[str]) -> bool:
+    return request.writes_adapter and "adapter" in settings
 
 
 def _content(dataset: Mapping[str, Any]) -> dict[str, Any]:

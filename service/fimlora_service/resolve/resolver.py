@@ -128,7 +128,7 @@ class Resolver:
         tenant = self.salt(is_restricted=is_restricted)
         content: dict[str, Any] = {
             "model_digest": model.digest, "dataset": dataset, "retain": retain, "tenant": tenant,
-            "adapter": point.reference if point else None,
+            "adapter": point.reference if point else None, "called": model.called,
         }  # fmt: skip
         return Resolved(
             references,

@@ -113,13 +113,14 @@ def test_a_model_under_another_name_gives_an_adapter_for_that_name(jobs: Jobs, r
     for folder in folders.iterdir():
         (models / folder.name).symlink_to(folder)
     (models / "twin").symlink_to(folders / "tiny")
+    (models / ".twin.base_model").write_text("org/twin\n")
 
     again = jobs.submit(model="twin", budget=6, statistics_from=first)
     run_queue()
 
     result = jobs.get(again).to_job().result
     assert result is not None
-    assert result.adapter_config["base_model_name_or_path"] == "twin"
+    assert result.adapter_config["base_model_name_or_path"] == "org/twin"
     assert result.rank_map.provenance["base_model"]["name"] == "twin"
 
 

@@ -38,7 +38,7 @@ LEFT_OUT = "left_out_of_names"
 def build_adapter_config(
     plan: RankPlan,
     *,
-    base_model: str,
+    base_model: str | None,
     task_type: str | None,
     layout: str = "B",
     module_names: Iterable[str] | None = None,
@@ -49,7 +49,7 @@ def build_adapter_config(
 
     Args:
         plan: The plan; modules of rank 0 are not targeted.
-        base_model: Hub id or path of the base model.
+        base_model: Hub id or path of the base model; ``None`` where neither is known.
         task_type: One of PEFT's task types, or ``None``.
         layout: ``B`` for patterns, ``C`` for one padded rank.
         module_names: Names of all modules of the base model; they allow short names in

@@ -7,6 +7,7 @@ patterns.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pprint import pformat
@@ -23,6 +24,8 @@ from fimlora.plan import RankPlan
 # The ranks that vLLM allots buffers for (`vllm/config/lora.py`).
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 FOLDER = "./adapter"
+UNNAMED = "BASE_MODEL"
+FILL_IN = f"put the base model's hub id or path in place of {UNNAMED}: it was not given"
 NEEDS_WEIGHTS = (
     f"{FOLDER} is the adapter folder of a job with adapter.weights=true: "
     "this tool takes no patterns of ranks by itself"
@@ -79,6 +82,16 @@ class _Adapter:
         notes = [NEEDS_ANCHORS] if is_anchored else []
         notes += [] if self.plan.scaling == "constant" else [SCALES_DIFFER]
         return [budget_line(self.plan), *notes]
+
+    @property
+    def base_model(self) -> str:
+        """Hub id or path of the base model, or a word that stands for it."""
+        return self.config["base_model_name_or_path"] or UNNAMED
+
+    @property
+    def base_model_comments(self) -> list[str]:
+        """The comments, where the base model is named."""
+        return [*([FILL_IN] if self.base_model == UNNAMED else []), *self.comments]
 
 
 def export(
@@ -188,7 +201,7 @@ def _axolotl(adapter: _Adapter) -> str:
     _require_whole_alphas(adapter, tool="Axolotl")
     lora = adapter.lora
     settings = {
-        "base_model": adapter.config["base_model_name_or_path"],
+        "base_model": adapter.base_model,
         "adapter": "lora",
         "lora_r": lora["r"],
         "lora_alpha": lora["lora_alpha"],
@@ -200,7 +213,7 @@ def _axolotl(adapter: _Adapter) -> str:
         "lora_alpha_pattern": lora["alpha_pattern"],
         **({"peft_use_rslora": True} if "use_rslora" in lora else {}),
     }
-    return as_yaml(settings, ["Axolotl 0.18.0 or newer", *adapter.comments])
+    return as_yaml(settings, ["Axolotl 0.18.0 or newer", *adapter.base_model_comments])
 
 
 def _unsloth(adapter: _Adapter) -> str:
@@ -233,17 +246,17 @@ def _trl(adapter: _Adapter) -> str:
 
 def _llama_factory(adapter: _Adapter) -> str:
     settings = {
-        "model_name_or_path": adapter.config["base_model_name_or_path"],
+        "model_name_or_path": adapter.base_model,
         "finetuning_type": "lora",
         "adapter_name_or_path": FOLDER,
         "create_new_adapter": False,
     }
-    return as_yaml(settings, [NEEDS_WEIGHTS, *adapter.comments])
+    return as_yaml(settings, [NEEDS_WEIGHTS, *adapter.base_model_comments])
 
 
 def _ms_swift(adapter: _Adapter) -> str:
-    arguments = f"--model {adapter.config['base_model_name_or_path']} --adapters {FOLDER}"
-    return _commented([NEEDS_WEIGHTS, *adapter.comments]) + arguments + "\n"
+    arguments = f"--model {shlex.quote(adapter.base_model)} --adapters {FOLDER}"
+    return _commented([NEEDS_WEIGHTS, *adapter.base_model_comments]) + arguments + "\n"
 
 
 def _vllm(adapter: _Adapter) -> str:

@@ -250,12 +250,19 @@ def source_line(plan: RankPlan) -> str:
         The line; empty for scores of one's own, of which nothing is known.
     """
     known = (("model", "base_model"), ("data", "dataset"), ("kept", "retain"))
-    named = ((word, _source(plan.provenance.get(role))) for word, role in known)
+    named = ((word, source_name(plan.provenance.get(role))) for word, role in known)
     return ", ".join(f"{word}: {name}" for word, name in named if name)
 
 
-def _source(facts: Any) -> str:
-    """A model or dataset in a few words: its name, and the start of what pins its content."""
+def source_name(facts: Any) -> str:
+    """Name a model or dataset in a few words, with the start of what pins its content.
+
+    Args:
+        facts: What provenance says of it.
+
+    Returns:
+        Such as ``org/model (0e9e39f249a1)``; empty if nothing is known.
+    """
     if not isinstance(facts, Mapping):
         return ""
     name = str(facts.get("id") or facts.get("name") or "rows of the request")

@@ -24,7 +24,7 @@ def write_adapter(
     plan: RankPlan,
     folder: str | Path,
     *,
-    base_model: str,
+    base_model: str | None,
     task_type: str | None,
     layout: str = "B",
     weights: bool = False,
@@ -44,7 +44,7 @@ def write_adapter(
     Args:
         plan: The plan.
         folder: Folder to create; its parents are created too.
-        base_model: Hub id or path of the base model.
+        base_model: Hub id or path of the base model; ``None`` where neither is known.
         task_type: One of PEFT's task types, such as ``SEQ_CLS`` or ``CAUSAL_LM``.
         layout: ``B`` for variable ranks; ``C`` for one common rank with zero padding,
             which trains identically under element-wise optimisers only (SGD, Adam, AdamW).

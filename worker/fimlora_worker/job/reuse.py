@@ -80,10 +80,11 @@ def _load(process: WorkerProcess, earlier: str, record: JobRecord) -> Measured:
     return Measured(statistics.rescaled(record.request["adapter"]["scale"]), written)
 
 
-def model_name(resolved: Mapping[str, Any]) -> str:
-    """What adapter configs call the base model."""
+def model_name(resolved: Mapping[str, Any]) -> str | None:
+    """What adapter configs call the base model; never the name it is registered under."""
     reference = resolved["base_model"]
-    return str(reference.get("id") or reference["name"])
+    name = reference.get("id") or reference.get("called")
+    return str(name) if name else None
 
 
 def sources(resolved: Mapping[str, Any]) -> dict[str, Any]:

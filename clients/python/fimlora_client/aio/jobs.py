@@ -39,6 +39,8 @@ from fimlora_contract.requests import PlanRequest
 from fimlora_contract.sweeps import Sweep, SweepRequest
 from fimlora_contract.webhooks import WebhookTries
 
+DRAWING_S = 60.0  # a page is drawn when it is asked for, after those that came before
+
 
 class AsyncJobs:
     """Accepted requests of every kind."""
@@ -265,6 +267,22 @@ class AsyncJobs:
         return await self._sender.ask(
             Call("GET", route("jobs", job_id, "artifacts")), ArtifactPage
         )
+
+    async def report(self, job_id: str) -> str:
+        """What a calibration or an evaluation found, as a page of its own.
+
+        ``GET /jobs/{id}/report``
+        """
+        call = Call("GET", route("jobs", job_id, "report"), wait_s=DRAWING_S)
+        return (await self._sender.do(call)).content.decode()
+
+    async def rank_map_png(self, job_id: str) -> bytes:
+        """The rank map of a calibration as a picture, for where vectors are not shown.
+
+        ``GET /jobs/{id}/rank_map.png``
+        """
+        call = Call("GET", route("jobs", job_id, "rank_map.png"), wait_s=DRAWING_S)
+        return (await self._sender.do(call)).content
 
     async def download(
         self,

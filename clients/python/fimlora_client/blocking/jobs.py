@@ -40,6 +40,8 @@ from fimlora_contract.requests import PlanRequest
 from fimlora_contract.sweeps import Sweep, SweepRequest
 from fimlora_contract.webhooks import WebhookTries
 
+DRAWING_S = 60.0  # a page is drawn when it is asked for, after those that came before
+
 
 class Jobs:
     """Accepted requests of every kind."""
@@ -254,6 +256,22 @@ class Jobs:
         ``GET /jobs/{id}/artifacts``
         """
         return self._sender.ask(Call("GET", route("jobs", job_id, "artifacts")), ArtifactPage)
+
+    def report(self, job_id: str) -> str:
+        """What a calibration or an evaluation found, as a page of its own.
+
+        ``GET /jobs/{id}/report``
+        """
+        call = Call("GET", route("jobs", job_id, "report"), wait_s=DRAWING_S)
+        return (self._sender.do(call)).content.decode()
+
+    def rank_map_png(self, job_id: str) -> bytes:
+        """The rank map of a calibration as a picture, for where vectors are not shown.
+
+        ``GET /jobs/{id}/rank_map.png``
+        """
+        call = Call("GET", route("jobs", job_id, "rank_map.png"), wait_s=DRAWING_S)
+        return (self._sender.do(call)).content
 
     def download(
         self,

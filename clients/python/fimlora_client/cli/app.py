@@ -11,7 +11,7 @@ from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, mcp, status, up
-from fimlora_client.cli.results import fetch, pins, signatures, verify
+from fimlora_client.cli.results import diff, fetch, pins, report, signatures, verify
 from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, replan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
@@ -96,10 +96,11 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Results": {
         "fetch": fetch.fetch,
+        "report": report.report,
         "verify": verify.verify,
         "verify-signature": signatures.verify_signature,
         "pin": pins.pin,
-        "diff": plan.diff,
+        "diff": diff.diff,
     },
     "Trained adapters": {
         "truncate": adapter_files.truncate,

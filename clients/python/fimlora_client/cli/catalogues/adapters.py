@@ -7,9 +7,10 @@ import typer
 from rich.text import Text
 
 from fimlora_client.adapter_archive import FILES
+from fimlora_client.blocking.client import Client
 from fimlora_client.cli.common.console import err, make_table, out, say, show_json, size
 from fimlora_client.cli.common.context import client_of
-from fimlora_client.cli.common.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.common.folders import RegistryDir, find_place, link, say_linked, unlink
 from fimlora_client.cli.common.options import Tenant
 from fimlora_client.errors import InvalidFile
 
@@ -111,17 +112,39 @@ def delete(ctx: typer.Context, adapter_id: AdapterId) -> None:
 
 @group.command("add")
 def add(
+    ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="How requests will call it.")],
     folder: Annotated[
         Path,
         typer.Argument(metavar="FOLDER", help=f"Folder with {' and '.join(FILES)}."),
     ],
-    data_dir: DataDir = None,
+    data_dir: RegistryDir = None,
 ) -> None:
     """Give an adapter's folder of this machine a name, by a link in the data folder."""
     folder = folder.expanduser().absolute()
     if missing := [file for file in FILES if not (folder / file).is_file()]:
         raise InvalidFile(f"{folder} is no adapter's folder: it holds no {missing[0]}")
-    path = link(data_dir_of(data_dir) / "adapters", name, folder)
+    place = find_place(ctx, data_dir)
+    path = link(place.data_dir / "adapters", name, folder)
     say(("✓ ", "green"), f"{name} is {folder}")
-    say(("  link  ", "dim"), str(path))
+    say_linked(place, path, names=_names)
+
+
+@group.command("rm")
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is registered as.")],
+    data_dir: RegistryDir = None,
+) -> None:
+    """Take a name away again; what it leads to stays. Uploads go by adapters delete.
+
+    [bold]Example[/bold]
+
+      fimlora adapters rm my-adapter
+    """
+    unlink(find_place(ctx, data_dir).data_dir / "adapters", name)
+    say(name, " is no longer registered; its files stay")
+
+
+def _names(client: Client) -> list[str]:
+    return [adapter.id for adapter in client.adapters.list().data]

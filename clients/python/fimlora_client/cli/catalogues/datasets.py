@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from fimlora_client.blocking.client import Client
 from fimlora_client.cli.common.console import ago, make_table, out, say, show_json, size
 from fimlora_client.cli.common.context import client_of
-from fimlora_client.cli.common.folders import DataDir, data_dir_of, link
+from fimlora_client.cli.common.folders import RegistryDir, find_place, link, say_linked, unlink
 from fimlora_client.cli.common.inputs import upload_file
 from fimlora_client.cli.common.options import Tenant
 from fimlora_client.errors import InvalidFile
@@ -83,6 +84,7 @@ def delete(ctx: typer.Context, dataset_id: DatasetId) -> None:
 
 @group.command("add")
 def add(
+    ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="How requests will call it.")],
     path: Annotated[
         Path,
@@ -90,12 +92,33 @@ def add(
             metavar="PATH", help="A .jsonl, .csv or .parquet file, or a folder of them."
         ),
     ],
-    data_dir: DataDir = None,
+    data_dir: RegistryDir = None,
 ) -> None:
     """Give a file or folder of this machine a name, by a link in the data folder."""
     path = path.expanduser().absolute()
     if not path.exists():
         raise InvalidFile(f"there is no {path}")
-    made = link(data_dir_of(data_dir) / "datasets", name, path)
+    place = find_place(ctx, data_dir)
+    made = link(place.data_dir / "datasets", name, path)
     say(("✓ ", "green"), f"{name} is {path}")
-    say(("  link  ", "dim"), str(made))
+    say_linked(place, made, names=_names)
+
+
+@group.command("rm")
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is registered as.")],
+    data_dir: RegistryDir = None,
+) -> None:
+    """Take a name away again; what it leads to stays. Uploads go by datasets delete.
+
+    [bold]Example[/bold]
+
+      fimlora datasets rm my-rows
+    """
+    unlink(find_place(ctx, data_dir).data_dir / "datasets", name)
+    say(name, " is no longer registered; its files stay")
+
+
+def _names(client: Client) -> list[str]:
+    return [dataset.id for dataset in client.datasets.list().data]

@@ -49,7 +49,7 @@ IDS = frozenset(
     }
 )
 OK, ERROR, USAGE, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
-DIFFERS = 6  # a check that was asked for says no
+DIFFERS = 6  # a check that was asked for says no: drift above a limit, not as planned
 SETTINGS = 78  # EX_CONFIG of sysexits.h, as service and worker answer
 EXIT_CODES: dict[type[ClientError], int] = {
     ValidationFailed: USAGE,  # as for what typer refuses by itself

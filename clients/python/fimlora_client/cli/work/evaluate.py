@@ -113,7 +113,7 @@ Output = Annotated[
         "--output",
         "-o",
         panel=options.RUN,
-        help="Write report.html, report.svg, runs.csv and evaluation.json into this folder.",
+        help="Write report.html, runs.csv and evaluation.json into this folder.",
     ),
 ]
 Timeout = Annotated[
@@ -306,7 +306,10 @@ def _keep(handle: EvaluationHandle, folder: Path | None) -> None:
         files = handle.download(folder)
         say(("✓ ", "green"), f"{', '.join(sorted(files))} in {folder}")
     else:
-        say(("  keep the report with  ", "dim"), f"fimlora fetch {handle.id} --output DIR")
+        say(
+            ("  keep the report with  ", "dim"),
+            f"fimlora report {handle.id} --output report.html",
+        )
 
 
 def _leave(handle: EvaluationHandle, *, as_json: bool) -> None:
