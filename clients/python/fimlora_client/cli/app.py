@@ -12,7 +12,7 @@ from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.common.defaults import checked_defaults
 from fimlora_client.cli.local import calibrate as local_calibrate
 from fimlora_client.cli.look import history, jobs, watch
-from fimlora_client.cli.operate import cache, config, keys, status, up
+from fimlora_client.cli.operate import cache, config, keys, mcp, status, up
 from fimlora_client.cli.results import (
     diff,
     export,
@@ -94,7 +94,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status, "config": config.config},
+    "Start": {"up": up.up, "status": status.status, "config": config.config, "mcp": mcp.mcp},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
