@@ -40,7 +40,7 @@ Dataset = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A .jsonl, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
+        help="A .jsonl, .json, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
         "or namespace/name\\[@revision] on the hub.",
     ),
 ]
