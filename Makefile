@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || e
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs web site sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -87,6 +87,12 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 
 docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
 	$(BIN)/python docs/generate.py
+
+web: ## Build the page from web/ into the service (needs Node 20 or newer and npm)
+	cd web && npm ci && npm run build
+
+site: $(INSTALLED) ## Build the documentation into build/site, strictly; open build/site/index.html
+	$(BIN)/python docs/build_site.py
 
 # Tools that look at what we depend on, apart from it: their own packages are not ours.
 $(AUDIT)/.installed: Makefile

@@ -40,7 +40,7 @@ awaited; its events are read with `async for`. Every exception derives from `Cli
 carries `code`, `status`, `next_step`, `request_id` and `problem`; each problem code of the
 service has a class of its own in `fimlora_client.errors`.
 
-```python no-run
+```python
 from fimlora_client import Client
 
 with Client("http://localhost:8000") as client:

@@ -21,6 +21,8 @@ from environment_names import environment_names  # noqa: E402
 from methods_page import methods_page  # noqa: E402
 from metrics_page import metrics_page  # noqa: E402
 from model_heads import model_heads  # noqa: E402
+from shown_files import with_files  # noqa: E402
+from troubleshooting_page import troubleshooting_page  # noqa: E402
 
 
 def openapi() -> str:
@@ -72,6 +74,8 @@ PAGES: list[tuple[Path, Callable[[], str]]] = [
     (HERE / "configuration.md", configuration_page),
     (HERE / "methods.md", methods_page),
     (HERE / "metrics.md", metrics_page),
+    (HERE / "troubleshooting.md", troubleshooting_page),
+    (HERE / "how-to/train.md", partial(with_files, HERE / "how-to/train.md")),
     (MODELS / "heads.json", model_heads),
     (MODELS / "config_kinds.json", config_kinds),
 ]

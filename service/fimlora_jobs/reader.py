@@ -183,11 +183,21 @@ class JobReader:
         """Jobs of which an attempt was noted as missing."""
         return {text_of(id_) for id_ in self._redis.smembers(self.key("missing"))}
 
-    def states(self, ids: Iterable[str]) -> Iterator[JobRecord]:
-        """What is needed to look after jobs, of those that are still on record."""
+    def states(self, ids: Iterable[str]) -> Iterator[tuple[JobRecord, int]]:
+        """What is needed to look after jobs that are still on record, and when that was so.
+
+        A lease that is renewed between two readings says nothing by the time of the first.
+        """
         wanted = sorted(ids)
         for start in range(0, len(wanted), BATCH):
-            yield from filter(None, self._read(wanted[start : start + BATCH], STATE_FIELDS))
+            pipeline = self._redis.pipeline(transaction=True)
+            for id_ in wanted[start : start + BATCH]:
+                pipeline.hmget(self._job(id_), STATE_FIELDS)
+            pipeline.time()
+            *found, now = pipeline.execute()
+            for values in found:
+                if record := read_record(STATE_FIELDS, values):
+                    yield record, as_ms(now)
 
     def events(self, job_id: str, *, after: str = "0", limit: int = 500) -> list[JobEvent]:
         """The job's history behind the event ``after``, oldest first."""

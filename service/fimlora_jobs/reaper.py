@@ -72,7 +72,7 @@ def requeue_orphans(
     end_overdue(store, on_reaped=on_reaped)
     if 0 <= look.now_ms - look.again_ms < TERM_MS:
         return
-    now_ms, waiting, noted = store.now_ms(), transport.waiting(), store.missing_ids()
+    waiting, noted = transport.waiting(), store.missing_ids()
     open_jobs = store.open_jobs()
     # Most open jobs wait in line and need no look: only those that do not, and those that
     # were once found missing.
@@ -81,7 +81,7 @@ def requeue_orphans(
         if status is not JobStatus.QUEUED or (job_id, attempt) not in waiting:
             doubtful.add(job_id)
     done = noted - open_jobs.keys()
-    for record in store.states(doubtful):
+    for record, now_ms in store.states(doubtful):
         try:
             is_waiting = (record.id, record.attempt) in waiting
             if _is_orphan(record, store, is_waiting=is_waiting, now_ms=now_ms):
@@ -100,7 +100,7 @@ def end_overdue(store: JobStore, *, on_reaped: Callable[[Reaped], None]) -> None
     """
     ids = store.overdue_ids()
     done = set(ids)
-    for record in store.states(ids):
+    for record, _ in store.states(ids):
         if record.status not in {JobStatus.QUEUED, JobStatus.RUNNING}:
             continue
         try:

@@ -59,11 +59,13 @@ from fimlora_service.operations.metrics import Metrics, MetricsMiddleware
 from fimlora_service.operations.store_metrics import DiskCollector, StoreCollector
 from fimlora_service.plans import endpoints as plans
 from fimlora_service.rank_patterns import endpoints as rank_patterns
+from fimlora_service.reports import endpoints as reports
 from fimlora_service.results import cache_endpoints
 from fimlora_service.results import endpoints as results
 from fimlora_service.results.eviction import EVICTION_INTERVAL_S, limits_of, make_room
 from fimlora_service.settings import Settings
 from fimlora_service.state import State, make_state
+from fimlora_service.web import endpoints as web
 from fimlora_service.webhooks import endpoints as webhooks
 from fimlora_service.webhooks.delivery import WebhookSender
 from fimlora_service.webhooks.posting import Poster
@@ -75,8 +77,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 DESCRIPTION = "Decide how much LoRA rank each weight matrix gets, before training starts."
 PARTS = (
-    calibrations, comparisons, evaluations, jobs, results, plans, rank_patterns, datasets, models,
-    adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
+    calibrations, comparisons, evaluations, jobs, results, reports, plans, rank_patterns, datasets,
+    models, adapters, cache_endpoints, keys, webhooks, operations, figures_endpoints,
 )  # fmt: skip
 
 
@@ -100,6 +102,8 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         lifespan=lambda _: running(settings, stopping, metrics),
+        docs_url=None,  # the framework's pages load theirs from a CDN
+        redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
         telemetry=telemetry_of(traces),
@@ -224,6 +228,7 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
 def add_routes(app: FastAPI) -> None:
     """Every route, and once more under its version."""
+    app.include_router(web.router)
     # Each part by itself: a router around them has all its routes analysed once more.
     for part in PARTS:
         app.include_router(part.router)

@@ -24,9 +24,11 @@ from fimlora_service.keys.rates import RateLimits
 from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
 from fimlora_service.plans.score_cache import ScoreCache
+from fimlora_service.reports.kept import KeptDrawings
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.resolve.tenants import tenant_of
 from fimlora_service.settings import Settings
+from fimlora_service.web.files import PageFiles
 
 if TYPE_CHECKING:
     from fimlora_service.resolve.hub import Hub
@@ -48,6 +50,7 @@ class State(TypedDict):
     space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
+    drawings: KeptDrawings
     resolver: Resolver
     submission: Submission
     submission_limit: SubmissionLimit
@@ -55,6 +58,7 @@ class State(TypedDict):
     upload_turns: Turns
     waiting_room: WaitingRoom
     metrics: Metrics
+    page_files: PageFiles
 
 
 def make_state(
@@ -102,6 +106,7 @@ def make_state(
         space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
+        drawings=KeptDrawings(),
         resolver=resolver,
         submission=submission,
         submission_limit=SubmissionLimit(),
@@ -109,6 +114,7 @@ def make_state(
         upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
         waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
+        page_files=PageFiles(),
     )
 
 

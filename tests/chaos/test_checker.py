@@ -1,5 +1,6 @@
 """The judge of histories: what is right passes, and every planted violation is found."""
 
+import json
 from itertools import permutations
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from support.chaos.histories import Operation, lost, unseen
 from support.chaos.job_register import JobRegister, KeyRegister
 from support.chaos.linearizability import check
+from support.chaos.told import told_wrongly, untold
+from support.receiver import Receiver
 
 JOB = JobRegister()
 
@@ -163,3 +166,21 @@ def test_it_judges_as_trying_every_order_does(drawn):
     history = [op("submit", 0, 5, "queued", 1), *drawn]
 
     assert check(history, JOB).holds is by_brute_force(history)
+
+
+def test_what_a_receiver_is_told_is_held_against_how_jobs_ended():
+    """Again under the same id is fine; another end, another id and silence are not."""
+
+    def notice(job_id, id_, status):
+        body = json.dumps({"data": {"id": job_id, "status": status}}).encode()
+        return "/", {"webhook-id": id_}, body
+
+    receiver = Receiver("")
+    receiver.got += [notice("job_a", "1", "succeeded")] * 2
+    receiver.got += [notice("job_b", "2", "failed")]
+    receiver.got += [notice("job_c", "3", "canceled"), notice("job_c", "4", "canceled")]
+    ends = ["succeeded"] * 2 + ["canceled"] * 2
+    jobs = {f"job_{x}": status for x, status in zip("abcd", ends, strict=True)}
+
+    assert untold(receiver, jobs) == ["job_d"]
+    assert [finding.thing for finding in told_wrongly(receiver, jobs)] == ["job_b", "job_c"]

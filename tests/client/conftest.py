@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from rq import SimpleWorker
 from typer.testing import CliRunner
 
 from fimlora_client import Client
 from fimlora_client.cli import app
 from fimlora_client.cli.common.context import Connection
-from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
+from support.burst import run_what_is_queued
 from support.jobs import LABELLED, write_jsonl
 from support.model_folders import make_encoder
 from support.testclient import TestClient
@@ -64,8 +63,7 @@ def run_queue(
     monkeypatch.setenv("REDIS_URL", valkey_url)
 
     def run() -> None:
-        worker = SimpleWorker([QUEUE_NAME], connection=redis_client, serializer="json")
-        worker.work(burst=True)
+        run_what_is_queued(redis_client)
 
     return run
 

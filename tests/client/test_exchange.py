@@ -441,3 +441,51 @@ def test_an_unknown_failure_of_the_service_carries_its_request_id(played):
         player.do(lambda client: client.models.list())
 
     assert caught.value.request_id == "req-7"
+
+
+def changes_of(player, **options):
+    """What a watch tells of two jobs, as pairs of id and status."""
+
+    def blocking(client):
+        return [(job.id, job.status) for job in client.jobs.watch("job_1", "job_2", **options)]
+
+    async def asynchronous(client):
+        jobs = client.jobs.watch("job_1", "job_2", **options)
+        return [(job.id, job.status) async for job in jobs]
+
+    return player.do(asynchronous if isinstance(player, Asynchronous) else blocking)
+
+
+def test_a_watch_tells_each_change_once_whatever_comes_between(played):
+    """A lost connection, a refusal and a rate limit pass, and are no change."""
+    player = played(
+        [
+            job(id="job_1"), job("running", id="job_2"),
+            httpx2.ConnectError("refused"), problem("redis_unavailable"),
+            job(id="job_1"), problem("rate_limited", retry_after="30"),
+            job("succeeded", id="job_1"), job("failed", id="job_2"),
+        ]
+    )  # fmt: skip
+    away = []
+
+    told = changes_of(player, on_away=away.append)
+
+    assert told == [
+        ("job_1", "queued"), ("job_2", "running"), ("job_1", "succeeded"), ("job_2", "failed")
+    ]  # fmt: skip
+    assert len(away) == 2
+    assert max(player.pauses) == 30.0
+
+
+def test_a_watch_gives_up_a_service_that_stays_away(played):
+    """After its patience; one that never answered, after the retries of any request."""
+    left = played([job(id="job_1"), job(id="job_2"), httpx2.ConnectError("refused")])
+    never = played([httpx2.ConnectError("refused")])
+
+    with pytest.raises(ConnectionFailed):
+        changes_of(left, patience=60)
+    with pytest.raises(ConnectionFailed):
+        changes_of(never, patience=60)
+
+    assert 60 <= left.now <= 70
+    assert len(never.requests) == 5

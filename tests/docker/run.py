@@ -29,6 +29,8 @@ PROCESSES = ("valkey", "service", "worker")
 OURS = PROCESSES[1:]
 MODEL = "minilm"
 ROWS = [{"text": f"sentence {n} about {n % 7} things", "label": n % 2} for n in range(640)]
+# What /readyz says where the service has found Valkey's own file.
+PROMISED = "on disk before it is answered"
 LONG = {"n_batches": 640, "batch_size": 1}  # long enough to be killed halfway
 ADMIN_KEY = secrets.token_urlsafe(32)
 ENVIRONMENT = {
@@ -85,6 +87,8 @@ def run() -> None:
     with step("copy a model into the volume"):
         copy_model()
     with client_of(ADMIN_KEY) as client:
+        promised = client.health().durability
+        check(promised == PROMISED, f"the service says of what it has accepted: {promised}")
         dataset = client.datasets.upload(ROWS)
         with step("calibrate"):
             calibrate(client, dataset.id, n_batches=8, batch_size=8).wait(timeout=300)

@@ -12,7 +12,7 @@ LINE = re.compile(r"^( *)([\w/]+)/(?: |$)")
 def told() -> Iterator[str]:
     """The folders that the tree names, as paths."""
     block = (ROOT / "CONTRIBUTING.md").read_text().split("```")
-    tree = next(text for text in block if text.startswith("\nclients/python/"))
+    tree = next(text for text in block if text.startswith("text\nclients/python/"))
     above: list[tuple[int, str]] = []
     for line in tree.splitlines():
         if found := LINE.match(line):

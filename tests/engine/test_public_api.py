@@ -24,6 +24,7 @@ NAMES = {
     "Settings",
     "Statistics",
     "TargetModule",
+    "VerifyPlan",
     "adalora_config",
     "advise_prune_and_grow",
     "allocate",
@@ -41,6 +42,7 @@ NAMES = {
     "score",
     "shift_base",
     "truncate_adapter",
+    "verify_adapter",
     "write_adapter",
 }
 
@@ -51,6 +53,8 @@ SIGNATURES = {
     "max_bytes=None",
     "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
     "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
+    "VerifyPlan": "plan, *, on_mismatch='raise', adapter_name='default', base_model=None",
+    "verify_adapter": "folder, plan, *, base_model=None",
     "AdaLoraReallocation": "resume_from=None",
     "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
     "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",

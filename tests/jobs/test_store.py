@@ -1,5 +1,6 @@
 """The job record's compare-and-set rules, on a real Valkey."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -517,6 +518,22 @@ def test_the_reaper_leaves_a_live_lease_alone(store, job_id):
 
     assert reaped == []
     assert store.get(job_id).attempt == 1
+
+
+def test_the_reaper_leaves_a_lease_alone_that_is_renewed_while_it_looks(store, job_id):
+    """It takes a while to look, and reads what time it is with the lease."""
+    store.start(job_id, 1, worker="alive")
+    reaped: list[Reaped] = []
+
+    class SlowTransport(ListTransport):
+        def waiting(self):
+            time.sleep(0.01)
+            store.renew(job_id, 1)
+            return super().waiting()
+
+    reaper.requeue_orphans(store, SlowTransport(), on_reaped=reaped.append)
+
+    assert reaped == []
 
 
 def test_two_reapers_do_not_look_at_once(store, redis_client, job_id):

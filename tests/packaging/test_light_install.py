@@ -79,6 +79,24 @@ print(sorted(file.name for file in (files("fimlora_jobs") / "lua").iterdir()))
     assert python(light, code).stdout.strip() == str(in_tree)
 
 
+def test_the_page_is_in_the_wheel(light):
+    """As it was built: no Node where it is installed."""
+    code = """
+from importlib.resources import files
+static = files("fimlora_service") / "web" / "static"
+print(sorted(f"{folder.name}/{file.name}" for folder in (static, static / "assets") for file in folder.iterdir()))
+"""
+    static = ROOT / "service/fimlora_service/web/static"
+    in_tree = sorted(
+        f"{folder.name}/{path.name}"
+        for folder in (static, static / "assets")
+        for path in folder.iterdir()
+    )
+
+    assert "static/index.html" in in_tree
+    assert python(light, code).stdout.strip() == str(in_tree)
+
+
 @pytest.mark.parametrize("name", ["measure", "apply_fim_ranks"])
 def test_a_heavy_name_says_in_one_line_what_to_install(light, name):
     """Not a missing module deep inside, but the extra's name."""

@@ -27,7 +27,12 @@ def read_commands(page: Path) -> list[Command]:
     """Every command of a page, in order."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    found = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)]
+    return [command for block in blocks for command in commands_of(block)]
+
+
+def commands_of(block: str) -> list[Command]:
+    """Every command of a block; a line that ends with a backslash goes on in the next."""
+    found = re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)
     return [
         Command(line, tuple(rest)) for line, *rest in map(str.splitlines, filter(None, found))
     ]

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from rq import SimpleWorker
 
-from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_worker.job.work_folders import remove_ended_progress
+from support.burst import run_what_is_queued
 from support.jobs import Jobs
 from support.model_folders import make_decoder, make_encoder, minilm_folder
 
@@ -47,8 +46,7 @@ def run_queue(
     monkeypatch.setenv("FIMLORA_DATA_DIR", str(jobs.data_dir))
 
     def run(*, max_jobs: int | None = None) -> None:
-        worker = SimpleWorker([QUEUE_NAME], connection=jobs.redis, serializer="json")
-        worker.work(burst=True, max_jobs=max_jobs)
+        run_what_is_queued(jobs.redis, max_jobs=max_jobs)
 
     yield run
     # What is saved is for the next attempt; that of jobs that have ended is not kept.

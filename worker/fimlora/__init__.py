@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fimlora.adapter.initial.base_shift import shift_base
     from fimlora.adapter.read import load_plan
     from fimlora.adapter.truncate import truncate_adapter
+    from fimlora.adapter.verifying.callback import VerifyPlan
+    from fimlora.adapter.verifying.folder import verify_adapter
     from fimlora.adapter.write import write_adapter
     from fimlora.allocation import allocate
     from fimlora.apply import apply_fim_ranks
@@ -61,6 +63,8 @@ _LAZY = {
     "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
     "truncate_adapter": "fimlora.adapter.truncate",
+    "verify_adapter": "fimlora.adapter.verifying.folder",
+    "VerifyPlan": "fimlora.adapter.verifying.callback",
     "write_adapter": "fimlora.adapter.write",
 }
 
@@ -77,6 +81,7 @@ __all__ = [
     "Settings",
     "Statistics",
     "TargetModule",
+    "VerifyPlan",
     "adalora_config",
     "advise_prune_and_grow",
     "allocate",
@@ -94,6 +99,7 @@ __all__ = [
     "score",
     "shift_base",
     "truncate_adapter",
+    "verify_adapter",
     "write_adapter",
 ]
 

@@ -94,6 +94,12 @@ class AdapterMismatch(FimloraError, RuntimeError):
     code = "unsupported_architecture"
 
 
+class NotAsPlanned(FimloraError, RuntimeError):
+    """An adapter is not what was planned; the message has the first fault and the next step."""
+
+    code = "validation_failed"
+
+
 class MissingExtra(FimloraError, ImportError):
     """A name needs an optional dependency; the message names the extra to install."""
 

@@ -101,10 +101,19 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InvalidFile: It cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file, as a whole or not at all.
+
+    Raises:
+        InvalidFile: It cannot be written.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error

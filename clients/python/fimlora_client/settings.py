@@ -92,6 +92,16 @@ def shown_settings(settings: Settings) -> list[SettingShown]:
     return show_settings(settings, os.environ)
 
 
+def wants_plain_output(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether what is printed is to be text alone, without colours and moving lines.
+
+    So say NO_COLOR, CI and a terminal that calls itself dumb.
+    """
+    env = os.environ if environ is None else environ
+    is_ci = env.get("CI", "").lower() not in {"", "0", "false"}
+    return is_ci or bool(env.get("NO_COLOR")) or env.get("TERM") == "dumb"
+
+
 def _given(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for field_name, field in Settings.model_fields.items():
         name = environment_name(Settings, field_name)

@@ -22,6 +22,11 @@ class AnswerModel(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def is_unknown(value: object) -> bool:
+    """Whether a file leaves a field out, so that what is shown is what the file holds."""
+    return value is None
+
+
 def json_kind(value: Any) -> str:
     """What a JSON value is, in words that do not repeat it."""
     match value:

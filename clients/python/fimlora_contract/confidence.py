@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from fimlora_contract.base import AnswerModel
+from fimlora_contract.base import AnswerModel, is_unknown
 
 
 class Confidence(AnswerModel):
@@ -17,6 +17,17 @@ class Confidence(AnswerModel):
     expected_overlap: float = Field(
         description="Share of the ranks (of the parameters, at a budget in these) that a plan "
         "from as many other rows is expected to have where this one has them."
+    )
+    rank_noise: float | None = Field(
+        None,
+        exclude_if=is_unknown,
+        description="Share of the ranks that lie elsewhere between plans of two such draws, at "
+        "most, in `level` of all pairs; null in rank maps of before it was recorded.",
+    )
+    score_noise: float | None = Field(
+        None,
+        exclude_if=is_unknown,
+        description="The same of the scores, each as a share of their sum.",
     )
     n_unresolved: int = Field(description="Modules whose interval holds more than one rank.")
     standard_errors: list[float] = Field(description="Of the scores.")

@@ -4,14 +4,9 @@ from typing import Any
 
 from pydantic import Field
 
-from fimlora_contract.base import AnswerModel
+from fimlora_contract.base import AnswerModel, is_unknown
 from fimlora_contract.confidence import Confidence, PlanWarning
 from fimlora_contract.signals import Signal
-
-
-def is_unknown(value: object) -> bool:
-    """Whether a file leaves a field out, so that what is shown is what the file holds."""
-    return value is None
 
 
 class RankMapModule(AnswerModel):

@@ -80,6 +80,44 @@ class RankDrift(AnswerModel):
     share_moved: float = Field(
         description="`moved` over the ranks of both results: 0 when equal, 1 when disjoint."
     )
+    rank_noise: float | None = Field(
+        None,
+        description="What `share_moved` would be at most if the two were planned from other rows "
+        "of the same data, as the results themselves tell; null where they do not.",
+    )
+    share_of_scores_moved: float | None = Field(
+        None,
+        description="The same share of the scores, each result's taken as shares of their sum; "
+        "null where a result goes by no score.",
+    )
+    score_noise: float | None = Field(
+        None, description="What other rows would make of `share_of_scores_moved` at most."
+    )
+    remarks: list[str] = Field(
+        default=[],
+        description="What the two differ in besides, so that drift has that for a reason.",
+    )
+
+
+class JudgedDrift(AnswerModel):
+    """Whether the drift of one kind is more than is allowed, and more than noise."""
+
+    of: Literal["ranks", "scores"]
+    moved: float | None = Field(description="Null where a result goes by no score.")
+    noise: float | None = Field(
+        description="What other rows would move at most; null: unknown."
+    )
+    limit: float
+    fails: bool = Field(description="Whether `moved` is above both `limit` and `noise`.")
+    sentence: str
+
+
+class DriftJudgement(AnswerModel):
+    """What a gate says of a drift."""
+
+    fails: bool
+    sentence: str
+    kinds: list[JudgedDrift]
 
 
 class RankDiff(AnswerModel):

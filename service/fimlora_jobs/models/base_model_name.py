@@ -3,6 +3,7 @@
 That name means nothing outside this service, and on the hub it may be somebody else's model.
 """
 
+import os
 from pathlib import Path
 
 from fimlora_contract.models import LONGEST_NAME, hub_id_of, is_base_model_name, name_file
@@ -22,4 +23,4 @@ def base_model_name(models: Path, name: str) -> str | None:
         given = ""
     if is_base_model_name(given):
         return given
-    return hub_id_of((models / name).resolve())
+    return hub_id_of(Path(os.path.realpath(models / name)))  # a loop of links is no error

@@ -1,7 +1,8 @@
 """Headers that tell a browser what not to do with an answer; on every answer, errors too.
 
-What the service sends is data. A page of another site can neither frame nor embed nor read it,
-and a result's report or picture that is opened in a browser runs no script, whatever it holds.
+What the service sends is data, but for two pages of its own, which run their own scripts only. A
+page of another site can neither frame nor embed nor read it, and a result's report or picture that
+is opened in a browser runs no script, whatever it holds.
 """
 
 from starlette.datastructures import MutableHeaders
@@ -17,16 +18,19 @@ DATA_POLICY = (
 )
 # Reports and pictures bring their styles, and pictures in their text.
 FILE_POLICY = f"{DATA_POLICY}; style-src 'unsafe-inline'; img-src data:"
-CDN = "https://cdn.jsdelivr.net"
-# Swagger UI and ReDoc, from where the framework's pages take them; they ask only this service.
-DOCS_POLICY = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    f"script-src 'self' 'unsafe-inline' {CDN}; connect-src 'self'; worker-src blob:; "
-    f"style-src 'self' 'unsafe-inline' {CDN} https://fonts.googleapis.com; "
-    "font-src https://fonts.gstatic.com; "
-    "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly"
+# The page and the reference of the API: their own files, no text of the page is a script or a
+# style, and nothing is asked but this service.
+OWN = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+PAGE_POLICY = (
+    f"{OWN}; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:"
 )
-DOCS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
+# The viewer of the reference brings styles in the elements that it makes.
+DOCS_POLICY = (
+    f"{OWN}; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:"
+)
+OWN_PAGES = {"/": PAGE_POLICY, "/docs": DOCS_POLICY}
 ACTIVE = ("text/html", "image/svg+xml", "application/xhtml+xml", "text/xml", "application/xml")
 
 
@@ -40,28 +44,33 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_docs = scope["path"] in DOCS
+        page_policy = OWN_PAGES.get(scope["path"])
 
         async def send_protected(message: Message) -> None:
             if message["type"] == "http.response.start":
-                protect(MutableHeaders(scope=message), is_docs=is_docs)
+                protect(MutableHeaders(scope=message), page_policy=page_policy)
             await send(message)
 
         await self._app(scope, receive, send_protected)
 
 
-def protect(headers: MutableHeaders, *, is_docs: bool = False) -> None:
-    """Complete the headers of an answer."""
+def protect(headers: MutableHeaders, *, page_policy: str | None = None) -> None:
+    """Complete the headers of an answer.
+
+    Args:
+        headers: What it has so far.
+        page_policy: The policy of HTML on this path, if there is a page of ours.
+    """
     for name, value in FIXED.items():
         headers[name] = value
     headers.setdefault("Cache-Control", "no-store")
     headers["Content-Security-Policy"] = policy_of(
-        headers.get("content-type", ""), is_docs=is_docs
+        headers.get("content-type", ""), page_policy=page_policy
     )
 
 
-def policy_of(content_type: str, *, is_docs: bool) -> str:
+def policy_of(content_type: str, *, page_policy: str | None) -> str:
     """The content security policy of an answer."""
     if content_type.lower().startswith(ACTIVE):
-        return DOCS_POLICY if is_docs else FILE_POLICY
+        return page_policy or FILE_POLICY
     return DATA_POLICY

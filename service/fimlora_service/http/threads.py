@@ -24,15 +24,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Threads(StrEnum):
-    """What threads are for; all that is neither shares the framework's own."""
+    """What threads are for; all that is none of these shares the framework's own."""
 
     LOOKS = "looks"
     """Short questions to Redis."""
     FILES = "files"
     """What a disk or an object store may take its time for."""
+    DRAWINGS = "drawings"
+    """Each waits for a process that draws, so these are few."""
 
 
-N_THREADS = {Threads.LOOKS: 32, Threads.FILES: 32}
+N_THREADS = {Threads.LOOKS: 32, Threads.FILES: 32, Threads.DRAWINGS: 2}
 _limiters: RunVar[dict[Threads, CapacityLimiter]] = RunVar("fimlora_limiters")
 
 
@@ -54,6 +56,12 @@ async def read_in_threads(file: BinaryIO) -> AsyncIterator[bytes]:
 def reads_files(handler: F) -> F:
     """Mark a handler of GET that does not only look at Redis."""
     handler.threads = Threads.FILES  # type: ignore[attr-defined]
+    return handler
+
+
+def draws(handler: F) -> F:
+    """Mark a handler of GET that waits for something to be drawn."""
+    handler.threads = Threads.DRAWINGS  # type: ignore[attr-defined]
     return handler
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator
 
 from fimlora_contract.budgets import LONGEST, read_budget
+from fimlora_contract.drift import rank_changes, rank_drift
 from fimlora_contract.keys import Scope
 from fimlora_contract.rank_patterns import PeftConfig, Pin, PinEntry, RankDiff, RankPattern
 from fimlora_contract.references import NAME
@@ -29,7 +30,6 @@ from fimlora_service.keys.access import JobId, OtherJobId, check_result, shown_t
 from fimlora_service.keys.gate import check_scope
 from fimlora_service.keys.principal import OPERATOR, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
-from fimlora_service.rank_patterns.drift import rank_changes, rank_drift
 from fimlora_service.rank_patterns.render import FOR_EVER, REVALIDATE, Asked, Format, answer
 from fimlora_service.resolve.resolver import Resolver
 from fimlora_service.results.reading import plan_of, read_pattern

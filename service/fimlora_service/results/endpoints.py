@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from fimlora_contract.artifacts import ArtifactPage
+from fimlora_contract.artifacts import Artifact, ArtifactPage
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import AnyResult
 from fimlora_contract.signatures import NAME as SIGNATURE
@@ -33,6 +33,7 @@ FILE_SCHEMAS = {
     kind: {"schema": {"type": "object"} if kind == "application/json" else {"type": "string"}}
     for kind in sorted(MEDIA_TYPES.values())
 } | {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+SHOWN = frozenset({"image/svg+xml", "text/html"})  # under a policy that runs no script
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is the result; a result never changes."},
@@ -123,11 +124,16 @@ def retrieve_artifact(
         file = artifacts.open(result.digest, name)
     headers |= {
         "Content-Length": str(artifact.size),
-        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Disposition": f'{disposition_of(artifact)}; filename="{name}"',
     }
     return StreamingResponse(
         read_in_threads(file), media_type=artifact.media_type, headers=headers
     )
+
+
+def disposition_of(artifact: Artifact) -> str:
+    """Whether a file is to be looked at, as pictures and pages are, or to be kept."""
+    return "inline" if artifact.media_type in SHOWN else "attachment"
 
 
 def tagged(request: Request, body: AnswerModel, *, digest: str) -> Response:

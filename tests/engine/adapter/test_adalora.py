@@ -132,11 +132,17 @@ def test_converted_to_plain_lora_minilm_says_the_same(minilm_run, tmp_path, scal
     torch.testing.assert_close(found, logits, rtol=0, atol=2e-6)
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A model that was trained in one go."""
+    model = tiny_adalora(tfinal=4)
+    run(model, tmp_path_factory.mktemp("unbroken"))
+    return model
+
+
 @pytest.mark.parametrize("stop", [3, 10, 19, 22, 23])
-def test_a_resumed_run_is_the_unbroken_one(tmp_path, stop):
+def test_a_resumed_run_is_the_unbroken_one(tmp_path, unbroken, stop):
     """Resumed before, inside and past the window, and right at its end: the same bits."""
-    unbroken = tiny_adalora(tfinal=4)
-    run(unbroken, tmp_path / "a")
     saved = tiny_adalora(tfinal=4)
     run(saved, tmp_path / "b", save_strategy="steps", save_steps=stop)
     resumed = tiny_adalora(tfinal=4)

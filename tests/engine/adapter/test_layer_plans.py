@@ -7,7 +7,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from fimlora import apply_fim_ranks, load_plan, write_adapter
 from fimlora.adapter.exports import FORMATS, export
-from fimlora.adapter.rank_map import render_svg, render_text
+from fimlora.adapter.rank_map import render_text
+from fimlora.adapter.rank_map_picture import render_svg
 from fimlora.allocation import allocate
 from fimlora.errors import InvalidOption
 from fimlora.model.targets import find_targets, head_tensors

@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from fimlora import find_targets, load_plan, write_adapter
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.proof import prove
-from fimlora.adapter.rank_map import render_svg, render_text
+from fimlora.adapter.rank_map import render_text
+from fimlora.adapter.rank_map_picture import render_svg
 from fimlora.errors import AdapterMismatch
 from support.peft_models import lora_parameters, resolved
 from support.plans import plan_of

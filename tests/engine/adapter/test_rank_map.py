@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fimlora.adapter.initial.stated import with_initial
-from fimlora.adapter.rank_map import layer_grid, ratio_text, render_svg, render_text
+from fimlora.adapter.rank_map import layer_grid, ratio_text, render_text
+from fimlora.adapter.rank_map_picture import render_svg
 from fimlora.allocation import allocate
 from fimlora.plan import Budget, PlanWarning, TargetModule
 from fimlora.scores import Scores
@@ -285,3 +286,37 @@ def test_what_training_begins_with_comes_before_all_else():
     assert "initial weights zeros are all zero" in " ".join(filter(None, shown))
     assert max(len(line) for line in shown if line) < len(message)
     assert "initial weights" not in render_text(plan) + render_svg(plan)
+
+
+@pytest.mark.parametrize("n_layers", [6, 41, 80, 200])
+def test_long_models_stand_in_blocks_side_by_side(n_layers):
+    """No cell lies over another or outside, every layer is named once, and each block its axis."""
+    root = ET.fromstring(render_svg(plan_of(decoder(n_layers), [3, 17, 8])))
+
+    cells = [rect for rect in root.iter(f"{SVG}rect") if rect.get("height") == "22"]
+    places = {(float(c.get("x")), float(c.get("y"))) for c in cells}
+    columns = sorted({x for x, _ in places})
+    shown = [element.text for element in root.iter(f"{SVG}text")]
+    assert len(places) == len(cells) == 7 * n_layers
+    assert all(b - a >= float(cells[0].get("width")) for a, b in itertools.pairwise(columns))
+    assert shown.count("layer") == len(columns) // 7 == min(4, -(-n_layers // 40))
+    assert set(map(str, range(n_layers))) <= set(shown)
+    assert float(root.get("width")) < 2500
+    assert float(root.get("height")) < (1250 if n_layers <= 160 else 1550)
+
+
+def test_the_picture_says_what_the_plan_was_made_of():
+    """Model and data by name and content; the day only if one is given."""
+    sources = {
+        "base_model": {"source": "hub", "id": "org/model", "revision": "0e9e39f249a16976918f"},
+        "dataset": {"source": "inline", "digest": "sha256:8827c541486d1e3bc367"},
+    }
+    plan = replace(plan_of(decoder(2), [5, 2]), provenance=sources)
+    line = "model: org/model (0e9e39f249a1), data: rows of the request (8827c541486d)"
+
+    kept, drawn = render_svg(plan), render_svg(plan, dated="2026-11-28")
+
+    assert line in texts(kept)
+    assert f"{line}, 2026-11-28" in texts(drawn)
+    assert line in ET.fromstring(kept).find(f"{SVG}desc").text
+    assert "2026" not in kept

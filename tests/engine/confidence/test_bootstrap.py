@@ -94,6 +94,12 @@ def test_it_is_the_loop_over_resamples(budget, options):
     ]
     assert found.expected_overlap == pytest.approx(1 - sum(apart) / n, rel=1e-12)
     assert found.standard_errors == pytest.approx(np.std(scores, axis=0), rel=1e-6)
+    assert found.rank_noise == largest_but(0.05, [moved_share(a, b) for a, b in pairs(ranks)])
+    of_shares = [[s / math.fsum(row) for s in row] for row in scores]
+    apart = [
+        sum(abs(x - y) for x, y in zip(a, b, strict=True)) / 2 for a, b in pairs(of_shares)
+    ]
+    assert found.score_noise == pytest.approx(largest_but(0.05, apart), rel=1e-6)
     for k, name in enumerate(names):
         of_module = sorted(r[name] for r in ranks)
         assert (found.lowest_ranks[k], found.highest_ranks[k]) == (of_module[1], of_module[58])
@@ -103,6 +109,16 @@ def test_it_is_the_loop_over_resamples(budget, options):
     )
     assert found.n_unresolved > 0
     assert (found.n_examples, found.n_resamples) == (23, n)
+
+
+def pairs(draws):
+    """Each draw with the one before it."""
+    return zip(draws, [draws[-1], *draws], strict=False)
+
+
+def largest_but(share, values):
+    """The largest of the values, once this share of them is left out at the top."""
+    return sorted(values)[len(values) - 1 - math.floor(share * len(values))]
 
 
 class _Sides:
@@ -136,7 +152,30 @@ def test_examples_that_agree_leave_no_doubt():
     assert (found.lowest_ranks, found.highest_ranks) == (ranks, ranks)
     assert max(found.standard_errors) == pytest.approx(0, abs=1e-12)
     assert (found.expected_overlap, found.n_unresolved) == (1, 0)
+    assert found.rank_noise == 0
+    assert found.score_noise == pytest.approx(0, abs=1e-9)
     assert set(found.shares) == {1}
+
+
+def test_plans_of_other_examples_are_no_further_apart_than_the_noise():
+    """Of forty pairs of data sets that nothing tells apart, few exceed what either one says."""
+    within = {"ranks": 0, "scores": 0}
+    for trial in range(40):
+        energies = drawn_energies(128, seed=0)[:1] * np.random.default_rng(trial).lognormal(
+            0, 0.6, (128, len(MODULES))
+        )
+        both = [statistics_of(part) for part in (energies[:64], energies[64:])]
+        plans = [allocate(score(part), 8) for part in both]
+        noise = [
+            confidence_of(*pair, n_resamples=200) for pair in zip(both, plans, strict=True)
+        ]
+        shares = [np.array(list(plan.scores.values())) for plan in plans]
+        apart = np.abs(np.subtract(*(s / s.sum() for s in shares))).sum() / 2
+        within["ranks"] += moved_share(plans[0].ranks, plans[1].ranks) <= noise[0].rank_noise
+        within["scores"] += apart <= noise[0].score_noise
+
+    assert within["ranks"] >= 30
+    assert within["scores"] >= 30
 
 
 def test_more_examples_leave_less_doubt():
@@ -150,6 +189,8 @@ def test_more_examples_leave_less_doubt():
     ratio = np.array(found[0].standard_errors) / np.array(found[1].standard_errors)
     assert ratio == pytest.approx(4, rel=0.15)
     assert found[1].expected_overlap > found[0].expected_overlap
+    assert found[1].rank_noise < found[0].rank_noise
+    assert found[1].score_noise == pytest.approx(found[0].score_noise / 4, rel=0.2)
 
 
 def test_the_same_examples_in_another_scale_or_thread_give_the_same_bytes():

@@ -1,6 +1,7 @@
 """A sweep is what runs over fewer batches, each planned by itself, would have given."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ LENGTHS = ([30, 9, 7, 3], [6, 2, 20], [11], [4, 31, 5], [8, 8], [3])
 OPTIONS = {"null": True, "halves": True, "seed": 5}
 
 
+@cache
 def run(n=None, **options):
     model, targets = tiny(NAME, torch.float64)
     batches = [make_batch(NAME, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]

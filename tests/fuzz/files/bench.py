@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from rq import SimpleWorker
 
 from fimlora_contract.problems import PROBLEMS
-from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import create_app
 from fimlora_service.settings import Settings
+from support.burst import run_what_is_queued
 from support.model_folders import make_decoder, make_encoder
 from support.testclient import TestClient
 
@@ -75,8 +74,7 @@ class Bench:
         if job is None:
             return False
         self.jobs_left -= 1
-        queue = SimpleWorker([QUEUE_NAME], connection=self.redis, serializer="json")
-        queue.work(burst=True, logging_level="CRITICAL")
+        run_what_is_queued(self.redis)
         record = JobStore(self.redis).get(job["id"])
         error = record.json_field("error")
         if not record.status.is_final or (error and error["code"] in FAULTS):

@@ -10,6 +10,7 @@ next file is tried. It stops by itself, and its exit code tells of anything but 
 import argparse
 import json
 import logging
+import math
 import os
 import queue
 import subprocess
@@ -19,7 +20,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,6 @@ from support.valkey import running_valkey  # noqa: E402
 
 FILES = 2_000
 MOST_NOTES = 30
-SECONDS = 1_500.0  # of each kind
 # A file that takes longer holds a thread of the service, or a worker.
 LONGEST_S = 120.0
 MOST_GROWTH = 1 << 30
@@ -85,7 +87,8 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", help=f"of {[kind.name for kind in KINDS]}")
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each kind, at most")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of each kind, at most")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="kinds")
     parser.add_argument("--jobs", type=int, default=FILES, help="run of what is accepted")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -94,7 +97,8 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(unknown)}")
     if given.child is not None:
         return be_child(names[0], given)
-    rows = [try_kind(name, given) for name in names]
+    with ThreadPoolExecutor(given.at_once) as kinds:
+        rows = [*kinds.map(partial(try_kind, given=given), names)]
     tell(table(rows, seed=given.seed))
     return any(row.is_wrong for row in rows)
 

@@ -191,7 +191,7 @@ def test_kept_and_registered_adapters_are_listed(http, kept, data_dir):
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize(
-    "id_", ["ad_" + "0" * 32, "none", "..", "%2e%2e", "ad_x", "a%5Cb", ".git"]
+    "id_", ["ad_" + "0" * 32, "none", "..%2f", "%2e%2e", "ad_x", "a%5Cb", ".git"]
 )
 def test_an_adapter_that_is_not_there_is_not_found(http, data_dir, method, id_):
     """404, and no name is a path."""

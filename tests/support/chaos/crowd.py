@@ -31,9 +31,11 @@ class Known:
         bodies: Requests by the idempotency key that they were submitted under.
         oddities: Answers that no client should ever get.
         is_calm: Whether nothing new is to be begun: what was begun shall end.
+        webhook: Whom jobs name to be told of their end; nobody if empty.
     """
 
     seed: str
+    webhook: str = ""
     histories: Histories = field(default_factory=Histories)
     jobs: dict[str, str] = field(default_factory=dict)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -46,7 +48,8 @@ class Known:
         """A request that equals no other."""
         with self._lock:
             seed = secrets.randbits(31)
-        return {
+        told = {"webhook": self.webhook} if self.webhook else {}
+        return told | {
             "base_model": "local:tiny",
             "dataset": {"source": "local", "name": "rows.jsonl"},
             "budget": 4,

@@ -32,6 +32,7 @@ Step = Callable[[Stack, random.Random], object]
 ONE = Shape()
 TWO_WORKERS = Shape(n_workers=2)
 CLOCKS = Shape(has_clocks=True)
+TELLING = Shape(has_receiver=True)
 IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "45"),))
 
 
@@ -49,7 +50,8 @@ class Fault:
         heal: Ends it.
         hold_s: How long it lasts.
         shape: The stack that it happens to.
-        is_quick: Whether it has a short form: its end is not waited for by a lease.
+        is_quick: Whether it has a short form: its end is not waited for by a lease, and no other
+            fault is much like it.
     """
 
     name: str
@@ -159,7 +161,9 @@ def _volume(name: str, what: str, stack: Stack, _: random.Random) -> None:
 
 
 def _links(between: str, stack: Stack) -> list[Link]:
-    found = {"api": [stack.api_link], "worker": [stack.worker_link]}
+    found = {
+        "api": [stack.api_link], "worker": [stack.worker_link], "receiver": [stack.receiver_link],
+    }  # fmt: skip
     return [link for link in found.get(between, stack.client_links) if link]
 
 
@@ -188,6 +192,22 @@ LINKS = [
     )
     for between, ends in BETWEEN.items()
     for how, weather in WEATHERS.items()
+]
+
+RECEIVERS = [
+    Fault(
+        f"webhook receiver {how}",
+        partial(_weather, "receiver", weather),
+        partial(_weather, "receiver", FAIR),
+        hold_s=3.0,
+        shape=TELLING,
+        is_quick=False,
+    )
+    for how, weather in {
+        "down": CUT,
+        "hangs": BLACK_HOLE,
+        "loses its answers": HALF_OPEN,
+    }.items()
 ]
 
 # Clocks
@@ -220,7 +240,7 @@ CLOCK_STEPS = [
 
 PROCESSES = [
     Fault("child KILL", partial(_signal_child, KILL)),
-    Fault("child TERM", partial(_signal_child, TERM)),
+    Fault("child TERM", partial(_signal_child, TERM), is_quick=False),
     Fault("child STOP, CONT", partial(_signal_child, STOP), partial(_signal_child, CONT), 2.0),
     Fault(
         "child hangs for good",
@@ -252,13 +272,19 @@ PROCESSES = [
         shape=TWO_WORKERS,
         is_quick=False,
     ),
-    Fault("API KILL", partial(_end, "api", KILL, False)),
+    Fault("API KILL", partial(_end, "api", KILL, False), is_quick=False),
     Fault("API TERM", partial(_end, "api", TERM, False)),
     Fault("API STOP, CONT", partial(_send, "api", STOP), partial(_send, "api", CONT), 2.0),
     Fault("both APIs KILL", _end_apis),
-    Fault("Valkey KILL, back at once", partial(_end, "valkey", KILL, False)),
+    Fault("Valkey KILL, back at once", partial(_end, "valkey", KILL, False), is_quick=False),
     Fault("Valkey KILL, away", partial(_end, "valkey", KILL, True), _start_all, 4.0),
-    Fault("Valkey TERM, away", partial(_end, "valkey", TERM, True), _start_all, 4.0),
+    Fault(
+        "Valkey TERM, away",
+        partial(_end, "valkey", TERM, True),
+        _start_all,
+        hold_s=4.0,
+        is_quick=False,
+    ),
     Fault(
         "Valkey STOP, CONT", partial(_send, "valkey", STOP), partial(_send, "valkey", CONT), 4.0
     ),
@@ -308,4 +334,4 @@ QUEUE = [
     ),
     Fault("six registries cleaned up at once", _clean_up_at_once),
 ]
-MATRIX = [*PROCESSES, *REFUSALS, *QUEUE, *LINKS, *CLOCK_STEPS]
+MATRIX = [*PROCESSES, *REFUSALS, *QUEUE, *LINKS, *RECEIVERS, *CLOCK_STEPS]

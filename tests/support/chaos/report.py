@@ -23,11 +23,11 @@ ELSEWHERE = {
     "a limit of time that the job swallows": "tests/worker/process/test_time_limit.py",
     "an evaluation loses leader or hand": "tests/chaos/test_evaluation_faults.py",
     "a cancel that is not obeyed, a stop that is late": "tests/chaos/test_child_faults.py",
-    "a webhook's receiver that is down, slow or rude": "tests/service/webhooks",
+    "a webhook's receiver that is slow or rude": "tests/service/webhooks",
     "a result that breaks off while it is committed": "tests/worker/job",
     "fimlora up loses what it started": "tests/e2e/test_up.py, tests/e2e/test_store_away.py",
     "a kernel of the device that hangs": "row 'child hangs for good', without a device",
-    "all of Valkey's data lost": "not covered: its append-only file alone has the jobs",
+    "all of Valkey's data lost": "tests/chaos/test_matrix.py: its jobs are gone, repeated requests are not",
     "a host lost for good; Redis Cluster, Sentinel; macOS": "not covered",
 }
 

@@ -2,7 +2,8 @@
 
 ```
 clients -- link -- API ----- link -- Valkey
-                   worker -- link --'
+                   | worker -- link --'
+                   link -- receiver of webhooks
 ```
 """
 
@@ -28,6 +29,7 @@ from support.chaos.processes import Keeper, Kept
 from support.chaos.volume import Unavailable, Volume
 from support.jobs import write_jsonl
 from support.model_folders import make_encoder
+from support.receiver import Receiver, running_receiver
 from support.workers import PYTHONPATH
 
 READY_S = 120.0
@@ -48,12 +50,14 @@ class Shape:
         n_workers: Workers.
         n_apis: API processes.
         has_clocks: Whether clocks can be set, per process.
+        has_receiver: Whether jobs name somebody who is told of their end.
         worker_env: More of a worker's environment.
     """
 
     n_workers: int = 1
     n_apis: int = 2
     has_clocks: bool = False
+    has_receiver: bool = False
     worker_env: tuple[tuple[str, str], ...] = ()
 
 
@@ -71,6 +75,8 @@ class Stack:
     client_links: list[Link] = field(default_factory=list)
     api_link: Link | None = None
     worker_link: Link | None = None
+    receiver: Receiver | None = None
+    receiver_link: Link | None = None
 
     @property
     def processes(self) -> list[Kept]:
@@ -81,6 +87,11 @@ class Stack:
     def urls(self) -> list[str]:
         """Where clients find the APIs: behind their links."""
         return [f"http://127.0.0.1:{link.port}" for link in self.client_links]
+
+    @property
+    def webhook(self) -> str:
+        """What jobs name as their webhook; empty if nobody is told of their end."""
+        return f"http://127.0.0.1:{self.receiver_link.port}/" if self.receiver_link else ""
 
     @property
     def socket(self) -> Path:
@@ -128,6 +139,8 @@ def running_stack(shape: Shape, *, keep_logs_in: Path | None = None) -> Iterator
             undo.callback(_copy_logs, folder, keep_logs_in)
         stack = _start_store(shape, folder, undo)
         _fill_data_folder(stack.data_volume.folder)
+        if shape.has_receiver:
+            _start_receiver(stack, undo)
         _start_apis(stack, undo)
         _start_workers(stack, undo)
         undo.callback(Keeper(*stack.processes).close)
@@ -191,6 +204,12 @@ def _wait_for_store(at: Path) -> None:
         time.sleep(0.02)
 
 
+def _start_receiver(stack: Stack, undo: contextlib.ExitStack) -> None:
+    stack.receiver = undo.enter_context(running_receiver())
+    stack.receiver_link = Link(int(stack.receiver.url.rpartition(":")[2]))
+    undo.callback(stack.receiver_link.close)
+
+
 def _start_apis(stack: Stack, undo: contextlib.ExitStack) -> None:
     link = stack.api_link = Link(stack.socket, at=stack.folder / "a")
     undo.callback(link.close)
@@ -199,6 +218,7 @@ def _start_apis(stack: Stack, undo: contextlib.ExitStack) -> None:
         env = _environment(stack, "a") | {
             "FIMLORA_PORT": str(port),
             "FIMLORA_MIN_FREE_BYTES": str(FLOOR_MB << 20),
+            "FIMLORA_WEBHOOK_HOSTS": stack.webhook.rstrip("/"),
         }
         command = [sys.executable, "-P", "-m", "fimlora_service"]
         stack.apis.append(_keep(f"api-{n}", command, stack.shape, stack.folder, undo, env))

@@ -15,6 +15,8 @@ from support.chaos.histories import now
 from support.chaos.job_register import FINAL
 from support.chaos.judging import Finding, judge
 from support.chaos.stack import Stack
+from support.chaos.told import told_wrongly, untold
+from support.receiver import Receiver
 
 LATEST_INSTANT_S = 2.5
 RECOVERY_S = 30.0
@@ -74,7 +76,7 @@ def run_trial(
         longest_s: How long it lasts at most.
         crowd: Clients, and the sizes of the jobs that each submits.
     """
-    known, draw = Known(seed), random.Random(f"{fault.name} {seed}")
+    known, draw = Known(seed, stack.webhook), random.Random(f"{fault.name} {seed}")
     n_deaths = len(stack.deaths())
     persons = [Person(name, stack.urls, known, n_batches=n) for name, n in crowd.items()]
     observer = Client("observer", stack.urls, known)
@@ -84,11 +86,14 @@ def run_trial(
     time.sleep(instant_s)
     _let_happen(stack, fault, draw, hold_s=min(fault.hold_s, longest_s))
     known.is_calm = True
-    recovery_s = _wait_for_all(observer, known, persons, patience_s=patience_s)
+    recovery_s = _wait_for_all(
+        observer, known, persons, patience_s=patience_s, receiver=stack.receiver
+    )
     for person in persons:
         person.stop()
     findings = [Finding("stack", text) for text in stack.deaths()[n_deaths:]]
     findings += _judge(observer, known)
+    findings += told_wrongly(stack.receiver, known.jobs) if stack.receiver else []
     observer.close()
     return _summed_up(fault, seed, instant_s, recovery_s, known, findings)
 
@@ -102,9 +107,14 @@ def _let_happen(stack: Stack, fault: Fault, draw: random.Random, *, hold_s: floa
 
 
 def _wait_for_all(
-    observer: Client, known: Known, persons: list[Person], *, patience_s: float
+    observer: Client,
+    known: Known,
+    persons: list[Person],
+    *,
+    patience_s: float,
+    receiver: Receiver | None,
 ) -> float | None:
-    """Seconds until everything that was begun has ended, and a job that came afterwards."""
+    """Seconds until all that was begun has ended and was told, and a job that came afterwards."""
     healed = now()
     body, key, probe = known.new_body(SMALL), f"probe-{secrets.token_hex(8)}", ""
     while now() - healed < patience_s:
@@ -112,7 +122,8 @@ def _wait_for_all(
         left = [id_ for id_, status in dict(known.jobs).items() if status not in FINAL]
         for job_id in left:
             observer.look(job_id)
-        if probe and not left and all(person.is_served for person in persons):
+        is_told = not receiver or not untold(receiver, known.jobs)
+        if probe and not left and is_told and all(person.is_served for person in persons):
             return now() - healed
         time.sleep(0.2)
     return None

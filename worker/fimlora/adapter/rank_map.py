@@ -1,38 +1,22 @@
-"""The plan as a picture: layers down, kinds of module across, the rank in every cell.
+"""The plan as a table: layers down, kinds of module across, the rank in every cell.
 
 Pure text in, pure text out: the same plan gives the same bytes. Nothing here imports torch.
 """
 
 import math
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from html import escape
 from typing import Any
 
 from fimlora.adapter.initial.registry import START_CODES
 from fimlora.adapter.model_classes import sentence
 from fimlora.plan import RankPlan, TargetModule
 
-# Light to dark; the numbers turn from black to white where contrast is equal.
-_RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48, 107))
-_WHITE_INK_FROM = 0.59
-_CELL_W, _CELL_H, _GAP, _PAD = 52, 26, 2, 16
-_SCORED = "in brackets: the score over the mean score, which bounds hide"
-_MOVED = "after a rank: how many more or fewer than under labels of other rows"
+SCORED = "in brackets: the score over the mean score, which bounds hide"
+MOVED = "after a rank: how many more or fewer than under labels of other rows"
 _INNER_INDEX = re.compile(r"\b\d+\b")  # of an expert, in a kind
-_START_CHARS = 110  # of a line, of what is to be minded at the start
-_CHAR_W = 6.6  # of the 11 px sans-serif used for labels
-
-PICTURE_STYLE = """
-    .card{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.none{fill:none;stroke:#d1d9e0}
-    text{font:11px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
-    .h{font-size:15px;font-weight:600}.n{text-anchor:middle;font-variant-numeric:tabular-nums}
-    @media (prefers-color-scheme:dark){.card{fill:#0d1117}.ink{fill:#f0f6fc}
-    .dim{fill:#9198a1}.none{stroke:#3d444d}}
-"""
+_SHOWN_DIGITS = 12  # of a digest: to be told from others at a glance
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +240,37 @@ def heading(plan: RankPlan) -> str:
     return f"Rank map: {len(plan.modules)} modules, {plan.method or plan.rule}, {bounds}"
 
 
+def source_line(plan: RankPlan) -> str:
+    """Say what the plan was made of: the model and the data, by name and content.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The line; empty for scores of one's own, of which nothing is known.
+    """
+    known = (("model", "base_model"), ("data", "dataset"), ("kept", "retain"))
+    named = ((word, source_name(plan.provenance.get(role))) for word, role in known)
+    return ", ".join(f"{word}: {name}" for word, name in named if name)
+
+
+def source_name(facts: Any) -> str:
+    """Name a model or dataset in a few words, with the start of what pins its content.
+
+    Args:
+        facts: What provenance says of it.
+
+    Returns:
+        Such as ``org/model (0e9e39f249a1)``; empty if nothing is known.
+    """
+    if not isinstance(facts, Mapping):
+        return ""
+    name = str(facts.get("id") or facts.get("name") or "rows of the request")
+    content = str(facts.get("revision") or facts.get("digest") or "")
+    pinned = content.removeprefix("sha256:")[:_SHOWN_DIGITS]
+    return f"{name} ({pinned})" if pinned else name
+
+
 def render_text(plan: RankPlan) -> str:
     """Draw a plan for a terminal.
 
@@ -282,64 +297,11 @@ def render_text(plan: RankPlan) -> str:
     ]
     start = start_line(plan)
     said = [f"mind: {start}"] * bool(start) + ([signal_line(plan)] if plan.signal else [])
-    notes = [_SCORED] * bool(relative_scores(plan)) + [_MOVED] * bool(moved_by_labels(plan))
+    notes = [SCORED] * bool(relative_scores(plan)) + [MOVED] * bool(moved_by_labels(plan))
     lines += ["", *notes] if notes else []
     mind = [f"mind: {w.message}" for w in plan.warnings if w.message != start]
     below = [*share_lines(plan), budget_line(plan), *mind]
     return "\n".join([heading(plan), *said, "", *lines, "", *below, ""])
-
-
-def render_svg(plan: RankPlan) -> str:
-    """Draw a plan as a heat map that reads on light and on dark pages.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        A complete SVG document.
-    """
-    grid = layer_grid(plan)
-    low, high = min(plan.ranks.values()), max(plan.ranks.values())
-    left = _PAD + 8 + int(_CHAR_W * max([5, *(len(row.label) for row in grid.rows)]))
-    # Labels lean at 35 degrees: sin 0.57, cos 0.82.
-    longest = max([0, *map(len, grid.columns)]) * _CHAR_W
-    top = 62 + int(longest * 0.57) + 14
-    n_rows = len(grid.rows) + len(grid.loose)
-    bottom = top + n_rows * (_CELL_H + _GAP)
-    said = (start_line(plan), signal_line(plan), budget_line(plan))
-    line = "; ".join(part for part in said if part)
-    start = textwrap.wrap(start_line(plan), _START_CHARS)
-    lines = [
-        *start,
-        *([signal_line(plan)] if plan.signal else []),
-        *_wrap(budget_line(plan)),
-    ]
-    if moved_by_labels(plan):
-        lines.append(_MOVED)
-    if relative_scores(plan):
-        lines.append(_SCORED)
-    text_w = max(len(part) for part in (*lines, heading(plan))) * _CHAR_W * 1.15
-    cells_w = len(grid.columns) * (_CELL_W + _GAP) + longest * 0.82
-    loose_w = max([0, *(len(name) for name, _ in grid.loose)]) * _CHAR_W + _CELL_W + 12
-    width = int(max(left + cells_w, left + loose_w, text_w + _PAD, 320)) + _PAD
-    height = bottom + 46 + _PAD + len(lines) * 16
-
-    body = [
-        f'<rect class="card" width="{width}" height="{height}" rx="6"/>',
-        _label(_PAD, 30, heading(plan), "ink h"),
-        *_column_labels(grid.columns, left, top),
-        *_grid_cells(grid, left, top, low, high),
-        *_legend(left, bottom + 14, low, high),
-        *(_label(_PAD, bottom + 62 + 16 * i, part, "dim") for i, part in enumerate(lines)),
-    ]
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">',
-        f'<title id="t">{escape(heading(plan))}</title>',
-        f'<desc id="d">{escape(line)}</desc>',
-        f"<style>{PICTURE_STYLE}</style>",
-    ]
-    return "\n".join([*head, *body, "</svg>", ""])
 
 
 def _stack(module: TargetModule) -> str:
@@ -357,7 +319,15 @@ def _labels(kinds: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def _text(ranks: Sequence[int]) -> str:
+def rank_text(ranks: Sequence[int]) -> str:
+    """The ranks of a cell.
+
+    Args:
+        ranks: One, or those of all modules that share the cell.
+
+    Returns:
+        The rank, or the lowest and the highest; empty without any.
+    """
     if not ranks:
         return ""
     low, high = min(ranks), max(ranks)
@@ -369,7 +339,7 @@ def _texts(row: Row) -> list[str]:
     moved = row.moved or (0,) * len(row.cells)
     scores = row.scores or (None,) * len(row.cells)
     return [
-        _text(ranks) + (f" {move:+d}" if move else "") + (_behind(score) if ranks else "")
+        rank_text(ranks) + (f" {move:+d}" if move else "") + (_behind(score) if ranks else "")
         for ranks, move, score in zip(row.cells, moved, scores, strict=True)
     ]
 
@@ -399,102 +369,3 @@ def ratio_text(ratio: float) -> str:
     if ratio >= 0.005 or ratio == 0:
         return f"{ratio:.2f}"[1:] if ratio else "0"
     return "<.01"
-
-
-def _small(moved: int) -> str:
-    return f'<tspan dx="3" font-size="8">{moved:+d}</tspan>' if moved else ""
-
-
-def _under(score: float | None, x: int) -> str:
-    """The score below the rank, smaller."""
-    if score is None:
-        return ""
-    at = f'x="{x + _CELL_W // 2}" dy="10" font-size="8"'
-    return f"<tspan {at}>({escape(ratio_text(score))})</tspan>"
-
-
-def _wrap(line: str) -> list[str]:
-    return line.split("; ")
-
-
-def _label(x: int, y: int, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
-
-
-def _column_labels(columns: Sequence[str], left: int, top: int) -> list[str]:
-    return [
-        f'<text class="dim" transform="translate({left + i * (_CELL_W + _GAP) + _CELL_W // 2} '
-        f'{top - 8}) rotate(-35)">{escape(column)}</text>'
-        for i, column in enumerate(columns)
-    ]
-
-
-def _grid_cells(grid: Grid, left: int, top: int, low: int, high: int) -> list[str]:
-    drawn = []
-    for i, row in enumerate(grid.rows):
-        y = top + i * (_CELL_H + _GAP)
-        drawn.append(
-            f'<text class="dim" x="{left - 8}" y="{y + 17}" text-anchor="end">'
-            f"{escape(row.label)}</text>"
-        )
-        for j, ranks in enumerate(row.cells):
-            moved = row.moved[j] if row.moved else 0
-            score = row.scores[j] if row.scores else None
-            drawn.append(_cell(left + j * (_CELL_W + _GAP), y, ranks, low, high, moved, score))
-    for i, (name, rank) in enumerate(grid.loose, start=len(grid.rows)):
-        y = top + i * (_CELL_H + _GAP)
-        score = grid.loose_scores[i - len(grid.rows)] if grid.loose_scores else None
-        drawn.append(_cell(left, y, (rank,), low, high, score=score))
-        drawn.append(_label(left + _CELL_W + 8, y + 17, name, "dim"))
-    return drawn
-
-
-def _cell(
-    x: int,
-    y: int,
-    ranks: Sequence[int],
-    low: int,
-    high: int,
-    moved: int = 0,
-    score: float | None = None,
-) -> str:
-    size = f'x="{x}" y="{y}" width="{_CELL_W}" height="{_CELL_H}" rx="3"'
-    if not ranks:
-        return f'<rect class="none" {size}/>'
-    share = (sum(ranks) / len(ranks) - low) / (high - low) if high > low else 0.5
-    ink = "#fff" if share >= _WHITE_INK_FROM else "#000"
-    return (
-        f'<rect {size} fill="{rank_color(share)}"/>'
-        f'<text class="n" fill="{ink}" x="{x + _CELL_W // 2}" y="{y + 13}">{_text(ranks)}'
-        f"{_small(moved)}{_under(score, x)}</text>"
-    )
-
-
-def _legend(left: int, y: int, low: int, high: int) -> list[str]:
-    """A bar of the colours in use, with the ranks at its ends."""
-    shares = [i / 9 for i in range(10)] if high > low else [0.5]
-    bar = [
-        f'<rect x="{left + i * 16}" y="{y}" width="16" height="10" fill="{rank_color(share)}"/>'
-        for i, share in enumerate(shares)
-    ]
-    end = left + len(shares) * 16
-    text = f"rank {low} to {high}" if high > low else f"rank {low}"
-    return [*bar, _label(end + 8, y + 9, text, "dim")]
-
-
-@lru_cache(maxsize=1024)  # a plan has many modules and few ranks
-def rank_color(share: float) -> str:
-    """Mix the colour of a rank.
-
-    Args:
-        share: Where it lies between the lowest, 0, and the highest, 1.
-
-    Returns:
-        The colour, as SVG has it.
-    """
-    place = share * (len(_RAMP) - 1)
-    i = min(int(place), len(_RAMP) - 2)
-    mixed = (
-        round(a + (b - a) * (place - i)) for a, b in zip(_RAMP[i], _RAMP[i + 1], strict=True)
-    )
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)

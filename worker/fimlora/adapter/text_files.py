@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fimlora.adapter.config import padded_rank
-from fimlora.adapter.rank_map import render_svg
+from fimlora.adapter.rank_map_picture import render_svg
 from fimlora.plan import RankPlan
 
 

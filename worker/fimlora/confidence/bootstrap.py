@@ -56,6 +56,9 @@ class Confidence:
         lowest_ranks: Lower ends of the intervals, in that order.
         highest_ranks: Upper ends of the intervals.
         shares: Share of the resamples that give a module the plan's rank.
+        rank_noise: Share of the ranks that lie elsewhere between the plans of two draws, at most,
+            in ``level`` of all pairs: what a change of ranks has to exceed to mean anything.
+        score_noise: The same of the scores, each as a share of their sum.
     """
 
     n_examples: int
@@ -67,6 +70,8 @@ class Confidence:
     lowest_ranks: tuple[int, ...]
     highest_ranks: tuple[int, ...]
     shares: tuple[float, ...]
+    rank_noise: float
+    score_noise: float
 
     def to_json(self) -> dict[str, Any]:
         """As plain data for a rank map: a few short numbers per module."""
@@ -75,6 +80,8 @@ class Confidence:
             "n_resamples": self.n_resamples,
             "level": self.level,
             "expected_overlap": round(self.expected_overlap, 4),
+            "rank_noise": round(self.rank_noise, 4),
+            "score_noise": round(self.score_noise, 4),
             "n_unresolved": self.n_unresolved,
             "standard_errors": [float(f"{error:.3g}") for error in self.standard_errors],
             "lowest_ranks": list(self.lowest_ranks),
@@ -166,9 +173,8 @@ def confidence_of(
         )
     energies = _energies(statistics)
     relative = resampled_means(energies, n_resamples, seed=seed)
-    ranks = many_like(plan, relative * _scores(plan))
-    errors = relative.std(axis=0) * _scores(plan)
-    return _summary(plan, ranks, errors, n_examples=len(energies))
+    scores = relative * _scores(plan)
+    return _summary(plan, many_like(plan, scores), scores, n_examples=len(energies))
 
 
 def expected_overlap(
@@ -186,13 +192,31 @@ def expected_overlap(
     Returns:
         One less the mean of `moved_share`.
     """
-    weights = np.ones(ranks.shape[1]) if costs is None else costs
-    other = np.roll(ranks, 1, axis=0)
-    apart, spent = np.abs(ranks - other) @ weights, (ranks + other) @ weights
-    return 1 - math.fsum((apart / np.where(spent, spent, 1)).tolist()) / len(ranks)
+    weighted = ranks if costs is None else ranks * costs
+    return 1 - math.fsum(_moved(weighted).tolist()) / len(ranks)
 
 
-def _summary(plan: RankPlan, ranks: Ranks, errors: Floats, *, n_examples: int) -> Confidence:
+def noise(values: Ranks | Floats) -> float:
+    """How far two draws are apart at most, in `LEVEL` of the pairs.
+
+    Args:
+        values: A rank or a share of the scores per resample and module (R M).
+
+    Returns:
+        The share that lies elsewhere, from 0 to 1.
+    """
+    moved = np.sort(_moved(values))
+    return float(moved[min(len(moved) - 1, math.ceil(LEVEL * len(moved)) - 1)])
+
+
+def _moved(values: Ranks | Floats) -> Floats:
+    """The share that lies elsewhere between each resample and the one before (R)."""
+    other = np.roll(values, 1, axis=0)
+    apart, all_of_both = np.abs(values - other).sum(axis=1), (values + other).sum(axis=1)
+    return np.asarray(apart / np.where(all_of_both, all_of_both, 1))
+
+
+def _summary(plan: RankPlan, ranks: Ranks, scores: Floats, *, n_examples: int) -> Confidence:
     """Reduce the plans of all resamples to a few numbers per module."""
     n = len(ranks)
     in_order = np.sort(ranks, axis=0)
@@ -206,10 +230,12 @@ def _summary(plan: RankPlan, ranks: Ranks, errors: Floats, *, n_examples: int) -
         level=LEVEL,
         expected_overlap=expected_overlap(ranks, None if plan.budget.unit == "rank" else costs),
         n_unresolved=int((lowest < highest).sum()),
-        standard_errors=tuple(errors.tolist()),
+        standard_errors=tuple(scores.std(axis=0).tolist()),
         lowest_ranks=tuple(lowest.tolist()),
         highest_ranks=tuple(highest.tolist()),
         shares=tuple((ranks == planned).mean(axis=0).tolist()),
+        rank_noise=noise(ranks),
+        score_noise=noise(_shares_of_each(scores)),
     )
 
 
@@ -226,6 +252,12 @@ def _shares(values: Floats) -> Floats:
     """Each value as a share of all: scores come in units of their own."""
     total = values.sum()
     return np.asarray(values / total if total else values)
+
+
+def _shares_of_each(scores: Floats) -> Floats:
+    """Scores of each resample as shares of their sum (R M)."""
+    totals = scores.sum(axis=1, keepdims=True)
+    return np.asarray(scores / np.where(totals, totals, 1))
 
 
 def resampled_means(

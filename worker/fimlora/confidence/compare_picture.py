@@ -6,7 +6,8 @@ Pure text, the same comparison gives the same bytes. Nothing here imports torch.
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from fimlora.adapter.rank_map import PICTURE_STYLE, Grid, layer_grid, rank_color
+from fimlora.adapter.rank_map import Grid, layer_grid
+from fimlora.adapter.rank_map_picture import PICTURE_STYLE, rank_color, text_at
 from fimlora.confidence.compare import Comparison
 
 _PAD, _CELL_W, _CELL_H, _CHAR_W = 16, 14, 10, 6.6
@@ -29,7 +30,7 @@ def render_comparison(comparison: Comparison) -> str:
     body = []
     for i, (method, grid) in enumerate(grids.items()):
         x, y = _PAD + i % _COLUMNS * across, 48 + i // _COLUMNS * down
-        body += [_text(x, y, method, "ink"), *_cells(grid, x, y + 8, low, high)]
+        body += [text_at(x, y, method, "ink"), *_cells(grid, x, y + 8, low, high)]
     top = 48 + -(-len(grids) // _COLUMNS) * down
     body += _overlaps(comparison, top)
     n = len(grids)
@@ -60,24 +61,20 @@ def _overlaps(comparison: Comparison, top: int) -> Iterator[str]:
     """A table: the share that lies in the same place, of each two plans."""
     methods = list(comparison.plans)
     shares = {(pair.a, pair.b): pair.overlap for pair in comparison.pairs}
-    yield _text(_PAD, top, "overlap of each two plans", "ink")
+    yield text_at(_PAD, top, "overlap of each two plans", "ink")
     for i, a in enumerate(methods):
         y = top + 24 + i * _TABLE_H
-        yield _text(_PAD, y, a, "dim")
+        yield text_at(_PAD, y, a, "dim")
         for j, b in enumerate(methods[:i]):
             x = _PAD + _LABEL_W + j * _TABLE_W
-            yield _text(x, y, f"{shares[b, a]:.1%}", "ink")
+            yield text_at(x, y, f"{shares[b, a]:.1%}", "ink")
     for j, b in enumerate(methods[:-1]):
         x = _PAD + _LABEL_W + j * _TABLE_W
-        yield _text(x, top + 24 + j * _TABLE_H, _short(b), "dim")
+        yield text_at(x, top + 24 + j * _TABLE_H, _short(b), "dim")
 
 
 def _short(method: str) -> str:
     return method if len(method) < 9 else method[:8] + "…"
-
-
-def _text(x: int, y: int, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
 
 
 def _document(body: Sequence[str], title: str, width: int, height: int) -> str:
@@ -88,7 +85,7 @@ def _document(body: Sequence[str], title: str, width: int, height: int) -> str:
             f'<title id="t">{escape(title)}</title>',
             f"<style>{PICTURE_STYLE}</style>",
             f'<rect class="card" width="{width}" height="{height}" rx="6"/>',
-            _text(_PAD, 26, title, "ink h"),
+            text_at(_PAD, 26, title, "ink h"),
             *body,
             "</svg>",
             "",

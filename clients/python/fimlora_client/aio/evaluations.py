@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Unpack
 
-from fimlora_client.aio.jobs import AsyncJobs
+from fimlora_client.aio.jobs import DRAWING_S, AsyncJobs
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import EvaluationFields, as_json, build_evaluation
 from fimlora_client.calls import JSON, Call, given, route
-from fimlora_client.files import OnFile
+from fimlora_client.files import OnFile, write_text
 from fimlora_client.polling import OnProgress
 from fimlora_contract.estimates import EvaluationEstimate
 from fimlora_contract.evaluations import Evaluation, EvaluationPage, EvaluationRequest
@@ -16,6 +16,7 @@ from fimlora_contract.jobs import Job, JobEvent
 from fimlora_contract.verdicts import EvaluationResult
 
 LONGEST_WAIT_S = 6 * 3600
+REPORT = "report.html"
 
 
 class AsyncEvaluations:
@@ -47,6 +48,14 @@ class AsyncEvaluations:
         params = given(limit=limit, cursor=cursor, tenant=tenant)
         call = Call("GET", "/evaluations", params=params)
         return await self._sender.ask(call, EvaluationPage)
+
+    async def report(self, evaluation_id: str) -> str:
+        """What an evaluation found, as a page of its own.
+
+        ``GET /evaluations/{id}/report``
+        """
+        call = Call("GET", route("evaluations", evaluation_id, "report"), wait_s=DRAWING_S)
+        return (await self._sender.do(call)).content.decode()
 
     async def estimate(
         self, request: EvaluationRequest | None = None, **fields: Unpack[EvaluationFields]
@@ -121,8 +130,16 @@ class AsyncEvaluationHandle:
     async def download(
         self, folder: str | Path, *, on_file: OnFile | None = None
     ) -> dict[str, Path]:
-        """Fetch report, picture, raw results and findings into a folder."""
-        return await self._jobs.download(self.id, folder, on_file=on_file)
+        """Fetch raw results and findings into a folder, and its report."""
+        files = await self._jobs.download(self.id, folder, on_file=on_file)
+        if REPORT not in files:  # a page is drawn when it is asked for
+            files[REPORT] = Path(folder) / REPORT
+            write_text(files[REPORT], await self.report())
+        return files
+
+    async def report(self) -> str:
+        """What it found, as a page of its own."""
+        return await self._jobs.report(self.id)
 
     def _keep(self, job: Job) -> Job:
         # Only the answer to POST /evaluations says that a result was cached; remember it.

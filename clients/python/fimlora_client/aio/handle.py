@@ -80,6 +80,10 @@ class AsyncJobHandle:
         """Every event of the job as it happens, until it has ended."""
         return self._jobs.events(self.id, after=after)
 
+    async def report(self) -> str:
+        """What was found, as a page of its own."""
+        return await self._jobs.report(self.id)
+
     async def download(
         self, folder: str | Path, *, on_file: OnFile | None = None
     ) -> dict[str, Path]:

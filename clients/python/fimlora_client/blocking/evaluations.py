@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
 
-from fimlora_client.blocking.jobs import Jobs
+from fimlora_client.blocking.jobs import DRAWING_S, Jobs
 from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import EvaluationFields, as_json, build_evaluation
 from fimlora_client.calls import JSON, Call, given, route
-from fimlora_client.files import OnFile
+from fimlora_client.files import OnFile, write_text
 from fimlora_client.polling import OnProgress
 from fimlora_contract.estimates import EvaluationEstimate
 from fimlora_contract.evaluations import Evaluation, EvaluationPage, EvaluationRequest
@@ -17,6 +17,7 @@ from fimlora_contract.jobs import Job, JobEvent
 from fimlora_contract.verdicts import EvaluationResult
 
 LONGEST_WAIT_S = 6 * 3600
+REPORT = "report.html"
 
 
 class Evaluations:
@@ -48,6 +49,14 @@ class Evaluations:
         params = given(limit=limit, cursor=cursor, tenant=tenant)
         call = Call("GET", "/evaluations", params=params)
         return self._sender.ask(call, EvaluationPage)
+
+    def report(self, evaluation_id: str) -> str:
+        """What an evaluation found, as a page of its own.
+
+        ``GET /evaluations/{id}/report``
+        """
+        call = Call("GET", route("evaluations", evaluation_id, "report"), wait_s=DRAWING_S)
+        return (self._sender.do(call)).content.decode()
 
     def estimate(
         self, request: EvaluationRequest | None = None, **fields: Unpack[EvaluationFields]
@@ -120,8 +129,16 @@ class EvaluationHandle:
         return self._jobs.events(self.id, after=after)
 
     def download(self, folder: str | Path, *, on_file: OnFile | None = None) -> dict[str, Path]:
-        """Fetch report, picture, raw results and findings into a folder."""
-        return self._jobs.download(self.id, folder, on_file=on_file)
+        """Fetch raw results and findings into a folder, and its report."""
+        files = self._jobs.download(self.id, folder, on_file=on_file)
+        if REPORT not in files:  # a page is drawn when it is asked for
+            files[REPORT] = Path(folder) / REPORT
+            write_text(files[REPORT], self.report())
+        return files
+
+    def report(self) -> str:
+        """What it found, as a page of its own."""
+        return self._jobs.report(self.id)
 
     def _keep(self, job: Job) -> Job:
         # Only the answer to POST /evaluations says that a result was cached; remember it.

@@ -81,6 +81,10 @@ class JobHandle:
         """Every event of the job as it happens, until it has ended."""
         return self._jobs.events(self.id, after=after)
 
+    def report(self) -> str:
+        """What was found, as a page of its own."""
+        return self._jobs.report(self.id)
+
     def download(self, folder: str | Path, *, on_file: OnFile | None = None) -> dict[str, Path]:
         """Fetch the files of the result into a folder."""
         return self._jobs.download(self.id, folder, on_file=on_file)

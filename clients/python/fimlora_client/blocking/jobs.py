@@ -21,6 +21,7 @@ from fimlora_client.files import Download, OnFile
 from fimlora_client.polling import OnProgress, Pace
 from fimlora_client.retries import is_rate_limited
 from fimlora_client.signatures import verify_files, verify_folder
+from fimlora_client.watching import OnAway, Watch
 from fimlora_contract.artifacts import ArtifactPage
 from fimlora_contract.comparison_requests import JobComparisonRequest
 from fimlora_contract.comparisons import JobComparison
@@ -38,6 +39,8 @@ from fimlora_contract.rank_patterns import RankDiff
 from fimlora_contract.requests import PlanRequest
 from fimlora_contract.sweeps import Sweep, SweepRequest
 from fimlora_contract.webhooks import WebhookTries
+
+DRAWING_S = 60.0  # a page is drawn when it is asked for, after those that came before
 
 
 class Jobs:
@@ -179,6 +182,38 @@ class Jobs:
                 raise WaitTimeout(f"job {job_id} is still {stands} after {timeout:g} s")
             self._sender.pause(min(pause, left))
 
+    def watch(
+        self,
+        *job_ids: str,
+        poll_every: float | None = None,
+        patience: float = 300,
+        on_away: OnAway | None = None,
+    ) -> Iterator[Job]:
+        """Each of some jobs whenever it has changed, until all have ended.
+
+        ``GET /jobs/{id}``, asked again. A service that is away, once it has answered, is waited
+        for: ``on_away`` is told of every try that failed.
+
+        Raises:
+            JobNotFound: There is no such job, or no longer.
+            ConnectionFailed: The service has been away for ``patience`` seconds.
+        """
+        watch = Watch(job_ids, self._sender.context, poll_every=poll_every, patience=patience)
+        while watch.open:
+            try:
+                for job_id in watch.open:
+                    call = Call(
+                        "GET", route("jobs", job_id), is_poll=True, is_final=watch.is_known
+                    )
+                    if job := watch.read(job_id, self._sender.send(call)):
+                        yield job
+            except ConnectionFailed as error:
+                watch.lost(error)
+                if on_away:
+                    on_away(error)
+            if watch.open:
+                self._sender.pause(watch.pause())
+
     def events(self, job_id: str, *, after: str | None = None) -> Iterator[JobEvent]:
         """Every event of a job as it happens, until the job has ended.
 
@@ -232,6 +267,22 @@ class Jobs:
         ``GET /jobs/{id}/artifacts``
         """
         return self._sender.ask(Call("GET", route("jobs", job_id, "artifacts")), ArtifactPage)
+
+    def report(self, job_id: str) -> str:
+        """What a calibration or an evaluation found, as a page of its own.
+
+        ``GET /jobs/{id}/report``
+        """
+        call = Call("GET", route("jobs", job_id, "report"), wait_s=DRAWING_S)
+        return (self._sender.do(call)).content.decode()
+
+    def rank_map_png(self, job_id: str) -> bytes:
+        """The rank map of a calibration as a picture, for where vectors are not shown.
+
+        ``GET /jobs/{id}/rank_map.png``
+        """
+        call = Call("GET", route("jobs", job_id, "rank_map.png"), wait_s=DRAWING_S)
+        return (self._sender.do(call)).content
 
     def download(
         self,

@@ -9,10 +9,10 @@ from typer.core import TyperGroup
 from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, models
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
-from fimlora_client.cli.look import history, jobs
+from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, status, up
-from fimlora_client.cli.results import fetch, pins, verify
-from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, sweep
+from fimlora_client.cli.results import diff, fetch, pins, report, signatures, verify
+from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, replan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
 from fimlora_contract import __version__
@@ -28,7 +28,7 @@ Decide how much LoRA rank each weight matrix gets, before training starts.
 
 Commands talk to FIMLORA_URL, by default http://127.0.0.1:8000. Results go to
 standard output, all else to standard error. Exit codes: 0 done, 1 error,
-2 wrong usage, 3 not found, 4 job failed, 5 not finished.
+2 wrong usage, 3 not found, 4 job failed, 5 not finished, 6 a check says no.
 """
 
 
@@ -89,6 +89,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,
+        "replan": replan.replan,
         "compare": compare.compare,
         "sweep": sweep.sweep,
         "evaluate": evaluate.evaluate,
@@ -98,9 +99,11 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Results": {
         "fetch": fetch.fetch,
-        "verify-signature": verify.verify_signature,
+        "report": report.report,
+        "verify": verify.verify,
+        "verify-signature": signatures.verify_signature,
         "pin": pins.pin,
-        "diff": plan.diff,
+        "diff": diff.diff,
     },
     "Trained adapters": {
         "truncate": adapter_files.truncate,
@@ -109,6 +112,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Look": {
         "jobs": jobs.list_jobs,
+        "watch": watch.watch,
         "show": jobs.show,
         "events": history.events,
         "webhooks": history.webhooks,

@@ -46,6 +46,7 @@ _NAMES_MEANT = "a list of names or an expression"
 _CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
 _EMBEDDINGS = ("embed_tokens", "lm_head")  # saved beside LoRA where the vocabulary was resized
 _MAX_SAVED = 1_000
+_INIT = "init_lora_weights"
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
 
 
@@ -184,26 +185,46 @@ def check_lora_config(fields: Mapping[str, Any]) -> LoraConfig:
     Raises:
         InvalidAdapter: It is of another kind, or switches on what is not plain LoRA.
     """
-    _check_kind(fields)
-    for field, value in fields.items():
-        if value and field not in _READ | _HARMLESS:
-            what = f", which is {_NAMES[field]}" if field in _NAMES else ""
+    check_kind(fields)
+    for field, meaning in unplain_fields(fields).items():
+        if field == _INIT:
             raise InvalidAdapter(
-                f"{field!r:.60} is set{what}: only plain LoRA is read, where scale * B @ A is all "
-                "that is added to a weight; merge such an adapter, or train without"
+                f"{field}={fields[field]!r:.40} {meaning}; convert it first, with PEFT's "
+                "save_pretrained(path_initial_model_for_weight_conversion=...)"
             )
-    init = fields.get("init_lora_weights", True)
-    if not any(init is known or init == known for known in _PLAIN_INITIALISATIONS):
+        what = f", which is {meaning}" if meaning else ""
         raise InvalidAdapter(
-            f"init_lora_weights={init!r:.40} changes the base weights by rank at every load; "
-            "convert it first, with PEFT's "
-            "save_pretrained(path_initial_model_for_weight_conversion=...)"
+            f"{field!r:.60} is set{what}: only plain LoRA is read, where scale * B @ A is all "
+            "that is added to a weight; merge such an adapter, or train without"
         )
     return LoraConfig(fields)
 
 
-def _check_kind(fields: Mapping[str, Any]) -> None:
+def unplain_fields(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Find what a config switches on that is not plain LoRA.
+
+    Args:
+        fields: The content of ``adapter_config.json``.
+
+    Returns:
+        What it means by field, empty where that is not known.
+    """
+    found = {
+        field: _NAMES.get(field, "")
+        for field, value in fields.items()
+        if value and field not in _READ | _HARMLESS
+    }
+    init = fields.get(_INIT, True)
+    if not any(init is known or init == known for known in _PLAIN_INITIALISATIONS):
+        found[_INIT] = "changes the base weights by rank at every load"
+    return found
+
+
+def check_kind(fields: Mapping[str, Any]) -> None:
     """Refuse what is not LoRA, and fields that PEFT could not read.
+
+    Args:
+        fields: The content of ``adapter_config.json``.
 
     Raises:
         InvalidAdapter: The type or the task of the adapter is another one, or a field is of

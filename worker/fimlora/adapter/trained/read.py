@@ -35,7 +35,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 # Endings of the names of A and B: of linear maps, and of embeddings.
 _ENDINGS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
-_FACTORS = {
+FACTORS = {
     ending: (i, endings) for endings in _ENDINGS for i, ending in enumerate(endings)
 }  # fmt: skip
 _NAME = re.compile(r"[\w.-]+")
@@ -168,6 +168,24 @@ def read_fields(folder: Path, *, limits: Limits) -> dict[str, Any]:
 
     Raises:
         InvalidAdapter: There is none, or it cannot be read.
+    """  # noqa: DOC502 - the helpers raise
+    fields = read_json(folder, limits=limits)
+    check_pattern_keys(fields, CONFIG)
+    return fields
+
+
+def read_json(folder: Path, *, limits: Limits) -> dict[str, Any]:
+    """Read what the config of an adapter says, whatever PEFT makes of it.
+
+    Args:
+        folder: The adapter's folder.
+        limits: How large it may be.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InvalidAdapter: There is none, or it cannot be read.
     """
     file = folder / CONFIG
     if not file.is_file():
@@ -185,7 +203,6 @@ def read_fields(folder: Path, *, limits: Limits) -> dict[str, Any]:
         ) from error
     if not isinstance(fields, dict):
         raise InvalidAdapter(f"{CONFIG} holds {type(fields).__name__}, expected an object")
-    check_pattern_keys(fields, CONFIG)
     return fields
 
 
@@ -272,9 +289,9 @@ def _sort_tensors(
                 "that PEFT's save_pretrained writes; PEFT would leave it aside"
             )
         name = key.removeprefix(WRAPPER_PREFIX)
-        ending = next((end for end in _FACTORS if name.endswith(end)), None)
+        ending = next((end for end in FACTORS if name.endswith(end)), None)
         if ending is not None:
-            i, endings = _FACTORS[ending]
+            i, endings = FACTORS[ending]
             pairs.setdefault((name.removesuffix(ending), endings), {})[i] = key, entry
         elif "lora_" not in name and config.may_carry(name):
             carried[key] = entry

@@ -1,7 +1,6 @@
 """``fimlora truncate``, ``audit`` and ``convert``: trained adapters in folders, without a service.
 
-The one file of the client that calls the engine: the part of it that is installed with the
-client, which needs NumPy and no torch.
+Calls the part of the engine that is installed with the client, which needs NumPy and no torch.
 """
 
 from collections.abc import Iterator

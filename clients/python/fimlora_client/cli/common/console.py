@@ -30,6 +30,7 @@ from fimlora_client.errors import (
     ValidationFailed,
     WaitTimeout,
 )
+from fimlora_client.settings import wants_plain_output
 
 IDS = frozenset(
     {
@@ -46,6 +47,7 @@ IDS = frozenset(
     }
 )
 OK, ERROR, USAGE, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+DIFFERS = 6  # a check that was asked for says no: drift above a limit, not as planned
 SETTINGS = 78  # EX_CONFIG of sysexits.h, as service and worker answer
 EXIT_CODES: dict[type[ClientError], int] = {
     ValidationFailed: USAGE,  # as for what typer refuses by itself
@@ -76,12 +78,17 @@ STATUS_STYLES = {
 
 def out() -> Console:
     """Standard output; made anew each time, because tests and pipes change it."""
-    return Console(highlight=False)
+    return Console(highlight=False, force_terminal=_forced())
 
 
 def err() -> Console:
     """Standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, force_terminal=_forced())
+
+
+def _forced() -> bool | None:
+    """What a console is to take its file for; by itself it looks."""
+    return False if wants_plain_output() else None
 
 
 def exit_code(error: ClientError) -> int:
@@ -142,6 +149,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
+    if seconds < 10 * 3600:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     if seconds < 36 * 3600:
         return f"{seconds / 3600:.0f} h"
     return f"{seconds / 86400:.0f} days"

@@ -9,13 +9,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
-from fimlora_client.cli.common.console import (
-    INTERRUPTED,
-    err,
-    out,
-    say,
-    show_json,
-)
+from fimlora_client.cli.common.console import err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
@@ -26,13 +20,13 @@ from fimlora_client.cli.common.inputs import (
     split_names,
     unchecked,
 )
-from fimlora_client.cli.common.progress import JobProgress
+from fimlora_client.cli.common.outcomes import took
+from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.cli.results.pins import read_pin, say_pinned
 from fimlora_client.cli.work.estimate import show_estimate
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result
-from fimlora_contract.jobs import Job
 from fimlora_contract.requests import CalibrationRequest
 
 
@@ -143,11 +137,11 @@ def calibrate(
     if not wait:
         _leave(handle, as_json=as_json)
         return
-    _show(wait_for(handle, timeout=timeout), as_json=as_json)
+    show(wait_for(handle, timeout=timeout), as_json=as_json)
     if name_tag:
         client.rank_patterns.pin(*name_tag, job_id=handle.id)
         say_pinned(*name_tag)
-    _keep(handle, output)
+    keep(handle, output)
 
 
 def _request(
@@ -162,14 +156,16 @@ def _request(
     return build_request(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
-def _show(result: Result, *, as_json: bool) -> None:
+def show(result: Result, *, as_json: bool) -> None:
+    """Print a result as a rank map, or its job as JSON."""
     if as_json:
         show_json(result.job.model_dump(mode="json"))
     else:
         out().print(rank_map_table(result.rank_map))
 
 
-def _keep(handle: JobHandle, folder: Path | None) -> None:
+def keep(handle: JobHandle, folder: Path | None) -> None:
+    """Write the files of a result into a folder, or say how to."""
     if folder:
         files = handle.download(folder)
         say(("✓ ", "green"), f"{', '.join(sorted(files))} in {folder}")
@@ -181,15 +177,10 @@ def wait_for(handle: JobHandle, *, timeout: float) -> Result:
     """The result of a job, and its progress meanwhile."""
     if handle.cached:
         say(("✓ ", "green"), f"answered from the cache by {handle.id}")
-    try:
-        with JobProgress(err()) as progress:
-            result = handle.wait(timeout=timeout, poll_every=0.25, on_progress=progress)
-    except KeyboardInterrupt:
-        say(("  the job goes on  ", "dim"), f"fimlora show {handle.id}")
-        say(("  or stop it with  ", "dim"), f"fimlora cancel {handle.id}")
-        raise typer.Exit(INTERRUPTED) from None
+    with left_running(handle.id), JobProgress(err()) as progress:
+        result = handle.wait(timeout=timeout, poll_every=0.25, on_progress=progress)
     if not handle.cached:
-        say(("✓ ", "green"), f"{handle.id} succeeded{_took(result.job)}")
+        say(("✓ ", "green"), f"{handle.id} succeeded{took(result.job)}")
     return result
 
 
@@ -199,9 +190,3 @@ def _leave(handle: JobHandle, *, as_json: bool) -> None:
         return
     out().print(handle.id)
     say(("  look at it with  ", "dim"), f"fimlora show {handle.id}")
-
-
-def _took(job: Job) -> str:
-    if not (job.started_at and job.finished_at):
-        return ""
-    return f" in {(job.finished_at - job.started_at).total_seconds():.1f} s"

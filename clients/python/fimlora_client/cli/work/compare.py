@@ -9,7 +9,7 @@ from rich.table import Table
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
 from fimlora_client.cli.common import options
-from fimlora_client.cli.common.console import INTERRUPTED, err, make_table, out, say, show_json
+from fimlora_client.cli.common.console import err, make_table, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
@@ -19,7 +19,7 @@ from fimlora_client.cli.common.inputs import (
     split_names,
     unchecked,
 )
-from fimlora_client.cli.common.progress import JobProgress
+from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.files import check_writable
 from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.comparisons import Comparison, ComparisonResult, JobComparison
@@ -202,13 +202,7 @@ def _wait(client: Client, job: Job, timeout: float) -> Job:
     if job.cached:
         say(("✓ ", "green"), f"answered from the cache by {job.id}")
         return job
-    try:
-        with JobProgress(err()) as progress:
-            done = client.jobs.wait(
-                job.id, timeout=timeout, poll_every=0.25, on_progress=progress
-            )
-    except KeyboardInterrupt:
-        say(("  the job goes on  ", "dim"), f"fimlora show {job.id}")
-        raise typer.Exit(INTERRUPTED) from None
+    with left_running(job.id), JobProgress(err()) as progress:
+        done = client.jobs.wait(job.id, timeout=timeout, poll_every=0.25, on_progress=progress)
     say(("✓ ", "green"), f"{done.id} succeeded")
     return done

@@ -10,7 +10,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.evaluations import EvaluationHandle
 from fimlora_client.bodies import build_evaluation
 from fimlora_client.cli.common import options
-from fimlora_client.cli.common.console import INTERRUPTED, duration, err, out, say, show_json
+from fimlora_client.cli.common.console import duration, err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
@@ -21,7 +21,7 @@ from fimlora_client.cli.common.inputs import (
     pairs_of,
     split_names,
 )
-from fimlora_client.cli.common.progress import JobProgress
+from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.cli.work.estimate import show_estimate
 from fimlora_client.cli.work.findings import show_findings
 from fimlora_client.files import check_writable
@@ -113,7 +113,7 @@ Output = Annotated[
         "--output",
         "-o",
         panel=options.RUN,
-        help="Write report.html, report.svg, runs.csv and evaluation.json into this folder.",
+        help="Write report.html, runs.csv and evaluation.json into this folder.",
     ),
 ]
 Timeout = Annotated[
@@ -287,13 +287,8 @@ def _spent(client: Client, reference: str) -> int:
 def _wait(handle: EvaluationHandle, *, timeout: float) -> EvaluationResult:
     if handle.cached:
         say(("✓ ", "green"), f"answered from the cache by {handle.id}")
-    try:
-        with JobProgress(err()) as progress:
-            return handle.wait(timeout=timeout, poll_every=0.5, on_progress=progress)
-    except KeyboardInterrupt:
-        say(("  the evaluation goes on  ", "dim"), f"fimlora show {handle.id}")
-        say(("  or stop it with  ", "dim"), f"fimlora cancel {handle.id}")
-        raise typer.Exit(INTERRUPTED) from None
+    with left_running(handle.id), JobProgress(err()) as progress:
+        return handle.wait(timeout=timeout, poll_every=0.5, on_progress=progress)
 
 
 def _show(handle: EvaluationHandle, result: EvaluationResult, *, as_json: bool) -> None:
@@ -311,7 +306,10 @@ def _keep(handle: EvaluationHandle, folder: Path | None) -> None:
         files = handle.download(folder)
         say(("✓ ", "green"), f"{', '.join(sorted(files))} in {folder}")
     else:
-        say(("  keep the report with  ", "dim"), f"fimlora fetch {handle.id} --output DIR")
+        say(
+            ("  keep the report with  ", "dim"),
+            f"fimlora report {handle.id} --output report.html",
+        )
 
 
 def _leave(handle: EvaluationHandle, *, as_json: bool) -> None:

@@ -1,16 +1,12 @@
-"""``fimlora plan`` and ``diff``: other ranks from what was measured, and how ranks differ."""
-
-from typing import Annotated
+"""``fimlora plan``: other ranks from what was measured."""
 
 import typer
-from rich.text import Text
 
 from fimlora_client.cli.common import options
-from fimlora_client.cli.common.console import make_table, out, say, show_json
+from fimlora_client.cli.common.console import out, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.rank_map import rank_map_table
-from fimlora_contract.rank_patterns import RankDrift
 
 
 def plan(
@@ -59,46 +55,3 @@ def plan(
         show_json(found.model_dump(mode="json"))
     else:
         out().print(rank_map_table(found.rank_map))
-
-
-def diff(
-    ctx: typer.Context,
-    job_id: options.JobId,
-    other_id: Annotated[
-        str, typer.Argument(metavar="OTHER", help="Id of another job.", show_default=False)
-    ],
-    limit: Annotated[
-        int, typer.Option(min=1, help="Modules to show, largest change first.")
-    ] = 20,
-    as_json: options.AsJson = False,
-) -> None:
-    """Show how the ranks of two results differ.
-
-    [bold]Example[/bold]
-
-      fimlora diff job_... job_...
-    """
-    found = client_of(ctx).jobs.diff(job_id, other_id)
-    if as_json:
-        show_json(found.model_dump(mode="json"))
-        return
-    if found.modules:
-        table = make_table(
-            "module", "rank", "other", "change", right=("rank", "other", "change")
-        )
-        for module in found.modules[:limit]:
-            change = Text(f"{module.change:+}", "green" if module.change > 0 else "red")
-            table.add_row(module.name, str(module.rank_a), str(module.rank_b), change)
-        out().print(table)
-    out().print(Text(_sentence(found.drift)), soft_wrap=True)
-    if (left := len(found.modules) - limit) > 0:
-        say((f"  {left} more with  ", "dim"), f"--limit {len(found.modules)}")
-
-
-def _sentence(drift: RankDrift) -> str:
-    if not drift.n_changed:
-        return f"no rank differs in {drift.n_modules} modules"
-    return (
-        f"{drift.n_changed} of {drift.n_modules} modules differ, {drift.moved} ranks moved "
-        f"({drift.share_moved:.1%}); {drift.ranks_a} ranks before, {drift.ranks_b} after"
-    )

@@ -1,0 +1,26 @@
+/**
+ * Every page, loaded when it is opened. Addresses are fragments (`#/jobs/job_…`): the API has
+ * the plain paths, and none of its routes can be shadowed.
+ *
+ * `nav` puts a page into the navigation, in the order of this list.
+ */
+import type { Component } from "svelte";
+
+export interface PageProps {
+  params: Record<string, string>;
+  query: URLSearchParams;
+}
+
+export interface Route {
+  path: string;
+  title: string;
+  nav?: string;
+  // A page takes of `PageProps` what it needs, or nothing.
+  load: () => Promise<{ default: Component<any> }>;
+}
+
+export const routes: Route[] = [
+  { path: "/jobs", title: "Jobs", nav: "Jobs", load: () => import("./jobs/Jobs.svelte") },
+];
+
+export const HOME = "/jobs";

@@ -1,0 +1,320 @@
+"""An adapter in a folder, as it is: what PEFT would make of it, and what it would leave aside.
+
+Other readers refuse a folder at the first thing that is odd; this one says all of it. Tensors are
+read one at a time, to see what is zero. Nothing here imports torch.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fimlora.adapter.config import WRAPPER_PREFIX
+from fimlora.adapter.trained.lora_config import LoraConfig, check_kind, unplain_fields
+from fimlora.adapter.trained.read import (
+    CONFIG,
+    FACTORS,
+    WEIGHTS,
+    Limits,
+    read_json,
+    read_weights,
+)
+from fimlora.adapter.trained.tensors import FLOAT_TYPES, read_floats
+from fimlora.adapter.verifying.compare import compare
+from fimlora.adapter.verifying.findings import Fault, Verification
+from fimlora.adapter.verifying.intended import AnyPlan, Intended, base_name, read_intended
+from fimlora.adapter.verifying.seen import SeenAdapter, SeenModule
+from fimlora.errors import InvalidAdapter
+from fimlora.model.safetensors_header import TensorEntry
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_OWN_NAME = re.compile(r"\.(lora_[AB])\.[^.]+\.weight$")  # of the adapter, inside its tensors'
+_SAVED = re.compile(r"(.*?)(?:\.modules_to_save(?:\.[^.]+)?)?\.[^.]+$")
+_WHOLE_MODELS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_SPREAD = ("pytorch_model_fsdp_*", "global_step*", "*.distcp")
+
+
+def verify_adapter(
+    folder: str | Path, plan: AnyPlan, *, base_model: str | None = None
+) -> Verification:
+    """Hold an adapter's files, or the newest checkpoint of a run, against the plan.
+
+    Args:
+        folder: An adapter's folder, or a Trainer's output folder with ``checkpoint-N`` in it.
+        plan: A plan, or where it is kept; see `read_intended`.
+        base_model: What the base model is called in training, if other than in the plan.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InvalidAdapter: There is no adapter, or no plan.
+    """  # noqa: DOC502 - the readers raise
+    intended = read_intended(plan)
+    seen = see_folder(find_adapter(Path(folder).expanduser()), intended, base_model=base_model)
+    return compare(intended, seen)
+
+
+def find_adapter(folder: Path) -> Path:
+    """Find the adapter that is meant.
+
+    Args:
+        folder: Its folder, or that of the run that wrote it.
+
+    Returns:
+        The folder that holds ``adapter_config.json``.
+
+    Raises:
+        InvalidAdapter: There is none, or no telling which.
+    """
+    if folder.name == CONFIG and folder.is_file():
+        return folder.parent
+    if not folder.is_dir():
+        raise InvalidAdapter(
+            f"{folder} is no folder; give an adapter's or a Trainer's output folder"
+        )
+    if (folder / CONFIG).is_file():
+        return folder
+    matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir())
+    steps = {int(match[1]): path for match, path in matches if match and path.is_dir()}
+    if steps:
+        return find_adapter(steps[max(steps)])
+    inner = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if len(inner) == 1:
+        return inner[0]
+    raise InvalidAdapter(_why_none(folder, inner))
+
+
+def _why_none(folder: Path, inner: list[Path]) -> str:
+    if inner:
+        names = ", ".join(path.name for path in inner[:5])
+        return f"{folder} holds several adapters ({names}); give the folder of one"
+    if any((folder / name).exists() for name in _WHOLE_MODELS):
+        return (
+            f"{folder} holds a whole model and no {CONFIG}: an adapter that is merged cannot be "
+            "held against a plan; verify it before merging, or save it with save_pretrained"
+        )
+    if any(True for pattern in _SPREAD for _ in folder.glob(pattern)):
+        return (
+            f"{folder} holds parts of a model that is spread over processes, and no {CONFIG}: "
+            "save the adapter with save_pretrained, then verify that folder"
+        )
+    return f"{folder} holds no {CONFIG} and no checkpoint-N: there is no adapter to verify"
+
+
+def see_folder(
+    folder: Path,
+    intended: Intended,
+    *,
+    base_model: str | None = None,
+    limits: Limits = Limits(),
+) -> SeenAdapter:
+    """Read an adapter's folder.
+
+    Args:
+        folder: The folder.
+        intended: What was planned; a folder without tensors is read for its modules.
+        base_model: What the base model is called in training, if other than in the plan.
+        limits: How large the adapter may be.
+
+    Returns:
+        What it has.
+
+    Raises:
+        InvalidAdapter: Its files cannot be read.
+    """  # noqa: DOC502 - the readers raise
+    fields = read_json(folder, limits=limits)
+    check_kind(fields)
+    config = LoraConfig(fields)
+    tensors = _Tensors.of(folder, limits)
+    if tensors is None:
+        return _by_config_alone(folder, config, intended, base_model)
+    names = [name for name, factors in tensors.pairs.items() if len(factors) == 2]
+    known = config.ranks_and_scales(names)
+    modules, faults = {}, [*unplain(fields), *tensors.faults]
+    for name in names:
+        modules[name] = tensors.module(name, known[name][1])
+        faults += _misfit(name, known[name][0], modules[name].rank)
+    if odd := config.unmatched(names):
+        faults.append(_left_aside(odd))
+    return SeenAdapter(
+        subject=str(folder),
+        config=config,
+        modules=modules,
+        base=_base(fields, intended, base_model),
+        saved=tuple(sorted(tensors.saved)),
+        faults=tuple(faults),
+    )
+
+
+def unplain(fields: Mapping[str, Any]) -> list[Fault]:
+    """Say what a config switches on that is not plain LoRA.
+
+    Args:
+        fields: The content of ``adapter_config.json``.
+
+    Returns:
+        A fault for each.
+    """
+    found = unplain_fields(fields)
+    if fields.get("bias") not in {None, "none"}:
+        found["bias"] = "biases that train beside A and B"
+    return [
+        Fault(
+            "other_kind", "", "plain LoRA", field,
+            f"{field} is {fields[field]!r:.60}{f' ({meaning})' if meaning else ''}",
+        )
+        for field, meaning in found.items()
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensors:
+    """What a file of weights has, sorted by module."""
+
+    file: Path
+    pairs: Mapping[str, Mapping[int, tuple[str, TensorEntry]]]
+    saved: frozenset[str]
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(cls, folder: Path, limits: Limits) -> "_Tensors | None":
+        is_run = bool(_CHECKPOINT.fullmatch(folder.name))
+        if not is_run and not any(
+            (folder / n).exists() for n in (WEIGHTS, "adapter_model.bin")
+        ):
+            return None
+        pairs: dict[str, dict[int, tuple[str, TensorEntry]]] = defaultdict(dict)
+        saved, faults = set(), []
+        for key, entry in read_weights(folder, limits=limits).items():
+            name, was_odd = _plain_key(key)
+            faults += was_odd
+            ending = next((end for end in FACTORS if name.endswith(end)), None)
+            if ending is not None:
+                pairs[name.removesuffix(ending)][FACTORS[ending][0]] = key, entry
+            elif "lora_" in name:
+                faults.append(_odd_tensor(key))
+            else:
+                match = _SAVED.fullmatch(name)
+                saved.add(match[1] if match else name)
+        faults += [_half(name) for name, factors in pairs.items() if len(factors) < 2]
+        # One of a kind is enough: every tensor of such a file has the same fault.
+        once = {fault.found: fault for fault in faults}
+        return cls(folder / WEIGHTS, dict(pairs), frozenset(saved), tuple(once.values()))
+
+    def module(self, name: str, scale: float) -> SeenModule:
+        """Read A and B of a module.
+
+        Returns:
+            What they are.
+
+        Raises:
+            InvalidAdapter: They are no pair of matrices, or a value is not finite.
+        """
+        (a, entry_a), (b, entry_b) = self.pairs[name][0], self.pairs[name][1]
+        for key, entry in ((a, entry_a), (b, entry_b)):
+            if entry.dtype not in FLOAT_TYPES or len(entry.shape) != 2:
+                raise InvalidAdapter(
+                    f"{key} is {entry.dtype} {list(entry.shape)}, no matrix of floats"
+                )
+        A, B = read_floats(self.file, a, entry_a), read_floats(self.file, b, entry_b)
+        if len(A) != B.shape[1]:
+            raise InvalidAdapter(f"{name}: A has {len(A)} rows and B {B.shape[1]} columns")
+        used = np.flatnonzero(A.any(axis=1) | B.any(axis=0))
+        return SeenModule(
+            rank=len(A),
+            scale=scale,
+            d_in=A.shape[1],
+            d_out=len(B),
+            used=int(used[-1]) + 1 if len(used) else 0,
+            is_trained=bool(B.any()),
+        )
+
+
+def _plain_key(key: str) -> tuple[str, list[Fault]]:
+    """A tensor's name in the base model, and what is wrong with it as PEFT reads it."""
+    faults = []
+    name = _OWN_NAME.sub(r".\1.weight", key)
+    if name != key:
+        told = "an adapter's name in its own, as in a model's raw state"
+        faults.append(
+            _tensor_fault(key, f"tensor {key} has {told}; PEFT would leave it aside", told)
+        )
+    start, found, rest = name.partition(WRAPPER_PREFIX)
+    if found and not start:
+        return rest, faults
+    told = f"no {WRAPPER_PREFIX!r} at its beginning"
+    faults.append(
+        _tensor_fault(key, f"tensor {key} has {told}; PEFT would leave it aside", told)
+    )
+    return start + rest, faults
+
+
+def _tensor_fault(key: str, message: str, kind: str) -> Fault:
+    return Fault("tensors", "", "as save_pretrained writes it", f"{key}: {kind}", message)
+
+
+def _odd_tensor(key: str) -> Fault:
+    kind = "DoRA" if "magnitude" in key else "not of plain LoRA"
+    return Fault("other_kind", "", "plain LoRA", kind, f"tensor {key} is {kind}")
+
+
+def _half(name: str) -> Fault:
+    message = f"{name} has only one of A and B"
+    return Fault("tensors", name, "A and B", "one of both", message)
+
+
+def _misfit(name: str, by_config: int, rank: int) -> list[Fault]:
+    if by_config == rank:
+        return []
+    message = (
+        f"{name} has rank {rank} in its tensors and {by_config} by r and rank_pattern, so PEFT does "
+        "not load it"
+    )
+    return [Fault("config", name, f"rank {rank}", f"rank {by_config}", message)]
+
+
+def _left_aside(odd: list[str]) -> Fault:
+    message = (
+        f"target_modules does not mean {odd[0]}, of which there are tensors ({len(odd)} such "
+        "modules), so PEFT leaves them aside"
+    )
+    return Fault("config", odd[0], "a target", "none", message)
+
+
+def _base(fields: Mapping[str, Any], intended: Intended, given: str | None) -> Any:
+    """What the base model is called; a name that the caller vouches for is the planned one."""
+    name, revision = fields.get("base_model_name_or_path"), fields.get("revision")
+    return intended.base if given and name == given else base_name(name, revision)
+
+
+def _by_config_alone(
+    folder: Path, config: LoraConfig, intended: Intended, base_model: str | None
+) -> SeenAdapter:
+    """What a config means for the planned modules, where there are no tensors yet."""
+    planned = [m for m in intended.plan.modules if intended.plan.ranks[m.name]]
+    out = set(config.unmatched([m.name for m in planned]))
+    meant = [m for m in planned if m.name not in out]
+    known = config.ranks_and_scales([m.name for m in meant])
+    modules = {m.name: SeenModule(*known[m.name], d_in=m.d_in, d_out=m.d_out) for m in meant}
+    missing = [_left_out(name, intended) for name in sorted(out)]
+    return SeenAdapter(
+        subject=str(folder),
+        config=config,
+        modules=modules,
+        base=_base(config.fields, intended, base_model),
+        saved=tuple(config.fields.get("modules_to_save") or ()),
+        faults=(*unplain(config.fields), *missing),
+        notes=(f"there is no {WEIGHTS}: only what {CONFIG} says was compared",),
+        is_complete=False,
+    )
+
+
+def _left_out(name: str, intended: Intended) -> Fault:
+    rank = intended.plan.ranks[name]
+    message = f"{name} is planned with rank {rank}, and target_modules does not mean it"
+    return Fault("missing", name, f"rank {rank}", "no LoRA", message)
