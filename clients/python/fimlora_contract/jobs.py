@@ -1,6 +1,6 @@
 """Jobs as clients see them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from html import escape
 from typing import Any, Literal
@@ -237,6 +237,15 @@ class JobEvent(AnswerModel):
     reason: AttemptEnd | None = Field(
         None, description="Why the attempt before ended, when another one is queued."
     )
+
+    @computed_field(description="When it was, by the store's clock; it is told by the id.")  # type: ignore[prop-decorator]
+    @property
+    def at(self) -> datetime | None:
+        """When it was."""
+        milliseconds = self.id.partition("-")[0]
+        if not (milliseconds.isdecimal() and len(milliseconds) < 15):
+            return None
+        return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
 
 
 class JobEventPage(AnswerModel):

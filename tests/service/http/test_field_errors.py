@@ -124,14 +124,14 @@ def test_a_wrong_parameter_says_its_form(http, method, path, message):
     ("path", "message"),
     [
         (
-            "/jobs?status=failed",
-            "there is no such parameter; there are ['limit', 'cursor', 'kind', 'tenant']",
+            "/jobs?stage=writing",
+            "there is no such parameter; there are ['limit', 'cursor', 'kind', 'status', 'label', 'model', 'tenant']",
         ),
         (
             "/rank-patterns?model=a&dataset=b&bugdet=8",
             (
                 "there is no such parameter; there are ['model', 'dataset', 'budget', 'format', "
-                "'steps', 'accumulation']"
+                "'steps', 'accumulation']; did you mean 'budget'?"
             ),
         ),
         ("/v1/models?x", "there is no such parameter; this route takes none"),

@@ -76,7 +76,10 @@ app = typer.Typer(
 def root(
     ctx: typer.Context,
     url: Annotated[
-        str | None, typer.Option("--url", help="Where the service is.", show_default=False)
+        str | None,
+        typer.Option(
+            "--url", help="Where the service is, such as localhost:8000.", show_default=False
+        ),
     ] = None,
     _version: Annotated[
         bool,
