@@ -15,7 +15,6 @@ def local(tmp_path):
     """Run the command in a process of its own, where no service and no Redis are."""
 
     def local(*arguments):
-        # A container's limit on the log level of the tests is no matter here.
         environment = {"REDIS_URL": "", "FIMLORA_URL": "http://127.0.0.1:9", "CI": "true"}
         line = CommandLine(
             "local", "calibrate", *map(str, arguments), environment=environment, folder=tmp_path
@@ -31,8 +30,8 @@ def test_the_files_are_those_of_a_job(local, run, data_dir, tiny_model, tmp_path
     (data_dir / "models" / "tiny").unlink()
     assert run("models", "add", "tiny", tiny_model, "--data-dir", data_dir).exit_code == 0
     (data_dir / "datasets").mkdir(exist_ok=True)
-    (data_dir / "datasets" / "mine.jsonl").symlink_to(rows)
-    made = run("calibrate", "tiny", "mine.jsonl", *OPTIONS, "--output", tmp_path / "job")
+    (data_dir / "datasets" / "mine").symlink_to(rows)
+    made = run("calibrate", "tiny", "mine", *OPTIONS, "--output", tmp_path / "job")
     assert made.exit_code == 0, made.output
 
     code, said = local(tiny_model, rows, *OPTIONS, "--output", "here")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fimlora_contract.environment import SettingsError
-from fimlora_contract.jobs import JobStatus, Progress
+from fimlora_contract.jobs import Progress
 from fimlora_worker.logs import configure_logging
 from fimlora_worker.process.threads import thread_environment
 from fimlora_worker.settings import Settings
@@ -32,18 +32,9 @@ class Teller:
         self._out.write(json.dumps({kind: content}) + "\n")
         self._out.flush()
 
-    def report(self, _job_id: str, _attempt: int, progress: Progress) -> JobStatus:
+    def progress(self, progress: Progress) -> None:
         """Tell how far it is."""
         self.tell("progress", progress.model_dump(mode="json"))
-        return JobStatus.RUNNING
-
-    def renew(self, _job_id: str, _attempt: int) -> JobStatus:
-        """Go on."""
-        return JobStatus.RUNNING
-
-    def note_memory(self, _job_id: str, _attempt: int, _asked: str) -> JobStatus:
-        """Go on: nobody tries again."""
-        return JobStatus.RUNNING
 
 
 def main() -> int:
@@ -68,9 +59,15 @@ def main() -> int:
 def _calibrate(said: dict[str, Any], settings: Settings, teller: Teller) -> int:
     from fimlora_worker.job.alone import Asked, calibrate_here, describe_failure
 
-    paths = {name: Path(said.pop(name)) for name in ("model", "dataset", "output")}
+    asked = Asked(
+        model=Path(said["model"]),
+        dataset=Path(said["dataset"]),
+        output=Path(said["output"]),
+        fields=said["fields"],
+        columns=said["columns"],
+    )
     try:
-        teller.tell("rank_map", calibrate_here(Asked(**paths, **said), settings, teller))
+        teller.tell("rank_map", calibrate_here(asked, settings, teller.progress))
     except Exception as error:
         teller.tell("error", describe_failure(error))
         return 1

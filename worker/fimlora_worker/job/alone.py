@@ -1,23 +1,27 @@
 """A calibration of files that are here, by the code of a job, without service and store."""
 
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fimlora_contract.jobs import Progress
+from fimlora_contract.models import hub_id_of
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.folders import FolderError, dataset_files, model_files
 from fimlora_worker.errors import WorkerError
 from fimlora_worker.job.calibration import ADAPTER_FOLDER, AcceptedJob, calibrate
 from fimlora_worker.job.failures import code_of, job_error
-from fimlora_worker.job.progress import Record, Reporter
+from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 from fimlora_worker.settings import Settings
 
 JOB = "local"
-RENAMED = str.maketrans(dict.fromkeys(" :@/", "-"))
+UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class UnusableInput(WorkerError):
@@ -45,13 +49,37 @@ class Asked:
     columns: dict[str, str]
 
 
-def calibrate_here(asked: Asked, settings: Settings, record: Record) -> dict[str, Any]:
+def _unheard(_progress: Progress) -> None:
+    """Nobody reads along."""
+
+
+@dataclass
+class ToldReporter(Reporter):
+    """Tells one who reads along how far it is; no record is there, and nobody cancels.
+
+    Attributes:
+        tell: Told of every step.
+    """
+
+    tell: Callable[[Progress], None] = _unheard
+
+    def note_memory(self, asked: str) -> None:
+        """Nothing: nobody tries again."""
+
+    def _send(self, progress: Progress) -> None:
+        self._reported, self._last = self.clock(), progress
+        self.tell(progress)
+
+
+def calibrate_here(
+    asked: Asked, settings: Settings, tell: Callable[[Progress], None]
+) -> dict[str, Any]:
     """Calibrate in the data folder of the settings, and move the adapter where it is wanted.
 
     Args:
         asked: What is asked for.
         settings: Of a worker with a data folder of its own.
-        record: Told how far it is.
+        tell: Told how far it is.
 
     Returns:
         The rank map that was written.
@@ -62,10 +90,15 @@ def calibrate_here(asked: Asked, settings: Settings, record: Record) -> dict[str
     work = settings.data_dir
     process = WorkerProcess.open(settings)
     accepted = _accepted(asked, work, process)
-    reporter = Reporter(
-        record, JOB, 1, is_draining=lambda: False, on_alive=lambda: None,
+    reporter = ToldReporter(
+        process.store,  # which nothing asks
+        JOB,
+        1,
+        is_draining=lambda: False,
+        on_alive=lambda: None,
         deadline_s=float("inf"),
-    )  # fmt: skip
+        tell=tell,
+    )
     folder = work / "attempt"
     folder.mkdir()
     calibrate(accepted, process=process, reporter=reporter, folder=folder)
@@ -89,13 +122,13 @@ def _accepted(asked: Asked, work: Path, process: WorkerProcess) -> AcceptedJob:
     Raises:
         UnusableInput: The model's folder or the rows are not what they should be.
     """
+    model = _register(work / "models", asked.model, name=asked.model.name)
+    dataset = _register(work / "datasets", asked.dataset, name=asked.dataset.stem)
     try:
-        files = dataset_files(asked.dataset)
+        files = dataset_files(work / "datasets" / dataset)
         model_files(asked.model)
     except (FolderError, OSError) as error:
         raise UnusableInput(str(error)) from error
-    model = _register(work / "models", asked.model)
-    dataset = _register(work / "datasets", asked.dataset)
     columns = {"columns": asked.columns} if asked.columns else {}
     request = CalibrationRequest.model_validate(
         asked.fields
@@ -113,7 +146,7 @@ def _accepted(asked: Asked, work: Path, process: WorkerProcess) -> AcceptedJob:
             "digest": process.digests.of_model(asked.model),
             "model_type": config.get("model_type"),
             "architecture": architectures[0] if architectures else None,
-            "called": str(asked.model),
+            "called": hub_id_of(asked.model.resolve()) or str(asked.model),
         },
         "dataset": {
             "source": "local",
@@ -125,10 +158,10 @@ def _accepted(asked: Asked, work: Path, process: WorkerProcess) -> AcceptedJob:
     return AcceptedJob(request, references)
 
 
-def _register(room: Path, target: Path) -> str:
-    """Name a thing after itself."""
+def _register(room: Path, target: Path, *, name: str) -> str:
+    """Name a thing after itself, as far as names go."""
     room.mkdir(exist_ok=True)
-    name = target.resolve().name.translate(RENAMED)
+    name = UNFIT.sub("-", name).lstrip("-._")[:96] or "unnamed"
     (room / name).symlink_to(target.resolve())
     return name
 

@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from fimlora_contract.jobs import JobStatus, Progress, RunProgress, Stage
 from fimlora_jobs.attempts import rq_job_id
 from fimlora_jobs.reaper import DEADLINE_PASSED
+from fimlora_jobs.store import JobStore
 from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import CancelRequested, DeadlinePassed, ShutdownRequested
 
@@ -23,16 +23,6 @@ SHORTEST_INTERVAL_S = 0.1
 SIGN_INTERVAL_S = 1.0
 # Between two reports on a run: an evaluation takes hours, and keeps all its events.
 RUN_INTERVAL_S = 3.0
-
-
-class Record(Protocol):
-    """Where progress goes, and what says whether to go on: the store, or one who reads along."""
-
-    def report(self, job_id: str, attempt: int, progress: Progress, /) -> JobStatus: ...
-
-    def renew(self, job_id: str, attempt: int, /) -> JobStatus: ...
-
-    def note_memory(self, job_id: str, attempt: int, asked: str, /) -> JobStatus: ...
 
 
 @dataclass
@@ -47,7 +37,7 @@ class Reporter:
         trace: Of the attempt; it has a span per stage.
     """
 
-    store: Record
+    store: JobStore
     job_id: str
     attempt: int
     is_draining: Callable[[], bool]

@@ -90,10 +90,10 @@ def _of_plan(job: Job, result: CalibrationResult) -> Facts:
         "ranks": rank_map.spent["ranks"],
         "parameters": rank_map.spent["parameters"],
         "modules": len(rank_map.modules),
-        "expected_overlap": sure and sure.expected_overlap,
-        "unresolved": sure and sure.n_unresolved,
-        "moved_by_labels": signal and signal.moved_by_labels,
-        "moved_by_rows": signal and signal.moved_by_rows,
+        "expected_overlap": sure.expected_overlap if sure else None,
+        "unresolved": sure.n_unresolved if sure else None,
+        "moved_by_labels": signal.moved_by_labels if signal else None,
+        "moved_by_rows": signal.moved_by_rows if signal else None,
     }
     said = {"signal": signal.sentence} if signal else {}
     said |= {f"warning {warning.code}": warning.message for warning in rank_map.warnings}
@@ -170,7 +170,7 @@ def _inputs(job: Job) -> dict[str, str | int | float]:
     found = {
         role: (ref or {}).get("id") or (ref or {}).get("name") for role, ref in named.items()
     }
-    return {"job": job.id} | {role: str(name) for role, name in found.items() if name}
+    return {"job": job.id, **{role: str(name) for role, name in found.items() if name}}
 
 
 def _known(figures: Mapping[str, float | None]) -> dict[str, float]:

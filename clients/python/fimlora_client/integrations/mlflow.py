@@ -59,7 +59,7 @@ def _log(mlflow: Any, facts: Facts, files: list[Path], *, run_id: str) -> None:
         to.log_param(run_id, f"fimlora.{facts.kind}.{name}", setting)
     for name, value in facts.figures.items():
         to.log_metric(run_id, f"fimlora/{name}", value)
-    tags = {"digest": facts.digest, "job": facts.job_id} | facts.sentences
+    tags = {"digest": facts.digest, "job": facts.job_id, **facts.sentences}
     for name, text in tags.items():
         to.set_tag(run_id, f"fimlora.{facts.kind}.{name}", text)
     folder = f"fimlora/{facts.kind}"

@@ -62,7 +62,10 @@ def _log(wandb: Any, run: Any, facts: Facts, files: list[Path]) -> None:
     said = {facts.kind: {**facts.settings, "digest": facts.digest}}
     run.config.update({"fimlora": known | said}, allow_val_change=True)
     run.summary.update(
-        {f"fimlora/{name}": value for name, value in (facts.figures | facts.sentences).items()}
+        {
+            f"fimlora/{name}": value
+            for name, value in {**facts.figures, **facts.sentences}.items()
+        }
     )
     shown: dict[str, Any] = {
         f"fimlora/{name}": wandb.Table(columns=list(columns), data=[list(row) for row in rows])
