@@ -8,6 +8,7 @@ from pathlib import Path
 VARYING = {
     r"sha256:[0-9a-f]{64}": "sha256:…",
     r"\bjob_[0-9a-f]{23}\b": "job_…",
+    r"\bds_[0-9a-f]{32}\b": "ds_…",
     r"^(< content-length|content-length): \d+": r"\1: …",
     r"^(date|x-request-id): .*": r"\1: …",
     r"fetched \d+ k?B": "fetched …",

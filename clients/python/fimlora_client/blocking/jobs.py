@@ -2,7 +2,7 @@
 """Accepted requests of every kind: where they stand, and what became of them."""
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -63,13 +63,24 @@ class Jobs:
         limit: int | None = None,
         cursor: str | None = None,
         kind: JobKind | str | None = None,
+        status: JobStatus | str | Sequence[JobStatus | str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
         tenant: str | None = None,
     ) -> JobPage:
         """A page of jobs of all kinds or of one, newest first; with an admin key, of one tenant.
 
+        Those in a status or one of several, with each of some labels, of a base model: what is
+        given must hold.
+
         ``GET /jobs``
         """
-        params = given(limit=limit, cursor=cursor, kind=kind, tenant=tenant)
+        statuses = [status] if isinstance(status, str) else status
+        wanted = [f"{name}={value}" for name, value in (labels or {}).items()]
+        params = given(
+            limit=limit, cursor=cursor, kind=kind, status=statuses and [*map(str, statuses)],
+            label=wanted or None, model=model, tenant=tenant,
+        )  # fmt: skip
         call = Call("GET", "/jobs", params=params)
         return self._sender.ask(call, JobPage)
 

@@ -12,7 +12,7 @@ from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.common.defaults import checked_defaults
 from fimlora_client.cli.local import calibrate as local_calibrate
 from fimlora_client.cli.look import history, jobs, watch
-from fimlora_client.cli.operate import cache, config, keys, status, up
+from fimlora_client.cli.operate import cache, config, keys, mcp, status, up
 from fimlora_client.cli.results import (
     diff,
     export,
@@ -76,7 +76,10 @@ app = typer.Typer(
 def root(
     ctx: typer.Context,
     url: Annotated[
-        str | None, typer.Option("--url", help="Where the service is.", show_default=False)
+        str | None,
+        typer.Option(
+            "--url", help="Where the service is, such as localhost:8000.", show_default=False
+        ),
     ] = None,
     _version: Annotated[
         bool,
@@ -94,7 +97,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status, "config": config.config},
+    "Start": {"up": up.up, "status": status.status, "config": config.config, "mcp": mcp.mcp},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,

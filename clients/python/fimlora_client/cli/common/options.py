@@ -49,7 +49,7 @@ Dataset = Annotated[
     typer.Argument(
         metavar="DATASET",
         autocompletion=completion.datasets,
-        help="A .jsonl, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
+        help="A .jsonl, .json, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
         "or namespace/name\\[@revision] on the hub.",
     ),
 ]
