@@ -10,7 +10,7 @@ from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, mod
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.look import history, jobs, watch
-from fimlora_client.cli.operate import cache, config, keys, status, up
+from fimlora_client.cli.operate import cache, config, keys, mcp, status, up
 from fimlora_client.cli.results import diff, fetch, pins, report, signatures, verify
 from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, replan, sweep
 from fimlora_client.errors import ClientError
@@ -82,7 +82,7 @@ def root(
 
 # What the help page shows, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start": {"up": up.up, "status": status.status, "config": config.config},
+    "Start": {"up": up.up, "status": status.status, "config": config.config, "mcp": mcp.mcp},
     "Work": {
         "calibrate": calibrate.calibrate,
         "plan": plan.plan,

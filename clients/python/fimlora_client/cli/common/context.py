@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import typer
 
+from fimlora_client.aio.client import AsyncClient
 from fimlora_client.blocking.client import Client
 
 
@@ -18,6 +19,10 @@ class Connection:
     def open(self) -> Client:
         """A client of the service."""
         return self.connect() if self.connect else Client(self.url)
+
+    def open_async(self) -> AsyncClient:
+        """A client of the service for what waits for several things at once."""
+        return AsyncClient(self.url)
 
 
 def client_of(ctx: typer.Context) -> Client:
