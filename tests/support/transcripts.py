@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 # What differs from run to run, and what it is called instead.
 VARYING = {
@@ -22,13 +21,6 @@ class Command:
 
     line: str
     output: tuple[str, ...]
-
-
-def read_commands(page: Path) -> list[Command]:
-    """Every command of a page, in order."""
-    text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [command for block in blocks for command in commands_of(block)]
 
 
 def commands_of(block: str) -> list[Command]:
