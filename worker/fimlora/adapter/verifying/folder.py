@@ -103,7 +103,9 @@ def _why_none(folder: Path, inner: list[Path]) -> str:
             f"{folder} holds a whole model and no {CONFIG}: an adapter that is merged cannot be "
             "held against a plan; verify it before merging, or save it with save_pretrained"
         )
-    if any(True for pattern in _SPREAD for _ in folder.glob(pattern)):
+    if any(
+        list(folder.glob(pattern)) for pattern in _SPREAD
+    ):  # whole: a search is not left open
         return (
             f"{folder} holds parts of a model that is spread over processes, and no {CONFIG}: "
             "save the adapter with save_pretrained, then verify that folder"
