@@ -73,10 +73,15 @@ def read_config_file(path: Path, *, where: str) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_bytes())
+        json.dumps(config, ensure_ascii=False).encode()  # parts of it are shown in answers
     except PermissionError:
         raise
     except OSError as error:
         raise UnsupportedArchitecture(f"the config.json of {where} cannot be read") from error
+    except UnicodeEncodeError as error:
+        raise UnsupportedArchitecture(
+            f"the config.json of {where} holds half a character (a lone surrogate)"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UnsupportedArchitecture(f"the config.json of {where} is not JSON") from error
     if not isinstance(config, dict):

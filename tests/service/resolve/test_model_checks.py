@@ -123,6 +123,18 @@ class TestNumbers:
 
         assert (code, "nested over" in detail) == (REFUSED, True), detail
 
+    @pytest.mark.parametrize(
+        "change",
+        [{"model_type": "\ud800"}, {"architectures": ["\udfff"]}, {"a": {"\ud800": 1}}],
+    )
+    def test_half_a_character_is_refused(self, refuse, odd, change):
+        """JSON can spell it and no answer could show it."""
+        odd(FULL | change)
+
+        code, detail = refuse(base_model="local:odd")
+
+        assert (code, "half a character" in detail) == (REFUSED, True), detail
+
 
 class TestQuantised:
     @pytest.mark.parametrize(
