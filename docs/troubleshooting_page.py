@@ -8,7 +8,7 @@ INTRO = """\
 Every refusal and every failed job has a code. Over HTTP it is a problem document (RFC 9457):
 `code`, a `detail` that says what was given and what is allowed, and `next_step`. The command line
 prints the same and ends with 3 where something is not there, 4 where a job failed, 5 where it has
-not ended, 2 for wrong usage, 1 for all else. In Python each code is an exception of its own, below
+not ended, 6 where a check that was asked for says no, 2 for wrong usage, 1 for all else. In Python each code is an exception of its own, below
 `fimlora_client.ClientError`. `fimlora status` says whether service, store and workers are well.
 
 Report the *request id* (`request_id`, header `x-request-id`) to whoever operates the service: the

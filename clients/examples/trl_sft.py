@@ -8,6 +8,7 @@ or ``messages``.
 
 import argparse
 
+import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
@@ -24,6 +25,7 @@ def main() -> None:
             learning_rate=options.learning_rate,
             per_device_train_batch_size=4,
             logging_steps=5,
+            bf16=torch.cuda.is_available(),
             report_to="none",
             save_strategy="no",
         ),

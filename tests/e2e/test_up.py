@@ -19,10 +19,8 @@ from fimlora_client.stack.ownership import Running, find_running
 from support.jobs import LABELLED, write_jsonl
 from support.model_folders import make_encoder, minilm_folder
 from support.soak import growth_beyond, processes_of, small_requests, soak
-from support.transcripts import agrees, read_commands
 from support.workers import PYTHONPATH, is_alive, wait_dead
 
-DOCS = Path(__file__).parents[2] / "docs"
 ROWS = [
     {"text": f"{verb} the {noun} number {n}", "label": verb}
     for n in range(8)
@@ -167,34 +165,6 @@ def test_the_asynchronous_client_does_the_same(stack):
     assert "running" in statuses
     assert ranks == 96
     assert cached
-
-
-def test_the_page_about_ci_tells_what_happens(stack, tmp_path):
-    """Its commands, run in order, print what it says: a pin is sent once, then it is a 304."""
-    running, _log = stack
-    write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    (tmp_path / "bin").mkdir()
-    script = tmp_path / "bin" / "fimlora"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m fimlora_client.cli "$@"\n')
-    script.chmod(0o755)
-    settings = environment(FIMLORA_URL=running.url, COLUMNS="80", NO_COLOR="1")
-    commands = read_commands(DOCS / "ci.md")
-    assert len(commands) == 7
-
-    for command in commands:
-        if command.line.startswith("curl") and not shutil.which("curl"):
-            continue
-        ran = subprocess.run(
-            ["sh", "-c", command.line],
-            cwd=tmp_path,
-            env=settings | {"PATH": f"{script.parent}:{os.environ['PATH']}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-
-        assert agrees(command, ran.stdout), f"{command.line}\n{ran.stdout}"
 
 
 def test_a_second_owner_of_the_data_folder_is_refused(stack):

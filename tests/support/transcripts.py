@@ -2,12 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 # What differs from run to run, and what it is called instead.
 VARYING = {
     r"sha256:[0-9a-f]{64}": "sha256:…",
     r"\bjob_[0-9a-f]{23}\b": "job_…",
+    r"\bds_[0-9a-f]{32}\b": "ds_…",
     r"^(< content-length|content-length): \d+": r"\1: …",
     r"^(date|x-request-id): .*": r"\1: …",
     r"fetched \d+ k?B": "fetched …",
@@ -21,13 +21,6 @@ class Command:
 
     line: str
     output: tuple[str, ...]
-
-
-def read_commands(page: Path) -> list[Command]:
-    """Every command of a page, in order."""
-    text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [command for block in blocks for command in commands_of(block)]
 
 
 def commands_of(block: str) -> list[Command]:

@@ -52,6 +52,13 @@ def reference(request: Request, files: PageFilesDep) -> Response:
     return file_answer(request, files, "docs.html", keep=ASK_AGAIN)
 
 
+@router.get("/llms.txt")
+@reads_files
+def for_agents(request: Request, files: PageFilesDep) -> Response:
+    """What this service is and how to use it, for programs that read."""
+    return file_answer(request, files, "llms.txt", keep=ASK_AGAIN)
+
+
 @router.get("/assets/{name}")
 @reads_files
 def asset(name: str, request: Request, files: PageFilesDep) -> Response:

@@ -9,8 +9,14 @@ from pathlib import Path
 from fimlora_contract.digests import digest_bytes
 
 STATIC = Path(__file__).parent / "static"
+FOR_AGENTS = Path(__file__).parent / "llms.txt"  # written by hand, and no part of a build
 # A machine's own table may lack these, or say text/plain.
-TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".html": "text/html"}
+TYPES = {
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+    ".txt": "text/plain",
+}
 TEXT = ("text/", "image/svg")
 
 
@@ -44,6 +50,7 @@ class PageFiles:
         self._read: dict[str, PageFile] = {}
         assets = folder / "assets"
         self._known = {
+            FOR_AGENTS.name: FOR_AGENTS,
             **{path.name: path for path in folder.glob("*.html")},
             **{f"assets/{path.name}": path for path in assets.glob("*") if path.is_file()},
         }

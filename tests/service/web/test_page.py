@@ -145,3 +145,20 @@ def test_with_keys_the_page_is_open_and_the_data_is_not(http):
 def test_a_folder_without_a_build_has_no_page(tmp_path):
     """A checkout whose build is gone answers that there is no such route."""
     assert PageFiles(tmp_path).get("index.html") is None
+
+
+def test_agents_are_told_what_this_is(http):
+    """In plain text, without a key; every route that it names is one."""
+    answer = http.get("/llms.txt")
+    routes = {
+        re.sub(r"\{\w+\}", "{}", path) for path in http.get("/openapi.json").json()["paths"]
+    }
+    named = re.findall(r"`(?:GET|POST) (/[^`? ]+)", answer.text)
+
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert len(named) >= 6
+    for path in named:
+        known = re.sub(r"\{\w+\}", "{}", path.replace("adapter_config.json", "{name}"))
+        assert known in routes
+    for address in re.findall(r"\]\((/[^)]*)\)", answer.text):
+        assert http.get(address).status_code == 200

@@ -139,6 +139,34 @@ def test_a_head_that_is_lost_is_told(case):
     assert [f.code for f in verify_adapter(case.folder, case.folder).faults] == ["saved"]
 
 
+def test_what_a_head_is_made_of_is_that_head(case):
+    """RoBERTa's has maps inside; what is planned names the whole of it."""
+
+    def edit(tensors):
+        tensors["base_model.model.score.dense.weight"] = tensors.pop(
+            "base_model.model.score.weight"
+        )
+
+    edit_tensors(case.folder, edit)
+    assert verify_adapter(case.folder, case.folder).as_planned
+
+
+def test_embeddings_that_peft_stores_by_itself_are_a_note(case):
+    """As of a vocabulary that was resized; where somebody trains them it is a fault."""
+    key = "base_model.model.model.embed_tokens.weight"
+    edit_tensors(case.folder, lambda t: t.update({key: torch.ones(3, 24)}))
+    plan = case.folder.parent / "planned"
+    plan.mkdir()
+    for name in ("rank_map.json", "adapter_config.json"):
+        (plan / name).write_bytes((case.folder / name).read_bytes())
+
+    found = verify_adapter(case.folder, plan)
+    assert found.as_planned
+    assert any("embed_tokens" in note for note in found.notes)
+    edit_config(case.folder, modules_to_save=["score", "embed_tokens"])
+    assert [f.code for f in verify_adapter(case.folder, plan).faults] == ["saved"]
+
+
 def test_tensors_that_the_config_does_not_load(case):
     """Its ranks are others than by its own config: PEFT raises, and we say so before."""
     edit_config(case.folder, r=4)

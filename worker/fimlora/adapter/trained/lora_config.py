@@ -44,7 +44,7 @@ _PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 _BIASES = ("none", "all", "lora_only")
 _NAMES_MEANT = "a list of names or an expression"
 _CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
-_EMBEDDINGS = ("embed_tokens", "lm_head")  # saved beside LoRA where the vocabulary was resized
+EMBEDDINGS = ("embed_tokens", "lm_head")  # saved beside LoRA where the vocabulary was resized
 _MAX_SAVED = 1_000
 _INIT = "init_lora_weights"
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
@@ -119,17 +119,22 @@ class LoraConfig:
             InvalidAdapter: ``modules_to_save`` has more names than can be looked at.
         """
         owners = name.split(".")[:-1]
-        if any(part in _EMBEDDINGS for part in owners):
+        if any(part in EMBEDDINGS for part in owners):
             return True
         if self.fields.get("bias") not in {None, "none"} and name.endswith(".bias"):
             return True
-        saved = self.fields.get("modules_to_save") or []
-        if self.fields.get("task_type") in _CLASSIFIERS:
-            saved = [*saved, *FULL_NAMES]
+        saved = self.saved
         if len(saved) > _MAX_SAVED:
             raise InvalidAdapter(f"modules_to_save has {len(saved)} names, over {_MAX_SAVED}")
         held = [".".join(owners[: i + 1]) for i in range(len(owners))]
         return any(holder.endswith(tuple(saved)) for holder in held)
+
+    @property
+    def saved(self) -> list[str]:
+        """Ends of the names of modules that are trained in full."""
+        saved = self.fields.get("modules_to_save") or []
+        is_classifier = self.fields.get("task_type") in _CLASSIFIERS
+        return [*saved, *(FULL_NAMES if is_classifier else ())]
 
     @property
     def names_targets_plainly(self) -> bool:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from fimlora.adapter.config import FULL_NAMES, WRAPPER_PREFIX
+from fimlora.adapter.config import FULL_NAMES, WRAPPER_PREFIX, dotted_ends
 from fimlora.adapter.trained.patterns import first_keys
 from fimlora.adapter.verifying.findings import Fault, Totals, Verification, weightiest_first
 from fimlora.adapter.verifying.fused import fused_into
@@ -250,18 +250,20 @@ def _saved(intended: Intended, seen: SeenAdapter) -> Iterator[Fault]:
     is_classifier = seen.config.fields.get("task_type") in _CLASSIFIERS
     meant = (*intended.saved, *(FULL_NAMES if is_classifier else ()))
     for name in seen.saved:
-        if not name.endswith(meant or ("\n",)):
+        if not any(holder.endswith(meant) for holder in _holders(name)):
             message = f"{name} is trained in full, which is not planned"
             yield Fault("saved", name, "frozen", "trained in full", message)
+    there = {end for n in seen.saved for holder in _holders(n) for end in dotted_ends(holder)}
     for name in intended.saved:
-        if not any(_is_one(name, found) for found in seen.saved):
+        if name not in there:
             message = f"{name} is planned to be trained in full, and is not"
             yield Fault("saved", name, "trained in full", "not saved", message)
 
 
-def _is_one(name: str, other: str) -> bool:
-    """Whether one of two names ends the other."""
-    return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
+def _holders(name: str) -> list[str]:
+    """A name, and those of all modules that it is inside of."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _totals(case: _Case) -> tuple[Totals, Totals]:

@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from fimlora.adapter.config import WRAPPER_PREFIX
-from fimlora.adapter.trained.lora_config import LoraConfig, check_kind, unplain_fields
+from fimlora.adapter.trained.lora_config import (
+    EMBEDDINGS,
+    LoraConfig,
+    check_kind,
+    unplain_fields,
+)
 from fimlora.adapter.trained.read import (
     CONFIG,
     FACTORS,
@@ -141,13 +146,26 @@ def see_folder(
         faults += _misfit(name, known[name][0], modules[name].rank)
     if odd := config.unmatched(names):
         faults.append(_left_aside(odd))
+    resized = _resized(tensors.saved, config)
     return SeenAdapter(
         subject=str(folder),
         config=config,
         modules=modules,
         base=_base(fields, intended, base_model),
-        saved=tuple(sorted(tensors.saved)),
+        saved=tuple(sorted(tensors.saved - resized)),
         faults=tuple(faults),
+        notes=tuple(
+            f"{name} is stored beside, as of a vocabulary that was resized"
+            for name in sorted(resized)
+        ),
+    )
+
+
+def _resized(saved: frozenset[str], config: LoraConfig) -> frozenset[str]:
+    """Embeddings that PEFT stores by itself, and nobody has asked to train."""
+    meant = tuple(config.saved)
+    return frozenset(
+        n for n in saved if n.rpartition(".")[2] in EMBEDDINGS and not n.endswith(meant)
     )
 
 

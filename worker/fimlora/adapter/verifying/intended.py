@@ -47,7 +47,7 @@ def base_name(name: str | None, revision: str | None = None) -> BaseName:
     """
     if name and (cached := _SNAPSHOT.match(name.replace("\\", "/"))):
         return BaseName(name, f"{cached[1]}/{cached[2]}", cached[3])
-    is_id = bool(name and _HUB_ID.fullmatch(name))
+    is_id = bool(name and _HUB_ID.fullmatch(name) and not Path(name).is_dir())
     return BaseName(name or None, name if is_id else None, revision or None)
 
 

@@ -1,7 +1,4 @@
-"""``fimlora verify``: whether an adapter was trained as planned, from its files alone.
-
-Calls the part of the engine that is installed with the client, which needs NumPy and no torch.
-"""
+"""``fimlora verify``: whether an adapter was trained as planned, from its files alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +8,6 @@ import typer
 from rich.text import Text
 
 from fimlora_client.blocking.client import Client
-from fimlora_client.cli.catalogues.adapter_files import UnusableAdapter
 from fimlora_client.cli.common.console import (
     DIFFERS,
     err,
@@ -23,8 +19,7 @@ from fimlora_client.cli.common.console import (
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.options import AsJson
 from fimlora_client.cli.results.pins import read_pin
-from fimlora_client.errors import JobNotFinished, failure_of, problem_of
-from fimlora_contract.jobs import JobStatus
+from fimlora_client.verification import plan_of_job, verified
 
 if TYPE_CHECKING:
     from fimlora.adapter.verifying.findings import Verification
@@ -86,8 +81,9 @@ def verify(
     if len([value for value in given.values() if value is not None]) != 1:
         raise typer.BadParameter(f"which plan? Give exactly one of {', '.join(given)}.")
     source: str | Mapping[str, Any]
-    source = plan if plan is not None else planned_by(client_of(ctx), pin, job)
-    found = verified(folder, source, base_model=base_model)
+    source = plan if plan is not None else _planned_by(client_of(ctx), pin, job)
+    with err().status("reading the adapter"):
+        found = verified(folder, source, base_model=base_model)
     if as_json:
         show_json(found.to_json())
     else:
@@ -96,34 +92,13 @@ def verify(
         raise typer.Exit(DIFFERS)
 
 
-def planned_by(client: Client, pin: str | None, job_id: str | None) -> Mapping[str, Any]:
+def _planned_by(client: Client, pin: str | None, job_id: str | None) -> Mapping[str, Any]:
     """The plan that a pin stands for, or that a job has made."""
-    if pin is not None:
-        # A slash is how the route and the page of a pin have it.
-        name, tag = read_pin(pin if ":" in pin else pin.replace("/", ":", 1))
-        return client.rank_patterns.pinned(name, tag).pattern.model_dump(mode="json")
-    job = client.jobs.retrieve(str(job_id))
-    if not job.status.is_final:
-        raise JobNotFinished(problem_of("job_not_finished", f"job {job.id} is {job.status}"))
-    if job.status is not JobStatus.SUCCEEDED or job.result is None:
-        raise failure_of(job)
-    return client.rank_patterns.retrieve(job.result.digest).pattern.model_dump(mode="json")
-
-
-def verified(
-    folder: Path, plan: str | Mapping[str, Any], *, base_model: str | None = None
-) -> "Verification":
-    """What the engine finds; what it cannot read is an error of this command."""
-    from fimlora.adapter.verifying.folder import verify_adapter
-    from fimlora.errors import FimloraError
-
-    try:
-        with err().status("reading the adapter"):
-            return verify_adapter(folder, plan, base_model=base_model)
-    except FimloraError as error:
-        failure = UnusableAdapter(str(error))
-        failure.next_step = "`fimlora verify --help` tells what can be verified against what."
-        raise failure from error
+    if pin is None:
+        return plan_of_job(client.jobs.retrieve(str(job_id)))
+    # A slash is how the route and the page of a pin have it.
+    name, tag = read_pin(pin if ":" in pin else pin.replace("/", ":", 1))
+    return client.rank_patterns.pinned(name, tag).pattern.model_dump(mode="json")
 
 
 def _show(found: "Verification") -> None:
