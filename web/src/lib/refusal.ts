@@ -24,7 +24,8 @@ export class Refusal extends Error {
 
   /** Where a body was wrong: names of fields with a sentence each. */
   get fields(): FieldError[] {
-    return (this.problem.errors ?? []).filter(isFieldError);
+    const told = (this.problem.errors ?? []).filter(isFieldError);
+    return told.map((each) => ({ ...each, field: each.field.replace(/^body\./, "") }));
   }
 }
 
