@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Bump by content: a changed pyproject or constraints file reinstalls, nothing else does.
 INSTALLED := $(VENV)/.installed
+# An index to take torch from, such as https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# A terminal is shown what pip does; a log only what is said here.
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || echo --quiet)
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
@@ -15,10 +19,16 @@ help: ## Show this list
 install: $(INSTALLED) ## Create .venv and install everything into it
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fimlora needs Python 3.11 or newer, this is " + sys.version.split()[0])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fimlora needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@echo "Installing fimlora, its tests and torch into $(VENV): about a minute once pip has the packages,"
+	@echo "longer while it fetches them."
+	@test -n "$(TORCH_INDEX)" || command -v nvidia-smi >/dev/null || printf '%s\n' \
+		"No GPU is seen here, and on Linux the torch of PyPI brings CUDA, about 6 GB. To fetch the small one:" \
+		"    make install TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[test,lint]'
+	@touch $@
+	@echo "Installed."
 
 demo: $(INSTALLED) ## Calibrate a real pretrained model through the whole service
 	$(BIN)/python -m demo

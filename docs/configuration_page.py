@@ -14,6 +14,11 @@ config` shows what holds here and where it comes from, without secrets.
   names the file that holds `X`. Given both, or with an empty file, nothing starts.
 - A `FIMLORA_` name that nobody reads is an error, and so is a value that cannot be used: one
   sentence on standard error and exit status 78.
+- Client and commands also read `fimlora.toml`, here or in the nearest folder above, and
+  `~/.config/fimlora/config.toml` (or below `XDG_CONFIG_HOME`): section `[service]` with `url`, and in the
+  user's file `api_key_file`; section `[calibrate]` with defaults of that command's options, such as
+  `budget = "8M"`. An option wins over a variable, that over the project's file, that over the user's.
+  A key is never written into a file, and none is sent to an address that only a project's file names.
 - Names that only `docker-compose.yml` reads are in [docker/README.md](../docker/README.md). Buckets
   are reached by the usual `AWS_*` variables.
 

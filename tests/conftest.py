@@ -34,7 +34,11 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a GPU test without a device, unless the machine promises to have one."""
+    """Skip tests without the device or browser they need, unless the machine promises it."""
+    if item.get_closest_marker("browser"):
+        from support.browser import require_browser
+
+        require_browser()
     if item.get_closest_marker("gpu") is None:
         return
     import torch

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from fimlora_contract.jobs import JobEvent, JobKind, JobStatus
+from fimlora_contract.jobs import JobEvent, JobStatus
 from fimlora_jobs.answers import as_ms, text_of
 from fimlora_jobs.durability import owe
+from fimlora_jobs.job_filter import JobFilter
 from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
 
 BATCH = 500
+EVERY_JOB = JobFilter()
 
 
 class JobMissing(LookupError):
@@ -117,7 +119,7 @@ class JobReader:
         *,
         limit: int,
         before: str | None = None,
-        kind: JobKind | None = None,
+        wanted: JobFilter = EVERY_JOB,
         owner: str | None = None,
     ) -> list[JobRecord]:
         """Jobs from newest to oldest.
@@ -125,13 +127,13 @@ class JobReader:
         Args:
             limit: How many at most.
             before: Start after this id.
-            kind: Of this kind only.
+            wanted: Those that it matches only.
             owner: Of this tenant only; empty for the operator's own.
         """
         ids = (
             self._ids(before, at_most=limit, owner=owner or "")
-            if kind is None and owner != ""
-            else list(islice(self._ids_where(before, kind=kind, owner=owner), limit))
+            if wanted.is_empty and owner != ""
+            else list(islice(self._ids_where(before, wanted=wanted, owner=owner), limit))
         )
         return [record for record in self._read(ids, SHOWN_FIELDS) if record]
 
@@ -143,12 +145,12 @@ class JobReader:
         return [text_of(id_) for id_ in ids]
 
     def _ids_where(
-        self, before: str | None, *, kind: JobKind | None, owner: str | None
+        self, before: str | None, *, wanted: JobFilter, owner: str | None
     ) -> Iterator[str]:
         """Ids of which no list is kept, so that all that are newer are looked at."""
         while ids := self._ids(before, at_most=BATCH, owner=owner or ""):
-            for record in self._read(ids, (*STATE_FIELDS, "kind", "owner")):
-                if record and kind in (None, record.kind) and owner in (None, record.owner):
+            for record in self._read(ids, wanted.fields):
+                if record and owner in (None, record.owner) and wanted.matches(record):
                     yield record.id
             before = ids[-1]
 

@@ -501,6 +501,76 @@ def test_a_wrong_option_says_what_is_allowed(run, tmp_path, options, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["tini", "ROWS", "-b", "4"], "did you mean 'tiny'?"),
+        (["tiny", "ownrows", "-b", "4"], "did you mean 'own-rows'?"),
+        (["tiny", "ROWS", "-b", "4", "--method", "spectrl"], "did you mean 'spectral'?"),
+        (["tiny", "ROWS", "-b", "4", "--estimator", "exakt"], "did you mean 'exact'?"),
+        (["tiny", "ROWS", "-b", "4", "--column", "txt=text"], "did you mean 'text'?"),
+        (["tiny", "ROWS", "-b", "4", "--column", "text=texts"], "did you mean 'text'?"),
+        (["tiny", "ROWS", "-b", "4", "-t", "querry"], "near names: ['query'"),
+        (["tiny", "ROWS", "-b", "4", "--adapter", "traind"], "did you mean 'trained'?"),
+        (["nothing-like-it", "ROWS", "-b", "4"], ""),
+    ],
+)
+def test_a_name_that_is_nearly_one_is_asked_for(run, rows, data_dir, arguments, meant):
+    """Models, datasets, methods, choices, fields, columns, modules, adapters."""
+    for room, name in (("datasets", "own-rows"), ("adapters", "trained")):
+        (data_dir / room).mkdir(exist_ok=True)
+        (data_dir / room / name).symlink_to(rows)
+
+    result = run("calibrate", *[rows if a == "ROWS" else a for a in arguments])
+
+    assert result.exit_code in {1, 2, 3}, result.output
+    assert meant in result.stderr
+    assert meant or "did you mean" not in result.stderr
+
+
+def test_columns_that_are_not_found_say_how_to_name_them(run, tmp_path):
+    """By the option, with a column that is there."""
+    odd = write_jsonl(
+        tmp_path / "odd.jsonl", [{"review": "so", "stars": n % 2} for n in range(8)]
+    )
+
+    refused = run(*REQUEST, odd)
+    named = run(
+        *REQUEST, odd, "--column", "text=review", "--column", "label=stars", "--no-wait"
+    )
+
+    assert "--column text=review" in refused.stderr
+    assert "say which column is what, as in --column text=review" in refused.stderr
+    assert "there are text, text_pair, label" in refused.stderr
+    assert named.exit_code == 0, named.output
+
+
+def test_a_json_list_is_uploaded_and_its_job_says_what_was_recognised(run, tmp_path):
+    """As Alpaca and ShareGPT are published: one list in a file."""
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(LABELLED, indent=1))
+
+    job = json.loads(run(*REQUEST, file, "--no-wait", "--json").stdout)
+
+    assert job["resolved"]["dataset"]["read_as"] == "texts with a label: text, label"
+    assert "rows read as texts with a label: text, label" in run("show", job["id"]).stdout
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"text": "a"}\n{"text": "b"}', "[1]", "[", "[" * 9999]
+)
+def test_a_json_file_that_is_no_list_of_rows_is_refused(run, tmp_path, content):
+    """With the name that rows by line have."""
+    file = tmp_path / "rows.json"
+    file.write_text(content)
+
+    result = run(*REQUEST, file)
+
+    assert result.exit_code == 1
+    assert "is no JSON list of rows" in result.stderr
+    assert ".jsonl" in result.stderr
+
+
 def test_a_cancel_of_a_shared_job_says_that_it_goes_on(run, rows, job_id):
     """Else a beginner would think that nothing had happened."""
     for _ in range(2):

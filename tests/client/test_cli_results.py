@@ -1,6 +1,7 @@
 """Commands that work with results: other plans, pins, and fetching what is not here yet."""
 
 import json
+from datetime import datetime
 
 import httpx2
 import pytest
@@ -298,7 +299,34 @@ def test_what_has_happened_is_told(run, queued, run_queue):
     assert "queued" in told[0]
     assert "succeeded" in told[-1]
     assert any("batch 2 of 2" in line for line in told)
-    assert [json.loads(line)["id"] for line in followed] == [line.split()[0] for line in told]
+    assert [json.loads(line)["id"] for line in followed] == [line.split()[2] for line in told]
+    for line in map(json.loads, followed):
+        assert datetime.fromisoformat(line["at"]).timestamp() * 1000 == int(
+            line["id"].split("-")[0]
+        )
+    assert all(datetime.fromisoformat(line[:19]) for line in told)
+
+
+def test_only_the_jobs_that_are_wanted_are_listed(run, rows):
+    """By label, status and model; nothing that fits is said as such."""
+    asked = ["calibrate", "tiny", rows, "--budget", "4", "--no-wait"]
+    mine = run(*asked, "--label", "team=nlp", "--label", "run=a=b").stdout.strip()
+    other = run(*asked, "--seed", "1").stdout.strip()
+    run("cancel", other)
+
+    def ids(*filters):
+        return [job["id"] for job in json.loads(run("jobs", "--json", *filters).stdout)]
+
+    assert ids() == [other, mine]
+    assert ids("--label", "team=nlp") == ids("--label", "run=a=b") == [mine]
+    assert ids("--status", "canceled") == [other]
+    assert ids("--status", "canceled", "--status", "queued") == [other, mine]
+    assert ids("--model", "tiny", "--label", "team=nlp") == [mine]
+    assert ids("--model", "org/other") == []
+    assert (
+        "no such jobs; all of them:  fimlora jobs" in run("jobs", "--status", "failed").stderr
+    )
+    assert "KEY=VALUE" in run("jobs", "--label", "nlp").stderr
 
 
 def test_the_files_of_a_result_are_listed(run, calibrate):

@@ -11,6 +11,7 @@ from fimlora_contract.jobs import AttemptEnd, JobError, JobKind, JobStatus, Prog
 from fimlora_jobs import reaper
 from fimlora_jobs.attempts import MAX_ATTEMPTS, attempts_in
 from fimlora_jobs.counters import read_counters
+from fimlora_jobs.job_filter import JobFilter
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import Reaped
 from fimlora_jobs.store import ATTEMPTS_SHOWN, JobStore, RequestTaken, StaleAttempt
@@ -258,11 +259,46 @@ def test_a_page_of_one_kind_passes_over_the_others(store):
 
     for kind, expected in ids.items():
         seen = []
-        while page := store.page(limit=2, before=seen[-1] if seen else None, kind=kind):
+        while page := store.page(
+            limit=2, before=seen[-1] if seen else None, wanted=JobFilter(kind)
+        ):
             seen += [record.id for record in page]
 
         assert seen == expected
-    assert store.page(limit=2, kind=JobKind.COMPARISON) == []
+    assert store.page(limit=2, wanted=JobFilter(JobKind.COMPARISON)) == []
+
+
+def put(store, number, *, model="tiny", labels=None, revision=None):
+    """A queued job of a model, with labels."""
+    reference = {"source": "local", "name": model}
+    if "/" in model:
+        reference = {"source": "hub", "id": model, "revision": revision or "main"}
+    request = {"base_model": reference, "metadata": labels or {}}
+    id_ = f"job_{number:011x}{'0' * 12}"
+    store.create(id_, request=request, resolved={}, digest="d")
+    return id_
+
+
+def test_a_page_has_only_the_jobs_that_are_wanted(store):
+    """By status, labels and model, and by all of them at once."""
+    mine = put(store, 1, labels={"team": "nlp", "run": "a=b"})
+    other = put(store, 2, model="org/model", labels={"team": "nlp"})
+    pinned = put(store, 3, model="org/model", revision="v1")
+    store.request_cancel(other)
+
+    def ids(**wanted):
+        return [record.id for record in store.page(limit=9, wanted=JobFilter(**wanted))]
+
+    assert ids() == [pinned, other, mine]
+    assert ids(labels={"team": "nlp"}) == [other, mine]
+    assert ids(labels={"team": "nlp", "run": "a=b"}) == [mine]
+    assert ids(labels={"team": "vision"}) == []
+    assert ids(model="tiny") == ids(model="local:tiny") == [mine]
+    assert ids(model="org/model") == [pinned, other]
+    assert ids(model="org/model@v1") == [pinned]
+    assert ids(statuses=frozenset({JobStatus.CANCELED})) == [other]
+    assert ids(statuses=frozenset({JobStatus.CANCELED}), model="tiny") == []
+    assert ids(kind=JobKind.EVALUATION, model="tiny") == []
 
 
 def test_a_record_without_a_kind_is_a_calibration(store, redis_client, job_id):
@@ -270,7 +306,9 @@ def test_a_record_without_a_kind_is_a_calibration(store, redis_client, job_id):
     redis_client.hdel(store.key("job", job_id), "kind")
 
     assert store.shown(job_id).to_job().kind is JobKind.CALIBRATION
-    assert [r.id for r in store.page(limit=1, kind=JobKind.CALIBRATION)] == [job_id]
+    assert [r.id for r in store.page(limit=1, wanted=JobFilter(JobKind.CALIBRATION))] == [
+        job_id
+    ]
 
 
 def test_only_calibrations_tell_how_long_one_takes(store, job_id):

@@ -1,7 +1,7 @@
 """A child for tests of `Horse`: answers as its orders say, without RQ and without torch.
 
 The queue name of an order is what to do: ``answer``, ``fail``, ``retire``, ``exit``,
-``hang``, ``print`` (and be killed) or ``dribble`` (the reply arrives in small pieces, after an answer to another one).
+``hang``, ``work`` (take it, and hang), ``print`` (and be killed) or ``dribble`` (the reply arrives in small pieces, after an answer to another one).
 """
 
 import argparse
@@ -26,7 +26,9 @@ def main() -> int:
             order = decode_order(line)
             if order.queue == "exit":
                 return 7
-            if order.queue == "hang":
+            if order.queue == "work":
+                os.write(given.replies, encode(Reply(order.execution_id, None)))
+            if order.queue in {"hang", "work"}:
                 time.sleep(60)
             if order.queue == "print":
                 sys.stdout.write("from python\n")

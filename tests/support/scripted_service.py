@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fimlora_contract.digests import digest_bytes
 from support.service_process import free_port
 
 
 class ScriptedService:
-    """Answers paths with JSON; of a list each answer in turn, the last one for ever."""
+    """Answers paths with JSON, or bytes; of a list each in turn, the last one for ever."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -32,7 +33,8 @@ class ScriptedService:
             def do_GET(self) -> None:
                 service.asked.append(self.path)
                 script = service.answers.get(self.path)
-                body = json.dumps(_next(script) if script else {}).encode()
+                found = _next(script) if script else {}
+                body = found if isinstance(found, bytes) else json.dumps(found).encode()
                 self.send_response(200 if script else 404)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
@@ -52,6 +54,21 @@ class ScriptedService:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+    def add_result(self, job_id: str, files: dict[str, bytes], **result: Any) -> None:
+        """Answer a job that has succeeded, and its files."""
+        listed = [
+            {"name": n, "digest": digest_bytes(b), "size": len(b), "media_type": "text/plain"}
+            for n, b in files.items()
+        ]
+        result |= {"digest": digest_bytes(job_id.encode()), "artifacts": listed}
+        kind = {"kind": "evaluation"} if "verdict" in result else {}
+        self.answers[f"/jobs/{job_id}"] = [
+            job_as_json(job_id, "succeeded", result=result, **kind)
+        ]
+        self.answers[f"/jobs/{job_id}/artifacts"] = [{"data": listed}]
+        for name, content in files.items():
+            self.answers[f"/jobs/{job_id}/artifacts/{name}"] = [content]
 
 
 def _next(script: list[Any]) -> Any:

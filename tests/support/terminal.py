@@ -59,7 +59,7 @@ class CommandLine:
         """All that it has written so far."""
         return b"".join(self._pieces).decode()
 
-    def wait_for(self, text: str, *, seconds: float = 30.0) -> None:
+    def wait_for(self, text: str, *, seconds: float = 300.0) -> None:
         """Wait until it has written something."""
         deadline = time.monotonic() + seconds
         while text not in self.output:
@@ -71,7 +71,7 @@ class CommandLine:
         """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
-    def end(self, *, seconds: float = 60.0) -> int:
+    def end(self, *, seconds: float = 600.0) -> int:
         """Wait for its end; answers the exit code."""
         try:
             code = self._process.wait(seconds)

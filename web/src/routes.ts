@@ -21,6 +21,13 @@ export interface Route {
 
 export const routes: Route[] = [
   { path: "/jobs", title: "Jobs", nav: "Jobs", load: () => import("./jobs/Jobs.svelte") },
+  { path: "/new", title: "New calibration", nav: "Calibrate", load: () => import("./jobs/New.svelte") },
+  { path: "/jobs/:id", title: "Job", load: () => import("./job/Job.svelte") },
+  { path: "/evaluations", title: "Evaluations", nav: "Evaluations", load: () => import("./evaluations/Evaluations.svelte") },
+  { path: "/evaluations/:id", title: "Evaluation", load: () => import("./evaluations/Evaluation.svelte") },
+  { path: "/compare", title: "Compare", nav: "Compare", load: () => import("./compare/Compare.svelte") },
+  { path: "/pins", title: "Pins", nav: "Pins", load: () => import("./pins/Pins.svelte") },
+  { path: "/operate", title: "Operate", nav: "Operate", load: () => import("./operate/Operate.svelte") },
 ];
 
 export const HOME = "/jobs";

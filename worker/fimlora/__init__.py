@@ -104,6 +104,13 @@ __all__ = [
 ]
 
 
+# Said before somebody waits for it.
+NO_GPU = (
+    " (the torch of PyPI brings CUDA, about 6 GB; without a GPU add "
+    "--extra-index-url https://download.pytorch.org/whl/cpu)"
+)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'fimlora' has no attribute {name!r}")
@@ -114,7 +121,7 @@ def __getattr__(name: str) -> Any:
             raise
         raise MissingExtra(
             f"fimlora.{name} needs {error.name!r}, which is not installed: "
-            "pip install 'fimlora[engine]'"
+            f"pip install 'fimlora[engine]'{NO_GPU if error.name == 'torch' else ''}"
         ) from error
 
 

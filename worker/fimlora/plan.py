@@ -8,11 +8,13 @@ torch, so a service without the engine's extras can read and re-solve plans.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from numbers import Real
 from typing import Any, Literal, get_args
 
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidAdapter, InvalidOption
+from fimlora.plan_table import plan_table
 from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
 from fimlora.shares import shares_of
 
@@ -254,6 +256,17 @@ class RankPlan:
                 for module in self.modules
             ],
         }
+
+    def _repr_html_(self) -> str:
+        """Show the plan in a notebook: what it spends, what it is worth, and its ranks."""
+        sentence = escape(str((self.signal or {}).get("sentence", "")))
+        spent = self.spent
+        said = (
+            f"{len(self.modules):,} modules, ranks {self.r_min} to {self.r_max}, "
+            f"{spent.ranks:,} ranks, {spent.parameters:,} trainable parameters"
+        )
+        table = plan_table(self.modules, self.ranks)
+        return f"<p>{sentence}</p>" * bool(sentence) + f"<p>{said}</p>{table}"
 
     def _evidence(self) -> dict[str, Any]:
         """What is known of the plan's worth; a plan without it says nothing about it."""

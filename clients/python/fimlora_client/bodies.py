@@ -1,5 +1,6 @@
 """What the client sends: bodies built and checked from arguments, before they travel."""
 
+import json
 from collections.abc import Iterable, Mapping
 from os import SEEK_END
 from pathlib import Path
@@ -34,6 +35,7 @@ from fimlora_contract.sweeps import AggregationName
 
 UPLOADS = {
     ".csv": "text/csv",
+    ".json": "application/x-ndjson",
     ".jsonl": "application/x-ndjson",
     ".parquet": "application/vnd.apache.parquet",
 }
@@ -188,7 +190,7 @@ def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
+        found = error.errors(include_url=False)
         errors = [field_error({**e, "loc": ("body", *e["loc"])}, body=model) for e in found]
         problem = problem_of("validation_failed", "the request is not valid", errors=errors)
         raise ValidationFailed(problem) from None
@@ -209,14 +211,40 @@ def upload_of(data: Rows) -> tuple[dict[str, str], bytes | Path]:
         return _type_of(".jsonl"), b"".join(json_body(dict(row)) + b"\n" for row in data)
     path = Path(data)
     if path.suffix not in UPLOADS:
-        raise InvalidFile(f"{path} is not one of {sorted(UPLOADS)}, the formats for uploads")
+        raise InvalidFile(
+            f"{path} is not one of {sorted(UPLOADS)}, the formats for uploads",
+            next_step="Convert it to one of these, or rename it if it is one.",
+        )
     try:
         with path.open("rb") as file:
             # Said beforehand: a body in pieces has no length of its own.
             length = file.seek(0, SEEK_END)
     except OSError as error:
-        raise InvalidFile(f"cannot read {path}: {error.strerror}") from error
+        raise InvalidFile(
+            f"cannot read {path}: {error.strerror}",
+            next_step="Check where it is; what is registered with the service goes by a plain name.",
+        ) from error
+    if path.suffix == ".json":
+        return _type_of(path.suffix), _lines_of(path)
     return _type_of(path.suffix) | {"content-length": str(length)}, path
+
+
+def _lines_of(path: Path) -> bytes:
+    """A JSON list of rows, as Alpaca and ShareGPT are published, a row per line.
+
+    Raises:
+        InvalidFile: It is something else.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InvalidFile(
+            f"{path} is no JSON list of rows",
+            next_step="Rows with one JSON object per line go by .jsonl.",
+        )
+    return b"".join(json_body(row) + b"\n" for row in rows)
 
 
 def _type_of(suffix: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ Both clients send the same calls; nothing here opens a connection.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 JSON = {"content-type": "application/json"}
 NOT_MODIFIED = 304
 TITLE_LENGTH = 200
+Params = dict[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Call:
 
     method: str
     path: str
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | Path | None = None
     wait_s: float = 0.0
@@ -73,10 +74,10 @@ def route(*parts: str) -> str:
     return "".join(f"/{quote(part, safe='') or '-'}" for part in parts)
 
 
-def given(**options: str | float | None) -> dict[str, str]:
-    """Query parameters: those that were given, as text."""
+def given(**options: str | float | Sequence[str] | None) -> Params:
+    """Query parameters: those that were given, as text; a list is one for each of it."""
     return {
-        name: value if isinstance(value, str) else f"{value:g}"
+        name: f"{value:g}" if isinstance(value, int | float) else value
         for name, value in options.items()
         if value is not None
     }

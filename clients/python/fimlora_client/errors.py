@@ -28,6 +28,11 @@ class ClientError(Exception):
     request_id: str | None = None
     problem: Problem | None = None
 
+    def __init__(self, *args: object, next_step: str = "") -> None:
+        super().__init__(*args)
+        if next_step:
+            self.next_step = next_step
+
 
 class ConnectionFailed(ClientError, ConnectionError):
     """The service could not be reached, or the connection broke."""
@@ -63,12 +68,14 @@ class MissingExtra(ClientError, ImportError):
     """A package of an extra is needed and not installed."""
 
     code = "missing_extra"
+    next_step = "Install it beside fimlora, and try again."
 
 
 class InvalidFile(ClientError, ValueError):
     """A local file cannot be sent or used as it is."""
 
     code = "invalid_file"
+    next_step = "Give another file or folder, or mend this one."
 
 
 class InvalidSettings(ClientError, ValueError):
@@ -84,12 +91,11 @@ class ApiError(ClientError):
     code = "api_error"
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
+        super().__init__(problem, next_step=problem.next_step)
         self.problem = problem
         self.status = problem.status
         self.code = problem.code
         self.request_id = problem.request_id
-        self.next_step = problem.next_step
 
     def __str__(self) -> str:
         problem = self.args[0]

@@ -43,6 +43,10 @@ class Result:
             artifacts=tuple(job.result.artifacts),
         )
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows."""
+        return self.rank_map._repr_mimebundle_()
+
     @property
     def cached(self) -> bool:
         """Whether an equal request had been answered before."""

@@ -1,12 +1,19 @@
-"""The client's settings: the only place that reads the environment."""
+"""The client's settings: the only place that reads the environment and configuration files.
+
+An option wins over the environment, that over the project's file, that over the user's, that
+over the default.
+"""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from fimlora_client.config_files import ConfigFile, config_files
 from fimlora_client.errors import InvalidSettings
 from fimlora_contract import environment
 from fimlora_contract.environment import (
@@ -16,10 +23,11 @@ from fimlora_contract.environment import (
     is_secret,
     read_secret,
 )
-from fimlora_contract.settings_shown import SettingShown, show_settings
+from fimlora_contract.settings_shown import Origin, SettingShown, show_settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".fimlora"
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Settings(BaseModel):
@@ -55,17 +63,60 @@ class Settings(BaseModel):
         validation_alias="FIMLORA_LOG_FORMAT",
         description="Form of the log files of `fimlora up`.",
     )
+    # By variable, where a configuration file has said it.
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> Mapping[str, Origin]:
+        """Whose file said what, by variable."""
+        return self._origins
+
+    def key_for(self, base_url: str | None) -> str | None:
+        """The key to send to an address; ``None`` stands for the address of these settings.
+
+        Raises:
+            InvalidSettings: The address is only a project's word: whoever wrote its file
+                would be sent the key.
+        """
+        is_of_project = self._origins.get("FIMLORA_URL") == "project file"
+        if self.api_key and base_url is None and is_of_project and not _is_here(self.url):
+            failure = InvalidSettings(
+                f"the project's fimlora.toml names {self.url}, and a key is sent only to an "
+                "address of your own"
+            )
+            failure.next_step = "If it is the right one, set FIMLORA_URL to it, or url in your own configuration."
+            raise failure
+        return self.api_key
 
 
-def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the environment; a variable that is empty counts as not set.
+@dataclass(frozen=True, slots=True)
+class Default:
+    """What a configuration file has an option of `fimlora calibrate` be."""
+
+    value: Any
+    origin: Origin
+    path: Path
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None, *, folder: Path | None = None
+) -> Settings:
+    """Read environment and files; a variable that is empty counts as not set.
+
+    Args:
+        environ: The environment; that of the process if left out.
+        folder: Where the search for the project's file begins; here if left out.
 
     Raises:
         InvalidSettings: A value is wrong, or the file of a secret cannot be read.
     """
     env = os.environ if environ is None else environ
     try:
-        return Settings.model_validate(dict(_given(env)))
+        given = dict(_given(env))
+        origins = dict(_add_files(given, _files(env, folder)))
+        settings = Settings.model_validate(given)
+        settings._origins = origins  # noqa: SLF001
+        return settings
     except environment.SettingsError as error:
         raise InvalidSettings(str(error)) from error
     except ValidationError as error:
@@ -89,7 +140,24 @@ def check_names(environ: Mapping[str, str] | None = None) -> None:
 
 def shown_settings(settings: Settings) -> list[SettingShown]:
     """Every setting as it holds and where it comes from, without secrets."""
-    return show_settings(settings, os.environ)
+    shown = show_settings(settings, os.environ)
+    return [replace(s, origin=settings.origins.get(s.name, s.origin)) for s in shown]
+
+
+def read_defaults(
+    environ: Mapping[str, str] | None = None, *, folder: Path | None = None
+) -> dict[str, Default]:
+    """What options of `fimlora calibrate` are by themselves, by option.
+
+    Raises:
+        InvalidSettings: A file cannot be used.
+    """
+    env = os.environ if environ is None else environ
+    found: dict[str, Default] = {}
+    for file in _files(env, folder):
+        for name, value in file.calibrate.items():
+            found.setdefault(name, Default(value, file.whose, file.path))
+    return found
 
 
 def wants_plain_output(environ: Mapping[str, str] | None = None) -> bool:
@@ -100,6 +168,41 @@ def wants_plain_output(environ: Mapping[str, str] | None = None) -> bool:
     env = os.environ if environ is None else environ
     is_ci = env.get("CI", "").lower() not in {"", "0", "false"}
     return is_ci or bool(env.get("NO_COLOR")) or env.get("TERM") == "dumb"
+
+
+def _files(env: Mapping[str, str], folder: Path | None) -> list[ConfigFile]:
+    home = env.get("HOME")
+    own = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else None)
+    user_folder = Path(own) if own else Path("~/.config").expanduser()
+    return list(config_files(folder=folder or _here(), user_folder=user_folder))
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it has been deleted
+        return Path("/")
+
+
+def _add_files(
+    given: dict[str, str], files: Iterable[ConfigFile]
+) -> Iterator[tuple[str, Origin]]:
+    """Add what files say and nothing stronger does; yields where it came from."""
+    for file in files:
+        for variable, value in file.variables.items():
+            name = variable.removesuffix(environment.FILE)
+            if name not in given:
+                secret = variable != name
+                found = read_secret({variable: value}, name) if secret else value
+                given[name] = found or ""
+                yield name, file.whose
+
+
+def _is_here(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in LOOPBACK
+    except ValueError:
+        return False
 
 
 def _given(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:

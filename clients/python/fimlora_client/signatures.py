@@ -19,6 +19,9 @@ from fimlora_contract.signatures import (
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+PEM = (
+    "Give the public key that whoever runs the service has published; docs/signing.md has more."
+)
 MAX_BYTES = 1 << 20  # of a signature or a key
 
 
@@ -110,9 +113,11 @@ def _read_key(path: Path) -> "EllipticCurvePublicKey":
     except OSError as error:
         raise InvalidFile(f"cannot read the key {path}: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise InvalidFile(f"{path} is no public key in PEM") from error
+        raise InvalidFile(f"{path} is no public key in PEM", next_step=PEM) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-        raise InvalidFile(f"{path} is a key of another kind; allowed is one of the curve P-256")
+        raise InvalidFile(
+            f"{path} is a key of another kind; allowed is one of the curve P-256", next_step=PEM
+        )
     return key
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fimlora_contract.known_fields import fields_at
+from fimlora_contract.near_names import did_you_mean
 from fimlora_contract.references import DATASET_SOURCES, MODEL_SOURCES, PATTERN_MEANINGS
 
 MAX_PATH_CHARS = 200
@@ -26,6 +27,7 @@ FORMS = {
     "webhook": "must be an http or https address of plain ASCII, without user or fragment",
     "Idempotency-Key": "must be 1 to 255 printable ASCII characters",
     "digest": "must be sha256: and 64 lower-case hexadecimal digits",
+    "label": "must be KEY=VALUE",
     "cursor": "must be the next_cursor of a page",
     "after": "must be the id of an event",
     "last-event-id": "must be the id of an event",
@@ -60,13 +62,23 @@ def message_of(error: Mapping[str, Any], *, body: Any = None) -> str:
     location = error["loc"][1:-1]
     if error["type"] == "extra_forbidden" and error["loc"][0] == "body":
         renamed = RENAMED.get(tuple(error["loc"][1:]))
-        return renamed or f"there is no such field; there are {fields_at(body, location)}"
+        known = fields_at(body, location)
+        near = did_you_mean(str(error["loc"][-1]), known)
+        return renamed or f"there is no such field; there are {known}{near}"
     if error["type"] == "string_pattern_mismatch":
         form = FORMS.get(str(error["loc"][-1]), "has not the form that this field takes")
         return PATTERN_MEANINGS.get(error["ctx"]["pattern"], form)
     message = str(error["msg"]).removeprefix("Value error, ").removesuffix(" after validation")
-    known = MESSAGES.get(error["type"])
-    return known or VALIDATOR_WORDS.sub("must ", message)
+    known_words = MESSAGES.get(error["type"])
+    return known_words or VALIDATOR_WORDS.sub("must ", message) + _near_value(error)
+
+
+def _near_value(error: Mapping[str, Any]) -> str:
+    """Which of a few allowed words was meant; names of ours only, nothing that was sent."""
+    given = error.get("input")
+    if error["type"] not in {"literal_error", "enum"} or not isinstance(given, str):
+        return ""
+    return did_you_mean(given, re.findall(r"'([^']+)'", error["ctx"]["expected"]))
 
 
 def field_path(location: Sequence[int | str]) -> str:

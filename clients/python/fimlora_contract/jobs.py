@@ -1,14 +1,17 @@
 """Jobs as clients see them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from html import escape
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.charts.notebook import bundle, evaluation_bundle, plan_bundle
 from fimlora_contract.comparisons import ComparisonResult
+from fimlora_contract.problems import PROBLEMS
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.verdicts import EvaluationResult
 
@@ -118,6 +121,13 @@ class JobError(AnswerModel):
     detail: str
     retryable: bool = False
 
+    @computed_field(description="What to do about it; empty for a code that is not known.")  # type: ignore[prop-decorator]
+    @property
+    def next_step(self) -> str:
+        """The next step of its code."""
+        kind = PROBLEMS.get(self.code)
+        return kind.next_step if kind else ""
+
 
 class Execution(AnswerModel):
     """How a measurement was carried out; it changes no result and is in no artefact."""
@@ -141,6 +151,10 @@ class CalibrationResult(JobResult):
     execution: Execution | None = Field(
         None, description="Null when the statistics of another job were used."
     )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows."""
+        return plan_bundle(self.rank_map.model_dump(mode="json"))
 
 
 AnyResult = CalibrationResult | EvaluationResult | ComparisonResult
@@ -188,6 +202,19 @@ class Job(AnswerModel):
         description="The tenant that it belongs to; empty for the operator, or without keys.",
     )
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows: what was found, or where the job stands."""
+        said = f"job {self.id} is {self.status}"
+        if self.error is not None:
+            said += f": {self.error.code}: {self.error.detail}"
+        if isinstance(self.result, CalibrationResult):
+            shown = plan_bundle(self.result.rank_map.model_dump(mode="json"))
+        elif isinstance(self.result, EvaluationResult):
+            shown = evaluation_bundle(self.result.model_dump(mode="json"))
+        else:
+            return bundle(f"<p>{escape(said)}</p>", said, "ranks", {})
+        return shown | {"text/html": f"<p>{escape(said)}</p>{shown['text/html']}"}
+
 
 class JobPage(AnswerModel):
     """Newest jobs first; pass ``next_cursor`` as ``cursor`` for the following page."""
@@ -210,6 +237,15 @@ class JobEvent(AnswerModel):
     reason: AttemptEnd | None = Field(
         None, description="Why the attempt before ended, when another one is queued."
     )
+
+    @computed_field(description="When it was, by the store's clock; it is told by the id.")  # type: ignore[prop-decorator]
+    @property
+    def at(self) -> datetime | None:
+        """When it was."""
+        milliseconds = self.id.partition("-")[0]
+        if not (milliseconds.isdecimal() and len(milliseconds) < 15):
+            return None
+        return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
 
 
 class JobEventPage(AnswerModel):

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.charts.notebook import plan_bundle
 from fimlora_contract.rank_maps import RankMap
 
 
@@ -16,3 +17,7 @@ class Plan(AnswerModel):
     digest: str = Field(description="Content address the plan would have as a result.")
     adapter_config: dict[str, Any]
     rank_map: RankMap
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows."""
+        return plan_bundle(self.rank_map.model_dump(mode="json"))

@@ -164,7 +164,10 @@ PROBLEMS: dict[str, ProblemType] = {
         422, "No plan meets the budget", "Choose a budget or bounds inside the named interval."
     ),
     "dataset_schema": ProblemType(
-        422, "The dataset's rows cannot be used", "Name the columns, or correct the rows."
+        422,
+        "The dataset's rows cannot be used",
+        'Say which column is what, as "columns": {"text": "review", "label": "stars"} of the '
+        "dataset (fimlora: --column text=review), or correct the rows.",
     ),
     "dataset_empty": ProblemType(422, "The dataset has no rows", "Use a dataset with rows."),
     "unsafe_weights": ProblemType(

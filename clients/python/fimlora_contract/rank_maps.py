@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel, is_unknown
+from fimlora_contract.charts.notebook import plan_bundle
 from fimlora_contract.confidence import Confidence, PlanWarning
 from fimlora_contract.signals import Signal
 
@@ -112,3 +113,7 @@ class RankMap(AnswerModel):
         default=[], description="What to mind before training by the plan."
     )
     modules: list[RankMapModule]
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows."""
+        return plan_bundle(self.model_dump(mode="json"))

@@ -23,7 +23,7 @@ TYPES = {
     int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path",
     SecretStr: "secret",
 }  # fmt: skip
-Origin = Literal["default", "environment", "file"]
+Origin = Literal["default", "environment", "file", "project file", "user file"]
 
 
 @dataclass(frozen=True, slots=True)

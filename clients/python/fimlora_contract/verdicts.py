@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fimlora_contract.artifacts import JobResult
 from fimlora_contract.base import AnswerModel
+from fimlora_contract.charts.notebook import evaluation_bundle
 
 
 class Spread(AnswerModel):
@@ -96,3 +97,7 @@ class EvaluationResult(JobResult):
         default={},
         description="Rows that runs could see and were tested on; rows left out, by reason.",
     )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows."""
+        return evaluation_bundle(self.model_dump(mode="json"))

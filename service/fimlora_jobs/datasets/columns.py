@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from fimlora_contract.near_names import did_you_mean
 from fimlora_contract.references import Columns
 from fimlora_jobs.datasets.conversations import (
     Conversation,
@@ -19,6 +20,7 @@ Task = Literal["sequence_classification", "causal_lm"]
 # As a request says it: a regression is a classification whose labels are amounts.
 TaskName = Task | Literal["auto", "regression"]
 MAX_NAMED = 30
+MAX_SHOWN = 40
 PAIRS = (("premise", "hypothesis"), ("question", "sentence"), ("sentence1", "sentence2"))
 TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
@@ -113,7 +115,8 @@ def find_fields(
         )
     missing = sorted(set(given.values()) - set(names))
     if missing:
-        raise ColumnError(f"no column {missing[0]!r}; the columns are {listed(names)}")
+        near = did_you_mean(missing[0], names)
+        raise ColumnError(f"no column {missing[0]!r}; the columns are {listed(names)}{near}")
     if "text_pair" in given and "text" not in given:
         raise ColumnError("dataset.columns names a text_pair without a text")
     fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
@@ -162,9 +165,15 @@ def _by_convention(
         return unlabelled  # preferences: the label says whether the completion is wanted
     raise ColumnError(
         f"no text column among {listed(names)}; expected one of {list(TEXTS)}, a pair such as "
-        "premise/hypothesis, prompt/completion, instruction/output, messages or conversations, "
-        "or name it in dataset.columns"
+        "premise/hypothesis, prompt/completion, instruction/output, messages or conversations; "
+        f"or say which column is what: {_example(names)}"
     )
+
+
+def _example(names: Sequence[str]) -> str:
+    """How a column is named, in both spellings."""
+    name = min(names, default="review")[:MAX_SHOWN]
+    return f'--column text={name}, or "columns": {{"text": "{name}"}} of the dataset in a body'
 
 
 def _without_label(present: Set[str]) -> TextFields | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from fimlora_contract.datasets import Dataset
+from fimlora_contract.near_names import did_you_mean
 from fimlora_jobs.data_folder import registered_names
 from fimlora_jobs.datasets.folders import FolderError, dataset_files
 from fimlora_service.errors import (
@@ -30,7 +31,9 @@ def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
     """
     if not (datasets / name).exists():
         known = registered_names(datasets)
-        raise DatasetNotFound(f"no local dataset {name!r}; registered datasets: {known}")
+        raise DatasetNotFound(
+            f"no local dataset {name!r}; registered datasets: {known}{did_you_mean(name, known)}"
+        )
     try:
         return dataset_files(datasets / name)
     except FolderError as error:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from fimlora_contract.estimates import EvaluationEstimate
 from fimlora_contract.evaluations import Evaluation, EvaluationPage, EvaluationRequest
 from fimlora_contract.jobs import JobKind
+from fimlora_jobs.job_filter import JobFilter
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobStore
 from fimlora_service import errors
@@ -48,6 +49,7 @@ from fimlora_service.keys.principal import READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 
+EVALUATIONS = JobFilter(kind=JobKind.EVALUATION)
 router = APIRouter(tags=["evaluations"], route_class=ScopedRoute)
 RequestBody = Annotated[EvaluationRequest, Body(openapi_examples=EVALUATION_EXAMPLES)]
 
@@ -122,9 +124,7 @@ def list_evaluations(
     cursor: CursorQuery = None,
 ) -> EvaluationPage:
     """List evaluations, the newest first."""
-    records, more = page_of(
-        store, whose=whose, limit=limit, cursor=cursor, kind=JobKind.EVALUATION
-    )
+    records, more = page_of(store, whose=whose, limit=limit, cursor=cursor, wanted=EVALUATIONS)
     found = [shown(record, prefix=prefix) for record in records]
     return EvaluationPage(data=found, next_cursor=more)
 

@@ -48,7 +48,11 @@ class SecurityHeadersMiddleware:
 
         async def send_protected(message: Message) -> None:
             if message["type"] == "http.response.start":
-                protect(MutableHeaders(scope=message), page_policy=page_policy)
+                headers = MutableHeaders(scope=message)
+                protect(headers, page_policy=page_policy)
+                if message["status"] == 304:
+                    # It has no type to choose a policy by, and would replace that of the copy.
+                    del headers["Content-Security-Policy"]
             await send(message)
 
         await self._app(scope, receive, send_protected)

@@ -11,6 +11,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from starlette.types import Receive, Scope, Send
 
+from fimlora_contract.near_names import did_you_mean
 from fimlora_service.http.threads import ThreadRoute
 
 
@@ -48,7 +49,13 @@ def refuse_unknown(query: bytes, *, known: tuple[str, ...]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         allowed = f"there are {list(known)}" if known else "this route takes none"
-        message = f"there is no such parameter; {allowed}"
         raise RequestValidationError(
-            [{"type": "extra_forbidden", "loc": ("query", n), "msg": message} for n in unknown]
+            [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ("query", name),
+                    "msg": f"there is no such parameter; {allowed}{did_you_mean(name, known)}",
+                }
+                for name in unknown
+            ]
         )

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from fimlora_contract.jobs import Job, JobEventPage, JobKind, JobPage, JobStatus
+from fimlora_jobs.job_filter import JobFilter
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
@@ -42,6 +43,8 @@ WaitQuery = Annotated[
 ]
 LimitQuery = Annotated[int, Query(ge=1, le=100)]
 CursorQuery = Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{23}$")]
+# As in a request's metadata, whose keys may hold no more.
+Label = Annotated[str, Query(pattern=r"^[^=]{1,64}=", max_length=577)]
 JobViewsDep = Annotated[JobViews, part("job_views")]
 router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 
@@ -58,9 +61,29 @@ def list_jobs(
     limit: LimitQuery = 20,
     cursor: CursorQuery = None,
     kind: Annotated[JobKind | None, Query(description="Jobs of this kind only.")] = None,
+    status: Annotated[
+        list[JobStatus] | None,
+        Query(description="In this status only; repeated, in one of them.", max_length=6),
+    ] = None,
+    label: Annotated[
+        list[Label] | None,
+        Query(
+            description="With this `KEY=VALUE` in its metadata; repeated, with each of them.",
+            max_length=16,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        Query(
+            max_length=256,
+            description="Of this base model, named as in a request; without a revision, of any.",
+        ),
+    ] = None,
 ) -> JobPage:
-    """List jobs, the newest first."""
-    records, more = page_of(store, whose=whose, limit=limit, cursor=cursor, kind=kind)
+    """List jobs, the newest first; of several filters all must hold."""
+    labels = dict(text.split("=", 1) for text in label or ())
+    wanted = JobFilter(kind, frozenset(status or ()), labels, model)
+    records, more = page_of(store, whose=whose, limit=limit, cursor=cursor, wanted=wanted)
     jobs = [record.to_job(prefix=prefix) for record in records]
     return JobPage(data=jobs, next_cursor=more)
 
@@ -71,10 +94,10 @@ def page_of(
     whose: str | None,
     limit: int,
     cursor: str | None,
-    kind: JobKind | None,
+    wanted: JobFilter,
 ) -> tuple[list[JobRecord], str | None]:
     """The records of a page, and where the next one begins if there is one."""
-    records = store.page(limit=limit + 1, before=cursor, kind=kind, owner=whose)
+    records = store.page(limit=limit + 1, before=cursor, wanted=wanted, owner=whose)
     return records[:limit], records[limit - 1].id if len(records) > limit else None
 
 

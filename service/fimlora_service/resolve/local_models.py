@@ -12,6 +12,7 @@ from threading import Lock
 
 from cachetools import LRUCache
 
+from fimlora_contract.near_names import did_you_mean
 from fimlora_jobs.data_folder import registered_names
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError
 from fimlora_jobs.models.base_model_name import base_model_name
@@ -51,18 +52,19 @@ class LocalModels:
             UnsafeWeights: It has no sound safetensors weights.
         """
         with permission_errors(f"local model {name!r}"):
-            model = self._resolve(name)
-        called = {"called": base_model_name(self._models, name)}
-        return replace(model, reference=model.reference | called)
+            return self._resolve(name)
 
     def _resolve(self, name: str) -> ResolvedModel:
         # Taken first: a change while the model is read shows at the next request.
         state = self._state(name)
+        called = {"called": base_model_name(self._models, name)}
         with self._lock:
             known = self._known.get(name)
-        if known and known[0] == state:
+        is_read = known is not None and known[0] == state
+        if known and is_read and known[1].reference.items() >= called.items():
             return known[1]
-        model = self._read(name)
+        model = known[1] if known and is_read else self._read(name)
+        model = replace(model, reference=model.reference | called)
         with self._lock:
             self._known[name] = state, model
         return model
@@ -80,7 +82,7 @@ class LocalModels:
     def _why_missing(self, name: str) -> str:
         known = registered_names(self._models)
         if name not in known:
-            return f"no local model {name!r}; registered models: {known}"
+            return f"no local model {name!r}; registered models: {known}{did_you_mean(name, known)}"
         if (self._models / name).is_symlink():
             return f"local model {name!r} is a broken link: it leads to no folder any more"
         return f"local model {name!r} is a file, and a model is a folder"

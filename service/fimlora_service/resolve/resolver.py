@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimlora_contract.references import DatasetReference, HubDataset, HubModel
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_contract.row_formats import row_format
 from fimlora_jobs.allow_lists import EVERYTHING, Allowed
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.columns import ColumnError, TaskName, TextFields, check_retained
@@ -207,8 +208,10 @@ class Resolver:
         self.allowed.check_dataset(dataset.model_dump(exclude={"rows"}))
         with schema_errors():
             if isinstance(dataset, HubDataset):
-                return self._hub().resolve_dataset(dataset, task=task)
-            return self._datasets.resolve(dataset, task=task, principal=self._for)
+                found = self._hub().resolve_dataset(dataset, task=task)
+            else:
+                found = self._datasets.resolve(dataset, task=task, principal=self._for)
+        return found | ({"read_as": row_format(found["fields"])} if found["fields"] else {})
 
 
 def _check_rows(rows: dict[str, Any], model: ResolvedModel, task: TaskName) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_contract.adapters import ADAPTER_ID
+from fimlora_contract.near_names import did_you_mean
 from fimlora_jobs.data_folder import DataFolder, registered_names
 from fimlora_jobs.datasets.folders import FolderDigests
 from fimlora_jobs.trained_adapters import adapter_files
@@ -44,7 +45,9 @@ def find_adapter(id_: str, data_folder: DataFolder, *, principal: Principal) -> 
     elif id_ in (known := registered_names(data_folder.adapters)):
         folder, is_kept = data_folder.adapters / id_, False
     else:
-        raise AdapterNotFound(f"no adapter {id_!r:.100}; registered adapters: {known}")
+        raise AdapterNotFound(
+            f"no adapter {id_!r:.100}; registered adapters: {known}{did_you_mean(id_, known)}"
+        )
     if not folder.is_dir():
         raise AdapterNotFound(f"no adapter {id_!r}")
     return FoundAdapter(id_, folder, is_kept)

@@ -105,7 +105,11 @@ def test_an_unknown_field_is_answered_with_those_there_are(http, body, change, a
     ("method", "path", "message"),
     [
         ("GET", "/rank-patterns/sha256:0", "must be sha256: and 64 lower-case hexadecimal"),
-        ("GET", "/rank-patterns?model=a&dataset=b&budget=x", "must be a mean rank such as 8"),
+        (
+            "GET",
+            "/rank-patterns?model=a&dataset=b&budget=x",
+            "is no budget; write 8 (mean rank)",
+        ),
         ("GET", "/jobs/" + "a" * 65, "must have at most 64 characters"),
     ],
 )
@@ -120,14 +124,14 @@ def test_a_wrong_parameter_says_its_form(http, method, path, message):
     ("path", "message"),
     [
         (
-            "/jobs?status=failed",
-            "there is no such parameter; there are ['limit', 'cursor', 'kind', 'tenant']",
+            "/jobs?stage=writing",
+            "there is no such parameter; there are ['limit', 'cursor', 'kind', 'status', 'label', 'model', 'tenant']",
         ),
         (
             "/rank-patterns?model=a&dataset=b&bugdet=8",
             (
                 "there is no such parameter; there are ['model', 'dataset', 'budget', 'format', "
-                "'steps', 'accumulation']"
+                "'steps', 'accumulation']; did you mean 'budget'?"
             ),
         ),
         ("/v1/models?x", "there is no such parameter; this route takes none"),

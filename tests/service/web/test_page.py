@@ -21,6 +21,7 @@ def test_a_page_is_asked_for_again_each_time_and_answered_by_its_tag(http, path)
     assert first.headers["content-type"] == "text/html; charset=utf-8"
     assert first.headers["cache-control"] == "no-cache"
     assert (again.status_code, again.content) == (304, b"")
+    assert "content-security-policy" not in again.headers  # the copy keeps its own
 
 
 def test_every_file_that_a_page_names_is_there_and_kept(http):

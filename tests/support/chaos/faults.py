@@ -33,7 +33,8 @@ ONE = Shape()
 TWO_WORKERS = Shape(n_workers=2)
 CLOCKS = Shape(has_clocks=True)
 TELLING = Shape(has_receiver=True)
-IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", "45"),))
+STALL_S = 45
+IMPATIENT = Shape(worker_env=(("FIMLORA_STALL_S", str(STALL_S)),))
 
 
 def nothing(stack: Stack, draw: random.Random) -> None:
@@ -52,6 +53,7 @@ class Fault:
         shape: The stack that it happens to.
         is_quick: Whether it has a short form: its end is not waited for by a lease, and no other
             fault is much like it.
+        noticed_s: Seconds more that recovery may take, where a watchdog alone notices it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Fault:
     hold_s: float = 0.5
     shape: Shape = ONE
     is_quick: bool = True
+    noticed_s: float = 0.0
 
 
 # Processes
@@ -245,9 +248,10 @@ PROCESSES = [
     Fault(
         "child hangs for good",
         partial(_signal_child, STOP),
-        hold_s=46.0,  # until the watchdog has seen it
+        hold_s=STALL_S + 1.0,  # until the watchdog has seen it
         shape=IMPATIENT,
         is_quick=False,
+        noticed_s=STALL_S,  # one that was idle is silent from its next order on
     ),
     Fault("worker KILL", partial(_end, "worker", KILL, False), is_quick=False),
     Fault("worker TERM", partial(_end, "worker", TERM, False), is_quick=False),

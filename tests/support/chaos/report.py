@@ -56,7 +56,7 @@ def as_page(
 
 def is_late(trial: Trial, limit_s: float) -> bool:
     """Whether everything had ended, but not soon enough."""
-    return trial.recovery_s is not None and trial.recovery_s > limit_s
+    return trial.recovery_s is not None and trial.recovery_s > limit_s + trial.noticed_s
 
 
 def _totals(trials: Sequence[Trial], *, limit_s: float) -> str:

@@ -42,6 +42,7 @@ class Trial:
         n_operations: Of all histories.
         ends: How jobs ended.
         findings: What must not be.
+        noticed_s: Seconds more that recovery may take.
     """
 
     fault: str
@@ -53,6 +54,7 @@ class Trial:
     n_operations: int
     ends: dict[str, int] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    noticed_s: float = 0.0
 
 
 def run_trial(
@@ -174,4 +176,5 @@ def _summed_up(
         sum(map(len, histories.values())),
         dict(Counter(known.jobs.values())),
         tuple(findings),
+        fault.noticed_s,
     )

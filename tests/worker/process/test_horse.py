@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -157,6 +157,33 @@ def test_silence_is_measured_from_the_last_sign_of_life(horse: Horse):
 
     assert before >= 0.2
     assert horse.silent_for_s() < 0.1
+
+
+def test_a_child_that_does_not_take_its_order_is_told_from_one_that_works(horse: Horse):
+    """One that hung while it was idle; a child that is still being started is none."""
+    assert not horse.is_deaf
+    horse.give(order("answer"))
+    horse.wait()
+
+    horse.give(order("work", "e2"))
+    assert until(lambda: not horse.is_deaf)
+
+
+def test_a_child_that_hung_while_it_was_idle_is_deaf(horse: Horse):
+    """It has answered before, and says nothing of its order."""
+    horse.give(order("answer"))
+    horse.wait()
+    horse.give(order("hang", "e2"))
+    time.sleep(0.2)
+
+    assert horse.is_deaf
+
+
+def until(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
 
 
 def test_what_a_child_prints_is_logged_also_its_last_words(horse: Horse, caplog):

@@ -64,11 +64,8 @@ function allocationOf(job: Job, settings: Settings): Fields {
 
 function budgetOf(rankMap: RankMap, settings: Settings): Fields {
   const { unit, bytes_per_parameter } = rankMap.budget as Fields;
-  return {
-    unit,
-    value: settings.value,
-    ...(unit === "bytes" ? { bytes_per_parameter } : {}),
-  };
+  const width = unit === "bytes" ? { bytes_per_parameter } : {};
+  return { [String(unit)]: settings.value, ...width };
 }
 
 /** The body of POST /jobs/{id}/allocate. */

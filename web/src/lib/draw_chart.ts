@@ -60,5 +60,10 @@ export async function draw(
     hover: true,
   });
   await view.runAsync();
+  // What surrounds the chart says what it shows; its marks are not named one by one.
+  for (const mark of element.querySelectorAll("svg [role], svg[role]")) {
+    mark.removeAttribute("role");
+    mark.removeAttribute("aria-roledescription");
+  }
   return view;
 }

@@ -90,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.imports = threading.Thread(target=_import_heavy, daemon=True)
     process.imports.start()
     with os.fdopen(given.orders, "rb") as orders, os.fdopen(given.replies, "wb", 0) as replies:
+        _write(
+            replies.fileno(), encode(Reply("", None))
+        )  # from now on orders are taken at once
         for jobs, line in enumerate(orders, start=1):
             reply = _obey(decode_order(line), process, replies.fileno(), jobs=jobs)
             replies.write(encode(reply))
@@ -108,6 +111,7 @@ def _start(settings: Settings, drain: Drain) -> WorkerProcess:
 def _obey(order: Order, process: WorkerProcess, replies: int, *, jobs: int) -> Reply:
     alive = encode(Reply(order.execution_id, None))
     process.on_alive = lambda: _write(replies, alive)
+    process.on_alive()
     try:
         run_order(order, process.redis)
     except Exception:

@@ -71,6 +71,8 @@ class Horse:
         self.pid = self._process.pid
         self.is_retiring = False
         self._last_sign_of_life = time.monotonic()
+        self._has_spoken = False
+        self._is_taken = False
         self._lock = threading.RLock()
         self._in_flight: str | None = None
         self._last_rq_id: str | None = None
@@ -93,6 +95,11 @@ class Horse:
         """Seconds since the child was last heard of, or was given its order."""
         return time.monotonic() - self._last_sign_of_life
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether a child that was heard of has not said yet that it has its order."""
+        return self._has_spoken and not self._is_taken
+
     def give(self, order: Order) -> None:
         """Hand over an order; the answer is what `wait` returns.
 
@@ -101,6 +108,7 @@ class Horse:
         """
         with self._lock:
             self._in_flight, self._status = order.execution_id, None
+            self._is_taken = False
             self._last_rq_id = order.job_id
             with suppress(BlockingIOError):
                 os.read(self._answered, 1)
@@ -182,6 +190,8 @@ class Horse:
     def _note(self, reply: Reply) -> None:
         self._last_sign_of_life = time.monotonic()
         with self._lock:
+            self._has_spoken = True
+            self._is_taken |= reply.execution_id == self._in_flight
             self.is_retiring |= reply.retiring
             # An answer to an execution that is over, or only a sign of life, ends no wait.
             if reply.execution_id == self._in_flight and reply.code is not None:

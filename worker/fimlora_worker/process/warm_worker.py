@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_TTL_S = 20  # RQ's own is a minute more than the interval: too late for us
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 15
+# A warm child that waits for orders takes one in no time, also on a busy machine.
+TAKEN_WITHIN_S = 30
 
 
 class TimeLimit(UnixSignalDeathPenalty):
@@ -225,10 +227,12 @@ class WarmWorker(LeasedWorker):
             log.warning("horse.killed", extra={"child_pid": self._horse.pid})
 
     def is_stalled(self) -> bool:
-        """Whether the child has sent no sign of life for too long."""
+        """Whether the child has sent no sign of life for too long; it may have hung while idle."""
         assert self._horse
         assert self.settings
-        return self._horse.silent_for_s() > self.settings.stall_s
+        stall_s = self.settings.stall_s
+        allowed_s = min(TAKEN_WITHIN_S, stall_s) if self._horse.is_deaf else stall_s
+        return self._horse.silent_for_s() > allowed_s
 
     def handle_warm_shutdown_request(self) -> None:
         """Ask the child to hand its job over; runs inside a signal handler."""

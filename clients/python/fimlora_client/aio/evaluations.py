@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from fimlora_client.aio.jobs import DRAWING_S, AsyncJobs
 from fimlora_client.aio.sender import AsyncSender
@@ -140,6 +140,10 @@ class AsyncEvaluationHandle:
     async def report(self) -> str:
         """What it found, as a page of its own."""
         return await self._jobs.report(self.id)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows: what was found, or where it stood when last heard of."""
+        return self.job._repr_mimebundle_()
 
     def _keep(self, job: Job) -> Job:
         # Only the answer to POST /evaluations says that a result was cached; remember it.

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from fimlora_client.aio.jobs import AsyncJobs
 from fimlora_client.bodies import PlanFields
@@ -89,6 +89,10 @@ class AsyncJobHandle:
     ) -> dict[str, Path]:
         """Fetch the files of the result into a folder."""
         return await self._jobs.download(self.id, folder, on_file=on_file)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows: what was found, or where it stood when last heard of."""
+        return self.job._repr_mimebundle_()
 
     def _keep(self, job: Job) -> Job:
         # Only the answer to POST /calibrate says that a result was cached; remember it.

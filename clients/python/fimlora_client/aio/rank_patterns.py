@@ -4,7 +4,7 @@ from typing import cast
 
 from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import as_json, budget_text, checked
-from fimlora_client.calls import JSON, Call, given, route
+from fimlora_client.calls import JSON, Call, Params, given, route
 from fimlora_client.patterns import FetchedPattern, Format, pin_route, read_pattern
 from fimlora_contract.rank_patterns import Pin
 from fimlora_contract.requests import Budget, PinRequest
@@ -93,15 +93,13 @@ class AsyncRankPatterns:
         """
         return await self._sender.ask(Call("GET", pin_route(name, tag, "history")), Pin)
 
-    async def _get(
-        self, path: str, params: dict[str, str], *, etag: str | None
-    ) -> FetchedPattern:
+    async def _get(self, path: str, params: Params, *, etag: str | None) -> FetchedPattern:
         headers = {"if-none-match": etag} if etag else {}
         call = Call("GET", path, params=params, headers=headers)
         return read_pattern(await self._sender.send(call), cast("Format", params["format"]))
 
 
-def _asked(format: Format, steps: int | None, accumulation: int | None) -> dict[str, str]:
+def _asked(format: Format, steps: int | None, accumulation: int | None) -> Params:
     """The query that says in whose words; numbers are written out whole."""
     numbers = {"steps": steps, "accumulation": accumulation}
     return {"format": format} | {k: str(n) for k, n in numbers.items() if n is not None}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
+from fimlora_client.addresses import base_url_of
 from fimlora_client.blocking.adapters import Adapters
 from fimlora_client.blocking.catalogues import Cache, Datasets, Models, Workers
 from fimlora_client.blocking.evaluations import EvaluationHandle, Evaluations
@@ -41,7 +42,8 @@ class Client:
     """Talks to a fimlora service; use it in a ``with`` block, or close it.
 
     Args:
-        base_url: Where the service is; ``FIMLORA_URL`` when not given.
+        base_url: Where the service is, ``localhost:8000`` or ``https://host/prefix``;
+            ``FIMLORA_URL`` when not given.
         api_key: Sent as a bearer token; ``FIMLORA_API_KEY`` when not given, none when empty.
         http: A connected HTTP client to use instead of one of our own.
         sleep: Lets seconds pass between polls and retries.
@@ -69,8 +71,8 @@ class Client:
         context: Context | None = None,
     ) -> None:
         settings = read_settings()
-        self.base_url = base_url or settings.url
-        key = settings.api_key if api_key is None else api_key
+        self.base_url = base_url_of(base_url or settings.url)
+        key = settings.key_for(base_url or None) if api_key is None else api_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         transport = Transport(http, base_url=self.base_url, headers=headers)
         self._sender = Sender(transport, sleep, context or Context())

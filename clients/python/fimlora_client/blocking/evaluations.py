@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from fimlora_client.blocking.jobs import DRAWING_S, Jobs
 from fimlora_client.blocking.sender import Sender
@@ -139,6 +139,10 @@ class EvaluationHandle:
     def report(self) -> str:
         """What it found, as a page of its own."""
         return self._jobs.report(self.id)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows: what was found, or where it stood when last heard of."""
+        return self.job._repr_mimebundle_()
 
     def _keep(self, job: Job) -> Job:
         # Only the answer to POST /evaluations says that a result was cached; remember it.

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from fimlora_client.blocking.jobs import Jobs
 from fimlora_client.bodies import PlanFields
@@ -88,6 +88,10 @@ class JobHandle:
     def download(self, folder: str | Path, *, on_file: OnFile | None = None) -> dict[str, Path]:
         """Fetch the files of the result into a folder."""
         return self._jobs.download(self.id, folder, on_file=on_file)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """What a notebook shows: what was found, or where it stood when last heard of."""
+        return self.job._repr_mimebundle_()
 
     def _keep(self, job: Job) -> Job:
         # Only the answer to POST /calibrate says that a result was cached; remember it.

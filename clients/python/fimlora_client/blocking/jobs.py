@@ -2,7 +2,7 @@
 """Accepted requests of every kind: where they stand, and what became of them."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -22,7 +22,7 @@ from fimlora_client.polling import OnProgress, Pace
 from fimlora_client.retries import is_rate_limited
 from fimlora_client.signatures import verify_files, verify_folder
 from fimlora_client.watching import OnAway, Watch
-from fimlora_contract.artifacts import ArtifactPage
+from fimlora_contract.artifacts import Artifact, ArtifactPage
 from fimlora_contract.comparison_requests import JobComparisonRequest
 from fimlora_contract.comparisons import JobComparison
 from fimlora_contract.jobs import (
@@ -63,13 +63,24 @@ class Jobs:
         limit: int | None = None,
         cursor: str | None = None,
         kind: JobKind | str | None = None,
+        status: JobStatus | str | Sequence[JobStatus | str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
         tenant: str | None = None,
     ) -> JobPage:
         """A page of jobs of all kinds or of one, newest first; with an admin key, of one tenant.
 
+        Those in a status or one of several, with each of some labels, of a base model: what is
+        given must hold.
+
         ``GET /jobs``
         """
-        params = given(limit=limit, cursor=cursor, kind=kind, tenant=tenant)
+        statuses = [status] if isinstance(status, str) else status
+        wanted = [f"{name}={value}" for name, value in (labels or {}).items()]
+        params = given(
+            limit=limit, cursor=cursor, kind=kind, status=statuses and [*map(str, statuses)],
+            label=wanted or None, model=model, tenant=tenant,
+        )  # fmt: skip
         call = Call("GET", "/jobs", params=params)
         return self._sender.ask(call, JobPage)
 
@@ -279,19 +290,21 @@ class Jobs:
         folder: str | Path,
         *,
         on_file: OnFile | None = None,
+        only: Callable[[Artifact], bool] | None = None,
         public_keys: Sequence[str | Path] = (),
     ) -> dict[str, Path]:
         """Fetch the files of a result into a folder, all of them or none.
 
         ``GET /jobs/{id}/artifacts/{name}`` for each file that is not there already;
-        ``on_file`` is told of every file that was fetched. With ``public_keys``, files in PEM,
-        one of them must have signed the result.
+        ``on_file`` is told of every file that was fetched; ``only`` those are that it says yes to.
+        With ``public_keys``, files in PEM, one of them must have signed the result.
 
         Raises:
             DigestMismatch: A file is not what the service said; nothing was written.
             SignatureInvalid: The folder would not be what was signed; nothing was written.
         """
-        download = Download((self.artifacts(job_id)).data, folder)
+        files = (self.artifacts(job_id)).data
+        download = Download([file for file in files if only is None or only(file)], folder)
         if download.missing:
             with download:
                 for artifact in download.missing:

@@ -9,9 +9,20 @@ from typer.core import TyperGroup
 from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, models
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
+from fimlora_client.cli.common.defaults import checked_defaults
+from fimlora_client.cli.local import calibrate as local_calibrate
 from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, mcp, status, up
-from fimlora_client.cli.results import diff, fetch, pins, report, signatures, verify
+from fimlora_client.cli.results import (
+    diff,
+    export,
+    fetch,
+    log,
+    pins,
+    report,
+    signatures,
+    verify,
+)
 from fimlora_client.cli.work import calibrate, compare, control, evaluate, plan, replan, sweep
 from fimlora_client.errors import ClientError
 from fimlora_client.settings import check_names
@@ -57,7 +68,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -66,7 +76,10 @@ app = typer.Typer(
 def root(
     ctx: typer.Context,
     url: Annotated[
-        str | None, typer.Option("--url", help="Where the service is.", show_default=False)
+        str | None,
+        typer.Option(
+            "--url", help="Where the service is, such as localhost:8000.", show_default=False
+        ),
     ] = None,
     _version: Annotated[
         bool,
@@ -77,6 +90,8 @@ def root(
 ) -> None:
     """Options before the command hold for all commands."""
     check_names()
+    calibrate_options = ctx.command.commands["calibrate"].params  # type: ignore[attr-defined]
+    ctx.default_map = {"calibrate": checked_defaults(calibrate_options)}
     ctx.obj = ctx.obj or Connection(url=url)
 
 
@@ -96,7 +111,9 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Results": {
         "fetch": fetch.fetch,
+        "export": export.export,
         "report": report.report,
+        "log": log.log,
         "verify": verify.verify,
         "verify-signature": signatures.verify_signature,
         "pin": pins.pin,
@@ -121,6 +138,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(local_calibrate.group, name="local", rich_help_panel="Work")
 app.add_typer(pins.group, name="pins", rich_help_panel="Results")
 app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")

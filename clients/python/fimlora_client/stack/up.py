@@ -30,6 +30,11 @@ READY_S = 180.0
 VALKEY_READY_S = 60.0  # loading a large append-only file takes a while
 WORKER_GRACE_S = 20.0
 # What the two processes import first, and the extra that brings it.
+# Said before somebody waits for it.
+NO_GPU = (
+    " (the torch of PyPI brings CUDA, about 6 GB; without a GPU add "
+    "--extra-index-url https://download.pytorch.org/whl/cpu)"
+)
 NEEDED = {"fastapi": "service", "uvicorn": "service", "rq": "service", "torch": "worker"}
 
 
@@ -223,7 +228,7 @@ def check_installed() -> None:
         if importlib.util.find_spec(package) is None:
             raise StackError(
                 f"the {extra} needs {package!r}, which is not installed",
-                "pip install 'fimlora[all]'",
+                f"pip install 'fimlora[all]'{NO_GPU}",
             )
 
 

@@ -97,7 +97,8 @@ def download(
     )
     if not files:
         raise InvalidFile(
-            f"{adapter_id} is registered: its files are where the operator has them"
+            f"{adapter_id} is registered: its files are where the operator has them",
+            next_step="Take them from there.",
         )
     for name in sorted(files):
         out().print(Text(str(files[name])), soft_wrap=True)
@@ -123,7 +124,10 @@ def add(
     """Give an adapter's folder of this machine a name, by a link in the data folder."""
     folder = folder.expanduser().absolute()
     if missing := [file for file in FILES if not (folder / file).is_file()]:
-        raise InvalidFile(f"{folder} is no adapter's folder: it holds no {missing[0]}")
+        raise InvalidFile(
+            f"{folder} is no adapter's folder: it holds no {missing[0]}",
+            next_step="Give the folder that PEFT's `save_pretrained` wrote.",
+        )
     place = find_place(ctx, data_dir)
     path = link(place.data_dir / "adapters", name, folder)
     say(("✓ ", "green"), f"{name} is {folder}")

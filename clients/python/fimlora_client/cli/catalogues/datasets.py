@@ -59,7 +59,7 @@ def list_datasets(
 def upload(
     ctx: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .jsonl, .csv or .parquet file.")
+        Path, typer.Argument(metavar="FILE", help="A .jsonl, .json, .csv or .parquet file.")
     ],
 ) -> None:
     """Upload a file; the same content again is the same dataset."""
@@ -97,7 +97,9 @@ def add(
     """Give a file or folder of this machine a name, by a link in the data folder."""
     path = path.expanduser().absolute()
     if not path.exists():
-        raise InvalidFile(f"there is no {path}")
+        raise InvalidFile(
+            f"there is no {path}", next_step="Check where the file or folder is, and its name."
+        )
     place = find_place(ctx, data_dir)
     made = link(place.data_dir / "datasets", name, path)
     say(("✓ ", "green"), f"{name} is {path}")

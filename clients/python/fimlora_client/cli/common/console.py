@@ -11,15 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fimlora_client.cli.common.next_steps import next_step_of
 from fimlora_client.errors import (
-    AdapterInUse,
     AdapterNotFound,
     ArtifactNotFound,
     ClientError,
-    DatasetInUse,
     DatasetNotFound,
     InvalidSettings,
-    JobAlreadyFinished,
     JobCanceled,
     JobFailed,
     JobGone,
@@ -68,25 +66,6 @@ EXIT_CODES: dict[type[ClientError], int] = {
     WaitTimeout: NOT_FINISHED,
     InvalidSettings: SETTINGS,
 }
-# What to type next, where the service's own advice speaks of routes.
-NEXT_STEPS: dict[type[ClientError], str] = {
-    JobNotFound: "`fimlora jobs` lists the jobs.",
-    AdapterInUse: "Wait for these jobs, or `fimlora cancel` them.",
-    KeyNotFound: "`fimlora keys` lists the keys.",
-    AdapterNotFound: "`fimlora adapters` lists adapters; `fimlora adapters upload` adds one.",
-    DatasetInUse: "Wait for these jobs, or `fimlora cancel` them.",
-    DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl, .csv or .parquet file is uploaded.",
-    ModelNotFound: "`fimlora models` lists registered models; `fimlora models add` adds one.",
-    NoPattern: "`fimlora calibrate` makes a result, `fimlora pin` names one.",
-    ResultExpired: "`fimlora calibrate` with the same inputs makes it anew.",
-    ArtifactNotFound: "`fimlora artifacts` lists the files of a result.",
-    JobNotFinished: "`fimlora show` tells how far it is.",
-    JobFailed: "`fimlora show` tells why; `fimlora retry` queues it once more.",
-    JobCanceled: "`fimlora retry` queues it once more.",
-    JobAlreadyFinished: "`fimlora show` has the outcome.",
-    WaitTimeout: "The job goes on; `fimlora show` tells how far it is.",
-    ValidationFailed: "",
-}
 STATUS_STYLES = {
     "queued": "dim",
     "running": "cyan",
@@ -122,9 +101,7 @@ def show_error(error: ClientError) -> None:
     """One red line, and what to do next."""
     console = err()
     console.print(Text.assemble(("error ", "bold red"), (str(error), "red")), soft_wrap=True)
-    next_step = NEXT_STEPS.get(type(error), error.next_step)
-    if next_step:
-        console.print(Text(f"      {next_step}"), soft_wrap=True)
+    console.print(Text(f"      {next_step_of(error)}"), soft_wrap=True)
     if error.request_id and (error.status or 0) >= 500:
         console.print(Text(f"      request {error.request_id}", "dim"), soft_wrap=True)
 

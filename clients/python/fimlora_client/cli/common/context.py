@@ -7,6 +7,7 @@ import typer
 
 from fimlora_client.aio.client import AsyncClient
 from fimlora_client.blocking.client import Client
+from fimlora_client.context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +15,12 @@ class Connection:
     """Where the service is, or, in tests, a client that is already there."""
 
     url: str | None = None
+    context: Context | None = None
     connect: Callable[[], Client] | None = None
 
     def open(self) -> Client:
         """A client of the service."""
-        return self.connect() if self.connect else Client(self.url)
+        return self.connect() if self.connect else Client(self.url, context=self.context)
 
     def open_async(self) -> AsyncClient:
         """A client of the service for what waits for several things at once."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import say
 from fimlora_contract.budgets import SPELLINGS, budget_words, read_budget
 from fimlora_contract.requests import MethodName
@@ -21,7 +22,13 @@ Tenant = Annotated[
     ),
 ]
 JobId = Annotated[
-    str, typer.Argument(metavar="ID", help="Id of the job, job_...", show_default=False)
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Id of the job, job_...",
+        show_default=False,
+        autocompletion=completion.job_ids,
+    ),
 ]
 
 
@@ -33,6 +40,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=completion.models,
         help="A registered name, or namespace/name\\[@revision] on the hub.",
     ),
 ]
@@ -40,7 +48,8 @@ Dataset = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A .jsonl, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
+        autocompletion=completion.datasets,
+        help="A .jsonl, .json, .csv or .parquet file here, an uploaded id (ds_...), a registered name, "
         "or namespace/name\\[@revision] on the hub.",
     ),
 ]
@@ -84,6 +93,7 @@ Method = Annotated[
     _option(
         "--method",
         panel=ALLOCATION,
+        autocompletion=completion.methods,
         help=f"One of {', '.join(get_args(MethodName))}; fim by default. All but fim, uniform and "
         "random are experimental: not shown to beat uniform.",
     ),
@@ -93,6 +103,7 @@ Methods = Annotated[
     _option(
         "--methods",
         panel=ALLOCATION,
+        autocompletion=completion.methods,
         help="Two or more, with commas between; all that one set of passes gives, but gora and "
         "kappa, if left out.",
     ),

@@ -15,7 +15,7 @@ from fimlora_client.cli.common.console import INTERRUPTED, duration, say
 from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.jobs import Progress as JobProgressFigures
 
-WIDE, NARROW = 32, 10
+WIDE, NARROW = 32, 8  # beside an id, all else fits eighty columns with a narrow one
 # A log gets a line for each stage; within a stage at most one per interval, and none before a
 # tenth more is done, unless nothing has been said for long: who watches logs kills the silent.
 INTERVAL_S, SILENCE_S, TENTH = 10.0, 60.0, 0.1
@@ -100,6 +100,7 @@ class _Bars:
             transient=True,
             refresh_per_second=5,  # calm, and the worker may need the core
         )
+        self._names_jobs = names_jobs
         self._tasks: dict[str, TaskID] = {}
 
     def start(self) -> None:
@@ -116,7 +117,7 @@ class _Bars:
             description=seen.stage,
             total=seen.total,
             completed=seen.done,
-            done=seen.words,
+            done=seen.short if self._names_jobs else seen.words,
             left=seen.left,
         )
 
@@ -178,6 +179,7 @@ class _Seen:
         done: How much is done.
         total: Of how much; ``None`` where nobody knows.
         words: The same in words.
+        short: The same in few words.
         left: How long it will take, in words; empty where nobody knows.
     """
 
@@ -185,6 +187,7 @@ class _Seen:
     done: float = 0.0
     total: float | None = None
     words: str = ""
+    short: str = ""
     left: str = ""
 
     @classmethod
@@ -201,16 +204,17 @@ class _Seen:
         return self.done / self.total if self.total else 0.0
 
 
-def _measure(progress: JobProgressFigures) -> tuple[float, float | None, str]:
-    """How much is done, of how much, and the same in words."""
+def _measure(progress: JobProgressFigures) -> tuple[float, float | None, str, str]:
+    """How much is done, of how much, and the same in words and in few."""
     if runs := progress.runs:
         within = runs.step / runs.n_steps if runs.n_steps else 0.0
         arm = f" {runs.arm}" if runs.arm else ""
-        return runs.done + within, runs.n_runs, f"run {runs.done}/{runs.n_runs}{arm}"
+        short = f"run {runs.done}/{runs.n_runs}"
+        return runs.done + within, runs.n_runs, f"{short}{arm}", short
     if not progress.n_batches:
-        return 0.0, None, ""
-    total = progress.n_batches
-    return progress.batch, total, f"batch {progress.batch}/{total}"
+        return 0.0, None, "", ""
+    words = f"batch {progress.batch}/{progress.n_batches}"
+    return progress.batch, progress.n_batches, words, words
 
 
 def stage_of(job: Job) -> str:

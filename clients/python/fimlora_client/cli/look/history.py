@@ -90,7 +90,8 @@ def _so_far(jobs: Jobs, job_id: str) -> Iterable[JobEvent]:
 
 def _line(event: JobEvent) -> str:
     """One event as a person reads it."""
-    words = [event.id, event.status.value]
+    words = [f"{event.at.astimezone():%Y-%m-%d %H:%M:%S}"] if event.at else []
+    words += [event.id, event.status.value]
     if event.attempt > 1:
         words.append(f"attempt {event.attempt}")
     if event.reason:

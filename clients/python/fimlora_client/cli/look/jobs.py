@@ -15,6 +15,8 @@ from fimlora_client.cli.common.console import (
     status_text,
 )
 from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.common.inputs import pairs_of
+from fimlora_client.cli.common.next_steps import step_after
 from fimlora_client.cli.common.options import AsJson, JobId, Tenant
 from fimlora_client.cli.work.compare import methods_table, pairs_table
 from fimlora_client.cli.work.findings import runs_text, show_findings
@@ -38,18 +40,42 @@ def list_jobs(
     kind: Annotated[
         JobKind | None, typer.Option(help="Of this kind only.", show_default=False)
     ] = None,
+    status: Annotated[
+        list[JobStatus] | None,
+        typer.Option(
+            help="In this status only. Repeatable: in one of them.", show_default=False
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE: with this label only, as given to calibrate. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of this base model only, by its name.", show_default=False),
+    ] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
     """List the newest jobs.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fimlora jobs --limit 5
+      fimlora jobs --status failed --label team=nlp --model minilm
     """
-    page = client_of(ctx).jobs.list(limit=limit, kind=kind, tenant=tenant)
+    labels = pairs_of("--label", "KEY=VALUE", label)
+    page = client_of(ctx).jobs.list(
+        limit=limit, kind=kind, status=status, labels=labels, model=model, tenant=tenant
+    )
     if as_json:
         show_json([job.model_dump(mode="json", exclude={"result"}) for job in page.data])
+        return
+    if not page.data and (kind or status or label or model):
+        say("no such jobs; all of them:  fimlora jobs")
         return
     if not page.data:
         say("no jobs yet; start one with  fimlora calibrate MODEL DATASET --budget 8")
@@ -82,6 +108,8 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     console = out()
     console.print(_headline(job), soft_wrap=True)
     console.print(_inputs(job), soft_wrap=True)
+    if read_as := (job.resolved.get("dataset") or {}).get("read_as"):
+        console.print(Text(f"  rows read as {read_as}", "dim"), soft_wrap=True)
     for earlier in job.earlier_attempts:
         console.print(Text(f"  {_earlier(earlier)}", "dim"), soft_wrap=True)
     result = job.result
@@ -89,7 +117,7 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
         console.print(Text(f"  {execution(result.execution)}", "dim"), soft_wrap=True)
     if job.error:
         console.print(Text(f"  {job.error.code}: {job.error.detail}", "red"), soft_wrap=True)
-        say(("  try again with  ", "dim"), f"fimlora retry {job.id}")
+        say((f"  {step_after(job)}", "dim"))
     if isinstance(result, CalibrationResult):
         console.print(rank_map_table(result.rank_map))
     elif isinstance(result, EvaluationResult):

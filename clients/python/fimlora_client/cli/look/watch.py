@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fimlora_client.blocking.client import Client
+from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import FAILED, NOT_FINISHED, OK, err, say
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.outcomes import say_ended
@@ -23,6 +24,7 @@ def watch(
             metavar="[JOB]...",
             help="Ids of jobs; all that are open if left out.",
             show_default=False,
+            autocompletion=completion.job_ids,
         ),
     ] = None,
     patience: Annotated[

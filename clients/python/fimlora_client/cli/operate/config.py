@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from fimlora_client.cli.common.console import SETTINGS, make_table, out, say, show_json
-from fimlora_client.settings import read_settings, shown_settings
+from fimlora_client.settings import read_defaults, read_settings, shown_settings
 from fimlora_contract.settings_shown import SettingShown
 
 # What has to be installed for a process to say what it would read, and the extra that brings it.
@@ -37,8 +37,9 @@ def config(
 ) -> None:
     """Show the settings that hold here, of client, service and worker; secrets are masked.
 
-    For each, where it comes from: its default, the environment, or a file that the environment
-    names. In containers ask there: docker compose exec service python -m fimlora_service --settings.
+    For each, where it comes from: its default, the environment, a file that the environment
+    names, the project's fimlora.toml (here or in a folder above) or the user's
+    ~/.config/fimlora/config.toml. In containers ask there: docker compose exec service python -m fimlora_service --settings.
     """
     found = dict(_all())
     if as_json:
@@ -51,9 +52,18 @@ def config(
 
 
 def _all() -> Iterator[tuple[str, Found]]:
-    yield "client", Found(tuple(shown_settings(read_settings())))
+    yield "client", Found((*shown_settings(read_settings()), *_defaults()))
     for name, needed in PROCESSES.items():
         yield name, _ask(name, needed)
+
+
+def _defaults() -> Iterator[SettingShown]:
+    """What configuration files have options of `fimlora calibrate` be."""
+    for name, default in read_defaults().items():
+        value = str(default.value)
+        yield SettingShown(
+            f"calibrate.{name}", value, default.origin, "option", "", str(default.path)
+        )
 
 
 def _ask(name: str, needed: tuple[str, ...]) -> Found:

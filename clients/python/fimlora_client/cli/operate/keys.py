@@ -80,7 +80,8 @@ def create(
 ) -> None:
     """Make a key; it is printed once and can be read nowhere afterwards.
 
-    The first key of a service must have scope admin.
+    The first key of a service must have scope admin and never expire: without it nobody could
+    make another one.
 
     [bold]Examples[/bold]
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.calls import Answer, Call
+from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import err, out, print_plain, say, size
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.options import read_amount
@@ -40,7 +41,12 @@ def fetch(
     ctx: typer.Context,
     job_id: Annotated[
         str | None,
-        typer.Argument(metavar="ID", help="Id of a job, job_...", show_default=False),
+        typer.Argument(
+            metavar="ID",
+            help="Id of a job, job_...",
+            show_default=False,
+            autocompletion=completion.job_ids,
+        ),
     ] = None,
     pin: Annotated[
         str | None,
@@ -65,7 +71,11 @@ def fetch(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", help=f"One of {', '.join(get_args(Format))}."),
+        typer.Option(
+            "--format",
+            help=f"One of {', '.join(get_args(Format))}.",
+            autocompletion=completion.formats,
+        ),
     ] = None,
     steps: Annotated[
         int | None,

@@ -1,0 +1,71 @@
+"""How plans and evaluations look in a notebook: a chart where it can draw one, a table anywhere."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from fimlora_contract.charts import MEDIA_TYPE, chart
+from fimlora_contract.charts.rows import Data, cell_rows, evaluation_rows, plan_rows
+
+MOST_ROWS = 200
+Bundle = dict[str, Any]
+
+
+def plan_bundle(rank_map: Data) -> Bundle:
+    """A rank map: what follows from the task, then ranks by layer and type."""
+    signal = (rank_map.get("signal") or {}).get("sentence", "")
+    spent, budget = rank_map["spent"], rank_map["budget"]
+    said = (
+        f"{len(rank_map['modules']):,} modules, ranks {rank_map['r_min']} to {rank_map['r_max']}, "
+        f"budget {budget.get('unit')} {budget.get('value')}, {spent['parameters']:,} parameters"
+    )
+    html = f"<p>{escape(signal)}</p>" * bool(signal) + f"<p>{escape(said)}</p>"
+    return bundle(
+        html + _grid(rank_map), f"{signal} {said}".strip(), "ranks", plan_rows(rank_map)
+    )
+
+
+def evaluation_bundle(found: Data) -> Bundle:
+    """What an evaluation found: the verdict, then each arm against its controls."""
+    verdict = found["verdict"]["sentence"]
+    rows = [
+        (
+            f"{d['arm']} \N{MINUS SIGN} {d['reference']}", d["metric"],
+            *(("" if d[end] is None else f"{d[end]:+.4f}") for end in ("mean", "low", "high")),
+        )
+        for d in found["differences"]
+    ]  # fmt: skip
+    head = ("difference", "metric", "mean", "95 % from", "to")
+    html = f"<p><b>{escape(verdict)}</b></p>" + table(head, rows)
+    return bundle(html, verdict, "differences", evaluation_rows(found))
+
+
+def bundle(html: str, plain: str, name: str, rows: dict[str, list[dict[str, Any]]]) -> Bundle:
+    """Everything that a notebook may choose from."""
+    found: Bundle = {"text/plain": plain, "text/html": html}
+    if spec := chart(name, rows):
+        found[MEDIA_TYPE] = spec
+    return found
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of HTML; the first cell of a row names it."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        f"<tr><th>{escape(row[0])}</th>{''.join(f'<td>{escape(c)}</td>' for c in row[1:])}</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _grid(rank_map: Data) -> str:
+    """Layers down, types across; what stands outside the layers is listed below them."""
+    cells = cell_rows(rank_map)
+    types = list(dict.fromkeys(c["type"] for c in cells if c["layer"] is not None))
+    ranks = {(c["layer"], c["type"]): f"{c['rank']:g}" for c in cells}
+    layers = sorted({c["layer"] for c in cells if c["layer"] is not None})
+    rows = [[str(at), *(ranks.get((at, kind), "") for kind in types)] for at in layers]
+    rows += [[c["type"], f"{c['rank']:g}"] for c in cells if c["layer"] is None]
+    more = len(rows) - MOST_ROWS
+    note = f"<p>and {more:,} more rows</p>" if more > 0 else ""
+    return table(("layer", *types), rows[:MOST_ROWS]) + note

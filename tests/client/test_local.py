@@ -1,0 +1,73 @@
+"""A calibration without service and store: the same files as a job's, and what goes wrong."""
+
+import json
+
+import pytest
+
+from support.jobs import LABELLED, write_jsonl
+from support.terminal import CommandLine
+
+OPTIONS = ["--budget", "4", "--batches", "2"]
+
+
+@pytest.fixture
+def local(tmp_path):
+    """Run the command in a process of its own, where no service and no Redis are."""
+
+    def local(*arguments):
+        environment = {"REDIS_URL": "", "FIMLORA_URL": "http://127.0.0.1:9", "CI": "true"}
+        line = CommandLine(
+            "local", "calibrate", *map(str, arguments), environment=environment, folder=tmp_path
+        )
+        return line.end(), line.output
+
+    return local
+
+
+def test_the_files_are_those_of_a_job(local, run, data_dir, tiny_model, tmp_path):
+    """Bit for bit, where model and rows go by the same names."""
+    rows = write_jsonl(tmp_path / "mine.jsonl", LABELLED)
+    (data_dir / "models" / "tiny").unlink()
+    assert run("models", "add", "tiny", tiny_model, "--data-dir", data_dir).exit_code == 0
+    (data_dir / "datasets").mkdir(exist_ok=True)
+    (data_dir / "datasets" / "mine").symlink_to(rows)
+    made = run("calibrate", "tiny", "mine", *OPTIONS, "--output", tmp_path / "job")
+    assert made.exit_code == 0, made.output
+
+    code, said = local(tiny_model, rows, *OPTIONS, "--output", "here")
+
+    assert code == 0, said
+    job, here = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("job", "here")
+    )
+    assert json.loads(here["rank_map.json"]) == json.loads(job["rank_map.json"])
+    assert here == job
+    assert "local  calibrating" in said
+    assert "mean rank 4, each 2 to 8" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "code", "message"),
+    [
+        ('{"text": "a", "label": 0}\n', ["--budget", "0"], 2, "budget.rank: must be greater"),
+        ('{"words": "a"}\n', OPTIONS, 1, "text"),
+        ("", OPTIONS, 1, "rows"),
+        (None, OPTIONS, 1, "there is no"),
+    ],
+    ids=["a budget", "columns", "no rows", "no file"],
+)
+def test_a_mistake_is_a_sentence_and_leaves_nothing(
+    local, tiny_model, tmp_path, rows, options, code, message
+):
+    file = tmp_path / "rows.jsonl"
+    if rows is not None:
+        file.write_text(rows)
+
+    found, said = local(tiny_model, file, *options, "--output", "here")
+
+    assert found == code, said
+    assert message in said
+    assert "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} <= {"rows.jsonl"}
