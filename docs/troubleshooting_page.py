@@ -115,7 +115,7 @@ _SYMPTOMS = dedent("""\
     | `no answer from http://127.0.0.1:8000` | nothing runs there, or on another port | `fimlora up` in another terminal; `FIMLORA_URL` says where the client looks |
     | the job stays queued | no worker, or all are at work | `fimlora status` lists the workers; `fimlora up --workers 2` starts more |
     | the plan says that its signal is none | other labels would have given about the same ranks | train uniform ranks; see [signal and confidence](explanation/signal.md) |
-    | every module has the same rank in training | the trainer did not apply `rank_pattern` | give it what [its section](how-to/train.md) says, and count the trainable parameters |
+    | every module has the same rank in training | the trainer did not apply `rank_pattern` | give it what [its section](how-to/train.md) says; `fimlora verify` tells [whether it did](how-to/verify.md) |
     | PEFT warns of keys that match nothing | the pattern was made for another class or wrapper of the model | calibrate the model class that is trained |
     | vLLM refuses the adapter's rank | `--max-lora-rank` is 16 unless it is set | `fimlora fetch JOB --format vllm` has the number, `--max-lora-rank` of `calibrate` keeps plans below it |
     | the same request answers at once | an equal one has succeeded | nothing: it is the same result; `--force` measures anew |

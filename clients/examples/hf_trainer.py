@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from datasets import load_dataset
+from fimlora import VerifyPlan
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -49,6 +50,7 @@ def main() -> None:
         ),
         train_dataset=rows.map(encode, remove_columns=rows.column_names),
         data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[VerifyPlan(options.plan or options.adapter)],  # stops what is not as planned
     )
     trainer.train()
     model.save_pretrained(options.output)
@@ -66,6 +68,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name in ("model", "adapter", "rows", "output"):
         parser.add_argument(name)
+    parser.add_argument(
+        "--plan", help="what to verify against; the adapter's folder if left out"
+    )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     return parser.parse_args()

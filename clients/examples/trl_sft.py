@@ -10,6 +10,7 @@ import argparse
 
 import torch
 from datasets import load_dataset
+from fimlora import VerifyPlan
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
@@ -31,6 +32,7 @@ def main() -> None:
         ),
         train_dataset=load_dataset("json", data_files=options.rows, split="train"),
         peft_config=LoraConfig.from_pretrained(options.adapter),
+        callbacks=[VerifyPlan(options.plan or options.adapter)],  # stops what is not as planned
     )
     trainer.train()
     trainer.save_model(options.output)
@@ -41,6 +43,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name in ("model", "adapter", "rows", "output"):
         parser.add_argument(name)
+    parser.add_argument(
+        "--plan", help="what to verify against; the adapter's folder if left out"
+    )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     return parser.parse_args()

@@ -255,7 +255,8 @@ BEGINNING = """\
 import json, sys
 from pathlib import Path
 
-model, plan, rows, output = sys.argv[1:]
+model, plan, rows, output, _, pattern = sys.argv[1:]
+assert json.loads(Path(pattern).read_text())["rank_map"]["modules"]
 assert (Path(model) / "config.json").is_file() and Path(rows).is_file()
 print(json.dumps(json.loads((Path(plan) / "adapter_config.json").read_text())["rank_pattern"]))
 """
