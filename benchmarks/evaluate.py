@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from demo.docstrings import build_rows
 
 from fimlora import Budget, allocate, measure, score
 from fimlora.measuring.head.resident import fit_head
+from fimlora_contract.jobs import Job, JobKind, JobStatus
+from fimlora_contract.verdicts import EvaluationResult
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.table import Rows, inline_rows
+from fimlora_service.reports.evaluation_report import evaluation_report
+from fimlora_service.reports.pages import render
 from fimlora_worker.evaluation.arms import Arm
 from fimlora_worker.evaluation.csv_files import curves_csv, read_runs, runs_csv
 from fimlora_worker.evaluation.judgement import Judgement
-from fimlora_worker.evaluation.report.page import report_html
-from fimlora_worker.evaluation.report.picture import report_svg
 from fimlora_worker.evaluation.runs import RunResult
 from fimlora_worker.evaluation.schedule import next_runs
 from fimlora_worker.evaluation.settings import EvaluationSettings, default_settings
@@ -141,10 +144,19 @@ def describe(task: Task, folder: Path) -> None:
     (folder / "arms.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
+def report_of(judged: Judgement) -> bytes:
+    """The page that the service would draw of it."""
+    found = EvaluationResult.model_validate({"digest": "", "artifacts": [], **judged.to_json()})
+    names = {"base_model": {"name": "MiniLM"}, "dataset": {"name": "docstrings of packages"}}
+    job = Job(
+        id="benchmark", kind=JobKind.EVALUATION, status=JobStatus.SUCCEEDED, attempt=1,
+        created_at=datetime.now(UTC), request={}, resolved=names,
+    )  # fmt: skip
+    return render(evaluation_report(job, found))
+
+
 def show(judged: Judgement, folder: Path) -> None:
-    data = {**judged.to_json(), "title": "Ranks for MiniLM on docstrings of Python's packages"}
-    (folder / "report.html").write_text(report_html(data))
-    (folder / "report.svg").write_text(report_svg(data))
+    (folder / "report.html").write_bytes(report_of(judged))
     for arm in judged.arms:
         rates = "  ".join(f"{each.rate:g}: {each.loss:.4f}" for each in arm.rates)
         found = "  ".join(

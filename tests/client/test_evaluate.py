@@ -1,5 +1,6 @@
 """``fimlora evaluate`` and ``client.evaluate`` on the real app, with the real engine."""
 
+import html
 import json
 import re
 
@@ -34,8 +35,9 @@ def test_one_command_leads_from_rows_to_a_verdict(run, file, tmp_path):
     assert "fim - uniform" in result.stdout
     assert max(map(len, result.stdout.split("\n\n")[0].splitlines())) <= 80
     assert {path.name for path in folder.iterdir()} == {
-        "report.html", "report.svg", "runs.csv", "curves.csv", "evaluation.json",
+        "report.html", "runs.csv", "curves.csv", "evaluation.json",
     }  # fmt: skip
+    assert found["verdict"]["sentence"] in html.unescape((folder / "report.html").read_text())
     assert f"succeeded: {found['n_runs']} runs" in result.stderr
 
     again = run("evaluate", "tiny", file, "--budget", "4", *SMALL)

@@ -90,7 +90,7 @@ def test_an_evaluation_ends_with_a_verdict_and_its_files(jobs: Jobs, run_queue):
     }  # fmt: skip
     folder = folder_of(jobs, job_id)
     assert {path.name for path in folder.iterdir()} == {
-        "manifest.json", "report.html", "report.svg", "runs.csv", "curves.csv", "evaluation.json",
+        "manifest.json", "runs.csv", "curves.csv", "evaluation.json",
     }  # fmt: skip
     found = json.loads((folder / "evaluation.json").read_text())
     assert found["verdict"] == job.result.verdict.model_dump()

@@ -21,8 +21,6 @@ from fimlora_worker.errors import MakesRoom
 from fimlora_worker.evaluation.csv_files import curves_csv, runs_csv
 from fimlora_worker.evaluation.data import EvaluationData
 from fimlora_worker.evaluation.judgement import Judgement
-from fimlora_worker.evaluation.report.page import report_html
-from fimlora_worker.evaluation.report.picture import report_svg
 from fimlora_worker.evaluation.runs import RunResult
 from fimlora_worker.evaluation.task import Task
 from fimlora_worker.evaluation.verdict import judge
@@ -181,17 +179,14 @@ def _note_speed(
 def _write(
     judgement: Judgement, results: list[RunResult], prepared: Prepared, folder: Path
 ) -> None:
-    """Write report, picture, raw results, and all of it as data."""
+    """Write raw results, and all of it as data; a report is drawn of it on request."""
     data = judgement.to_json()
-    shown = data | {"title": _title(prepared.ground)}
     whole = data | {
         "data": _facts(prepared.task.data),
         "sources": sources(prepared.ground.resolved),
         "plans": prepared.plans,
     }
     texts = {
-        "report.html": report_html(shown),
-        "report.svg": report_svg(shown),
         "runs.csv": runs_csv(results),
         "curves.csv": curves_csv(results),
         "evaluation.json": json.dumps(whole, indent=2, allow_nan=False) + "\n",
@@ -209,11 +204,3 @@ def _facts(data: EvaluationData) -> dict[str, int]:
         "n_equal_texts": data.n_equal_texts,
         "n_unknown_classes": data.n_unknown_classes,
     }
-
-
-def _title(ground: Ground) -> str:
-    model, dataset = ground.resolved["base_model"], ground.resolved["dataset"]
-    names = [
-        str(each.get("id") or each.get("name") or "inline rows") for each in (model, dataset)
-    ]
-    return " on ".join(names)
