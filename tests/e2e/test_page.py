@@ -202,6 +202,17 @@ def test_every_page_is_for_everybody(browser, url, job, theme):
             tab.check(expected=ITS_OWN)
 
 
+def test_a_page_that_is_left_asks_for_nothing_more(tab, job):
+    """Until the next one is there it keeps its own parameters, and nothing is not found."""
+    page = tab.open(f"/#/jobs/{job}")
+    expect(page.get_by_role("heading", name="Files", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Calibrate").click()
+    expect(page.get_by_role("heading", name="New calibration")).to_be_focused()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Files", exact=True)).to_be_visible()
+    tab.check()
+
+
 def test_the_theme_is_chosen_and_kept(tab):
     """Whatever the system says."""
     page = tab.open("/")
