@@ -26,7 +26,7 @@ PAGES = (
 # What pages link to or show.
 FILES = (
     "LICENSE", "docs/*.json", "docs/**/*.svg", "docs/**/*.png", "docs/assets/*",
-    "benchmarks/*.py", "benchmarks/results/**/*.*", "clients/examples/**/*",
+    "benchmarks/*.py", "benchmarks/results/**/*.*", "clients/ci/**/*", "clients/examples/**/*",
 )  # fmt: skip
 NO_RUN = re.compile(r"^( *```\w+) no-run=\"[^\"]*\"", flags=re.MULTILINE)
 FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}

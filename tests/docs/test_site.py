@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
-COPIED = ("docs", "benchmarks", "docker", "clients/agents", "clients/examples")
+COPIED = ("docs", "benchmarks", "docker", "clients/agents", "clients/ci", "clients/examples")
 
 
 def entries(nav):

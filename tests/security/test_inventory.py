@@ -7,7 +7,7 @@ from fimlora_service.app import create_app
 from security.routes import DOCUMENT, ROUTES
 
 # What describes the service and what its page is made of: no part of what is described.
-REFERENCE = {"/openapi.json", "/docs", "/", "/assets/{name}"}
+REFERENCE = {"/openapi.json", "/docs", "/llms.txt", "/", "/assets/{name}"}
 
 
 @pytest.fixture(scope="module")

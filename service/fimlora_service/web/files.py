@@ -61,7 +61,11 @@ class PageFiles:
         if path is None:
             return None
         if name not in self._read:  # read twice at most by two at once, to the same bytes
-            self._read[name] = PageFile(path.read_bytes(), media_type_of(path))
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # another version was installed under a running service
+                return None
+            self._read[name] = PageFile(content, media_type_of(path))
         return self._read[name]
 
 

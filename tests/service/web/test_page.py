@@ -147,6 +147,20 @@ def test_a_folder_without_a_build_has_no_page(tmp_path):
     assert PageFiles(tmp_path).get("index.html") is None
 
 
+def test_a_file_that_an_update_took_away_is_missing_and_what_was_read_is_kept(tmp_path):
+    """Another version installed under a running service is no failure of it."""
+    for name in ("index.html", "docs.html"):
+        (tmp_path / name).write_text(name)
+    files = PageFiles(tmp_path)
+    read = files.get("index.html")
+    for path in tmp_path.iterdir():
+        path.unlink()
+
+    assert read is not None
+    assert files.get("index.html") is read
+    assert files.get("docs.html") is None
+
+
 def test_agents_are_told_what_this_is(http):
     """In plain text, without a key; every route that it names is one."""
     answer = http.get("/llms.txt")
