@@ -123,6 +123,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, valkey_server: str) -> Ite
         running_service(data_dir, valkey_server) as (http, _),
     ):
         redis.flushall()
+        http.timeout = 60
         body = {
             "base_model": "local:tiny",
             "dataset": {"source": "inline", "rows": ROWS},

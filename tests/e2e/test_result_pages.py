@@ -107,6 +107,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         Redis.from_url(redis_url) as redis,
         running_service(data_dir, redis_url) as (client, _),
     ):
+        client.timeout = 60
         store, body = JobStore(redis), {"base_model": "tiny", "budget": 8, "force": True}
         body["dataset"] = {"source": "inline", "rows": ROWS}
         ids, digests = {}, {}
@@ -154,7 +155,7 @@ def test_an_evaluation_says_its_verdict_first(tab, stack):
     headings = page.get_by_role("heading", level=2)
     expect(headings.first).to_have_text(FOUND["verdict"]["sentence"])
     expect(page.get_by_text("The learning rate was the larger lever.")).to_be_visible()
-    arms = page.get_by_role("region", name="What the runs of each arm came to")
+    arms = page.get_by_role("table", name="What the runs of each arm came to")
     expect(arms.get_by_role("row").filter(has_text="fim")).to_contain_text("0.691 ± 0.012")
     expect(arms.get_by_role("row").filter(has_text="uniform")).to_contain_text("use this")
     for name in ("differences", "curves", "rates"):
@@ -192,11 +193,11 @@ def test_two_results_are_compared_beside_noise(tab, stack):
 
     path = f"/jobs/{stack.ids['a']}/diff/{stack.ids['b']}"
     drift = stack.client.get(path).json()["drift"]
-    shown = page.get_by_role("region", name="Drift beside noise")
+    shown = page.get_by_role("table", name="Drift beside noise")
     ranks = shown.get_by_role("row").filter(has_text="ranks")
     expect(ranks).to_contain_text(f"{100 * drift['share_moved']:.1f} %")
     expect(ranks).to_contain_text(f"{100 * drift['rank_noise']:.1f} %")
-    grid = page.get_by_role("region", name="Ranks after minus before")
+    grid = page.get_by_role("table", name="Ranks after minus before")
     expect(grid.get_by_role("row")).to_have_count(5)
     expect(page).to_have_url(re.compile(rf"a={stack.ids['a']}&b={stack.ids['b']}"))
 
@@ -248,7 +249,7 @@ def test_keys_are_made_rotated_and_revoked(tab, stack):
     """The last test: from the first key on nobody comes in without one. A secret is told once."""
     page = tab.open("/#/operate")
     expect(page.get_by_text("No worker is there")).to_be_visible()
-    expect(page.get_by_role("region", name="What is kept")).to_contain_text("Results")
+    expect(page.get_by_role("table", name="What is kept")).to_contain_text("Results")
     form = page.get_by_role("form", name="New key")
     form.get_by_label("Name").fill("first")
     form.get_by_label("admin").check()
