@@ -179,6 +179,7 @@ def test_a_job_that_loses_its_worker_three_times_fails(jobs: Jobs, worker: Worke
         "code": "worker_lost",
         "detail": "the worker's process was ended by SIGKILL",
         "retryable": True,
+        "next_step": "Retry the job.",
     }
 
 

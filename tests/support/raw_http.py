@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,9 @@ def dial(address: Address, *, client: str = "127.0.0.1") -> socket.socket:
 def ask(address: Address, sent: bytes) -> Reply:
     """Send bytes and read one answer."""
     with dial(address) as connection:
-        connection.sendall(sent)
+        # Who refuses a head may answer and hang up before the rest of it is sent.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(sent)
         return read_reply(connection)
 
 
