@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -25,6 +24,11 @@ from fimlora.model.targets import base_model_of
 from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import RankPlan
 
+# Of PEFT's: a pair of matrices beside a linear map, quantised or not.
+_PLAIN_LAYERS = frozenset({
+    "Linear", "Linear4bit", "Linear8bitLt", "TorchaoLoraLinear", "GPTQLoraLinear",
+    "AwqLoraLinear", "HqqLoraLinear", "EetqLoraLinear", "AqlmLoraLinear",
+})  # fmt: skip
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
 
@@ -41,7 +45,7 @@ class LiveAdapter:
 
     name: str
     config: LoraConfig
-    layers: Mapping[str, LoraLinear]
+    layers: Mapping[str, LoraLayer]
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -200,7 +204,7 @@ def install_layers(
     _update_config(adapter)
 
 
-def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
+def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLayer:
     """See that a layer is a plain pair of matrices.
 
     Returns:
@@ -210,10 +214,11 @@ def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
         InvalidOption: The adapter is merged into the base weight.
         UnsupportedModule: It is not a plain LoRA layer on a linear map.
     """
-    if type(module) is not LoraLinear:
+    kind, where = type(module).__name__, type(module).__module__
+    if kind not in _PLAIN_LAYERS or not where.startswith("peft.tuners.lora."):
         raise UnsupportedModule(
-            f"{name} is a {type(module).__module__}.{type(module).__name__}; only LoRA on "
-            "plain Linear and Conv1D can be resized"
+            f"{name} is a {where}.{kind}; only LoRA on linear maps, plain or quantised, can be "
+            "resized"
         )
     variants = getattr(module, "lora_variant", {})  # since PEFT 0.16
     if adapter_name in variants or module.use_dora.get(adapter_name):

@@ -31,6 +31,7 @@ from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.first_look import FirstLook
+from fimlora.measuring.gradient_trial import check_gradients_pass
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
 from fimlora.measuring.recording.layers_seen import watching_layers
@@ -57,7 +58,7 @@ from fimlora.model.pass_state import PassState
 from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
-from fimlora.model.targets import Choice, count_base_parameters, locate
+from fimlora.model.targets import Choice, base_model_of, count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor, Passes, Record
@@ -188,6 +189,8 @@ def _measure_plain(
         without_auxiliary_losses(model) as left_out,
         preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state,
     ):
+        if settings.passes is Passes.BACKWARD:
+            check_gradients_pass(base_model_of(model), device=device)
         items = map(as_batch, itertools.islice(batches, settings.n_batches))
         if (first := next(items, None)) is None:
             raise EmptyCalibration("the loader gave no batch")

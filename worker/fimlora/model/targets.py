@@ -16,6 +16,7 @@ from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT,
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
 from fimlora.model.expressions import matching
+from fimlora.model.linear_kinds import features_of, weight_of
 from fimlora.model.naming import (
     Modules,
     is_ending,
@@ -316,10 +317,15 @@ def _other_classes(modules: Modules) -> list[str]:
 
 def _no_products(names: Set[str], modules: Modules) -> set[str]:
     """Names of linear maps whose class makes something else of them."""
-    kinds = {name: (type(modules[name]), modules[name].weight.shape) for name in names}
+    kinds = {name: (type(modules[name]), *_shape(modules[name])) for name in names}
     tried = {kind: modules[name] for name, kind in kinds.items()}
     fine = {kind: returns_its_product(module) for kind, module in tried.items()}
     return {name for name, kind in kinds.items() if not fine[kind]}
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    weight = weight_of(module)
+    return features_of(module) if weight is None else tuple(weight.shape)
 
 
 def _named_alone(
@@ -387,7 +393,7 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
         if is_linear(module)
         and id(module) not in in_heads
         # A head that shares its weight with an embedding is the embedding.
-        and id(module.weight) not in embeddings
+        and id(weight_of(module)) not in embeddings
     }
     if not names:
         raise UnknownTarget(f"{type(model).__name__} has no linear map besides its output head")
@@ -406,8 +412,5 @@ def _fused_experts(model: nn.Module) -> list[str]:
 
 
 def _describe(name: str, module: nn.Module) -> TargetModule:
-    if isinstance(module, Conv1D):
-        d_in, d_out = module.weight.shape
-        return TargetModule(name, d_in, d_out, fan_in_fan_out=True)
-    linear = cast("nn.Linear", module)
-    return TargetModule(name, linear.in_features, linear.out_features)
+    d_in, d_out = features_of(module)
+    return TargetModule(name, d_in, d_out, fan_in_fan_out=isinstance(module, Conv1D))
