@@ -26,7 +26,7 @@ def check_values(spectra: Spectra) -> NDArray[np.intp]:
     Raises:
         InvalidScore: A value is no number, NaN, infinite or negative; the message names the
             module.
-    """
+    """  # noqa: DOC502 - a helper raises
     sizes = np.zeros(len(spectra), dtype=np.intp)
     try:
         tables = list(_by_size(spectra, sizes))

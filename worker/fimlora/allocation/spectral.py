@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.falling import check_values, falling_table
+from fimlora.allocation.greedy import take_by_worth
 from fimlora.allocation.knapsack import best_steps
 from fimlora.allocation.units import Floats, Units
 from fimlora.errors import InvalidOption
@@ -57,8 +58,9 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
     if not units.is_even:
         taken = _best(np.argsort(precedence), gain, price, units.highest - units.lowest, left)
     if taken is None:
-        order = _by_worth(_leading_bits(gain / price), step, precedence[row])
-        taken = _take(row[order], price[order], left, n_rows=len(gains))
+        taken = take_by_worth(
+            _leading_bits(gain / price), price, row, step, precedence, limit=left
+        )
     return units.named(units.lowest + taken, spectra)
 
 
@@ -107,7 +109,7 @@ def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
         InvalidScore: A value is NaN, infinite or negative; the message names the module.
         InvalidOption: A module may get more ranks than it has values: what these would
             gain is not known.
-    """
+    """  # noqa: DOC502 - a helper raises
     sizes = check_values(spectra)
     for name, size in zip(spectra, sizes.tolist(), strict=True):
         if size < highest[name]:
@@ -148,21 +150,6 @@ def _leading_bits(values: Floats) -> Floats:
     return np.asarray((bits >> dropped << dropped).view(np.float64))
 
 
-def _by_worth(per_cost: Floats, step: Indices, precedence: Indices) -> Indices:
-    """Order of the steps: larger gains per cost first, then lower steps, then by precedence.
-
-    Millions of steps are sorted by one key, and only those that are tied by all three.
-    """
-    order = np.argsort(-per_cost)
-    worth = per_cost[order]
-    is_tied = np.zeros(len(order) + 1, dtype=bool)
-    is_tied[1:-1] = worth[1:] == worth[:-1]  # with the one before
-    places = np.flatnonzero(is_tied[1:] | is_tied[:-1])
-    tied = order[places]
-    order[places] = tied[np.lexsort((precedence[tied], step[tied], -per_cost[tied]))]
-    return order
-
-
 def _precedence(gains: Floats, units: Units) -> Indices:
     """Place of each row in a tie: larger gains first, one by one, then the first name."""
     n_rows = len(gains)
@@ -194,35 +181,4 @@ def _best(
         return None
     taken = np.empty(len(order), dtype=np.intp)
     taken[order] = found
-    return taken
-
-
-def _take(row: Indices, price: Indices, left: int, *, n_rows: int) -> Indices:
-    """Count the steps of each row that fit, taken in order; the others are passed over.
-
-    A row whose step did not fit takes none after it, though a step of a menu may cost less than
-    the one before it.
-
-    Returns:
-        How many of each row.
-    """
-    n_fit = int(np.searchsorted(np.cumsum(price), left, side="right"))
-    taken = np.bincount(row[:n_fit], minlength=n_rows)
-    left -= int(price[:n_fit].sum())
-    row, price = row[n_fit:], price[n_fit:]
-    # What does not fit once never fits, as what is left only falls; nor does what comes after it.
-    is_dear = price > left
-    closes = np.full(n_rows, len(row))
-    np.minimum.at(closes, row[is_dear], np.flatnonzero(is_dear))
-    some = np.flatnonzero(np.arange(len(row)) < closes[row])
-    cheapest = int(price[some].min(initial=left + 1))
-    is_closed: set[int] = set()
-    for i, cost in zip(row[some].tolist(), price[some].tolist(), strict=True):
-        if left < cheapest:
-            break
-        if cost <= left and i not in is_closed:
-            taken[i] += 1
-            left -= cost
-        else:
-            is_closed.add(i)
     return taken
