@@ -75,6 +75,7 @@ def measure(
     *,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     n_batches: int = 8,
     estimator: str = "auto",
     rank: int = 8,
@@ -108,6 +109,7 @@ def measure(
         target_modules: As in `fimlora.Settings`, as are all that follow.
         exclude_modules: What of these to leave out, such as modules that are drawn anew at
             every load: a model in memory does not tell which these are, a folder does.
+        target_parameters: Fused experts that are targets besides.
         n_batches: Batches to use at most.
         estimator: ``auto``, ``exact``, ``sketched``, ``sampled``, ``both``, or ``none``: the run
             then goes no further than what is recorded needs, so that what is of inputs takes
@@ -139,7 +141,8 @@ def measure(
         InvalidProgress: The progress file is damaged, or comes from another run.
     """  # noqa: DOC502 - the helpers raise
     settings = Settings(
-        target_modules=target_modules, exclude_modules=exclude_modules, n_batches=n_batches,
+        target_modules=target_modules, exclude_modules=exclude_modules,
+        target_parameters=target_parameters, n_batches=n_batches,
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
         spectra_bytes=spectra_bytes, n_components=n_components, micro_batch_size=micro_batch_size, train_mode=train_mode,
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,

@@ -39,6 +39,8 @@ OnBatch = Callable[[int, int], None]
 _WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
 # What is updated batch after batch, and is no sum.
 _IN_SEQUENCE = frozenset({Record.INPUT_COMPONENTS})
+# What is recorded of fused experts; all else is of one matrix.
+_OF_EXPERTS = frozenset({Record.SPECTRA, Record.BATCH_ENERGIES})
 # What is of all tokens of an input, or of those with a label, but not of padding.
 _MASKED = MOMENT_RECORDS | {Record.INPUT_COMPONENTS}
 
@@ -50,6 +52,8 @@ class Settings:
     Attributes:
         target_modules: See `fimlora.model.targets.find_targets`.
         exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
+        target_parameters: Fused experts that are targets besides: ``"all"``, or names or endings
+            of parameters, as in PEFT; see `fimlora.model.targets.find_targets`.
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
             no targets. ``None`` asks the installed PEFT.
@@ -99,6 +103,7 @@ class Settings:
 
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
+    target_parameters: str | Sequence[str] | None = None
     drawn: Collection[str] = ()
     unadaptable: Unadaptable | None = None
     choice: Choice | None = None
@@ -199,6 +204,7 @@ class Settings:
             model,
             self.target_modules,
             exclude_modules=self.exclude_modules,
+            target_parameters=self.target_parameters,
             drawn=self.drawn,
             unadaptable=self.unadaptable or unadaptable_by_peft,
         )
@@ -328,7 +334,7 @@ def check_whole_gradients(
 def check_weights(
     record: frozenset[Record], model: nn.Module, modules: Sequence[TargetModule]
 ) -> None:
-    """Refuse to record what reads weights where these are packed.
+    """Refuse to record what reads weights where these are packed, or hold many matrices.
 
     Args:
         record: What to record.
@@ -336,8 +342,15 @@ def check_weights(
         modules: Its target modules.
 
     Raises:
-        UnsupportedModule: One of them holds its weight quantised.
-    """  # noqa: DOC502 - the helper raises
+        UnsupportedModule: One of them holds its weight quantised, or is of fused experts.
+    """
+    experts = next((module.name for module in modules if module.n_experts is not None), None)
+    if experts is not None and (odd := sorted(record - _OF_EXPERTS)):
+        raise UnsupportedModule(
+            f"record={odd[0].value!r} is of one matrix per module, and {experts!r} holds those of "
+            "all experts; leave target_parameters out, or take a method that needs none but: "
+            f"{', '.join(sorted(each.value for each in _OF_EXPERTS))}"
+        )
     if wanted := sorted(record & _WEIGHTS_READ):
         located = {module.name: locate(model, module) for module in modules}
         check_plain_weights(located, wanted_by=[each.value for each in wanted])

@@ -128,6 +128,14 @@ class Quantity(ABC):
             is_last: Whether the last token stands for an example, and not the first.
         """
 
+    def see_routed(self, name: str, rows: Tensor) -> None:  # noqa: B027
+        """Look at which tokens an expert is given, in the forward pass alone; most do not care.
+
+        Args:
+            name: The name of the expert's matrix.
+            rows: Where they stand among all tokens of all examples (S).
+        """
+
     def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Close a batch.
 

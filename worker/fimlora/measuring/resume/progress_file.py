@@ -248,7 +248,7 @@ def open_progress(
     tensors = itertools.chain(model.parameters(), model.buffers())
     found = devices or sorted({t.device for t in tensors if not t.is_meta}, key=str)
     fingerprint = {
-        "target_modules": digest_list(f"{m.name} {m.d_in} {m.d_out}" for m in modules),
+        "target_modules": digest_list(_shape_of(m) for m in modules),
         **settings,
         "loss_fn": name_of(loss_fn),
         "model_digest": file.model_digest,
@@ -263,6 +263,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if facts.pop("format") != PROGRESS_FORMAT:
         raise ValueError(f"not in format {PROGRESS_FORMAT!r}")
     return tensors, facts
+
+
+def _shape_of(module: TargetModule) -> str:
+    experts = "" if module.n_experts is None else f" {module.n_experts}"
+    return f"{module.name} {module.d_in} {module.d_out}{experts}"
 
 
 def name_of(function: Callable[..., Any] | None) -> str | None:

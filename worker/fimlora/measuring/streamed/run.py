@@ -476,7 +476,9 @@ def _recorders_of_blocks(
 def _join(modules: Sequence[TargetModule], parts: Sequence[Groups]) -> Groups:
     """Join what was recorded in the blocks, in the model's order."""
     joined: Groups = {}
-    for group in parts[0] if parts else ():
-        by_name = {name: value for part in parts for name, value in part[group].items()}
+    # Not every block has experts to count the tokens of.
+    for group in dict.fromkeys(group for part in parts for group in part):
+        of_parts = (part.get(group, {}) for part in parts)
+        by_name = {name: value for found in of_parts for name, value in found.items()}
         joined[group] = {m.name: by_name[m.name] for m in modules if m.name in by_name}
     return joined
