@@ -90,8 +90,7 @@ def _fault(module: nn.Module, device: torch.device, dtype: torch.dtype) -> str |
             return _NO_BACKWARD
         change = (y[:, 0] - y[:, 1]).detach()
         given = torch.stack([change, -change], dim=1)
-        grads: tuple[Tensor | None, ...]
-        grads = torch.autograd.grad(y, x, given, allow_unused=True)
+        grads: list[Tensor | None] = [*torch.autograd.grad(y, x, given, allow_unused=True)]
     if (gradient := grads[0]) is None:
         return _NO_BACKWARD
     wanted = change.double().square().sum()
