@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -99,8 +100,8 @@ def test_long_lists_are_cut_in_the_table_only(run, planned):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "exactly one of --plan, --pin, --job, --digest"),
-        (["--plan", "x", "--job", "y"], 2, "exactly one of --plan, --pin, --job, --digest"),
+        ([], 2, "exactly one of --plan, --pin, --job,"),
+        (["--plan", "x", "--job", "y"], 2, "exactly one of --plan, --pin, --job,"),
         (["--pin", "task"], 2, "NAME:TAG"),
         (["--plan", "nowhere"], 1, "cannot read a plan"),
         (["--job", "job_unknown"], 3, "no job"),
@@ -115,6 +116,31 @@ def test_plans_that_are_none(run, planned, words, code, said):
     assert result.exit_code == code, result.output
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_files_of_a_local_base_model_are_those_that_were_calibrated(
+    run, planned, tiny_model, tmp_path
+):
+    """A copy anywhere is the same model; a file that changed is not, unless it is vouched for."""
+    plan = planned[1]
+    folder = shutil.copytree(plan, tmp_path / "trained")
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    edit_config(folder, base_model_name_or_path=str(copy))
+
+    same = run("verify", folder, "--plan", plan)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    other = run("verify", folder, "--plan", plan)
+    vouched = run("verify", folder, "--plan", plan, "--base-model", copy)
+    shutil.rmtree(copy)
+    away = run("verify", folder, "--plan", plan)
+
+    assert [same.exit_code, other.exit_code, vouched.exit_code, away.exit_code] == [0, 6, 0, 0]
+    assert "the files of the base model were compared" in same.stderr
+    assert f"base model in {copy} are not those that were calibrated" in " ".join(
+        other.stderr.split()
+    )
+    assert "--base-model" in other.stderr
+    assert "tells nothing" in " ".join(away.stderr.split())
 
 
 def test_a_job_without_a_plan(run, rows, planned):
