@@ -54,7 +54,7 @@ SIGNATURES = {
     "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
     "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
     "VerifyPlan": "plan, *, on_mismatch='raise', adapter_name='default', base_model=None",
-    "verify_adapter": "folder, plan, *, base_model=None",
+    "verify_adapter": "folder, plan, *, base_model=None, digest_of=None",
     "AdaLoraReallocation": "resume_from=None",
     "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
     "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
