@@ -79,6 +79,7 @@ fix: $(INSTALLED) ## Let ruff mend what it can
 
 bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/allocate.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/spectra.py
