@@ -109,7 +109,8 @@ def _row_each(arrays: Sequence[Array], reached: Sequence[int], n_experts: int) -
 
 
 def _sum(arrays: Sequence[Array], reached: Sequence[int], n_experts: int) -> Array:  # noqa: ARG001
-    return np.sum(arrays, axis=0)
+    total: Array = np.sum(arrays, axis=0)
+    return total
 
 
 def _spectrum(
@@ -123,7 +124,8 @@ def _spectrum(
 
 
 def _largest(arrays: Sequence[Array], reached: Sequence[int], n_experts: int) -> Array:  # noqa: ARG001
-    return np.max(arrays, axis=0)
+    largest: Array = np.max(arrays, axis=0)
+    return largest
 
 
 _FOLDS: Mapping[str, Fold] = {

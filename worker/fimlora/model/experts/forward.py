@@ -61,11 +61,8 @@ def seeing_experts(name: str, module: nn.Module, see: See) -> Iterator[None]:
 
 
 def _run(module: Any, given: list[Any], see: See) -> Tensor:
-    return (
-        _run_llama4(module, *given, see)
-        if is_llama4(module)
-        else _run_routed(module, *given, see)
-    )
+    run: Callable[..., Tensor] = _run_llama4 if is_llama4(module) else _run_routed
+    return run(module, *given, see)
 
 
 def _run_routed(

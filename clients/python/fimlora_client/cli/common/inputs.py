@@ -70,6 +70,13 @@ def unchecked(retain: str | None) -> dict[str, Any]:
     return dict.fromkeys(names, "local:unchecked")
 
 
+def parameters_asked(names: str | None) -> str | list[str] | None:
+    """Read which fused experts are asked for: the word all, or names with commas between."""
+    if names is None or names == "all":
+        return names
+    return [name.strip() for name in names.split(",")]
+
+
 def split_names(names: str | None) -> str | list[str] | None:
     """A text with a sign that no name has is a regular expression."""
     if names is None or names == "all-linear" or is_expression(names):

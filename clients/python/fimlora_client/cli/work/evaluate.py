@@ -19,6 +19,7 @@ from fimlora_client.cli.common.inputs import (
     find_dataset,
     is_file,
     pairs_of,
+    parameters_asked,
     split_names,
 )
 from fimlora_client.cli.common.progress import JobProgress, left_running
@@ -145,6 +146,7 @@ def evaluate(
     eval_rows: EvalRows = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -214,6 +216,7 @@ def evaluate(
             learning_rates=learning_rates and _rates(learning_rates), batch_size=batch_size,
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
             eval_rows=eval_rows, exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
             priority=priority, deadline_s=deadline, webhook=webhook,
             metadata=pairs_of("--label", "KEY=VALUE", label),
         ),
