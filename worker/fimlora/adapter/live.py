@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora import layer as lora_layers
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -28,6 +27,11 @@ from fimlora.model.targets import base_model_of
 from fimlora.numerics.seeded_draws import draw_lora_a
 from fimlora.plan import RankPlan, TargetModule
 
+# Of PEFT's: a pair of matrices beside a linear map, quantised or not.
+_PLAIN_LAYERS = frozenset({
+    "Linear", "Linear4bit", "Linear8bitLt", "TorchaoLoraLinear", "GPTQLoraLinear",
+    "AwqLoraLinear", "HqqLoraLinear", "EetqLoraLinear", "AqlmLoraLinear",
+})  # fmt: skip
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
 # LoRA on one parameter of a module, which PEFT has since 0.17.
@@ -243,10 +247,12 @@ def _check_layer(
             f"{name} holds the matrices of all experts, and nothing but ranks is changed of LoRA "
             "on such parameters; make the adapter without target_parameters"
         )
-    if type(module) is not LoraLinear and not is_fused:
+    kind, where = type(module).__name__, type(module).__module__
+    is_plain = kind in _PLAIN_LAYERS and where.startswith("peft.tuners.lora.")
+    if not is_plain and not is_fused:
         raise UnsupportedModule(
-            f"{name} is a {type(module).__module__}.{type(module).__name__}; only LoRA on "
-            "plain Linear and Conv1D can be resized"
+            f"{name} is a {where}.{kind}; only LoRA on linear maps, plain or quantised, can be "
+            "resized"
         )
     variants = getattr(module, "lora_variant", {})  # since PEFT 0.16
     if adapter_name in variants or module.use_dora.get(adapter_name):

@@ -10,6 +10,7 @@ from torch import nn
 
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
+from fimlora.measuring.resume.merge import Shard, ShardSums
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import (
     MOMENT_RECORDS,
@@ -36,6 +37,8 @@ from fimlora.statistics.options import (
 OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
 _WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
+# What is updated batch after batch, and is no sum.
+_IN_SEQUENCE = frozenset({Record.INPUT_COMPONENTS})
 # What is recorded of fused experts; all else is of one matrix.
 _OF_EXPERTS = frozenset({Record.SPECTRA, Record.BATCH_ENERGIES})
 # What is of all tokens of an input, or of those with a label, but not of padding.
@@ -90,9 +93,12 @@ class Settings:
         null: Go backward a second time over every forward pass, from losses under labels of
             other examples: `fimlora.Statistics.null`. Without a first time there is none.
         halves: Keep the sums of every other batch apart besides: `fimlora.Statistics.halves`.
+        shard: Which batches to run of those that are given; the others are only looked at. For
+            `fimlora.measuring.shards.measure_shard`.
+        shards: What shards of this run came to: they are added up, and no batch is run.
 
     Raises:
-        InvalidOption: One is outside what is allowed.
+        InvalidOption: One is outside what is allowed, or what is asked for cannot be sharded.
     """
 
     target_modules: str | Sequence[str] | None = None
@@ -117,9 +123,13 @@ class Settings:
     first_example: int = 0
     null: bool = False
     halves: bool = False
+    shard: Shard | None = None
+    shards: Sequence[ShardSums] = ()
 
     def __post_init__(self) -> None:
         """Check them."""
+        if self.shard is not None or self.shards:
+            check_shardable(self)
         _check_count(
             1, n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size,
             n_components=self.n_components,
@@ -148,6 +158,20 @@ class Settings:
         """How far a run goes for all that is asked: no batch, forward passes, or back as well."""
         of_records = (record.passes for record in self.parsed_record)
         return Passes.most([self.parsed_estimator.passes, *of_records])
+
+    @property
+    def last_batch(self) -> int:
+        """Up to which batch the loader is asked."""
+        return self.n_batches if self.shard is None else min(self.n_batches, self.shard.stop)
+
+    def runs(self, number: int) -> bool:
+        """Whether a batch, counted from 0, is run here: not where other shards hold it."""
+        return not self.shards and (self.shard is None or self.shard.holds(number))
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the numbers of the weights are looked at besides."""
+        return bool(self.parsed_record & _WEIGHTS_READ)
 
     @property
     def has_null(self) -> bool:
@@ -209,6 +233,7 @@ class Settings:
             "halves": self.halves,
             "first_example": self.first_example,
             "executor": executor,
+            **({"shard": [self.shard.start, self.shard.stop]} if self.shard else {}),
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -242,6 +267,31 @@ def _check_count(least: int, **options: int | None) -> None:
             raise InvalidOption(f"{name}={value!r}: it must be an integer of at least {least}")
         if value is not None and value < least:
             raise InvalidOption(f"{name}={value}: it must be at least {least}")
+
+
+def check_shardable(settings: Settings) -> None:
+    """Refuse to measure in shards what depends on the batches before.
+
+    Args:
+        settings: What is measured.
+
+    Raises:
+        InvalidOption: Names what does.
+    """
+    if settings.train_mode:
+        raise InvalidOption(
+            "train_mode=True cannot be measured in shards, as dropout is drawn batch after "
+            "batch; measure it in one run, or without dropout"
+        )
+    if wanted := sorted(settings.parsed_record & _IN_SEQUENCE):
+        raise InvalidOption(
+            f"record={wanted[0].value!r} cannot be measured in shards, as each batch updates what "
+            "those before it came to; measure it in one run"
+        )
+    if settings.passes is Passes.NONE:
+        raise InvalidOption(
+            "what is of weights alone cannot be measured in shards, as it reads no batch"
+        )
 
 
 def check_gradients_allowed() -> None:

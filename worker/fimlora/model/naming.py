@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
 from fimlora.model.expressions import matching
+from fimlora.model.linear_kinds import is_linear_map
 
 _MAX_NAMES_IN_MESSAGE = 5
 Modules = Mapping[str, nn.Module]
@@ -20,7 +20,7 @@ def is_linear(module: nn.Module) -> bool:
     Returns:
         Whether it is one.
     """
-    return isinstance(module, nn.Linear | Conv1D)
+    return is_linear_map(module)
 
 
 def is_ending(entry: str, name: str) -> bool:

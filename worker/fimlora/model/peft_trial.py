@@ -173,7 +173,11 @@ def _describe(adapted: Any) -> Adapted:
     return Adapted(
         ranks={name: layer.r[_ADAPTER] for name, layer in layers.items()},
         scales={name: layer.scaling[_ADAPTER] for name, layer in layers.items()},
-        parameters=tuple(n for n, layer in layers.items() if adapts_parameter(layer)),
+        parameters=tuple(
+            n
+            for n, layer in layers.items()
+            if isinstance(layer, nn.Module) and adapts_parameter(layer)
+        ),
         saved=tuple(saved),
         n_lora_parameters=sum(
             p.numel() for p in base.parameters() if p.requires_grad and id(p) not in in_full

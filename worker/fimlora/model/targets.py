@@ -23,6 +23,7 @@ from fimlora.model.experts.fused import (
 )
 from fimlora.model.experts.wrapped import adapts_parameter, carriers_of_parameters
 from fimlora.model.expressions import matching
+from fimlora.model.linear_kinds import features_of, weight_of
 from fimlora.model.naming import (
     Modules,
     is_ending,
@@ -356,10 +357,15 @@ def _other_classes(modules: Modules) -> list[str]:
 
 def _no_products(names: Set[str], modules: Modules) -> set[str]:
     """Names of linear maps whose class makes something else of them."""
-    kinds = {name: (type(modules[name]), modules[name].weight.shape) for name in names}
+    kinds = {name: (type(modules[name]), *_shape(modules[name])) for name in names}
     tried = {kind: modules[name] for name, kind in kinds.items()}
     fine = {kind: returns_its_product(module) for kind, module in tried.items()}
     return {name for name, kind in kinds.items() if not fine[kind]}
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    weight = weight_of(module)
+    return features_of(module) if weight is None else tuple(weight.shape)
 
 
 def _named_alone(
@@ -431,7 +437,7 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
         if is_linear(module)
         and id(module) not in in_heads
         # A head that shares its weight with an embedding is the embedding.
-        and id(module.weight) not in embeddings
+        and id(weight_of(module)) not in embeddings
     }
     if not names:
         raise UnknownTarget(f"{type(model).__name__} has no linear map besides its output head")
@@ -453,8 +459,5 @@ def _in_order(model: nn.Module, names: Set[str]) -> list[str]:
 
 
 def _describe(name: str, module: nn.Module) -> TargetModule:
-    if isinstance(module, Conv1D):
-        d_in, d_out = module.weight.shape
-        return TargetModule(name, d_in, d_out, fan_in_fan_out=True)
-    linear = cast("nn.Linear", module)
-    return TargetModule(name, linear.in_features, linear.out_features)
+    d_in, d_out = features_of(module)
+    return TargetModule(name, d_in, d_out, fan_in_fan_out=isinstance(module, Conv1D))

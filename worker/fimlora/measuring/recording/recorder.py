@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
+from fimlora.measuring.recording.addends import Allowance
 from fimlora.measuring.recording.energies import gram_blocks
 from fimlora.measuring.recording.expert_slices import ExpertSlices
 from fimlora.measuring.recording.groups import copied, part_of, prefixed
@@ -59,9 +60,12 @@ class Recorder:
         self.batch_sizes: list[int] = []
         self._slices = ExpertSlices(modules)
         self._names = [module.name for module in self._slices.slices]
+        layers = (module.block for module in modules if module.block is not None)
+        self._reach = frozenset([*self._names, *layers])
         self._quantities, self._null, self._halves = quantities, null, halves
         self._is_null = False
         self._n_in_batch = 0
+        self._n_before = 0
         self._n = 0
         self._is_forward = False  # or else a pass that is run again, or another's
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
@@ -153,6 +157,11 @@ class Recorder:
         kept = [quantity.keep(name, tokens, gram) for quantity in self._quantities]
         self._parts[name] = [*pairwise(accumulate(map(len, kept), initial=0))]
         return tuple(tensor for part in kept for tensor in part)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the target modules, and of the layers they are in."""
+        return self._reach
 
     @property
     def sees_layers(self) -> bool:
@@ -283,12 +292,22 @@ class Recorder:
         device = checks[0].device
         return self._slices.sum_checks(torch.stack([check.to(device) for check in checks]))
 
+    def pass_over(self, n_batches: int) -> None:
+        """Leave batches with examples to other shards of the run.
+
+        Args:
+            n_batches: How many come before the next one.
+        """
+        self._n_before += n_batches
+        self._begin_batch()
+
     def _begin_batch(self) -> None:
         """Keep the next batch apart, if it is to be."""
         self._n_in_batch = 0
         if self._halves:
+            is_second = bool((self._n_before + len(self.batch_sizes)) % 2)
             for quantity in self._of_parts:
-                quantity.keep_apart(is_second=bool(len(self.batch_sizes) % 2))
+                quantity.keep_apart(is_second=is_second)
 
     def groups(self, n_examples: int, modules: Mapping[str, nn.Module]) -> Groups:
         """Give what `fimlora.Statistics` holds of all that was collected.
@@ -364,6 +383,33 @@ class Recorder:
             quantity.restore(of_null)
             quantity.recall(learned)
         self._begin_batch()
+
+    def keep_addends(self, allowance: Allowance) -> None:
+        """Keep from now on what the sums are made of, so that shards add up in the same order.
+
+        Args:
+            allowance: Memory for it.
+        """
+        for quantity in self._all:
+            quantity.keep_addends(allowance)
+
+    def extend(self, sums: Mapping[str, Tensor], learned: Sequence[Mapping[str, Any]]) -> None:
+        """Add what recorders of the same run over later batches gave as their `state`.
+
+        Args:
+            sums: Their sums.
+            learned: What each of them had learned; all had the same batches.
+        """
+        self.batch_sizes += learned[0]["batch_sizes"]
+        of_null = {k.removeprefix(NULL): t for k, t in sums.items() if k.startswith(NULL)}
+        for quantity in self._quantities:
+            quantity.extend(sums)
+        for quantity in self._null:
+            quantity.extend(of_null)
+        for each in learned:
+            self.one_at_a_time |= each["one_at_a_time"]
+            for quantity in self._all:
+                quantity.learn_more(each)
 
     @property
     def _all(self) -> list[Quantity]:

@@ -250,7 +250,7 @@ def open_progress(
     fingerprint = {
         "target_modules": digest_list(_shape_of(m) for m in modules),
         **settings,
-        "loss_fn": _name_of(loss_fn),
+        "loss_fn": name_of(loss_fn),
         "model_digest": file.model_digest,
         **describe_model(model, checkpoint),
         **describe_place(found),
@@ -270,8 +270,15 @@ def _shape_of(module: TargetModule) -> str:
     return f"{module.name} {module.d_in} {module.d_out}{experts}"
 
 
-def _name_of(function: Callable[..., Any] | None) -> str | None:
-    """Code cannot be compared, names can."""
+def name_of(function: Callable[..., Any] | None) -> str | None:
+    """Name a function: code cannot be compared.
+
+    Args:
+        function: The function, if there is one.
+
+    Returns:
+        Its module and name.
+    """
     if function is None:
         return None
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -61,8 +61,11 @@ def seeing_experts(name: str, module: nn.Module, see: See) -> Iterator[None]:
 
 
 def _run(module: Any, given: list[Any], see: See) -> Tensor:
-    run: Callable[..., Tensor] = _run_llama4 if is_llama4(module) else _run_routed
-    return run(module, *given, see)
+    if is_llama4(module):
+        (tokens,) = given
+        return _run_llama4(module, tokens, see)
+    hidden, index, weights = given
+    return _run_routed(module, hidden, index, weights, see)
 
 
 def _run_routed(
