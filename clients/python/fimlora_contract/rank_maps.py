@@ -17,6 +17,9 @@ class RankMapModule(AnswerModel):
     d_in: int
     d_out: int
     fan_in_fan_out: bool = False
+    n_experts: int | None = Field(
+        None, description="Of fused experts, how many matrices the row stands for."
+    )
     layer: int | None
     kind: str
     score: float
