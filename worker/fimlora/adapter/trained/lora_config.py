@@ -116,7 +116,8 @@ class LoraConfig:
             Whether ``target_parameters`` means it.
         """
         given = self.fields.get("target_parameters")
-        return _is_names(given) and not set(given).isdisjoint(dotted_ends(name))
+        names = set(given) if given is not None and _is_names(given) else set()
+        return not names.isdisjoint(dotted_ends(name))
 
     def may_carry(self, name: str) -> bool:
         """Whether PEFT takes a tensor that is none of LoRA's.
