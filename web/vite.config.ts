@@ -7,7 +7,7 @@ const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const API = process.env.FIMLORA_URL ?? "http://127.0.0.1:8000";
 // What `npm run dev` hands on to a running service.
 const ROUTES =
-  "^/(adapters|artifacts|cache|calibrate|compare|config|datasets|estimate|evaluations|healthz|jobs|keys|metrics|models|openapi.json|rank-patterns|readyz|recommend|sweep|version|workers)";
+  "^/(adapters|artifacts|cache|calibrate|compare|config|datasets|estimate|evaluations|healthz|jobs|keys|metrics|models|openapi.json|pins|rank-patterns|readyz|recommend|sweep|version|workers)";
 
 export default defineConfig({
   base: "./", // a proxy may serve it below a path

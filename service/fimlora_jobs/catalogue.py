@@ -23,6 +23,7 @@ from fimlora_jobs.store import JobStore
 
 N_LOOKED_AT = 20
 MAX_HISTORY = 100
+_COMPLETE = "all"  # among all pins when none is missing; theirs have colons
 
 
 def input_keys(record: JobRecord) -> list[str]:
@@ -107,6 +108,23 @@ class FoundPin:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedPin:
+    """A pin in a list.
+
+    Attributes:
+        name: The name.
+        tag: The tag.
+        owner: The tenant whose it is; empty for one that all share.
+        newest: What it stands for.
+    """
+
+    name: str
+    tag: str
+    owner: str
+    newest: Pinned
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """Results by inputs and by name, in the same Redis as the jobs."""
 
@@ -147,8 +165,8 @@ class Catalogue:
         """
         if not owner:
             ResultOwners(self.store).add(digest, ALL)
-        keys = [self._pin(name, tag, owner)]
-        given: list[str | int] = [digest, by, MAX_HISTORY]
+        keys = [self._pin(name, tag, owner), self._all_pins]
+        given: list[str | int] = [digest, by, MAX_HISTORY, f"{owner}:{name}:{tag}"]
         return bool(run_script(self.store.redis, "pin", keys=keys, args=given))
 
     def find_pin(self, name: str, tag: str, *, owner: str = "") -> FoundPin | None:
@@ -163,6 +181,45 @@ class Catalogue:
         entries = self.store.redis.lrange(self._pin(name, tag, owner), 0, -1)
         return [Pinned(**json.loads(text_of(entry))) for entry in entries]
 
+    def pins(self, *, owner: str = "", after: str = "", limit: int) -> list[ListedPin]:
+        """What names stand for, in the order of ``name:tag``.
+
+        Args:
+            owner: A tenant, for its own and those that all share where it has none of that
+                name; empty for those that all share.
+            after: Those behind this ``name:tag`` only.
+            limit: How many at most.
+        """
+        self._complete_pins()
+        owners: dict[str, str] = {}  # the tenant's own comes last and counts
+        for whose in dict.fromkeys(["", owner]):
+            low = f"({whose}:{after}" if after else f"[{whose}:"
+            found = self.store.redis.zrangebylex(
+                self._all_pins, low, f"({whose};", start=0, num=limit
+            )
+            owners |= dict.fromkeys((text_of(m).partition(":")[2] for m in found), whose)
+        names = sorted(owners)[:limit]
+        pipeline = self.store.redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.lindex(self._pin(*name.split(":"), owners[name]), 0)
+        return [
+            ListedPin(*name.split(":"), owners[name], Pinned(**json.loads(text_of(entry))))
+            for name, entry in zip(names, pipeline.execute(), strict=True)
+            if entry
+        ]
+
+    def _complete_pins(self) -> None:
+        """Put among all pins those of a store of before there was such a list, once."""
+        redis = self.store.redis
+        if redis.zscore(self._all_pins, _COMPLETE) is not None:
+            return
+        start = self.store.key("pin", "")
+        members = [_COMPLETE]
+        for key in redis.scan_iter(match=f"{start}*", count=1000):
+            name = text_of(key).removeprefix(start)
+            members.append(name.removeprefix("@") if name.startswith("@") else f":{name}")
+        redis.zadd(self._all_pins, dict.fromkeys(members, 0))
+
     def pinned_digests(self) -> set[str]:
         """Everything that some pin stands for now."""
         redis = self.store.redis
@@ -170,6 +227,10 @@ class Catalogue:
         for key in redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
             pipeline.lindex(key, 0)
         return {json.loads(text_of(entry))["digest"] for entry in pipeline.execute() if entry}
+
+    @property
+    def _all_pins(self) -> str:
+        return self.store.key("pins")
 
     def _pin(self, name: str, tag: str, owner: str) -> str:
         # No name begins with an @.
