@@ -124,6 +124,11 @@ class ListedPin:
     newest: Pinned
 
 
+def among_all(name: str, tag: str, owner: str) -> str:
+    """A pin in the list of all, which has each owner's together in the order of ``name:tag``."""
+    return f"{owner}:{name}:{tag}"
+
+
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """Results by inputs and by name, in the same Redis as the jobs."""
@@ -165,8 +170,8 @@ class Catalogue:
         """
         if not owner:
             ResultOwners(self.store).add(digest, ALL)
-        keys = [self._pin(name, tag, owner), self._all_pins]
-        given: list[str | int] = [digest, by, MAX_HISTORY, f"{owner}:{name}:{tag}"]
+        keys = [self.pin_key(name, tag, owner), self.list_key]
+        given: list[str | int] = [digest, by, MAX_HISTORY, among_all(name, tag, owner)]
         return bool(run_script(self.store.redis, "pin", keys=keys, args=given))
 
     def find_pin(self, name: str, tag: str, *, owner: str = "") -> FoundPin | None:
@@ -178,7 +183,7 @@ class Catalogue:
 
     def pinned(self, name: str, tag: str, *, owner: str = "") -> list[Pinned]:
         """What a pin stands for and stood for, the newest first."""
-        entries = self.store.redis.lrange(self._pin(name, tag, owner), 0, -1)
+        entries = self.store.redis.lrange(self.pin_key(name, tag, owner), 0, -1)
         return [Pinned(**json.loads(text_of(entry))) for entry in entries]
 
     def pins(self, *, owner: str = "", after: str = "", limit: int) -> list[ListedPin]:
@@ -195,13 +200,13 @@ class Catalogue:
         for whose in dict.fromkeys(["", owner]):
             low = f"({whose}:{after}" if after else f"[{whose}:"
             found = self.store.redis.zrangebylex(
-                self._all_pins, low, f"({whose};", start=0, num=limit
+                self.list_key, low, f"({whose};", start=0, num=limit
             )
             owners |= dict.fromkeys((text_of(m).partition(":")[2] for m in found), whose)
         names = sorted(owners)[:limit]
         pipeline = self.store.redis.pipeline(transaction=False)
         for name in names:
-            pipeline.lindex(self._pin(*name.split(":"), owners[name]), 0)
+            pipeline.lindex(self.pin_key(*name.split(":"), owners[name]), 0)
         return [
             ListedPin(*name.split(":"), owners[name], Pinned(**json.loads(text_of(entry))))
             for name, entry in zip(names, pipeline.execute(), strict=True)
@@ -211,14 +216,10 @@ class Catalogue:
     def _complete_pins(self) -> None:
         """Put among all pins those of a store of before there was such a list, once."""
         redis = self.store.redis
-        if redis.zscore(self._all_pins, _COMPLETE) is not None:
+        if redis.zscore(self.list_key, _COMPLETE) is not None:
             return
-        start = self.store.key("pin", "")
-        members = [_COMPLETE]
-        for key in redis.scan_iter(match=f"{start}*", count=1000):
-            name = text_of(key).removeprefix(start)
-            members.append(name.removeprefix("@") if name.startswith("@") else f":{name}")
-        redis.zadd(self._all_pins, dict.fromkeys(members, 0))
+        found = [among_all(name, tag, whose) for whose, name, tag in self.all_pins()]
+        redis.zadd(self.list_key, dict.fromkeys([*found, _COMPLETE], 0))
 
     def pinned_digests(self) -> set[str]:
         """Everything that some pin stands for now."""
@@ -229,9 +230,18 @@ class Catalogue:
         return {json.loads(text_of(entry))["digest"] for entry in pipeline.execute() if entry}
 
     @property
-    def _all_pins(self) -> str:
+    def list_key(self) -> str:
+        """Where all pins are listed."""
         return self.store.key("pins")
 
-    def _pin(self, name: str, tag: str, owner: str) -> str:
+    def all_pins(self) -> Iterator[tuple[str, str, str]]:
+        """Owner, name and tag of every pin."""
+        before = len(self.store.key("pin", ""))
+        for key in self.store.redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
+            *owner, name, tag = text_of(key)[before:].split(":")
+            yield owner[0].removeprefix("@") if owner else "", name, tag
+
+    def pin_key(self, name: str, tag: str, owner: str) -> str:
+        """Where the history of a pin lies."""
         # No name begins with an @.
         return self.store.key("pin", *([f"@{owner}"] if owner else []), name, tag)
