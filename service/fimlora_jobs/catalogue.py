@@ -196,20 +196,22 @@ class Catalogue:
             limit: How many at most.
         """
         self._complete_pins()
-        owners: dict[str, str] = {}  # the tenant's own comes last and counts
+        owners: dict[tuple[str, str], str] = {}  # the tenant's own comes last and counts
         for whose in dict.fromkeys(["", owner]):
             low = f"({whose}:{after}" if after else f"[{whose}:"
             found = self.store.redis.zrangebylex(
                 self.list_key, low, f"({whose};", start=0, num=limit
             )
-            owners |= dict.fromkeys((text_of(m).partition(":")[2] for m in found), whose)
-        names = sorted(owners)[:limit]
+            for member in found:
+                _, name, tag = text_of(member).split(":")
+                owners[name, tag] = whose
+        names = sorted(owners, key=":".join)[:limit]
         pipeline = self.store.redis.pipeline(transaction=False)
-        for name in names:
-            pipeline.lindex(self.pin_key(*name.split(":"), owners[name]), 0)
+        for name, tag in names:
+            pipeline.lindex(self.pin_key(name, tag, owners[name, tag]), 0)
         return [
-            ListedPin(*name.split(":"), owners[name], Pinned(**json.loads(text_of(entry))))
-            for name, entry in zip(names, pipeline.execute(), strict=True)
+            ListedPin(name, tag, owners[name, tag], Pinned(**json.loads(text_of(entry))))
+            for (name, tag), entry in zip(names, pipeline.execute(), strict=True)
             if entry
         ]
 
