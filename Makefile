@@ -91,6 +91,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/many_jobs.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/warm_job.py
+	$(BIN)/python benchmarks/what_if.py
 
 docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
 	$(BIN)/python docs/generate.py
