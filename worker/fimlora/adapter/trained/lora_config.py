@@ -116,8 +116,7 @@ class LoraConfig:
             Whether ``target_parameters`` means it.
         """
         given = self.fields.get("target_parameters")
-        names = set(given) if given is not None and _is_names(given) else set()
-        return not names.isdisjoint(dotted_ends(name))
+        return isinstance(given, list) and any(end in given for end in dotted_ends(name))
 
     def may_carry(self, name: str) -> bool:
         """Whether PEFT takes a tensor that is none of LoRA's.
