@@ -156,7 +156,8 @@ def _look_up(
     patterns = client.rank_patterns
     if job_id is not None:
         job = _succeeded(client, job_id)
-        digest = None if job.result is None else job.result.digest
+        assert job.result  # as of every job that has succeeded
+        digest = job.result.digest
     if digest is not None:
         if not re.match(DIGEST, digest):
             raise typer.BadParameter(
