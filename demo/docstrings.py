@@ -2,10 +2,12 @@
 
 The label of a docstring is the package of the standard library it comes from. The sources
 are parsed, not imported, and read in sorted order, so the same Python gives the same rows.
+`python -m demo.docstrings FILE.jsonl` writes them.
 """
 
 import ast
 import json
+import sys
 import sysconfig
 from collections import defaultdict
 from collections.abc import Iterator
@@ -62,3 +64,20 @@ def _docstrings_in(file: Path) -> Iterator[str]:
             text = " ".join((ast.get_docstring(node) or "").split())
             if len(text.split()) >= MIN_WORDS:
                 yield text[:MAX_CHARS]
+
+
+def main() -> int:
+    """Write the rows into the file that is named."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.stderr.write("name a file to write: python -m demo.docstrings FILE.jsonl\n")
+        return 2
+    try:
+        write_jsonl(build_rows(), Path(sys.argv[1]))
+    except OSError as error:
+        sys.stderr.write(f"cannot write {sys.argv[1]}: {error.strerror}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

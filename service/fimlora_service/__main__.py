@@ -8,6 +8,19 @@ import sys
 
 def main() -> int:
     """Serve until told to stop; the exit status says whether the settings allow it."""
+    try:
+        return _main()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fimlora"):
+            raise
+        sys.stderr.write(
+            f"the service needs {error.name!r}, which is not installed: "
+            "pip install 'fimlora[service]'\n"
+        )
+        return os.EX_UNAVAILABLE
+
+
+def _main() -> int:
     # The imports make no garbage to speak of, but would be searched for it again and again:
     # that is a fifth of the time to the first answer. `warm_up` turns the collector on.
     gc.disable()

@@ -219,7 +219,7 @@ def test_an_unknown_job_is_not_found(run, command):
         (["tiny", "ROWS"], 2, "--budget 8"),
         (["tiny", "ROWS", "-b", "4", "--budget-bytes", "9"], 2, "exactly one of"),
         (["tiny", "ROWS", "-b", "4", "--r-min", "9"], 2, "at least r_min=9"),
-        (["tiny", "ROWS", "-b", "4", "--method", "fair"], 2, "allocation.method"),
+        (["tiny", "ROWS", "-b", "4", "--method", "fair"], 2, "--method: must be"),
         (["tiny", "ROWS", "-b", "4", "--column", "text"], 2, "ROLE=NAME"),
         (["tiny", "ROWS", "-b", "4", "--split", "test"], 2, "split"),
         (["tiny", "none.jsonl", "-b", "4"], 1, "cannot read none.jsonl"),
@@ -483,11 +483,11 @@ def test_the_version_is_that_of_the_package(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budget", "0"], "budget.rank: must be greater than or equal to 1"),
+        (["--budget", "0"], "--budget rank: must be at least 1"),
         (["--budget", "x"], "--budget 'x' is no budget; write 8 (mean rank), 250k, 8M"),
         (["--budget", "8000000"], "parameters are written 250k, 8M or 8_000_000"),
         (["--budget-parameters", "64MB"], "names two units"),
-        (["--budget", "8", "--method", "best"], "allocation.method: must be 'fim', "),
+        (["--budget", "8", "--method", "best"], "--method: must be 'fim', "),
         (["--budget", "8", "--column", "txt=a"], "there is no such field; there are ['text', "),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_job_that_has_measured_is_compared_at_once(run, rows, tmp_path):
     ("arguments", "said"),
     [
         (["tiny"], "tiny is no id of a job: give a model and a dataset, or job_"),
-        (["tiny", "ROWS", "--methods", "fim,best"], "methods[1]: must be 'fim', "),
+        (["tiny", "ROWS", "--methods", "fim,best"], "--methods entry 2: must be 'fim', "),
         (["tiny", "ROWS", "--methods", "fim"], "at least two"),
     ],
 )

@@ -56,7 +56,10 @@ def test_a_job_that_has_measured_is_asked_at_once(run, rows, tmp_path):
     [
         (["tiny"], "tiny is no id of a job: give a model and a dataset, or job_"),
         (["tiny", "ROWS", "--floors", "1,two"], "--floors 1,two: give whole numbers"),
-        (["tiny", "ROWS", "--aggregations", "median"], "aggregations[0]: must be 'mean', "),
+        (
+            ["tiny", "ROWS", "--aggregations", "median"],
+            "--aggregations entry 1: must be 'mean', ",
+        ),
         (["tiny", "ROWS", "--output", "sweep.txt"], "name a .json or a .csv file"),
     ],
 )

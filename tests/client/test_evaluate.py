@@ -119,7 +119,7 @@ def test_an_estimate_tells_the_runs_and_starts_nothing(run, file, client):
     [
         (["--budget", "4", "--learning-rates", "fast"], "are not numbers with commas between"),
         (["--budget", "4", "--methods", "best"], "methods"),
-        (["--budget", "4", "--seeds", "1"], "greater than or equal to 2"),
+        (["--budget", "4", "--seeds", "1"], "--seeds: must be at least 2"),
         (["--budget", "4", "--eval-split", "test"], "eval_split"),
         (["--budget", "4", "--plan", "mine"], "NAME=PLAN"),
         ([], "how much may it spend?"),
@@ -155,7 +155,7 @@ def test_the_client_waits_for_what_was_found(client, file):
 
 def test_a_wrong_field_is_refused_here_as_by_the_service(client):
     """With the same exception."""
-    with pytest.raises(ValidationFailed, match="seeds: must be greater than or equal to 2"):
+    with pytest.raises(ValidationFailed, match="seeds: must be at least 2"):
         client.evaluate(base_model="tiny", dataset="local:x", budget=4, seeds=1)
     with pytest.raises(JobNotFound):
         client.evaluations.retrieve("job_none")

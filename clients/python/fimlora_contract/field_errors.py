@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fimlora_contract import keys, references
 from fimlora_contract.known_fields import fields_at
 from fimlora_contract.near_names import did_you_mean
-from fimlora_contract.references import DATASET_SOURCES, MODEL_SOURCES, PATTERN_MEANINGS
+from fimlora_contract.references import DATASET_SOURCES, MODEL_SOURCES
 
 MAX_PATH_CHARS = 200
+PATTERN_MEANINGS = references.PATTERN_MEANINGS | keys.PATTERN_MEANINGS
 MESSAGES = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
@@ -19,11 +21,30 @@ MESSAGES = {
     "list_type": "must be a list",
     "string_type": "must be text",
     "missing": "this field is required",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} entries; it has {actual_length}",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
     "recursion_loop": "is nested too deeply",
     "string_unicode": "holds half a character (a lone surrogate)",
 }
 # Forms of what is not in a body, by the name of the parameter.
 FORMS = {
+    "plans": "must be sha256: and 64 hexadecimal digits, the id of a job (job_...), or name/tag of "
+    "a pin",
     "webhook": "must be an http or https address of plain ASCII, without user or fragment",
     "Idempotency-Key": "must be 1 to 255 printable ASCII characters",
     "digest": "must be sha256: and 64 lower-case hexadecimal digits",
@@ -40,6 +61,7 @@ RENAMED = {
     ): "allocation.rule is now allocation.method; its value proportional is "
     "now fim, all others have kept their names",
 }
+KEY = "[key]"  # stands behind a key in the validator's location, where that is wrong itself
 VALIDATOR_WORDS = re.compile(r"^(Input|String|List|Dictionary) should ")
 SOURCES = {
     "base_model": MODEL_SOURCES, "dataset": DATASET_SOURCES, "retain": DATASET_SOURCES
@@ -59,6 +81,8 @@ def field_error(error: Mapping[str, Any], *, body: Any = None) -> dict[str, str]
 
 def message_of(error: Mapping[str, Any], *, body: Any = None) -> str:
     """What is wrong, in a sentence that says what is allowed."""
+    if error["loc"][-1] == KEY:
+        return f"each name in it {message_of({**error, 'loc': error['loc'][:-2]}, body=body)}"
     location = error["loc"][1:-1]
     if error["type"] == "extra_forbidden" and error["loc"][0] == "body":
         renamed = RENAMED.get(tuple(error["loc"][1:]))
@@ -66,11 +90,29 @@ def message_of(error: Mapping[str, Any], *, body: Any = None) -> str:
         near = did_you_mean(str(error["loc"][-1]), known)
         return renamed or f"there is no such field; there are {known}{near}"
     if error["type"] == "string_pattern_mismatch":
-        form = FORMS.get(str(error["loc"][-1]), "has not the form that this field takes")
-        return PATTERN_MEANINGS.get(error["ctx"]["pattern"], form)
-    message = str(error["msg"]).removeprefix("Value error, ").removesuffix(" after validation")
-    known_words = MESSAGES.get(error["type"])
-    return known_words or VALIDATOR_WORDS.sub("must ", message) + _near_value(error)
+        return PATTERN_MEANINGS.get(error["ctx"]["pattern"]) or _form(error["loc"])
+    if words := MESSAGES.get(error["type"]):
+        return _filled(words, error.get("ctx", {}))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return VALIDATOR_WORDS.sub("must ", message) + _near_value(error)
+
+
+def _filled(words: str, limits: Mapping[str, Any]) -> str:
+    """A sentence with the limits it names, 1.0 as 1."""
+    if limits.get("min_length") == 1:
+        return "must not be empty"
+    return words.format_map(
+        {
+            name: f"{value:.12g}" if isinstance(value, float) else value
+            for name, value in limits.items()
+        }
+    )
+
+
+def _form(location: Sequence[int | str]) -> str:
+    """What a parameter looks like, or each value of an object of them."""
+    known = (FORMS[str(name)] for name in reversed(location) if str(name) in FORMS)
+    return next(known, "has not the form that this field takes")
 
 
 def _near_value(error: Mapping[str, Any]) -> str:
@@ -91,7 +133,7 @@ def field_path(location: Sequence[int | str]) -> str:
 
 def without_tags(location: Sequence[int | str]) -> list[int | str]:
     """A location as the client wrote it: the validator adds which form of a union it tried."""
-    parts = list(location)
+    parts = list(location[:-2] if location[-1:] == (KEY,) else location)
     if len(parts) > 2 and parts[2] in SOURCES.get(str(parts[1]), ()):
         del parts[2]
     if parts[1:3] in (["dataset", "rows"], ["retain", "rows"]):

@@ -9,7 +9,13 @@ from pydantic import Field
 from fimlora_contract.base import AnswerModel, RequestModel
 
 TENANT = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"
 KEY_ID = r"^[0-9a-f]{16}$"
+PATTERN_MEANINGS = {
+    KEY_NAME: "must start with a letter or digit, then letters, digits, spaces, '.', '_', '@' and "
+    "'-', 64 at most",
+    TENANT: "must be lower-case letters, digits and '-', not at an end, 63 at most",
+}
 LONGEST_GRACE_S = 30 * 24 * 3600
 LONGEST_LIFE_S = 10 * 365 * 24 * 3600
 
@@ -29,7 +35,7 @@ ORDINARY = (Scope.READ, Scope.SUBMIT, Scope.CANCEL)
 class KeyRequest(RequestModel):
     """A key to make."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")] = Field(
+    name: Annotated[str, Field(pattern=KEY_NAME)] = Field(
         description="Whose it is, or what for.", examples=["ci"]
     )
     # As text in a body; the framework hands it over as Python, where an enum would be due.

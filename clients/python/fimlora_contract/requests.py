@@ -138,11 +138,27 @@ def expand_budget(value: Any) -> Any:
     )
 
 
+def check_batches(value: Any) -> Any:
+    """Refuse what is neither a number of batches nor ``auto``, in one sentence for both.
+
+    Raises:
+        ValueError: Says what is allowed.
+    """
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (is_whole and 1 <= value <= MOST_BATCHES):
+        raise ValueError(f"must be a whole number from 1 to {MOST_BATCHES}, or auto")
+    return value
+
+
+Batches = Annotated[int, Field(ge=1, le=MOST_BATCHES)] | Literal["auto"]
+
+
 class Calibration(RequestModel):
     """How the statistics are measured."""
 
     n_batches: Annotated[
-        Annotated[int, Field(ge=1, le=MOST_BATCHES)] | Literal["auto"],
+        Batches,
+        BeforeValidator(check_batches, json_schema_input_type=Batches),
         Field(
             description="With auto, 4, 8, 16 ... batches are measured, until the plan is expected "
             "to move by no more than the tolerance if other rows were drawn."

@@ -212,7 +212,7 @@ class TestRefusing:
         ("wrong", "said"),
         [
             ({"methods": ["best"]}, "methods"),
-            ({"seeds": 1}, "greater than or equal to 2"),
+            ({"seeds": 1}, "must be at least 2"),
             ({"learning_rates": [0.002, 0.001]}, "ascending"),
             ({"learning_rates": [0.001]}, "at least 2"),
             ({"seeds": 100, "methods": ["fim", "spectral"], "plans": {"mine": "a/b"}}, "530 runs"),

@@ -86,7 +86,7 @@ class TestByContent:
         ("query", "said"),
         [
             ("format=adalora", "give steps"),
-            ("format=adalora&steps=1", "greater than or equal to 2"),
+            ("format=adalora&steps=1", "must be at least 2"),
             ("format=adalora&steps=1e3", "integer"),
             ("format=json&steps=9", "format=adalora only"),
             ("format=yaml&accumulation=1", "format=adalora only"),

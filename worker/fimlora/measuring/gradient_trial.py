@@ -6,7 +6,6 @@ silence. So one map of every kind in the model is run forward and backward once.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -91,12 +90,12 @@ def _fault(module: nn.Module, device: torch.device, dtype: torch.dtype) -> str |
             return _NO_BACKWARD
         change = (y[:, 0] - y[:, 1]).detach()
         given = torch.stack([change, -change], dim=1)
-        (found,) = torch.autograd.grad(y, x, given, allow_unused=True)
-    if (gradient := cast("Tensor | None", found)) is None:
+        grads: list[Tensor | None] = [*torch.autograd.grad(y, x, given, allow_unused=True)]
+    if (gradient := grads[0]) is None:
         return _NO_BACKWARD
     wanted = change.double().square().sum()
-    met = (gradient[:, 0].double() * (x[:, 0] - x[:, 1]).detach().double()).sum()
-    if not (met - wanted).abs() <= _ROUNDING * wanted:
+    found = (gradient[:, 0].double() * (x[:, 0] - x[:, 1]).detach().double()).sum()
+    if not (found - wanted).abs() <= _ROUNDING * wanted:
         return "the gradient its kernel gives is not that of the map it computes"
     return None
 

@@ -217,5 +217,6 @@ def _refuse_fused(given: str, names: Sequence[str]) -> None:
     if names:
         raise UnsupportedModule(
             f"{given} matches {names[0]!r}, which holds the matrices of all experts in one "
-            "parameter; fused experts are not measured: name Linear or Conv1D modules only"
+            "parameter; ask for fused experts by target_parameters, and name Linear or Conv1D "
+            "modules only here"
         )

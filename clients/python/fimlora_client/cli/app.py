@@ -10,6 +10,7 @@ from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, mod
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.common.defaults import checked_defaults
+from fimlora_client.cli.common.option_names import options_of, said_of_value
 from fimlora_client.cli.local import calibrate as local_calibrate
 from fimlora_client.cli.look import history, jobs, watch
 from fimlora_client.cli.operate import cache, config, keys, mcp, status, up
@@ -50,8 +51,11 @@ class Commands(TyperGroup):
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = said_of_value(error)
+            raise
         except ClientError as error:
-            show_error(error)
+            show_error(error, options_of(self.commands.get(ctx.invoked_subcommand)))
             raise typer.Exit(exit_code(error)) from error
 
 

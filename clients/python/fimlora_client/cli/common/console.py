@@ -4,6 +4,7 @@ So the output of every command can be piped, also while progress is shown.
 """
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fimlora_client.cli.common.next_steps import next_step_of
+from fimlora_client.cli.common.option_names import in_options
 from fimlora_client.errors import (
     AdapterNotFound,
     ArtifactNotFound,
@@ -97,10 +99,16 @@ def exit_code(error: ClientError) -> int:
     return next(found, ERROR)
 
 
-def show_error(error: ClientError) -> None:
-    """One red line, and what to do next."""
+def show_error(error: ClientError, options: Collection[str] = ()) -> None:
+    """One red line, and what to do next.
+
+    Args:
+        error: What went wrong.
+        options: Those of the command, for what is wrong with them.
+    """
     console = err()
-    console.print(Text.assemble(("error ", "bold red"), (str(error), "red")), soft_wrap=True)
+    wrong = in_options(error, options) if isinstance(error, ValidationFailed) else str(error)
+    console.print(Text.assemble(("error ", "bold red"), (wrong, "red")), soft_wrap=True)
     console.print(Text(f"      {next_step_of(error)}"), soft_wrap=True)
     if error.request_id and (error.status or 0) >= 500:
         console.print(Text(f"      request {error.request_id}", "dim"), soft_wrap=True)

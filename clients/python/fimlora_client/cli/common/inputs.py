@@ -1,7 +1,8 @@
 """What a command is given, as a request wants it: models by name, files uploaded, names split."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
@@ -12,6 +13,10 @@ from fimlora_client.errors import InvalidFile
 from fimlora_contract.datasets import Dataset
 from fimlora_contract.references import expand_dataset
 from fimlora_contract.targets import is_expression
+
+Request = TypeVar("Request")
+# Stands for a file that is still to be uploaded.
+NOT_YET = {"source": "upload", "id": f"ds_{0:032x}"}
 
 
 def checked_model(model: str) -> str:
@@ -46,28 +51,38 @@ def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     return found
 
 
-def find_datasets(
-    client: Client, dataset: str, retain: str | None, more: dict[str, Any]
-) -> dict[str, Any]:
-    """References for a dataset and, if one is given, for another to retain; files are uploaded.
+def with_datasets(
+    client: Client,
+    build: Callable[..., Request],
+    fields: dict[str, Any],
+    named: Mapping[str, str | None],
+    more: Mapping[str, Any],
+) -> Request:
+    """A request for datasets as commands name them; files are uploaded, once all else is right.
 
     Args:
         client: Uploads them.
-        dataset: The dataset.
-        retain: Rows whose function is to be kept.
-        more: What is said of the dataset besides; columns go by the same names in both.
+        build: Checks the fields of such a request.
+        fields: All of it but datasets.
+        named: Datasets by their fields, where they are given.
+        more: What is said of the dataset besides; columns go by the same names in all.
     """
-    found = {"dataset": find_dataset(client, dataset) | more}
-    if retain is not None:
-        columns = {key: value for key, value in more.items() if key == "columns"}
-        found["retain"] = find_dataset(client, retain) | columns
-    return found
+    names = {role: name for role, name in named.items() if name is not None}
+    besides = {role: _said_of(role, more) for role in names}
+    known = {
+        role: NOT_YET if is_file(name) else expand_dataset(name) for role, name in names.items()
+    }
+    if "split" in more and known["dataset"]["source"] != "hub":
+        raise typer.BadParameter(
+            f"--split {more['split']}: only a dataset of the hub has splits"
+        )
+    build(None, **fields, **{role: known[role] | besides[role] for role in names})
+    found = {role: find_dataset(client, name) | besides[role] for role, name in names.items()}
+    return build(None, **fields, **found)
 
 
-def unchecked(retain: str | None) -> dict[str, Any]:
-    """Names that stand for datasets until they are uploaded."""
-    names = ("dataset",) if retain is None else ("dataset", "retain")
-    return dict.fromkeys(names, "local:unchecked")
+def _said_of(role: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in more.items() if role == "dataset" or key == "columns"}
 
 
 def split_names(names: str | None) -> str | list[str] | None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import typer
 
-from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
@@ -15,10 +14,9 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
-    find_datasets,
     pairs_of,
     split_names,
-    unchecked,
+    with_datasets,
 )
 from fimlora_client.cli.common.outcomes import took
 from fimlora_client.cli.common.progress import JobProgress, left_running
@@ -27,7 +25,6 @@ from fimlora_client.cli.work.estimate import show_estimate
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_client.results import Result
-from fimlora_contract.requests import CalibrationRequest
 
 
 def calibrate(
@@ -129,7 +126,8 @@ def calibrate(
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
     more = options.given(columns=columns_of(column), split=split)
-    request = _request(client, dataset, retain, fields, more)
+    named = {"dataset": dataset, "retain": retain}
+    request = with_datasets(client, build_request, fields, named, more)
     if estimate:
         show_estimate(client.estimate(request), as_json=as_json)
         return
@@ -142,18 +140,6 @@ def calibrate(
         client.rank_patterns.pin(*name_tag, job_id=handle.id)
         say_pinned(*name_tag)
     keep(handle, output)
-
-
-def _request(
-    client: Client,
-    dataset: str,
-    retain: str | None,
-    fields: dict[str, Any],
-    more: dict[str, Any],
-) -> CalibrationRequest:
-    # Checked before the upload: a typo must not cost one.
-    build_request(None, **fields, **unchecked(retain))
-    return build_request(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
 def show(result: Result, *, as_json: bool) -> None:

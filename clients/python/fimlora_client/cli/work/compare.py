@@ -15,13 +15,11 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
-    find_datasets,
     split_names,
-    unchecked,
+    with_datasets,
 )
 from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.files import check_writable
-from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.comparisons import Comparison, ComparisonResult, JobComparison
 from fimlora_contract.jobs import Job
 
@@ -124,7 +122,8 @@ def compare(
         return
     more = options.given(columns=columns_of(column), split=split)
     fields = {"base_model": checked_model(model), **planned, **measured}
-    request = _request(client, dataset, retain, fields, more)
+    named = {"dataset": dataset, "retain": retain}
+    request = with_datasets(client, build_comparison, fields, named, more)
     job = _wait(client, client.compare(request), timeout)
     assert isinstance(job.result, ComparisonResult)
     _show(job.result.comparison, job.model_dump(mode="json"), as_json=as_json)
@@ -184,18 +183,6 @@ def _check_job(job_id: str) -> None:
         raise typer.BadParameter(
             f"{job_id} is no id of a job: give a model and a dataset, or job_..."
         )
-
-
-def _request(
-    client: Client,
-    dataset: str,
-    retain: str | None,
-    fields: dict[str, Any],
-    more: dict[str, Any],
-) -> ComparisonRequest:
-    # Checked before the upload: a typo must not cost one.
-    build_comparison(None, **fields, **unchecked(retain))
-    return build_comparison(None, **fields, **find_datasets(client, dataset, retain, more))
 
 
 def _wait(client: Client, job: Job, timeout: float) -> Job:

@@ -16,16 +16,14 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
-    find_dataset,
-    is_file,
     pairs_of,
     split_names,
+    with_datasets,
 )
 from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.cli.work.estimate import show_estimate
 from fimlora_client.cli.work.findings import show_findings
 from fimlora_client.files import check_writable
-from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.jobs import CalibrationResult
 from fimlora_contract.verdicts import EvaluationResult
 
@@ -210,8 +208,8 @@ def evaluate(
         "quick": quick,
         "force": force,
         **options.given(
-            methods=methods and _names(methods), plans=plans, seeds=seeds, steps=steps,
-            learning_rates=learning_rates and _rates(learning_rates), batch_size=batch_size,
+            methods=split_names(methods), plans=plans, seeds=seeds, steps=steps,
+            learning_rates=_rates(learning_rates), batch_size=batch_size,
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
             eval_rows=eval_rows, exclude_modules=split_names(exclude_modules),
             priority=priority, deadline_s=deadline, webhook=webhook,
@@ -222,7 +220,7 @@ def evaluate(
         check_writable(output)  # not only when everything has been trained
     more = options.given(columns=columns_of(column), split=split)
     named = {"dataset": dataset, "eval_dataset": eval_dataset, "retain": retain}
-    request = _request(client, fields, named, more)
+    request = with_datasets(client, build_evaluation, fields, named, more)
     if estimate:
         show_estimate(client.evaluations.estimate(request), as_json=as_json)
         return
@@ -232,26 +230,6 @@ def evaluate(
         _keep(handle, output)
     else:
         _leave(handle, as_json=as_json)
-
-
-def _request(
-    client: Client,
-    fields: dict[str, Any],
-    named: dict[str, str | None],
-    more: dict[str, Any],
-) -> EvaluationRequest:
-    # Checked before the upload: a typo must not cost one.
-    names = {role: name for role, name in named.items() if name}
-    unchecked: dict[str, Any] = {
-        role: "local:unchecked" if is_file(name) else name for role, name in names.items()
-    }
-    build_evaluation(None, **fields, **unchecked)
-    columns = {"columns": more["columns"]} if "columns" in more else {}
-    found: dict[str, Any] = {
-        role: find_dataset(client, name) | (more if role == "dataset" else columns)
-        for role, name in names.items()
-    }
-    return build_evaluation(None, **fields, **found)
 
 
 def _plans(named: dict[str, str] | None) -> dict[str, str] | None:
@@ -320,11 +298,9 @@ def _leave(handle: EvaluationHandle, *, as_json: bool) -> None:
     say(("  look at it with  ", "dim"), f"fimlora show {handle.id}")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
-def _rates(text: str) -> list[float]:
+def _rates(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
     try:
         return [float(rate) for rate in text.split(",")]
     except ValueError:

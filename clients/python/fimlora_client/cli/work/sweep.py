@@ -17,9 +17,8 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
-    find_datasets,
     split_names,
-    unchecked,
+    with_datasets,
 )
 from fimlora_client.cli.work.calibrate import wait_for
 from fimlora_client.files import write_text
@@ -207,9 +206,7 @@ def _calibrated(
     client: Client, dataset: str, fields: dict[str, Any], more: dict[str, Any], timeout: float
 ) -> str:
     """The id of a job that has measured what is asked for."""
-    # Checked before the upload: a typo must not cost one.
-    build_request(None, **fields, **unchecked(None))
-    request = build_request(None, **fields, **find_datasets(client, dataset, None, more))
+    request = with_datasets(client, build_request, fields, {"dataset": dataset}, more)
     handle = client.calibrate(request)
     wait_for(handle, timeout=timeout)
     return handle.id
