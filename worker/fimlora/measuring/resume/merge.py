@@ -89,6 +89,7 @@ class ShardSums:
         sums: By kind and module, as a recorder gives them.
         learned: What each recorder has learned of the model; empty where no example has a label.
         largest: Examples that went through the model at once.
+        executor: How it was measured.
     """
 
     shard: Shard
@@ -97,6 +98,7 @@ class ShardSums:
     sums: Mapping[str, Tensor]
     learned: Sequence[Mapping[str, Any]]
     largest: int
+    executor: str
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, in one step.
@@ -111,6 +113,7 @@ class ShardSums:
             "batches": [*self.batches],
             "learned": [*self.learned],
             "largest": self.largest,
+            "executor": self.executor,
         }
         write_tensors(Path(path), self.sums, facts)
 
