@@ -166,7 +166,9 @@ def shard_identity(
     """
     return {
         "fimlora version": __version__,
-        "target_modules": digest_list(f"{m.name} {m.d_in} {m.d_out}" for m in modules),
+        "target_modules": digest_list(
+            f"{m.name} {m.d_in} {m.d_out} {m.n_experts}" for m in modules
+        ),
         **{name: value for name, value in settings.items() if name not in _NOT_CONTENT},
         "model class": type(model).__qualname__,
         "dtype": str(next(model.parameters()).dtype),
