@@ -15,8 +15,8 @@ from fimlora_contract.requests import CalibrationRequest
 MEASUREMENT = 5
 MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
-# Where the weights are while they are measured changes no number.
-NEITHER = frozenset({"executor"})
+# Where the weights are while they are measured changes no number, nor who measures which batches.
+NEITHER = frozenset({"executor", "shards"})
 # By content instead of its name.
 BY_CONTENT = frozenset({"adapter"})
 # What says when to stop measuring decides nothing where the number of batches is given.
@@ -37,8 +37,8 @@ def request_digest(
 ) -> str:
     """Digest of everything that decides a result, and of nothing else.
 
-    With ``settings=MEASURED``, of everything that decides the statistics. The executor is
-    in neither: a request that is equal but for it finds the same result.
+    With ``settings=MEASURED``, of everything that decides the statistics. The executor and
+    the shards are in neither: a request that is equal but for them finds the same result.
     """
     is_auto = request.calibration.n_batches == "auto"
     if is_auto:  # the plan decides how much is measured

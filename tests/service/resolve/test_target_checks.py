@@ -228,10 +228,8 @@ class TestTargets:
             # Modules left out by the method spectral cost nothing.
             ({"budget": {"parameters": 1}, "allocation": {"r_min": 0, "method": "spectral"}},
              {"layer.0.query.weight": (4, 4)}, {}),
-            # Four-bit weights lie packed in one column.
-            ({"budget": 8}, {"layer.0.query.weight": (128, 1)}, {"quantization_config": {"b": 4}}),
         ],
-        ids=["dropped-head", "small-map", "added-head", "wide-head", "left-out", "packed"],
+        ids=["dropped-head", "small-map", "added-head", "wide-head", "left-out"],
     )  # fmt: skip
     def test_what_may_be_feasible_is_not_refused(self, body, change, shapes, config):
         """A doubt is left to the worker, who has the model."""

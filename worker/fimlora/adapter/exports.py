@@ -23,12 +23,12 @@ from fimlora.plan import RankPlan
 
 # The ranks that vLLM allots buffers for (`vllm/config/lora.py`).
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-FOLDER = "./adapter"
+FOLDER = "./adapter"  # stands for the folder where nobody says which
 UNNAMED = "BASE_MODEL"
 FILL_IN = f"put the base model's hub id or path in place of {UNNAMED}: it was not given"
 NEEDS_WEIGHTS = (
-    f"{FOLDER} is the adapter folder of a job with adapter.weights=true: "
-    "this tool takes no patterns of ranks by itself"
+    "is the adapter folder of a job with adapter.weights=true: this tool takes no patterns of ranks "
+    "by itself"
 )
 SCALES_DIFFER = (
     "one alpha for all modules: each has a scale of its own, by its rank, which only readers of "
@@ -69,6 +69,17 @@ class _Adapter:
     config: Mapping[str, Any]
     steps: int | None = None
     accumulation_steps: int = 1
+    folder: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The adapter's folder, or what stands for it."""
+        return self.folder or FOLDER
+
+    def place_comments(self, meaning: str) -> list[str]:
+        """What the folder is, and that it is to be named where nobody has."""
+        found = [f"{self.place} {meaning}"]
+        return found if self.folder else [*found, f"put your own folder in place of {FOLDER}"]
 
     @property
     def lora(self) -> dict[str, Any]:
@@ -116,6 +127,7 @@ def export(
     *,
     steps: int | None = None,
     accumulation_steps: int | None = None,
+    folder: str | None = None,
 ) -> Export:
     """Write a plan in a tool's own words.
 
@@ -126,6 +138,7 @@ def export(
         format: One of `FORMATS`.
         steps: For ``adalora``, and only there: optimizer steps of the training.
         accumulation_steps: For ``adalora``: as for `fimlora.adalora_config`.
+        folder: The adapter's folder, for tools that are told of it; to be filled in if left out.
 
     Returns:
         The text and what it is.
@@ -139,7 +152,7 @@ def export(
         raise InvalidOption("steps and accumulation are for format=adalora only")
     write, media_type, filename = FORMATS[format]
     written = _config(plan, config, layout="B")
-    text = write(_Adapter(plan, written, steps, accumulation_steps or 1))
+    text = write(_Adapter(plan, written, steps, accumulation_steps or 1, folder))
     return Export(text, media_type, filename)
 
 
@@ -266,28 +279,31 @@ def _llama_factory(adapter: _Adapter) -> str:
     settings = {
         "model_name_or_path": adapter.base_model,
         "finetuning_type": "lora",
-        "adapter_name_or_path": FOLDER,
+        "adapter_name_or_path": adapter.place,
         "create_new_adapter": False,
     }
-    return as_yaml(settings, [NEEDS_WEIGHTS, *adapter.base_model_comments])
+    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.base_model_comments]
+    return as_yaml(settings, notes)
 
 
 def _ms_swift(adapter: _Adapter) -> str:
-    arguments = f"--model {shlex.quote(adapter.base_model)} --adapters {FOLDER}"
-    return _commented([NEEDS_WEIGHTS, *adapter.base_model_comments]) + arguments + "\n"
+    model, place = shlex.quote(adapter.base_model), shlex.quote(adapter.place)
+    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.base_model_comments]
+    return _commented(notes) + f"--model {model} --adapters {place}\n"
 
 
 def _vllm(adapter: _Adapter) -> str:
     rank = server_rank(adapter.plan)
     comments = [
-        f"{FOLDER} is the trained adapter",
+        *adapter.place_comments("is the trained adapter"),
         "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right"
         if adapter.plan.scaling == "constant"
         else "vLLM 0.32 or newer: before, patterns are not read and scales would be wrong",
         *([VLLM_EXPERTS] if adapter.has_experts else []),
         *adapter.comments,
     ]
-    arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules fimlora={FOLDER}"
+    arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules "
+    arguments += shlex.quote(f"fimlora={adapter.place}")
     return _commented(comments) + arguments + "\n"
 
 

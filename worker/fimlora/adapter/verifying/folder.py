@@ -6,7 +6,7 @@ read one at a time, to see what is zero. Nothing here imports torch.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,18 @@ from fimlora.adapter.trained.read import (
 from fimlora.adapter.trained.tensors import FLOAT_TYPES, read_floats
 from fimlora.adapter.verifying.compare import compare
 from fimlora.adapter.verifying.findings import Fault, Verification
-from fimlora.adapter.verifying.intended import AnyPlan, Intended, base_name, read_intended
+from fimlora.adapter.verifying.intended import (
+    AnyPlan,
+    BaseName,
+    Intended,
+    base_name,
+    read_intended,
+)
 from fimlora.adapter.verifying.seen import SeenAdapter, SeenModule
 from fimlora.errors import InvalidAdapter
 from fimlora.model.safetensors_header import TensorEntry
 
+DigestOf = Callable[[Path], str]
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _OWN_NAME = re.compile(r"\.(lora_[AB])\.[^.]+\.weight$")  # of the adapter, inside its tensors'
 _SAVED = re.compile(r"(.*?)(?:\.modules_to_save(?:\.[^.]+)?)?\.[^.]+$")
@@ -44,7 +51,11 @@ _SPREAD = ("pytorch_model_fsdp_*", "global_step*", "*.distcp")
 
 
 def verify_adapter(
-    folder: str | Path, plan: AnyPlan, *, base_model: str | None = None
+    folder: str | Path,
+    plan: AnyPlan,
+    *,
+    base_model: str | None = None,
+    digest_of: DigestOf | None = None,
 ) -> Verification:
     """Hold an adapter's files, or the newest checkpoint of a run, against the plan.
 
@@ -52,6 +63,8 @@ def verify_adapter(
         folder: An adapter's folder, or a Trainer's output folder with ``checkpoint-N`` in it.
         plan: A plan, or where it is kept; see `read_intended`.
         base_model: What the base model is called in training, if other than in the plan.
+        digest_of: Reads the files of a base model in a folder and tells their digest, as the
+            service takes it; without it a folder is not held against a plan that names one.
 
     Returns:
         What was found.
@@ -61,7 +74,17 @@ def verify_adapter(
     """  # noqa: DOC502 - the readers raise
     intended = read_intended(plan)
     seen = see_folder(find_adapter(Path(folder).expanduser()), intended, base_model=base_model)
+    if digest_of is not None:
+        seen = replace(seen, base=_with_digest(seen.base, intended, digest_of))
     return compare(intended, seen)
+
+
+def _with_digest(base: BaseName, intended: Intended, digest_of: DigestOf) -> BaseName:
+    """A base model with the digest of its files, where the plan names one to hold it against."""
+    if base == intended.base or not (intended.base.digest and base.name):
+        return base
+    folder = Path(base.name).expanduser()
+    return replace(base, digest=digest_of(folder)) if folder.is_dir() else base
 
 
 def find_adapter(folder: Path) -> Path:

@@ -62,6 +62,7 @@ def calibrate(
     head_rows: options.HeadRows = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
+    shards: options.Shards = None,
     adapter: options.TrainedAdapter = None,
     task: options.Task = None,
     column: options.Column = None,
@@ -108,7 +109,8 @@ def calibrate(
             n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
             batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
-            executor=executor, adapter=adapter, task=task, seed=seed, head=head, head_rows=head_rows,
+            executor=executor, shards=options.shards_of(shards), adapter=adapter, task=task, seed=seed,
+            head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,

@@ -74,6 +74,7 @@ def compare(
     chat_labels: options.ChatLabels = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
+    shards: options.Shards = None,
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
@@ -112,7 +113,8 @@ def compare(
         "calibration": options.given(
             n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, head=head, head_rows=head_rows,
-            chat_labels=chat_labels, dtype=dtype, executor=executor, task=task, seed=seed,
+            chat_labels=chat_labels, dtype=dtype, executor=executor,
+            shards=options.shards_of(shards), task=task, seed=seed,
         ),
         "force": force,
     }  # fmt: skip

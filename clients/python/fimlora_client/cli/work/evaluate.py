@@ -59,6 +59,9 @@ Scale = Annotated[
         "--scale", panel=ARMS, help="Scale (alpha / rank) of all arms; plans must have it (2)."
     ),
 ]
+# There for who is used to them from other commands: the refusal says why all arms have one scale.
+NoAlpha = Annotated[float | None, _option("--alpha", panel=ARMS, help="None.", hidden=True)]
+NoRsLora = Annotated[bool, _option("--rslora", panel=ARMS, help="None.", hidden=True)]
 Seeds = Annotated[
     int | None, _option("--seeds", panel=TRAINING, help="Final runs per arm (5; quick: 3).")
 ]
@@ -131,6 +134,8 @@ def evaluate(
     methods: Methods = None,
     plan: Plans = None,
     scale: Scale = None,
+    alpha: NoAlpha = None,
+    rslora: NoRsLora = False,
     quick: Quick = False,
     seeds: Seeds = None,
     steps: Steps = None,
@@ -206,7 +211,7 @@ def evaluate(
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        "adapter": options.given(scale=scale),
+        "adapter": options.given(scale=scale, alpha=alpha, rslora=rslora or None),
         "quick": quick,
         "force": force,
         **options.given(
