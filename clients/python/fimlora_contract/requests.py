@@ -28,7 +28,7 @@ from fimlora_contract.constraints import (
     check_types,
 )
 from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference, Name
-from fimlora_contract.targets import AnyExcluded, AnyTargets
+from fimlora_contract.targets import AnyExcluded, AnyParameters, AnyTargets
 from fimlora_contract.trained_points import check_trained_point
 from fimlora_contract.training_time import check_calibrates
 
@@ -648,6 +648,14 @@ class CalibrationRequest(RequestModel):
         Field(
             description="What to leave out of the target modules: names or endings, or a regular "
             "expression over full names."
+        ),
+    ] = None
+    target_parameters: Annotated[
+        AnyParameters,
+        Field(
+            description="Fused experts of a mixture that are targets besides, as in PEFT: all, or "
+            "names or dotted endings of parameters. Each gets one rank for all its experts. Null: "
+            "none, and the rank map lists them under not_targeted."
         ),
     ] = None
     calibration: Calibration = Calibration()

@@ -53,6 +53,7 @@ def request_digest(
         | ({"retain": _content(retain)} if retain else {})
         | ({"measured_at": adapter["digest"]} if adapter else {})
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
+        | _experts(request)
         # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
         | ({"null": True} if null else {})
@@ -63,6 +64,12 @@ def request_digest(
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )
+
+
+def _experts(request: CalibrationRequest) -> dict[str, Any]:
+    """Fused experts that are targets, where any are."""
+    asked = request.target_parameters
+    return {} if asked is None else {"target_parameters": asked}
 
 
 def _writes(request: CalibrationRequest, settings: Set[str]) -> bool:

@@ -357,6 +357,7 @@ def _settings(
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
+        target_parameters=request.target_parameters,
         n_batches=len(batches),
         estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,

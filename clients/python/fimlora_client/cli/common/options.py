@@ -88,6 +88,14 @@ ExcludeModules = Annotated[
         help="Targets to leave out: names with commas between, or a regular expression.",
     ),
 ]
+TargetParameters = Annotated[
+    str | None,
+    _option(
+        "--target-parameters",
+        panel=ALLOCATION,
+        help="Fused experts that are targets besides: all, or names with commas between.",
+    ),
+]
 Method = Annotated[
     str | None,
     _option(
