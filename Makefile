@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || e
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families fuzz fuzz-files chaos soak fix bench docs web site sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families quantised fuzz fuzz-files chaos soak fix bench docs web site sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,12 @@ consumers: $(INSTALLED) ## Run what reads exports for real (ONLY="axolotl vllm")
 
 families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" for some)
 	$(BIN)/python tests/families/run.py $(ONLY)
+
+quantised: $(INSTALLED) ## Measure bases that bitsandbytes, torchao and compressed-tensors have packed
+	$(PYTHON) -m venv --clear build/quantised
+	ls -d $(abspath $(VENV))/lib/python*/site-packages > $$(ls -d build/quantised/lib/python*/site-packages)/all.pth
+	build/quantised/bin/python -m pip install --quiet --no-deps 'bitsandbytes>=0.46,<1' 'torchao>=0.15,<1' 'compressed-tensors>=0.12,<1'
+	build/quantised/bin/python -m pytest -q tests/engine/laws/test_quantised.py
 
 fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and worker (ONLY="csv config")
 	$(BIN)/python tests/fuzz/files/run.py $(ONLY)

@@ -147,7 +147,7 @@ class Catalogue:
         """
         if not owner:
             ResultOwners(self.store).add(digest, ALL)
-        keys = [self._pin(name, tag, owner)]
+        keys = [self.pin_key(name, tag, owner)]
         given: list[str | int] = [digest, by, MAX_HISTORY]
         return bool(run_script(self.store.redis, "pin", keys=keys, args=given))
 
@@ -160,7 +160,7 @@ class Catalogue:
 
     def pinned(self, name: str, tag: str, *, owner: str = "") -> list[Pinned]:
         """What a pin stands for and stood for, the newest first."""
-        entries = self.store.redis.lrange(self._pin(name, tag, owner), 0, -1)
+        entries = self.store.redis.lrange(self.pin_key(name, tag, owner), 0, -1)
         return [Pinned(**json.loads(text_of(entry))) for entry in entries]
 
     def pinned_digests(self) -> set[str]:
@@ -171,6 +171,14 @@ class Catalogue:
             pipeline.lindex(key, 0)
         return {json.loads(text_of(entry))["digest"] for entry in pipeline.execute() if entry}
 
-    def _pin(self, name: str, tag: str, owner: str) -> str:
+    def all_pins(self) -> Iterator[tuple[str, str, str]]:
+        """Owner, name and tag of every pin."""
+        before = len(self.store.key("pin", ""))
+        for key in self.store.redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
+            *owner, name, tag = text_of(key)[before:].split(":")
+            yield owner[0].removeprefix("@") if owner else "", name, tag
+
+    def pin_key(self, name: str, tag: str, owner: str) -> str:
+        """Where the history of a pin lies."""
         # No name begins with an @.
         return self.store.key("pin", *([f"@{owner}"] if owner else []), name, tag)

@@ -68,6 +68,10 @@ class JobReader:
             raise JobMissing(f"no job {job_id!r}")
         return _told(JobRecord.from_hash(stored))
 
+    def has(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        return bool(self._redis.exists(self._job(job_id)))
+
     def shown(self, job_id: str) -> JobRecord:
         """Read of a job what clients see: all but inline rows.
 

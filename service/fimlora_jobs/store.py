@@ -230,8 +230,21 @@ class JobStore(Deduplication):
         fields = {"failures": "0", "killed_asking": "", "storage_refusals": "0"}
         self._change(job_id, attempt, {R, C}, fields, lease_s=LEASE_S)
 
-    def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> None:
+    def succeed(
+        self,
+        job_id: str,
+        attempt: int,
+        result: Mapping[str, Any],
+        *,
+        finished_ms: int | None = None,
+    ) -> None:
         """End a running job with its result.
+
+        Args:
+            job_id: The job.
+            attempt: Number of the attempt.
+            result: As the record has it.
+            finished_ms: When that was, by the server's clock, if it has been said elsewhere.
 
         Raises:
             StaleAttempt: The attempt is not current, or a cancel request came first.
@@ -241,6 +254,8 @@ class JobStore(Deduplication):
             "result": json.dumps(result, allow_nan=False),
             **dict.fromkeys(ROWS.values(), ""),  # nobody runs it again
         }
+        if finished_ms is not None:
+            fields["finished_at"] = str(finished_ms)
         self._note_owner(job_id, attempt, result)
         event = event_text("status", job_id, JobStatus.SUCCEEDED, attempt)
         self._change(job_id, attempt, {R}, fields, event=event, lease_s=0)

@@ -17,7 +17,9 @@ from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.durability import Durability
 from fimlora_jobs.outbox import Outbox
 from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.results.kept_records import KeptRecords
 from fimlora_jobs.results.object_store import open_artifacts
+from fimlora_jobs.results.rebuilding import Rebuilding
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.results.usage import ResultUsage
 from fimlora_jobs.store import JobStore
@@ -50,6 +52,7 @@ from fimlora_service.operations import endpoints as operations
 from fimlora_service.operations import figures_endpoints
 from fimlora_service.operations.background import (
     LOOK_INTERVAL_S,
+    REBUILT_WITHIN_S,
     RETENTION_INTERVAL_S,
     forget,
     reap,
@@ -142,9 +145,10 @@ async def running(
         say_what_is_promised(durability)
         store, transport = JobStore(redis), RqTransport(queue_redis)
         artifacts, locks = open_results(settings, data_folder, store), LiveLocks(store)
+        rebuilding = Rebuilding(artifacts, days=settings.job_retention_days)
         with (
             repeating("locks", locks.renew, every_s=LOCK_TTL_S / 4),
-            repeated_steps(settings, transport, artifacts, metrics, durability),
+            repeated_steps(settings, transport, artifacts, metrics, durability, rebuilding),
             metrics.showing(StoreCollector(store, transport)),
             metrics.showing(DiskCollector(data_folder.root)),
         ):
@@ -157,6 +161,7 @@ async def running(
                 locks,
                 metrics,
                 durability,
+                rebuilding,
             )
             announce_access(state["gate"].ring, host=settings.host)
             yield state
@@ -181,6 +186,7 @@ def repeated_steps(
     artifacts: TrackedArtifacts,
     metrics: Metrics,
     durability: Durability,
+    rebuilding: Rebuilding,
 ) -> Iterator[None]:
     """What is done beside answering, each in a thread of its own."""
     store = artifacts.usage.store
@@ -193,10 +199,12 @@ def repeated_steps(
         settled=durability.settled,
     )
     reaping = partial(reap, store, transport, every_s=settings.reaper_interval_s)
-    forgetting = partial(forget, store, days=settings.job_retention_days)
+    kept, days = KeptRecords(artifacts.notes), settings.job_retention_days
+    forgetting = partial(forget, store, kept, days=days)
     evicting = partial(make_room, artifacts, limits_of(settings))
     watch = StoreWatch(settings.redis_url)
     with (
+        repeating("rebuild", rebuilding.look, every_s=LOOK_INTERVAL_S, first_s=0),
         repeating("store", watch.look, every_s=LOOK_INTERVAL_S, first_s=0),
         repeating("reaper", reaping, every_s=settings.reaper_interval_s),
         repeating("webhooks", sender.deliver_due, every_s=settings.webhook_interval_s),
@@ -204,6 +212,7 @@ def repeated_steps(
         repeating("retention", forgetting, every_s=RETENTION_INTERVAL_S),
         repeating("eviction", evicting, every_s=EVICTION_INTERVAL_S),
     ):
+        rebuilding.tried.wait(REBUILT_WITHIN_S)  # mostly it is quicker than the first question
         yield
 
 

@@ -10,6 +10,7 @@ from fimlora_jobs.durability import Durability
 from fimlora_jobs.keys import KeyStore
 from fimlora_jobs.open_limits import OpenLimits
 from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.results.rebuilding import Rebuilding
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.store import JobStore
 from fimlora_service.calibrations.live_locks import LiveLocks
@@ -58,6 +59,7 @@ class State(TypedDict):
     upload_turns: Turns
     waiting_room: WaitingRoom
     metrics: Metrics
+    rebuilding: Rebuilding
     page_files: PageFiles
 
 
@@ -70,6 +72,7 @@ def make_state(
     locks: LiveLocks,
     metrics: Metrics,
     durability: Durability,
+    rebuilding: Rebuilding,
 ) -> State:
     """Put the parts together."""
     store = results.usage.store
@@ -114,6 +117,7 @@ def make_state(
         upload_turns=Turns(UPLOADS_CHECKED_AT_ONCE),
         waiting_room=WaitingRoom(settings.max_waiting_per_client),
         metrics=metrics,
+        rebuilding=rebuilding,
         page_files=PageFiles(),
     )
 

@@ -315,8 +315,9 @@ def test_a_data_folder_has_one_owner(tmp_path):
             pass
 
     assert find_running(tmp_path) is None
+    announce(tmp_path, running)  # one that was killed leaves its note
     with own(tmp_path):
-        pass
+        assert find_running(tmp_path) is None
 
 
 def test_a_data_folder_that_cannot_be_made_is_an_error(tmp_path):

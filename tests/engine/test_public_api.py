@@ -72,13 +72,14 @@ SIGNATURES = {
     "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
     "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
     "on_reallocation=None, resume_from=None",
-    "find_targets": "model, target_modules=None, *, exclude_modules=None",
+    "find_targets": "model, target_modules=None, *, exclude_modules=None, target_parameters=None",
     "fit_head": "model, batches, *, drawn=None, seed=0, micro_batch_size=None, on_batch=None",
     "fit_head_streamed": "model_path, batches, *, model_class=None, config=None, dtype=None, "
     "device='cpu', weights_seed=0, ignore_mismatched_sizes=False, micro_batch_size=None, "
     "frontier_bytes=1073741824, on_batch=None",
     "load_plan": "path",
-    "measure": "model, batches, *, target_modules=None, exclude_modules=None, n_batches=8, "
+    "measure": "model, batches, *, target_modules=None, exclude_modules=None, "
+    "target_parameters=None, n_batches=8, "
     "estimator='auto', rank=8, seed=0, scale=2, record=(), spectra_bytes=1073741824, n_components=64, micro_batch_size=None, "
     "train_mode=False, loss_fn=None, on_batch=None, progress_file=None, first_example=0, "
     "null=False, halves=False, retain=None",
@@ -88,7 +89,8 @@ SIGNATURES = {
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False, retain=None",
-    "Settings": "target_modules=None, exclude_modules=None, drawn=(), unadaptable=None, choice=None, "
+    "Settings": "target_modules=None, exclude_modules=None, target_parameters=None, drawn=(), "
+    "unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, n_components=64, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
@@ -114,7 +116,15 @@ FIELDS = {
         "method",
     ],
     "Settings": [
-        *("target_modules", "exclude_modules", "drawn", "unadaptable", "choice", "n_batches"),
+        *(
+            "target_modules",
+            "exclude_modules",
+            "target_parameters",
+            "drawn",
+            "unadaptable",
+            "choice",
+            "n_batches",
+        ),
         *("estimator", "rank", "seed", "scale", "record"),
         *(
             "spectra_bytes",
@@ -126,7 +136,7 @@ FIELDS = {
         ),
         *("progress_file", "first_example", "null", "halves"),
     ],
-    "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out"],
+    "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out", "n_experts"],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
         *(

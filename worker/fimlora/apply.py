@@ -93,7 +93,7 @@ def apply_fim_ranks(
             "least rank 1: measure the base model, and write_adapter makes an adapter of its plan"
         )
     with exclusive(model):
-        adapter = live_adapter(model, adapter_name)
+        adapter = live_adapter(model, adapter_name, experts=True)
         scale = common_scale(adapter)
         ranks = adapter.ranks
         with acting_alone(model, adapter_name):

@@ -4,7 +4,12 @@ A reason is plain text. These are the engine's own; others may add theirs.
 """
 
 FUSED_EXPERTS = (
-    "one parameter holds the matrices of all experts, and such experts are not measured"
+    "one parameter holds the matrices of all experts, and such experts are targets only where "
+    "target_parameters asks for them: 'all', or names of parameters"
+)
+OTHER_EXPERTS = (
+    "one parameter holds the matrices of all experts, and its class runs them in a way that is not "
+    "measured"
 )
 OTHER_CLASS = "its class is neither Linear nor Conv1D, and other linear maps are not measured"
 EXCLUDED = "exclude_modules names it"

@@ -1,7 +1,8 @@
 """The plan: an integer rank for every target module, and the budget it meets.
 
 Words: a *module* is a linear map ``W`` of shape ``d_out x d_in`` that gets LoRA; its *cost*
-is what one rank adds to the trainable parameters, ``d_in + d_out``. Nothing here imports
+is what one rank adds to the trainable parameters, ``d_in + d_out``. Fused experts are one module
+of E such maps, of one rank and E times the cost. Nothing here imports
 torch, so a service without the engine's extras can read and re-solve plans.
 """
 
@@ -27,24 +28,38 @@ _DERIVED = ("limit", "unspent")  # beside the budget's own fields in a rank map
 
 @dataclass(frozen=True, slots=True)
 class TargetModule:
-    """A linear map that gets LoRA.
+    """A linear map that gets LoRA, or the maps of all experts that one parameter holds.
 
     Attributes:
-        name: Dotted name in the *base* model's tree (never with PEFT's prefix).
+        name: Dotted name in the *base* model's tree (never with PEFT's prefix); of fused
+            experts, the parameter's.
         d_in: Input features.
         d_out: Output features.
         fan_in_fan_out: The weight is stored ``d_in x d_out`` (GPT-2's ``Conv1D``).
+        n_experts: Of fused experts, how many matrices the one parameter of that name holds;
+            each gets an A and a B of the same rank. ``None`` for a linear map.
     """
 
     name: str
     d_in: int
     d_out: int
     fan_in_fan_out: bool = False
+    n_experts: int | None = None
+
+    @property
+    def n_matrices(self) -> int:
+        """Matrices of ``d_out x d_in`` that it stands for."""
+        return self.n_experts or 1
+
+    @property
+    def n_weights(self) -> int:
+        """Numbers in them."""
+        return self.n_matrices * self.d_in * self.d_out
 
     @property
     def cost(self) -> int:
         """Trainable parameters of one rank."""
-        return self.d_in + self.d_out
+        return self.n_matrices * (self.d_in + self.d_out)
 
     @property
     def layer(self) -> int | None:
@@ -246,6 +261,7 @@ class RankPlan:
                     "d_in": module.d_in,
                     "d_out": module.d_out,
                     "fan_in_fan_out": module.fan_in_fan_out,
+                    **_experts(module),
                     "layer": module.layer,
                     "kind": module.kind,
                     "score": self.scores[module.name],
@@ -292,7 +308,13 @@ class RankPlan:
             rows = data["modules"]
             return cls(
                 modules=tuple(
-                    TargetModule(r["name"], r["d_in"], r["d_out"], r["fan_in_fan_out"])
+                    TargetModule(
+                        r["name"],
+                        r["d_in"],
+                        r["d_out"],
+                        r["fan_in_fan_out"],
+                        r.get("n_experts"),
+                    )
                     for r in rows
                 ),
                 ranks={r["name"]: r["rank"] for r in rows},
@@ -318,3 +340,8 @@ class RankPlan:
             )
         except (KeyError, TypeError, AttributeError, InvalidOption) as error:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
+
+
+def _experts(module: TargetModule) -> dict[str, int]:
+    """How many matrices a row stands for, where it is not one."""
+    return {} if module.n_experts is None else {"n_experts": module.n_experts}

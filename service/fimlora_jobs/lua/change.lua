@@ -55,7 +55,7 @@ if after == 'running' and status == 'queued' then
   redis.call('HSET', KEYS[1], 'started_at', text)
 end
 if after == 'succeeded' or after == 'failed' or after == 'canceled' then
-  redis.call('HSET', KEYS[1], 'finished_at', text)
+  redis.call('HSETNX', KEYS[1], 'finished_at', text)  -- unless a field says when
   local ended = redis.call('HGET', KEYS[1], 'id')
   if redis.call('HDEL', KEYS[2], ended) == 1 then
     local by_owner, owner = KEYS[2] .. ':by_owner', redis.call('HGET', KEYS[1], 'owner') or ''

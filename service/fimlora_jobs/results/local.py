@@ -11,6 +11,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from fimlora_jobs.disk import sync, sync_folder
+from fimlora_jobs.results.notes import LocalNotes
 from fimlora_jobs.results.store import (
     MANIFEST,
     PREFIX,
@@ -39,6 +40,11 @@ class LocalArtifacts:
     """
 
     root: Path
+
+    @property
+    def notes(self) -> LocalNotes:
+        """Notes in folders beside those of results."""
+        return LocalNotes(self.root)
 
     def commit(self, folder: Path, files: Sequence[StoredFile]) -> str:
         """Move a finished folder to its content address; it may have been there already."""
@@ -104,8 +110,12 @@ class LocalArtifacts:
         for pattern in (".deleted-*", ".incoming-*"):
             for left in self.root.glob(pattern):
                 with contextlib.suppress(FileNotFoundError):
-                    if left.stat().st_mtime_ns < before_ms * 1_000_000:
+                    if left.stat().st_mtime_ns >= before_ms * 1_000_000:
+                        continue
+                    if left.is_dir():
                         shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink()
 
     def check(self) -> None:
         """Try to write a file."""

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from fimlora_jobs.results.local import LocalArtifacts
 from fimlora_jobs.results.local_copies import LocalCopies
+from fimlora_jobs.results.notes import ObjectNotes
 from fimlora_jobs.results.store import (
     MANIFEST,
     PREFIX,
@@ -98,6 +99,11 @@ class ObjectArtifacts:
     files: Any
     root: str
     copies: LocalCopies
+
+    @property
+    def notes(self) -> ObjectNotes:
+        """Notes as objects beside those of results."""
+        return ObjectNotes(self.files, self.root, self._errors)
 
     def commit(self, folder: Path, files: Sequence[StoredFile]) -> str:
         """Put the files, then the manifest; nothing is put when the result is there."""

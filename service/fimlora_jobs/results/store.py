@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal, Protocol
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.digests import digest_file, digest_of
+from fimlora_jobs.results.notes import Notes
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.safetensors"  # what other plans are made from
@@ -76,6 +77,11 @@ class ArtifactStore(Protocol):
 
     Every method may raise `StorageUnavailable`; those that read raise `ResultMissing`.
     """
+
+    @property
+    def notes(self) -> Notes:
+        """What keeps small files beside the results."""
+        ...
 
     def commit(self, folder: Path, files: Sequence[StoredFile]) -> str:
         """Keep a folder as a result and answer its digest; the folder may be used up."""

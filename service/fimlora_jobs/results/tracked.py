@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fimlora_jobs.results.notes import Notes
 from fimlora_jobs.results.store import (
     MANIFEST,
     ArtifactStore,
@@ -38,6 +39,11 @@ class TrackedArtifacts:
     store: ArtifactStore
     usage: ResultUsage
     sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def notes(self) -> Notes:
+        """What keeps small files beside the results."""
+        return self.store.notes
 
     def use(self, digest: str) -> None:
         """Note a use.

@@ -52,6 +52,11 @@ class ResultUsage:
         self.store.redis.delete(self._keys(digest)[2])
         ResultOwners(self.store).forget_later(digest)
 
+    def note_gone(self, digest: str) -> None:
+        """Note that a result was there once and is not any more."""
+        gone = {digest: self.store.now_ms()}
+        self.store.redis.zadd(self._keys(digest)[1], gone, nx=True)
+
     def last_uses(self) -> dict[str, int]:
         """When each result was last used, in the server's milliseconds."""
         found = self.store.redis.zrange(self._keys("")[0], 0, -1, withscores=True)

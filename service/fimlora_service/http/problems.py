@@ -30,6 +30,7 @@ from fimlora_service import errors
 from fimlora_service.http.headers import refuse_encoded
 from fimlora_service.http.middleware import REQUEST_ID
 from fimlora_service.http.security_headers import protect
+from fimlora_service.http.threads import Threads, in_thread
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
@@ -100,6 +101,8 @@ async def on_service_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, errors.ServiceError)
     # What a library says of a file says where it lies.
     exc.args = (hide_paths(str(exc), root=request.state.settings.data_dir),)
+    if isinstance(exc, errors.NoPattern):
+        return await unless_rebuilding(request, exc)
     return problem_response(request, exc)
 
 
@@ -190,7 +193,19 @@ async def on_missing_job(request: Request, exc: Exception) -> Response:
     if is_past(missing, now_ms=int(time.time() * 1000), days=days):
         text = f"job {missing!r} is over {days:g} days old; its record is deleted"
         return problem_response(request, errors.JobGone(text))
-    return problem_response(request, errors.JobNotFound(str(exc)))
+    return await unless_rebuilding(request, errors.JobNotFound(str(exc)))
+
+
+async def unless_rebuilding(request: Request, error: errors.ServiceError) -> Response:
+    """What is not found may be on its way back, where the store has lost its data."""
+    try:
+        is_due = await in_thread(Threads.LOOKS, request.state.rebuilding.is_due)
+    except RedisError as exc:
+        return await on_redis_error(request, exc)
+    if not is_due:
+        return problem_response(request, error)
+    detail = "the job store has lost its data; records of finished jobs are being put back"
+    return problem_response(request, errors.RedisUnavailable(detail))
 
 
 async def on_missing_result(request: Request, exc: Exception) -> Response:

@@ -8,9 +8,11 @@ from fastapi.sse import EventSourceResponse
 from fimlora_contract.jobs import Job, JobEventPage, JobKind, JobPage, JobStatus
 from fimlora_jobs.job_filter import JobFilter
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.results.kept_records import KeptRecords
 from fimlora_jobs.store import JobOpen, JobStore, StaleAttempt
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
+    ArtifactsDep,
     PrefixDep,
     SettingsDep,
     StoppingDep,
@@ -226,11 +228,14 @@ def cancel_job(id: JobId, store: StoreDep, prefix: PrefixDep, response: Response
         errors.JobNotFound,
         errors.JobNotFinished,
         errors.ValidationFailed,
+        errors.StorageUnavailable,
         errors.RedisUnavailable,
     ),
 )
-def delete_job(id: JobId, store: StoreDep) -> None:
+def delete_job(id: JobId, store: StoreDep, artifacts: ArtifactsDep) -> None:
     """Forget a job that has ended; results that are pinned or shared stay."""
+    if store.status_of(id).is_final:
+        KeptRecords(artifacts.notes).forget(id)  # first: or it might come back
     try:
         store.delete(id)
     except JobOpen as error:

@@ -9,11 +9,13 @@ from redis.exceptions import RedisError
 
 from fimlora_jobs.attempts import REAPER_INTERVAL_S
 from fimlora_jobs.reaper import Reaped, Transport, requeue_orphans
+from fimlora_jobs.results.kept_records import KeptRecords
 from fimlora_jobs.retention import forget_old_jobs
 from fimlora_jobs.store import JobStore
 
 RETENTION_INTERVAL_S = 60.0
 LOOK_INTERVAL_S = 5.0  # at the server of the jobs
+REBUILT_WITHIN_S = 5.0  # what takes longer goes on while requests are answered
 logger = logging.getLogger(__name__)
 
 
@@ -57,11 +59,11 @@ def reap(store: JobStore, transport: Transport, *, every_s: float = REAPER_INTER
     requeue_orphans(store, transport, on_reaped=_log, every_s=every_s)
 
 
-def forget(store: JobStore, *, days: float) -> None:
+def forget(store: JobStore, kept: KeptRecords, *, days: float) -> None:
     """Delete old records, in one API process of several at a time."""
     if not store.lock("retention", ttl_s=RETENTION_INTERVAL_S * 0.8).acquire():
         return
-    if n_deleted := forget_old_jobs(store, days=days):
+    if n_deleted := forget_old_jobs(store, days=days, forget_kept=kept.forget):
         logger.info("jobs.forgotten", extra={"n": n_deleted, "older_than_days": days})
 
 

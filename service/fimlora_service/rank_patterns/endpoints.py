@@ -17,6 +17,7 @@ from fimlora_contract.references import NAME
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key
 from fimlora_jobs.record import as_time
+from fimlora_jobs.results.kept_pins import KeptPins
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
@@ -158,6 +159,7 @@ def find_rank_pattern(
             errors.JobNotFound,
             errors.NoPattern,
             errors.ResultExpired,
+            errors.DiskFull,
             errors.StorageUnavailable,
             errors.JobNotFinished,
             errors.JobFailed,
@@ -192,6 +194,7 @@ def pin_rank_pattern(
     owner = principal.tenant
     if Catalogue(store).pin(name, tag, digest, owner=owner, by=principal.key_id):
         response.status_code = 201
+    KeptPins(artifacts.notes, Catalogue(store)).keep(name, tag, owner=owner)
     return pin_of(Catalogue(store), name, tag, owner=owner)
 
 

@@ -177,11 +177,11 @@ def test_fused_experts_are_reported_as_parameters():
 
     adapted = adapt(build("qwen3_moe_mlp_only"), config | {"target_modules": targets})
 
-    assert adapted.ranks == {}
-    assert sorted(adapted.parameters) == [
-        "model.layers.1.mlp.experts.down_proj",
-        "model.layers.1.mlp.experts.gate_up_proj",
-    ]
+    assert adapted.ranks == {
+        "model.layers.1.mlp.experts.down_proj": 4,
+        "model.layers.1.mlp.experts.gate_up_proj": 8,
+    }
+    assert sorted(adapted.parameters) == sorted(adapted.ranks)
     found = get_peft_model(build("qwen3_moe_mlp_only"), LoraConfig(r=4, target_modules=targets))
     assert adapted.n_lora_parameters == lora_parameters(found)
 

@@ -320,9 +320,9 @@ def test_nothing_left_is_refused():
 @pytest.mark.parametrize(
     "targets", [["q_proj", "gate_up_proj"], EXPERTS[:1], r".*gate_up_proj"]
 )
-def test_fused_experts_that_are_asked_for_are_refused(targets):
-    """A plan without them would not be what was asked for."""
-    with pytest.raises(UnsupportedModule, match="fused experts are not measured"):
+def test_fused_experts_among_modules_are_refused(targets):
+    """They are parameters, as in PEFT; the message says where they are asked for."""
+    with pytest.raises(UnsupportedModule, match="ask for fused experts by target_parameters"):
         find_targets(tiny("mixtral_lm")[0], targets)
 
 

@@ -75,6 +75,16 @@ def test_both_edges_are_widened_when_arms_differ():
     assert len(results) == most_runs(settings)
 
 
+@pytest.mark.parametrize(("gain", "chosen"), [(0.01, 2e-3), (0.04, 4e-3)])
+def test_a_higher_rate_must_be_better_by_more_than_chance(gain, chosen):
+    """Losses within 2 % of each other are not told apart: the lower rate is the safer one."""
+    losses = {1e-3: 1.5, 2e-3: 1.2, 4e-3: 1.2 * (1 - gain), 8e-3: 2.4}
+
+    results = run_all(make_settings(), lambda spec: losses[spec.learning_rate])
+
+    assert set(best_rates(make_settings(), results).values()) == {chosen}
+
+
 def test_ties_go_to_the_lower_rate():
     """On a flat surface the lowest rate wins, before and after widening."""
     settings = make_settings()

@@ -360,6 +360,24 @@ def test_a_best_rate_at_the_edge_of_the_widened_grid_is_said():
     assert "best rate of fim, 0.016, is at the edge" in of_arms[0]
 
 
+@pytest.mark.parametrize(("final_loss", "is_said"), [(1.45, True), (1.16, False)])
+def test_a_rate_that_a_lucky_run_chose_is_said(final_loss, is_said):
+    """Final runs far above what a lower rate reached in tuning: the rate, not the ranks."""
+    tuning = {1e-3: 1.5, 2e-3: 1.2, 4e-3: 1.1, 8e-3: 2.4}
+
+    def surface(spec):
+        if spec.phase == "tuning":
+            return tuning[spec.learning_rate]
+        return final_loss + 0.01 * spec.seed
+
+    settings = make_settings()
+    notes = judge(settings, run_all(settings, surface)).verdict.notes
+
+    said = [note for note in notes if "lucky" in note]
+    assert len(said) == (3 if is_said else 0)
+    assert all("at 0.002 (1.2)" in note and "end below 0.004" in note for note in said)
+
+
 def test_every_judgement_says_what_it_was_tested_on_and_what_intervals_leave_out():
     """The number of rows, that rates were chosen on them, and that only seeds were varied."""
     settings, results = simulate(5, {})

@@ -11,7 +11,7 @@ one; then, and only then, the key is anchored with ``^``, which PEFT knows since
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fimlora.errors import InvalidOption, UnsupportedModule
@@ -46,6 +46,8 @@ def build_adapter_config(
     modules_to_save: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """Fill in the fields that every PEFT since 0.11 loads without a warning, and no other.
+
+    Fused experts take one field more, ``target_parameters``, which PEFT has had since 0.17.
 
     Args:
         plan: The plan; modules of rank 0 are not targeted.
@@ -82,7 +84,10 @@ def build_adapter_config(
         patterns = {}, {}
         rank = padded_rank(plan)
         alpha = alpha_of(rank, scale=common_scale(plan))
+    experts = sorted(m.name.removeprefix(left_out) for m in targets if m.n_experts is not None)
+    linear = [m.name for m in targets if m.n_experts is None]
     return {
+        **({"target_parameters": experts} if experts else {}),
         "alpha_pattern": patterns[1],
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -96,7 +101,7 @@ def build_adapter_config(
         "r": rank,
         "rank_pattern": patterns[0],
         "target_modules": (
-            target_names(ranks, module_names, left_out=left_out)
+            target_names(linear, module_names, left_out=left_out)
             if target_modules is None
             else sorted(target_modules)
         ),
@@ -236,6 +241,23 @@ def modules_in_full(names: Iterable[str]) -> list[str]:
         ends = [i for i, part in enumerate(owners, 1) if part.endswith(FULL_NAMES)]
         found.add(".".join(owners[: ends[0]] if ends else owners))
     return sorted(n for n in found if not any(n.startswith(f"{other}.") for other in found))
+
+
+def path_of_wrapper(name: str, names: Sequence[str]) -> str:
+    """Say where PEFT puts the LoRA of a parameter in a model's tree.
+
+    The wrapper of a module's last parameter is outermost, and the others are inside it.
+
+    Args:
+        name: The parameter's name.
+        names: Names of all parameters that carry LoRA, in the model's order.
+
+    Returns:
+        The path of its wrapper.
+    """
+    module = name.rpartition(".")[0]
+    beside = [other for other in names if other.rpartition(".")[0] == module]
+    return module + ".base_layer" * (len(beside) - 1 - beside.index(name))
 
 
 def dotted_ends(name: str) -> list[str]:

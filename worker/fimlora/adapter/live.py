@@ -11,22 +11,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import layer as lora_layers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fimlora.adapter.config import rank_patterns
 from fimlora.adapter.resizing import Resized, resize_factors
+from fimlora.adapter.stacked import joined, per_expert
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.model.compiled import plain_name
+from fimlora.model.experts.wrapped import adapted_name
 from fimlora.model.targets import base_model_of
 from fimlora.numerics.seeded_draws import draw_lora_a
-from fimlora.plan import RankPlan
+from fimlora.plan import RankPlan, TargetModule
 
+# Of PEFT's: a pair of matrices beside a linear map, quantised or not.
+_PLAIN_LAYERS = frozenset({
+    "Linear", "Linear4bit", "Linear8bitLt", "TorchaoLoraLinear", "GPTQLoraLinear",
+    "AwqLoraLinear", "HqqLoraLinear", "EetqLoraLinear", "AqlmLoraLinear",
+})  # fmt: skip
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
+# LoRA on one parameter of a module, which PEFT has since 0.17.
+_ON_PARAMETER: type | None = getattr(lora_layers, "ParamWrapper", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +45,13 @@ class LiveAdapter:
     Attributes:
         name: The adapter's name.
         config: Its config, as the model holds it.
-        layers: LoRA layer by module name in the base model's tree.
+        layers: LoRA layer by the name of the module in the base model's tree, or of the
+            parameter that fused experts are.
     """
 
     name: str
     config: LoraConfig
-    layers: Mapping[str, LoraLinear]
+    layers: Mapping[str, LoraLayer]
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -66,12 +76,15 @@ class LiveAdapter:
         return math.sqrt(rank) if self.config.use_rslora else float(rank)
 
 
-def live_adapter(model: nn.Module, adapter_name: str = "default") -> LiveAdapter:
+def live_adapter(
+    model: nn.Module, adapter_name: str = "default", *, experts: bool = False
+) -> LiveAdapter:
     """Find an adapter on a model and see that all of it can be resized.
 
     Args:
         model: A model that carries LoRA, through `peft.get_peft_model` or transformers.
         adapter_name: The adapter's name.
+        experts: Whether it may be on fused experts, too, whose A and B hold those of each.
 
     Returns:
         The adapter.
@@ -96,10 +109,14 @@ def live_adapter(model: nn.Module, adapter_name: str = "default") -> LiveAdapter
             f"adapter {adapter_name!r} has lora_bias=True: a bias trains beside A and B of every "
             "module, which a plan does not count; make the adapter without"
         )
-    layers = {
-        plain_name(name): _check_layer(plain_name(name), module, adapter_name)
-        for name, module in base_model_of(model).named_modules()
+    found = {
+        adapted_name(plain_name(path), module): module
+        for path, module in base_model_of(model).named_modules()
         if isinstance(module, LoraLayer) and adapter_name in module.r
+    }
+    layers = {
+        name: _check_layer(name, module, adapter_name, experts=experts)
+        for name, module in found.items()
     }
     return LiveAdapter(adapter_name, config, layers)
 
@@ -130,7 +147,7 @@ def resize_adapter(
     Raises:
         InvalidOption: The plan is for other modules, or has a rank below 1.
     """  # noqa: DOC502 - `resized_layers` raises
-    adapter = live_adapter(model, adapter_name)
+    adapter = live_adapter(model, adapter_name, experts=True)
     # All that can fail happens before anything is changed.
     resized = resized_layers(adapter, plan, seed=seed)
     install_layers(adapter, resized, plan)
@@ -168,10 +185,22 @@ def resized_layers(
         lora_A, lora_B = adapter.matrices(module.name)
         # A prefix of what the module would get at any rank from this seed.
         drawn = draw_lora_a(module, rank=plan.ranks[module.name], seed=seed)
-        found[module.name] = resize_factors(
-            lora_A.weight.detach(), lora_B.weight.detach(), drawn
+        found[module.name] = _resized(
+            module, lora_A.weight.detach(), lora_B.weight.detach(), drawn
         )
     return found
+
+
+def _resized(module: TargetModule, A: Tensor, B: Tensor, drawn: Tensor) -> Resized:
+    """Make the matrices of one layer; of fused experts each one's by themselves."""
+    if module.n_experts is None:
+        return resize_factors(A, B, drawn)
+    pairs = per_expert(A, B, module.n_experts)
+    some = drawn.chunk(module.n_experts)
+    apart = [resize_factors(a, b, d) for (a, b), d in zip(pairs, some, strict=True)]
+    stacked = joined([(each.A, each.B) for each in apart])
+    kept = sum(each.kept for each in apart)
+    return Resized(*stacked, kept, error=max(each.error for each in apart))
 
 
 def install_layers(
@@ -200,20 +229,30 @@ def install_layers(
     _update_config(adapter)
 
 
-def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
-    """See that a layer is a plain pair of matrices.
+def _check_layer(
+    name: str, module: LoraLayer, adapter_name: str, *, experts: bool
+) -> LoraLayer:
+    """See that a layer is a plain pair of matrices, or one of each expert's.
 
     Returns:
         The layer.
 
     Raises:
         InvalidOption: The adapter is merged into the base weight.
-        UnsupportedModule: It is not a plain LoRA layer on a linear map.
+        UnsupportedModule: It is not a plain LoRA layer on a linear map, or on fused experts.
     """
-    if type(module) is not LoraLinear:
+    is_fused = _ON_PARAMETER is not None and type(module) is _ON_PARAMETER
+    if is_fused and not experts:
         raise UnsupportedModule(
-            f"{name} is a {type(module).__module__}.{type(module).__name__}; only LoRA on "
-            "plain Linear and Conv1D can be resized"
+            f"{name} holds the matrices of all experts, and nothing but ranks is changed of LoRA "
+            "on such parameters; make the adapter without target_parameters"
+        )
+    kind, where = type(module).__name__, type(module).__module__
+    is_plain = kind in _PLAIN_LAYERS and where.startswith("peft.tuners.lora.")
+    if not is_plain and not is_fused:
+        raise UnsupportedModule(
+            f"{name} is a {where}.{kind}; only LoRA on linear maps, plain or quantised, can be "
+            "resized"
         )
     variants = getattr(module, "lora_variant", {})  # since PEFT 0.16
     if adapter_name in variants or module.use_dora.get(adapter_name):
@@ -227,11 +266,12 @@ def _check_layer(name: str, module: LoraLayer, adapter_name: str) -> LoraLinear:
 
 def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:
     """Put new matrices into a layer, and everything that PEFT derives from their rank."""
-    (lora_A, lora_B), rank = adapter.matrices(name), len(A)
+    (lora_A, lora_B), layer = adapter.matrices(name), adapter.layers[name]
+    n_experts: int = getattr(layer, "num_experts", 1)
     lora_A.weight = nn.Parameter(A, requires_grad=lora_A.weight.requires_grad)
     lora_B.weight = nn.Parameter(B, requires_grad=lora_B.weight.requires_grad)
-    lora_A.out_features = lora_B.in_features = rank
-    adapter.layers[name].r[adapter.name] = rank
+    lora_A.out_features = lora_B.in_features = len(A)
+    layer.r[adapter.name] = len(A) // n_experts
     _set_scale(adapter, name, scale)
 
 

@@ -119,7 +119,8 @@ def _differences(
     plan: RankPlan, wanted: Mapping[str, int], adapted: Adapted, tensors: Shapes | None
 ) -> Iterator[str]:
     for name in adapted.parameters:
-        yield f"it puts LoRA on the parameter {name!r}"
+        if name not in wanted:
+            yield f"it puts LoRA on the parameter {name!r}"
     for name, rank in wanted.items():
         if name not in adapted.ranks:
             yield f"{name!r} gets no LoRA instead of rank {rank}"
@@ -128,7 +129,7 @@ def _differences(
         elif not math.isclose(adapted.scales[name], scale := plan.scale_of(name), rel_tol=1e-9):
             yield f"{name!r} gets scale {adapted.scales[name]:g} instead of {scale:g}"
     for name, rank in adapted.ranks.items():
-        if name not in wanted:
+        if name not in wanted and name not in adapted.parameters:
             yield f"{name!r} gets LoRA of rank {rank}, and is not in the plan"
     n_planned = sum(wanted[m.name] * m.cost for m in plan.modules if m.name in wanted)
     if adapted.n_lora_parameters != n_planned:

@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fimlora.adapter.config import WRAPPER_PREFIX, build_adapter_config, modules_in_full
+from fimlora.adapter.config import (
+    WRAPPER_PREFIX,
+    build_adapter_config,
+    modules_in_full,
+    path_of_wrapper,
+)
 from fimlora.adapter.folder import check_destination, new_folder
 from fimlora.adapter.initial.registry import KAIMING, find_initial
 from fimlora.adapter.initial.stated import with_initial
@@ -126,15 +131,18 @@ def _lora_tensors(
     plan: RankPlan, init: str, statistics: Statistics | None, *, seed: int, width: int | None
 ) -> dict[str, Any]:
     """The tensors of a fresh adapter; ``width`` pads every rank with zeros."""
-    from torch.nn.functional import pad
-
     from fimlora.adapter.initial.choose import initial_weights
+    from fimlora.adapter.stacked import joined, padded, per_expert
 
+    modules = {module.name: module for module in plan.modules}
+    experts = [n for n, rank in plan.ranks.items() if rank and modules[n].n_experts is not None]
     tensors = {}
-    for name, (A, B) in initial_weights(plan, init, statistics, seed=seed).items():
-        n_more = (width or len(A)) - len(A)
-        tensors[f"{WRAPPER_PREFIX}{name}.lora_A.weight"] = pad(A, (0, 0, 0, n_more))
-        tensors[f"{WRAPPER_PREFIX}{name}.lora_B.weight"] = pad(B, (0, n_more))
+    for name, factors in initial_weights(plan, init, statistics, seed=seed).items():
+        path = path_of_wrapper(name, experts) if name in experts else name
+        pairs = per_expert(*factors, modules[name].n_matrices)
+        A, B = joined([padded(*pair, width or len(pair[0])) for pair in pairs])
+        tensors[f"{WRAPPER_PREFIX}{path}.lora_A.weight"] = A
+        tensors[f"{WRAPPER_PREFIX}{path}.lora_B.weight"] = B
     return tensors
 
 

@@ -38,7 +38,7 @@ def best_steps(
     Returns:
         Steps per row; ``None`` where the case is too large.
     """
-    grain = math.gcd(0, *(int(price) for row in prices for price in np.unique(row)))
+    grain = math.gcd(0, *np.unique(np.concatenate(prices)).tolist()) if len(prices) else 0
     n_totals = 1 + (limit // grain if grain else 0)
     longest = max(map(len, gains), default=0)
     if n_totals * len(gains) * max(1, longest) > most_work or longest > 255:

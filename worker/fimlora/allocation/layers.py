@@ -393,9 +393,10 @@ def _drawn(
     blocks = list(layers_of(modules))
     for turn in range(_TRIES):
         order = sorted(blocks, key=lambda block: _digest(f"{seed}:{turn}:{block}"))
+        drawn = frozenset(order[:n])
         try:
-            if _spendable(parts_of(_inside(modules, order[:n]), bounds, limit)) == limit:
-                return even_ranks(modules, order[:n], bounds, limit, parts_of=parts_of)
+            if _spendable(parts_of(_inside(modules, drawn), bounds, limit)) == limit:
+                return even_ranks(modules, drawn, bounds, limit, parts_of=parts_of)
         except InfeasibleBudget:
             continue
     return None

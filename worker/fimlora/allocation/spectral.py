@@ -9,14 +9,16 @@ gain of the first step that no longer fits.
 Nothing here imports torch.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.falling import check_values, falling_table
+from fimlora.allocation.greedy import take_by_worth
 from fimlora.allocation.knapsack import best_steps
 from fimlora.allocation.units import Floats, Units
-from fimlora.errors import InvalidOption, InvalidScore
+from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 from fimlora.scores import Spectra
 
@@ -46,24 +48,19 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
         Rank per module name, in the order of ``spectra``.
     """
     spendable = units.affordable(limit)
-    squares = list(_relative_squares(spectra).values())
-    members = np.split(units.columns, units.starts[1:])
-    gains = [
-        _step_gains([squares[i] for i in columns.tolist()], units.ladder[: n_steps + 1])
-        for columns, n_steps in zip(members, units.highest.tolist(), strict=True)
-    ]
+    gains = _step_gains(_relative_squares(spectra, int(units.ladder[-1])), units)
     row, step = _open_steps(units.lowest, units.highest)
     price = (units.weight[row] * units.step_sizes[step]).astype(np.intp)
-    gain = np.concatenate([g[low:] for g, low in zip(gains, units.lowest, strict=True)])
+    gain = gains[row, step]
     left = spendable - int(units.weight @ units.floor)
-    precedence = _precedence(gains, units.ties)
+    precedence = _precedence(gains, units)
     taken = None
     if not units.is_even:
         taken = _best(np.argsort(precedence), gain, price, units.highest - units.lowest, left)
     if taken is None:
-        per_cost = _leading_bits(gain / price)
-        order = np.lexsort((precedence[row], step, -per_cost))
-        taken = _take(row[order], price[order], left, n_rows=len(gains))
+        taken = take_by_worth(
+            _leading_bits(gain / price), price, row, step, precedence, limit=left
+        )
     return units.named(units.lowest + taken, spectra)
 
 
@@ -77,10 +74,13 @@ def captured_energies(spectra: Spectra, ranks: Mapping[str, int]) -> dict[str, f
     Returns:
         The sum of the squares of the largest ``rank`` values, per module name.
     """
-    return {
-        name: float(np.square(_falling(values)[: ranks[name]]).sum())
-        for name, values in spectra.items()
-    }
+    wanted = np.fromiter((ranks[name] for name in spectra), dtype=np.intp, count=len(spectra))
+    squares = np.square(falling_table(spectra, int(wanted.max(initial=0))))
+    found = np.zeros(len(wanted))
+    for rank in np.unique(wanted).tolist():
+        rows = np.flatnonzero(wanted == rank)
+        found[rows] = squares[rows, :rank].sum(axis=1)
+    return dict(zip(spectra, found.tolist(), strict=True))
 
 
 def highest_known_rank(spectra: Spectra, modules: Collection[TargetModule]) -> int | None:
@@ -109,41 +109,31 @@ def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
         InvalidScore: A value is NaN, infinite or negative; the message names the module.
         InvalidOption: A module may get more ranks than it has values: what these would
             gain is not known.
-    """
-    for name, values in spectra.items():
-        try:
-            found = np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise InvalidScore(f"the spectrum of {name!r} is no list of numbers") from None
-        if not np.all((found >= 0) & (found < np.inf)):
-            raise InvalidScore(
-                f"the spectrum of {name!r} has a value that is NaN, infinite or negative"
-            )
-        if found.size < highest[name]:
+    """  # noqa: DOC502 - a helper raises
+    sizes = check_values(spectra)
+    for name, size in zip(spectra, sizes.tolist(), strict=True):
+        if size < highest[name]:
             raise InvalidOption(
-                f"rule 'spectral' knows what {found.size} ranks of {name!r} gain, not "
-                f"{highest[name]}; give an r_max of at most {found.size}"
+                f"rule 'spectral' knows what {size} ranks of {name!r} gain, not "
+                f"{highest[name]}; give an r_max of at most {size}"
             )
 
 
-def _falling(values: Sequence[float] | Floats) -> Floats:
-    return np.sort(np.asarray(values, dtype=np.float64).ravel())[::-1]
+def _relative_squares(spectra: Spectra, width: int) -> Floats:
+    """Squares of the largest values of each module, falling, relative to the largest of all."""
+    falling = falling_table(spectra, max(1, width))
+    return np.square(falling / (falling[:, 0].max(initial=0.0) or 1.0))
 
 
-def _relative_squares(spectra: Spectra) -> dict[str, Floats]:
-    """Squares of the values, falling, relative to the largest of all."""
-    falling = {name: _falling(values) for name, values in spectra.items()}
-    largest = max((values[0] for values in falling.values() if values.size), default=0.0)
-    return {name: np.square(values / (largest or 1.0)) for name, values in falling.items()}
-
-
-def _step_gains(squares: Sequence[Floats], ladder: Floats) -> Floats:
+def _step_gains(squares: Floats, units: Units) -> Floats:
     """What each step of a unit gains: the sum over its members and over its ranks."""
-    ends = ladder.astype(np.intp)
-    total = np.sum([values[: ends[-1]] for values in squares], axis=0)
+    ends = units.ladder.astype(np.intp)
+    of_modules = squares[units.columns, : max(1, ends[-1])]
+    if len(units.starts) < len(units.columns):
+        of_modules = np.add.reduceat(of_modules, units.starts, axis=0)
     if len(ends) == ends[-1] + 1:
-        return np.asarray(total)
-    return np.add.reduceat(total, ends[:-1]) if len(ends) > 1 else np.zeros(0)
+        return of_modules
+    return np.add.reduceat(of_modules, ends[:-1], axis=1) if len(ends) > 1 else of_modules
 
 
 def _open_steps(lowest: Indices, highest: Indices) -> tuple[Indices, Indices]:
@@ -154,16 +144,28 @@ def _open_steps(lowest: Indices, highest: Indices) -> tuple[Indices, Indices]:
 
 
 def _leading_bits(values: Floats) -> Floats:
-    mantissa, exponent = np.frexp(values)
-    rounded = np.round(np.ldexp(mantissa, _TIE_BITS))
-    return np.asarray(np.ldexp(rounded, exponent - _TIE_BITS))
+    """The values, none of which is negative, with mantissas rounded to so many bits."""
+    dropped = np.int64(53 - _TIE_BITS)  # the first bit of a mantissa is not stored
+    bits = values.view(np.int64) + (np.int64(1) << (dropped - 1))
+    return np.asarray((bits >> dropped << dropped).view(np.float64))
 
 
-def _precedence(gains: Sequence[Floats], ties: Indices) -> Indices:
+def _precedence(gains: Floats, units: Units) -> Indices:
     """Place of each row in a tie: larger gains first, one by one, then the first name."""
-    rows = sorted(ties.tolist(), key=lambda i: (-gains[i]).tolist())  # sorting is stable
-    place = np.empty(len(rows), dtype=np.intp)
-    place[rows] = np.arange(len(rows))
+    n_rows = len(gains)
+    place = np.zeros(n_rows, dtype=np.intp)
+    for step in range(int(units.highest.max(initial=0))):
+        # A row that has no such step comes before those that have.
+        gain = np.where(step < units.highest, -gains[:, step], -np.inf)
+        order = np.lexsort((gain, place))
+        sorted_gain, sorted_place = gain[order], place[order]
+        is_new = (sorted_place[1:] != sorted_place[:-1]) | (sorted_gain[1:] != sorted_gain[:-1])
+        place[order] = np.concatenate([[0], np.cumsum(is_new)])
+        if is_new.all():
+            return place
+    by_name = np.empty(n_rows, dtype=np.intp)
+    by_name[units.ties] = np.arange(n_rows)
+    place[np.lexsort((by_name, place))] = np.arange(n_rows)
     return place
 
 
@@ -179,32 +181,4 @@ def _best(
         return None
     taken = np.empty(len(order), dtype=np.intp)
     taken[order] = found
-    return taken
-
-
-def _take(row: Indices, price: Indices, left: int, *, n_rows: int) -> Indices:
-    """Count the steps of each row that fit, taken in order; the others are passed over.
-
-    A row whose step did not fit takes none after it, though a step of a menu may cost less than
-    the one before it.
-
-    Returns:
-        How many of each row.
-    """
-    n_fit = int(np.searchsorted(np.cumsum(price), left, side="right"))
-    taken = np.bincount(row[:n_fit], minlength=n_rows)
-    left -= int(price[:n_fit].sum())
-    row, price = row[n_fit:], price[n_fit:]
-    # What does not fit once never fits, as what is left only falls; nor does what comes after it.
-    is_dear = price > left
-    closes = np.full(n_rows, len(row))
-    np.minimum.at(closes, row[is_dear], np.flatnonzero(is_dear))
-    some = np.flatnonzero(np.arange(len(row)) < closes[row])
-    is_closed: set[int] = set()
-    for i, cost in zip(row[some].tolist(), price[some].tolist(), strict=True):
-        if cost <= left and i not in is_closed:
-            taken[i] += 1
-            left -= cost
-        else:
-            is_closed.add(i)
     return taken

@@ -96,7 +96,7 @@ def resolve_groups(
         members = dict.fromkeys(
             name for entry in entries for name in _named(entry, names, others, "groups")
         )
-        if both := seen & members.keys():
+        if both := seen.intersection(members):  # as long as the group, not as all before it
             raise InvalidOption(
                 f"groups must name each known module at most once; {min(both)!r} is in two"
             )

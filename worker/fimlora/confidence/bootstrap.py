@@ -128,7 +128,7 @@ def obstacle(statistics: Statistics, plan: RankPlan) -> str | None:
         return "one example does not show how much examples differ; measure more"
     means = _energies(statistics).mean(axis=0)
     if plan.rule == "proportional":  # its scores are those of an entry, not of a matrix
-        means /= np.array([module.d_in * module.d_out for module in plan.modules])
+        means /= np.array([module.n_weights for module in plan.modules])
     if not np.allclose(_shares(means), _shares(_scores(plan)), rtol=_SAME, atol=0):
         return (
             "its scores are no means of a value per example; those of method fim by mean "

@@ -561,10 +561,7 @@ def _without_score(source: SignalSource) -> str | None:
 def _estimates(scores: Scores) -> list[float]:
     """What each module's score says of the energy of its gradient, also where it is below zero."""
     negative = scores.provenance.get("negative_estimates", {})
-    return [
-        negative.get(m.name, _value(scores, m.name)) * (m.d_in * m.d_out)
-        for m in scores.modules
-    ]
+    return [negative.get(m.name, _value(scores, m.name)) * m.n_weights for m in scores.modules]
 
 
 def _percent(share: float) -> str:
@@ -594,7 +591,7 @@ def _by_chance(
     drawn = np.random.default_rng(seed).integers(0, 2, size=(n_draws, len(true)))
     sums = drawn.astype(np.float64) @ (null - true) + true.sum(axis=0)
     both = np.concatenate([sums, true.sum(axis=0) + null.sum(axis=0) - sums])
-    sizes = np.array([module.d_in * module.d_out for module in plan.modules])
+    sizes = np.array([module.n_weights for module in plan.modules])
     ranks = share_parts(division_of(plan), both * (unit / sizes))
     one, other = ranks[:n_draws], ranks[n_draws:]
     weights = [1 if plan.budget.unit == "rank" else module.cost for module in plan.modules]

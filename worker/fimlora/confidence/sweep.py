@@ -287,7 +287,7 @@ class _First:
             {
                 m.name: self.scale**2
                 * float(part.example_energies[m.name][: len(chosen)][chosen].mean())
-                / (3 * m.d_in * m.d_out)
+                / (3 * m.n_weights)
                 for m in part.modules
             },
             base_parameters=part.base_parameters,

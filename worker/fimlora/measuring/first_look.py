@@ -18,6 +18,7 @@ from fimlora.measuring.examples.padding_check import PaddingCheck
 from fimlora.measuring.examples.question import Question
 from fimlora.measuring.examples.trace import Tracer
 from fimlora.memory.out_of_memory import named_out_of_memory
+from fimlora.model.modes import set_mode
 from fimlora.model.pass_state import PassState
 from fimlora.model.random_states import (
     drawing_nothing,
@@ -95,7 +96,7 @@ class FirstLook:
         if not questions:
             return
         states, tracer = random_states(self.device), Tracer()
-        self.model.eval()
+        set_mode(self.model, train_mode=False)
         try:
             with (
                 torch.no_grad(),
@@ -110,5 +111,5 @@ class FirstLook:
                     except Exception as error:
                         question.fail(error)
         finally:
-            self.model.train(training)
+            set_mode(self.model, train_mode=training)
             restore_random_states(states)

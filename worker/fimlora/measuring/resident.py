@@ -7,7 +7,7 @@ see x and g while a calibration batch goes forward and backward once.
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,17 @@ from fimlora.measuring.examples.losses import Loss, LossFn, choose_loss
 from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.own_loss import without_auxiliary_losses
 from fimlora.measuring.first_look import FirstLook
+from fimlora.measuring.gradient_trial import check_gradients_pass
 from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.outcome import new_statistics
+from fimlora.measuring.recording.addends import Allowance
 from fimlora.measuring.recording.layers_seen import watching_layers
 from fimlora.measuring.recording.quantities import recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resident_progress import RunProgress
+from fimlora.measuring.resume.merge import Shard, ShardSums
 from fimlora.measuring.resume.progress_file import ProgressFile, open_progress
+from fimlora.measuring.run_in_shards import RunInShards
 from fimlora.measuring.settings import (
     OnBatch,
     Settings,
@@ -57,7 +61,7 @@ from fimlora.model.pass_state import PassState
 from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
 from fimlora.model.random_states import random_states, restore_random_states
-from fimlora.model.targets import Choice, count_base_parameters, locate
+from fimlora.model.targets import Choice, base_model_of, count_base_parameters, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Execution, Executor, Passes, Record
@@ -71,6 +75,7 @@ def measure(
     *,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     n_batches: int = 8,
     estimator: str = "auto",
     rank: int = 8,
@@ -104,6 +109,7 @@ def measure(
         target_modules: As in `fimlora.Settings`, as are all that follow.
         exclude_modules: What of these to leave out, such as modules that are drawn anew at
             every load: a model in memory does not tell which these are, a folder does.
+        target_parameters: Fused experts that are targets besides.
         n_batches: Batches to use at most.
         estimator: ``auto``, ``exact``, ``sketched``, ``sampled``, ``both``, or ``none``: the run
             then goes no further than what is recorded needs, so that what is of inputs takes
@@ -135,7 +141,8 @@ def measure(
         InvalidProgress: The progress file is damaged, or comes from another run.
     """  # noqa: DOC502 - the helpers raise
     settings = Settings(
-        target_modules=target_modules, exclude_modules=exclude_modules, n_batches=n_batches,
+        target_modules=target_modules, exclude_modules=exclude_modules,
+        target_parameters=target_parameters, n_batches=n_batches,
         estimator=estimator, rank=rank, seed=seed, scale=scale, record=record,
         spectra_bytes=spectra_bytes, n_components=n_components, micro_batch_size=micro_batch_size, train_mode=train_mode,
         loss_fn=loss_fn, on_batch=on_batch, progress_file=progress_file,
@@ -164,12 +171,35 @@ def measure_resident(
     """
     check_gradients_allowed()
     with exclusive(model), running_uncompiled(model) as plain:
-        return _measure_plain(plain, batches, settings)
+        found = _measure_plain(plain, batches, replace(settings, shard=None))
+    assert isinstance(found, Statistics)
+    return found
+
+
+def measure_resident_shard(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings, shard: Shard
+) -> ShardSums:
+    """Measure some of the batches of a run, for whoever merges them with the others.
+
+    Args:
+        model: The model.
+        batches: All calibration batches of the run.
+        settings: What to measure.
+        shard: Which of them to run here.
+
+    Returns:
+        Their sums.
+    """
+    check_gradients_allowed()
+    with exclusive(model), running_uncompiled(model) as plain:
+        found = _measure_plain(plain, batches, replace(settings, shard=shard))
+    assert isinstance(found, ShardSums)
+    return found
 
 
 def _measure_plain(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: Settings
-) -> Statistics:
+) -> Statistics | ShardSums:
     """Measure a model that no other thread measures now."""
     _check_weights(model)
     choice = settings.choose(model)
@@ -183,23 +213,33 @@ def _measure_plain(
     sizes = MicroBatches(settings.micro_batch_size)
     identity, loss_fn = settings.identity(Executor.RESIDENT), settings.loss_fn
     saved = open_progress(settings.progress_file, model, modules, identity, loss_fn)
-    expected = _count_expected(batches, settings.n_batches)
+    total = _count_expected(batches, settings.n_batches)
     with (
         without_auxiliary_losses(model) as left_out,
         preserved(model, train_mode=settings.train_mode, seed=settings.seed) as state,
     ):
-        items = map(as_batch, itertools.islice(batches, settings.n_batches))
+        if settings.passes is Passes.BACKWARD:
+            check_gradients_pass(base_model_of(model), device=device)
+        items = map(as_batch, itertools.islice(batches, settings.last_batch))
         if (first := next(items, None)) is None:
             raise EmptyCalibration("the loader gave no batch")
+        shards = RunInShards.of(settings, model, modules, identity)
         settings, reason = decide_estimator(settings, model, modules, first)
         recorder = recorder_for(settings, modules, device, factors=factors)
         progress = RunProgress(
-            recorder, sizes, expected=expected, saved=saved, on_batch=settings.on_batch
+            recorder, sizes, total=total, shards=shards, saved=saved, on_batch=settings.on_batch
         )
         run = _measure_batches(
             model, modules, itertools.chain([first], items), settings, recorder, sizes, progress,
             state,
         )  # fmt: skip
+    if shards is not None and settings.shard is not None:
+        return shards.sums(recorder, sizes.largest)
+    if shards is not None:
+        shards.merge(recorder, device)
+        sizes.largest = shards.largest
+    if not recorder.batch_sizes:
+        raise NoLabelledExample("no example carries a label")
     located = {module.name: locate(model, module) for module in modules}
     return new_statistics(
         model,
@@ -212,7 +252,7 @@ def _measure_plain(
         null_labels=run.null,
         base_parameters=count_base_parameters(model),
         execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
-        groups=recorder.groups(progress.n_examples, located),
+        groups=recorder.groups(sum(recorder.batch_sizes), located),
     )
 
 
@@ -262,6 +302,8 @@ def _measure_batches(
     run: _Run | None = None
     device, limits = input_device(model), input_limits(model)
     first = settings.first_example
+    if settings.shard is not None:
+        recorder.keep_addends(Allowance(settings.shard.parts_bytes))
     progress.resume()
     located = {module.name: locate(model, module) for module in modules}
     goes_back = settings.passes is Passes.BACKWARD
@@ -273,7 +315,7 @@ def _measure_batches(
         ) as watch,
         watching_layers(model, modules, recorder),
     ):
-        for batch in batches:
+        for number, batch in enumerate(batches):
             if run is None:
                 loss = choose_loss(model, batch, settings.loss_fn)
                 look = FirstLook(model, loss, state, device, progress.padding)
@@ -281,15 +323,18 @@ def _measure_batches(
                 run = _Run(
                     model, modules, loss, null, look, watch, recorder, device, sizes, goes_back
                 )
-            check_inputs(batch, limits, progress.next_batch)
+            where = progress.name_of(number)
+            check_inputs(batch, limits, where)
             # Also of what is skipped: labels of later batches may come from it.
             examples = run.examples_of(batch, first)
-            if not progress.skips(batch):
-                progress.count(run.measure_batch(examples, progress.next_batch))
+            progress.look_at(batch)
+            if not settings.runs(number):
+                recorder.pass_over(min(1, len(examples)))
+            elif not progress.skips(batch):
+                progress.count(run.measure_batch(examples, where))
             first += count_examples(batch)
     progress.check_complete()
-    if run is None or not progress.n_examples:
-        raise NoLabelledExample("no example carries a label")
+    assert run is not None, "the first batch is there"
     return run
 
 

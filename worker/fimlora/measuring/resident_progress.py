@@ -12,6 +12,7 @@ from fimlora.measuring.micro_batch_size import MicroBatches
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
 from fimlora.measuring.resume.progress_file import SavedSums
+from fimlora.measuring.run_in_shards import RunInShards
 from fimlora.model.random_states import random_states, restore_random_states
 
 _N_DIGEST = 32  # bytes
@@ -24,7 +25,8 @@ class RunProgress:
     Args:
         recorder: Holds the sums.
         sizes: Knows how many examples run at once.
-        expected: Batches the run will take.
+        total: Batches the run will take.
+        shards: The run, where it is measured in shards.
         saved: The run's file; ``None`` for a run that is not saved.
         on_batch: Called with (batches done, batches expected) after each batch.
 
@@ -40,22 +42,23 @@ class RunProgress:
         recorder: Recorder,
         sizes: MicroBatches,
         *,
-        expected: int,
+        total: int,
+        shards: RunInShards | None = None,
         saved: SavedSums | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> None:
         self.n_done = self.n_used = self.n_examples = 0
         self.padding = PaddingCheck()
         self._recorder, self._sizes, self._saved = recorder, sizes, saved
-        self._expected, self._on_batch = expected, on_batch
+        self._total, self._shards, self._on_batch = total, shards, on_batch
+        self._expected = total if shards is None else shards.n_batches(total)
         self._seen: list[bytes] = []  # digests of the batches, in order
         self._before: list[bytes] = []  # those that the file holds the sums of
         self._random: dict[str, Tensor] = {}
 
-    @property
-    def next_batch(self) -> str:
-        """What to call the next batch in an error."""
-        return f"batch {self.n_done + 1} of {self._expected}"
+    def name_of(self, number: int) -> str:
+        """What to call a batch, counted from 0, in an error."""
+        return f"batch {number + 1} of {self._total}"
 
     def resume(self) -> None:
         """Go on from the file, if there is one.
@@ -76,6 +79,11 @@ class RunProgress:
         self._sizes.size, self._sizes.largest = facts["micro_batches"]
         same, self.padding.is_read = facts["padding"]
         self.padding.same = [(low, high) for low, high in same]
+
+    def look_at(self, batch: Batch) -> None:
+        """Note a batch of a run in shards, whether it is run here or not."""
+        if self._shards is not None:
+            self._shards.batches.append(digest_batch(batch).hex())
 
     def skips(self, batch: Batch) -> bool:
         """Look at the next batch of the loader.

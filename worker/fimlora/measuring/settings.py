@@ -10,6 +10,7 @@ from torch import nn
 
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.examples.losses import LossFn
+from fimlora.measuring.resume.merge import Shard, ShardSums
 from fimlora.measuring.resume.progress_file import ProgressFile
 from fimlora.memory.need import (
     MOMENT_RECORDS,
@@ -36,6 +37,10 @@ from fimlora.statistics.options import (
 OnBatch = Callable[[int, int], None]
 # What looks at the numbers of the weights.
 _WEIGHTS_READ = frozenset({Record.WEIGHT_GRADIENT, Record.WEIGHT_CONDITION})
+# What is updated batch after batch, and is no sum.
+_IN_SEQUENCE = frozenset({Record.INPUT_COMPONENTS})
+# What is recorded of fused experts; all else is of one matrix.
+_OF_EXPERTS = frozenset({Record.SPECTRA, Record.BATCH_ENERGIES})
 # What is of all tokens of an input, or of those with a label, but not of padding.
 _MASKED = MOMENT_RECORDS | {Record.INPUT_COMPONENTS}
 
@@ -47,6 +52,8 @@ class Settings:
     Attributes:
         target_modules: See `fimlora.model.targets.find_targets`.
         exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
+        target_parameters: Fused experts that are targets besides: ``"all"``, or names or endings
+            of parameters, as in PEFT; see `fimlora.model.targets.find_targets`.
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
             no targets. ``None`` asks the installed PEFT.
@@ -86,13 +93,17 @@ class Settings:
         null: Go backward a second time over every forward pass, from losses under labels of
             other examples: `fimlora.Statistics.null`. Without a first time there is none.
         halves: Keep the sums of every other batch apart besides: `fimlora.Statistics.halves`.
+        shard: Which batches to run of those that are given; the others are only looked at. For
+            `fimlora.measuring.shards.measure_shard`.
+        shards: What shards of this run came to: they are added up, and no batch is run.
 
     Raises:
-        InvalidOption: One is outside what is allowed.
+        InvalidOption: One is outside what is allowed, or what is asked for cannot be sharded.
     """
 
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
+    target_parameters: str | Sequence[str] | None = None
     drawn: Collection[str] = ()
     unadaptable: Unadaptable | None = None
     choice: Choice | None = None
@@ -112,9 +123,13 @@ class Settings:
     first_example: int = 0
     null: bool = False
     halves: bool = False
+    shard: Shard | None = None
+    shards: Sequence[ShardSums] = ()
 
     def __post_init__(self) -> None:
         """Check them."""
+        if self.shard is not None or self.shards:
+            check_shardable(self)
         _check_count(
             1, n_batches=self.n_batches, rank=self.rank, micro_batch_size=self.micro_batch_size,
             n_components=self.n_components,
@@ -143,6 +158,20 @@ class Settings:
         """How far a run goes for all that is asked: no batch, forward passes, or back as well."""
         of_records = (record.passes for record in self.parsed_record)
         return Passes.most([self.parsed_estimator.passes, *of_records])
+
+    @property
+    def last_batch(self) -> int:
+        """Up to which batch the loader is asked."""
+        return self.n_batches if self.shard is None else min(self.n_batches, self.shard.stop)
+
+    def runs(self, number: int) -> bool:
+        """Whether a batch, counted from 0, is run here: not where other shards hold it."""
+        return not self.shards and (self.shard is None or self.shard.holds(number))
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the numbers of the weights are looked at besides."""
+        return bool(self.parsed_record & _WEIGHTS_READ)
 
     @property
     def has_null(self) -> bool:
@@ -175,6 +204,7 @@ class Settings:
             model,
             self.target_modules,
             exclude_modules=self.exclude_modules,
+            target_parameters=self.target_parameters,
             drawn=self.drawn,
             unadaptable=self.unadaptable or unadaptable_by_peft,
         )
@@ -203,6 +233,7 @@ class Settings:
             "halves": self.halves,
             "first_example": self.first_example,
             "executor": executor,
+            **({"shard": [self.shard.start, self.shard.stop]} if self.shard else {}),
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -236,6 +267,31 @@ def _check_count(least: int, **options: int | None) -> None:
             raise InvalidOption(f"{name}={value!r}: it must be an integer of at least {least}")
         if value is not None and value < least:
             raise InvalidOption(f"{name}={value}: it must be at least {least}")
+
+
+def check_shardable(settings: Settings) -> None:
+    """Refuse to measure in shards what depends on the batches before.
+
+    Args:
+        settings: What is measured.
+
+    Raises:
+        InvalidOption: Names what does.
+    """
+    if settings.train_mode:
+        raise InvalidOption(
+            "train_mode=True cannot be measured in shards, as dropout is drawn batch after "
+            "batch; measure it in one run, or without dropout"
+        )
+    if wanted := sorted(settings.parsed_record & _IN_SEQUENCE):
+        raise InvalidOption(
+            f"record={wanted[0].value!r} cannot be measured in shards, as each batch updates what "
+            "those before it came to; measure it in one run"
+        )
+    if settings.passes is Passes.NONE:
+        raise InvalidOption(
+            "what is of weights alone cannot be measured in shards, as it reads no batch"
+        )
 
 
 def check_gradients_allowed() -> None:
@@ -278,7 +334,7 @@ def check_whole_gradients(
 def check_weights(
     record: frozenset[Record], model: nn.Module, modules: Sequence[TargetModule]
 ) -> None:
-    """Refuse to record what reads weights where these are packed.
+    """Refuse to record what reads weights where these are packed, or hold many matrices.
 
     Args:
         record: What to record.
@@ -286,8 +342,15 @@ def check_weights(
         modules: Its target modules.
 
     Raises:
-        UnsupportedModule: One of them holds its weight quantised.
-    """  # noqa: DOC502 - the helper raises
+        UnsupportedModule: One of them holds its weight quantised, or is of fused experts.
+    """
+    experts = next((module.name for module in modules if module.n_experts is not None), None)
+    if experts is not None and (odd := sorted(record - _OF_EXPERTS)):
+        raise UnsupportedModule(
+            f"record={odd[0].value!r} is of one matrix per module, and {experts!r} holds those of "
+            "all experts; leave target_parameters out, or take a method that needs none but: "
+            f"{', '.join(sorted(each.value for each in _OF_EXPERTS))}"
+        )
     if wanted := sorted(record & _WEIGHTS_READ):
         located = {module.name: locate(model, module) for module in modules}
         check_plain_weights(located, wanted_by=[each.value for each in wanted])

@@ -79,7 +79,7 @@ def whole_gradient_bytes(modules: Iterable[TargetModule]) -> int:
     Returns:
         Bytes of one sum; a pass needs as much again.
     """
-    return _LEAST_BYTES * sum(m.d_in * m.d_out for m in modules)
+    return _LEAST_BYTES * sum(m.n_weights for m in modules)
 
 
 def gradients_of_parts(record: Collection[Record]) -> bool:
@@ -271,9 +271,9 @@ def bytes_recorded(
     if wanted & MOMENT_RECORDS:
         n_bytes += n_sums * sum(_MOMENT_BYTES * (m.d_in + 1) for m in held)
     if Record.BATCH_ENERGIES in wanted:  # the whole gradients, of a batch in several passes
-        n_bytes += n_of_batch * sum(width * m.d_in * m.d_out for m in held)
+        n_bytes += n_of_batch * sum(width * m.n_weights for m in held)
     if Record.PARAMETER_FISHER in wanted:
-        n_bytes += n_sums * sum(width * m.d_in * m.d_out for m in held)
+        n_bytes += n_sums * sum(width * m.n_weights for m in held)
     if Record.ADAPTER_GRADIENTS in wanted:
         assert adapter_ranks is not None, "gradients of an adapter are as many as its ranks"
         n_bytes += n_sums * sum(_PER_RANK_BYTES * adapter_ranks[m.name] for m in held)
@@ -313,9 +313,9 @@ def _numbers_for_spectra(modules: Iterable[TargetModule], times: int, *, whole: 
     n_sums = 0
     for module in modules:
         if whole or not sketch_is_smaller(module):
-            n_sums += module.d_in * module.d_out
+            n_sums += module.n_weights
             continue
         short, long = sorted((module.d_in, module.d_out))
-        n_sums += long * SKETCH_WIDTH + _PSI_WIDTH * short  # Y and Z
+        n_sums += module.n_matrices * (long * SKETCH_WIDTH + _PSI_WIDTH * short)  # Y and Z
         signs |= {(short, SKETCH_WIDTH), (long, _PSI_WIDTH)}
     return times * n_sums + sum(rows * columns for rows, columns in signs)

@@ -36,7 +36,7 @@ def score_coherent(
     """
     parts, raw = part_gradients(statistics), {}
     for module in statistics.modules:
-        entries = 3 * module.d_in * module.d_out
+        entries = 3 * module.n_weights
         raw[module.name] = statistics.scale**2 * parts[module.name].signal / entries
     negative = {name: value for name, value in raw.items() if value < 0}
     return Scores(

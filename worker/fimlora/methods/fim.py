@@ -6,7 +6,8 @@ LoRA-B, an O x R matrix. With A drawn at random, ``F[o, k]`` has for every colum
 expectation ``f[o] = s^2 sum_n ||G[n, o, :]||^2 / (3 I N)``, which is what ``exact`` uses, and
 ``sketched`` with row energies that are estimates; ``sampled`` has one F of its own, ``s^2 sum_b D[b]^2 / T``. Its expectation over A is ``batch``:
 ``s^2 sum_b ||H[b, o, :]||^2 / (3 I T)`` for every column, with ``H[b]`` (O I) batch b's gradient.
-``adapter`` is of a trained adapter's own A and B, see `fimlora.methods.fim_adapter`.
+Of fused experts F is that of all their B; what is recorded of it is one row per expert, the sum over
+the expert's O. ``adapter`` is of a trained adapter's own A and B, see `fimlora.methods.fim_adapter`.
 """
 
 from collections.abc import Callable
@@ -83,6 +84,12 @@ def check_options(statistics: Statistics, *, aggregation: str, estimator: str | 
             f"aggregation={aggregation!r}: of a trained adapter's gradients sums by rank are "
             "recorded, which give a mean; use aggregation='mean'"
         )
+    fused = next((m.name for m in statistics.modules if m.n_experts is not None), None)
+    if fused is not None and aggregation != "mean":
+        raise InvalidOption(
+            f"aggregation={aggregation!r} looks at single rows of B, and of fused experts such as "
+            f"{fused!r} one sum per expert is recorded; use aggregation='mean'"
+        )
     if wanted not in entries:
         recorded = ", ".join(map(repr, entries))
         raise InvalidOption(f"estimator={wanted!r} has no scores here; recorded: {recorded}")
@@ -144,7 +151,7 @@ def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
 def _expected_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """Expected F, O x 1: all its columns are equal."""
     F = statistics.scale**2 * statistics.row_energies[module.name][:, None]
-    F /= 3 * module.d_in * statistics.n_examples  # in place: no second array
+    F /= 3 * module.d_in * statistics.n_examples * _entries_of_row(module)  # in place
     return F
 
 
@@ -153,15 +160,20 @@ def _expected_batch_entries(
 ) -> NDArray[np.float64]:
     """What F of the sampled A is in expectation, O x 1."""
     F = statistics.scale**2 * statistics.batch_energies[module.name][:, None]
-    F /= 3 * module.d_in * statistics.n_batches  # in place: no second array
+    F /= 3 * module.d_in * statistics.n_batches * _entries_of_row(module)  # in place
     return F
 
 
 def _sampled_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """F of the sampled A, O x R."""
     F = statistics.scale**2 * statistics.squared_gradients[module.name]
-    F /= statistics.n_batches
+    F /= statistics.n_batches * _entries_of_row(module)
     return F
+
+
+def _entries_of_row(module: TargetModule) -> int:
+    """How many of B's entries a row is the sum of: of fused experts, all outputs of an expert."""
+    return module.d_out if module.n_experts is not None else 1
 
 
 def _mean_of_adapter(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:

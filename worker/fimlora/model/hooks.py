@@ -20,9 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.model.experts.forward import by_module, seeing_experts
+from fimlora.model.experts.fused import is_experts, leaf_of, slice_name
+from fimlora.model.experts.routed import Routed
+
 # What is kept of one call's input, and the gradient of that call's output.
 Call = tuple[tuple[Tensor, ...], Tensor]
-Keep = Callable[[str, Tensor], tuple[Tensor, ...]]
+Keep = Callable[[str, Any], tuple[Tensor, ...]]  # of a `Routed` where experts are fused
 OnGradients = Callable[[str, list[Call]], None]
 OnInput = Callable[[str, tuple[Tensor, ...]], None]
 _AS_EVER: AbstractContextManager[object] = nullcontext()
@@ -109,7 +113,7 @@ class Watch:
             if self._pending.get(name):
                 self._hand_over(name)
 
-    def see(self, name: str, module_input: Tensor, output: Tensor) -> Tensor:
+    def see(self, name: str, module_input: Tensor | Routed, output: Tensor) -> Tensor:
         """Take note of a call; the module's output is replaced by what this returns.
 
         Args:
@@ -148,7 +152,7 @@ class Watch:
             self._on_gradients(name, calls)
 
 
-def _as_they_are(tensor: Tensor) -> AbstractContextManager[object]:
+def _as_they_are(tensor: Tensor | Routed) -> AbstractContextManager[object]:
     """Let no autocast that the model runs under narrow what is made of its tensors."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_EVER
@@ -175,7 +179,8 @@ def watch_modules(
     Yields:
         The watch. All hooks are gone when the block ends, also when it raises.
     """
-    watch = Watch(tuple(modules), keep, on_gradients, on_input)
+    fused = {name: module for name, module in modules.items() if is_experts(module)}
+    watch = Watch(_watched(modules, fused), keep, on_gradients, on_input)
 
     def hook(
         module: nn.Module,  # noqa: ARG001 - torch's signature
@@ -192,9 +197,42 @@ def watch_modules(
 
     with ExitStack() as stack:
         for name, module in modules.items():
+            if name in fused:
+                continue
             handle = module.register_forward_hook(partial(hook, name=name), with_kwargs=True)
             stack.callback(handle.remove)
+        for experts, names in by_module(fused).values():
+            stack.enter_context(_watching_experts(experts, names, watch))
         yield watch
+
+
+def _watched(
+    modules: Mapping[str, nn.Module], fused: Mapping[str, nn.Module]
+) -> tuple[str, ...]:
+    """What is reported: modules, and of fused experts each one's matrix."""
+    return tuple(
+        each
+        for name, module in modules.items()
+        for each in (
+            [slice_name(name, e) for e in range(len(getattr(module, leaf_of(name))))]
+            if name in fused
+            else [name]
+        )
+    )
+
+
+def _watching_experts(
+    experts: nn.Module, names: Sequence[str], watch: Watch
+) -> AbstractContextManager[None]:
+    """Watch some parameters of fused experts, each expert's matrix by a name of its own."""
+    known = {leaf_of(name): name for name in names}
+
+    def see(leaf: str, expert: int, given: Routed, output: Tensor) -> Tensor:
+        if leaf not in known:
+            return output
+        return watch.see(slice_name(known[leaf], expert), given, output)
+
+    return seeing_experts(names[0].rpartition(".")[0], experts, see)
 
 
 @contextmanager

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
 from fimlora.model.expressions import matching
+from fimlora.model.linear_kinds import is_linear_map
 
 _MAX_NAMES_IN_MESSAGE = 5
 Modules = Mapping[str, nn.Module]
@@ -20,7 +20,7 @@ def is_linear(module: nn.Module) -> bool:
     Returns:
         Whether it is one.
     """
-    return isinstance(module, nn.Linear | Conv1D)
+    return is_linear_map(module)
 
 
 def is_ending(entry: str, name: str) -> bool:
@@ -217,5 +217,6 @@ def _refuse_fused(given: str, names: Sequence[str]) -> None:
     if names:
         raise UnsupportedModule(
             f"{given} matches {names[0]!r}, which holds the matrices of all experts in one "
-            "parameter; fused experts are not measured: name Linear or Conv1D modules only"
+            "parameter; ask for fused experts by target_parameters, and name Linear or Conv1D "
+            "modules only here"
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from fimlora.model.linear_kinds import as_plain, is_unlike_plain
 from fimlora.model.targets import base_model_of
 
 # What PEFT, accelerate and torch.compile leave in a module's attributes.
@@ -54,16 +55,10 @@ def _copy_module(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     module = original(module)
     if id(module) in known:
         return cast("nn.Module", known[id(module)])
-    quantised = isinstance(module, nn.Linear) and type(module.weight) is not Parameter
-    clone = _plain_linear(module) if quantised else _same_class(module, known)
+    # A quantised map as the one it stands for: PEFT goes by names and features alone.
+    clone = as_plain(module) if is_unlike_plain(module) else _same_class(module, known)
     known[id(module)] = clone
     return clone
-
-
-def _plain_linear(module: Any) -> nn.Module:
-    """A quantised map as the one it stands for: PEFT goes by names and features alone."""
-    bias = module.bias is not None
-    return nn.Linear(module.in_features, module.out_features, bias=bias, device="meta")
 
 
 def _same_class(module: nn.Module, known: dict[int, Any]) -> nn.Module:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fimlora.model.linear_kinds import is_quantised, weight_of
+
 _TRIED = (1, 2)  # examples and tokens
 
 
@@ -27,8 +29,8 @@ def returns_its_product(module: nn.Module) -> bool:
     forward: Any = type(module).forward
     if forward in {nn.Linear.forward, Conv1D.forward}:
         return True
-    weight = module.weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
+    weight = weight_of(module)
+    if weight is None or is_quantised(module) or weight.dim() != 2:
         return True
     d_out, d_in = weight.shape
     x = torch.empty(*_TRIED, d_in, dtype=weight.dtype, device="meta")

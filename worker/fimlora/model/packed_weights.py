@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-# What holds a linear map's weight, in modules of torch, GPTQ and AWQ, and compressed-tensors.
-_WEIGHTS = ("weight", "qweight", "weight_packed")
+# What holds a linear map's weight, in modules of torch, GPTQ and AWQ, compressed-tensors, HQQ.
+_WEIGHTS = ("weight", "qweight", "weight_packed", "W_q")
 # What belongs to the packing; endings of tensor names.
 _OF_PACKING = (
     "scales", "qzeros", "g_idx", "weight_scale", "weight_scale_inv", "weight_zero_point",
@@ -63,7 +63,7 @@ def is_packed(module: nn.Module) -> bool:
     """
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return any(
-        name in {"qweight", "weight_packed"}
+        name in {"qweight", "weight_packed", "W_q"}
         or name.endswith(_BLOCKS)
         or (name == "weight" and _is_quantised(tensor))
         for name, tensor in own

@@ -7,7 +7,7 @@ needs a weight or draws a random number.
 
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,12 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from torch import nn
 
 from fimlora.errors import UnsupportedModule
+from fimlora.model.experts.fused import fused_experts
+from fimlora.model.experts.wrapped import (
+    adapted_name,
+    adapts_parameter,
+    carriers_of_parameters,
+)
 from fimlora.model.naming import named_endings
 from fimlora.model.outline import outline
 from fimlora.model.targets import base_model_of
@@ -45,9 +51,9 @@ class Adapted:
     """What PEFT has made of a config.
 
     Attributes:
-        ranks: Rank by name of the module that carries LoRA.
+        ranks: Rank by name of the module, or of the parameter, that carries LoRA.
         scales: Effective scale, likewise.
-        parameters: Names of single parameters that carry LoRA, as fused experts do.
+        parameters: Names of those that are parameters, as fused experts are.
         saved: Names of the modules that are trained and saved in full.
         n_lora_parameters: Trainable parameters of all LoRA matrices, and of anything else
             that is trained outside ``saved``.
@@ -107,7 +113,8 @@ def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str
         Reason by name; what is not in it is adapted, and nothing else.
     """
     base = base_model_of(model)
-    fresh = [n for n in names if not hasattr(base.get_submodule(n), "lora_A")]
+    carries = carriers_of_parameters(base)
+    fresh = [n for n in names if n not in carries and not _has_lora(base, n)]
     kind = type(base).__name__
     tasks = (task for ending, task in _TASKS_OF_HEADS.items() if kind.endswith(ending))
     return unadaptable(base, fresh, task_type=next(tasks, None))
@@ -135,9 +142,10 @@ def unadaptable(
     if not left:
         return reasons
     shell = outline(model)
+    experts = fused_experts(shell).keys() & left.keys()
 
     def attempt(targets: Collection[str]) -> Adapted:
-        return adapt(shell, _config(targets, task_type, modules_to_save))
+        return adapt(shell, _config(targets, experts, task_type, modules_to_save))
 
     while left:
         try:
@@ -151,19 +159,24 @@ def unadaptable(
     return {name: reasons[name] for name in names if name in reasons}
 
 
+def _has_lora(base: nn.Module, name: str) -> bool:
+    modules = dict(base.named_modules())
+    return name in modules and hasattr(modules[name], "lora_A")
+
+
 def _describe(adapted: Any) -> Adapted:
     base = adapted.get_base_model()
-    layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
-    plain = {n: m for n, m in layers.items() if not getattr(m, "parameter_name", None)}
+    found = ((n, m) for n, m in base.named_modules() if isinstance(m, LoraLayer))
+    layers = {adapted_name(name, layer): layer for name, layer in found}
     saved = {n: m for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)}
     in_full = {id(p) for module in saved.values() for p in module.parameters()}
     return Adapted(
-        ranks={name: layer.r[_ADAPTER] for name, layer in plain.items()},
-        scales={name: layer.scaling[_ADAPTER] for name, layer in plain.items()},
+        ranks={name: layer.r[_ADAPTER] for name, layer in layers.items()},
+        scales={name: layer.scaling[_ADAPTER] for name, layer in layers.items()},
         parameters=tuple(
-            f"{name.removesuffix('.base_layer')}.{getattr(layer, 'parameter_name', '')}"
-            for name, layer in layers.items()
-            if name not in plain
+            n
+            for n, layer in layers.items()
+            if isinstance(layer, nn.Module) and adapts_parameter(layer)
         ),
         saved=tuple(saved),
         n_lora_parameters=sum(
@@ -190,21 +203,26 @@ def _lost(adapted: Any, tensors: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _config(
-    targets: Collection[str], task_type: str | None, modules_to_save: Iterable[str]
+    targets: Collection[str],
+    experts: Set[str],
+    task_type: str | None,
+    modules_to_save: Iterable[str],
 ) -> dict[str, Any]:
+    of_experts = sorted(experts & set(targets))
     return {
+        **({"target_parameters": of_experts} if of_experts else {}),
         "peft_type": "LORA",
         "task_type": task_type,
         "r": 1,
         "lora_alpha": 1,
-        "target_modules": sorted(targets),
+        "target_modules": sorted(set(targets) - experts),
         "modules_to_save": sorted(modules_to_save) or None,
     }
 
 
 def _not_adapted(adapted: Adapted, names: Collection[str], shell: nn.Module) -> dict[str, str]:
     """Reasons of those that carry no LoRA, and of those that drag in another module."""
-    extra = [name for name in adapted.ranks if name not in names]
+    extra = [n for n in adapted.ranks if n not in names and n not in adapted.parameters]
     found = {
         name: f"PEFT would adapt {others[-1]!r} with it, which is not a target"
         for name, others in named_endings(extra).items()
@@ -220,7 +238,7 @@ def _why_not(name: str, adapted: Adapted, shell: nn.Module) -> str:
     for saved in adapted.saved:
         if name == saved or name.startswith(f"{saved}."):
             return f"part of {saved!r}, which PEFT trains in full"
-    if adapted.parameters:
+    if adapted.parameters and name not in fused_experts(shell):
         kind = getattr(getattr(shell, "config", None), "model_type", "this model")
         return f"PEFT adapts the fused experts of {kind} instead"
     return "PEFT does not adapt it"

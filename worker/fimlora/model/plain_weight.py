@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnsupportedModule
-from fimlora.model.packed_weights import is_packed
+from fimlora.model.linear_kinds import is_quantised, weight_of
 from fimlora.shapes import Float
 
 
@@ -23,13 +22,10 @@ def check_plain_weights(modules: Mapping[str, nn.Module], *, wanted_by: Iterable
         UnsupportedModule: One is packed.
     """
     for name, module in modules.items():
-        weight = module.weight
-        assert isinstance(weight, Tensor), "a target module has a weight"
-        # Some quantisers give the tensor a class of its own, of the dtype that it stands for.
-        if is_packed(module) or type(weight.detach()) is not torch.Tensor:
+        if is_quantised(module):
             raise UnsupportedModule(
                 f"record={', '.join(map(repr, wanted_by))} reads the weights themselves, and "
-                f"{name!r} holds its own quantised ({type(module).__name__}, {weight.dtype}): "
+                f"{name!r} holds its own quantised ({_kind(module)}): "
                 "load the model as it was before, or leave that out"
             )
 
@@ -52,6 +48,11 @@ def plain_weight(module: nn.Module) -> Iterator[Float[Tensor, "O I"]]:
             yield _outputs_first(module)
     else:
         yield _outputs_first(module)
+
+
+def _kind(module: nn.Module) -> str:
+    weight = weight_of(module)
+    return type(module).__name__ + ("" if weight is None else f", {weight.dtype}")
 
 
 def _outputs_first(module: nn.Module) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fimlora.model.modes import set_mode
 from fimlora.model.pass_state import PassState
 
 
@@ -39,7 +40,7 @@ def preserved(model: nn.Module, *, train_mode: bool, seed: int) -> Iterator[Pass
     try:
         with torch.random.fork_rng(devices), torch.enable_grad():
             _seed(seed, devices)
-            model.train(train_mode)
+            set_mode(model, train_mode=train_mode)
             for parameter, _ in flags:
                 parameter.requires_grad = False
             yield state

@@ -15,7 +15,15 @@ from fimlora.errors import UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
+from fimlora.model.experts.fused import (
+    describe_experts,
+    fused_experts,
+    names_meant,
+    unfit_experts,
+)
+from fimlora.model.experts.wrapped import adapts_parameter, carriers_of_parameters
 from fimlora.model.expressions import matching
+from fimlora.model.linear_kinds import features_of, weight_of
 from fimlora.model.naming import (
     Modules,
     is_ending,
@@ -72,6 +80,7 @@ def find_targets(
     target_modules: str | Sequence[str] | None = None,
     *,
     exclude_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
 ) -> tuple[TargetModule, ...]:
     """Find the target modules of a model, in the model's own order.
 
@@ -84,6 +93,9 @@ def find_targets(
             `fimlora.model.default_targets`.
         exclude_modules: What to leave out of these: names or dotted name endings, or a
             string that is a regular expression over full names.
+        target_parameters: Which fused experts of a mixture are targets besides: ``"all"``, or
+            names or dotted name endings of parameters. On a model that PEFT has wrapped, those
+            that carry LoRA are.
 
     Returns:
         The target modules; never empty.
@@ -94,7 +106,12 @@ def find_targets(
         UnsupportedModule: An entry matches something that is not a linear map, or nothing
             but fused experts.
     """  # noqa: DOC502 - the helpers raise
-    return choose_targets(model, target_modules, exclude_modules=exclude_modules).modules
+    return choose_targets(
+        model,
+        target_modules,
+        exclude_modules=exclude_modules,
+        target_parameters=target_parameters,
+    ).modules
 
 
 def choose_targets(
@@ -102,6 +119,7 @@ def choose_targets(
     target_modules: str | Sequence[str] | None = None,
     *,
     exclude_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     names: Collection[str] | None = None,
     drawn: Collection[str] = (),
     unadaptable: Unadaptable | None = None,
@@ -109,12 +127,13 @@ def choose_targets(
     """Choose the target modules of a model, and say what is meant but is not one.
 
     Experts of a mixture that transformers keeps as one 3-D parameter are no linear maps of
-    their own: they are left out, as is all that an argument says.
+    their own: they are left out unless they are asked for, as is all that an argument says.
 
     Args:
         model: A transformers model, wrapped by PEFT or not.
         target_modules: As for `find_targets`.
         exclude_modules: As for `find_targets`.
+        target_parameters: As for `find_targets`.
         names: Full names of modules of the base model, in place of ``target_modules``; each is
             one of many, none is named by itself.
         drawn: Names of modules whose weights are drawn anew at every load.
@@ -129,25 +148,40 @@ def choose_targets(
         UnsupportedModule: As for `find_targets`, or a module that is named by itself can be none.
     """  # noqa: DOC502 - the helpers raise
     modules = dict(_base_modules(base_model_of(model)))
-    fused = _fused_experts(model)
+    experts = fused_experts(base_model_of(model))
+    fused = sorted(experts)
     excluded = names_excluded(exclude_modules, modules, fused)
     if names is not None:
-        meant, meant_fused = linear_maps("the adapter", set(names), modules, excluded), set()
+        wanted = {name for name in names if name in experts}
+        meant = linear_maps("the adapter", set(names) - wanted, modules, excluded)
+        meant_fused = set(wanted)
     else:
-        meant = _meant(model, target_modules, modules, fused, excluded=excluded)
-        meant_fused = {*_fused_meant(model, target_modules, modules, fused)}
+        wanted = names_meant(target_parameters, fused)
+        if target_modules is None:
+            wanted |= carriers_of_parameters(base_model_of(model)).keys()
+        if target_modules == [] and wanted:
+            meant = set()
+        else:
+            meant = _meant(model, target_modules, modules, fused, excluded=excluded)
+        meant_fused = {*_fused_meant(model, target_modules, modules, fused)} | wanted
     unfit = dict.fromkeys(_no_products(meant - excluded, modules), NOT_A_PRODUCT)
     unfit |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
-    fit = [n for n in modules if n in meant and n not in excluded and n not in unfit]
+    unfit |= {n: DRAWN_ANEW for n in wanted - excluded if n.rpartition(".")[0] in drawn}
+    unfit |= unfit_experts(wanted - excluded, experts)
+    fit = _in_order(model, (meant | wanted) - excluded - unfit.keys())
     if unadaptable is not None:
         unfit |= unadaptable(model, fit)
     named = frozenset(_named_alone(target_modules, modules) - excluded)
     _refuse_named(unfit, named)
-    left_out = dict.fromkeys(meant_fused, FUSED_EXPERTS) | unfit
+    left_out = dict.fromkeys(meant_fused - wanted, FUSED_EXPERTS) | unfit
     if _is_all_linear(target_modules):
         left_out |= dict.fromkeys(_other_classes(modules), OTHER_CLASS)
     left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
-    targets = tuple(_describe(n, modules[n]) for n in fit if n not in unfit)
+    targets = tuple(
+        describe_experts(n, experts[n]) if n in wanted else _describe(n, modules[n])
+        for n in fit
+        if n not in unfit
+    )
     if not targets:
         raise UnknownTarget(_none_left(left_out))
     return Choice(targets, dict(sorted(left_out.items())), named)
@@ -183,8 +217,11 @@ def locate(model: nn.Module, module: TargetModule) -> nn.Module:
         module: One of its target modules.
 
     Returns:
-        The module whose input and output are those of the linear map.
+        The module whose input and output are those of the linear map; of fused experts, the one
+        that holds the parameter.
     """
+    if module.n_experts is not None:
+        return fused_experts(base_model_of(model))[module.name]
     return _unwrap_layer(base_model_of(model).get_submodule(module.name))
 
 
@@ -268,7 +305,7 @@ def _meant(
     """Names of the linear maps that a choice means, with those that are excluded from it."""
     if target_modules is None:
         carriers = _carriers(model)
-        if carriers:
+        if carriers or carriers_of_parameters(base_model_of(model)):
             return linear_maps("the adapter", carriers, modules, excluded)
         target_modules = default_target_modules(model, modules)
     if not isinstance(target_modules, str):
@@ -285,7 +322,11 @@ def _fused_meant(
     fused: list[str],
 ) -> list[str]:
     """Names of the fused experts that a choice means."""
-    if not fused or (target_modules is None and _carriers(model)):
+    if not fused:
+        return []
+    if target_modules is None and (
+        _carriers(model) or carriers_of_parameters(base_model_of(model))
+    ):
         return []
     if target_modules is None:
         target_modules = default_target_modules(model, modules)
@@ -316,10 +357,15 @@ def _other_classes(modules: Modules) -> list[str]:
 
 def _no_products(names: Set[str], modules: Modules) -> set[str]:
     """Names of linear maps whose class makes something else of them."""
-    kinds = {name: (type(modules[name]), modules[name].weight.shape) for name in names}
+    kinds = {name: (type(modules[name]), *_shape(modules[name])) for name in names}
     tried = {kind: modules[name] for name, kind in kinds.items()}
     fine = {kind: returns_its_product(module) for kind, module in tried.items()}
     return {name for name, kind in kinds.items() if not fine[kind]}
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    weight = weight_of(module)
+    return features_of(module) if weight is None else tuple(weight.shape)
 
 
 def _named_alone(
@@ -371,7 +417,11 @@ def _unwrap_layer(module: nn.Module) -> nn.Module:
 def _carriers(model: nn.Module) -> set[str]:
     """Names of the modules that carry LoRA already."""
     named = base_model_of(model).named_modules()
-    carriers = (n for n, m in named if hasattr(m, "base_layer") and hasattr(m, "lora_A"))
+    carriers = (
+        n
+        for n, m in named
+        if hasattr(m, "base_layer") and hasattr(m, "lora_A") and not adapts_parameter(m)
+    )
     return set(map(plain_name, carriers))
 
 
@@ -387,27 +437,27 @@ def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
         if is_linear(module)
         and id(module) not in in_heads
         # A head that shares its weight with an embedding is the embedding.
-        and id(module.weight) not in embeddings
+        and id(weight_of(module)) not in embeddings
     }
     if not names:
         raise UnknownTarget(f"{type(model).__name__} has no linear map besides its output head")
     return names
 
 
-def _fused_experts(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold one matrix per expert, sorted."""
+def _in_order(model: nn.Module, names: Set[str]) -> list[str]:
+    """Sort modules, and parameters of modules, by where they stand in the model."""
+    base = base_model_of(model)
+    order = {n: i for i, (n, _) in enumerate(_base_modules(base))}
+    experts = {n: i for i, n in enumerate(fused_experts(base))}
     return sorted(
-        plain_name(f"{name}.{parameter_name}")
-        for name, module in base_model_of(model).named_modules()
-        if "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
-        for parameter_name, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3
+        names,
+        key=lambda n: (
+            order[n.rpartition(".")[0]] if n in experts else order[n],
+            experts.get(n, 0),
+        ),
     )
 
 
 def _describe(name: str, module: nn.Module) -> TargetModule:
-    if isinstance(module, Conv1D):
-        d_in, d_out = module.weight.shape
-        return TargetModule(name, d_in, d_out, fan_in_fan_out=True)
-    linear = cast("nn.Linear", module)
-    return TargetModule(name, linear.in_features, linear.out_features)
+    d_in, d_out = features_of(module)
+    return TargetModule(name, d_in, d_out, fan_in_fan_out=isinstance(module, Conv1D))

@@ -6,6 +6,7 @@ which is U(-1/sqrt(I), 1/sqrt(I)), of variance 1/(3 I).
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ def draw_lora_a(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, 
     """Draw the A of one module from a generator of its own.
 
     The order of the modules, and which others are targets, change nothing. The draw is
-    made on the CPU, so every device sees the same numbers.
+    made on the CPU, so every device sees the same numbers. Of fused experts each has one of its
+    own, and these stand one below the other, as PEFT has them.
 
     Args:
         module: The target module; its name enters the seed.
@@ -27,8 +29,14 @@ def draw_lora_a(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, 
         seed: The calibration's seed.
 
     Returns:
-        A in float32 on the CPU.
+        A in float32 on the CPU, with ``rank`` rows for each expert of fused ones.
     """
+    if module.n_experts is not None:
+        experts = (
+            replace(module, name=f"{module.name}[{e}]", n_experts=None)
+            for e in range(module.n_experts)
+        )
+        return torch.cat([draw_lora_a(expert, rank=rank, seed=seed) for expert in experts])
     digest = hashlib.sha256(f"{seed}:{module.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     bound = module.d_in**-0.5

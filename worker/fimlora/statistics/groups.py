@@ -38,6 +38,7 @@ _ALL: tuple[Group, ...] = (
     Group("gradient_errors"),
     # The summed gradient times the transposed A of a seed.
     Group("gradient_projected", adds_up=True),
+    Group("expert_tokens", adds_up=True),  # tokens routed to each expert of a parameter (E)
     Group("layer_similarity"),
     Group("parameter_fisher"),
     Group("weight_gradient"),

@@ -401,7 +401,7 @@ class Statistics:
         header = {
             "format": STATISTICS_FORMAT,
             **self._facts(),
-            "modules": [asdict(module) for module in self.modules],
+            "modules": [_row(module) for module in self.modules],
         }
         if parts := self._all_parts:
             header["parts"] = {name: _counts(part) for name, part in parts.items()}
@@ -624,6 +624,11 @@ def _added_targets(
     left: tuple[int, int] | None, right: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     return None if left is None or right is None else (left[0] + right[0], left[1] + right[1])
+
+
+def _row(module: TargetModule) -> dict[str, Any]:
+    """What is known of a module; a linear map has no experts to say anything of."""
+    return {name: value for name, value in asdict(module).items() if value is not None}
 
 
 def _counts(part: Statistics) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What one must know to read a verdict: of single arms, of the rows, of the intervals."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fimlora_worker.evaluation.judgement import ArmSummary
+from fimlora_worker.evaluation.runs import LOSS
 from fimlora_worker.evaluation.settings import UNIFORM
 
 
@@ -43,3 +45,23 @@ def _notes_on(arm: ArmSummary) -> Iterable[str]:
             f"The best rate of {arm.name}, {arm.best_rate:g}, is at the edge of the grid: a rate "
             "beyond it may be better."
         )
+    if better := _lower_rate_that_may_be_better(arm):
+        rate, loss = better
+        yield (
+            f"The final runs of {arm.name} at {arm.best_rate:g} have a mean loss of "
+            f"{arm.metrics[LOSS].mean:.3g}, well above its tuning loss at {rate:g} ({loss:.3g}): "
+            "its rate was chosen by a lucky run, and a difference to it is one of rates, too. "
+            f"Evaluate again with learning rates that end below {arm.best_rate:g}."
+        )
+
+
+def _lower_rate_that_may_be_better(arm: ArmSummary) -> tuple[float, float] | None:
+    """A lower rate whose tuning loss is below what the spread of the final runs explains."""
+    found = arm.metrics.get(LOSS)
+    if found is None or math.isnan(found.spread):
+        return None
+    lower = [each for each in arm.rates if arm.best_rate and each.rate < arm.best_rate]
+    best = min(lower, key=lambda each: each.loss, default=None)
+    if best is None or best.loss >= found.mean - found.spread:
+        return None
+    return best.rate, best.loss

@@ -5,9 +5,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fimlora_contract.jobs import Stage
+from fimlora_jobs.record import JobRecord
+from fimlora_jobs.results.kept_records import KeptRecords
 from fimlora_jobs.results.store import (
     ArtifactStore,
     StorageUnavailable,
@@ -20,6 +22,7 @@ from fimlora_worker.job.signing import artifact_of, signing_key
 from fimlora_worker.job.worker_process import WorkerProcess
 
 SHARES = (0.1, 0.3, 0.6)  # of the patience, before the second, third and last try
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -76,14 +79,53 @@ def commit_patiently(
     Raises:
         StorageUnavailable: It stays away.
     """
-    for wait_s in (share * patience_s for share in SHARES):
+
+    def step() -> str:
         before_each()
+        return artifacts.commit(folder, files)
+
+    return patiently(step, patience_s=patience_s, sleep=sleep)
+
+
+def patiently(
+    step: Callable[[], T],
+    *,
+    patience_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Take a step, again if the storage is away.
+
+    Args:
+        step: What is done.
+        patience_s: How long to wait in all.
+        sleep: Waits some seconds.
+
+    Raises:
+        StorageUnavailable: It stays away.
+    """
+    for wait_s in (share * patience_s for share in SHARES):
         try:
-            return artifacts.commit(folder, files)
+            return step()
         except (StorageUnavailable, OSError) as error:
             if not is_storage_away(error):
                 raise
             log.warning("commit.failed", extra={"wait_s": wait_s}, exc_info=True)
             sleep(wait_s)
-    before_each()
-    return artifacts.commit(folder, files)
+    return step()
+
+
+def keep_record(
+    record: JobRecord, result: dict[str, Any], process: WorkerProcess, reporter: Reporter
+) -> int:
+    """Keep beside its result what a job's record is about to say, and answer when it ended."""
+    kept = KeptRecords(process.artifacts.notes)
+    finished_ms = process.store.now_ms()
+
+    def step() -> None:
+        reporter.enter(Stage.COMMITTING)
+        current = process.store.get(record.id)  # others may have joined it in the meantime
+        if current.attempt == record.attempt:
+            kept.keep(current, result, finished_ms=finished_ms)
+
+    patiently(step, patience_s=process.settings.storage_patience_s)
+    return finished_ms

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from contextlib import suppress
+from typing import Any
 
 from fimlora_contract.jobs import AttemptEnd, JobError, JobStatus, Stage
 from fimlora_jobs.counters import count_work
@@ -9,6 +11,8 @@ from fimlora_jobs.logs import log_context
 from fimlora_jobs.reader import JobMissing
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.record import JobRecord
+from fimlora_jobs.results.kept_records import KeptRecords
+from fimlora_jobs.results.store import StorageUnavailable
 from fimlora_jobs.store import StaleAttempt
 from fimlora_jobs.telemetry import AttemptTrace
 from fimlora_worker.errors import (
@@ -18,6 +22,7 @@ from fimlora_worker.errors import (
     MakesRoom,
     ShutdownRequested,
 )
+from fimlora_worker.job.commit import keep_record
 from fimlora_worker.job.failures import (
     describe_away,
     is_broken_device,
@@ -168,13 +173,26 @@ def _run(record: JobRecord, process: WorkerProcess, reporter: Reporter) -> None:
     try:
         with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
             result = carry_out(record, process, reporter, folder)
+        finished_ms = keep_record(record, result, process, reporter)
     except Exception as error:
         if is_storage_away(error):  # the next attempt should find it back
             _wait_for_storage(record, process, reporter, error)
         raise
-    process.store.succeed(record.id, record.attempt, result)
+    _succeed(record, process, result, finished_ms)
     remove_progress(process.settings.tmp_dir, record.id)
     leave(record, process)
+
+
+def _succeed(
+    record: JobRecord, process: WorkerProcess, result: dict[str, Any], finished_ms: int
+) -> None:
+    """Put the result on record; what was kept of an attempt that comes too late is taken back."""
+    try:
+        process.store.succeed(record.id, record.attempt, result, finished_ms=finished_ms)
+    except (StaleAttempt, JobMissing):
+        with suppress(StorageUnavailable, OSError):
+            KeptRecords(process.artifacts.notes).withdraw(record.id, record.attempt)
+        raise
 
 
 def _wait_for_storage(

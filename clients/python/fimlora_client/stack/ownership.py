@@ -44,6 +44,7 @@ def own(data_dir: Path) -> Iterator[None]:
             raise _held(data_dir) from error
         # Kept after the end: a lock file that is removed can be held by two.
         try:
+            (data_dir / NOTE).unlink(missing_ok=True)  # of one that was killed
             yield
         finally:
             (data_dir / NOTE).unlink(missing_ok=True)

@@ -22,6 +22,8 @@ def check_ceiling(name: str, modules: Iterable[TargetModule], r_max: Mapping[str
     Raises:
         InvalidOption: A module could get more than is recorded for it.
     """
+    modules = list(modules)
+    _refuse_experts(name, modules)
     most = find_initial(name).most_rank
     for module in modules:
         if most is not None and r_max[module.name] > most and _has_more(module):
@@ -42,6 +44,8 @@ def check_ranks(name: str, modules: Iterable[TargetModule], ranks: Mapping[str, 
     Raises:
         InvalidOption: One is higher than what is recorded.
     """
+    modules = list(modules)
+    _refuse_experts(name, modules)
     most = find_initial(name).most_rank
     for module in modules:
         if most is not None and ranks[module.name] > most and _has_more(module):
@@ -49,6 +53,16 @@ def check_ranks(name: str, modules: Iterable[TargetModule], ranks: Mapping[str, 
                 f"init={name!r} fills ranks up to {most}, and {module.name!r} has rank "
                 f"{ranks[module.name]}: plan with r_max={most} or less, or take another init"
             )
+
+
+def _refuse_experts(name: str, modules: Iterable[TargetModule]) -> None:
+    """Refuse fused experts to weights that are made of what is measured: each has a matrix."""
+    experts = next((module.name for module in modules if module.n_experts is not None), None)
+    if experts is not None and find_initial(name).record:
+        raise InvalidOption(
+            f"init={name!r} is made of what is recorded of one matrix, and {experts!r} holds those "
+            "of all experts: take init='kaiming', or leave target_parameters out"
+        )
 
 
 def _has_more(module: TargetModule) -> bool:

@@ -39,9 +39,9 @@ def initial_weights(
         InvalidOption: The statistics lack something, or a rank is higher than they go.
     """  # noqa: DOC502 - the helpers raise
     wanted = [module for module in plan.modules if plan.ranks[module.name]]
+    check_ranks(name, wanted, plan.ranks)
     check_statistics(name, statistics, wanted)
     check_seed(name, statistics, seed)
-    check_ranks(name, wanted, plan.ranks)
     made = _WEIGHTS[name](plan, statistics, seed=seed)
     return {
         module: (

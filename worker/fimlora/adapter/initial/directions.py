@@ -15,7 +15,8 @@ from fimlora.shapes import Float
 from fimlora.statistics import Statistics
 
 Factors = dict[str, tuple[Tensor, Tensor]]
-"""A (r I) and B (O r) by module name."""
+"""A (r I) and B (O r) by module name; of E fused experts A (E*r I), one expert's rows below the
+other's, and B (O r*E), the first columns of all experts before their second ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ def weights(plan: RankPlan, statistics: Statistics | None, *, seed: int) -> Fact
         A and B by module name.
     """
     return {
-        m.name: (draw_lora_a(m, rank=rank, seed=seed), torch.zeros(m.d_out, rank))
+        m.name: (
+            draw_lora_a(m, rank=rank, seed=seed),
+            torch.zeros(m.d_out, rank * m.n_matrices),
+        )
         for m, rank in adapted(plan)
     }

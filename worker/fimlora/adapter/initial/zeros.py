@@ -19,6 +19,9 @@ def weights(plan: RankPlan, statistics: Statistics | None, *, seed: int) -> Fact
         A and B by module name.
     """
     return {
-        m.name: (torch.zeros(rank, m.d_in), torch.zeros(m.d_out, rank))
+        m.name: (
+            torch.zeros(rank * m.n_matrices, m.d_in),
+            torch.zeros(m.d_out, rank * m.n_matrices),
+        )
         for m, rank in adapted(plan)
     }

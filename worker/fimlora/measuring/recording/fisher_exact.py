@@ -64,6 +64,10 @@ class FisherExact(FisherPerExample):
         """Take their names."""
         self._repeated = set(learned["repeated"])
 
+    def learn_more(self, learned: Mapping[str, Any]) -> None:
+        """Add names of such modules."""
+        self._repeated |= set(learned["repeated"])
+
     def _by_gram(self, name: str, tokens: Tensor) -> bool:
         module = self._modules[name]
         if name in self._repeated:

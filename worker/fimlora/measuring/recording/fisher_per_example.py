@@ -83,6 +83,13 @@ class FisherPerExample(Quantity):
         keys = {name: f"{_EXAMPLES}{name}" for name in self._modules}
         self._of_run = {name: [sums[k]] if k in sums else [] for name, k in keys.items()}
 
+    def extend(self, sums: Mapping[str, Tensor]) -> None:
+        """Add rows, and put the examples behind those before."""
+        super().extend(sums)
+        for name, energies in self._of_run.items():
+            if (key := f"{_EXAMPLES}{name}") in sums:
+                energies.append(sums[key])
+
     def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - sums, not means
         """Give row energies (O) and the energy of every example (N) per module."""
         names = [name for name, rows in self._rows.items() if rows.total is not None]

@@ -101,11 +101,15 @@ class LayerSimilarity(Quantity):
         for block, parts in self._of_batch.items():
             states = torch.cat(parts)
             states = states if order is None else states[order.to("cpu")]
-            before = self._of_run.setdefault(block, [])
-            left = self._most - sum(map(len, before))
-            before.append(states[: max(0, left)])
+            self._put(block, states)
         self._of_batch.clear()
         return {}
+
+    def _put(self, block: str, states: Tensor) -> None:
+        """Put examples behind those before, as far as more are kept."""
+        before = self._of_run.setdefault(block, [])
+        left = self._most - sum(map(len, before))
+        before.append(states[: max(0, left)])
 
     def run_sums(self) -> Iterator[tuple[str, PendingSum]]:
         """Nothing is summed."""
@@ -121,6 +125,12 @@ class LayerSimilarity(Quantity):
         keys = {block: f"{_STATES}/{block}" for block in set(self._blocks.values())}
         self._of_run = {b: [sums[key].cpu()] for b, key in keys.items() if key in sums}
 
+    def extend(self, sums: Mapping[str, Tensor]) -> None:
+        """Put the hidden states of later examples behind those before."""
+        for block in dict.fromkeys(self._blocks.values()):
+            if (key := f"{_STATES}/{block}") in sums:
+                self._put(block, sums[key].cpu())
+
     def learned(self) -> dict[str, Any]:
         """Name the tokens that stand for the examples, and the modules and layers without any."""
         return {_LAST: [self._is_last, sorted(self._ran), sorted(self._unlike)]}
@@ -129,6 +139,13 @@ class LayerSimilarity(Quantity):
         """Take these."""
         is_last, ran, unlike = learned[_LAST]
         self._is_last, self._ran, self._unlike = dict(is_last), set(ran), set(unlike)
+
+    def learn_more(self, learned: Mapping[str, Any]) -> None:
+        """Add to these."""
+        is_last, ran, unlike = learned[_LAST]
+        self._is_last |= is_last
+        self._ran |= set(ran)
+        self._unlike |= set(unlike)
 
     def results(self, n_examples: int) -> Groups:  # noqa: ARG002 - it counts what it keeps
         """Give per module what its layer has.

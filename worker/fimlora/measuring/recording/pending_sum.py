@@ -7,6 +7,8 @@ have not. So what a pass gives is staged beside the sum, and added once the pass
 import torch
 from torch import Tensor
 
+from fimlora.measuring.recording.addends import Addends, in_turn
+
 
 class PendingSum:
     """A sum of tensors, added to by one pass after the other.
@@ -15,12 +17,14 @@ class PendingSum:
         total: What all finished passes have added up to; ``None`` before the first.
         apart: What those of them have added up to that were to be kept apart besides.
         keeps_apart: Whether what is committed now is kept apart, too.
+        addends: What it was made of, where that is kept.
     """
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.apart: Tensor | None = None
         self.keeps_apart = False
+        self.addends: Addends | None = None
         self._staged: Tensor | None = None
         self._spare: Tensor | None = None  # where two sums begin with one tensor
 
@@ -52,6 +56,8 @@ class PendingSum:
         staged, self._staged = self._staged, None
         if staged is None:
             return
+        if self.addends is not None:
+            self.addends.add(staged, is_apart=self.keeps_apart)
         if self.total is None:
             self.total = staged
             staged = staged if self._spare is None else self._spare.copy_(staged)
@@ -60,6 +66,26 @@ class PendingSum:
             self.total.add_(staged)
         if self.keeps_apart:
             self.apart = staged if self.apart is None else self.apart.add_(staged)
+
+    def extend(self, total: Tensor | None, apart: Tensor | None) -> None:
+        """Add another sum, whose parts are not known.
+
+        Args:
+            total: The sum.
+            apart: What of it was kept apart.
+        """
+        self.total, self.apart = _added(self.total, total), _added(self.apart, apart)
+
+    def extend_by_parts(self, stacked: Tensor, flags: Tensor) -> None:
+        """Add another sum part by part, as they were added there.
+
+        Args:
+            stacked: Its parts, as `fimlora.measuring.recording.addends` keeps them.
+            flags: Which of them were kept apart.
+        """
+        for self.keeps_apart, part in in_turn(stacked, flags):
+            self.stage(part)
+            self.commit()
 
     def discard(self) -> None:
         """Forget what was staged."""
@@ -78,3 +104,9 @@ class PendingSum:
         self._staged = first
         if self.keeps_apart and self.total is None:
             self._spare = torch.empty_like(first)
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if other is None:
+        return one
+    return other.clone() if one is None else one.add_(other)

@@ -7,6 +7,8 @@ import torch
 from fimlora.adapter.factors import Factors
 from fimlora.measuring.recording.adapter_gradients import AdapterGradients
 from fimlora.measuring.recording.batch_energies import BatchEnergies
+from fimlora.measuring.recording.expert_slices import ExpertSlices
+from fimlora.measuring.recording.expert_tokens import ExpertTokens
 from fimlora.measuring.recording.fisher_exact import FisherExact
 from fimlora.measuring.recording.fisher_sampled import FisherSampled
 from fimlora.measuring.recording.fisher_sketched import FisherSketched
@@ -58,6 +60,8 @@ def quantities_for(
         The quantities, in the order they are added to.
     """
     estimator, collect = settings.parsed_estimator, settings.parsed_record
+    apart = ExpertSlices(modules)
+    modules = apart.slices
     n_bytes = settings.spectra_bytes if spectra_bytes is None else spectra_bytes
     wanted: list[Quantity] = []
     moments = InputMoments(modules)
@@ -97,7 +101,7 @@ def quantities_for(
         wanted.append(FisherExact(modules))
     if estimator.has_sampled:
         wanted.append(FisherSampled(modules, rank=rank, seed=seed, device=device))
-    return wanted
+    return wanted + ([ExpertTokens(sorted(apart.names))] if apart.names else [])
 
 
 def recorder_for(

@@ -16,10 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fimlora.measuring.recording.addends import (
+    APART,
+    FLAGS,
+    PARTS,
+    Addends,
+    Allowance,
+    in_turn,
+)
 from fimlora.measuring.recording.pending_sum import PendingSum
 from fimlora.statistics.statistics import Groups
 
-_APART = "apart/"
 GramOf = Callable[[], list[Tensor]]
 """Gives the Gram matrix of an input, made once for all modules that are called on it."""
 
@@ -121,6 +128,14 @@ class Quantity(ABC):
             is_last: Whether the last token stands for an example, and not the first.
         """
 
+    def see_routed(self, name: str, rows: Tensor) -> None:  # noqa: B027
+        """Look at which tokens an expert is given, in the forward pass alone; most do not care.
+
+        Args:
+            name: The name of the expert's matrix.
+            rows: Where they stand among all tokens of all examples (S).
+        """
+
     def end_batch(self, order: Tensor | None) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Close a batch.
 
@@ -181,13 +196,39 @@ class Quantity(ABC):
     def state(self) -> dict[str, Tensor]:
         """Give the sums that `restore` goes on from, not copied, between two batches."""
         sums = {key: pending.total for key, pending in self.run_sums()}
-        sums |= {f"{_APART}{key}": pending.apart for key, pending in self.run_sums()}
+        sums |= {f"{APART}{key}": pending.apart for key, pending in self.run_sums()}
+        for key, pending in self.run_sums():
+            if pending.addends is not None and (kept := pending.addends.stacked()):
+                sums[f"{PARTS}{key}"], sums[f"{FLAGS}{key}"] = kept
         return {key: found for key, found in sums.items() if found is not None}
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
         """Go on from another run's `state`; sums of other quantities may be among them."""
         for key, pending in self.run_sums():
-            pending.total, pending.apart = sums.get(key), sums.get(f"{_APART}{key}")
+            pending.total, pending.apart = sums.get(key), sums.get(f"{APART}{key}")
+            if pending.addends is None or pending.total is None:
+                continue
+            if f"{PARTS}{key}" in sums:
+                parts, flags = sums[f"{PARTS}{key}"], sums[f"{FLAGS}{key}"]
+                pending.addends.restore([*in_turn(parts, flags)])
+            else:
+                pending.addends.give_up()
+
+    def keep_addends(self, allowance: Allowance) -> None:
+        """Keep from now on what each sum is made of, as far as memory is allowed for it."""
+        for _, pending in self.run_sums():
+            pending.addends = Addends(allowance)
+
+    def extend(self, sums: Mapping[str, Tensor]) -> None:
+        """Add the `state` of a run over later batches; sums of other quantities may be among them.
+
+        Where what they are made of is kept, they are added up as one run over all would have.
+        """
+        for key, pending in self.run_sums():
+            if f"{PARTS}{key}" in sums:
+                pending.extend_by_parts(sums[f"{PARTS}{key}"], sums[f"{FLAGS}{key}"])
+            else:
+                pending.extend(sums.get(key), sums.get(f"{APART}{key}"))
 
     def learned(self) -> dict[str, Any]:
         """Give what was learned of the model, as plain data."""
@@ -195,6 +236,9 @@ class Quantity(ABC):
 
     def recall(self, learned: Mapping[str, Any]) -> None:  # noqa: B027 - most learn nothing
         """Take what another run has learned of the model."""
+
+    def learn_more(self, learned: Mapping[str, Any]) -> None:  # noqa: B027 - most learn nothing
+        """Add what a run over later batches has learned of the model."""
 
     def see_modules(self, modules: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most need none
         """Look at the modules once all batches are through, while their weights are at hand.

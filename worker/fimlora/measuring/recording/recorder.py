@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
+from fimlora.measuring.recording.addends import Allowance
 from fimlora.measuring.recording.energies import gram_blocks
+from fimlora.measuring.recording.expert_slices import ExpertSlices
 from fimlora.measuring.recording.groups import copied, part_of, prefixed
 from fimlora.measuring.recording.quantity import Pass, Quantity, SeenCall
+from fimlora.model.experts.routed import Routed, Slots, mixes_examples
 from fimlora.model.hooks import Call
 from fimlora.numerics.last_input import LastInput
 from fimlora.plan import TargetModule
@@ -36,7 +39,7 @@ class Recorder:
 
     Args:
         modules: The target modules.
-        quantities: What is collected.
+        quantities: What is collected, of fused experts of each expert's matrix.
         null: Those of them that have a null once more, if there is a second backward pass.
         halves: Whether the sums of every other batch are kept apart.
 
@@ -55,16 +58,21 @@ class Recorder:
     ) -> None:
         self.one_at_a_time = False
         self.batch_sizes: list[int] = []
-        self._names = [module.name for module in modules]
+        self._slices = ExpertSlices(modules)
+        self._names = [module.name for module in self._slices.slices]
+        layers = (module.block for module in modules if module.block is not None)
+        self._reach = frozenset([*self._names, *layers])
         self._quantities, self._null, self._halves = quantities, null, halves
         self._is_null = False
         self._n_in_batch = 0
+        self._n_before = 0
         self._n = 0
         self._is_forward = False  # or else a pass that is run again, or another's
         self._mixed: set[str] = set()  # inputs of this pass that mix the examples
         # Where in what is kept of a module's input each quantity's part begins and ends: calls of
         # one module in one pass are kept alike.
         self._parts: dict[str, list[tuple[int, int]]] = {}
+        self._swapped: set[str] = set()  # matrices of experts of which A reads the gradient
         self._last_gram = LastInput[list[Tensor]]()
         self._begin_batch()
 
@@ -115,24 +123,45 @@ class Recorder:
             quantity.commit()
         self._n_in_batch += self._n
 
-    def keep(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
+    def keep(self, name: str, x: Tensor | Routed) -> tuple[Tensor, ...]:
         """Reduce a module's input to what its gradient will be combined with.
 
         Args:
-            name: The module's name.
+            name: The module's name, or that of an expert's matrix.
             x: Its input.
 
         Returns:
-            What each quantity keeps of it, one after the other.
+            What each quantity keeps of it, one after the other; of an expert's tokens first where
+            they stand, and where their gradient takes their place they themselves.
         """
-        if self._n > 1 and x.shape[0] != self._n:
+        if mixes_examples(x, self._n):
             self._mixed.add(name)
             return ()
-        tokens = self._by_example(x)
+        if isinstance(x, Routed):
+            return self._keep_routed(name, x)
+        return self._kept_of(name, x, self._by_example(x))
+
+    def _keep_routed(self, name: str, given: Routed) -> tuple[Tensor, ...]:
+        if self._is_forward:
+            for quantity in self._quantities:
+                quantity.see_routed(name, given.rows)
+        slots = Slots.of(given, self._n)
+        tokens = slots.spread(given.x)
+        if given.is_swapped:
+            self._swapped.add(name)
+            return (slots.at, slots.shape, tokens)
+        return (slots.at, slots.shape, *self._kept_of(name, given.x, tokens))
+
+    def _kept_of(self, name: str, x: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         gram = partial(self._shared_gram, x, tokens)
         kept = [quantity.keep(name, tokens, gram) for quantity in self._quantities]
         self._parts[name] = [*pairwise(accumulate(map(len, kept), initial=0))]
         return tuple(tensor for part in kept for tensor in part)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the target modules, and of the layers they are in."""
+        return self._reach
 
     @property
     def sees_layers(self) -> bool:
@@ -192,10 +221,31 @@ class Recorder:
             name: The module's name.
             calls: What `keep` returned, and the output gradient, of each call.
         """
-        gradients = [self._by_example(g) for _, g in calls]
+        if name in self._slices.names:
+            calls, gradients = self._calls_of_expert(name, calls)
+        else:
+            gradients = [self._by_example(g) for _, g in calls]
         for quantity, (start, end) in self._shown(name):
             seen = zip(calls, gradients, strict=True)
             quantity.add(name, [SeenCall(kept[start:end], g) for (kept, _), g in seen])
+
+    def _calls_of_expert(
+        self, name: str, calls: Sequence[Call]
+    ) -> tuple[list[Call], list[Tensor]]:
+        """Give each example its part of an expert's tokens; A and B may stand the other way."""
+        seen: list[Call] = []
+        gradients = []
+        for (at, shape, *kept), g in calls:
+            spread = Slots(at, shape).spread(g)
+            if name in self._swapped:
+                (x,) = kept
+                seen.append((self._kept_of(name, g, spread), g))
+                gradients.append(x)
+            else:
+                seen.append((tuple(kept), g))
+                gradients.append(spread)
+        self._last_gram.forget()
+        return seen, gradients
 
     def on_input(self, name: str, kept: tuple[Tensor, ...]) -> None:
         """Take a module's input in a pass that goes forward only.
@@ -206,6 +256,8 @@ class Recorder:
         """
         if name in self._mixed:
             return  # the pass will be run again
+        if name in self._slices.names:
+            kept = kept[2:]
         for quantity, (start, end) in self._shown(name):
             quantity.add(name, [SeenCall(kept[start:end], torch.empty(0))])
 
@@ -238,14 +290,24 @@ class Recorder:
         self.batch_sizes.append(self._n_in_batch)
         self._begin_batch()
         device = checks[0].device
-        return torch.stack([check.to(device) for check in checks])
+        return self._slices.sum_checks(torch.stack([check.to(device) for check in checks]))
+
+    def pass_over(self, n_batches: int) -> None:
+        """Leave batches with examples to other shards of the run.
+
+        Args:
+            n_batches: How many come before the next one.
+        """
+        self._n_before += n_batches
+        self._begin_batch()
 
     def _begin_batch(self) -> None:
         """Keep the next batch apart, if it is to be."""
         self._n_in_batch = 0
         if self._halves:
+            is_second = bool((self._n_before + len(self.batch_sizes)) % 2)
             for quantity in self._of_parts:
-                quantity.keep_apart(is_second=bool(len(self.batch_sizes) % 2))
+                quantity.keep_apart(is_second=is_second)
 
     def groups(self, n_examples: int, modules: Mapping[str, nn.Module]) -> Groups:
         """Give what `fimlora.Statistics` holds of all that was collected.
@@ -268,7 +330,7 @@ class Recorder:
         if self._halves and len(self.batch_sizes) > 1:
             found = copied(found)  # arrays may share the memory of the sums
             found |= self._groups_of_halves(n_examples)
-        return found
+        return self._slices.fold(found)
 
     def _groups_of_halves(self, n_examples: int) -> Groups:
         is_second = np.repeat(np.arange(len(self.batch_sizes)) % 2 == 1, self.batch_sizes)
@@ -321,6 +383,33 @@ class Recorder:
             quantity.restore(of_null)
             quantity.recall(learned)
         self._begin_batch()
+
+    def keep_addends(self, allowance: Allowance) -> None:
+        """Keep from now on what the sums are made of, so that shards add up in the same order.
+
+        Args:
+            allowance: Memory for it.
+        """
+        for quantity in self._all:
+            quantity.keep_addends(allowance)
+
+    def extend(self, sums: Mapping[str, Tensor], learned: Sequence[Mapping[str, Any]]) -> None:
+        """Add what recorders of the same run over later batches gave as their `state`.
+
+        Args:
+            sums: Their sums.
+            learned: What each of them had learned; all had the same batches.
+        """
+        self.batch_sizes += learned[0]["batch_sizes"]
+        of_null = {k.removeprefix(NULL): t for k, t in sums.items() if k.startswith(NULL)}
+        for quantity in self._quantities:
+            quantity.extend(sums)
+        for quantity in self._null:
+            quantity.extend(of_null)
+        for each in learned:
+            self.one_at_a_time |= each["one_at_a_time"]
+            for quantity in self._all:
+                quantity.learn_more(each)
 
     @property
     def _all(self) -> list[Quantity]:

@@ -47,6 +47,10 @@ class WeightCondition(Derived):
         """Take their names."""
         self._reached = set(learned[_REACHED])
 
+    def learn_more(self, learned: Mapping[str, Any]) -> None:
+        """Add names of such modules."""
+        self._reached |= set(learned[_REACHED])
+
     def see_modules(self, modules: Mapping[str, nn.Module]) -> None:
         """Decompose the weights.
 

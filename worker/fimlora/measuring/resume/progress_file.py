@@ -248,9 +248,9 @@ def open_progress(
     tensors = itertools.chain(model.parameters(), model.buffers())
     found = devices or sorted({t.device for t in tensors if not t.is_meta}, key=str)
     fingerprint = {
-        "target_modules": digest_list(f"{m.name} {m.d_in} {m.d_out}" for m in modules),
+        "target_modules": digest_list(_shape_of(m) for m in modules),
         **settings,
-        "loss_fn": _name_of(loss_fn),
+        "loss_fn": name_of(loss_fn),
         "model_digest": file.model_digest,
         **describe_model(model, checkpoint),
         **describe_place(found),
@@ -265,8 +265,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def _name_of(function: Callable[..., Any] | None) -> str | None:
-    """Code cannot be compared, names can."""
+def _shape_of(module: TargetModule) -> str:
+    experts = "" if module.n_experts is None else f" {module.n_experts}"
+    return f"{module.name} {module.d_in} {module.d_out}{experts}"
+
+
+def name_of(function: Callable[..., Any] | None) -> str | None:
+    """Name a function: code cannot be compared.
+
+    Args:
+        function: The function, if there is one.
+
+    Returns:
+        Its module and name.
+    """
     if function is None:
         return None
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -13,6 +13,7 @@ from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.streamed.boundary_store import BoundaryStore
 from fimlora.measuring.streamed.paused_forward import PausedForward
 from fimlora.measuring.streamed.recompute import BlockCalls
+from fimlora.model.experts.routed import Routed, mixes_examples
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.pass_state import Change, PassState
 
@@ -104,8 +105,8 @@ class MicroBatch:
         n, call = len(self.examples), self.forward.call
         assert call is not None
 
-        def look(name: str, x: Tensor) -> tuple[Tensor, ...]:
-            if n > 1 and x.shape[0] != n:
+        def look(name: str, x: Tensor | Routed) -> tuple[Tensor, ...]:
+            if mixes_examples(x, n):
                 raise MixedExamplesError(name)
             return ()
 

@@ -7,7 +7,7 @@ whatever the number of batches; `fimlora.measuring.streamed.schedule` says how.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from fimlora.measuring.recording.mean_gradient import Signs
 from fimlora.measuring.recording.quantities import layer_recorder_for, recorder_for
 from fimlora.measuring.recording.recorder import Recorder
 from fimlora.measuring.resume.fingerprints import digest_batch
+from fimlora.measuring.resume.merge import Shard, ShardSums
 from fimlora.measuring.resume.progress_file import SavedSums, open_progress
+from fimlora.measuring.run_in_shards import RunInShards
 from fimlora.measuring.settings import (
     Settings,
     check_gradients_allowed,
@@ -43,9 +45,10 @@ from fimlora.measuring.settings import (
 from fimlora.measuring.streamed.block_weights import BlockWeights
 from fimlora.measuring.streamed.blocks import find_blocks
 from fimlora.measuring.streamed.boundary_store import BoundaryStore, boundary_store
+from fimlora.measuring.streamed.in_shards import merge_blocks, of_shard, packed, unpacked
 from fimlora.measuring.streamed.paused_forward import casting_as_one_graph, stops
 from fimlora.measuring.streamed.progress import LayerwiseProgress
-from fimlora.measuring.streamed.schedule import LayerwiseRun, NewRecorder
+from fimlora.measuring.streamed.schedule import LayerwiseRun, NewRecorder, ResultsOf
 from fimlora.measuring.streamed.side_pass import SideQuestions
 from fimlora.measuring.streamed.weights_alone import look_at_weights
 from fimlora.memory.device import peak_bytes
@@ -120,6 +123,72 @@ def measure_streamed(
         InvalidProgress: The progress file is damaged, or comes from another run.
         UnsupportedModule: The model cannot be cut into blocks that run one by one.
     """  # noqa: DOC502 - the helpers raise
+    found = _measure(
+        model_path,
+        batches,
+        replace(settings, shard=None),
+        model_class=model_class,
+        config=config,
+        dtype=dtype,
+        device=device,
+        max_boundary_bytes=max_boundary_bytes,
+        boundary_folder=boundary_folder,
+        weights_seed=weights_seed,
+        redraws=ignore_mismatched_sizes,
+        head_weights=head_weights or {},
+    )
+    assert isinstance(found, Statistics)
+    return found
+
+
+def measure_streamed_shard(
+    model_path: str | Path,
+    batches: Iterable[Mapping[str, Any]],
+    settings: Settings,
+    shard: Shard,
+    *,
+    ignore_mismatched_sizes: bool = False,
+    head_weights: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> ShardSums:
+    """Measure some of the batches of a run, for whoever merges them with the others.
+
+    Args:
+        model_path: As for `measure_streamed`, as are all that follow.
+        batches: All calibration batches of the run.
+        settings: What to measure.
+        shard: Which of the batches to run here.
+        ignore_mismatched_sizes: As there.
+        head_weights: As there.
+        **options: All others.
+
+    Returns:
+        Their sums.
+    """
+    found = _measure(
+        model_path, batches, replace(settings, shard=shard),
+        redraws=ignore_mismatched_sizes, head_weights=head_weights or {}, **options,
+    )  # fmt: skip
+    assert isinstance(found, ShardSums)
+    return found
+
+
+def _measure(
+    model_path: str | Path,
+    batches: Iterable[Mapping[str, Any]],
+    settings: Settings,
+    *,
+    model_class: Any = None,
+    config: Any = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    max_boundary_bytes: int | None = None,
+    boundary_folder: str | Path | None = None,
+    weights_seed: int | None = None,
+    redraws: bool,
+    head_weights: Mapping[str, Tensor],
+) -> Statistics | ShardSums:
+    """Build the skeleton, and stream it."""
     _check_can_be_streamed(settings)
     folder = Path(model_path)
     checkpoint = Checkpoint(folder)
@@ -134,8 +203,8 @@ def measure_streamed(
             device=torch.device(device),
             store=store,
             weights_seed=weights_seed,
-            redraws=ignore_mismatched_sizes,
-            head_weights=head_weights or {},
+            redraws=redraws,
+            head_weights=head_weights,
         )
 
 
@@ -151,7 +220,7 @@ def stream(
     redraws: bool = False,
     head_weights: Mapping[str, Tensor] = {},
     new_weights: Callable[..., BlockWeights] = BlockWeights,
-) -> Statistics:
+) -> Statistics | ShardSums:
     """Measure a skeleton with the weights of a checkpoint.
 
     Args:
@@ -167,7 +236,7 @@ def stream(
         new_weights: Makes what gives blocks their weights.
 
     Returns:
-        The statistics.
+        The statistics, or the sums of a shard if the settings name one.
     """
     check_record(settings.parsed_record, model)
     seed = settings.seed if weights_seed is None else weights_seed
@@ -204,29 +273,38 @@ def stream(
             )  # fmt: skip
         items = _read(batches, settings, saved)
         loss, null, found = _examples_of(items, model, settings, device)
+        shards = RunInShards.of(settings, model, modules, settings.identity(Executor.STREAMED))
+        if shards is not None:
+            shards.batches += [digest_batch(item).hex() for item in items]
         settings, reason = decide_estimator(settings, model, modules, items[0])
-
-        def ask(part: Examples) -> torch.Tensor:
-            return example_losses(model, loss, part, device)
-
-        def losses(part: Examples, where: str) -> tuple[torch.Tensor, ...]:
-            return losses_and_null(model, loss, part, device, where)
-
-        run = LayerwiseRun(
-            model, modules, blocks, weights, store, found, state,
-            questions=SideQuestions(model, loss, ask, device),
-            losses=losses,
-            new_recorder=_recorders_of_blocks(
-                replace(settings, null=null is not None), modules, device
-            ),
-            new_layer_recorder=partial(layer_recorder_for, settings),
-            progress=LayerwiseProgress(
-                len(found), len(blocks), saved, settings.on_batch,
+        new_recorder = _recorders_of_blocks(
+            replace(settings, null=null is not None), modules, device
+        )
+        if shards is not None and settings.shards:
+            read = weights if settings.reads_weights else None
+            merged = merge_blocks(shards, model, modules, blocks, read, new_recorder, device)
+            parts, largest = [*merged], shards.largest
+        else:
+            own = _Own.of(settings, found, new_recorder)
+            passes = _Passes(model, loss, device)
+            progress = LayerwiseProgress(
+                len(own.batches), len(blocks), saved, settings.on_batch,
                 goes_back=settings.passes is Passes.BACKWARD,
-            ),
-            goes_back=settings.passes is Passes.BACKWARD,
-        )  # fmt: skip
-        groups = _join(modules, run.measure(settings.micro_batch_size))
+            )  # fmt: skip
+            run = LayerwiseRun(
+                model, modules, blocks, weights, store, own.batches, state,
+                questions=SideQuestions(model, loss, passes.ask, device),
+                losses=passes.losses,
+                new_recorder=own.new_recorder,
+                new_layer_recorder=partial(layer_recorder_for, settings),
+                progress=progress,
+                goes_back=settings.passes is Passes.BACKWARD,
+                results_of=own.results_of,
+            )  # fmt: skip
+            parts = run.measure(settings.micro_batch_size) if own.has_labels else []
+            largest = run.largest
+            if shards is not None:
+                return unpacked(shards, parts, largest)
     return new_statistics(
         model,
         choice,
@@ -237,9 +315,63 @@ def stream(
         batch_sizes=[len(examples) for examples in found if len(examples)],
         null_labels=null,
         base_parameters=n_parameters,
-        execution=Execution(Executor.STREAMED, run.largest, peak_bytes(device)),
-        groups=groups,
+        execution=Execution(Executor.STREAMED, largest, peak_bytes(device)),
+        groups=_join(modules, parts),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """Runs the model over examples.
+
+    Attributes:
+        model: The skeleton.
+        loss: The loss.
+        device: Where blocks compute.
+    """
+
+    model: nn.Module
+    loss: Loss
+    device: torch.device
+
+    def ask(self, part: Examples) -> Tensor:
+        """Give the losses of a pass that is not measured."""
+        return example_losses(self.model, self.loss, part, self.device)
+
+    def losses(self, part: Examples, where: str) -> tuple[Tensor, ...]:
+        """Give those of one that is, and of the null."""
+        return losses_and_null(self.model, self.loss, part, self.device, where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What is run here: all batches, or those of a shard.
+
+    Attributes:
+        batches: Their examples.
+        new_recorder: Makes a recorder for the targets of one block.
+        results_of: Gives what it has come to.
+    """
+
+    batches: Sequence[Examples]
+    new_recorder: NewRecorder
+    results_of: ResultsOf = Recorder.groups
+
+    @classmethod
+    def of(
+        cls, settings: Settings, batches: Sequence[Examples], new_recorder: NewRecorder
+    ) -> "_Own":
+        """Choose them among all."""
+        if settings.shard is None:
+            return cls(batches, new_recorder)
+        shard, start = settings.shard, settings.shard.start
+        n_before = sum(len(examples) > 0 for examples in batches[:start])
+        return cls(batches[start:], of_shard(new_recorder, n_before, shard.parts_bytes), packed)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is anything to measure."""
+        return any(len(examples) for examples in self.batches)
 
 
 def _check_can_be_streamed(settings: Settings) -> None:
@@ -299,7 +431,7 @@ def _read(
     batches: Iterable[Mapping[str, Any]], settings: Settings, saved: SavedSums | None
 ) -> list[Batch]:
     """Read all batches, and compare them with those of a run that is gone on with."""
-    items = [as_batch(item) for item in itertools.islice(batches, settings.n_batches)]
+    items = [as_batch(item) for item in itertools.islice(batches, settings.last_batch)]
     if saved is not None:
         digests = [digest_batch(item).hex() for item in items]
         saved.expect({f"batch {i}": digest for i, digest in enumerate(digests, 1)})
@@ -322,7 +454,7 @@ def _examples_of(
         labelled_examples(item, loss, device, first=first, null=null)
         for item, first in zip(items, starts, strict=False)
     ]
-    if not any(len(examples) for examples in found):
+    if settings.shard is None and not any(len(examples) for examples in found):
         raise NoLabelledExample("no example carries a label")
     return loss, null, found
 
@@ -344,7 +476,9 @@ def _recorders_of_blocks(
 def _join(modules: Sequence[TargetModule], parts: Sequence[Groups]) -> Groups:
     """Join what was recorded in the blocks, in the model's order."""
     joined: Groups = {}
-    for group in parts[0] if parts else ():
-        by_name = {name: value for part in parts for name, value in part[group].items()}
+    # Not every block has experts to count the tokens of.
+    for group in dict.fromkeys(group for part in parts for group in part):
+        of_parts = (part.get(group, {}) for part in parts)
+        by_name = {name: value for found in of_parts for name, value in found.items()}
         joined[group] = {m.name: by_name[m.name] for m in modules if m.name in by_name}
     return joined

@@ -43,6 +43,8 @@ from fimlora.statistics.statistics import Groups
 
 Losses = Callable[[Examples, str], Sequence[Tensor]]
 NewRecorder = Callable[[Sequence[TargetModule]], Recorder]
+# Takes a block's recorder, the number of examples, and the block's target modules.
+ResultsOf = Callable[[Recorder, int, Mapping[str, nn.Module]], Groups]
 
 
 @dataclass
@@ -64,6 +66,7 @@ class LayerwiseRun:
         new_layer_recorder: Makes one of what they show of their layer, if that is recorded.
         progress: How far it is.
         goes_back: Whether it goes back; if not, targets are recorded on the way forward.
+        results_of: Gives what a block's recorder has come to.
         order: The blocks that ran, in that order.
         layers: What was recorded of them on the way forward.
         largest: Examples that went through the model at once.
@@ -82,6 +85,7 @@ class LayerwiseRun:
     new_layer_recorder: Callable[[Sequence[TargetModule]], Recorder | None]
     progress: LayerwiseProgress
     goes_back: bool = True
+    results_of: ResultsOf = Recorder.groups
     order: list[str] = field(default_factory=list, init=False)
     layers: dict[str, Recorder] = field(default_factory=dict, init=False)
     largest: int = field(default=0, init=False)
@@ -273,7 +277,7 @@ class LayerwiseRun:
                 yield made
             checks = recorder.end_batch(examples.order) if targets else torch.empty(0)
             check_finite(targets, torch.empty(0), checks, self._where(number))
-        found.append(recorder.groups(sum(map(len, used)), located))
+        found.append(self.results_of(recorder, sum(map(len, used)), located))
 
     def _enter(self, name: str) -> str | None:
         """Load a block that all passes wait at; gives the name of the one that may follow."""
@@ -327,7 +331,8 @@ class LayerwiseRun:
                     checks = recorder.end_batch(examples.order)
                     check_finite(targets, torch.empty(0), checks, self._where(number))
         n_examples = sum(map(len, self.batches))
-        return recorder.groups(n_examples, self._located(block)) if targets else None
+        located = self._located(block)
+        return self.results_of(recorder, n_examples, located) if targets else None
 
     def _check_losses(self, batches: list[list[MicroBatch]]) -> None:
         for number, parts in enumerate(batches, 1):

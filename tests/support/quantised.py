@@ -1,0 +1,86 @@
+"""Tiny language models whose linear maps real quantisers have packed, loaded on the CPU.
+
+Each needs its package: ``make quantised`` has all, the suite's own environment has some.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+CONFIG = LlamaConfig(
+    vocab_size=61, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, initializer_range=0.2,
+    tie_word_embeddings=False,
+)  # fmt: skip
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to quantise a model while it is loaded."""
+
+    package: str
+    config: Callable[[], Any]
+
+
+def _bitsandbytes(**options: Any) -> Callable[[], Any]:
+    def config() -> Any:
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.float32, **options)
+
+    return config
+
+
+def _torchao(name: str) -> Callable[[], Any]:
+    def config() -> Any:
+        from torchao import quantization
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(getattr(quantization, name)())
+
+    return config
+
+
+FORMATS = {
+    "bitsandbytes_nf4": Format(
+        "bitsandbytes", _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    ),
+    "bitsandbytes_fp4_nested": Format(
+        "bitsandbytes",
+        _bitsandbytes(
+            load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True
+        ),
+    ),
+    "bitsandbytes_int8": Format("bitsandbytes", _bitsandbytes(load_in_8bit=True)),
+    "torchao_int8": Format("torchao", _torchao("Int8WeightOnlyConfig")),
+    "torchao_fp8": Format("torchao", _torchao("Float8WeightOnlyConfig")),
+}
+
+
+def folder_of_a_model(folder: Path, config: Any = CONFIG) -> Path:
+    """A folder with a tiny model in full precision, which formats quantise as they load it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def quantised(name: str, folder: Path) -> nn.Module:
+    """Load a folder's model in a format; the test is skipped where its package is not there."""
+    form = FORMATS[name]
+    if find_spec(form.package) is None:
+        pytest.skip(f"needs {form.package}: make quantised")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # packages tell of kernels that this machine lacks
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, quantization_config=form.config()
+        )
