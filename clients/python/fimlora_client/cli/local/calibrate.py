@@ -135,7 +135,8 @@ def calibrate(
     }  # fmt: skip
     # As the service would refuse it; what the two are called is no matter here.
     roles = ("base_model", "dataset") if retain is None else ("base_model", "dataset", "retain")
-    build_request(None, **fields, **dict.fromkeys(roles, "local:here"))
+    named: dict[str, Any] = dict.fromkeys(roles, "local:here")
+    build_request(None, **fields, **named)
     check_writable(output)
     asked = {
         "model": str(_there(model)), "dataset": str(_there(dataset)),
