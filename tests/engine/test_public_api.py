@@ -93,7 +93,8 @@ SIGNATURES = {
     "unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, n_components=64, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
+    "on_batch=None, progress_file=None, first_example=0, null=False, halves=False, "
+    "shard=None, shards=()",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "shift_base": "model, folder, *, undo=False",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, "
@@ -134,7 +135,7 @@ FIELDS = {
             "loss_fn",
             "on_batch",
         ),
-        *("progress_file", "first_example", "null", "halves"),
+        *("progress_file", "first_example", "null", "halves", "shard", "shards"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out", "n_experts"],
     "RankPlan": [

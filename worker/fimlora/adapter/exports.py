@@ -34,6 +34,13 @@ SCALES_DIFFER = (
     "one alpha for all modules: each has a scale of its own, by its rank, which only readers of "
     "rank_pattern and alpha_pattern apply"
 )
+HAS_EXPERTS = (
+    "target_parameters are fused experts: PEFT 0.17 or newer, a dropout of 0, and no DoRA"
+)
+VLLM_EXPERTS = (
+    "all experts of a projection have one rank, which vLLM asks for; that it reads the tensors of "
+    "target_parameters was not tried here"
+)
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
 JSON, YAML, PYTHON, TEXT = "application/json", "application/yaml", "text/x-python", "text/plain"
@@ -84,7 +91,14 @@ class _Adapter:
             names.append("modules_to_save")
         if self.config["use_rslora"]:
             names.append("use_rslora")
+        if self.has_experts:
+            names.append("target_parameters")
         return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether fused experts are among the targets."""
+        return "target_parameters" in self.config
 
     @property
     def comments(self) -> list[str]:
@@ -92,6 +106,7 @@ class _Adapter:
         is_anchored = any(key.startswith("^") for key in self.config["rank_pattern"])
         notes = [NEEDS_ANCHORS] if is_anchored else []
         notes += [] if self.plan.scaling == "constant" else [SCALES_DIFFER]
+        notes += [HAS_EXPERTS] if self.has_experts else []
         return [budget_line(self.plan), *notes]
 
     @property
@@ -180,6 +195,7 @@ def _adalora(adapter: _Adapter) -> str:
     Raises:
         InvalidOption: The training's length is not given, or AdaLoRA cannot spend the budget.
     """
+    _refuse_experts(adapter, tool="AdaLoRA")
     if adapter.steps is None:
         raise InvalidOption(
             "AdaLoRA's ranks fall by a schedule: give steps, the optimizer steps of the training"
@@ -212,6 +228,7 @@ def _adalora(adapter: _Adapter) -> str:
 
 def _axolotl(adapter: _Adapter) -> str:
     _require_whole_alphas(adapter, tool="Axolotl")
+    _refuse_experts(adapter, tool="Axolotl's configuration")
     lora = adapter.lora
     settings = {
         "base_model": adapter.base_model,
@@ -230,6 +247,7 @@ def _axolotl(adapter: _Adapter) -> str:
 
 
 def _unsloth(adapter: _Adapter) -> str:
+    _refuse_experts(adapter, tool="Unsloth")
     if dotted := [name for name in adapter.lora["target_modules"] if "." in name]:
         raise InvalidOption(
             f"Unsloth takes leaf names as target modules, and {dotted[0]!r} is none; "
@@ -281,6 +299,7 @@ def _vllm(adapter: _Adapter) -> str:
         "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right"
         if adapter.plan.scaling == "constant"
         else "vLLM 0.32 or newer: before, patterns are not read and scales would be wrong",
+        *([VLLM_EXPERTS] if adapter.has_experts else []),
         *adapter.comments,
     ]
     arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules "
@@ -321,6 +340,19 @@ def _require_whole_alphas(adapter: _Adapter, *, tool: str) -> None:
                 f"{tool} takes whole alphas only, and one of this plan is {alpha:g}: give a whole "
                 "scale or alpha"
             )
+
+
+def _refuse_experts(adapter: _Adapter, *, tool: str) -> None:
+    """Refuse a plan with fused experts to a tool that is not known to take them.
+
+    Raises:
+        InvalidOption: It has some.
+    """
+    if adapter.has_experts:
+        raise InvalidOption(
+            f"{tool} is not known to take target_parameters, and this plan has fused experts: load "
+            "the adapter folder in PEFT, or plan without target_parameters"
+        )
 
 
 def _commented(lines: list[str]) -> str:

@@ -6,14 +6,14 @@ read one at a time, to see what is zero. Nothing here imports torch.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fimlora.adapter.config import WRAPPER_PREFIX
+from fimlora.adapter.config import WRAPPER_PREFIX, path_of_wrapper
 from fimlora.adapter.trained.lora_config import (
     EMBEDDINGS,
     LoraConfig,
@@ -163,13 +163,15 @@ def see_folder(
     tensors = _Tensors.of(folder, limits)
     if tensors is None:
         return _by_config_alone(folder, config, intended, base_model)
+    experts = planned_experts(intended)
+    tensors = tensors.with_experts([n for n in experts if config.means_parameter(n)])
     names = [name for name, factors in tensors.pairs.items() if len(factors) == 2]
     known = config.ranks_and_scales(names)
-    modules, faults = {}, [*unplain(fields), *tensors.faults]
+    modules, faults = {}, [*unplain(fields, intended), *tensors.faults]
     for name in names:
-        modules[name] = tensors.module(name, known[name][1])
+        modules[name] = tensors.module(name, known[name][1], experts.get(name, 1))
         faults += _misfit(name, known[name][0], modules[name].rank)
-    if odd := config.unmatched(names):
+    if odd := config.unmatched([n for n in names if n not in experts]):
         faults.append(_left_aside(odd))
     resized = _resized(tensors.saved, config)
     return SeenAdapter(
@@ -194,16 +196,36 @@ def _resized(saved: frozenset[str], config: LoraConfig) -> frozenset[str]:
     )
 
 
-def unplain(fields: Mapping[str, Any]) -> list[Fault]:
-    """Say what a config switches on that is not plain LoRA.
+def planned_experts(intended: Intended) -> dict[str, int]:
+    """Find the fused experts that a plan gives a rank.
+
+    Args:
+        intended: What was planned.
+
+    Returns:
+        How many experts by the parameter's name, in the plan's order.
+    """
+    plan = intended.plan
+    return {
+        m.name: m.n_experts
+        for m in plan.modules
+        if m.n_experts is not None and plan.ranks[m.name]
+    }
+
+
+def unplain(fields: Mapping[str, Any], intended: Intended) -> list[Fault]:
+    """Say what a config switches on that is neither plain LoRA nor planned.
 
     Args:
         fields: The content of ``adapter_config.json``.
+        intended: What was planned.
 
     Returns:
         A fault for each.
     """
     found = unplain_fields(fields)
+    if planned_experts(intended):
+        found.pop("target_parameters", None)
     if fields.get("bias") not in {None, "none"}:
         found["bias"] = "biases that train beside A and B"
     return [
@@ -249,8 +271,20 @@ class _Tensors:
         once = {fault.found: fault for fault in faults}
         return cls(folder / WEIGHTS, dict(pairs), frozenset(saved), tuple(once.values()))
 
-    def module(self, name: str, scale: float) -> SeenModule:
-        """Read A and B of a module.
+    def with_experts(self, names: Sequence[str]) -> "_Tensors":
+        """Name the tensors of fused experts by their parameters, as their own names do not.
+
+        Args:
+            names: Names of all parameters that carry LoRA, in the model's order.
+
+        Returns:
+            The same tensors under these names.
+        """
+        by_path = {path_of_wrapper(name, names): name for name in names}
+        return replace(self, pairs={by_path.get(n, n): pair for n, pair in self.pairs.items()})
+
+    def module(self, name: str, scale: float, n_experts: int = 1) -> SeenModule:
+        """Read A and B of a module, or those of all experts of a parameter.
 
         Returns:
             What they are.
@@ -267,14 +301,18 @@ class _Tensors:
         A, B = read_floats(self.file, a, entry_a), read_floats(self.file, b, entry_b)
         if len(A) != B.shape[1]:
             raise InvalidAdapter(f"{name}: A has {len(A)} rows and B {B.shape[1]} columns")
-        used = np.flatnonzero(A.any(axis=1) | B.any(axis=0))
+        if len(A) % n_experts:
+            raise InvalidAdapter(f"{name}: A has {len(A)} rows for {n_experts} experts")
+        has_row = A.any(axis=1).reshape(n_experts, -1).any(axis=0)
+        used = np.flatnonzero(has_row | B.any(axis=0).reshape(-1, n_experts).any(axis=1))
         return SeenModule(
-            rank=len(A),
+            rank=len(A) // n_experts,
             scale=scale,
             d_in=A.shape[1],
             d_out=len(B),
             used=int(used[-1]) + 1 if len(used) else 0,
             is_trained=bool(B.any()),
+            n_experts=n_experts,
         )
 
 
@@ -340,10 +378,15 @@ def _by_config_alone(
 ) -> SeenAdapter:
     """What a config means for the planned modules, where there are no tensors yet."""
     planned = [m for m in intended.plan.modules if intended.plan.ranks[m.name]]
-    out = set(config.unmatched([m.name for m in planned]))
+    experts = planned_experts(intended)
+    out = set(config.unmatched([m.name for m in planned if m.name not in experts]))
+    out |= {name for name in experts if not config.means_parameter(name)}
     meant = [m for m in planned if m.name not in out]
     known = config.ranks_and_scales([m.name for m in meant])
-    modules = {m.name: SeenModule(*known[m.name], d_in=m.d_in, d_out=m.d_out) for m in meant}
+    modules = {
+        m.name: SeenModule(*known[m.name], d_in=m.d_in, d_out=m.d_out, n_experts=m.n_matrices)
+        for m in meant
+    }
     missing = [_left_out(name, intended) for name in sorted(out)]
     return SeenAdapter(
         subject=str(folder),
@@ -351,7 +394,7 @@ def _by_config_alone(
         modules=modules,
         base=_base(config.fields, intended, base_model),
         saved=tuple(config.fields.get("modules_to_save") or ()),
-        faults=(*unplain(config.fields), *missing),
+        faults=(*unplain(config.fields, intended), *missing),
         notes=(f"there is no {WEIGHTS}: only what {CONFIG} says was compared",),
         is_complete=False,
     )
@@ -359,5 +402,6 @@ def _by_config_alone(
 
 def _left_out(name: str, intended: Intended) -> Fault:
     rank = intended.plan.ranks[name]
-    message = f"{name} is planned with rank {rank}, and target_modules does not mean it"
+    field = "target_parameters" if name in planned_experts(intended) else "target_modules"
+    message = f"{name} is planned with rank {rank}, and {field} does not mean it"
     return Fault("missing", name, f"rank {rank}", "no LoRA", message)

@@ -17,6 +17,7 @@ from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
     pairs_of,
+    parameters_asked,
     split_names,
     with_datasets,
 )
@@ -148,6 +149,7 @@ def evaluate(
     eval_rows: EvalRows = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -217,6 +219,7 @@ def evaluate(
             learning_rates=_rates(learning_rates), batch_size=batch_size,
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
             eval_rows=eval_rows, exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
             priority=priority, deadline_s=deadline, webhook=webhook,
             metadata=pairs_of("--label", "KEY=VALUE", label),
         ),
