@@ -97,7 +97,7 @@ def test_options_reach_the_request(run, rows):
         "--estimator", "sampled", "--dtype", "float32", "--layout", "C", "--weights", "--init", "gora", "--scale", "1.5",
         "--column", "text=text", "--column", "tools=", "--task", "regression", "--batches", "5", "--priority", "high",
         "--deadline", "900", "--label", "team=nlp",
-        "--executor", "streamed", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
+        "--executor", "streamed", "--shards", "2", "--chat-labels", "last", "--head", "fresh", "--head-rows", "64",
         "--no-signal", "--tolerance", "0.1", "--max-batches", "32",
     ]  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_options_reach_the_request(run, rows):
     }  # fmt: skip
     assert request["calibration"] == {
         "n_batches": 5, "batch_size": 3, "max_length": 16, "estimator": "sampled", "seed": 7,
-        "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last",
+        "task": "regression", "dtype": "float32", "executor": "streamed", "chat_labels": "last", "shards": 2,
         "head": "fresh", "head_rows": 64, "signal": False, "tolerance": 0.1, "max_batches": 32,
         "adapter": None,
     }  # fmt: skip
