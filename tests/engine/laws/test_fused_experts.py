@@ -125,6 +125,7 @@ def test_the_balance_of_experts_is_no_part_of_the_loss_and_is_named(name):
         ).all()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # checkpointing gets another name
 @pytest.mark.parametrize("way", ["eager", "batched_mm", "grouped_mm", "checkpointing"])
 def test_however_a_model_runs_its_experts(way):
     """They are measured in one way, whatever its config names, and counted once."""
