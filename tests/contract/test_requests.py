@@ -143,6 +143,12 @@ def test_short_forms_expand_to_tagged_references():
         ({"exclude_modules": "all-linear"}, "a list of names .* a name belongs in a list"),
         ({"exclude_modules": "*q"}, "is no regular expression: it goes wrong at character 1"),
         ({"exclude_modules": {}}, "must be a list of names .*; it is an object"),
+        (
+            {"target_parameters": "experts"},
+            'must be "all", a list of names .*; it is other text',
+        ),
+        ({"target_parameters": {}}, 'must be "all", a list of names .*; it is an object'),
+        ({"target_parameters": [""]}, "name 1 must have 1 to 256 characters"),
         ({"target_modules": []}, "must have 1 to 10000 names; it has 0"),
         ({"target_modules": ["q", None]}, "name 2 must be text; it is null"),
         ({"target_modules": ["q" * 257]}, "1 to 256 characters; it has 257"),

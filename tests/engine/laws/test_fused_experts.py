@@ -125,6 +125,42 @@ def test_the_balance_of_experts_is_no_part_of_the_loss_and_is_named(name):
         ).all()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # checkpointing gets another name
+@pytest.mark.parametrize("way", ["eager", "batched_mm", "grouped_mm", "checkpointing"])
+def test_however_a_model_runs_its_experts(way):
+    """They are measured in one way, whatever its config names, and counted once."""
+    batches, model = mixture_batches(), mixture("mixtral")
+    wanted = measured(mixture("mixtral"), batches, estimator="exact")
+    if way == "checkpointing":
+        model.gradient_checkpointing_enable()
+        model.train()
+    else:
+        model.set_experts_implementation(way)
+
+    found = measured(model, batches, estimator="exact")
+
+    for module in experts_of(wanted):
+        for group in ("row_energies", "expert_tokens"):
+            assert (found.groups[group][module.name] == wanted.groups[group][module.name]).all()
+
+
+def test_a_run_that_was_cut_off_goes_on_with_its_experts(tmp_path):
+    """Bit for bit, tokens and all."""
+    batches, file = mixture_batches(), tmp_path / "sums"
+    options = {"estimator": "both", "null": True, "halves": True}
+    wanted = measured(mixture("qwen2_moe"), batches, **options)
+
+    def stop(done, expected):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(mixture("qwen2_moe"), batches, on_batch=stop, progress_file=file, **options)
+
+    found = measured(mixture("qwen2_moe"), batches, progress_file=file, **options)
+
+    assert found.to_bytes() == wanted.to_bytes()
+
+
 def test_spectra_of_experts_are_those_of_one_rank_in_each():
     """A rank of the parameter is one of every expert, so their energies add up."""
     model, batches = mixture("mixtral"), mixture_batches()
