@@ -1,21 +1,29 @@
 """A job whose batches are shared: what hands measure, what is kept, and what it comes to."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 
 from fimlora import __version__
+from fimlora.errors import InvalidOption
 from fimlora.measuring.resume.merge import split
 from fimlora_contract.jobs import AttemptEnd, JobKind
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Hardware
 from fimlora_jobs.reaper import give_up
 from fimlora_jobs.results.store import STATISTICS, folder_name
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.workers import WorkerRegistry
+from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.job.hands import OTHER_DEVICE, OTHER_PLACE, lend_hand
-from fimlora_worker.job.shards import HEAD, Shards
+from fimlora_worker.job.shards import HEAD, Shards, n_shards_of
 from fimlora_worker.job.work_folders import progress_folder
+from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.process.presence import Presence
+from fimlora_worker.settings import Settings
 from support.jobs import Jobs
 
 ON = f"cpu float32 {__version__}"
@@ -185,6 +193,27 @@ def test_auto_measures_in_one_run_what_cannot_be_measured_apart(jobs: Jobs, run_
         job = jobs.get(job_id).to_job()
         assert job.status == "succeeded", job.error
         assert job.result.execution.n_shards == 1
+
+
+def test_whole_gradients_of_a_large_model_are_not_held_by_shards(jobs: Jobs, run_queue):
+    """One run takes them block after block: auto does that, and a number is refused by name."""
+    asked = {"allocation": {"method": "gora"}, "model": "decoder", "dataset": ROWS}
+    job_id = jobs.submit(calibration={**CALIBRATION, "shards": 2}, **asked)
+    run_queue()
+    assert jobs.get(job_id).to_job().result.execution.n_shards == 2
+
+    request = CalibrationRequest.model_validate(
+        {"base_model": "local:decoder", "dataset": ROWS, "budget": 4}
+        | {"allocation": asked["allocation"], "calibration": {**CALIBRATION, "shards": 2}}
+    )
+    process = process_for(Settings())
+    outline = torch.nn.Linear(64, 64)
+    model = cast("BaseModel", SimpleNamespace(outline=lambda: outline))
+    with pytest.raises(InvalidOption, match="shards=2: 'weight_gradient' is summed"):
+        n_shards_of(request, model, 5, process, whole_bytes=4 * 64 * 64)
+    auto = request.calibration.model_copy(update={"shards": "auto"})
+    given = request.model_copy(update={"calibration": auto})
+    assert n_shards_of(given, model, 5, process, whole_bytes=4 * 64 * 64) == 1
 
 
 ROWS = {

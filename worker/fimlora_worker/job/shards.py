@@ -15,11 +15,14 @@ from typing import Any
 
 from fimlora import Statistics
 from fimlora import __version__ as engine_version
-from fimlora.errors import InvalidProgress
+from fimlora.adapter.initial.registry import init_records
+from fimlora.errors import InvalidOption, InvalidProgress
 from fimlora.measuring.head.fitted import FittedHead
 from fimlora.measuring.resume.merge import Shard, ShardSums, split
 from fimlora.measuring.resume.tensor_file import read_tensors, write_tensors
-from fimlora.methods.registry import passes_needed
+from fimlora.memory.need import SPECTRA_BYTES, WHOLE_RECORDS
+from fimlora.memory.out_of_memory import format_bytes
+from fimlora.methods.registry import passes_needed, records_needed
 from fimlora.statistics.options import Executor, Passes
 from fimlora_contract.jobs import ShardProgress, Stage
 from fimlora_contract.requests import MOST_SHARDS, CalibrationRequest
@@ -42,7 +45,12 @@ HEAD = "shards.head"
 
 
 def n_shards_of(
-    request: CalibrationRequest, model: BaseModel, n_batches: int, process: WorkerProcess
+    request: CalibrationRequest,
+    model: BaseModel,
+    n_batches: int,
+    process: WorkerProcess,
+    *,
+    whole_bytes: int = SPECTRA_BYTES,
 ) -> int:
     """Say in how many parts a job's batches are measured.
 
@@ -51,13 +59,39 @@ def n_shards_of(
         model: Its base model.
         n_batches: Batches that there are, which may be fewer than were asked for.
         process: Knows the workers.
+        whole_bytes: Arrays as large as the weights may take so much in a shard.
+
+    Returns:
+        The number.
+
+    Raises:
+        InvalidOption: A number was given, and each shard would hold too much.
     """
     wanted, is_read = request.calibration.shards, passes_needed(*request.methods_measured)
     if wanted == 1 or is_read is Passes.NONE or request.why_not_in_shards is not None:
         return 1
+    if too_large := _too_large(request, model, whole_bytes):
+        if wanted == "auto":
+            return 1
+        raise InvalidOption(f"calibration.shards={wanted}: {too_large}; leave shards out")
     if wanted == "auto":
         return min(MOST_SHARDS, 1 + n_others(model.device.type, process), n_batches)
     return min(wanted, n_batches)
+
+
+def _too_large(request: CalibrationRequest, model: BaseModel, whole_bytes: int) -> str | None:
+    """Say what of a large model no shard may hold whole, where one run takes block after block."""
+    records = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
+    whole = sorted(records & WHOLE_RECORDS)
+    if not whole:
+        return None
+    n_bytes = 4 * sum(parameter.numel() for parameter in model.outline().parameters())
+    if n_bytes <= whole_bytes:
+        return None
+    return (
+        f"{whole[0].value!r} is summed in an array as large as each weight, {format_bytes(n_bytes)} "
+        f"for all of this model, and a shard may hold {format_bytes(whole_bytes)} of them"
+    )
 
 
 def n_others(device: str, process: WorkerProcess) -> int:
