@@ -91,6 +91,7 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/many_jobs.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/warm_job.py
+	$(BIN)/python benchmarks/what_if.py
 
 bench-gpu: $(INSTALLED) ## All that is asked of a GPU, in ten minutes; small shapes without one (ONLY="--sections resident")
 	$(BIN)/python benchmarks/gpu $(ONLY)
