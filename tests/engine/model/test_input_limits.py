@@ -99,7 +99,7 @@ def test_a_table_of_images_is_no_limit_of_a_text():
 
     found = input_limits(transformers.LlavaForConditionalGeneration(config))
 
-    assert found == InputLimits(VOCABULARY, None)
+    assert found == InputLimits(VOCABULARY, None, image_token=config.image_token_id)
 
 
 def gpt2():

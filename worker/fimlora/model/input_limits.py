@@ -22,10 +22,12 @@ class InputLimits:
     Attributes:
         n_ids: Token ids go from 0 to one less; ``None`` where nobody knows.
         n_positions: Tokens of an example at most; ``None`` where no table ends.
+        image_token: The token that stands where parts of an image go; ``None`` without images.
     """
 
     n_ids: int | None = None
     n_positions: int | None = None
+    image_token: int | None = None
 
 
 def input_limits(model: nn.Module) -> InputLimits:
@@ -50,7 +52,14 @@ def input_limits(model: nn.Module) -> InputLimits:
     stated = getattr(getattr(base, "config", None), "max_position_embeddings", None)
     if n_positions is not None and isinstance(stated, int):
         n_positions = min(n_positions, stated)
-    return InputLimits(embedding.get_parameter("weight").shape[0], n_positions)
+    image_token = _image_token(getattr(base, "config", None))
+    return InputLimits(embedding.get_parameter("weight").shape[0], n_positions, image_token)
+
+
+def _image_token(config: Any) -> int | None:
+    names = ("image_token_id", "image_token_index")
+    found = (getattr(config, name, None) for name in names)
+    return next((token for token in found if isinstance(token, int)), None)
 
 
 def _owner_of(embedding: nn.Module, base: nn.Module) -> nn.Module:

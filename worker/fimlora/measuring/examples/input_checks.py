@@ -5,8 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from fimlora.errors import InvalidOption
-from fimlora.measuring.examples.batches import Batch, count_tokens
+from fimlora.measuring.examples.batches import Batch, count_examples, count_tokens
 from fimlora.model.input_limits import InputLimits
+
+# What is beside the tokens of a batch, by the beginnings of its names.
+_MEDIA = ("pixel_", "image_", "video_", "input_features", "feature_attention_mask")
+_ALONE = "give batches of one example each, which are measured as they are"
 
 
 def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
@@ -19,8 +23,8 @@ def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
         where: What to call the batch in an error.
 
     Raises:
-        InvalidOption: An id is outside of the model's embedding, or there are more tokens
-            than the model has positions.
+        InvalidOption: An id is outside of the model's embedding, there are more tokens
+            than the model has positions, or nobody knows which image is whose.
     """
     ids = _on_cpu(batch.get("input_ids"))
     if ids is not None and limits.n_ids is not None:
@@ -31,6 +35,7 @@ def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
                 f"which has ids from 0 to {limits.n_ids - 1}; use the model's own tokenizer, "
                 "and pad with one of its tokens"
             )
+    _check_media(batch, ids, limits, where)
     if limits.n_positions is None or (
         "input_ids" not in batch and "inputs_embeds" not in batch
     ):
@@ -41,6 +46,37 @@ def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
         raise InvalidOption(
             f"{where} has {n} tokens per example, with padding; the model has "
             f"{limits.n_positions} positions: cut examples to that length"
+        )
+
+
+def _check_media(batch: Batch, ids: Tensor | None, limits: InputLimits, where: str) -> None:
+    """See that images and sounds have the axis of the examples: they are taken apart along it.
+
+    Raises:
+        InvalidOption: They have another one, such as that of all patches; or some examples have
+            more of an image than others, whose gradients would be mistaken for one another's.
+    """
+    n = count_examples(batch)
+    media = {
+        name: value
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and value.dim() > 0 and name.startswith(_MEDIA)
+    }
+    if n < 2 or not media:
+        return
+    for name, value in media.items():
+        if value.shape[0] != n:
+            raise InvalidOption(
+                f"{name} of {where} has {value.shape[0]} rows for {n} examples: which are whose "
+                f"is not known; {_ALONE}"
+            )
+    if ids is None or limits.image_token is None or "pixel_values" not in media:
+        return
+    counts = (ids == limits.image_token).sum(1)
+    if counts.min() != counts.max() or not counts.min():
+        raise InvalidOption(
+            f"the examples of {where} have {counts.tolist()} places for parts of images: an axis "
+            f"of images is that of examples only where each has as many; {_ALONE}"
         )
 
 
