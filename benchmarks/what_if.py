@@ -191,7 +191,7 @@ def report(page: Page, url: str, job_id: str, n: int) -> None:
     page.goto("about:blank")
     page.goto(f"{url}/#/jobs/{job_id}")
     page.get_by_label("What if").wait_for()
-    page.locator("[data-chart=spending] svg").first.wait_for()
+    page.locator("[data-chart=depths] svg").first.wait_for()
     page.get_by_label("Mean rank").scroll_into_view_if_needed()
     page.evaluate("listen()")
     head = "ms | median | 95 % | longest | n |\n| --- | --- | --- | --- | --- |"

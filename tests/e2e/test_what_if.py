@@ -121,11 +121,18 @@ def expect_plan(part: Locator, rank_map: dict[str, Any]) -> None:
             [str(ranks[layer, column]) for column in COLUMNS]
         )
     table = part.get_by_role("table", name="Parameters of the plan and its controls")
-    spent = {"this plan": rank_map["spent"]} | rank_map["controls"]
-    for name, each in spent.items():
+    controls = rank_map["controls"]
+    draws = [each["parameters"] for name, each in controls.items() if name != "uniform"]
+    spent = {
+        "this plan": [rank_map["spent"]["parameters"]],
+        "uniform": [controls["uniform"]["parameters"]],
+        f"random, {len(draws)} draws": draws,
+    }
+    for name, amounts in spent.items():
         header = part.page.get_by_role("rowheader", name=name, exact=True)
         row = table.get_by_role("row").filter(has=header)
-        expect(row).to_contain_text(f"{each['parameters']:,}")
+        for amount in {min(amounts), max(amounts)}:
+            expect(row).to_contain_text(f"{amount:,}")
     expect(part.get_by_text(rank_map["signal"]["sentence"])).to_be_visible()
 
 
