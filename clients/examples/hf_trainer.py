@@ -9,6 +9,7 @@ MODEL is what was calibrated, a folder or a hub id; ADAPTER the folder that ``fi
 import argparse
 from pathlib import Path
 
+import torch
 from datasets import load_dataset
 from fimlora import VerifyPlan
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -47,6 +48,7 @@ def main() -> None:
             logging_steps=5,
             report_to="none",
             save_strategy="no",
+            dataloader_pin_memory=torch.cuda.is_available(),  # without a GPU it only warns
         ),
         train_dataset=rows.map(encode, remove_columns=rows.column_names),
         data_collator=DataCollatorWithPadding(tokenizer),

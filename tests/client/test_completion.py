@@ -9,6 +9,7 @@ import pytest
 from support.scripted_service import job_as_json, scripted_service
 from support.terminal import COMMAND, PACKAGES
 
+WHEN = "2026-01-01T00:00:00Z"
 JOBS = [f"job_{letter * 23}" for letter in "ab"]
 
 
@@ -52,6 +53,11 @@ def service():
         service.answers["/models"] = [
             {"data": [{"id": "minilm", "size": 1, "usable": True, "source": "local"}]}
         ]
+        pins = [
+            {"name": name, "tag": tag, "digest": f"sha256:{64 * 'a'}", "pinned_at": WHEN}
+            for name, tag in (("reviews", "next"), ("reviews", "prod"), ("sst2", "prod"))
+        ]
+        service.answers["/pins?limit=100"] = [{"data": pins, "next_cursor": None}]
         yield service
 
 
@@ -70,6 +76,16 @@ def test_what_the_service_has_is_offered(bash, service):
     assert bash("fimlora show ", service.url)[0] == JOBS
     assert bash("fimlora watch job_a job_b", service.url)[0] == [JOBS[1]]
     assert bash("fimlora calibrate mi", service.url)[0] == ["minilm"]
+
+
+def test_pins_are_offered_wherever_one_is_asked_for(bash, service):
+    """By name and tag in one word, or by the name where the tag is the next word."""
+    both = ["reviews:next", "reviews:prod"]
+    assert bash("fimlora fetch --pin rev", service.url)[0] == both
+    assert bash("fimlora verify trained --pin ss", service.url)[0] == ["sst2:prod"]
+    assert bash("fimlora diff rev", service.url)[0] == both
+    assert bash("fimlora export job_a", service.url)[0] == [JOBS[0]]
+    assert bash("fimlora pin rev", service.url)[0] == ["reviews"]
 
 
 def test_without_a_service_nothing_is_offered_and_nothing_said(bash):

@@ -20,7 +20,7 @@ from fimlora_client.retries import RetryPolicy
 from fimlora_contract.requests import MethodName
 
 PATIENCE_S = 1.0
-N_JOBS = 50
+N_JOBS, N_PINS = 50, 100
 Offered = tuple[str, str]
 
 
@@ -50,6 +50,29 @@ def models_and_jobs(ctx: typer.Context, incomplete: str) -> list[Offered]:
     return (
         job_ids(ctx, incomplete) if incomplete.startswith("job_") else models(ctx, incomplete)
     )
+
+
+def pins(ctx: typer.Context, incomplete: str) -> list[Offered]:
+    """Names and tags that stand for a result, each with its digest."""
+    return _from_service(
+        ctx,
+        incomplete,
+        lambda client: (
+            (f"{pin.name}:{pin.tag}", pin.digest)
+            for pin in client.rank_patterns.pins(limit=N_PINS).data
+        ),
+    )
+
+
+def pin_names(ctx: typer.Context, incomplete: str) -> list[Offered]:
+    """Names of pins, where the tag is another word."""
+    found = [(pin.partition(":")[0], "") for pin, _ in pins(ctx, incomplete)]
+    return list(dict.fromkeys(found))
+
+
+def results(ctx: typer.Context, incomplete: str) -> list[Offered]:
+    """Jobs, where one has begun to type the id of one; else pins."""
+    return job_ids(ctx, incomplete) if incomplete.startswith("job_") else pins(ctx, incomplete)
 
 
 def datasets(ctx: typer.Context, incomplete: str) -> list[Offered]:

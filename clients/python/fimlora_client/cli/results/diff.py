@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import (
     DIFFERS,
     make_table,
@@ -26,9 +27,20 @@ A = "A job (job_...), a digest (sha256:...), a pin (NAME:TAG), or a rank_map.jso
 
 def diff(
     ctx: typer.Context,
-    a: Annotated[str, typer.Argument(metavar="A", help=A, show_default=False)],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help=A, show_default=False, autocompletion=completion.results
+        ),
+    ],
     b: Annotated[
-        str, typer.Argument(metavar="B", help="What to hold against it.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="B",
+            help="What to hold against it.",
+            show_default=False,
+            autocompletion=completion.results,
+        ),
     ],
     fail_above: Annotated[
         list[str] | None,

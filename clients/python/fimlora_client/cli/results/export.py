@@ -54,7 +54,7 @@ def export(
             metavar="JOB|PIN|ADAPTER",
             help="A job (job_...), a digest, a pin (NAME:TAG), or an adapter's folder.",
             show_default=False,
-            autocompletion=completion.job_ids,
+            autocompletion=completion.results,
         ),
     ],
     format: Annotated[

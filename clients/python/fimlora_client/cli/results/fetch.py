@@ -52,7 +52,12 @@ def fetch(
     ] = None,
     pin: Annotated[
         str | None,
-        typer.Option(metavar="NAME:TAG", help="What a pin stands for.", rich_help_panel=WHICH),
+        typer.Option(
+            metavar="NAME:TAG",
+            help="What a pin stands for.",
+            rich_help_panel=WHICH,
+            autocompletion=completion.pins,
+        ),
     ] = None,
     digest: Annotated[
         str | None, typer.Option(help="By content, sha256:...", rich_help_panel=WHICH)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import ago, make_table, out, say, show_json
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.options import AsJson, Tenant
@@ -12,7 +13,14 @@ from fimlora_contract.rank_patterns import Pin
 
 def pin(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as the task's name.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Such as the task's name.",
+            autocompletion=completion.pin_names,
+        ),
+    ],
     tag: Annotated[str, typer.Argument(metavar="TAG", help="Such as prod.")],
     result: Annotated[
         str | None,
@@ -20,6 +28,7 @@ def pin(
             metavar="RESULT",
             help="A job (job_...) or a digest (sha256:...); left out, the name is shown.",
             show_default=False,
+            autocompletion=completion.job_ids,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -93,7 +102,12 @@ def list_pins(ctx: typer.Context, tenant: Tenant = None, as_json: AsJson = False
 @group.command("history")
 def history(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the pin.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name of the pin.", autocompletion=completion.pin_names
+        ),
+    ],
     tag: Annotated[str, typer.Argument(metavar="TAG", help="Tag of the pin.")],
     as_json: AsJson = False,
 ) -> None:

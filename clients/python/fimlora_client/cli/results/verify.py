@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from fimlora_client.blocking.client import Client
+from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import (
     DIFFERS,
     err,
@@ -49,9 +50,18 @@ def verify(
         _option("--plan", help="A rank_map.json, the folder of one, or a fetched pattern."),
     ] = None,
     pin: Annotated[
-        str | None, _option("--pin", metavar="NAME:TAG", help="What a pin stands for.")
+        str | None,
+        _option(
+            "--pin",
+            metavar="NAME:TAG",
+            help="What a pin stands for.",
+            autocompletion=completion.pins,
+        ),
     ] = None,
-    job: Annotated[str | None, _option("--job", metavar="ID", help="A job's plan.")] = None,
+    job: Annotated[
+        str | None,
+        _option("--job", metavar="ID", help="A job's plan.", autocompletion=completion.job_ids),
+    ] = None,
     digest: Annotated[
         str | None,
         _option("--digest", metavar="SHA256", help="A result by its content, sha256:..."),
