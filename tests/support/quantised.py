@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+# On a CPU bitsandbytes 0.50 unpacks 4 bit weights wrongly whose rows are no whole blocks of 64.
 CONFIG = LlamaConfig(
-    vocab_size=61, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+    vocab_size=61, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, initializer_range=0.2,
     tie_word_embeddings=False,
 )  # fmt: skip

@@ -27,7 +27,9 @@ class BudgetInterval(AnswerModel):
 class ModelEstimate(AnswerModel):
     """The base model as its weight files describe it; loading may drop or join a few maps."""
 
-    parameters: int | None = Field(None, description="Null for packed, quantised weights.")
+    parameters: int | None = Field(
+        None, description="Quantised weights count as the numbers they stand for."
+    )
     weight_bytes: int = Field(
         description="Of the checkpoint's tensors in the dtype of the run."
     )

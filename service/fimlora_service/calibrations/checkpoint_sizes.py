@@ -78,21 +78,16 @@ def block_of(name: str) -> str:
     return block[1] if block else OUTSIDE
 
 
-def is_packed(config: Mapping[str, Any]) -> bool:
-    """Whether the weights are quantised, so that their shapes are not those of the maps."""
-    return bool(config.get("quantization_config"))
-
-
 def find_target_shapes(
     request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
 ) -> dict[str, Matrix] | None:
     """Shapes of the target modules by name; ``None`` where only the loaded model can tell.
 
-    That is so for the default of an architecture, an expression, packed weights, fused experts,
+    That is so for the default of an architecture, an expression, fused experts,
     and a head that is not part of the checkpoint.
     """
     targets, excluded = request.target_modules, request.exclude_modules
-    if targets is None or has_experts(config) or is_packed(config):
+    if targets is None or has_experts(config):
         return None
     if isinstance(excluded, str) or (isinstance(targets, str) and targets != "all-linear"):
         return None

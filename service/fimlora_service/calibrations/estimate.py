@@ -23,7 +23,6 @@ from fimlora_service.calibrations.checkpoint_sizes import (
     Checkpoint,
     budget_interval,
     find_target_shapes,
-    is_packed,
     measure_checkpoint,
 )
 from fimlora_service.calibrations.earlier_jobs import find_open, find_reusable
@@ -144,9 +143,9 @@ def model_estimate(
     """The model and its targets, as far as its files tell."""
     shapes, config = model.shapes, model.config
     targets = find_target_shapes(request, shapes=shapes, config=config)
-    size, packed = checkpoint.parameters, is_packed(config)
+    size = checkpoint.parameters
     return ModelEstimate(
-        parameters=None if packed else size,
+        parameters=size,
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
         budget=(budget_interval(request, targets, parameters=size) if targets else None),

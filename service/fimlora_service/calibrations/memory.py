@@ -3,7 +3,7 @@
 Symbols: b bytes of a number in the dtype of the run, N tokens of one example, F numbers that
 go into a model's linear maps and come out of them per token (its features).
 
-- weights: all parameters times b; 4 bytes for an element of packed, quantised weights
+- weights: all parameters times b; quantised ones as what they stand for, as they are measured so
 - recorded: what a method asks for beside the energies, of all modules or of one block's
 - resident: with these and N F b of one example, the least with which it can run
 - streamed: two blocks' weights, or one block's and the largest tensor outside of blocks if
@@ -33,7 +33,6 @@ from fimlora_service.calibrations.checkpoint_sizes import (
     block_of,
     find_matrices,
     find_target_shapes,
-    is_packed,
 )
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import WIDTHS, is_inner, largest_number
@@ -87,11 +86,10 @@ def demand_of(
 ) -> Demand:
     """Bytes by the rules above."""
     size = BYTES[dtype]
-    weight_size = 4 if is_packed(config) else size
     n_tokens = min(calibration.max_length, find(config, POSITIONS) or calibration.max_length)
     n_examples = calibration.most_batches * calibration.batch_size
-    weights, block = checkpoint.parameters * weight_size, checkpoint.largest_block
-    loaded = (block + max(block, checkpoint.largest_other)) * weight_size
+    weights, block = checkpoint.parameters * size, checkpoint.largest_block
+    loaded = (block + max(block, checkpoint.largest_other)) * size
     held, of_block, n_inputs = {
         Passes.BACKWARD: (
             checkpoint.features,
@@ -128,7 +126,7 @@ def recorded_bytes(
     """What the method of a request has recorded, and its initial weights.
 
     Where only the loaded model knows its targets, all inner matrices are counted. That is more
-    than it takes, unless all need to be sketched and the targets do not, or weights are packed.
+    than it takes, unless all need to be sketched and the targets do not.
     """
     record = records_needed(*request.methods_measured) | init_records(request.adapter.initial)
     if not record:
@@ -138,6 +136,12 @@ def recorded_bytes(
         found = find_matrices(shapes)
         matrices = {name: sides for name, sides in found.items() if is_inner(name)}
     modules = [TargetModule(name, d_in, d_out) for name, (d_out, d_in) in matrices.items()]
+    if request.target_parameters is not None:  # those that the checkpoint holds fused
+        modules += [
+            TargetModule(name, shape[1], shape[2], n_experts=shape[0])
+            for name, shape in shapes.items()
+            if len(shape) == 3 and "expert" in name
+        ]
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)

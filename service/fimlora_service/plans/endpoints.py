@@ -14,6 +14,7 @@ from fimlora_jobs.results.store import STATISTICS
 from fimlora_service import errors
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
+    SettingsDep,
     StoreDep,
     part,
     problems,
@@ -25,7 +26,7 @@ from fimlora_service.keys.principal import READS
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES, SWEEP_EXAMPLES
 from fimlora_service.plans.score_cache import ScoreCache
-from fimlora_service.results.reading import find_artifact, plan_of, result_of
+from fimlora_service.results.reading import find_artifact, plan_of, result_of, usable
 
 ScoreCacheDep = Annotated[ScoreCache, part("score_cache")]
 ReturnHeader = Annotated[
@@ -39,6 +40,8 @@ router = APIRouter(tags=["jobs"], route_class=ScopedRoute)
 # What may be wrong with a request for plans of what a job has measured.
 REFUSALS = (
     errors.MalformedRequest,
+    errors.ModelNotAllowed,
+    errors.SourceNotAllowed,
     errors.JobNotFound,
     errors.ArtifactNotFound,
     errors.ResultExpired,
@@ -65,6 +68,7 @@ def allocate_again(
     id: JobId,
     body: Annotated[PlanRequest, Body(openapi_examples=PLAN_EXAMPLES)],
     store: StoreDep,
+    settings: SettingsDep,
     artifacts: ArtifactsDep,
     score_cache: ScoreCacheDep,
     prefer: ReturnHeader = [],  # noqa: B006 - FastAPI copies defaults
@@ -72,7 +76,7 @@ def allocate_again(
     """Solve another plan from what a job has measured; no device and no queue."""
     from fimlora_service.plans.solving import draft_again, solve_again
 
-    result = plan_of(store.shown(id).to_job())
+    result = plan_of(usable(store.shown(id), settings.allowed).to_job())
     digest = find_artifact(result, STATISTICS).digest
     path = artifacts.local(result.digest, STATISTICS)
     is_draft = wants_minimal(prefer)
@@ -96,12 +100,13 @@ def sweep_job(
     id: JobId,
     body: Annotated[SweepRequest, Body(openapi_examples=SWEEP_EXAMPLES)],
     store: StoreDep,
+    settings: SettingsDep,
     artifacts: ArtifactsDep,
 ) -> Response:
     """Plan under several settings from what a job has measured; no device and no queue."""
     from fimlora_service.plans.sweeping import sweep_again
 
-    result = result_of(store.shown(id).to_job())
+    result = result_of(usable(store.shown(id), settings.allowed).to_job())
     find_artifact(result, STATISTICS)
     found = sweep_again(id, body, path=artifacts.local(result.digest, STATISTICS))
     return Response(found.model_dump_json(), media_type="application/json")

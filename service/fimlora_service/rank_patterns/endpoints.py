@@ -257,13 +257,15 @@ def list_pins(
     """List what names stand for: your own pins, and those that all share, by name."""
     found = Catalogue(store).pins(owner=whose or OPERATOR, after=cursor or "", limit=limit + 1)
     pins = [
-        ListedPin(
-            name=pin.name,
-            tag=pin.tag,
-            digest=pin.newest.digest,
-            owner=pin.owner,
-            pinned_at=as_time(str(pin.newest.pinned_at_ms)),
-            pinned_by=pin.newest.by,
+        ListedPin.model_validate(
+            {
+                "name": pin.name,
+                "tag": pin.tag,
+                "digest": pin.newest.digest,
+                "owner": pin.owner,
+                "pinned_at": as_time(str(pin.newest.pinned_at_ms)),
+                "pinned_by": pin.newest.by,
+            }
         )
         for pin in found[:limit]
     ]

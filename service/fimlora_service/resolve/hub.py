@@ -25,6 +25,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from fimlora.model.packed_parts import Stored
+from fimlora.model.quantised_files import is_guessed, logical_shapes
 from fimlora.model.safetensors_header import sound_shape
 from fimlora_contract.digests import digest_of
 from fimlora_contract.references import HubDataset, HubModel
@@ -104,9 +106,12 @@ class Hub:
                 check_file_sizes(sizes)
                 check_number_of_shards(heads)
             config = self._read_config(model.id, commit, where=where)
-            check_files(config, files, where=where, shapes=None, dtypes=None)
-            shapes, dtypes = self._weights(model.id, commit, tuple(heads))
-            check_files(config, files, where=where, shapes=shapes, dtypes=dtypes)
+            check_files(config, files, where=where, shapes=None)
+            tensors = self._weights(model.id, commit, tuple(heads))
+            with refused(where):
+                shapes = logical_shapes(config, tensors, None)
+            if not is_guessed(config):
+                check_files(config, files, where=where, shapes=shapes)
             self._check_tokenizer(model.id, commit, sizes, config, shapes, where=where)
         reference: dict[str, Any] = {
             "source": "hub",
@@ -226,8 +231,8 @@ class Hub:
 
     def _read_weights(
         self, id_: str, commit: str, files: tuple[str, ...]
-    ) -> tuple[Shapes, Mapping[str, str]]:
-        """Shape and dtype of each weight by name."""
+    ) -> Mapping[str, Stored]:
+        """Dtype and shape of each tensor by name."""
 
         def read(name: str) -> Any:
             with readable(f"file {name!r} of {id_!r}"):
@@ -238,10 +243,12 @@ class Hub:
         heads = list(self._pool.map(read, files))
         tensors = {name: t for head in heads for name, t in head.tensors.items()}
         try:
-            shapes = {name: sound_shape(tensor.shape) for name, tensor in tensors.items()}
+            return {
+                name: (str(tensor.dtype), sound_shape(tensor.shape))
+                for name, tensor in tensors.items()
+            }
         except ValueError as error:
             raise UnsafeWeights(f"a safetensors file of {id_!r} states {error}") from error
-        return shapes, {name: str(tensor.dtype) for name, tensor in tensors.items()}
 
 
 def check_data(id_: str, files: Collection[str]) -> None:

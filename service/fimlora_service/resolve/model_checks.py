@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fimlora.model.packed_parts import UnreadablePacking
+from fimlora.model.quantised_files import check_quantised, logical_shapes, tensor_reader
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.folders import sizes_in
 from fimlora_jobs.models.code_fields import check_no_code
@@ -12,7 +14,6 @@ from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.file_sizes import check_file_sizes
 from fimlora_jobs.models.heads import check_head, check_rows
-from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_jobs.models.shards import check_number_of_shards, check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
@@ -22,7 +23,6 @@ from fimlora_service.errors import UnsupportedArchitecture
 from fimlora_service.resolve.model_files import (
     Shapes,
     read_config_file,
-    shapes_of,
     weight_entries,
 )
 
@@ -44,13 +44,14 @@ def read_model(
     names = {path.name for path in folder.iterdir()}
     with refused(where):
         check_number_of_shards([name for name in names if name.endswith(".safetensors")])
-        check_unquantised(config, names=names)
+        check_quantised(config, names=names)
         check_no_code(config)
         check_numbers(config)
     entries = weight_entries(folder, where=where)
-    shapes = shapes_of(entries)
-    dtypes = {name: entry.dtype for name, entry in entries.items()}
-    check_files(config, names, where=where, shapes=shapes, dtypes=dtypes)
+    with refused(where):
+        stored = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+        shapes = logical_shapes(config, stored, tensor_reader(folder))
+    check_files(config, names, where=where, shapes=shapes)
     with refused(where):
         check_shards(folder)
         check_tokenizer(folder, config, shapes)
@@ -63,7 +64,6 @@ def check_files(
     *,
     where: str,
     shapes: Shapes | None,
-    dtypes: Mapping[str, str] | None,
 ) -> None:
     """Refuse a model by its configuration, the names of its files and its weights' headers.
 
@@ -71,7 +71,7 @@ def check_files(
         UnsupportedArchitecture: It cannot be calibrated, and the message says why.
     """
     with refused(where):
-        check_unquantised(config, names=names, dtypes=dtypes)
+        check_quantised(config, names=names)
         check_no_code(config)
         check_numbers(config, n_tensors=None if shapes is None else len(shapes))
         check_kinds(config)
@@ -120,5 +120,5 @@ def refused(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except ModelRefused as error:
+    except (ModelRefused, UnreadablePacking) as error:
         raise UnsupportedArchitecture(f"{where} cannot be calibrated: {error}") from error

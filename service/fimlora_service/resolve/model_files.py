@@ -103,11 +103,6 @@ def describe_config(config: Mapping[str, Any]) -> dict[str, str | None]:
     return {"model_type": config["model_type"], "architecture": architecture}
 
 
-def shapes_of(entries: Mapping[str, TensorEntry]) -> dict[str, tuple[int, ...]]:
-    """Shape of each weight by name."""
-    return {name: entry.shape for name, entry in entries.items()}
-
-
 def weight_entries(folder: Path, *, where: str) -> dict[str, TensorEntry]:
     """What the headers of a folder's safetensors files say of every weight."""
     # A glob finds nothing in a folder that may not be read; this says so.

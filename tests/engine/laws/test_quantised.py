@@ -8,7 +8,10 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from fimlora import apply_fim_ranks, find_targets, measure
-from fimlora.errors import UnsupportedModule
+from fimlora.errors import InvalidCheckpoint, UnsupportedModule
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.loading import load
+from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
 from fimlora.numerics.seeded_draws import draw_lora_a
 from support.models import make_batch, tiny
@@ -252,3 +255,24 @@ def test_get_peft_model_is_asked_on_an_outline_without_packed_weights(name, fold
 
     assert all(p.is_meta for n, p in adapted.named_parameters() if "lora_" not in n)
     assert len(resolved(adapted)) == 14
+
+
+def test_a_saved_checkpoint_is_read_as_the_live_model_computes(name, folder, tmp_path):
+    """What bitsandbytes writes, unpacked without it; torchao's own files are refused by name."""
+    live = quantised(name, folder)
+    if name.startswith("torchao"):
+        live.config.quantization_config = {"quant_method": "torchao"}
+        live.config.save_pretrained(tmp_path)
+        folder_of_a_model(tmp_path / "weights")
+        (tmp_path / "weights" / "model.safetensors").rename(tmp_path / "model.safetensors")
+        with pytest.raises(InvalidCheckpoint, match=r"quantised \(torchao\)"):
+            Checkpoint(tmp_path)
+        return
+    live.save_pretrained(tmp_path)
+
+    read = load(build_skeleton(tmp_path, dtype=torch.float32), tmp_path, seed=0).model
+
+    batch = batches()[0]
+    torch.testing.assert_close(
+        logits_of(read, batch), logits_of(live, batch), rtol=1e-4, atol=1e-5
+    )

@@ -6,6 +6,7 @@ import pytest
 import transformers
 from transformers import CONFIG_MAPPING
 
+from fimlora.model.quantised_files import check_quantised
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
@@ -18,7 +19,6 @@ from fimlora_jobs.models.heads import (
     is_encoder_decoder,
     known_heads,
 )
-from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_worker.errors import UnsupportedArchitecture
 from fimlora_worker.inputs.heads import head_class, head_task
@@ -40,7 +40,7 @@ def test_default_configurations_pass():
     for kind in sorted(set(USABLE) - NEED_MORE):
         config = json.loads(default_of(kind).to_json_string(use_diff=False))
         check_numbers(config | {"model_type": kind}, n_tensors=100)
-        check_unquantised(config)
+        check_quantised(config)
         check_no_code(config)
         check_kinds(config | {"model_type": kind})
 

@@ -87,7 +87,7 @@ class TestByContent:
         [
             ("format=adalora", "give steps"),
             ("format=adalora&steps=1", "must be at least 2"),
-            ("format=adalora&steps=1e3", "integer"),
+            ("format=adalora&steps=1e3", "whole number"),
             ("format=json&steps=9", "format=adalora only"),
             ("format=yaml&accumulation=1", "format=adalora only"),
             ("format=peft&steps=9", "format=adalora only"),

@@ -12,8 +12,11 @@ from safetensors.numpy import save_file
 
 from fimlora_service.app import create_app
 from support.hub import Hub
+from support.model_folders import make_decoder
+from support.packing import PACKERS, pack_folder
 from support.service import CONFIG, make_model
 
+TEXTS = {"source": "inline", "rows": [{"text": "w1 w2 w3"}] * 8}
 REFUSED = "unsupported_architecture"
 FULL = CONFIG | {"vocab_size": 50, "n_layer": 2, "n_head": 2, "n_embd": 16, "pad_token_id": 0}
 TABLE = {
@@ -140,9 +143,14 @@ class TestQuantised:
     @pytest.mark.parametrize(
         ("change", "named"),
         [
-            ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "(gptq, by"),
-            ({"quantization_config": {"load_in_4bit": True}}, "(bitsandbytes 4 bit"),
-            ({"quantization_config": {"quant_method": "fp8"}}, "(fp8"),
+            (
+                {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+                "(gptq), and no weight",
+            ),
+            ({"quantization_config": {"load_in_4bit": True}}, "(bitsandbytes), and no weight"),
+            ({"quantization_config": {"quant_method": "fp8"}}, "(fp8), and no weight"),
+            ({"quantization_config": {"quant_method": "hqq"}}, "(hqq), and of checkpoints"),
+            ({"quantization_config": [4]}, "quantization_config is no object"),
             ({"quantization_config": {"quant_method": "mxfp4"}}, "(mxfp4"),
             ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "(awq"),
             ({"compression_config": {"quant_method": "compressed-tensors"}}, "(compressed"),
@@ -158,6 +166,22 @@ class TestQuantised:
 
             assert (code, named in detail) == (REFUSED, True), detail
             assert "give the unquantised model" in detail
+
+    @pytest.mark.parametrize("packing", sorted(PACKERS))
+    def test_packed_weights_that_are_read_count_as_what_they_stand_for(
+        self, http, body, data_dir, tmp_path, packing
+    ):
+        """Accepted, and estimated as the model that they were packed from."""
+        plain = make_decoder(data_dir / "models" / "plain")
+        pack_folder(plain, data_dir / "models" / "packed", packing)
+        request = body | {"target_modules": ["q_proj", "down_proj"], "dataset": TEXTS}
+        names = [{"base_model": f"local:{name}"} for name in ("plain", "packed")]
+
+        estimates = [http.post("/estimate", json=request | name).json() for name in names]
+
+        assert estimates[0]["model"]["target_modules"] == 4
+        assert estimates[0]["model"] == estimates[1]["model"]
+        assert http.post("/calibrate", json=request | names[1]).status_code == 202
 
     @pytest.mark.parametrize(
         "file", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]

@@ -3,6 +3,8 @@
 Not by the safetensors library, which maps files into memory: mapped pages count as resident while they are in use, and a page that comes
 in during compute stalls it. A read goes into the buffer it is meant for, whatever the file's
 size, and releases the interpreter meanwhile.
+
+A quantised checkpoint is read as the weights that it stands for: see `fimlora.model.packed_parts`.
 """
 
 import json
@@ -11,16 +13,23 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fimlora.errors import InvalidCheckpoint
+from fimlora.model.packed_parts import (
+    PackedWeight,
+    UnreadablePacking,
+    quantisation_of,
+    unpacked_view,
+)
 from fimlora.model.safetensors_header import read_header
+from fimlora.model.unpacking import unpack, unpacked_dtype
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # One core copies from the file cache more slowly than a bus takes it over to a GPU; half of
@@ -38,7 +47,12 @@ _DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
+if hasattr(torch, "float8_e8m0fnu"):
+    _DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -48,14 +62,16 @@ class StoredTensor:
     Attributes:
         file: The shard.
         offset: Its first byte in that file.
-        dtype: Its element type.
-        shape: Its shape.
+        dtype: Its element type; of a packed weight, that which it is unpacked to.
+        shape: Its shape; of a packed weight, that which it stands for.
+        packed: What it is packed into, if it is.
     """
 
     file: Path
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
+    packed: PackedWeight | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -82,23 +98,32 @@ class Checkpoint:
         tensors: dict[str, StoredTensor] = {}
         for file in _shards(folder):
             tensors.update(_stored_tensors(file))
-        self.tensors: Mapping[str, StoredTensor] = MappingProxyType(tensors)
+        self._stored = tensors
         self.reads: Counter[str] = Counter()
         self._n_readers, self._part_bytes = n_readers, part_bytes
         self._pool = ThreadPoolExecutor(n_readers, thread_name_prefix="fimlora-read")
+        self.tensors: Mapping[str, StoredTensor] = MappingProxyType(self._unpacked(folder))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is quantised."""
+        return any(tensor.packed is not None for tensor in self.tensors.values())
 
     def read_into(self, name: str, memory: Tensor) -> None:
         """Read a tensor's bytes.
 
         Args:
-            name: Its name in the checkpoint.
+            name: Its name in the checkpoint; it is not packed.
             memory: A flat uint8 tensor of its size, on the CPU.
 
         Raises:
             InvalidCheckpoint: The file is cut off.
         """  # noqa: DOC502 - a part raises
-        stored = self.tensors[name]
         self.reads[name] += 1
+        self._read_stored(name, memory)
+
+    def _read_stored(self, name: str, memory: Tensor) -> None:
+        stored = self._stored[name]
         view = memoryview(cast("bytearray", memory.numpy()))
         size = max(self._part_bytes, -(-stored.n_bytes // self._n_readers))
         starts = range(0, stored.n_bytes, size)
@@ -128,10 +153,49 @@ class Checkpoint:
         Returns:
             The tensor, on the CPU, in the dtype it is stored in.
         """
-        stored = self.tensors[name]
+        packed = self.tensors[name].packed
+        self.reads[name] += packed is None
+        return self._stored_tensor(name) if packed is None else unpack(packed, self._part)
+
+    def _part(self, name: str) -> Tensor:
+        """Read a part of a packed weight."""
+        self.reads[name] += 1
+        return self._stored_tensor(name)
+
+    def _stored_tensor(self, name: str) -> Tensor:
+        stored = self._stored[name]
         memory = torch.empty(stored.n_bytes, dtype=torch.uint8)
-        self.read_into(name, memory)
+        self._read_stored(name, memory)
         return memory.view(stored.dtype).view(stored.shape)
+
+    def _unpacked(self, folder: Path) -> dict[str, StoredTensor]:
+        """The tensors, with weights in the stead of what they are packed into."""
+        config = _config_of(folder)
+        headers = {name: (_NAMES[t.dtype], t.shape) for name, t in self._stored.items()}
+        try:
+            if (quantisation := quantisation_of(config)) is None:
+                return self._stored
+            view = unpacked_view(
+                headers, quantisation, lambda name: self._stored_tensor(name).numpy().tobytes()
+            )
+        except UnreadablePacking as error:
+            raise InvalidCheckpoint(f"{folder} cannot be read: {error}") from error
+        weights = {name: self._stored[name] for name in view.plain}
+        for name, packed in view.packed.items():
+            first = self._stored[packed.parts["weight"]]
+            weights[name] = replace(
+                first, dtype=unpacked_dtype(packed), shape=packed.shape, packed=packed
+            )
+        return weights
+
+
+def _config_of(folder: Path) -> Mapping[str, Any]:
+    """The folder's ``config.json``; empty where there is none, or it says nothing."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _shards(folder: Path) -> list[Path]:

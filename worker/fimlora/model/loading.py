@@ -5,6 +5,7 @@ elsewhere.
 """
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from fimlora.errors import InvalidCheckpoint
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import drawn_modules, is_left_out_of_files, put_drawn
-from fimlora.model.weight_reader import ALIGNMENT, open_weights
+from fimlora.model.weight_reader import ALIGNMENT, WeightReader, open_weights
 
 
 def align(model: nn.Module) -> nn.Module:
@@ -69,7 +70,11 @@ def load(skeleton: nn.Module, folder: Path, *, seed: int, redraws: bool = False)
     Returns:
         The model, in evaluation mode.
     """
-    weights = open_weights(skeleton, Checkpoint(folder), seed=seed, redraws=redraws)
+    checkpoint = Checkpoint(folder)
+    weights = open_weights(skeleton, checkpoint, seed=seed, redraws=redraws)
+    if checkpoint.is_packed:
+        missing = frozenset(weights.drawn)
+        return Loaded(_filled(skeleton, weights), missing, drawn_modules(skeleton, missing))
     built: Any = skeleton
     with torch.random.fork_rng([]):
         model, report = type(built).from_pretrained(
@@ -86,6 +91,17 @@ def load(skeleton: nn.Module, folder: Path, *, seed: int, redraws: bool = False)
     put_drawn(model, weights.drawn)
     missing = frozenset(weights.drawn)
     return Loaded(align(model), missing, drawn_modules(model, missing))
+
+
+def _filled(skeleton: nn.Module, weights: WeightReader) -> nn.Module:
+    """A copy of a skeleton with its weights, as streaming would give it them."""
+    model = deepcopy(skeleton)
+    parameters = dict(model.named_parameters())
+    for name, value in weights.read_whole(parameters, torch.device("cpu")).items():
+        # In its place, as other modules may hold it, too.
+        filled = nn.Parameter(value.clone(), requires_grad=False)
+        torch.utils.swap_tensors(parameters[name], filled)
+    return align(model)
 
 
 def _check_same(model: nn.Module, report: Mapping[str, Any], drawn: Collection[str]) -> None:

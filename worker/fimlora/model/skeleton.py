@@ -41,13 +41,14 @@ def build_skeleton(
         The model in evaluation mode, with every parameter on the meta device.
 
     Raises:
-        UnsupportedModule: The weights are quantised.
-    """
+        UnsupportedModule: The config names no class of transformers.
+    """  # noqa: DOC502 - a helper raises
     config = deepcopy(config) or transformers.AutoConfig.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )
+    # Packed weights are read as what they stand for.
     if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModule(f"{folder} holds quantised weights, which cannot be streamed")
+        del config.quantization_config
     model_class = model_class or _named_class(config, folder)
     build = getattr(model_class, "from_config", None) or model_class._from_config  # noqa: SLF001
     wanted = dtype or getattr(config, "dtype", None) or torch.float32

@@ -110,7 +110,8 @@ class WeightReader:
         key = source.keys[-1]
         wanted, stored = slices[name], self._checkpoint.tensors[key]
         target = wanted.view(buffer)
-        if stored.dtype == wanted.dtype and stored.shape == wanted.shape:
+        is_as_wanted = stored.dtype == wanted.dtype and stored.shape == wanted.shape
+        if is_as_wanted and stored.packed is None:
             self._checkpoint.read_into(key, target.flatten().view(torch.uint8))
         else:
             tensor = self._checkpoint.read(key)

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fimlora.model.packed_parts import UnreadablePacking
+from fimlora.model.quantised_files import check_quantised, logical_shapes, tensor_reader
 from fimlora.model.safetensors_header import TensorEntry, read_header
 from fimlora_jobs.datasets.folders import sizes_in
 from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.file_sizes import check_file_sizes
-from fimlora_jobs.models.quantised import check_unquantised
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_jobs.models.shards import check_number_of_shards, check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
@@ -43,7 +44,7 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
 
 
 def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a model that is quantised, absurd, or composed of files that do not belong together.
+    """Refuse a model that is packed in a way that is not read, absurd, or composed of files that do not belong together.
 
     Raises:
         UnsupportedArchitecture: Says what is wrong.
@@ -52,19 +53,19 @@ def check_model_files(folder: Path, config: Mapping[str, Any]) -> None:
     names = {path.name for path in folder.iterdir()}
     try:
         check_number_of_shards([name for name in names if name.endswith(".safetensors")])
-        check_unquantised(config, names=names)
+        check_quantised(config, names=names)
         check_no_code(config)
         entries = read_entries(folder)
-        shapes = {name: entry.shape for name, entry in entries.items()}
+        stored = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+        shapes = logical_shapes(config, stored, tensor_reader(folder))
         check_numbers(config, n_tensors=len(entries))
         check_kinds(config)
-        check_unquantised(config, dtypes={name: e.dtype for name, e in entries.items()})
         check_shard_names(names)
         check_shards(folder)
         check_weights_fit(config, shapes)
         check_tokenizer_names(names, config)
         check_tokenizer(folder, config, shapes)
-    except ModelRefused as error:
+    except (ModelRefused, UnreadablePacking) as error:
         raise _refusal(error) from error
 
 
@@ -85,5 +86,5 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _refusal(error: ModelRefused) -> UnsupportedArchitecture:
+def _refusal(error: ModelRefused | UnreadablePacking) -> UnsupportedArchitecture:
     return UnsupportedArchitecture(f"the model cannot be calibrated: {error}")

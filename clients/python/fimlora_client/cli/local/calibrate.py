@@ -17,7 +17,7 @@ import typer
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import INTERRUPTED, err, out, say, show_json
-from fimlora_client.cli.common.inputs import columns_of, split_names
+from fimlora_client.cli.common.inputs import columns_of, parameters_asked, split_names
 from fimlora_client.cli.common.progress import JobProgress
 from fimlora_client.errors import ClientError, InvalidFile, MissingExtra
 from fimlora_client.files import check_writable
@@ -59,6 +59,7 @@ def calibrate(
     budget: options.Budget = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
@@ -94,7 +95,10 @@ def calibrate(
     fields: dict[str, Any] = {
         "budget": options.budget_of(budget, None, None, None),
         "target_modules": split_names(target_modules),
-        **options.given(exclude_modules=split_names(exclude_modules)),
+        **options.given(
+            exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
+        ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,

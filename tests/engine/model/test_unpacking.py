@@ -1,0 +1,179 @@
+"""A quantised checkpoint is read as the model that its packed weights stand for."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fimlora import measure
+from fimlora.errors import InvalidCheckpoint
+from fimlora.measuring.settings import Settings
+from fimlora.measuring.streamed.run import measure_streamed
+from fimlora.model.checkpoint import Checkpoint
+from fimlora.model.loading import load
+from fimlora.model.quantised_files import logical_shapes
+from fimlora.model.skeleton import build_skeleton
+from support.models import make_batch
+from support.packing import PACKERS, pack_folder
+from support.quantised import folder_of_a_model
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return folder_of_a_model(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(params=sorted(PACKERS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def packed(name, plain, tmp_path):
+    """A folder, and the weights it is to be read as."""
+    return tmp_path / name, pack_folder(plain, tmp_path / name, name)
+
+
+def test_weights_are_what_the_packed_tensors_stand_for(packed):
+    """Under the names, shapes and values of an unquantised checkpoint, and no other tensor."""
+    folder, numbers = packed
+
+    checkpoint = Checkpoint(folder)
+
+    assert checkpoint.is_packed
+    assert checkpoint.tensors.keys() == numbers.keys()
+    for key, wanted in numbers.items():
+        found = checkpoint.read(key)
+        assert checkpoint.tensors[key].shape == tuple(wanted.shape)
+        assert found.dtype == checkpoint.tensors[key].dtype
+        assert found.is_contiguous()
+        torch.testing.assert_close(found.float(), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_headers_tell_the_shapes(packed):
+    """Of all methods; of 4 bit weights of bitsandbytes without their state, but for the order."""
+    folder, numbers = packed
+    config = json.loads((folder / "config.json").read_text())
+    stored = {
+        n: ({torch.uint8: "U8", torch.int8: "I8", torch.int32: "I32", torch.int64: "I64",
+             torch.float16: "F16", torch.float32: "F32", torch.float8_e4m3fn: "F8_E4M3"}[t.dtype],
+            tuple(t.shape))
+        for n, t in load_file(folder / "model.safetensors").items()
+    }  # fmt: skip
+
+    shapes = logical_shapes(config, stored, None)
+
+    assert {n: sorted(s) for n, s in shapes.items()} == {
+        n: sorted(w.shape) for n, w in numbers.items()
+    }
+
+
+def test_streamed_and_resident_measure_one_model(packed, plain, tmp_path):
+    """Bit for bit, and as a plain checkpoint of the same numbers."""
+    folder, numbers = packed
+    same = tmp_path / "same"
+    same.mkdir()
+    for file in plain.iterdir():
+        (same / file.name).write_bytes(file.read_bytes())
+    save_file({n: w.contiguous() for n, w in numbers.items()}, same / "model.safetensors")
+    batches = [make_batch("llama_gqa_lm", [9, 5, 7])]
+
+    def resident(where):
+        skeleton = build_skeleton(where, dtype=torch.float32)
+        return measure(
+            load(skeleton, where, seed=0).model, batches, target_modules="all-linear"
+        )
+
+    found, wanted = resident(folder), resident(same)
+    streamed = measure_streamed(
+        folder, batches, Settings(target_modules="all-linear"), dtype=torch.float32
+    )
+
+    assert found.modules == streamed.modules == wanted.modules
+    assert found.base_parameters == streamed.base_parameters == wanted.base_parameters
+    for module in found.modules:
+        energies = found.row_energies[module.name]
+        assert (energies == streamed.row_energies[module.name]).all()
+        assert energies == pytest.approx(wanted.row_energies[module.name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "words"),
+    [
+        ("gptq", {"quant_method": "hqq"}, r"quantised \(hqq\)"),
+        ("gptq", {"bits": 3}, "2, 4 and 8 bit are read"),
+        ("awq", {"version": "gemv"}, "version gemv"),
+        ("compressed", {"config_groups": {}}, "4 or 8 bit"),
+        ("fp8", {"weight_block_size": [8, 16]}, "do not fit together"),
+        ("fp8", {"weight_block_size": [0, -1]}, "do not fit together"),
+        ("gptq", {"quant_method": "fp8"}, "does not explain"),
+    ],
+)
+def test_what_is_not_read_is_named(plain, tmp_path, method, change, words):
+    """With what it is, what is read, and what to do."""
+    pack_folder(plain, tmp_path, method)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(InvalidCheckpoint, match=words):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "ending", "tensor"),
+    [
+        (
+            "bitsandbytes_4bit",
+            "quant_state.bitsandbytes__nf4",
+            torch.zeros(9, dtype=torch.uint8),
+        ),
+        ("bitsandbytes_4bit", "absmax", torch.ones(3)),
+        ("bitsandbytes_4bit", "quant_map", torch.ones(3)),
+        ("bitsandbytes_8bit", "SCB", torch.ones(3)),
+        ("fp8", "weight_scale_inv", torch.ones(3, 3)),
+        ("gptq", "scales", torch.ones(3, 3)),
+        ("gptq", "g_idx", torch.ones(3, dtype=torch.int32)),
+        ("gptq", "qzeros", None),
+        ("compressed", "weight_shape", torch.tensor([2**40, -7])),
+        ("compressed", "weight_scale", None),
+    ],
+)
+def test_damaged_parts_are_refused_by_name(plain, tmp_path, method, ending, tensor):
+    """Before anything is computed with them."""
+    pack_folder(plain, tmp_path, method)
+    tensors = load_file(tmp_path / "model.safetensors")
+    key = next(n for n in tensors if n.endswith(ending))
+    if tensor is None:
+        del tensors[key]
+    else:
+        tensors[key] = tensor
+    save_file(tensors, tmp_path / "model.safetensors")
+
+    with pytest.raises(InvalidCheckpoint, match="layers"):
+        Checkpoint(tmp_path)
+
+
+def test_an_index_out_of_range_is_refused_when_it_is_read(plain, tmp_path):
+    """Only values tell."""
+    pack_folder(plain, tmp_path, "gptq")
+    tensors = load_file(tmp_path / "model.safetensors")
+    key = next(n for n in tensors if n.endswith("g_idx"))
+    tensors[key] = tensors[key] + 1000
+    save_file(tensors, tmp_path / "model.safetensors")
+
+    with pytest.raises(InvalidCheckpoint, match="cannot be unpacked"):
+        Checkpoint(tmp_path).read(key.replace("g_idx", "weight"))
+
+
+def test_a_configuration_that_lies_is_refused(plain, tmp_path):
+    """It says that weights are packed, and none is."""
+    for file in plain.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(InvalidCheckpoint, match="no weight is stored so"):
+        Checkpoint(tmp_path)

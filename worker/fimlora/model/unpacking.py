@@ -1,0 +1,166 @@
+"""What packed weights stand for: the numbers that a quantiser's own kernels multiply with.
+
+Symbols: O output and I input features of a linear map, G groups of inputs with a scale each.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fimlora.errors import InvalidCheckpoint
+from fimlora.model.packed_parts import PackedWeight
+from fimlora.shapes import Float
+
+_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where the eight columns of an integer lie in it
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+def unpacked_dtype(weight: PackedWeight) -> torch.dtype:
+    """Name the dtype that a weight's quantiser unpacks it to.
+
+    Args:
+        weight: The weight.
+
+    Returns:
+        The dtype.
+    """
+    return _DTYPES[weight.dtype]
+
+
+def unpack(weight: PackedWeight, read: Callable[[str], Tensor]) -> Float[Tensor, "O I"]:
+    """Make the weight that packed tensors stand for.
+
+    Args:
+        weight: What it is packed into.
+        read: Reads a tensor of the checkpoint.
+
+    Returns:
+        The weight, in the dtype its quantiser unpacks it to.
+
+    Raises:
+        InvalidCheckpoint: The tensors hold what they may not.
+    """
+    parts = {role: read(name) for role, name in weight.parts.items()}
+    make = {
+        "bnb4": _four_bits,
+        "bnb8": _eight_bits,
+        "scaled": _scaled,
+        "packed": _compressed,
+        "gptq": _gptq,
+        "awq": _awq,
+    }[weight.method]
+    try:
+        made = make(weight, parts)
+    except (IndexError, RuntimeError) as error:
+        raise InvalidCheckpoint(
+            f"{weight.parts['weight']!r} cannot be unpacked: {' '.join(str(error).split())}"
+        ) from error
+    # Another layout would let kernels round otherwise than streamed weights.
+    return made.reshape(weight.shape).to(unpacked_dtype(weight)).contiguous()
+
+
+def _four_bits(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """The high half of a byte comes first; every block has a scale, and these may be coded too."""
+    n, block = weight.shape[0] * weight.shape[1], weight.options["block"]
+    packed = parts["weight"].flatten()
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:n]
+    scales = parts["absmax"]
+    if nested := weight.options["nested"]:
+        of_scales = _repeated(parts["nested_absmax"].float(), nested, len(scales))
+        scales = parts["nested_quant_map"].float()[scales.int()] * of_scales
+        scales = scales + weight.options["offset"]
+    values = parts["quant_map"].float()[codes.int()]
+    return values * _repeated(scales.float(), block, n)
+
+
+def _eight_bits(
+    weight: PackedWeight,  # noqa: ARG001 - all makers are called alike
+    parts: Mapping[str, Tensor],
+) -> Tensor:
+    """A row at a time, its largest number being 127."""
+    return parts["weight"].float() * (parts["scale"].float() / 127)[:, None]
+
+
+def _scaled(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """One scale for each block, row or for all; integers may have a zero point beside it."""
+    rows, columns = weight.options["block"]
+
+    def spread(tensor: Tensor) -> Tensor:
+        wide = tensor.float()
+        if wide.numel() == 1:
+            return wide.reshape(1, 1)
+        wide = wide.reshape(len(wide), -1).repeat_interleave(rows, 0)
+        return wide.repeat_interleave(columns, 1)[: weight.shape[0], : weight.shape[1]]
+
+    values = parts["weight"].float()
+    if "zero" in parts:
+        values = values - spread(parts["zero"])
+    return values * spread(parts["scale"])
+
+
+def _compressed(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """Integers with the least one added, the first of them in the lowest bits."""
+    bits = int(weight.options["bits"])
+    d_out, d_in = weight.shape
+    least = 1 << bits - 1
+    values = _split(parts["weight"], bits, dim=1)[:, :d_in] - least
+    group = _groups(parts, d_in, parts["scale"].shape[1])
+    if "zero" in parts:
+        values = values - (_split(parts["zero"], bits, dim=0)[:d_out] - least)[:, group]
+    numbers: Tensor = values * parts["scale"].float()[:, group]
+    return numbers
+
+
+def _gptq(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """Rows of an integer are consecutive inputs; an input's group may be listed."""
+    bits = int(weight.options["bits"])
+    d_out, d_in = weight.shape
+    values = _split(parts["weight"], bits, dim=0)  # (I, O)
+    zeros = _split(parts["zero"], bits, dim=1)[:, :d_out] + int(weight.options["plus"])
+    zeros = zeros & (1 << bits) - 1
+    group = _groups(parts, d_in, len(parts["scale"]))
+    numbers: Tensor = (values - zeros[group]) * parts["scale"].float()[group]
+    return numbers.T
+
+
+def _awq(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """Columns of an integer are outputs, in an order of their own."""
+    bits = int(weight.options["bits"])
+    order = torch.tensor(_AWQ_ORDER)
+
+    def columns(tensor: Tensor) -> Tensor:
+        eights: Tensor = _split(tensor, bits, dim=1).unflatten(1, (-1, 8))
+        return eights[:, :, order].flatten(1)
+
+    group = _groups(parts, weight.shape[1], len(parts["scale"]))
+    values = columns(parts["weight"]) - columns(parts["zero"])[group]
+    numbers: Tensor = values * parts["scale"].float()[group]
+    return numbers.T
+
+
+def _split(packed: Tensor, bits: int, *, dim: int) -> Tensor:
+    """Take 32 bit integers apart along an axis, the lowest bits first."""
+    shifts = torch.arange(0, 32, bits)
+    if dim == 0:
+        return (packed[:, None] >> shifts[:, None] & (1 << bits) - 1).flatten(0, 1)
+    return (packed[:, :, None] >> shifts & (1 << bits) - 1).flatten(1)
+
+
+def _groups(parts: Mapping[str, Tensor], d_in: int, n_groups: int) -> Tensor:
+    """The group of each input."""
+    if "group" not in parts:
+        return torch.arange(d_in) // (d_in // n_groups)
+    group = parts["group"].long()
+    if int(group.min()) < 0:  # all of them, where groups were never given another order
+        return torch.arange(d_in) // -(-d_in // n_groups)
+    return group
+
+
+def _repeated(values: Tensor, times: int, length: int) -> Tensor:
+    return values.repeat_interleave(times)[:length]
