@@ -43,7 +43,7 @@ def several(
     return start
 
 
-def submit(jobs: Jobs, *, shards: int, n_batches: int = N_BATCHES) -> str:
+def submit(jobs: Jobs, *, shards: int | str, n_batches: int = N_BATCHES) -> str:
     name = "many.jsonl"
     if not (jobs.data_dir / "datasets" / name).exists():
         rows = [{"text": f"w{n % 50} w{n % 7} w{n % 11}"} for n in range(N_BATCHES)]
@@ -98,6 +98,28 @@ def test_a_worker_killed_in_its_shard_costs_that_shard_alone(jobs: Jobs, several
     record = jobs.get(shared)
     assert (record.attempt, record.failures) == (1, 0)
     assert record.to_job().result.execution.n_shards == 2
+
+
+def test_one_command_starts_workers_that_share_a_job(jobs: Jobs, valkey_url, tmp_path):
+    """Each with its share of the cores; a signal ends all of them in good order."""
+    with running_worker(
+        valkey_url, jobs.data_dir, tmp_path / "log", "--workers", "2"
+    ) as several:
+        deadline = time.monotonic() + 90
+        while jobs.redis.hlen("fimlora:workers") < 2:
+            assert time.monotonic() < deadline, several.log.read_text()[-2000:]
+            time.sleep(0.1)
+        shared = submit(jobs, shards="auto", n_batches=400)
+        assert digest_of(jobs, shared)
+        workers = several.child_pids()
+        several.signal(signal.SIGTERM)
+        assert several.wait(60) == 0
+
+    assert jobs.get(shared).to_job().result.execution.n_shards == 2
+    assert len(workers) == 2
+    for pid in workers:
+        wait_dead(pid)
+    assert jobs.redis.hlen("fimlora:workers") == 0  # they have left, and were not killed
 
 
 def test_four_workers_share_a_job_and_its_end_stops_all(jobs: Jobs, several):
