@@ -22,6 +22,7 @@ sys.path.extend(
     str(Path(__file__).parents[1] / place)
     for place in ("clients/python", "service", "worker", "tests")
 )
+import httpx2
 import numpy as np
 from playwright.sync_api import Page
 from redis import Redis
@@ -167,6 +168,24 @@ def by_drag(page: Page, n: int) -> Steps:
     return page.evaluate("steps")
 
 
+def work_of(client: httpx2.Client, job_id: str, n: int) -> list[str]:
+    """Processor time of the service per answer, which other work on the machine leaves alone."""
+    rows = []
+    for name, headers in {"draft": {"Prefer": "return=minimal"}, "whole plan": {}}.items():
+        began = processor_s(client)
+        for i in range(n):
+            body = {"budget": 4 + i % 16}
+            client.post(f"/jobs/{job_id}/allocate", json=body, headers=headers)
+        rows.append(f"| {name} | {1000 * (processor_s(client) - began) / n:.1f} |")
+    return rows
+
+
+def processor_s(client: httpx2.Client) -> float:
+    """Processor time that the service has used."""
+    lines = client.get("/metrics").text.splitlines()
+    return float(next(s for s in lines if s.startswith("process_cpu_seconds_total")).split()[1])
+
+
 def told(name: str, found: list[float]) -> str:
     """A row: median, 95th percentile and longest."""
     middle, late = statistics.median(found), float(np.percentile(found, 95))
@@ -220,7 +239,10 @@ def main() -> None:
             }
             for n_modules, parts in sizes.items():
                 print(f"\n{n_modules} modules\n")
-                report(page, url, made_job(client, redis_url, data_dir, parts), options.steps)
+                job_id = made_job(client, redis_url, data_dir, parts)
+                report(page, url, job_id, options.steps)
+                print("\n| processor time of the service per answer | ms |\n| --- | --- |")
+                print(*work_of(client, job_id, options.steps), sep="\n")
                 if options.json:
                     print(json.dumps(page.evaluate("steps")))
 
