@@ -11,6 +11,7 @@ from fimlora.adapter.initial.registry import init_records
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.measuring.head.fitted import FittedHead, left_alone, with_head
 from fimlora.measuring.resident import measure_resident
+from fimlora.measuring.settings import check_no_tables
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
@@ -136,7 +137,9 @@ def _chosen(
         record = {*settings.record, Record.ADAPTER_GRADIENTS}
         settings = replace(settings, target_modules=[*point.ranks], record=record)
     # Once, as PEFT tries the targets out, which takes a while with thousands of them.
-    return replace(settings, choice=settings.choose(model.outline()))
+    choice = settings.choose(model.outline())
+    check_no_tables(choice.modules, what="a job")
+    return replace(settings, choice=choice)
 
 
 def _executor(request: CalibrationRequest, part: Part, point: TrainedPoint | None) -> Executor:
