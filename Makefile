@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || e
 AUDIT := .audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint compose consumers families quantised fuzz fuzz-files chaos soak fix bench docs web site sbom audit constraints clean
+.PHONY: help install demo up test lint compose consumers families quantised fuzz fuzz-files chaos soak fix bench bench-gpu docs web site sbom audit constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,7 @@ fix: $(INSTALLED) ## Let ruff mend what it can
 
 bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/allocate.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/spectra.py
@@ -90,6 +91,10 @@ bench: $(INSTALLED) ## Run the benchmarks behind the README's figures
 	$(BIN)/python benchmarks/many_jobs.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/warm_job.py
+	$(BIN)/python benchmarks/what_if.py
+
+bench-gpu: $(INSTALLED) ## All that is asked of a GPU, in ten minutes; small shapes without one (ONLY="--sections resident")
+	$(BIN)/python benchmarks/gpu $(ONLY)
 
 docs: $(INSTALLED) ## Regenerate the reference pages and the blocking client
 	$(BIN)/python docs/generate.py

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from fimlora.allocation import allocate, allocate_ranks
 from fimlora.plan import Budget, TargetModule
@@ -133,6 +135,38 @@ def constrained_row(name: str, n: int, turns: int) -> str:
     return f"| {name} | {n:,} | {statistics.median(seconds(call) for _ in range(turns)):.4f} |"
 
 
+RULES: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "random": {},
+    "proportional": {"groups": "fused", "r_min": 4, "r_max": 64},
+    "spectral": {"r_min": 0, "r_max": 32},
+    "spectral, groups": {"groups": "fused", "r_min": 4, "r_max": 32},
+    "lists of groups": {"groups": "lists", "r_min": 4, "r_max": 64},
+}
+
+
+def rule_row(name: str, n: int, turns: int) -> str:
+    """Time a whole call by a rule, its budget in parameters."""
+    modules = modules_of(n)
+    rng, options = np.random.default_rng(n), dict(RULES[name])
+    budget = Budget("parameters", MEAN_RANK * sum(m.cost for m in modules))
+    names = [module.name for module in modules]
+    if options.get("groups") == "lists":
+        options["groups"] = [names[i : i + 3] for i in range(0, n - 3, 3)]
+    if name.startswith("spectral"):
+        values = np.sort(rng.lognormal(0, 1, (n, 32)))[:, ::-1]
+        scores = Scores(modules, spectra=dict(zip(names, values, strict=True)), rule="spectral")
+    else:
+        drawn = rng.lognormal(0, 2, n).tolist()
+        rule = name if name in {"uniform", "random"} else "proportional"
+        scores = Scores(modules, dict(zip(names, drawn, strict=True)), rule=rule)
+
+    def call() -> object:
+        return allocate(scores, budget, **options)
+
+    return f"| {name} | {n:,} | {statistics.median(seconds(call) for _ in range(turns)):.4f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=7)
@@ -147,6 +181,9 @@ def main() -> None:
     print("\n| constraints | modules | allocate with controls, s |\n| --- | --- | --- |")
     for name in CONSTRAINTS:
         print(constrained_row(name, max(options.sizes), options.turns), flush=True)
+    print("\n| rule | modules | allocate with controls, s |\n| --- | --- | --- |")
+    for name in RULES:
+        print(rule_row(name, max(options.sizes), options.turns), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COMPOSE = (ROOT / "docker-compose.yml", *sorted((ROOT / "docker").glob("compose.*.yml")))
 # Read by the tests alone, and handed down to the processes that they start.
-TESTS = {"FIMLORA_REQUIRE_GPU", "FIMLORA_CONSUMER", "FIMLORA_CONSUMER_SOURCES"}
+TESTS = {
+    "FIMLORA_REQUIRE_GPU", "FIMLORA_REQUIRE_BROWSER", "FIMLORA_CONSUMER", "FIMLORA_CONSUMER_SOURCES"
+}  # fmt: skip
 
 
 def environment_names() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from beartype import BeartypeConf, BeartypeDecorPlace
 from beartype.claw import beartype_package
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before anything imports torch: two test processes share two cores.
@@ -24,6 +25,12 @@ SHAPED = [
 install_import_hook(SHAPED, "beartype.beartype")
 CHECKS = BeartypeConf(claw_is_pep526=False, claw_decor_place_func=BeartypeDecorPlace.FIRST)
 beartype_package("fimlora", conf=CHECKS)
+
+# How fast examples are made says how busy the machine is, and nothing of what is tested.
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 pytest_plugins = ["support.hub", "support.receiver", "support.s3", "support.valkey"]
 

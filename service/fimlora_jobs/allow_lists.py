@@ -99,7 +99,8 @@ class Allowed:
         Raises:
             NotAllowed: It does.
         """
-        self.check_model(request["base_model"])
+        if request.get("base_model"):
+            self.check_model(request["base_model"])
         for role in DATASET_ROLES:
             if request.get(role):
                 self.check_dataset(request[role])

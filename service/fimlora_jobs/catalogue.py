@@ -23,6 +23,7 @@ from fimlora_jobs.store import JobStore
 
 N_LOOKED_AT = 20
 MAX_HISTORY = 100
+_COMPLETE = "all"  # among all pins when none is missing; theirs have colons
 
 
 def input_keys(record: JobRecord) -> list[str]:
@@ -107,6 +108,28 @@ class FoundPin:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedPin:
+    """A pin in a list.
+
+    Attributes:
+        name: The name.
+        tag: The tag.
+        owner: The tenant whose it is; empty for one that all share.
+        newest: What it stands for.
+    """
+
+    name: str
+    tag: str
+    owner: str
+    newest: Pinned
+
+
+def among_all(name: str, tag: str, owner: str) -> str:
+    """A pin in the list of all, which has each owner's together in the order of ``name:tag``."""
+    return f"{owner}:{name}:{tag}"
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """Results by inputs and by name, in the same Redis as the jobs."""
 
@@ -147,8 +170,8 @@ class Catalogue:
         """
         if not owner:
             ResultOwners(self.store).add(digest, ALL)
-        keys = [self.pin_key(name, tag, owner)]
-        given: list[str | int] = [digest, by, MAX_HISTORY]
+        keys = [self.pin_key(name, tag, owner), self.list_key]
+        given: list[str | int] = [digest, by, MAX_HISTORY, among_all(name, tag, owner)]
         return bool(run_script(self.store.redis, "pin", keys=keys, args=given))
 
     def find_pin(self, name: str, tag: str, *, owner: str = "") -> FoundPin | None:
@@ -163,6 +186,43 @@ class Catalogue:
         entries = self.store.redis.lrange(self.pin_key(name, tag, owner), 0, -1)
         return [Pinned(**json.loads(text_of(entry))) for entry in entries]
 
+    def pins(self, *, owner: str = "", after: str = "", limit: int) -> list[ListedPin]:
+        """What names stand for, in the order of ``name:tag``.
+
+        Args:
+            owner: A tenant, for its own and those that all share where it has none of that
+                name; empty for those that all share.
+            after: Those behind this ``name:tag`` only.
+            limit: How many at most.
+        """
+        self._complete_pins()
+        owners: dict[tuple[str, str], str] = {}  # the tenant's own comes last and counts
+        for whose in dict.fromkeys(["", owner]):
+            low = f"({whose}:{after}" if after else f"[{whose}:"
+            found = self.store.redis.zrangebylex(
+                self.list_key, low, f"({whose};", start=0, num=limit
+            )
+            for member in found:
+                _, name, tag = text_of(member).split(":")
+                owners[name, tag] = whose
+        names = sorted(owners, key=":".join)[:limit]
+        pipeline = self.store.redis.pipeline(transaction=False)
+        for name, tag in names:
+            pipeline.lindex(self.pin_key(name, tag, owners[name, tag]), 0)
+        return [
+            ListedPin(name, tag, owners[name, tag], Pinned(**json.loads(text_of(entry))))
+            for (name, tag), entry in zip(names, pipeline.execute(), strict=True)
+            if entry
+        ]
+
+    def _complete_pins(self) -> None:
+        """Put among all pins those of a store of before there was such a list, once."""
+        redis = self.store.redis
+        if redis.zscore(self.list_key, _COMPLETE) is not None:
+            return
+        found = [among_all(name, tag, whose) for whose, name, tag in self.all_pins()]
+        redis.zadd(self.list_key, dict.fromkeys([*found, _COMPLETE], 0))
+
     def pinned_digests(self) -> set[str]:
         """Everything that some pin stands for now."""
         redis = self.store.redis
@@ -170,6 +230,11 @@ class Catalogue:
         for key in redis.scan_iter(match=self.store.key("pin", "*"), count=1000):
             pipeline.lindex(key, 0)
         return {json.loads(text_of(entry))["digest"] for entry in pipeline.execute() if entry}
+
+    @property
+    def list_key(self) -> str:
+        """Where all pins are listed."""
+        return self.store.key("pins")
 
     def all_pins(self) -> Iterator[tuple[str, str, str]]:
         """Owner, name and tag of every pin."""

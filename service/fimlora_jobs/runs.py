@@ -1,6 +1,7 @@
-"""The runs of an evaluation, which any worker may train: plans, claims and results.
+"""The parts of a job that any worker may take: plans, claims and results.
 
-A worker claims a run before it trains it, and holds on to the claim for as long as it lives; the
+They are the training runs of an evaluation, or the shards of a calibration, and called runs here.
+A worker claims a run before it begins it, and holds on to the claim for as long as it lives; the
 claim of one that died runs out, and the run is another's. A result is kept once and never
 changes: should a worker that was taken for dead finish after all, its result is the same.
 Runs on unlike hardware come to other figures, so each keeps to its own: what was trained on another
@@ -25,12 +26,12 @@ CLAIM_MS = int(LEASE_S * 1000)
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The runs of one evaluation.
+    """The runs of one job.
 
     Attributes:
         store: Where jobs are on record.
-        job_id: The evaluation.
-        on: Device and dtype that runs are trained on here; the others' are not seen then.
+        job_id: The job.
+        on: Device and dtype that runs are carried out on here; the others' are not seen then.
     """
 
     store: JobStore
@@ -88,6 +89,20 @@ class Runs:
             raise JobMissing(f"no job {self.job_id!r}")
         return bool(kept)
 
+    def discard(self, run: str) -> None:
+        """Forget a result that turned out to be of no use: the run is anybody's again."""
+        self.store.redis.hdel(self._results(), self._field(run))
+
+    def note(self, run: str, n_done: int) -> None:
+        """Note how far a run is that somebody is at."""
+        self.store.redis.hset(self._steps(), self._field(run), n_done)
+        self._forget_if_gone()
+
+    def noted(self) -> dict[str, int]:
+        """How far runs were when that was last noted."""
+        stored = self.store.redis.hgetall(self._steps())
+        return {run: int(n_done) for run, n_done in self._own(stored).items()}
+
     def claimed(self) -> dict[str, str]:
         """Runs that somebody is at, each with its holder."""
         now, found = self.store.now_ms(), {}
@@ -123,7 +138,9 @@ class Runs:
     def _forget_if_gone(self) -> None:
         """Leave nothing of a job that was deleted before something was written beside it."""
         if not self.store.redis.exists(self.store.key("job", self.job_id)):
-            self.store.redis.delete(self._plans(), self._results(), self._failed())
+            self.store.redis.delete(
+                self._plans(), self._results(), self._failed(), self._steps()
+            )
 
     def _prepared(self) -> dict[str, Any] | None:
         text = self.store.redis.get(self._plans())
@@ -147,6 +164,9 @@ class Runs:
 
     def _failed(self) -> str:
         return self.store.key("failed_hands", self.job_id)
+
+    def _steps(self) -> str:
+        return self.store.key("run_steps", self.job_id)
 
     def _claims(self) -> str:
         return self.store.key("claims", self.job_id)

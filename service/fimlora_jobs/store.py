@@ -47,7 +47,7 @@ ATTEMPT_END = "attempt:"  # before the reason, in that key
 MAX_EVENTS = 5_000
 ATTEMPTS_SHOWN = 20  # one that makes room for others may have hundreds
 # What is kept beside a job's record, under keys of these names, and goes with it.
-BESIDE = ("events", "plans", "runs", "claims", "failed_hands", "webhook_tries")
+BESIDE = ("events", "plans", "runs", "claims", "failed_hands", "run_steps", "webhook_tries")
 # Upper bounds of the classes that durations are counted in.
 DURATION_BOUNDS_S = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800)
 DURATION_CLASSES = " ".join(map(str, DURATION_BOUNDS_S))

@@ -3,16 +3,19 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 from redis import Redis
+from safetensors.numpy import save_file
 
+from fimlora_client import Client
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.results.store import describe
 from fimlora_jobs.store import JobStore
@@ -28,6 +31,7 @@ ACTION = ROOT / "clients" / "ci" / "github" / "action.yml"
 TEMPLATE = ROOT / "clients" / "ci" / "gitlab" / "fimlora.gitlab-ci.yml"
 FETCH, VERIFY = "Fetch the pattern, unless it is here", "Verify who signed the files"
 GATE, SHOW = "Hold it against the baseline", "Show it on the pull request"
+TRAINED = "Verify that the adapter is as planned"
 
 
 @dataclass
@@ -181,6 +185,68 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def trained(tmp_path: Path, service: Service) -> Callable[[str], Path]:
+    """An adapter that was trained as a pin of the service plans."""
+
+    def trained(tag: str) -> Path:
+        with Client(service.url) as client:
+            pattern = client.rank_patterns.pinned("task", tag).pattern
+        folder = tmp_path / f"trained-{tag}"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(pattern.adapter_config))
+        tensors = {}
+        for module in pattern.rank_map.modules:
+            name = f"base_model.model.{module.name}"
+            tensors[f"{name}.lora_A.weight"] = np.ones((module.rank, module.d_in), np.float32)
+            tensors[f"{name}.lora_B.weight"] = np.ones((module.d_out, module.rank), np.float32)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        return folder
+
+    return trained
+
+
+def test_the_action_verifies_what_was_trained(service, comments, environ, checkout, trained):
+    """As the pinned plan says, or not, which fails it after the comment has both verdicts."""
+    action = Action(ACTION, environ, pull_request="7")
+    inputs = {"url": service.url, "pin": "task:next", "token": "a token"}
+
+    right = action.run(checkout, adapter=str(trained("next")), **inputs)
+    [alone] = comments.bodies.values()
+    wrong = action.run(
+        checkout,
+        adapter=str(trained("prod")),
+        baseline="task:prod",
+        fail_above="100%",
+        **inputs,
+    )
+
+    assert not right.failed, right.log
+    assert (right.outputs["as-planned"], right.outputs["drifted"]) == ("true", "")
+    assert alone.startswith("<!-- fimlora: task:next -->\n### LoRA adapter: `")
+    assert "✅ **as planned**" in alone
+    assert wrong.ran[TRAINED] == 6, wrong.log
+    assert wrong.ran[GATE] == wrong.ran[SHOW] == 0
+    assert wrong.outputs["as-planned"] == "false"
+    [both] = comments.bodies.values()
+    assert "✅ **no drift" in both
+    assert "❌ **not as planned**" in both
+    assert "| `rank` |" in both
+    assert "❌ **not as planned**" in wrong.summary
+
+
+def test_an_adapter_that_is_not_there_is_no_verdict(service, comments, environ, checkout):
+    """The step fails with the client's sentence, and no comment speaks of an adapter."""
+    run = Action(ACTION, environ, pull_request="7").run(
+        checkout, url=service.url, pin="task:next", token="a token", adapter="-nowhere"
+    )
+
+    assert run.ran[TRAINED] == 1
+    assert "give an adapter's or a Trainer's output folder" in run.log
+    assert run.outputs["as-planned"] == ""
+    assert comments.bodies == {}
+
+
 def test_the_action_fetches_once_verifies_gates_and_comments(
     service, comments, environ, checkout
 ):
@@ -225,7 +291,8 @@ def test_without_a_token_or_baseline_the_action_only_fetches(
     assert not run.failed, run.log
     assert set(run.ran) == {"Install the client", FETCH}
     fetched = json.loads((checkout / "lora.json").read_text())
-    assert run.outputs == {"digest": fetched["digest"], "changed": "true", "drifted": ""}
+    told = {"digest": fetched["digest"], "changed": "true", "drifted": "", "as-planned": ""}
+    assert run.outputs == told
     assert comments.asked == []
 
 
@@ -279,7 +346,7 @@ def test_a_comment_that_is_refused_fails_nothing_else(service, comments, environ
     assert "a token" not in run.log
 
 
-def test_the_template_of_gitlab_does_the_same(service, comments, environ, checkout):
+def test_the_template_of_gitlab_does_the_same(service, comments, environ, checkout, trained):
     """In the plain shell of its image; the note is found behind a hundred others."""
     comments.bodies = dict.fromkeys(range(1, 105), "of somebody")
     given = environ | {
@@ -289,6 +356,7 @@ def test_the_template_of_gitlab_does_the_same(service, comments, environ, checko
         "LORA_PUBLIC_KEY": str(service.public_key),
         "LORA_BASELINE": "task:prod",
         "LORA_FAIL_ABOVE": "0.1%",
+        "LORA_ADAPTER": str(trained("next")),
         "LORA_COMMENT_TOKEN": "a token",
         "CI_API_V4_URL": f"{comments.url}/api/v4",
         "CI_PROJECT_ID": "5",
@@ -298,11 +366,15 @@ def test_the_template_of_gitlab_does_the_same(service, comments, environ, checko
     code, log = run_gitlab_job(TEMPLATE, checkout, given)
     loose = given | {"LORA_FAIL_ABOVE": "ranks=100% scores=100%"}
     again, second_log = run_gitlab_job(TEMPLATE, checkout, loose)
+    other = loose | {"LORA_ADAPTER": str(trained("prod")), "LORA_COMMENT_TOKEN": ""}
+    third, third_log = run_gitlab_job(TEMPLATE, checkout, other)
 
     assert (code, again) == (6, 0), log + second_log
     assert "not modified" in second_log
     assert (checkout / "fimlora.env").read_text().startswith("LORA_DIGEST=sha256:")
     assert len(comments.bodies) == 105
     assert "✅ **no drift" in comments.bodies[105]
+    assert "✅ **as planned**" in comments.bodies[105]
+    assert (third, "❌ **not as planned**" in third_log) == (6, True), third_log
     assert comments.asked[-1] == ("PUT", "/api/v4/projects/5/merge_requests/9/notes/105")
     assert comments.tokens == {"a token"}

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import sys
 
+import httpx2
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -288,6 +290,32 @@ def test_a_service_that_is_away_is_named(terminal):
     assert result.exit_code == 1
     assert result.stderr.startswith("error no answer from http://127.0.0.1:9")
     assert "fimlora up" in result.stderr
+
+
+def test_a_refusal_that_may_pass_is_told_at_once(terminal):
+    """A full queue is waited for; the reason is said before the waiting, and once."""
+    problem = {
+        "type": "/problems/queue_full", "title": "t", "status": 503, "code": "queue_full",
+        "detail": "10000 jobs are open", "next_step": "Wait.", "errors": [],
+    }  # fmt: skip
+
+    def refuse(_request):
+        return httpx2.Response(503, json=problem, headers={"Retry-After": "30"})
+
+    http = httpx2.Client(transport=httpx2.MockTransport(refuse), base_url="http://x")
+
+    def sleep(_seconds):
+        sys.stderr.write("asleep\n")
+
+    connection = Connection(connect=lambda: Client(http=http, sleep=sleep))
+
+    result = CliRunner().invoke(app, ["jobs"], obj=connection)
+
+    assert result.exit_code == 1
+    first, *sleeps = result.stderr.splitlines()[:5]
+    assert first.startswith("waiting queue_full: 10000 jobs are open; trying again in 3")
+    assert sleeps == ["asleep"] * 4
+    assert result.stderr.splitlines()[5].startswith("error")
 
 
 def test_models_are_registered_and_listed(run, data_dir, tiny_model):

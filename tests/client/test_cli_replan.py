@@ -45,6 +45,22 @@ def test_another_plan_can_be_pinned_and_have_weights(run, measured, tmp_path):
     assert fetched["rank_map"]["adapter"]["layout"] == "C"
 
 
+def test_what_is_given_takes_the_place_of_what_the_job_said(run, rows):
+    """One alpha for one scale, and a menu of ranks for multiples: of either there is one."""
+    options = ["--scale", "4", "--multiple-of", "2", "--json"]
+    planned = json.loads(run(*REQUEST, rows, "--budget", "4", *options).stdout)["id"]
+
+    result = run(
+        "replan", planned, "--alpha", "16", "--rslora", "--rank-menu", "1,3,7", "--json"
+    )
+
+    assert result.exit_code == 0, result.output
+    job = json.loads(result.stdout)
+    config = job["result"]["adapter_config"]
+    assert (config["lora_alpha"], config["use_rslora"]) == (16, True)
+    assert {module["rank"] for module in job["result"]["rank_map"]["modules"]} <= {1, 3, 7}
+
+
 def test_what_would_have_to_be_measured_is_refused(run, rows, measured, client):
     """A job that is gone, one that failed, rows that changed: no job is made of any."""
     before = len(client.jobs.list().data)

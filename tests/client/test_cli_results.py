@@ -111,6 +111,22 @@ class TestFetchingPatterns:
         assert [entry["digest"] for entry in history] == digests[::-1]
         assert shown.index(digests[1]) < shown.index(digests[0])
 
+    def test_all_pins_are_listed(self, run, calibrate):
+        """By name, with what each stands for; before the first one the next step."""
+        nothing = run("pins")
+        digest = run("pin", "task", "prod", calibrate()).stdout.strip()
+        run("pin", "another", "prod", digest)
+
+        shown = run("pins").stdout
+        listed = json.loads(run("pins", "list", "--json").stdout)
+
+        assert "fimlora pin NAME TAG" in nothing.stderr
+        assert shown.index("another:prod") < shown.index("task:prod")
+        assert digest[:19] in shown
+        assert [(pin["name"], pin["digest"]) for pin in listed] == [
+            ("another", digest), ("task", digest),
+        ]  # fmt: skip
+
     def test_a_calibration_can_be_pinned_at_once(self, run, rows):
         """Which needs the result, so it waits."""
         command = [*REQUEST, rows, "--budget", 4, "--pin", "task:prod"]

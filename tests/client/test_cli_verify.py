@@ -1,6 +1,8 @@
 """``fimlora verify``: in folders without a service and without torch, and against jobs and pins."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +28,9 @@ def test_an_adapter_against_its_folder_its_job_and_its_pin(run, planned):
     """Wherever the plan is kept it is the same, and so is what is found."""
     job, folder = planned
     run("pin", "task", "prod", job)
+    digest = json.loads(run("show", job, "--json").stdout)["result"]["digest"]
     sources = [
+        ("--digest", digest),
         ("--plan", folder),
         ("--job", job),
         ("--pin", "task:prod"),
@@ -35,7 +39,7 @@ def test_an_adapter_against_its_folder_its_job_and_its_pin(run, planned):
 
     results = [run("verify", folder, *source, "--json") for source in sources]
 
-    assert [result.exit_code for result in results] == [0] * 4, results[-1].output
+    assert [result.exit_code for result in results] == [0] * 5, results[-1].output
     found = [json.loads(result.stdout) for result in results]
     assert all(each == found[0] for each in found)
     assert found[0]["as_planned"]
@@ -62,6 +66,23 @@ def test_what_is_not_as_planned_is_a_table_and_an_exit_code(run, planned, tmp_pa
     assert {*found["faults"][0]} == {"code", "module", "planned", "found", "message"}
 
 
+def test_markdown_is_a_comment_in_which_no_name_is_markup(run, planned):
+    """The verdict first, then faults as text that calls nobody."""
+    _, folder = planned
+    right = run("verify", folder, "--plan", folder, "--markdown")
+    edit_config(folder, alpha_pattern={}, base_model_name_or_path="org/<b>|`@all`")
+
+    wrong = run("verify", folder, "--plan", folder, "--markdown")
+
+    assert (right.exit_code, wrong.exit_code) == (0, 6)
+    assert "✅ **as planned**" in right.stdout
+    assert "❌ **not as planned**" in wrong.stdout
+    assert "| `alpha_lost` | " in wrong.stdout
+    outside = re.sub(r"`[^`\n]*`", "", wrong.stdout)
+    assert "@all" not in outside
+    assert "<b>" not in outside
+
+
 def test_long_lists_are_cut_in_the_table_only(run, planned):
     _, folder = planned
     file = folder / "adapter_model.safetensors"
@@ -79,11 +100,12 @@ def test_long_lists_are_cut_in_the_table_only(run, planned):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "exactly one of --plan, --pin, --job"),
-        (["--plan", "x", "--job", "y"], 2, "exactly one of --plan, --pin, --job"),
+        ([], 2, "exactly one of --plan, --pin, --job,"),
+        (["--plan", "x", "--job", "y"], 2, "exactly one of --plan, --pin, --job,"),
         (["--pin", "task"], 2, "NAME:TAG"),
         (["--plan", "nowhere"], 1, "cannot read a plan"),
         (["--job", "job_unknown"], 3, "no job"),
+        (["--digest", "sha256:1"], 2, "must be sha256: and 64"),
         (["--pin", "task:prod"], 3, "prod"),
     ],
 )
@@ -94,6 +116,31 @@ def test_plans_that_are_none(run, planned, words, code, said):
     assert result.exit_code == code, result.output
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_files_of_a_local_base_model_are_those_that_were_calibrated(
+    run, planned, tiny_model, tmp_path
+):
+    """A copy anywhere is the same model; a file that changed is not, unless it is vouched for."""
+    plan = planned[1]
+    folder = shutil.copytree(plan, tmp_path / "trained")
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    edit_config(folder, base_model_name_or_path=str(copy))
+
+    same = run("verify", folder, "--plan", plan)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    other = run("verify", folder, "--plan", plan)
+    vouched = run("verify", folder, "--plan", plan, "--base-model", copy)
+    shutil.rmtree(copy)
+    away = run("verify", folder, "--plan", plan)
+
+    assert [same.exit_code, other.exit_code, vouched.exit_code, away.exit_code] == [0, 6, 0, 0]
+    assert "the files of the base model were compared" in same.stderr
+    assert f"base model in {copy} are not those that were calibrated" in " ".join(
+        other.stderr.split()
+    )
+    assert "--base-model" in other.stderr
+    assert "tells nothing" in " ".join(away.stderr.split())
 
 
 def test_a_job_without_a_plan(run, rows, planned):

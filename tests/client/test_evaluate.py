@@ -39,6 +39,12 @@ def test_one_command_leads_from_rows_to_a_verdict(run, file, tmp_path):
     }  # fmt: skip
     assert found["verdict"]["sentence"] in html.unescape((folder / "report.html").read_text())
     assert f"succeeded: {found['n_runs']} runs" in result.stderr
+    job = re.search(r"job_[0-9a-f]{23}", result.stderr)[0]
+    fetched, refetched = (run("fetch", job, "--output", tmp_path / "fetched") for _ in range(2))
+    assert fetched.exit_code == 0, fetched.output
+    report = (folder / "report.html").read_text()
+    assert (tmp_path / "fetched/report.html").read_text() == report
+    assert "4 of 4 files were right and left untouched" in refetched.stderr
 
     again = run("evaluate", "tiny", file, "--budget", "4", *SMALL)
     job_id = again.stderr.split("answered from the cache by ")[1].split()[0]

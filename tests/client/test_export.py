@@ -33,6 +33,8 @@ def test_a_plan_is_the_same_text_from_wherever_it_comes(run, planned, tmp_path):
 
     assert "lora_rank_pattern" in texts[0]
     assert len(set(texts)) == 1
+    served = run("export", folder, "--format", "vllm").stdout
+    assert served.endswith(f"--lora-modules fimlora={folder}\n")
     assert written.exit_code == 0
     assert json.loads((tmp_path / "a.json").read_text())["peft_type"] == "LORA"
 

@@ -51,7 +51,12 @@ def test_the_files_are_those_of_a_job(local, run, data_dir, tiny_model, tmp_path
 @pytest.mark.parametrize(
     ("rows", "options", "code", "message"),
     [
-        ('{"text": "a", "label": 0}\n', ["--budget", "0"], 2, "budget.rank: must be greater"),
+        (
+            '{"text": "a", "label": 0}\n',
+            ["--budget", "0"],
+            2,
+            "--budget rank: must be at least 1",
+        ),
         ('{"words": "a"}\n', OPTIONS, 1, "text"),
         ("", OPTIONS, 1, "rows"),
         (None, OPTIONS, 1, "there is no"),
@@ -71,3 +76,39 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
     assert message in said
     assert "Traceback" not in said
     assert {path.name for path in tmp_path.iterdir()} <= {"rows.jsonl"}
+
+
+def test_what_a_service_takes_is_taken_here(local, tiny_model, tmp_path):
+    """Rows to retain, also under the name of the others, ranks that keep to a menu, one alpha."""
+    (tmp_path / "kept").mkdir()
+    rows = write_jsonl(tmp_path / "rows.jsonl", LABELLED)
+    retained = write_jsonl(tmp_path / "kept" / "rows.jsonl", LABELLED[::-1])
+    rules = ["--rank-menu", "1,3,7", "--alpha", "16"]
+    options = ["--method", "vila", "--retain", retained, *rules]
+
+    code, said = local(tiny_model, rows, *OPTIONS, *options, "--output", "here")
+
+    assert code == 0, said
+    plan = json.loads((tmp_path / "here" / "rank_map.json").read_text())
+    assert {module["rank"] for module in plan["modules"]} <= {1, 3, 7}
+    assert plan["provenance"]["contrast"]["retain"]
+    config = json.loads((tmp_path / "here" / "adapter_config.json").read_text())
+    assert {config["lora_alpha"], *config["alpha_pattern"].values()} == {16}
+
+
+@pytest.mark.parametrize(
+    ("names", "step"),
+    [
+        (["org/model", "rows.jsonl"], "hf download org/model --local-dir DIR"),
+        (["tiny", "rows.jsonl"], "A service knows names, uploads and the hub"),
+    ],
+)
+def test_what_only_a_service_knows_is_refused_with_the_next_step(local, tmp_path, names, step):
+    """A name, or an id on the hub."""
+    write_jsonl(tmp_path / "rows.jsonl", LABELLED)
+
+    code, said = local(*names, *OPTIONS, "--output", "here")
+
+    assert code == 1
+    assert "this command reads files and folders of this machine" in " ".join(said.split())
+    assert step in " ".join(said.split())

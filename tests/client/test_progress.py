@@ -42,6 +42,16 @@ def test_a_log_has_a_line_per_stage(request):
     assert log.lines == [f"{ID}  {stage}" for stage in ("loading", "calibrating", "writing")]
 
 
+def test_shards_are_told_beside_the_batches():
+    """How many are done, and how many are at work."""
+    log = Log()
+
+    shards = {"done": 1, "n_shards": 4, "at_once": 3}
+    log.show(job("calibrating", batch=20, n_batches=64, shards=shards))
+
+    assert log.lines == [f"{ID}  calibrating, batch 20/64, 1 of 4 shards done, 3 at work"]
+
+
 def test_an_evaluation_of_hours_leaves_few_lines():
     """27 runs of 64 steps, reported every 3 s for 90 minutes: a line a minute at most."""
     log, n_reports = Log(), 1800

@@ -62,6 +62,7 @@ def play_runs(runs: Runs) -> None:
     runs.claim(["b"], holder="w")
     with suppress(JobMissing):
         runs.keep("a", {"score": 1})
+    runs.note("b", 1)
     runs.note_failed_hand()
 
 

@@ -20,6 +20,8 @@ REFUSED = {
     f"{EVALUATE} --plan a=%": "--plan a: must be sha256: and 64 hexadecimal digits, the id of",
     f"{EVALUATE} --plan 'a b=job_1'": "--plan: each name in it must be a plain name",
     f"{EVALUATE} --seeds one": "'--seeds': must be a whole number",
+    f"{EVALUATE} --alpha 16": "all arms must have one scale, and one alpha gives each rank another",
+    f"{EVALUATE} --alpha 16 --rslora": "which is another learning rate; give adapter.scale",
     f"{EVALUATE} --eval-share half": "'--eval-share': must be a number",
     f"{EVALUATE} --eval-share 2": "--eval-share: must be less than 1",
     "compare m ROWS -b 8 --methods fim": "--methods: methods=['fim']: at least two, each once",

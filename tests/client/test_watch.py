@@ -122,3 +122,20 @@ def test_without_a_job_all_open_ones_are_watched(run, rows, store):
 
 def test_an_unknown_job_is_not_found(run):
     assert run("watch", "job_none").exit_code == 3
+
+
+def test_the_service_is_asked_for_open_jobs_alone(service):
+    """Page by page, however many thousands have ended."""
+    which = "status=queued&status=running&status=canceling"
+    page_1, page_2 = f"/jobs?limit=100&{which}", f"/jobs?limit=100&cursor=c&{which}"
+    first = {"object": "list", "data": [job_as_json(B, "queued")], "next_cursor": "c"}
+    second = {"object": "list", "data": [job_as_json(A, "running")], "next_cursor": None}
+    service.answers[page_1], service.answers[page_2] = [first], [second]
+    for job_id in (A, B):
+        service.answers[f"/jobs/{job_id}"] = [job_as_json(job_id, "succeeded")]
+
+    watch = watching(service)
+
+    assert watch.end() == 0
+    assert watch.output.splitlines() == [f"✓ {A} succeeded", f"✓ {B} succeeded"]
+    assert {path for path in service.asked if "?" in path} <= {*service.answers}

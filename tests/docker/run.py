@@ -22,6 +22,7 @@ from typing import Any
 
 from fimlora_client import Client, JobHandle
 from fimlora_client.errors import ClientError, Unauthenticated
+from fimlora_contract.jobs import Stage
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "fimlora-check"
@@ -180,7 +181,8 @@ def calibrate(client: Client, dataset: str, **calibration: int) -> JobHandle:
 
 def survive_a_kill(job: JobHandle) -> None:
     """SIGKILL halfway: the next attempt goes on from what was saved, and succeeds."""
-    wait_until_measuring(job)
+    # Sums are saved for a hundredth of the time: where the disk is busy, not at once.
+    wait_until_measuring(job, beyond=LONG["n_batches"] // 4)
     killed = compose("exec", "-T", "worker", "python", "-c", KILL_CHILD)
     check(killed.count("killed") == 1, f"there was not one child: {killed!r}")
     ranks = job.wait(timeout=300).rank_pattern
@@ -200,10 +202,14 @@ def survive_a_restart(job: JobHandle) -> None:
     check(job.refresh().attempt == 2, f"ended in attempt {job.job.attempt}")
 
 
-def wait_until_measuring(job: JobHandle) -> None:
-    """Wait until some batches are done."""
+def wait_until_measuring(job: JobHandle, *, beyond: int = 32) -> None:
+    """Wait until some batches are done: of the measurement, not of what fits a head before it."""
     deadline = time.monotonic() + 120
-    while not ((progress := job.refresh().progress) and progress.batch > 32):
+    while not (
+        (progress := job.refresh().progress)
+        and progress.stage is Stage.CALIBRATING
+        and progress.batch > beyond
+    ):
         check(not job.job.status.is_final, f"{job.id} ended too early: {job.job.error}")
         check(time.monotonic() < deadline, f"{job.id} does not get on: {job.job}")
         time.sleep(0.1)

@@ -87,6 +87,8 @@ def fill(page: Page, folder: Path, *, budget: str = "8") -> None:
     page.get_by_label("Base model").fill("tiny")
     page.get_by_label("Upload a file of rows").set_input_files(folder / "rows.jsonl")
     expect(page.get_by_label("Dataset")).to_have_value(re.compile(r"ds_[0-9a-f]{32}"))
+    expect(page.get_by_text("rows.jsonl is uploaded")).to_be_visible()
+    assert page.get_by_label("Upload a file of rows").input_value().endswith("rows.jsonl")
     page.get_by_label("Budget").fill(budget)
     page.get_by_text("Bounds, target modules").click()
     page.get_by_label("Batches").fill("4")
@@ -141,14 +143,21 @@ def test_what_the_api_refuses_is_told_beside_the_field(tab, folder):
 
 
 def test_jobs_are_filtered(tab, job):
-    """By words and by status; the address keeps the filter."""
+    """By the API, and by words; the address keeps the filter."""
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
     page = tab.open("/#/jobs?status=failed")
     expect(page.get_by_text("fits the filter")).to_be_visible()
 
-    page.get_by_label("Status").select_option("Any")
+    page.get_by_label("Status").select_option("succeeded")
+    page.get_by_label("Base model").select_option("tiny")
     page.get_by_label("Search").fill("run=first tiny")
     expect(page.get_by_role("link", name=job)).to_be_visible()
     expect(page).to_have_url(re.compile(r"q=run%3Dfirst\+tiny"))
+    wanted = ("status=succeeded", "label=run%3Dfirst", "model=tiny")
+    assert any(all(each in url for each in wanted) for url in asked)
+    page.get_by_label("Search").fill("run=second")
+    expect(page.get_by_role("link", name=job)).to_be_hidden()
     page.get_by_label("Search").fill("no such job")
     expect(page.get_by_role("link", name=job)).to_be_hidden()
     tab.check()
@@ -214,8 +223,9 @@ def test_a_page_that_is_left_asks_for_nothing_more(tab, job):
 
 
 def test_the_theme_is_chosen_and_kept(tab):
-    """Whatever the system says."""
+    """Whatever the system says. Without keys there is nothing to sign in to."""
     page = tab.open("/")
+    expect(page.get_by_role("button", name="Sign in")).to_have_count(0)
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.get_by_label("Theme").select_option("Dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")

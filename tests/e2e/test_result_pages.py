@@ -197,8 +197,13 @@ def test_two_results_are_compared_beside_noise(tab, stack):
     ranks = shown.get_by_role("row").filter(has_text="ranks")
     expect(ranks).to_contain_text(f"{100 * drift['share_moved']:.1f} %")
     expect(ranks).to_contain_text(f"{100 * drift['rank_noise']:.1f} %")
-    grid = page.get_by_role("table", name="Ranks after minus before")
-    expect(grid.get_by_role("row")).to_have_count(5)
+    grid = page.get_by_role("grid", name="Rank map after: difference from before")
+    maps = [stack.client.get(f"/jobs/{stack.ids[n]}/result").json()["rank_map"] for n in "ab"]
+    before, after = ([m["rank"] for m in each["modules"]] for each in maps)
+    changes = [b - a for a, b in zip(before, after, strict=True)]  # layer by layer
+    expect(grid.get_by_role("gridcell")).to_have_text(
+        [f"+{n}" if n > 0 else f"\N{MINUS SIGN}{-n}" if n else "0" for n in changes]
+    )
     expect(page).to_have_url(re.compile(rf"a={stack.ids['a']}&b={stack.ids['b']}"))
 
     page.get_by_role("button", name="Swap").click()
@@ -210,18 +215,24 @@ def test_two_results_are_compared_beside_noise(tab, stack):
 
 
 def test_a_pin_is_looked_up_and_moved(tab, stack):
-    """Its history grows; a name that nothing is pinned to may be given one."""
+    """All are listed; its history grows; a name that nothing is pinned to may be given one."""
     page = tab.open("/#/pins")
-    page.get_by_label("Pin", exact=True).fill("other:prod")
+    pins = page.get_by_role("table", name="All pins")
+    pins.get_by_role("link", name="task:prod").click()
+    expect(page.get_by_role("heading", name="History of task:prod")).to_be_visible()
+    page.get_by_label("Show or make a pin").fill("other:prod")
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("alert")).to_contain_text("nothing is pinned as other/prod")
+    history = page.get_by_role("table", name="History of other:prod")
     for job in ("a", "b"):
         page.get_by_placeholder("job_… or sha256:…").fill(stack.ids[job])
         page.get_by_role("button", name="Pin", exact=True).click()
-        expect(page.get_by_role("row").nth(1)).to_contain_text(stack.digests[job])
+        expect(history.get_by_role("row").nth(1)).to_contain_text(stack.digests[job])
 
-    expect(page.get_by_role("row")).to_have_count(3)
-    expect(page.get_by_role("row").nth(1)).to_contain_text("now")
+    expect(history.get_by_role("row")).to_have_count(3)
+    expect(history.get_by_role("row").nth(1)).to_contain_text("now")
+    row = pins.get_by_role("row").filter(has_text="other:prod")
+    expect(row).to_contain_text(stack.digests["b"][:19])
     tab.check(expected=ITS_OWN)
 
 

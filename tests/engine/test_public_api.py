@@ -54,7 +54,7 @@ SIGNATURES = {
     "truncate_adapter": "folder, output, *, budget=None, energy=None, r_min=1, r_max=None, "
     "multiple_of=1, layout='B', overwrite=False, limits=Limits(), max_bytes=None",
     "VerifyPlan": "plan, *, on_mismatch='raise', adapter_name='default', base_model=None",
-    "verify_adapter": "folder, plan, *, base_model=None",
+    "verify_adapter": "folder, plan, *, base_model=None, digest_of=None",
     "AdaLoraReallocation": "resume_from=None",
     "adalora_config": "target_modules, *, total_steps, target_r, accumulation_steps=1, scale=2, "
     "init_r=None, tinit=None, tfinal=None, delta_t=None, orth_reg_weight=0.5, **options",
@@ -93,7 +93,8 @@ SIGNATURES = {
     "unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, n_components=64, micro_batch_size=None, train_mode=False, loss_fn=None, "
-    "on_batch=None, progress_file=None, first_example=0, null=False, halves=False",
+    "on_batch=None, progress_file=None, first_example=0, null=False, halves=False, "
+    "shard=None, shards=()",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
     "shift_base": "model, folder, *, undo=False",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, "
@@ -134,7 +135,7 @@ FIELDS = {
             "loss_fn",
             "on_batch",
         ),
-        *("progress_file", "first_example", "null", "halves"),
+        *("progress_file", "first_example", "null", "halves", "shard", "shards"),
     ],
     "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out", "n_experts"],
     "RankPlan": [

@@ -20,6 +20,7 @@ from families.comparisons import (
 )
 from families.product import Product, Wanted, run
 from families.reference import (
+    fused_parameters,
     give_head,
     linear_maps,
     load_adapted,
@@ -37,12 +38,13 @@ from families.rows import (
     padded_examples,
     write_tokenizer,
 )
-from fimlora.errors import FimloraError
+from fimlora.errors import FimloraError, UnsupportedModule
 from fimlora_worker.errors import WorkerError
 from fimlora_worker.job.failures import code_of
 
 RIGHT = "right"
-CHECKS = ("defaults", "autograd", "micro-batches", "peft", "streamed", "bfloat16")
+EXPERTS = "experts"
+CHECKS = ("defaults", "autograd", "micro-batches", "peft", "streamed", "bfloat16", EXPERTS)
 ALL_LINEAR = "all-linear"
 
 
@@ -57,6 +59,7 @@ class Found:
         targets: Number of modules of ``all-linear``.
         not_targeted: Linear maps and fused experts that ``all-linear`` leaves out.
         defaults: Endings of the default targets.
+        fused: Number of parameters that hold the matrices of experts.
         verdicts: By check: `RIGHT`, ``refused: ...`` or ``wrong: ...``.
     """
 
@@ -66,6 +69,7 @@ class Found:
     targets: int = 0
     not_targeted: list[str] = field(default_factory=list)
     defaults: list[str] = field(default_factory=list)
+    fused: int = 0
     verdicts: dict[str, str] = field(default_factory=dict)
 
     def not_right(self) -> list[tuple[str, str]]:
@@ -74,8 +78,9 @@ class Found:
 
     @property
     def is_right(self) -> bool:
-        """Every check is."""
-        return not self.not_right() and len(self.verdicts) == len(CHECKS)
+        """Every check is; only mixtures with fused experts have the one of these."""
+        made = [check for check in CHECKS if check != EXPERTS or self.fused]
+        return not self.not_right() and len(self.verdicts) == len(made)
 
     @property
     def is_wrong(self) -> bool:
@@ -117,6 +122,9 @@ class _Checks:
         product, targets = (everything, ALL_LINEAR) if everything else (defaults, None)
         for name, check in self._others(product, targets).items() if product else ():
             found.verdicts[name] = _verdict(check)
+        found.fused = len(fused_parameters(self._base()))
+        if found.fused:
+            found.verdicts[EXPERTS] = _verdict(self._experts)
         return found
 
     @cached_property
@@ -180,6 +188,19 @@ class _Checks:
         for seed in (2, 3):
             base = self._base(seed=seed)
             as_planned(load_adapted(base, product.folder, batch), product.plan, wanted)
+
+    def _experts(self) -> None:
+        """Fused experts beside all linear maps: against autograd, streamed, and in stock PEFT."""
+        run = partial(self._run, ALL_LINEAR, target_parameters="all")
+        product = run()
+        if not any(module.n_experts for module in product.plan.modules):
+            reasons = product.statistics.not_targeted
+            fused = fused_parameters(self._base())
+            raise UnsupportedModule(next(why for n, why in reasons.items() if n in fused))
+        base = give_head(self._base(), product.folder)
+        same_as_autograd(product, base, self.examples)
+        same_statistics(product, run(executor="streamed"))
+        self._peft(product)
 
     def _half(self, single: Product, half: Product) -> None:
         base = give_head(self._base(dtype=torch.bfloat16), half.folder)

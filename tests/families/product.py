@@ -40,6 +40,7 @@ class Wanted:
 
     Attributes:
         target_modules: As in a request.
+        target_parameters: As in a request.
         executor: As in a request.
         dtype: As in a request.
         batch_size: Examples of a batch.
@@ -47,6 +48,7 @@ class Wanted:
     """
 
     target_modules: Any = "all-linear"
+    target_parameters: Any = None
     executor: str = "resident"
     dtype: str = "float32"
     batch_size: int = BATCH_SIZE
@@ -83,6 +85,7 @@ def _run_job(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Pro
         "dataset": {"source": "inline", "rows": dataset(family)},
         "budget": MEAN_RANK,
         "target_modules": wanted.target_modules,
+        "target_parameters": wanted.target_parameters,
         "calibration": {
             "executor": wanted.executor, "dtype": wanted.dtype, "batch_size": wanted.batch_size,
             "estimator": "exact",
@@ -130,6 +133,7 @@ def _reporter(job_id: str) -> Reporter:
 def _run_library(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Product:
     settings = Settings(
         target_modules=wanted.target_modules,
+        target_parameters=wanted.target_parameters,
         estimator="exact",  # what autograd is compared with
         micro_batch_size=1 if wanted.one_at_a_time else None,
     )

@@ -59,6 +59,9 @@ def example_energies(
             parameter.requires_grad_(False)
         weights = []
         for name in names:
+            if is_parameter(own, name):
+                weights.append(own.get_parameter(name).requires_grad_(True))
+                continue
             module = own.get_submodule(name)
             module.weight = nn.Parameter(module.weight.detach().clone())
             weights.append(module.weight)
@@ -94,10 +97,29 @@ def _loss(model: nn.Module, example: Example) -> float | None:
         return None
 
 
+def is_parameter(model: nn.Module, name: str) -> bool:
+    """Whether a name is that of one parameter that holds the matrices of all experts."""
+    owner, _, leaf = name.rpartition(".")
+    parameter = getattr(model.get_submodule(owner), leaf, None)
+    return isinstance(parameter, nn.Parameter) and parameter.dim() == 3
+
+
+def fused_parameters(model: nn.Module) -> list[str]:
+    """All of them that hold the matrices of experts."""
+    return [n for n, p in model.named_parameters() if p.dim() == 3 and ".experts." in n]
+
+
+def _size(model: nn.Module, name: str) -> int:
+    if is_parameter(model, name):
+        return model.get_parameter(name).numel()
+    weight: Tensor = model.get_submodule(name).weight
+    return weight.numel()
+
+
 def exact_scores(model: nn.Module, energies: Mapping[str, Tensor]) -> dict[str, float]:
     """``s^2 E ||dL/dW||_F^2 / (3 d_in d_out)``."""
     return {
-        name: SCALE**2 * values.mean().item() / (3 * model.get_submodule(name).weight.numel())
+        name: SCALE**2 * values.mean().item() / (3 * _size(model, name))
         for name, values in energies.items()
     }
 
@@ -130,7 +152,7 @@ def load_adapted(base: nn.Module, adapter: Path, batch: Mapping[str, Tensor]) ->
         warnings.simplefilter("always")
         model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True).eval()
     layers = {
-        name: module
+        _adapted(name, module): module
         for name, module in model.get_base_model().named_modules()
         if isinstance(module, LoraLayer)
     }
@@ -143,6 +165,12 @@ def load_adapted(base: nn.Module, adapter: Path, batch: Mapping[str, Tensor]) ->
         logits_of(model, batch),
         tuple(str(w.message) for w in said if "missing" in str(w.message).lower()),
     )
+
+
+def _adapted(name: str, layer: Any) -> str:
+    """What a layer is on: a module, or a parameter of the one inside it."""
+    parameter = getattr(layer, "parameter_name", None)
+    return f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

@@ -54,7 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "phi3": {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 64},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
     "qwen3_5_moe_text": _ATTENTION_LAST, "qwen3_5_text": _ATTENTION_LAST,
-    "qwen3_moe": {"mlp_only_layers": [0]},
+    "qwen3_moe": {"mlp_only_layers": [0], "num_experts": 4},
     "qwen2_moe": {"mlp_only_layers": [0]},
     "qwen3_next": _ATTENTION_LAST,
     "recurrent_gemma": {"num_hidden_layers": 3},
@@ -170,6 +170,9 @@ class Family:
                     nn.init.normal_(module.weight, std=0.2)
                 elif isinstance(module, nn.Embedding):
                     nn.init.normal_(module.weight, std=0.5)
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 3 and ".experts." in name:
+                    nn.init.normal_(parameter, std=0.2)
         return model
 
 

@@ -50,6 +50,28 @@ def test_a_claim_of_the_dead_runs_out(runs):
     assert runs.claimed() == {"a": "second"}
 
 
+def test_a_result_of_no_use_is_anybodys_again(runs):
+    """Once it is discarded, and not before; others stay."""
+    for run in ("a", "b"):
+        runs.keep(run, {"file": run})
+    assert runs.claim(["a", "b"], holder="w") is None
+
+    runs.discard("a")
+
+    assert runs.results() == {"b": {"file": "b"}}
+    assert runs.claim(["a", "b"], holder="w") == "a"
+
+
+def test_how_far_runs_are_is_noted_by_the_hardware_they_are_on(runs):
+    """The last note of each counts; that of other hardware is not seen."""
+    here, there = replace(runs, on="cpu float32"), replace(runs, on="cuda bfloat16")
+    for n_done in (1, 5):
+        here.note("a", n_done)
+    there.note("a", 9)
+
+    assert (here.noted(), there.noted()) == ({"a": 5}, {"a": 9})
+
+
 def test_what_is_given_back_can_be_claimed_at_once(runs):
     """Only what the giver had."""
     runs.claim(["a"], holder="first")

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from families.registry import FAMILIES, Family
+from families.registry import FAMILIES
 from fimlora.model.experts.fused import fused_experts
 from fimlora.model.experts.wrapped import carriers_of_parameters
 from fimlora.numerics.seeded_draws import draw_lora_a
@@ -33,9 +33,7 @@ SCALE = 2
 
 def mixture(name: str) -> nn.Module:
     """A tiny model, drawn from a seed, whose routers and experts are far from alike."""
-    family = FAMILIES[f"{name}/causal_lm"]
-    options = dict(family.options) | ({"num_experts": 4} if name == "qwen3_moe" else {})
-    model = Family(name, "causal_lm", options).pretrained()
+    model = FAMILIES[f"{name}/causal_lm"].pretrained()
     generator = torch.Generator().manual_seed(1)
     for path, parameter in model.named_parameters():
         if parameter.dim() == 3 or path.endswith(("gate.weight", "router.weight")):

@@ -1,4 +1,4 @@
-"""Run one worker: ``python -m fimlora_worker``."""
+"""Run a worker, or several: ``python -m fimlora_worker``."""
 
 import argparse
 import os
@@ -24,7 +24,10 @@ from fimlora_worker.logs import configure_logging, rq_level
 from fimlora_worker.process.cuda_check import why_no_cuda
 from fimlora_worker.process.hardware import find_hardware
 from fimlora_worker.process.leases import Leases, ReaperThread
+from fimlora_worker.process.parent_death import die_with_parent
 from fimlora_worker.process.presence import Presence
+from fimlora_worker.process.several import Several
+from fimlora_worker.process.slots import Slot, SlotError, at_slot, n_workers, read_slot
 from fimlora_worker.process.threads import thread_environment
 from fimlora_worker.process.warm_worker import (
     MAINTENANCE_EVERY_S,
@@ -49,6 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{settings_as_json(settings)}\n")
         return os.EX_OK
     configure_logging(settings, process="worker")
+    try:
+        if given.workers is not None:
+            n = n_workers(given.workers, settings)
+            if not given.count:
+                return _run_several(n, given)
+            sys.stdout.write(f"{n}\n")
+            return os.EX_OK
+        if given.slot is not None:
+            settings = at_slot(settings, read_slot(given.slot))
+    except SlotError as error:
+        sys.stderr.write(f"{error}\n")
+        return os.EX_CONFIG
+    if given.parent is not None:
+        die_with_parent(given.parent)
     if settings.device == "cuda" and (problem := why_no_cuda(settings.child_environment())):
         sys.stderr.write(f"{problem}\n")
         return os.EX_CONFIG
@@ -68,6 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         burst=given.burst, max_jobs=given.max_jobs, logging_level=rq_level(settings.log_level)
     )
     return 0
+
+
+def _run_several(n: int, given: argparse.Namespace) -> int:
+    """Run so many workers, each with its own device, as children of this process."""
+    passed_on = ["--burst"] * given.burst
+    passed_on += ["--max-jobs", str(given.max_jobs)] if given.max_jobs is not None else []
+    safely = ["-P"] if sys.flags.safe_path else []
+    command = [sys.executable, *safely, "-m", "fimlora_worker", "--parent", str(os.getpid())]
+    slots = (Slot(number, n) for number in range(1, n + 1))
+    return Several([[*command, "--slot", str(slot), *passed_on] for slot in slots]).run()
 
 
 def create_worker(settings: Settings) -> LeasedWorker:
@@ -125,6 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--burst", action="store_true", help="quit when the queue is empty")
     parser.add_argument("--max-jobs", type=int, metavar="N", help="quit after N jobs")
+    parser.add_argument(
+        "--workers",
+        metavar="N|auto",
+        help="run so many workers, each with a GPU or a share of the cores; auto: one on every GPU",
+    )
+    parser.add_argument("--slot", metavar="I/N", help="be one of several workers here, as 2/4")
+    parser.add_argument(
+        "--count", action="store_true", help="say how many --workers would be, and quit"
+    )
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--settings", action="store_true", help="show what is set, as JSON, and quit"
     )

@@ -65,6 +65,7 @@ def _calibrate(said: dict[str, Any], settings: Settings, teller: Teller) -> int:
         output=Path(said["output"]),
         fields=said["fields"],
         columns=said["columns"],
+        retain=Path(said["retain"]) if said.get("retain") else None,
     )
     try:
         teller.tell("rank_map", calibrate_here(asked, settings, teller.progress))

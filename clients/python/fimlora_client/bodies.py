@@ -58,6 +58,7 @@ class CalibrationFields(TypedDict, total=False):
     retain: AnyDataset | None
     target_modules: list[str] | str | None
     exclude_modules: list[str] | str | None
+    target_parameters: list[str] | str | None
     calibration: Calibration | Mapping[str, Any]
     allocation: Allocation | Mapping[str, Any]
     adapter: AdapterOptions | Mapping[str, Any]

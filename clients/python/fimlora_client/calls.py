@@ -120,6 +120,15 @@ def raise_for_problem(answer: Answer) -> None:
     raise error_of(problem.model_copy(update={"request_id": request_id}))
 
 
+def said_in(answer: Answer) -> tuple[str, str]:
+    """Code and sentence of a refusal, whoever it is from."""
+    try:
+        problem = Problem.model_validate_json(answer.content)
+    except ValidationError:
+        problem = _foreign(answer, "is not a problem document")
+    return problem.code, problem.detail
+
+
 def _foreign(answer: Answer, what: str) -> Problem:
     start = answer.content[:TITLE_LENGTH].decode(errors="replace").strip()
     return Problem(

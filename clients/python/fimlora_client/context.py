@@ -13,6 +13,10 @@ def _ignore(_call: Call, _answer: Answer) -> None:
     """Nobody wants to know."""
 
 
+def _ignore_pause(_answer: Answer, _seconds: float) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Policy, clock and randomness of a client.
@@ -23,6 +27,7 @@ class Context:
         clock: Monotonic seconds, for deadlines.
         unix_time: Wall clock seconds, for dates in ``Retry-After``.
         on_answer: Told of every exchange, for those who want to watch.
+        on_pause: Told what was refused for now, and for how many seconds it is waited.
     """
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -30,6 +35,7 @@ class Context:
     clock: Callable[[], float] = time.monotonic
     unix_time: Callable[[], float] = time.time
     on_answer: Callable[[Call, Answer], None] = _ignore
+    on_pause: Callable[[Answer, float], None] = _ignore_pause
 
     def hint(self, answer: Answer) -> float | None:
         """Seconds the service asks us to stay away."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimlora_client.errors import InvalidFile, JobNotFinished, failure_of, problem_of
 from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
+from fimlora_contract.model_folders import model_digest
 
 if TYPE_CHECKING:
     from fimlora.adapter.verifying.findings import Verification
@@ -51,6 +52,20 @@ def verified(
     from fimlora.errors import FimloraError
 
     try:
-        return verify_adapter(folder, plan, base_model=base_model)
+        return verify_adapter(folder, plan, base_model=base_model, digest_of=_digest)
     except FimloraError as error:
         raise NotVerifiable(str(error)) from error
+
+
+def _digest(folder: Path) -> str:
+    """Digest of a base model's files, as the service takes it.
+
+    Raises:
+        NotVerifiable: A file cannot be read.
+    """
+    try:
+        return model_digest(folder)
+    except OSError as error:
+        raise NotVerifiable(
+            f"cannot read the base model in {folder}: {error.strerror}"
+        ) from error

@@ -130,6 +130,11 @@ class EvaluationRequest(CalibrationRequest):
                 "calibration.adapter: an evaluation trains from the base model, whose plans are to "
                 "be measured there; leave it out"
             )
+        if self.calibration.shards != 1:
+            raise ValueError(
+                f"calibration.shards={self.calibration.shards}: workers share the training runs of "
+                "an evaluation, and its plans are measured by the one that leads; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -72,6 +72,14 @@ class RunProgress(AnswerModel):
     n_steps: int = 0
 
 
+class ShardProgress(AnswerModel):
+    """How far the shards of a calibration are; batches are counted over all of them."""
+
+    done: int = Field(description="Shards that are measured and kept.")
+    n_shards: int
+    at_once: int = Field(description="Shards that are being measured now, by any worker.")
+
+
 class Progress(AnswerModel):
     """How far a running job is; ``seconds_left`` is null until a batch has been timed."""
 
@@ -85,6 +93,9 @@ class Progress(AnswerModel):
     )
     runs: RunProgress | None = Field(
         default=None, description="Of an evaluation while it trains."
+    )
+    shards: ShardProgress | None = Field(
+        default=None, description="Of a calibration whose batches are shared by workers."
     )
     waiting_for: str | None = Field(
         default=None,
@@ -140,6 +151,9 @@ class Execution(AnswerModel):
         None,
         description="The most memory in use: on a GPU what torch had allocated, on a CPU the "
         "worker process's largest resident size so far. Null where nobody counts.",
+    )
+    n_shards: int = Field(
+        1, description="In how many parts the batches were measured, by any worker."
     )
 
 

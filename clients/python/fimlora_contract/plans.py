@@ -1,4 +1,4 @@
-"""Plans made anew from the statistics of a job."""
+"""Plans made anew from the statistics of a job: whole, or their ranks alone."""
 
 from typing import Any, Literal
 
@@ -21,3 +21,13 @@ class Plan(AnswerModel):
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """What a notebook shows."""
         return plan_bundle(self.rank_map.model_dump(mode="json"))
+
+
+class PlanDraft(AnswerModel):
+    """The ranks of another plan alone: what sliders show while they move."""
+
+    object: Literal["plan_draft"] = "plan_draft"
+    job_id: str = Field(description="The job whose statistics were used.")
+    rank_map: RankMap = Field(
+        description="The plan's, without what takes longest: signal, confidence and warnings."
+    )

@@ -17,6 +17,11 @@ class RankMapModule(AnswerModel):
     d_in: int
     d_out: int
     fan_in_fan_out: bool = False
+    n_experts: int | None = Field(
+        None,
+        description="Of fused experts, how many matrices the row stands for.",
+        exclude_if=is_unknown,
+    )
     layer: int | None
     kind: str
     score: float

@@ -57,6 +57,28 @@ class Pin(AnswerModel):
     history: list[PinEntry] = Field(description="Newest first.")
 
 
+class ListedPin(AnswerModel):
+    """What a name and tag stand for now; the pin's own address has what they stood for."""
+
+    object: Literal["pin"] = "pin"
+    name: str
+    tag: str
+    digest: str
+    owner: str = Field(
+        "", description="The tenant whose it is; empty for one that all tenants share."
+    )
+    pinned_at: datetime
+    pinned_by: str = Field("", description="Id of the API key that was used; empty without.")
+
+
+class PinPage(AnswerModel):
+    """Pins by name; pass ``next_cursor`` as ``cursor`` for the following page."""
+
+    object: Literal["list"] = "list"
+    data: list[ListedPin]
+    next_cursor: str | None = None
+
+
 class RankChange(AnswerModel):
     """One target module in two results; a rank is 0 where it is not targeted."""
 

@@ -13,6 +13,7 @@ from fimlora_contract.base import RequestModel, json_kind
 
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+PIN = f"{NAME[:-1]}:{NAME[1:]}"
 REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 UPLOAD_ID = r"^ds_[0-9a-f]{32}$"
 MAX_INLINE_ROWS = 2_000

@@ -28,7 +28,7 @@ from fimlora_contract.constraints import (
     check_types,
 )
 from fimlora_contract.references import AnyDataset, AnyModel, DatasetReference, Name
-from fimlora_contract.targets import AnyExcluded, AnyTargets
+from fimlora_contract.targets import AnyExcluded, AnyParameters, AnyTargets
 from fimlora_contract.trained_points import check_trained_point
 from fimlora_contract.training_time import check_calibrates
 
@@ -38,6 +38,7 @@ WEBHOOK_URL = (
     r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?$"
 )
 MOST_BATCHES = 4096
+MOST_SHARDS = 64
 LONGEST_DEADLINE_S = 30 * 24 * 3600
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 # Those that the engine has, in its order; by spectra, modules may be left out.
@@ -233,6 +234,14 @@ class Calibration(RequestModel):
             "block; auto goes by the memory there is. It changes no result."
         ),
     ] = "auto"
+    shards: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_SHARDS)] | Literal["auto"],
+        Field(
+            description="In how many parts the batches are measured, each by whichever worker is "
+            "free; auto takes as many as there are workers on devices of one kind, and 1 where "
+            "batches cannot be measured apart. It changes no result."
+        ),
+    ] = 1
     adapter: Annotated[
         Name | None,
         Field(
@@ -401,6 +410,7 @@ class LayoutOptions(RequestModel):
 
 # Those that the engine has, in its order.
 InitName = Literal["kaiming", "eva", "lora-ga", "lora-one", "gora", "zeros"]
+NOT_IN_SHARDS = ("eva",)  # method and init: each batch updates what those before it came to
 NOT_ADDED_UP = (
     "eva",
     "lora-ga",
@@ -498,6 +508,56 @@ def check_rounds(
         )
 
 
+def why_not_in_shards(
+    calibration: Calibration,
+    methods: Collection[str],
+    *,
+    init: str | None = None,
+    has_retain: bool = False,
+) -> str | None:
+    """Say why the batches of a request cannot be measured apart from each other.
+
+    Args:
+        calibration: How it is measured.
+        methods: What is measured for.
+        init: The initial weights.
+        has_retain: Whether another dataset is measured, too.
+
+    Returns:
+        A sentence without a stop; ``None`` where they can.
+    """
+    if calibration.n_batches == "auto":
+        return "n_batches=auto measures in rounds, each of which follows from those before it"
+    if calibration.adapter is not None:
+        return "the batches of a trained adapter are measured by one worker"
+    if has_retain:
+        return "the rows to retain are measured by whoever has measured the dataset"
+    if taken := next((name for name in NOT_IN_SHARDS if name in {*methods, init}), None):
+        return f"{taken} updates the directions of inputs batch after batch"
+    return None
+
+
+def check_shards(
+    calibration: Calibration,
+    methods: Collection[str],
+    *,
+    init: str | None = None,
+    has_retain: bool = False,
+) -> None:
+    """Refuse a number of shards where batches cannot be measured apart, or there are fewer."""
+    if calibration.shards == "auto" or calibration.shards == 1:  # noqa: PLR1714 - types
+        return
+    why = why_not_in_shards(calibration, methods, init=init, has_retain=has_retain)
+    given = f"calibration.shards={calibration.shards}"
+    if why is not None:
+        raise ValueError(f"{given}: {why}; leave shards out, or give auto")
+    if calibration.shards > calibration.most_batches:
+        raise ValueError(
+            f"{given}: there are {calibration.most_batches} batches, and each shard holds one at "
+            "least; give fewer shards, or more n_batches"
+        )
+
+
 def check_examples(calibration: Calibration, methods: tuple[str, ...]) -> None:
     """Refuse a method that compares more examples than are measured."""
     n_examples = calibration.most_examples
@@ -590,6 +650,14 @@ class CalibrationRequest(RequestModel):
             "expression over full names."
         ),
     ] = None
+    target_parameters: Annotated[
+        AnyParameters,
+        Field(
+            description="Fused experts of a mixture that are targets besides, as in PEFT: all, or "
+            "names or dotted endings of parameters. Each gets one rank for all its experts. Null: "
+            "none, and the rank map lists them under not_targeted."
+        ),
+    ] = None
     calibration: Calibration = Calibration()
     allocation: Allocation = Allocation()
     adapter: AdapterOptions = AdapterOptions()
@@ -654,6 +722,26 @@ class CalibrationRequest(RequestModel):
     def _examples_suffice(self) -> Self:
         check_examples(self.calibration, self.methods_measured)
         return self
+
+    @model_validator(mode="after")
+    def _shards_add_up(self) -> Self:
+        check_shards(
+            self.calibration,
+            self.methods_measured,
+            init=self.adapter.init,
+            has_retain=self.retain is not None,
+        )
+        return self
+
+    @property
+    def why_not_in_shards(self) -> str | None:
+        """Why its batches cannot be measured apart from each other, if they cannot."""
+        return why_not_in_shards(
+            self.calibration,
+            self.methods_measured,
+            init=self.adapter.init,
+            has_retain=self.retain is not None,
+        )
 
     @model_validator(mode="after")
     def _trained_point_can_be(self) -> Self:

@@ -23,6 +23,7 @@ Names = Annotated[
 Expression = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)]
 TargetModules = Names | Literal["all-linear"] | Expression | None
 ExcludeModules = Names | Expression | None
+TargetParameters = Names | Literal["all"] | None
 
 
 def is_expression(text: str) -> bool:
@@ -48,9 +49,30 @@ def check_exclude_modules(value: Any) -> Any:
     return _check(value, "")
 
 
+def check_target_parameters(value: Any) -> Any:
+    """Refuse what names no parameters of fused experts.
+
+    Raises:
+        ValueError: Says what was given and what is allowed.
+    """
+    if value is None or value == "all":
+        return value
+    if not isinstance(value, list):
+        kind = "other text" if isinstance(value, str) else json_kind(value)
+        raise ValueError(
+            'must be "all", a list of names of parameters or of their endings such as '
+            f'["experts.down_proj"], or null; it is {kind}'
+        )
+    return _check(value, "")
+
+
 AnyTargets = Annotated[
     TargetModules,
     BeforeValidator(check_target_modules, json_schema_input_type=TargetModules),
+]
+AnyParameters = Annotated[
+    TargetParameters,
+    BeforeValidator(check_target_parameters, json_schema_input_type=TargetParameters),
 ]
 AnyExcluded = Annotated[
     ExcludeModules,

@@ -33,6 +33,8 @@ def check_trained_point(request: Any) -> None:
         "exclude_modules: the adapter says which modules are targets; leave it out": (
             request.exclude_modules is not None
         ),
+        "target_parameters: the adapter says what its targets are, and one on fused experts is not "
+        "measured; leave it out": request.target_parameters is not None,
         f"method {''.join(others[:1])}: only fim is scored where A and B are trained": bool(
             others
         ),

@@ -12,12 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fimlora_contract.digests import digest_file, digest_of
+from fimlora_contract.model_folders import MODEL_SUFFIXES
 
-# What a model is loaded from: configuration, weights, tokenizer, chat template.
-MODEL_SUFFIXES = (
-    ".json", ".safetensors", ".txt", ".jinja",
-    ".model", ".spm", ".tiktoken", ".bpe", ".codes",
-)  # fmt: skip
 DATA_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 # What is fetched of a model on the hub: weights and what transformers needs to read them, all
 # at the top of the repository.

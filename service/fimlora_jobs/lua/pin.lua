@@ -1,12 +1,15 @@
 -- Let a pin stand for a result; repeating that changes nothing.
 --
 -- KEYS[1]   what it stands for and stood for, the newest first
+-- KEYS[2]   all pins by owner, name and tag
 -- ARGV[1]   digest of the result
 -- ARGV[2]   id of the key that is used
 -- ARGV[3]   how many entries are kept
+-- ARGV[4]   the pin among all pins
 --
 -- Returns 1 = the pin is new, 0 = it was there.
 
+redis.call('ZADD', KEYS[2], 0, ARGV[4])
 local newest = redis.call('LINDEX', KEYS[1], 0)
 if newest and cjson.decode(newest).digest == ARGV[1] then return 0 end
 local time = redis.call('TIME')

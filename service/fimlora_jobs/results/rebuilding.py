@@ -12,7 +12,7 @@ from threading import Event
 from typing import NamedTuple
 
 from fimlora_contract.jobs import JobKind, JobStatus
-from fimlora_jobs.catalogue import Catalogue, input_keys
+from fimlora_jobs.catalogue import Catalogue, among_all, input_keys
 from fimlora_jobs.disk import refusal_in
 from fimlora_jobs.events import event_text
 from fimlora_jobs.reader import BATCH, JobMissing
@@ -162,8 +162,10 @@ def _put_pin_back(store: JobStore, pin: KeptPin) -> bool:
         for digest in {entry.digest for entry in pin.history}:
             ResultOwners(store).add(digest, ALL)
     entries = [entry.model_dump_json() for entry in pin.history]
-    keys = [Catalogue(store).pin_key(pin.name, pin.tag, pin.owner)]
-    return bool(run_script(store.redis, "rebuild_pin", keys=keys, args=entries))
+    catalogue, which = Catalogue(store), (pin.name, pin.tag, pin.owner)
+    keys = [catalogue.pin_key(*which), catalogue.list_key]
+    args = [among_all(*which), *entries]
+    return bool(run_script(store.redis, "rebuild_pin", keys=keys, args=args))
 
 
 def _not_kept(store: JobStore, known: set[str]) -> Iterator[str]:

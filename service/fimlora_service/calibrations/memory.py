@@ -136,6 +136,12 @@ def recorded_bytes(
         found = find_matrices(shapes)
         matrices = {name: sides for name, sides in found.items() if is_inner(name)}
     modules = [TargetModule(name, d_in, d_out) for name, (d_out, d_in) in matrices.items()]
+    if request.target_parameters is not None:  # those that the checkpoint holds fused
+        modules += [
+            TargetModule(name, shape[1], shape[2], n_experts=shape[0])
+            for name, shape in shapes.items()
+            if len(shape) == 3 and "expert" in name
+        ]
     blocks = defaultdict(list)
     for module in modules:
         blocks[block_of(module.name)].append(module)

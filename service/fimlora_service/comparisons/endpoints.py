@@ -36,6 +36,7 @@ from fimlora_service.comparisons.openapi_examples import (
 from fimlora_service.http.dependencies import (
     ArtifactsDep,
     PrefixDep,
+    SettingsDep,
     StoreDep,
     problems,
     require_json,
@@ -46,7 +47,7 @@ from fimlora_service.keys.principal import READS, SUBMITS
 from fimlora_service.keys.routes import ScopedRoute
 from fimlora_service.operations.metrics import MetricsDep
 from fimlora_service.resolve.resolver import Resolved, Resolver
-from fimlora_service.results.reading import find_artifact, result_of
+from fimlora_service.results.reading import find_artifact, result_of, usable
 
 # Raise it with every change after which equal statistics are compared in another way.
 COMPARING = 1
@@ -102,6 +103,8 @@ async def compare(
     dependencies=[READS, Depends(require_json)],
     responses=problems(
         errors.MalformedRequest,
+        errors.ModelNotAllowed,
+        errors.SourceNotAllowed,
         errors.JobNotFound,
         errors.ArtifactNotFound,
         errors.ResultExpired,
@@ -120,12 +123,13 @@ def compare_job(
     id: JobId,
     body: Annotated[JobComparisonRequest, Body(openapi_examples=JOB_COMPARISON_EXAMPLES)],
     store: StoreDep,
+    settings: SettingsDep,
     artifacts: ArtifactsDep,
 ) -> Response:
     """Compare methods by what a job has measured; no device and no queue."""
     from fimlora_service.comparisons.comparing import compare_again
 
-    result = result_of(store.shown(id).to_job())
+    result = result_of(usable(store.shown(id), settings.allowed).to_job())
     find_artifact(result, STATISTICS)
     found = compare_again(id, body, path=artifacts.local(result.digest, STATISTICS))
     # Not left to the framework, which would check every module once more.

@@ -10,7 +10,7 @@ from typing import Any
 
 from fimlora_contract.digests import digest_of
 from fimlora_contract.evaluations import EVAL_SHARE, FEWEST_HELD_OUT, EvaluationRequest
-from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.rank_maps import RankMap, RankMapModule
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.datasets.columns import TextFields, check_same
@@ -155,11 +155,15 @@ def check_targets(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> No
         ValidationFailed: There is one; the message has what it lacks, or has besides.
     """
     entries, excluded = request.target_modules, request.exclude_modules
+    experts = request.target_parameters
     if not isinstance(entries, list):
         return
+    if isinstance(experts, list):
+        entries = [*entries, *experts]
     left_out = excluded if isinstance(excluded, list) else []
     for name, rank_map in maps.items():
-        modules = [module.name for module in rank_map.modules]
+        rows = rank_map.modules
+        modules = [m.name for m in rows if m.n_experts is None or experts != "all"]
         for module in modules:
             if not _has(entries, module) or any(is_match(e, module) for e in left_out):
                 raise ValidationFailed(
@@ -239,13 +243,16 @@ def spent_by_uniform(request: EvaluationRequest, rank_map: RankMap) -> int | Non
         constraints = allocation.groups or allocation.rank_menu or allocation.per_type
         if constraints or any(rank % allocation.multiple_of for rank in ranks):
             return None  # which modules get more than others is for the allocation to say
-        return sum(
-            rank * (m.d_in + m.d_out) for rank, m in zip(ranks, rank_map.modules, strict=True)
-        )
+        return sum(rank * _cost(m) for rank, m in zip(ranks, rank_map.modules, strict=True))
     if budget.bytes is not None:
         return budget.bytes // budget.bytes_per_parameter
     return budget.parameters
 
 
 def _costs(rank_map: RankMap) -> dict[str, int]:
-    return {module.name: module.d_in + module.d_out for module in rank_map.modules}
+    return {module.name: _cost(module) for module in rank_map.modules}
+
+
+def _cost(module: RankMapModule) -> int:
+    """Trainable parameters of one rank."""
+    return (module.n_experts or 1) * (module.d_in + module.d_out)

@@ -67,12 +67,26 @@ def wait_preference(headers: Sequence[str]) -> int | None:
     Args:
         headers: The values of all ``Prefer`` headers of a request.
     """
+    seconds = _preference(headers, "wait") or ""
+    is_number = seconds.isascii() and seconds.isdecimal() and len(seconds) < 10
+    return min(int(seconds), LONGEST_WAIT_S) if is_number else None
+
+
+def wants_minimal(headers: Sequence[str]) -> bool:
+    """Whether a client prefers a short answer to a whole one.
+
+    Args:
+        headers: The values of all ``Prefer`` headers of a request.
+    """
+    return _preference(headers, "return") == "minimal"
+
+
+def _preference(headers: Sequence[str], wanted: str) -> str | None:
+    """The value of a preference; of several of that name the first one counts."""
     for preference in ",".join(headers).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
-        seconds = value.strip().strip('"')
-        if name.strip().lower() == "wait":  # of several the first one counts
-            is_number = seconds.isascii() and seconds.isdecimal() and len(seconds) < 10
-            return min(int(seconds), LONGEST_WAIT_S) if is_number else None
+        if name.strip().lower() == wanted:
+            return value.strip().strip('"')
     return None
 
 

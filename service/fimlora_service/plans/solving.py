@@ -4,6 +4,8 @@ It brings numpy along, so it is imported when the first plan is asked for, or wh
 nothing better to do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,14 @@ from fimlora import (
     allocate,
     score,
 )
-from fimlora.adapter.text_files import text_files
+from fimlora.adapter.text_files import rank_map, text_files
 from fimlora.confidence.evidence import examples_of, with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
 from fimlora.replan import WrittenAdapter, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult
-from fimlora_contract.plans import Plan
+from fimlora_contract.plans import Plan, PlanDraft
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_jobs.results.store import STATISTICS
@@ -53,16 +55,7 @@ def solve_again(
     Raises:
         ServiceError: The file cannot be read, or the settings do not fit it.
     """
-    allocation = request.allocation
-    key = digest, allocation.method, allocation.aggregation, request.adapter.scale
-    try:
-        scored = score_cache.get(key, lambda: score_file(request, path, digest=digest))
-    except InvalidStatistics as error:
-        raise errors.ArtifactNotFound(
-            f"{STATISTICS} of job {job_id!r} cannot be read"
-        ) from error
-    except FimloraError as error:
-        raise errors.ValidationFailed(str(error)) from error
+    scored = _scored(job_id, request, path=path, digest=digest, score_cache=score_cache)
     plan, config = plan_and_config(request, scored, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
@@ -72,6 +65,55 @@ def solve_again(
         adapter_config=config,
         rank_map=RankMap.model_validate_json(texts["rank_map.json"]),
     )
+
+
+def draft_again(
+    job_id: str,
+    request: PlanRequest,
+    result: CalibrationResult,
+    *,
+    path: Path,
+    digest: str,
+    score_cache: ScoreCache,
+) -> PlanDraft:
+    """The ranks of the plan that `solve_again` would give: some tenth of its work.
+
+    Args:
+        job_id: The job that has measured.
+        request: The settings.
+        result: What that job found.
+        path: The file of its statistics.
+        digest: Of that file.
+        score_cache: What is known of such files.
+
+    Raises:
+        ServiceError: The file cannot be read, or the settings do not fit it.
+    """
+    scored = _scored(job_id, request, path=path, digest=digest, score_cache=score_cache)
+    with _refusing():
+        plan = _planned(request, scored, written_adapter(result))
+        data = rank_map(plan, layout=request.adapter.layout)
+    return PlanDraft(job_id=job_id, rank_map=RankMap.model_validate(data))
+
+
+def _scored(
+    job_id: str, request: PlanRequest, *, path: Path, digest: str, score_cache: ScoreCache
+) -> ScoredStatistics:
+    """A job's statistics as a request's plan sees them, as told by whoever asked before.
+
+    Raises:
+        ServiceError: The file cannot be read, or the method does not fit it.
+    """
+    allocation = request.allocation
+    key = digest, allocation.method, allocation.aggregation, request.adapter.scale
+    try:
+        return score_cache.get(key, lambda: score_file(request, path, digest=digest))
+    except InvalidStatistics as error:
+        raise errors.ArtifactNotFound(
+            f"{STATISTICS} of job {job_id!r} cannot be read"
+        ) from error
+    except FimloraError as error:
+        raise errors.ValidationFailed(str(error)) from error
 
 
 def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatistics:
@@ -96,9 +138,9 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
 
 def written_adapter(result: CalibrationResult) -> WrittenAdapter:
     """What a new plan takes from the one that was made when the model was at hand."""
-    rank_map = result.rank_map
-    modules = [{"name": module.name, "rank": module.rank} for module in rank_map.modules]
-    facts = {"provenance": rank_map.provenance, "modules": modules}
+    made = result.rank_map
+    modules = [{"name": module.name, "rank": module.rank} for module in made.modules]
+    facts = {"provenance": made.provenance, "modules": modules}
     return WrittenAdapter(facts, result.adapter_config)
 
 
@@ -111,18 +153,32 @@ def plan_and_config(
         BudgetInfeasible: No plan meets the budget.
         ValidationFailed: An option does not fit these statistics.
     """
-    budget, adapter, allocation = request.budget, request.adapter, request.allocation
-    try:
-        plan = allocate(
-            scored.scores,
-            Budget(budget.unit, budget.value, budget.bytes_per_parameter),
-            **adapter.scaling,
-            provenance=written.facts_beside(scored.scores),
-            **allocation.model_dump(exclude={"aggregation", "method"}),
-        )
+    with _refusing():
+        plan = _planned(request, scored, written)
         plan = with_signal(plan, scored.signal)
         plan = with_confidence(scored.examples, plan)
-        return plan, replanned_config(plan, written, layout=adapter.layout)
+        return plan, replanned_config(plan, written, layout=request.adapter.layout)
+
+
+def _planned(
+    request: PlanRequest, scored: ScoredStatistics, written: WrittenAdapter
+) -> RankPlan:
+    """The plan a request asks for, and nothing about it."""
+    budget, adapter, allocation = request.budget, request.adapter, request.allocation
+    return allocate(
+        scored.scores,
+        Budget(budget.unit, budget.value, budget.bytes_per_parameter),
+        **adapter.scaling,
+        provenance=written.facts_beside(scored.scores),
+        **allocation.model_dump(exclude={"aggregation", "method"}),
+    )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Say what the engine refuses as the API does."""
+    try:
+        yield
     except InfeasibleBudget as error:
         raise errors.BudgetInfeasible(str(error)) from error
     except FimloraError as error:

@@ -12,8 +12,16 @@ from pydantic import AfterValidator
 from fimlora_contract.budgets import LONGEST, read_budget
 from fimlora_contract.drift import rank_changes, rank_drift
 from fimlora_contract.keys import Scope
-from fimlora_contract.rank_patterns import PeftConfig, Pin, PinEntry, RankDiff, RankPattern
-from fimlora_contract.references import NAME
+from fimlora_contract.rank_patterns import (
+    ListedPin,
+    PeftConfig,
+    Pin,
+    PinEntry,
+    PinPage,
+    RankDiff,
+    RankPattern,
+)
+from fimlora_contract.references import NAME, PIN
 from fimlora_contract.requests import DIGEST, PinRequest
 from fimlora_jobs.catalogue import Catalogue, lookup_key
 from fimlora_jobs.record import as_time
@@ -27,7 +35,7 @@ from fimlora_service.http.dependencies import (
     require_json,
 )
 from fimlora_service.http.threads import reads_files
-from fimlora_service.keys.access import JobId, OtherJobId, check_result, shown_to
+from fimlora_service.keys.access import JobId, OtherJobId, Whose, check_result, shown_to
 from fimlora_service.keys.gate import check_scope
 from fimlora_service.keys.principal import OPERATOR, READS, SUBMITS, PrincipalDep
 from fimlora_service.keys.routes import ScopedRoute
@@ -233,6 +241,36 @@ def retrieve_pinned_rank_pattern(
 def retrieve_pin_history(name: Name, tag: Tag, store: StoreDep, principal: PrincipalDep) -> Pin:
     """Tell what a pin stands for and stood for, since when, and by whom."""
     return pin_of(Catalogue(store), name, tag, owner=principal.tenant)
+
+
+@router.get(
+    "/pins",
+    dependencies=[READS],
+    responses=problems(errors.ValidationFailed, errors.RedisUnavailable),
+)
+def list_pins(
+    store: StoreDep,
+    whose: Whose,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(pattern=PIN)] = None,
+) -> PinPage:
+    """List what names stand for: your own pins, and those that all share, by name."""
+    found = Catalogue(store).pins(owner=whose or OPERATOR, after=cursor or "", limit=limit + 1)
+    pins = [
+        ListedPin.model_validate(
+            {
+                "name": pin.name,
+                "tag": pin.tag,
+                "digest": pin.newest.digest,
+                "owner": pin.owner,
+                "pinned_at": as_time(str(pin.newest.pinned_at_ms)),
+                "pinned_by": pin.newest.by,
+            }
+        )
+        for pin in found[:limit]
+    ]
+    more = f"{pins[-1].name}:{pins[-1].tag}" if len(found) > limit else None
+    return PinPage(data=pins, next_cursor=more)
 
 
 @router.get(

@@ -15,8 +15,8 @@ from fimlora_contract.requests import CalibrationRequest
 MEASUREMENT = 5
 MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
-# Where the weights are while they are measured changes no number.
-NEITHER = frozenset({"executor"})
+# Where the weights are while they are measured changes no number, nor who measures which batches.
+NEITHER = frozenset({"executor", "shards"})
 # By content instead of its name.
 BY_CONTENT = frozenset({"adapter"})
 # What says when to stop measuring decides nothing where the number of batches is given.
@@ -37,8 +37,8 @@ def request_digest(
 ) -> str:
     """Digest of everything that decides a result, and of nothing else.
 
-    With ``settings=MEASURED``, of everything that decides the statistics. The executor is
-    in neither: a request that is equal but for it finds the same result.
+    With ``settings=MEASURED``, of everything that decides the statistics. The executor and
+    the shards are in neither: a request that is equal but for them finds the same result.
     """
     is_auto = request.calibration.n_batches == "auto"
     if is_auto:  # the plan decides how much is measured
@@ -53,6 +53,7 @@ def request_digest(
         | ({"retain": _content(retain)} if retain else {})
         | ({"measured_at": adapter["digest"]} if adapter else {})
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
+        | _experts(request)
         # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
         | ({"null": True} if null else {})
@@ -63,6 +64,12 @@ def request_digest(
         # What only some may read is found only by who may read it.
         | ({"tenant": tenant} if tenant else {})
     )
+
+
+def _experts(request: CalibrationRequest) -> dict[str, Any]:
+    """Fused experts that are targets, where any are."""
+    asked = request.target_parameters
+    return {} if asked is None else {"target_parameters": asked}
 
 
 def _writes(request: CalibrationRequest, settings: Set[str]) -> bool:

@@ -44,6 +44,7 @@ def check_targets(
     matrices = {
         name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2
     }
+    check_experts(request, config)
     entries = request.target_modules
     is_named = isinstance(entries, list) and not has_experts(config)
     matched = None
@@ -57,6 +58,21 @@ def check_targets(
     check_initial(request, {name: matrices[name] for name in matched or ()})
     check_ceiling(request, matrices, config, matched)
     check_floor(request, matrices, matched, size=sum(map(math.prod, shapes.values())))
+
+
+def check_experts(request: CalibrationRequest, config: Mapping[str, Any]) -> None:
+    """Refuse fused experts of a model whose configuration speaks of none.
+
+    Raises:
+        ValidationFailed: They are asked for.
+    """
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    if request.target_parameters is None or any("expert" in key for p in parts for key in p):
+        return
+    message = (
+        "asks for fused experts, and the model's configuration states no experts; leave it out"
+    )
+    raise wrong_entry(None, message, "unknown_target", field="target_parameters")
 
 
 def match_entries(

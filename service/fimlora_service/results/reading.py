@@ -9,6 +9,8 @@ from fimlora_contract.artifacts import Artifact, JobResult
 from fimlora_contract.jobs import CalibrationResult, Job, JobStatus
 from fimlora_contract.rank_patterns import RankPattern
 from fimlora_contract.signatures import NAME as SIGNATURE
+from fimlora_jobs.allow_lists import Allowed
+from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import STATISTICS, ResultMissing
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_service import errors
@@ -39,6 +41,16 @@ def result_of(job: Job) -> JobResult:
     if job.error is not None:
         raise errors.JobFailed(f"job {job.id!r} failed: {job.error.code}: {job.error.detail}")
     raise errors.JobNotFinished(f"job {job.id!r} is {job.status}")
+
+
+def usable(record: JobRecord, allowed: Allowed) -> JobRecord:
+    """A job from which something new is made, if the operator's lists still have what it used.
+
+    Raises:
+        NotAllowed: They do not.
+    """
+    allowed.check_request(record.shown_request)
+    return record
 
 
 def plan_of(job: Job) -> CalibrationResult:

@@ -5,6 +5,7 @@ The tools themselves read them in `tests/consumers`.
 
 import ast
 import json
+import shlex
 
 import pytest
 import torch
@@ -125,7 +126,25 @@ def test_tools_without_patterns_start_from_a_folder():
     assert settings["create_new_adapter"] is False
     assert not any("rank" in key for key in settings)
     assert swift.splitlines()[-1] == "--model org/model --adapters ./adapter"
-    assert all(NEEDS_WEIGHTS in text for text in (factory, swift))
+    for text in (factory, swift):
+        assert f"# ./adapter {NEEDS_WEIGHTS}" in text
+        assert "# put your own folder in place of ./adapter" in text
+
+
+@pytest.mark.parametrize("format", ["llama-factory", "ms-swift", "vllm"])
+def test_the_folder_that_is_named_is_the_one_that_is_written(format):
+    """As a shell or YAML reads it, and with nothing left to fill in."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+
+    text = export(plan, config, format, folder="runs/my adapter").text
+
+    assert "./adapter" not in text
+    assert "in place of" not in text
+    if format == "llama-factory":
+        assert yaml.safe_load(text)["adapter_name_or_path"] == "runs/my adapter"
+    else:
+        last = shlex.split(text.splitlines()[-1])[-1]
+        assert last.removeprefix("fimlora=") == "runs/my adapter"
 
 
 def test_servers_of_one_rank_find_it_in_every_tensor(tmp_path):

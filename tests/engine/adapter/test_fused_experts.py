@@ -1,18 +1,42 @@
 """Plans with fused experts, as stock PEFT adapts, loads and trains them."""
 
 import copy
+import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
 
-from fimlora import Budget, allocate, apply_fim_ranks, load_plan, measure, score, write_adapter
+from fimlora import (
+    Budget,
+    allocate,
+    apply_fim_ranks,
+    load_plan,
+    measure,
+    score,
+    verify_adapter,
+    write_adapter,
+)
+from fimlora.adapter.exports import export
 from fimlora.adapter.stacked import per_expert
 from fimlora.adapter.text_files import rank_map
+from fimlora.adapter.verifying.compare import compare
+from fimlora.adapter.verifying.intended import read_intended
+from fimlora.adapter.verifying.live import see_model
 from fimlora.errors import InvalidOption
 from fimlora.model.experts.wrapped import carriers_of_parameters
 from fimlora.statistics import Statistics
-from support.experts import KINDS, LINEAR, SCALE, mixture, mixture_batches, with_experts
+from support.experts import (
+    KINDS,
+    LINEAR,
+    SCALE,
+    mixture,
+    mixture_batches,
+    n_tokens,
+    with_experts,
+)
 
 # PEFT says so of every key of a parameter, and it is wrong.
 pytestmark = pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")
@@ -130,3 +154,82 @@ def test_weights_that_are_made_of_one_matrix_are_refused(tmp_path):
             statistics=statistics,
         )  # fmt: skip
     assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A plan for a mixture, its folder in layout B, and the model."""
+    base = mixture("qwen2_moe")
+    statistics = measure(base, mixture_batches(), **TARGETS)
+    plan = allocate(score(statistics), 4, r_min=1, r_max=14)
+    folder = tmp_path_factory.mktemp("planned") / "a"
+    write_adapter(
+        plan, folder, base_model=None, task_type="CAUSAL_LM", weights=True, model=base
+    )
+    return plan, folder, base
+
+
+@pytest.mark.parametrize("layout", ["B", "C"])
+def test_what_was_written_is_verified(planned, tmp_path, layout):
+    """Tensors, or the config alone; and the model that stock PEFT makes of it."""
+    plan, _, base = planned
+    for weights in (True, False) if layout == "B" else (True,):
+        folder = tmp_path / str(weights)
+        write_adapter(
+            plan, folder, base_model=None, task_type="CAUSAL_LM", layout=layout,
+            weights=weights, model=base,
+        )  # fmt: skip
+        found = verify_adapter(folder, plan)
+        assert not found.faults
+        assert found.planned.parameters == found.found.parameters
+    made = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "True", is_trainable=True)
+    assert not compare(read_intended(plan), see_model(made, read_intended(plan))).faults
+
+
+def test_experts_that_are_not_as_planned_are_found(planned, tmp_path):
+    """Another rank, a parameter that is left out, and one that is not planned."""
+    plan, folder, base = planned
+    other = max(n for n in plan.ranks if n.endswith("gate_up_proj"))
+    changed = replace(plan, ranks=dict(plan.ranks) | {other: plan.ranks[other] + 1})
+    assert {f.code for f in verify_adapter(folder, changed).faults} >= {"rank"}
+
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["target_parameters"] = [n for n in config["target_parameters"] if n != other]
+    shutil.copytree(folder, tmp_path / "fewer")
+    (tmp_path / "fewer" / "adapter_model.safetensors").unlink()
+    (tmp_path / "fewer" / "adapter_config.json").write_text(json.dumps(config))
+    faults = verify_adapter(tmp_path / "fewer", plan).faults
+    assert any(f.code == "missing" and f.module == other for f in faults)
+
+    without = replace(plan, ranks=dict(plan.ranks) | {other: 0})
+    made = PeftModel.from_pretrained(copy.deepcopy(base), folder, is_trainable=True)
+    faults = compare(read_intended(without), see_model(made, read_intended(without))).faults
+    assert any(f.code == "fused" and f.module == other for f in faults)
+
+
+def test_the_rank_map_shows_each_expert(planned):
+    """Its tokens, padding left out, and its share of the Fisher information."""
+    plan, folder, _ = planned
+
+    shown = load_plan(folder).provenance["experts"]
+
+    rows = [m for m in plan.modules if m.n_experts is not None]
+    assert set(shown) == {m.name for m in rows}
+    for module in rows:
+        facts = shown[module.name]
+        assert len(facts["tokens"]) == len(facts["fisher"]) == module.n_experts
+        assert sum(facts["tokens"]) == 2 * n_tokens(mixture_batches())
+        assert sum(facts["fisher"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_exports_say_who_can_take_experts(planned):
+    """PEFT and TRL by its config; others are refused by name."""
+    plan, folder, _ = planned
+    config = json.loads((folder / "adapter_config.json").read_text())
+
+    assert json.loads(export(plan, config, "peft").text)["target_parameters"]
+    for taken in ("trl", "vllm", "ms-swift", "llama-factory"):
+        assert "target_parameters" in export(plan, config, taken).text
+    for refused in ("axolotl", "unsloth", "adalora"):
+        with pytest.raises(InvalidOption, match="not known to take target_parameters"):
+            export(plan, config, refused, steps=100 if refused == "adalora" else None)

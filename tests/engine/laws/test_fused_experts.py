@@ -109,6 +109,22 @@ def test_an_adapter_on_experts_changes_nothing_while_b_is_zero(name):
         assert relative_error(rows, wanted.row_energies[module.name]) <= FLOAT32
 
 
+@pytest.mark.parametrize("name", ["qwen3_next", "gpt_oss"])
+def test_the_balance_of_experts_is_no_part_of_the_loss_and_is_named(name):
+    """It is made of all tokens of a batch, so that no example has one of its own."""
+    batches, quiet_model, loud = mixture_batches(), mixture(name), mixture(name)
+    loud.config.output_router_logits = True
+
+    found = measured(loud, batches, estimator="exact")
+
+    assert found.auxiliary_losses_left_out == ("router_aux_loss_coef",)
+    wanted = measured(quiet_model, batches, estimator="exact")
+    for module in wanted.modules:
+        assert (
+            found.example_energies[module.name] == wanted.example_energies[module.name]
+        ).all()
+
+
 def test_spectra_of_experts_are_those_of_one_rank_in_each():
     """A rank of the parameter is one of every expert, so their energies add up."""
     model, batches = mixture("mixtral"), mixture_batches()

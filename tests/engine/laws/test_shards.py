@@ -14,6 +14,7 @@ from fimlora.errors import InvalidOption, InvalidProgress, NoLabelledExample
 from fimlora.measuring.resident import measure_resident, measure_resident_shard
 from fimlora.measuring.resume.merge import Shard, ShardSums, split
 from fimlora.measuring.streamed.run import measure_streamed_shard
+from support.experts import mixture, mixture_batches
 from support.models import make_batch, tiny
 from support.statistics import assert_close, assert_identical
 from support.streaming import RECORDS, quiet, save
@@ -89,6 +90,24 @@ def test_files_hold_all_of_it(name, tmp_path):
 
     found = merged(model, batches, wanted, cut([2, 3]), tmp_path)
 
+    assert_identical(found, measure_resident(model, batches, wanted))
+
+
+def test_experts_that_not_every_shard_reaches_add_up():
+    """Each expert's matrix has sums of its own, and no token of some batches."""
+    model, batches = mixture("qwen2_moe"), [*mixture_batches(), *mixture_batches()]
+    wanted = Settings(
+        target_modules=["o_proj"], target_parameters="all", n_batches=len(batches),
+        estimator="both", rank=4, null=True, halves=True,
+    )  # fmt: skip
+
+    sums = [
+        measure_resident_shard(model, batches, wanted, each)
+        for each in split(len(batches), len(batches))
+    ]
+    found = measure_resident(model, batches, replace(wanted, shards=sums))
+
+    assert any(module.n_experts for module in found.modules)
     assert_identical(found, measure_resident(model, batches, wanted))
 
 

@@ -260,6 +260,8 @@ class TestPins:
 
         for owner, history in before.items():
             assert catalogue.pinned("sst2", "prod", owner=owner) == history
+            [listed] = catalogue.pins(owner=owner, limit=9)
+            assert (listed.owner, listed.newest) == (owner, history[0])
         owners = ResultOwners(store)
         assert owners.has("sha256:1", "b")
         assert not owners.has("sha256:2", "b")

@@ -412,6 +412,29 @@ class TestPins:
         assert acme("GET", self.PATH).headers["ETag"] == f'"{having.digest}"'
         assert acme("GET", f"{self.PATH}/history").json()["owner"] == ""
 
+    def test_a_list_has_ones_own_and_the_shared_that_they_do_not_hide(
+        self, http, acme, globex, having
+    ):
+        """An admin key may ask for a tenant's."""
+        body = {"job_id": having.job}
+        for name in ("both", "shared"):
+            assert http.put(f"/rank-patterns/{name}/x", json=body, headers=OPERATOR).is_success
+        for name in ("both", "own"):
+            assert acme("PUT", f"/rank-patterns/{name}/x", json=body).is_success
+
+        def listed(answer):
+            assert answer.status_code == 200, answer.text
+            return [(pin["name"], pin["owner"]) for pin in answer.json()["data"]]
+
+        of_acme = [("both", "acme"), ("own", "acme"), ("shared", "")]
+        assert listed(acme("GET", "/pins")) == of_acme
+        assert listed(globex("GET", "/pins")) == [("both", ""), ("shared", "")]
+        assert listed(http.get("/pins", headers=OPERATOR)) == [("both", ""), ("shared", "")]
+        assert listed(http.get("/pins?tenant=acme", headers=OPERATOR)) == of_acme
+        assert globex("GET", "/pins?tenant=acme").status_code == 403
+        pages = [acme("GET", f"/pins?limit=1&cursor={c}:x") for c in ("both", "own", "shared")]
+        assert [listed(page) for page in pages] == [of_acme[1:2], of_acme[2:], []]
+
     def test_who_has_no_admin_scope_sets_no_shared_pin(self, http, visitor, body, finish):
         """Though he reads and submits for the operator."""
         who = visitor(scopes=[Scope.READ, Scope.SUBMIT])

@@ -298,6 +298,72 @@ class TestAllocate:
         assert set(data_dir.rglob("*")) == files
 
 
+MINIMAL = {"Prefer": "return=minimal"}
+SLOW = ("signal", "confidence", "warnings")  # what a draft is without
+
+
+class TestDraft:
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"budget": 5},
+            {"budget": {"parameters": 10_000}},
+            {"budget": 8, "allocation": {"r_min": 2, "multiple_of": 2}, "adapter": {"layout": "C"}},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_it_has_the_ranks_of_the_whole_plan(self, http, job_id, measured, asked):
+        """All that the rank map says, but for what is said of the plan."""
+        measured(statistics=with_null_and_halves(make_statistics()))
+        url = f"/jobs/{job_id}/allocate"
+
+        draft = http.post(url, json=asked, headers=MINIMAL)
+        whole = http.post(url, json=asked)
+
+        assert draft.headers["Preference-Applied"] == "return=minimal"
+        assert "Preference-Applied" not in whole.headers
+        expected = whole.json()["rank_map"]
+        known = {name: expected.pop(name, None) for name in SLOW}
+        assert draft.json() == {
+            "object": "plan_draft", "job_id": job_id, "rank_map": expected | {"warnings": []},
+        }  # fmt: skip
+        assert any(known.values())
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"budget": {"parameters": 10}},
+            {"budget": 8, "allocation": {"method": "eva"}},
+            {"budget": 8, "allocation": {"groups": [["nowhere"]]}},
+            {"budget": 300, "adapter": {"layout": "C"}},
+            {"budget": "many"},
+        ],
+        ids=str,
+    )
+    def test_it_is_refused_as_the_whole_plan_is(self, http, job_id, measured, asked):
+        """Before the slow parts begin."""
+        measured(statistics=make_statistics(width=600))
+        url = f"/jobs/{job_id}/allocate"
+
+        draft, whole = http.post(url, json=asked, headers=MINIMAL), http.post(url, json=asked)
+
+        assert draft.status_code == whole.status_code == 422
+        assert [draft.json()[name] for name in ("code", "detail")] == [
+            whole.json()[name] for name in ("code", "detail")
+        ]
+
+    @pytest.mark.parametrize("prefer", ["return=representation", "return", "minimal", "wait=5"])
+    def test_any_other_preference_gives_the_whole_plan(self, http, job_id, measured, prefer):
+        """As a preference is no demand, nothing is refused."""
+        measured()
+
+        answer = http.post(
+            f"/jobs/{job_id}/allocate", json={"budget": 5}, headers={"Prefer": prefer}
+        )
+
+        assert answer.json()["object"] == "plan"
+
+
 CODE = """
 import sys
 from pathlib import Path

@@ -87,7 +87,7 @@ class TestByContent:
         [
             ("format=adalora", "give steps"),
             ("format=adalora&steps=1", "must be at least 2"),
-            ("format=adalora&steps=1e3", "integer"),
+            ("format=adalora&steps=1e3", "whole number"),
             ("format=json&steps=9", "format=adalora only"),
             ("format=yaml&accumulation=1", "format=adalora only"),
             ("format=peft&steps=9", "format=adalora only"),
@@ -250,6 +250,47 @@ class TestPins:
     def test_a_wrong_body_is_refused(self, http, body_):
         """A digest or a job, not both."""
         assert http.put(self.URL, json=body_).status_code == 422
+
+    def test_all_are_listed_by_name_page_by_page(self, http, finish):
+        """What each stands for now, once, whatever it stood for before."""
+        (_, old), (_, new) = finish(), finish(budget=4)
+        for name in ("b/x", "a/y", "a-1/z", "a/x", "a/y"):
+            http.put(f"/rank-patterns/{name}", json={"digest": old["digest"]})
+        http.put("/rank-patterns/a/y", json={"digest": new["digest"]})
+
+        pages = [http.get("/pins", params={"limit": 2}).json()]
+        while cursor := pages[-1]["next_cursor"]:
+            pages.append(http.get("/pins", params={"limit": 2, "cursor": cursor}).json())
+
+        assert [len(page["data"]) for page in pages] == [2, 2]
+        pins = [pin for page in pages for pin in page["data"]]
+        assert [(pin["name"], pin["tag"]) for pin in pins] == [
+            ("a-1", "z"), ("a", "x"), ("a", "y"), ("b", "x"),
+        ]  # fmt: skip
+        assert [pin["digest"] for pin in pins] == [
+            new["digest"] if (pin["name"], pin["tag"]) == ("a", "y") else old["digest"]
+            for pin in pins
+        ]
+        newest = http.get("/rank-patterns/a/y/history").json()["history"][0]
+        assert pins[2]["pinned_at"] == newest["pinned_at"]
+
+    def test_those_of_before_there_was_a_list_are_listed(self, http, finish, redis_client):
+        """A store may be older than the service."""
+        _, result = finish()
+        http.put(self.URL, json={"digest": result["digest"]})
+        redis_client.delete("fimlora:pins")
+        http.put("/rank-patterns/new/prod", json={"digest": result["digest"]})
+
+        names = [pin["name"] for pin in http.get("/pins").json()["data"]]
+
+        assert names == ["new", "sst2"]
+
+    def test_without_any_the_list_is_empty(self, http):
+        assert http.get("/pins").json() == {"object": "list", "data": [], "next_cursor": None}
+
+    @pytest.mark.parametrize("query", ["cursor=sst2", "cursor=a:b:c", "limit=0", "limit=101"])
+    def test_a_wrong_page_is_refused(self, http, query):
+        assert http.get(f"/pins?{query}").status_code == 422
 
     def test_names_are_plain(self, http, finish):
         """No name becomes a path or a key of another kind."""

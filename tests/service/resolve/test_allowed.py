@@ -1,5 +1,6 @@
 """What the operator allows, on every route that names a model or a dataset."""
 
+import json
 from typing import Any
 
 import pytest
@@ -59,6 +60,24 @@ def test_another_dataset_is_refused(limited, hub, dataset):
         assert (status, code) == (403, "source_not_allowed"), route
         assert "allowed are inline" in detail
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("route", ["allocate", "sweep", "compare"])
+def test_nothing_new_is_made_of_what_is_not_allowed_any_more(http, limited, store, route):
+    """Plans of a job whose model the operator has taken off the list since, or its rows."""
+    asked = {"base_model": "tiny", "dataset": OWN, "budget": 8}
+    job_id = http.post("/calibrate", json=asked).json()["id"]
+    other = {"source": "local", "name": "other"}
+    for field, code in (("base_model", "model_not_allowed"), ("dataset", "source_not_allowed")):
+        request = store.get(job_id).shown_request
+        key = store.key("job", job_id)
+        store.redis.hset(key, "request", json.dumps(request | {field: other}))
+        told = refusal(limited.post(f"/jobs/{job_id}/{route}", json={"budget": 8}))
+        store.redis.hset(key, "request", json.dumps(request))
+
+        assert told[:2] == (403, code)
+    allowed = limited.post(f"/jobs/{job_id}/{route}", json={"budget": 8})
+    assert allowed.json()["code"] == "job_not_finished"
 
 
 def test_what_is_allowed_goes_on(limited):

@@ -8,7 +8,7 @@ import pytest
 from fimlora_service.errors import ModelNotFound
 from fimlora_service.models.endpoints import describe_model
 from fimlora_service.resolve.local_models import LocalModels
-from fimlora_service.resolve.model_files import shapes_of, weight_entries
+from fimlora_service.resolve.model_files import weight_entries
 from support.ordinary_user import as_ordinary_user, open_folder
 from support.service import CONFIG, make_model
 
@@ -126,4 +126,5 @@ class TestLocalModels:
         with safe_open(folder / "model.safetensors", "np") as file:
             expected = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
 
-        assert shapes_of(weight_entries(folder, where="m")) == expected
+        found = {name: each.shape for name, each in weight_entries(folder, where="m").items()}
+        assert found == expected

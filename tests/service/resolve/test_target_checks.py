@@ -75,6 +75,26 @@ class TestTargets:
 
         check_targets(request, shapes={f"m.{entry}.weight": shape}, config={"vocab_size": 55})
 
+    def test_fused_experts_are_refused_to_a_model_without_any(self, http, body, data_dir):
+        """Its configuration tells; a mixture's are left to the worker."""
+        make_model(data_dir / "models" / "moe", config=CONFIG | {"num_local_experts": 4})
+        change = {"target_parameters": "all"}
+
+        found = http.post("/calibrate", json=body | change)
+
+        assert found.status_code == 422
+        assert found.json()["errors"][0]["field"] == "body.target_parameters"
+        of_mixture = body | change | {"base_model": "local:moe"}
+        assert http.post("/calibrate", json=of_mixture).status_code == 202
+
+    @pytest.mark.parametrize("given", ["experts", {"all": True}, [], [""], 3])
+    def test_wrong_parameters_are_refused_in_a_sentence(self, http, body, given):
+        """With what is allowed."""
+        found = http.post("/calibrate", json=body | {"target_parameters": given})
+
+        assert found.status_code == 422
+        assert "target_parameters" in found.json()["errors"][0]["field"]
+
     def test_a_mixture_of_experts_is_left_to_the_worker(self, http, body, data_dir):
         """Its modules are renamed on loading, so the checkpoint's names prove nothing."""
         make_model(data_dir / "models" / "moe", config=CONFIG | {"num_local_experts": 4})

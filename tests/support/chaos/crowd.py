@@ -55,6 +55,7 @@ class Known:
             "budget": 4,
             "calibration": {
                 "n_batches": n_batches, "batch_size": 1, "seed": seed, "head": "fresh",
+                "shards": "auto",  # where there are two workers they share it
             },
         }  # fmt: skip
 

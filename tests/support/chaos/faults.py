@@ -269,6 +269,18 @@ PROCESSES = [
         is_quick=False,
     ),
     Fault(
+        "child of one of two workers KILL",
+        partial(_signal_child, KILL),
+        shape=TWO_WORKERS,
+        is_quick=False,
+    ),
+    Fault(
+        "Valkey KILL beside two workers, back at once",
+        partial(_end, "valkey", KILL, False),
+        shape=TWO_WORKERS,
+        is_quick=False,
+    ),
+    Fault(
         "one of two workers stops until its lease is over, and goes on",
         _stop_worker_and_child,
         _continue_worker_and_child,

@@ -65,6 +65,28 @@ def test_a_mixture_with_dense_layers(jobs: Jobs, run_queue, folder_of, executor,
     assert moved == {f"model.layers.0.mlp.{leaf}" for leaf in EXPERTS}
 
 
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
+def test_fused_experts_that_are_asked_for(jobs: Jobs, run_queue, folder_of, executor):
+    """Ranks and parameters are those of stock PEFT; the rank map shows each expert."""
+    base = folder_of("mixture", build("qwen3_moe_mlp_only"))
+
+    adapter = run(
+        jobs, run_queue, "mixture", target_modules=["q_proj"], target_parameters="all",
+        adapter={"weights": True}, calibration={"executor": executor},
+    )  # fmt: skip
+
+    plan = load_plan(adapter)
+    fused = {m.name: m.n_experts for m in plan.modules if m.n_experts is not None}
+    assert fused == {
+        f"model.layers.1.mlp.experts.{leaf}": 4 for leaf in ("gate_up_proj", "down_proj")
+    }
+    assert plan.provenance["experts"].keys() == fused.keys()
+    fresh = transformers.AutoModelForCausalLM.from_pretrained(base)
+    loaded = peft.PeftModel.from_pretrained(fresh, adapter, is_trainable=True)
+    assert lora_parameters(loaded) == plan.spent.parameters
+
+
 def test_the_map_that_peft_refuses_is_listed(jobs: Jobs, run_queue, folder_of):
     """With the reason that PEFT gives."""
     base = folder_of("ssm", build("mamba2"))

@@ -8,7 +8,7 @@ export const VIEWS = {
   score: "Score over the mean",
   interval: "Width of the rank's interval",
   uniform: "Difference from uniform",
-  base: "Difference from the job's plan",
+  base: "Difference",
 } as const;
 export type View = keyof typeof VIEWS;
 
@@ -33,15 +33,27 @@ export interface Grid {
   high: number;
 }
 
+/** What a plan is held against, and what that is called. */
+export interface Base {
+  rankMap: RankMap;
+  name: string;
+}
+
+/** What a view is called. */
+export function nameOf(view: View, base: Base | null): string {
+  return view === "base" && base ? `Difference from ${base.name}` : VIEWS[view];
+}
+
 /** Whether a map has what a view shows. */
-export function hasView(view: View, rankMap: RankMap, base: RankMap | null): boolean {
+export function hasView(view: View, rankMap: RankMap, base: Base | null): boolean {
   if (view === "base") return base !== null;
-  if (view === "interval") return rankMap.confidence != null;
+  // A draft of a plan has none yet: its cells are empty until the whole plan is there.
+  if (view === "interval") return (rankMap.confidence ?? base?.rankMap.confidence) != null;
   if (view === "uniform") return patternOf(rankMap, "uniform") !== null;
   return view === "rank" || meanScore(rankMap) > 0;
 }
 
-export function gridOf(rankMap: RankMap, view: View, base: RankMap | null = null): Grid {
+export function gridOf(rankMap: RankMap, view: View, base: Base | null = null): Grid {
   const cells = cellsOf(rankMap);
   const look = looker(rankMap, view, base);
   const values = cells.map(look.value);
@@ -75,10 +87,10 @@ function stepOf(value: number, low: number, high: number, isDiverging: boolean):
   return Math.round((8 * (value - low)) / (high - low));
 }
 
-function looker(rankMap: RankMap, view: View, base: RankMap | null) {
+function looker(rankMap: RankMap, view: View, base: Base | null) {
   const mean = meanScore(rankMap);
   const uniform = patternOf(rankMap, "uniform");
-  const earlier = base && new Map(base.modules.map(({ name, rank }) => [name, rank]));
+  const earlier = base && new Map(base.rankMap.modules.map(({ name, rank }) => [name, rank]));
   const { lowest_ranks: lows, highest_ranks: highs } = rankMap.confidence ?? {};
   const average = (cell: Cell, of: (module: Cell["modules"][number], index: number) => number) =>
     sum(cell.modules.map((module, i) => of(module, cell.indices[i]!))) / cell.modules.length;
@@ -111,7 +123,7 @@ function looker(rankMap: RankMap, view: View, base: RankMap | null) {
         `${n > 1 ? `${n} modules, mean rank` : "rank"} ${figure(rank(cell))}${ends}`,
         ...(scored === null ? [] : [`score ${figure(scored)} of the mean`]),
         ...(uniform ? [`${signed(fromUniform(cell) ?? 0)} to uniform`] : []),
-        ...(earlier ? [`${signed(fromBase(cell) ?? 0)} to the job's plan`] : []),
+        ...(earlier ? [`${signed(fromBase(cell) ?? 0)} to ${base!.name}`] : []),
         `${sum(cell.modules.map((m) => m.parameters)).toLocaleString("en")} parameters`,
       ];
       return `${where}: ${parts.join("; ")}`;

@@ -75,6 +75,13 @@ export function pageOf(job: Pick<Job, "id" | "kind">): string {
   return `#${path}/${encodeURIComponent(job.id)}`;
 }
 
+/** A search as the API takes it, labels written KEY=VALUE, and the words that are left. */
+export function wordsOf(search: string): { labels: string[]; words: string } {
+  const all = search.split(/\s+/).filter(Boolean);
+  const isLabel = (word: string) => /^[^=]{1,64}=/.test(word);
+  return { labels: all.filter(isLabel), words: all.filter((word) => !isLabel(word)).join(" ") };
+}
+
 /** Whether a job has all the words of a search, wherever. */
 export function matches(job: Job, search: string): boolean {
   const parts = [job.id, modelOf(job), datasetOf(job), methodOf(job), ...labelsOf(job), job.owner];

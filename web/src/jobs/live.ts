@@ -8,8 +8,10 @@ const EVERY_MS = 3_000;
 
 /** A job with what an event tells of it. */
 export function withEvent(job: Job, event: JobEvent): Job {
-  const { status, attempt, progress } = event;
-  return { ...job, status, attempt, progress: progress ?? job.progress };
+  const { status, attempt, progress, at } = event;
+  const begins = status === "running" && (!job.started_at || attempt !== job.attempt);
+  const started_at = status === "queued" ? null : begins ? (at ?? job.started_at) : job.started_at;
+  return { ...job, status, attempt, started_at, progress: progress ?? job.progress };
 }
 
 async function one(id: string, signal: AbortSignal): Promise<Job> {

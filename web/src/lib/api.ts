@@ -30,7 +30,7 @@ export async function send(request: Request | string, init?: RequestInit): Promi
   const key = session.key;
   if (key) sent.headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(sent);
-  if (response.status === 401 && key === session.key) session.isWanted = true;
+  if (response.status === 401 && key === session.key) session.refused();
   return response;
 }
 

@@ -102,7 +102,7 @@ export function planRows(rankMap: RankMap): Rows {
       score_high: score == null || spread == null ? null : score + spread,
       parameters: sum(modules.map((m) => m.parameters)),
       uniform_parameters: even.length
-        ? sum(even.map((m) => uniform[m.name]! * (m.d_in + m.d_out)))
+        ? sum(even.map((m) => uniform[m.name]! * (m.n_experts ?? 1) * (m.d_in + m.d_out)))
         : null,
     };
   });

@@ -29,12 +29,9 @@ export function specification(name: string): Specification {
   return structuredClone(found[1]);
 }
 
-/** The rows that a chart is drawn of. */
-export function rowsOf(name: string, rows: Rows): Row[] {
-  return rows[specification(name).data.name] ?? [];
-}
-
 export interface Drawing {
+  /** Show other rows in the same picture. */
+  update: (rows: Rows) => Promise<void>;
   finalize: () => void;
 }
 
@@ -60,10 +57,21 @@ export async function draw(
     hover: true,
   });
   await view.runAsync();
-  // What surrounds the chart says what it shows; its marks are not named one by one.
+  leaveUnnamed(element);
+  return {
+    async update(rows) {
+      // Copies, as the view writes into what it is given.
+      await view.data(data, (rows[data] ?? []).map((row) => ({ ...row }))).runAsync();
+      leaveUnnamed(element);
+    },
+    finalize: () => view.finalize(),
+  };
+}
+
+/** What surrounds the chart says what it shows; its marks are not named one by one. */
+function leaveUnnamed(element: HTMLElement) {
   for (const mark of element.querySelectorAll("svg [role], svg[role]")) {
     mark.removeAttribute("role");
     mark.removeAttribute("aria-roledescription");
   }
-  return view;
 }

@@ -6,8 +6,15 @@ class Session {
   key = $state<string | null>(sessionStorage.getItem(KEPT_AS));
   /** Set when the service has asked for a key that was not sent, or refused the one that was. */
   isWanted = $state(false);
+  /** Whether the service has ever asked for one: where no key is configured, there is nothing to sign in to. */
+  isClosed = $state(false);
   /** Counts sign-ins: what was refused is asked again when it changes. */
   generation = $state(0);
+
+  refused(): void {
+    this.isWanted = true;
+    this.isClosed = true;
+  }
 
   signIn(key: string): void {
     sessionStorage.setItem(KEPT_AS, key);

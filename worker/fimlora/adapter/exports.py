@@ -23,16 +23,23 @@ from fimlora.plan import RankPlan
 
 # The ranks that vLLM allots buffers for (`vllm/config/lora.py`).
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-FOLDER = "./adapter"
+FOLDER = "./adapter"  # stands for the folder where nobody says which
 UNNAMED = "BASE_MODEL"
 FILL_IN = f"put the base model's hub id or path in place of {UNNAMED}: it was not given"
 NEEDS_WEIGHTS = (
-    f"{FOLDER} is the adapter folder of a job with adapter.weights=true: "
-    "this tool takes no patterns of ranks by itself"
+    "is the adapter folder of a job with adapter.weights=true: this tool takes no patterns of ranks "
+    "by itself"
 )
 SCALES_DIFFER = (
     "one alpha for all modules: each has a scale of its own, by its rank, which only readers of "
     "rank_pattern and alpha_pattern apply"
+)
+HAS_EXPERTS = (
+    "target_parameters are fused experts: PEFT 0.17 or newer, a dropout of 0, and no DoRA"
+)
+VLLM_EXPERTS = (
+    "all experts of a projection have one rank, which vLLM asks for; that it reads the tensors of "
+    "target_parameters was not tried here"
 )
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
@@ -62,6 +69,17 @@ class _Adapter:
     config: Mapping[str, Any]
     steps: int | None = None
     accumulation_steps: int = 1
+    folder: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The adapter's folder, or what stands for it."""
+        return self.folder or FOLDER
+
+    def place_comments(self, meaning: str) -> list[str]:
+        """What the folder is, and that it is to be named where nobody has."""
+        found = [f"{self.place} {meaning}"]
+        return found if self.folder else [*found, f"put your own folder in place of {FOLDER}"]
 
     @property
     def lora(self) -> dict[str, Any]:
@@ -73,7 +91,14 @@ class _Adapter:
             names.append("modules_to_save")
         if self.config["use_rslora"]:
             names.append("use_rslora")
+        if self.has_experts:
+            names.append("target_parameters")
         return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether fused experts are among the targets."""
+        return "target_parameters" in self.config
 
     @property
     def comments(self) -> list[str]:
@@ -81,6 +106,7 @@ class _Adapter:
         is_anchored = any(key.startswith("^") for key in self.config["rank_pattern"])
         notes = [NEEDS_ANCHORS] if is_anchored else []
         notes += [] if self.plan.scaling == "constant" else [SCALES_DIFFER]
+        notes += [HAS_EXPERTS] if self.has_experts else []
         return [budget_line(self.plan), *notes]
 
     @property
@@ -101,6 +127,7 @@ def export(
     *,
     steps: int | None = None,
     accumulation_steps: int | None = None,
+    folder: str | None = None,
 ) -> Export:
     """Write a plan in a tool's own words.
 
@@ -111,6 +138,7 @@ def export(
         format: One of `FORMATS`.
         steps: For ``adalora``, and only there: optimizer steps of the training.
         accumulation_steps: For ``adalora``: as for `fimlora.adalora_config`.
+        folder: The adapter's folder, for tools that are told of it; to be filled in if left out.
 
     Returns:
         The text and what it is.
@@ -124,7 +152,7 @@ def export(
         raise InvalidOption("steps and accumulation are for format=adalora only")
     write, media_type, filename = FORMATS[format]
     written = _config(plan, config, layout="B")
-    text = write(_Adapter(plan, written, steps, accumulation_steps or 1))
+    text = write(_Adapter(plan, written, steps, accumulation_steps or 1, folder))
     return Export(text, media_type, filename)
 
 
@@ -167,6 +195,7 @@ def _adalora(adapter: _Adapter) -> str:
     Raises:
         InvalidOption: The training's length is not given, or AdaLoRA cannot spend the budget.
     """
+    _refuse_experts(adapter, tool="AdaLoRA")
     if adapter.steps is None:
         raise InvalidOption(
             "AdaLoRA's ranks fall by a schedule: give steps, the optimizer steps of the training"
@@ -199,6 +228,7 @@ def _adalora(adapter: _Adapter) -> str:
 
 def _axolotl(adapter: _Adapter) -> str:
     _require_whole_alphas(adapter, tool="Axolotl")
+    _refuse_experts(adapter, tool="Axolotl's configuration")
     lora = adapter.lora
     settings = {
         "base_model": adapter.base_model,
@@ -217,6 +247,7 @@ def _axolotl(adapter: _Adapter) -> str:
 
 
 def _unsloth(adapter: _Adapter) -> str:
+    _refuse_experts(adapter, tool="Unsloth")
     if dotted := [name for name in adapter.lora["target_modules"] if "." in name]:
         raise InvalidOption(
             f"Unsloth takes leaf names as target modules, and {dotted[0]!r} is none; "
@@ -248,27 +279,31 @@ def _llama_factory(adapter: _Adapter) -> str:
     settings = {
         "model_name_or_path": adapter.base_model,
         "finetuning_type": "lora",
-        "adapter_name_or_path": FOLDER,
+        "adapter_name_or_path": adapter.place,
         "create_new_adapter": False,
     }
-    return as_yaml(settings, [NEEDS_WEIGHTS, *adapter.base_model_comments])
+    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.base_model_comments]
+    return as_yaml(settings, notes)
 
 
 def _ms_swift(adapter: _Adapter) -> str:
-    arguments = f"--model {shlex.quote(adapter.base_model)} --adapters {FOLDER}"
-    return _commented([NEEDS_WEIGHTS, *adapter.base_model_comments]) + arguments + "\n"
+    model, place = shlex.quote(adapter.base_model), shlex.quote(adapter.place)
+    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.base_model_comments]
+    return _commented(notes) + f"--model {model} --adapters {place}\n"
 
 
 def _vllm(adapter: _Adapter) -> str:
     rank = server_rank(adapter.plan)
     comments = [
-        f"{FOLDER} is the trained adapter",
+        *adapter.place_comments("is the trained adapter"),
         "before vLLM 0.32 patterns are not read; the one scale of all modules keeps it right"
         if adapter.plan.scaling == "constant"
         else "vLLM 0.32 or newer: before, patterns are not read and scales would be wrong",
+        *([VLLM_EXPERTS] if adapter.has_experts else []),
         *adapter.comments,
     ]
-    arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules fimlora={FOLDER}"
+    arguments = f"--enable-lora --max-lora-rank {rank} --lora-modules "
+    arguments += shlex.quote(f"fimlora={adapter.place}")
     return _commented(comments) + arguments + "\n"
 
 
@@ -305,6 +340,19 @@ def _require_whole_alphas(adapter: _Adapter, *, tool: str) -> None:
                 f"{tool} takes whole alphas only, and one of this plan is {alpha:g}: give a whole "
                 "scale or alpha"
             )
+
+
+def _refuse_experts(adapter: _Adapter, *, tool: str) -> None:
+    """Refuse a plan with fused experts to a tool that is not known to take them.
+
+    Raises:
+        InvalidOption: It has some.
+    """
+    if adapter.has_experts:
+        raise InvalidOption(
+            f"{tool} is not known to take target_parameters, and this plan has fused experts: load "
+            "the adapter folder in PEFT, or plan without target_parameters"
+        )
 
 
 def _commented(lines: list[str]) -> str:

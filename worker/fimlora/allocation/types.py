@@ -96,11 +96,11 @@ def resolve_groups(
         members = dict.fromkeys(
             name for entry in entries for name in _named(entry, names, others, "groups")
         )
-        if both := seen.intersection(members):  # as long as the group, not as all before it
+        if both := seen.intersection(members):
             raise InvalidOption(
                 f"groups must name each known module at most once; {min(both)!r} is in two"
             )
-        seen |= members.keys()
+        seen.update(members)  # in place: an operator would copy all
         found.append(tuple(members))
     return [group for group in found if group]
 

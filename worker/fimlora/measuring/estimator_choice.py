@@ -60,7 +60,9 @@ def decide_estimator(
     if settings.parsed_estimator is not Estimator.AUTO:
         return Decided(settings, None)
     n_tokens, rank = count_tokens(batch), settings.rank
-    added = added_arithmetic(modules, all_linear_maps(model), n_tokens=n_tokens, rank=rank)
+    # As if each token went through one expert: with more, both sides grow alike.
+    maps = [*all_linear_maps(model), *(m for m in modules if m.n_experts is not None)]
+    added = added_arithmetic(modules, maps, n_tokens=n_tokens, rank=rank)
     taken = Estimator.EXACT if added.is_exact_worth_it else Estimator.SKETCHED
     reason = (
         f"auto: at {n_tokens} tokens, exact adds {added.exact:.1%} to the arithmetic of a pass "

@@ -5,6 +5,7 @@ Both give the same statistics, so which one it was is a fact about the run only;
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -14,14 +15,15 @@ from fimlora.memory.device import free_bytes
 from fimlora.memory.host import free_host_bytes
 from fimlora.memory.need import MemoryNeed
 from fimlora.memory.out_of_memory import error_for, format_bytes, named_out_of_memory, release
-from fimlora.statistics import Statistics
 from fimlora.statistics.options import Executor
 
 # The inputs of blocks may take one part in so many of the host memory that is left; the
 # rest is for the blocks themselves, and for what one of them computes.
 _BOUNDARY_PARTS = 2
+# Statistics, or the sums of a shard.
+Found = TypeVar("Found")
 # Measures with micro-batches of at most so many examples.
-MeasureBy = Callable[[int], Statistics]
+MeasureBy = Callable[[int], Found]
 # How much memory is left on a device; ``None`` where nobody knows.
 FreeBytes = Callable[[torch.device], int | None]
 _LESS = "cut examples shorter, or run in a narrower dtype"
@@ -58,10 +60,10 @@ def measure_where_it_fits(
     device: torch.device,
     need: MemoryNeed,
     largest_batch: int,
-    resident: MeasureBy,
-    streamed: MeasureBy,
+    resident: MeasureBy[Found],
+    streamed: MeasureBy[Found],
     free: FreeBytes = free_bytes,
-) -> Statistics:
+) -> Found:
     """Measure by the executor that was asked for, or by the one that fits.
 
     Args:
@@ -76,7 +78,7 @@ def measure_where_it_fits(
         free: Says how much memory is left.
 
     Returns:
-        The statistics.
+        What it gives.
 
     Raises:
         OutOfMemory: The executor that was asked for, or both, need more than there is.
@@ -129,12 +131,12 @@ def shortage(
 
 
 def _run_resident(
-    resident: MeasureBy,
+    resident: MeasureBy[Found],
     need: MemoryNeed,
     largest_batch: int,
     device: torch.device,
     free: FreeBytes,
-) -> Statistics:
+) -> Found:
     size = largest_batch
     if device.type == "cpu":  # where a process that takes too much is killed, not refused
         size = need.examples_within(free(device), largest_batch)
@@ -142,7 +144,7 @@ def _run_resident(
         return resident(size)
 
 
-def _stream(streamed: MeasureBy, largest_batch: int, device: torch.device) -> Statistics:
+def _stream(streamed: MeasureBy[Found], largest_batch: int, device: torch.device) -> Found:
     """Begin again with half as many examples at once for as long as memory runs out."""
     sizes = MicroBatches(None)
     while True:

@@ -251,7 +251,9 @@ def _measure_plain(
         batch_sizes=recorder.batch_sizes,
         null_labels=run.null,
         base_parameters=count_base_parameters(model),
-        execution=Execution(Executor.RESIDENT, sizes.largest, peak_bytes(device)),
+        execution=Execution(
+            Executor.RESIDENT, sizes.largest, peak_bytes(device), settings.n_shards
+        ),
         groups=recorder.groups(sum(recorder.batch_sizes), located),
     )
 

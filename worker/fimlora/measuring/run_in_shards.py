@@ -28,12 +28,14 @@ class RunInShards:
         identity: What its sums depend on.
         shard: The shard at work; ``None`` where all are put together.
         shards: What they came to, where they are.
+        executor: How the run is measured here.
         batches: Digests of the batches so far.
     """
 
     identity: Mapping[str, Any]
     shard: Shard | None
     shards: Sequence[ShardSums]
+    executor: str
     batches: list[str] = field(default_factory=list)
 
     @classmethod
@@ -59,7 +61,7 @@ class RunInShards:
             return None
         known = {**identity, "loss_fn": name_of(settings.loss_fn)}
         found = shard_identity(model, modules, known)
-        return cls(found, settings.shard, settings.shards)
+        return cls(found, settings.shard, settings.shards, str(identity["executor"]))
 
     def n_batches(self, total: int) -> int:
         """How many of all batches are run here."""
@@ -86,7 +88,9 @@ class RunInShards:
         """Give what several recorders of the shard, of modules of their own, have come to."""
         assert self.shard is not None, "a shard is at work"
         kept = without_totals(sums)
-        return ShardSums(self.shard, self.identity, self.batches, kept, learned, largest)
+        return ShardSums(
+            self.shard, self.identity, self.batches, kept, learned, largest, self.executor
+        )
 
     def merge(self, recorder: Recorder, device: torch.device) -> None:
         """Let a recorder go on from all shards.

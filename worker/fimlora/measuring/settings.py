@@ -169,6 +169,11 @@ class Settings:
         return not self.shards and (self.shard is None or self.shard.holds(number))
 
     @property
+    def n_shards(self) -> int:
+        """In how many parts it was measured."""
+        return len(self.shards) or 1
+
+    @property
     def reads_weights(self) -> bool:
         """Whether the numbers of the weights are looked at besides."""
         return bool(self.parsed_record & _WEIGHTS_READ)

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 _LARGE = 2**16  # numbers
 _PLAIN = (type(None), bool, int, float, str, Tensor)
-_NOT_STATE = {"training"}  # that is for whoever runs the model to say
+# The mode is for whoever runs the model to say; and transformers remembers by the other that its
+# hooks are on the modules, which no pass takes off: forgotten, each pass would put on more, and
+# whoever reads one hidden state would be given that of another layer.
+_NOT_STATE = {"training", "_output_capturing_hooks_installed"}
 _ABSENT = object()
 # A module, where on it, the name there, and what is there.
 Change = tuple[nn.Module, str, str, Any]

@@ -33,11 +33,13 @@ class Execution:
         peak_memory_bytes: The most memory in use: on CUDA what torch had allocated since its
             counter was last reset; on a CPU the process's largest resident size so far,
             which also counts what ran before. ``None`` where the system does not say.
+        n_shards: In how many parts the batches were measured.
     """
 
     executor: Executor
     micro_batch_size: int
     peak_memory_bytes: int | None
+    n_shards: int = 1
 
 
 class Record(StrEnum):

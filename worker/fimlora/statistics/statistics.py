@@ -26,6 +26,7 @@ from fimlora.errors import InvalidStatistics
 from fimlora.left_out import FUSED_EXPERTS
 from fimlora.plan import TargetModule
 from fimlora.statistics.both_modules import Choice, of_both
+from fimlora.statistics.experts import expert_facts
 from fimlora.statistics.groups import GROUPS
 from fimlora.statistics.options import Estimator, Execution, check_scale
 
@@ -240,6 +241,8 @@ class Statistics:
         facts.pop("batch_sizes", None)  # it has their number and sum
         if self.spectra:
             facts["unresolved_spectra"] = list(self.unresolved_spectra())
+        if experts := expert_facts(self.modules, self.groups):
+            facts["experts"] = experts
         if self.retain is not None:
             facts["retained"] = {name: getattr(self.retain, name) for name in _TOLD}
         return facts

@@ -69,7 +69,7 @@ def adapt(
         modules_to_save=modules_in_full(base.head_names()),
     )
     model: Any = get_peft_model(loaded, LoraConfig(**config))
-    adapter = live_adapter(model)
+    adapter = live_adapter(model, experts=True)
     _start_adapter(adapter, plan, seed=seed)
     for parameter in model.parameters():
         if parameter.requires_grad:  # half precision would round small steps away

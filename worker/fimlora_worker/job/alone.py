@@ -40,6 +40,7 @@ class Asked:
         output: Folder to write.
         fields: Of the request, without model and dataset.
         columns: Columns by role.
+        retain: File or folder of rows whose function is to be kept, for methods that ask for it.
     """
 
     model: Path
@@ -47,6 +48,7 @@ class Asked:
     output: Path
     fields: dict[str, Any]
     columns: dict[str, str]
+    retain: Path | None = None
 
 
 def _unheard(_progress: Progress) -> None:
@@ -117,45 +119,58 @@ def calibrate_here(
 
 
 def _accepted(asked: Asked, work: Path, process: WorkerProcess) -> AcceptedJob:
-    """The request as a service would have accepted it, with both inputs registered by name.
+    """The request as a service would have accepted it, with all inputs registered by name.
 
     Raises:
         UnusableInput: The model's folder or the rows are not what they should be.
     """
     model = _register(work / "models", asked.model, name=asked.model.name)
-    dataset = _register(work / "datasets", asked.dataset, name=asked.dataset.stem)
     try:
-        files = dataset_files(work / "datasets" / dataset)
         model_files(asked.model)
+        rows = {
+            role: _rows_of(path, work / "datasets", role, process)
+            for role, path in (("dataset", asked.dataset), ("retain", asked.retain))
+            if path is not None
+        }
     except (FolderError, OSError) as error:
         raise UnusableInput(str(error)) from error
     columns = {"columns": asked.columns} if asked.columns else {}
     request = CalibrationRequest.model_validate(
         asked.fields
+        | {"base_model": {"source": "local", "name": model}}
         | {
-            "base_model": {"source": "local", "name": model},
-            "dataset": {"source": "local", "name": dataset} | columns,
+            role: {"source": "local", "name": known["name"]} | columns
+            for role, known in rows.items()
         }
     )
     config = json.loads((asked.model / "config.json").read_text(encoding="utf-8"))
     architectures = config.get("architectures")
-    references = {
-        "base_model": {
-            "source": "local",
-            "name": model,
-            "digest": process.digests.of_model(asked.model),
-            "model_type": config.get("model_type"),
-            "architecture": architectures[0] if architectures else None,
-            "called": hub_id_of(asked.model.resolve()) or str(asked.model),
-        },
-        "dataset": {
-            "source": "local",
-            "name": dataset,
-            "digest": process.digests.of_files(files),
-            "fields": None,
-        },
+    base_model = {
+        "source": "local",
+        "name": model,
+        "digest": process.digests.of_model(asked.model),
+        "model_type": config.get("model_type"),
+        "architecture": architectures[0] if architectures else None,
+        "called": hub_id_of(asked.model.resolve()) or str(asked.model),
     }
-    return AcceptedJob(request, references)
+    return AcceptedJob(request, {"base_model": base_model, **rows})
+
+
+def _rows_of(path: Path, room: Path, role: str, process: WorkerProcess) -> dict[str, Any]:
+    """What a service would know of rows that it has registered.
+
+    Raises:
+        FolderError: They are none.
+    """
+    # Two files in two folders may have one name.
+    name = _register(room, path, name=path.stem if role == "dataset" else f"{path.stem}-{role}")
+    files = dataset_files(room / name)
+    return {
+        "source": "local",
+        "name": name,
+        "digest": process.digests.of_files(files),
+        "fields": None,
+    }
 
 
 def _register(room: Path, target: Path, *, name: str) -> str:

@@ -27,6 +27,7 @@ from fimlora_worker.job.preparation import Prepared, fetch, prepare
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.reuse import Measured, find_measured, model_name, sources, write_again
 from fimlora_worker.job.rounds import measure_in_rounds
+from fimlora_worker.job.shards import measure_in_shards, n_shards_of
 from fimlora_worker.job.solving import solve
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import WorkerProcess
@@ -43,12 +44,14 @@ class AcceptedJob:
         resolved: Content of base model and dataset.
         measured: Statistics of an earlier job, when they are what this one would measure.
         memory_kills: What attempts asked for that the system has ended for want of memory.
+        shares: Whether other workers may measure a part of it.
     """
 
     request: CalibrationRequest
     resolved: dict[str, Any]
     measured: Measured | None = None
     memory_kills: tuple[str, ...] = ()
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def run(
     """Carry out a calibration that is on record, and answer its result."""
     request = CalibrationRequest.model_validate(record.request)
     measured = find_measured(record, process)
-    accepted = AcceptedJob(request, record.resolved, measured, record.memory_kills)
+    accepted = AcceptedJob(request, record.resolved, measured, record.memory_kills, shares=True)
     outcome = calibrate(accepted, process=process, reporter=reporter, folder=folder)
     result = commit_adapter(folder / ADAPTER_FOLDER, process, reporter)
     # Beside the artefacts, not among them: they are the same however it was measured.
@@ -166,6 +169,10 @@ def measure(
         given["point"] = find_point(
             reference, data_dir=settings.data_dir, digests=process.digests, work=folder
         )
+    n_shards = n_shards_of(request, model, len(batches), process) if accepted.shares else 1
+    if n_shards > 1:
+        shared = request, model, batches, reporter, process, n_shards
+        return measure_in_shards(*shared, **given), {}
     return measure_model(request, model, batches, reporter, **given), {}
 
 

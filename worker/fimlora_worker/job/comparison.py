@@ -66,7 +66,9 @@ def _statistics(
         process=process,
         on_example=reporter.keep_alive,
     )
-    accepted = AcceptedJob(request, record.resolved, memory_kills=record.memory_kills)
+    accepted = AcceptedJob(
+        request, record.resolved, memory_kills=record.memory_kills, shares=True
+    )
     statistics, _ = measure(accepted, prepared, process, reporter, folder)
     return statistics
 

@@ -1,7 +1,7 @@
-"""The task by which another worker helps with an evaluation: it trains one run.
+"""The task by which another worker helps with a job: it trains one run, or measures one shard.
 
 One and no more, so that whoever waits in the queue goes before the next; the attempt that leads
-asks again for as long as there are runs. Nothing of a hand is on the job's record but the result
+asks again for as long as there are any. Nothing of a hand is on the job's record but the result
 of its run: one that dies, or is not wanted any more, leaves the run to others.
 """
 
@@ -25,6 +25,7 @@ from fimlora_worker.settings import Settings
 log = logging.getLogger(__name__)
 N_BEFORE = 3  # nobody counts for how long a hand has waited before
 OTHER_DEVICE = "other device"
+OTHER_PLACE = "other version, dtype or data folder"
 WANTED = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 
 
@@ -55,7 +56,7 @@ class HandReporter(Reporter):
 
 
 def lend_hand(job_id: str, hand_id: str) -> str:
-    """Train one run of an evaluation, if there is one left; the answer is for the operator.
+    """Take one run or shard of a job, if there is one left; the answer is for the operator.
 
     Raises:
         Exception: What ended the run; the attempt that leads comes to it itself.
@@ -66,7 +67,7 @@ def lend_hand(job_id: str, hand_id: str) -> str:
     except JobMissing:
         return "gone"
     runs = Runs(process.store, job_id)
-    if record.kind is not JobKind.EVALUATION or record.status is not JobStatus.RUNNING:
+    if record.status is not JobStatus.RUNNING:
         return "not wanted"
     if runs.prepared() is None:
         return "not ready"
@@ -85,7 +86,8 @@ def lend_hand(job_id: str, hand_id: str) -> str:
 
 def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:
     try:
-        end = _train(record, runs, process, reporter)
+        take = _train if record.kind is JobKind.EVALUATION else _measure
+        end = take(record, runs, process, reporter)
     except (Abort, JobMissing) as reason:
         log.info("hand.ended", extra={"rq_id": reporter.rq_id, "reason": str(reason)})
         return "ended"
@@ -130,6 +132,22 @@ def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repo
     with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
         taker.take(spec, lacking, prepared.task, folder)
     return "trained"
+
+
+def _measure(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:
+    from fimlora_worker.job.shard_hand import ShardHand
+
+    if _device_of(process) != (runs.prepared_on() or "").partition(" ")[0]:
+        return OTHER_DEVICE
+    hand = ShardHand.of(record, runs, process, reporter)
+    if hand is None:
+        return OTHER_PLACE
+    name = hand.claim()
+    if name is None:
+        return "nothing left"
+    with work_folder(process.settings.tmp_dir, reporter.rq_id) as folder:
+        hand.take(name, folder)
+    return "measured"
 
 
 def _device_of(process: WorkerProcess) -> str:

@@ -15,6 +15,10 @@ from fimlora_worker.inputs.calibration_data import HeadBatches
 from fimlora_worker.job.progress import Reporter
 
 
+def _nothing(_: FittedHead) -> None:
+    pass
+
+
 @dataclass
 class JobHead:
     """Fits the head of a job once, by whichever executor comes to it first.
@@ -26,12 +30,14 @@ class JobHead:
         batches: What it is fitted on; ``None`` where it is not to be fitted.
         reporter: Told about every batch.
         found: It, where it is known already.
+        on_found: Called with it once it is known, if it was not before.
     """
 
     model: BaseModel
     batches: HeadBatches | None
     reporter: Reporter
     found: FittedHead | None = None
+    on_found: Callable[[FittedHead], None] = _nothing
 
     def resident(self, loaded: nn.Module, size: int) -> FittedHead:
         """Fit it on the loaded model, so many examples at a time."""
@@ -65,6 +71,7 @@ class JobHead:
             assert self.batches is not None
             self.reporter.enter(Stage.FITTING_HEAD, n_batches=len(self.batches))
             self.found = _stated(fit(self.batches), self.batches)
+            self.on_found(self.found)
         return self.found
 
 

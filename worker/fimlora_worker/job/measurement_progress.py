@@ -10,11 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from fimlora import ProgressFile, Statistics
+from fimlora import ProgressFile
 from fimlora.errors import InvalidProgress
 
 log = logging.getLogger(__name__)
+# Statistics, or the sums of a shard.
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class MeasurementProgress:
     model_digest: str
     on_resume: Callable[[int, int], None]
 
-    def go_on(self, way: str, measure: Callable[[ProgressFile], Statistics]) -> Statistics:
+    def go_on(self, way: str, measure: Callable[[ProgressFile], Found]) -> Found:
         """Measure, from where an earlier attempt was if that can be.
 
         Args:
@@ -41,7 +44,7 @@ class MeasurementProgress:
             measure: Measures with a file.
 
         Returns:
-            The statistics.
+            What it gives.
         """
         file = self._take_over(way)
         try:

@@ -1,8 +1,10 @@
 """Measure a job's base model where it fits: loaded, or streamed from its folder."""
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,8 +12,10 @@ from fimlora import ProgressFile, Settings, Statistics, measure_streamed
 from fimlora.adapter.initial.registry import init_records
 from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, parse_executor
 from fimlora.measuring.head.fitted import FittedHead, left_alone, with_head
-from fimlora.measuring.resident import measure_resident
-from fimlora.measuring.settings import check_no_tables
+from fimlora.measuring.resident import measure_resident, measure_resident_shard
+from fimlora.measuring.resume.merge import Shard, ShardSums
+from fimlora.measuring.settings import OnBatch, check_no_tables
+from fimlora.measuring.streamed.run import measure_streamed_shard
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.memory.out_of_memory import is_out_of_memory
@@ -45,6 +49,7 @@ class Part:
         estimator: What earlier parts were measured by, where the choice was ours: one for all.
         after: Batches after these.
         is_retained: Whether these are rows to retain, of which less is recorded.
+        begin: Called when measuring begins, in place of telling the reporter.
     """
 
     start: int
@@ -54,6 +59,7 @@ class Part:
     estimator: str | None = None
     after: int = 0
     is_retained: bool = False
+    begin: Callable[[], None] | None = None
 
     def total(self, n_batches: int) -> int:
         """Batches of the whole job, if these are so many."""
@@ -72,6 +78,7 @@ def measure_model(
     memory_kills: tuple[str, ...] = (),
     part: Part | None = None,
     point: TrainedPoint | None = None,
+    shards: Sequence[ShardSums] = (),
 ) -> Statistics:
     """Measure by the executor of the request, from where an earlier attempt was.
 
@@ -88,6 +95,7 @@ def measure_model(
         memory_kills: What attempts asked for that the system has ended for want of memory.
         part: Which of the job's batches these are; ``None`` for all.
         point: A trained adapter to measure at.
+        shards: What shards of it came to: they are put together, and no batch is run.
 
     Returns:
         The statistics; they say how they were measured.
@@ -99,7 +107,72 @@ def measure_model(
         OutOfMemory: It does not fit, or nothing less is left to ask for.
     """
     part = part or Part(0, 0, JobHead(model, head_batches, reporter))
+    found = _measure(
+        request, model, batches, reporter, part, folder, progress, head_batches, memory_kills,
+        point, shards=shards,
+    )  # fmt: skip
+    assert isinstance(found, Statistics)
+    return found
+
+
+def measure_shard(
+    request: CalibrationRequest,
+    model: BaseModel,
+    batches: PaddedBatches,
+    reporter: Reporter,
+    shard: Shard,
+    *,
+    folder: Path,
+    progress: MeasurementProgress,
+    part: Part,
+    on_batch: OnBatch,
+    head_batches: HeadBatches | None = None,
+    memory_kills: tuple[str, ...] = (),
+) -> ShardSums:
+    """Measure some of the batches, for whoever puts them together; see `measure_model`.
+
+    Args:
+        request: The request.
+        model: Its base model.
+        batches: All of its examples.
+        reporter: Told of every stage.
+        shard: Which batches.
+        folder: For what a streamed model keeps on disk meanwhile.
+        progress: What earlier attempts have saved.
+        part: The head that all shards have, and how those before were measured.
+        on_batch: Told of every batch of the shard.
+        head_batches: What the head is fitted on, where it is fitted here.
+        memory_kills: What attempts asked for that the system has ended for want of memory.
+
+    Returns:
+        The sums.
+    """
+    found = _measure(
+        request, model, batches, reporter, part, folder, progress, head_batches, memory_kills,
+        shard=shard, on_batch=on_batch,
+    )  # fmt: skip
+    assert isinstance(found, ShardSums)
+    return found
+
+
+def _measure(
+    request: CalibrationRequest,
+    model: BaseModel,
+    batches: PaddedBatches,
+    reporter: Reporter,
+    part: Part,
+    folder: Path,
+    progress: MeasurementProgress,
+    head_batches: HeadBatches | None,
+    memory_kills: tuple[str, ...],
+    point: TrainedPoint | None = None,
+    *,
+    shard: Shard | None = None,
+    shards: Sequence[ShardSums] = (),
+    on_batch: OnBatch | None = None,
+) -> Statistics | ShardSums:
     settings = _chosen(request, model, batches, reporter, part, point)
+    settings = replace(settings, shards=shards, on_batch=on_batch or settings.on_batch)
     assert settings.choice
     modules = settings.choice.modules
     if point is not None:
@@ -108,7 +181,7 @@ def measure_model(
     executor, largest = less_than(
         memory_kills, _executor(request, part, point), largest=batches.largest
     )
-    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress, point)
+    attempt = _Attempt(settings, model, batches, part, reporter, folder, progress, point, shard)
     width = max(batches.width, head_batches.width if head_batches else 0)
     reset_peak(model.device)
     with streamed_for_memory(memory_kills, executor):
@@ -178,8 +251,9 @@ class _Attempt:
     folder: Path
     progress: MeasurementProgress
     point: TrainedPoint | None = None
+    shard: Shard | None = None
 
-    def resident(self, size: int) -> Statistics:
+    def resident(self, size: int) -> Statistics | ShardSums:
         """Measure the loaded model, so many examples at a time."""
         try:
             self._ask(Executor.RESIDENT, size)
@@ -188,35 +262,57 @@ class _Attempt:
             self._begin()
             on_point = self.point.on(loaded, self.model) if self.point else nullcontext(loaded)
             with with_head(loaded, head.weights), on_point as acting:
-                statistics = self.progress.go_on(
-                    self._file_name(Executor.RESIDENT),
-                    lambda file: measure_resident(acting, self.batches, self._with(size, file)),
+                found = self._go_on(
+                    Executor.RESIDENT,
+                    size,
+                    lambda settings: (
+                        measure_resident(acting, self.batches, settings)
+                        if self.shard is None
+                        else measure_resident_shard(acting, self.batches, settings, self.shard)
+                    ),
                 )
-            return head.stated_in(statistics)
+            return head.stated_in(found) if isinstance(found, Statistics) else found
         except Exception as error:
             if is_out_of_memory(error):
                 self.model.unload()  # what is streamed instead needs the memory
             raise
 
-    def streamed(self, size: int) -> Statistics:
+    def streamed(self, size: int) -> Statistics | ShardSums:
         """Measure the model from its folder, block by block."""
         self._ask(Executor.STREAMED, size)
         self.model.unload()  # an earlier job may have left it loaded
         head = self.part.head.streamed(size)
         self._begin()
-        statistics = self.progress.go_on(
-            self._file_name(Executor.STREAMED),
-            lambda file: measure_streamed(
-                self.model.folder,
-                self.batches,
-                self._with(size, file),
-                max_boundary_bytes=boundary_limit(),
-                boundary_folder=self.folder,
-                head_weights=head.weights,
-                **self.model.streaming_options(),
+        given: dict[str, Any] = {
+            "max_boundary_bytes": boundary_limit(),
+            "boundary_folder": self.folder,
+            "head_weights": head.weights,
+            **self.model.streaming_options(),
+        }
+        where = self.model.folder, self.batches
+        found = self._go_on(
+            Executor.STREAMED,
+            size,
+            lambda settings: (
+                measure_streamed(*where, settings, **given)
+                if self.shard is None
+                else measure_streamed_shard(*where, settings, self.shard, **given)
             ),
         )
-        return head.stated_in(statistics)
+        return head.stated_in(found) if isinstance(found, Statistics) else found
+
+    def _go_on(
+        self,
+        executor: Executor,
+        size: int,
+        measure: Callable[[Settings], Statistics | ShardSums],
+    ) -> Statistics | ShardSums:
+        """Measure from where an earlier attempt was; shards are just put together."""
+        if self.settings.shards:
+            return measure(self._with(size, None))
+        return self.progress.go_on(
+            self._file_name(executor), lambda file: measure(self._with(size, file))
+        )
 
     def _ask(self, executor: Executor, size: int) -> None:
         """Put on record what is about to be taken: should it be too much, nobody else can say."""
@@ -229,6 +325,9 @@ class _Attempt:
         return left_alone("adapter" if self.model.has_drawn_head else "pretrained", ())
 
     def _begin(self) -> None:
+        if self.part.begin is not None:
+            self.part.begin()
+            return
         start, total = self.part.start, self.part.total(len(self.batches))
         if self.part.executor is None:
             self.reporter.enter(Stage.CALIBRATING, n_batches=total)
@@ -237,6 +336,8 @@ class _Attempt:
 
     def _file_name(self, executor: Executor) -> str:
         """What the sums of these batches are kept by; those of no other part go on from them."""
+        if self.shard is not None:
+            return f"{executor}.shard.{self.shard.start}.{self.shard.stop}"
         return f"{executor}.{self.part.start}" if self.part.start else executor
 
     def _with(self, size: int, file: ProgressFile | None) -> Settings:
@@ -258,6 +359,7 @@ def _settings(
     return Settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
+        target_parameters=request.target_parameters,
         n_batches=len(batches),
         estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,

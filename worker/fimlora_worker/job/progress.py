@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fimlora_contract.jobs import JobStatus, Progress, RunProgress, Stage
+from fimlora_contract.jobs import JobStatus, Progress, RunProgress, ShardProgress, Stage
 from fimlora_jobs.attempts import rq_job_id
 from fimlora_jobs.reaper import DEADLINE_PASSED
 from fimlora_jobs.store import JobStore
@@ -51,6 +51,8 @@ class Reporter:
     _reported: float = field(default=float("-inf"), init=False)
     _asked: float = field(default=float("-inf"), init=False)
     _resumed_from: int | None = field(default=None, init=False)
+    # Batches of shards that were measured before this attempt came to look.
+    _n_before: int | None = field(default=None, init=False)
     _last: Progress = field(default=Progress(stage=Stage.RESOLVING), init=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +113,22 @@ class Reporter:
             per_batch_s = (now - self._stage_started) / done_here
             seconds_left = round(per_batch_s * (expected - done), 3)
         self._send(self._of_batches(self._last.stage, done, expected, seconds_left))
+
+    def on_shards(self, shards: ShardProgress, done: int, expected: int) -> None:
+        """Note where the shards of a calibration stand; cheap to call at every batch."""
+        self._check()
+        if self._n_before is None:
+            self._n_before = done
+        now, known = self.clock(), self._last
+        waits_s = SHORTEST_INTERVAL_S if known.batch != done else SIGN_INTERVAL_S
+        if known.shards == shards and now - self._reported < waits_s:
+            return
+        done_here, seconds_left = done - self._n_before, None
+        if done_here > 0:
+            per_batch_s = (now - self._stage_started) / done_here
+            seconds_left = round(per_batch_s * (expected - done), 3)
+        progress = self._of_batches(known.stage, done, expected, seconds_left)
+        self._send(progress.model_copy(update={"shards": shards}))
 
     def on_run(self, runs: RunProgress, seconds_left: float | None) -> None:
         """Note where the runs of an evaluation stand; cheap to call at every step."""

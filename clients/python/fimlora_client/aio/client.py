@@ -199,6 +199,10 @@ class AsyncClient:
         """Be told of every exchange with the service from now on."""
         self._sender.context = replace(self._sender.context, on_answer=on_answer)
 
+    def watch_pauses(self, on_pause: Callable[[Answer, float], None]) -> None:
+        """Be told from now on what was refused for now, and for how many seconds it is waited."""
+        self._sender.context = replace(self._sender.context, on_pause=on_pause)
+
     async def close(self) -> None:
         """Close the connections this client opened."""
         await self._sender.transport.close()

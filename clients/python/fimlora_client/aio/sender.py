@@ -41,7 +41,7 @@ class AsyncSender:
         context, policy = self.context, self.context.policy
         retry, in_flight_s = 0, 0.0
         while retry < (0 if call.is_final else policy.max_retries):
-            hint, is_waited_for = None, False
+            hint, is_waited_for, answer = None, False, None
             try:
                 answer = await self._send_once(call)
             except ConnectionFailed:
@@ -56,6 +56,8 @@ class AsyncSender:
                 in_flight_s += pause
             else:
                 retry += 1
+            if answer is not None:
+                context.on_pause(answer, pause)
             await self.pause(pause)
         return await self._send_once(call)
 

@@ -7,7 +7,7 @@ from fimlora_client.blocking.sender import Sender
 from fimlora_client.bodies import as_json, budget_text, checked
 from fimlora_client.calls import JSON, Call, Params, given, route
 from fimlora_client.patterns import FetchedPattern, Format, pin_route, read_pattern
-from fimlora_contract.rank_patterns import Pin
+from fimlora_contract.rank_patterns import Pin, PinPage
 from fimlora_contract.requests import Budget, PinRequest
 
 
@@ -93,6 +93,18 @@ class RankPatterns:
         ``GET /rank-patterns/{name}/{tag}/history``
         """
         return self._sender.ask(Call("GET", pin_route(name, tag, "history")), Pin)
+
+    def pins(
+        self, *, limit: int | None = None, cursor: str | None = None, tenant: str | None = None
+    ) -> PinPage:
+        """A page of what names stand for: your own, and those that all share, by name.
+
+        With an admin key, what one tenant has and shares.
+
+        ``GET /pins``
+        """
+        params = given(limit=limit, cursor=cursor, tenant=tenant)
+        return self._sender.ask(Call("GET", "/pins", params=params), PinPage)
 
     def _get(self, path: str, params: Params, *, etag: str | None) -> FetchedPattern:
         headers = {"if-none-match": etag} if etag else {}

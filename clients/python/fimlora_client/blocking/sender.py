@@ -42,7 +42,7 @@ class Sender:
         context, policy = self.context, self.context.policy
         retry, in_flight_s = 0, 0.0
         while retry < (0 if call.is_final else policy.max_retries):
-            hint, is_waited_for = None, False
+            hint, is_waited_for, answer = None, False, None
             try:
                 answer = self._send_once(call)
             except ConnectionFailed:
@@ -57,6 +57,8 @@ class Sender:
                 in_flight_s += pause
             else:
                 retry += 1
+            if answer is not None:
+                context.on_pause(answer, pause)
             self.pause(pause)
         return self._send_once(call)
 

@@ -5,6 +5,7 @@ import errno
 import importlib.util
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ NO_GPU = (
     "--extra-index-url https://download.pytorch.org/whl/cpu)"
 )
 NEEDED = {"fastapi": "service", "uvicorn": "service", "rq": "service", "torch": "worker"}
+MOST_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,30 @@ class Stack:
     data_dir: Path
     logs: Path
     seconds: float
+
+
+def read_workers(wanted: str) -> int:
+    """Read how many workers there are to be.
+
+    Args:
+        wanted: A number, or ``auto``: the worker itself knows how many GPUs there are.
+
+    Raises:
+        StackError: It is neither, or nobody can say.
+    """
+    if wanted.isdecimal() and 1 <= int(wanted) <= MOST_WORKERS:
+        return int(wanted)
+    if wanted != "auto":
+        raise StackError(
+            f"--workers {wanted}: give a number from 1 to {MOST_WORKERS}, or auto",
+            "auto starts one worker on every GPU, and one where there is none.",
+        )
+    check_installed()
+    command = [sys.executable, "-m", "fimlora_worker", "--workers", "auto", "--count"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode != os.EX_OK:
+        raise StackError(f"the worker does not say how many GPUs there are: {asked.stderr}")
+    return int(asked.stdout)
 
 
 def run(
@@ -178,6 +204,8 @@ def _programs(options: Options, *, env: dict[str, str], logs: Path) -> Iterator[
     for number in range(1, options.workers + 1):
         name = "worker" if options.workers == 1 else f"worker-{number}"
         worker = [sys.executable, "-m", "fimlora_worker"]
+        if options.workers > 1:  # each with a GPU of its own, or a share of the cores
+            worker += ["--slot", f"{number}/{options.workers}"]
         yield Program(name, worker, fresh_log(logs, name), env, hidden, WORKER_GRACE_S)
 
 

@@ -102,7 +102,9 @@ def _stack(module: Data) -> str:
 def _cell(found: Sequence[tuple[Data, float | None]], uniform: Data, mean: float) -> Row:
     modules, n = [module for module, _ in found], len(found)
     even = [
-        (uniform[m["name"]], m["d_in"] + m["d_out"]) for m in modules if m["name"] in uniform
+        (uniform[m["name"]], (m.get("n_experts") or 1) * (m["d_in"] + m["d_out"]))
+        for m in modules
+        if m["name"] in uniform
     ]
     errors = [error for _, error in found if error is not None]
     score = sum(m["score"] for m in modules) / n / mean if mean else None

@@ -106,6 +106,18 @@ class LoraConfig:
             meant = {name for name in meant if out.isdisjoint(dotted_ends(name))}
         return [name for name in names if name not in meant]
 
+    def means_parameter(self, name: str) -> bool:
+        """Whether PEFT adapts a parameter of fused experts.
+
+        Args:
+            name: The parameter's full name.
+
+        Returns:
+            Whether ``target_parameters`` means it.
+        """
+        given = self.fields.get("target_parameters")
+        return isinstance(given, list) and any(end in given for end in dotted_ends(name))
+
     def may_carry(self, name: str) -> bool:
         """Whether PEFT takes a tensor that is none of LoRA's.
 

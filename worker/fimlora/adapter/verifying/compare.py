@@ -90,7 +90,10 @@ class _Case:
 def _other_base(intended: Intended, seen: SeenAdapter) -> Iterator[Fault]:
     """Where the base model is certainly another one."""
     planned, found = intended.base, seen.base
-    if planned.hub_id and found.hub_id and planned.hub_id.lower() != found.hub_id.lower():
+    if planned.digest and found.digest:
+        if planned.digest != found.digest:
+            yield _other_files(planned, found)
+    elif planned.hub_id and found.hub_id and planned.hub_id.lower() != found.hub_id.lower():
         yield _base_fault(planned.hub_id, found.hub_id)
     elif intended.model_type and seen.model_type not in {None, intended.model_type}:
         yield _base_fault(intended.model_type, str(seen.model_type))
@@ -101,6 +104,11 @@ def _other_base(intended: Intended, seen: SeenAdapter) -> Iterator[Fault]:
 def _base_fault(planned: str, found: str) -> Fault:
     message = f"the base model is {found}, planned is {planned}"
     return Fault("base_model", "", planned, found, message)
+
+
+def _other_files(planned: BaseName, found: BaseName) -> Fault:
+    message = f"the files of the base model in {found.name} are not those that were calibrated"
+    return Fault("base_model", "", str(planned.digest), str(found.digest), message)
 
 
 def _same_model(planned: BaseName, found: BaseName) -> bool:
@@ -292,7 +300,9 @@ def _of_parameters(planned: Totals, found: Totals) -> Fault:
 
 def _notes(case: _Case, pairs: Mapping[str, str]) -> Iterable[str]:
     planned, found = case.intended.base, case.seen.base
-    if not _same_model(planned, found) and planned.name != found.name:
+    if planned.digest and found.digest:
+        yield "the files of the base model were compared"
+    elif not _same_model(planned, found) and planned.name != found.name:
         yield (
             f"base models are called {found.name!r} and {planned.name!r} in the plan, which tells "
             "nothing; sizes of modules were compared"

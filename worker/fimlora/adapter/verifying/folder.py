@@ -6,14 +6,14 @@ read one at a time, to see what is zero. Nothing here imports torch.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fimlora.adapter.config import WRAPPER_PREFIX
+from fimlora.adapter.config import WRAPPER_PREFIX, path_of_wrapper
 from fimlora.adapter.trained.lora_config import (
     EMBEDDINGS,
     LoraConfig,
@@ -31,11 +31,18 @@ from fimlora.adapter.trained.read import (
 from fimlora.adapter.trained.tensors import FLOAT_TYPES, read_floats
 from fimlora.adapter.verifying.compare import compare
 from fimlora.adapter.verifying.findings import Fault, Verification
-from fimlora.adapter.verifying.intended import AnyPlan, Intended, base_name, read_intended
+from fimlora.adapter.verifying.intended import (
+    AnyPlan,
+    BaseName,
+    Intended,
+    base_name,
+    read_intended,
+)
 from fimlora.adapter.verifying.seen import SeenAdapter, SeenModule
 from fimlora.errors import InvalidAdapter
 from fimlora.model.safetensors_header import TensorEntry
 
+DigestOf = Callable[[Path], str]
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _OWN_NAME = re.compile(r"\.(lora_[AB])\.[^.]+\.weight$")  # of the adapter, inside its tensors'
 _SAVED = re.compile(r"(.*?)(?:\.modules_to_save(?:\.[^.]+)?)?\.[^.]+$")
@@ -44,7 +51,11 @@ _SPREAD = ("pytorch_model_fsdp_*", "global_step*", "*.distcp")
 
 
 def verify_adapter(
-    folder: str | Path, plan: AnyPlan, *, base_model: str | None = None
+    folder: str | Path,
+    plan: AnyPlan,
+    *,
+    base_model: str | None = None,
+    digest_of: DigestOf | None = None,
 ) -> Verification:
     """Hold an adapter's files, or the newest checkpoint of a run, against the plan.
 
@@ -52,6 +63,8 @@ def verify_adapter(
         folder: An adapter's folder, or a Trainer's output folder with ``checkpoint-N`` in it.
         plan: A plan, or where it is kept; see `read_intended`.
         base_model: What the base model is called in training, if other than in the plan.
+        digest_of: Reads the files of a base model in a folder and tells their digest, as the
+            service takes it; without it a folder is not held against a plan that names one.
 
     Returns:
         What was found.
@@ -61,7 +74,17 @@ def verify_adapter(
     """  # noqa: DOC502 - the readers raise
     intended = read_intended(plan)
     seen = see_folder(find_adapter(Path(folder).expanduser()), intended, base_model=base_model)
+    if digest_of is not None:
+        seen = replace(seen, base=_with_digest(seen.base, intended, digest_of))
     return compare(intended, seen)
+
+
+def _with_digest(base: BaseName, intended: Intended, digest_of: DigestOf) -> BaseName:
+    """A base model with the digest of its files, where the plan names one to hold it against."""
+    if base == intended.base or not (intended.base.digest and base.name):
+        return base
+    folder = Path(base.name).expanduser()
+    return replace(base, digest=digest_of(folder)) if folder.is_dir() else base
 
 
 def find_adapter(folder: Path) -> Path:
@@ -140,13 +163,15 @@ def see_folder(
     tensors = _Tensors.of(folder, limits)
     if tensors is None:
         return _by_config_alone(folder, config, intended, base_model)
+    experts = planned_experts(intended)
+    tensors = tensors.with_experts([n for n in experts if config.means_parameter(n)])
     names = [name for name, factors in tensors.pairs.items() if len(factors) == 2]
     known = config.ranks_and_scales(names)
-    modules, faults = {}, [*unplain(fields), *tensors.faults]
+    modules, faults = {}, [*unplain(fields, intended), *tensors.faults]
     for name in names:
-        modules[name] = tensors.module(name, known[name][1])
+        modules[name] = tensors.module(name, known[name][1], experts.get(name, 1))
         faults += _misfit(name, known[name][0], modules[name].rank)
-    if odd := config.unmatched(names):
+    if odd := config.unmatched([n for n in names if n not in experts]):
         faults.append(_left_aside(odd))
     resized = _resized(tensors.saved, config)
     return SeenAdapter(
@@ -171,16 +196,36 @@ def _resized(saved: frozenset[str], config: LoraConfig) -> frozenset[str]:
     )
 
 
-def unplain(fields: Mapping[str, Any]) -> list[Fault]:
-    """Say what a config switches on that is not plain LoRA.
+def planned_experts(intended: Intended) -> dict[str, int]:
+    """Find the fused experts that a plan gives a rank.
+
+    Args:
+        intended: What was planned.
+
+    Returns:
+        How many experts by the parameter's name, in the plan's order.
+    """
+    plan = intended.plan
+    return {
+        m.name: m.n_experts
+        for m in plan.modules
+        if m.n_experts is not None and plan.ranks[m.name]
+    }
+
+
+def unplain(fields: Mapping[str, Any], intended: Intended) -> list[Fault]:
+    """Say what a config switches on that is neither plain LoRA nor planned.
 
     Args:
         fields: The content of ``adapter_config.json``.
+        intended: What was planned.
 
     Returns:
         A fault for each.
     """
     found = unplain_fields(fields)
+    if planned_experts(intended):
+        found.pop("target_parameters", None)
     if fields.get("bias") not in {None, "none"}:
         found["bias"] = "biases that train beside A and B"
     return [
@@ -226,8 +271,20 @@ class _Tensors:
         once = {fault.found: fault for fault in faults}
         return cls(folder / WEIGHTS, dict(pairs), frozenset(saved), tuple(once.values()))
 
-    def module(self, name: str, scale: float) -> SeenModule:
-        """Read A and B of a module.
+    def with_experts(self, names: Sequence[str]) -> "_Tensors":
+        """Name the tensors of fused experts by their parameters, as their own names do not.
+
+        Args:
+            names: Names of all parameters that carry LoRA, in the model's order.
+
+        Returns:
+            The same tensors under these names.
+        """
+        by_path = {path_of_wrapper(name, names): name for name in names}
+        return replace(self, pairs={by_path.get(n, n): pair for n, pair in self.pairs.items()})
+
+    def module(self, name: str, scale: float, n_experts: int = 1) -> SeenModule:
+        """Read A and B of a module, or those of all experts of a parameter.
 
         Returns:
             What they are.
@@ -244,14 +301,18 @@ class _Tensors:
         A, B = read_floats(self.file, a, entry_a), read_floats(self.file, b, entry_b)
         if len(A) != B.shape[1]:
             raise InvalidAdapter(f"{name}: A has {len(A)} rows and B {B.shape[1]} columns")
-        used = np.flatnonzero(A.any(axis=1) | B.any(axis=0))
+        if len(A) % n_experts:
+            raise InvalidAdapter(f"{name}: A has {len(A)} rows for {n_experts} experts")
+        has_row = A.any(axis=1).reshape(n_experts, -1).any(axis=0)
+        used = np.flatnonzero(has_row | B.any(axis=0).reshape(-1, n_experts).any(axis=1))
         return SeenModule(
-            rank=len(A),
+            rank=len(A) // n_experts,
             scale=scale,
             d_in=A.shape[1],
             d_out=len(B),
             used=int(used[-1]) + 1 if len(used) else 0,
             is_trained=bool(B.any()),
+            n_experts=n_experts,
         )
 
 
@@ -317,10 +378,15 @@ def _by_config_alone(
 ) -> SeenAdapter:
     """What a config means for the planned modules, where there are no tensors yet."""
     planned = [m for m in intended.plan.modules if intended.plan.ranks[m.name]]
-    out = set(config.unmatched([m.name for m in planned]))
+    experts = planned_experts(intended)
+    out = set(config.unmatched([m.name for m in planned if m.name not in experts]))
+    out |= {name for name in experts if not config.means_parameter(name)}
     meant = [m for m in planned if m.name not in out]
     known = config.ranks_and_scales([m.name for m in meant])
-    modules = {m.name: SeenModule(*known[m.name], d_in=m.d_in, d_out=m.d_out) for m in meant}
+    modules = {
+        m.name: SeenModule(*known[m.name], d_in=m.d_in, d_out=m.d_out, n_experts=m.n_matrices)
+        for m in meant
+    }
     missing = [_left_out(name, intended) for name in sorted(out)]
     return SeenAdapter(
         subject=str(folder),
@@ -328,7 +394,7 @@ def _by_config_alone(
         modules=modules,
         base=_base(config.fields, intended, base_model),
         saved=tuple(config.fields.get("modules_to_save") or ()),
-        faults=(*unplain(config.fields), *missing),
+        faults=(*unplain(config.fields, intended), *missing),
         notes=(f"there is no {WEIGHTS}: only what {CONFIG} says was compared",),
         is_complete=False,
     )
@@ -336,5 +402,6 @@ def _by_config_alone(
 
 def _left_out(name: str, intended: Intended) -> Fault:
     rank = intended.plan.ranks[name]
-    message = f"{name} is planned with rank {rank}, and target_modules does not mean it"
+    field = "target_parameters" if name in planned_experts(intended) else "target_modules"
+    message = f"{name} is planned with rank {rank}, and {field} does not mean it"
     return Fault("missing", name, f"rank {rank}", "no LoRA", message)

@@ -6,7 +6,7 @@ Nothing here imports torch.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ class BaseName:
         name: As it is written; ``None`` where nothing is.
         hub_id: Its id on the hub, if that is what the name tells.
         revision: Its commit, if that is known.
+        digest: Of its files, if these lie here and somebody has read them.
     """
 
     name: str | None
     hub_id: str | None = None
     revision: str | None = None
+    digest: str | None = None
 
 
 def base_name(name: str | None, revision: str | None = None) -> BaseName:
@@ -134,6 +136,7 @@ def _intended(rank_map: Mapping[str, Any], config: Mapping[str, Any] | None) -> 
     given = config or {}
     name = source.get("id") or given.get("base_model_name_or_path") or source.get("name")
     base = base_name(name, source.get("revision") or given.get("revision"))
+    base = replace(base, digest=source.get("digest"))
     written = rank_map.get("adapter")
     return Intended(
         plan=plan,

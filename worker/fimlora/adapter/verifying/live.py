@@ -1,6 +1,6 @@
 """The adapter of a live PEFT model, as its layers are, not as its config says they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from fimlora.adapter.trained.lora_config import LoraConfig
 from fimlora.adapter.verifying.findings import Fault
-from fimlora.adapter.verifying.folder import unplain
+from fimlora.adapter.verifying.folder import planned_experts, unplain
 from fimlora.adapter.verifying.intended import BaseName, Intended, base_name
 from fimlora.adapter.verifying.seen import SeenAdapter, SeenModule
 from fimlora.errors import InvalidAdapter
 from fimlora.model.compiled import plain_name
+from fimlora.model.experts.wrapped import adapted_name, adapts_parameter
 from fimlora.model.targets import base_model_of
 
 _FACTORS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
@@ -49,11 +50,13 @@ def see_model(
         return _without_adapter(model, adapter_name, intended, subject)
     fields = _fields(config)
     layers = {
-        plain_name(name): layer
+        adapted_name(plain_name(name), layer): layer
         for name, layer in base.named_modules()
         if isinstance(layer, LoraLayer) and adapter_name in layer.r
     }
-    plain = {n: m for n, m in layers.items() if not getattr(m, "parameter_name", None)}
+    experts = planned_experts(intended)
+    fused = [n for n, m in layers.items() if adapts_parameter(m) and n not in experts]
+    plain = {n: m for n, m in layers.items() if n not in fused}
     modules = {name: _seen(layer, adapter_name) for name, layer in plain.items()}
     saved = [*_saved(base, adapter_name)]
     return SeenAdapter(
@@ -63,10 +66,10 @@ def see_model(
         base=intended.base if base_model else _base(base, fields),
         model_type=getattr(getattr(base, "config", None), "model_type", None),
         saved=tuple(saved),
-        parameters=tuple(_fused(layers)),
+        parameters=tuple(fused),
         faults=(
-            *unplain(fields),
-            *_faults_of_layers(layers, adapter_name),
+            *unplain(fields, intended),
+            *_faults_of_layers(layers, fused, adapter_name),
             *_faults_of_config(LoraConfig(fields), modules),
             *_trains_besides(base, saved),
         ),
@@ -107,9 +110,12 @@ def _base(base: nn.Module, fields: Mapping[str, Any]) -> BaseName:
 def _seen(layer: Any, adapter_name: str) -> SeenModule:
     A, B = _factors(layer, adapter_name)
     used = trained = None
+    n_experts: int = getattr(layer, "num_experts", 1)
     if A is not None and B is not None and A.dim() == B.dim() == 2 and A.numel():
         with torch.no_grad():
-            ranks = (A.ne(0).any(dim=1) | B.ne(0).any(dim=0)).nonzero()
+            has_row = A.ne(0).any(dim=1).reshape(n_experts, -1).any(dim=0)
+            has_column = B.ne(0).any(dim=0).reshape(-1, n_experts).any(dim=1)
+            ranks = (has_row | has_column).nonzero()
         used = int(ranks[-1]) + 1 if len(ranks) else 0
         trained = bool(B.ne(0).any())
     return SeenModule(
@@ -119,6 +125,7 @@ def _seen(layer: Any, adapter_name: str) -> SeenModule:
         d_out=layer.out_features,
         used=used,
         is_trained=trained,
+        n_experts=n_experts,
     )
 
 
@@ -142,15 +149,11 @@ def _saved(base: nn.Module, adapter_name: str) -> Iterator[str]:
             yield plain_name(name)
 
 
-def _fused(layers: Mapping[str, Any]) -> Iterator[str]:
-    for name, layer in layers.items():
-        if parameter := getattr(layer, "parameter_name", None):
-            yield f"{name.removesuffix('.base_layer')}.{parameter}"
-
-
-def _faults_of_layers(layers: Mapping[str, Any], adapter_name: str) -> Iterator[Fault]:
-    """LoRA on single parameters, layers that do not train, and merged ones."""
-    for name in _fused(layers):
+def _faults_of_layers(
+    layers: Mapping[str, Any], fused: Iterable[str], adapter_name: str
+) -> Iterator[Fault]:
+    """LoRA on parameters that are not planned, layers that do not train, and merged ones."""
+    for name in fused:
         message = f"LoRA is on the parameter {name}, where the plan has modules"
         yield Fault("fused", name, "modules", "a parameter", message)
     for name, layer in layers.items():

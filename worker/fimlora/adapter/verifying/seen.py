@@ -20,6 +20,7 @@ class SeenModule:
         used: How many ranks there are up to the last that A or B has a value in; ``None`` where no values are
             known.
         is_trained: Whether B has a value that is not zero; ``None`` where that is not known.
+        n_experts: How many pairs of A and B there are, as of fused experts.
     """
 
     rank: int
@@ -28,11 +29,12 @@ class SeenModule:
     d_out: int = 0
     used: int | None = None
     is_trained: bool | None = None
+    n_experts: int = 1
 
     @property
     def parameters(self) -> int:
         """Parameters of A and B."""
-        return self.rank * (self.d_in + self.d_out)
+        return self.n_experts * self.rank * (self.d_in + self.d_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class SeenAdapter:
         base: The base model.
         model_type: The architecture's name in transformers, if that is known.
         saved: Names of the modules that are trained in full; ``None`` where that is not known.
-        parameters: Names of single parameters that carry LoRA, as fused experts do.
+        parameters: Names of single parameters that carry LoRA and are not planned to.
         faults: What is wrong with it whatever the plan.
         notes: What could not be seen.
         is_complete: Whether every module that it is on is known.

@@ -89,6 +89,7 @@ class ShardSums:
         sums: By kind and module, as a recorder gives them.
         learned: What each recorder has learned of the model; empty where no example has a label.
         largest: Examples that went through the model at once.
+        executor: How it was measured.
     """
 
     shard: Shard
@@ -97,6 +98,7 @@ class ShardSums:
     sums: Mapping[str, Tensor]
     learned: Sequence[Mapping[str, Any]]
     largest: int
+    executor: str
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, in one step.
@@ -111,6 +113,7 @@ class ShardSums:
             "batches": [*self.batches],
             "learned": [*self.learned],
             "largest": self.largest,
+            "executor": self.executor,
         }
         write_tensors(Path(path), self.sums, facts)
 
@@ -163,7 +166,9 @@ def shard_identity(
     """
     return {
         "fimlora version": __version__,
-        "target_modules": digest_list(f"{m.name} {m.d_in} {m.d_out}" for m in modules),
+        "target_modules": digest_list(
+            f"{m.name} {m.d_in} {m.d_out} {m.n_experts}" for m in modules
+        ),
         **{name: value for name, value in settings.items() if name not in _NOT_CONTENT},
         "model class": type(model).__qualname__,
         "dtype": str(next(model.parameters()).dtype),

@@ -317,7 +317,7 @@ def stream(
         batch_sizes=[len(examples) for examples in found if len(examples)],
         null_labels=null,
         base_parameters=n_parameters,
-        execution=Execution(Executor.STREAMED, largest, peak_bytes(device)),
+        execution=Execution(Executor.STREAMED, largest, peak_bytes(device), settings.n_shards),
         groups=_join(modules, parts),
     )
 

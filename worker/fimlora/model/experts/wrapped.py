@@ -13,7 +13,7 @@ from fimlora.model.experts.fused import fused_experts
 _WRAPPERS = frozenset({"base_layer", "_orig_mod"})
 
 
-def adapts_parameter(layer: nn.Module) -> bool:
+def adapts_parameter(layer: object) -> bool:
     """Tell a LoRA layer of one parameter from those of whole modules.
 
     Returns:

@@ -85,6 +85,13 @@ def _said_of(role: str, more: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in more.items() if role == "dataset" or key == "columns"}
 
 
+def parameters_asked(names: str | None) -> str | list[str] | None:
+    """Read which fused experts are asked for: the word all, or names with commas between."""
+    if names is None or names == "all":
+        return names
+    return [name.strip() for name in names.split(",")]
+
+
 def split_names(names: str | None) -> str | list[str] | None:
     """A text with a sign that no name has is a regular expression."""
     if names is None or names == "all-linear" or is_expression(names):

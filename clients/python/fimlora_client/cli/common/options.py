@@ -88,6 +88,14 @@ ExcludeModules = Annotated[
         help="Targets to leave out: names with commas between, or a regular expression.",
     ),
 ]
+TargetParameters = Annotated[
+    str | None,
+    _option(
+        "--target-parameters",
+        panel=ALLOCATION,
+        help="Fused experts that are targets besides: all, or names with commas between.",
+    ),
+]
 Method = Annotated[
     str | None,
     _option(
@@ -241,6 +249,14 @@ Executor = Annotated[
         help="resident, streamed from disk, or auto by the memory there is (default).",
     ),
 ]
+Shards = Annotated[
+    str | None,
+    _option(
+        "--shards",
+        panel=CALIBRATION,
+        help="In how many parts workers share the batches (1), or auto: one per worker.",
+    ),
+]
 TrainedAdapter = Annotated[
     str | None,
     _option(
@@ -357,11 +373,20 @@ def given(**options: Any) -> dict[str, Any]:
 
 def batches_of(batches: str | None) -> int | str | None:
     """A number of batches, or ``auto``."""
-    if batches is None or batches == "auto":
-        return batches
-    if not batches.isdecimal():
-        raise typer.BadParameter(f"--batches {batches}: give a whole number, or auto")
-    return int(batches)
+    return _number_or_auto("--batches", batches)
+
+
+def shards_of(shards: str | None) -> int | str | None:
+    """A number of shards, or ``auto``."""
+    return _number_or_auto("--shards", shards)
+
+
+def _number_or_auto(name: str, text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{name} {text}: give a whole number, or auto")
+    return int(text)
 
 
 def budget_of(

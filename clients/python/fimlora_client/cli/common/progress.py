@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from fimlora_client.cli.common.console import INTERRUPTED, duration, say
-from fimlora_contract.jobs import Job, JobStatus
+from fimlora_contract.jobs import Job, JobStatus, ShardProgress
 from fimlora_contract.jobs import Progress as JobProgressFigures
 
 WIDE, NARROW = 32, 8  # beside an id, all else fits eighty columns with a narrow one
@@ -213,8 +213,14 @@ def _measure(progress: JobProgressFigures) -> tuple[float, float | None, str, st
         return runs.done + within, runs.n_runs, f"{short}{arm}", short
     if not progress.n_batches:
         return 0.0, None, "", ""
-    words = f"batch {progress.batch}/{progress.n_batches}"
-    return progress.batch, progress.n_batches, words, words
+    short = f"batch {progress.batch}/{progress.n_batches}"
+    words = f"{short}, {shards_text(progress.shards)}" if progress.shards else short
+    return progress.batch, progress.n_batches, words, short
+
+
+def shards_text(shards: ShardProgress) -> str:
+    """How far the shards of a calibration are, in words."""
+    return f"{shards.done} of {shards.n_shards} shards done, {shards.at_once} at work"
 
 
 def stage_of(job: Job) -> str:

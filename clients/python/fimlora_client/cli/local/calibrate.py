@@ -6,6 +6,7 @@ imported here.
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,13 +18,15 @@ import typer
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import INTERRUPTED, err, out, say, show_json
-from fimlora_client.cli.common.inputs import columns_of, split_names
+from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.inputs import columns_of, parameters_asked, split_names
 from fimlora_client.cli.common.progress import JobProgress
 from fimlora_client.errors import ClientError, InvalidFile, MissingExtra
 from fimlora_client.files import check_writable
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.references import HUB_ID
 
 NEEDED = ("fimlora_worker", "torch", "datasets", "rq")
 group = typer.Typer(
@@ -59,12 +62,21 @@ def calibrate(
     budget: options.Budget = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
+    aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
+    tolerance: options.Tolerance = None,
+    max_batches: options.MaxBatches = None,
     batch_size: options.BatchSize = None,
     max_length: options.MaxLength = None,
     estimator: options.Estimator = None,
@@ -76,8 +88,19 @@ def calibrate(
     executor: options.Executor = None,
     task: options.Task = None,
     column: options.Column = None,
+    retain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ROWS",
+            rich_help_panel=options.DATA,
+            help="With method vila: rows whose function is to be kept, a file or a folder.",
+            show_default=False,
+        ),
+    ] = None,
     layout: options.Layout = None,
     scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     weights: options.Weights = False,
     init: options.Init = None,
     as_json: options.AsJson = False,
@@ -94,24 +117,34 @@ def calibrate(
     fields: dict[str, Any] = {
         "budget": options.budget_of(budget, None, None, None),
         "target_modules": split_names(target_modules),
-        **options.given(exclude_modules=split_names(exclude_modules)),
+        **options.given(
+            exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
+        ),
         "calibration": options.given(
-            n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
+            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
+            batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
             executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, seed=seed
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, seed=seed,
+            **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
         "adapter": options.given(
-            layout=layout, scale=scale, weights=weights or None, init=init
+            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None,
+            weights=weights or None, init=init,
         ),
     }  # fmt: skip
     # As the service would refuse it; what the two are called is no matter here.
-    build_request(None, base_model="local:here", dataset="local:here", **fields)
+    roles = ("base_model", "dataset") if retain is None else ("base_model", "dataset", "retain")
+    named: dict[str, Any] = dict.fromkeys(roles, "local:here")
+    build_request(None, **fields, **named)
     check_writable(output)
     asked = {
         "model": str(_there(model)), "dataset": str(_there(dataset)),
+        "retain": retain and str(_there(retain)),
         "output": str(output.expanduser().absolute()),
         "fields": fields, "columns": columns_of(column) or {},
     }  # fmt: skip
@@ -123,11 +156,20 @@ def calibrate(
     say(("✓ ", "green"), f"adapter in {output}")
 
 
-def _there(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    if not path.exists():
-        raise InvalidFile(f"there is no {path}")
-    return path
+def _there(given: Path) -> Path:
+    path = given.expanduser().absolute()
+    if path.exists():
+        return path
+    failure = InvalidFile(
+        f"there is no {path}; this command reads files and folders of this machine"
+    )
+    failure.next_step = "A service knows names, uploads and the hub: `fimlora calibrate`."
+    if re.match(HUB_ID, str(given)):
+        failure.next_step = (
+            f"What is on the hub can be brought here, `hf download {given} --local-dir DIR` (for a "
+            "dataset with --repo-type dataset), or goes by its name with a service: `fimlora calibrate`."
+        )
+    raise failure
 
 
 def _work(asked: dict[str, Any]) -> Any:

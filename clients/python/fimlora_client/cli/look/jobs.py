@@ -18,6 +18,7 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import pairs_of
 from fimlora_client.cli.common.next_steps import step_after
 from fimlora_client.cli.common.options import AsJson, JobId, Tenant
+from fimlora_client.cli.common.progress import shards_text
 from fimlora_client.cli.work.compare import methods_table, pairs_table
 from fimlora_client.cli.work.findings import runs_text, show_findings
 from fimlora_client.rank_map import rank_map_table
@@ -154,6 +155,8 @@ def execution(done: Execution) -> str:
         "1 example" if done.micro_batch_size == 1 else f"{done.micro_batch_size} examples"
     )
     words = f"measured {done.executor}, {examples} at a time"
+    if done.n_shards > 1:
+        words += f", in {done.n_shards} shards"
     if done.peak_memory_bytes is None:
         return words
     return f"{words}, peak memory {done.peak_memory_bytes / 2**30:.1f} GiB"
@@ -168,6 +171,8 @@ def _headline(job: Job) -> Text:
             line.append(f", {runs_text(progress.runs)}")
         if progress.n_batches:
             line.append(f", batch {progress.batch} of {progress.n_batches}")
+        if progress.shards:
+            line.append(f", {shards_text(progress.shards)}")
         if progress.seconds_left is not None:
             line.append(f", {duration(progress.seconds_left)} left")
     if job.attempt > 1:

@@ -11,9 +11,10 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.outcomes import say_ended
 from fimlora_client.cli.common.progress import JobProgress, left_running
 from fimlora_client.errors import ConnectionFailed
-from fimlora_contract.jobs import Job, JobStatus
+from fimlora_contract.jobs import JobStatus
 
 PAGE = 100
+OPEN = [status for status in JobStatus if not status.is_final]
 
 
 def watch(
@@ -88,10 +89,10 @@ def _follow(client: Client, ids: list[str], patience: float) -> int:
 
 def _open(client: Client) -> list[str]:
     """Ids of all jobs that have not ended, the oldest first."""
-    found: list[Job] = []
-    page = client.jobs.list(limit=PAGE)
-    found += page.data
+    page = client.jobs.list(limit=PAGE, status=OPEN)
+    found = page.data
     while page.next_cursor:
-        page = client.jobs.list(limit=PAGE, cursor=page.next_cursor)
+        page = client.jobs.list(limit=PAGE, status=OPEN, cursor=page.next_cursor)
         found += page.data
+    # One that has ended since the service looked is not waited for.
     return [job.id for job in reversed(found) if not job.status.is_final]

@@ -25,8 +25,13 @@ def up(
         int, typer.Option(min=0, max=65535, help="Port of the API; 0 finds a free one.")
     ] = 8000,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Workers; each keeps its own models loaded.")
-    ] = 1,
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Workers (1 to 64), each with a GPU of its own or a share of the cores; auto: one "
+            "on every GPU.",
+        ),
+    ] = "1",
 ) -> None:
     """Start Valkey, the API and a worker here; Ctrl-C stops them all.
 
@@ -42,7 +47,7 @@ def up(
         data_dir=data_dir_of(data_dir),
         host=host,
         port=port,
-        workers=workers,
+        workers=stack.read_workers(workers),
         redis_url=settings.redis_url,
         runtime_dir=settings.runtime_dir,
         log_format=settings.log_format,

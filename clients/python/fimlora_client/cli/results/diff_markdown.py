@@ -38,13 +38,13 @@ class Difference:
 def as_markdown(found: Difference, *, limit: int) -> str:
     """The whole comment."""
     parts = [
-        f"### LoRA ranks: {_code(found.a.name)} → {_code(found.b.name)}",
+        f"### LoRA ranks: {code_span(found.a.name)} → {code_span(found.b.name)}",
         _verdict(found),
         "\n".join(_figures(found)),
         "\n".join(f"- {remark}" for remark in found.drift.remarks),
         _folded(f"{len(found.changes)} modules changed", _changes(found, limit)),
         _folded("Rank map", _map(found)),
-        f"{_code(found.a.digest or 'a file')} → {_code(found.b.digest or 'a file')}",
+        f"{code_span(found.a.digest or 'a file')} → {code_span(found.b.digest or 'a file')}",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -83,7 +83,7 @@ def _changes(found: Difference, limit: int) -> Iterator[str]:
     yield "| --- | --: | --: | --: |"
     for change in found.changes[:limit]:
         ranks = f"{change.rank_a} | {change.rank_b} | {change.change:+}"
-        yield f"| {_code(change.name)} | {ranks} |"
+        yield f"| {code_span(change.name)} | {ranks} |"
     if (left := len(found.changes) - limit) > 0:
         yield ""
         yield f"{left} more."
@@ -94,7 +94,7 @@ def _map(found: Difference) -> Iterator[str]:
     before, after = (arrange(named.rank_map.modules) for named in (found.a, found.b))
     if not after.cells or len(after.layers) * len(after.kinds) > MOST_CELLS:
         return
-    yield "| layer | " + " | ".join(_code(kind) for kind in after.kinds) + " |"
+    yield "| layer | " + " | ".join(code_span(kind) for kind in after.kinds) + " |"
     yield "| --: |" + " --: |" * len(after.kinds)
     for layer in after.layers:
         cells = []
@@ -122,7 +122,7 @@ def _folded(title: str, lines: Iterator[str]) -> str:
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
     """Text that is shown as it is, whatever is in it, also in a cell of a table."""
     shown = re.sub(r"[`|\x00-\x1f\x7f\u2028\u2029]", "?", text)[:160]
     return f"`{shown or '?'}`"

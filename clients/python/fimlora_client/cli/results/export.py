@@ -101,7 +101,7 @@ def export(
         _write_padded(source, folder, format, output)
     else:
         text = (
-            _from_folder(folder, format)
+            _from_folder(folder, source, format)
             if folder.is_dir()
             else _from_service(client_of(ctx), source, format)
         )
@@ -128,7 +128,7 @@ def _from_service(client: Client, source: str, format: str) -> str:
     return found.text or ""
 
 
-def _from_folder(folder: Path, format: str) -> str:
+def _from_folder(folder: Path, named: str, format: str) -> str:
     with engine_errors():
         from fimlora.adapter.read import load_plan, read_adapter_config
 
@@ -139,7 +139,7 @@ def _from_folder(folder: Path, format: str) -> str:
                 f"{error.name} is not installed here: pip install 'fimlora[engine]'"
             ) from error
         plan, config = load_plan(folder), read_adapter_config(folder)
-        return written(plan, config, format).text
+        return written(plan, config, format, folder=named).text
 
 
 def _write_padded(source: str, folder: Path, format: str, output: Path | None) -> None:

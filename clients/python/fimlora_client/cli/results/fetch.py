@@ -8,6 +8,7 @@ from typing import Annotated, TypedDict, cast, get_args
 import typer
 from rich.text import Text
 
+from fimlora_client.aio.evaluations import REPORT
 from fimlora_client.blocking.client import Client
 from fimlora_client.calls import Answer, Call
 from fimlora_client.cli.common import completion
@@ -16,10 +17,11 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.options import read_amount
 from fimlora_client.cli.results.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
+from fimlora_client.files import write_text
 from fimlora_client.patterns import FetchedPattern, Format, KeptFile
 from fimlora_contract.artifacts import Artifact
 from fimlora_contract.budgets import SPELLINGS
-from fimlora_contract.jobs import Job, JobStatus
+from fimlora_contract.jobs import Job, JobKind, JobStatus
 from fimlora_contract.requests import DIGEST
 
 LookUp = Callable[[str | None], FetchedPattern]
@@ -153,7 +155,9 @@ def _look_up(
     """How to ask for the pattern; the argument is the tag of a copy."""
     patterns = client.rank_patterns
     if job_id is not None:
-        digest = _succeeded(client, job_id)
+        job = _succeeded(client, job_id)
+        assert job.result  # as of every job that has succeeded
+        digest = job.result.digest
     if digest is not None:
         if not re.match(DIGEST, digest):
             raise typer.BadParameter(
@@ -197,7 +201,7 @@ def _fetch_files(
 ) -> None:
     if folder is None:
         raise typer.BadParameter("where to? Give --output DIR, or a --format for one pattern.")
-    _succeeded(client, job_id)
+    job = _succeeded(client, job_id)
     fetched: list[str] = []
 
     def on_file(artifact: Artifact) -> None:
@@ -207,6 +211,11 @@ def _fetch_files(
     files = client.jobs.download(
         job_id, folder.expanduser(), on_file=on_file, public_keys=public_keys
     )
+    if job.kind is JobKind.EVALUATION and not public_keys:  # nobody signs a page that is drawn
+        files.setdefault(REPORT, folder.expanduser() / REPORT)
+        if _differs(files[REPORT], text := client.jobs.report(job_id)):
+            write_text(files[REPORT], text)
+            fetched.append(REPORT)
     if same := len(files) - len(fetched):
         say(("✓ ", "green"), f"{same} of {len(files)} files were right and left untouched")
     if public_keys:
@@ -215,8 +224,16 @@ def _fetch_files(
         out().print(Text(str(files[name])), soft_wrap=True)
 
 
-def _succeeded(client: Client, job_id: str) -> str:
-    """The digest of a job's result.
+def _differs(file: Path, text: str) -> bool:
+    """Whether a file holds something else, or nothing that can be read."""
+    try:
+        return file.read_bytes() != text.encode()
+    except OSError:
+        return True
+
+
+def _succeeded(client: Client, job_id: str) -> Job:
+    """A job that has a result.
 
     Raises:
         JobNotFinished: It has not ended.
@@ -228,7 +245,7 @@ def _succeeded(client: Client, job_id: str) -> str:
         raise JobNotFinished(problem_of("job_not_finished", f"job {job.id} is {job.status}"))
     if job.status is not JobStatus.SUCCEEDED or job.result is None:
         raise failure_of(job)
-    return job.result.digest
+    return job
 
 
 def _words(given: str | None, steps: int | None, accumulation: int | None) -> Words:

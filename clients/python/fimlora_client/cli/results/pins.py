@@ -1,4 +1,4 @@
-"""``fimlora pin``: give a result a name that CI and clusters fetch it by."""
+"""``fimlora pin`` and ``pins``: names that CI and clusters fetch results by."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from fimlora_client.cli.common.console import ago, make_table, out, say, show_json
 from fimlora_client.cli.common.context import client_of
-from fimlora_client.cli.common.options import AsJson
+from fimlora_client.cli.common.options import AsJson, Tenant
 from fimlora_contract.rank_patterns import Pin
 
 
@@ -50,7 +50,44 @@ def pin(
         say_pinned(name, tag)
 
 
-group = typer.Typer(help="Names that results are fetched by.", no_args_is_help=True)
+group = typer.Typer(
+    help="List the names that results are fetched by.",
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+)
+PAGE = 100
+SHOWN = len("sha256:") + 12  # of a digest: to be told from others at a glance
+
+
+@group.callback()
+def root(ctx: typer.Context) -> None:
+    """List what names stand for, or with [bold]pins history[/bold] what one stood for."""
+    if not ctx.invoked_subcommand:
+        list_pins(ctx)
+
+
+@group.command("list")
+def list_pins(ctx: typer.Context, tenant: Tenant = None, as_json: AsJson = False) -> None:
+    """List what names stand for: your own, and those that all share."""
+    patterns = client_of(ctx).rank_patterns
+    page = patterns.pins(limit=PAGE, tenant=tenant)
+    pins = list(page.data)
+    while page.next_cursor:
+        page = patterns.pins(limit=PAGE, cursor=page.next_cursor, tenant=tenant)
+        pins += page.data
+    if as_json:
+        show_json([pin.model_dump(mode="json") for pin in pins])
+        return
+    if not pins:
+        say("nothing is pinned yet; pin a result with  fimlora pin NAME TAG job_...")
+        return
+    by_owner = ["tenant"] if any(pin.owner for pin in pins) else []
+    table = make_table("pin", "stands for", "age", *by_owner)
+    for pin in pins:
+        age = ago(pin.pinned_at).removesuffix(" ago")
+        owner = [pin.owner or "all"] if by_owner else []
+        table.add_row(f"{pin.name}:{pin.tag}", f"{pin.digest[:SHOWN]}…", age, *owner)
+    out().print(table)
 
 
 @group.command("history")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.errors import InvalidFile
+from fimlora_contract.field_errors import message_of
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.rank_patterns import RankPattern
 from fimlora_contract.references import NAME
@@ -88,9 +89,10 @@ def _read(path: Path) -> RankMap:
     try:
         found = RankMap.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidFile(f"{file} is no rank map: {place}: {first['msg']}") from error
+        message = message_of({**first, "loc": ("file", *first["loc"])})
+        raise InvalidFile(f"{file} is no rank map: {place}: {message}") from error
     _check(file, found)
     return found
 

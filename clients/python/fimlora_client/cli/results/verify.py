@@ -13,12 +13,14 @@ from fimlora_client.cli.common.console import (
     err,
     make_table,
     out,
+    print_plain,
     say,
     show_json,
 )
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.options import AsJson
 from fimlora_client.cli.results.pins import read_pin
+from fimlora_client.cli.results.verify_markdown import as_markdown
 from fimlora_client.verification import plan_of_job, verified
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ def verify(
         str | None, _option("--pin", metavar="NAME:TAG", help="What a pin stands for.")
     ] = None,
     job: Annotated[str | None, _option("--job", metavar="ID", help="A job's plan.")] = None,
+    digest: Annotated[
+        str | None,
+        _option("--digest", metavar="SHA256", help="A result by its content, sha256:..."),
+    ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +66,9 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print it as Markdown, for a comment.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether an adapter was trained as planned.
@@ -77,23 +86,29 @@ def verify(
       fimlora verify run --pin sst2:prod
       fimlora verify run/checkpoint-500 --job job_... --json
     """
-    given = {"--plan": plan, "--pin": pin, "--job": job}
+    given = {"--plan": plan, "--pin": pin, "--job": job, "--digest": digest}
     if len([value for value in given.values() if value is not None]) != 1:
         raise typer.BadParameter(f"which plan? Give exactly one of {', '.join(given)}.")
     source: str | Mapping[str, Any]
-    source = plan if plan is not None else _planned_by(client_of(ctx), pin, job)
+    source = plan if plan is not None else _planned_by(client_of(ctx), pin, job, digest)
     with err().status("reading the adapter"):
         found = verified(folder, source, base_model=base_model)
     if as_json:
         show_json(found.to_json())
+    elif markdown:
+        print_plain(as_markdown(found))
     else:
         _show(found)
     if not found.as_planned:
         raise typer.Exit(DIFFERS)
 
 
-def _planned_by(client: Client, pin: str | None, job_id: str | None) -> Mapping[str, Any]:
-    """The plan that a pin stands for, or that a job has made."""
+def _planned_by(
+    client: Client, pin: str | None, job_id: str | None, digest: str | None
+) -> Mapping[str, Any]:
+    """The plan that a pin stands for, that a job has made, or with that content."""
+    if digest is not None:
+        return client.rank_patterns.retrieve(digest).pattern.model_dump(mode="json")
     if pin is None:
         return plan_of_job(client.jobs.retrieve(str(job_id)))
     # A slash is how the route and the page of a pin have it.

@@ -15,6 +15,7 @@ from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
     pairs_of,
+    parameters_asked,
     split_names,
     with_datasets,
 )
@@ -37,6 +38,7 @@ def calibrate(
     budget_bytes: options.BudgetBytes = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
@@ -60,6 +62,7 @@ def calibrate(
     head_rows: options.HeadRows = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
+    shards: options.Shards = None,
     adapter: options.TrainedAdapter = None,
     task: options.Task = None,
     column: options.Column = None,
@@ -98,12 +101,16 @@ def calibrate(
         "base_model": checked_model(model),
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "target_modules": split_names(target_modules),
-        **options.given(exclude_modules=split_names(exclude_modules)),
+        **options.given(
+            exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
+        ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
             batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
-            executor=executor, adapter=adapter, task=task, seed=seed, head=head, head_rows=head_rows,
+            executor=executor, shards=options.shards_of(shards), adapter=adapter, task=task, seed=seed,
+            head=head, head_rows=head_rows,
         ),
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,

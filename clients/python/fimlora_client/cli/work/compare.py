@@ -15,6 +15,7 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
+    parameters_asked,
     split_names,
     with_datasets,
 )
@@ -52,6 +53,7 @@ def compare(
     methods: options.Methods = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -72,6 +74,7 @@ def compare(
     chat_labels: options.ChatLabels = None,
     dtype: options.Dtype = None,
     executor: options.Executor = None,
+    shards: options.Shards = None,
     task: options.Task = None,
     column: options.Column = None,
     split: options.Split = None,
@@ -103,11 +106,15 @@ def compare(
     }  # fmt: skip
     measured: dict[str, Any] = {
         "target_modules": split_names(target_modules),
-        **options.given(exclude_modules=split_names(exclude_modules)),
+        **options.given(
+            exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
+        ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, head=head, head_rows=head_rows,
-            chat_labels=chat_labels, dtype=dtype, executor=executor, task=task, seed=seed,
+            chat_labels=chat_labels, dtype=dtype, executor=executor,
+            shards=options.shards_of(shards), task=task, seed=seed,
         ),
         "force": force,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
     pairs_of,
+    parameters_asked,
     split_names,
     with_datasets,
 )
@@ -58,6 +59,9 @@ Scale = Annotated[
         "--scale", panel=ARMS, help="Scale (alpha / rank) of all arms; plans must have it (2)."
     ),
 ]
+# There for who is used to them from other commands: the refusal says why all arms have one scale.
+NoAlpha = Annotated[float | None, _option("--alpha", panel=ARMS, help="None.", hidden=True)]
+NoRsLora = Annotated[bool, _option("--rslora", panel=ARMS, help="None.", hidden=True)]
 Seeds = Annotated[
     int | None, _option("--seeds", panel=TRAINING, help="Final runs per arm (5; quick: 3).")
 ]
@@ -130,6 +134,8 @@ def evaluate(
     methods: Methods = None,
     plan: Plans = None,
     scale: Scale = None,
+    alpha: NoAlpha = None,
+    rslora: NoRsLora = False,
     quick: Quick = False,
     seeds: Seeds = None,
     steps: Steps = None,
@@ -143,6 +149,7 @@ def evaluate(
     eval_rows: EvalRows = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -204,7 +211,7 @@ def evaluate(
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        "adapter": options.given(scale=scale),
+        "adapter": options.given(scale=scale, alpha=alpha, rslora=rslora or None),
         "quick": quick,
         "force": force,
         **options.given(
@@ -212,6 +219,7 @@ def evaluate(
             learning_rates=_rates(learning_rates), batch_size=batch_size,
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
             eval_rows=eval_rows, exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
             priority=priority, deadline_s=deadline, webhook=webhook,
             metadata=pairs_of("--label", "KEY=VALUE", label),
         ),

@@ -7,6 +7,7 @@ import typer
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import CalibrationFields, build_request
 from fimlora_client.cli.common import options
+from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.results.pins import read_pin, say_pinned
 from fimlora_client.cli.work.calibrate import keep, show, wait_for
@@ -17,6 +18,14 @@ from fimlora_contract.requests import CalibrationRequest
 
 # Of the earlier request, what is no part of what it asks to be measured.
 ITS_OWN = frozenset({"force", "deadline_s", "webhook", "priority"})
+# What is said first goes where the other is given now: of either there is one.
+IN_PLACE_OF = (
+    ("scale", "alpha"),
+    ("alpha", "scale"),
+    ("rslora", "scale"),
+    ("multiple_of", "rank_menu"),
+    ("rank_menu", "multiple_of"),
+)
 
 
 class NothingMeasured(ClientError, LookupError):
@@ -33,8 +42,16 @@ def replan(
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
+    layers: options.Layers = None,
+    group: options.Group = None,
+    rank_menu: options.RankMenu = None,
+    per_type: options.PerType = None,
+    max_lora_rank: options.MaxLoraRank = None,
+    aggregation: options.Aggregation = None,
     layout: options.Layout = None,
     scale: options.Scale = None,
+    alpha: options.Alpha = None,
+    rslora: options.RsLora = False,
     weights: options.Weights = False,
     init: options.Init = None,
     output: options.Output = None,
@@ -64,10 +81,14 @@ def replan(
         client.jobs.retrieve(job_id),
         budget=options.budget_of(budget, None, None, None) if budget else None,
         allocation=options.given(
-            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of
+            method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
+            aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank),
         ),
-        adapter=options.given(layout=layout, scale=scale, weights=weights or None, init=init),
-    )
+        adapter=options.given(
+            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None, weights=weights or None,
+            init=init,
+        ),
+    )  # fmt: skip
     _check_measured(client, job_id, request)
     handle = client.calibrate(request)
     show(wait_for(handle, timeout=timeout), as_json=as_json)
@@ -107,9 +128,15 @@ def _request_of(
             "source"
         ) == "hub":  # what it meant then, not what it does now
             said[role] |= {"revision": job.resolved[role]["revision"]}
-    said["allocation"] |= allocation
-    said["adapter"] |= adapter
+    said["allocation"] = _instead(said["allocation"], allocation)
+    said["adapter"] = _instead(said["adapter"], adapter)
     return build_request(None, **(said | ({"budget": budget} if budget else {})))
+
+
+def _instead(said: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What was said, with what is given now; and without what that takes the place of."""
+    replaced = {old for old, new in IN_PLACE_OF if new in given}
+    return {name: value for name, value in said.items() if name not in replaced} | given
 
 
 def _check_measured(client: Client, job_id: str, request: CalibrationRequest) -> None:

@@ -17,6 +17,7 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
+    parameters_asked,
     split_names,
     with_datasets,
 )
@@ -72,6 +73,7 @@ def sweep(
     max_lora_rank: options.MaxLoraRank = None,
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
+    target_parameters: options.TargetParameters = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
     batch_size: options.BatchSize = None,
@@ -136,7 +138,10 @@ def sweep(
         "base_model": checked_model(model),
         "budget": wanted["budget"],
         "target_modules": split_names(target_modules),
-        **options.given(exclude_modules=split_names(exclude_modules)),
+        **options.given(
+            exclude_modules=split_names(exclude_modules),
+            target_parameters=parameters_asked(target_parameters),
+        ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, head=head, head_rows=head_rows,

@@ -1,0 +1,111 @@
+"""What sharing a job between workers gives, against one of the same workers alone.
+
+Real workers on a real Valkey, the pretrained MiniLM and docstrings of the standard library. Jobs
+in one shard and in several take turns on the same workers, each with rows of its own seed; the
+digests of both results are compared. Every worker computes with as many threads as are said.
+
+    python benchmarks/shards.py --workers 2 --threads 1
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.extend(
+    str(Path(__file__).parents[1] / place)
+    for place in (".", "clients/python", "service", "worker", "tests")
+)
+from demo.base_model import find_minilm
+from demo.docstrings import build_rows
+from redis import Redis
+
+from fimlora_contract.jobs import Stage
+from support.jobs import Jobs, write_jsonl
+from support.valkey import running_valkey
+from support.workers import running_worker
+
+PATIENCE_S = 3600.0
+
+
+def run_job(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> tuple[float, float, str]:
+    """Seconds of the whole job and of its measuring, and the digest of its result."""
+    began = time.monotonic()
+    job_id = jobs.submit(
+        model="minilm",
+        dataset={"source": "local", "name": "rows.jsonl"},
+        calibration={
+            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed,
+            "shards": shards, "head": "fresh",
+        },
+    )  # fmt: skip
+    record = jobs.wait_final(job_id, timeout_s=PATIENCE_S)
+    seconds = time.monotonic() - began
+    job = record.to_job()
+    assert job.status == "succeeded", job.error
+    assert job.result.execution.n_shards == shards
+    times = {
+        event.progress.stage: int(event.id.partition("-")[0])
+        for event in reversed(jobs.store.events(job_id, limit=5000))
+        if event.progress
+    }
+    measuring = (times[Stage.ALLOCATING] - times[Stage.CALIBRATING]) / 1000
+    return seconds, measuring, job.result.digest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker")
+    parser.add_argument("--batches", type=int, default=64, help="of 16 rows")
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (root / "models").mkdir()
+        (root / "models" / "minilm").symlink_to(find_minilm())
+        write_jsonl(root / "datasets" / "rows.jsonl", build_rows())
+        url = stack.enter_context(running_valkey())
+        jobs = Jobs(Redis.from_url(url), root)
+        for number in range(options.workers):
+            log = root / f"worker-{number}.log"
+            threads = {"FIMLORA_TORCH_THREADS": str(options.threads)}
+            stack.enter_context(running_worker(url, root, log, **threads))
+        while jobs.redis.hlen("fimlora:workers") < options.workers:
+            time.sleep(0.1)
+        both = (1, options.workers)
+        for shards in both:  # models are loaded then
+            run_job(jobs, shards=shards, seed=0, n_batches=options.batches)
+        times: dict[int, list[tuple[float, float]]] = {shards: [] for shards in both}
+        n_equal = 0
+        for turn in range(1, options.turns + 1):
+            digests = set()
+            for shards in both if turn % 2 else both[::-1]:
+                *seconds, digest = run_job(
+                    jobs, shards=shards, seed=turn, n_batches=options.batches
+                )
+                times[shards].append((seconds[0], seconds[1]))
+                digests.add(digest)
+            n_equal += len(digests) == 1
+    print(
+        f"{options.workers} workers of {options.threads} threads, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}; {options.batches} batches of 16 rows, {options.turns} turns"
+    )
+    for name, which in (("whole job", 0), ("measuring", 1)):
+        one, several = (statistics.median(t[which] for t in times[s]) for s in both)
+        ratios = sorted(
+            a[which] / b[which] for a, b in zip(times[1], times[options.workers], strict=True)
+        )
+        print(
+            f"{name:10} 1 shard {one:6.1f} s, {options.workers} shards {several:6.1f} s: "
+            f"{statistics.median(ratios):.2f} x ({ratios[0]:.2f} - {ratios[-1]:.2f})"
+        )
+    print(f"equal results, to the last bit: {n_equal} of {options.turns}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-import{B as e,F as t,P as n,Q as r,U as i,V as a,nt as o}from"./index-Du0e_kmE.js";var s=i(`<span> </span>`);function c(i,c){var l=s(),u=o(l,!0);r(()=>{n(l,1,t([`status`,c.status]),`svelte-9nj5u4`),e(u,c.status)}),a(i,l)}export{c as t};

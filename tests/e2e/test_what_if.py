@@ -1,0 +1,257 @@
+"""The sliders, the grid and the rows of charts in a real browser, held against API and contract."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Request, expect
+from redis import Redis
+
+from fimlora_contract.charts.rows import evaluation_rows, plan_rows
+from fimlora_jobs.catalogue import Catalogue
+from fimlora_jobs.store import JobStore
+from support.browser import Tab, new_tab, running_browser
+from support.results import make_result, make_statistics, with_null_and_halves
+from support.service import make_model
+from support.service_process import running_service
+from support.valkey import running_valkey
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+ROWS = [{"text": f"text {n}", "label": n % 2} for n in range(8)]
+COLUMNS = ["q_proj", "v_proj", "down_proj"]  # of the made-up model, as the grid has them
+# The functions of the page by name: a script of the build holds them and nothing else.
+IN_PAGE = """
+async ([name, found]) => {
+  const script = await import(new URL(name, document.baseURI));
+  return "arms" in found ? script.evaluationRows(found) : script.planRows(found);
+}
+"""
+FOUND = {
+    "arms": [
+        {"name": name, "best_rate": 0.01, "curve": [[1, 0.9, None], [2, None, None], [3, 0.7, 0.1]],
+         "rates": [{"rate": 0.01, "loss": 0.7}, {"rate": 0.02, "loss": None}]}
+        for name in ("fim", "random", "uniform")
+    ],
+    "differences": [
+        {"arm": "fim", "reference": "uniform", "metric": "loss", "mean": -0.1, "low": -0.2, "high": 0.1},
+        {"arm": "fim", "reference": "uniform", "metric": "accuracy", "mean": 0.1, "low": 0.0, "high": 0.2},
+        {"arm": "fim", "reference": "random", "metric": "loss", "mean": None, "low": None, "high": None},
+    ],
+}  # fmt: skip
+
+
+@dataclass
+class Stack:
+    """A running service with a plan; a worker was played.
+
+    Attributes:
+        client: Of the service.
+        url: Its address.
+        job: The job's id.
+        result: What the job has found.
+    """
+
+    client: httpx2.Client
+    url: str
+    job: str
+    result: dict[str, Any]
+
+    def plan(self, **asked: Any) -> dict[str, Any]:
+        """The rank map that the API answers."""
+        answer = self.client.post(f"/jobs/{self.job}/allocate", json=asked)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()["rank_map"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The real server process and its store."""
+    data_dir = tmp_path_factory.mktemp("what-if") / "data"
+    make_model(data_dir / "models" / "tiny")
+    with (
+        running_valkey() as redis_url,
+        Redis.from_url(redis_url) as redis,
+        running_service(data_dir, redis_url) as (client, _),
+    ):
+        client.timeout = 60
+        body = {
+            "base_model": "tiny",
+            "budget": 8,
+            "dataset": {"source": "inline", "rows": ROWS},
+        }
+        job = client.post("/calibrate", json=body).json()["id"]
+        store = JobStore(redis)
+        store.start(job, 1, worker="w")
+        result = make_result(data_dir, statistics=with_null_and_halves(make_statistics()))
+        store.succeed(job, 1, result)
+        Catalogue(store).file(store.get(job))
+        yield Stack(client, str(client.base_url).rstrip("/"), job, result)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(browser: Browser, stack: Stack) -> Iterator[Tab]:
+    with new_tab(browser, stack.url) as tab:
+        yield tab
+
+
+def sliders(tab: Tab, stack: Stack) -> tuple[Page, Locator]:
+    """The page of the job, and its part with the sliders."""
+    page = tab.open(f"/#/jobs/{stack.job}")
+    part = page.get_by_role("region", name="What if")
+    expect(part.get_by_label("Mean rank")).to_be_visible()
+    return page, part
+
+
+def expect_plan(part: Locator, rank_map: dict[str, Any]) -> None:
+    """Ranks in the grid, parameters in the table, and the sentence are those of a rank map."""
+    part.get_by_label("Show").select_option("Rank")
+    ranks = {(m["layer"], m["name"].rpartition(".")[2]): m["rank"] for m in rank_map["modules"]}
+    for layer, row in enumerate(part.get_by_role("grid").locator("tbody tr").all()):
+        expect(row.get_by_role("gridcell")).to_have_text(
+            [str(ranks[layer, column]) for column in COLUMNS]
+        )
+    table = part.get_by_role("table", name="Parameters of the plan and its controls")
+    controls = rank_map["controls"]
+    draws = [each["parameters"] for name, each in controls.items() if name != "uniform"]
+    spent = {
+        "this plan": [rank_map["spent"]["parameters"]],
+        "uniform": [controls["uniform"]["parameters"]],
+        f"random, {len(draws)} draws": draws,
+    }
+    for name, amounts in spent.items():
+        header = part.page.get_by_role("rowheader", name=name, exact=True)
+        row = table.get_by_role("row").filter(has=header)
+        for amount in {min(amounts), max(amounts)}:
+            expect(row).to_contain_text(f"{amount:,}")
+    expect(part.get_by_text(rank_map["signal"]["sentence"])).to_be_visible()
+
+
+def test_a_slider_shows_what_the_api_answers(tab, stack):
+    """By keys: the budget, then a floor of its own, and back to the job's plan."""
+    _, part = sliders(tab, stack)
+    budget = part.get_by_label("Mean rank")
+    for _ in range(4):
+        budget.press("ArrowRight")
+    expect_plan(part, stack.plan(budget=12))
+    expect(part.locator("[data-chart=types] svg").first).to_be_visible()
+
+    part.get_by_label("Lowest rank").press("ArrowRight")
+    expect_plan(part, stack.plan(budget=12, allocation={"r_min": 7}))
+    budget.press("Home")
+    expect(part.get_by_role("alert")).to_contain_text("7")
+
+    part.get_by_role("button", name="Back to the job's plan").click()
+    expect(part.get_by_role("alert")).to_have_count(0)
+    expect(part.get_by_text("This is the job's plan")).to_be_visible()
+    tab.check(expected="Failed to load resource")
+
+
+def test_a_drag_asks_one_question_at_a_time_and_ends_at_the_last(tab, stack):
+    """However fast the mouse is: what is passed while an answer is out is left out."""
+    page, part = sliders(tab, stack)
+    out: set[Request] = set()
+    together = []
+
+    def asked(request: Request) -> None:
+        if request.headers.get("prefer"):
+            out.add(request)
+            together.append(len(out))
+
+    def answered(request: Request) -> None:
+        out.discard(request)
+
+    page.on("request", asked)
+    page.on("requestfinished", answered)
+    page.on("requestfailed", answered)
+    budget = part.get_by_label("Mean rank")
+    budget.scroll_into_view_if_needed()
+    box = budget.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 5, y)
+    page.mouse.down()
+    for step in range(60):
+        page.mouse.move(box["x"] + 5 + (box["width"] - 10) * step / 60, y)
+    page.mouse.up()
+
+    value = int(budget.input_value())
+    assert value > 16
+    expect_plan(part, stack.plan(budget=value))
+    assert max(together) == 1
+    tab.check()
+
+
+def test_the_grid_is_walked_by_keys(tab, stack):
+    """One cell is a stop of the tab key; arrows and Home and End go on from it, and it is told."""
+    page = tab.open(f"/#/jobs/{stack.job}")
+    part = page.get_by_role("region", name="Rank map of the job's plan")
+    grid = part.get_by_role("grid")
+    modules = {m["name"]: m for m in stack.result["rank_map"]["modules"]}
+    part.get_by_label("Show").focus()
+    page.keyboard.press("Tab")
+
+    path = {
+        "ArrowDown": (1, 0), "ArrowRight": (1, 1), "End": (1, 2), "PageDown": (3, 2),
+        "ArrowUp": (2, 2), "Home": (2, 0), "ArrowLeft": (2, 0), "PageUp": (0, 0),
+    }  # fmt: skip
+    for key, (layer, column) in path.items():
+        page.keyboard.press(key)
+        (name,) = (n for n in modules if f".{layer}." in n and n.endswith(COLUMNS[column]))
+        cell = grid.locator("tbody tr").nth(layer).get_by_role("gridcell").nth(column)
+        expect(cell).to_be_focused()
+        expect(cell).to_have_text(str(modules[name]["rank"]))
+        expect(part.locator(".said")).to_contain_text(
+            f"layer {layer}, {COLUMNS[column]}: rank {modules[name]['rank']}"
+        )
+    page.keyboard.press("Shift+Tab")
+    expect(part.get_by_label("Show")).to_be_focused()
+    tab.check()
+
+
+def with_experts(rank_map: dict[str, Any]) -> dict[str, Any]:
+    """Two experts in place of each matrix of a block, a second tower, and a module outside."""
+    modules = []
+    for index, module in enumerate(rank_map["modules"]):
+        tower = "encoder" if index % 2 else "decoder"
+        for expert in range(2):
+            kind = f"experts.{expert}.{module['kind']}"
+            name = f"{tower}.layers.{module['layer']}.{kind}"
+            modules.append(
+                module | {"name": name, "kind": kind, "rank": module["rank"] + expert}
+            )
+    modules.append(modules[0] | {"name": "pooler.dense", "kind": "pooler.dense", "layer": None})
+    return rank_map | {"modules": modules, "confidence": None}
+
+
+def scored_nothing(rank_map: dict[str, Any]) -> dict[str, Any]:
+    """No score and no uniform control."""
+    modules = [module | {"score": 0.0} for module in rank_map["modules"]]
+    controls = {n: c for n, c in rank_map["controls"].items() if n != "uniform"}
+    return rank_map | {"modules": modules, "controls": controls}
+
+
+def test_page_and_contract_draw_the_same_rows(tab, stack):
+    """Of plans and of an evaluation: the page, reports and notebooks show one thing."""
+    tab.open("/")
+    (script,) = (Path(__file__).parents[2] / "service/fimlora_service/web/static/assets").glob(
+        "chart_rows-*.js"
+    )
+    rank_map = stack.result["rank_map"]
+    assert rank_map["confidence"] is not None
+    for each in (rank_map, with_experts(rank_map), scored_nothing(rank_map), FOUND):
+        expected = evaluation_rows(each) if "arms" in each else plan_rows(each)
+        drawn = tab.page.evaluate(IN_PAGE, [f"assets/{script.name}", each])
+        assert list(drawn) == list(expected)
+        for name, rows in expected.items():
+            assert rows
+            assert drawn[name] == [pytest.approx(row) for row in rows], name

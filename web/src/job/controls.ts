@@ -1,0 +1,52 @@
+/** What a plan spends and what its controls do: several draws of one control are one line. */
+import type { RankMap } from "$lib/api";
+import { count } from "$lib/format";
+
+export interface Spending {
+  name: string;
+  /** From the least to the most, over the draws. */
+  ranks: [number, number];
+  parameters: [number, number];
+  /** The lowest and the highest rank of a module. */
+  ends: [number, number];
+}
+
+function spread(values: number[]): [number, number] {
+  return [Math.min(...values), Math.max(...values)];
+}
+
+export function controlsOf(rankMap: RankMap): Spending[] {
+  const names = Object.keys(rankMap.controls);
+  const kinds = [...new Set(names.map((name) => name.replace(/-\d+$/, "")))];
+  const first = (kind: string) => (kind === "uniform" ? 0 : 1);
+  return kinds
+    .sort((a, b) => first(a) - first(b))
+    .map((kind) => {
+      const found = names
+        .filter((name) => name.replace(/-\d+$/, "") === kind)
+        .map((name) => rankMap.controls[name] as Record<string, unknown>);
+      const ranks = found.flatMap(({ pattern }) => Object.values((pattern ?? {}) as Record<string, number>));
+      return {
+        name: found.length > 1 ? `${kind}, ${found.length} draws` : kind,
+        ranks: spread(found.map((each) => Number(each.ranks))),
+        parameters: spread(found.map((each) => Number(each.parameters))),
+        ends: spread(ranks),
+      };
+    });
+}
+
+export function planOf(rankMap: RankMap, name: string): Spending {
+  const { ranks = 0, parameters = 0 } = rankMap.spent;
+  return {
+    name,
+    ranks: [ranks, ranks],
+    parameters: [parameters, parameters],
+    ends: spread(rankMap.modules.map(({ rank }) => rank)),
+  };
+}
+
+/** A number, or from where to where. */
+export function fromTo([low, high]: [number, number]): string {
+  if (!Number.isFinite(low)) return "–";
+  return low === high ? count(low) : `${count(low)} to ${count(high)}`;
+}
