@@ -25,7 +25,7 @@ from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
 from fimlora.model.peft_trial import unadaptable_by_peft
-from fimlora.model.targets import Choice, choose_targets
+from fimlora.model.targets import Choice, choose_targets, ties_among
 from fimlora.plan import Budget, RankPlan
 
 
@@ -121,6 +121,7 @@ def apply_fim_ranks(
             r_min=r_min,
             r_max=r_max,
             multiple_of=multiple_of,
+            groups=ties_among(model, [m.name for m in statistics.modules]),
             scale=scale,
             seed=seed,
         )

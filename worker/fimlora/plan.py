@@ -38,6 +38,8 @@ class TargetModule:
         fan_in_fan_out: The weight is stored ``d_in x d_out`` (GPT-2's ``Conv1D``).
         n_experts: Of fused experts, how many matrices the one parameter of that name holds;
             each gets an A and a B of the same rank. ``None`` for a linear map.
+        is_embedding: It is a table of ``d_in`` rows, which PEFT adapts by ``lora_embedding_A``
+            and ``_B``: there A begins at zero, and B does not.
     """
 
     name: str
@@ -45,6 +47,7 @@ class TargetModule:
     d_out: int
     fan_in_fan_out: bool = False
     n_experts: int | None = None
+    is_embedding: bool = False
 
     @property
     def n_matrices(self) -> int:
@@ -314,6 +317,7 @@ class RankPlan:
                         r["d_out"],
                         r["fan_in_fan_out"],
                         r.get("n_experts"),
+                        r.get("is_embedding", False),
                     )
                     for r in rows
                 ),
@@ -342,6 +346,9 @@ class RankPlan:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
 
 
-def _experts(module: TargetModule) -> dict[str, int]:
-    """How many matrices a row stands for, where it is not one."""
-    return {} if module.n_experts is None else {"n_experts": module.n_experts}
+def _experts(module: TargetModule) -> dict[str, int | bool]:
+    """How many matrices a row stands for, where it is not one; and whether it is a table."""
+    found: dict[str, int | bool] = {}
+    if module.n_experts is not None:
+        found["n_experts"] = module.n_experts
+    return found | ({"is_embedding": True} if module.is_embedding else {})

@@ -86,12 +86,13 @@ def build_adapter_config(
         alpha = alpha_of(rank, scale=common_scale(plan))
     experts = sorted(m.name.removeprefix(left_out) for m in targets if m.n_experts is not None)
     linear = [m.name for m in targets if m.n_experts is None]
+    maps = [m for m in targets if not m.is_embedding]
     return {
         **({"target_parameters": experts} if experts else {}),
         "alpha_pattern": patterns[1],
         "base_model_name_or_path": base_model,
         "bias": "none",
-        "fan_in_fan_out": all(m.fan_in_fan_out for m in targets),
+        "fan_in_fan_out": bool(maps) and all(m.fan_in_fan_out for m in maps),
         "inference_mode": False,
         "init_lora_weights": True,
         "lora_alpha": alpha,

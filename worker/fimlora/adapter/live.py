@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import LoraConfig
+from peft.tuners.lora import Embedding as LoraEmbedding
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora import layer as lora_layers
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -24,13 +25,13 @@ from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.model.compiled import plain_name
 from fimlora.model.experts.wrapped import adapted_name
 from fimlora.model.targets import base_model_of
-from fimlora.numerics.seeded_draws import draw_lora_a
+from fimlora.numerics.seeded_draws import draw_embedding_b, draw_lora_a
 from fimlora.plan import RankPlan, TargetModule
 
 # Of PEFT's: a pair of matrices beside a linear map, quantised or not.
 _PLAIN_LAYERS = frozenset({
     "Linear", "Linear4bit", "Linear8bitLt", "TorchaoLoraLinear", "GPTQLoraLinear",
-    "AwqLoraLinear", "HqqLoraLinear", "EetqLoraLinear", "AqlmLoraLinear",
+    "AwqLoraLinear", "HqqLoraLinear", "EetqLoraLinear", "AqlmLoraLinear", "Embedding",
 })  # fmt: skip
 # The others decompose the base weight by rank, so another rank means another base model.
 _PLAIN_INITIALISATIONS = (True, False, "eva", "gaussian", "orthogonal")
@@ -71,6 +72,15 @@ class LiveAdapter:
         layer: Any = self.layers[name]
         return layer.lora_A[self.name], layer.lora_B[self.name]
 
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """A and B of a module, an embedding's too."""
+        layer: Any = self.layers[name]
+        if isinstance(layer, LoraEmbedding):
+            tables: Any = layer
+            return tables.lora_embedding_A[self.name], tables.lora_embedding_B[self.name]
+        lora_A, lora_B = self.matrices(name)
+        return lora_A.weight, lora_B.weight
+
     def divisor(self, rank: int) -> float:
         """What PEFT divides alpha by: the rank, or its root for rank-stabilised LoRA."""
         return math.sqrt(rank) if self.config.use_rslora else float(rank)
@@ -84,7 +94,8 @@ def live_adapter(
     Args:
         model: A model that carries LoRA, through `peft.get_peft_model` or transformers.
         adapter_name: The adapter's name.
-        experts: Whether it may be on fused experts, too, whose A and B hold those of each.
+        experts: Whether it may be on fused experts, too, whose A and B hold those of each, and
+            on embeddings.
 
     Returns:
         The adapter.
@@ -118,6 +129,12 @@ def live_adapter(
         name: _check_layer(name, module, adapter_name, experts=experts)
         for name, module in found.items()
     }
+    tables = sorted(n for n, layer in layers.items() if isinstance(layer, LoraEmbedding))
+    if tables and getattr(config, "ensure_weight_tying", False):  # since PEFT 0.18
+        raise UnsupportedModule(
+            f"ensure_weight_tying=True lets another module use the LoRA of {tables[0]}, which keeps a "
+            "rank and a scale of its own; make the adapter without"
+        )
     return LiveAdapter(adapter_name, config, layers)
 
 
@@ -182,17 +199,19 @@ def resized_layers(
         )
     found = {}
     for module in plan.modules:
-        lora_A, lora_B = adapter.matrices(module.name)
+        A, B = (factor.detach() for factor in adapter.factors(module.name))
         # A prefix of what the module would get at any rank from this seed.
-        drawn = draw_lora_a(module, rank=plan.ranks[module.name], seed=seed)
-        found[module.name] = _resized(
-            module, lora_A.weight.detach(), lora_B.weight.detach(), drawn
-        )
+        draw = draw_embedding_b if module.is_embedding else draw_lora_a
+        drawn = draw(module, rank=plan.ranks[module.name], seed=seed)
+        found[module.name] = _resized(module, A, B, drawn)
     return found
 
 
 def _resized(module: TargetModule, A: Tensor, B: Tensor, drawn: Tensor) -> Resized:
     """Make the matrices of one layer; of fused experts each one's by themselves."""
+    if module.is_embedding:  # B is the random one, and A begins at zero
+        turned = resize_factors(B.T, A.T, drawn)
+        return replace(turned, A=turned.B.T.contiguous(), B=turned.A.T.contiguous())
     if module.n_experts is None:
         return resize_factors(A, B, drawn)
     pairs = per_expert(A, B, module.n_experts)
@@ -247,12 +266,17 @@ def _check_layer(
             f"{name} holds the matrices of all experts, and nothing but ranks is changed of LoRA "
             "on such parameters; make the adapter without target_parameters"
         )
+    if isinstance(module, LoraEmbedding) and not experts:
+        raise UnsupportedModule(
+            f"{name} is an embedding, and nothing but ranks is changed of LoRA on one; make the "
+            "adapter without"
+        )
     kind, where = type(module).__name__, type(module).__module__
     is_plain = kind in _PLAIN_LAYERS and where.startswith("peft.tuners.lora.")
     if not is_plain and not is_fused:
         raise UnsupportedModule(
-            f"{name} is a {where}.{kind}; only LoRA on linear maps, plain or quantised, can be "
-            "resized"
+            f"{name} is a {where}.{kind}; only LoRA on linear maps, plain or quantised, and on "
+            "embeddings can be resized"
         )
     variants = getattr(module, "lora_variant", {})  # since PEFT 0.16
     if adapter_name in variants or module.use_dora.get(adapter_name):
@@ -266,7 +290,15 @@ def _check_layer(
 
 def _install(adapter: LiveAdapter, name: str, A: Tensor, B: Tensor, scale: float) -> None:
     """Put new matrices into a layer, and everything that PEFT derives from their rank."""
-    (lora_A, lora_B), layer = adapter.matrices(name), adapter.layers[name]
+    layer: Any = adapter.layers[name]
+    if isinstance(layer, LoraEmbedding):
+        for held, factor in ((layer.lora_embedding_A, A), (layer.lora_embedding_B, B)):
+            trains = held[adapter.name].requires_grad
+            held[adapter.name] = nn.Parameter(factor, requires_grad=trains)
+        layer.r[adapter.name] = len(A)
+        _set_scale(adapter, name, scale)
+        return
+    lora_A, lora_B = adapter.matrices(name)
     n_experts: int = getattr(layer, "num_experts", 1)
     lora_A.weight = nn.Parameter(A, requires_grad=lora_A.weight.requires_grad)
     lora_B.weight = nn.Parameter(B, requires_grad=lora_B.weight.requires_grad)

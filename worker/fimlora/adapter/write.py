@@ -18,7 +18,7 @@ from fimlora.adapter.initial.registry import KAIMING, find_initial
 from fimlora.adapter.initial.stated import with_initial
 from fimlora.adapter.text_files import text_files
 from fimlora.errors import InvalidOption
-from fimlora.plan import RankPlan
+from fimlora.plan import RankPlan, TargetModule
 from fimlora.statistics import Statistics
 
 # PEFT trains their heads in full and wants them in every file of weights.
@@ -136,14 +136,31 @@ def _lora_tensors(
 
     modules = {module.name: module for module in plan.modules}
     experts = [n for n, rank in plan.ranks.items() if rank and modules[n].n_experts is not None]
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name, factors in initial_weights(plan, init, statistics, seed=seed).items():
         path = path_of_wrapper(name, experts) if name in experts else name
         pairs = per_expert(*factors, modules[name].n_matrices)
+        if modules[name].is_embedding:
+            tensors |= _table_tensors(modules[name], plan.ranks[name], seed=seed, width=width)
+            continue
         A, B = joined([padded(*pair, width or len(pair[0])) for pair in pairs])
         tensors[f"{WRAPPER_PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{WRAPPER_PREFIX}{path}.lora_B.weight"] = B
     return tensors
+
+
+def _table_tensors(
+    module: TargetModule, rank: int, *, seed: int, width: int | None
+) -> dict[str, Any]:
+    """Those of an embedding: its A is zero, and its B drawn, as PEFT has them."""
+    import torch
+
+    from fimlora.numerics.seeded_draws import draw_embedding_b
+
+    B = torch.zeros(module.d_out, width or rank)
+    B[:, :rank] = draw_embedding_b(module, rank=rank, seed=seed).T
+    path = f"{WRAPPER_PREFIX}{module.name}.lora_embedding_"
+    return {f"{path}A": torch.zeros(width or rank, module.d_in), f"{path}B": B}
 
 
 def _file_of(tensors: Mapping[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fimlora.errors import InvalidOption
 from fimlora.measuring.examples.batches import Batch, count_tokens
 from fimlora.measuring.recording.arithmetic import added_arithmetic
 from fimlora.measuring.settings import Settings
@@ -41,7 +42,21 @@ def decide_estimator(
 
     Returns:
         The settings, with an estimator other than ``auto``.
+
+    Raises:
+        InvalidOption: The estimator that was asked for is none for an embedding among them.
     """
+    table = next((module.name for module in modules if module.is_embedding), None)
+    if table is not None:
+        if settings.parsed_estimator not in {Estimator.AUTO, Estimator.EXACT}:
+            raise InvalidOption(
+                f"estimator={settings.parsed_estimator.value!r} draws a matrix next to the input, and "
+                f"of an embedding such as {table!r} the gradient is taken whole: use 'exact' or 'auto'"
+            )
+        reason = f"auto: {table} is an embedding, whose gradient is taken whole"
+        is_told = settings.parsed_estimator is Estimator.EXACT
+        exact = replace(settings, estimator=Estimator.EXACT.value)
+        return Decided(exact, None if is_told else reason)
     if settings.parsed_estimator is not Estimator.AUTO:
         return Decided(settings, None)
     n_tokens, rank = count_tokens(batch), settings.rank

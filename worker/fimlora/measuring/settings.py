@@ -336,6 +336,23 @@ def check_whole_gradients(
         )
 
 
+def check_no_tables(modules: Sequence[TargetModule], *, what: str) -> None:
+    """Refuse embeddings as targets, where they are not measured.
+
+    Args:
+        modules: The target modules.
+        what: What does not measure them.
+
+    Raises:
+        UnsupportedModule: There is one.
+    """
+    if table := next((module.name for module in modules if module.is_embedding), None):
+        raise UnsupportedModule(
+            f"{table!r} is an Embedding, and {what} measures only Linear and Conv1D: leave it out, or "
+            "load the model and use the library (measure, apply_fim_ranks)"
+        )
+
+
 def check_weights(
     record: frozenset[Record], model: nn.Module, modules: Sequence[TargetModule]
 ) -> None:
@@ -349,6 +366,12 @@ def check_weights(
     Raises:
         UnsupportedModule: One of them holds its weight quantised, or is of fused experts.
     """
+    table = next((module.name for module in modules if module.is_embedding), None)
+    if table is not None and record:
+        raise UnsupportedModule(
+            f"record={min(record).value!r} is of linear maps, and {table!r} is an embedding; leave it "
+            "out, or take method 'fim'"
+        )
     experts = next((module.name for module in modules if module.n_experts is not None), None)
     if experts is not None and (odd := sorted(record - _OF_EXPERTS)):
         raise UnsupportedModule(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.model.embeddings import as_vectors
 from fimlora.model.experts.forward import by_module, seeing_experts
 from fimlora.model.experts.fused import is_experts, leaf_of, slice_name
 from fimlora.model.experts.routed import Routed
@@ -183,7 +184,7 @@ def watch_modules(
     watch = Watch(_watched(modules, fused), keep, on_gradients, on_input)
 
     def hook(
-        module: nn.Module,  # noqa: ARG001 - torch's signature
+        module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: Any,
@@ -193,6 +194,8 @@ def watch_modules(
         if not isinstance(output, Tensor):
             return output  # nothing that LoRA could be added to
         module_input = args[0] if args else next(iter(kwargs.values()))
+        if isinstance(module, nn.Embedding):
+            module_input = as_vectors(module, module_input, output.dtype)
         return watch.see(name, module_input, output)
 
     with ExitStack() as stack:

@@ -74,7 +74,7 @@ def features_of(module: nn.Module) -> tuple[int, int]:
     """Find the sides of a linear map, which a packed weight does not tell.
 
     Args:
-        module: A linear map.
+        module: A linear map, or a table.
 
     Returns:
         Input and output features.
@@ -82,6 +82,8 @@ def features_of(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, Conv1D):
         d_in, d_out = module.weight.shape
         return d_in, d_out
+    if isinstance(module, nn.Embedding):  # a map of one-hot vectors
+        return module.num_embeddings, module.embedding_dim
     linear = cast("Any", module)
     if hasattr(linear, "in_features"):
         return linear.in_features, linear.out_features

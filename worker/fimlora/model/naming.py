@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from torch import nn
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.model.embeddings import is_table
 from fimlora.model.expressions import matching
 from fimlora.model.linear_kinds import is_linear_map
 
@@ -64,11 +65,11 @@ def linear_maps(given: str, names: set[str], modules: Modules, excluded: Set[str
     Raises:
         UnsupportedModule: There is another module, and it is not excluded.
     """
-    others = {name for name in names if not is_linear(modules[name])}
+    others = {n for n in names if not is_linear(modules[n]) and not is_table(modules[n])}
     for name in sorted(others - excluded):
         raise UnsupportedModule(
             f"{given} matches {name!r}, a "
-            f"{type(modules[name]).__name__}; only Linear and Conv1D can be measured: "
+            f"{type(modules[name]).__name__}; only Linear, Conv1D and plain Embedding can be measured: "
             "exclude_modules leaves others out"
         )
     return names - others

@@ -27,7 +27,7 @@ def returns_its_product(module: nn.Module) -> bool:
         Whether it does. Packed weights are taken at their word: their kernels have no meta form.
     """
     forward: Any = type(module).forward
-    if forward in {nn.Linear.forward, Conv1D.forward}:
+    if forward in {nn.Linear.forward, Conv1D.forward, nn.Embedding.forward}:
         return True
     weight = weight_of(module)
     if weight is None or is_quantised(module) or weight.dim() != 2:

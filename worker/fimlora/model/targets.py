@@ -15,6 +15,7 @@ from fimlora.errors import UnknownTarget, UnsupportedModule
 from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
+from fimlora.model.embeddings import tied_pairs
 from fimlora.model.experts.fused import (
     describe_experts,
     fused_experts,
@@ -184,7 +185,23 @@ def choose_targets(
     )
     if not targets:
         raise UnknownTarget(_none_left(left_out))
+    if names is None:
+        _refuse_ties(model, [module.name for module in targets])
     return Choice(targets, dict(sorted(left_out.items())), named)
+
+
+def ties_among(model: nn.Module, names: Collection[str]) -> list[tuple[str, str]]:
+    """Find the pairs of embedding and linear map, among some modules, that are one weight.
+
+    Args:
+        model: A transformers model, wrapped by PEFT or not.
+        names: Names of modules.
+
+    Returns:
+        Names, pair by pair; a pair is to have one rank.
+    """
+    pairs = tied_pairs(dict(_base_modules(base_model_of(model))))
+    return [pair for pair in pairs if {*pair} <= {*names}]
 
 
 def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, Tensor]:
@@ -390,6 +407,19 @@ def _refuse_named(unfit: Mapping[str, str], named: frozenset[str]) -> None:
             raise UnsupportedModule(f"{name!r} can be no target module: {reason}; leave it out")
 
 
+def _refuse_ties(model: nn.Module, names: Collection[str]) -> None:
+    """Refuse both sides of one weight, for which a plan would have two ranks.
+
+    Raises:
+        UnsupportedModule: There is such a pair.
+    """
+    for table, linear in ties_among(model, names):
+        raise UnsupportedModule(
+            f"{table!r} and {linear!r} are one weight, which two ranks would part: name one of them "
+            "(apply_fim_ranks gives both of a live adapter one rank)"
+        )
+
+
 def _none_left(left_out: Mapping[str, str]) -> str:
     name, reason = next(iter(left_out.items()))
     return (
@@ -460,4 +490,10 @@ def _in_order(model: nn.Module, names: Set[str]) -> list[str]:
 
 def _describe(name: str, module: nn.Module) -> TargetModule:
     d_in, d_out = features_of(module)
-    return TargetModule(name, d_in, d_out, fan_in_fan_out=isinstance(module, Conv1D))
+    return TargetModule(
+        name,
+        d_in,
+        d_out,
+        fan_in_fan_out=isinstance(module, Conv1D),
+        is_embedding=isinstance(module, nn.Embedding),
+    )

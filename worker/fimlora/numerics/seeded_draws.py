@@ -44,6 +44,22 @@ def draw_lora_a(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, 
     return A.uniform_(-bound, bound, generator=generator)
 
 
+def draw_embedding_b(module: TargetModule, *, rank: int, seed: int) -> Float[Tensor, "R O"]:
+    """Draw the B of an embedding, which begins at random where a linear map's A does.
+
+    Args:
+        module: The embedding; its name enters the seed.
+        rank: Columns of B.
+        seed: The calibration's seed.
+
+    Returns:
+        B transposed, of PEFT's standard normal distribution, in float32 on the CPU.
+    """
+    digest = hashlib.sha256(f"{seed}:{module.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(rank, module.d_out, generator=generator)
+
+
 def draw_signs(n_rows: int, n_columns: int, *, purpose: str) -> Float[Tensor, "R C"]:
     """Draw a matrix of random signs that depends on its size and purpose only.
 

@@ -630,8 +630,11 @@ def _added_targets(
 
 
 def _row(module: TargetModule) -> dict[str, Any]:
-    """What is known of a module; a linear map has no experts to say anything of."""
-    return {name: value for name, value in asdict(module).items() if value is not None}
+    """What is known of a module; a linear map has no experts to say anything of, and is no table."""
+    row = {name: value for name, value in asdict(module).items() if value is not None}
+    if not module.is_embedding:
+        del row["is_embedding"]
+    return row
 
 
 def _counts(part: Statistics) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from fimlora.measuring.run_in_shards import RunInShards
 from fimlora.measuring.settings import (
     Settings,
     check_gradients_allowed,
+    check_no_tables,
     check_record,
     check_weights,
 )
@@ -243,6 +244,7 @@ def stream(
     reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
+    check_no_tables(modules, what="streaming")
     check_weights(settings.parsed_record, model, modules)
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
