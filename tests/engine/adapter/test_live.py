@@ -301,7 +301,7 @@ def test_variants_that_cannot_be_resized_are_refused(options, error, message):
 
 
 def test_layers_that_are_not_linear_are_refused():
-    """LoRA on a convolution or an embedding is named with its class."""
+    """LoRA on a convolution or an embedding is named."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 8))
     peft_model = get_peft_model(model, LoraConfig(r=2, target_modules=["0", "2"]))
     with pytest.raises(UnsupportedModule, match=r"0 is a .*Conv2d"):
@@ -309,7 +309,7 @@ def test_layers_that_are_not_linear_are_refused():
 
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8))
     peft_model = get_peft_model(model, LoraConfig(r=2, target_modules=["0", "1"]))
-    with pytest.raises(UnsupportedModule, match=r"0 is a .*Embedding"):
+    with pytest.raises(UnsupportedModule, match="0 is an embedding"):
         live_adapter(peft_model)
 
 

@@ -326,12 +326,11 @@ def test_fused_experts_among_modules_are_refused(targets):
         find_targets(tiny("mixtral_lm")[0], targets)
 
 
-def test_an_adapter_on_an_embedding_is_refused_by_name():
+def test_an_embedding_that_carries_lora_is_a_target():
     """Also where nobody names targets: those that carry LoRA are meant."""
     model = uniform_peft(tiny("llama_gqa_lm")[0], ["q_proj", "embed_tokens"])
 
-    with pytest.raises(UnsupportedModule, match=r"'model.embed_tokens', a Embedding; only"):
-        find_targets(model)
+    assert [m.name for m in find_targets(model) if m.is_embedding] == ["model.embed_tokens"]
 
     named = find_targets(model, ["q_proj"])
     assert len(named) == len(find_targets(model, exclude_modules=["embed_tokens"])) == 2
