@@ -241,8 +241,9 @@ class Statistics:
         facts.pop("batch_sizes", None)  # it has their number and sum
         if self.spectra:
             facts["unresolved_spectra"] = list(self.unresolved_spectra())
-        if experts := expert_facts(self.modules, self.groups):
-            facts["experts"] = experts
+        # Asked first: the sums of an open file that no method needs are not to be read.
+        if any(module.n_experts is not None for module in self.modules):
+            facts["experts"] = expert_facts(self.modules, self.groups)
         if self.retain is not None:
             facts["retained"] = {name: getattr(self.retain, name) for name in _TOLD}
         return facts
