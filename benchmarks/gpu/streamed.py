@@ -51,6 +51,7 @@ class HostWeights(Checkpoint):
             name: StoredTensor(Path(), 0, t.dtype, tuple(t.shape))
             for name, t in model.state_dict().items()
         }
+        self._stored = dict(self.tensors)
         self.reads: Counter[str] = Counter()
         self.seen: Seen | None = None
         self._pool = ThreadPoolExecutor(_N_READERS, thread_name_prefix="fimlora-read")
@@ -68,12 +69,11 @@ class HostWeights(Checkpoint):
             for name, stored in self.tensors.items()
             if (block := _BLOCK.search(name)) is None or int(block[1]) < n_blocks
         }
-        some.reads, some.seen = Counter(), seen
+        some._stored, some.reads, some.seen = dict(some.tensors), Counter(), seen
         return some
 
-    def read_into(self, name: str, memory: Tensor) -> None:
+    def _read_stored(self, name: str, memory: Tensor) -> None:
         """Copy, by several threads."""
-        self.reads[name] += 1
         start, source = time.perf_counter(), self._kept[self._key(name)]
         starts = range(0, len(source), _PART_BYTES)
 
