@@ -4,7 +4,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from fimlora import allocate, apply_fim_ranks, find_targets, measure, score, write_adapter
+from fimlora import (
+    allocate,
+    apply_fim_ranks,
+    find_targets,
+    measure,
+    score,
+    verify_adapter,
+    write_adapter,
+)
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.measuring.settings import Settings
 from fimlora.measuring.streamed.run import measure_streamed
@@ -119,6 +127,7 @@ def test_a_live_adapter_with_an_embedding_gets_its_ranks(name, tmp_path):
     assert A.grad.any()
     peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
     assert resolved(PeftModel.from_pretrained(tiny(name)[0], tmp_path)) == planned(plan)
+    assert verify_adapter(tmp_path, plan).as_planned
 
 
 def test_a_written_adapter_is_the_one_that_peft_makes(name, tmp_path):

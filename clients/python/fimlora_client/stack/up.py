@@ -98,7 +98,11 @@ def read_workers(wanted: str) -> int:
     command = [sys.executable, "-m", "fimlora_worker", "--workers", "auto", "--count"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode != os.EX_OK:
-        raise StackError(f"the worker does not say how many GPUs there are: {asked.stderr}")
+        said = asked.stderr.strip().rpartition("\n")[2]
+        raise StackError(
+            f"the worker does not say how many GPUs there are: {said}",
+            "Give the number of workers, as in --workers 1.",
+        )
     return int(asked.stdout)
 
 
