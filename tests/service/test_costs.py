@@ -15,6 +15,7 @@ from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.durability import Durability
 from fimlora_jobs.queue import RqTransport
+from fimlora_jobs.results.rebuilding import Rebuilding
 from fimlora_jobs.store import JobStore
 from fimlora_service.app import PARTS, open_results
 from fimlora_service.calibrations.live_locks import LiveLocks
@@ -55,6 +56,7 @@ def submission(settings, valkey_url) -> Iterator[Submission]:
             LiveLocks(store),
             Metrics(),
             durability,
+            Rebuilding(results, days=settings.job_retention_days),
         )
         yield state["submission"]
 

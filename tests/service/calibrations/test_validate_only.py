@@ -8,7 +8,7 @@ def test_a_validated_request_leaves_no_job(http, body, redis_client):
 
     checked = http.post("/calibrate", json=only, headers=headers)
 
-    assert redis_client.keys() == []
+    assert set(redis_client.keys()) <= {b"fimlora:rebuilt"}  # a mark of the service's own
     assert (checked.status_code, checked.json()["object"]) == (200, "estimate")
     assert checked.json() == http.post("/estimate", json=body).json()
     assert http.post("/calibrate", json=body, headers=headers).status_code == 202
