@@ -122,7 +122,7 @@ def keep_record(
     finished_ms = process.store.now_ms()
 
     def step() -> None:
-        reporter.enter(Stage.COMMITTING)
+        reporter.keep_alive()  # in the stage that the files were committed in
         current = process.store.get(record.id)  # others may have joined it in the meantime
         if current.attempt == record.attempt:
             kept.keep(current, result, finished_ms=finished_ms)
