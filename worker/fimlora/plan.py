@@ -9,6 +9,7 @@ torch, so a service without the engine's extras can read and re-solve plans.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from html import escape
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -67,20 +68,26 @@ class TargetModule:
     @property
     def layer(self) -> int | None:
         """Index of the block the module sits in, ``None`` outside the repeated blocks."""
-        match = BLOCK_INDEX.search(self.name)
-        return int(match[1]) if match else None
+        return _place_of(self.name)[0]
 
     @property
     def block(self) -> str | None:
         """Name of that block, such as ``model.layers.3``: stacks may share an index."""
-        match = BLOCK_INDEX.search(self.name)
-        return self.name[: match.end() - 1] if match else None
+        return _place_of(self.name)[1]
 
     @property
     def kind(self) -> str:
         """What the module is inside its block, such as ``self_attn.q_proj``."""
-        match = BLOCK_INDEX.search(self.name)
-        return self.name[match.end() :] if match else self.name
+        return _place_of(self.name)[2]
+
+
+@lru_cache(maxsize=1 << 17)  # of more than one large model; rules ask many times for each
+def _place_of(name: str) -> tuple[int | None, str | None, str]:
+    """Layer, block and kind of a module, by its name."""
+    match = BLOCK_INDEX.search(name)
+    if match is None:
+        return None, None, name
+    return int(match[1]), name[: match.end() - 1], name[match.end() :]
 
 
 @dataclass(frozen=True, slots=True)
