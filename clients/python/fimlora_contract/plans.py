@@ -29,5 +29,6 @@ class PlanDraft(AnswerModel):
     object: Literal["plan_draft"] = "plan_draft"
     job_id: str = Field(description="The job whose statistics were used.")
     rank_map: RankMap = Field(
-        description="The plan's, without what takes longest: signal, confidence and warnings."
+        description="The plan's, without what takes longest: signal, confidence, warnings and "
+        "shares."
     )

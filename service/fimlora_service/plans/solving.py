@@ -92,7 +92,7 @@ def draft_again(
     scored = _scored(job_id, request, path=path, digest=digest, score_cache=score_cache)
     with _refusing():
         plan = _planned(request, scored, written_adapter(result))
-        data = rank_map(plan, layout=request.adapter.layout)
+        data = rank_map(plan, layout=request.adapter.layout, brief=True)
     return PlanDraft(job_id=job_id, rank_map=RankMap.model_validate(data))
 
 

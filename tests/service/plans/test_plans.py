@@ -299,7 +299,7 @@ class TestAllocate:
 
 
 MINIMAL = {"Prefer": "return=minimal"}
-SLOW = ("signal", "confidence", "warnings")  # what a draft is without
+SLOW = ("signal", "confidence", "warnings", "shares")  # what a draft is without
 
 
 class TestDraft:
