@@ -27,7 +27,14 @@ from fimlora_worker.process.leases import Leases, ReaperThread
 from fimlora_worker.process.parent_death import die_with_parent
 from fimlora_worker.process.presence import Presence
 from fimlora_worker.process.several import Several
-from fimlora_worker.process.slots import Slot, SlotError, at_slot, n_workers, read_slot
+from fimlora_worker.process.slots import (
+    DriverSilent,
+    Slot,
+    SlotError,
+    at_slot,
+    n_workers,
+    read_slot,
+)
 from fimlora_worker.process.threads import thread_environment
 from fimlora_worker.process.warm_worker import (
     MAINTENANCE_EVERY_S,
@@ -61,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return os.EX_OK
         if given.slot is not None:
             settings = at_slot(settings, read_slot(given.slot))
+    except DriverSilent as error:  # whoever starts workers may try again
+        sys.stderr.write(f"{error}\n")
+        return os.EX_TEMPFAIL
     except SlotError as error:
         sys.stderr.write(f"{error}\n")
         return os.EX_CONFIG

@@ -16,13 +16,14 @@
 -- left alone where it names a newer one: ids sort by time.
 
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+-- First what could be refused: nothing is rolled back.
+redis.call('DEL', KEYS[3])
+redis.call('XADD', KEYS[3], ARGV[3] .. '-0', 'event', ARGV[2])
 redis.call('SADD', KEYS[5], ARGV[4])
 redis.call('PERSIST', KEYS[5])
 redis.call('HSET', KEYS[1], 'id', ARGV[1], unpack(ARGV, 6))
 redis.call('ZADD', KEYS[2], 0, ARGV[1])
 if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2] .. ':' .. ARGV[4], 0, ARGV[1]) end
-redis.call('DEL', KEYS[3])
-redis.call('XADD', KEYS[3], ARGV[3] .. '-0', 'event', ARGV[2])
 for i = 6, #KEYS do
   if i - 5 > tonumber(ARGV[5]) then
     redis.call('SADD', KEYS[4], KEYS[i])

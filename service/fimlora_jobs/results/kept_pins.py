@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.digests import digest_of
-from fimlora_jobs.catalogue import Catalogue, Pinned
+from fimlora_jobs.catalogue import MAX_HISTORY, Catalogue, Pinned
 from fimlora_jobs.results.notes import Notes, each
 
 ROOM = "pins"
@@ -17,8 +17,8 @@ ROOM = "pins"
 class KeptEntry(AnswerModel):
     """What a pin stood for since when."""
 
-    digest: str
-    pinned_at_ms: int
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{1,64}$")
+    pinned_at_ms: int = Field(ge=0, lt=10**15)
     by: str = ""
 
 
@@ -34,10 +34,10 @@ class KeptPin(AnswerModel):
     """
 
     format: Literal["fimlora.pin/1"] = "fimlora.pin/1"
-    owner: str
-    name: str
-    tag: str
-    history: list[KeptEntry]
+    owner: str = Field(pattern=r"^[^:]*$")
+    name: str = Field(pattern=r"^[^:]+$")
+    tag: str = Field(pattern=r"^[^:]+$")
+    history: list[KeptEntry] = Field(max_length=MAX_HISTORY)
 
     @property
     def note(self) -> str:

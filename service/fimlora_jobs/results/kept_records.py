@@ -6,12 +6,14 @@ does, so that nothing that was deleted comes back.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import JobKind, JobStatus
+from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import input_keys
 from fimlora_jobs.record import JobRecord, created_ms
 from fimlora_jobs.results.notes import Notes
@@ -28,6 +30,7 @@ NO_RECORD = (
     ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
     RecursionError,
 )  # fmt: skip
+_MOMENT = r"[1-9][0-9]{0,14}"  # in ms, as Redis takes it for the id of an event
 OF_ITS_END = ("status", "result", "finished_at", "updated_at")
 
 
@@ -83,6 +86,11 @@ class KeptRecords:
         for name in self.notes.names(ROOM, prefix=f"{job_id}."):
             self.notes.delete(ROOM, name)
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Delete some notes."""
+        for name in names:
+            self.notes.delete(ROOM, name)
+
     def names(self) -> dict[str, list[str]]:
         """The notes of each job, that of the last attempt first."""
         found: dict[str, list[tuple[int, str]]] = {}
@@ -111,11 +119,16 @@ def _parsed(content: bytes, job_id: str) -> JobRecord | None:
             if name in (*KEPT_FIELDS, *OF_ITS_END)
         }
         record = JobRecord.from_hash(known | {"id": note.id})
-        has_result = record.to_job().result is not None
+        job = record.to_job()
+        job.model_dump_json()  # text that is no text is found by no reader of it
+        result = record.json_field("result")
+        is_named = re.fullmatch(DIGEST, result["digest"]) and re.fullmatch(
+            _MOMENT, record.fields["finished_at"]
+        )
         if record.kind is JobKind.CALIBRATION:
             input_keys(record)
     except NO_RECORD:
         return None
-    has_ended = record.status is JobStatus.SUCCEEDED and known.get("finished_at")
-    is_whole = note.id == job_id and has_ended and has_result and known.get("request_digest")
+    has_ended = record.status is JobStatus.SUCCEEDED and job.result is not None
+    is_whole = note.id == job_id and has_ended and is_named and known.get("request_digest")
     return record if is_whole else None

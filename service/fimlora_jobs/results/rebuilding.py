@@ -7,6 +7,7 @@ come from files: who could write there would let himself in.
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 from typing import NamedTuple
@@ -102,9 +103,12 @@ def rebuild(artifacts: TrackedArtifacts, *, days: float) -> Rebuilt:
     """
     store, kept = artifacts.usage.store, KeptRecords(artifacts.notes)
     names = kept.names()
-    n_jobs = sum(
-        _put_back(artifacts, record) for record in _lost(store, kept, names, days=days)
-    )
+    n_jobs = 0
+    for record in _lost(store, kept, names, days=days):
+        if _put_back(artifacts, record):
+            n_jobs += 1
+            if kept.read(record.id, names[record.id]) is None:
+                _delete(store, record.id)  # its note went in the meantime, as it was deleted
     pins = KeptPins(artifacts.notes, Catalogue(store))
     found = pins.all()
     n_pins = sum(_put_pin_back(store, pin) for pin in found)
@@ -121,7 +125,7 @@ def _lost(
         batch = ids[start : start + BATCH]
         for job_id in batch:
             if is_past(job_id, now_ms=now_ms, days=days) and not store.has(job_id):
-                kept.forget(job_id)
+                kept.drop(names[job_id])
         there = {record.id for record, _ in store.states(batch)}
         for job_id in (id_ for id_ in batch if id_ not in there):
             if record := kept.read(job_id, names[job_id]):
@@ -145,6 +149,11 @@ def _put_back(artifacts: TrackedArtifacts, record: JobRecord) -> bool:
     ]  # fmt: skip
     done = run_script(store.redis, "rebuild_job", keys=keys, args=[*given, *fields])
     return bool(done)
+
+
+def _delete(store: JobStore, job_id: str) -> None:
+    with suppress(JobMissing):
+        store.delete(job_id)
 
 
 def _names_of(store: JobStore, record: JobRecord) -> tuple[list[str], list[str]]:

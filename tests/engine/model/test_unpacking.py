@@ -12,6 +12,7 @@ from fimlora.measuring.settings import Settings
 from fimlora.measuring.streamed.run import measure_streamed
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.loading import load
+from fimlora.model.packed_parts import UnreadablePacking, unpacked_view
 from fimlora.model.quantised_files import logical_shapes
 from fimlora.model.skeleton import build_skeleton
 from support.models import make_batch
@@ -98,6 +99,10 @@ def test_streamed_and_resident_measure_one_model(packed, plain, tmp_path):
         assert energies == pytest.approx(wanted.row_energies[module.name], rel=1e-4)
 
 
+def as_bytes(text):
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("method", "change", "words"),
     [
@@ -129,6 +134,11 @@ def test_what_is_not_read_is_named(plain, tmp_path, method, change, words):
             "quant_state.bitsandbytes__nf4",
             torch.zeros(9, dtype=torch.uint8),
         ),
+        (
+            "bitsandbytes_4bit",
+            "quant_state.bitsandbytes__nf4",
+            as_bytes('{"shape": [1e999, 8]}'),
+        ),
         ("bitsandbytes_4bit", "absmax", torch.ones(3)),
         ("bitsandbytes_4bit", "quant_map", torch.ones(3)),
         ("bitsandbytes_8bit", "SCB", torch.ones(3)),
@@ -155,12 +165,17 @@ def test_damaged_parts_are_refused_by_name(plain, tmp_path, method, ending, tens
         Checkpoint(tmp_path)
 
 
-def test_an_index_out_of_range_is_refused_when_it_is_read(plain, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [lambda g: g + 1000, lambda g: torch.where(g == g[0], -1, g), lambda g: g.float()],
+    ids=["beyond", "some negative", "floats"],
+)
+def test_an_index_out_of_range_is_refused_when_it_is_read(plain, tmp_path, change):
     """Only values tell."""
     pack_folder(plain, tmp_path, "gptq")
     tensors = load_file(tmp_path / "model.safetensors")
     key = next(n for n in tensors if n.endswith("g_idx"))
-    tensors[key] = tensors[key] + 1000
+    tensors[key] = change(tensors[key])
     save_file(tensors, tmp_path / "model.safetensors")
 
     with pytest.raises(InvalidCheckpoint, match="cannot be unpacked"):
@@ -177,3 +192,25 @@ def test_a_configuration_that_lies_is_refused(plain, tmp_path):
 
     with pytest.raises(InvalidCheckpoint, match="no weight is stored so"):
         Checkpoint(tmp_path)
+
+
+def test_blocks_larger_than_a_weight_take_no_more_memory_than_it():
+    """A number in a configuration is not what memory is taken for."""
+    tensors = {"a.weight": ("I8", (4, 128)), "a.weight_scale": ("F32", (1, 2))}
+    quantisation = {"quant_method": "compressed-tensors", "weight_block_size": [10**30, 64]}
+
+    found = unpacked_view(tensors, quantisation, None).packed["a.weight"]
+
+    assert found.options["block"] == (4, 64)
+
+
+def test_zero_points_of_another_shape_than_the_scales_are_refused():
+    """They would be cut to fit, and the numbers be wrong."""
+    tensors = {
+        "a.weight": ("I8", (4, 128)),
+        "a.weight_scale": ("F32", (4, 1)),
+        "a.weight_zero_point": ("I8", (3000, 3000)),
+    }
+
+    with pytest.raises(UnreadablePacking, match="do not fit together"):
+        unpacked_view(tensors, {"quant_method": "compressed-tensors"}, None)

@@ -225,6 +225,7 @@ class TestRecords:
         good, other = finish(), finish()
         note = json.loads(artifacts.notes.read(ROOM, f"{good}.1"))
         without = {k: v for k, v in note["fields"].items() if k not in ("result", "request")}
+        result, request = (json.loads(note["fields"][name]) for name in ("result", "request"))
         contents = [
             b"", b"{", b"\xff\xfe", b"[1]", json.dumps(note).encode(),
             *(
@@ -232,6 +233,9 @@ class TestRecords:
                 for fields in (
                     {}, without, note["fields"] | {"status": "running"},
                     note["fields"] | {"request": "{}"}, note["fields"] | {"result": "[]"},
+                    note["fields"] | {"finished_at": "1_000"}, note["fields"] | {"finished_at": "-5"},
+                    note["fields"] | {"result": json.dumps(result | {"digest": "d" * 300})},
+                    note["fields"] | {"request": json.dumps(request | {"metadata": {"a": "\ud800"}})},
                     note["fields"] | {"attempt": "x"}, note["fields"] | {"created_at": "9" * 40},
                 )
             ),

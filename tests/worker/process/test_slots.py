@@ -11,6 +11,7 @@ import pytest
 
 from fimlora_worker.process.several import Several
 from fimlora_worker.process.slots import (
+    DriverSilent,
     Slot,
     SlotError,
     at_slot,
@@ -52,6 +53,8 @@ def test_each_worker_has_a_gpu_of_its_own():
     some = settings(cuda_visible_devices="2,GPU-ab")
     assert gpus_of(some, ask=lambda: FOUR) == ["2", "GPU-ab"]
     assert at_slot(some, Slot(2, 2), ask=lambda: FOUR).cuda_visible_devices == "GPU-ab"
+    for given, gpus in {"0,0": ["0"], "-1": [], "1,-1,2": ["1"]}.items():
+        assert gpus_of(settings(cuda_visible_devices=given), ask=lambda: FOUR) == gpus
 
 
 @pytest.mark.parametrize("given", [{"device": "cpu"}, {"cuda_visible_devices": ""}])
@@ -91,13 +94,16 @@ def test_what_is_no_number_of_workers_is_refused(wanted):
 
 
 def test_the_driver_is_asked_for_the_gpus(tmp_path):
-    """By its own tool; where there is none, or it fails, there are no GPUs."""
+    """By its own tool; where there is none, there are no GPUs, and one that fails is not none."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
     tool.chmod(0o755)
     assert list_gpus(nvidia_smi=str(tool)) == ["0", "1"]
-    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.write_text("#!/bin/sh\necho No devices were found\n")
     assert list_gpus(nvidia_smi=str(tool)) == []
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    with pytest.raises(DriverSilent, match="does not say which GPUs"):
+        list_gpus(nvidia_smi=str(tool))
     assert list_gpus(nvidia_smi=str(tmp_path / "none")) == []
 
 
@@ -164,3 +170,20 @@ def test_several_that_end_by_themselves_are_not_started_again():
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_a_worker_that_cannot_be_started_now_leaves_the_others_at_work(tmp_path):
+    """It is tried again, until all are stopped."""
+    code = WAITS.format(folder=str(tmp_path))
+    script = SCRIPT.replace("sys.argv[1:]]).run", 'sys.argv[1:]] + [["/nowhere/at/all"]]).run')
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, code], env={**os.environ, "PYTHONPATH": PYTHONPATH}
+    )
+    (pid,) = wait_for_pids(tmp_path, 1)
+    time.sleep(0.5)
+    assert parent.poll() is None
+
+    parent.send_signal(signal.SIGTERM)
+
+    assert parent.wait(30) == 0
+    wait_dead(pid)

@@ -177,6 +177,10 @@ class _Finder:
     ) -> None:
         self._tensors, self._quantisation, self._read = tensors, quantisation, read
         self.method = str(quantisation["quant_method"])
+        floats = [shape for dtype, shape in tensors.values() if dtype in _FLOATS]
+        tables = [shape[1] for shape in floats if len(shape) == 2]
+        vectors = [shape[0] for shape in floats if len(shape) == 1]
+        self._widths = tuple(dict.fromkeys(width for width in (*tables, *vectors) if width))
 
     def find(self) -> Iterator[tuple[str, PackedWeight]]:
         """Name and parts of each packed weight."""
@@ -209,6 +213,7 @@ class _Finder:
                 zero = f"{base}.weight_zero_point"
                 if zero in self._tensors:
                     parts["zero"] = zero
+                    self._must(self._shape(zero) == self._shape(scale), name)
                 options = {"block": self._block(shape, scale, name)}
                 return PackedWeight("scaled", shape, self._plain_dtype(scale), parts, options)
         return None
@@ -224,7 +229,7 @@ class _Finder:
             block, dtype = int(told["blocksize"]), _DTYPES[told["dtype"]]
             nested = int(told["nested_blocksize"]) if "nested_blocksize" in told else 0
             offset = float(told.get("nested_offset", 0))
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
             raise UnreadablePacking(
                 f"{state!r} is no state of bitsandbytes: {error!r}"
             ) from error
@@ -232,6 +237,7 @@ class _Finder:
             role: name + tail for role, tail in _TAILS.items() if name + tail in self._tensors
         }
         self._must(o > 0 and i > 0 and block > 0 and nested >= 0, name)
+        self._must(math.isfinite(offset), name)
         self._must(2 * math.prod(self._shape(name)) == o * i + o * i % 2, name)
         self._must(self._tensors[name][0] == "U8", name)
         n_blocks = -(-o * i // block)
@@ -242,15 +248,15 @@ class _Finder:
             self._must({"nested_absmax", "nested_quant_map"} <= parts.keys(), name)
             self._must(self._shape(parts["nested_absmax"]) == (-(-n_blocks // nested),), name)
             self._must(self._shape(parts["nested_quant_map"]) == (256,), name)
+        # No more than there is: scales are repeated by these before they are cut to length.
+        block, nested = min(block, o * i), min(nested, n_blocks)
         options = {"block": block, "nested": nested, "offset": offset}
         return PackedWeight("bnb4", (o, i), dtype, parts, options)
 
     def _guessed(self, name: str) -> PackedWeight:
         """A 4 bit weight with the width of the hidden states as one of its sides, if it fits."""
         n = 2 * math.prod(self._shape(name))
-        vectors = [s[0] for d, s in self._tensors.values() if len(s) == 1 and d in _FLOATS]
-        tables = [s[1] for d, s in self._tensors.values() if len(s) == 2 and d in _FLOATS]
-        width = next((w for w in (*tables, *vectors) if w and n % w == 0), 1)
+        width = next((width for width in self._widths if n % width == 0), 1)
         parts = {"weight": name} | {
             role: name + tail for role, tail in _TAILS.items() if name + tail in self._tensors
         }
@@ -360,7 +366,7 @@ class _Finder:
             block = -(-shape[0] // sides[0]), -(-shape[1] // sides[1])
         wanted = -(-shape[0] // block[0]), -(-shape[1] // block[1])
         self._must(sides == wanted, name)
-        return block
+        return min(block[0], shape[0]), min(block[1], shape[1])
 
     def _plain_dtype(self, scale: str) -> str:
         dtype = self._tensors[scale][0]

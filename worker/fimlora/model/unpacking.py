@@ -57,7 +57,7 @@ def unpack(weight: PackedWeight, read: Callable[[str], Tensor]) -> Float[Tensor,
     }[weight.method]
     try:
         made = make(weight, parts)
-    except (IndexError, RuntimeError) as error:
+    except (IndexError, ValueError, RuntimeError) as error:
         raise InvalidCheckpoint(
             f"{weight.parts['weight']!r} cannot be unpacked: {' '.join(str(error).split())}"
         ) from error
@@ -156,10 +156,15 @@ def _groups(parts: Mapping[str, Tensor], d_in: int, n_groups: int) -> Tensor:
     """The group of each input."""
     if "group" not in parts:
         return torch.arange(d_in) // (d_in // n_groups)
-    group = parts["group"].long()
-    if int(group.min()) < 0:  # all of them, where groups were never given another order
+    group = parts["group"]
+    if group.is_floating_point() or group.is_complex():
+        raise ValueError(f"groups of inputs are listed as {group.dtype}")
+    negative = group < 0  # all of them, where groups were never given another order
+    if bool(negative.all()):
         return torch.arange(d_in) // -(-d_in // n_groups)
-    return group
+    if bool(negative.any()):
+        raise ValueError("some inputs are listed as of no group")
+    return group.long()
 
 
 def _repeated(values: Tensor, times: int, length: int) -> Tensor:

@@ -94,6 +94,7 @@ def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repor
     except Exception as error:
         if is_storage_away(error):
             log.warning("hand.storage_unavailable", exc_info=True)
+            runs.release(reporter.rq_id)  # others need not wait for what this one does not do
             return _stand_back(process, reporter, error)
         process.must_retire |= is_broken_device(error)
         runs.note_failed_hand()

@@ -61,8 +61,7 @@ class Several:
             if self._is_stopping:
                 child.has_ended = True
             elif self.clock() >= child.start_at:
-                child.process = subprocess.Popen(child.command)
-                child.started = self.clock()
+                self._start(child)
             return
         status = child.process.poll()
         if status is None:
@@ -75,6 +74,16 @@ class Several:
             self._stop(signal.SIGTERM)
         else:
             self._begin_again(child, status)
+
+    def _start(self, child: _Child) -> None:
+        child.started = self.clock()
+        try:
+            child.process = subprocess.Popen(child.command)
+        except OSError as error:  # such as too many processes, for now
+            self._begin_again(child, error.errno or os.EX_OSERR)
+            return
+        if self._is_stopping:  # it was asked while this one began, and has not been told
+            child.process.terminate()
 
     def _begin_again(self, child: _Child, status: int) -> None:
         now = self.clock()

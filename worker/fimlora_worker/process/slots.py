@@ -3,7 +3,7 @@
 A GPU holds one worker at a time, which keeps its models there. On CPUs workers share the cores.
 """
 
-import logging
+import itertools
 import re
 import subprocess
 from collections.abc import Callable
@@ -14,9 +14,12 @@ from fimlora_worker.process.threads import available_cores
 from fimlora_worker.settings import Settings
 
 MOST_WORKERS = 64
-log = logging.getLogger(__name__)
 # Names of the GPUs that this machine has, as CUDA_VISIBLE_DEVICES takes them.
 ListGpus = Callable[[], list[str]]
+
+
+class DriverSilent(RuntimeError):
+    """There is a driver of GPUs, and it does not say which there are."""
 
 
 class SlotError(ValueError):
@@ -53,7 +56,11 @@ def read_slot(text: str) -> Slot:
 
 
 def list_gpus(*, nvidia_smi: str = "nvidia-smi") -> list[str]:
-    """Ask the driver for the GPUs of this machine; none where there is no driver."""
+    """Ask the driver for the GPUs of this machine; none where there is no driver.
+
+    Raises:
+        DriverSilent: There is one, and it does not answer: no worker may take another's GPU then.
+    """
     question = ("--query-gpu=index", "--format=csv,noheader")
     try:
         answer = subprocess.run(
@@ -66,9 +73,10 @@ def list_gpus(*, nvidia_smi: str = "nvidia-smi") -> list[str]:
     except FileNotFoundError:
         return []
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("hardware.driver_unclear", extra={"error": type(error).__name__})
-        return []
-    return answer.split()
+        raise DriverSilent(
+            f"{nvidia_smi} does not say which GPUs there are ({type(error).__name__})"
+        ) from error
+    return [word for word in answer.split() if word.isdecimal()]
 
 
 def gpus_of(settings: Settings, *, ask: ListGpus = list_gpus) -> list[str]:
@@ -82,8 +90,10 @@ def gpus_of(settings: Settings, *, ask: ListGpus = list_gpus) -> list[str]:
         return []
     gpus = ask()
     if gpus and "cuda_visible_devices" in settings.model_fields_set:
-        named = settings.cuda_visible_devices.split(",")
-        return [name.strip() for name in named if name.strip()]
+        named = [name.strip() for name in settings.cuda_visible_devices.split(",")]
+        # As CUDA reads it: nothing from -1 on is seen, and a GPU is one however often it is named.
+        seen = itertools.takewhile(lambda name: name != "-1", filter(None, named))
+        return [*dict.fromkeys(seen)]
     return gpus
 
 
