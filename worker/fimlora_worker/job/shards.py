@@ -324,6 +324,7 @@ class _Lead:
         by_name = self.shards.by_name
         while True:
             if not (lacking := self._lacking()):
+                self._tell()  # that all are done
                 if (found := self.shards.load()) is not None:
                     if any(each.executor == Executor.STREAMED for each in found):
                         self.executor = Executor.STREAMED
