@@ -72,8 +72,12 @@ def be_a_section(name: str, form: str, room: Path) -> None:
     SECTIONS[name](FORMS[form], RowFile(room / f"{name}.jsonl"))
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as text; columns that nobody fills are left out."""
+def table(rows: list[Row], *, judged: bool) -> str:
+    """The rows as text; columns that nobody fills are left out.
+
+    Goals are stated, and judged where the shapes are those they are for.
+    """
+    verdicts = {True: ": kept", False: ": MISSED"} if judged else {}
     used = [c for c in COLUMNS if any((row.facts or {}).get(c) is not None for row in rows)]
     heads = ["section", "case", "way", "s", *(COLUMNS[c] for c in used), "goals", "note"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
@@ -82,7 +86,7 @@ def table(rows: list[Row]) -> str:
         cells.append("" if row.seconds is None else f"{row.seconds:.4f}")
         cells += [_cell(c, (row.facts or {}).get(c)) for c in used]
         goals = [
-            f"{COLUMNS[f]} {'<=' if is_most else '>='} {limit:g}: {'kept' if kept else 'MISSED'}"
+            f"{COLUMNS[f]} {'<=' if is_most else '>='} {limit:g}{verdicts.get(kept, '')}"
             for f, limit, is_most, kept in row.goals()
         ]
         lines.append(f"| {' | '.join([*cells, '; '.join(goals), row.note])} |")
@@ -129,7 +133,9 @@ def main() -> None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             found = {"form": form, "rows": [row.to_json() for row in rows]}
             args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(table(rows))
+    print(table(rows, judged=form == "gpu"))
+    if form == "cpu":
+        print("\nSmall shapes, to see that all of it runs: the goals are for those of a GPU.")
     print(f"\nwrote {args.out}")
 
 
