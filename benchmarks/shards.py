@@ -58,14 +58,32 @@ class Seconds:
 def run_job(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> tuple[Seconds, str]:
     """Run one, and answer how long it took and the digest of its result."""
     began = time.monotonic()
-    job_id = jobs.submit(
+    job_id = submit(jobs, shards=shards, seed=seed, n_batches=n_batches)
+    return seconds_of(jobs, job_id, began=began, shards=shards)
+
+
+def run_apart(jobs: Jobs, *, n: int, n_batches: int) -> float:
+    """Run jobs in one shard at once, which share nothing but the machine; gives their measuring."""
+    began = time.monotonic()
+    ids = [submit(jobs, shards=1, seed=-1 - i, n_batches=n_batches) for i in range(n)]
+    found = [seconds_of(jobs, job_id, began=began, shards=1)[0] for job_id in ids]
+    return statistics.median(each.measuring for each in found)
+
+
+def submit(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> str:
+    """Send a job, with rows of its own seed."""
+    return jobs.submit(
         model="minilm",
         dataset={"source": "local", "name": "rows.jsonl"},
         calibration={
-            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed,
+            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed % 2**31,
             "shards": shards, "head": "fresh",
         },
     )  # fmt: skip
+
+
+def seconds_of(jobs: Jobs, job_id: str, *, began: float, shards: int) -> tuple[Seconds, str]:
+    """Wait for a job, and answer how long it took and the digest of its result."""
     record = jobs.wait_final(job_id, timeout_s=PATIENCE_S)
     whole = time.monotonic() - began
     job = record.to_job()
@@ -115,11 +133,18 @@ def main() -> None:
                 times[shards].append(seconds)
                 digests.add(digest)
             n_equal += len(digests) == 1
+        apart = run_apart(jobs, n=options.workers, n_batches=options.batches)
     print(
         f"{options.workers} workers of {options.threads} threads, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}; {options.batches} batches of 16 rows, {options.turns} turns"
     )
     report(times, options.workers)
+    alone = statistics.median(t.measuring for t in times[1])
+    given = options.workers * alone / apart
+    print(
+        f"the machine itself gives {given:.2f} x: so many times as much is measured by "
+        f"{options.workers} workers at once, each with a job of its own"
+    )
     print(f"equal results, to the last bit: {n_equal} of {options.turns}")
 
 
