@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.extend(
@@ -32,29 +33,70 @@ from support.workers import running_worker
 PATIENCE_S = 3600.0
 
 
-def run_job(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> tuple[float, float, str]:
-    """Seconds of the whole job and of its measuring, and the digest of its result."""
+@dataclass(frozen=True)
+class Seconds:
+    """How long a job took, and its parts.
+
+    Attributes:
+        whole: From being sent to its end, as the client sees it.
+        before: Until it is measured: waiting, rows, tokens, the model.
+        measuring: Batches, and putting shards together.
+        after: Allocating and writing.
+    """
+
+    whole: float
+    before: float
+    measuring: float
+    after: float
+
+    @property
+    def fixed(self) -> float:
+        """What no worker takes off another."""
+        return self.whole - self.measuring
+
+
+def run_job(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> tuple[Seconds, str]:
+    """Run one, and answer how long it took and the digest of its result."""
     began = time.monotonic()
-    job_id = jobs.submit(
+    job_id = submit(jobs, shards=shards, seed=seed, n_batches=n_batches)
+    return seconds_of(jobs, job_id, began=began, shards=shards)
+
+
+def run_apart(jobs: Jobs, *, n: int, n_batches: int) -> float:
+    """Run jobs in one shard at once, which share nothing but the machine; gives their measuring."""
+    began = time.monotonic()
+    ids = [submit(jobs, shards=1, seed=-1 - i, n_batches=n_batches) for i in range(n)]
+    found = [seconds_of(jobs, job_id, began=began, shards=1)[0] for job_id in ids]
+    return statistics.median(each.measuring for each in found)
+
+
+def submit(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> str:
+    """Send a job, with rows of its own seed."""
+    return jobs.submit(
         model="minilm",
         dataset={"source": "local", "name": "rows.jsonl"},
         calibration={
-            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed,
+            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed % 2**31,
             "shards": shards, "head": "fresh",
         },
     )  # fmt: skip
+
+
+def seconds_of(jobs: Jobs, job_id: str, *, began: float, shards: int) -> tuple[Seconds, str]:
+    """Wait for a job, and answer how long it took and the digest of its result."""
     record = jobs.wait_final(job_id, timeout_s=PATIENCE_S)
-    seconds = time.monotonic() - began
+    whole = time.monotonic() - began
     job = record.to_job()
     assert job.status == "succeeded", job.error
     assert job.result.execution.n_shards == shards
     times = {
-        event.progress.stage: int(event.id.partition("-")[0])
+        event.progress.stage: int(event.id.partition("-")[0]) / 1000
         for event in reversed(jobs.store.events(job_id, limit=5000))
         if event.progress
     }
-    measuring = (times[Stage.ALLOCATING] - times[Stage.CALIBRATING]) / 1000
-    return seconds, measuring, job.result.digest
+    measuring = times[Stage.ALLOCATING] - times[Stage.CALIBRATING]
+    before = times[Stage.CALIBRATING] - times[Stage.RESOLVING]
+    return Seconds(whole, before, measuring, whole - before - measuring), job.result.digest
 
 
 def main() -> None:
@@ -80,31 +122,48 @@ def main() -> None:
         both = (1, options.workers)
         for shards in both:  # models are loaded then
             run_job(jobs, shards=shards, seed=0, n_batches=options.batches)
-        times: dict[int, list[tuple[float, float]]] = {shards: [] for shards in both}
+        times: dict[int, list[Seconds]] = {shards: [] for shards in both}
         n_equal = 0
         for turn in range(1, options.turns + 1):
             digests = set()
             for shards in both if turn % 2 else both[::-1]:
-                *seconds, digest = run_job(
+                seconds, digest = run_job(
                     jobs, shards=shards, seed=turn, n_batches=options.batches
                 )
-                times[shards].append((seconds[0], seconds[1]))
+                times[shards].append(seconds)
                 digests.add(digest)
             n_equal += len(digests) == 1
+        apart = run_apart(jobs, n=options.workers, n_batches=options.batches)
     print(
         f"{options.workers} workers of {options.threads} threads, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}; {options.batches} batches of 16 rows, {options.turns} turns"
     )
-    for name, which in (("whole job", 0), ("measuring", 1)):
-        one, several = (statistics.median(t[which] for t in times[s]) for s in both)
-        ratios = sorted(
-            a[which] / b[which] for a, b in zip(times[1], times[options.workers], strict=True)
-        )
-        print(
-            f"{name:10} 1 shard {one:6.1f} s, {options.workers} shards {several:6.1f} s: "
-            f"{statistics.median(ratios):.2f} x ({ratios[0]:.2f} - {ratios[-1]:.2f})"
-        )
+    report(times, options.workers)
+    alone = statistics.median(t.measuring for t in times[1])
+    given = options.workers * alone / apart
+    print(
+        f"the machine itself gives {given:.2f} x: so many times as much is measured by "
+        f"{options.workers} workers at once, each with a job of its own"
+    )
     print(f"equal results, to the last bit: {n_equal} of {options.turns}")
+
+
+def report(times: dict[int, list[Seconds]], k: int) -> None:
+    """Print what k shards give, of the whole job and of its parts, and what stays as it is."""
+    for part in ("whole", "before", "measuring", "after"):
+        one, several = ([getattr(t, part) for t in times[n]] for n in (1, k))
+        ratios = sorted(a / b for a, b in zip(one, several, strict=True))
+        given = statistics.median(ratios)
+        print(
+            f"{part:9} 1 shard {statistics.median(one):6.2f} s, {k} shards "
+            f"{statistics.median(several):6.2f} s: {given:.2f} x ({ratios[0]:.2f} - "
+            f"{ratios[-1]:.2f}), {given / k:.2f} k"
+        )
+    fixed = statistics.median(t.fixed / t.whole for t in times[1])
+    print(
+        f"of one shard's job {fixed:.0%} is no measuring, so {k} workers could give "
+        f"{1 / (fixed + (1 - fixed) / k):.2f} x of the whole at most"
+    )
 
 
 if __name__ == "__main__":

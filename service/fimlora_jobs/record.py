@@ -172,6 +172,11 @@ class JobRecord:
         return [self.fields[name] for name in names if self.fields.get(name)]
 
     @property
+    def traceparent(self) -> str:
+        """What leads to the trace of the current attempt; empty where it has none."""
+        return self.fields.get(trace_field(self.attempt)) or ""
+
+    @property
     def is_urgent(self) -> bool:
         """Whether it goes before jobs of normal priority."""
         return bool(self.shown_request.get("priority") == "high")

@@ -1,7 +1,8 @@
 """Traces for OpenTelemetry, where an operator wants them; else nothing of it is even imported.
 
 The trace context of a request lies in its job's record, and that of each attempt beside it: an
-attempt is a trace of its own, linked to the request that it is for and to the attempts before.
+attempt is a trace of its own, linked to the request that it is for and to the attempts before. What
+other workers do for it is in its trace.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from fimlora_contract.environment import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
@@ -83,18 +85,35 @@ class Tracing:
         self._provider = provider
         self._is_flushed = is_flushed
 
-    @contextmanager
-    def attempt(self, **attributes: Any) -> "Iterator[AttemptTrace]":
+    def attempt(self, **attributes: Any) -> "AbstractContextManager[AttemptTrace]":
         """The trace of one attempt, which ends with the block and has the error that ended it."""
+        return self._traced("attempt", "", attributes)
+
+    def hand(
+        self, traceparent: str, **attributes: Any
+    ) -> "AbstractContextManager[AttemptTrace]":
+        """The part that a hand has in the trace of the attempt that leads.
+
+        Args:
+            traceparent: That of the attempt; what is none begins a trace of its own.
+            **attributes: What is known of the hand.
+
+        Returns:
+            It, as `attempt` gives that of an attempt.
+        """
+        return self._traced("hand", traceparent, attributes)
+
+    @contextmanager
+    def _traced(
+        self, name: str, parent: str, attributes: Mapping[str, Any]
+    ) -> "Iterator[AttemptTrace]":
         if self._provider is None:
             yield AttemptTrace()
             return
         tracer = self._provider.get_tracer("fimlora", __version__)
-        from opentelemetry.context import Context
-
         try:
             with tracer.start_as_current_span(
-                "attempt", context=Context(), attributes=_named(attributes)
+                name, context=_extracted(parent), attributes=_named(attributes)
             ) as span:
                 trace = AttemptTrace(span, tracer)
                 try:
@@ -165,11 +184,17 @@ def _traceparent(span: "Span") -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
 
+def _extracted(traceparent: str) -> Any:
+    """The context that a record names; an empty one for anything else."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
+
+
 def _context_of(traceparent: str) -> Any:
     """What a record says of another span; ``None`` for anything else."""
     from opentelemetry.trace import get_current_span
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    carrier = {"traceparent": traceparent}
-    found = get_current_span(TraceContextTextMapPropagator().extract(carrier))
+    found = get_current_span(_extracted(traceparent))
     return found.get_span_context() if found.get_span_context().is_valid else None

@@ -17,7 +17,7 @@ from fimlora_client.stack.given_store import check_reachable
 from fimlora_client.stack.ownership import Running, announce, find_running, own
 from fimlora_client.stack.server_binary import choose, find_server_binary
 from fimlora_client.stack.supervisor import Stopped, Supervisor
-from fimlora_client.stack.up import choose_port, describe_access, fresh_log
+from fimlora_client.stack.up import choose_port, describe_access, fresh_log, read_workers
 from fimlora_client.stack.valkey import (
     SOCKET_PATH_LIMIT,
     answers,
@@ -483,3 +483,42 @@ def test_who_is_served_is_said_in_words(access, host, words):
 
     assert words in said
     assert ("fimlora keys create" in said) is (access == "this_machine")
+
+
+@pytest.mark.parametrize(
+    ("driver", "n"),
+    [("printf '0\\n1\\n2\\n'", 3), ("echo No devices were found", 1)],
+    ids=["three GPUs", "no GPU"],
+)
+def test_auto_starts_a_worker_on_every_gpu(monkeypatch, tmp_path, driver, n):
+    """The worker itself is asked, and asks the driver; what is visible is all of them."""
+    with_driver(monkeypatch, tmp_path, driver)
+
+    assert read_workers("auto") == n
+
+
+def test_auto_with_a_silent_driver_starts_no_worker(monkeypatch, tmp_path):
+    """All of them would take the first GPU; the next step is said."""
+    with_driver(monkeypatch, tmp_path, "exit 9")
+
+    with pytest.raises(StackError, match="does not say how many GPUs there are") as refused:
+        read_workers("auto")
+    assert "--workers 1" in str(refused.value.next_step)
+
+
+@pytest.mark.parametrize("wanted", ["0", "65", "many", "-1", "2.0"])
+def test_what_is_no_number_of_workers_is_refused(wanted):
+    """It says what is."""
+    with pytest.raises(StackError, match=r"give a number from 1 to 64, or auto"):
+        read_workers(wanted)
+
+
+def with_driver(monkeypatch, folder: Path, script: str) -> None:
+    """Put a driver's tool where it is looked for first."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    for name in ("FIMLORA_DEVICE", "FIMLORA_CUDA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)

@@ -138,6 +138,7 @@ class InvalidProgress(FimloraError, ValueError):
         field: What differs; ``None`` where the file cannot be read at all.
         given: What the file says of it.
         expected: What it is in this run.
+        batches: First batch, and that behind the last one, of the shard that it is about.
     """
 
     code = "validation_failed"
@@ -150,7 +151,9 @@ class InvalidProgress(FimloraError, ValueError):
         field: str | None = None,
         given: object = None,
         expected: object = None,
+        batches: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(message)
         self.path, self.field = path, field
         self.given, self.expected = given, expected
+        self.batches = batches

@@ -104,7 +104,8 @@ def _run_several(n: int, given: argparse.Namespace) -> int:
     safely = ["-P"] if sys.flags.safe_path else []
     command = [sys.executable, *safely, "-m", "fimlora_worker", "--parent", str(os.getpid())]
     slots = (Slot(number, n) for number in range(1, n + 1))
-    return Several([[*command, "--slot", str(slot), *passed_on] for slot in slots]).run()
+    commands = [[*command, "--slot", str(slot), *passed_on] for slot in slots]
+    return Several(commands, ends_by_itself=bool(passed_on)).run()
 
 
 def create_worker(settings: Settings) -> LeasedWorker:

@@ -1,6 +1,9 @@
 """However the batches of a run are split over workers, the merged statistics are the run's own."""
 
+import gc
 import math
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -273,6 +276,77 @@ def test_putting_together_twice_changes_nothing(halves):
     assert_identical(one, other)
 
 
+# What is of single examples is no sum: the run keeps all of it, in one run as in shards.
+OF_EXAMPLES = ("examples/", "states/")
+
+
+class Watched(Mapping):
+    """Sums of which a copy is given out, and that knows which shards have some at large."""
+
+    def __init__(self, sums: Mapping[str, torch.Tensor], shard: int, at_large: list[int]):
+        self.sums, self.shard, self.at_large = sums, shard, at_large
+        self.most = 0
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        found = self.sums[key].clone()
+        if key.removeprefix("null.").startswith(OF_EXAMPLES):
+            return found
+        self.at_large.append(self.shard)
+        self.most = max(self.most, len(set(self.at_large)))
+        weakref.finalize(found, self.at_large.remove, self.shard)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sums)
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+
+@pytest.mark.parametrize("executor", ["resident", "streamed"])
+def test_whoever_puts_shards_together_holds_the_sums_of_one_at_a_time(executor, tmp_path):
+    """Beside the run's own: those of all would take as many times the memory."""
+    model, targets = tiny(NAME)
+    resident = save(model, tmp_path)
+    batches, wanted = batches_for(), settings_for(targets, **ALL)
+    at_large: list[int] = []
+    shards = [
+        measure_resident_shard(resident, batches, wanted, each)
+        for each in split(len(batches), len(batches))
+    ]
+    watched = [
+        replace(each, sums=Watched(each.sums, each.shard.start, at_large)) for each in shards
+    ]
+    together = replace(wanted, shards=watched)
+
+    if executor == "streamed":
+        found = measure_streamed(tmp_path, batches, together)
+    else:
+        found = measure_resident(resident, batches, together)
+
+    gc.collect()
+    assert [each.sums.most for each in watched] == [1] * len(batches)
+    assert at_large == []
+    assert_identical(found, measure_resident(resident, batches, wanted))
+
+
+def test_sums_stay_in_their_file_until_they_are_asked_for(halves, tmp_path):
+    """One that goes meanwhile is refused by its batches, so that others can measure it anew."""
+    path = tmp_path / "shard"
+    halves[1].save(path)
+    loaded = ShardSums.load(path)
+    assert loaded.sums.keys() == halves[1].sums.keys()
+    assert all(torch.equal(loaded.sums[key], halves[1].sums[key]) for key in loaded.sums)
+    path.unlink()
+    model, targets = tiny(NAME)
+    shards = [halves[0], loaded]
+    wanted = settings_for(targets, seed=1, estimator="exact", shards=shards)
+
+    with pytest.raises(InvalidProgress, match="cannot read the sums of the shard") as refused:
+        measure_resident(model, batches_for(), wanted)
+    assert refused.value.batches == (3, 6)
+
+
 def test_a_damaged_file_is_refused_by_name(halves, tmp_path):
     """Its content has a checksum."""
     path = tmp_path / "shard"
@@ -280,6 +354,17 @@ def test_a_damaged_file_is_refused_by_name(halves, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+    with pytest.raises(InvalidProgress, match="measure its batches anew"):
+        ShardSums.load(path)
+
+
+@pytest.mark.parametrize("at", [9, -1])
+def test_a_file_that_is_cut_off_is_refused_by_name(at, halves, tmp_path):
+    """In its header or in its sums."""
+    path = tmp_path / "shard"
+    halves[0].save(path)
+    path.write_bytes(path.read_bytes()[:at])
 
     with pytest.raises(InvalidProgress, match="measure its batches anew"):
         ShardSums.load(path)

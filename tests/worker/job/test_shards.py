@@ -1,5 +1,6 @@
 """A job whose batches are shared: what hands measure, what is kept, and what it comes to."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -7,9 +8,8 @@ from typing import cast
 import pytest
 import torch
 
-from fimlora import __version__
 from fimlora.errors import InvalidOption
-from fimlora.measuring.resume.merge import split
+from fimlora.measuring.resume.merge import ShardSums, split
 from fimlora_contract.jobs import AttemptEnd, JobKind
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Hardware
@@ -19,14 +19,14 @@ from fimlora_jobs.runs import Runs
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.inputs.base_model import BaseModel
 from fimlora_worker.job.hands import OTHER_DEVICE, OTHER_PLACE, lend_hand
-from fimlora_worker.job.shards import HEAD, Shards, n_shards_of
+from fimlora_worker.job.shards import HEAD, Shards, n_shards_of, versions
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.process.presence import Presence
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs
 
-ON = f"cpu float32 {__version__}"
+ON = f"cpu float32 {versions()}"
 CALIBRATION = {"n_batches": 5, "batch_size": 4}
 
 
@@ -127,15 +127,53 @@ def test_a_shard_whose_file_is_gone_is_measured_again_and_no_other(
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda sums: replace(sums, batches=["0" * 64, *sums.batches[1:]]),
+        lambda sums: replace(sums, identity={**sums.identity, "seed": -1}),
+    ],
+    ids=["other tokens", "other settings"],
+)
+def test_sums_of_another_run_are_set_aside_and_measured_again_by_the_leader(
+    jobs: Jobs, run_queue, caplog, change
+):
+    """They say nothing of this one: no other shard is measured again, and none is lost or wrong."""
+    options = {"model": "decoder", "dataset": ROWS}
+    shared = jobs.submit(calibration={**CALIBRATION, "shards": 2}, **options)
+    shards = led(jobs, shared)
+    for n in range(2):
+        assert lend_hand(shared, f"{shared}-hand_{n}") == "measured"
+    file = shards.folder / shards.runs.results()["3-5"]["file"]
+    foreign = ShardSums.load(file)
+    change(replace(foreign, sums=dict(foreign.sums))).save(file)
+    hand_over(jobs, shared)
+    whole = jobs.submit(calibration=CALIBRATION, **options)
+
+    with caplog.at_level("INFO", logger="fimlora_worker"):
+        run_queue()
+
+    said = {
+        name: [r.shard for r in caplog.records if r.msg == f"shard.{name}"] for name in SAID
+    }
+    assert said == {"set_aside": ["3-5"], "kept": ["3-5"]}
+    one, other = (jobs.get(job_id).to_job() for job_id in (whole, shared))
+    assert (one.status, other.status) == ("succeeded", "succeeded"), other.error
+    assert one.result.digest == other.result.digest
+
+
+@pytest.mark.parametrize(
     ("on", "said"),
     [
-        (f"cuda float32 {__version__}", OTHER_DEVICE),
-        (f"cpu bfloat16 {__version__}", OTHER_PLACE),
-        ("cpu float32 0.0.0", OTHER_PLACE),
+        (f"cuda float32 {versions()}", OTHER_DEVICE),
+        (f"cpu bfloat16 {versions()}", OTHER_PLACE),
+        *(
+            (f"cpu float32 {versions()}".replace(f"{package} ", f"{package} 0."), OTHER_PLACE)
+            for package in ("fimlora", "torch", "transformers", "tokenizers")
+        ),
     ],
 )
 def test_a_hand_that_would_come_to_other_sums_measures_nothing(jobs, run_queue, on, said):
-    """Another device, dtype or version; the shard stays for others."""
+    """Another device, dtype or version of what it measures by; the shard stays for others."""
     job_id = jobs.submit(
         model="decoder", dataset=ROWS, calibration={**CALIBRATION, "shards": 2}
     )
@@ -216,6 +254,7 @@ def test_whole_gradients_of_a_large_model_are_not_held_by_shards(jobs: Jobs, run
     assert n_shards_of(given, model, 5, process, whole_bytes=4 * 64 * 64) == 1
 
 
+SAID = ("set_aside", "kept")
 ROWS = {
     "source": "inline",
     "rows": [{"text": f"w{n} w{n * 7 % 50} w{n % 5} w{n % 9}"} for n in range(24)],

@@ -7,9 +7,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from fimlora.measuring.resume.merge import split
+from fimlora_jobs.runs import Runs
 from fimlora_jobs.telemetry import Tracing
 from fimlora_worker.errors import ModelMissing
+from fimlora_worker.job.hands import lend_hand
+from fimlora_worker.job.shards import Shards, versions
 from fimlora_worker.job.tasks import run_attempt
+from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
 from support.jobs import Jobs
@@ -64,6 +69,32 @@ def test_an_attempt_that_fails_has_its_error(jobs: Jobs, traced):
     assert not span.status.is_ok
     assert [event.name for event in span.events] == ["exception"]
     assert {s.name for s in exporter.get_finished_spans()} >= {"resolving"}
+
+
+def test_what_a_hand_does_is_in_the_trace_of_the_attempt_that_leads(jobs: Jobs, traced):
+    """So is the shard that it has measured."""
+    process, exporter = traced
+    rows = [{"text": f"w{n} w{n * 7 % 50} w{n % 5}"} for n in range(16)]
+    job_id = jobs.submit(
+        model="decoder",
+        dataset={"source": "inline", "rows": rows},
+        calibration={"n_batches": 4, "batch_size": 2, "shards": 2},
+    )
+    with process.tracing.attempt(job_id=job_id, attempt=1) as trace:
+        jobs.store.start(job_id, 1, worker="leader", traceparent=trace.traceparent)
+        folder = progress_folder(jobs.data_dir / "tmp", job_id)
+        on = f"cpu float32 {versions()}"
+        Shards(Runs(jobs.store, job_id, on), folder, split(4, 2)).publish(on=on)
+
+        assert lend_hand(job_id, f"{job_id}-hand_1") == "measured"
+
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    leading, hand, measuring = (spans[name] for name in ("attempt", "hand", "calibrating"))
+    assert hand.parent.span_id == leading.context.span_id
+    assert measuring.parent.span_id == hand.context.span_id
+    assert len({span.context.trace_id for span in (leading, hand, measuring)}) == 1
+    assert hand.attributes["fimlora.shard"] == "0-2"
+    assert hand.attributes["fimlora.end"] == "measured"
 
 
 def test_what_no_trace_is_links_nothing(jobs: Jobs, traced):

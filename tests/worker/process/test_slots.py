@@ -166,10 +166,22 @@ def test_several_that_end_by_themselves_are_not_started_again():
     done = [sys.executable, "-c", ""]
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        assert Several([done, done]).run() == 0
+        assert Several([done, done], ends_by_itself=True).run() == 0
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_a_worker_that_leaves_its_queue_in_good_order_is_started_again(tmp_path):
+    """Nobody has told it to: the others are not to do its work for ever."""
+    code = WAITS.format(folder=str(tmp_path)).replace("sleep(60)", "sleep(0)")
+    parent = start(code)
+    wait_for_pids(tmp_path, 2)
+    assert parent.poll() is None
+
+    parent.send_signal(signal.SIGTERM)
+
+    assert parent.wait(30) == 0
 
 
 def test_a_worker_that_cannot_be_started_now_leaves_the_others_at_work(tmp_path):

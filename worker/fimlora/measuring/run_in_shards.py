@@ -93,7 +93,7 @@ class RunInShards:
         )
 
     def merge(self, recorder: Recorder, device: torch.device) -> None:
-        """Let a recorder go on from all shards.
+        """Let a recorder go on from all shards, of which memory holds one at a time.
 
         Args:
             recorder: A new one, of some modules or all.
@@ -101,11 +101,14 @@ class RunInShards:
         """
         for each in in_order(self.shards, identity=self.identity, batches=self.batches):
             if each.learned:
-                own = each.sums_of(recorder.names)
-                sums = {key: tensor.to(device) for key, tensor in own.items()}
-                recorder.extend(sums, each.learned)
+                # Nothing here holds on to them while those of the next one are read.
+                recorder.extend(_moved(each.sums_of(recorder.names), device), each.learned)
 
     @property
     def largest(self) -> int:
         """Examples that went through the model at once in any shard."""
         return max(each.largest for each in self.shards)
+
+
+def _moved(sums: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {key: tensor.to(device) for key, tensor in sums.items()}

@@ -27,7 +27,8 @@ from fimlora_worker.job.preparation import Prepared, fetch, prepare
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.reuse import Measured, find_measured, model_name, sources, write_again
 from fimlora_worker.job.rounds import measure_in_rounds
-from fimlora_worker.job.shards import measure_in_shards, n_shards_of
+from fimlora_worker.job.shard_lead import measure_in_shards
+from fimlora_worker.job.shards import n_shards_of
 from fimlora_worker.job.solving import solve
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import WorkerProcess

@@ -72,16 +72,20 @@ def lend_hand(job_id: str, hand_id: str) -> str:
     if runs.prepared() is None:
         return "not ready"
     process.wait_for_imports()
-    reporter = HandReporter(
-        process.store,
-        job_id,
-        record.attempt,
-        is_draining=lambda: process.is_draining,
-        on_alive=process.on_alive,
-        deadline_s=process.settings.job_deadline_s,
-        hand_id=hand_id,
-    )
-    return _lend(record, runs, process, reporter)
+    with process.tracing.hand(record.traceparent, job_id=job_id, worker=process.name) as trace:
+        reporter = HandReporter(
+            process.store,
+            job_id,
+            record.attempt,
+            is_draining=lambda: process.is_draining,
+            on_alive=process.on_alive,
+            deadline_s=process.settings.job_deadline_s,
+            trace=trace,
+            hand_id=hand_id,
+        )
+        end = _lend(record, runs, process, reporter)
+        trace.note(end=end)
+    return end
 
 
 def _lend(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:
@@ -137,9 +141,11 @@ def _train(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Repo
 
 def _measure(record: JobRecord, runs: Runs, process: WorkerProcess, reporter: Reporter) -> str:
     from fimlora_worker.job.shard_hand import ShardHand
+    from fimlora_worker.job.shards import is_measured_here
 
-    if _device_of(process) != (runs.prepared_on() or "").partition(" ")[0]:
-        return OTHER_DEVICE
+    on, device = runs.prepared_on() or "", _device_of(process)
+    if not is_measured_here(on, device=device):
+        return OTHER_DEVICE if device != on.partition(" ")[0] else OTHER_PLACE
     hand = ShardHand.of(record, runs, process, reporter)
     if hand is None:
         return OTHER_PLACE

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fimlora_contract.comparison_requests import ComparisonRequest
-from fimlora_contract.jobs import JobKind
+from fimlora_contract.jobs import JobKind, Stage
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.runs import Runs
@@ -79,6 +79,8 @@ class ShardHand:
     def take(self, name: str, folder: Path) -> None:
         """Measure a shard that was claimed, and keep what it came to."""
         model, reporter = self.prepared.model, self.reporter
+        reporter.trace.note(shard=name)
+        reporter.trace.enter_stage(Stage.CALIBRATING)
         head = JobHead(model, None, reporter, self.shards.head)
         progress = MeasurementProgress(
             self.shards.folder, reporter.attempt, model.request.digest, lambda *_: None

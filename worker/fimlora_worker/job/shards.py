@@ -1,47 +1,35 @@
-"""The batches of a job shared between workers: shards, each measured by whoever is free.
+"""The batches of a job shared between workers: in how many shards, and what is known of each.
 
-The attempt leads, as of an evaluation: it says which shards there are, measures some itself, asks
-other workers for hands, and puts together what all came to. A shard's sums lie in a file of the
-job's folder, and its claim and the file's name in Redis, so that a worker that is lost costs one
-shard, and that one goes on from its own saved sums.
+A shard's sums lie in a file of the job's folder, and its claim and the file's name in Redis, so
+that a worker that is lost costs one shard, and that one goes on from its own saved sums.
 """
 
 import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-from fimlora import Statistics
 from fimlora import __version__ as engine_version
 from fimlora.adapter.initial.registry import init_records
 from fimlora.errors import InvalidOption, InvalidProgress
 from fimlora.measuring.head.fitted import FittedHead
-from fimlora.measuring.resume.merge import Shard, ShardSums, split
+from fimlora.measuring.resume.merge import Shard, ShardSums
 from fimlora.measuring.resume.tensor_file import read_tensors, write_tensors
 from fimlora.memory.need import SPECTRA_BYTES, WHOLE_RECORDS
 from fimlora.memory.out_of_memory import format_bytes
 from fimlora.methods.registry import passes_needed, records_needed
-from fimlora.statistics.options import Executor, Passes
-from fimlora_contract.jobs import ShardProgress, Stage
+from fimlora.statistics.options import Passes
 from fimlora_contract.requests import MOST_SHARDS, CalibrationRequest
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.inputs.base_model import BaseModel
-from fimlora_worker.inputs.calibration_data import HeadBatches, PaddedBatches
-from fimlora_worker.job.head import JobHead
-from fimlora_worker.job.measurement_progress import MeasurementProgress
-from fimlora_worker.job.measuring import Part, measure_model, measure_shard
-from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
-POLL_S = 0.5
-# Between two looks at what other workers are at.
-LOOK_S = 2.0
-MOST_FAILED_HANDS = 3
 HEAD = "shards.head"
+# By which rows become tokens, and tokens sums: those of other versions may be other ones.
+_PACKAGES = ("torch", "transformers", "tokenizers")
 
 
 def n_shards_of(
@@ -100,9 +88,32 @@ def n_others(device: str, process: WorkerProcess) -> int:
     return max(0, sum(worker.device == device for worker in living) - 1)
 
 
+@cache
+def versions() -> str:
+    """By what this worker measures."""
+    return f"fimlora {engine_version} {' '.join(map(_version_of, _PACKAGES))}"
+
+
+def _version_of(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} none"
+
+
 def on_of(model: BaseModel) -> str:
-    """On what shards are measured: elsewhere, or by another version, they come to other sums."""
-    return f"{model.request.device} {model.request.dtype} {engine_version}"
+    """On what shards are measured: elsewhere, or by other versions, they come to other sums."""
+    return f"{model.request.device} {model.request.dtype} {versions()}"
+
+
+def is_measured_here(on: str, *, device: str) -> bool:
+    """Whether a worker on such a device could come to the sums that are wanted; cheap to ask.
+
+    Args:
+        on: What `on_of` says of them.
+        device: The worker's.
+    """
+    return on.startswith(f"{device} ") and on.endswith(f" {versions()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,11 @@ class Shards:
         )
 
     def load(self) -> list[ShardSums] | None:
-        """Read what all came to; ``None`` where one is gone, which is anybody's again then."""
+        """Find what all came to, and leave it in its files.
+
+        Returns:
+            It; ``None`` where one is gone, which is anybody's again then.
+        """
         found = []
         results = self.runs.results()
         for name in self.by_name:
@@ -189,203 +204,3 @@ class Shards:
         """Forget what all came to."""
         for name in self.by_name:
             self.runs.discard(name)
-
-
-def measure_in_shards(
-    request: CalibrationRequest,
-    model: BaseModel,
-    batches: PaddedBatches,
-    reporter: Reporter,
-    process: WorkerProcess,
-    n_shards: int,
-    *,
-    folder: Path,
-    progress: MeasurementProgress,
-    head_batches: HeadBatches | None = None,
-    memory_kills: tuple[str, ...] = (),
-) -> Statistics:
-    """Measure a job's batches together with other workers; see `measure_model`.
-
-    Args:
-        request: The request.
-        model: Its base model.
-        batches: Its examples.
-        reporter: Told about every batch, whoever has measured it.
-        process: Asks other workers.
-        n_shards: In how many parts.
-        folder: For what a streamed model keeps on disk meanwhile.
-        progress: What earlier attempts have saved.
-        head_batches: What its head is fitted on; ``None`` where that stays as it is.
-        memory_kills: What attempts asked for that the system has ended for want of memory.
-
-    Returns:
-        The statistics; they say in how many parts they were measured.
-    """
-    runs = Runs(process.store, reporter.job_id, on=on_of(model))
-    shards = Shards.of(runs, progress.folder, on=runs.on)
-    if shards is None or shards.all[-1].stop != len(batches):
-        shards = Shards(runs, progress.folder, split(len(batches), n_shards))
-        shards.forget()  # what there may be is of other sums
-    lead = _Lead(shards, reporter, process, model)
-    head = JobHead(model, head_batches, reporter, shards.head, on_found=lead.take_head)
-    if head.found is not None or head_batches is None:
-        lead.take_head(head.found)
-    given: dict[str, Any] = {
-        "folder": folder,
-        "progress": replace(progress, on_resume=lead.on_resume),
-        "head_batches": head_batches,
-        "memory_kills": memory_kills,
-    }
-
-    def measure(name: str, shard: Shard) -> ShardSums:
-        part = Part(0, 0, head, executor=lead.executor, begin=lead.begin)
-        return measure_shard(
-            request, model, batches, reporter, shard, part=part, on_batch=lead.of(name), **given
-        )
-
-    sums = lead.measure_all(measure)
-    part = Part(0, 0, head, executor=lead.executor, begin=lead.begin)
-    try:
-        return measure_model(request, model, batches, reporter, part=part, shards=sums, **given)
-    except InvalidProgress:
-        lead.shards.forget()  # or the next attempt would find the same
-        raise
-
-
-@dataclass
-class _Lead:
-    """Measures what nobody else does, and knows how far all are.
-
-    Attributes:
-        shards: The shards.
-        reporter: Told of them.
-        process: Asks other workers.
-        model: The base model.
-        sleep: Waits some seconds.
-        clock: Seconds of a monotonic clock.
-        executor: How a shard was measured last, if that was not as was asked for.
-    """
-
-    shards: Shards
-    reporter: Reporter
-    process: WorkerProcess
-    model: BaseModel
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-    executor: Executor | None = None
-    _own: dict[str, int] = field(default_factory=dict, init=False)
-    _others: dict[str, int] = field(default_factory=dict, init=False)
-    _done: set[str] = field(default_factory=set, init=False)
-    _claimed: frozenset[str] = field(default=frozenset(), init=False)
-    _looked: float = field(default=float("-inf"), init=False)
-    _is_ready: bool = field(default=False, init=False)
-    _has_begun: bool = field(default=False, init=False)
-
-    @property
-    def n_batches(self) -> int:
-        """Batches of all shards."""
-        return self.shards.all[-1].stop
-
-    def take_head(self, head: FittedHead | None) -> None:
-        """Let others begin, now that there is what they are to be measured under."""
-        self.shards = replace(self.shards, head=head)
-        self.shards.publish(on=self.shards.runs.on)
-        self._is_ready, self._has_begun = True, False
-
-    def begin(self) -> None:
-        """Enter the stage, once."""
-        if not self._has_begun:
-            self._has_begun = True
-            self.reporter.enter(Stage.CALIBRATING, n_batches=self.n_batches)
-
-    def on_resume(self, done: int, expected: int) -> None:
-        """Note that a shard goes on from saved sums."""
-        log.info("shard.resumed", extra={"batch": done, "n_batches": expected})
-        self.reporter.trace.event("resumed", batch=done, n_batches=expected)
-
-    def of(self, name: str) -> Callable[[int, int], None]:
-        """Note batches of a shard that is measured here."""
-
-        def on_batch(done: int, _expected: int) -> None:
-            self._own[name] = done
-            self._tell()
-
-        return on_batch
-
-    def measure_all(self, measure: Callable[[str, Shard], ShardSums]) -> list[ShardSums]:
-        """Measure until every shard is finished, whoever does it.
-
-        Args:
-            measure: Measures one of them here.
-
-        Returns:
-            What they came to.
-        """
-        by_name = self.shards.by_name
-        while True:
-            if not (lacking := self._lacking()):
-                self._tell()  # that all are done
-                if (found := self.shards.load()) is not None:
-                    if any(each.executor == Executor.STREAMED for each in found):
-                        self.executor = Executor.STREAMED
-                    return found
-                continue
-            name = self.shards.runs.claim(lacking, holder=self.reporter.rq_id)
-            if name is None:
-                self.begin()
-                self._tell()
-                self.sleep(POLL_S)
-                continue
-            self._take(name, by_name[name], measure)
-
-    def _take(
-        self, name: str, shard: Shard, measure: Callable[[str, Shard], ShardSums]
-    ) -> None:
-        try:
-            self._tell()
-            sums = measure(name, shard)
-            self.shards.keep(name, sums, holder=self.reporter.rq_id)
-        except BaseException:
-            self.shards.runs.release(self.reporter.rq_id)  # anybody may begin it anew at once
-            raise
-        if sums.executor == Executor.STREAMED:
-            self.executor = Executor.STREAMED
-
-    def _lacking(self) -> Sequence[str]:
-        lacking = self.shards.lacking()
-        self._done = {*self.shards.by_name} - {*lacking}
-        return lacking
-
-    def _tell(self) -> None:
-        """Look what others are at, and report; cheap to call at every batch."""
-        if self.clock() - self._looked >= LOOK_S:
-            self._looked = self.clock()
-            lacking = self._lacking()
-            self._claimed = frozenset(self.shards.runs.claimed())
-            self._others = self.shards.runs.noted()
-            self._ask_for_hands(len({*lacking} - self._claimed))
-        if not self._has_begun:
-            self.reporter.keep_alive()
-            return
-        sizes = {name: each.stop - each.start for name, each in self.shards.by_name.items()}
-        done = sum(
-            size if name in self._done else min(size, self._at(name))
-            for name, size in sizes.items()
-        )
-        figures = ShardProgress(
-            done=len(self._done), n_shards=len(sizes), at_once=max(1, len(self._claimed))
-        )
-        self.reporter.on_shards(figures, done, self.n_batches)
-
-    def _at(self, name: str) -> int:
-        return max(self._own.get(name, 0), self._others.get(name, 0))
-
-    def _ask_for_hands(self, n_free: int) -> None:
-        """Queue as many hands as there are shards for, and other workers to lend one."""
-        if not self._is_ready or self.shards.runs.failed_hands() >= MOST_FAILED_HANDS:
-            return
-        wanted = min(n_free, n_others(self.model.device.type, self.process))
-        if wanted > 0:
-            transport, job_id = self.process.transport, self.shards.runs.job_id
-            for _ in range(wanted - transport.waiting_hands(job_id)):
-                transport.enqueue_hand(job_id)

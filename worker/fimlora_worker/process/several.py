@@ -28,15 +28,18 @@ class _Child:
 
 @dataclass
 class Several:
-    """Starts workers, starts them again when they die, and stops them all when told to.
+    """Starts workers, starts them again when they end, and stops them all when told to.
 
     Attributes:
         commands: What to run, once for each worker.
+        ends_by_itself: Whether one that ends in good order has done what it was started for, as
+            where workers are to work off the queue; others begin again whatever their end.
         clock: Seconds of a monotonic clock.
         sleep: Waits some seconds.
     """
 
     commands: Sequence[Sequence[str]]
+    ends_by_itself: bool = False
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _children: list[_Child] = field(default_factory=list, init=False)
@@ -67,7 +70,7 @@ class Several:
         if status is None:
             return
         child.process = None
-        if self._is_stopping or status == os.EX_OK:
+        if self._is_stopping or (self.ends_by_itself and status == os.EX_OK):
             child.has_ended = True
         elif status == os.EX_CONFIG:  # it has said why, and so would the others
             child.has_ended, self._refused = True, status
@@ -90,7 +93,7 @@ class Several:
         child.n_deaths = 1 if now - child.started >= SOUND_S else child.n_deaths + 1
         pause = min(FIRST_PAUSE_S * 2.0 ** min(child.n_deaths - 1, 20), LONGEST_PAUSE_S)
         child.start_at = now + pause
-        log.warning("worker.died", extra={"status": status, "again_in_s": pause})
+        log.warning("worker.ended", extra={"status": status, "again_in_s": pause})
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         """Tell all what we were told: once to finish their jobs, twice to leave them."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fimlora._version import __version__
 from fimlora.errors import InvalidOption, InvalidProgress
 from fimlora.measuring.resume.fingerprints import digest_list
-from fimlora.measuring.resume.tensor_file import read_tensors, write_tensors
+from fimlora.measuring.resume.tensor_file import open_tensors, write_tensors
 from fimlora.plan import TargetModule
 
 SHARD_FORMAT = "fimlora.shard/1"
@@ -86,7 +86,8 @@ class ShardSums:
         shard: Which batches.
         identity: What the sums depend on, by the name of each part; plain data.
         batches: Digests of the batches up to the last of these.
-        sums: By kind and module, as a recorder gives them.
+        sums: By kind and module, as a recorder gives them; those of a file stay in it until they
+            are asked for.
         learned: What each recorder has learned of the model; empty where no example has a label.
         largest: Examples that went through the model at once.
         executor: How it was measured.
@@ -125,8 +126,23 @@ class ShardSums:
 
         Returns:
             Tensors by kind and module.
+
+        Raises:
+            InvalidProgress: They were in a file, and are not any more.
         """
-        return {k: t for k, t in self.sums.items() if k.rpartition("/")[2] in names}
+        wanted = [key for key in self.sums if key.rpartition("/")[2] in names]
+        try:
+            return {key: self.sums[key] for key in wanted}
+        except (OSError, ValueError) as error:
+            raise InvalidProgress(
+                f"cannot read the sums of {self.name} any more: {error}; measure them anew",
+                batches=(self.shard.start, self.shard.stop),
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """What to call it in an error."""
+        return f"the shard of batches {self.shard.start + 1} to {self.shard.stop}"
 
     @classmethod
     def load(cls, path: str | Path) -> "ShardSums":
@@ -136,7 +152,7 @@ class ShardSums:
             path: The file.
 
         Returns:
-            The sums, on the CPU.
+            The sums, which stay in the file.
 
         Raises:
             InvalidProgress: There is no such file, or it is damaged.
@@ -211,16 +227,16 @@ def _check_same(each: ShardSums, identity: Mapping[str, Any], batches: Sequence[
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             raise InvalidProgress(
-                f"the shard of batches {each.shard.start + 1} to {each.shard.stop} is of another "
-                f"run: its {name} differs; measure it anew",
+                f"{each.name} is of another run: its {name} differs; measure it anew",
                 field=name,
                 given=there.get(name),
                 expected=here.get(name),
+                batches=(each.shard.start, each.shard.stop),
             )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Facts]:
-    sums, facts = read_tensors(path)
+def _read(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
+    sums, facts = open_tensors(path)
     if facts.pop("format", None) != SHARD_FORMAT:
         raise ValueError(f"not in format {SHARD_FORMAT!r}")
     return sums, facts

@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from fimlora.model.safetensors_header import read_header
+from fimlora.model.safetensors_header import Header, TensorEntry, read_header
 
 _NAMES = {
     torch.float64: "F64",
@@ -31,6 +31,7 @@ _NAMES = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _NO_CHECKSUM = "0" * 64
 _ALIGNMENT = 8  # of the header, as safetensors pads it
+_CHUNK = 1 << 20  # bytes that are looked at together
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -76,25 +77,90 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with path.open("rb") as file:
         header = read_header(file)
-        known = json.loads(header.metadata.get("fimlora", "{}"))
-        written = str(known.get("checksum"))
-        without = header.content.replace(written.encode(), _NO_CHECKSUM.encode(), 1)
-        checksum, tensors = hashlib.sha256(without), {}
+        known, checksum = _known(header)
+        tensors = {}
         for name, entry in header.tensors.items():
-            if entry.dtype not in _DTYPES:
-                raise ValueError(f"{name!r} has dtype {entry.dtype!r}, which is never written")
-            tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
-            memory = _bytes_of(tensor)
-            if len(memory) != entry.stop - entry.start:
-                raise ValueError(f"the size of {name!r} does not fit its shape")
-            if file.tell() != entry.start or file.readinto(memory) != len(memory):
+            if file.tell() != entry.start:
                 raise ValueError(f"{name!r} is not where its header says")
-            checksum.update(memory)
-            tensors[name] = tensor
-    if known.get("checksum") != checksum.hexdigest():
-        raise ValueError("its content does not have the checksum it was written with")
+            tensors[name] = _read(file, name, entry)
+            checksum.update(_bytes_of(tensors[name]))
+    _check(known, checksum.hexdigest())
     facts: dict[str, Any] = known["facts"]
     return tensors, facts
+
+
+def open_tensors(path: Path) -> tuple["StoredTensors", dict[str, Any]]:
+    """See that a file is what `write_tensors` wrote, and leave its tensors there.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors, each read when it is asked for, and the facts.
+
+    Raises:
+        ValueError: The file is cut off, damaged or something else.
+    """  # noqa: DOC502 - the helpers raise
+    with path.open("rb") as file:
+        header = read_header(file)
+        known, checksum = _known(header)
+        while chunk := file.read(_CHUNK):
+            checksum.update(chunk)
+    _check(known, checksum.hexdigest())
+    facts: dict[str, Any] = known["facts"]
+    return StoredTensors(path, header.tensors), facts
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors that stay in their file, of which memory holds those that somebody has asked for.
+
+    Args:
+        path: The file.
+        entries: What its header says of each.
+    """
+
+    def __init__(self, path: Path, entries: Mapping[str, TensorEntry]) -> None:
+        self._path, self._entries = path, entries
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one, into memory of its own."""
+        entry = self._entries[name]
+        with self._path.open("rb") as file:
+            file.seek(entry.start)
+            return _read(file, name, entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _known(header: Header) -> tuple[dict[str, Any], Any]:
+    """What was written beside the tensors, and a SHA-256 that has seen the header."""
+    known: dict[str, Any] = json.loads(header.metadata.get("fimlora", "{}"))
+    written = str(known.get("checksum"))
+    return known, hashlib.sha256(
+        header.content.replace(written.encode(), _NO_CHECKSUM.encode(), 1)
+    )
+
+
+def _check(known: Mapping[str, Any], found: str) -> None:
+    if known.get("checksum") != found:
+        raise ValueError("its content does not have the checksum it was written with")
+
+
+def _read(file: BinaryIO, name: str, entry: TensorEntry) -> Tensor:
+    """Read the tensor that begins where the file stands."""
+    if entry.dtype not in _DTYPES:
+        raise ValueError(f"{name!r} has dtype {entry.dtype!r}, which is never written")
+    tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+    memory = _bytes_of(tensor)
+    if len(memory) != entry.stop - entry.start:
+        raise ValueError(f"the size of {name!r} does not fit its shape")
+    if file.readinto(memory) != len(memory):  # type: ignore[attr-defined]
+        raise ValueError(f"{name!r} is not where its header says")
+    return tensor
 
 
 def _header(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checksum: str) -> bytes:
