@@ -21,7 +21,7 @@ from fimlora_service.settings import Settings
 SHUTDOWN_S = 5
 # What some requests need, most do not, and takes a tenth of a second or more to import.
 LATER = (
-    "fimlora_service.plans.solving",  # numpy
+    "fimlora_service.plans.drafting",  # numpy
     "fimlora_service.resolve.hub",
     "pyarrow.parquet",
 )

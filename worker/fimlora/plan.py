@@ -247,15 +247,8 @@ class RankPlan:
             self.ranks[name], scaling=self.scaling, scale=self.scale, alpha=self.lora_alpha
         )
 
-    def to_json(self, *, brief: bool = False) -> dict[str, Any]:
-        """The rank map as plain data, in a fixed order: same plan, same bytes.
-
-        Args:
-            brief: Leave out the shares: a third of the work, and they follow from the rest.
-
-        Returns:
-            The data.
-        """
+    def to_json(self) -> dict[str, Any]:
+        """The rank map as plain data, in a fixed order: same plan, same bytes."""
         return {
             "format": RANK_MAP_FORMAT,
             "budget": {**asdict(self.budget), "limit": self.limit, "unspent": self.unspent},
@@ -268,7 +261,7 @@ class RankPlan:
             "scaling": self.scaling,
             "lora_alpha": self.lora_alpha,
             "spent": asdict(self.spent),
-            **({} if brief else {"shares": self.shares()}),
+            "shares": self.shares(),
             "controls": {
                 name: {**asdict(self.spending_of(ranks)), "pattern": dict(ranks)}
                 for name, ranks in sorted(self.controls.items())

@@ -23,12 +23,32 @@ class Plan(AnswerModel):
         return plan_bundle(self.rank_map.model_dump(mode="json"))
 
 
+class DraftControl(AnswerModel):
+    """What one control of a draft spends."""
+
+    ranks: int
+    parameters: int
+    lowest: int = Field(description="The lowest rank that it gives a module.")
+    highest: int
+
+
 class PlanDraft(AnswerModel):
-    """The ranks of another plan alone: what sliders show while they move."""
+    """The ranks of another plan alone: what sliders show while they move.
+
+    Modules are not named: lists hold one value for each of the job's own rank map, in its order.
+    """
 
     object: Literal["plan_draft"] = "plan_draft"
     job_id: str = Field(description="The job whose statistics were used.")
-    rank_map: RankMap = Field(
-        description="The plan's, without what takes longest: signal, confidence, warnings and "
-        "shares."
+    budget: dict[str, Any] = Field(description="As a rank map has it.")
+    method: str | None
+    rule: str
+    r_min: int
+    r_max: int
+    spent: dict[str, int]
+    ranks: list[int] = Field(description="Of each module.")
+    scores: list[float] = Field(description="Of each module, as the plan's rank map has them.")
+    uniform_ranks: list[int] | None = Field(
+        description="Of each module under the control `uniform`; null of a plan without it."
     )
+    controls: dict[str, DraftControl] = Field(description="By name, as a rank map has them.")

@@ -74,7 +74,8 @@ def allocate_again(
     prefer: ReturnHeader = [],  # noqa: B006 - FastAPI copies defaults
 ) -> Response:
     """Solve another plan from what a job has measured; no device and no queue."""
-    from fimlora_service.plans.solving import draft_again, solve_again
+    from fimlora_service.plans.drafting import draft_again
+    from fimlora_service.plans.solving import solve_again
 
     result = plan_of(usable(store.shown(id), settings.allowed).to_job())
     digest = find_artifact(result, STATISTICS).digest

@@ -18,14 +18,14 @@ from fimlora import (
     allocate,
     score,
 )
-from fimlora.adapter.text_files import rank_map, text_files
+from fimlora.adapter.text_files import text_files
 from fimlora.confidence.evidence import examples_of, with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
 from fimlora.replan import WrittenAdapter, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult
-from fimlora_contract.plans import Plan, PlanDraft
+from fimlora_contract.plans import Plan
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.requests import PlanRequest
 from fimlora_jobs.results.store import STATISTICS
@@ -55,7 +55,9 @@ def solve_again(
     Raises:
         ServiceError: The file cannot be read, or the settings do not fit it.
     """
-    scored = _scored(job_id, request, path=path, digest=digest, score_cache=score_cache)
+    scored = scored_statistics(
+        job_id, request, path=path, digest=digest, score_cache=score_cache
+    )
     plan, config = plan_and_config(request, scored, written_adapter(result))
     texts = text_files(plan, config, layout=request.adapter.layout)
     files = {name: digest_bytes(text) for name, text in texts.items()}
@@ -67,36 +69,7 @@ def solve_again(
     )
 
 
-def draft_again(
-    job_id: str,
-    request: PlanRequest,
-    result: CalibrationResult,
-    *,
-    path: Path,
-    digest: str,
-    score_cache: ScoreCache,
-) -> PlanDraft:
-    """The ranks of the plan that `solve_again` would give: some tenth of its work.
-
-    Args:
-        job_id: The job that has measured.
-        request: The settings.
-        result: What that job found.
-        path: The file of its statistics.
-        digest: Of that file.
-        score_cache: What is known of such files.
-
-    Raises:
-        ServiceError: The file cannot be read, or the settings do not fit it.
-    """
-    scored = _scored(job_id, request, path=path, digest=digest, score_cache=score_cache)
-    with _refusing():
-        plan = _planned(request, scored, written_adapter(result))
-        data = rank_map(plan, layout=request.adapter.layout, brief=True)
-    return PlanDraft(job_id=job_id, rank_map=RankMap.model_validate(data))
-
-
-def _scored(
+def scored_statistics(
     job_id: str, request: PlanRequest, *, path: Path, digest: str, score_cache: ScoreCache
 ) -> ScoredStatistics:
     """A job's statistics as a request's plan sees them, as told by whoever asked before.
@@ -153,14 +126,14 @@ def plan_and_config(
         BudgetInfeasible: No plan meets the budget.
         ValidationFailed: An option does not fit these statistics.
     """
-    with _refusing():
-        plan = _planned(request, scored, written)
+    with refusing():
+        plan = planned(request, scored, written)
         plan = with_signal(plan, scored.signal)
         plan = with_confidence(scored.examples, plan)
         return plan, replanned_config(plan, written, layout=request.adapter.layout)
 
 
-def _planned(
+def planned(
     request: PlanRequest, scored: ScoredStatistics, written: WrittenAdapter
 ) -> RankPlan:
     """The plan a request asks for, and nothing about it."""
@@ -175,7 +148,7 @@ def _planned(
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
     """Say what the engine refuses as the API does."""
     try:
         yield

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -299,7 +300,28 @@ class TestAllocate:
 
 
 MINIMAL = {"Prefer": "return=minimal"}
-SLOW = ("signal", "confidence", "warnings", "shares")  # what a draft is without
+
+
+def draft_from(rank_map: dict[str, Any]) -> dict[str, Any]:
+    """What a whole plan's rank map says of what a draft says."""
+    modules, controls = rank_map["modules"], rank_map["controls"]
+    names = [module["name"] for module in modules]
+    uniform = controls.get("uniform")
+    same = ("budget", "method", "rule", "r_min", "r_max", "spent")
+    return {name: rank_map[name] for name in same} | {
+        "ranks": [module["rank"] for module in modules],
+        "scores": [module["score"] for module in modules],
+        "uniform_ranks": uniform and [uniform["pattern"][name] for name in names],
+        "controls": {
+            name: {
+                "ranks": control["ranks"],
+                "parameters": control["parameters"],
+                "lowest": min(control["pattern"].values()),
+                "highest": max(control["pattern"].values()),
+            }
+            for name, control in controls.items()
+        },
+    }
 
 
 class TestDraft:
@@ -309,6 +331,8 @@ class TestDraft:
             {"budget": 5},
             {"budget": {"parameters": 10_000}},
             {"budget": 8, "allocation": {"r_min": 2, "multiple_of": 2}, "adapter": {"layout": "C"}},
+            {"budget": 6, "allocation": {"method": "uniform"}},
+            {"budget": 6, "allocation": {"groups": "fused"}, "adapter": {"alpha": 16}},
         ],
         ids=str,
     )  # fmt: skip
@@ -322,12 +346,26 @@ class TestDraft:
 
         assert draft.headers["Preference-Applied"] == "return=minimal"
         assert "Preference-Applied" not in whole.headers
-        expected = whole.json()["rank_map"]
-        known = {name: expected.pop(name, None) for name in SLOW}
+        of_job = http.get(f"/jobs/{job_id}").json()["result"]["rank_map"]
+        rank_map = whole.json()["rank_map"]
+        assert [m["name"] for m in rank_map["modules"]] == [
+            m["name"] for m in of_job["modules"]
+        ]
         assert draft.json() == {
-            "object": "plan_draft", "job_id": job_id, "rank_map": expected | {"warnings": []},
+            "object": "plan_draft", "job_id": job_id, **draft_from(rank_map),
         }  # fmt: skip
-        assert any(known.values())
+
+    def test_statistics_of_other_modules_are_refused(self, http, store, job_id, data_dir):
+        """Ranks by place would be said of the wrong ones."""
+        store.start(job_id, 1, worker="w")
+        result = make_result(data_dir)
+        result["rank_map"]["modules"].reverse()
+        store.succeed(job_id, 1, result)
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 5}, headers=MINIMAL)
+
+        assert answer.status_code == 404
+        assert "other modules than its rank map" in answer.json()["detail"]
 
     @pytest.mark.parametrize(
         "asked",

@@ -25,14 +25,19 @@ export function controlsOf(rankMap: RankMap): Spending[] {
       const found = names
         .filter((name) => name.replace(/-\d+$/, "") === kind)
         .map((name) => rankMap.controls[name] as Record<string, unknown>);
-      const ranks = found.flatMap(({ pattern }) => Object.values((pattern ?? {}) as Record<string, number>));
       return {
         name: found.length > 1 ? `${kind}, ${found.length} draws` : kind,
         ranks: spread(found.map((each) => Number(each.ranks))),
         parameters: spread(found.map((each) => Number(each.parameters))),
-        ends: spread(ranks),
+        ends: spread(found.flatMap(endsOf)),
       };
     });
+}
+
+/** Of a draft they are told, of a whole plan they are those of its ranks. */
+function endsOf({ lowest, highest, pattern }: Record<string, unknown>): number[] {
+  if (typeof lowest === "number" && typeof highest === "number") return [lowest, highest];
+  return Object.values((pattern ?? {}) as Record<string, number>);
 }
 
 export function planOf(rankMap: RankMap, name: string): Spending {

@@ -97,3 +97,29 @@ export function changesOf(before: RankMap, after: RankMap): { modules: number; r
   const changed = after.modules.map(({ name, rank }) => Math.abs(rank - (earlier.get(name) ?? 0)));
   return { modules: changed.filter(Boolean).length, ranks: changed.reduce((total, each) => total + each, 0) };
 }
+
+/** A job's rank map with the ranks of a draft, whose lists are in its order; what takes longer is not known. */
+export function drafted(rankMap: RankMap, draft: Schemas["PlanDraft"]): RankMap {
+  const { budget, method, rule, r_min, r_max, spent, ranks, scores, uniform_ranks: even } = draft;
+  const uniform = even && Object.fromEntries(rankMap.modules.map(({ name }, i) => [name, even[i]!]));
+  return {
+    ...rankMap,
+    budget,
+    method,
+    rule,
+    r_min,
+    r_max,
+    spent,
+    controls: { ...draft.controls, ...(uniform && { uniform: { ...draft.controls.uniform, pattern: uniform } }) },
+    shares: null,
+    signal: null,
+    confidence: null,
+    warnings: [],
+    modules: rankMap.modules.map((module, i) => ({
+      ...module,
+      rank: ranks[i]!,
+      score: scores[i]!,
+      parameters: ranks[i]! * (module.n_experts ?? 1) * (module.d_in + module.d_out),
+    })),
+  };
+}

@@ -33,20 +33,19 @@ def text_files(
     }
 
 
-def rank_map(plan: RankPlan, *, layout: str = "B", brief: bool = False) -> dict[str, Any]:
+def rank_map(plan: RankPlan, *, layout: str = "B") -> dict[str, Any]:
     """The plan as plain data, and what an adapter of it holds.
 
     Args:
         plan: The plan.
         layout: ``B`` or ``C``; layout C pads every module to one rank, so more parameters
             train than the plan spends.
-        brief: Leave out the shares.
 
     Returns:
         What ``rank_map.json`` holds; its ``adapter`` has the layout, the common rank of
         layout C, and the trainable parameters of all LoRA matrices as written.
     """
-    data = plan.to_json(brief=brief)
+    data = plan.to_json()
     width = padded_rank(plan) if layout == "C" else None
     n_trained = plan.spent.parameters
     if width is not None:
