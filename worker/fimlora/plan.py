@@ -2,8 +2,8 @@
 
 Words: a *module* is a linear map ``W`` of shape ``d_out x d_in`` that gets LoRA; its *cost*
 is what one rank adds to the trainable parameters, ``d_in + d_out``. Fused experts are one module
-of E such maps, of one rank and E times the cost. Nothing here imports
-torch, so a service without the engine's extras can read and re-solve plans.
+of E such maps, of one rank and E times the cost, or that of the experts which are selected to train.
+Nothing here imports torch, so a service without the engine's extras can read and re-solve plans.
 """
 
 import re
@@ -41,6 +41,8 @@ class TargetModule:
             each gets an A and a B of the same rank. ``None`` for a linear map.
         is_embedding: It is a table of ``d_in`` rows, which PEFT adapts by ``lora_embedding_A``
             and ``_B``: there A begins at zero, and B does not.
+        experts: Of fused experts, which of them train, rising; ``None`` for all. The others have
+            an A and a B of zeros.
     """
 
     name: str
@@ -49,6 +51,7 @@ class TargetModule:
     fan_in_fan_out: bool = False
     n_experts: int | None = None
     is_embedding: bool = False
+    experts: tuple[int, ...] | None = None
 
     @property
     def n_matrices(self) -> int:
@@ -61,8 +64,18 @@ class TargetModule:
         return self.n_matrices * self.d_in * self.d_out
 
     @property
+    def n_trained(self) -> int:
+        """Matrices whose A and B train."""
+        return self.n_matrices if self.experts is None else len(self.experts)
+
+    @property
     def cost(self) -> int:
-        """Trainable parameters of one rank."""
+        """Parameters of one rank that train."""
+        return self.n_trained * (self.d_in + self.d_out)
+
+    @property
+    def held_cost(self) -> int:
+        """Parameters of one rank as PEFT holds, saves and counts them, zeros included."""
         return self.n_matrices * (self.d_in + self.d_out)
 
     @property
@@ -332,6 +345,7 @@ class RankPlan:
                         r["fan_in_fan_out"],
                         r.get("n_experts"),
                         r.get("is_embedding", False),
+                        None if r.get("experts") is None else tuple(r["experts"]),
                     )
                     for r in rows
                 ),
@@ -360,9 +374,11 @@ class RankPlan:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
 
 
-def _experts(module: TargetModule) -> dict[str, int | bool]:
+def _experts(module: TargetModule) -> dict[str, Any]:
     """How many matrices a row stands for, where it is not one; and whether it is a table."""
-    found: dict[str, int | bool] = {}
+    found: dict[str, Any] = {}
     if module.n_experts is not None:
         found["n_experts"] = module.n_experts
+    if module.experts is not None:
+        found["experts"] = list(module.experts)
     return found | ({"is_embedding": True} if module.is_embedding else {})
