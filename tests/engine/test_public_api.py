@@ -40,6 +40,7 @@ NAMES = {
     "measure_folder",
     "measure_streamed",
     "score",
+    "select_experts",
     "shift_base",
     "truncate_adapter",
     "verify_adapter",
@@ -96,6 +97,7 @@ SIGNATURES = {
     "on_batch=None, progress_file=None, first_example=0, null=False, halves=False, "
     "shard=None, shards=()",
     "score": "statistics, method='fim', *, scale=None, aggregation='mean', estimator=None",
+    "select_experts": "statistics, select, *, share=None, coverage=None, seed=0",
     "shift_base": "model, folder, *, undo=False",
     "write_adapter": "plan, folder, *, base_model, task_type, layout='B', weights=False, "
     "init='kaiming', statistics=None, seed=0, head=None, module_names=None, target_modules=None, modules_to_save=None, model=None, "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fimlora.measuring.settings import Settings
     from fimlora.measuring.streamed.head import fit_head_streamed
     from fimlora.measuring.streamed.run import measure_streamed
+    from fimlora.methods.expert_choice import select_experts
     from fimlora.methods.score import score
     from fimlora.model.targets import find_targets
     from fimlora.reallocation.advice import advise_prune_and_grow
@@ -60,6 +61,7 @@ _LAZY = {
     "score": "fimlora.methods.score",
     "Scores": "fimlora.scores",
     "Settings": "fimlora.measuring.settings",
+    "select_experts": "fimlora.methods.expert_choice",
     "shift_base": "fimlora.adapter.initial.base_shift",
     "Statistics": "fimlora.statistics",
     "truncate_adapter": "fimlora.adapter.truncate",
@@ -97,6 +99,7 @@ __all__ = [
     "measure_folder",
     "measure_streamed",
     "score",
+    "select_experts",
     "shift_base",
     "truncate_adapter",
     "verify_adapter",

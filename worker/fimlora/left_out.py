@@ -20,6 +20,7 @@ NOT_A_PRODUCT = (
     "its class returns something else than one vector of output features for each input, to which "
     "LoRA cannot be added"
 )
+NOT_SELECTED = "it is of an expert that was not selected to train"
 UNREACHED = (
     "no gradient reaches it: no row of the calibration data runs it as a module, or the loss "
     "does not depend on it"

@@ -2,8 +2,8 @@
 
 Words: a *module* is a linear map ``W`` of shape ``d_out x d_in`` that gets LoRA; its *cost*
 is what one rank adds to the trainable parameters, ``d_in + d_out``. Fused experts are one module
-of E such maps, of one rank and E times the cost. Nothing here imports
-torch, so a service without the engine's extras can read and re-solve plans.
+of E such maps, of one rank and E times the cost, or that of the experts which are selected to train.
+Nothing here imports torch, so a service without the engine's extras can read and re-solve plans.
 """
 
 import re
@@ -44,6 +44,8 @@ class TargetModule:
         family: What it is part of in a model of several towers or several kinds of mixer, such
             as ``vision`` or ``language.attention``; see `fimlora.model.families`. ``None`` where
             all of a model is one family, or nobody has asked. It tells modules not apart.
+        experts: Of fused experts, which of them train, rising; ``None`` for all. The others have
+            an A and a B of zeros.
     """
 
     name: str
@@ -53,6 +55,7 @@ class TargetModule:
     n_experts: int | None = None
     is_embedding: bool = False
     family: str | None = field(default=None, compare=False)
+    experts: tuple[int, ...] | None = None
 
     @property
     def n_matrices(self) -> int:
@@ -65,8 +68,18 @@ class TargetModule:
         return self.n_matrices * self.d_in * self.d_out
 
     @property
+    def n_trained(self) -> int:
+        """Matrices whose A and B train."""
+        return self.n_matrices if self.experts is None else len(self.experts)
+
+    @property
     def cost(self) -> int:
-        """Trainable parameters of one rank."""
+        """Parameters of one rank that train."""
+        return self.n_trained * (self.d_in + self.d_out)
+
+    @property
+    def held_cost(self) -> int:
+        """Parameters of one rank as PEFT holds, saves and counts them, zeros included."""
         return self.n_matrices * (self.d_in + self.d_out)
 
     @property
@@ -332,6 +345,7 @@ class RankPlan:
                         r.get("n_experts"),
                         r.get("is_embedding", False),
                         r.get("family"),
+                        None if r.get("experts") is None else tuple(r["experts"]),
                     )
                     for r in rows
                 ),
@@ -361,10 +375,12 @@ class RankPlan:
 
 
 def _where_it_is_so(module: TargetModule) -> dict[str, Any]:
-    """Of a row: how many matrices it is where not one, that it is a table, and its family."""
+    """Of a row: how many matrices it is where not one, which train, that it is a table, its family."""
     found: dict[str, Any] = {}
     if module.n_experts is not None:
         found["n_experts"] = module.n_experts
+    if module.experts is not None:
+        found["experts"] = list(module.experts)
     if module.is_embedding:
         found["is_embedding"] = True
     if module.family is not None:

@@ -41,6 +41,9 @@ VLLM_EXPERTS = (
     "all experts of a projection have one rank, which vLLM asks for; that it reads the tensors of "
     "target_parameters was not tried here"
 )
+EXPERTS_IN_WEIGHTS = (
+    "some experts train, and the weights of the folder alone say which: begin from these"
+)
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
 JSON, YAML, PYTHON, TEXT = "application/json", "application/yaml", "text/x-python", "text/plain"
@@ -101,12 +104,19 @@ class _Adapter:
         return "target_parameters" in self.config
 
     @property
+    def has_selection(self) -> bool:
+        """Whether some experts train, and others do not."""
+        plan = self.plan
+        return any(m.experts is not None and plan.ranks[m.name] for m in plan.modules)
+
+    @property
     def comments(self) -> list[str]:
         """What to know before using any of the exports."""
         is_anchored = any(key.startswith("^") for key in self.config["rank_pattern"])
         notes = [NEEDS_ANCHORS] if is_anchored else []
         notes += [] if self.plan.scaling == "constant" else [SCALES_DIFFER]
         notes += [HAS_EXPERTS] if self.has_experts else []
+        notes += [EXPERTS_IN_WEIGHTS] if self.has_selection else []
         return [budget_line(self.plan), *notes]
 
     @property
@@ -152,7 +162,15 @@ def export(
         raise InvalidOption("steps and accumulation are for format=adalora only")
     write, media_type, filename = FORMATS[format]
     written = _config(plan, config, layout="B")
-    text = write(_Adapter(plan, written, steps, accumulation_steps or 1, folder))
+    adapter = _Adapter(plan, written, steps, accumulation_steps or 1, folder)
+    if format in _WITHOUT_WEIGHTS and adapter.has_selection:
+        raise InvalidOption(
+            f"format={format!r} is a config without weights, from which all experts train, and this "
+            "plan trains some: load the adapter folder of a job with adapter.weights=true "
+            "(PeftModel.from_pretrained with is_trainable=True), or take format ms-swift or "
+            "llama-factory, which begin from it"
+        )
+    text = write(adapter)
     return Export(text, media_type, filename)
 
 
@@ -359,6 +377,8 @@ def _commented(lines: list[str]) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
+# Tools that make an adapter of their own from these, and know nothing of initial weights.
+_WITHOUT_WEIGHTS = frozenset({"peft", "layout-c", "trl"})
 _Writer = Callable[[_Adapter], str]
 
 FORMATS: dict[str, tuple[_Writer, str, str]] = {

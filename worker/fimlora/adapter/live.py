@@ -215,7 +215,12 @@ def _resized(module: TargetModule, A: Tensor, B: Tensor, drawn: Tensor) -> Resiz
     if module.n_experts is None:
         return resize_factors(A, B, drawn)
     pairs = per_expert(A, B, module.n_experts)
-    some = drawn.chunk(module.n_experts)
+    is_alive = [bool(a.any() or b.any()) for a, b in pairs]
+    some = [
+        # An expert of zeros among others is one that does not train: no row is drawn for it.
+        d if alive or not any(is_alive) else d.new_zeros(d.shape)
+        for d, alive in zip(drawn.chunk(module.n_experts), is_alive, strict=True)
+    ]
     apart = [resize_factors(a, b, d) for (a, b), d in zip(pairs, some, strict=True)]
     stacked = joined([(each.A, each.B) for each in apart])
     kept = sum(each.kept for each in apart)

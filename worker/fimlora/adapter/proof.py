@@ -131,7 +131,7 @@ def _differences(
     for name, rank in adapted.ranks.items():
         if name not in wanted and name not in adapted.parameters:
             yield f"{name!r} gets LoRA of rank {rank}, and is not in the plan"
-    n_planned = sum(wanted[m.name] * m.cost for m in plan.modules if m.name in wanted)
+    n_planned = sum(wanted[m.name] * m.held_cost for m in plan.modules if m.name in wanted)
     if adapted.n_lora_parameters != n_planned:
         yield f"{adapted.n_lora_parameters:,} parameters train instead of {n_planned:,}"
     if tensors is not None and adapted.tensors is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fimlora.plan import TargetModule
 from fimlora.shapes import Float
 
 Pair = tuple[Tensor, Tensor]
@@ -45,6 +46,36 @@ def joined(pairs: Sequence[Pair]) -> Pair:
     A = torch.cat([a for a, _ in pairs])
     B = torch.stack([b for _, b in pairs], dim=2).flatten(1)
     return A.contiguous(), B.contiguous()
+
+
+def only_selected(
+    module: TargetModule, A: Float[Tensor, "Er I"], B: Float[Tensor, "O rE"]
+) -> Pair:
+    """Let no other experts train than those that are selected.
+
+    Where A and B of an expert are both zero, so are their gradients, whatever the data: that of B
+    is a product with A, and that of A one with B. An optimizer that is given zeros and decays
+    weights leaves them zero.
+
+    Args:
+        module: The target; where it has no selection all is left as it is.
+        A: All A.
+        B: All B.
+
+    Returns:
+        Both, with zeros for every expert that is not selected.
+    """
+    if module.experts is None:
+        return A, B
+    pairs = per_expert(A, B, module.n_matrices)
+    return joined(
+        [
+            pair
+            if e in module.experts
+            else (torch.zeros_like(pair[0]), torch.zeros_like(pair[1]))
+            for e, pair in enumerate(pairs)
+        ]
+    )
 
 
 def padded(A: Float[Tensor, "r I"], B: Float[Tensor, "O r"], width: int) -> Pair:

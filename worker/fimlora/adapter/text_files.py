@@ -43,14 +43,14 @@ def rank_map(plan: RankPlan, *, layout: str = "B") -> dict[str, Any]:
 
     Returns:
         What ``rank_map.json`` holds; its ``adapter`` has the layout, the common rank of
-        layout C, and the trainable parameters of all LoRA matrices as written.
+        layout C, and the parameters of all LoRA matrices as written, which PEFT counts as
+        trainable; those of experts that are not selected are zero and stay so.
     """
     data = plan.to_json()
     width = padded_rank(plan) if layout == "C" else None
-    n_trained = plan.spent.parameters
-    if width is not None:
-        n_trained = width * sum(m.cost for m in plan.modules if plan.ranks[m.name])
-    adapter = {"layout": layout, "width": width, "trainable_parameters": n_trained}
+    ranks = {name: (width or rank) if rank else 0 for name, rank in plan.ranks.items()}
+    n_held = sum(m.held_cost * ranks[m.name] for m in plan.modules)
+    adapter = {"layout": layout, "width": width, "trainable_parameters": n_held}
     return data | {"adapter": adapter, "modules": data.pop("modules")}
 
 

@@ -56,7 +56,7 @@ def write_adapter(
         weights: Also write initial weights. ``PeftModel.from_pretrained`` needs them;
             ``get_peft_model`` does not.
         init: Which ones, see `fimlora.adapter.initial.registry`; any but ``kaiming`` are written
-            whatever ``weights`` says. ``kaiming`` is A drawn per module from ``seed`` and its
+            whatever ``weights`` says, and so are those of a plan with selected experts. ``kaiming`` is A drawn per module from ``seed`` and its
             name, and B zero. Where they are not the base model at the start, the plan's first
             warning says so.
         statistics: What they are made of.
@@ -88,7 +88,8 @@ def write_adapter(
     """  # noqa: DOC502 - the helpers raise
     folder = Path(folder)
     check_destination(folder, overwrite=overwrite)
-    weights = weights or find_initial(init).name != KAIMING
+    is_selected = any(m.experts is not None and plan.ranks[m.name] for m in plan.modules)
+    weights = weights or find_initial(init).name != KAIMING or is_selected
     if model is not None:
         plan, module_names = _settle_names(plan, model, other_model)
     plan = with_initial(plan, init, statistics)

@@ -121,6 +121,7 @@ def allocate(
     _check_options(rule, r_min, r_max, constraints=constraints, scale=scale, n_layers=n_layers)
     scaling = scaling_for(alpha, rslora=rslora)
 
+    _check_bytes(budget, modules)
     limit = budget_limit(budget, modules, base_parameters=scores.base_parameters)
     given = r_min, r_max
     if rule == "layers":
@@ -458,6 +459,20 @@ def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule])
     if odd := sorted(values.keys() ^ known):
         raise InvalidOption(
             f"scores and modules must name the same modules; {odd[:5]} are in one only"
+        )
+
+
+def _check_bytes(budget: Budget, modules: Iterable[TargetModule]) -> None:
+    """Refuse a budget in bytes where files hold more than what trains.
+
+    Raises:
+        InvalidOption: Experts are selected.
+    """
+    selected = next((module.name for module in modules if module.experts is not None), None)
+    if budget.unit == "bytes" and selected is not None:
+        raise InvalidOption(
+            f"a budget in bytes counts files, which hold zeros for each expert of {selected!r} that "
+            "is not selected: give it in parameters, which are those that train"
         )
 
 

@@ -122,6 +122,8 @@ def obstacle(statistics: Statistics, plan: RankPlan) -> str | None:
         return f"method {method.name!r} looks at no gradient, of which each example has one"
     if plan.rule not in {"proportional", "layers"}:
         return f"rule {plan.rule!r} goes by more than one number per example and module"
+    if any(module.experts is not None for module in plan.modules):
+        return "experts are selected, and a value per example is known of all of them together"
     if not statistics.example_energies:
         return "the estimator keeps no value per example; measure with one that does"
     if statistics.n_examples < 2:

@@ -575,6 +575,8 @@ def _has_values(
     """Whether a score is the mean of one value per example."""
     is_by_example = statistics.estimator.has_examples and estimator in _BY_EXAMPLE
     is_by_example &= estimator is not None or not statistics.quantities.get(ADAPTER_GROUP)
+    # Of selected experts alone there is no such value.
+    is_by_example &= all(module.experts is None for module in statistics.modules)
     return method in _MEANS and is_by_example and aggregation == "mean"
 
 

@@ -7,6 +7,7 @@ Nothing here imports torch.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fimlora.adapter.initial.stated import selection_warnings
 from fimlora.allocation.distance import moved_share
 from fimlora.methods.registry import CONTROLS
 from fimlora.plan import PlanWarning, RankPlan
@@ -30,8 +31,9 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
         The warnings, in a fixed order.
     """
     if plan.rule in CONTROLS:  # whatever was measured, no rank is from it
-        return tuple(_of_scaling(plan))
+        return (*selection_warnings(plan), *_of_scaling(plan))
     return (
+        *selection_warnings(plan),
         *_of_scaling(plan),
         *_of_examples(plan.provenance),
         *_of_classes(plan.provenance),

@@ -10,7 +10,7 @@ Of fused experts F is that of all their B; what is recorded of it is one row per
 the expert's O. ``adapter`` is of a trained adapter's own A and B, see `fimlora.methods.fim_adapter`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -125,6 +125,25 @@ def module_scores(
     }
 
 
+def fisher_of_experts(
+    statistics: Statistics, module: TargetModule, estimator: str | None = None
+) -> NDArray[np.float64]:
+    """Say how much of the Fisher information of a rank each expert has.
+
+    Args:
+        statistics: What `fimlora.measure` returned.
+        module: Fused experts.
+        estimator: As for `module_scores`.
+
+    Returns:
+        The sum over an expert's B, a column each, by expert.
+    """
+    check_options(statistics, aggregation="mean", estimator=estimator)
+    entries = _recorded_entries(statistics)[_chosen(statistics, estimator)]
+    F: NDArray[np.float64] = entries(statistics, module).mean(axis=1) * module.d_out
+    return F
+
+
 def _chosen(statistics: Statistics, estimator: str | None) -> str:
     if estimator is not None:
         return estimator
@@ -150,7 +169,7 @@ def _recorded_entries(statistics: Statistics) -> dict[str, Entries]:
 
 def _expected_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """Expected F, O x 1: all its columns are equal."""
-    F = statistics.scale**2 * statistics.row_energies[module.name][:, None]
+    F = statistics.scale**2 * _rows(statistics.row_energies, module)[:, None]
     F /= 3 * module.d_in * statistics.n_examples * _entries_of_row(module)  # in place
     return F
 
@@ -159,16 +178,24 @@ def _expected_batch_entries(
     statistics: Statistics, module: TargetModule
 ) -> NDArray[np.float64]:
     """What F of the sampled A is in expectation, O x 1."""
-    F = statistics.scale**2 * statistics.batch_energies[module.name][:, None]
+    F = statistics.scale**2 * _rows(statistics.batch_energies, module)[:, None]
     F /= 3 * module.d_in * statistics.n_batches * _entries_of_row(module)  # in place
     return F
 
 
 def _sampled_entries(statistics: Statistics, module: TargetModule) -> NDArray[np.float64]:
     """F of the sampled A, O x R."""
-    F = statistics.scale**2 * statistics.squared_gradients[module.name]
+    F = statistics.scale**2 * _rows(statistics.squared_gradients, module)
     F /= statistics.n_batches * _entries_of_row(module)
     return F
+
+
+def _rows(
+    recorded: Mapping[str, NDArray[np.float64]], module: TargetModule
+) -> NDArray[np.float64]:
+    """A row per output; of fused experts one per expert that trains."""
+    rows = recorded[module.name]
+    return rows if module.experts is None else rows[list(module.experts)]
 
 
 def _entries_of_row(module: TargetModule) -> int:

@@ -45,6 +45,11 @@ class Method:
     states: frozenset[str] = frozenset()
 
     @property
+    def takes_selected_experts(self) -> bool:
+        """Whether it goes by what is recorded of each expert by itself."""
+        return not self.record and not self.needs_examples
+
+    @property
     def reads_labels(self) -> bool:
         """Whether labels can move its plan at all."""
         return self.passes is Passes.BACKWARD and self.name not in CONTROLS

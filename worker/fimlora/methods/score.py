@@ -22,7 +22,7 @@ from fimlora.methods import (
 )
 from fimlora.methods.coherence import can_part, gradient_noise_scale
 from fimlora.methods.fim_adapter import ADAPTER_GROUP
-from fimlora.methods.registry import find_method
+from fimlora.methods.registry import METHODS, find_method
 from fimlora.scores import Scores
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Estimator
@@ -114,6 +114,13 @@ def obstacle(statistics: Statistics, method: str) -> str | None:
         lacks nothing.
     """
     needed = find_method(method)
+    selected = next((m.name for m in statistics.modules if m.experts is not None), None)
+    if selected is not None and not needed.takes_selected_experts:
+        others = ", ".join(m.name for m in METHODS.values() if m.takes_selected_experts)
+        return (
+            f"method {method!r} goes by what is recorded of all experts of {selected!r} together, "
+            f"and some of them are selected; take one of: {others}"
+        )
     # First, as records may be empty for want of examples; with none, it is the records that lack.
     if 0 < statistics.n_examples < needed.fewest_examples:
         return _too_few(method, statistics.n_examples, needed.fewest_examples)

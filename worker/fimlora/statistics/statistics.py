@@ -92,6 +92,8 @@ class Statistics:
         no_null: Why there is no null though one was asked for, in a sentence without a stop.
         head: How the last map of a task head was made: plain data with a ``kind`` of ``fitted``,
             ``fresh`` (as drawn) or ``pretrained``; ``None`` where nobody said.
+        expert_selection: Which experts were selected to train, and how, as plain data; ``None``
+            where all do. See `fimlora.methods.expert_choice`.
         head_weights: The parameters of a fitted map, by name; they are what the model had.
         execution: How this run was carried out; ``None`` for what was merged or read from a
             file. It is no part of the content: equal statistics have equal bytes.
@@ -128,6 +130,7 @@ class Statistics:
     null_targets: tuple[int, int] | None = None
     no_null: str | None = None
     head: Mapping[str, Any] | None = None
+    expert_selection: Mapping[str, Any] | None = None
     head_weights: Arrays = field(default_factory=dict)
     execution: Execution | None = field(default=None, compare=False)
 
@@ -472,7 +475,7 @@ class Statistics:
             group, _, name = key.partition("/")
             if group in keys:
                 keys[group][name] = key
-        modules = tuple(TargetModule(**row) for row in header.pop("modules"))
+        modules = tuple(map(_module, header.pop("modules")))
         header["not_targeted"] = _left_out(header.get("not_targeted", {}))
         auxiliary = header.get("auxiliary_losses_left_out", ())
         header["auxiliary_losses_left_out"] = tuple(auxiliary)
@@ -535,6 +538,7 @@ _SAID_AT_NEED = (
     "auxiliary_losses_left_out",
     "batch_sizes",
     "estimator_reason",
+    "expert_selection",
     "head",
     "no_null",
 )
@@ -636,6 +640,12 @@ def _row(module: TargetModule) -> dict[str, Any]:
     if not module.is_embedding:
         del row["is_embedding"]
     return row
+
+
+def _module(row: Mapping[str, Any]) -> TargetModule:
+    """What `_row` wrote."""
+    experts = {"experts": tuple(row["experts"])} if "experts" in row else {}
+    return TargetModule(**{**row, **experts})
 
 
 def _counts(part: Statistics) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing here imports torch or numpy: a service and a worker ask before anything 
 
 from collections.abc import Iterable, Mapping
 
-from fimlora.adapter.initial.registry import find_initial
+from fimlora.adapter.initial.registry import KAIMING, find_initial
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 from fimlora.statistics.groups import N_DIRECTIONS
@@ -57,6 +57,13 @@ def check_ranks(name: str, modules: Iterable[TargetModule], ranks: Mapping[str, 
 
 def _refuse_experts(name: str, modules: Iterable[TargetModule]) -> None:
     """Refuse fused experts to weights that are made of what is measured: each has a matrix."""
+    modules = list(modules)
+    selected = next((module.name for module in modules if module.experts is not None), None)
+    if selected is not None and name != KAIMING:
+        raise InvalidOption(
+            f"init={name!r}: which experts of {selected!r} train is said by initial weights of "
+            f"zero, which init={KAIMING!r} alone writes; take that, or select no experts"
+        )
     experts = next((module.name for module in modules if module.n_experts is not None), None)
     if experts is not None and find_initial(name).record:
         raise InvalidOption(

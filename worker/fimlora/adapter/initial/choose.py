@@ -8,6 +8,7 @@ from fimlora.adapter.initial import eva, gora, kaiming, lora_ga, lora_one, zeros
 from fimlora.adapter.initial.checks import check_ranks
 from fimlora.adapter.initial.directions import Factors
 from fimlora.adapter.initial.measured import check_seed, check_statistics
+from fimlora.adapter.stacked import only_selected
 from fimlora.plan import RankPlan
 from fimlora.statistics import Statistics
 
@@ -44,9 +45,10 @@ def initial_weights(
     check_seed(name, statistics, seed)
     made = _WEIGHTS[name](plan, statistics, seed=seed)
     return {
-        module: (
-            torch.as_tensor(A, dtype=torch.float32).contiguous(),
-            torch.as_tensor(B, dtype=torch.float32).contiguous(),
+        module.name: only_selected(
+            module,
+            torch.as_tensor(made[module.name][0], dtype=torch.float32).contiguous(),
+            torch.as_tensor(made[module.name][1], dtype=torch.float32).contiguous(),
         )
-        for module, (A, B) in made.items()
+        for module in wanted
     }

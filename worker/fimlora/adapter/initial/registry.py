@@ -105,7 +105,9 @@ _ALL = (
 )
 _BY_NAME = {initial.name: initial for initial in _ALL}
 INITS = tuple(_BY_NAME)
-START_CODES = frozenset(initial.code for initial in _ALL if initial.code)
+# Code of the warning of a plan that some experts train by: its initial weights say which.
+EXPERTS_SELECTED = "experts_selected"
+START_CODES = frozenset(initial.code for initial in _ALL if initial.code) | {EXPERTS_SELECTED}
 
 
 def find_initial(name: str) -> Initial:

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fimlora.adapter.initial.registry import INITIAL, KAIMING, find_initial
+from fimlora.adapter.initial.registry import (
+    EXPERTS_SELECTED,
+    INITIAL,
+    KAIMING,
+    find_initial,
+)
 from fimlora.plan import PlanWarning, RankPlan
 from fimlora.statistics import Statistics
 from fimlora.statistics.options import Record
@@ -26,6 +31,7 @@ def with_initial(plan: RankPlan, name: str, statistics: Statistics | None) -> Ra
         The plan with them in its provenance. Where it is not the base model at the start, does
         not train, or needs another base model, its first warning says that.
     """
+    plan = with_selection(plan)
     if name == KAIMING:
         return plan
     initial = find_initial(name)
@@ -42,6 +48,48 @@ def with_initial(plan: RankPlan, name: str, statistics: Statistics | None) -> Ra
         warnings.insert(0, PlanWarning(initial.code, f"initial weights {name} {initial.start}"))
     provenance = {**plan.provenance, INITIAL: facts}
     return replace(plan, provenance=provenance, warnings=tuple(warnings))
+
+
+def with_selection(plan: RankPlan) -> RankPlan:
+    """State that a plan trains some experts of fused ones alone, where that is not said yet.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The plan, with that as its first warning.
+    """
+    said = {warning.code for warning in plan.warnings}
+    warnings = [warning for warning in selection_warnings(plan) if warning.code not in said]
+    return replace(plan, warnings=(*warnings, *plan.warnings)) if warnings else plan
+
+
+def selection_warnings(plan: RankPlan) -> list[PlanWarning]:
+    """Say what is to be minded of a plan that trains some experts of fused ones alone.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        One warning, or none.
+    """
+    fused = [m for m in plan.modules if m.experts is not None and plan.ranks[m.name]]
+    if not fused:
+        return []
+    n_trained, n_all = (
+        sum(n) for n in zip(*((m.n_trained, m.n_matrices) for m in fused), strict=True)
+    )
+    n_held = sum(m.held_cost * plan.ranks[m.name] for m in plan.modules)
+    return [
+        PlanWarning(
+            EXPERTS_SELECTED,
+            f"{n_trained:,} of {n_all:,} matrices of experts train, {plan.spent.parameters:,} of "
+            f"{n_held:,} LoRA parameters, and the initial weights alone say which: begin with "
+            "PeftModel.from_pretrained(base_model, folder, is_trainable=True), as from "
+            "adapter_config.json alone all experts train; files and optimizer states are as large "
+            "as those of all experts",
+        )
+    ]
 
 
 def errors_of(statistics: Statistics) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ Pure comparison of what two readers hand over: `fimlora.adapter.verifying.folder
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fimlora.adapter.config import FULL_NAMES, WRAPPER_PREFIX, dotted_ends
@@ -42,6 +42,7 @@ def compare(intended: Intended, seen: SeenAdapter) -> Verification:
         *_placed(case, pairs, missing, extra),
         *_keys_for_nothing(case),
         *_measured(case),
+        *_experts(case),
         *_saved(intended, seen),
     ]
     planned, found = _totals(case)
@@ -195,6 +196,29 @@ def _measured(case: _Case) -> Iterator[Fault]:
             yield _other_scale(case, name, keys)
 
 
+def _experts(case: _Case) -> Iterator[Fault]:
+    """Experts that train and are not selected, and selected ones that cannot train."""
+    targets = {m.name: m for m in case.intended.plan.modules}
+    for name in case.held:
+        planned, found = targets[name].experts, case.module(name).experts
+        if planned is None or found is None:
+            continue
+        told = f"experts {_listed(planned)}", f"experts {_listed(found)}"
+        if odd := sorted({*found} - {*planned}):
+            message = (
+                f"{name}: A or B of expert {odd[0]} is not zero ({len(odd)} such experts), and the "
+                f"plan trains {len(planned)} of {targets[name].n_matrices} experts without it"
+            )
+            yield Fault("experts", name, *told, message)
+        elif found and (idle := sorted({*planned} - {*found})):
+            message = f"{name}: A and B of expert {idle[0]} are zero, and the plan trains it"
+            yield Fault("experts", name, *told, message)
+
+
+def _listed(experts: Sequence[int]) -> str:
+    return ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "") or "none"
+
+
 def _keys_by_module(case: _Case) -> dict[str, dict[str, str]]:
     """The key of each pattern that holds for a module, by its name in the adapter."""
     names, fields = [*case.held.values()], case.seen.config.fields
@@ -275,7 +299,7 @@ def _holders(name: str) -> list[str]:
 
 
 def _totals(case: _Case) -> tuple[Totals, Totals]:
-    costs = {m.name: m.cost for m in case.intended.plan.modules}
+    costs = {m.name: m.held_cost for m in case.intended.plan.modules}
     width = case.common_rank if case.is_padded else None
     planned = {name: width or rank for name, rank in case.ranks.items()}
     modules = case.seen.modules.values()
@@ -311,6 +335,13 @@ def _notes(case: _Case, pairs: Mapping[str, str]) -> Iterable[str]:
         yield "the revision of the base model is not known on both sides and was not compared"
     if pairs and hold_by_plan(case.intended.plan, pairs):
         yield "modules have the names of the other class that the plan's names hold for"
+    if n_selected := sum(m.experts is not None for m in case.intended.plan.modules):
+        spent = case.intended.plan.spent.parameters
+        is_seen = all(case.module(name).experts is not None for name in case.held)
+        yield (
+            f"experts are selected in {n_selected} modules: {spent:,} of these parameters train"
+            + ("" if is_seen else "; which ones is said by weights, that were not compared")
+        )
     if case.is_padded:
         yield f"padded to rank {case.common_rank}; the padding is zero"
     trained = [module.is_trained for module in case.seen.modules.values()]

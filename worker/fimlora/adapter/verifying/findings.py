@@ -30,6 +30,8 @@ NEXT_STEPS = {
     "alpha_lost": "Give the trainer alpha_pattern beside rank_pattern: without it each rank gets "
     "another scale.",
     "scale": "Set lora_alpha and alpha_pattern as the planned adapter_config.json does.",
+    "experts": "Begin from the planned folder with its weights, PeftModel.from_pretrained(base_model, "
+    "FOLDER, is_trainable=True): from adapter_config.json alone all experts train.",
     "config": "Let the config say what the layers are (fimlora resizes both): what is cloned or "
     "loaded from this config is another adapter.",
     "tensors": "Save the adapter with PEFT's save_pretrained.",

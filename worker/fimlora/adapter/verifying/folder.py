@@ -304,7 +304,9 @@ class _Tensors:
         if len(A) % n_experts:
             raise InvalidAdapter(f"{name}: A has {len(A)} rows for {n_experts} experts")
         has_row = A.any(axis=1).reshape(n_experts, -1).any(axis=0)
-        used = np.flatnonzero(has_row | B.any(axis=0).reshape(-1, n_experts).any(axis=1))
+        has_column = B.any(axis=0).reshape(-1, n_experts)
+        used = np.flatnonzero(has_row | has_column.any(axis=1))
+        is_alive = A.any(axis=1).reshape(n_experts, -1).any(axis=1) | has_column.any(axis=0)
         return SeenModule(
             rank=len(A) // n_experts,
             scale=scale,
@@ -313,6 +315,7 @@ class _Tensors:
             used=int(used[-1]) + 1 if len(used) else 0,
             is_trained=bool(B.any()),
             n_experts=n_experts,
+            experts=tuple(np.flatnonzero(is_alive).tolist()),
         )
 
 

@@ -109,13 +109,15 @@ def _base(base: nn.Module, fields: Mapping[str, Any]) -> BaseName:
 
 def _seen(layer: Any, adapter_name: str) -> SeenModule:
     A, B = _factors(layer, adapter_name)
-    used = trained = None
+    used = trained = experts = None
     n_experts: int = getattr(layer, "num_experts", 1)
     if A is not None and B is not None and A.dim() == B.dim() == 2 and A.numel():
         with torch.no_grad():
-            has_row = A.ne(0).any(dim=1).reshape(n_experts, -1).any(dim=0)
-            has_column = B.ne(0).any(dim=0).reshape(-1, n_experts).any(dim=1)
-            ranks = (has_row | has_column).nonzero()
+            has_row = A.ne(0).any(dim=1).reshape(n_experts, -1)
+            has_column = B.ne(0).any(dim=0).reshape(-1, n_experts)
+            ranks = (has_row.any(dim=0) | has_column.any(dim=1)).nonzero()
+            is_alive = has_row.any(dim=1) | has_column.any(dim=0)
+            experts = tuple(is_alive.nonzero()[:, 0].tolist())
         used = int(ranks[-1]) + 1 if len(ranks) else 0
         trained = bool(B.ne(0).any())
     return SeenModule(
@@ -126,6 +128,7 @@ def _seen(layer: Any, adapter_name: str) -> SeenModule:
         used=used,
         is_trained=trained,
         n_experts=n_experts,
+        experts=experts,
     )
 
 

@@ -21,6 +21,8 @@ class SeenModule:
             known.
         is_trained: Whether B has a value that is not zero; ``None`` where that is not known.
         n_experts: How many pairs of A and B there are, as of fused experts.
+        experts: Of these, the ones whose A or B has a value that is not zero; ``None`` where no
+            values are known.
     """
 
     rank: int
@@ -30,6 +32,7 @@ class SeenModule:
     used: int | None = None
     is_trained: bool | None = None
     n_experts: int = 1
+    experts: tuple[int, ...] | None = None
 
     @property
     def parameters(self) -> int:
