@@ -11,6 +11,8 @@ from torch import Tensor
 
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # the column that each nibble of an integer holds
 GROUP = 8
+# The numbers that four bits with one for the fraction stand for.
+FP4 = torch.tensor([s * n for s in (1, -1) for n in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)])
 # What packs a weight (O, I): its tensors by ending, and the numbers that these stand for.
 Packed = tuple[dict[str, Tensor], Tensor]
 
@@ -113,6 +115,51 @@ def fp8_by_row(weight: Tensor) -> Packed:
     return {"weight": stored, "weight_scale": scales}, stored.float() * scales
 
 
+def of_powers(weight: Tensor, most: float) -> tuple[Tensor, Tensor]:
+    """Numbers in units of a power of two for each group (O, G, I / G), and the exponents (O, G)."""
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    exponents = (groups.abs().amax(2) / most).log2().ceil()
+    return groups / exponents.exp2()[..., None], exponents
+
+
+def mxfp8(weight: Tensor) -> Packed:
+    """A byte to a number, and one to the power of two that a group of inputs is scaled with."""
+    units, exponents = of_powers(weight, 448)
+    stored = units.to(torch.float8_e4m3fn)
+    numbers = stored.float() * exponents.exp2()[..., None]
+    tensors = {
+        "weight": stored.flatten(1),
+        "weight_scale_inv": (exponents + 127).to(torch.uint8),
+    }
+    return tensors, numbers.flatten(1)
+
+
+def fp4(weight: Tensor) -> Packed:
+    """Two numbers to a byte, the first of them in the low half; powers of two as scales."""
+    units, exponents = of_powers(weight, 6)
+    codes = (units[..., None] - FP4).abs().argmin(-1)
+    numbers = FP4[codes] * exponents.exp2()[..., None]
+    tensors = {
+        "weight": in_pairs(codes).flatten(1).view(torch.int8),
+        "weight_scale_inv": (exponents + 127).to(torch.uint8),
+    }
+    return tensors, numbers.flatten(1)
+
+
+def in_pairs(codes: Tensor) -> Tensor:
+    """Two codes to a byte, along the last axis."""
+    pairs = codes.unflatten(-1, (-1, 2))
+    return (pairs[..., 0] + pairs[..., 1] * 16).to(torch.uint8)
+
+
+def fp4_blocks(experts: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks (E, O, I / 32, 16) and exponents of fused experts (E, I, O)."""
+    groups = experts.float().transpose(1, 2).unflatten(2, (-1, 32))
+    exponents = (groups.abs().amax(-1, keepdim=True) / 6).log2().ceil()
+    codes = (groups[..., None] / exponents.exp2()[..., None] - FP4).abs().argmin(-1)
+    return in_pairs(codes), (exponents[..., 0] + 127).to(torch.uint8)
+
+
 def bitsandbytes_8bit(weight: Tensor) -> Packed:
     """A byte each; the largest number of a row is 127."""
     largest = weight.float().abs().amax(1)
@@ -158,6 +205,8 @@ PACKERS: dict[str, tuple[Callable[[Tensor], Packed], dict[str, Any]]] = {
     ),
     "fp8": (fp8, {"quant_method": "fp8", "weight_block_size": [16, 16]}),
     "fp8_by_row": (fp8_by_row, _COMPRESSED),
+    "mxfp8": (mxfp8, {"quant_method": "mxfp8", "weight_block_size": [1, GROUP]}),
+    "fp4": (fp4, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
     "bitsandbytes_4bit": (
         bitsandbytes_4bit, {"quant_method": "bitsandbytes", "load_in_4bit": True},
     ),

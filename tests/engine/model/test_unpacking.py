@@ -204,6 +204,30 @@ def test_blocks_larger_than_a_weight_take_no_more_memory_than_it():
     assert found.options["block"] == (4, 64)
 
 
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ({"a.weight_g_idx": ("I32", (128,))}, "'a.weight_g_idx' lies beside a packed weight"),
+        ({"a.weight_global_scale": ("F32", (1,))}, "'a.weight_global_scale' lies beside"),
+        ({"b.gate_up_proj": ("F8_E4M3", (2, 4, 128))}, "'b.gate_up_proj' is stored as F8_E4M3"),
+    ],
+    ids=["groups", "one scale more", "fused experts"],
+)
+def test_what_may_change_the_numbers_and_is_not_known_is_refused(beside, words):
+    """Read without it they would be wrong, and nothing would say so."""
+    tensors = {
+        "a.weight": ("F8_E4M3", (4, 128)),
+        "a.weight_scale": ("F32", (4, 1)),
+        "a.bias": ("F32", (4,)),
+        "a.input_scale": ("F32", (1,)),
+    }
+    quantisation = {"quant_method": "compressed-tensors"}
+    assert unpacked_view(tensors, quantisation, None).plain == {"a.bias"}
+
+    with pytest.raises(UnreadablePacking, match=words):
+        unpacked_view(tensors | beside, quantisation, None)
+
+
 def test_zero_points_of_another_shape_than_the_scales_are_refused():
     """They would be cut to fit, and the numbers be wrong."""
     tensors = {

@@ -4,7 +4,7 @@ A packed weight lies beside its scales, in ways that the method of quantising te
 of the files and the configuration are enough to find them; only bitsandbytes keeps the shape of
 a 4 bit weight inside a tensor. Nothing here imports torch, or reads a weight.
 
-Symbols: O output and I input features of a linear map.
+Symbols: E experts, O output and I input features of a linear map.
 """
 
 import json
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-READABLE = ("bitsandbytes", "fp8", "compressed-tensors", "gptq", "awq")
+READABLE = ("bitsandbytes", "fp8", "mxfp8", "mxfp4", "compressed-tensors", "gptq", "awq")
 WAY_OUT = (
     "give the unquantised model it was made from; the ranks hold for the quantised one, too"
 )
@@ -24,6 +24,10 @@ Stored = tuple[str, tuple[int, ...]]
 ReadBytes = Callable[[str], bytes]
 FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Powers of two, by their exponents plus 127.
+_EXPONENTS = frozenset({"U8", "F8_E8M0"})
+# No buffer of a model is stored in so few bits.
+_NARROW = frozenset({"U8", "I8", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}) | FP8
 _STATE = re.compile(r"\.quant_state\.bitsandbytes__(nf4|fp4)$")
 _MAX_STATE_BYTES = 1 << 16
 # What else quantisers store beside a weight, and that its numbers do not depend on.
@@ -48,15 +52,16 @@ class PackedWeight:
     """A weight, and what it is packed into.
 
     Attributes:
-        method: How: ``bnb4``, ``bnb8``, ``scaled``, ``packed``, ``gptq`` or ``awq``.
-        shape: Of the weight that it stands for, (O, I).
+        method: How: ``bnb4``, ``bnb8``, ``scaled``, ``fp4``, ``fp4_experts``, ``packed``,
+            ``gptq`` or ``awq``.
+        shape: Of the weight that it stands for: (O, I), of fused experts (E, I, O).
         dtype: That its quantiser unpacks it to, as a header would have it.
         parts: Tensors by their role.
         options: What else is to be known, such as bits.
     """
 
     method: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: str
     parts: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -148,7 +153,8 @@ def unpacked_view(
         and not _STATE.search(name)
         and name.rpartition(".")[2] not in _OF_ACTIVATIONS
     )
-    if odd := sorted(n for n in plain if _looks_packed(n, tensors[n][0])):
+    _check_neighbours(packed, plain)
+    if odd := sorted(n for n in plain if looks_packed(n, tensors[n][0])):
         raise UnreadablePacking(
             f"tensor {odd[0]!r} is stored as {tensors[odd[0]][0]}, which "
             f"{finder.method} does not explain: {WAY_OUT}"
@@ -161,9 +167,30 @@ def unpacked_view(
     return Unpacked(MappingProxyType(packed), plain)
 
 
-def _looks_packed(name: str, dtype: str) -> bool:
+def looks_packed(name: str, dtype: str) -> bool:
+    """Tell a tensor that stands for other numbers than those it holds.
+
+    Args:
+        name: Its name.
+        dtype: Its dtype, as a header has it.
+
+    Returns:
+        Whether it cannot be a plain weight, nor one of the integers that models keep beside.
+    """
     endings = ("weight", "qweight", "weight_packed", "_blocks", "qzeros")
-    return name.endswith(endings) and dtype not in _FLOATS
+    return dtype in _NARROW or (name.endswith(endings) and dtype not in _FLOATS)
+
+
+def _check_neighbours(packed: Mapping[str, PackedWeight], plain: frozenset[str]) -> None:
+    """Refuse what lies beside a packed weight and may change its numbers."""
+    bases = {name.removesuffix(".weight") for name in packed if name.endswith(".weight")}
+    for name in sorted(plain):
+        base, _, leaf = name.rpartition(".")
+        if base in bases and leaf != "bias":
+            raise UnreadablePacking(
+                f"tensor {name!r} lies beside a packed weight, and it is not known what it does "
+                f"to its numbers: {WAY_OUT}"
+            )
 
 
 class _Finder:
@@ -187,7 +214,9 @@ class _Finder:
         for name, (dtype, _) in self._tensors.items():
             base, _, leaf = name.rpartition(".")
             found = None
-            if leaf == "weight" and dtype not in _FLOATS:
+            if self.method == "mxfp4" and leaf.endswith("_blocks"):
+                yield name.removesuffix("_blocks"), self._fused_experts(name)
+            elif leaf == "weight" and dtype not in _FLOATS:
                 found = self._beside(name, base, dtype)
             elif leaf == "qweight" and self.method in {"gptq", "awq"}:
                 found = self._in_integers(name, base)
@@ -208,15 +237,47 @@ class _Finder:
             return PackedWeight("bnb8", shape, "F32", parts)
         for leaf in ("weight_scale_inv", "weight_scale"):
             scale = f"{base}.{leaf}"
+            # DeepSeek's experts, in checkpoints whose other maps have a byte to a number.
+            if dtype == "I8" and self.method in {"fp8", "mxfp8"} and scale in self._tensors:
+                return self._pairs(name, scale)
             if dtype in FP8 | {"I8"} and scale in self._tensors:
                 parts = {"weight": name, "scale": scale}
                 zero = f"{base}.weight_zero_point"
                 if zero in self._tensors:
                     parts["zero"] = zero
                     self._must(self._shape(zero) == self._shape(scale), name)
+                self._must(self._tensors[scale][0] in _FLOATS | _EXPONENTS, name)
                 options = {"block": self._block(shape, scale, name)}
                 return PackedWeight("scaled", shape, self._plain_dtype(scale), parts, options)
         return None
+
+    def _pairs(self, name: str, scale: str) -> PackedWeight:
+        """Two 4 bit floats to a byte, scales for so many inputs of a row, one scale for all."""
+        o, n_bytes = self._sides(name)
+        rows, groups = self._sides(scale)
+        self._must(rows == o and 2 * n_bytes % groups == 0, name)
+        self._must(self._tensors[name][0] in {"I8", "U8"}, name)
+        self._must(self._tensors[scale][0] in _FLOATS | _EXPONENTS | FP8, name)
+        parts = {"weight": name, "scale": scale}
+        of_all = f"{name.rpartition('.')[0]}.weight_global_scale"
+        if of_all in self._tensors:
+            parts["of_all"] = of_all
+            self._must(math.prod(self._shape(of_all)) == 1, name)
+            self._must(self._tensors[of_all][0] in _FLOATS, name)
+        # What transformers and compressed-tensors unpack it to.
+        return PackedWeight("fp4", (o, 2 * n_bytes), "BF16", parts)
+
+    def _fused_experts(self, name: str) -> PackedWeight:
+        """The experts of a layer: 32 inputs to a scale and to 16 bytes, outputs first."""
+        scale = name.removesuffix("_blocks") + "_scales"
+        self._must(scale in self._tensors, name)
+        shape = self._shape(name)
+        self._must(len(shape) == 4 and min(shape) > 0 and self._shape(scale) == shape[:3], name)
+        self._must(self._tensors[name][0] == "U8", name)
+        self._must(self._tensors[scale][0] in _EXPONENTS, name)
+        e, o, groups, n_bytes = shape
+        parts = {"weight": name, "scale": scale}
+        return PackedWeight("fp4_experts", (e, 2 * groups * n_bytes, o), "BF16", parts)
 
     def _four_bits(self, name: str, state: str) -> PackedWeight:
         """What bitsandbytes writes of a weight: its shape stands in JSON, inside a tensor."""
@@ -294,10 +355,13 @@ class _Finder:
     def _compressed(self, name: str, base: str) -> PackedWeight:
         """Integers of compressed-tensors, packed into 32 bits along the inputs."""
         scale = f"{base}.weight_scale"
+        if self._tensors[name][0] == "U8" and self._told_type() == "float4":
+            self._must(scale in self._tensors, name)
+            return self._pairs(name, scale)
         if self._tensors[name][0] != "I32" or scale not in self._tensors:
             raise UnreadablePacking(
                 f"tensor {name!r} is packed as {self._tensors[name][0]}; of compressed-tensors "
-                f"integers and FP8 are read: {WAY_OUT}"
+                f"integers, FP4 and FP8 are read: {WAY_OUT}"
             )
         bits = self._compressed_bits()
         o, words = self._sides(name)
@@ -334,15 +398,24 @@ class _Finder:
             )
         return bits
 
-    def _compressed_bits(self) -> int:
-        """The one number of bits of all groups."""
+    def _told(self) -> list[Mapping[str, Any]]:
+        """What compressed-tensors says of the weights of each group of modules."""
         groups = self._quantisation.get("config_groups")
         weights = [
             group.get("weights")
             for group in (groups.values() if isinstance(groups, Mapping) else ())
             if isinstance(group, Mapping)
         ]
-        found = [w.get("num_bits") for w in weights if isinstance(w, Mapping)]
+        return [w for w in weights if isinstance(w, Mapping)]
+
+    def _told_type(self) -> str | None:
+        """The one type of all groups, such as ``float4``."""
+        found = {f"{w.get('type')}{w.get('num_bits')}" for w in self._told()}
+        return found.pop() if len(found) == 1 else None
+
+    def _compressed_bits(self) -> int:
+        """The one number of bits of all groups."""
+        found = [w.get("num_bits") for w in self._told()]
         if not found or found.count(found[0]) != len(found) or found[0] not in (4, 8):
             raise UnreadablePacking(
                 f"its weights are quantised (compressed-tensors, bits {found}), and 4 or 8 bit for "

@@ -14,6 +14,7 @@ from fimlora.model.packed_parts import (
     ReadBytes,
     Stored,
     UnreadablePacking,
+    looks_packed,
     method_of,
     quantisation_of,
     unpacked_view,
@@ -27,8 +28,6 @@ FILES = {
     "quant_config.json": "AWQ",
     "hf_quant_config.json": "ModelOpt",
 }
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-WEIGHTS = ("weight", "qweight", "weight_packed", "_blocks")
 
 
 def check_quantised(config: Mapping[str, Any], *, names: Collection[str] = ()) -> None:
@@ -79,7 +78,7 @@ def logical_shapes(
     quantisation = quantisation_of(config)
     if quantisation is None:
         for name, (dtype, _) in entries.items():
-            if name.endswith(WEIGHTS) and dtype not in FLOATS:
+            if looks_packed(name, dtype):
                 raise UnreadablePacking(
                     f"its weights are quantised ({name} is stored as {dtype}), and config.json has "
                     f"no quantization_config that says how: add it, or {WAY_OUT}"

@@ -1,6 +1,6 @@
 """What packed weights stand for: the numbers that a quantiser's own kernels multiply with.
 
-Symbols: O output and I input features of a linear map, G groups of inputs with a scale each.
+Symbols: E experts, O output and I input features of a linear map, G groups of inputs with a scale each.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from fimlora.model.packed_parts import PackedWeight
 from fimlora.shapes import Float
 
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where the eight columns of an integer lie in it
+_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # negative ones follow in the same order
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,7 +34,7 @@ def unpacked_dtype(weight: PackedWeight) -> torch.dtype:
     return _DTYPES[weight.dtype]
 
 
-def unpack(weight: PackedWeight, read: Callable[[str], Tensor]) -> Float[Tensor, "O I"]:
+def unpack(weight: PackedWeight, read: Callable[[str], Tensor]) -> Float[Tensor, "..."]:
     """Make the weight that packed tensors stand for.
 
     Args:
@@ -51,6 +52,8 @@ def unpack(weight: PackedWeight, read: Callable[[str], Tensor]) -> Float[Tensor,
         "bnb4": _four_bits,
         "bnb8": _eight_bits,
         "scaled": _scaled,
+        "fp4": _pairs,
+        "fp4_experts": _fused_experts,
         "packed": _compressed,
         "gptq": _gptq,
         "awq": _awq,
@@ -101,7 +104,45 @@ def _scaled(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
     values = parts["weight"].float()
     if "zero" in parts:
         values = values - spread(parts["zero"])
-    return values * spread(parts["scale"])
+    return values * spread(_scales(parts["scale"]))
+
+
+def _scales(stored: Tensor) -> Tensor:
+    """Scales as numbers; a byte stands for a power of two."""
+    if stored.dtype.itemsize > 1 or stored.dtype in {torch.float8_e4m3fn, torch.float8_e5m2}:
+        return stored.float()
+    exponents = stored.view(torch.uint8).int()
+    if bool((exponents == 255).any()):
+        raise ValueError("a scale is no number")
+    # The bits of a float32: its exponent is as wide, and the least power has none.
+    bits = torch.where(exponents == 0, 1 << 22, exponents << 23)
+    return bits.to(torch.int32).view(torch.float32)
+
+
+def _floats_of_pairs(packed: Tensor) -> Tensor:
+    """The numbers that bytes hold two of, the first one in the low half."""
+    table = torch.tensor([*_FP4, *(-value for value in _FP4)])
+    pairs = packed.view(torch.uint8)
+    codes = torch.stack([pairs & 15, pairs >> 4], dim=-1).flatten(-2)
+    return table[codes.int()]
+
+
+def _pairs(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """So many inputs of a row share a scale, and all scales may share one that they were times."""
+    scales = _scales(parts["scale"])
+    if "of_all" in parts:
+        scales = scales / parts["of_all"].float()
+    values = _floats_of_pairs(parts["weight"])
+    return values * scales.repeat_interleave(weight.shape[1] // scales.shape[1], 1)
+
+
+def _fused_experts(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
+    """One expert after the other: all of them as float32 would be four times the result's codes."""
+    made = torch.empty(weight.shape, dtype=unpacked_dtype(weight))
+    for i, (blocks, scales) in enumerate(zip(parts["weight"], parts["scale"], strict=True)):
+        numbers = _floats_of_pairs(blocks) * _scales(scales)[..., None]  # (O, groups, 32)
+        made[i] = numbers.flatten(1).T
+    return made
 
 
 def _compressed(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
