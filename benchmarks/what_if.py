@@ -57,8 +57,10 @@ window.fetch = async (...asked) => {
   const request = asked[0];
   if (!(request instanceof Request) || !request.url.endsWith("/allocate")) return plain(...asked);
   const began = performance.now();
-  const value = (await request.clone().json()).budget.rank;
-  const answer = await plain(...asked);
+  const copy = request.clone();
+  const sent = plain(...asked);
+  const value = (await copy.json()).budget.rank;
+  const answer = await sent;
   await answer.clone().arrayBuffer();
   const now = performance.now();
   const last = steps.at(-1);

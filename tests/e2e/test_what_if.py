@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from redis import Redis
 
 from fimlora_contract.charts.rows import evaluation_rows, plan_rows
@@ -114,6 +115,12 @@ def sliders(tab: Tab, stack: Stack) -> tuple[Page, Locator]:
 
 def expect_plan(part: Locator, rank_map: dict[str, Any]) -> None:
     """Ranks in the grid, parameters in the table, and the sentence are those of a rank map."""
+    expect_ranks(part, rank_map)
+    expect(part.get_by_text(rank_map["signal"]["sentence"])).to_be_visible()
+
+
+def expect_ranks(part: Locator, rank_map: dict[str, Any]) -> None:
+    """Ranks in the grid and parameters in the table are those of a rank map."""
     part.get_by_label("Show").select_option("Rank")
     ranks = {(m["layer"], m["name"].rpartition(".")[2]): m["rank"] for m in rank_map["modules"]}
     for layer, row in enumerate(part.get_by_role("grid").locator("tbody tr").all()):
@@ -133,7 +140,6 @@ def expect_plan(part: Locator, rank_map: dict[str, Any]) -> None:
         row = table.get_by_role("row").filter(has=header)
         for amount in {min(amounts), max(amounts)}:
             expect(row).to_contain_text(f"{amount:,}")
-    expect(part.get_by_text(rank_map["signal"]["sentence"])).to_be_visible()
 
 
 def test_a_slider_shows_what_the_api_answers(tab, stack):
@@ -153,6 +159,91 @@ def test_a_slider_shows_what_the_api_answers(tab, stack):
     part.get_by_role("button", name="Back to the job's plan").click()
     expect(part.get_by_role("alert")).to_have_count(0)
     expect(part.get_by_text("This is the job's plan")).to_be_visible()
+    tab.check(expected="Failed to load resource")
+
+
+def test_a_draft_alone_shows_the_whole_plans_ranks(tab, stack):
+    """While the slider moves there is nothing else; what is not known yet is said to follow."""
+    page, part = sliders(tab, stack)
+
+    def drafts_only(route: Route) -> None:
+        if route.request.headers.get("prefer"):
+            route.continue_()
+
+    page.route("**/allocate", drafts_only)
+    budget = part.get_by_label("Mean rank")
+    for _ in range(3):
+        budget.press("ArrowRight")
+
+    rank_map = stack.plan(budget=11)
+    expect_ranks(part, rank_map)
+    expect(part.get_by_text("follows when the slider rests")).to_be_visible()
+    for view, wanted in {
+        "Score over the mean": lambda m: m["score"] / mean_score(rank_map),
+        "Difference from uniform": lambda m: m["rank"] - uniform_rank(rank_map, m),
+    }.items():
+        part.get_by_label("Show").select_option(view)
+        first = rank_map["modules"][0]
+        shown = part.get_by_role("gridcell").first.inner_text().replace("\N{MINUS SIGN}", "-")
+        assert float(shown) == pytest.approx(wanted(first), rel=0.06)
+    tab.check()
+
+
+def mean_score(rank_map: dict[str, Any]) -> float:
+    return fmean(module["score"] for module in rank_map["modules"])
+
+
+def uniform_rank(rank_map: dict[str, Any], module: dict[str, Any]) -> int:
+    return int(rank_map["controls"]["uniform"]["pattern"][module["name"]])
+
+
+def test_a_mixture_says_what_its_experts_saw(tab, stack):
+    """A row for what shares a router; experts that saw nothing are counted."""
+    seen = {
+        "model.layers.0.mlp.experts.gate_up_proj": {"tokens": [5, 0, 1200], "fisher": [0.25, 0, 0.75]},
+        "model.layers.0.mlp.experts.down_proj": {"tokens": [5, 0, 1200], "fisher": [0.75, 0, 0.25]},
+        "model.layers.1.mlp.experts.down_proj": {"tokens": [400, 405, 400]},
+    }  # fmt: skip
+
+    def with_experts_seen(route: Route) -> None:
+        answer = route.fetch()
+        job = answer.json()
+        job["result"]["rank_map"]["provenance"]["experts"] = seen
+        route.fulfill(response=answer, json=job)
+
+    tab.page.route(f"**/jobs/{stack.job}", with_experts_seen)
+    page = tab.open(f"/#/jobs/{stack.job}")
+
+    part = page.get_by_role("region", name="Experts")
+    expect(part).to_contain_text("1 of 6 experts saw no token")
+    rows = part.get_by_role("row").filter(has=page.get_by_role("rowheader"))
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("model.layers.0.mlp.experts")
+    expect(rows.first.get_by_role("cell")).to_contain_text(["3", "", "0", "1,200", "1", ""])
+    expect(rows.first.get_by_role("img", name="at most 50.0 % in one expert")).to_be_visible()
+    expect(rows.last.get_by_role("img")).to_have_count(1)
+    tab.check()
+
+
+def test_shards_of_a_running_job_are_told(tab, stack):
+    """Beside the batches, which are counted over all of them."""
+    progress = {
+        "stage": "measuring", "batch": 3, "n_batches": 8, "seconds_left": None,
+        "shards": {"done": 1, "n_shards": 4, "at_once": 2},
+    }  # fmt: skip
+
+    def running(route: Route) -> None:
+        answer = route.fetch()
+        job = answer.json() | {"status": "running", "result": None, "progress": progress}
+        route.fulfill(response=answer, json=job | {"finished_at": None})
+
+    tab.page.route(f"**/jobs/{stack.job}", running)
+    tab.page.route("**/events", lambda route: route.fulfill(status=503))
+    page = tab.open(f"/#/jobs/{stack.job}")
+
+    state = page.get_by_role("region", name="State")
+    expect(state).to_contain_text("3 of 8 batches")
+    expect(state).to_contain_text("1 of 4 shards, 2 at work")
     tab.check(expected="Failed to load resource")
 
 

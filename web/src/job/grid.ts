@@ -1,7 +1,7 @@
 /** A rank map as a grid: layers down, module types across, and what a cell can show. */
 import type { RankMap } from "$lib/api";
 import { cellsOf, meanScore, patternOf, sum, type Cell } from "$lib/chart_rows";
-import { figure } from "$lib/format";
+import { count, figure } from "$lib/format";
 
 export const VIEWS = {
   rank: "Rank",
@@ -22,7 +22,8 @@ export interface GridCell {
   value: number | null;
   /** From 0 to 8; with differences 4 is none. */
   step: number | null;
-  said: string;
+  /** In words; made when they are asked for, as a slider makes every cell anew. */
+  said: () => string;
 }
 
 export interface Grid {
@@ -65,7 +66,7 @@ export function gridOf(rankMap: RankMap, view: View, base: Base | null = null): 
   const made = cells.map((cell, i) => {
     const value = values[i]!;
     const step = value === null ? null : stepOf(value, low, high, DIVERGING.includes(view));
-    return { cell, value, step, text: value === null ? "–" : look.text(cell, value), said: look.said(cell) };
+    return { cell, value, step, text: value === null ? "–" : look.text(cell, value), said: () => look.said(cell) };
   });
   const types = [...new Set(cells.filter((c) => c.layer !== null).map((c) => c.type))];
   const layers = [...new Set(cells.flatMap((c) => (c.layer === null ? [] : [c.layer])))].sort((a, b) => a - b);
@@ -124,7 +125,7 @@ function looker(rankMap: RankMap, view: View, base: Base | null) {
         ...(scored === null ? [] : [`score ${figure(scored)} of the mean`]),
         ...(uniform ? [`${signed(fromUniform(cell) ?? 0)} to uniform`] : []),
         ...(earlier ? [`${signed(fromBase(cell) ?? 0)} to ${base!.name}`] : []),
-        `${sum(cell.modules.map((m) => m.parameters)).toLocaleString("en")} parameters`,
+        `${count(sum(cell.modules.map((m) => m.parameters)))} parameters`,
       ];
       return `${where}: ${parts.join("; ")}`;
     },

@@ -1,1 +1,0 @@
-import{F as e,K as t,P as n,U as r,W as i,at as a,tt as o}from"./api-UmXEoEYB.js";var s=t(`<span> </span>`);function c(t,c){var l=s(),u=a(l,!0);o(()=>{n(l,1,e([`status`,c.status]),`svelte-9nj5u4`),r(u,c.status)}),i(t,l)}export{c as t};
