@@ -141,6 +141,7 @@ FIELDS = {
     ],
     "TargetModule": [
         *("name", "d_in", "d_out", "fan_in_fan_out", "n_experts", "is_embedding", "family"),
+        "experts",
     ],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),

@@ -37,7 +37,7 @@ class Confidence(AnswerModel):
 
 
 # Of warnings about the weights that training begins with, which stand before all else.
-START_CODES = frozenset({"base_changes", "starts_moved", "does_not_train"})
+START_CODES = frozenset({"base_changes", "starts_moved", "does_not_train", "experts_selected"})
 
 
 class PlanWarning(AnswerModel):
