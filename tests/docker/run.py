@@ -103,6 +103,8 @@ def run() -> None:
             survive_a_restart(calibrate(client, dataset.id, **LONG, seed=1))
         with step("let two workers share two jobs, and kill one of them"):
             survive_the_loss_of_a_worker(client, dataset.id)
+        with step("let two workers share one job, and kill the one that helps in its shard"):
+            share_a_job(client, dataset.id)
         before = ends_of(client)
     with step("without a key nobody is answered"), client_of(None) as stranger:
         check(is_refused(stranger), "a stranger was shown the jobs")
@@ -147,6 +149,41 @@ def survive_the_loss_of_a_worker(client: Client, dataset: str) -> None:
     for job in jobs:
         job.wait(timeout=300)
     compose("up", "--detach", "--wait", "--scale", "worker=1")
+
+
+def share_a_job(client: Client, dataset: str) -> None:
+    """The container of the worker that helps is killed: that costs its shard, and no attempt.
+
+    What it comes to is what one worker comes to, who measures it anew.
+    """
+    up("--scale", "worker=2")
+    shared = calibrate(client, dataset, **LONG, seed=4, shards=2)
+    wait_until_measuring(shared, beyond=LONG["n_batches"] // 4, at_once=2)
+    docker("kill", "--signal", "SIGKILL", helper_of(client, shared))
+    digest = shared.wait(timeout=300).digest
+    check(n_shards_of(shared) == 2, "the job was not measured in two shards")
+    check(shared.job.attempt == 1, f"ended in attempt {shared.job.attempt}")
+    compose("up", "--detach", "--wait", "--scale", "worker=1")
+    # Or the equal request would be answered by it.
+    folder = f"/data/artifacts/{digest.replace(':', '-')}"
+    compose("exec", "-T", "service", "rm", "-r", folder)
+    alone = calibrate(client, dataset, **LONG, seed=4)
+    found = alone.wait(timeout=300).digest
+    check(n_shards_of(alone) == 1, "the second job was not measured by itself")
+    check(found == digest, f"in two shards the result is {digest}, in one {found}")
+
+
+def helper_of(client: Client, job: JobHandle) -> str:
+    """The container of the worker that came to a job last; workers are named after their host."""
+    busy = [worker for worker in client.workers.list().data if worker.job_id == job.id]
+    check(len(busy) == 2, f"at the job are {busy}")
+    return max(busy, key=lambda worker: worker.since).name.partition("-")[0]
+
+
+def n_shards_of(job: JobHandle) -> int:
+    """In how many parts its batches were measured; 0 where they were not."""
+    result = job.refresh().result
+    return result.execution.n_shards if result and result.execution else 0
 
 
 def restore_from_a_backup() -> None:
@@ -202,13 +239,20 @@ def survive_a_restart(job: JobHandle) -> None:
     check(job.refresh().attempt == 2, f"ended in attempt {job.job.attempt}")
 
 
-def wait_until_measuring(job: JobHandle, *, beyond: int = 32) -> None:
-    """Wait until some batches are done: of the measurement, not of what fits a head before it."""
+def wait_until_measuring(job: JobHandle, *, beyond: int = 32, at_once: int = 1) -> None:
+    """Wait until some batches are done: of the measurement, not of what fits a head before it.
+
+    Args:
+        job: The job.
+        beyond: How many batches, and one more.
+        at_once: How many workers are to be at it.
+    """
     deadline = time.monotonic() + 120
     while not (
         (progress := job.refresh().progress)
         and progress.stage is Stage.CALIBRATING
         and progress.batch > beyond
+        and (progress.shards.at_once if progress.shards else 1) >= at_once
     ):
         check(not job.job.status.is_final, f"{job.id} ended too early: {job.job.error}")
         check(time.monotonic() < deadline, f"{job.id} does not get on: {job.job}")
