@@ -36,8 +36,8 @@ def check_targets(
     """Refuse target modules that the checkpoint cannot have, and budgets out of reach.
 
     Raises:
-        ValidationFailed: An entry matches no weight, and the message lists near names; or it
-            matches an embedding; or the initial weights do not go up to its highest rank.
+        ValidationFailed: An entry matches no weight, and the message lists near names; or the
+            initial weights do not go up to its highest rank.
         BudgetInfeasible: Even the lowest ranks cost more than the budget, or the highest
             ranks have a lower mean.
     """
@@ -50,7 +50,6 @@ def check_targets(
     matched = None
     if is_named and entries:
         matched = match_entries(entries, matrices, config=config)
-        check_no_tables(entries, matrices, config)
     if request.exclude_modules is not None:
         matched = None  # what is left of them is for the worker to see
     if not matrices:
@@ -97,21 +96,6 @@ def match_entries(
         has_head |= not found
         matched |= dict.fromkeys(found)
     return None if has_head else list(matched)
-
-
-def check_no_tables(
-    entries: Iterable[str], matrices: Shapes, config: Mapping[str, Any]
-) -> None:
-    """Refuse entries that mean an embedding, as its name and its number of rows tell.
-
-    Raises:
-        ValidationFailed: An entry does.
-    """
-    for index, entry in enumerate(entries):
-        for name, shape in matrices.items():
-            if is_match(entry, name) and is_table(name, shape, config):
-                message = f"{entry!r} matches {name!r}, an embedding; only linear maps can be measured"
-                raise wrong_entry(index, message, "not_a_linear_map")
 
 
 def is_table(name: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
@@ -224,7 +208,7 @@ def largest_number(config: Mapping[str, Any], key: str) -> int:
 def unknown_entry(
     entry: str, index: int, names: Iterable[str], *, field: str = "target_modules"
 ) -> ValidationFailed:
-    """An entry that means nothing, with near names.
+    """An entry that means nothing, with near names; embeddings are never suggested.
 
     Args:
         entry: The entry.

@@ -1,5 +1,6 @@
 """An embedding that is named is a target: a linear map of one-hot vectors, as PEFT adapts it."""
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,6 +15,7 @@ from fimlora import (
     write_adapter,
 )
 from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.measuring.resident import measure_resident
 from fimlora.measuring.settings import Settings
 from fimlora.measuring.streamed.run import measure_streamed
 from support.models import VOCABULARY, make_batch, tiny
@@ -199,16 +201,29 @@ def test_what_is_of_linear_maps_is_refused():
         )
 
 
-def test_streaming_refuses_it_by_name(tmp_path):
-    """It is looked up before the first block runs."""
-    tiny("llama_gqa_lm")[0].save_pretrained(tmp_path)
+@pytest.mark.parametrize("name", [*TABLES, "llama_tied_lm"])
+def test_streamed_it_is_the_same_to_the_last_bit(name, tmp_path):
+    """Looked up before the first block runs; a head beside it, or one weight with it."""
+    model, _ = tiny(name)
+    model.save_pretrained(tmp_path)
+    batches = BATCHES.get(name, BATCHES["llama_gqa_lm"])
+    table = TABLES.get(name, "model.embed_tokens")
+    head = ["lm_head"] if name == "llama_gqa_lm" else []
+    settings = Settings(target_modules=[table, *head], null=True, halves=True)
 
-    with pytest.raises(
-        UnsupportedModule, match=r"embed_tokens' is an Embedding, and streaming"
-    ):
-        measure_streamed(
-            tmp_path, BATCHES["llama_gqa_lm"], Settings(target_modules=["embed_tokens"])
+    resident = measure_resident(model, batches, settings)
+    streamed = measure_streamed(tmp_path, batches, settings, model_class=type(model))
+
+    assert [m.name for m in streamed.modules] == [table, *head]
+    assert all(
+        np.array_equal(mine[module], other[module])
+        for mine, other in (
+            (streamed.row_energies, resident.row_energies),
+            (streamed.example_energies, resident.example_energies),
+            (streamed.null.row_energies, resident.null.row_energies),
         )
+        for module in (table, *head)
+    )
 
 
 def test_a_table_that_does_more_than_look_up_is_refused():

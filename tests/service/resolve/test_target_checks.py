@@ -41,8 +41,8 @@ class TestTargets:
         """Only whole dotted parts count, as in PEFT."""
         assert refuse(target_modules=["uery"])[0] == "validation_failed"
 
-    def test_an_embedding_is_refused_and_never_suggested(self, body):
-        """No linear map, which the worker would find out after loading the model."""
+    def test_an_embedding_is_a_target_by_name_and_never_suggested(self, body):
+        """Few want it, and who misspells another name does not."""
         config = {"model_type": "llama", "vocab_size": 55}
         shapes = {
             "model.embed_tokens.weight": (55, 16),
@@ -56,24 +56,10 @@ class TestTargets:
             assert caught.value.errors[0]["field"] == "body.target_modules[0]"
             return str(caught.value)
 
-        named = refused("embed_tokens")
-        assert named.startswith("'embed_tokens' matches 'model.embed_tokens', an embedding")
+        named = CalibrationRequest.model_validate(body | {"target_modules": ["embed_tokens"]})
+        check_targets(named, shapes=shapes, config=config)
         assert "embed_tokens'" not in refused("embed_token").partition("; ")[2]
         assert "['q_proj']" in refused("nothing")
-
-    @pytest.mark.parametrize(
-        ("entry", "shape"),
-        [
-            ("embed_tokens", (16, 54)),
-            ("vision_embed_tokens", (55, 16)),
-            ("embed_out", (55, 16)),
-        ],
-    )
-    def test_what_may_be_a_linear_map_is_no_embedding(self, body, entry, shape):
-        """Name and number of rows must both be those of a table."""
-        request = CalibrationRequest.model_validate(body | {"target_modules": [entry]})
-
-        check_targets(request, shapes={f"m.{entry}.weight": shape}, config={"vocab_size": 55})
 
     def test_fused_experts_are_refused_to_a_model_without_any(self, http, body, data_dir):
         """Its configuration tells; a mixture's are left to the worker."""

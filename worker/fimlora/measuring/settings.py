@@ -336,23 +336,6 @@ def check_whole_gradients(
         )
 
 
-def check_no_tables(modules: Sequence[TargetModule], *, what: str) -> None:
-    """Refuse embeddings as targets, where they are not measured.
-
-    Args:
-        modules: The target modules.
-        what: What does not measure them.
-
-    Raises:
-        UnsupportedModule: There is one.
-    """
-    if table := next((module.name for module in modules if module.is_embedding), None):
-        raise UnsupportedModule(
-            f"{table!r} is an Embedding, and {what} measures only Linear and Conv1D: leave it out, or "
-            "load the model and use the library (measure, apply_fim_ranks)"
-        )
-
-
 def check_weights(
     record: frozenset[Record], model: nn.Module, modules: Sequence[TargetModule]
 ) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fimlora.adapter.config import build_adapter_config, modules_in_full
 from fimlora.adapter.live import LiveAdapter, live_adapter
 from fimlora.errors import AdapterMismatch
-from fimlora.numerics.seeded_draws import draw_lora_a
+from fimlora.numerics.seeded_draws import draw_embedding_b, draw_lora_a
 from fimlora.plan import RankPlan
 from fimlora_worker.inputs.base_model import BaseModel, set_padding
 from fimlora_worker.inputs.heads import TASK_TYPES, ModelRequest
@@ -91,13 +91,16 @@ def _start_adapter(adapter: LiveAdapter, plan: RankPlan, *, seed: int) -> None:
     modules = {module.name: module for module in plan.modules}
     with torch.no_grad():
         for name, rank in wanted.items():
-            A, _ = adapter.matrices(name)
-            A.weight.copy_(draw_lora_a(modules[name], rank=rank, seed=seed))
+            A, B = adapter.factors(name)
+            if modules[name].is_embedding:  # whose B is the random one
+                B.copy_(draw_embedding_b(modules[name], rank=rank, seed=seed).T)
+            else:
+                A.copy_(draw_lora_a(modules[name], rank=rank, seed=seed))
 
 
 def _counted(model: nn.Module, adapter: LiveAdapter, plan: RankPlan) -> Adapted:
-    matrices = [part for name in adapter.layers for part in adapter.matrices(name)]
-    n_adapter = sum(part.weight.numel() for part in matrices)
+    factors = [part for name in adapter.layers for part in adapter.factors(name)]
+    n_adapter = sum(part.numel() for part in factors)
     if n_adapter != plan.spent.parameters:
         raise AdapterMismatch(
             f"PEFT trains {n_adapter:,} parameters of A and B, the plan has "

@@ -14,7 +14,7 @@ from fimlora.measuring.executors import boundary_limit, measure_where_it_fits, p
 from fimlora.measuring.head.fitted import FittedHead, left_alone, with_head
 from fimlora.measuring.resident import measure_resident, measure_resident_shard
 from fimlora.measuring.resume.merge import Shard, ShardSums
-from fimlora.measuring.settings import OnBatch, check_no_tables
+from fimlora.measuring.settings import OnBatch
 from fimlora.measuring.streamed.run import measure_streamed_shard
 from fimlora.memory.device import reset_peak
 from fimlora.memory.need import MemoryNeed, bytes_recorded
@@ -211,7 +211,6 @@ def _chosen(
         settings = replace(settings, target_modules=[*point.ranks], record=record)
     # Once, as PEFT tries the targets out, which takes a while with thousands of them.
     choice = settings.choose(model.outline())
-    check_no_tables(choice.modules, what="a job")
     return replace(settings, choice=choice)
 
 

@@ -24,6 +24,7 @@ def check_ceiling(name: str, modules: Iterable[TargetModule], r_max: Mapping[str
     """
     modules = list(modules)
     _refuse_experts(name, modules)
+    _refuse_tables(name, modules)
     most = find_initial(name).most_rank
     for module in modules:
         if most is not None and r_max[module.name] > most and _has_more(module):
@@ -46,6 +47,7 @@ def check_ranks(name: str, modules: Iterable[TargetModule], ranks: Mapping[str, 
     """
     modules = list(modules)
     _refuse_experts(name, modules)
+    _refuse_tables(name, modules)
     most = find_initial(name).most_rank
     for module in modules:
         if most is not None and ranks[module.name] > most and _has_more(module):
@@ -69,6 +71,16 @@ def _refuse_experts(name: str, modules: Iterable[TargetModule]) -> None:
         raise InvalidOption(
             f"init={name!r} is made of what is recorded of one matrix, and {experts!r} holds those "
             "of all experts: take init='kaiming', or leave target_parameters out"
+        )
+
+
+def _refuse_tables(name: str, modules: Iterable[TargetModule]) -> None:
+    """Refuse embeddings to all but LoRA's own start: theirs is the other way round."""
+    table = next((module.name for module in modules if module.is_embedding), None)
+    if table is not None and name != KAIMING:
+        raise InvalidOption(
+            f"init={name!r} is of linear maps, and {table!r} is an embedding, which begins with a "
+            f"random B and an A of zero: take init={KAIMING!r}, or leave the embedding out"
         )
 
 

@@ -39,7 +39,6 @@ from fimlora.measuring.run_in_shards import RunInShards
 from fimlora.measuring.settings import (
     Settings,
     check_gradients_allowed,
-    check_no_tables,
     check_record,
     check_weights,
 )
@@ -244,7 +243,6 @@ def stream(
     reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
     modules = choice.modules
-    check_no_tables(modules, what="streaming")
     check_weights(settings.parsed_record, model, modules)
     n_parameters = count_base_parameters(model)
     blocks = find_blocks(model, modules)
