@@ -265,3 +265,34 @@ def test_what_training_begins_with_comes_before_all_else():
     assert lines[1] == "no signal"
     assert lines[-1] == "mind  only 3 examples"
     assert sum("another base model" in line for line in lines) == 1
+
+
+def test_families_have_tables_of_their_own_below_what_each_gets():
+    """Towers of one depth would share cells otherwise; scores stay over the mean of all."""
+    modules = [
+        module("vision.layers.0.q", 4, layer=0, kind="q") | {"family": "vision"},
+        module("projector", 5) | {"family": "connector"},
+        module("text.layers.0.q", 16, layer=0, kind="q") | {"family": "language", "score": 4.0},
+    ]
+    share = {"modules": 1, "share_of_ranks": 0.5, "share_of_parameters": 0.25}
+    rows = [
+        share
+        | {"name": m["family"], "ranks": m["rank"], "parameters": 1_000, "share_of_scores": 0.2}
+        for m in modules
+    ]
+    rank_map = make(modules)
+    rank_map = RankMap.model_validate(
+        rank_map.model_dump() | {"shares": {"types": [], "depths": [], "families": rows}}
+    )
+
+    lines = [line.strip() for line in shown(rank_map, width=200).splitlines()]
+
+    headings = [
+        f"{m['family']}  1 module, {m['rank']} ranks, 1,000 parameters, 25% of all, 20% of the scores"
+        for m in modules
+    ]
+    assert [line for line in lines if line.endswith("of the scores")] == headings
+    at = [lines.index(heading) for heading in headings]
+    assert re.search(r"4 \(\.50\)", "\n".join(lines[at[0] : at[1]]))
+    assert re.search(r"projector +5 \(\.50\)", "\n".join(lines[at[1] : at[2]]))
+    assert re.search(r"16 \(2\.0\)", "\n".join(lines[at[2] :]))

@@ -137,7 +137,9 @@ FIELDS = {
         ),
         *("progress_file", "first_example", "null", "halves", "shard", "shards"),
     ],
-    "TargetModule": ["name", "d_in", "d_out", "fan_in_fan_out", "n_experts", "is_embedding"],
+    "TargetModule": [
+        *("name", "d_in", "d_out", "fan_in_fan_out", "n_experts", "is_embedding", "family"),
+    ],
     "RankPlan": [
         *("modules", "ranks", "scores", "budget", "limit", "rule", "r_min", "r_max", "scale"),
         *(

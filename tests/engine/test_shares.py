@@ -88,3 +88,34 @@ def test_they_stand_in_the_rank_map_and_below_the_table(plan):
         own, even = (100 * row[f"{of}share_of_parameters"] for of in ("", "uniform_"))
         assert f"{row['name'].split('.')[-1]} {own:.0f}/{even:.0f}" in text
     assert "layers 0-1 " in text
+
+
+def test_families_have_rows_with_their_share_of_scores_where_a_model_has_several(plan):
+    """A rule for a family is kept to, and the map is read back as it was."""
+    modules = [
+        TargetModule("vision.layers.0.q_proj", 8, 8, family="vision"),
+        TargetModule("text.layers.0.q_proj", 8, 8, family="language.attention"),
+        TargetModule("text.layers.0.in_proj", 8, 24, family="language.ssm"),
+        TargetModule("text.layers.1.in_proj", 8, 24, family="language.ssm"),
+    ]
+    scores = Scores(
+        tuple(modules), dict(zip((m.name for m in modules), (1.0, 2.0, 2.0, 3.0), strict=True))
+    )
+
+    found = allocate(scores, 4, per_type={"family:vision": {"r_max": 2}})
+
+    rows = found.shares()["families"]
+    assert [row["name"] for row in rows] == ["vision", "language.attention", "language.ssm"]
+    assert [row["share_of_scores"] for row in rows] == [0.125, 0.25, 0.625]
+    assert [row["ranks"] for row in rows] == [
+        found.ranks[modules[0].name],
+        found.ranks[modules[1].name],
+        found.ranks[modules[2].name] + found.ranks[modules[3].name],
+    ]
+    assert rows[0]["ranks"] <= 2
+    assert sum(row["share_of_parameters"] for row in rows) == pytest.approx(1, abs=1e-3)
+    assert "vision " in render_text(found).split("of uniform: ")[-1]
+    again = RankPlan.from_json(found.to_json())
+    assert [m.family for m in again.modules] == [m.family for m in modules]
+    assert "families" not in plan.shares()
+    assert not any("family" in row for row in plan.to_json()["modules"])

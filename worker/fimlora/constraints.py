@@ -41,7 +41,8 @@ class Constraints:
     """What every rule and every control keeps to.
 
     An entry that names modules is a name, an ending of names after a dot such as ``q_proj``, or
-    either with ``*`` for any characters.
+    either with ``*`` for any characters. ``family:`` and the name of a family, as
+    ``family:vision``, names the modules of that family of a model that has several.
 
     Attributes:
         multiple_of: Every rank is a multiple of this.

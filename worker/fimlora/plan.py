@@ -41,6 +41,9 @@ class TargetModule:
             each gets an A and a B of the same rank. ``None`` for a linear map.
         is_embedding: It is a table of ``d_in`` rows, which PEFT adapts by ``lora_embedding_A``
             and ``_B``: there A begins at zero, and B does not.
+        family: What it is part of in a model of several towers or several kinds of mixer, such
+            as ``vision`` or ``language.attention``; see `fimlora.model.families`. ``None`` where
+            all of a model is one family, or nobody has asked. It tells modules not apart.
     """
 
     name: str
@@ -49,6 +52,7 @@ class TargetModule:
     fan_in_fan_out: bool = False
     n_experts: int | None = None
     is_embedding: bool = False
+    family: str | None = field(default=None, compare=False)
 
     @property
     def n_matrices(self) -> int:
@@ -228,7 +232,9 @@ class RankPlan:
 
     def shares(self) -> dict[str, list[dict[str, Any]]]:
         """Where ranks and parameters lie, by type and depth, beside those of uniform ranks."""
-        return shares_of(self.modules, self.ranks, self.controls.get("uniform"))
+        return shares_of(
+            self.modules, self.ranks, self.controls.get("uniform"), scores=self.scores
+        )
 
     def alpha(self, name: str) -> int | float:
         """LoRA alpha of a module: ``scale * rank``, or the one alpha of all; 0 if not targeted."""
@@ -271,7 +277,7 @@ class RankPlan:
                     "d_in": module.d_in,
                     "d_out": module.d_out,
                     "fan_in_fan_out": module.fan_in_fan_out,
-                    **_experts(module),
+                    **_where_it_is_so(module),
                     "layer": module.layer,
                     "kind": module.kind,
                     "score": self.scores[module.name],
@@ -325,6 +331,7 @@ class RankPlan:
                         r["fan_in_fan_out"],
                         r.get("n_experts"),
                         r.get("is_embedding", False),
+                        r.get("family"),
                     )
                     for r in rows
                 ),
@@ -353,9 +360,13 @@ class RankPlan:
             raise InvalidAdapter(f"the rank map lacks or misuses a field: {error}") from error
 
 
-def _experts(module: TargetModule) -> dict[str, int | bool]:
-    """How many matrices a row stands for, where it is not one; and whether it is a table."""
-    found: dict[str, int | bool] = {}
+def _where_it_is_so(module: TargetModule) -> dict[str, Any]:
+    """Of a row: how many matrices it is where not one, that it is a table, and its family."""
+    found: dict[str, Any] = {}
     if module.n_experts is not None:
         found["n_experts"] = module.n_experts
-    return found | ({"is_embedding": True} if module.is_embedding else {})
+    if module.is_embedding:
+        found["is_embedding"] = True
+    if module.family is not None:
+        found["family"] = module.family
+    return found

@@ -1,9 +1,11 @@
-"""Where a plan's ranks and parameters lie, by module type and by depth, beside uniform ranks.
+"""Where a plan's ranks and parameters lie, by type, depth and family, beside uniform ranks.
 
 A type is what a module is, whatever its layer; a depth is one of up to four ranges of layers of
-equal length. Nothing here imports torch.
+equal length; families are those of a model of several towers or kinds of mixer. Nothing here
+imports torch.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -35,6 +37,10 @@ class Module(Protocol):
     def kind(self) -> str:
         """What it is inside its block."""
 
+    @property
+    def family(self) -> str | None:
+        """What it is part of, in a model of several towers or kinds of mixer."""
+
 
 def type_name(kind: str) -> str:
     """Say what a module is, for an expert whatever its number.
@@ -49,24 +55,44 @@ def type_name(kind: str) -> str:
 
 
 def shares_of(
-    modules: Sequence[Module], ranks: Mapping[str, int], uniform: Mapping[str, int] | None
+    modules: Sequence[Module],
+    ranks: Mapping[str, int],
+    uniform: Mapping[str, int] | None,
+    *,
+    scores: Mapping[str, float] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Sum up by type and by depth.
+    """Sum up by type, by depth and, where a model has several, by family.
 
     Args:
         modules: The target modules.
         ranks: Rank per module name.
         uniform: The same of uniform ranks, if there are such.
+        scores: Score per module name, of which families have their share too.
 
     Returns:
-        A row for each type and each depth, in the model's order: how many modules, their ranks
+        A row for each type, depth and family, in the model's order: how many modules, their ranks
         and parameters, their shares of all, and the shares that uniform ranks give them.
     """
     types = {m.name: OUTSIDE if m.layer is None else type_name(m.kind) for m in modules}
-    return {
+    found = {
         "types": _rows(modules, types, ranks, uniform),
         "depths": _rows(modules, _depths(modules), ranks, uniform),
     }
+    families = {m.name: m.family for m in modules if m.family is not None}
+    if len(families) == len(modules):
+        rows = _rows(modules, families, ranks, uniform)
+        found["families"] = [
+            row | _share_of_scores(row["name"], families, scores) for row in rows
+        ]
+    return found
+
+
+def _share_of_scores(
+    family: str, families: Mapping[str, str], scores: Mapping[str, float] | None
+) -> dict[str, float | None]:
+    whole = math.fsum((scores or {}).get(name, 0.0) for name in families)
+    own = math.fsum((scores or {}).get(n, 0.0) for n, f in families.items() if f == family)
+    return {"share_of_scores": round(own / whole, _DIGITS) if whole else None}
 
 
 def _depths(modules: Sequence[Module]) -> dict[str, str]:

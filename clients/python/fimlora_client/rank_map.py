@@ -58,12 +58,17 @@ class Grid:
     others: Sequence[RankMapModule]
 
 
-def arrange(modules: Iterable[RankMapModule]) -> Grid:
-    """Sort modules into a grid; numbers inside a type, such as experts, share a cell."""
+def arrange(modules: Iterable[RankMapModule], mean: float | None = None) -> Grid:
+    """Sort modules into a grid; numbers inside a type, such as experts, share a cell.
+
+    Args:
+        modules: The modules.
+        mean: What scores are shown over; ``None`` for the mean of these modules.
+    """
     cells: dict[tuple[int, str], list[int]] = defaultdict(list)
     scores: dict[tuple[int, str], list[float]] = defaultdict(list)
     modules = list(modules)
-    mean = mean_score(modules)
+    mean = mean_score(modules) if mean is None else mean
     others = []
     for module in modules:
         if module.layer is None:
@@ -94,22 +99,50 @@ def short_names(kinds: Sequence[str]) -> list[str]:
 
 def rank_map_table(rank_map: RankMap) -> RenderableType:
     """The whole rank map: table, other modules, budget."""
-    grid = arrange(rank_map.modules)
     parts: list[RenderableType] = []
     if begins_elsewhere(rank_map):
         parts.append(Padding(warning_lines(rank_map.warnings[:1]), (1, 0, 0, 2)))
     if rank_map.signal:
         parts.append(Padding(signal_line(rank_map.signal), (1, 0, 0, 2)))
-    if grid.layers:
-        parts.append(Padding(_blocks(grid, rank_map), (1, 0, 0, 1)))
-    if grid.others:
-        parts.append(Padding(_others(grid.others, rank_map), (1, 0, 0, 2)))
+    for family, modules in by_family(rank_map.modules).items():
+        if family is not None:
+            parts.append(Padding(family_line(family, rank_map), (1, 0, 0, 1)))
+        grid = arrange(modules, mean_score(rank_map.modules))
+        if grid.layers:
+            parts.append(Padding(_blocks(grid, rank_map), (family is None, 0, 0, 1)))
+        if grid.others:
+            parts.append(Padding(_others(grid.others, rank_map), (family is None, 0, 0, 2)))
     parts.append(Padding(budget_lines(rank_map), (1, 0, 1, 2)))
     if others := rank_map.warnings[begins_elsewhere(rank_map) :]:
         parts.append(Padding(warning_lines(others), (0, 0, 1, 2)))
     if rank_map.not_targeted:
         parts.append(Padding(left_out_lines(rank_map), (0, 0, 1, 2)))
     return Group(*parts)
+
+
+def by_family(modules: Iterable[RankMapModule]) -> dict[str | None, list[RankMapModule]]:
+    """Modules by family, in the model's order; of most models all are of one that has no name."""
+    found: dict[str | None, list[RankMapModule]] = {}
+    for module in modules:
+        found.setdefault(module.family, []).append(module)
+    return found
+
+
+def family_line(family: str, rank_map: RankMap) -> Text:
+    """A family's name, and what it gets of ranks, parameters and scores."""
+    rows = (rank_map.shares and rank_map.shares.families) or ()
+    row = next((each for each in rows if each.name == family), None)
+    if row is None:
+        return Text(family, "bold")
+    said = (
+        f"  {row.modules:,} module{'s' if row.modules > 1 else ''}, {row.ranks:,} ranks, "
+        f"{row.parameters:,} parameters, {row.share_of_parameters:.0%} of all"
+    )
+    if row.uniform_share_of_parameters is not None:
+        said += f" (uniform {row.uniform_share_of_parameters:.0%})"
+    if row.share_of_scores is not None:
+        said += f", {row.share_of_scores:.0%} of the scores"
+    return Text.assemble((family, "bold"), (said, "dim"))
 
 
 def signal_line(signal: Signal) -> Text:

@@ -22,6 +22,19 @@ class RankMapModule(AnswerModel):
         description="Of fused experts, how many matrices the row stands for.",
         exclude_if=is_unknown,
     )
+    is_embedding: bool | None = Field(
+        None,
+        description="True of a table of `d_in` rows, left out of all else.",
+        exclude_if=is_unknown,
+    )
+    family: str | None = Field(
+        None,
+        description="What it is part of, in a model of several towers or several kinds of mixer: "
+        "the tower (`language`, `vision`, `audio`, `connector`) and, where that mixes sequences in "
+        "several ways, the kind after a dot (`attention`, `linear_attention`, `ssm`, `conv`, `mlp`, "
+        "`experts`). Left out where the model is one family.",
+        exclude_if=is_unknown,
+    )
     layer: int | None
     kind: str
     score: float
@@ -43,7 +56,7 @@ class WrittenAdapter(AnswerModel):
 
 
 class Share(AnswerModel):
-    """What one type of modules, or one range of layers, gets."""
+    """What one type of modules, one range of layers, or one family gets."""
 
     name: str
     modules: int
@@ -55,11 +68,22 @@ class Share(AnswerModel):
     uniform_share_of_parameters: float | None = None
 
 
+class FamilyShare(Share):
+    """What one family gets, and its share of the scores."""
+
+    share_of_scores: float | None = None
+
+
 class Shares(AnswerModel):
     """Where ranks and parameters lie, beside those of uniform ranks."""
 
     types: list[Share]
     depths: list[Share]
+    families: list[FamilyShare] | None = Field(
+        None,
+        exclude_if=is_unknown,
+        description="By family; left out where the model is one.",
+    )
 
 
 class RankMap(AnswerModel):
@@ -94,7 +118,7 @@ class RankMap(AnswerModel):
     shares: Shares | None = Field(
         None,
         exclude_if=is_unknown,
-        description="Where ranks and parameters lie, by type and by range of layers.",
+        description="Where ranks and parameters lie, by type, by range of layers and by family.",
     )
     controls: dict[str, dict[str, Any]]
     provenance: dict[str, Any]

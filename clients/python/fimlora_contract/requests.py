@@ -308,7 +308,8 @@ class Allocation(RequestModel):
         Field(
             max_length=MOST_TYPES,
             description="Floor, ceiling and share of the budget for the modules that a name, a "
-            "dotted ending or a pattern with * names. The controls keep to them as well.",
+            "dotted ending or a pattern with * names, or `family:` and the name of a family. The "
+            "controls keep to them as well.",
         ),
     ] = {}
     max_lora_rank: Annotated[

@@ -160,3 +160,44 @@ def test_what_was_meant_to_be_a_target_may_be_named():
 
     assert resolve_groups(constraints, modules, ["a.0.gone"]) == [("a.0.x",)]
     assert resolve_types(constraints, modules, ["a.0.gone"]) == {"gone": []}
+
+
+TOWERS = (
+    TargetModule("vision.layers.0.q_proj", 4, 4, family="vision"),
+    TargetModule("connector.0", 4, 4, family="connector"),
+    TargetModule("text.layers.0.q_proj", 4, 4, family="language.attention"),
+    TargetModule("text.layers.1.in_proj", 4, 4, family="language.ssm"),
+    TargetModule("head", 4, 4, family="language"),
+)
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ("family:vision", [0]),
+        ("family:language", [2, 3, 4]),
+        ("family:language.ssm", [3]),
+        ("family:*.attention", [2]),
+        ("family:*", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_family_names_its_modules(entry, wanted):
+    """With all that are part of it; groups and rules take it alike."""
+    names = [TOWERS[i].name for i in wanted]
+
+    assert resolve_groups(Constraints.of(groups=[[entry]]), TOWERS) == [tuple(names)]
+    assert resolve_types(Constraints.of(per_type={entry: {"r_max": 4}}), TOWERS) == {
+        entry: names
+    }
+
+
+def test_a_family_that_is_not_there_is_refused_with_those_that_are():
+    """Also where a model is one family, or was measured before they were recorded."""
+    rules = Constraints.of(per_type={"family:audio": {"r_max": 4}})
+
+    with pytest.raises(
+        InvalidOption, match=r"theirs are: vision, connector, language\.attention"
+    ):
+        resolve_types(rules, TOWERS)
+    with pytest.raises(InvalidOption, match="they are all of one family"):
+        resolve_types(rules, modules_of("layers.0.q_proj"))

@@ -197,22 +197,25 @@ def start_line(plan: RankPlan) -> str:
 
 
 def share_lines(plan: RankPlan) -> list[str]:
-    """Say which types and depths get which part of the parameters, and what uniform gives them.
+    """Say which types, depths and families get which part of the parameters, and what uniform gives them.
 
     Args:
         plan: The plan.
 
     Returns:
-        A line for the types and one for the depths; none of a plan without a uniform control.
+        A line for the types and one for the depths, and one for the families of a model that has
+        several; none of a plan without a uniform control.
     """
     if "uniform" not in plan.controls:
         return []
     shares = plan.shares()
     types = zip(_labels([row["name"] for row in shares["types"]]), shares["types"], strict=True)
     depths = ((f"layers {row['name']}", row) for row in shares["depths"])
+    families = ((row["name"], row) for row in shares.get("families", ()))
     return [
-        f"parameters in % / of uniform: {', '.join(_share_text(name, row) for name, row in rows)}"
-        for rows in (types, depths)
+        f"parameters in % / of uniform: {', '.join(said)}"
+        for rows in (types, depths, families)
+        if (said := [_share_text(name, row) for name, row in rows])
     ]
 
 

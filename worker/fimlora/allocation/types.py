@@ -5,8 +5,8 @@ Nothing here imports torch.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from fnmatch import translate
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 
 from fimlora.constraints import Constraints
@@ -15,6 +15,7 @@ from fimlora.plan import BLOCK_INDEX, TargetModule
 from fimlora.shares import type_name
 
 _WILD = frozenset("*?[")
+_FAMILY = "family:"
 # What servers and fused checkpoints hold in one matrix, by the last part of names.
 _FUSED = (
     ("q_proj", "k_proj", "v_proj"),
@@ -31,14 +32,39 @@ _PACK = {leaf: leaves[0] for leaves in _FUSED for leaf in leaves}
 
 
 class Names:
-    """Modules that entries are looked up in."""
+    """Modules that entries are looked up in.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    Args:
+        names: Their names.
+        families: What each is part of, of those for which that is known.
+
+    Attributes:
+        families: The families there are, in the modules' order.
+    """
+
+    def __init__(self, names: Iterable[str], families: Mapping[str, str] | None = None) -> None:
         self._names = list(names)
+        self._family = dict(families or {})
+        self.families = tuple(dict.fromkeys(self._family.values()))
         self._by_end: dict[int, dict[str, list[str]]] = {}  # by how many parts the ending has
 
     def named_by(self, entry: str) -> list[str]:
-        """Modules that an entry names: by name, by ending, or by either with ``*``."""
+        """Modules that an entry names: by name, by ending, by either with ``*``, or by family.
+
+        ``family:language`` means that family and all that are part of it, as
+        ``language.attention`` is.
+
+        Returns:
+            Their names.
+        """
+        if entry.startswith(_FAMILY):
+            wanted = entry.removeprefix(_FAMILY)
+            meant = {
+                family
+                for family in self.families
+                if fnmatchcase(family, wanted) or fnmatchcase(family, f"{wanted}.*")
+            }
+            return [name for name, family in self._family.items() if family in meant]
         if _WILD.isdisjoint(entry):
             return self._ends(entry.count(".") + 1).get(entry, [])
         match = re.compile(rf"(?:.*\.)?{translate(entry)}", re.DOTALL).match
@@ -89,7 +115,7 @@ def resolve_groups(
         return _preset(modules, _KEYS[constraints.groups])
     if not constraints.groups:
         return []
-    names, others = Names(m.name for m in modules), Names(not_targeted)
+    names, others = _names_of(modules), Names(not_targeted)
     found: list[tuple[str, ...]] = []
     seen: set[str] = set()
     for entries in constraints.groups:
@@ -125,7 +151,7 @@ def resolve_types(
     """
     if not constraints.per_type:
         return {}
-    names, others = Names(m.name for m in modules), Names(not_targeted)
+    names, others = _names_of(modules), Names(not_targeted)
     found: dict[str, list[str]] = {}
     type_by_name: dict[str, str] = {}
     for entry in constraints.per_type:
@@ -169,8 +195,20 @@ def highest_ranks(
     return found
 
 
+def _names_of(modules: Iterable[TargetModule]) -> Names:
+    modules = list(modules)
+    families = {m.name: m.family for m in modules if m.family is not None}
+    return Names((m.name for m in modules), families)
+
+
 def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
     found = names.named_by(entry)
+    if not found and entry.startswith(_FAMILY):
+        families = ", ".join(names.families)
+        raise InvalidOption(
+            f"{option}: {entry!r} is no family of the target modules; "
+            + (f"theirs are: {families}" if families else "they are all of one family")
+        )
     if not found and not others.named_by(entry):
         raise InvalidOption(
             f"{option}: {entry!r} names no target module; give a module's name, an ending of "

@@ -24,6 +24,7 @@ from fimlora.model.experts.fused import (
 )
 from fimlora.model.experts.wrapped import adapts_parameter, carriers_of_parameters
 from fimlora.model.expressions import matching
+from fimlora.model.families import with_families
 from fimlora.model.linear_kinds import features_of, weight_of
 from fimlora.model.naming import (
     Modules,
@@ -187,6 +188,7 @@ def choose_targets(
         raise UnknownTarget(_none_left(left_out))
     if names is None:
         _refuse_ties(model, [module.name for module in targets])
+    targets = with_families(base_model_of(model), modules, targets)
     return Choice(targets, dict(sorted(left_out.items())), named)
 
 

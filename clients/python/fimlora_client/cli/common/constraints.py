@@ -49,7 +49,7 @@ def _types(given: list[str] | None) -> dict[str, dict[str, float]] | None:
         return None
     found: dict[str, dict[str, float]] = {}
     for text in given:
-        name, _, rules = text.partition(":")
+        name, _, rules = text.rpartition(":")  # that of a family has a colon itself
         pairs = pairs_of("--per-type", "NAME:KEY=VALUE,...", rules.split(",")) or {}
         try:
             found[name] = {

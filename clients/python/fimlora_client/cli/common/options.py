@@ -140,8 +140,9 @@ Group = Annotated[
     _option(
         "--group",
         panel=ALLOCATION,
-        help="One rank for all of these: names, endings or patterns with commas between "
-        "(repeatable); or type, fused (what servers pack) or layer.",
+        help="One rank for all of these: names, endings, patterns or families such as "
+        "family:vision with commas between (repeatable); or type, fused (what servers pack) or "
+        "layer.",
     ),
 ]
 RankMenu = Annotated[
@@ -158,7 +159,7 @@ PerType = Annotated[
         "--per-type",
         panel=ALLOCATION,
         help="NAME:KEY=VALUE,... with r_min, r_max or share of the budget, e.g. "
-        "v_proj:r_min=8,share=0.2. Repeatable.",
+        "v_proj:r_min=8,share=0.2 or family:vision:share=0.1. Repeatable.",
     ),
 ]
 MaxLoraRank = Annotated[
