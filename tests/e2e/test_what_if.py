@@ -225,6 +225,35 @@ def test_a_mixture_says_what_its_experts_saw(tab, stack):
     tab.check()
 
 
+def test_families_are_grids_of_their_own(tab, stack):
+    """A model of two towers: each under its name, without the other's columns."""
+
+    def with_families(route: Route) -> None:
+        answer = route.fetch()
+        job = answer.json()
+        for module in job["result"]["rank_map"]["modules"]:
+            module["family"] = "vision" if module["layer"] == 0 else "language"
+        route.fulfill(response=answer, json=job)
+
+    tab.page.route(f"**/jobs/{stack.job}", with_families)
+    page = tab.open(f"/#/jobs/{stack.job}")
+
+    part = page.get_by_role("region", name="Rank map of the job's plan")
+    expect(part.get_by_role("heading", level=3)).to_have_text(["vision", "language"])
+    grids = part.get_by_role("grid")
+    expect(grids).to_have_count(2)
+    expect(grids.first.locator("tbody tr")).to_have_count(1)
+    ranks = [m["rank"] for m in stack.result["rank_map"]["modules"] if m["layer"] == 0]
+    expect(grids.first.get_by_role("gridcell")).to_have_text([str(rank) for rank in ranks])
+    colour = grids.first.get_by_role("gridcell").first.evaluate(
+        "(cell) => getComputedStyle(cell).backgroundColor"
+    )
+    assert colour in {"rgb(222, 235, 247)", "rgb(198, 219, 239)", "rgb(166, 205, 228)",
+        "rgb(133, 188, 219)", "rgb(100, 169, 211)", "rgb(43, 117, 179)", "rgb(26, 98, 165)",
+        "rgb(8, 77, 150)", "rgb(8, 48, 107)"}  # fmt: skip
+    tab.check()
+
+
 def test_shards_of_a_running_job_are_told(tab, stack):
     """Beside the batches, which are counted over all of them."""
     progress = {

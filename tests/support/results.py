@@ -1,5 +1,6 @@
 """Whole results as a worker commits them, from made-up statistics and without torch."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,15 @@ def make_result(
     layout: str = "B",
     method: str = "fim",
     aggregation: str = "mean",
+    facts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Put a result into the artefact folder; answers what goes on the job's record."""
     statistics = statistics or make_statistics()
-    facts = {"engine": "0.1.0", "dataset": {"source": "inline", "digest": "sha256:1"}}
+    known = {"engine": "0.1.0", "dataset": {"source": "inline", "digest": "sha256:1"}}
     plan = allocate(
         score(statistics, method, aggregation=aggregation), Budget("rank", budget),
-        provenance=facts, scale=statistics.scale, **options,
+        provenance={**known, **(facts or {})}, scale=statistics.scale, **options,
     )  # fmt: skip
     source = source_if_any(statistics, method, scale=plan.scale, aggregation=aggregation)
     plan = with_signal(plan, source)

@@ -1,6 +1,6 @@
 """What the report of a plan says: its signal and its warnings first, then where its ranks lie."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fimlora.adapter.rank_map import source_name
@@ -120,8 +120,12 @@ def _confidence(rank_map: RankMap) -> Iterator[str]:
 def _tables(rank_map: RankMap, job: Job) -> Iterator[Table]:
     yield _spending(rank_map)
     if rank_map.shares is not None:
+        if families := rank_map.shares.families:
+            yield _shares("Where the parameters lie, by family", "family", families)
         yield _shares("Where the parameters lie, by type", "type", rank_map.shares.types)
         yield _shares("Where the parameters lie, by layers", "layers", rank_map.shares.depths)
+    if experts := rank_map.provenance.get("experts"):
+        yield _experts(experts)
     yield _settings(rank_map, job)
     yield _modules(rank_map)
 
@@ -134,7 +138,23 @@ def _spending(rank_map: RankMap) -> Table:
     return Table("Plan and controls", ("", "ranks", "parameters"), rows, asked)
 
 
-def _shares(title: str, word: str, shares: list[Share]) -> Table:
+def _experts(experts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How evenly tokens were routed, and the Fisher information lies."""
+    head = ("experts of", "experts", "fewest tokens", "most", "without any", "highest share")
+    rows = []
+    for name, facts in list(experts.items())[:MOST_ROWS]:
+        if tokens := facts.get("tokens"):
+            most = f"{max(fisher):.1%}" if (fisher := facts.get("fisher")) else ""
+            counts = (len(tokens), min(tokens), max(tokens), tokens.count(0))
+            rows.append([name, *map(shown, counts), most])
+    note = (
+        "One rank is planned for all experts of a projection. Tokens are those routed to an expert; "
+        "the highest share is that of one expert in the projection's Fisher information."
+    )
+    return Table("Tokens by expert", head, rows, note)
+
+
+def _shares(title: str, word: str, shares: Sequence[Share]) -> Table:
     head = (word, "modules", "ranks", "parameters", "share", "under uniform")
     rows = [
         [

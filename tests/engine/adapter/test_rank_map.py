@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fimlora.adapter.initial.stated import with_initial
-from fimlora.adapter.rank_map import layer_grid, ratio_text, render_text
+from fimlora.adapter.rank_map import family_grids, layer_grid, ratio_text, render_text
 from fimlora.adapter.rank_map_picture import render_svg
 from fimlora.allocation import allocate
 from fimlora.plan import Budget, PlanWarning, TargetModule
@@ -76,7 +76,47 @@ def test_towers_have_their_own_rows_and_experts_share_a_cell():
     assert "1-5" in texts(render_svg(plan))
 
 
-@pytest.mark.parametrize("modules", [decoder(), encoder(), decoder(1)[:1], encoder()[-1:]])
+def two_towers():
+    """A vision tower of two layers, a connector, and a language model of three."""
+    return (
+        *(
+            replace(module, name=f"vision.{module.name}", family="vision")
+            for module in decoder(2)[:8]
+        ),
+        TargetModule("projector.linear", 64, 64, family="connector"),
+        *(replace(module, family="language") for module in decoder(3)),
+    )
+
+
+def test_families_stand_one_below_another_each_with_its_columns():
+    """In the model's order, under their names; what one family lacks leaves no column in it."""
+    plan = plan_of(two_towers(), [3, 17, 8])
+
+    bands = family_grids(plan)
+
+    assert [name for name, _ in bands] == ["vision", "connector", "language"]
+    vision, connector, language = (grid for _, grid in bands)
+    assert [len(row.cells) for row in vision.rows] == [7, 7]
+    assert [row.label for row in language.rows] == ["0", "1", "2"]
+    assert (connector.rows, len(connector.loose)) == ((), 1)
+    shown = texts(render_svg(plan))
+    places = [shown.index(name) for name in ("vision", "connector", "language")]
+    assert places == sorted(places)
+    assert shown.count("q_proj") == 2
+
+
+def test_a_model_of_one_family_is_one_table():
+    """Without a name above it."""
+    plan = plan_of(decoder(2), [1, 2, 3])
+
+    ((name, grid),) = family_grids(plan)
+
+    assert (name, grid) == ("", layer_grid(plan))
+
+
+@pytest.mark.parametrize(
+    "modules", [decoder(), encoder(), decoder(1)[:1], encoder()[-1:], two_towers()]
+)
 def test_the_svg_is_valid_titled_and_complete(modules):
     """Well-formed XML with a title, a description, every rank, and nothing outside it."""
     plan = plan_of(modules, [3, 17, 8])

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -79,6 +80,28 @@ def test_a_report_says_everything_of_a_plan_and_fetches_nothing(http, planned):
     assert day in page.text
     assert day in pictures[0]
     assert all("prefers-color-scheme" in picture for picture in pictures)
+
+
+def test_a_report_says_what_families_get_and_what_experts_saw(http, planned):
+    """A model of towers and a mixture: tables of their own."""
+    statistics = make_statistics()
+    modules = tuple(
+        replace(module, family="vision" if i % 2 else "language")
+        for i, module in enumerate(statistics.modules)
+    )
+    job_id, _ = planned(statistics=replace(statistics, modules=modules))
+    seen = {"layers.0.experts.up": {"tokens": [5, 0, 1200], "fisher": [0.25, 0.0, 0.75]}}
+    with_experts, _ = planned(facts={"experts": seen})
+
+    families, experts = (
+        Page(http.get(f"/jobs/{each}/report").text).text for each in (job_id, with_experts)
+    )
+
+    assert "Where the parameters lie, by family" in families
+    assert re.search(r"language \d+ .* vision \d+ ", families)
+    assert "by family" not in experts
+    assert "layers.0.experts.up 3 0 1,200 1 75.0%" in experts
+    assert "Tokens by expert" not in families
 
 
 def test_a_report_is_the_same_every_time(http, planned):

@@ -26,10 +26,18 @@ export interface GridCell {
   said: () => string;
 }
 
-export interface Grid {
+/** The cells of one family, or of a model that is one: its name is empty. */
+export interface Band {
+  family: string;
   types: string[];
+  /** The types as the band's columns are headed. */
+  heads: string[];
   layers: { label: string; cells: (GridCell | null)[] }[];
   loose: GridCell[];
+}
+
+export interface Grid {
+  bands: Band[];
   low: number;
   high: number;
 }
@@ -68,19 +76,36 @@ export function gridOf(rankMap: RankMap, view: View, base: Base | null = null): 
     const step = value === null ? null : stepOf(value, low, high, DIVERGING.includes(view));
     return { cell, value, step, text: value === null ? "–" : look.text(cell, value), said: () => look.said(cell) };
   });
-  const types = [...new Set(cells.filter((c) => c.layer !== null).map((c) => c.type))];
-  const layers = [...new Set(cells.flatMap((c) => (c.layer === null ? [] : [c.layer])))].sort((a, b) => a - b);
-  const placed = new Map(made.map((each) => [`${each.cell.layer} ${each.cell.type}`, each]));
+  const families = new Map<string, GridCell[]>();
+  for (const each of made) {
+    const family = each.cell.modules[0]?.family ?? "";
+    families.set(family, [...(families.get(family) ?? []), each]);
+  }
+  return { bands: [...families].map(([family, some]) => bandOf(family, some)), low, high };
+}
+
+function bandOf(family: string, made: GridCell[]): Band {
+  const placed = made.filter(({ cell }) => cell.layer !== null);
+  const types = [...new Set(placed.map(({ cell }) => cell.type))];
+  const layers = [...new Set(placed.map(({ cell }) => cell.layer!))].sort((a, b) => a - b);
+  const at = new Map(placed.map((each) => [`${each.cell.layer} ${each.cell.type}`, each]));
   return {
+    family,
     types,
+    heads: withoutStack(types),
     layers: layers.map((layer) => ({
       label: String(layer),
-      cells: types.map((type) => placed.get(`${layer} ${type}`) ?? null),
+      cells: types.map((type) => at.get(`${layer} ${type}`) ?? null),
     })),
     loose: made.filter(({ cell }) => cell.layer === null),
-    low,
-    high,
   };
+}
+
+/** Types without the stack in front of them, where that is the same for all. */
+function withoutStack(types: string[]): string[] {
+  const stacks = new Set(types.map((type) => type.split(": ", 1)[0]));
+  if (stacks.size > 1 || types.some((type) => !type.includes(": "))) return types;
+  return types.map((type) => type.slice(type.indexOf(": ") + 2));
 }
 
 function stepOf(value: number, low: number, high: number, isDiverging: boolean): number {

@@ -54,11 +54,28 @@ class Grid:
     loose_scores: tuple[float, ...] = ()
 
 
-def layer_grid(plan: RankPlan) -> Grid:
+def family_grids(plan: RankPlan) -> list[tuple[str, Grid]]:
+    """Sort a plan's modules into layers and kinds, each family by itself.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Name and table of each family, in the model's order; one table without a name for a
+        model that is one family.
+    """
+    families: dict[str, list[TargetModule]] = {}
+    for module in plan.modules:
+        families.setdefault(module.family or "", []).append(module)
+    return [(name, layer_grid(plan, modules)) for name, modules in families.items()]
+
+
+def layer_grid(plan: RankPlan, modules: Sequence[TargetModule] | None = None) -> Grid:
     """Sort a plan's modules into layers and kinds.
 
     Args:
         plan: The plan.
+        modules: Some of them; all by default.
 
     Returns:
         The table.
@@ -68,7 +85,7 @@ def layer_grid(plan: RankPlan) -> Grid:
     sums: dict[tuple[str, int], dict[str, float]] = {}
     columns: dict[str, None] = {}
     loose, moved, scores = [], moved_by_labels(plan), relative_scores(plan)
-    for module in plan.modules:
+    for module in plan.modules if modules is None else modules:
         rank = plan.ranks[module.name]
         layer = module.layer
         if layer is None:

@@ -15,8 +15,8 @@ from fimlora.adapter.rank_map import (
     SCORED,
     Grid,
     budget_line,
+    family_grids,
     heading,
-    layer_grid,
     moved_by_labels,
     rank_text,
     ratio_text,
@@ -32,6 +32,7 @@ _RAMP = ((222, 235, 247), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 48,
 _WHITE_INK_FROM = 0.59
 _PAD, _GAP, _CELL_H, _LINE_H = 20, 2, 22, 18
 _BLOCK_GAP = 28
+_BAND_H = 26  # from the end of a family to the foot of the next one's name
 _ROWS = 40  # of a block, before another one stands beside it
 _BLOCKS = 4  # side by side; what has more layers grows downwards
 _CHAR_W = 7.0  # of the 12 px sans-serif used for labels; a little more than most have
@@ -122,26 +123,43 @@ def render_svg(plan: RankPlan, *, dated: str = "") -> str:
     Returns:
         A complete SVG document.
     """
-    grid = layer_grid(plan)
-    layout, scale = _Layout.of(grid), _Scale(min(plan.ranks.values()), max(plan.ranks.values()))
-    above = _sources(plan, dated)
-    top = _PAD + 24 + _LINE_H * len(above) + layout.slant + 8
-    loose_top = top + layout.rows * (_CELL_H + _GAP) + (8 if grid.rows else 0)
-    bottom = loose_top + len(grid.loose) * (_CELL_H + _GAP) + 10
-    below = _notes(plan)
-    width = _width(layout, [*above, *below], heading(plan))
+    bands = [(name, _Layout.of(grid)) for name, grid in family_grids(plan)]
+    scale = _Scale(min(plan.ranks.values()), max(plan.ranks.values()))
+    above, below = _sources(plan, dated), _notes(plan)
+    bottom, drawn = _PAD + 24 + _LINE_H * len(above), []
+    for name, layout in bands:
+        lines, bottom = _band(name, layout, bottom, scale)
+        drawn += lines
+    bottom += 10
+    width = max(_width(layout, [*above, *below], heading(plan)) for _, layout in bands)
     height = bottom + 24 + _LINE_H * len(below) + _PAD
     body = [
         f'<rect class="card" width="{width}" height="{height}" rx="6"/>',
         text_at(_PAD, _PAD + 14, heading(plan), "ink h"),
         *(text_at(_PAD, _PAD + 36 + _LINE_H * i, line, "dim") for i, line in enumerate(above)),
-        *_headings(layout, top),
-        *_cells(layout, top, scale),
-        *_loose_cells(layout, loose_top, scale),
+        *drawn,
         *_legend(bottom, scale),
         *(text_at(_PAD, bottom + 34 + _LINE_H * i, s, "dim") for i, s in enumerate(below)),
     ]
     return _document(body, heading(plan), _description(plan, dated), (width, height))
+
+
+def _band(name: str, layout: _Layout, start: int, scale: _Scale) -> tuple[list[str], int]:
+    """The table of one family below where another ended, and where this one does."""
+    heading_lines = []
+    if name:
+        start += _BAND_H
+        heading_lines = [text_at(_PAD, start, name, "ink n")]
+    grid = layout.grid
+    top = start + layout.slant + 8 if grid.rows or not name else start + 8
+    loose_top = top + layout.rows * (_CELL_H + _GAP) + (8 if grid.rows else 0)
+    lines = [
+        *heading_lines,
+        *_headings(layout, top),
+        *_cells(layout, top, scale),
+        *_loose_cells(layout, loose_top, scale),
+    ]
+    return lines, loose_top + len(grid.loose) * (_CELL_H + _GAP)
 
 
 def _document(body: Sequence[str], title: str, said: str, size: tuple[int, int]) -> str:
