@@ -30,9 +30,11 @@ def words(numbers: Tensor, bits: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64).to(torch.int32)
 
 
-def grouped(weight: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+def grouped(
+    weight: Tensor, bits: int, *, symmetric: bool, size: int = GROUP
+) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (O, I), scales (O, G) and zero points (O, G), a group being some inputs of a row."""
-    parts = weight.float().unflatten(1, (-1, GROUP))
+    parts = weight.float().unflatten(1, (-1, size))
     low, high = parts.amin(2), parts.amax(2)
     most = 2**bits - 1
     if symmetric:

@@ -26,10 +26,11 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @dataclass(frozen=True)
 class Format:
-    """A way to quantise a model while it is loaded."""
+    """A way to quantise a model: while transformers loads it, or map by map afterwards."""
 
     package: str
-    config: Callable[[], Any]
+    config: Callable[[], Any] = lambda: None
+    of_map: Callable[[nn.Linear], nn.Module] | None = None
 
 
 def _bitsandbytes(**options: Any) -> Callable[[], Any]:
@@ -51,7 +52,24 @@ def _torchao(name: str) -> Callable[[], Any]:
     return config
 
 
+def _quanto() -> Any:
+    from transformers import QuantoConfig
+
+    return QuantoConfig(weights="int8")
+
+
+def _hqq(linear: nn.Linear) -> nn.Module:
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    config = BaseQuantizeConfig(nbits=4, group_size=16)
+    options = {"device": "cpu", "compute_dtype": torch.float32}
+    packed: nn.Module = HQQLinear(linear, config, **options)
+    return packed
+
+
 FORMATS = {
+    "hqq_4": Format("hqq", of_map=_hqq),
+    "quanto_int8": Format("optimum.quanto", _quanto),
     "bitsandbytes_nf4": Format(
         "bitsandbytes", _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     ),
@@ -78,10 +96,19 @@ def folder_of_a_model(folder: Path, config: Any = CONFIG) -> Path:
 def quantised(name: str, folder: Path) -> nn.Module:
     """Load a folder's model in a format; the test is skipped where its package is not there."""
     form = FORMATS[name]
-    if find_spec(form.package) is None:
+    try:
+        there = find_spec(form.package) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        there = False
+    if not there:
         pytest.skip(f"needs {form.package}: make quantised")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # packages tell of kernels that this machine lacks
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, quantization_config=form.config()
         )
+        if form.of_map is not None:
+            for path, module in [*model.named_modules()]:
+                if isinstance(module, nn.Linear) and ".layers." in path:
+                    model.set_submodule(path, form.of_map(module))
+    return model
