@@ -1,4 +1,5 @@
 /** Another plan from what a job has measured: what is asked for, and how the job asked for it. */
+import { costOf } from "$lib/chart_rows";
 import type { Job, RankMap, Schemas } from "$lib/api";
 
 export type PlanRequest = Schemas["PlanRequest"];
@@ -119,7 +120,7 @@ export function drafted(rankMap: RankMap, draft: Schemas["PlanDraft"]): RankMap 
       ...module,
       rank: ranks[i]!,
       score: scores[i]!,
-      parameters: ranks[i]! * (module.n_experts ?? 1) * (module.d_in + module.d_out),
+      parameters: ranks[i]! * costOf(module),
     })),
   };
 }

@@ -71,6 +71,11 @@ export function patternOf(rankMap: RankMap, control: string): Record<string, num
   return found?.pattern ?? null;
 }
 
+/** Parameters that one rank trains; of fused experts, of those that train. */
+export function costOf(module: Module & { experts?: number[] | null }): number {
+  return (module.experts?.length ?? module.n_experts ?? 1) * (module.d_in + module.d_out);
+}
+
 export function meanScore(rankMap: RankMap): number {
   const total = sum(rankMap.modules.map(({ score }) => score));
   return rankMap.modules.length ? total / rankMap.modules.length : 0;
@@ -102,7 +107,7 @@ export function planRows(rankMap: RankMap): Rows {
       score_high: score == null || spread == null ? null : score + spread,
       parameters: sum(modules.map((m) => m.parameters)),
       uniform_parameters: even.length
-        ? sum(even.map((m) => uniform[m.name]! * (m.n_experts ?? 1) * (m.d_in + m.d_out)))
+        ? sum(even.map((m) => uniform[m.name]! * costOf(m)))
         : null,
     };
   });

@@ -1,38 +1,28 @@
 /** Work that may wait until nothing else is to do, such as drawing charts beside a moving slider. */
 
-const APART_MS = 120; // what is asked for all the time is done no more often
+const REST_MS = 150; // what is asked for again within this time is not done yet
 const LATEST_MS = 500;
 
-/** Do it when there is time; of what is asked for meanwhile, only the last is done. */
+/** Do it when asking has come to rest and there is time; only what was asked for last is done. */
 export function whenIdle(): { ask: (work: () => void) => void; stop: () => void } {
-  let next: (() => void) | null = null;
   let timer: ReturnType<typeof setTimeout> | undefined;
   let idle: number | undefined;
   const hasIdle = "requestIdleCallback" in window;
 
-  function begin() {
-    timer = undefined;
-    if (hasIdle) idle = requestIdleCallback(work, { timeout: LATEST_MS });
-    else work();
-  }
-
-  function work() {
+  function stop() {
+    clearTimeout(timer);
+    if (idle !== undefined) cancelIdleCallback(idle);
     idle = undefined;
-    const wanted = next;
-    next = null;
-    wanted?.();
   }
 
   return {
-    stop() {
-      next = null;
-      clearTimeout(timer);
-      if (idle !== undefined) cancelIdleCallback(idle);
-      timer = idle = undefined;
-    },
-    ask(wanted) {
-      next = wanted;
-      if (timer === undefined && idle === undefined) timer = setTimeout(begin, APART_MS);
+    stop,
+    ask(work) {
+      stop();
+      timer = setTimeout(() => {
+        if (hasIdle) idle = requestIdleCallback(work, { timeout: LATEST_MS });
+        else work();
+      }, REST_MS);
     },
   };
 }
