@@ -14,6 +14,7 @@ import numpy as np
 
 from fimlora.allocation.controls import check_steps, control_table
 from fimlora.allocation.division import Part, divide, division_of, share_parts
+from fimlora.allocation.falling import Falling
 from fimlora.allocation.layers import (
     choose_layers,
     fits_any_layers,
@@ -420,7 +421,7 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
     values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
     _check_modules(values, modules)
     if spectral:
-        return modules, {m.name: values[m.name] for m in modules}
+        return modules, Falling((m.name, values[m.name]) for m in modules)
     found = {module.name: values[module.name] for module in modules}
     if set(map(type, found.values())) <= {float}:
         return modules, found
