@@ -139,13 +139,16 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f}; {options.batches} batches of 16 rows, {options.turns} turns"
     )
     report(times, options.workers)
-    of_machine = statistics.median(
-        options.workers * one.measuring / both_at_once
-        for one, both_at_once in zip(times[1], apart, strict=True)
-    )
+    turns = zip(times[1], times[options.workers], apart, strict=True)
+    shared_by_machine = [
+        (one.measuring / several.measuring, options.workers * one.measuring / at_once)
+        for one, several, at_once in turns
+    ]
+    of_machine = statistics.median(machine for _, machine in shared_by_machine)
+    share = statistics.median(shared / machine for shared, machine in shared_by_machine)
     print(
         f"the machine itself gives {of_machine:.2f} x: so many times as much is measured by "
-        f"{options.workers} workers at once, each with a job of its own"
+        f"{options.workers} workers at once, each with a job of its own; shards give {share:.0%} of it"
     )
     print(f"equal results, to the last bit: {n_equal} of {options.turns}")
 
