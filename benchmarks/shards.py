@@ -62,10 +62,10 @@ def run_job(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> tuple[Seco
     return seconds_of(jobs, job_id, began=began, shards=shards)
 
 
-def run_apart(jobs: Jobs, *, n: int, n_batches: int) -> float:
+def run_apart(jobs: Jobs, turn: int, *, n: int, n_batches: int) -> float:
     """Run jobs in one shard at once, which share nothing but the machine; gives their measuring."""
     began = time.monotonic()
-    ids = [submit(jobs, shards=1, seed=-1 - i, n_batches=n_batches) for i in range(n)]
+    ids = [submit(jobs, shards=1, seed=turn * 1000 + i, n_batches=n_batches) for i in range(n)]
     found = [seconds_of(jobs, job_id, began=began, shards=1)[0] for job_id in ids]
     return statistics.median(each.measuring for each in found)
 
@@ -76,7 +76,7 @@ def submit(jobs: Jobs, *, shards: int, seed: int, n_batches: int) -> str:
         model="minilm",
         dataset={"source": "local", "name": "rows.jsonl"},
         calibration={
-            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed % 2**31,
+            "n_batches": n_batches, "batch_size": 16, "max_length": 128, "seed": seed,
             "shards": shards, "head": "fresh",
         },
     )  # fmt: skip
@@ -123,7 +123,7 @@ def main() -> None:
         for shards in both:  # models are loaded then
             run_job(jobs, shards=shards, seed=0, n_batches=options.batches)
         times: dict[int, list[Seconds]] = {shards: [] for shards in both}
-        n_equal = 0
+        apart, n_equal = [], 0
         for turn in range(1, options.turns + 1):
             digests = set()
             for shards in both if turn % 2 else both[::-1]:
@@ -133,17 +133,22 @@ def main() -> None:
                 times[shards].append(seconds)
                 digests.add(digest)
             n_equal += len(digests) == 1
-        apart = run_apart(jobs, n=options.workers, n_batches=options.batches)
+            apart.append(run_apart(jobs, turn, n=options.workers, n_batches=options.batches))
     print(
         f"{options.workers} workers of {options.threads} threads, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}; {options.batches} batches of 16 rows, {options.turns} turns"
     )
     report(times, options.workers)
-    alone = statistics.median(t.measuring for t in times[1])
-    given = options.workers * alone / apart
+    turns = zip(times[1], times[options.workers], apart, strict=True)
+    shared_by_machine = [
+        (one.measuring / several.measuring, options.workers * one.measuring / at_once)
+        for one, several, at_once in turns
+    ]
+    of_machine = statistics.median(machine for _, machine in shared_by_machine)
+    share = statistics.median(shared / machine for shared, machine in shared_by_machine)
     print(
-        f"the machine itself gives {given:.2f} x: so many times as much is measured by "
-        f"{options.workers} workers at once, each with a job of its own"
+        f"the machine itself gives {of_machine:.2f} x: so many times as much is measured by "
+        f"{options.workers} workers at once, each with a job of its own; shards give {share:.0%} of it"
     )
     print(f"equal results, to the last bit: {n_equal} of {options.turns}")
 

@@ -404,3 +404,21 @@ def test_the_ranks_that_are_allowed_are_named(options, said):
     modules = wide_blocks()
     with pytest.raises(InfeasibleBudget, match=rf"no allowed rank.*allowed are {said}"):
         allocate(Scores(modules, {m.name: 1.0 for m in modules}), 4, **options)
+
+
+CLOSE = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 2.0**53, 2.0**53 + 2, 1.7e308]), ANY_SCORE)
+
+
+@given(rows=st.lists(st.lists(CLOSE, min_size=7, max_size=7), min_size=2, max_size=6))
+def test_layers_are_ranked_by_their_exact_sums_where_rounding_makes_them_one(rows):
+    """Nor does a sum that no float can hold come before a larger one."""
+    modules = llama_like(len(rows))
+    layers = layers_of(modules)
+    scores = {m.name: 1e9 for m in modules}
+    for inside, row in zip(layers.values(), rows, strict=True):
+        scores |= {m.name: value for m, value in zip(inside, row * 9, strict=False)}
+    exact = {b: sum(Fraction(scores[m.name]) for m in inside) for b, inside in layers.items()}
+    ranked = sorted(layers, key=lambda block: -exact[block])
+
+    for n in range(1, len(rows) + 1):
+        assert choose_layers(modules, scores, {}, n) == frozenset(ranked[:n])

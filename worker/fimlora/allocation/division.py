@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from fimlora.allocation.many import share_many
 from fimlora.allocation.types import resolve_groups, resolve_types
-from fimlora.allocation.units import Floats, Ranks, Units, allowed_of, ladder_of, units_of
+from fimlora.allocation.units import (
+    Floats,
+    Ranks,
+    Rows,
+    Units,
+    allowed_of,
+    ladder_of,
+    rows_of,
+    units_within,
+)
 from fimlora.constraints import Constraints, shares_of
 from fimlora.errors import InfeasibleBudget, InvalidOption
 from fimlora.plan import RankPlan, TargetModule
@@ -53,34 +62,115 @@ class Bounds:
     highest: Whole
 
 
-def bounds_of(
-    modules: Sequence[TargetModule],
-    general: tuple[int, int],
-    constraints: Constraints,
-    types: Mapping[str, NDArray[np.intp]],
-) -> Bounds:
-    """Find the bounds of each module.
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Modules as solvers take them, within whatever bounds and of whatever limit.
 
-    A type's own bound goes before the general one; where it has but one, the other makes room.
+    Attributes:
+        names: Their names.
+        sizes: Highest rank that each could have.
+        costs: What one rank of each costs; ``None`` counts ranks.
+        constraints: What every rule keeps to.
+        types: Places of modules by type that has a rule.
+        columns: Places of the modules of each part, by its type.
+        rows: What has one rank in each part.
+    """
+
+    names: Sequence[str]
+    sizes: Whole
+    costs: Whole | None
+    constraints: Constraints
+    types: Mapping[str, NDArray[np.intp]]
+    columns: Mapping[str | None, NDArray[np.intp]]
+    rows: Mapping[str | None, Rows]
+
+    def within(self, general: tuple[int, int], limit: int) -> tuple[Part, ...]:
+        """Divide a limit within bounds.
+
+        Args:
+            general: Lowest and highest rank, but for types with their own.
+            limit: Ranks in total, or parameters.
+
+        Returns:
+            The parts, whose limits add up to the limit.
+        """
+        bounds = self._bounds(general)
+        ladder = ladder_of(self.constraints, int(bounds.highest.max(initial=0)))
+        allowed = allowed_of(self.constraints)
+        units = {
+            entry: units_within(
+                self.rows[entry],
+                bounds.lowest[some],
+                bounds.highest[some],
+                None if self.costs is None else self.costs[some],
+                ladder=ladder,
+                allowed=allowed,
+            )
+            for entry, some in self.columns.items()
+        }
+        shares = shares_of(self.constraints.per_type)
+        limits: dict[str | None, int] = {None: limit}
+        if shares:
+            limits = _limits(units, shares, limit)
+        return tuple(
+            Part(entry, self._named(some), some, units[entry], limits[entry])
+            for entry, some in self.columns.items()
+        )
+
+    def _bounds(self, general: tuple[int, int]) -> Bounds:
+        """A type's own bound goes before the general one; where it has but one, the other makes room."""
+        n = len(self.names)
+        lowest, highest = (np.full(n, bound, dtype=np.int64) for bound in general)
+        for entry, columns in self.types.items():
+            lowest[columns], highest[columns] = self.constraints.type_bounds(entry, general)
+        if self.constraints.max_lora_rank is not None:
+            highest = np.minimum(highest, self.constraints.max_lora_rank)
+        highest = np.minimum(highest, self.sizes)
+        return Bounds(np.minimum(lowest, highest), highest)
+
+    def _named(self, columns: NDArray[np.intp]) -> tuple[str, ...]:
+        if len(columns) == len(self.names):
+            return tuple(self.names)
+        return tuple(self.names[i] for i in columns.tolist())
+
+
+def gather(
+    modules: Sequence[TargetModule],
+    constraints: Constraints,
+    *,
+    in_ranks: bool,
+    not_targeted: Collection[str] = (),
+) -> Gathered:
+    """Gather what the solvers give ranks to.
 
     Args:
         modules: The target modules.
-        general: Lowest and highest rank.
-        constraints: Their rules per type.
-        types: Places of modules by type.
+        constraints: What every rule keeps to.
+        in_ranks: Whether limits count ranks; else each costs its parameters.
+        not_targeted: Names that were meant to be targets; constraints may name them, too.
 
     Returns:
-        The bounds.
+        It, for any bounds and limit.
     """
-    n = len(modules)
-    lowest, highest = (np.full(n, bound, dtype=np.int64) for bound in general)
-    for entry, columns in types.items():
-        lowest[columns], highest[columns] = constraints.type_bounds(entry, general)
-    if constraints.max_lora_rank is not None:
-        highest = np.minimum(highest, constraints.max_lora_rank)
-    sizes = np.fromiter((min(m.d_in, m.d_out) for m in modules), dtype=np.int64, count=n)
-    highest = np.minimum(highest, sizes)
-    return Bounds(np.minimum(lowest, highest), highest)
+    n, names = len(modules), [module.name for module in modules]
+    types = _places(names, resolve_types(constraints, modules, not_targeted))
+    groups = resolve_groups(constraints, modules, not_targeted)
+    sizes = np.array([m.d_in if m.d_in < m.d_out else m.d_out for m in modules], np.int64)
+    costs = None
+    if not in_ranks:
+        costs = np.array([module.cost for module in modules], dtype=np.int64)
+    columns: dict[str | None, NDArray[np.intp]] = {None: np.arange(n)}
+    tied: dict[str | None, list[tuple[str, ...]]] = {None: groups}
+    if shares := shares_of(constraints.per_type):
+        columns = _columns(n, {entry: types[entry] for entry in shares})
+        tied = _groups_by_part(groups, names, columns)
+    rows = {
+        entry: rows_of(
+            names if len(some) == n else [names[i] for i in some.tolist()], tied[entry]
+        )
+        for entry, some in columns.items()
+    }
+    return Gathered(names, sizes, costs, constraints, types, columns, rows)
 
 
 def divide(
@@ -105,40 +195,8 @@ def divide(
     Returns:
         The parts, whose limits add up to the limit.
     """
-    names = [module.name for module in modules]
-    types = _places(names, resolve_types(constraints, modules, not_targeted))
-    groups = resolve_groups(constraints, modules, not_targeted)
-    bounds = bounds_of(modules, general, constraints, types)
-    costs = None
-    if not in_ranks:
-        costs = np.fromiter((m.cost for m in modules), dtype=np.int64, count=len(modules))
-    ladder = ladder_of(constraints, int(bounds.highest.max(initial=0)))
-
-    def units(columns: NDArray[np.intp], tied: Iterable[Collection[str]]) -> Units:
-        return units_of(
-            names if len(columns) == len(names) else [names[i] for i in columns.tolist()],
-            bounds.lowest[columns],
-            bounds.highest[columns],
-            None if costs is None else costs[columns],
-            ladder=ladder,
-            allowed=allowed_of(constraints),
-            groups=tied,
-        )
-
-    shares = shares_of(constraints.per_type)
-    if not shares:
-        everything = np.arange(len(names))
-        return (Part(None, tuple(names), everything, units(everything, groups), limit),)
-    columns = _columns(len(names), {entry: types[entry] for entry in shares})
-    tied = _groups_by_part(groups, names, columns)
-    gathered = {entry: units(some, tied[entry]) for entry, some in columns.items()}
-    limits = _limits(gathered, shares, limit)
-    return tuple(
-        Part(
-            entry, tuple(names[i] for i in columns[entry]), columns[entry], found, limits[entry]
-        )
-        for entry, found in gathered.items()
-    )
+    gathered = gather(modules, constraints, in_ranks=in_ranks, not_targeted=not_targeted)
+    return gathered.within(general, limit)
 
 
 def division_of(plan: RankPlan) -> tuple[Part, ...]:

@@ -5,6 +5,8 @@ Nothing here imports torch.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,57 +16,64 @@ from fimlora.errors import InvalidScore
 from fimlora.scores import Spectra
 
 
-def check_values(spectra: Spectra) -> NDArray[np.intp]:
-    """See that spectra are lists of numbers that may be singular values.
+class Falling(dict[str, Any]):
+    """Spectra that are counted, put into tables and sorted once, however often they are asked for.
 
     Args:
         spectra: Singular values per module name, in any order.
-
-    Returns:
-        How many each module has.
-
-    Raises:
-        InvalidScore: A value is no number, NaN, infinite or negative; the message names the
-            module.
-    """  # noqa: DOC502 - a helper raises
-    sizes = np.zeros(len(spectra), dtype=np.intp)
-    try:
-        tables = list(_by_size(spectra, sizes))
-    except (TypeError, ValueError):
-        tables = None
-    if tables is None or not all(_are_sound(table) for _, table in tables):
-        for name, values in spectra.items():
-            _check_one(name, values)
-    return sizes
-
-
-def falling_table(spectra: Spectra, width: int) -> Floats:
-    """The largest values of each module, in falling order, and zeros where it has no more.
-
-    Args:
-        spectra: Singular values per module name, in any order.
-        width: How many of each.
-
-    Returns:
-        The values (modules x width).
     """
-    found = np.zeros((len(spectra), width))
-    for rows, table in _by_size(spectra, np.zeros(len(spectra), dtype=np.intp)):
-        n = min(width, table.shape[1])
-        found[rows, :n] = np.sort(table, axis=1)[:, ::-1][:, :n]
-    return found
 
+    @classmethod
+    def of(cls, spectra: Spectra) -> "Falling":
+        """Give what is one already as it is."""
+        return spectra if isinstance(spectra, Falling) else cls(spectra)
 
-def _by_size(
-    spectra: Spectra, sizes: NDArray[np.intp]
-) -> Iterator[tuple[NDArray[np.intp], Floats]]:
-    """Rows of the modules with as many values, and these; fills in the sizes."""
-    values = list(spectra.values())
-    sizes[:] = np.fromiter(map(np.size, values), dtype=np.intp, count=len(values))
-    for size in np.unique(sizes).tolist():
-        rows = np.flatnonzero(sizes == size)
-        table = np.array([values[row] for row in rows.tolist()], dtype=np.float64)
-        yield rows, table.reshape(len(rows), size)
+    @cached_property
+    def counts(self) -> NDArray[np.intp]:
+        """How many values each module has."""
+        return np.fromiter(map(np.size, self.values()), dtype=np.intp, count=len(self))
+
+    @cached_property
+    def by_count(self) -> list[tuple[NDArray[np.intp], Floats]]:
+        """Rows of the modules with as many values, and these, in falling order."""
+        return [(rows, np.sort(table, axis=1)[:, ::-1]) for rows, table in self._tables()]
+
+    def check(self) -> None:
+        """See that they are lists of numbers that may be singular values.
+
+        Raises:
+            InvalidScore: A value is no number, NaN, infinite or negative; the message names the
+                module.
+        """  # noqa: DOC502 - a helper raises
+        try:
+            are_sound = all(_are_sound(table) for _, table in self.by_count)
+        except (TypeError, ValueError):
+            are_sound = False
+        if not are_sound:
+            for name, values in self.items():
+                _check_one(name, values)
+
+    def table(self, width: int) -> Floats:
+        """The largest values of each module, in falling order, and zeros where it has no more.
+
+        Args:
+            width: How many of each.
+
+        Returns:
+            The values (modules x width).
+        """
+        found = np.zeros((len(self), width))
+        for rows, table in self.by_count:
+            n = min(width, table.shape[1])
+            found[rows, :n] = table[:, :n]
+        return found
+
+    def _tables(self) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+        values = list(self.values())
+        for size in np.unique(self.counts).tolist():
+            rows = np.flatnonzero(self.counts == size)
+            table = np.array([values[row] for row in rows.tolist()], dtype=np.float64)
+            yield rows, table.reshape(len(rows), size)
 
 
 def _are_sound(values: Floats) -> bool:

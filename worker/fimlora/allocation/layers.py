@@ -12,6 +12,7 @@ import hashlib
 import math
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -19,9 +20,9 @@ from functools import partial
 
 import numpy as np
 
-from fimlora.allocation.controls import check_spending, control_ranks, spread_out
-from fimlora.allocation.division import Part, divide
-from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.controls import check_steps, control_table, spread_out
+from fimlora.allocation.division import Gathered, Part, gather
+from fimlora.allocation.many import share_many
 from fimlora.allocation.units import Floats, Ranks, ladder_of
 from fimlora.constraints import Constraints, shares_of
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
@@ -32,8 +33,8 @@ RANDOM_LAYERS = ("random-layers", *(f"random-layers-{i}" for i in range(2, 6)))
 _TRIES = 64
 _DIGITS = re.compile(r"(\d+)")
 Named = dict[str, int]  # rank by module name
-# Gathers some of the modules within bounds, and divides a limit over their types.
-PartsOf = Callable[[Sequence[TargetModule], tuple[int, int], int], tuple[Part, ...]]
+# Gathers some of the modules.
+Gather = Callable[[Sequence[TargetModule]], Gathered]
 
 
 def layers_of(modules: Iterable[TargetModule]) -> dict[str, list[TargetModule]]:
@@ -90,8 +91,10 @@ def choose_layers(
         raise InvalidOption(f"layer {odd[0]!r} has target modules and no score")
     for block, score in by_layer.items():
         _check(block, score)
-    scores: Mapping[str, float | Fraction] = by_layer or _sums(layers, values)
-    order = sorted(layers, key=lambda block: (-scores[block], _depth(block)))
+    if by_layer:
+        return frozenset(sorted(layers, key=lambda block: -by_layer[block])[:n])
+    rounded, exact = _sums(layers, values)
+    order = sorted(layers, key=lambda block: (-rounded[block], -exact.get(block, 0)))
     return frozenset(order[:n])
 
 
@@ -114,7 +117,7 @@ def layer_bounds(
     limit: int,
     *,
     mean: Fraction,
-    parts_of: PartsOf,
+    gather_some: Gather,
     constraints: Constraints,
     given: tuple[int | None, int | None],
 ) -> tuple[int, int]:
@@ -125,7 +128,7 @@ def layer_bounds(
         chosen: Blocks of the chosen layers.
         limit: Ranks in total, or parameters.
         mean: The budget's mean rank over all modules.
-        parts_of: Gathers some modules within bounds.
+        gather_some: Gathers some modules.
         constraints: The allowed ranks, and what a server allows.
         given: Lowest and highest rank, if given. By default the lowest is 1, and the highest is
             twice the mean, or what the chosen layers need to spend the limit.
@@ -143,7 +146,9 @@ def layer_bounds(
     low = 1 if low is None else low
     if high is None:
         inside = _inside(modules, chosen)
-        needed = _needed(inside, limit, low=low, parts_of=parts_of, constraints=constraints)
+        needed = _needed(
+            inside, limit, low=low, gather_some=gather_some, constraints=constraints
+        )
         high = max(1, low, math.ceil(mean * 2), needed)
         high = min((rank for rank in constraints.rank_menu if rank >= high), default=high)
     return low, max(low, high if cap is None else min(high, cap))
@@ -155,8 +160,8 @@ def share_over_layers(
     bounds: tuple[int, int],
     limit: int,
     *,
-    parts_of: PartsOf,
-    freely: PartsOf,
+    gather_some: Gather,
+    freely: Gather,
     seed: int,
 ) -> tuple[Named, dict[str, Named]]:
     """Share a limit over some layers evenly, and over all of them, and over others.
@@ -166,7 +171,7 @@ def share_over_layers(
         chosen: Blocks of the chosen layers.
         bounds: Lowest and highest rank of their modules; no control goes above the highest.
         limit: Ranks in total, or parameters.
-        parts_of: Gathers some modules within bounds.
+        gather_some: Gathers some modules.
         freely: The same without the floors of types, for controls that these leave no room.
         seed: Seed of the random controls.
 
@@ -176,14 +181,16 @@ def share_over_layers(
     Raises:
         InfeasibleBudget: No ranks within the bounds meet it in these layers.
     """  # noqa: DOC502 - the solvers raise
-    ranks = even_ranks(modules, chosen, bounds, limit, parts_of=parts_of)
-    spendable = _spendable(parts_of(_inside(modules, chosen), bounds, limit))
-    ways = ((parts_of, 1), (freely, 1), (freely, 0))
+    parts = gather_some(_inside(modules, chosen)).within(bounds, limit)
+    ranks, spendable = _even(modules, parts), _spendable(parts)
+    ways = ((gather_some, 1), (freely, 1), (freely, 0))
     controls = _over_all(modules, bounds[1], spendable, ways=ways, seed=seed)
+    blocks = list(layers_of(modules))
     for i, control in enumerate(RANDOM_LAYERS):
         drawn = _drawn(
-            modules, len(chosen), bounds, spendable, parts_of=parts_of, seed=f"{seed}:{i}"
-        )
+            modules, blocks, len(chosen), bounds, spendable, gather_some=gather_some,
+            seed=f"{seed}:{i}",
+        )  # fmt: skip
         controls |= {} if drawn is None else {control: drawn}
     return ranks, controls
 
@@ -194,7 +201,7 @@ def even_ranks(
     bounds: tuple[int, int],
     limit: int,
     *,
-    parts_of: PartsOf,
+    gather_some: Gather,
 ) -> Named:
     """Share a limit over some layers as evenly as whole ranks allow.
 
@@ -203,7 +210,7 @@ def even_ranks(
         chosen: Blocks of the chosen layers.
         bounds: Lowest and highest rank of their modules.
         limit: Ranks in total, or parameters.
-        parts_of: Gathers some modules within bounds.
+        gather_some: Gathers some modules.
 
     Returns:
         Rank per module name; 0 outside of these layers.
@@ -211,12 +218,18 @@ def even_ranks(
     Raises:
         InfeasibleBudget: No ranks within the bounds meet it in these layers.
     """  # noqa: DOC502 - the solver raises
+    parts = gather_some(_inside(modules, chosen)).within(bounds, limit)
+    return _even(modules, parts)
+
+
+def _even(modules: Sequence[TargetModule], parts: Iterable[Part]) -> Named:
+    """Share the limits of parts evenly; 0 for modules that are in none."""
     shared: Named = {}
-    for part in parts_of(_inside(modules, chosen), bounds, limit):
-        claims = dict.fromkeys(part.names, 1.0)
-        found = share_limit(spread_out(part.units), claims, part.limit)
-        check_spending(part.units, part.limit, {"layers": found})
-        shared |= found
+    for part in parts:
+        claims = np.ones((1, len(part.names)))
+        ranks = share_many(spread_out(part.units), claims, part.limit)[0]
+        check_steps(part.units, part.limit, {"layers": part.units.steps_of(ranks)})
+        shared.update(zip(part.names, ranks.tolist(), strict=True))
     return {module.name: shared.get(module.name, 0) for module in modules}
 
 
@@ -237,7 +250,7 @@ def layers_like(
         plan.modules, values, by_layer, n_layers_of(plan.modules, plan.ranks)
     )
     bounds = plan.r_min, plan.r_max
-    return even_ranks(plan.modules, chosen, bounds, plan.limit, parts_of=parts_for(plan))
+    return even_ranks(plan.modules, chosen, bounds, plan.limit, gather_some=parts_for(plan))
 
 
 def many_layers_like(plan: RankPlan, scores: Floats) -> Ranks:
@@ -252,14 +265,14 @@ def many_layers_like(plan: RankPlan, scores: Floats) -> Ranks:
     """
     blocks, modules = list(layers_of(plan.modules)), plan.modules
     is_inside = np.array([[m.block == block for block in blocks] for m in modules], np.float64)
-    n, parts_of = n_layers_of(modules, plan.ranks), parts_for(plan)
+    n, gather_some = n_layers_of(modules, plan.ranks), parts_for(plan)
     order = np.argsort(-(scores @ is_inside), axis=1, kind="stable")[:, :n]
     choices, which = np.unique(np.sort(order, axis=1), axis=0, return_inverse=True)
     ranks = []
     for choice in choices:
         chosen = {blocks[i] for i in choice}
         bounds = plan.r_min, plan.r_max
-        shared = even_ranks(modules, chosen, bounds, plan.limit, parts_of=parts_of)
+        shared = even_ranks(modules, chosen, bounds, plan.limit, gather_some=gather_some)
         ranks.append([shared[module.name] for module in modules])
     return np.array(ranks, dtype=np.int64)[which.reshape(-1)]
 
@@ -281,15 +294,17 @@ def fits_any_layers(plan: RankPlan) -> bool:
         return True
     if shares_of(plan.constraints.per_type):
         return False
-    parts_of, bounds = parts_for(plan), (plan.r_min, plan.r_max)
-    every = [parts_of(inside, bounds, plan.limit)[0].units for inside in layers.values()]
+    gather_some, bounds = parts_for(plan), (plan.r_min, plan.r_max)
+    every = [
+        gather_some(inside).within(bounds, plan.limit)[0].units for inside in layers.values()
+    ]
     n = n_layers_of(plan.modules, plan.ranks)
     floors, rooms = (sorted(some) for some in zip(*(u.interval for u in every), strict=True))
     has_room = plan.limit <= sum(rooms[:n]) or not every[0].in_ranks
     return has_room and sum(floors[len(floors) - n :]) <= plan.limit
 
 
-def parts_for(plan: RankPlan) -> PartsOf:
+def parts_for(plan: RankPlan) -> Gather:
     """Say how modules of a plan by layers are gathered.
 
     Args:
@@ -310,7 +325,7 @@ def parts_by(
     *,
     in_ranks: bool,
     not_targeted: Collection[str],
-) -> PartsOf:
+) -> Gather:
     """Say how some of the modules are gathered: constraints may name the others as well.
 
     Args:
@@ -324,13 +339,11 @@ def parts_by(
     """
     named = {*(module.name for module in modules), *not_targeted}
 
-    def parts_of(
-        some: Sequence[TargetModule], bounds: tuple[int, int], limit: int
-    ) -> tuple[Part, ...]:
+    def gather_some(some: Sequence[TargetModule]) -> Gathered:
         others = named - {module.name for module in some}
-        return divide(some, bounds, limit, constraints, in_ranks=in_ranks, not_targeted=others)
+        return gather(some, constraints, in_ranks=in_ranks, not_targeted=others)
 
-    return parts_of
+    return gather_some
 
 
 def _spendable(parts: Iterable[Part]) -> int:
@@ -349,12 +362,14 @@ def _over_all(
     highest: int,
     limit: int,
     *,
-    ways: Sequence[tuple[PartsOf, int]],
+    ways: Sequence[tuple[Gather, int]],
     seed: int,
 ) -> dict[str, Named]:
     """The controls of every rule, over all modules: by the first floors that a limit can meet."""
     *others, last = [
-        partial(_controls_within, modules, limit, (lowest, highest), parts_of=some, seed=seed)
+        partial(
+            _controls_within, modules, limit, (lowest, highest), gather_some=some, seed=seed
+        )
         for some, lowest in ways
     ]
     for solve in others:
@@ -368,35 +383,37 @@ def _controls_within(
     limit: int,
     bounds: tuple[int, int],
     *,
-    parts_of: PartsOf,
+    gather_some: Gather,
     seed: int,
 ) -> dict[str, Named]:
     found: dict[str, Named] = {}
-    for part in parts_of(modules, bounds, limit):
-        controls = control_ranks(part.units, part.names, part.limit, seed=seed)
-        check_spending(part.units, part.limit, controls)
+    for part in gather_some(modules).within(bounds, limit):
+        controls = control_table(part.units, part.names, part.limit, seed=seed)
+        steps = {name: part.units.steps_of(ranks) for name, ranks in controls.items()}
+        check_steps(part.units, part.limit, steps)
         for name, ranks in controls.items():
-            found.setdefault(name, {}).update(ranks)
+            found.setdefault(name, {}).update(zip(part.names, ranks.tolist(), strict=True))
     return {n: {m.name: ranks[m.name] for m in modules} for n, ranks in found.items()}
 
 
 def _drawn(
     modules: Sequence[TargetModule],
+    blocks: Sequence[str],
     n: int,
     bounds: tuple[int, int],
     limit: int,
     *,
-    parts_of: PartsOf,
+    gather_some: Gather,
     seed: str,
 ) -> Named | None:
     """Layers drawn at random that have room for a limit; ``None`` where a few draws found none."""
-    blocks = list(layers_of(modules))
     for turn in range(_TRIES):
         order = sorted(blocks, key=lambda block: _digest(f"{seed}:{turn}:{block}"))
         drawn = frozenset(order[:n])
         try:
-            if _spendable(parts_of(_inside(modules, drawn), bounds, limit)) == limit:
-                return even_ranks(modules, drawn, bounds, limit, parts_of=parts_of)
+            parts = gather_some(_inside(modules, drawn)).within(bounds, limit)
+            if _spendable(parts) == limit:
+                return _even(modules, parts)
         except InfeasibleBudget:
             continue
     return None
@@ -411,16 +428,17 @@ def _needed(
     limit: int,
     *,
     low: int,
-    parts_of: PartsOf,
+    gather_some: Gather,
     constraints: Constraints,
 ) -> int:
     """The lowest ceiling at which modules, by the rules of their types, spend most of a limit."""
     top = max(min(module.d_in, module.d_out) for module in modules)
     ladder = [int(rank) for rank in ladder_of(constraints, top)]
+    gathered = gather_some(modules)
 
     def spends(ceiling: int) -> int:
         try:
-            parts = parts_of(modules, (low, ceiling), limit)
+            parts = gathered.within((low, ceiling), limit)
         except InfeasibleBudget:
             return -1
         return sum(min(part.limit, part.units.interval[1]) for part in parts)
@@ -433,15 +451,34 @@ def _needed(
 
 def _sums(
     layers: Mapping[str, Collection[TargetModule]], values: Mapping[str, float]
-) -> dict[str, Fraction]:
-    """Score of each layer, exactly: no sum rounds two layers to one score, or overflows."""
-    for inside in layers.values():
-        for module in inside:
-            _check(module.name, values[module.name])
-    return {
-        block: sum((Fraction(values[module.name]) for module in inside), Fraction(0))
-        for block, inside in layers.items()
+) -> tuple[dict[str, float], dict[str, Fraction]]:
+    """Score of each layer, rounded once, and exactly where that rounds two layers to one score.
+
+    A sum that is rounded correctly is never less than that of a lower score.
+
+    Returns:
+        Both by block.
+    """
+    claims = {b: [values[module.name] for module in inside] for b, inside in layers.items()}
+    for block, some in claims.items():
+        for module, value in zip(layers[block], some, strict=True):
+            if not 0 <= value < math.inf:
+                _check(module.name, value)
+    rounded = {block: _rounded_sum(some) for block, some in claims.items()}
+    n_of = Counter(rounded.values())
+    exact = {
+        block: sum(map(Fraction, some), Fraction(0))
+        for block, some in claims.items()
+        if n_of[rounded[block]] > 1
     }
+    return rounded, exact
+
+
+def _rounded_sum(values: Iterable[float]) -> float:
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
 
 
 def _check(name: str, score: float) -> None:

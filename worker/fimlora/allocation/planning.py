@@ -14,6 +14,7 @@ import numpy as np
 
 from fimlora.allocation.controls import check_steps, control_table
 from fimlora.allocation.division import Part, divide, division_of, share_parts
+from fimlora.allocation.falling import Falling
 from fimlora.allocation.layers import (
     choose_layers,
     fits_any_layers,
@@ -206,21 +207,21 @@ def _over_layers(
     """Bounds, ranks and controls by the rule that chooses layers."""
     modules, in_ranks = tuple(scores.modules), budget.unit == "rank"
     chosen = choose_layers(modules, values, scores.by_layer, n_layers)
-    gather = partial(parts_by, modules, in_ranks=in_ranks, not_targeted=scores.not_targeted)
-    parts_of = gather(constraints)
+    gather_by = partial(parts_by, modules, in_ranks=in_ranks, not_targeted=scores.not_targeted)
+    gather_some = gather_by(constraints)
     bounds = layer_bounds(
         modules,
         chosen,
         limit,
         mean=_mean(budget, limit, modules),
-        parts_of=parts_of,
+        gather_some=gather_some,
         constraints=constraints,
         given=given,
     )
-    freely = gather(constraints.without_floors(bounds[1]))
+    freely = gather_by(constraints.without_floors(bounds[1]))
     with _explaining(budget, scores, bounds, given=given):
         ranks, controls = share_over_layers(
-            modules, chosen, bounds, limit, parts_of=parts_of, freely=freely, seed=seed
+            modules, chosen, bounds, limit, gather_some=gather_some, freely=freely, seed=seed
         )
     return bounds, ranks, controls
 
@@ -421,7 +422,7 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
     values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
     _check_modules(values, modules)
     if spectral:
-        return modules, {m.name: values[m.name] for m in modules}
+        return modules, Falling((m.name, values[m.name]) for m in modules)
     found = {module.name: values[module.name] for module in modules}
     if set(map(type, found.values())) <= {float}:
         return modules, found

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fimlora.allocation.falling import check_values, falling_table
+from fimlora.allocation.falling import Falling
 from fimlora.allocation.greedy import take_by_worth
 from fimlora.allocation.knapsack import best_steps
 from fimlora.allocation.units import Floats, Units
@@ -75,7 +75,7 @@ def captured_energies(spectra: Spectra, ranks: Mapping[str, int]) -> dict[str, f
         The sum of the squares of the largest ``rank`` values, per module name.
     """
     wanted = np.fromiter((ranks[name] for name in spectra), dtype=np.intp, count=len(spectra))
-    squares = np.square(falling_table(spectra, int(wanted.max(initial=0))))
+    squares = np.square(Falling.of(spectra).table(int(wanted.max(initial=0))))
     found = np.zeros(len(wanted))
     for rank in np.unique(wanted).tolist():
         rows = np.flatnonzero(wanted == rank)
@@ -94,8 +94,11 @@ def highest_known_rank(spectra: Spectra, modules: Collection[TargetModule]) -> i
         The fewest values of a module that has more than were recorded; ``None`` when all
         spectra are complete.
     """
-    sizes = [(np.size(spectra[m.name]), min(m.d_in, m.d_out)) for m in modules]
-    return min((known for known, size in sizes if known < size), default=None)
+    by_name = dict(zip(spectra, Falling.of(spectra).counts.tolist(), strict=True))
+    known = np.array([by_name[m.name] for m in modules], dtype=np.intp)
+    sizes = np.array([m.d_in if m.d_in < m.d_out else m.d_out for m in modules])
+    short = known[known < sizes]
+    return int(short.min()) if len(short) else None
 
 
 def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
@@ -110,8 +113,9 @@ def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
         InvalidOption: A module may get more ranks than it has values: what these would
             gain is not known.
     """  # noqa: DOC502 - a helper raises
-    sizes = check_values(spectra)
-    for name, size in zip(spectra, sizes.tolist(), strict=True):
+    falling = Falling.of(spectra)
+    falling.check()
+    for name, size in zip(spectra, falling.counts.tolist(), strict=True):
         if size < highest[name]:
             raise InvalidOption(
                 f"rule 'spectral' knows what {size} ranks of {name!r} gain, not "
@@ -121,7 +125,7 @@ def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
 
 def _relative_squares(spectra: Spectra, width: int) -> Floats:
     """Squares of the largest values of each module, falling, relative to the largest of all."""
-    falling = falling_table(spectra, max(1, width))
+    falling = Falling.of(spectra).table(max(1, width))
     return np.square(falling / (falling[:, 0].max(initial=0.0) or 1.0))
 
 

@@ -18,6 +18,17 @@ Ranks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Groups of modules and single ones; see `Units` for what each of them is."""
+
+    columns: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    first_names: Sequence[str]
+    row_of: NDArray[np.intp]
+    ties: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
 class Units:
     """What the solvers give steps to: groups of modules and single ones, one row each.
 
@@ -228,35 +239,79 @@ def units_of(
 
     Raises:
         InfeasibleBudget: A unit has no allowed rank within its bounds.
+    """  # noqa: DOC502 - `units_within` raises
+    return units_within(
+        rows_of(names, groups), lowest, highest, weights, ladder=ladder, allowed=allowed
+    )
+
+
+def units_within(
+    rows: Rows,
+    lowest: NDArray[np.int64],
+    highest: NDArray[np.int64],
+    weights: NDArray[np.int64] | None,
+    *,
+    ladder: Floats,
+    allowed: str,
+) -> Units:
+    """Do what `units_of` does, with rows that are known.
+
+    Args:
+        rows: The rows.
+        lowest: Fewest ranks of each module.
+        highest: Most ranks of each.
+        weights: What one rank of each costs; ``None`` counts ranks.
+        ladder: The allowed ranks, in rising order from 0.
+        allowed: The same in words.
+
+    Returns:
+        The units.
+
+    Raises:
+        InfeasibleBudget: A unit has no allowed rank within its bounds.
     """
-    columns, starts = _rows(names, groups)
-    n_rows = len(starts)
-    row_of = np.empty(len(names), dtype=np.intp)
-    row_of[columns] = np.repeat(np.arange(n_rows), np.diff(starts, append=len(columns)))
+    n_rows = len(rows.starts)
     lo, hi = np.zeros(n_rows, dtype=np.int64), np.full(n_rows, np.iinfo(np.int64).max)
-    np.maximum.at(lo, row_of, lowest)
-    np.minimum.at(hi, row_of, highest)
-    weight = np.bincount(row_of, weights, minlength=n_rows).astype(np.float64)
-    first_names = [names[i] for i in columns[starts].tolist()]
+    np.maximum.at(lo, rows.row_of, lowest)
+    np.minimum.at(hi, rows.row_of, highest)
     low_steps = np.searchsorted(ladder, lo)
     high_steps = np.searchsorted(ladder, hi, side="right") - 1
     for i in np.flatnonzero(low_steps > high_steps):
         raise InfeasibleBudget(
-            f"{first_names[i]}: no allowed rank lies within the bounds [{lo[i]}, {hi[i]}]; "
+            f"{rows.first_names[int(i)]}: no allowed rank lies within the bounds [{lo[i]}, {hi[i]}]; "
             f"allowed are {allowed}"
         )
     return Units(
-        columns=columns,
-        starts=starts,
-        first_names=first_names,
-        row_of=row_of,
-        ties=np.array(sorted(range(n_rows), key=first_names.__getitem__), dtype=np.intp),
-        weight=weight,
+        columns=rows.columns,
+        starts=rows.starts,
+        first_names=rows.first_names,
+        row_of=rows.row_of,
+        ties=rows.ties,
+        weight=np.bincount(rows.row_of, weights, minlength=n_rows).astype(np.float64),
         lowest=low_steps,
         highest=high_steps,
         ladder=ladder,
         in_ranks=weights is None,
     )
+
+
+def rows_of(names: Sequence[str], groups: Iterable[Collection[str]] = ()) -> Rows:
+    """Sort modules into rows.
+
+    Args:
+        names: Names of the modules.
+        groups: Names of modules that must get one common rank.
+
+    Returns:
+        The rows, for any bounds.
+    """
+    columns, starts = _rows(names, groups)
+    row_of = np.empty(len(names), dtype=np.intp)
+    row_of[columns] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(columns)))
+    first_names = [names[i] for i in columns[starts].tolist()]
+    n_rows = len(starts)
+    ties = np.array(sorted(range(n_rows), key=first_names.__getitem__), dtype=np.intp)
+    return Rows(columns, starts, first_names, row_of, ties)
 
 
 def _rows(
