@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # the column that each nibble of an integer holds
 GROUP = 8
@@ -238,3 +239,29 @@ def pack_folder(plain: Path, folder: Path, name: str) -> dict[str, Tensor]:
     config = json.loads((folder / "config.json").read_text()) | {"quantization_config": told}
     (folder / "config.json").write_text(json.dumps(config))
     return numbers
+
+
+def pack_gpt2(plain: Path, folder: Path) -> dict[str, Tensor]:
+    """A tiny GPT-2 in 8 bit beside another model's tokenizer; its packed weights as GPT-2 has them."""
+    vocabulary = json.loads((plain / "config.json").read_text())["vocab_size"]
+    config = GPT2Config(
+        vocab_size=vocabulary, n_positions=64, n_embd=32, n_layer=2, n_head=2,
+        initializer_range=0.2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    for file in plain.iterdir():
+        if not (folder / file.name).exists():
+            (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    wanted = {}
+    packer, told = PACKERS["bitsandbytes_8bit"]
+    for key in [n for n in tensors if n.endswith(("c_proj.weight", "c_attn.weight"))]:
+        parts, numbers = packer(tensors.pop(key).T)
+        wanted[key] = numbers.T
+        tensors |= {f"{key.removesuffix('.weight')}.{n}": t for n, t in parts.items()}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors")
+    written = json.loads((folder / "config.json").read_text()) | {"quantization_config": told}
+    (folder / "config.json").write_text(json.dumps(written))
+    return wanted

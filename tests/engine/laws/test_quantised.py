@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from fimlora import apply_fim_ranks, find_targets, measure
 from fimlora.errors import InvalidCheckpoint, UnsupportedModule
@@ -277,3 +277,31 @@ def test_a_saved_checkpoint_is_read_as_the_live_model_computes(name, folder, tmp
     torch.testing.assert_close(
         logits_of(read, batch), logits_of(live, batch), rtol=1e-4, atol=1e-5
     )
+
+
+def test_maps_of_gpt2_are_turned_when_they_are_packed(tmp_path):
+    """Packers put outputs first, GPT-2 inputs: live, and read from what bitsandbytes saved."""
+    config = GPT2Config(
+        vocab_size=61, n_positions=32, n_embd=64, n_layer=2, n_head=2, initializer_range=0.2,
+        embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / "plain")
+    live = quantised("bitsandbytes_nf4", tmp_path / "plain")
+    live.save_pretrained(tmp_path / "packed")
+    skeleton = build_skeleton(tmp_path / "packed", dtype=torch.float32)
+
+    read = load(skeleton, tmp_path / "packed", seed=0).model
+
+    batch = batches()[0]
+    torch.testing.assert_close(
+        logits_of(read, batch), logits_of(live, batch), rtol=1e-4, atol=1e-5
+    )
+    options = {"target_modules": ["c_attn", "c_proj"], "estimator": "exact"}
+    found, wanted = (measure(model, batches(), **options) for model in (live, read))
+    assert found.base_parameters == wanted.base_parameters
+    for module, plain in zip(found.modules, wanted.modules, strict=True):
+        assert (module.name, module.d_in, module.d_out) == (plain.name, plain.d_in, plain.d_out)
+        energies = found.row_energies[module.name]
+        assert relative_error(energies, wanted.row_energies[module.name]) <= 1e-4

@@ -16,7 +16,7 @@ from fimlora.model.packed_parts import UnreadablePacking, unpacked_view
 from fimlora.model.quantised_files import logical_shapes
 from fimlora.model.skeleton import build_skeleton
 from support.models import make_batch
-from support.packing import PACKERS, pack_folder
+from support.packing import PACKERS, pack_folder, pack_gpt2
 from support.quantised import folder_of_a_model
 
 
@@ -97,6 +97,27 @@ def test_streamed_and_resident_measure_one_model(packed, plain, tmp_path):
         energies = found.row_energies[module.name]
         assert (energies == streamed.row_energies[module.name]).all()
         assert energies == pytest.approx(wanted.row_energies[module.name], rel=1e-4)
+
+
+def test_maps_that_hold_inputs_first_get_the_turned_weight(plain, tmp_path):
+    """Packers put outputs first; a square weight of GPT-2 would be taken as it lies."""
+    wanted = pack_gpt2(plain, tmp_path)
+    options = {"target_modules": ["c_attn", "c_proj"]}
+    batches = [make_batch("gpt2_lm", [9, 5, 7])]
+
+    skeleton = build_skeleton(tmp_path, dtype=torch.float32)
+    loaded = load(skeleton, tmp_path, seed=0).model
+
+    weights = dict(loaded.named_parameters())
+    assert any(weight.shape[0] == weight.shape[1] for weight in wanted.values())
+    for name, weight in wanted.items():
+        assert torch.equal(weights[name], weight), name
+    streamed = measure_streamed(tmp_path, batches, Settings(**options), dtype=torch.float32)
+    resident = measure(loaded, batches, **options)
+    assert streamed.modules == resident.modules
+    for module in resident.modules:
+        energies = resident.row_energies[module.name]
+        assert (energies == streamed.row_energies[module.name]).all()
 
 
 def as_bytes(text):

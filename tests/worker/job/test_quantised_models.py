@@ -4,7 +4,7 @@ import pytest
 
 from support.executor_jobs import ended, submit
 from support.jobs import Jobs
-from support.packing import pack_folder
+from support.packing import pack_folder, pack_gpt2
 
 
 @pytest.mark.parametrize("packing", ["gptq", "bitsandbytes_4bit"])
@@ -32,6 +32,24 @@ def test_both_executors_plan_for_the_maps_that_the_weights_stand_for(
         m.d_in for m in plain.rank_map.modules
     ]
     assert streamed.rank_map.spent == plain.rank_map.spent
+
+
+def test_maps_that_hold_inputs_first_are_calibrated(jobs: Jobs, run_queue, model_folders):
+    """GPT-2: packers put outputs first, and its own maps inputs."""
+    folder = model_folders / "packed_gpt2"
+    if not folder.exists():
+        pack_gpt2(model_folders / "decoder", folder)
+    submitted = [
+        submit(jobs, "packed_gpt2", "text", executor, target_modules=["c_attn", "c_proj"])
+        for executor in ("streamed", "resident")
+    ]
+    run_queue()
+
+    found = [ended(jobs, job_id) for job_id in submitted]
+    assert [job.status for job in found] == ["succeeded"] * 2, [j.error for j in found]
+    assert found[0].result.digest == found[1].result.digest
+    sides = {m.name: (m.d_in, m.d_out) for m in found[0].result.rank_map.modules}
+    assert sides["transformer.h.0.attn.c_attn"] == (32, 96)
 
 
 def test_a_method_that_is_not_read_fails_by_name(

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +65,7 @@ class StoredTensor:
         dtype: Its element type; of a packed weight, that which it is unpacked to.
         shape: Its shape; of a packed weight, that which it stands for.
         packed: What it is packed into, if it is.
+        is_turned: Whether it is read with its sides the other way round than it is packed.
     """
 
     file: Path
@@ -72,6 +73,7 @@ class StoredTensor:
     dtype: torch.dtype
     shape: tuple[int, ...]
     packed: PackedWeight | None = None
+    is_turned: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -108,6 +110,19 @@ class Checkpoint:
     def is_packed(self) -> bool:
         """Whether it is quantised."""
         return any(tensor.packed is not None for tensor in self.tensors.values())
+
+    def turn(self, names: Iterable[str]) -> None:
+        """Read packed weights with inputs first, as some models hold them and no packer does.
+
+        Args:
+            names: Their names in the checkpoint; those that are not packed stay as they are.
+        """
+        turned = {
+            name: replace(tensor, shape=tensor.shape[::-1], is_turned=True)
+            for name in names
+            if (tensor := self.tensors[name]).packed is not None and not tensor.is_turned
+        }
+        self.tensors = MappingProxyType({**self.tensors, **turned})
 
     def read_into(self, name: str, memory: Tensor) -> None:
         """Read a tensor's bytes.
@@ -155,7 +170,10 @@ class Checkpoint:
         """
         packed = self.tensors[name].packed
         self.reads[name] += packed is None
-        return self._stored_tensor(name) if packed is None else unpack(packed, self._part)
+        if packed is None:
+            return self._stored_tensor(name)
+        made = unpack(packed, self._part)
+        return made.T.contiguous() if self.tensors[name].is_turned else made
 
     def _part(self, name: str) -> Tensor:
         """Read a part of a packed weight."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import InvalidCheckpoint, InvalidOption
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import draw_weights
-from fimlora.model.weight_sources import Source, find_weights
+from fimlora.model.weight_sources import FoundWeights, Source, find_sources, find_weights
 
 # As torch's own allocator has it.
 ALIGNMENT = 64
@@ -169,6 +170,22 @@ def check_shape(name: str, tensor: Tensor, wanted: Tensor) -> None:
         )
 
 
+def find_in(checkpoint: Checkpoint, model: nn.Module, *, redraws: bool) -> FoundWeights:
+    """See what a checkpoint has of a model, packed weights lying as the model has them.
+
+    Args:
+        checkpoint: Its weights; where the model has inputs first, packed ones are turned.
+        model: A skeleton.
+        redraws: Whether a head whose shape in the checkpoint is another counts as missing.
+
+    Returns:
+        Sources and missing weights.
+    """
+    if checkpoint.is_packed:
+        checkpoint.turn(_inputs_first(model, checkpoint))
+    return find_weights(model, checkpoint.tensors, redraws=redraws)
+
+
 def open_weights(
     model: nn.Module,
     checkpoint: Checkpoint,
@@ -192,7 +209,7 @@ def open_weights(
     Raises:
         InvalidOption: One of these is not drawn, or has another shape.
     """
-    found = find_weights(model, checkpoint.tensors, redraws=redraws)
+    found = find_in(checkpoint, model, redraws=redraws)
     drawn = draw_weights(model, found.missing, seed=seed)
     for name, tensor in instead.items():
         if name not in drawn or drawn[name].shape != tensor.shape:
@@ -202,3 +219,13 @@ def open_weights(
             )
         drawn[name] = tensor.to(drawn[name].dtype)
     return WeightReader(model, checkpoint, found.sources, drawn)
+
+
+def _inputs_first(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """The tensors of maps whose weights are (I, O), as in GPT-2."""
+    maps = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]
+    if not maps:
+        return []
+    sources, _ = find_sources(model, checkpoint.tensors)
+    wanted = (f"{name}.weight" for name in maps)
+    return [key for name in wanted if name in sources for key in sources[name].keys]

@@ -23,8 +23,7 @@ from fimlora.model.drawn import drawn_modules
 from fimlora.model.loading import experts_per_token
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import head_tensors
-from fimlora.model.weight_reader import open_weights
-from fimlora.model.weight_sources import find_weights
+from fimlora.model.weight_reader import find_in, open_weights
 from fimlora.statistics.options import Passes
 from fimlora_worker.inputs.heads import (
     HEAD_SEED,
@@ -235,7 +234,7 @@ class BaseModel:
 
     def _find_missing(self, model: nn.Module) -> tuple[str, ...]:
         """Weights that the checkpoint lacks, and may lack."""
-        tensors = Checkpoint(self.folder).tensors
-        missing = find_weights(model, tensors, redraws=bool(self.request.n_outputs)).missing
+        redraws = bool(self.request.n_outputs)
+        missing = find_in(Checkpoint(self.folder), model, redraws=redraws).missing
         check_complete(model, missing, self.request)
         return missing
