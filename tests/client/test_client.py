@@ -58,6 +58,17 @@ def test_an_equal_request_is_answered_from_the_cache(client, inline):
     assert second.refresh().cached
 
 
+def test_a_draft_is_the_short_answer_for_the_same_plan(client, inline):
+    """It says so itself, and what the whole plan spends."""
+    job = client.calibrate(**inline).wait().job
+
+    draft = client.jobs.draft(job.id, budget=6).model_dump(mode="json")
+    whole = client.jobs.allocate(job.id, budget=6)
+
+    assert (draft["object"], draft["job_id"]) == ("plan_draft", job.id)
+    assert draft.get("spent", draft.get("rank_map", {}).get("spent")) == whole.rank_map.spent
+
+
 def test_an_estimate_starts_nothing(client, inline):
     """It tells what the service would do with the same request, before and after."""
     inline = inline | {"target_modules": ["query", "value"]}

@@ -112,3 +112,22 @@ def test_what_only_a_service_knows_is_refused_with_the_next_step(local, tmp_path
     assert code == 1
     assert "this command reads files and folders of this machine" in " ".join(said.split())
     assert step in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "step"),
+    [
+        (["--adapter", "mine"], "fimlora adapters add"),
+        (["--split=train"], "so give that of the split"),
+        (["--priority", "high"], "ask a service with it: fimlora calibrate"),
+    ],
+)
+def test_an_option_of_jobs_is_refused_with_the_next_step(local, option, step):
+    """By its name; one that nobody has is still none."""
+    code, said = local("here", "rows.jsonl", *OPTIONS, *option, "--output", "out")
+
+    assert code == 2
+    words = " ".join(said.replace("│", " ").split())
+    assert f"{option[0].partition('=')[0]} is for jobs of a service" in words
+    assert step in words
+    assert "No such option" in local("here", "rows.jsonl", "--nobody", "--output", "out")[1]

@@ -125,6 +125,16 @@ def test_the_command_line_starts(light):
     assert "pip install 'fimlora[all]'" in up.stderr
 
 
+@pytest.mark.parametrize("name", ["service", "worker"])
+def test_a_process_says_in_one_line_which_extra_it_needs(light, name):
+    """In place of a traceback."""
+    ran = run(light / "python", "-m", f"fimlora_{name}")
+
+    assert ran.returncode == os.EX_UNAVAILABLE
+    assert ran.stderr.endswith(f"pip install 'fimlora[{name}]'\n")
+    assert len(ran.stderr.splitlines()) == 1
+
+
 def test_a_config_for_peft_says_what_it_needs(light):
     """The client itself never imports peft."""
     code = """

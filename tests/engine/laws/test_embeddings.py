@@ -238,3 +238,30 @@ def test_a_table_that_does_more_than_look_up_is_refused():
 
     with pytest.raises(UnsupportedModule, match="plain Embedding can be measured"):
         measure(model, BATCHES["llama_gqa_lm"], target_modules=["embed_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"layers_to_transform": [1]}, None),
+        ({"modules_to_save": ["lm_head"]}, None),
+        ({"trainable_token_indices": [1, 2]}, "single trained tokens"),
+    ],
+    ids=lambda given: next(iter(given), "") if isinstance(given, dict) else "",
+)
+def test_other_fields_of_peft_stay_or_are_named(options, fault, tmp_path):
+    """Ranks are those of the layers that PEFT has adapted; what a plan cannot hold, verify names."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], **options)
+    peft_model = get_peft_model(tiny("llama_gqa_lm")[0], config)
+    carriers = resolved(peft_model).keys()
+
+    plan = apply_fim_ranks(peft_model, BATCHES["llama_gqa_lm"])
+
+    assert resolved(peft_model) == planned(plan)
+    assert plan.ranks.keys() == carriers
+    peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    loaded = PeftModel.from_pretrained(tiny("llama_gqa_lm")[0], tmp_path)
+    assert resolved(loaded) == planned(plan)
+    found = verify_adapter(tmp_path, plan)
+    assert found.as_planned is (fault is None)
+    assert fault is None or fault in found.faults[0].message

@@ -10,9 +10,12 @@ import pytest
 import torch
 import transformers
 
+from fimlora.allocation import allocate
 from fimlora.errors import AdapterMismatch, OutOfMemory
 from fimlora.measuring.examples.losses import LossKind
-from fimlora.numerics.seeded_draws import draw_lora_a
+from fimlora.numerics.seeded_draws import draw_embedding_b, draw_lora_a
+from fimlora.plan import TargetModule
+from fimlora.scores import Scores
 from fimlora_worker.errors import Abort, UnequalArms
 from fimlora_worker.evaluation.adapted import adapt
 from fimlora_worker.evaluation.data import order_of
@@ -187,6 +190,22 @@ def test_all_arms_start_from_the_same_rows_of_a_and_the_same_head(encoder):
     heads = [m.classifier.modules_to_save["default"].weight for m in models.values()]
     assert torch.equal(heads[0], heads[1])
     assert heads[0].requires_grad
+
+
+def test_an_embedding_starts_the_other_way_round(encoder):
+    """B is the random one, of as many of the same columns as the rank; its parameters count."""
+    task = make_task(encoder, make_rows(60))
+    name = "bert.embeddings.word_embeddings"
+    table = TargetModule(name, 55, 16, is_embedding=True)
+    plan = allocate(Scores((table,), {name: 1.0}), 3)
+
+    found = adapt(task.model, plan, seed=3)
+
+    layer = found.model.get_base_model().get_submodule(name)
+    wanted = draw_embedding_b(table, rank=5, seed=3)[:3].T
+    assert torch.equal(layer.lora_embedding_B["default"], wanted)
+    assert not layer.lora_embedding_A["default"].any()
+    assert found.adapter_parameters == 3 * (55 + 16)
 
 
 def test_a_head_that_is_given_is_what_training_starts_from(encoder):

@@ -33,7 +33,7 @@ from fimlora_contract.jobs import (
     JobPage,
     JobStatus,
 )
-from fimlora_contract.plans import Plan
+from fimlora_contract.plans import Plan, PlanDraft
 from fimlora_contract.rank_patterns import RankDiff
 from fimlora_contract.requests import PlanRequest
 from fimlora_contract.sweeps import Sweep, SweepRequest
@@ -115,6 +115,16 @@ class AsyncJobs:
         body = as_json(checked(PlanRequest, fields))
         path = route("jobs", job_id, "allocate")
         return await self._sender.ask(Call("POST", path, headers=JSON, content=body), Plan)
+
+    async def draft(self, job_id: str, **fields: Unpack[PlanFields]) -> PlanDraft:
+        """The ranks alone of another plan, several times as fast: for sliders and searches.
+
+        ``POST /jobs/{id}/allocate`` with ``Prefer: return=minimal``
+        """
+        body = as_json(checked(PlanRequest, fields))
+        headers = JSON | {"prefer": "return=minimal"}
+        call = Call("POST", route("jobs", job_id, "allocate"), headers=headers, content=body)
+        return await self._sender.ask(call, PlanDraft)
 
     async def compare(
         self, job_id: str, **fields: Unpack[JobComparisonFields]

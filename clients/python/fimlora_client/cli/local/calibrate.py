@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import INTERRUPTED, err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.inputs import columns_of, parameters_asked, split_names
+from fimlora_client.cli.common.option_names import options_of
 from fimlora_client.cli.common.progress import JobProgress
 from fimlora_client.errors import ClientError, InvalidFile, MissingExtra
 from fimlora_client.files import check_writable
@@ -28,6 +30,11 @@ from fimlora_contract.jobs import Job, JobStatus
 from fimlora_contract.rank_maps import RankMap
 from fimlora_contract.references import HUB_ID
 
+STEPS = {
+    "--adapter": "fimlora calibrate MODEL ROWS --adapter NAME, once fimlora adapters add has it",
+    "--split": "ROWS is a file or a folder, so give that of the split; of a dataset on the hub, "
+    "fimlora calibrate takes one",
+}
 NEEDED = ("fimlora_worker", "torch", "datasets", "rq")
 group = typer.Typer(
     help="Work on this machine, without a service.",
@@ -47,7 +54,25 @@ def local() -> None:
     """Work on this machine, without a service; needs the extra [bold]worker[/bold]."""
 
 
-@group.command("calibrate")
+class LocalCommand(TyperCommand):
+    """Says of an option that only `fimlora calibrate` has what to do instead."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse such an option by its name."""
+        own, elsewhere = options_of(self), options_of(ctx.find_root().command)
+        for arg in args:
+            name = arg.partition("=")[0]
+            if name.startswith("--") and name in elsewhere - own:
+                step = STEPS.get(
+                    name, "leave it out, or ask a service with it: fimlora calibrate"
+                )
+                raise typer.BadParameter(
+                    f"{name} is for jobs of a service, and this command does without one: {step}"
+                )
+        return super().parse_args(ctx, args)
+
+
+@group.command("calibrate", cls=LocalCommand)
 def calibrate(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL_DIR", help="Folder of the base model.")
