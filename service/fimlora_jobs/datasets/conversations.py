@@ -118,10 +118,10 @@ class _Places:
         """Put what no part stands for before the first words of the user."""
         kinds = {kind for kind, _ in self.found}
         left: list[Value] = [
-            (kind, value)
+            (kind, None)
             for kind, values in self.columns.items()
             if kind not in kinds
-            for value in values
+            for _ in values
         ]
         at = next((n for n, m in enumerate(messages) if m["role"] == "user"), None)
         if not left or at is None:

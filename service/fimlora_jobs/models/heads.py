@@ -62,8 +62,9 @@ def check_media(config: Mapping[str, Any], media: Collection[str]) -> None:
     if heads is None or MULTIMODAL in heads:
         return
     raise ModelRefused(
-        f"the rows have {' and '.join(media)}, and {kind} reads text alone; give a model that sees "
-        "or hears, or leave their column alone by an empty name (--column images=, --column audio=)"
+        f"the rows have {' and '.join(media)}, and transformers has no class of {kind} that reads "
+        "these beside text and writes text; give a model that sees or hears, or leave their column "
+        "alone by an empty name (--column images=, --column audio=)"
     )
 
 
