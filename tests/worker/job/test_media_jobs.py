@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import transformers
 
-from support.jobs import Jobs
+from support.jobs import Jobs, write_jsonl
 from support.seeing import MAKERS, data_url, pixels, png, wav
 
 pytest.importorskip("PIL")
@@ -55,7 +55,7 @@ def models(jobs: Jobs):
 def run(jobs: Jobs, run_queue: Callable[[], None], model: str, rows: Any, **calibration: Any):
     job_id = jobs.submit(
         model=model,
-        dataset={"source": "inline", "rows": rows},
+        dataset=rows if isinstance(rows, dict) else {"source": "inline", "rows": rows},
         target_modules="all-linear",
         calibration={"n_batches": 3, "batch_size": 2, "dtype": "float32", "estimator": "exact"}
         | calibration,
@@ -141,3 +141,59 @@ def test_sounds(jobs, run_queue, models):
     job = run(jobs, run_queue, "hears", sound_rows())
 
     assert any("audio_tower" in m.name for m in job.result.rank_map.modules)
+
+
+def test_files_beside_rows_of_a_registered_folder(jobs, run_queue, models):
+    """A row names a file of its folder; another picture afterwards is another dataset."""
+    MAKERS["llava"](models / "sees")
+    folder = jobs.data_dir / "datasets" / "pictures"
+    folder.mkdir(parents=True)
+    rows = []
+    for n, words in enumerate(WORDS):
+        (folder / f"{n}.png").write_bytes(png(pixels(n)))
+        rows.append({"image": f"{n}.png", "prompt": "What is it?", "completion": f" {words}"})
+    write_jsonl(folder / "rows.jsonl", rows)
+    inline = [row | {"image": data_url(png(pixels(n)))} for n, row in enumerate(rows)]
+
+    named = run(jobs, run_queue, "sees", {"source": "local", "name": "pictures"})
+    given = run(jobs, run_queue, "sees", inline)
+
+    for a, b in zip(named.result.rank_map.modules, given.result.rank_map.modules, strict=True):
+        assert (a.name, a.score) == (b.name, b.score)
+
+
+@pytest.mark.parametrize(
+    ("image", "max_length", "detail"),
+    [
+        ("beside.png", 64, "row 1, image 1 of it, names the file"),
+        (data_url(png(pixels(0))[:90]), 64, "row 1, image 1 of it, is damaged"),
+        ([data_url(png(pixels(0)))] * 3, 8, "set calibration.max_length to more than that"),
+    ],
+    ids=["a file", "damaged", "no room"],
+)
+def test_rows_that_cannot_be_read_are_named(jobs, run_queue, models, image, max_length, detail):
+    """The job fails with the row and what would be right, and leaves none out."""
+    MAKERS["llava"](models / "sees")
+    row = {"image": image, "prompt": "What is it?", "completion": " A"}
+    job_id = jobs.submit(
+        model="sees",
+        dataset={"source": "inline", "rows": [row]},
+        calibration={"n_batches": 1, "batch_size": 1, "max_length": max_length},
+    )
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+
+    assert error.code == "dataset_schema"
+    assert detail in error.detail
+
+
+def test_a_model_of_text_is_refused(jobs, run_queue):
+    """With the way to leave the column alone."""
+    rows = [{"text": "w1 w2 w3", "image": data_url(png(pixels(0)))}]
+    job_id = jobs.submit(model="decoder", dataset={"source": "inline", "rows": rows})
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+
+    assert error.code == "unsupported_architecture"
