@@ -22,11 +22,11 @@ def config_kinds() -> str:
     import torch
     from transformers import CONFIG_MAPPING
 
-    from fimlora_jobs.models.heads import CAUSAL, CLASSIFIES, known_heads
+    from fimlora_jobs.models.heads import CAUSAL, CLASSIFIES, MULTIMODAL, known_heads
 
     found: dict[str, set[str]] = defaultdict(set)
     for kind, heads in known_heads().items():
-        if heads & {CAUSAL, CLASSIFIES}:
+        if heads & {CAUSAL, CLASSIFIES, MULTIMODAL}:
             hints = typing.get_type_hints(CONFIG_MAPPING[kind], localns={"torch": torch})
             for field, hint in hints.items():
                 found[field] |= kinds_of(hint)

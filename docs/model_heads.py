@@ -12,13 +12,14 @@ def model_heads() -> str:
     from transformers.models.auto import modeling_auto as auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    from fimlora_jobs.models.heads import CAUSAL, CLASSIFIES, MASKED, SEQ2SEQ
+    from fimlora_jobs.models.heads import CAUSAL, CLASSIFIES, MASKED, MULTIMODAL, SEQ2SEQ
 
     mappings = {
         CAUSAL: auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         CLASSIFIES: auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         MASKED: auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         SEQ2SEQ: _encoder_decoders(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+        MULTIMODAL: auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     }
     classes = {
         head: {CONFIG_MAPPING_NAMES[kind] for kind in mapping if kind in CONFIG_MAPPING_NAMES}

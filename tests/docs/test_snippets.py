@@ -23,6 +23,7 @@ from demo.stack import running_stack
 from fimlora_client import Client
 from support import stand_ins
 from support.model_folders import make_decoder, minilm_folder
+from support.seeing import make_llava
 from support.snippets import READ, RUN, Fence, fences, sections
 from support.transcripts import agrees, commands_of
 from support.workers import PYTHONPATH
@@ -112,7 +113,11 @@ class Reader:
 def stack(tmp_path_factory):
     """A running stack with two models, and a result to speak of."""
     root = tmp_path_factory.mktemp("stack")
-    models = {"minilm": minilm_folder(), "my-model": make_decoder(root / "decoder", chat=True)}
+    models = {
+        "minilm": minilm_folder(),
+        "my-model": make_decoder(root / "decoder", chat=True),
+        SEES: make_llava(root / "sees"),
+    }
     with running_stack(root / "data") as running, Client(running.url) as client:
         (root / "data/models").mkdir(exist_ok=True)
         for name, folder in models.items():
@@ -269,7 +274,7 @@ def test_what_needs_a_gpu_is_at_least_python():
     compile(file.read_text(), str(file), "exec")
 
 
-ENCODER, DECODER = "minilm", "my-model"
+ENCODER, DECODER, SEES = "minilm", "my-model", "sees"
 # What each shape of the page on datasets is measured with, and as what.
 SHAPES: dict[str, tuple[str, str, dict[str, str]]] = {
     "Text and label": (ENCODER, "single_label_classification", {}),
@@ -280,6 +285,8 @@ SHAPES: dict[str, tuple[str, str, dict[str, str]]] = {
     "Prompt and completion as messages": (DECODER, "causal_lm", {}),
     "Conversations": (DECODER, "causal_lm", {}),
     "Conversations with tools": (DECODER, "causal_lm", {}),
+    "Images in messages": (SEES, "multimodal_lm", {}),
+    "Images beside prompts": (SEES, "multimodal_lm", {}),
     "ShareGPT": (DECODER, "causal_lm", {}),
     "Alpaca": (DECODER, "causal_lm", {}),
     "Text and label in CSV": (ENCODER, "single_label_classification", {}),

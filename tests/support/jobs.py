@@ -14,7 +14,7 @@ from fimlora_contract.digests import digest_of
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.jobs import JobKind
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.datasets.folders import FolderDigests, dataset_files
+from fimlora_jobs.datasets.folders import FolderDigests, content_files
 from fimlora_jobs.models.base_model_name import base_model_name
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.record import JobRecord
@@ -172,7 +172,7 @@ class Jobs:
 
     def _dataset(self, dataset: dict[str, Any]) -> dict[str, Any]:
         if dataset["source"] == "local":
-            files = dataset_files(self.data_dir / "datasets" / dataset["name"])
+            files = content_files(self.data_dir / "datasets" / dataset["name"])
             digest = FolderDigests().of_files(files)
         else:
             digest = digest_of(dataset)

@@ -52,7 +52,8 @@ class LocalModel(RequestModel):
 class Columns(RequestModel):
     """Which columns to read; those left out are found by their usual names.
 
-    An empty name leaves a column of ``tools``, ``system`` or ``input`` alone.
+    An empty name leaves a column of ``tools``, ``system``, ``input``, ``images`` or ``audio``
+    alone.
     """
 
     text: str | None = None
@@ -65,6 +66,8 @@ class Columns(RequestModel):
     system: str | None = None
     instruction: str | None = None
     input: str | None = None
+    images: str | None = None
+    audio: str | None = None
 
 
 class HubDataset(RequestModel):

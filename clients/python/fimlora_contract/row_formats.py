@@ -10,7 +10,9 @@ def row_format(fields: Mapping[str, str | None]) -> str:
         fields: Names of columns by role; a role that is not used is ``None`` or absent.
     """
     used = [name for name in fields.values() if name]
-    return f"{_kind({role for role, name in fields.items() if name}, used)}: {', '.join(used)}"
+    roles = {role for role, name in fields.items() if name}
+    shown = [f" with {role}" for role in ("images", "audio") if role in roles]
+    return f"{_kind(roles, used)}{''.join(shown)}: {', '.join(used)}"
 
 
 def _kind(roles: set[str], used: list[str]) -> str:

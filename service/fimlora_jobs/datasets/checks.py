@@ -8,10 +8,24 @@ from pathlib import Path
 from fimlora_jobs.datasets.columns import TaskName, TextFields, check_row
 from fimlora_jobs.datasets.files import ROWS_SURVEYED, check_names, note_columns, read_files
 from fimlora_jobs.datasets.labels import LabelSurvey
+from fimlora_jobs.datasets.media import Kind
 from fimlora_jobs.datasets.parquet import UPLOAD_LIMITS, check_parquet, read_footer
 from fimlora_jobs.datasets.rows import PlacedRow, RowError
 
 MAX_ROWS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was seen of rows.
+
+    Attributes:
+        rows: How many there are; ``None`` if there may be more than were looked at.
+        media: Kinds of what they show besides text.
+    """
+
+    rows: int | None
+    media: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,8 @@ def check_rows(
     task: TaskName = "auto",
     classes: Sequence[str] | None = None,
     most: int | None = None,
-) -> int | None:
+    beside: Path | None = None,
+) -> Checked:
     """Check that every row has the columns in use.
 
     Args:
@@ -68,22 +83,23 @@ def check_rows(
         task: What was asked for.
         classes: Names of the classes, where the dataset declares them.
         most: How many rows are looked at; all by default.
+        beside: Folder of the rows, if files in it may be named.
 
     Returns:
-        How many rows there are; ``None`` if there may be more than were looked at.
+        What was seen.
 
     Raises:
         ColumnError: Names the row and the column.
         RowError: Names the row that cannot be read.
     """
     labels = LabelSurvey(fields.label, classes, task) if fields.label else None
-    count = 0
+    count, media = 0, set[Kind]()
     for where, row in islice(rows, most):
         count += 1
-        check_row(row, fields, where=where)
+        media |= {kind for kind, _ in check_row(row, fields, where=where, beside=beside)}
         if labels:
             labels.see(row[labels.column], where=where)
     is_all = most is None or count < most
     if labels and count:
         labels.close(is_all=is_all)
-    return count if is_all else None
+    return Checked(count if is_all else None, tuple(sorted(media)))

@@ -6,6 +6,7 @@ that a wrong column is refused before queueing, the worker on what it loaded.
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from fimlora_contract.near_names import did_you_mean
@@ -13,8 +14,10 @@ from fimlora_contract.references import Columns
 from fimlora_jobs.datasets.conversations import (
     Conversation,
     ConversationError,
+    check_number,
     read_conversation,
 )
+from fimlora_jobs.datasets.media import Kind, MediaError, Value, check_media, values_of
 
 Task = Literal["sequence_classification", "causal_lm"]
 # As a request says it: a regression is a classification whose labels are amounts.
@@ -26,11 +29,21 @@ TEXTS = ("text", "sentence", "content")
 LABELS = ("label", "labels")
 CONVERSATIONS = ("messages", "conversations")
 # Columns that say more about a text, and that an empty name leaves alone.
-COMPANIONS = ("tools", "system", "input")
+COMPANIONS = ("tools", "system", "input", "images", "audio")
+# Usual names of those that go by several, and what they hold.
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "images": ("images", "image"), "audio": ("audio", "audios"),
+}  # fmt: skip
+MEDIA: Mapping[str, Kind] = {"images": "image", "audio": "audio"}
 TEXT_ROLES = ("text", "text_pair", "prompt", "completion", "instruction")
 NO_CHAT_TEMPLATE = (
     "the rows are chat messages, but the model's tokenizer has no chat template; use a chat "
     "model, or prompt and completion columns"
+)
+
+NO_MEDIA_IN_EVALUATIONS = (
+    "evaluations train on text alone, and the rows have images or sounds: calibrate with these "
+    "rows, and compare by training with your own trainer"
 )
 
 
@@ -52,11 +65,18 @@ class TextFields:
     system: str | None = None
     instruction: str | None = None
     input: str | None = None
+    images: str | None = None
+    audio: str | None = None
 
     @property
     def task(self) -> Task:
         """Rows with a label are classified, all others are modelled as text."""
         return "sequence_classification" if self.label else "causal_lm"
+
+    def on_record(self) -> dict[str, str | None]:
+        """What a job's record, and the digests made of it, say of them."""
+        fields: dict[str, str | None] = asdict(self)
+        return {role: name for role, name in fields.items() if name or role not in MEDIA}
 
 
 def used_columns(fields: TextFields) -> list[str]:
@@ -119,9 +139,14 @@ def find_fields(
         raise ColumnError(f"no column {missing[0]!r}; the columns are {listed(names)}{near}")
     if "text_pair" in given and "text" not in given:
         raise ColumnError("dataset.columns names a text_pair without a text")
+    if given.get("label") and (media := sorted(given.keys() & MEDIA.keys())):
+        raise ColumnError(
+            f"dataset.columns names a label and {media[0]}: rows with a label are classified by "
+            "their text alone; leave one of them out"
+        )
     fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
     fields = _fit_task(fields, names=names, task=task)
-    return _with_companions(fields, [n for n in names if n not in left_out], given)
+    return _with_companions(fields, names, given, left_out)
 
 
 def _has_text(given: Mapping[str, str]) -> bool:
@@ -129,15 +154,17 @@ def _has_text(given: Mapping[str, str]) -> bool:
 
 
 def _with_companions(
-    fields: TextFields, names: Sequence[str], given: Mapping[str, str]
+    fields: TextFields, names: Sequence[str], given: Mapping[str, str], left_out: Set[str]
 ) -> TextFields:
     """Add the columns that say more about a conversation or an instruction."""
 
     def find(role: str) -> str | None:
-        return given.get(role) or (role if role in names else None)
+        usual = (name for name in USUAL.get(role, (role,)) if name in names)
+        return given.get(role) or next((name for name in usual if role not in left_out), None)
 
     if fields.label:
         return fields
+    fields = replace(fields, images=find("images"), audio=find("audio"))
     if fields.messages:
         return replace(fields, tools=find("tools"), system=find("system"))
     if fields.prompt:
@@ -222,13 +249,25 @@ def _fit_task(fields: TextFields, *, names: Sequence[str], task: TaskName) -> Te
     return fields
 
 
-def check_row(row: Mapping[str, Any], fields: TextFields, *, where: str) -> None:
+def check_row(
+    row: Mapping[str, Any], fields: TextFields, *, where: str, beside: Path | None = None
+) -> tuple[Value, ...]:
     """Refuse a row whose used columns are absent or of the wrong kind.
+
+    Args:
+        row: The row.
+        fields: The columns in use.
+        where: What the row is called.
+        beside: Folder of the rows, if files in it may be named.
+
+    Returns:
+        Its images and sounds.
 
     Raises:
         ColumnError: Names the row (``where``), the column and what it holds.
     """
-    is_chat = conversation_of(row, fields, where=where) is not None
+    conversation = conversation_of(row, fields, where=where)
+    is_chat = conversation is not None
     for role in TEXT_ROLES:
         name = getattr(fields, role)
         if name is not None and not is_chat and not isinstance(row.get(name), str):
@@ -245,6 +284,31 @@ def check_row(row: Mapping[str, Any], fields: TextFields, *, where: str) -> None
             f"{where}: column {fields.label!r} must be a label (text, integer or number), "
             f"it holds {_kind(row, fields.label)}"
         )
+    media = (
+        conversation.media if conversation is not None else media_of(row, fields, where=where)
+    )
+    for number, (kind, value) in enumerate(media, 1):
+        try:
+            check_media(value, kind, beside=beside)
+        except MediaError as error:
+            raise ColumnError(f"{where}, {kind} {number} of it, {error}") from error
+    return media
+
+
+def media_of(row: Mapping[str, Any], fields: TextFields, *, where: str) -> tuple[Value, ...]:
+    """Images and sounds of a row's columns.
+
+    Raises:
+        ColumnError: There are too many; names the row.
+    """
+    found: list[Value] = []
+    for role, kind in MEDIA.items():
+        found += [(kind, value) for value in values_of(row.get(getattr(fields, role) or ""))]
+    try:
+        check_number(found)
+    except ConversationError as error:
+        raise ColumnError(f"{where} {error}") from error
+    return tuple(found)
 
 
 def conversation_of(
@@ -270,6 +334,10 @@ def conversation_of(
             completion=completion,
             tools=row.get(fields.tools or ""),
             system=row.get(fields.system or ""),
+            media={
+                kind: values_of(row.get(getattr(fields, role) or ""))
+                for role, kind in MEDIA.items()
+            },
         )
     except ConversationError as error:
         raise ColumnError(f"{where}: column {name!r} {error}") from error

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from fimlora_contract.digests import digest_file, digest_of
 from fimlora_contract.model_folders import MODEL_SUFFIXES
+from fimlora_jobs.datasets.media import is_media_file
 
+MOST_MEDIA_FILES = 200_000
 DATA_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 # What is fetched of a model on the hub: weights and what transformers needs to read them, all
 # at the top of the repository.
@@ -78,6 +80,39 @@ def dataset_files(path: Path) -> dict[str, Path]:
     if len({file.suffix for file in found.values()}) > 1:
         raise FolderError(f"dataset {path.name!r} mixes {sorted(DATA_SUFFIXES)} files")
     return found
+
+
+def content_files(path: Path) -> dict[str, Path]:
+    """All that the rows of a dataset may be made of: its data files, and media beside them.
+
+    Raises:
+        FolderError: As `dataset_files` says, or there are too many media.
+    """
+    return dataset_files(path) | media_files(path)
+
+
+def folder_beside(path: Path) -> Path | None:
+    """The folder in which rows may name files; ``None`` of a dataset that is one file."""
+    return path if path.is_dir() else None
+
+
+def media_files(path: Path) -> dict[str, Path]:
+    """Images and sounds in the folder of a dataset and below, by their path in it.
+
+    Raises:
+        FolderError: There are too many.
+    """
+    root = Path(os.path.realpath(path))
+    found: dict[str, Path] = {}
+    for folder, _, names in os.walk(root) if root.is_dir() else ():
+        files = (Path(folder, name) for name in names if is_media_file(name))
+        found |= {str(file.relative_to(root)): file for file in files if file.is_file()}
+        if len(found) > MOST_MEDIA_FILES:
+            raise FolderError(
+                f"dataset {path.name!r} holds more than {MOST_MEDIA_FILES} images and sounds; put "
+                "them into Parquet files"
+            )
+    return dict(sorted(found.items()))
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

@@ -46,6 +46,7 @@ class Rows:
             least.
         scan: One column of all rows, each value with its row's place; null where a row lacks it.
         classes: Names of the classes, by column, where the dataset declares them.
+        beside: Folder of the rows, if files in it may be named.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class Rows:
     read: Callable[[Sequence[int], Sequence[str]], list[PlacedRow]]
     scan: Callable[[str], Iterator[tuple[str, Any]]]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    beside: Path | None = None
 
     def read_all(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[PlacedRow]:
         """The rows of all numbers, as many at a time as are read at once."""

@@ -6,7 +6,7 @@ transformers may be newer, and a wrong refusal here would leave no way out.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,7 +15,7 @@ from fimlora_jobs.models.refusal import ModelRefused
 
 TABLE = "heads.json"
 CAUSAL, CLASSIFIES, MASKED = "causal_lm", "sequence_classification", "masked_lm"
-SEQ2SEQ = "seq2seq_lm"
+SEQ2SEQ, MULTIMODAL = "seq2seq_lm", "multimodal_lm"
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
@@ -45,6 +45,27 @@ def check_rows(config: Mapping[str, Any], *, has_completion: bool, is_chat: bool
             "needs rows with prompt and completion (or instruction and output) as text: it reads "
             "the one and writes the other"
         )
+
+
+def check_media(config: Mapping[str, Any], media: Collection[str]) -> None:
+    """Refuse a type of model that neither sees nor hears.
+
+    Args:
+        config: The content of a ``config.json``.
+        media: Kinds of what the rows show besides text.
+
+    Raises:
+        ModelRefused: It does not, and the message says what to do.
+    """
+    kind = config.get("model_type")
+    heads = known_heads().get(str(kind))
+    if heads is None or MULTIMODAL in heads:
+        return
+    raise ModelRefused(
+        f"the rows have {' and '.join(media)}, and transformers has no class of {kind} that reads "
+        "these beside text and writes text; give a model that sees or hears, or leave their column "
+        "alone by an empty name (--column images=, --column audio=)"
+    )
 
 
 def check_head(config: Mapping[str, Any], task: str) -> None:
@@ -77,6 +98,8 @@ def check_head(config: Mapping[str, Any], task: str) -> None:
             if CLASSIFIES in heads
             else ""
         )
+        if MULTIMODAL in heads:
+            other = "; give rows with images or sounds for all of it to be run"
         raise ModelRefused(f"{kind} is no causal language model{other}")
 
 

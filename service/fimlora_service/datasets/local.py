@@ -1,12 +1,13 @@
 """Registered local datasets: a JSONL, CSV or Parquet file, or a folder of such files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from fimlora_contract.datasets import Dataset
 from fimlora_contract.near_names import did_you_mean
 from fimlora_jobs.data_folder import registered_names
-from fimlora_jobs.datasets.folders import FolderError, dataset_files
+from fimlora_jobs.datasets.folders import FolderError, content_files, dataset_files
 from fimlora_service.errors import (
     DatasetNotFound,
     DatasetSchema,
@@ -34,8 +35,24 @@ def data_files(name: str, *, datasets: Path) -> dict[str, Path]:
         raise DatasetNotFound(
             f"no local dataset {name!r}; registered datasets: {known}{did_you_mean(name, known)}"
         )
+    return _found(dataset_files, name, datasets)
+
+
+def content_of(name: str, *, datasets: Path) -> dict[str, Path]:
+    """All files that the rows of a registered dataset may be made of; errors as `data_files` has.
+
+    Raises:
+        DatasetSchema: There are too many.
+        DatasetUnreachable: The service's user may not read it.
+    """
+    return _found(content_files, name, datasets)
+
+
+def _found(
+    find: Callable[[Path], dict[str, Path]], name: str, datasets: Path
+) -> dict[str, Path]:
     try:
-        return dataset_files(datasets / name)
+        return find(datasets / name)
     except FolderError as error:
         raise DatasetSchema(str(error)) from error
     except PermissionError as error:

@@ -13,7 +13,7 @@ from fimlora_contract.evaluations import EVAL_SHARE, FEWEST_HELD_OUT, Evaluation
 from fimlora_contract.rank_maps import RankMap, RankMapModule
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
-from fimlora_jobs.datasets.columns import TextFields, check_same
+from fimlora_jobs.datasets.columns import NO_MEDIA_IN_EVALUATIONS, TextFields, check_same
 from fimlora_jobs.results.tracked import TrackedArtifacts
 from fimlora_jobs.runs import TRAINING
 from fimlora_jobs.store import JobStore
@@ -55,6 +55,8 @@ class EvaluationResolver:
         """
         resolved = self.resolver.resolve(request)
         references = dict(resolved.references)
+        if references["dataset"].get("media"):
+            raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
         held_out = self._held_out(request, references["dataset"])
         plans = {name: self._digest(given) for name, given in request.plans.items()}
         self._check_plans(request, plans)

@@ -1,7 +1,7 @@
 """Datasets that are here, by their content: uploads, rows in a request, registered files."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -19,9 +19,10 @@ from fimlora_jobs.datasets.columns import (
     used_columns,
 )
 from fimlora_jobs.datasets.files import check_kinds, columns_of_rows, read_files, read_header
-from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.folders import FolderDigests, folder_beside
+from fimlora_jobs.datasets.media import Kind
 from fimlora_jobs.datasets.rows import PlacedRow, read_inline
-from fimlora_service.datasets.local import data_files
+from fimlora_service.datasets.local import content_of, data_files
 from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty
 from fimlora_service.keys.principal import EVERYBODY, Principal
@@ -81,31 +82,27 @@ class LocalDatasets:
         found = find_upload(dataset.id, uploads=self._data.uploads, principal=principal)
         fields = find_fields(found.columns, columns=dataset.columns, task=task)
         file = self._data.uploads / dataset.id / f"data.{found.format}"
-        rows, is_chat = self._check_upload(file, fields, task)
-        return {
-            "source": "upload",
-            "id": dataset.id,
-            "digest": found.digest,
-            "fields": asdict(fields),
-            "rows": rows,
-            "chat": is_chat,
-        }
+        seen = self._check_upload(file, fields, task)
+        return {"source": "upload", "id": dataset.id, "digest": found.digest} | seen.on_record()
 
     def _resolve_local(self, dataset: LocalDataset, task: TaskName) -> dict[str, Any]:
         found = data_files(dataset.name, datasets=self._data.datasets)
         files = list(found.values())
+        folder = self._data.datasets / dataset.name
+        content = content_of(dataset.name, datasets=self._data.datasets)
         states = tuple(_state(file) for file in files)
-        seen = self._check_files(states, dataset.columns, task, self._rows_checked)
+        # Rows may name other files, which are looked at with them.
+        others = tuple(_state(file) for name, file in content.items() if name not in found)
+        seen = self._check_files(
+            states, others, dataset.columns, task, self._rows_checked, folder_beside(folder)
+        )
         if seen is None:
             raise DatasetEmpty(f"local dataset {dataset.name!r} has no rows")
         return {
             "source": "local",
             "name": dataset.name,
-            "digest": self._digests.of_files(found),
-            "fields": asdict(seen.fields),
-            "rows": seen.rows,
-            "chat": seen.is_chat,
-        }
+            "digest": self._digests.of_files(content),
+        } | seen.on_record()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +112,12 @@ class _Seen:
     fields: TextFields
     rows: int | None
     is_chat: bool
+    media: tuple[Kind, ...] = ()
+
+    def on_record(self) -> dict[str, Any]:
+        """What a job's record says of it."""
+        found = {"fields": self.fields.on_record(), "rows": self.rows, "chat": self.is_chat}
+        return found | ({"media": list(self.media)} if self.media else {})
 
 
 def _state(file: Path) -> tuple[Path, int, int, int]:
@@ -124,7 +127,12 @@ def _state(file: Path) -> tuple[Path, int, int, int]:
 
 
 def _check_files(
-    states: tuple[tuple[Path, int, int, int], ...], columns: Columns, task: TaskName, most: int
+    states: tuple[tuple[Path, int, int, int], ...],
+    _others: tuple[tuple[Path, int, int, int], ...],  # what is remembered holds for these alone
+    columns: Columns,
+    task: TaskName,
+    most: int,
+    beside: Path | None,
 ) -> _Seen | None:
     """Check the first rows of a registered dataset; ``None`` if it has none."""
     files = [file for file, *_ in states]
@@ -134,15 +142,16 @@ def _check_files(
     fields = find_fields(header.columns, columns=columns, task=task)
     check_kinds(files, fields)
     used = used_columns(fields)
-    rows = check_rows(
+    checked = check_rows(
         read_files(files, used),
         fields,
         task=task,
         classes=header.classes.get(fields.label or ""),
         most=most,
+        beside=beside,
     )
     is_chat = _starts_with_chat(read_files(files, used), fields)
-    return None if rows == 0 else _Seen(fields, rows, is_chat)
+    return None if checked.rows == 0 else _Seen(fields, checked.rows, is_chat, checked.media)
 
 
 def _starts_with_chat(rows: Iterable[PlacedRow], fields: TextFields) -> bool:
@@ -153,18 +162,14 @@ def _starts_with_chat(rows: Iterable[PlacedRow], fields: TextFields) -> bool:
 def _resolve_inline(dataset: InlineDataset, task: TaskName) -> dict[str, Any]:
     rows = list(read_inline(dataset.rows))
     fields = find_fields(columns_of_rows(rows), columns=dataset.columns, task=task)
-    check_rows(rows, fields, task=task)
-    return {
-        "source": "inline",
-        "digest": digest_of(dataset.rows),
-        "fields": asdict(fields),
-        "rows": len(rows),
-        "chat": _starts_with_chat(rows, fields),
-    }
+    checked = check_rows(rows, fields, task=task)
+    seen = _Seen(fields, len(rows), _starts_with_chat(rows, fields), checked.media)
+    return {"source": "inline", "digest": digest_of(dataset.rows)} | seen.on_record()
 
 
-def _check_file(file: Path, fields: TextFields, task: TaskName) -> tuple[int | None, bool]:
+def _check_file(file: Path, fields: TextFields, task: TaskName) -> _Seen:
     classes = read_header([file]).classes.get(fields.label or "")
     rows = read_files([file], used_columns(fields))
-    n_rows = check_rows(rows, fields, task=task, classes=classes)
-    return n_rows, _starts_with_chat(read_files([file], used_columns(fields)), fields)
+    checked = check_rows(rows, fields, task=task, classes=classes)
+    is_chat = _starts_with_chat(read_files([file], used_columns(fields)), fields)
+    return _Seen(fields, checked.rows, is_chat, checked.media)

@@ -13,7 +13,7 @@ from fimlora_jobs.models.code_fields import check_no_code
 from fimlora_jobs.models.config_kinds import check_kinds
 from fimlora_jobs.models.config_numbers import check_numbers
 from fimlora_jobs.models.file_sizes import check_file_sizes
-from fimlora_jobs.models.heads import check_head, check_rows
+from fimlora_jobs.models.heads import check_head, check_media, check_rows
 from fimlora_jobs.models.refusal import ModelRefused
 from fimlora_jobs.models.shards import check_number_of_shards, check_shard_names, check_shards
 from fimlora_jobs.models.special_files import check_no_special_files
@@ -88,6 +88,7 @@ def check_task(
     *,
     is_chat: bool,
     where: str,
+    media: Collection[str] = (),
 ) -> None:
     """Refuse a model without the head that the rows need, and rows that a head cannot use.
 
@@ -97,12 +98,15 @@ def check_task(
         task: What the request says.
         is_chat: Whether the rows are conversations.
         where: What to call the model.
+        media: Kinds of what the rows show besides text.
 
     Raises:
         UnsupportedArchitecture: It has none.
     """
     with refused(where):
-        if fields is not None:
+        if media:
+            check_media(config, media)
+        elif fields is not None:
             columns = TextFields(**fields)
             check_head(config, columns.task)
             if not columns.label:

@@ -217,8 +217,15 @@ class Resolver:
 def _check_rows(rows: dict[str, Any], model: ResolvedModel, task: TaskName) -> None:
     """See that a model can learn from rows of their kind."""
     fields, is_chat = rows["fields"], rows["chat"]
-    check_task(model.config, fields, task, is_chat=is_chat, where="the base model")
-    if is_chat:
+    check_task(
+        model.config,
+        fields,
+        task,
+        is_chat=is_chat,
+        where="the base model",
+        media=rows.get("media", ()),
+    )
+    if is_chat and not rows.get("media"):  # else the processor may have a template of its own
         model.chat_templates().check(may_have_tools=fields is None or bool(fields["tools"]))
 
 

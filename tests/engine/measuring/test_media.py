@@ -8,7 +8,9 @@ import transformers
 from torch import nn
 
 from fimlora import measure
-from fimlora.errors import InvalidOption
+from fimlora.errors import InvalidOption, UnsupportedModule
+from fimlora.measuring.examples.batches import as_batch
+from fimlora.measuring.resume.fingerprints import digest_batch
 from support.reference import relative_error
 
 IMAGE = 120
@@ -96,9 +98,10 @@ def agrees(model: nn.Module, batches: list[dict], rows: list[dict]) -> list[str]
     for row in rows:
         own = copy.deepcopy(model).requires_grad_(False)
         weights = [own.get_submodule(name).weight.requires_grad_() for name in names]
-        gradients = torch.autograd.grad(own(**row).loss, weights)
+        gradients = torch.autograd.grad(own(**row).loss, weights, allow_unused=True)
         for name, gradient in zip(names, gradients, strict=True):
-            energies[name].append(gradient.double().square().sum())
+            found_here = torch.zeros(()) if gradient is None else gradient
+            energies[name].append(found_here.double().square().sum())
     for name in names:
         assert relative_error(found.example_energies[name], torch.stack(energies[name])) < 1e-4
     return names
@@ -147,3 +150,56 @@ def test_images_that_are_not_one_for_each_row_are_refused():
     batch = tokens([9, 7], [8, 0]) | {"pixel_values": torch.randn(2, 3, 28, 28)}
     with pytest.raises(InvalidOption, match=r"\[8, 0\] places"):
         measure(llava(), [batch], target_modules="all-linear", n_batches=1)
+
+
+def test_a_list_with_a_tensor_for_each_example():
+    """Images of any size, and an example without one, in a batch of three: as each by itself."""
+    grids, rows = [torch.tensor([[1, 4, 4]]), torch.tensor([[1, 4, 8]]), None], []
+    for n, grid in zip([9, 5, 7], grids, strict=True):
+        patches = int(grid.prod()) if grid is not None else 0
+        row = tokens([n], [patches // 4])
+        if grid is not None:
+            row["input_ids"][0, 1] = row["labels"][0, 1] = 122
+            row |= {"pixel_values": torch.randn(patches, 294), "image_grid_thw": grid}
+        rows.append(row | {"mm_token_type_ids": (row["input_ids"] == IMAGE).int()})
+    width = max(row["input_ids"].shape[1] for row in rows)
+    fill = {"labels": -100}
+    batch: dict = {
+        name: torch.cat([
+            nn.functional.pad(r[name], (0, width - r[name].shape[1]), value=fill.get(name, 0))
+            for r in rows
+        ])
+        for name in ("input_ids", "attention_mask", "labels", "mm_token_type_ids")
+    }  # fmt: skip
+    for name in ("pixel_values", "image_grid_thw"):
+        batch[name] = [row.get(name) for row in rows]
+
+    agrees(qwen(), [batch], rows)
+
+    wrong = batch | {"pixel_values": batch["pixel_values"][:2]}
+    with pytest.raises(InvalidOption, match="a list of 2 tensors for 3 examples"):
+        measure(qwen(), [wrong], target_modules="all-linear", n_batches=1)
+
+
+def test_what_a_list_holds_tells_batches_apart():
+    """A run is never gone on with under other images: not by what is printed of them."""
+    one, other = torch.zeros(5000, 4), torch.zeros(5000, 4)
+    other[2500, 2] = 1
+    labels = torch.zeros(2, 3)
+    digests = {digest_batch(as_batch({"a": [t, None], "labels": labels})) for t in (one, other)}
+    assert len(digests) == 2
+
+
+def test_whisper_is_refused_by_name():
+    """It does not say how its decoder reads labels, so that no loss of ours would be its own."""
+    config = transformers.WhisperConfig(
+        vocab_size=64, num_mel_bins=8, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24,
+        decoder_ffn_dim=24, max_source_positions=20, max_target_positions=32, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+    )  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(config)
+    batch = {"input_features": torch.randn(3, 8, 40), "labels": torch.randint(4, 60, (3, 6))}
+
+    with pytest.raises(UnsupportedModule, match="does not say how its decoder reads labels"):
+        measure(model, [batch], target_modules="all-linear", n_batches=1)

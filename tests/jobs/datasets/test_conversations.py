@@ -91,9 +91,9 @@ def test_no_tools(tools):
             "calls of tools are written as tool_calls",
         ),
         (
-            [{"role": "user", "content": [{"type": "image", "url": "x"}]}],
+            [{"role": "user", "content": [{"type": "video", "url": "x"}]}],
             {},
-            "part in message 1 that is str 'image'; only parts of text",
+            "part in message 1 that is str 'video'; only parts of text",
         ),
         (OPENAI, {"tools": "no json"}, "list of JSON schemas"),
         (OPENAI, {"tools": [5]}, "list of JSON schemas"),

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fimlora_worker.inputs.hub_rows import named_errors
+from fimlora_worker.inputs.hub_rows import dataset_rows, named_errors
 from support.hub import running_hub
+from support.seeing import pixels, png
 
 CARD = """---
 dataset_info:
@@ -189,3 +190,18 @@ def test_what_is_no_fault_of_the_data_stays_what_it_is(tmp_path, error, is_inner
 
     with pytest.raises(type(error)), named_errors("org/data", cache=tmp_path):
         fail()
+
+
+def test_images_stay_as_they_are_stored():
+    """Nothing decodes them that has not looked at their size."""
+    import datasets
+
+    content = png(pixels(0, 4, 4))
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = {"image": [{"bytes": content, "path": None}], "text": ["a"]}
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+
+    [(where, row)] = dataset_rows(dataset).read([0], ["image", "text"])
+
+    assert where == "row 1"
+    assert row == {"image": {"bytes": content, "path": None}, "text": "a"}

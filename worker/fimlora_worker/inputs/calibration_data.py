@@ -18,6 +18,10 @@ from fimlora_worker.inputs.model_faults import named_as
 from fimlora_worker.inputs.token_spans import IGNORED
 
 FEWEST_AT_ONCE = 16
+# Pixels to a side of what one position of a tower sees, at least.
+SMALLEST_PATCH = 14
+# Of images and sounds of all examples, as the model takes them.
+MOST_MEDIA_BYTES = 4 << 30
 
 
 def _nothing() -> None:
@@ -75,7 +79,7 @@ def draw(
     order = np.random.RandomState(seed).permutation(rows.n_rows)
     examples: list[Example] = []
     dropped_before: list[int] = []
-    n_dropped, start, n_wanted = 0, 0, n_examples + n_further
+    n_dropped, start, n_wanted, n_bytes = 0, 0, n_examples + n_further, 0
     while len(examples) < n_wanted and start < rows.n_rows:
         # As many as were taken before, at least: a file may be read anew for each time.
         n_rows = max(n_wanted - len(examples), start, FEWEST_AT_ONCE)
@@ -88,6 +92,13 @@ def draw(
             example = _encode(row, where, encoder)
             n_dropped += example is None and len(examples) < n_examples
             if example is not None:
+                n_bytes += sum(v.nbytes for v in example.values() if isinstance(v, Tensor))
+                if n_bytes > MOST_MEDIA_BYTES:
+                    raise DatasetSchema(
+                        f"the images and sounds of {len(examples)} of {n_wanted} examples take more "
+                        f"than {MOST_MEDIA_BYTES >> 30} GiB as the model takes them: give smaller "
+                        "ones, or fewer examples (n_batches, batch_size)"
+                    )
                 examples.append(example)
                 dropped_before.append(n_dropped)
         start += len(read)
@@ -125,11 +136,31 @@ def _ids(example: Example) -> list[int]:
 
 def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
     try:
-        check_row(row, encoder.fields, where=where)
+        beside = encoder.media.beside if encoder.media is not None else None
+        media = check_row(row, encoder.fields, where=where, beside=beside)
     except ColumnError as error:
         raise DatasetSchema(str(error)) from error
+    if media and encoder.media is None:
+        raise DatasetSchema(
+            f"{where} has an {media[0][0]}, and the first rows have none: begin with a row that has"
+        )
     with named_as(f"{where}: the model's tokenizer fails"):
         return encoder.encode(row, where=where)
+
+
+def _width(example: Example) -> int:
+    """Positions of the longest sequence of an example, and those of what it sees and hears."""
+    tokens = max(len(value) for value in example.values() if isinstance(value, list))
+    return tokens + sum(_n_patches(v) for v in example.values() if isinstance(v, Tensor))
+
+
+def _n_patches(media: Tensor) -> int:
+    """Positions in a tower at most: rows of patches, or patches of images that are whole."""
+    if media.dim() < 4:
+        return media.shape[0] if media.dim() == 2 else media.shape[-1] * (media.dim() == 3)
+    height, width = media.shape[-2:]
+    n_images = media.shape[:-3].numel()
+    return n_images * -(-height // SMALLEST_PATCH) * -(-width // SMALLEST_PATCH)
 
 
 class PaddedBatches:
@@ -161,12 +192,7 @@ class PaddedBatches:
     @property
     def width(self) -> int:
         """Tokens of the longest sequence."""
-        return max(
-            len(value)
-            for example in self._examples
-            for value in example.values()
-            if isinstance(value, list)
-        )
+        return max(map(_width, self._examples))
 
     @property
     def largest(self) -> int:
@@ -177,16 +203,22 @@ class PaddedBatches:
         """Number of batches."""
         return math.ceil(len(self._examples) / self._batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """Pad one batch after the other."""
         for start in range(0, len(self._examples), self._batch_size):
             yield self._pad(self._examples[start : start + self._batch_size])
 
-    def _pad(self, batch: Sequence[Example]) -> dict[str, Tensor]:
+    def _pad(self, batch: Sequence[Example]) -> dict[str, Any]:
+        names = dict.fromkeys(name for example in batch for name in example)
         return {
-            name: torch.tensor(self._widen([example[name] for example in batch], name))
-            for name in batch[0]
+            name: self._join([example.get(name) for example in batch], name) for name in names
         }
+
+    def _join(self, values: list[Any], name: str) -> Any:
+        """One tensor, or of images and sounds a list of one for each example."""
+        if any(isinstance(value, Tensor) for value in values):
+            return values
+        return torch.tensor(self._widen(values, name))
 
     def _widen(self, values: list[Any], name: str) -> list[Any]:
         if not isinstance(values[0], list):  # a class or a number

@@ -8,12 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fimlora_jobs.datasets.columns import ColumnError, TextFields, conversation_of, has_chat
+from fimlora_jobs.datasets.columns import (
+    ColumnError,
+    TextFields,
+    conversation_of,
+    has_chat,
+    media_of,
+)
+from fimlora_jobs.datasets.conversations import Conversation
 from fimlora_jobs.datasets.labels import Labels
 from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.chat.encoding import ChatEncoder
 from fimlora_worker.inputs.cutting import cut_text
 from fimlora_worker.inputs.instructions import instruction_prompt
+from fimlora_worker.inputs.media.encoding import MediaEncoder
 from fimlora_worker.inputs.token_spans import IGNORED, label_spans
 
 NO_CHAT_FOR_PAIRS = (
@@ -33,6 +41,7 @@ class Encoder:
         max_length: Longer examples are cut at the end.
         labels: What the label column means; ``None`` for language modelling.
         chat: For rows of messages; needed only where there are any.
+        media: For rows with images or sounds; without it, none may have any.
         is_pair: Whether the model reads a prompt and writes a completion, each a sequence of
             its own.
     """
@@ -42,6 +51,7 @@ class Encoder:
     max_length: int
     labels: Labels | None
     chat: ChatEncoder | None = None
+    media: MediaEncoder | None = None
     is_pair: bool = False
 
     def encode(self, row: Mapping[str, Any], *, where: str) -> Example | None:
@@ -50,6 +60,8 @@ class Encoder:
             return self._classified(row, self.labels.target(row[self.fields.label]))
         if self.is_pair:
             return self._paired(row, where)
+        if self.media is not None:
+            return self._seen(row, self.media, where)
         tokens = self._tokens(row, where)
         if tokens is None:
             return None
@@ -59,11 +71,35 @@ class Encoder:
             return None
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
-    def _tokens(self, row: Mapping[str, Any], where: str) -> tuple[list[int], list[int]] | None:
+    def _seen(
+        self, row: Mapping[str, Any], encoder: MediaEncoder, where: str
+    ) -> Example | None:
+        """What a model reads that sees and hears, too."""
+        conversation = self._conversation(row, where)
+        if conversation is not None:
+            assert self.chat
+            marked = self.chat.mark(conversation, where=where)
+            if marked is None:
+                return None
+            return encoder.encode(marked.text, marked.spans, conversation.media, where=where)
+        media = media_of(row, self.fields, where=where)
+        completion = str(row[self.fields.completion]) if self.fields.completion else ""
+        before = self._prompt(row) if completion else str(row[self.fields.text or ""])
+        before = encoder.placed(before, media, where=where)
+        text, start = before + completion, len(before) if completion else 0
+        return encoder.encode(
+            text, [(start, len(text))], media, where=where, add_special_tokens=True,
+            ends=bool(completion),
+        )  # fmt: skip
+
+    def _conversation(self, row: Mapping[str, Any], where: str) -> Conversation | None:
         try:
-            conversation = conversation_of(row, self.fields, where=where)
+            return conversation_of(row, self.fields, where=where)
         except ColumnError as error:
             raise DatasetSchema(str(error)) from error
+
+    def _tokens(self, row: Mapping[str, Any], where: str) -> tuple[list[int], list[int]] | None:
+        conversation = self._conversation(row, where)
         if conversation is not None:
             assert self.chat
             return self.chat.encode(conversation, where=where)

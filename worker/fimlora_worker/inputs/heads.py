@@ -16,12 +16,13 @@ from fimlora_worker.inputs.model_faults import named_as
 # The head that a base model lacks is drawn from this seed and no other: neither the
 # request nor what ran before may change the scores.
 HEAD_SEED = 0
-HeadTask = Task | Literal["seq2seq_lm"]
+HeadTask = Task | Literal["seq2seq_lm", "multimodal_lm"]
 # PEFT's words for the tasks.
 TASK_TYPES: dict[HeadTask, str] = {
     "sequence_classification": "SEQ_CLS",
     "causal_lm": "CAUSAL_LM",
     "seq2seq_lm": "SEQ_2_SEQ_LM",
+    "multimodal_lm": "CAUSAL_LM",
 }
 
 
@@ -44,17 +45,20 @@ class ModelRequest:
     problem_type: str | None = None
 
 
-def head_task(config: Any, fields: TextFields) -> HeadTask:
+def head_task(config: Any, fields: TextFields, media: Collection[str] = ()) -> HeadTask:
     """What a model does with rows: an encoder-decoder reads a prompt and writes a completion.
 
     Args:
         config: The model's configuration.
         fields: The columns in use.
+        media: Kinds of what the rows show besides text.
 
     Raises:
         UnsupportedArchitecture: An encoder-decoder is given text that is no such pair.
     """
     raw = config.to_dict() | {"model_type": config.model_type}
+    if media:
+        return "multimodal_lm"
     if fields.task != "causal_lm" or not is_encoder_decoder(raw):
         return fields.task
     try:
@@ -85,6 +89,15 @@ def head_class(config: Any, task: HeadTask) -> Any:
                 f"{config.model_type} has no head for sequences to sequences in transformers"
             )
         return transformers.AutoModelForSeq2SeqLM
+    if task == "multimodal_lm":
+        mapping = _multimodal()
+        if kind not in mapping:
+            raise UnsupportedArchitecture(
+                f"the rows have images or sounds, and {config.model_type} reads text alone; give a "
+                "model that sees or hears, or leave their column alone by an empty name "
+                "(--column images=)"
+            )
+        return transformers.AutoModelForMultimodalLM
     is_encoder = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
     if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or (
         is_encoder and not getattr(config, "is_decoder", False)
@@ -94,6 +107,23 @@ def head_class(config: Any, task: HeadTask) -> Any:
             "calibrate it for sequence classification"
         )
     return transformers.AutoModelForCausalLM
+
+
+def _multimodal() -> Any:
+    """Configurations of models that see or hear, and write text.
+
+    Raises:
+        UnsupportedArchitecture: This version of transformers has no class for all of them.
+    """
+    from transformers.models.auto import modeling_auto
+
+    mapping = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING", None)
+    if mapping is None:
+        raise UnsupportedArchitecture(
+            "this version of transformers is too old for rows with images or sounds; install a "
+            "newer one where the worker runs"
+        )
+    return mapping
 
 
 def other_class(config: Any, model: Any) -> tuple[Any, Any] | None:

@@ -175,6 +175,16 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+    return prepared_tokenizer(tokenizer)
+
+
+def prepared_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer, padding on the right.
+
+    Raises:
+        UnsupportedArchitecture: Its own code fails, or it has no sound limit.
+    """
+    with named_as("the model's tokenizer cannot be loaded"):
         tokenizer.padding_side = "right"
         if tokenizer.pad_token_id is None:  # decoders are often trained without
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

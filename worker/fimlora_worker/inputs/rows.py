@@ -11,7 +11,13 @@ from fimlora_contract.references import (
     InlineDataset,
     LocalDataset,
 )
-from fimlora_jobs.datasets.folders import FolderDigests, FolderError, dataset_files
+from fimlora_jobs.datasets.folders import (
+    FolderDigests,
+    FolderError,
+    content_files,
+    dataset_files,
+    folder_beside,
+)
 from fimlora_jobs.datasets.rows import PlacedRow, RowError
 from fimlora_jobs.datasets.table import Rows, inline_rows, rows_of_files
 from fimlora_worker.errors import DatasetEmpty, DatasetSchema, DatasetUnreachable
@@ -69,17 +75,19 @@ def _open(
     if not isinstance(reference, LocalDataset):  # an upload, which never changes
         files = _find_files(settings.uploads_dir / reference.id)
         return rows_of_files([*files.values()], alive=alive)
-    files = _find_files(settings.datasets_dir / reference.name)
+    folder = settings.datasets_dir / reference.name
+    files = _find_files(folder)
 
     def check() -> None:
-        if digests.of_files(files) != resolved.get("digest"):
+        if digests.of_files(_found(content_files, folder)) != resolved.get("digest"):
             raise DatasetUnreachable(
                 f"dataset {reference.name!r} has changed since the job was accepted; submit it "
                 "again"
             )
 
     check()
-    return _checked_after(rows_of_files([*files.values()], alive=alive), check)
+    rows = replace(rows_of_files([*files.values()], alive=alive), beside=folder_beside(folder))
+    return _checked_after(rows, check)
 
 
 def _checked_after(rows: Rows, check: Callable[[], None]) -> Rows:
@@ -103,7 +111,11 @@ def _find_files(path: Path) -> dict[str, Path]:
     name = path.name
     if not path.exists():
         raise DatasetUnreachable(f"dataset {name!r} is not there any more")
+    return _found(dataset_files, path)
+
+
+def _found(find: Callable[[Path], dict[str, Path]], path: Path) -> dict[str, Path]:
     try:
-        return dataset_files(path)
+        return find(path)
     except FolderError as error:
         raise DatasetUnreachable(str(error)) from error

@@ -38,12 +38,19 @@ def label_spans(
     encoded = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **options)
     ids = list(encoded["input_ids"])
     if tokenizer.is_fast:
-        marks = _marks(_extents(encoded["offset_mapping"]), spans, text)
+        marks = marks_of(encoded["offset_mapping"], spans, text)
     else:
         marks = _marks_by_prefix(
             ids, spans, lambda n: tokenizer(text[:n], **options)["input_ids"]
         )
     return ids, [token if mark else IGNORED for token, mark in zip(ids, marks, strict=True)]
+
+
+def marks_of(
+    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str
+) -> Iterator[bool]:
+    """Which tokens are marked, by the characters that each stands for."""
+    return _marks(_extents(offsets), spans, text)
 
 
 def _marks_by_prefix(

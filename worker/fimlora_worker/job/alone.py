@@ -12,7 +12,7 @@ from typing import Any
 from fimlora_contract.jobs import Progress
 from fimlora_contract.models import hub_id_of
 from fimlora_contract.requests import CalibrationRequest
-from fimlora_jobs.datasets.folders import FolderError, dataset_files, model_files
+from fimlora_jobs.datasets.folders import FolderError, content_files, model_files
 from fimlora_worker.errors import WorkerError
 from fimlora_worker.job.calibration import ADAPTER_FOLDER, AcceptedJob, calibrate
 from fimlora_worker.job.failures import code_of, job_error
@@ -164,7 +164,7 @@ def _rows_of(path: Path, room: Path, role: str, process: WorkerProcess) -> dict[
     """
     # Two files in two folders may have one name.
     name = _register(room, path, name=path.stem if role == "dataset" else f"{path.stem}-{role}")
-    files = dataset_files(room / name)
+    files = content_files(room / name)
     return {
         "source": "local",
         "name": name,

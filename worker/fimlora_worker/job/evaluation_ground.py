@@ -10,9 +10,10 @@ from typing import Any
 
 from fimlora import RankPlan
 from fimlora_contract.evaluations import EVAL_SHARE, EvaluationRequest
-from fimlora_jobs.datasets.columns import check_same
+from fimlora_jobs.datasets.columns import NO_MEDIA_IN_EVALUATIONS, check_same
 from fimlora_jobs.datasets.table import Rows
 from fimlora_jobs.record import JobRecord
+from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.evaluation.arms import Arm
 from fimlora_worker.evaluation.settings import FIRST_TUNING_SEED, RATES, EvaluationSettings
 from fimlora_worker.evaluation.split import Split, hold_out
@@ -114,6 +115,8 @@ def open_task(
         rows=ground.split.train,
         process=process,
     )
+    if base.processor is not None:
+        raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
     with base.encoder(ground.settings.max_length, request.calibration.chat_labels) as encoder:
         return task_for(
             ground.settings,

@@ -1,6 +1,6 @@
 """From references to what measuring needs: the files, the examples, and the model around them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,9 @@ from fimlora_worker.inputs.examples import Encoder, Example
 from fimlora_worker.inputs.heads import ModelRequest, head_task
 from fimlora_worker.inputs.label_facts import label_facts
 from fimlora_worker.inputs.labels import check_declared, check_labels, find_labels
+from fimlora_worker.inputs.media.encoding import MediaEncoder
+from fimlora_worker.inputs.media.kinds import kinds_shown
+from fimlora_worker.inputs.media.processor import load_processor
 from fimlora_worker.inputs.models import (
     download_model,
     find_model,
@@ -178,9 +181,10 @@ def draw_retained(
             check_labels(encoder.labels, rows.scan(fields.label))
     except (ColumnError, RowError) as error:
         raise DatasetSchema(f"retain: {error}") from error
+    media = encoder.media and replace(encoder.media, beside=rows.beside)
     return draw(
         rows,
-        replace(encoder, fields=fields),
+        replace(encoder, fields=fields, media=media),
         n_examples=calibration.most_batches * calibration.batch_size,
         seed=calibration.seed,
         on_example=alive,
@@ -212,13 +216,20 @@ def head_batches(drawn: Drawn, *, n_rows: int, batch_size: int, pad_id: int = 0)
 
 @dataclass(frozen=True)
 class Base:
-    """The base model as it is wanted, and what makes examples for it."""
+    """The base model as it is wanted, and what makes examples for it.
+
+    Attributes:
+        processor: Of a model that is shown more than text; else ``None``.
+        beside: Folder of the rows, if files in it may be named.
+    """
 
     model: BaseModel
     tokenizer: Any
     limits: InputLimits
     fields: TextFields
     labels: Labels | None
+    processor: Any = None
+    beside: Path | None = None
 
     @property
     def is_pair(self) -> bool:
@@ -230,9 +241,12 @@ class Base:
         """An encoder of rows; what it starts ends with the block."""
         tokenizer, config = self.tokenizer, self.model.config
         longest = longest_input(max_length, tokenizer, config, self.limits.n_positions)
+        media = None
+        if self.processor is not None:
+            media = MediaEncoder(self.processor, longest, self.beside)
         with chat_encoder(tokenizer, chat_labels) as chat:
             yield Encoder(
-                tokenizer, self.fields, longest, self.labels, chat, is_pair=self.is_pair
+                tokenizer, self.fields, longest, self.labels, chat, media, is_pair=self.is_pair
             )
 
 
@@ -252,11 +266,18 @@ def find_base(
     config, tokenizer = process.readers.get(
         digest, size=1, load=lambda: (read_config(folder), load_tokenizer(folder))
     )
-    wanted = _model_request(request, config, fields, labels, digest=digest, process=process)
+    media = resolved["dataset"].get("media") or kinds_shown(rows, fields)
+    processor = None
+    if media:
+        processor = load_processor(folder, config)
+        tokenizer = processor.tokenizer
+    wanted = _model_request(
+        request, config, fields, labels, media, digest=digest, process=process
+    )
     limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
     pad_id = padding_id(tokenizer, limits.n_ids)
     model = BaseModel(folder, config, wanted, pad_id, process.models)
-    return Base(model, tokenizer, limits, fields, labels)
+    return Base(model, tokenizer, limits, fields, labels, processor, rows.beside)
 
 
 def find_columns(
@@ -280,6 +301,7 @@ def _model_request(
     config: Any,
     fields: TextFields,
     labels: Labels | None,
+    media: Collection[str],
     *,
     digest: str,
     process: WorkerProcess,
@@ -291,7 +313,7 @@ def _model_request(
     own = getattr(config, "dtype", None)
     return ModelRequest(
         digest=digest,
-        task=head_task(config, fields),
+        task=head_task(config, fields, media),
         dtype=choose_dtype(request.calibration.dtype, own, device=device),
         device=device,
         n_outputs=labels.n_outputs if labels else None,

@@ -26,7 +26,7 @@ from fimlora_worker.job.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 # What the service has seen of a dataset, which is not where it comes from.
-_SEEN = {"fields", "rows", "chat", "read_as"}
+_SEEN = {"fields", "rows", "chat", "media", "read_as"}
 
 
 @dataclass(frozen=True)

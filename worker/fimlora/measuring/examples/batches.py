@@ -1,6 +1,11 @@
-"""Cut, move and check calibration batches. The first axis of a batch counts examples."""
+"""Cut, move and check calibration batches. The first axis of a batch counts examples.
 
-from collections.abc import Mapping
+What has no such axis, as the images of rows that have several of any size, is a list with one
+tensor for each example, or ``None`` for one that has none. The model is called with what the list
+holds for an example, so that such examples run one at a time.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +14,12 @@ from torch import Tensor
 from fimlora.errors import InvalidOption
 
 Batch = dict[str, Any]
+
+
+class ByExample(tuple[Tensor | None, ...]):
+    """One tensor for each example of a batch, of whatever shape; ``None`` where it has none."""
+
+    __slots__ = ()
 
 
 def as_batch(batch: object) -> Batch:
@@ -27,7 +38,14 @@ def as_batch(batch: object) -> Batch:
         raise InvalidOption(
             f"a batch must map the model's argument names to tensors, got {type(batch).__name__}"
         )
-    return dict(batch)
+    return {name: _by_example(value) for name, value in batch.items()}
+
+
+def _by_example(value: Any) -> Any:
+    """Know a list of tensors for what it is; ``None`` is for examples that have none."""
+    if not isinstance(value, list | tuple) or not any(isinstance(v, Tensor) for v in value):
+        return value
+    return ByExample(value) if all(isinstance(v, Tensor | None) for v in value) else value
 
 
 def count_examples(batch: Batch) -> int:
@@ -55,6 +73,15 @@ def count_tokens(batch: Batch) -> int:
     )
 
 
+def runs_alone(batch: Batch) -> bool:
+    """Say whether examples of a batch run one at a time.
+
+    Returns:
+        Whether it has something that is one tensor for each of them.
+    """
+    return any(isinstance(value, ByExample) for value in batch.values())
+
+
 def select(batch: Batch, rows: slice | Tensor, *, n_examples: int) -> Batch:
     """Take some examples of a batch.
 
@@ -66,21 +93,35 @@ def select(batch: Batch, rows: slice | Tensor, *, n_examples: int) -> Batch:
     Returns:
         A batch of those examples.
     """
-    return {
-        name: value[rows.to(value.device) if isinstance(rows, Tensor) else rows]
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n_examples
-        else value
-        for name, value in batch.items()
-    }
+    chosen = range(n_examples)[rows] if isinstance(rows, slice) else rows.tolist()
+    return {name: _select(value, rows, chosen, n_examples) for name, value in batch.items()}
+
+
+def _select(value: Any, rows: slice | Tensor, chosen: Sequence[int], n_examples: int) -> Any:
+    if isinstance(value, ByExample):
+        return ByExample(value[row] for row in chosen)
+    if not isinstance(value, Tensor) or not value.dim() or value.shape[0] != n_examples:
+        return value
+    return value[rows.to(value.device) if isinstance(rows, Tensor) else rows]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors of a batch.
 
+    Args:
+        batch: The batch; of one example where it has something that is one tensor for each.
+        device: Where to.
+
     Returns:
-        The batch with its tensors on the device.
+        What a model is called with: the tensors on the device, without what its example lacks.
     """
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+    moved: Batch = {}
+    for name, value in batch.items():
+        if isinstance(value, ByExample):
+            assert len(value) == 1, "these run one at a time"
+            [value] = value  # noqa: PLW2901
+            if value is None:
+                continue
+        is_tensor = isinstance(value, Tensor)
+        moved[name] = value.to(device, non_blocking=True) if is_tensor else value
+    return moved

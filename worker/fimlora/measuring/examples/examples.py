@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import InvalidOption, NumericalFailure, UnsupportedModule
-from fimlora.measuring.examples.batches import Batch, count_examples, select, to_device
+from fimlora.measuring.examples.batches import (
+    Batch,
+    count_examples,
+    runs_alone,
+    select,
+    to_device,
+)
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, logits_of
 from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.padding import (
@@ -71,7 +77,8 @@ class Examples:
     def part(self, start: int, size: int) -> "Examples":
         """Take a micro-batch.
 
-        Its padding is cut to its longest example. It ends early where the next example is
+        Its padding is cut to its longest example. What has one tensor for each example runs one
+        at a time. It ends early where the next example is
         so much shorter that it is better run with others of its length.
 
         Args:
@@ -81,7 +88,7 @@ class Examples:
         Returns:
             These examples, with the weights they have in the whole batch.
         """
-        stop = min(start + size, len(self))
+        stop = min(start + (1 if runs_alone(self.batch) else size), len(self))
         if self.padding is not None:
             on_cpu = self.weights.device.type == "cpu"
             pass_tokens = PASS_ON_CPU if on_cpu else PASS_ON_DEVICE

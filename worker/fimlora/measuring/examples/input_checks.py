@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from fimlora.errors import InvalidOption
-from fimlora.measuring.examples.batches import Batch, count_examples, count_tokens
+from fimlora.measuring.examples.batches import Batch, ByExample, count_examples, count_tokens
 from fimlora.model.input_limits import InputLimits
 
 # What is beside the tokens of a batch, by the beginnings of its names.
 _MEDIA = ("pixel_", "image_", "video_", "input_features", "feature_attention_mask")
-_ALONE = "give batches of one example each, which are measured as they are"
+_ALONE = "give a list with one tensor for each example, or batches of one example each"
 
 
 def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
@@ -35,6 +35,7 @@ def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
                 f"which has ids from 0 to {limits.n_ids - 1}; use the model's own tokenizer, "
                 "and pad with one of its tokens"
             )
+    _check_lists(batch, where)
     _check_media(batch, ids, limits, where)
     if limits.n_positions is None or (
         "input_ids" not in batch and "inputs_embeds" not in batch
@@ -47,6 +48,21 @@ def check_inputs(batch: Batch, limits: InputLimits, where: str) -> None:
             f"{where} has {n} tokens per example, with padding; the model has "
             f"{limits.n_positions} positions: cut examples to that length"
         )
+
+
+def _check_lists(batch: Batch, where: str) -> None:
+    """See that lists have one tensor for each example.
+
+    Raises:
+        InvalidOption: One has not.
+    """
+    n = count_examples(batch)
+    for name, value in batch.items():
+        if isinstance(value, ByExample) and len(value) != n:
+            raise InvalidOption(
+                f"{name} of {where} is a list of {len(value)} tensors for {n} examples: give one for "
+                "each, or None for one that has none"
+            )
 
 
 def _check_media(batch: Batch, ids: Tensor | None, limits: InputLimits, where: str) -> None:

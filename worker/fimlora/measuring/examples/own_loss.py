@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.errors import UnsupportedModule
-from fimlora.measuring.examples.batches import Batch, select, to_device
+from fimlora.measuring.examples.batches import Batch, runs_alone, select, to_device
 from fimlora.measuring.examples.examples import Examples, accepts_cache, example_losses
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
 from fimlora.measuring.examples.padding import Padding, find_padding
@@ -105,7 +105,9 @@ class OwnLossCheck:
             The check, with two passes to be run.
         """
         kind = type(base_model_of(model)).__name__
-        few = short_slice(examples, loss, whole=whole)
+        # Tokens stand for parts of an image, all of which must be there.
+        is_alone = runs_alone(examples.batch)
+        few = short_slice(examples, loss, whole=whole or is_alone)
 
         def ours() -> Tensor:
             losses = example_losses(model, loss, few, device, where)
@@ -119,7 +121,8 @@ class OwnLossCheck:
                 lambda: _own_loss(model, few.batch, device),
                 failure=(f"the own loss of {kind} fails", _WAY_OUT),
             ),
-            loss.kind not in BY_TOKEN or tells_means_apart(few, loss),
+            # One at a time, no mean over examples is ever taken.
+            is_alone or loss.kind not in BY_TOKEN or tells_means_apart(few, loss),
         )
 
     @property
@@ -182,7 +185,12 @@ def short_slice(examples: Examples, loss: Loss, *, whole: bool = False) -> Examp
         known stays whole.
     """
     n = len(examples)
-    batch = select(examples.batch, _most_and_fewest(examples, loss), n_examples=n)
+    rows = (
+        torch.tensor([n - 1])
+        if runs_alone(examples.batch)
+        else _most_and_fewest(examples, loss)
+    )
+    batch = select(examples.batch, rows, n_examples=n)
     by_token = loss.kind is LossKind.CAUSAL_LM
     padding = None if whole else _padding_of(batch, labels_by_token=by_token)
     if by_token:

@@ -15,7 +15,8 @@ from fimlora.measuring.examples.losses import IGNORED
 
 # Tensors of one row per example and one column per token.
 _SEQUENCES = frozenset(
-    {"input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids"}
+    {"input_ids", "inputs_embeds", "attention_mask", "position_ids"}
+    | {"token_type_ids", "mm_token_type_ids"}
 )
 # What a pass costs besides its tokens, in tokens: on a CPU, where small ones cost little, and
 # elsewhere.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fimlora._version import __version__
+from fimlora.measuring.examples.batches import ByExample
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.weight_reader import ALIGNMENT
 
@@ -89,11 +90,12 @@ def digest_batch(batch: Mapping[str, Any]) -> bytes:
     digest = hashlib.sha256()
     for name in sorted(batch):
         value = batch[name]
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-            digest.update(_content(value))
-        else:
-            digest.update(f"{name} {json.dumps(value, default=_plain)}\n".encode())
+        for item in value if isinstance(value, ByExample) else [value]:
+            if isinstance(item, Tensor):
+                digest.update(f"{name} {tuple(item.shape)} {item.dtype}\n".encode())
+                digest.update(_content(item))
+            else:
+                digest.update(f"{name} {json.dumps(item, default=_plain)}\n".encode())
     return digest.digest()
 
 

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from fimlora_jobs.datasets.conversations import Conversation, Message
+from fimlora_worker.errors import DatasetSchema
 from fimlora_worker.inputs.chat.assistant_turns import (
     Choice,
     DecidedBy,
+    Marked,
     mark_turns,
 )
 from fimlora_worker.inputs.chat.templates import ChatTemplate, Limits, Request
@@ -45,7 +47,24 @@ class ChatEncoder:
             DatasetSchema: The template refuses it, or hides what the assistant wrote.
             UnsupportedArchitecture: The template takes too much of the machine.
         """
+        marked = self.mark(conversation, where=where)
+        if marked is None:
+            return None
+        return label_spans(self.tokenizer, marked.text, marked.spans)
+
+    def mark(self, conversation: Conversation, *, where: str) -> Marked | None:
+        """The conversation as text, and what of it is learned; ``None`` if that is nothing.
+
+        Raises:
+            DatasetSchema: The template refuses it, or hides what the assistant wrote.
+            UnsupportedArchitecture: The template takes too much of the machine.
+        """
         opened = self._open(conversation, where)
+        if conversation.media and not opened.takes_parts:
+            raise DatasetSchema(
+                f"{where} has images or sounds, and the model's chat template knows content as "
+                "text alone: use prompt and completion columns beside the column of images"
+            )
         messages = tuple(opened.fit(message) for message in conversation.messages)
         marked = mark_turns(
             replace(conversation, messages=messages),
@@ -55,10 +74,9 @@ class ChatEncoder:
             closing=str(self.tokenizer.eos_token or ""),
             where=where,
         )
-        if marked is None:
-            return None
-        self.decided_by.add(marked.by)
-        return label_spans(self.tokenizer, marked.text, marked.spans)
+        if marked is not None:
+            self.decided_by.add(marked.by)
+        return marked
 
     @property
     def read_date(self) -> bool:
