@@ -37,7 +37,7 @@ class Confidence(AnswerModel):
 
 
 # Of warnings about the weights that training begins with, which stand before all else.
-START_CODES = frozenset({"base_changes", "starts_moved", "does_not_train"})
+START_CODES = frozenset({"base_changes", "starts_moved", "does_not_train", "experts_selected"})
 
 
 class PlanWarning(AnswerModel):
@@ -46,6 +46,7 @@ class PlanWarning(AnswerModel):
     code: str = Field(
         description="few_examples, one_class, missing_classes, head_saw_measured, seed_sensitive, "
         "nearly_uniform, at_bounds, unresolved, confidence_unknown or not_stable; of initial weights "
-        "base_changes, starts_moved or does_not_train, which come first; there may be others."
+        "base_changes, starts_moved, does_not_train or experts_selected, which come first; there "
+        "may be others."
     )
     message: str

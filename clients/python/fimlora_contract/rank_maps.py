@@ -22,6 +22,12 @@ class RankMapModule(AnswerModel):
         description="Of fused experts, how many matrices the row stands for.",
         exclude_if=is_unknown,
     )
+    experts: list[int] | None = Field(
+        None,
+        description="Of fused experts, the ones that train; left out where all do. parameters "
+        "counts these alone.",
+        exclude_if=is_unknown,
+    )
     layer: int | None
     kind: str
     score: float
@@ -38,7 +44,8 @@ class WrittenAdapter(AnswerModel):
         None, description="The common rank that layout C pads to; null in layout B."
     )
     trainable_parameters: int = Field(
-        description="Of all LoRA matrices, with their padding; without a trained head."
+        description="Of all LoRA matrices, with their padding and those of experts that are not "
+        "selected, as PEFT counts them; without a trained head."
     )
 
 
