@@ -13,6 +13,7 @@ from fimlora.adapter.initial.registry import INITIAL
 from fimlora.allocation import allocate
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
+from fimlora.methods.expert_choice import ExpertChoice, with_experts
 from fimlora.methods.registry import METHODS
 from fimlora.methods.score import score
 from fimlora.plan import Budget, RankPlan
@@ -21,7 +22,7 @@ from fimlora.statistics import Statistics
 
 # What a plan says of its own scores, which another one may have nothing of; what has a field of
 # its own; and what an adapter begins with, which is a fact of the files that were written.
-_OF_THAT_PLAN = frozenset({"not_targeted", INITIAL}).union(
+_OF_THAT_PLAN = frozenset({"not_targeted", "expert_selection", INITIAL}).union(
     *(method.states for method in METHODS.values())
 )
 
@@ -69,6 +70,7 @@ def replan(
     method: str = "fim",
     scale: int | float = 2,
     aggregation: str = "mean",
+    experts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RankPlan:
     """Solve a plan as it had been solved right after measuring.
@@ -80,11 +82,14 @@ def replan(
         method: The method.
         scale: LoRA scale of every module.
         aggregation: How statistics are reduced to scores.
+        experts: Which experts train, as requests have it; all by default.
         **options: All else that `fimlora.allocate` takes.
 
     Returns:
         The plan; with the settings of the one written then it is equal to it.
     """
+    choice = ExpertChoice.of(experts, seed=options.get("seed", 0))
+    statistics = with_experts(statistics, choice)
     scores = score(statistics, method, scale=scale, aggregation=aggregation)
     facts = written.facts_beside(scores)
     plan = allocate(scores, budget, scale=scale, provenance=facts, **options)

@@ -16,6 +16,7 @@ from fimlora_contract.requests import (
     AskedMethod,
     CalibrationRequest,
     MethodName,
+    check_all_experts,
     check_layers,
     check_mean_rank,
 )
@@ -34,7 +35,7 @@ def check_no_method(allocation: Allocation) -> Allocation:
         raise ValueError(
             f"allocation.method={allocation.method!r} has no meaning here; give it in methods"
         )
-    return allocation
+    return check_all_experts(allocation)
 
 
 Methods = Annotated[

@@ -42,6 +42,35 @@ class TypeRule(RequestModel):
         return self
 
 
+class ExpertSelection(RequestModel):
+    """Which experts of a mixture train: in each layer, for all its projections together."""
+
+    select: Annotated[
+        Literal["routed", "fisher", "random"],
+        Field(
+            description="By the tokens that the router gave them, by their Fisher information, or "
+            "at random from allocation.seed: the control of both, which takes as many per layer."
+        ),
+    ]
+    share: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="This share of the experts of each layer, rounded up."),
+    ] = None
+    coverage: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(
+            description="In place of share: as few experts as have this share of the layer's "
+            "tokens, or of its Fisher information."
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.share is None) == (self.coverage is None):
+            raise ValueError("give exactly one of share and coverage")
+        return self
+
+
 def check_groups(value: Any) -> Any:
     """Refuse what ties nothing, in one sentence for both forms.
 

@@ -7,7 +7,7 @@ seeds. ``uniform`` and ``random`` are always among the arms: without them there 
 
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import Job, JobKind
@@ -18,7 +18,13 @@ from fimlora_contract.references import (
     InlineDataset,
     Name,
 )
-from fimlora_contract.requests import AskedMethod, CalibrationRequest, MethodName
+from fimlora_contract.requests import (
+    Allocation,
+    AskedMethod,
+    CalibrationRequest,
+    MethodName,
+    check_all_experts,
+)
 from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")
@@ -68,6 +74,7 @@ class EvaluationRequest(CalibrationRequest):
     parameters, those of uniform ranks at the budget.
     """
 
+    allocation: Annotated[Allocation, AfterValidator(check_all_experts)] = Allocation()
     methods: Annotated[
         Annotated[list[AskedMethod], Field(max_length=8)] | None,
         Field(

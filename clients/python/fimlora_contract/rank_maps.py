@@ -35,6 +35,12 @@ class RankMapModule(AnswerModel):
         "`experts`). Left out where the model is one family.",
         exclude_if=is_unknown,
     )
+    experts: list[int] | None = Field(
+        None,
+        description="Of fused experts, the ones that train; left out where all do. parameters "
+        "counts these alone.",
+        exclude_if=is_unknown,
+    )
     layer: int | None
     kind: str
     score: float
@@ -51,7 +57,8 @@ class WrittenAdapter(AnswerModel):
         None, description="The common rank that layout C pads to; null in layout B."
     )
     trainable_parameters: int = Field(
-        description="Of all LoRA matrices, with their padding; without a trained head."
+        description="Of all LoRA matrices, with their padding and those of experts that are not "
+        "selected, as PEFT counts them; without a trained head."
     )
 
 

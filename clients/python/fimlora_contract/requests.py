@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from fimlora_contract.base import RequestModel, json_kind
+from fimlora_contract.base import RequestModel, is_unknown, json_kind
 from fimlora_contract.budgets import (
     BUDGET_UNITS,
     HIGHEST_MEAN_RANK,
@@ -24,6 +24,7 @@ from fimlora_contract.constraints import (
     AnyGroups,
     AnyMenu,
     Entry,
+    ExpertSelection,
     TypeRule,
     check_types,
 )
@@ -67,6 +68,8 @@ BY_SPECTRA = ("spectral", "spectral-denoised", "eva")
 BY_LAYERS = ("fisher-layers", "fisher-layers-frobenius", "cka-layers", "cka-layers-biased")
 # These need each example's energy.
 BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
+# These go by what is recorded of each expert by itself.
+BY_EACH_EXPERT = ("fim", "fim-over-null", "vila", "uniform", "random")
 # Only where they are named: whole gradients of a large model are more than most memories,
 # decomposing all of its weights or of its inputs takes longer than measuring it, and neither layers
 # nor inputs of two stacks are taken.
@@ -316,6 +319,15 @@ class Allocation(RequestModel):
         Annotated[int, Field(ge=1, le=8192)] | None,
         Field(description="The highest rank that a server allows: it caps every ceiling."),
     ] = None
+    experts: Annotated[
+        ExpertSelection | None,
+        Field(
+            exclude_if=is_unknown,
+            description="Of a mixture, which experts train. A budget in parameters counts these "
+            "alone. Their initial weights alone say which they are, so a job writes them: "
+            "adapter.weights. Null: all experts.",
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
@@ -468,6 +480,43 @@ def check_layers(allocation: Allocation, methods: Collection[str]) -> None:
         )
 
 
+def check_experts(
+    allocation: Allocation,
+    budget: Budget,
+    methods: Collection[str],
+    *,
+    n_batches: int | str = 1,
+) -> None:
+    """Refuse a selection of experts that goes with something else not."""
+    if allocation.experts is None:
+        return
+    if budget.bytes is not None:
+        raise ValueError(
+            "allocation.experts with a budget in bytes: files hold zeros for the experts that are "
+            "not selected; give the budget in parameters, which are those that train"
+        )
+    if others := [name for name in methods if name not in BY_EACH_EXPERT]:
+        raise ValueError(
+            f"allocation.experts with method {others[0]}: it goes by what is recorded of all "
+            f"experts together; take one of {', '.join(BY_EACH_EXPERT)}"
+        )
+    if n_batches == "auto":
+        raise ValueError(
+            "allocation.experts with n_batches=auto: how sure a plan is is not known where experts "
+            "are selected; give a number of batches"
+        )
+
+
+def check_all_experts(allocation: Allocation) -> Allocation:
+    """Refuse a selection of experts where several plans are made, or trained."""
+    if allocation.experts is not None:
+        raise ValueError(
+            "allocation.experts has no meaning here: all experts of a target train; select some in "
+            "POST /calibrate, or in POST /jobs/{id}/allocate"
+        )
+    return allocation
+
+
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:
     """Refuse a mean rank that no ranks within the bounds can have."""
     mean, low = budget.rank, allocation.r_min or 1
@@ -608,6 +657,11 @@ class PlanRequest(RequestModel):
         check_layers(self.allocation, (self.allocation.method,))
         return self
 
+    @model_validator(mode="after")
+    def _experts_can_be_selected(self) -> Self:
+        check_experts(self.allocation, self.budget, (self.allocation.method,))
+        return self
+
 
 class PinRequest(RequestModel):
     """Let a name and tag stand for a result: its digest, or the job that made it."""
@@ -716,6 +770,26 @@ class CalibrationRequest(RequestModel):
             raise ValueError(
                 f"method {needing[0]} needs the energy of each example's gradient, which estimator "
                 "sampled does not give: use auto, exact or sketched"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_can_be_selected(self) -> Self:
+        check_experts(
+            self.allocation,
+            self.budget,
+            self.methods_measured,
+            n_batches=self.calibration.n_batches,
+        )
+        if self.allocation.experts is not None and not self.adapter.weights:
+            raise ValueError(
+                "allocation.experts with adapter.weights=false: initial weights alone say which "
+                "experts train, and from adapter_config.json all would; give adapter.weights=true"
+            )
+        if self.allocation.experts is not None and self.adapter.initial != "kaiming":
+            raise ValueError(
+                f"allocation.experts with adapter.init={self.adapter.init}: kaiming alone is "
+                "written for some experts; take that, or leave one of both out"
             )
         return self
 

@@ -9,6 +9,7 @@ from fimlora_contract.requests import (
     MOST_BATCHES,
     Allocation,
     AnyBudget,
+    check_all_experts,
     check_mean_rank,
 )
 
@@ -28,7 +29,7 @@ def check_swept(allocation: Allocation) -> Allocation:
             raise ValueError(
                 f"allocation.{name} has no meaning here: {instead.get(name, f'give it in {name}')}"
             )
-    return allocation
+    return check_all_experts(allocation)
 
 
 def check_distinct(values: list[Any] | None) -> list[Any] | None:

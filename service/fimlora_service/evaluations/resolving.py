@@ -257,4 +257,5 @@ def _costs(rank_map: RankMap) -> dict[str, int]:
 
 def _cost(module: RankMapModule) -> int:
     """Trainable parameters of one rank."""
-    return (module.n_experts or 1) * (module.d_in + module.d_out)
+    n_trained = (module.n_experts or 1) if module.experts is None else len(module.experts)
+    return n_trained * (module.d_in + module.d_out)

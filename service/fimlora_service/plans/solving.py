@@ -22,6 +22,7 @@ from fimlora.adapter.text_files import text_files
 from fimlora.confidence.evidence import examples_of, with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
+from fimlora.methods.expert_choice import ExpertChoice, with_experts
 from fimlora.replan import WrittenAdapter, replanned_config
 from fimlora_contract.digests import digest_bytes, digest_of
 from fimlora_contract.jobs import CalibrationResult
@@ -78,7 +79,10 @@ def scored_statistics(
         ServiceError: The file cannot be read, or the method does not fit it.
     """
     allocation = request.allocation
-    key = digest, allocation.method, allocation.aggregation, request.adapter.scale
+    key = (
+        digest, allocation.method, allocation.aggregation, request.adapter.scale,
+        _experts_of(request),
+    )  # fmt: skip
     try:
         return score_cache.get(key, lambda: score_file(request, path, digest=digest))
     except InvalidStatistics as error:
@@ -96,9 +100,10 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         InvalidStatistics: It cannot be read.
     """
     allocation, scale = request.allocation, request.adapter.scale
-    with Statistics.opened(path) as statistics:
-        if statistics.scale != scale:  # another scale makes another file, of all its sums
+    with Statistics.opened(path) as stored:
+        if stored.scale != scale:  # another scale makes another file, of all its sums
             digest = digest_bytes(Statistics.load(path).rescaled(scale).to_bytes())
+        statistics = with_experts(stored, _experts_of(request))
         scores = score(
             statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )
@@ -107,6 +112,13 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         )
         examples = examples_of(statistics)
     return ScoredStatistics(scores, digest, examples, signal)
+
+
+def _experts_of(request: PlanRequest) -> ExpertChoice | None:
+    asked = request.allocation.experts
+    return ExpertChoice.of(
+        None if asked is None else asked.model_dump(), seed=request.allocation.seed
+    )
 
 
 def written_adapter(result: CalibrationResult) -> WrittenAdapter:
@@ -143,7 +155,7 @@ def planned(
         Budget(budget.unit, budget.value, budget.bytes_per_parameter),
         **adapter.scaling,
         provenance=written.facts_beside(scored.scores),
-        **allocation.model_dump(exclude={"aggregation", "method"}),
+        **allocation.model_dump(exclude={"aggregation", "method", "experts"}),
     )
 
 

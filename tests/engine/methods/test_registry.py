@@ -12,6 +12,7 @@ from fimlora.methods.registry import METHODS, needs_null, records_needed
 from fimlora.methods.score import SCORERS
 from fimlora.scores import RULES
 from fimlora_contract.requests import (
+    BY_EACH_EXPERT,
     BY_EXAMPLES,
     BY_LAYERS,
     BY_SPECTRA,
@@ -36,6 +37,7 @@ def test_the_wire_has_the_methods_of_the_engine():
     assert tuple(n for n, m in METHODS.items() if m.rule == "spectral") == BY_SPECTRA
     assert tuple(n for n, m in METHODS.items() if m.rule == "layers") == BY_LAYERS
     assert tuple(n for n, m in METHODS.items() if m.needs_examples) == BY_EXAMPLES
+    assert tuple(n for n, m in METHODS.items() if m.takes_selected_experts) == BY_EACH_EXPERT
     fewest = {n: m.fewest_examples for n, m in METHODS.items() if m.fewest_examples}
     assert fewest == FEWEST_EXAMPLES
 

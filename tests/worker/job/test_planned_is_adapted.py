@@ -4,7 +4,10 @@ import peft
 import pytest
 import transformers
 
-from fimlora import load_plan
+from fimlora import load_plan, verify_adapter
+from fimlora.adapter.verifying.compare import compare
+from fimlora.adapter.verifying.intended import read_intended
+from fimlora.adapter.verifying.live import see_model
 from support.families import build
 from support.jobs import Jobs
 from support.model_folders import make_family
@@ -151,3 +154,39 @@ def test_peft_is_asked_twice(jobs: Jobs, run_queue, folder_of, monkeypatch, exec
     run(jobs, run_queue, "plain", calibration={"executor": executor})
 
     assert len(made) == 2
+
+
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")
+def test_selected_experts_of_a_job(jobs: Jobs, run_queue, folder_of):
+    """Another selection is planned from what was measured, and each folder is verified."""
+    base = folder_of("mixture", build("qwen3_moe_mlp_only"))
+    asked = {
+        "target_modules": ["q_proj"], "target_parameters": "all",
+        "budget": {"parameters": 6000}, "adapter": {"weights": True},
+    }  # fmt: skip
+    chosen = {}
+
+    for select in ("routed", "random"):
+        experts = {"select": select, "share": 0.25}
+        adapter = run(
+            jobs,
+            run_queue,
+            "mixture",
+            **asked,
+            allocation={"experts": experts, "r_min": 1, "seed": 4},
+        )
+
+        plan = load_plan(adapter)
+        fused = {m.name: m for m in plan.modules if m.n_experts is not None}
+        assert fused
+        assert {len(m.experts) / m.n_experts for m in fused.values()} == {0.25}
+        assert plan.provenance["expert_selection"]["select"] == select
+        assert plan.warnings[0].code == "experts_selected"
+        assert 0 < plan.spent.parameters <= 6000
+        assert not verify_adapter(adapter, adapter).faults
+        fresh = transformers.AutoModelForCausalLM.from_pretrained(base)
+        loaded = peft.PeftModel.from_pretrained(fresh, adapter, is_trainable=True)
+        intended = read_intended(adapter)
+        assert not compare(intended, see_model(loaded, intended)).faults
+        chosen[select] = {name: m.experts for name, m in fused.items()}
+    assert chosen["routed"] != chosen["random"]

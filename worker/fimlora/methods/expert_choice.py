@@ -65,6 +65,19 @@ class ExpertChoice:
             if value is not None and not (is_number and 0 < value <= 1):
                 raise InvalidOption(f"experts: {name}={value!r}; it must be above 0, at most 1")
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None, *, seed: int) -> "ExpertChoice | None":
+        """Read a choice as requests have it.
+
+        Args:
+            given: ``select`` and ``share`` or ``coverage``, if anything is asked for.
+            seed: Seed of the allocation.
+
+        Returns:
+            The choice; ``None`` where all experts train.
+        """
+        return None if given is None else cls(**given, seed=seed)
+
     @property
     def facts(self) -> dict[str, Any]:
         """As plain data."""

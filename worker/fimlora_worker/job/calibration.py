@@ -11,6 +11,7 @@ from fimlora.adapter.config import modules_in_full
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.measuring.head.fitted import head_of
+from fimlora.methods.expert_choice import with_experts
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -29,7 +30,7 @@ from fimlora_worker.job.reuse import Measured, find_measured, model_name, source
 from fimlora_worker.job.rounds import measure_in_rounds
 from fimlora_worker.job.shard_lead import measure_in_shards
 from fimlora_worker.job.shards import n_shards_of
-from fimlora_worker.job.solving import solve
+from fimlora_worker.job.solving import experts_of, solve
 from fimlora_worker.job.work_folders import progress_folder
 from fimlora_worker.job.worker_process import WorkerProcess
 
@@ -184,6 +185,7 @@ def _allocate(
     rounds: Mapping[str, Any],
 ) -> RankPlan:
     allocation = accepted.request.allocation
+    statistics = with_experts(statistics, experts_of(accepted.request))
     scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
     plan = solve(accepted.request, scores, provenance=facts_of(accepted, prepared, rounds))
     source = source_if_any(

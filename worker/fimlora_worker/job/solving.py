@@ -12,6 +12,7 @@ from fimlora.adapter.initial.checks import check_ceiling
 from fimlora.allocation.types import highest_ranks
 from fimlora.errors import InfeasibleBudget
 from fimlora.memory.need import N_VALUES
+from fimlora.methods.expert_choice import ExpertChoice, at_least
 from fimlora.methods.registry import find_method
 from fimlora.model.targets import count_base_parameters
 from fimlora.plan import Budget
@@ -35,7 +36,7 @@ def _solve(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> RankPlan:
-    options = request.allocation.model_dump(exclude={"aggregation", "method"})
+    options = request.allocation.model_dump(exclude={"aggregation", "method", "experts"})
     if scores.rule != "layers":  # a request of several methods may have one that chooses layers
         options["n_layers"] = None
     return allocate(
@@ -45,6 +46,13 @@ def _solve(
         provenance=provenance,
         **options,
     )
+
+
+def experts_of(request: CalibrationRequest) -> ExpertChoice | None:
+    """Which experts of a mixture train; ``None`` where all do."""
+    allocation = request.allocation
+    asked = allocation.experts
+    return ExpertChoice.of(None if asked is None else asked.model_dump(), seed=allocation.seed)
 
 
 def budget_of(request: CalibrationRequest) -> Budget:
@@ -67,6 +75,10 @@ def check_feasible(
         InvalidOption: The initial weights do not go up to the highest rank.
     """
     n_parameters = count_base_parameters(model)
+    choice = experts_of(request)
+    if choice is not None and choice.coverage is not None:
+        return  # how many experts train, and cost, shows while they are measured
+    modules = at_least(modules, choice)
     try:
         _solve_evenly(request, modules, n_parameters)
     except InfeasibleBudget:

@@ -99,10 +99,16 @@ def _stack(module: Data) -> str:
     return BLOCK_INDEX.split(module["name"], maxsplit=1)[0]
 
 
+def _trained(module: Data) -> int:
+    """How many matrices of a row train."""
+    experts = module.get("experts")
+    return (module.get("n_experts") or 1) if experts is None else len(experts)
+
+
 def _cell(found: Sequence[tuple[Data, float | None]], uniform: Data, mean: float) -> Row:
     modules, n = [module for module, _ in found], len(found)
     even = [
-        (uniform[m["name"]], (m.get("n_experts") or 1) * (m["d_in"] + m["d_out"]))
+        (uniform[m["name"]], _trained(m) * (m["d_in"] + m["d_out"]))
         for m in modules
         if m["name"] in uniform
     ]

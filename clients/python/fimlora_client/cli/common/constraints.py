@@ -24,6 +24,21 @@ def constraints_of(
     return {name: value for name, value in found.items() if value is not None}
 
 
+def experts_of(given: str | None) -> dict[str, Any]:
+    """Which experts train: how they are selected, and a share of them or what they are to cover."""
+    if given is None:
+        return {}
+    select, _, amount = given.partition(":")
+    key, _, value = amount.rpartition("=")
+    try:
+        return {"experts": {"select": select, key or "share": float(value)}}
+    except ValueError:
+        raise typer.BadParameter(
+            f"--experts {given}: give SELECT:SHARE such as routed:0.25, or SELECT:coverage=0.8; "
+            "SELECT is routed, fisher or random"
+        ) from None
+
+
 def _groups(given: list[str] | None) -> str | list[list[str]] | None:
     if not given:
         return None

@@ -166,6 +166,17 @@ MaxLoraRank = Annotated[
     int | None,
     _option("--max-lora-rank", panel=ALLOCATION, help="The highest rank your server allows."),
 ]
+Experts = Annotated[
+    str | None,
+    _option(
+        "--experts",
+        metavar="SELECT:SHARE",
+        panel=ALLOCATION,
+        help="Of a mixture, train this share of the experts of each layer: routed:0.25, "
+        "fisher:0.25, or random:0.25 as the control; or as few as cover a share of the tokens: "
+        "routed:coverage=0.8. Writes initial weights.",
+    ),
+]
 Aggregation = Annotated[
     str | None,
     _option("--aggregation", panel=ALLOCATION, help="mean (default), max or l2."),

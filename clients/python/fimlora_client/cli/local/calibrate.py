@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import INTERRUPTED, err, out, say, show_json
-from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.inputs import columns_of, parameters_asked, split_names
 from fimlora_client.cli.common.option_names import options_of
 from fimlora_client.cli.common.progress import JobProgress
@@ -97,6 +97,7 @@ def calibrate(
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
     max_lora_rank: options.MaxLoraRank = None,
+    experts: options.Experts = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -155,11 +156,11 @@ def calibrate(
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
-            **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         "adapter": options.given(
             layout=layout, scale=scale, alpha=alpha, rslora=rslora or None,
-            weights=weights or None, init=init,
+            weights=weights or bool(experts) or None, init=init,
         ),
     }  # fmt: skip
     # As the service would refuse it; what the two are called is no matter here.

@@ -9,7 +9,7 @@ from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import err, out, say, show_json
-from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
@@ -48,6 +48,7 @@ def calibrate(
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
     max_lora_rank: options.MaxLoraRank = None,
+    experts: options.Experts = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -115,10 +116,10 @@ def calibrate(
         "allocation": options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
-            **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         "adapter": options.given(
-            layout=layout, weights=weights or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            layout=layout, weights=weights or bool(experts) or None, scale=scale, alpha=alpha, rslora=rslora or None,
             init=init,
         ),
         "force": force,

@@ -4,7 +4,7 @@ import typer
 
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import out, show_json
-from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.rank_map import rank_map_table
 
@@ -25,6 +25,7 @@ def plan(
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
     max_lora_rank: options.MaxLoraRank = None,
+    experts: options.Experts = None,
     aggregation: options.Aggregation = None,
     layout: options.Layout = None,
     scale: options.Scale = None,
@@ -47,7 +48,7 @@ def plan(
         budget=options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         allocation=options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
-            aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         adapter=options.given(layout=layout, scale=scale, alpha=alpha, rslora=rslora or None),
     )  # fmt: skip

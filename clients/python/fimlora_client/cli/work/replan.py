@@ -7,7 +7,7 @@ import typer
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import CalibrationFields, build_request
 from fimlora_client.cli.common import options
-from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.results.pins import read_pin, say_pinned
 from fimlora_client.cli.work.calibrate import keep, show, wait_for
@@ -47,6 +47,7 @@ def replan(
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
     max_lora_rank: options.MaxLoraRank = None,
+    experts: options.Experts = None,
     aggregation: options.Aggregation = None,
     layout: options.Layout = None,
     scale: options.Scale = None,
@@ -82,10 +83,10 @@ def replan(
         budget=options.budget_of(budget, None, None, None) if budget else None,
         allocation=options.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
-            aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         adapter=options.given(
-            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None, weights=weights or None,
+            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None, weights=weights or bool(experts) or None,
             init=init,
         ),
     )  # fmt: skip

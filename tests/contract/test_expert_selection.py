@@ -1,0 +1,68 @@
+"""Which experts train, as requests may ask for it."""
+
+import pytest
+from pydantic import ValidationError
+
+from fimlora_contract.comparison_requests import ComparisonRequest
+from fimlora_contract.evaluations import EvaluationRequest
+from fimlora_contract.requests import CalibrationRequest, PlanRequest
+from fimlora_contract.sweeps import SweepRequest
+
+EXPERTS = {"select": "routed", "share": 0.25}
+ASKED = {
+    "base_model": "org/mixture",
+    "dataset": "org/rows",
+    "budget": 8,
+    "target_parameters": "all",
+}
+
+
+def calibration(**changes):
+    fields = (
+        ASKED | {"adapter": {"weights": True}, "allocation": {"experts": EXPERTS}} | changes
+    )
+    return CalibrationRequest.model_validate(fields)
+
+
+def test_a_selection_is_read_and_left_out_where_there_is_none():
+    """Requests without one are what they were, and so are their digests."""
+    assert calibration().allocation.experts.share == 0.25
+    assert PlanRequest(budget=8, allocation={"experts": EXPERTS}).allocation.experts
+    plain = CalibrationRequest.model_validate(ASKED)
+    assert "experts" not in plain.model_dump(mode="json")["allocation"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"allocation": {"experts": {"select": "routed"}}},
+            "exactly one of share and coverage",
+        ),
+        (
+            {"allocation": {"experts": EXPERTS | {"coverage": 0.5}}},
+            "exactly one of share and coverage",
+        ),
+        ({"allocation": {"experts": {"select": "routed", "share": 1.5}}}, "less than or equal"),
+        ({"allocation": {"experts": {"select": "best", "share": 0.5}}}, "'routed', 'fisher'"),
+        ({"adapter": {}}, "give adapter.weights=true"),
+        ({"adapter": {"init": "zeros"}}, "kaiming alone is written"),
+        ({"budget": {"bytes": 100_000}}, "give the budget in parameters"),
+        ({"allocation": {"experts": EXPERTS, "method": "spectral"}}, "take one of fim, "),
+        ({"calibration": {"n_batches": "auto"}}, "give a number of batches"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(changes, message):
+    """By name, with what does."""
+    with pytest.raises(ValidationError, match=message):
+        calibration(**changes)
+
+
+@pytest.mark.parametrize("kind", [ComparisonRequest, EvaluationRequest, SweepRequest])
+def test_where_all_experts_train_none_are_selected(kind):
+    """Those plans are compared or trained as they are."""
+    fields = {"budget": 8, "allocation": {"experts": EXPERTS}}
+    if kind is not SweepRequest:
+        fields |= ASKED | {"adapter": {"weights": kind is ComparisonRequest}}
+    with pytest.raises(ValidationError, match="has no meaning here"):
+        kind.model_validate(fields)

@@ -1,0 +1,64 @@
+"""A plan for some experts, from what a job has measured of all of them."""
+
+import pytest
+
+from fimlora import Budget, measure
+from fimlora.replan import WrittenAdapter, replan
+from fimlora_contract.requests import PlanRequest
+from fimlora_service.errors import ValidationFailed
+from fimlora_service.plans.score_cache import ScoreCache
+from fimlora_service.plans.solving import _scored, plan_and_config
+from support.experts import LINEAR, mixture, mixture_batches
+
+CONFIG = {"base_model_name_or_path": None, "task_type": "CAUSAL_LM", "target_modules": []}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Statistics of a mixture, in a file."""
+    statistics = measure(
+        mixture("mixtral"), mixture_batches(), target_modules=[LINEAR],
+        target_parameters="all", estimator="exact",
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("stored") / "statistics.safetensors"
+    statistics.save(path)
+    return statistics, path
+
+
+def test_a_plan_is_that_of_the_engine_for_each_selection(stored):
+    """What one request has selected is not what another one sees, nor is said of it."""
+    statistics, path = stored
+    cache = ScoreCache()
+    written = WrittenAdapter(
+        {"provenance": {"expert_selection": "of another plan"}, "modules": []}, CONFIG
+    )
+    seen = []
+    for experts in (
+        None,
+        {"select": "routed", "share": 0.5},
+        {"select": "random", "share": 0.25},
+    ):
+        asked = {"r_min": 1} | ({"experts": experts} if experts else {})
+        request = PlanRequest(budget={"parameters": 6000}, allocation=asked)
+
+        scored = _scored("job", request, path=path, digest="d", score_cache=cache)
+        plan, _ = plan_and_config(request, scored, written)
+
+        wanted = replan(
+            statistics, written, Budget("parameters", 6000), r_min=1, experts=experts
+        )
+        assert plan.to_json() == wanted.to_json()
+        assert ("expert_selection" in plan.provenance) is (experts is not None)
+        seen.append([m.experts for m in plan.modules])
+    assert len({*map(str, seen)}) == 3
+
+
+def test_what_was_not_measured_of_experts_is_refused(stored):
+    """Statistics without experts answer a request, not a fault."""
+    _, path = stored
+    linear = measure(mixture("mixtral"), mixture_batches(), target_modules=[LINEAR])
+    other = path.with_name("linear.safetensors")
+    linear.save(other)
+    request = PlanRequest(budget=4, allocation={"experts": {"select": "fisher", "share": 0.5}})
+    with pytest.raises(ValidationFailed, match="no expert is a target"):
+        _scored("job", request, path=other, digest="e", score_cache=ScoreCache())
