@@ -225,6 +225,14 @@ def test_blocks_larger_than_a_weight_take_no_more_memory_than_it():
     assert found.options["block"] == (4, 64)
 
 
+@pytest.mark.parametrize("name", ["h.0.attn.bias", "gpt_neox.layers.0.attention.bias"])
+def test_a_causal_mask_among_the_tensors_is_no_packed_weight(name):
+    """GPT-2, GPT-Neo and Pythia have kept theirs as bytes."""
+    tensors = {name: ("U8", (1, 1, 8, 8)), "a.weight": ("F16", (2, 2))}
+
+    assert logical_shapes({"model_type": "gpt2"}, tensors, None)["a.weight"] == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("beside", "words"),
     [

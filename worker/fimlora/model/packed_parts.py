@@ -26,8 +26,10 @@ FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # Powers of two, by their exponents plus 127.
 _EXPONENTS = frozenset({"U8", "F8_E8M0"})
-# No buffer of a model is stored in so few bits.
+# No buffer of a model is stored in so few bits, but for masks.
 _NARROW = frozenset({"U8", "I8", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}) | FP8
+# Of a causal mask, which GPT-2 and its kin kept among their tensors: 0 and 1.
+_MASKS = ("attn.bias", "attention.bias")
 _STATE = re.compile(r"\.quant_state\.bitsandbytes__(nf4|fp4)$")
 _MAX_STATE_BYTES = 1 << 16
 # What else quantisers store beside a weight, and that its numbers do not depend on.
@@ -177,6 +179,8 @@ def looks_packed(name: str, dtype: str) -> bool:
     Returns:
         Whether it cannot be a plain weight, nor one of the integers that models keep beside.
     """
+    if dtype == "U8" and name.endswith(_MASKS):
+        return False
     endings = ("weight", "qweight", "weight_packed", "_blocks", "qzeros")
     return dtype in _NARROW or (name.endswith(endings) and dtype not in _FLOATS)
 
