@@ -127,6 +127,7 @@ class EvaluationResolver:
         }
         if not maps:
             return
+        check_all_train(maps)
         first_name, first = next(iter(maps.items()))
         for name, rank_map in maps.items():
             if _costs(rank_map) != _costs(first):
@@ -146,6 +147,21 @@ class EvaluationResolver:
                     f"{wanted:,}: all arms must spend the same; give budget "
                     f'{{"parameters": {spent}}}, or a plan for this budget'
                 )
+
+
+def check_all_train(maps: Mapping[str, RankMap]) -> None:
+    """Refuse plans that train some experts: stock PEFT, which trains the arms, trains all.
+
+    Raises:
+        ValidationFailed: There is one.
+    """
+    for name, rank_map in maps.items():
+        is_some = any(module.experts is not None for module in rank_map.modules)
+        if is_some or rank_map.provenance.get("expert_selection") is not None:
+            raise ValidationFailed(
+                f"plan {name!r} trains some experts, and all experts of a target train in an "
+                "evaluation; evaluate one made without allocation.experts"
+            )
 
 
 def check_targets(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None:

@@ -76,3 +76,32 @@ def test_tokens_of_these_are_not_counted(measured):
     """And nothing else stands for them."""
     with pytest.raises(InvalidOption, match="select by 'fisher', or take 'random'"):
         select_experts(measured[1], "routed", share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("select", "options", "advice"),
+    [
+        (
+            "fisher",
+            {"share": 0.5},
+            "no Fisher information was measured: select at random with a",
+        ),
+        ("fisher", {"coverage": 0.5}, "no Fisher information was measured"),
+        (
+            "routed",
+            {"share": 0.5},
+            "take 'random' with a share, or calibrate with method 'fim'",
+        ),
+        ("random", {"coverage": 0.5}, "take 'random' with a share, or calibrate"),
+    ],
+)
+def test_what_was_not_estimated_selects_nothing(measured, select, options, advice):
+    """A run without an estimator is refused by what it lacks; a share at random needs nothing."""
+    model, _ = measured
+    linear = measure(
+        model, [], target_modules=["wi", "q"], estimator="none", record="weight_condition"
+    )
+
+    with pytest.raises(InvalidOption, match=advice):
+        select_experts(linear, select, **options)
+    assert len(select_experts(linear, "random", share=0.5).modules) < len(linear.modules)

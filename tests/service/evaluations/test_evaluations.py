@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rq import Queue
 
-from fimlora import TargetModule
+from fimlora import TargetModule, select_experts
 from fimlora_contract.evaluations import MOST_RUNS, MOST_TRAINED_ROWS, EvaluationRequest
 from fimlora_jobs.attempts import QUEUE_NAME
 from fimlora_jobs.queue import RqTransport
@@ -409,6 +409,32 @@ class TestGivenPlans:
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         assert said in answer.json()["detail"]
         assert right.status_code == 202, right.text
+
+    @pytest.mark.parametrize("is_fused", [True, False])
+    def test_a_plan_for_some_experts_is_refused(self, http, body, data_dir, is_fused):
+        """All experts would train; fused ones say so, others by how their plan was made."""
+        names = ("up", "down") if is_fused else [f"{n}.up" for n in range(4)]
+        modules = tuple(
+            TargetModule(f"layers.0.experts.{name}", 16, 16, n_experts=4 if is_fused else None)
+            for name in names
+        )
+        rows = 4 if is_fused else 16
+        whole = replace(
+            make_statistics(),
+            modules=modules,
+            row_energies={m.name: np.arange(1.0, rows + 1) for m in modules},
+            example_energies={},
+        )
+        some = select_experts(whole, "fisher", share=0.5)
+        kept = make_result(data_dir, statistics=some, budget=4)
+        spent = {"parameters": kept["rank_map"]["spent"]["parameters"]}
+        plans = {"budget": spent, "plans": {"mine": kept["digest"]}}
+
+        answer = http.post("/evaluations", json=body | plans)
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        assert "plan 'mine' trains some experts" in answer.json()["detail"]
+        assert "made without allocation.experts" in answer.json()["detail"]
 
     def test_a_plan_of_multiples_may_be_off_by_one(self, http, body, data_dir):
         """One step is as many ranks as a plan adds at once; without, it is one rank."""

@@ -1,14 +1,18 @@
 """A plan for some experts, from what a job has measured of all of them."""
 
+from dataclasses import replace
+
 import pytest
 
-from fimlora import Budget, measure
+from fimlora import Budget, TargetModule, measure
 from fimlora.replan import WrittenAdapter, replan
+from fimlora.statistics.options import Estimator
 from fimlora_contract.requests import PlanRequest
 from fimlora_service.errors import ValidationFailed
 from fimlora_service.plans.score_cache import ScoreCache
-from fimlora_service.plans.solving import _scored, plan_and_config
+from fimlora_service.plans.solving import plan_and_config, scored_statistics
 from support.experts import LINEAR, mixture, mixture_batches
+from support.results import make_statistics
 
 CONFIG = {"base_model_name_or_path": None, "task_type": "CAUSAL_LM", "target_modules": []}
 
@@ -41,7 +45,7 @@ def test_a_plan_is_that_of_the_engine_for_each_selection(stored):
         asked = {"r_min": 1} | ({"experts": experts} if experts else {})
         request = PlanRequest(budget={"parameters": 6000}, allocation=asked)
 
-        scored = _scored("job", request, path=path, digest="d", score_cache=cache)
+        scored = scored_statistics("job", request, path=path, digest="d", score_cache=cache)
         plan, _ = plan_and_config(request, scored, written)
 
         wanted = replan(
@@ -61,4 +65,23 @@ def test_what_was_not_measured_of_experts_is_refused(stored):
     linear.save(other)
     request = PlanRequest(budget=4, allocation={"experts": {"select": "fisher", "share": 0.5}})
     with pytest.raises(ValidationFailed, match="no expert is a target"):
-        _scored("job", request, path=other, digest="e", score_cache=ScoreCache())
+        scored_statistics("job", request, path=other, digest="e", score_cache=ScoreCache())
+
+
+def test_experts_by_fisher_are_refused_where_nothing_was_estimated(stored):
+    """Methods that read weights alone leave nothing to select by: an answer, not a fault."""
+    _, path = stored
+    names = [f"layers.0.experts.{e}.up" for e in range(4)]
+    weights = replace(
+        make_statistics(),
+        modules=tuple(TargetModule(name, 8, 8) for name in names),
+        estimator=Estimator.NONE,
+        row_energies={},
+        example_energies={},
+    )
+    other = path.with_name("weights.safetensors")
+    weights.save(other)
+    experts = {"select": "fisher", "share": 0.5}
+    request = PlanRequest(budget=4, allocation={"method": "uniform", "experts": experts})
+    with pytest.raises(ValidationFailed, match="no Fisher information was measured"):
+        scored_statistics("job", request, path=other, digest="w", score_cache=ScoreCache())

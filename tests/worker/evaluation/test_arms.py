@@ -101,6 +101,20 @@ def test_other_modules_are_another_question():
         check_equal(as_arms(arm("uniform"), arm("fim", scores=fewer, r_max=32)))
 
 
+def test_some_experts_alone_cannot_be_trained():
+    """Fused ones say so themselves, others by how their plan was made."""
+    uniform = arm("uniform")
+    fused = TargetModule("layer.0.experts.up", 16, 16, n_experts=4, experts=(0, 2))
+    some = arm("fim", scores=Scores((fused,), {fused.name: 1.0}))
+    own = arm("fim", provenance={"expert_selection": {"select": "random", "share": 0.5}})
+
+    for each in (some, own):
+        with pytest.raises(
+            UnequalArms, match=r"'fim' trains some experts.*allocation\.experts"
+        ):
+            check_equal(as_arms(uniform, each))
+
+
 def test_an_arm_has_a_plan():
     with pytest.raises(InvalidOption, match="no plan"):
         Arm("fim", ())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fimlora.errors import InvalidOption
 from fimlora.left_out import NOT_SELECTED, UNREACHED
-from fimlora.methods.fim import fisher_of_experts
+from fimlora.methods.fim import fisher_of_experts, has_fisher
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
 
@@ -265,15 +265,22 @@ def _values(statistics: Statistics, layer: _Layer, select: str) -> NDArray[np.fl
         name = next(iter(layer.own.values()))[0].name
         raise InvalidOption(
             f"tokens are counted of fused experts, and {name!r} is of experts that are modules of "
-            "their own: select by 'fisher', or take 'random' with a share"
+            f"their own: {_instead(statistics)}"
         )
     tokens = _tokens(statistics, layer)
     if tokens is None:
         raise InvalidOption(
             f"the tokens of the experts of {layer.fused[0].name!r} were not counted: measure anew, "
-            "or select by 'fisher'"
+            f"or {_instead(statistics)}"
         )
     return tokens
+
+
+def _instead(statistics: Statistics) -> str:
+    """What experts can be selected by where no tokens were counted."""
+    if has_fisher(statistics):
+        return "select by 'fisher', or take 'random' with a share"
+    return "take 'random' with a share, or calibrate with method 'fim' and select by 'fisher'"
 
 
 def _tokens(statistics: Statistics, layer: _Layer) -> NDArray[np.float64] | None:

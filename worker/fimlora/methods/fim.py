@@ -76,7 +76,7 @@ def check_options(statistics: Statistics, *, aggregation: str, estimator: str | 
     if aggregation not in set(Aggregation):
         allowed = ", ".join(repr(known.value) for known in Aggregation)
         raise InvalidOption(f"aggregation={aggregation!r}; allowed are {allowed}")
-    if estimator is None and _chosen(statistics, None) == Estimator.NONE.value:
+    if estimator is None and not has_fisher(statistics):
         return  # nothing is taken from it
     entries = _recorded_entries(statistics)
     if (wanted := _chosen(statistics, estimator)) == ADAPTER and aggregation != "mean":
@@ -137,11 +137,31 @@ def fisher_of_experts(
 
     Returns:
         The sum over an expert's B, a column each, by expert.
+
+    Raises:
+        InvalidOption: It was not measured.
     """
+    if estimator is None and not has_fisher(statistics):
+        raise InvalidOption(
+            "no Fisher information was measured: select at random with a share, or calibrate with "
+            "method 'fim'"
+        )
     check_options(statistics, aggregation="mean", estimator=estimator)
     entries = _recorded_entries(statistics)[_chosen(statistics, estimator)]
     F: NDArray[np.float64] = entries(statistics, module).mean(axis=1) * module.d_out
     return F
+
+
+def has_fisher(statistics: Statistics) -> bool:
+    """Say whether modules can be scored where no estimator is named.
+
+    Args:
+        statistics: What `fimlora.measure` returned.
+
+    Returns:
+        Whether anything was estimated, or a trained adapter's gradients recorded.
+    """
+    return _chosen(statistics, None) != Estimator.NONE.value
 
 
 def _chosen(statistics: Statistics, estimator: str | None) -> str:

@@ -48,6 +48,11 @@ def check_equal(arms: Mapping[str, Arm]) -> None:
     first_name, first = plans[0]
     step = max(map(dearest_step, (plan for _, plan in plans)))
     for name, plan in plans:
+        if _trains_some_experts(plan):
+            raise UnequalArms(
+                f"arm {name!r} trains some experts, and all experts of a target train in an "
+                "evaluation; take a plan that was made without allocation.experts"
+            )
         if {m.name: m.cost for m in plan.modules} != {m.name: m.cost for m in first.modules}:
             raise UnequalArms(
                 f"arms {first_name!r} and {name!r} are plans for different target modules"
@@ -69,3 +74,9 @@ def check_equal(arms: Mapping[str, Arm]) -> None:
             f"arm {most_name!r} trains {most:,} parameters, {least_name!r} {least:,}: more than "
             f"one step of {step:,} apart; solve all arms at one budget in parameters"
         )
+
+
+def _trains_some_experts(plan: RankPlan) -> bool:
+    """Whether experts were selected: fused ones by number, others by which are targets."""
+    is_some = any(module.experts is not None for module in plan.modules)
+    return is_some or plan.provenance.get("expert_selection") is not None
