@@ -24,6 +24,7 @@ RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 _WIDTHS = (1, 2, 4, 8)
 BLOCK_INDEX = re.compile(r"\.(\d+)\.")  # of a block, in a module's name
+TOWERS = ("language", "vision", "audio", "connector")  # what a family is, or begins with
 _DERIVED = ("limit", "unspent")  # beside the budget's own fields in a rank map
 
 

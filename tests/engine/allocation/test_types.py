@@ -201,3 +201,22 @@ def test_a_family_that_is_not_there_is_refused_with_those_that_are():
         resolve_types(rules, TOWERS)
     with pytest.raises(InvalidOption, match="they are all of one family"):
         resolve_types(rules, modules_of("layers.0.q_proj"))
+
+
+@pytest.mark.parametrize("entry", ["family:vision", "family:vision.*", "family:language.conv"])
+def test_a_family_that_no_row_reached_may_be_named(entry):
+    """As its modules may by name; what names no family, of whatever was reached, is refused."""
+    reached, gone = TOWERS[2:], ["vision.layers.0.q_proj"]
+    rules = Constraints.of(groups=[[entry, "head"]], per_type={entry: {"r_max": 4}})
+
+    assert resolve_groups(rules, reached, gone) == [("head",)]
+    assert resolve_types(rules, reached, gone) == {entry: []}
+    with pytest.raises(InvalidOption, match="is no family of the target modules"):
+        resolve_types(rules, reached)
+    with pytest.raises(InvalidOption, match="is no family of the target modules"):
+        resolve_types(rules, modules_of("head"), gone)
+    misspelt = Constraints.of(per_type={"family:visoin": {"r_max": 4}})
+    with pytest.raises(
+        InvalidOption, match=r"'family:visoin' is no family.*language\.attention"
+    ):
+        resolve_types(misspelt, reached, gone)

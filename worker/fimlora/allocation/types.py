@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
-from fimlora.plan import BLOCK_INDEX, TargetModule
+from fimlora.plan import BLOCK_INDEX, TOWERS, TargetModule
 from fimlora.shares import type_name
 
 _WILD = frozenset("*?[")
@@ -47,6 +47,9 @@ class Names:
         self._family = dict(families or {})
         self.families = tuple(dict.fromkeys(self._family.values()))
         self._by_end: dict[int, dict[str, list[str]]] = {}  # by how many parts the ending has
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     def named_by(self, entry: str) -> list[str]:
         """Modules that an entry names: by name, by ending, by either with ``*``, or by family.
@@ -204,6 +207,8 @@ def _names_of(modules: Iterable[TargetModule]) -> Names:
 def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
     found = names.named_by(entry)
     if not found and entry.startswith(_FAMILY):
+        if _may_be_left_out(entry.removeprefix(_FAMILY), names, others):
+            return []
         families = ", ".join(names.families)
         raise InvalidOption(
             f"{option}: {entry!r} is no family of the target modules; "
@@ -215,6 +220,13 @@ def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
             "names after a dot such as 'q_proj', or either with * for any characters"
         )
     return found
+
+
+def _may_be_left_out(family: str, names: Names, others: Names) -> bool:
+    """Whether the others may be that family: of them, only their names are known."""
+    tower = family.partition(".")[0]
+    is_one = any(fnmatchcase(each, tower) for each in TOWERS)
+    return is_one and bool(names.families) and len(others) > 0
 
 
 Key = Callable[[tuple[str, str, str]], Hashable]

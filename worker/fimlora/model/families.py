@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from fimlora.plan import BLOCK_INDEX, TargetModule
+from fimlora.plan import BLOCK_INDEX, TOWERS, TargetModule
 
-LANGUAGE, VISION, AUDIO, CONNECTOR = "language", "vision", "audio", "connector"
+LANGUAGE, VISION, AUDIO, CONNECTOR = TOWERS
 # What a part of a configuration is called, and what a model says that it reads.
 _PARTS = {
     "text": LANGUAGE, "vision": VISION, "image": VISION, "audio": AUDIO, "qformer": CONNECTOR,
