@@ -74,12 +74,16 @@ def test_samples_are_those_of_the_file():
     ("content", "message"),
     [
         (wav(0, rate=44_100), "has 44100 samples per second, and the model listens at 16000"),
-        (wav(0)[:30], "no WAV file"),
+        (wav(0)[:30], r"no WAV file that is read \(it is cut off\)"),
+        (
+            wav(0)[:16] + b"\xff" * 2 + wav(0)[18:],
+            r"no WAV file that is read \(it is cut off\)",
+        ),
         (wav(0)[:200], "is cut off"),
         (b"RIFF....WAVE", "no WAV file"),
         (wav(0, n_samples=0), "is cut off"),
     ],
-    ids=["rate", "header", "samples", "nothing", "empty"],
+    ids=["rate", "header", "a part past the end", "samples", "nothing", "empty"],
 )
 def test_a_sound_that_is_none_is_named(content, message):
     with pytest.raises(DamagedMedia, match=message):
