@@ -58,6 +58,13 @@ def test_a_damaged_image_is_named(cut):
         decode_image(content[:cut])
 
 
+def test_grey_of_16_bits_is_refused():
+    """Cut to 8 bits, nearly all of it is white."""
+    content = saved(Image.fromarray(np.full((4, 4), 30_000, np.uint16)), "PNG")
+    with pytest.raises(DamagedMedia, match="has 16 bit samples: save it with 8 bits"):
+        decode_image(content)
+
+
 def test_other_formats_are_not_opened():
     """Pillow knows many more, with many more faults."""
     with pytest.raises(DamagedMedia, match="no image of these formats"):
