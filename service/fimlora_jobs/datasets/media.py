@@ -139,6 +139,11 @@ def _file(name: str, kind: Kind, beside: Path | None) -> Path:
         raise MediaError(f"names the file {_shown(name)}, which is not there") from error
     if not target.is_relative_to(root) or not target.is_file():
         raise MediaError(f"names the file {_shown(name)}, which is no file inside the folder")
+    # No linked folder is walked for the digest: what lies behind one would not be covered.
+    if any((root / parent).is_symlink() for parent in path.parents):
+        raise MediaError(
+            f"names the file {_shown(name)}, which leads through a link; name the file where it lies"
+        )
     _check_size(target.stat().st_size, kind)
     return target
 

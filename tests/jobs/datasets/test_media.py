@@ -25,6 +25,8 @@ def folder(tmp_path):
     (inside / "pictures").mkdir(parents=True)
     (inside / "pictures" / "one.PNG").write_bytes(PICTURE)
     (inside / "out.png").symlink_to(tmp_path / "secret.png")
+    (inside / "linked.png").symlink_to("pictures/one.PNG")
+    (inside / "linked").symlink_to("pictures")
     (inside / "rows.jsonl").write_text("{}")
     return inside
 
@@ -38,8 +40,9 @@ def folder(tmp_path):
         data_url(PICTURE),
         "pictures/one.PNG",
         "./pictures/one.PNG",
+        "linked.png",
     ],
-    ids=["bytes", "bytes and where they came from", "struct of a path", "data", "path", "dot"],
+    ids=["bytes", "bytes and their path", "struct of a path", "data", "path", "dot", "link"],
 )
 def test_every_way_to_say_an_image(folder, value):
     """All of them have the same bytes."""
@@ -57,6 +60,7 @@ def test_every_way_to_say_an_image(folder, value):
         ("../secret.png", "stays inside"),
         ("pictures/../../secret.png", "stays inside"),
         ("out.png", "no file inside the folder"),
+        ("linked/one.PNG", "leads through a link; name the file where it lies"),
         ("pictures", "end in .gif"),
         ("rows.jsonl", "end in .gif"),
         ("absent.png", "is not there"),

@@ -188,6 +188,24 @@ def test_rows_that_cannot_be_read_are_named(jobs, run_queue, models, image, max_
     assert detail in error.detail
 
 
+@pytest.mark.parametrize("max_length", [8, 15], ids=["before the image", "inside of it"])
+def test_no_row_is_cut_before_its_last_image(jobs, run_queue, models, max_length):
+    """Though words to predict are left of it."""
+    MAKERS["llava"](models / "sees")
+    row = {"image": data_url(png(pixels(0))), "text": "a red square <image> and more"}
+    job_id = jobs.submit(
+        model="sees",
+        dataset={"source": "inline", "rows": [row]},
+        calibration={"n_batches": 1, "batch_size": 1, "max_length": max_length},
+    )
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+
+    assert error.code == "dataset_schema"
+    assert "row 1: its images and sounds, and the text before them, take" in error.detail
+
+
 def test_a_model_of_text_is_refused(jobs, run_queue):
     """With the way to leave the column alone."""
     rows = [{"text": "w1 w2 w3", "image": data_url(png(pixels(0)))}]

@@ -58,6 +58,13 @@ def test_a_damaged_image_is_named(cut):
         decode_image(content[:cut])
 
 
+def test_grey_of_16_bits_is_refused():
+    """Cut to 8 bits, nearly all of it is white."""
+    content = saved(Image.fromarray(np.full((4, 4), 30_000, np.uint16)), "PNG")
+    with pytest.raises(DamagedMedia, match="has 16 bit samples: save it with 8 bits"):
+        decode_image(content)
+
+
 def test_other_formats_are_not_opened():
     """Pillow knows many more, with many more faults."""
     with pytest.raises(DamagedMedia, match="no image of these formats"):
@@ -74,12 +81,16 @@ def test_samples_are_those_of_the_file():
     ("content", "message"),
     [
         (wav(0, rate=44_100), "has 44100 samples per second, and the model listens at 16000"),
-        (wav(0)[:30], "no WAV file"),
+        (wav(0)[:30], r"no WAV file that is read \(it is cut off\)"),
+        (
+            wav(0)[:16] + b"\xff" * 2 + wav(0)[18:],
+            r"no WAV file that is read \(it is cut off\)",
+        ),
         (wav(0)[:200], "is cut off"),
         (b"RIFF....WAVE", "no WAV file"),
         (wav(0, n_samples=0), "is cut off"),
     ],
-    ids=["rate", "header", "samples", "nothing", "empty"],
+    ids=["rate", "header", "a part past the end", "samples", "nothing", "empty"],
 )
 def test_a_sound_that_is_none_is_named(content, message):
     with pytest.raises(DamagedMedia, match=message):

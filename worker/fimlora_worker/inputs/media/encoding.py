@@ -123,6 +123,8 @@ class MediaEncoder:
         if ends:
             self._end(by_token)
         n_needed = max((n + 1 for n, is_of in enumerate(is_shown) if is_of), default=0)
+        if n_needed > self.max_length:  # its pixels would stay, and the tokens for them not
+            raise DatasetSchema(self._too_long(where, n_needed))
         by_token = {name: row[: self.max_length] for name, row in by_token.items()}
         if all(label == IGNORED for label in by_token["labels"][1:]):
             if n_needed >= self.max_length:

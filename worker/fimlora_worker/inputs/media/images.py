@@ -24,7 +24,7 @@ def decode_image(content: bytes, *, most_pixels: int = MOST_PIXELS) -> Any:
         An image of Pillow.
 
     Raises:
-        DamagedMedia: It is none, or is cut off, or has too many pixels.
+        DamagedMedia: It is none, or is cut off, or has too many pixels or bits of them.
     """
     from PIL import Image, ImageOps
 
@@ -36,6 +36,10 @@ def decode_image(content: bytes, *, most_pixels: int = MOST_PIXELS) -> Any:
                 if width * height > most_pixels:
                     raise DamagedMedia(
                         f"has {width} x {height} pixels; an image may have {most_pixels}"
+                    )
+                if image.mode.startswith(("I", "F")):  # a mere cut to 8 bits turns them white
+                    raise DamagedMedia(
+                        "has 16 bit samples: save it with 8 bits, so that nothing else decides how"
                     )
                 return ImageOps.exif_transpose(image).convert("RGB")
     except DamagedMedia:

@@ -40,9 +40,10 @@ def decode_sound(content: bytes, *, rate: int, most_samples: int = MOST_SAMPLES)
                 )
             samples = _samples(file.readframes(file.getnframes()), file.getsampwidth())
             channels = file.getnchannels()
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last of a part past the end
         raise DamagedMedia(
-            f"is no WAV file that is read ({error or 'it is cut off'}): write whole numbers (PCM)"
+            f"is no WAV file that is read ({str(error) or 'it is cut off'}): write whole numbers "
+            "(PCM)"
         ) from error
     if not n or len(samples) < n:
         raise DamagedMedia(f"is cut off: it has {len(samples)} of {n} samples")
