@@ -188,6 +188,19 @@ def test_rows_that_cannot_be_read_are_named(jobs, run_queue, models, image, max_
     assert detail in error.detail
 
 
+def test_what_lies_behind_the_cut_of_a_text_changes_nothing(jobs, run_queue, models):
+    """However much it is."""
+    MAKERS["llava"](models / "sees")
+    found = []
+    for n_words in (400, 40_000):
+        text = "a red square <image>" + " w1 w2 red" * n_words
+        rows = [{"image": data_url(png(pixels(n))), "text": text} for n in range(2)]
+        job = run(jobs, run_queue, "sees", rows, max_length=48)
+        found.append([(m.name, m.score) for m in job.result.rank_map.modules])
+
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("max_length", [8, 15], ids=["before the image", "inside of it"])
 def test_no_row_is_cut_before_its_last_image(jobs, run_queue, models, max_length):
     """Though words to predict are left of it."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from fimlora_jobs.datasets.media import Kind, MediaError, Value, read_media
 from fimlora_worker.errors import DatasetSchema, UnsupportedArchitecture
 from fimlora_worker.inputs.chat.templates import ChatTemplate, Request
+from fimlora_worker.inputs.cutting import cut_text
 from fimlora_worker.inputs.media.images import DamagedMedia, decode_image
 from fimlora_worker.inputs.media.sounds import decode_sound
 from fimlora_worker.inputs.model_faults import named_as, sentence_of
@@ -100,6 +101,8 @@ class MediaEncoder:
         Raises:
             DatasetSchema: An image is damaged, or does not fit in `max_length`.
         """
+        text = self._cut(text, bool(media))
+        spans = [(min(start, len(text)), min(end, len(text))) for start, end in spans]
         made = self._process(text, self._decoded(media, where), add_special_tokens, where)
         replaced = made.pop(REPLACED, None)
         replaced = replaced[0] if replaced else []
@@ -131,6 +134,14 @@ class MediaEncoder:
                 raise DatasetSchema(self._too_long(where, n_needed))
             return None
         return by_token | {n: v for n, v in made.items() if isinstance(v, Tensor)}
+
+    def _cut(self, text: str, has_media: bool) -> str:
+        """What of a text can come before the cut: all up to its last place, and some behind it."""
+        places = [
+            text.rfind(place) + len(place) for place in self._places.values() if place in text
+        ]
+        end = max(places, default=0) if has_media else 0
+        return text[:end] + cut_text(text[end:], self.tokenizer, max_length=self.max_length)
 
     def _too_long(self, where: str, n_needed: int) -> str:
         return (
