@@ -281,6 +281,48 @@ def test_a_group_of_one_layer_has_one_rank():
         assert all(len({ranks[name] for name in group}) == 1 for group in groups)
 
 
+def two_towers():
+    """Two layers of each of two families; scores under which those of one are chosen."""
+    modules = tuple(
+        TargetModule(f"{tower}.layers.{i}.q_proj", 64, 64, family=tower)
+        for tower in ("vision", "language")
+        for i in (0, 1)
+    )
+    return Scores(modules, {m.name: 9.0 if m.family == "language" else 1.0 for m in modules})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"per_type": {"family:vision": {"r_max": 4}}}, {"groups": [["family:vision"]]}],
+    ids=str,
+)
+def test_families_of_which_no_layer_is_chosen_may_be_named(asked):
+    """A rule or a group of theirs holds for the controls, which reach all modules."""
+    plan = allocate(two_towers(), 4, rule="layers", n_layers=2, **asked)
+
+    assert layers_in(plan) == {"language.layers.0", "language.layers.1"}
+    over_all = [ranks for name, ranks in plan.controls.items() if "layers" not in name]
+    assert over_all
+    for ranks in over_all:
+        seen = [rank for name, rank in ranks.items() if name.startswith("vision")]
+        assert max(seen) <= 4 if "per_type" in asked else len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("family", ["audio", "visoin"])
+def test_a_family_of_no_layer_is_refused(family):
+    """Chosen or not."""
+    with pytest.raises(
+        InvalidOption, match=f"'family:{family}' is no family.*vision, language"
+    ):
+        allocate(
+            two_towers(),
+            4,
+            rule="layers",
+            n_layers=2,
+            per_type={f"family:{family}": {"r_max": 4}},
+        )
+
+
 @pytest.mark.parametrize("budget", [6, Budget("parameters", 20_000)], ids=str)
 @pytest.mark.parametrize(
     "asked",

@@ -199,7 +199,7 @@ def test_a_family_that_is_not_there_is_refused_with_those_that_are():
         InvalidOption, match=r"theirs are: vision, connector, language\.attention"
     ):
         resolve_types(rules, TOWERS)
-    with pytest.raises(InvalidOption, match="they are all of one family"):
+    with pytest.raises(InvalidOption, match=r"all of one family, or .* `force` measures anew"):
         resolve_types(rules, modules_of("layers.0.q_proj"))
 
 

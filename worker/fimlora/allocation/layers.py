@@ -23,6 +23,7 @@ import numpy as np
 from fimlora.allocation.controls import check_steps, control_table, spread_out
 from fimlora.allocation.division import Gathered, Part, gather
 from fimlora.allocation.many import share_many
+from fimlora.allocation.types import resolve_groups, resolve_types
 from fimlora.allocation.units import Floats, Ranks, ladder_of
 from fimlora.constraints import Constraints, shares_of
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
@@ -320,7 +321,7 @@ def parts_for(plan: RankPlan) -> Gather:
 
 
 def parts_by(
-    modules: Iterable[TargetModule],
+    modules: Sequence[TargetModule],
     constraints: Constraints,
     *,
     in_ranks: bool,
@@ -337,6 +338,9 @@ def parts_by(
     Returns:
         Gathers some modules.
     """
+    # Of some modules nobody can tell which families the others are.
+    resolve_types(constraints, modules, not_targeted)
+    resolve_groups(constraints, modules, not_targeted)
     named = {*(module.name for module in modules), *not_targeted}
 
     def gather_some(some: Sequence[TargetModule]) -> Gathered:

@@ -16,6 +16,10 @@ from fimlora.shares import type_name
 
 _WILD = frozenset("*?[")
 _FAMILY = "family:"
+_NO_FAMILIES = (
+    "they are all of one family, or were measured before families were recorded: `force` measures "
+    "anew"
+)
 # What servers and fused checkpoints hold in one matrix, by the last part of names.
 _FUSED = (
     ("q_proj", "k_proj", "v_proj"),
@@ -212,7 +216,7 @@ def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
         families = ", ".join(names.families)
         raise InvalidOption(
             f"{option}: {entry!r} is no family of the target modules; "
-            + (f"theirs are: {families}" if families else "they are all of one family")
+            + (f"theirs are: {families}" if families else _NO_FAMILIES)
         )
     if not found and not others.named_by(entry):
         raise InvalidOption(
