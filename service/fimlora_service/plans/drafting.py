@@ -51,15 +51,38 @@ def draft_again(
         if request.adapter.layout == "C":
             padded_rank(plan)  # refused where nothing is wide enough
     names = [module.name for module in result.rank_map.modules]
-    if names != [module.name for module in plan.modules]:
+    _check_places(names, plan, result, job_id)
+    return draft_of(plan, job_id, names)
+
+
+def _check_places(
+    names: Sequence[str], plan: RankPlan, result: CalibrationResult, job_id: str
+) -> None:
+    """Refuse ranks by place where places are not the plan's modules.
+
+    Experts that are modules of their own are in a plan or not, as they are selected: one that is
+    in the rank map alone gets no rank, and one that is in the plan alone has no place.
+    """
+    planned_names = [module.name for module in plan.modules]
+    placed = frozenset(names)
+    without_place = frozenset(planned_names) - placed
+    if without_place and without_place <= result.rank_map.not_targeted.keys():
+        raise errors.ValidationFailed(
+            f"it gives ranks to {len(without_place)} modules that the rank map of job {job_id!r} has "
+            "left out, for which a draft has no place",
+            next_step="Ask without 'Prefer: return=minimal'.",
+        )
+    known = frozenset(planned_names)
+    if [name for name in names if name in known] != planned_names or not (
+        placed <= known | plan.not_targeted.keys()
+    ):
         raise errors.ArtifactNotFound(
             f"{STATISTICS} of job {job_id!r} is of other modules than its rank map"
         )
-    return draft_of(plan, job_id)
 
 
-def draft_of(plan: RankPlan, job_id: str) -> PlanDraft:
-    """A plan as lists in the order of its modules."""
+def draft_of(plan: RankPlan, job_id: str, places: Sequence[str]) -> PlanDraft:
+    """A plan as lists in the order of modules, some of which may be none of its own."""
     names = [module.name for module in plan.modules]
     costs = [module.cost for module in plan.modules]
     uniform = plan.controls.get("uniform")
@@ -72,9 +95,9 @@ def draft_of(plan: RankPlan, job_id: str) -> PlanDraft:
         r_min=plan.r_min,
         r_max=plan.r_max,
         spent={"ranks": sum(ranks), "parameters": sum(map(mul, costs, ranks))},
-        ranks=ranks,
-        scores=[plan.scores[name] for name in names],
-        uniform_ranks=None if uniform is None else [uniform[name] for name in names],
+        ranks=[plan.ranks.get(name, 0) for name in places],
+        scores=[plan.scores.get(name, 0.0) for name in places],
+        uniform_ranks=None if uniform is None else [uniform.get(name, 0) for name in places],
         controls={
             name: _spending(control, names, costs)
             for name, control in sorted(plan.controls.items())

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def measured(store, data_dir, job_id):
         return result
 
     return finish
+
+
+def of_own_experts(statistics):
+    """The same of modules that are experts, a layer of them."""
+
+    def expert(name: str) -> str:
+        return name.replace("model.layers.", "model.layers.0.mlp.experts.")
+
+    by_name = {
+        field.name: {expert(name): value for name, value in held.items()}
+        for field in fields(statistics)
+        if isinstance(held := getattr(statistics, field.name), Mapping)
+        and statistics.modules[0].name in held
+    }
+    modules = tuple(replace(m, name=expert(m.name)) for m in statistics.modules)
+    return replace(statistics, modules=modules, **by_name)
 
 
 def ranks_of(answer) -> dict[str, int]:
@@ -366,6 +383,43 @@ class TestDraft:
 
         assert answer.status_code == 404
         assert "other modules than its rank map" in answer.json()["detail"]
+
+    def test_an_expert_that_is_not_selected_has_no_rank(self, http, job_id, measured):
+        """In the place of its module, where that is one of the job's."""
+        measured(statistics=of_own_experts(make_statistics()))
+        asked = {
+            "budget": 5,
+            "allocation": {"experts": {"select": "fisher", "share": 0.5}, "method": "uniform"},
+        }
+        url = f"/jobs/{job_id}/allocate"
+
+        draft = http.post(url, json=asked, headers=MINIMAL)
+        whole = http.post(url, json=asked)
+
+        assert whole.status_code == draft.status_code == 200, draft.text
+        of_job = http.get(f"/jobs/{job_id}").json()["result"]["rank_map"]
+        ranks = ranks_of(whole)
+        assert len(ranks) < len(of_job["modules"])
+        assert draft.json()["ranks"] == [ranks.get(m["name"], 0) for m in of_job["modules"]]
+        assert draft.json()["spent"] == whole.json()["rank_map"]["spent"]
+
+    def test_an_expert_that_the_job_has_left_out_has_no_place(
+        self, http, store, job_id, data_dir
+    ):
+        """The whole plan is there for the asking."""
+        statistics = of_own_experts(make_statistics())
+        store.start(job_id, 1, worker="w")
+        result = make_result(data_dir, statistics=statistics)
+        left_out = result["rank_map"]["modules"].pop(0)["name"]
+        result["rank_map"]["not_targeted"] = {
+            left_out: "it is of an expert that is not selected"
+        }
+        store.succeed(job_id, 1, result)
+
+        answer = http.post(f"/jobs/{job_id}/allocate", json={"budget": 5}, headers=MINIMAL)
+
+        assert answer.status_code == 422
+        assert "without 'Prefer: return=minimal'" in answer.json()["next_step"]
 
     @pytest.mark.parametrize(
         "asked",
