@@ -3,10 +3,13 @@
 import io
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fimlora_worker.errors import DatasetSchema
+from fimlora_worker.inputs.media.encoding import MediaEncoder
 from fimlora_worker.inputs.media.images import DamagedMedia, decode_image
 from fimlora_worker.inputs.media.sounds import decode_sound
 from support.seeing import pixels, png, wav
@@ -95,3 +98,22 @@ def test_samples_are_those_of_the_file():
 def test_a_sound_that_is_none_is_named(content, message):
     with pytest.raises(DamagedMedia, match=message):
         decode_sound(content, rate=16_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("image", png(pixels(0, 9, 5)), "has 9 x 5 pixels, after 90 of the images before it"),
+        ("audio", wav(0, n_samples=45), "has 45 samples, after 90 of the sounds before it"),
+    ],
+    ids=["images", "sounds"],
+)
+def test_those_of_a_row_are_bounded_together(kind, content, message):
+    """The third is refused by its header, while the memory of two is held."""
+    listens = SimpleNamespace(sampling_rate=16_000)
+    processor = SimpleNamespace(image_processor=object(), feature_extractor=listens)
+    encoder = MediaEncoder(processor, max_length=8, most_decoded={kind: 134})
+    media = [(kind, {"bytes": content})] * 3
+
+    with pytest.raises(DatasetSchema, match=f"row 1, {kind} 3 of it, {message}.*may have 134"):
+        encoder.encode("", [], media, where="row 1")

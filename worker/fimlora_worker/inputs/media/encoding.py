@@ -6,11 +6,12 @@ ever on what stands for an image, and a row is never cut inside of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,8 @@ from fimlora_jobs.datasets.media import Kind, MediaError, Value, read_media
 from fimlora_worker.errors import DatasetSchema, UnsupportedArchitecture
 from fimlora_worker.inputs.chat.templates import ChatTemplate, Request
 from fimlora_worker.inputs.cutting import cut_text
-from fimlora_worker.inputs.media.images import DamagedMedia, decode_image
-from fimlora_worker.inputs.media.sounds import decode_sound
+from fimlora_worker.inputs.media.images import MOST_PIXELS, DamagedMedia, decode_image
+from fimlora_worker.inputs.media.sounds import MOST_SAMPLES, decode_sound
 from fimlora_worker.inputs.model_faults import named_as, sentence_of
 from fimlora_worker.inputs.token_spans import IGNORED, marks_of
 
@@ -27,6 +28,8 @@ Span = tuple[int, int]
 Example = dict[str, Any]
 PROBE = "QZXJ"
 PLACES: Mapping[Kind, str] = {"image": "<image>", "audio": "<audio>"}
+# Pixels and samples of a row: all of them are in memory before the processor sees the first.
+MOST_DECODED: Mapping[Kind, int] = {"image": MOST_PIXELS, "audio": MOST_SAMPLES}
 # What a processor gives for each token; all else is of the images and sounds.
 BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 OFFSETS, REPLACED = "offset_mapping", "text_replacement_offsets"
@@ -40,11 +43,13 @@ class MediaEncoder:
         processor: A transformers processor.
         max_length: Longer examples are cut at the end, behind the last image.
         beside: Folder of the rows, if files in it may be named.
+        most_decoded: Pixels of all images of a row, and samples of all its sounds.
     """
 
     processor: Any
     max_length: int
     beside: Path | None = None
+    most_decoded: Mapping[Kind, int] = field(default_factory=lambda: MOST_DECODED)
 
     @property
     def tokenizer(self) -> Any:
@@ -101,9 +106,10 @@ class MediaEncoder:
         Raises:
             DatasetSchema: An image is damaged, or does not fit in `max_length`.
         """
+        decoded = self._decoded(media, where)
         text = self._cut(text, bool(media))
         spans = [(min(start, len(text)), min(end, len(text))) for start, end in spans]
-        made = self._process(text, self._decoded(media, where), add_special_tokens, where)
+        made = self._process(text, decoded, add_special_tokens, where)
         replaced = made.pop(REPLACED, None)
         replaced = replaced[0] if replaced else []
         if len(replaced) != len(media):
@@ -192,7 +198,8 @@ class MediaEncoder:
         for number, (kind, value) in enumerate(media, 1):
             try:
                 content = read_media(value, kind, beside=self.beside)
-                found.setdefault(kind, []).append(self._decode(kind, content))
+                before = found.setdefault(kind, [])
+                before.append(self._decode(kind, content, sum(map(_n_decoded, before))))
             except (MediaError, DamagedMedia) as error:
                 raise DatasetSchema(f"{where}, {kind} {number} of it, {error}") from error
         given: dict[str, Any] = {}
@@ -202,11 +209,14 @@ class MediaEncoder:
             given |= {"audio": sounds, "sampling_rate": self._rate}
         return given
 
-    def _decode(self, kind: Kind, content: bytes) -> Any:
+    def _decode(self, kind: Kind, content: bytes, n_before: int) -> Any:
         self._check_kind(kind)
+        most_decoded = self.most_decoded[kind]
         if kind == "image":
-            return decode_image(content)
-        sound = decode_sound(content, rate=self._rate)
+            return decode_image(content, most_pixels=most_decoded, n_before=n_before)
+        sound = decode_sound(
+            content, rate=self._rate, most_samples=most_decoded, n_before=n_before
+        )
         most = getattr(self.processor.feature_extractor, "n_samples", None)
         if isinstance(most, int) and len(sound) > most:
             raise DamagedMedia(
@@ -240,6 +250,11 @@ class MediaEncoder:
                 with ChatTemplate(self.tokenizer) as template:
                     found[kind] = _place(template, kind, self._token(kind)) or found[kind]
         return found
+
+
+def _n_decoded(decoded: Any) -> int:
+    """Pixels of an image, or samples of a sound."""
+    return len(decoded) if isinstance(decoded, np.ndarray) else decoded.width * decoded.height
 
 
 def _place(template: ChatTemplate, kind: Kind, token: str) -> str | None:

@@ -13,12 +13,13 @@ class DamagedMedia(ValueError):
     """It cannot be decoded; the message goes on after the name of what holds it."""
 
 
-def decode_image(content: bytes, *, most_pixels: int = MOST_PIXELS) -> Any:
+def decode_image(content: bytes, *, most_pixels: int = MOST_PIXELS, n_before: int = 0) -> Any:
     """The first frame of an image, the right way up, as RGB.
 
     Args:
         content: Bytes of a file.
-        most_pixels: How many it may have.
+        most_pixels: How many it may have, with those before it.
+        n_before: Pixels of the images before it in its row.
 
     Returns:
         An image of Pillow.
@@ -36,6 +37,11 @@ def decode_image(content: bytes, *, most_pixels: int = MOST_PIXELS) -> Any:
                 if width * height > most_pixels:
                     raise DamagedMedia(
                         f"has {width} x {height} pixels; an image may have {most_pixels}"
+                    )
+                if n_before + width * height > most_pixels:
+                    raise DamagedMedia(
+                        f"has {width} x {height} pixels, after {n_before} of the images before it; "
+                        f"those of a row may have {most_pixels} together"
                     )
                 if image.mode.startswith(("I", "F")):  # a mere cut to 8 bits turns them white
                     raise DamagedMedia(

@@ -14,13 +14,16 @@ Samples = np.ndarray[Any, np.dtype[np.float32]]
 LARGEST = {1: 128.0, 2: 32_768.0, 3: 8_388_608.0, 4: 2_147_483_648.0}
 
 
-def decode_sound(content: bytes, *, rate: int, most_samples: int = MOST_SAMPLES) -> Samples:
+def decode_sound(
+    content: bytes, *, rate: int, most_samples: int = MOST_SAMPLES, n_before: int = 0
+) -> Samples:
     """The samples of a sound between -1 and 1, the mean of its channels.
 
     Args:
         content: Bytes of a WAV file with whole numbers (PCM).
         rate: Samples per second that the model listens at.
-        most_samples: How many it may have, of all channels.
+        most_samples: How many it may have, of all channels, with those before it.
+        n_before: Samples of the sounds before it in its row.
 
     Returns:
         The samples.
@@ -33,6 +36,11 @@ def decode_sound(content: bytes, *, rate: int, most_samples: int = MOST_SAMPLES)
             n, found = file.getnframes() * file.getnchannels(), file.getframerate()
             if n > most_samples:
                 raise DamagedMedia(f"has {n} samples; a sound may have {most_samples}")
+            if n_before + n > most_samples:
+                raise DamagedMedia(
+                    f"has {n} samples, after {n_before} of the sounds before it; those of a row "
+                    f"may have {most_samples} together"
+                )
             if found != rate:
                 raise DamagedMedia(
                     f"has {found} samples per second, and the model listens at {rate}: resample it "
