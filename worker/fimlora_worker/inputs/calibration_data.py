@@ -142,7 +142,8 @@ def _encode(row: Row, where: str, encoder: Encoder) -> Example | None:
         raise DatasetSchema(str(error)) from error
     if media and encoder.media is None:
         raise DatasetSchema(
-            f"{where} has an {media[0][0]}, and the first rows have none: begin with a row that has"
+            f"{where} has an {media[0][0]}, and the first rows have none: begin with a row that has, "
+            "or leave the column out by an empty name (--column images=)"
         )
     with named_as(f"{where}: the model's tokenizer fails"):
         return encoder.encode(row, where=where)
