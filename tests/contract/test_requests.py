@@ -8,16 +8,14 @@ from pydantic import ValidationError
 from fimlora.adapter.initial import registry
 from fimlora.adapter.initial.registry import INITS, init_records
 from fimlora.statistics.options import Record
+from fimlora_contract.adapter_options import InitName
 from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.confidence import START_CODES
 from fimlora_contract.evaluations import EvaluationRequest
+from fimlora_contract.methods import FEWEST_EXAMPLES
 from fimlora_contract.references import Columns
-from fimlora_contract.requests import (
-    FEWEST_EXAMPLES,
-    NOT_ADDED_UP,
-    CalibrationRequest,
-    InitName,
-)
+from fimlora_contract.request_checks import NOT_ADDED_UP
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.datasets.columns import ColumnError, check_row, find_fields
 
 SHORT = {"base_model": "org/model@v1", "dataset": "local:reviews", "budget": 8}

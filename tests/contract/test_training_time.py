@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from fimlora_contract.comparison_requests import ComparisonRequest, JobComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
-from fimlora_contract.requests import CalibrationRequest, MethodName, PlanRequest
+from fimlora_contract.methods import MethodName
+from fimlora_contract.requests import CalibrationRequest, PlanRequest
 from fimlora_contract.training_time import TRAINING_TIME
 
 BODY = {"base_model": "tiny", "dataset": "local:rows", "budget": 8}

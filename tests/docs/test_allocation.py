@@ -10,7 +10,7 @@ import pytest
 
 from fimlora.constraints import GROUP_PRESETS, RANK_MENUS
 from fimlora_client.cli.common.constraints import constraints_of
-from fimlora_contract.requests import Allocation
+from fimlora_contract.allocations import Allocation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "allocation.md").read_text(encoding="utf-8")
 

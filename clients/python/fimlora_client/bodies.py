@@ -10,9 +10,14 @@ from pydantic import BaseModel, ValidationError
 
 from fimlora_client.calls import json_body
 from fimlora_client.errors import InvalidFile, ValidationFailed, problem_of
+from fimlora_contract.adapter_options import AdapterOptions, LayoutOptions
+from fimlora_contract.allocations import Allocation
+from fimlora_contract.budgets import Budget
+from fimlora_contract.calibrations import Calibration
 from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.field_errors import field_error
+from fimlora_contract.methods import MethodName
 from fimlora_contract.references import (
     HubDataset,
     HubModel,
@@ -21,16 +26,7 @@ from fimlora_contract.references import (
     LocalModel,
     UploadedDataset,
 )
-from fimlora_contract.requests import (
-    AdapterOptions,
-    Allocation,
-    Budget,
-    Calibration,
-    CalibrationRequest,
-    LayoutOptions,
-    MethodName,
-    PlanRequest,
-)
+from fimlora_contract.requests import CalibrationRequest, PlanRequest
 from fimlora_contract.sweeps import AggregationName
 
 UPLOADS = {

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from fimlora_contract.artifacts import Artifact
 from fimlora_contract.base import AnswerModel, RequestModel
-from fimlora_contract.requests import AnyBudget, Budget
+from fimlora_contract.budgets import AnyBudget, Budget
 
 ADAPTER_ID = r"^ad_[0-9a-f]{32}$"
 Layout = Literal["B", "C"]

@@ -6,7 +6,11 @@ takes means the same to all.
 
 import re
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fimlora_contract.base import RequestModel, json_kind
 
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("rank", "parameters", "fraction", "bytes")
@@ -90,3 +94,59 @@ def budget_words(fields: dict[str, Any]) -> str:
 
 def _plural(unit: str) -> str:
     return "ranks" if unit == "rank" else unit
+
+
+class Budget(RequestModel):
+    """What the plan may spend; exactly one of the four units is given."""
+
+    rank: Annotated[int, Field(ge=1, le=HIGHEST_MEAN_RANK)] | None = None
+    parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    bytes: Annotated[
+        Annotated[int, Field(ge=1, le=10**14)] | None,
+        Field(description="Bytes of the LoRA matrices A and B, unpadded."),
+    ] = None
+    bytes_per_parameter: Literal[2, 4] = 4
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        given = [unit for unit in BUDGET_UNITS if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"budget names {given or 'no unit'}; give exactly one of {list(BUDGET_UNITS)}"
+            )
+        return self
+
+    @property
+    def unit(self) -> BudgetUnit:
+        """The unit that was given."""
+        return next(unit for unit in BUDGET_UNITS if getattr(self, unit) is not None)
+
+    @property
+    def value(self) -> float:
+        """The amount in that unit."""
+        return float(getattr(self, self.unit))
+
+
+def expand_budget(value: Any) -> Any:
+    """Turn a bare integer, the mean rank, or a budget in one word into a budget object.
+
+    Raises:
+        ValueError: The value is none of these and no object.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        check_mean_rank_is_one(value)
+        return {"rank": value}
+    if isinstance(value, str):
+        return read_budget(value)
+    if isinstance(value, dict | Budget):
+        return value
+    raise ValueError(
+        "must be an integer (the mean rank), an object with exactly one of "
+        f"{list(BUDGET_UNITS)}, or text: {SPELLINGS}; it is {json_kind(value)}"
+    )
+
+
+AnyBudget = Annotated[
+    Budget, BeforeValidator(expand_budget, json_schema_input_type=int | str | Budget)
+]

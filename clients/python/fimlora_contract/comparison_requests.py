@@ -4,22 +4,20 @@ from typing import Annotated, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
+from fimlora_contract.adapter_options import AdapterOptions
+from fimlora_contract.allocations import Allocation
 from fimlora_contract.base import RequestModel
-from fimlora_contract.requests import (
+from fimlora_contract.budgets import AnyBudget
+from fimlora_contract.methods import (
     BY_EXAMPLES,
     BY_RETAIN,
     FEWEST_EXAMPLES,
     ON_REQUEST,
-    AdapterOptions,
-    Allocation,
-    AnyBudget,
     AskedMethod,
-    CalibrationRequest,
     MethodName,
-    check_all_experts,
-    check_layers,
-    check_mean_rank,
 )
+from fimlora_contract.request_checks import check_all_experts, check_layers, check_mean_rank
+from fimlora_contract.requests import CalibrationRequest
 
 
 def check_distinct(methods: list[MethodName] | None) -> list[MethodName] | None:

@@ -9,8 +9,10 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from fimlora_contract.allocations import Allocation
 from fimlora_contract.base import AnswerModel
 from fimlora_contract.jobs import Job, JobKind
+from fimlora_contract.methods import AskedMethod, MethodName
 from fimlora_contract.references import (
     AnyDataset,
     DatasetReference,
@@ -18,13 +20,8 @@ from fimlora_contract.references import (
     InlineDataset,
     Name,
 )
-from fimlora_contract.requests import (
-    Allocation,
-    AskedMethod,
-    CalibrationRequest,
-    MethodName,
-    check_all_experts,
-)
+from fimlora_contract.request_checks import check_all_experts
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")

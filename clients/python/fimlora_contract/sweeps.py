@@ -4,14 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from fimlora_contract.allocations import Allocation
 from fimlora_contract.base import AnswerModel, RequestModel
-from fimlora_contract.requests import (
-    MOST_BATCHES,
-    Allocation,
-    AnyBudget,
-    check_all_experts,
-    check_mean_rank,
-)
+from fimlora_contract.budgets import AnyBudget
+from fimlora_contract.calibrations import MOST_BATCHES
+from fimlora_contract.request_checks import check_all_experts, check_mean_rank
 
 MOST_ROWS = 128
 AggregationName = Literal["mean", "max", "l2"]

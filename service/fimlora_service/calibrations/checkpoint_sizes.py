@@ -12,7 +12,8 @@ from fimlora.constraints import RANK_MENUS
 from fimlora.memory.need import features, features_at_once
 from fimlora.statistics.options import Passes
 from fimlora_contract.estimates import BudgetInterval
-from fimlora_contract.requests import BY_LAYERS, CalibrationRequest
+from fimlora_contract.methods import BY_LAYERS
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import has_experts, is_inner, is_match, match_entries
 

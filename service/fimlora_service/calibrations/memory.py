@@ -26,7 +26,8 @@ from fimlora.memory.need import MemoryNeed, bytes_recorded
 from fimlora.methods.registry import needs_null, passes_needed, records_needed
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Passes, Record
-from fimlora_contract.requests import Calibration, CalibrationRequest
+from fimlora_contract.calibrations import Calibration
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.dtypes import BYTES
 from fimlora_service.calibrations.checkpoint_sizes import (
     Checkpoint,

@@ -8,7 +8,8 @@ from fimlora.adapter.initial.registry import find_initial
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
-from fimlora_contract.requests import BY_SPECTRA, CalibrationRequest
+from fimlora_contract.methods import BY_SPECTRA
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.errors import ValidationFailed
 from fimlora_service.resolve.model_files import Shapes
 

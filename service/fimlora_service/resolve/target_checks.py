@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from fimlora_contract.requests import Budget, CalibrationRequest
+from fimlora_contract.budgets import Budget
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.errors import BudgetInfeasible, ValidationFailed
 from fimlora_service.resolve.initial_checks import check_initial
 from fimlora_service.resolve.model_files import Shapes

@@ -11,7 +11,7 @@ from fimlora.errors import InvalidOption
 from fimlora.methods.registry import METHODS, needs_null, records_needed
 from fimlora.methods.score import SCORERS
 from fimlora.scores import RULES
-from fimlora_contract.requests import (
+from fimlora_contract.methods import (
     BY_EACH_EXPERT,
     BY_EXAMPLES,
     BY_LAYERS,

@@ -14,7 +14,7 @@ from fimlora.memory.need import bytes_recorded, estimate_need
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import Passes
-from fimlora_contract.requests import Calibration
+from fimlora_contract.calibrations import Calibration
 from fimlora_service.app import create_app
 from fimlora_service.calibrations.checkpoint_sizes import measure_checkpoint
 from fimlora_service.calibrations.memory import demand_of

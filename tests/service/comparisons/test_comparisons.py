@@ -10,7 +10,7 @@ import pytest
 
 from fimlora import Budget, compare
 from fimlora_contract.comparison_requests import ComparisonRequest
-from fimlora_contract.requests import ON_REQUEST, MethodName
+from fimlora_contract.methods import ON_REQUEST, MethodName
 from fimlora_service.comparisons.openapi_examples import (
     COMPARISON_EXAMPLES,
     JOB_COMPARISON_EXAMPLES,

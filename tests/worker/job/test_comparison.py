@@ -7,7 +7,7 @@ import pytest
 from fimlora import Budget, Statistics, compare
 from fimlora.methods.registry import METHODS
 from fimlora_contract.jobs import JobKind, JobStatus
-from fimlora_contract.requests import ON_REQUEST
+from fimlora_contract.methods import ON_REQUEST
 from support.jobs import Jobs
 
 KIND = JobKind.COMPARISON

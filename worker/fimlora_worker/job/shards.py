@@ -20,7 +20,8 @@ from fimlora.memory.need import SPECTRA_BYTES, WHOLE_RECORDS
 from fimlora.memory.out_of_memory import format_bytes
 from fimlora.methods.registry import passes_needed, records_needed
 from fimlora.statistics.options import Passes
-from fimlora_contract.requests import MOST_SHARDS, CalibrationRequest
+from fimlora_contract.calibrations import MOST_SHARDS
+from fimlora_contract.requests import CalibrationRequest
 from fimlora_jobs.runs import Runs
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_worker.inputs.base_model import BaseModel

@@ -25,8 +25,8 @@ from fimlora_client.bodies import build_request
 from fimlora_client.errors import InvalidFile, WaitTimeout
 from fimlora_client.patterns import Format
 from fimlora_client.verification import NotVerifiable, plan_of_job, verified
+from fimlora_contract.methods import MethodName
 from fimlora_contract.references import expand_dataset
-from fimlora_contract.requests import MethodName
 
 _LISTED = 30
 

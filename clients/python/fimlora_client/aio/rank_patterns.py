@@ -6,8 +6,9 @@ from fimlora_client.aio.sender import AsyncSender
 from fimlora_client.bodies import as_json, budget_text, checked
 from fimlora_client.calls import JSON, Call, Params, given, route
 from fimlora_client.patterns import FetchedPattern, Format, pin_route, read_pattern
+from fimlora_contract.budgets import Budget
 from fimlora_contract.rank_patterns import Pin, PinPage
-from fimlora_contract.requests import Budget, PinRequest
+from fimlora_contract.requests import PinRequest
 
 
 class AsyncRankPatterns:

@@ -17,7 +17,7 @@ from fimlora_client.cli.common.context import Connection
 from fimlora_client.context import Context
 from fimlora_client.patterns import Format
 from fimlora_client.retries import RetryPolicy
-from fimlora_contract.requests import MethodName
+from fimlora_contract.methods import MethodName
 
 PATIENCE_S = 1.0
 N_JOBS, N_PINS = 50, 100

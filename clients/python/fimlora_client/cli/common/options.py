@@ -8,7 +8,7 @@ import typer
 from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import say
 from fimlora_contract.budgets import SPELLINGS, budget_words, read_budget
-from fimlora_contract.requests import MethodName
+from fimlora_contract.methods import MethodName
 
 BUDGET, DATA, CALIBRATION, ALLOCATION, ADAPTER, RUN = (
     "Budget", "Dataset", "Calibration", "Allocation", "Adapter", "This command",
