@@ -19,15 +19,12 @@ Packed = tuple[dict[str, Tensor], Tensor]
 
 
 def words(numbers: Tensor, bits: int) -> Tensor:
-    """Put unsigned numbers (rows by columns) into 32 bit words along the columns."""
-    per_word = 32 // bits
-    rows = [
-        [
-            sum(int(n) << bits * place for place, n in enumerate(row[start : start + per_word]))
-            for start in range(0, len(row), per_word)
-        ]
-        for row in numbers.tolist()
-    ]
+    """Put unsigned numbers (rows by columns) into 32 bit words along the columns, end to end."""
+    rows = []
+    for row in numbers.tolist():
+        whole = sum(int(n) << bits * place for place, n in enumerate(row))
+        n_words = -(-len(row) * bits // 32)
+        rows.append([whole >> 32 * word & 0xFFFFFFFF for word in range(n_words)])
     return torch.tensor(rows, dtype=torch.int64).to(torch.int32)
 
 
@@ -55,13 +52,13 @@ def meant(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     return values.flatten(1).half().float()
 
 
-def gptq(weight: Tensor) -> Packed:
+def gptq(weight: Tensor, bits: int = 4, less: int = 1) -> Packed:
     """Inputs along an integer; zero points stored less one; a group listed for each input."""
-    codes, scales, zeros = grouped(weight, 4, symmetric=False)
+    codes, scales, zeros = grouped(weight, bits, symmetric=False)
     zeros = zeros.clamp(min=1)
     tensors = {
-        "qweight": words(codes, 4).T.contiguous(),
-        "qzeros": words(zeros.T - 1, 4),
+        "qweight": words(codes, bits).T.contiguous(),
+        "qzeros": words(zeros.T - less, bits),
         "scales": scales.T.contiguous().half(),
         "g_idx": torch.arange(weight.shape[1], dtype=torch.int32) // GROUP,
     }
@@ -198,6 +195,13 @@ def bitsandbytes_4bit(weight: Tensor) -> Packed:
     return tensors, (code[codes] * scales[:, None]).reshape(weight.shape)
 
 
+def bitsandbytes_in_floats(weight: Tensor) -> Packed:
+    """The same bytes, called numbers of half precision, as FSDP shards no bytes."""
+    tensors, numbers = bitsandbytes_4bit(weight)
+    stored = tensors["weight"].flatten().view(torch.bfloat16)[:, None]
+    return tensors | {"weight": stored}, numbers
+
+
 _COMPRESSED = {"quant_method": "compressed-tensors"}
 PACKERS: dict[str, tuple[Callable[[Tensor], Packed], dict[str, Any]]] = {
     "gptq": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False}),
@@ -212,6 +216,13 @@ PACKERS: dict[str, tuple[Callable[[Tensor], Packed], dict[str, Any]]] = {
     "fp4": (fp4, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
     "bitsandbytes_4bit": (
         bitsandbytes_4bit, {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    ),
+    "bitsandbytes_in_floats": (
+        bitsandbytes_in_floats,
+        {
+            "quant_method": "bitsandbytes", "load_in_4bit": True,
+            "bnb_4bit_quant_storage": "bfloat16",
+        },
     ),
     "bitsandbytes_8bit": (
         bitsandbytes_8bit, {"quant_method": "bitsandbytes", "load_in_8bit": True},

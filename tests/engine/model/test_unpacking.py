@@ -16,7 +16,7 @@ from fimlora.model.packed_parts import UnreadablePacking, unpacked_view
 from fimlora.model.quantised_files import logical_shapes
 from fimlora.model.skeleton import build_skeleton
 from support.models import make_batch
-from support.packing import PACKERS, pack_folder, pack_gpt2
+from support.packing import PACKERS, gptq, pack_folder, pack_gpt2
 from support.quantised import folder_of_a_model
 
 
@@ -58,7 +58,7 @@ def test_headers_tell_the_shapes(packed):
     config = json.loads((folder / "config.json").read_text())
     stored = {
         n: ({torch.uint8: "U8", torch.int8: "I8", torch.int32: "I32", torch.int64: "I64",
-             torch.float16: "F16", torch.float32: "F32", torch.float8_e4m3fn: "F8_E4M3"}[t.dtype],
+             torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float8_e4m3fn: "F8_E4M3"}[t.dtype],
             tuple(t.shape))
         for n, t in load_file(folder / "model.safetensors").items()
     }  # fmt: skip
@@ -128,8 +128,16 @@ def as_bytes(text):
     ("method", "change", "words"),
     [
         ("gptq", {"quant_method": "hqq"}, r"quantised \(hqq\)"),
-        ("gptq", {"bits": 3}, "2, 4 and 8 bit are read"),
-        ("awq", {"version": "gemv"}, "version gemv"),
+        ("gptq", {"bits": 5}, "bits=5.*2 and 3 and 4 and 8 bit are read"),
+        ("gptq", {"bits": 3}, "do not fit together"),
+        ("gptq", {"format": "gptq_p"}, r"gptq, format gptq_p\).*gptq and gptq_v2 are read"),
+        ("gptq", {"checkpoint_format": "marlin"}, "format marlin"),
+        ("gptq", {"format": "gptq_v2", "checkpoint_format": "gptq"}, "format gptq and gptq_v2"),
+        ("gptq", {"rotation": "hadamard"}, "rotation='hadamard'"),
+        ("awq", {"version": "gemv"}, r"format gemm and gemv\)|format gemv\)"),
+        ("awq", {"version": None, "format": "gemv_fast"}, r"format gemv_fast\)"),
+        ("awq", {"bits": 8}, "bits=8"),
+        ("compressed", {"transform_config": {"config_groups": {"a": {}}}}, "transform_config"),
         ("compressed", {"config_groups": {}}, "4 or 8 bit"),
         ("fp8", {"weight_block_size": [8, 16]}, "do not fit together"),
         ("fp8", {"weight_block_size": [0, -1]}, "do not fit together"),
@@ -163,6 +171,7 @@ def test_what_is_not_read_is_named(plain, tmp_path, method, change, words):
         ("bitsandbytes_4bit", "absmax", torch.ones(3)),
         ("bitsandbytes_4bit", "quant_map", torch.ones(3)),
         ("bitsandbytes_8bit", "SCB", torch.ones(3)),
+        ("bitsandbytes_in_floats", "proj.weight", torch.ones(5, 1, dtype=torch.bfloat16)),
         ("fp8", "weight_scale_inv", torch.ones(3, 3)),
         ("gptq", "scales", torch.ones(3, 3)),
         ("gptq", "g_idx", torch.ones(3, dtype=torch.int32)),
@@ -201,6 +210,59 @@ def test_an_index_out_of_range_is_refused_when_it_is_read(plain, tmp_path, chang
 
     with pytest.raises(InvalidCheckpoint, match="cannot be unpacked"):
         Checkpoint(tmp_path).read(key.replace("g_idx", "weight"))
+
+
+def pack_gptq(plain, folder, told, pack):
+    """A folder in a layout of GPTQ, and the weights that it stands for."""
+    pack_folder(plain, folder, "gptq")
+    tensors, numbers = load_file(folder / "model.safetensors"), {}
+    for key, weight in load_file(plain / "model.safetensors").items():
+        if ".layers." in key and weight.dim() == 2:
+            base = key.removesuffix(".weight")
+            parts, numbers[key] = pack(key, weight)
+            tensors |= {f"{base}.{ending}": part for ending, part in parts.items()}
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] |= told
+    (folder / "config.json").write_text(json.dumps(config))
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("told", "pack"),
+    [
+        ({"bits": 2}, lambda _, weight: gptq(weight, 2)),
+        ({"bits": 3}, lambda _, weight: gptq(weight, 3)),
+        ({"bits": 8}, lambda _, weight: gptq(weight, 8)),
+        ({"format": "gptq_v2"}, lambda _, weight: gptq(weight, less=0)),
+        ({"checkpoint_format": "GPTQ_V2"}, lambda _, weight: gptq(weight, less=0)),
+        (
+            {"format": "gptq", "checkpoint_format": "gptq", "dynamic": {"+:.*down.*": {}}},
+            lambda key, weight: gptq(weight, 8 if "down_proj" in key else 4),
+        ),
+    ],
+    ids=["2 bit", "3 bit", "8 bit", "second format", "by its old key", "bits by module"],
+)
+def test_layouts_of_gptq(plain, tmp_path, told, pack):
+    """Whatever key tells the format, and with as many bits as each module has."""
+    numbers = pack_gptq(plain, tmp_path, told, pack)
+
+    checkpoint = Checkpoint(tmp_path)
+
+    for key, wanted in numbers.items():
+        torch.testing.assert_close(checkpoint.read(key).float(), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_eight_bits_in_the_order_of_a_kernel_are_refused(plain, tmp_path):
+    """Only a value tells that the rows of a weight are not its rows."""
+    pack_folder(plain, tmp_path, "bitsandbytes_8bit")
+    tensors = load_file(tmp_path / "model.safetensors")
+    key = next(name for name in tensors if name.endswith("weight_format"))
+    tensors[key] = tensors[key] + 1
+    save_file(tensors, tmp_path / "model.safetensors")
+
+    with pytest.raises(InvalidCheckpoint, match="weight_format is that of a GPU's kernel"):
+        Checkpoint(tmp_path).read(key.replace("weight_format", "weight"))
 
 
 def test_a_configuration_that_lies_is_refused(plain, tmp_path):

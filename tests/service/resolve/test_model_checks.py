@@ -184,6 +184,31 @@ class TestQuantised:
         assert http.post("/calibrate", json=request | names[1]).status_code == 202
 
     @pytest.mark.parametrize(
+        ("packing", "change", "named"),
+        [
+            ("awq", {"version": "gemv"}, "format gemv"),
+            ("awq", {"version": None, "format": "llm-awq"}, "format llm-awq"),
+            ("gptq", {"bits": 5}, "bits=5"),
+            ("gptq", {"format": "gptq_p"}, "format gptq_p"),
+            ("compressed", {"transform_config": {"config_groups": {"R": {}}}}, "transform"),
+        ],
+    )
+    def test_layouts_that_are_not_read_are_named(
+        self, refuse, data_dir, packing, change, named
+    ):
+        """Of tensors that look like those that are."""
+        plain = make_decoder(data_dir / "models" / "plain")
+        pack_folder(plain, folder := data_dir / "models" / "odd", packing)
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] |= change
+        (folder / "config.json").write_text(json.dumps(config))
+
+        code, detail = refuse(base_model="local:odd")
+
+        assert (code, named in detail) == (REFUSED, True), detail
+        assert "give the unquantised model" in detail
+
+    @pytest.mark.parametrize(
         "file", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
     )
     def test_a_file_of_a_tool_that_quantises_tells(self, refuse, odd, file):

@@ -58,12 +58,12 @@ def test_a_method_that_is_not_read_fails_by_name(
     """With the way out, for a model that changed since the service looked at it."""
     if not (folder := model_folders / "odd_bits").exists():
         pack_folder(model_folders / "decoder", folder, "gptq")
-        config = (folder / "config.json").read_text().replace('"bits": 4', '"bits": 3')
+        config = (folder / "config.json").read_text().replace('"bits": 4', '"bits": 5')
         (folder / "config.json").write_text(config)
     job_id = submit(jobs, "odd_bits", "text", "auto")
     run_queue()
 
     error = ended(jobs, job_id).error
     assert error.code == "unsupported_architecture"
-    assert "bits=3" in error.detail
+    assert "bits=5" in error.detail
     assert "give the unquantised model" in error.detail

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from fimlora.model.integer_formats import UnreadFormat, bits_of, zero_point_offset
+
 READABLE = ("bitsandbytes", "fp8", "mxfp8", "mxfp4", "compressed-tensors", "gptq", "awq")
 WAY_OUT = (
     "give the unquantised model it was made from; the ranks hold for the quantised one, too"
@@ -34,10 +36,12 @@ _STATE = re.compile(r"\.quant_state\.bitsandbytes__(nf4|fp4)$")
 _MAX_STATE_BYTES = 1 << 16
 # What else quantisers store beside a weight, and that its numbers do not depend on.
 _OF_ACTIVATIONS = (
-    "input_scale", "output_scale", "input_zero_point", "output_zero_point", "weight_format",
+    "input_scale", "output_scale", "input_zero_point", "output_zero_point",
     "activation_scale", "k_scale", "v_scale", "q_scale",
 )  # fmt: skip
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# What bitsandbytes may keep 4 bit weights in, as FSDP shards no bytes, and bytes of an element.
+_STORAGE = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4}
 # Tensors that lie beside a 4 bit weight of bitsandbytes, by what follows its own name.
 _TAILS = {
     "absmax": ".absmax", "quant_map": ".quant_map", "nested_absmax": ".nested_absmax",
@@ -104,6 +108,12 @@ def quantisation_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         raise UnreadablePacking(
             f"its weights are quantised ({method}), and of checkpoints with packed weights those of "
             f"{', '.join(READABLE)} are read: {WAY_OUT}"
+        )
+    transforms = found.get("transform_config")
+    if isinstance(transforms, Mapping) and transforms.get("config_groups"):
+        raise UnreadablePacking(
+            f"its weights are quantised ({method}, with a transform_config), and weights that inputs "
+            f"are turned for are not read: {WAY_OUT}"
         )
     return MappingProxyType({**found, "quant_method": method})
 
@@ -211,7 +221,8 @@ class _Finder:
         floats = [shape for dtype, shape in tensors.values() if dtype in _FLOATS]
         tables = [shape[1] for shape in floats if len(shape) == 2]
         vectors = [shape[0] for shape in floats if len(shape) == 1]
-        self._widths = tuple(dict.fromkeys(width for width in (*tables, *vectors) if width))
+        # A width of 1 is that of what bitsandbytes has packed into floats.
+        self._widths = tuple(dict.fromkeys(w for w in (*tables, *vectors) if w > 1))
 
     def find(self) -> Iterator[tuple[str, PackedWeight]]:
         """Name and parts of each packed weight."""
@@ -220,7 +231,7 @@ class _Finder:
             found = None
             if self.method == "mxfp4" and leaf.endswith("_blocks"):
                 yield name.removesuffix("_blocks"), self._fused_experts(name)
-            elif leaf == "weight" and dtype not in _FLOATS:
+            elif leaf == "weight" and (dtype not in _FLOATS or self._state_of(name)):
                 found = self._beside(name, base, dtype)
             elif leaf == "qweight" and self.method in {"gptq", "awq"}:
                 found = self._in_integers(name, base)
@@ -231,12 +242,13 @@ class _Finder:
 
     def _beside(self, name: str, base: str, dtype: str) -> PackedWeight | None:
         """A weight of its own shape beside scales, or 4 bit ones of bitsandbytes."""
-        for kind in ("nf4", "fp4"):
-            if (state := f"{name}.quant_state.bitsandbytes__{kind}") in self._tensors:
-                return self._four_bits(name, state)
+        if (state := self._state_of(name)) is not None:
+            return self._four_bits(name, state)
         shape = self._sides(name)
         if dtype == "I8" and f"{base}.SCB" in self._tensors:
             parts = {"weight": name, "scale": f"{base}.SCB"}
+            if f"{base}.weight_format" in self._tensors:
+                parts["format"] = f"{base}.weight_format"
             self._must(self._shape(parts["scale"]) == (shape[0],), name)
             return PackedWeight("bnb8", shape, "F32", parts)
         for leaf in ("weight_scale_inv", "weight_scale"):
@@ -254,6 +266,15 @@ class _Finder:
                 options = {"block": self._block(shape, scale, name)}
                 return PackedWeight("scaled", shape, self._plain_dtype(scale), parts, options)
         return None
+
+    def _state_of(self, name: str) -> str | None:
+        """What tells the shape of a 4 bit weight of bitsandbytes, if it is one."""
+        found = (f"{name}.quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
+        return next((state for state in found if state in self._tensors), None)
+
+    def _n_bytes(self, name: str) -> int:
+        dtype, shape = self._tensors[name]
+        return math.prod(shape) * _STORAGE[dtype]
 
     def _pairs(self, name: str, scale: str) -> PackedWeight:
         """Two 4 bit floats to a byte, scales for so many inputs of a row, one scale for all."""
@@ -286,6 +307,7 @@ class _Finder:
     def _four_bits(self, name: str, state: str) -> PackedWeight:
         """What bitsandbytes writes of a weight: its shape stands in JSON, inside a tensor."""
         self._must(math.prod(self._shape(state)) <= _MAX_STATE_BYTES, name)
+        self._must(self._tensors[name][0] in _STORAGE, name)
         if self._read is None:
             return self._guessed(name)
         try:
@@ -303,8 +325,7 @@ class _Finder:
         }
         self._must(o > 0 and i > 0 and block > 0 and nested >= 0, name)
         self._must(math.isfinite(offset), name)
-        self._must(2 * math.prod(self._shape(name)) == o * i + o * i % 2, name)
-        self._must(self._tensors[name][0] == "U8", name)
+        self._must(2 * self._n_bytes(name) == o * i + o * i % 2, name)
         n_blocks = -(-o * i // block)
         self._must({"absmax", "quant_map"} <= parts.keys(), name)
         self._must(self._shape(parts["absmax"]) == (n_blocks,), name)
@@ -320,7 +341,7 @@ class _Finder:
 
     def _guessed(self, name: str) -> PackedWeight:
         """A 4 bit weight with the width of the hidden states as one of its sides, if it fits."""
-        n = 2 * math.prod(self._shape(name))
+        n = 2 * self._n_bytes(name)
         width = next((width for width in self._widths if n % width == 0), 1)
         parts = {"weight": name} | {
             role: name + tail for role, tail in _TAILS.items() if name + tail in self._tensors
@@ -329,29 +350,30 @@ class _Finder:
 
     def _in_integers(self, name: str, base: str) -> PackedWeight:
         """GPTQ packs along the inputs, AWQ along the outputs; both into 32 bits."""
-        bits = self._bits()
+        is_awq, group = self.method == "awq", f"{base}.g_idx"
         parts = {"weight": name, "zero": f"{base}.qzeros", "scale": f"{base}.scales"}
         self._must(all(part in self._tensors for part in parts.values()), name)
         rows, columns = self._sides(name)
-        n, is_awq = 32 // bits, self.method == "awq"
-        i, o = (rows, columns * n) if is_awq else (rows * n, columns)
+        listed = (
+            self._shape(group)[0] if len(self._tensors.get(group, ("", ()))[1]) == 1 else None
+        )
+        try:
+            plus = zero_point_offset(self._quantisation, self.method)
+            bits = bits_of(self._quantisation, self.method, n_words=rows, d_in=listed)
+        except UnreadFormat as error:
+            raise UnreadablePacking(f"its weights are quantised {error}: {WAY_OUT}") from error
+        # Of 3 bits, some lie across two words.
+        self._must((columns if is_awq else rows) * 32 % bits == 0, name)
+        i, o = (rows, columns * 32 // bits) if is_awq else (rows * 32 // bits, columns)
         groups, _ = self._sides(parts["scale"])
-        self._must((groups > 0 and i % groups == 0) or f"{base}.g_idx" in self._tensors, name)
+        self._must((groups > 0 and i % groups == 0) or group in self._tensors, name)
         self._must(self._shape(parts["scale"]) == (groups, o), name)
-        self._must(self._shape(parts["zero"]) == (groups, -(-o // n)), name)
+        self._must(self._shape(parts["zero"]) == (groups, -(-o * bits // 32)), name)
+        self._must(bits != 3 or o % 32 == 0, name)
         self._must(self._tensors[name][0] == self._tensors[parts["zero"]][0] == "I32", name)
-        if is_awq:
-            version = str(self._quantisation.get("version", "gemm")).lower()
-            if version != "gemm" or bits != 4:
-                raise UnreadablePacking(
-                    f"its weights are quantised (awq, {bits} bit, version {version}), and of AWQ "
-                    f"version gemm with 4 bit is read: {WAY_OUT}"
-                )
-        elif f"{base}.g_idx" in self._tensors:
-            parts["group"] = f"{base}.g_idx"
-            self._must(self._shape(parts["group"]) == (i,), name)
-        # The first format of GPTQ stores zero points less one.
-        plus = 0 if is_awq or self._quantisation.get("checkpoint_format") == "gptq_v2" else 1
+        if not is_awq and group in self._tensors:
+            parts["group"] = group
+            self._must(self._shape(group) == (i,), name)
         options = {"bits": bits, "plus": plus}
         dtype = self._plain_dtype(parts["scale"])
         return PackedWeight("awq" if is_awq else "gptq", (o, i), dtype, parts, options)
@@ -392,15 +414,6 @@ class _Finder:
             packed = (-(-o // (32 // bits)), groups)
             self._must(self._tensors[parts["zero"]] == ("I32", packed), name)
         return PackedWeight("packed", (o, i), self._plain_dtype(scale), parts, {"bits": bits})
-
-    def _bits(self) -> int:
-        bits = self._quantisation.get("bits", self._quantisation.get("w_bit"))
-        if not isinstance(bits, int) or bits not in {2, 4, 8}:
-            raise UnreadablePacking(
-                f"its weights are quantised ({self.method}, bits={bits!r}), and 2, 4 and 8 bit are "
-                f"read: {WAY_OUT}"
-            )
-        return bits
 
     def _told(self) -> list[Mapping[str, Any]]:
         """What compressed-tensors says of the weights of each group of modules."""

@@ -71,7 +71,7 @@ def unpack(weight: PackedWeight, read: Callable[[str], Tensor]) -> Float[Tensor,
 def _four_bits(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
     """The high half of a byte comes first; every block has a scale, and these may be coded too."""
     n, block = weight.shape[0] * weight.shape[1], weight.options["block"]
-    packed = parts["weight"].flatten()
+    packed = parts["weight"].flatten().view(torch.uint8)
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:n]
     scales = parts["absmax"]
     if nested := weight.options["nested"]:
@@ -87,6 +87,8 @@ def _eight_bits(
     parts: Mapping[str, Tensor],
 ) -> Tensor:
     """A row at a time, its largest number being 127."""
+    if "format" in parts and bool(parts["format"].any()):
+        raise ValueError("its weight_format is that of a GPU's kernel; save it anew")
     return parts["weight"].float() * (parts["scale"].float() / 127)[:, None]
 
 
@@ -187,10 +189,26 @@ def _awq(weight: PackedWeight, parts: Mapping[str, Tensor]) -> Tensor:
 
 def _split(packed: Tensor, bits: int, *, dim: int) -> Tensor:
     """Take 32 bit integers apart along an axis, the lowest bits first."""
+    if 32 % bits:
+        return _split_across(packed.movedim(dim, 0), bits).movedim(0, dim)
     shifts = torch.arange(0, 32, bits)
     if dim == 0:
         return (packed[:, None] >> shifts[:, None] & (1 << bits) - 1).flatten(0, 1)
     return (packed[:, :, None] >> shifts & (1 << bits) - 1).flatten(1)
+
+
+def _split_across(packed: Tensor, bits: int) -> Tensor:
+    """Take integers apart along the first axis where some numbers lie across two of them."""
+    words = packed.unflatten(0, (-1, bits))  # 32 numbers to so many words
+    found = []
+    for start in range(0, 32 * bits, bits):
+        word, shift = divmod(start, 32)
+        here = min(bits, 32 - shift)
+        number = words[:, word] >> shift & (1 << here) - 1
+        if here < bits:
+            number = number | (words[:, word + 1] & (1 << bits - here) - 1) << here
+        found.append(number)
+    return torch.stack(found, dim=1).flatten(0, 1)
 
 
 def _groups(parts: Mapping[str, Tensor], d_in: int, n_groups: int) -> Tensor:
