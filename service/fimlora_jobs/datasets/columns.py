@@ -36,6 +36,10 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 MEDIA: Mapping[str, Kind] = {"images": "image", "audio": "audio"}
 TEXT_ROLES = ("text", "text_pair", "prompt", "completion", "instruction")
+# Where a row's text begins; a row has one of these.
+BEGINNINGS = ("text", "prompt", "messages", "instruction")
+OF_CONVERSATIONS = ("tools", "system")
+NOTHING_TOLD: tuple[Any, ...] = (None, "", [], "[]")
 NO_CHAT_TEMPLATE = (
     "the rows are chat messages, but the model's tokenizer has no chat template; use a chat "
     "model, or prompt and completion columns"
@@ -123,7 +127,8 @@ def find_fields(
     """Choose the columns: those that were given, the rest by their usual names.
 
     Raises:
-        ColumnError: A given column does not exist, or no usual name was found.
+        ColumnError: A given column does not exist or would not be read, no usual name was found,
+            or there are images or sounds beside two texts.
     """
     said = {role: name for role, name in columns.model_dump().items() if name is not None}
     given = {role: name for role, name in said.items() if name}
@@ -145,12 +150,50 @@ def find_fields(
             "their text alone; leave one of them out"
         )
     fields = TextFields(**given) if _has_text(given) else _by_convention(names, given, task)
+    _check_one_beginning(given)
     fields = _fit_task(fields, names=names, task=task)
-    return _with_companions(fields, names, given, left_out)
+    fields = _with_companions(fields, names, given, left_out)
+    _check_one_text(fields)
+    _check_all_read(fields, given, task)
+    return fields
 
 
 def _has_text(given: Mapping[str, str]) -> bool:
     return bool({"text", "prompt", "completion", "messages", "instruction"} & set(given))
+
+
+def _check_one_beginning(given: Mapping[str, str]) -> None:
+    found = [role for role in BEGINNINGS if role in given]
+    if len(found) > 1:
+        raise ColumnError(
+            f"dataset.columns names {' and '.join(found)}: a row is read as one of "
+            f"{', '.join(BEGINNINGS)}; leave the others out"
+        )
+
+
+def _check_one_text(fields: TextFields) -> None:
+    """What is seen or heard goes beside one text: no processor of a model takes two."""
+    shown = [name for role in MEDIA if (name := getattr(fields, role))]
+    if fields.text_pair and shown:
+        raise ColumnError(
+            f"the rows have {shown[0]!r} beside two texts, {fields.text!r} and "
+            f"{fields.text_pair!r}: images and sounds go beside one text; join the two in one column, "
+            "or name one of them (--column text=...), or leave the images or sounds alone by an empty "
+            "name (--column images=, --column audio=)"
+        )
+
+
+def _check_all_read(fields: TextFields, given: Mapping[str, str], task: TaskName) -> None:
+    """See that no column that was named is left aside, but for a label that the task leaves."""
+    unread = [role for role, name in given.items() if getattr(fields, role) != name]
+    if task == "causal_lm":
+        unread = [role for role in unread if role != "label"]
+    if unread:
+        name = given[unread[0]]
+        raise ColumnError(
+            f"dataset.columns names {unread[0]} ({name!r}), which would not be read: the rows are read "
+            f"as {_named(fields)}; leave it out, or name the columns that it belongs to"
+        )
 
 
 def _with_companions(
@@ -159,12 +202,22 @@ def _with_companions(
     """Add the columns that say more about a conversation or an instruction."""
 
     def find(role: str) -> str | None:
-        usual = (name for name in USUAL.get(role, (role,)) if name in names)
-        return given.get(role) or next((name for name in usual if role not in left_out), None)
+        if role in given or role in left_out:
+            return given.get(role)
+        usual = [name for name in USUAL.get(role, (role,)) if name in names]
+        if len(usual) > 1:
+            raise ColumnError(
+                f"the rows have {' and '.join(map(repr, usual))}, of which one is read: say which "
+                f"(--column {role}={usual[0]}), or leave both alone by an empty name "
+                f"(--column {role}=)"
+            )
+        return usual[0] if usual else None
 
     if fields.label:
-        return fields
-    fields = replace(fields, images=find("images"), audio=find("audio"))
+        return TextFields(text=fields.text, text_pair=fields.text_pair, label=fields.label)
+    fields = replace(
+        fields, images=find("images"), audio=find("audio"), tools=None, system=None, input=None
+    )
     if fields.messages:
         return replace(fields, tools=find("tools"), system=find("system"))
     if fields.prompt:
@@ -241,6 +294,7 @@ def _fit_task(fields: TextFields, *, names: Sequence[str], task: TaskName) -> Te
     if task == "causal_lm":
         return TextFields(
             text=fields.text,
+            text_pair=fields.text_pair,
             prompt=fields.prompt,
             completion=fields.completion,
             messages=fields.messages,
@@ -274,6 +328,8 @@ def check_row(
             raise ColumnError(
                 f"{where}: column {name!r} must be text, it holds {_kind(row, name)}"
             )
+    if not is_chat:
+        _check_no_conversation(row, fields, where)
     if fields.input is not None and not isinstance(row.get(fields.input), str | None):
         raise ColumnError(
             f"{where}: column {fields.input!r} must be text or nothing, it holds "
@@ -293,6 +349,18 @@ def check_row(
         except MediaError as error:
             raise ColumnError(f"{where}, {kind} {number} of it, {error}") from error
     return media
+
+
+def _check_no_conversation(row: Mapping[str, Any], fields: TextFields, where: str) -> None:
+    """Text goes through no chat template, which alone would tell the model of these."""
+    for role in OF_CONVERSATIONS:
+        name = getattr(fields, role)
+        if name is not None and row.get(name) not in NOTHING_TOLD:
+            raise ColumnError(
+                f"{where}: column {name!r} holds {_kind(row, name)}, and the text beside it goes "
+                f"through no chat template that would read {role}: give the prompt and the completion "
+                f"as lists of messages, or leave it alone by an empty name (--column {role}=)"
+            )
 
 
 def media_of(row: Mapping[str, Any], fields: TextFields, *, where: str) -> tuple[Value, ...]:

@@ -74,7 +74,7 @@ def test_every_way_to_say_an_image(folder, value):
         (5, "holds int '5'"),
         ({"bytes": PICTURE[:8] + bytes(16 << 20)}, "one may have 16777216"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_what_is_no_image_is_named(folder, value, message):
     with pytest.raises(MediaError, match=message):
@@ -121,7 +121,7 @@ def test_the_digest_covers_media(folder):
         ("x", {"audio": ["a"], "image": ["b"]}, ["audio", "image", "text"], ["a", "b"]),
         ("<image> is text", {}, None, []),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_where_images_go(content, columns, parts, media):
     """Parts in order; a column fills their places, or goes first."""

@@ -20,8 +20,9 @@ from fimlora_worker.errors import DatasetSchema, UnsupportedArchitecture
 from fimlora_worker.inputs.chat.templates import ChatTemplate, Request
 from fimlora_worker.inputs.cutting import cut_text
 from fimlora_worker.inputs.media.images import MOST_PIXELS, DamagedMedia, decode_image
+from fimlora_worker.inputs.media.memory_limit import at_most_more
 from fimlora_worker.inputs.media.sounds import MOST_SAMPLES, decode_sound
-from fimlora_worker.inputs.model_faults import named_as, sentence_of
+from fimlora_worker.inputs.model_faults import is_of_machine, named_as, sentence_of
 from fimlora_worker.inputs.token_spans import IGNORED, marks_of
 
 Span = tuple[int, int]
@@ -30,6 +31,10 @@ PROBE = "QZXJ"
 PLACES: Mapping[Kind, str] = {"image": "<image>", "audio": "<audio>"}
 # Pixels and samples of a row: all of them are in memory before the processor sees the first.
 MOST_DECODED: Mapping[Kind, int] = {"image": MOST_PIXELS, "audio": MOST_SAMPLES}
+# Of memory that the processor may take for one row: pixels before, between and after its steps.
+MOST_BYTES = 6 << 30
+# Of an image's sides; one that is resized by its shorter side grows by as much.
+MOST_ASPECT = 200
 # What a processor gives for each token; all else is of the images and sounds.
 BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 OFFSETS, REPLACED = "offset_mapping", "text_replacement_offsets"
@@ -107,6 +112,7 @@ class MediaEncoder:
             DatasetSchema: An image is damaged, or does not fit in `max_length`.
         """
         decoded = self._decoded(media, where)
+        self._check_room(decoded.get("images", ()), where)
         text = self._cut(text, bool(media))
         spans = [(min(start, len(text)), min(end, len(text))) for start, end in spans]
         made = self._process(text, decoded, add_special_tokens, where)
@@ -173,7 +179,7 @@ class MediaEncoder:
         self, text: str, media: Mapping[str, Any], add_special_tokens: bool, where: str
     ) -> dict[str, Any]:
         try:
-            with named_as(f"{where}: the model's processor fails"):
+            with named_as(f"{where}: the model's processor fails"), at_most_more(MOST_BYTES):
                 return dict(
                     self.processor(
                         text=[text],
@@ -191,6 +197,29 @@ class MediaEncoder:
                     f"{where}: the model's processor refuses it: {sentence_of(cause)}"
                 ) from cause
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not is_of_machine(error):
+                raise
+            raise DatasetSchema(
+                f"{where}: its images and sounds take the model's processor more than "
+                f"{MOST_BYTES >> 30} GiB of memory: give smaller or fewer of them"
+            ) from error
+
+    def _check_room(self, images: Sequence[Any], where: str) -> None:
+        """See that what stands for the images can fit, where the processor knows it by their sizes.
+
+        What it writes into the text and how many pieces it cuts is then known before it does.
+        """
+        for number, image in enumerate(images, 1):
+            long, short = max(image.size), min(image.size)
+            if long > MOST_ASPECT * short:
+                raise DatasetSchema(
+                    f"{where}, image {number} of it, has {image.width} x {image.height} pixels; one side "
+                    f"may be {MOST_ASPECT} times the other"
+                )
+        n_tokens = _n_tokens_of(self.processor, images)
+        if n_tokens > 2 * self.max_length:  # some count a few too many
+            raise DatasetSchema(self._too_long(where, n_tokens))
 
     def _decoded(self, media: Sequence[Value], where: str) -> dict[str, Any]:
         """What the processor is called with besides the text."""
@@ -250,6 +279,18 @@ class MediaEncoder:
                 with ChatTemplate(self.tokenizer) as template:
                     found[kind] = _place(template, kind, self._token(kind)) or found[kind]
         return found
+
+
+def _n_tokens_of(processor: Any, images: Sequence[Any]) -> int:
+    """Tokens that stand for images, by their sizes alone; 0 where a processor does not say."""
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    if count is None or not images:
+        return 0
+    try:
+        said = count(image_sizes=[[image.height, image.width] for image in images])
+        return int(sum(said.get("num_image_tokens") or [0]))
+    except Exception:  # it is not what makes the row; what does says what is wrong
+        return 0
 
 
 def _n_decoded(decoded: Any) -> int:

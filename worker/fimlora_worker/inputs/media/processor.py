@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fimlora_worker.errors import UnsupportedArchitecture
+from fimlora_worker.inputs.media.processor_files import check_processor_files
 from fimlora_worker.inputs.model_faults import named_as
 from fimlora_worker.inputs.models import prepared_tokenizer
 
@@ -21,10 +22,12 @@ def load_processor(folder: Path, config: Any) -> Any:
     Videos are not read, so that what would read them is left out where it can be.
 
     Raises:
-        UnsupportedArchitecture: The model has none, or its own code fails.
+        UnsupportedArchitecture: The model has none, its files ask for what none can be, or its own
+            code fails.
     """
     if importlib.util.find_spec("PIL") is None:
         raise UnsupportedArchitecture(NEEDS_PILLOW)
+    check_processor_files(folder)
     with named_as("the model's processor cannot be loaded"):
         processor = _load(folder, config)
     if getattr(processor, "tokenizer", None) is None:
