@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from fimlora_contract.comparison_requests import ComparisonRequest
+from fimlora_contract.comparison_requests import ComparisonRequest, JobComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest, PlanRequest
 from fimlora_contract.sweeps import SweepRequest
@@ -15,6 +15,9 @@ ASKED = {
     "budget": 8,
     "target_parameters": "all",
 }
+
+FISHER = {"select": "fisher", "share": 0.25}
+OWN = {"target_parameters": None, "adapter": {}}
 
 
 def calibration(**changes):
@@ -50,6 +53,15 @@ def test_a_selection_is_read_and_left_out_where_there_is_none():
         ({"budget": {"bytes": 100_000}}, "give the budget in parameters"),
         ({"allocation": {"experts": EXPERTS, "method": "spectral"}}, "take one of fim, "),
         ({"calibration": {"n_batches": "auto"}}, "give a number of batches"),
+        ({"target_parameters": None}, "tokens are counted of fused experts alone"),
+        (
+            OWN | {"allocation": {"experts": {"select": "random", "coverage": 0.5}}},
+            "at random with a share",
+        ),
+        (
+            OWN | {"allocation": {"experts": FISHER, "method": "eva"}},
+            "no Fisher information is measured",
+        ),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(changes, message):
@@ -58,11 +70,39 @@ def test_what_does_not_go_with_it_is_refused(changes, message):
         calibration(**changes)
 
 
-@pytest.mark.parametrize("kind", [ComparisonRequest, EvaluationRequest, SweepRequest])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter": {"init": "lora-one"}},
+        {"budget": {"bytes": 100_000}},
+        {"allocation": {"experts": FISHER, "method": "spectral"}},
+        {"allocation": {"experts": {"select": "random", "share": 0.5}, "method": "eva"}},
+    ],
+    ids=str,
+)
+def test_experts_that_are_modules_of_their_own_are_targets_or_not(changes):
+    """The config alone says it all, so nothing is demanded or refused for their sake."""
+    assert calibration(**OWN | {"allocation": {"experts": FISHER}} | changes)
+
+
+def test_methods_are_compared_on_selected_experts():
+    """By default those that go by each expert; named ones that do not are refused."""
+    fields = ASKED | {"allocation": {"experts": EXPERTS}}
+    some = ComparisonRequest.model_validate(fields)
+    assert some.methods_measured == ("fim", "fim-over-null", "uniform", "random")
+    with pytest.raises(ValidationError, match="take one of fim, "):
+        ComparisonRequest.model_validate(fields | {"methods": ["fim", "spectral"]})
+    own = fields | {"target_parameters": None, "allocation": {"experts": FISHER}}
+    assert "spectral" in ComparisonRequest.model_validate(own).methods_measured
+    assert JobComparisonRequest.model_validate({k: fields[k] for k in ("budget", "allocation")})
+
+
+@pytest.mark.parametrize("kind", [EvaluationRequest, SweepRequest])
 def test_where_all_experts_train_none_are_selected(kind):
-    """Those plans are compared or trained as they are."""
+    """Those plans are swept or trained as they are."""
     fields = {"budget": 8, "allocation": {"experts": EXPERTS}}
     if kind is not SweepRequest:
-        fields |= ASKED | {"adapter": {"weights": kind is ComparisonRequest}}
+        fields |= ASKED
     with pytest.raises(ValidationError, match="has no meaning here"):
         kind.model_validate(fields)

@@ -76,8 +76,8 @@ class Allocation(RequestModel):
         Field(
             exclude_if=is_unknown,
             description="Of a mixture, which experts train. A budget in parameters counts these "
-            "alone. Their initial weights alone say which they are, so a job writes them: "
-            "adapter.weights. Null: all experts.",
+            "alone. Of fused experts initial weights alone say which they are, so a job writes "
+            "them: adapter.weights. Null: all experts.",
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

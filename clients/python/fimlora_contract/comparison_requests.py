@@ -9,6 +9,7 @@ from fimlora_contract.allocations import Allocation
 from fimlora_contract.base import RequestModel
 from fimlora_contract.budgets import AnyBudget
 from fimlora_contract.methods import (
+    BY_EACH_EXPERT,
     BY_EXAMPLES,
     BY_RETAIN,
     FEWEST_EXAMPLES,
@@ -16,7 +17,7 @@ from fimlora_contract.methods import (
     AskedMethod,
     MethodName,
 )
-from fimlora_contract.request_checks import check_all_experts, check_layers, check_mean_rank
+from fimlora_contract.request_checks import check_layers, check_mean_rank
 from fimlora_contract.requests import CalibrationRequest
 
 
@@ -33,7 +34,7 @@ def check_no_method(allocation: Allocation) -> Allocation:
         raise ValueError(
             f"allocation.method={allocation.method!r} has no meaning here; give it in methods"
         )
-    return check_all_experts(allocation)
+    return allocation
 
 
 Methods = Annotated[
@@ -47,7 +48,10 @@ Methods = Annotated[
 SharedAllocation = Annotated[
     Allocation,
     AfterValidator(check_no_method),
-    Field(description="How the budget is shared: the same for all methods."),
+    Field(
+        description="How the budget is shared: the same for all methods. Beside selected experts, "
+        "as many random ones are shown, at the same budget."
+    ),
 ]
 
 
@@ -81,6 +85,8 @@ class ComparisonRequest(CalibrationRequest):
         n_examples = self.calibration.most_examples
         impossible |= {n for n, fewest in FEWEST_EXAMPLES.items() if n_examples < fewest}
         every: tuple[str, ...] = get_args(MethodName)
+        if self.allocation.experts is not None and self.target_parameters is not None:
+            every = BY_EACH_EXPERT
         return tuple(name for name in every if name not in impossible)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fimlora_contract.artifacts import JobResult
-from fimlora_contract.base import AnswerModel
+from fimlora_contract.base import AnswerModel, is_unknown
 from fimlora_contract.signals import Signal
 
 
@@ -53,6 +53,40 @@ class ComparedModule(AnswerModel):
     ranks: dict[str, int] = Field(description="By method.")
 
 
+class ExpertsSpending(AnswerModel):
+    """What the plan of one method spends on a selection of experts."""
+
+    method: str
+    ranks: int
+    parameters: int
+
+
+class ComparedExperts(AnswerModel):
+    """One selection of experts, and what it has of what all experts have."""
+
+    select: str
+    share: float | None = None
+    coverage: float | None = None
+    coverage_of: str | None = Field(
+        None, description="Of random ones: what has that coverage, of which these are as many."
+    )
+    seed: int | None = Field(None, description="Of random ones.")
+    experts: int = Field(description="Over all layers.")
+    selected: int
+    tokens: float | None = Field(
+        None, description="Share of the routed tokens that the selected see, if it was counted."
+    )
+    fisher: float | None = Field(
+        description="Their share of the experts' Fisher information, if it was measured."
+    )
+    shared: int = Field(description="How many of them the selection asked for has as well.")
+    layers: dict[str, list[str]] = Field(
+        description="The selected ones, by where the experts of a layer are: numbers of fused ones, "
+        "names of others."
+    )
+    methods: list[ExpertsSpending]
+
+
 class Comparison(AnswerModel):
     """Plans of several methods from one set of passes: what ``compare.json`` holds."""
 
@@ -66,6 +100,12 @@ class Comparison(AnswerModel):
     )
     provenance: dict[str, Any] = Field(description="Facts about the measurement.")
     modules: list[ComparedModule]
+    experts: list[ComparedExperts] | None = Field(
+        None,
+        exclude_if=is_unknown,
+        description="Where experts are selected: that selection, then as many random ones in each "
+        "layer at the same budget, unless it is random itself.",
+    )
 
 
 class JobComparison(Comparison):

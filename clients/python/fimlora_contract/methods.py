@@ -34,6 +34,8 @@ BY_LAYERS = ("fisher-layers", "fisher-layers-frobenius", "cka-layers", "cka-laye
 BY_EXAMPLES = ("coherent", "spectral-denoised", "fisher-layers")
 # These go by what is recorded of each expert by itself.
 BY_EACH_EXPERT = ("fim", "fim-over-null", "vila", "uniform", "random")
+# For these no pass goes backward, so that no Fisher information is measured.
+WITHOUT_FISHER = ("kappa", "eva", "cka-layers", "cka-layers-biased")
 # Only where they are named: whole gradients of a large model are more than most memories,
 # decomposing all of its weights or of its inputs takes longer than measuring it, and neither layers
 # nor inputs of two stacks are taken.

@@ -2,10 +2,17 @@
 
 from collections.abc import Collection
 
+from fimlora_contract.adapter_options import AdapterOptions
 from fimlora_contract.allocations import Allocation
 from fimlora_contract.budgets import Budget
 from fimlora_contract.calibrations import Calibration
-from fimlora_contract.methods import BY_EACH_EXPERT, BY_LAYERS, BY_RETAIN, FEWEST_EXAMPLES
+from fimlora_contract.methods import (
+    BY_EACH_EXPERT,
+    BY_LAYERS,
+    BY_RETAIN,
+    FEWEST_EXAMPLES,
+    WITHOUT_FISHER,
+)
 from fimlora_contract.references import DatasetReference
 
 NOT_IN_SHARDS = ("eva",)  # method and init: each batch updates what those before it came to
@@ -30,11 +37,49 @@ def check_experts(
     budget: Budget,
     methods: Collection[str],
     *,
+    has_fused: bool,
     n_batches: int | str = 1,
 ) -> None:
-    """Refuse a selection of experts that goes with something else not."""
+    """Refuse a selection of experts that goes with something else not.
+
+    Args:
+        allocation: What may select experts.
+        budget: What may be spent.
+        methods: What is measured for.
+        has_fused: Whether fused experts are targets, which `target_parameters` alone says; experts
+            that are modules of their own are targets or not, as other modules are.
+        n_batches: How many batches are measured.
+
+    Raises:
+        ValueError: Says what does not go together, and the next step.
+    """
     if allocation.experts is None:
         return
+    if n_batches == "auto":
+        raise ValueError(
+            "allocation.experts with n_batches=auto: how sure a plan is is not known where experts "
+            "are selected; give a number of batches"
+        )
+    if has_fused:
+        _check_fused(budget, methods)
+        return
+    experts = allocation.experts
+    if experts.select == "routed" or (experts.select == "random" and experts.coverage):
+        raise ValueError(
+            f"allocation.experts.select={experts.select} without target_parameters: tokens are "
+            "counted of fused experts alone; give target_parameters=all where the experts are "
+            "fused, else select by fisher, or at random with a share"
+        )
+    measured = [name for name in methods if name not in {"uniform", "random"}] or methods
+    if experts.select == "fisher" and not set(measured) - set(WITHOUT_FISHER):
+        raise ValueError(
+            f"allocation.experts.select=fisher with method {', '.join(methods)}: no Fisher "
+            "information is measured for it; select at random with a share, or take method fim"
+        )
+
+
+def _check_fused(budget: Budget, methods: Collection[str]) -> None:
+    """Refuse what is known of all experts of a fused parameter together alone."""
     if budget.bytes is not None:
         raise ValueError(
             "allocation.experts with a budget in bytes: files hold zeros for the experts that are "
@@ -45,21 +90,64 @@ def check_experts(
             f"allocation.experts with method {others[0]}: it goes by what is recorded of all "
             f"experts together; take one of {', '.join(BY_EACH_EXPERT)}"
         )
-    if n_batches == "auto":
+
+
+def check_written(allocation: Allocation, adapter: AdapterOptions, *, has_fused: bool) -> None:
+    """Refuse to select fused experts without the weights that alone say which ones train.
+
+    Raises:
+        ValueError: They are not written, or are other than LoRA's own.
+    """
+    if allocation.experts is None or not has_fused:
+        return
+    if not adapter.weights:
         raise ValueError(
-            "allocation.experts with n_batches=auto: how sure a plan is is not known where experts "
-            "are selected; give a number of batches"
+            "allocation.experts with adapter.weights=false: initial weights alone say which of "
+            "fused experts train, and from adapter_config.json all would; give adapter.weights=true"
+        )
+    if adapter.initial != "kaiming":
+        raise ValueError(
+            f"allocation.experts with adapter.init={adapter.init}: kaiming alone is "
+            "written for some of fused experts; take that, or leave one of both out"
         )
 
 
 def check_all_experts(allocation: Allocation) -> Allocation:
-    """Refuse a selection of experts where several plans are made, or trained."""
+    """Refuse a selection of experts to a sweep."""
     if allocation.experts is not None:
         raise ValueError(
-            "allocation.experts has no meaning here: all experts of a target train; select some in "
-            "POST /calibrate, or in POST /jobs/{id}/allocate"
+            "allocation.experts has no meaning here: how plans change with fewer batches is known "
+            "of all experts of a projection together; plan for some with POST /jobs/{id}/allocate, "
+            "or hold them against random ones with POST /jobs/{id}/compare"
         )
     return allocation
+
+
+def check_trained_experts(
+    allocation: Allocation, methods: Collection[str], *, has_plans: bool
+) -> None:
+    """Refuse an evaluation of selected experts that would show nothing of them.
+
+    Raises:
+        ValueError: They are random themselves, no method selects any, or plans are given.
+    """
+    if allocation.experts is None:
+        return
+    if allocation.experts.select == "random":
+        raise ValueError(
+            "allocation.experts.select=random: as many random experts are trained beside whatever "
+            "is selected; give routed or fisher"
+        )
+    if has_plans:
+        raise ValueError(
+            "allocation.experts with plans: arms for selected experts are planned by methods, so "
+            "that random experts can be planned alike; give methods, and leave plans out"
+        )
+    if not set(methods) - {"uniform", "random"}:
+        raise ValueError(
+            f"allocation.experts with methods {', '.join(methods)}: uniform trains all experts "
+            "here, and random is its control; give a method that is neither, such as fim"
+        )
 
 
 def check_mean_rank(budget: Budget, allocation: Allocation) -> None:

@@ -25,6 +25,7 @@ from fimlora_contract.request_checks import (
     check_retain,
     check_rounds,
     check_shards,
+    check_written,
     why_not_in_shards,
 )
 from fimlora_contract.targets import AnyExcluded, AnyParameters, AnyTargets
@@ -59,11 +60,6 @@ class PlanRequest(RequestModel):
     @model_validator(mode="after")
     def _layers_are_chosen(self) -> Self:
         check_layers(self.allocation, (self.allocation.method,))
-        return self
-
-    @model_validator(mode="after")
-    def _experts_can_be_selected(self) -> Self:
-        check_experts(self.allocation, self.budget, (self.allocation.method,))
         return self
 
 
@@ -179,22 +175,16 @@ class CalibrationRequest(RequestModel):
 
     @model_validator(mode="after")
     def _experts_can_be_selected(self) -> Self:
+        has_fused = self.target_parameters is not None
         check_experts(
             self.allocation,
             self.budget,
             self.methods_measured,
+            has_fused=has_fused,
             n_batches=self.calibration.n_batches,
         )
-        if self.allocation.experts is not None and not self.adapter.weights:
-            raise ValueError(
-                "allocation.experts with adapter.weights=false: initial weights alone say which "
-                "experts train, and from adapter_config.json all would; give adapter.weights=true"
-            )
-        if self.allocation.experts is not None and self.adapter.initial != "kaiming":
-            raise ValueError(
-                f"allocation.experts with adapter.init={self.adapter.init}: kaiming alone is "
-                "written for some experts; take that, or leave one of both out"
-            )
+        if self.writes_adapter:
+            check_written(self.allocation, self.adapter, has_fused=has_fused)
         return self
 
     @model_validator(mode="after")

@@ -61,18 +61,22 @@ def check_targets(
 
 
 def check_experts(request: CalibrationRequest, config: Mapping[str, Any]) -> None:
-    """Refuse fused experts of a model whose configuration speaks of none.
+    """Refuse experts of a model whose configuration speaks of none.
 
     Raises:
-        ValidationFailed: They are asked for.
+        ValidationFailed: Fused ones are asked for, or some are to be selected.
     """
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    if request.target_parameters is None or any("expert" in key for p in parts for key in p):
+    if any("expert" in key for part in parts for key in part):
         return
-    message = (
-        "asks for fused experts, and the model's configuration states no experts; leave it out"
-    )
-    raise wrong_entry(None, message, "unknown_target", field="target_parameters")
+    asked = {
+        "target_parameters": (request.target_parameters, "asks for fused experts"),
+        "allocation.experts": (request.allocation.experts, "selects experts"),
+    }
+    for field, (value, does) in asked.items():
+        if value is not None:
+            message = f"{does}, and the model's configuration states no experts; leave it out"
+            raise wrong_entry(None, message, "unknown_target", field=field)
 
 
 def match_entries(

@@ -7,9 +7,22 @@ import pytest
 import torch
 import transformers
 
-from fimlora import allocate, measure, score, select_experts, verify_adapter, write_adapter
-from fimlora.errors import InvalidOption
+from fimlora import (
+    Budget,
+    Statistics,
+    allocate,
+    measure,
+    score,
+    select_experts,
+    verify_adapter,
+    write_adapter,
+)
+from fimlora.confidence.evidence import with_confidence
+from fimlora.confidence.signal import source_if_any, with_signal
+from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.left_out import NOT_SELECTED
+from fimlora.methods.expert_choice import ExpertChoice, check_selectable, least_and_most
+from fimlora.methods.registry import records_needed
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +118,109 @@ def test_what_was_not_estimated_selects_nothing(measured, select, options, advic
     with pytest.raises(InvalidOption, match=advice):
         select_experts(linear, select, **options)
     assert len(select_experts(linear, "random", share=0.5).modules) < len(linear.modules)
+
+
+METHODS = (
+    "fim", "coherent", "spectral", "spectral-denoised", "fim-over-null", "kappa", "fisher-layers",
+    "fisher-layers-frobenius", "uniform", "random",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorded(measured):
+    """The same model, with what all methods look at; and how to measure some modules alone."""
+    model, _ = measured
+    torch.manual_seed(1)
+    ids = torch.randint(2, 60, (6, 9))
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    batches = [rows, {name: values[:4].flip(1) for name, values in rows.items()}]
+
+    def of(targets):
+        return measure(
+            model, batches, target_modules=targets, estimator="exact", null=True, halves=True,
+            record=records_needed(*METHODS),
+        )  # fmt: skip
+
+    return of(["wi", "wo", "q"]), of
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"select": "fisher", "share": 0.5}, {"select": "random", "share": 0.25, "seed": 2}],
+    ids=str,
+)
+def test_a_plan_is_that_of_who_targets_the_selected_experts_alone(recorded, asked, tmp_path):
+    """By every method, signal and confidence included, as if the others had never been targets."""
+    every, of = recorded
+    some = select_experts(every, **asked)
+    alone = of([module.name for module in some.modules])
+    assert alone.modules == some.modules
+    some.save(tmp_path / "s")
+
+    with Statistics.opened(tmp_path / "s") as read:
+        for method in METHODS:
+            plans = [
+                with_confidence(
+                    taken,
+                    with_signal(
+                        allocate(score(taken, method), Budget("parameters", 4000), r_min=1),
+                        source_if_any(taken, method, scale=2, aggregation="mean"),
+                    ),
+                )
+                for taken in (some, alone, read)
+            ]
+            first, *others = [
+                (p.ranks, p.scores, p.controls, p.signal, p.confidence) for p in plans
+            ]
+            assert all(other == first for other in others), method
+
+
+def test_what_is_asked_before_measuring_is_what_is_selected_then(measured):
+    """As many modules, and the names of the others; what tokens would tell is refused."""
+    modules = measured[1].modules
+    choice = ExpertChoice("fisher", share=0.5)
+    [(told, left_out)] = least_and_most(modules, choice)
+    some = select_experts(measured[1], "fisher", share=0.5)
+    assert (len(told), len(left_out)) == (len(some.modules), len(some.not_targeted))
+    assert {m.name for m in told} | left_out.keys() == {m.name for m in modules}
+    check_selectable(modules, choice)
+    for by_tokens in (ExpertChoice("routed", share=0.5), ExpertChoice("random", coverage=0.5)):
+        with pytest.raises(InvalidOption, match="tokens are counted of fused experts"):
+            check_selectable(modules, by_tokens)
+
+
+def nllb():
+    """NLLB-MoE with four experts in two layers."""
+    torch.manual_seed(0)
+    config = transformers.NllbMoeConfig(
+        vocab_size=64, d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, num_experts=4,
+        encoder_sparse_step=2, decoder_sparse_step=2, expert_capacity=64,
+        max_position_embeddings=64, decoder_start_token_id=2,
+    )  # fmt: skip
+    return transformers.NllbMoeForConditionalGeneration(config).eval()
+
+
+def test_other_encoder_decoders_are_selected_from_where_they_are_measured():
+    """By name they are refused without a loss; with one, their experts are found by theirs."""
+    model = nllb()
+    ids = torch.randint(3, 60, (4, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    with pytest.raises(UnsupportedModule, match=r"NllbMoe.* give a loss_fn"):
+        measure(model, [batch], target_modules=["fc1", "fc2"])
+
+    def loss_fn(outputs, batch):
+        logits, labels = outputs.logits.flatten(0, 1), batch["labels"]
+        each = torch.nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
+        return each.view(labels.shape).mean(dim=1)
+
+    statistics = measure(
+        model, [batch], target_modules=["fc1", "fc2"], loss_fn=loss_fn, estimator="exact"
+    )
+    some = select_experts(statistics, "fisher", share=0.5)
+    by_place = {}
+    for module in (m for m in some.modules if ".experts." in m.name):
+        place, _, expert = module.name.rpartition(".")[0].rpartition(".")
+        by_place.setdefault(place, set()).add(expert)
+    assert [*by_place] == [f"model.{s}.layers.1.ffn.experts" for s in ("encoder", "decoder")]
+    assert {len(experts) for experts in by_place.values()} == {2}

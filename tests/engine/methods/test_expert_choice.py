@@ -10,8 +10,14 @@ from fimlora import Budget, Statistics, allocate, measure, score, select_experts
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_of, with_signal
 from fimlora.errors import InvalidOption
-from fimlora.methods.expert_choice import ExpertChoice, at_least, with_experts
+from fimlora.methods.expert_choice import (
+    ExpertChoice,
+    check_selectable,
+    least_and_most,
+    with_experts,
+)
 from fimlora.methods.registry import METHODS
+from fimlora.statistics.options import Estimator
 from support.experts import LINEAR, expert_gradients, mixture, mixture_batches
 
 TARGETS = {"target_modules": [LINEAR], "target_parameters": "all", "estimator": "exact"}
@@ -212,11 +218,34 @@ def test_what_cannot_be_selected_is_refused(measured):
 
 
 def test_what_is_asked_before_measuring_costs_what_is_selected(measured):
-    """As many experts as there will be, where that is known; one where it is not."""
+    """As many experts as there will be, where that is known; one and all where it is not."""
     for share in (0.25, 0.5, 0.8):
         choice = ExpertChoice("routed", share=share)
-        told = sum(m.cost for m in at_least(measured.modules, choice))
-        assert told == sum(m.cost for m in with_experts(measured, choice).modules)
-    least = at_least(measured.modules, ExpertChoice("routed", coverage=0.9))
-    assert {len(m.experts) for m in least if m.n_experts} == {1}
-    assert at_least(measured.modules, None) == list(measured.modules)
+        [(told, _)] = least_and_most(measured.modules, choice)
+        wanted = with_experts(measured, choice).modules
+        assert sum(m.cost for m in told) == sum(m.cost for m in wanted)
+    least, most = least_and_most(measured.modules, ExpertChoice("routed", coverage=0.9))
+    for (some, _), n in ((least, 1), (most, 4)):
+        assert {len(m.experts) for m in some if m.n_experts} == {n}
+    assert least_and_most(measured.modules, None) == [(list(measured.modules), {})]
+
+
+def test_what_can_never_be_selected_is_refused_before_anything_is_measured(measured):
+    """By modules alone: no experts, nothing to go by."""
+    fisher = ExpertChoice("fisher", share=0.5)
+    for choice in (fisher, ExpertChoice("routed", coverage=0.5), None):
+        check_selectable(measured.modules, choice)
+    linear = [m for m in measured.modules if m.n_experts is None]
+    with pytest.raises(InvalidOption, match="no expert is a target"):
+        check_selectable(linear, fisher)
+    with pytest.raises(InvalidOption, match="no Fisher information is measured"):
+        check_selectable(measured.modules, fisher, has_fisher=False)
+    check_selectable(measured.modules, ExpertChoice("random", share=0.5), has_fisher=False)
+
+
+def test_runs_that_see_nothing_of_experts_say_nothing_of_them(measured):
+    """No empty facts by name."""
+    seen = measured.provenance()["experts"]
+    assert all(set(facts) == {"tokens", "fisher"} for facts in seen.values())
+    unseen = replace(measured, quantities={}, row_energies={}, estimator=Estimator.NONE)
+    assert "experts" not in unseen.provenance()

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from fimlora import Budget, TargetModule, measure
+from fimlora import Budget, TargetModule, compare, measure
 from fimlora.replan import WrittenAdapter, replan
 from fimlora.statistics.options import Estimator
+from fimlora_contract.comparison_requests import JobComparisonRequest
 from fimlora_contract.requests import PlanRequest
+from fimlora_service.comparisons.comparing import compare_again
 from fimlora_service.errors import ValidationFailed
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.plans.solving import plan_and_config, scored_statistics
@@ -85,3 +87,20 @@ def test_experts_by_fisher_are_refused_where_nothing_was_estimated(stored):
     request = PlanRequest(budget=4, allocation={"method": "uniform", "experts": experts})
     with pytest.raises(ValidationFailed, match="no Fisher information was measured"):
         scored_statistics("job", request, path=other, digest="w", score_cache=ScoreCache())
+
+
+def test_a_comparison_has_random_experts_beside_those_selected(stored):
+    """As the engine compares; what cannot be selected is an answer, not a fault."""
+    statistics, path = stored
+    experts = {"select": "routed", "share": 0.5}
+    asked = {"r_min": 1, "experts": experts}
+    request = JobComparisonRequest(budget={"parameters": 6000}, allocation=asked)
+
+    found = compare_again("job", request, path=path).model_dump(mode="json")
+
+    wanted = compare(statistics, Budget("parameters", 6000), r_min=1, experts=experts)
+    assert found["experts"][0]["layers"] == wanted.to_json()["experts"][0]["layers"]
+    assert [row["select"] for row in found["experts"]] == ["routed", "random"]
+    named = JobComparisonRequest(budget=4, methods=["fim", "spectral"], allocation=asked)
+    with pytest.raises(ValidationFailed, match="some of them are selected"):
+        compare_again("job", named, path=path)

@@ -73,6 +73,21 @@ class TestTargets:
         of_mixture = body | change | {"base_model": "local:moe"}
         assert http.post("/calibrate", json=of_mixture).status_code == 202
 
+    def test_experts_are_not_selected_of_a_model_without_any(self, http, body, data_dir):
+        """Of their own, they are targets by name; of fused ones, weights must say which train."""
+        make_model(data_dir / "models" / "moe", config=CONFIG | {"num_local_experts": 4})
+        change = {"allocation": {"experts": {"select": "fisher", "share": 0.5}}}
+
+        found = http.post("/calibrate", json=body | change)
+
+        assert found.status_code == 422
+        assert found.json()["errors"][0]["field"] == "body.allocation.experts"
+        of_mixture = body | change | {"base_model": "local:moe"}
+        assert http.post("/calibrate", json=of_mixture).status_code == 202
+        fused = http.post("/calibrate", json=of_mixture | {"target_parameters": "all"})
+        assert fused.status_code == 422
+        assert "adapter.weights=true" in fused.json()["detail"]
+
     @pytest.mark.parametrize("given", ["experts", {"all": True}, [], [""], 3])
     def test_wrong_parameters_are_refused_in_a_sentence(self, http, body, given):
         """With what is allowed."""

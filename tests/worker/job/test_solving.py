@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from torch import nn
 
-from fimlora import find_targets
+from fimlora import TargetModule, find_targets
 from fimlora.errors import InfeasibleBudget, InvalidOption
 from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
@@ -127,3 +127,82 @@ def test_initial_weights_go_up_to_what_modules_may_get(budget, allocation, fits)
         check_feasible(request, model, modules)
     with pytest.raises(ValidationFailed, match=r"fills ranks up to 64"):
         check_initial(request, shapes)
+
+
+def mixture(**changes):
+    """Two fused parameters of four experts, and a map beside them: 64 and 32 per rank."""
+    fused = [TargetModule(f"layers.{i}.mlp.experts.up", 8, 8, n_experts=4) for i in range(2)]
+    linear = [TargetModule(f"layers.{i}.attn.q", 16, 16) for i in range(2)]
+    return [*fused, *linear]
+
+
+def own(names):
+    return [TargetModule(f"layers.0.mlp.experts.{n}.wi", 8, 8) for n in names] + [
+        TargetModule("layers.0.attn.q", 16, 16)
+    ]
+
+
+def check_experts(modules, budget, experts, *, kind=CalibrationRequest, **changes):
+    allocation = {"experts": experts, "r_min": 1} | changes.pop("allocation", {})
+    asked = DATA | {"budget": budget, "allocation": allocation} | changes
+    check_feasible(kind.model_validate(asked), nn.Linear(4, 4), modules)
+
+
+FUSED = {"target_parameters": "all", "adapter": {"weights": True}}
+COVERAGE = {"select": "routed", "coverage": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "experts", "fits"),
+    [
+        (2 * 16 + 2 * 32, COVERAGE, True),  # one expert in each layer may have all tokens
+        (2 * 16 + 2 * 32 - 1, COVERAGE, False),
+        (2 * 32 + 2 * 32, {"select": "routed", "share": 0.5}, True),
+        (2 * 32 + 2 * 32 - 1, {"select": "routed", "share": 0.5}, False),
+    ],
+    ids=str,
+)
+def test_the_fewest_experts_that_may_be_selected_must_be_affordable(parameters, experts, fits):
+    """Nothing is measured for a budget that no selection meets."""
+    if fits:
+        check_experts(mixture(), {"parameters": parameters}, experts, **FUSED)
+        return
+    with pytest.raises(InfeasibleBudget):
+        check_experts(mixture(), {"parameters": parameters}, experts, **FUSED)
+
+
+def test_a_mean_rank_by_coverage_is_refused_where_no_number_of_experts_has_it():
+    """Experts of their own are modules: many small ones lower the highest mean there can be."""
+    modules = own("abcd")
+    fisher = {"select": "fisher", "coverage": 0.5}
+    check_experts(
+        modules, 12, fisher, allocation={"r_max": 16}
+    )  # (8 + 16) / 2, with one expert
+    with pytest.raises(InfeasibleBudget):
+        check_experts(modules, 13, fisher, allocation={"r_max": 16})
+    with pytest.raises(InfeasibleBudget):  # (2 * 8 + 16) / 3
+        check_experts(modules, 12, {"select": "fisher", "share": 0.5}, allocation={"r_max": 16})
+
+
+def test_experts_that_may_not_be_selected_may_be_named():
+    """As after measuring: what is no target then had been meant to be one."""
+    for experts in ({"select": "fisher", "coverage": 0.5}, {"select": "fisher", "share": 0.25}):
+        check_experts(own("abcd"), {"parameters": 500}, experts,
+                      allocation={"per_type": {"experts.d.wi": {"r_max": 4}}})  # fmt: skip
+        with pytest.raises(InvalidOption, match="names no"):
+            check_experts(own("abcd"), {"parameters": 500}, experts,
+                          allocation={"per_type": {"experts.e.wi": {"r_max": 4}}})  # fmt: skip
+
+
+def test_what_no_measuring_mends_is_refused_before_it():
+    """No experts at all, experts without weights that would say which, rows that are not kept."""
+    half = {"select": "routed", "share": 0.5}
+    with pytest.raises(InvalidOption, match="no expert is a target"):
+        check_experts(mixture()[2:], {"parameters": 500}, half, **FUSED)
+    with pytest.raises(InvalidOption, match=r"'layers.0.mlp.experts.up'.*weights=true"):
+        check_experts(mixture(), {"parameters": 500}, {"select": "fisher", "share": 0.5})
+    with pytest.raises(InvalidOption, match="use aggregation='mean'"):
+        check_experts(
+            mixture(), {"parameters": 500}, half, allocation={"aggregation": "max"}, **FUSED
+        )
+    check_experts(own("ab"), {"parameters": 500}, {"select": "random", "share": 0.5})

@@ -15,10 +15,12 @@ import numpy as np
 
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
+from fimlora.confidence.compare_experts import ComparedExperts, compared_experts
 from fimlora.confidence.correlation import spearman
 from fimlora.confidence.signal import no_room, signal_of
 from fimlora.confidence.signal import obstacle as no_signal
 from fimlora.errors import FimloraError, InvalidOption
+from fimlora.methods.expert_choice import ExpertChoice, with_experts
 from fimlora.methods.registry import CONTROLS, METHODS, find_method
 from fimlora.methods.score import obstacle, score
 from fimlora.plan import Budget, RankPlan
@@ -64,6 +66,7 @@ class Comparison:
             for.
         signals: How much of a plan follows from the task, by method, as far as it was measured.
         provenance: Facts about the measurement.
+        experts: Where experts were selected, that selection, then random ones beside it.
     """
 
     plans: Mapping[str, RankPlan]
@@ -72,6 +75,7 @@ class Comparison:
     left_out: Mapping[str, str] = field(default_factory=dict)
     signals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    experts: tuple[ComparedExperts, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, in a fixed order: same comparison, same bytes."""
@@ -94,6 +98,23 @@ class Comparison:
                     "ranks": {m: plan.ranks[module.name] for m, plan in self.plans.items()},
                 }
                 for module in first.modules
+            ],
+            **({"experts": [self._selection(e) for e in self.experts]} if self.experts else {}),
+        }
+
+    def _selection(self, experts: ComparedExperts) -> dict[str, Any]:
+        return {
+            **experts.facts,
+            "fisher": experts.fisher,
+            "shared": experts.shared,
+            "layers": {place: list(names) for place, names in experts.layers.items()},
+            "methods": [
+                {
+                    "method": method,
+                    "ranks": plan.spent.ranks,
+                    "parameters": plan.spent.parameters,
+                }
+                for method, plan in experts.plans.items()
             ],
         }
 
@@ -118,6 +139,7 @@ def compare(
     scale: int | float | None = None,
     aggregation: str = "mean",
     estimator: str | None = None,
+    experts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Comparison:
     """Plan by several methods from what one run has measured, and compare the plans.
@@ -130,6 +152,8 @@ def compare(
         scale: LoRA scale of every module; that of the statistics by default.
         aggregation: As for `fimlora.score`.
         estimator: As for `fimlora.score`.
+        experts: Which experts of a mixture train: ``select`` and ``share`` or ``coverage``, as
+            for `fimlora.select_experts`; as many random ones are shown beside them.
         **options: All else that `fimlora.allocate` takes; the same for all.
 
     Returns:
@@ -139,22 +163,35 @@ def compare(
         InvalidOption: A method is unknown, or was named and the statistics lack what it needs;
             or there are fewer than two.
     """  # noqa: DOC502 - the helpers raise
+    choice = ExpertChoice.of(experts, seed=options.get("seed", 0))
+    every, statistics = statistics, with_experts(statistics, choice)
     wanted, left_out = _choose(statistics, methods)
     groups = options.get("groups", ())
     if not isinstance(groups, str):  # looked through once per method
         options["groups"] = [tuple(group) for group in groups]
     scale = statistics.scale if scale is None else scale
-    taken = {
-        method: score(
-            statistics, method, scale=scale, aggregation=aggregation, estimator=estimator
-        )
-        for method in wanted
-    }
-    plans, cannot = _plans(
-        taken, budget, options | {"scale": scale}, is_named=methods is not None
-    )
+
+    def planned(
+        some: Statistics,
+    ) -> tuple[dict[str, Scores], dict[str, RankPlan], dict[str, str]]:
+        taken = {
+            method: score(
+                some, method, scale=scale, aggregation=aggregation, estimator=estimator
+            )
+            for method in wanted
+        }
+        is_named = methods is not None
+        return taken, *_plans(taken, budget, options | {"scale": scale}, is_named=is_named)
+
+    taken, plans, cannot = planned(statistics)
     wanted, left_out = [name for name in wanted if name in plans], left_out | cannot
     values = {method: _values(taken[method]) for method in wanted}
+    selections: dict[str, tuple[Statistics, Mapping[str, RankPlan]]] = {}
+    if choice is not None:
+        selections["asked"] = statistics, plans
+        if choice.control is not None:
+            control = with_experts(every, choice.control)
+            selections["control"] = control, planned(control)[1]
     return Comparison(
         plans,
         values,
@@ -162,6 +199,7 @@ def compare(
         left_out,
         _signals(statistics, plans, aggregation=aggregation, estimator=estimator),
         statistics.provenance(),
+        compared_experts(every, selections) if selections else (),
     )
 
 

@@ -12,7 +12,7 @@ control of both and takes as many in each layer. Nothing here imports torch.
 import hashlib
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,9 +24,19 @@ from fimlora.left_out import NOT_SELECTED, UNREACHED
 from fimlora.methods.fim import fisher_of_experts, has_fisher
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
+from fimlora.statistics.statistics import as_fields
 
-SELECT = ("routed", "fisher", "random")
+ROUTED, FISHER, RANDOM = "routed", "fisher", "random"
+SELECT = (ROUTED, FISHER, RANDOM)
 TOKENS = "expert_tokens"
+NO_EXPERT = (
+    "no expert is a target, so that none can be selected: give target_parameters for fused "
+    "experts, or target_modules that name those which are modules of their own"
+)
+_NO_FISHER = (
+    "no Fisher information is measured, by which experts are to be selected: select at random "
+    "with a share, or take method 'fim'"
+)
 _DIGITS = 6
 # An expert that is a module of its own: where all of them are, which one it is, and the rest.
 _OWN = re.compile(r"(.*\bexperts)\.(\w+)\.(.+)")
@@ -43,12 +53,15 @@ class ExpertChoice:
         coverage: In its place: as few as have this share of the layer's tokens, or of its Fisher
             information; ``random`` takes as many as ``routed`` would.
         seed: Seed of ``random``.
+        coverage_of: What ``random`` with a coverage takes as many as, in each layer: ``routed``,
+            or ``fisher``.
     """
 
     select: str
     share: int | float | None = None
     coverage: int | float | None = None
     seed: int = 0
+    coverage_of: str = ROUTED
 
     def __post_init__(self) -> None:
         if self.select not in SELECT:
@@ -79,10 +92,30 @@ class ExpertChoice:
         return None if given is None else cls(**given, seed=seed)
 
     @property
+    def goes_by(self) -> str | None:
+        """What must be recorded of each expert; ``None`` where nothing must."""
+        if self.select != RANDOM:
+            return self.select
+        return None if self.coverage is None else self.coverage_of
+
+    @property
+    def control(self) -> "ExpertChoice | None":
+        """As many experts in each layer, drawn at random; ``None`` of what is random itself."""
+        if self.select == RANDOM:
+            return None
+        return ExpertChoice(RANDOM, self.share, self.coverage, self.seed, self.select)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """As plain data."""
-        seed = self.seed if self.select == "random" else None
-        known = {"share": self.share, "coverage": self.coverage, "seed": seed}
+        seed = self.seed if self.select == RANDOM else None
+        as_many = self.coverage_of if seed is not None and self.coverage is not None else ROUTED
+        known = {
+            "share": self.share,
+            "coverage": self.coverage,
+            "coverage_of": None if as_many == ROUTED else as_many,
+            "seed": seed,
+        }
         return {"select": self.select} | {k: v for k, v in known.items() if v is not None}
 
 
@@ -143,10 +176,7 @@ def with_experts(statistics: Statistics, choice: ExpertChoice | None) -> Statist
         )
     layers = _layers(statistics.modules, statistics.not_targeted)
     if not layers:
-        raise InvalidOption(
-            "no expert is a target, so that none can be selected: give target_parameters for fused "
-            "experts, or target_modules that name those which are modules of their own"
-        )
+        raise InvalidOption(NO_EXPERT)
     kept = {place: _chosen(statistics, place, layer, choice) for place, layer in layers.items()}
     modules, left_out = _narrowed(statistics.modules, kept)
     n_all = sum(layer.count for layer in layers.values())
@@ -156,31 +186,99 @@ def with_experts(statistics: Statistics, choice: ExpertChoice | None) -> Statist
     return _with_modules(statistics, modules, left_out, facts)
 
 
-def at_least(
+def experts_by_layer(modules: Iterable[TargetModule]) -> dict[str, tuple[str, ...]]:
+    """Name the experts that train.
+
+    Args:
+        modules: The target modules.
+
+    Returns:
+        Their names, or numbers where they are fused, by where those of a layer are.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for module in modules:
+        if module.n_experts is not None:
+            place = module.name.rpartition(".")[0]
+            trained = range(module.n_experts) if module.experts is None else module.experts
+            found.setdefault(place, {}).update(dict.fromkeys(map(str, trained)))
+        elif match := _OWN.fullmatch(module.name):
+            found.setdefault(match[1], {})[match[2]] = None
+    return {place: tuple(names) for place, names in found.items()}
+
+
+def fisher_of_selected(statistics: Statistics) -> float:
+    """Sum the Fisher information of the experts that train, over all of their B.
+
+    Args:
+        statistics: What was measured, of all experts or with some selected.
+
+    Returns:
+        The sum.
+
+    Raises:
+        InvalidOption: It was not measured.
+    """  # noqa: DOC502 - `fisher_of_experts` raises
+    experts = [m for m in statistics.modules if m.n_experts or _OWN.fullmatch(m.name)]
+    return math.fsum(float(fisher_of_experts(statistics, m).sum()) for m in experts)
+
+
+def check_selectable(
+    modules: Sequence[TargetModule], choice: ExpertChoice | None, *, has_fisher: bool = True
+) -> None:
+    """Refuse a selection that these modules cannot have, before anything is measured.
+
+    Args:
+        modules: The target modules.
+        choice: How experts are selected.
+        has_fisher: Whether Fisher information will be measured.
+
+    Raises:
+        InvalidOption: No expert is a target, or what they are to be selected by is never
+            recorded of them.
+    """
+    if choice is None:
+        return
+    layers = _layers(modules, {})
+    if not layers:
+        raise InvalidOption(NO_EXPERT)
+    if choice.goes_by == FISHER and not has_fisher:
+        raise InvalidOption(_NO_FISHER)
+    own = next((layer for layer in layers.values() if layer.own), None)
+    if choice.goes_by == ROUTED and own is not None:
+        raise InvalidOption(_no_tokens_of(own, has_fisher=has_fisher))
+
+
+def least_and_most(
     modules: Sequence[TargetModule], choice: ExpertChoice | None
-) -> list[TargetModule]:
-    """Give modules the cost of a selection before anything was measured.
+) -> list[tuple[list[TargetModule], dict[str, str]]]:
+    """Say what a selection may come to before anything was measured.
 
     Args:
         modules: The target modules.
         choice: How experts are selected.
 
     Returns:
-        The modules with as many experts as will be selected, the first ones; with one each
-        where that depends on what is measured.
+        Modules that train, with why others do not: once where their number is known, with the
+        first experts in place of those that will be selected; where it depends on what is
+        measured, once with one expert in each layer and once with all.
     """
     if choice is None:
-        return list(modules)
-    layers = _layers(modules, {})
-    counts = {
-        place: 1 if choice.share is None else _n_of(choice.share, layer.count)
-        for place, layer in layers.items()
-    }
-    kept = {
-        place: [*layer.own][: counts[place]] if layer.own else [*map(str, range(counts[place]))]
-        for place, layer in layers.items()
-    }
-    return list(_narrowed(modules, kept)[0])
+        return [(list(modules), {})]
+    if choice.share is not None:
+        return [_first_experts(modules, choice.share)]
+    return [_first_experts(modules, share) for share in (0, 1)]
+
+
+def _first_experts(
+    modules: Sequence[TargetModule], share: int | float
+) -> tuple[list[TargetModule], dict[str, str]]:
+    """The modules of a share of the experts of each layer, one at least."""
+    kept = {}
+    for place, layer in _layers(modules, {}).items():
+        names = [*layer.own] if layer.own else [*map(str, range(layer.count))]
+        kept[place] = names[: _n_of(share, layer.count)]
+    found, left_out = _narrowed(modules, kept)
+    return list(found), left_out
 
 
 def _layers(
@@ -209,17 +307,13 @@ def _chosen(
 ) -> list[str]:
     """The experts of a layer that train, as they are called: by number, where they are fused."""
     names = [*layer.own] if layer.own else [*map(str, range(layer.count))]
-    values = None
-    if choice.select != "random" or choice.coverage is not None:
-        values = _values(
-            statistics, layer, "routed" if choice.select == "random" else choice.select
-        )
+    values = None if choice.goes_by is None else _values(statistics, layer, choice.goes_by)
     if choice.coverage is None:
         n = min(len(names), _n_of(float(choice.share or 0), layer.count))
     else:
         assert values is not None
         n = _n_covering(choice.coverage, values)
-    if choice.select == "random":
+    if choice.select == RANDOM:
         drawn = [_drawn(choice.seed, place, name) for name in names]
         order = sorted(range(len(names)), key=drawn.__getitem__)
     else:
@@ -249,7 +343,7 @@ def _drawn(seed: int, place: str, name: str) -> bytes:
 
 def _values(statistics: Statistics, layer: _Layer, select: str) -> NDArray[np.float64]:
     """What the experts of a layer are selected by."""
-    if select == "fisher":
+    if select == FISHER:
         if layer.own:
             return np.array(
                 [
@@ -262,23 +356,28 @@ def _values(statistics: Statistics, layer: _Layer, select: str) -> NDArray[np.fl
         )
         return total
     if layer.own:
-        name = next(iter(layer.own.values()))[0].name
-        raise InvalidOption(
-            f"tokens are counted of fused experts, and {name!r} is of experts that are modules of "
-            f"their own: {_instead(statistics)}"
-        )
+        raise InvalidOption(_no_tokens_of(layer, has_fisher=has_fisher(statistics)))
     tokens = _tokens(statistics, layer)
     if tokens is None:
         raise InvalidOption(
             f"the tokens of the experts of {layer.fused[0].name!r} were not counted: measure anew, "
-            f"or {_instead(statistics)}"
+            f"or {_instead(has_fisher=has_fisher(statistics))}"
         )
     return tokens
 
 
-def _instead(statistics: Statistics) -> str:
-    """What experts can be selected by where no tokens were counted."""
-    if has_fisher(statistics):
+def _no_tokens_of(layer: _Layer, *, has_fisher: bool) -> str:
+    """Why experts that are modules of their own cannot be selected by tokens."""
+    name = next(iter(layer.own.values()))[0].name
+    return (
+        f"tokens are counted of fused experts, and {name!r} is of experts that are modules of "
+        f"their own: {_instead(has_fisher=has_fisher)}"
+    )
+
+
+def _instead(*, has_fisher: bool) -> str:
+    """What experts can be selected by where no tokens are counted."""
+    if has_fisher:
         return "select by 'fisher', or take 'random' with a share"
     return "take 'random' with a share, or calibrate with method 'fim' and select by 'fisher'"
 
@@ -332,10 +431,33 @@ def _with_modules(
         name: _with_modules(part, modules, left_out, facts)
         for name, part in statistics.parts.items()
     }
+    held = {group: arrays for group, arrays in statistics.groups.items() if arrays}
+    groups = {group: _Without(arrays, left_out) for group, arrays in held.items()}
     whole = replace(
         statistics,
         modules=modules,
         not_targeted={**statistics.not_targeted, **left_out},
         expert_selection=facts,
+        **(as_fields(groups) if left_out else {}),
     )
     return whole.with_parts(parts)
+
+
+class _Without(Mapping[str, NDArray[Any]]):
+    """What was recorded but for some modules; of an open file nothing is read for that."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], left_out: Mapping[str, str]) -> None:
+        self._arrays = arrays
+        self._names = [name for name in arrays if name not in left_out]
+        self._kept = frozenset(self._names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._kept:
+            raise KeyError(name)
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

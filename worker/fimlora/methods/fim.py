@@ -10,7 +10,7 @@ Of fused experts F is that of all their B; what is recorded of it is one row per
 the expert's O. ``adapter`` is of a trained adapter's own A and B, see `fimlora.methods.fim_adapter`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -84,15 +84,28 @@ def check_options(statistics: Statistics, *, aggregation: str, estimator: str | 
             f"aggregation={aggregation!r}: of a trained adapter's gradients sums by rank are "
             "recorded, which give a mean; use aggregation='mean'"
         )
-    fused = next((m.name for m in statistics.modules if m.n_experts is not None), None)
+    check_of_experts(statistics.modules, aggregation)
+    if wanted not in entries:
+        recorded = ", ".join(map(repr, entries))
+        raise InvalidOption(f"estimator={wanted!r} has no scores here; recorded: {recorded}")
+
+
+def check_of_experts(modules: Iterable[TargetModule], aggregation: str) -> None:
+    """Refuse an aggregation by single rows of B, which are not recorded of fused experts.
+
+    Args:
+        modules: The target modules; nothing need be measured of them yet.
+        aggregation: As for `module_scores`.
+
+    Raises:
+        InvalidOption: Fused experts are among them.
+    """
+    fused = next((m.name for m in modules if m.n_experts is not None), None)
     if fused is not None and aggregation != "mean":
         raise InvalidOption(
             f"aggregation={aggregation!r} looks at single rows of B, and of fused experts such as "
             f"{fused!r} one sum per expert is recorded; use aggregation='mean'"
         )
-    if wanted not in entries:
-        recorded = ", ".join(map(repr, entries))
-        raise InvalidOption(f"estimator={wanted!r} has no scores here; recorded: {recorded}")
 
 
 def module_scores(

@@ -29,7 +29,7 @@ def expert_facts(
     Returns:
         By name of a fused parameter: ``tokens`` that were routed to each expert, padding left out;
         and ``fisher``, each one's share of the parameter's Fisher information, if that was
-        measured. Empty where no module is of fused experts.
+        measured. Empty where no module is of fused experts, or nothing was seen of any.
     """
     found: dict[str, dict[str, list[Any]]] = {}
     for module in modules:
@@ -41,7 +41,8 @@ def expert_facts(
         rows = (groups.get(group, {}).get(module.name) for group in _ROWS)
         if (energies := next((r for r in rows if r is not None), None)) is not None:
             facts["fisher"] = _shares(energies)
-        found[module.name] = facts
+        if facts:  # a run that goes forward only, or not at all, sees nothing of them
+            found[module.name] = facts
     return found
 
 

@@ -245,8 +245,9 @@ class Statistics:
         if self.spectra:
             facts["unresolved_spectra"] = list(self.unresolved_spectra())
         # Asked first: the sums of an open file that no method needs are not to be read.
-        if any(module.n_experts is not None for module in self.modules):
-            facts["experts"] = expert_facts(self.modules, self.groups)
+        has_experts = any(module.n_experts is not None for module in self.modules)
+        if has_experts and (seen := expert_facts(self.modules, self.groups)):
+            facts["experts"] = seen
         if self.retain is not None:
             facts["retained"] = {name: getattr(self.retain, name) for name in _TOLD}
         return facts

@@ -177,7 +177,7 @@ def _measure(
     modules = settings.choice.modules
     if point is not None:
         point.check_measured({m.name for m in modules}, settings.choice.not_targeted)
-    check_feasible(request, model.outline(), modules)
+    check_feasible(request, model.outline(), modules, settings.choice.not_targeted)
     executor, largest = less_than(
         memory_kills, _executor(request, part, point), largest=batches.largest
     )

@@ -9,13 +9,16 @@ from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
 from fimlora.adapter.initial.checks import check_ceiling
+from fimlora.allocation.limits import budget_limit
 from fimlora.allocation.types import highest_ranks
-from fimlora.errors import InfeasibleBudget
+from fimlora.errors import FimloraError, InfeasibleBudget, InvalidOption
 from fimlora.memory.need import N_VALUES
-from fimlora.methods.expert_choice import ExpertChoice, at_least
-from fimlora.methods.registry import find_method
+from fimlora.methods.expert_choice import ExpertChoice, check_selectable, least_and_most
+from fimlora.methods.fim import check_of_experts
+from fimlora.methods.registry import find_method, passes_needed
 from fimlora.model.targets import count_base_parameters
 from fimlora.plan import Budget
+from fimlora.statistics.options import Passes
 from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest
@@ -62,41 +65,104 @@ def budget_of(request: CalibrationRequest) -> Budget:
 
 
 def check_feasible(
-    request: CalibrationRequest, model: Any, modules: Sequence[TargetModule]
+    request: CalibrationRequest,
+    model: Any,
+    modules: Sequence[TargetModule],
+    not_targeted: Mapping[str, str] | None = None,
 ) -> None:
     """Solve with equal scores first: an infeasible budget costs no calibration.
 
     Which modules the rows reach shows while they are measured: text leaves a whole stack of
     blocks of a model of several parts alone. So a budget is refused for certain where it is
-    infeasible for all modules and for those of each stack.
+    infeasible for all modules and for those of each stack. How many experts cover a share of
+    the tokens shows then, too: it is refused where it is so for one in each layer and for all.
+
+    Args:
+        request: The request.
+        model: Its base model, without weights.
+        modules: The target modules.
+        not_targeted: What was meant to be one and is not, with the reason: constraints may name it.
 
     Raises:
         InfeasibleBudget: It is infeasible for whatever is reached.
-        InvalidOption: The initial weights do not go up to the highest rank.
+        InvalidOption: The initial weights do not go up to the highest rank, or experts cannot
+            be selected as is asked for.
     """
-    n_parameters = count_base_parameters(model)
     choice = experts_of(request)
-    if choice is not None and choice.coverage is not None:
-        return  # how many experts train, and cost, shows while they are measured
-    modules = at_least(modules, choice)
+    has_fisher = passes_needed(*request.methods_measured) is Passes.BACKWARD
+    check_selectable(modules, choice, has_fisher=has_fisher)
+    check_selection_is_written(request, modules)
+    if has_fisher:
+        check_of_experts(modules, request.allocation.aggregation)
+    n_parameters = count_base_parameters(model)
+    refused: dict[bool, FimloraError] = {}
+    for some, left_out in least_and_most(modules, choice):
+        try:
+            _check_some(request, some, n_parameters, {**(not_targeted or {}), **left_out})
+            return
+        except (InfeasibleBudget, InvalidOption) as error:
+            refused[_is_too_low(error, budget_of(request), some, n_parameters)] = error
+    if len(refused) == 1:  # else it may be met by a number of experts in between
+        raise next(iter(refused.values()))
+
+
+def _is_too_low(
+    error: FimloraError, budget: Budget, modules: Sequence[TargetModule], n_parameters: int
+) -> bool:
+    """Whether a budget was refused as it is below what it must be, not above."""
+    interval = error.interval if isinstance(error, InfeasibleBudget) else None
+    limit = budget_limit(budget, modules, base_parameters=n_parameters)
+    return interval is not None and limit < interval[0]
+
+
+def check_selection_is_written(
+    request: CalibrationRequest, modules: Sequence[TargetModule]
+) -> None:
+    """Refuse to select fused experts where no weights are written, which alone would say so.
+
+    Raises:
+        InvalidOption: An adapter without weights is asked for.
+    """
+    if request.allocation.experts is None or not request.writes_adapter:
+        return
+    fused = next((module.name for module in modules if module.n_experts is not None), None)
+    if fused is not None and not request.adapter.weights:
+        raise InvalidOption(
+            f"allocation.experts with adapter.weights=false: initial weights alone say which "
+            f"experts of {fused!r} train, and from adapter_config.json all would; give "
+            "adapter.weights=true"
+        )
+
+
+def _check_some(
+    request: CalibrationRequest,
+    modules: Sequence[TargetModule],
+    n_parameters: int,
+    left_out: Mapping[str, str],
+) -> None:
+    """See that a budget is feasible for some modules, or for those of one of their stacks."""
     try:
-        _solve_evenly(request, modules, n_parameters)
+        _solve_evenly(request, modules, n_parameters, left_out)
     except InfeasibleBudget:
         for stack in _stacks(modules):
             with suppress(InfeasibleBudget):
-                _solve_evenly(request, stack, n_parameters)
+                _solve_evenly(request, stack, n_parameters, left_out)
                 return
         raise
 
 
 def _solve_evenly(
-    request: CalibrationRequest, modules: Sequence[TargetModule], n_parameters: int
+    request: CalibrationRequest,
+    modules: Sequence[TargetModule],
+    n_parameters: int,
+    left_out: Mapping[str, str],
 ) -> None:
     scores = Scores(
         modules,
         {m.name: 1.0 for m in modules},
         spectra={m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules},
         base_parameters=n_parameters,
+        not_targeted=left_out,
     )
     budget = budget_of(request)
     if isinstance(request, EvaluationRequest):  # whose arms spend what uniform ranks spend
@@ -104,7 +170,7 @@ def _solve_evenly(
         budget = Budget("parameters", uniform.spent.parameters)
     for rule in _rules(request):
         plan = _solve(request, replace(scores, rule=rule), budget)
-        ceilings = highest_ranks(plan.constraints, plan.modules, plan.r_max)
+        ceilings = highest_ranks(plan.constraints, plan.modules, plan.r_max, plan.not_targeted)
         check_ceiling(request.adapter.initial, modules, ceilings)
 
 

@@ -174,7 +174,18 @@ Experts = Annotated[
         panel=ALLOCATION,
         help="Of a mixture, train this share of the experts of each layer: routed:0.25, "
         "fisher:0.25, or random:0.25 as the control; or as few as cover a share of the tokens: "
-        "routed:coverage=0.8. Writes initial weights.",
+        "routed:coverage=0.8. Of fused experts, initial weights are written.",
+    ),
+]
+SelectedExperts = Annotated[
+    str | None,
+    _option(
+        "--experts",
+        metavar="SELECT:SHARE",
+        panel=ALLOCATION,
+        help="Of a mixture, plans train this share of the experts of each layer, routed:0.25 or "
+        "fisher:0.25, or as few as cover a share of the tokens, routed:coverage=0.8; as many "
+        "random ones stand beside.",
     ),
 ]
 Aggregation = Annotated[

@@ -160,7 +160,7 @@ def calibrate(
         ),
         "adapter": options.given(
             layout=layout, scale=scale, alpha=alpha, rslora=rslora or None,
-            weights=weights or bool(experts) or None, init=init,
+            weights=weights or bool(experts and target_parameters) or None, init=init,
         ),
     }  # fmt: skip
     # As the service would refuse it; what the two are called is no matter here.

@@ -119,7 +119,7 @@ def calibrate(
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         "adapter": options.given(
-            layout=layout, weights=weights or bool(experts) or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            layout=layout, weights=weights or bool(experts and target_parameters) or None, scale=scale, alpha=alpha, rslora=rslora or None,
             init=init,
         ),
         "force": force,

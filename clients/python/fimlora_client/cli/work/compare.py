@@ -10,7 +10,7 @@ from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import err, make_table, out, say, show_json
-from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
@@ -62,6 +62,7 @@ def compare(
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
     max_lora_rank: options.MaxLoraRank = None,
+    experts: options.SelectedExperts = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -87,13 +88,15 @@ def compare(
     """Show how alike the plans of several methods are; nothing is trained.
 
     A model is measured once for all of them. A job that has measured is asked at once. Whether a
-    plan helps is another question.
+    plan helps is another question. Beside selected experts of a mixture, as many random ones are
+    shown.
 
     [bold]Examples[/bold]
 
       fimlora compare minilm reviews.jsonl --budget 8 --output compared
       fimlora compare minilm my-rows --budget 8 --methods fim,coherent,uniform
       fimlora compare job_... --budget 2M
+      fimlora compare job_... --budget 2M --experts routed:0.25
     """
     planned: dict[str, Any] = {
         "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
@@ -101,7 +104,7 @@ def compare(
         "allocation": options.given(
             r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
-            **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
     }  # fmt: skip
     measured: dict[str, Any] = {
@@ -160,6 +163,20 @@ def pairs_table(comparison: Comparison) -> Table:
     return table
 
 
+def experts_table(comparison: Comparison) -> Table:
+    """A line per selection of experts: that which was asked for, then as many random ones."""
+    names = ("experts", "of tokens", "of Fisher", "same experts", "parameters")
+    table = make_table("select", *names, right=names)
+    for row in comparison.experts or ():
+        shares = (NONE if s is None else f"{s:.1%}" for s in (row.tokens, row.fisher))
+        spent = sorted({method.parameters for method in row.methods})
+        table.add_row(
+            row.select, f"{row.selected:,} of {row.experts:,}", *shares, f"{row.shared:,}",
+            " to ".join(f"{n:,}" for n in dict.fromkeys((spent[0], spent[-1]))),
+        )  # fmt: skip
+    return table
+
+
 def _correlation(value: float | None) -> str:
     return NONE if value is None else f"{value:+.2f}"
 
@@ -172,6 +189,9 @@ def _show(comparison: Comparison, data: dict[str, Any], *, as_json: bool) -> Non
     console.print(methods_table(comparison))
     console.print()
     console.print(pairs_table(comparison))
+    if comparison.experts:
+        console.print()
+        console.print(experts_table(comparison))
     for reason in comparison.left_out.values():
         say((f"  left out: {reason}", "dim"))
 

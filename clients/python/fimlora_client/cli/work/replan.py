@@ -86,7 +86,7 @@ def replan(
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         adapter=options.given(
-            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None, weights=weights or bool(experts) or None,
+            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None, weights=weights or None,
             init=init,
         ),
     )  # fmt: skip
@@ -131,6 +131,8 @@ def _request_of(
             said[role] |= {"revision": job.resolved[role]["revision"]}
     said["allocation"] = _instead(said["allocation"], allocation)
     said["adapter"] = _instead(said["adapter"], adapter)
+    if said["allocation"].get("experts") and said.get("target_parameters"):
+        said["adapter"]["weights"] = True  # they alone say which of fused experts train
     return build_request(None, **(said | ({"budget": budget} if budget else {})))
 
 
