@@ -90,7 +90,8 @@ SIGNATURES = {
     "measure_folder": "model_path, batches, settings=Settings(), *, executor='auto', "
     "model_class=None, config=None, dtype=None, device='cpu', weights_seed=None, "
     "ignore_mismatched_sizes=False, retain=None",
-    "Settings": "target_modules=None, exclude_modules=None, target_parameters=None, drawn=(), "
+    "Settings": "target_modules=None, exclude_modules=None, target_parameters=None, "
+    "modules_to_save=None, drawn=(), "
     "unadaptable=None, choice=None, "
     "n_batches=8, estimator='auto', rank=8, seed=0, scale=2, record=(), "
     "spectra_bytes=1073741824, n_components=64, micro_batch_size=None, train_mode=False, loss_fn=None, "

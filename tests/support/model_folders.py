@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -44,12 +45,12 @@ def make_encoder(folder: Path) -> Path:
     return folder
 
 
-def make_decoder(folder: Path, *, chat: bool = False) -> Path:
+def make_decoder(folder: Path, *, chat: bool = False, **options: Any) -> Path:
     """A two-layer Llama whose tokenizer has no pad token."""
     config = transformers.LlamaConfig(
         vocab_size=55, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, intermediate_size=24, max_position_embeddings=64,
-        bos_token_id=2, eos_token_id=4, pad_token_id=None,
+        bos_token_id=2, eos_token_id=4, pad_token_id=None, **options,
     )  # fmt: skip
     _save(transformers.LlamaForCausalLM, config, folder)
     tokenizer = make_tokenizer(eos_token="[EOS]")

@@ -13,6 +13,9 @@ OTHER_EXPERTS = (
 )
 OTHER_CLASS = "its class is neither Linear nor Conv1D, and other linear maps are not measured"
 EXCLUDED = "exclude_modules names it"
+SAVED_WHOLE = (
+    "modules_to_save has it trained whole, and PEFT puts no LoRA on what it trains whole"
+)
 DRAWN_ANEW = (
     "the checkpoint lacks its weights, so they are drawn anew at every load and trained in full"
 )

@@ -19,6 +19,7 @@ from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.plan_table import plan_table
 from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
 from fimlora.shares import shares_of
+from fimlora.whole_names import MODULES_TO_SAVE
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -236,6 +237,11 @@ class RankPlan:
         """
         spent = self.spent
         return self.limit - (spent.ranks if self.budget.unit == "rank" else spent.parameters)
+
+    @property
+    def saved(self) -> Mapping[str, int]:
+        """Parameters, by name, of modules that train whole besides; no budget counts them."""
+        return dict(self.provenance.get(MODULES_TO_SAVE) or {})
 
     def spending_of(self, ranks: Mapping[str, int]) -> Spending:
         """Ranks and trainable parameters of any rank assignment over these modules."""

@@ -55,6 +55,7 @@ class CalibrationFields(TypedDict, total=False):
     target_modules: list[str] | str | None
     exclude_modules: list[str] | str | None
     target_parameters: list[str] | str | None
+    modules_to_save: list[str] | None
     calibration: Calibration | Mapping[str, Any]
     allocation: Allocation | Mapping[str, Any]
     adapter: AdapterOptions | Mapping[str, Any]

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fimlora_contract.base import AnswerModel
+from fimlora_contract.base import AnswerModel, is_unknown
 from fimlora_contract.budgets import BudgetUnit
 
 
@@ -37,6 +37,12 @@ class ModelEstimate(AnswerModel):
         None, description="Null when only the loaded model can tell, as for the default."
     )
     budget: BudgetInterval | None = Field(None, description="Null without target_modules.")
+    saved_parameters: int | None = Field(
+        None,
+        description="Of modules_to_save, which train whole beside the budget; null without them, or "
+        "when only the loaded model can tell.",
+        exclude_if=is_unknown,
+    )
 
 
 class WorkerFit(AnswerModel):

@@ -28,7 +28,7 @@ from fimlora_contract.request_checks import (
     check_written,
     why_not_in_shards,
 )
-from fimlora_contract.targets import AnyExcluded, AnyParameters, AnyTargets
+from fimlora_contract.targets import AnyExcluded, AnyParameters, AnySaved, AnyTargets
 from fimlora_contract.trained_points import check_trained_point
 
 # Stricter than the standard, so that no two parsers can see two hosts in one address.
@@ -111,6 +111,15 @@ class CalibrationRequest(RequestModel):
             description="Fused experts of a mixture that are targets besides, as in PEFT: all, or "
             "names or dotted endings of parameters. Each gets one rank for all its experts. Null: "
             "none, and the rank map lists them under not_targeted."
+        ),
+    ] = None
+    modules_to_save: Annotated[
+        AnySaved,
+        Field(
+            description="Modules that train whole beside LoRA, as in PEFT, such as lm_head: names or "
+            "dotted endings. The budget does not count them; the plan's provenance has how many "
+            "parameters they are. Nothing inside one is a target. The new head of a classification "
+            "is among them whatever is said here."
         ),
     ] = None
     calibration: Calibration = Calibration()

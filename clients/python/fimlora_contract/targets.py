@@ -24,6 +24,7 @@ Expression = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)
 TargetModules = Names | Literal["all-linear"] | Expression | None
 ExcludeModules = Names | Expression | None
 TargetParameters = Names | Literal["all"] | None
+ModulesToSave = Names | None
 
 
 def is_expression(text: str) -> bool:
@@ -66,6 +67,20 @@ def check_target_parameters(value: Any) -> Any:
     return _check(value, "")
 
 
+def check_modules_to_save(value: Any) -> Any:
+    """Refuse what names no modules to train whole.
+
+    Raises:
+        ValueError: Says what was given and what is allowed.
+    """
+    if value is None or isinstance(value, list):
+        return _check(value, "")
+    kind = "text" if isinstance(value, str) else json_kind(value)
+    raise ValueError(
+        f'must be a list of names of modules such as ["lm_head"], or null; it is {kind}'
+    )
+
+
 AnyTargets = Annotated[
     TargetModules,
     BeforeValidator(check_target_modules, json_schema_input_type=TargetModules),
@@ -77,6 +92,11 @@ AnyParameters = Annotated[
 AnyExcluded = Annotated[
     ExcludeModules,
     BeforeValidator(check_exclude_modules, json_schema_input_type=ExcludeModules),
+]
+
+AnySaved = Annotated[
+    ModulesToSave,
+    BeforeValidator(check_modules_to_save, json_schema_input_type=ModulesToSave),
 ]
 
 

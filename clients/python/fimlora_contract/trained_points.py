@@ -35,6 +35,9 @@ def check_trained_point(request: Any) -> None:
         ),
         "target_parameters: the adapter says what its targets are, and one on fused experts is not "
         "measured; leave it out": request.target_parameters is not None,
+        "modules_to_save: the adapter says which modules are saved whole; leave it out": (
+            request.modules_to_save is not None
+        ),
         f"method {''.join(others[:1])}: only fim is scored where A and B are trained": bool(
             others
         ),

@@ -97,8 +97,16 @@ def find_target_shapes(
         names: Sequence[str] | None = [name for name in matrices if is_inner(name)]
     else:
         names = match_entries(targets, matrices, config=config)
+    saved = request.modules_to_save or ()
     names = [n for n in names or () if not any(is_match(e, n) for e in excluded or ())]
+    names = [n for n in names if not any(is_match(e, h) for e in saved for h in holders(n))]
     return {name: matrices[name] for name in names} if names else None
+
+
+def holders(name: str) -> list[str]:
+    """A name, and those of all modules that it is inside of."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def find_matrices(shapes: Shapes) -> dict[str, Matrix]:

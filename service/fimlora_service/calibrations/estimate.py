@@ -37,6 +37,7 @@ from fimlora_service.calibrations.memory import (
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.resolver import Resolved
+from fimlora_service.resolve.saved_checks import saved_parameters
 
 
 def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
@@ -149,6 +150,7 @@ def model_estimate(
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
         budget=(budget_interval(request, targets, parameters=size) if targets else None),
+        saved_parameters=saved_parameters(request, shapes=shapes, config=config),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fimlora.whole_names import MODULES_TO_SAVE
 from fimlora_contract.digests import digest_of
 from fimlora_contract.evaluations import EVAL_SHARE, FEWEST_HELD_OUT, EvaluationRequest
 from fimlora_contract.rank_maps import RankMap, RankMapModule
@@ -136,6 +137,7 @@ class EvaluationResolver:
                     "be compared at one budget"
                 )
         check_targets(request, maps)
+        check_saved(request, maps)
         check_scales(request, maps)
         step = max(_costs(first).values()) * request.allocation.multiple_of
         wanted = spent_by_uniform(request, first)
@@ -194,6 +196,25 @@ def check_targets(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> No
             raise ValidationFailed(
                 f"plan {name!r} adapts no {missing[0]!r}, which target_modules name: all arms "
                 "must adapt the same modules; give the target_modules that the plan was made with"
+            )
+
+
+def check_saved(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None:
+    """Refuse plans beside which other modules train whole than are named.
+
+    Raises:
+        ValidationFailed: There is one; the message has what to ask for.
+    """
+    entries = request.modules_to_save or []
+    for name, rank_map in maps.items():
+        saved = list(rank_map.provenance.get(MODULES_TO_SAVE) or ())
+        odd = [n for n in saved if not _has(entries, n)]
+        odd += [e for e in entries if not any(_has([e], n) for n in saved)]
+        if odd:
+            raise ValidationFailed(
+                f"plan {name!r} was made with modules_to_save={saved or None}, and this request "
+                f"has {entries or None}: all arms must train the same modules whole, and "
+                f"{odd[0]!r} is in one only; give the modules_to_save that the plan was made with"
             )
 
 

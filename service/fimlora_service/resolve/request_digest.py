@@ -54,6 +54,7 @@ def request_digest(
         | ({"measured_at": adapter["digest"]} if adapter else {})
         | request.model_dump(mode="json", include=set(settings), exclude=unread)
         | _experts(request)
+        | _saved(request)
         # What a method or an init needs besides is measured for it only, but for the null of the signal.
         | ({"record": sorted(record)} if record else {})
         | ({"null": True} if null else {})
@@ -70,6 +71,12 @@ def _experts(request: CalibrationRequest) -> dict[str, Any]:
     """Fused experts that are targets, where any are."""
     asked = request.target_parameters
     return {} if asked is None else {"target_parameters": asked}
+
+
+def _saved(request: CalibrationRequest) -> dict[str, Any]:
+    """Modules that train whole, where any do: they are in the config, and are no targets."""
+    asked = request.modules_to_save
+    return {} if asked is None else {"modules_to_save": asked}
 
 
 def _writes(request: CalibrationRequest, settings: Set[str]) -> bool:

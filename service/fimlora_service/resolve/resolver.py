@@ -25,6 +25,7 @@ from fimlora_service.resolve.local_models import LocalModels
 from fimlora_service.resolve.model_checks import check_task
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.request_digest import MEASURED, request_digest
+from fimlora_service.resolve.saved_checks import check_saved
 from fimlora_service.resolve.target_checks import check_targets
 from fimlora_service.resolve.tenants import salt_of
 from fimlora_service.resolve.token_limit import check_tokens
@@ -117,6 +118,7 @@ class Resolver:
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)
+        check_saved(request, shapes=model.shapes, config=model.config)
         dataset = self.resolve_dataset(request.dataset, task=request.calibration.task)
         retain = self._resolve_retain(request, dataset)
         for rows in filter(None, (dataset, retain)):

@@ -51,7 +51,7 @@ def check_targets(
     matched = None
     if is_named and entries:
         matched = match_entries(entries, matrices, config=config)
-    if request.exclude_modules is not None:
+    if request.exclude_modules is not None or request.modules_to_save is not None:
         matched = None  # what is left of them is for the worker to see
     if not matrices:
         return

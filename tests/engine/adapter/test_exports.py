@@ -6,6 +6,7 @@ The tools themselves read them in `tests/consumers`.
 import ast
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -294,7 +295,7 @@ def test_the_same_plan_gives_the_same_text(format):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("format", ["peft", "layout-c", "trl", "unsloth", "axolotl"])
+@pytest.mark.parametrize("format", ["peft", "layout-c", "trl", "axolotl"])
 def test_modules_that_are_trained_in_full_are_named(format):
     """A tool that starts from ranks alone would leave a drawn pooler as it is."""
     _, plan, config = adapter_of("bert_classifier")
@@ -306,3 +307,34 @@ def test_modules_that_are_trained_in_full_are_named(format):
     read = {**READERS, "layout-c": lora_of_config}[format]
     assert read(text)["modules_to_save"] == saved
     assert "modules_to_save" not in export(plan, config | {"modules_to_save": None}, "trl").text
+
+
+def with_saved(*names):
+    """A decoder's plan beside which modules train whole."""
+    _, plan, config = adapter_of("llama_gqa_lm")
+    facts = {"modules_to_save": dict.fromkeys(names, 7)}
+    return replace(plan, provenance=facts), config
+
+
+def test_unsloth_takes_the_embedding_and_the_head_by_its_own_names():
+    """It raises at any other name, a full one too."""
+    plan, config = with_saved("lm_head", "model.embed_tokens")
+
+    text = export(plan, config, "unsloth").text
+
+    assert lora_of_python(text)["modules_to_save"] == ["embed_tokens", "lm_head"]
+    with pytest.raises(InvalidOption, match=r"'model\.norm'; load the adapter folder"):
+        export(*with_saved("model.norm"), "unsloth")
+
+
+def test_vllm_refuses_what_trains_whole():
+    """It raises at the first request otherwise."""
+    with pytest.raises(InvalidOption, match="has 'lm_head': merge it into the base model"):
+        export(*with_saved("lm_head"), "vllm")
+
+
+@pytest.mark.parametrize("format", sorted({*FORMATS} - {"vllm"}))
+def test_every_other_format_tells_of_what_trains_whole(format):
+    """In its own words, or by where the tool has it from."""
+    steps = 100 if format == "adalora" else None
+    assert "lm_head" in export(*with_saved("lm_head"), format, steps=steps).text

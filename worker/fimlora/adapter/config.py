@@ -17,6 +17,7 @@ from typing import Any
 from fimlora.errors import InvalidOption, UnsupportedModule
 from fimlora.plan import RankPlan
 from fimlora.scaling import alpha_of
+from fimlora.whole_names import FULL_NAMES, MODULES_TO_SAVE, outermost
 
 LAYOUTS = ("B", "C")
 PADDED_RANKS = (8, 16, 32, 64, 128, 256)
@@ -28,8 +29,6 @@ TASK_TYPES = (
     "SEQ_CLS",
     "TOKEN_CLS",
 )
-# Endings of the names of modules that PEFT trains in full in a classifier.
-FULL_NAMES = ("classifier", "score")
 WRAPPER_PREFIX = "base_model.model."
 # In a plan's provenance; see `fimlora.adapter.model_classes`.
 LEFT_OUT = "left_out_of_names"
@@ -59,7 +58,7 @@ def build_adapter_config(
         target_modules: Names that are known to target these modules and no other; they
             are written as they stand.
         modules_to_save: Full names of modules that are trained and stored in full, such as
-            a new head; see `modules_in_full`.
+            a new head, see `modules_in_full`; beside those that the plan's provenance names.
 
     Returns:
         The content of ``adapter_config.json``.
@@ -87,6 +86,9 @@ def build_adapter_config(
     experts = sorted(m.name.removeprefix(left_out) for m in targets if m.n_experts is not None)
     linear = [m.name for m in targets if m.n_experts is None]
     maps = [m for m in targets if not m.is_embedding]
+    # Names of a plan that is written again have lost their first part already.
+    given = [n.removeprefix(left_out) for n in modules_to_save or ()]
+    own = [n.removeprefix(left_out) for n in plan.provenance.get(MODULES_TO_SAVE) or ()]
     return {
         **({"target_parameters": experts} if experts else {}),
         "alpha_pattern": patterns[1],
@@ -97,7 +99,7 @@ def build_adapter_config(
         "init_lora_weights": True,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "modules_to_save": sorted(modules_to_save or ()) or None,
+        "modules_to_save": outermost([*given, *own]) or None,
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": patterns[0],
@@ -241,7 +243,7 @@ def modules_in_full(names: Iterable[str]) -> list[str]:
         owners = name.split(".")[:-1]
         ends = [i for i, part in enumerate(owners, 1) if part.endswith(FULL_NAMES)]
         found.add(".".join(owners[: ends[0]] if ends else owners))
-    return sorted(n for n in found if not any(n.startswith(f"{other}.") for other in found))
+    return outermost(found)
 
 
 def path_of_wrapper(name: str, names: Sequence[str]) -> str:

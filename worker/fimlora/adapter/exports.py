@@ -21,6 +21,8 @@ from fimlora.adapter.rank_map import budget_line
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
 
+# The modules that Unsloth trains whole, by the only names it takes them by.
+UNSLOTH_SAVES = ("embed_tokens", "lm_head")
 # The ranks that vLLM allots buffers for (`vllm/config/lora.py`).
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 FOLDER = "./adapter"  # stands for the folder where nobody says which
@@ -44,6 +46,7 @@ VLLM_EXPERTS = (
 EXPERTS_IN_WEIGHTS = (
     "some experts train, and the weights of the folder alone say which: begin from these"
 )
+SAVED_IN_FOLDER = "modules that train whole are those of the folder's adapter_config.json: {}"
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
 JSON, YAML, PYTHON, TEXT = "application/json", "application/yaml", "text/x-python", "text/plain"
@@ -97,6 +100,16 @@ class _Adapter:
         if self.has_experts:
             names.append("target_parameters")
         return {name: self.config[name] for name in (*names, "rank_pattern", "alpha_pattern")}
+
+    @property
+    def saved(self) -> list[str]:
+        """Names of the modules that train whole."""
+        return list(self.config["modules_to_save"] or ())
+
+    @property
+    def saved_comments(self) -> list[str]:
+        """Where a tool that begins from the folder has these from."""
+        return [SAVED_IN_FOLDER.format(", ".join(self.saved))] if self.saved else []
 
     @property
     def has_experts(self) -> bool:
@@ -274,11 +287,30 @@ def _unsloth(adapter: _Adapter) -> str:
     lines = [
         "from unsloth import FastLanguageModel",
         "",
-        f"lora = {pformat(adapter.lora, width=92, sort_dicts=False)}",
+        f"lora = {pformat(adapter.lora | _unsloth_saves(adapter), width=92, sort_dicts=False)}",
         "# model, tokenizer = FastLanguageModel.from_pretrained(...)",
         "model = FastLanguageModel.get_peft_model(model, **lora)",
     ]
     return _commented(adapter.comments) + "\n".join(lines) + "\n"
+
+
+def _unsloth_saves(adapter: _Adapter) -> dict[str, list[str]]:
+    """The modules that train whole, by the names that Unsloth takes.
+
+    Returns:
+        The argument; none where nothing trains whole.
+
+    Raises:
+        InvalidOption: It takes one of them by no name.
+    """
+    leaves = {name: name.rpartition(".")[2] for name in adapter.saved}
+    for name, leaf in leaves.items():
+        if leaf not in UNSLOTH_SAVES:
+            raise InvalidOption(
+                f"Unsloth trains {' and '.join(UNSLOTH_SAVES)} whole and nothing else, and this plan's "
+                f"modules_to_save have {name!r}; load the adapter folder in PEFT, or take format trl"
+            )
+    return {"modules_to_save": sorted(leaves.values())} if leaves else {}
 
 
 def _trl(adapter: _Adapter) -> str:
@@ -300,17 +332,31 @@ def _llama_factory(adapter: _Adapter) -> str:
         "adapter_name_or_path": adapter.place,
         "create_new_adapter": False,
     }
-    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.base_model_comments]
-    return as_yaml(settings, notes)
+    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.saved_comments]
+    return as_yaml(settings, [*notes, *adapter.base_model_comments])
 
 
 def _ms_swift(adapter: _Adapter) -> str:
     model, place = shlex.quote(adapter.base_model), shlex.quote(adapter.place)
-    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.base_model_comments]
+    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.saved_comments]
+    notes += adapter.base_model_comments
     return _commented(notes) + f"--model {model} --adapters {place}\n"
 
 
 def _vllm(adapter: _Adapter) -> str:
+    """What a vLLM server must be told.
+
+    Returns:
+        The text.
+
+    Raises:
+        InvalidOption: The plan has modules that train whole, or a rank above all that it allows.
+    """
+    if adapter.saved:
+        raise InvalidOption(
+            f"vLLM serves no adapter with modules_to_save, and this one has {adapter.saved[0]!r}: merge "
+            "it into the base model (merge_and_unload) and serve that, or plan without"
+        )
     rank = server_rank(adapter.plan)
     comments = [
         *adapter.place_comments("is the trained adapter"),

@@ -7,6 +7,7 @@ builds is compared with the plan, and with the tensors that are to be written.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -18,6 +19,7 @@ from fimlora.model.outline import outline
 from fimlora.model.peft_trial import Adapted, PeftRefusal, adapt, unadaptable_by_peft
 from fimlora.model.targets import base_model_of
 from fimlora.plan import RankPlan
+from fimlora.whole_names import FULL_NAMES, is_inside
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -51,7 +53,8 @@ def prove(
         raise AdapterMismatch(
             f"PEFT refuses this adapter on {type(model).__name__}: {error}"
         ) from error
-    for difference in _differences(plan, wanted, adapted, tensors):
+    differences = chain(_saved(config, adapted), _differences(plan, wanted, adapted, tensors))
+    for difference in differences:
         raise AdapterMismatch(
             f"PEFT makes something else of this adapter on {type(model).__name__} than was "
             f"planned: {difference}"
@@ -136,6 +139,18 @@ def _differences(
         yield f"{adapted.n_lora_parameters:,} parameters train instead of {n_planned:,}"
     if tensors is not None and adapted.tensors is not None:
         yield from _misfits(adapted.tensors, adapted.lost, tensors)
+
+
+def _saved(config: Mapping[str, Any], adapted: Adapted) -> Iterator[str]:
+    """Modules that train whole and are not named, and those that are named and do not."""
+    named = config.get("modules_to_save") or ()
+    for name in adapted.saved:
+        is_named = any(name == each or name.endswith(f".{each}") for each in named)
+        if not is_named and not name.endswith(FULL_NAMES):  # which PEFT adds of a classifier
+            yield f"{name!r} trains whole, and modules_to_save names no such module"
+    for each in named:
+        if not any(is_inside(n, each) or n.endswith(f".{each}") for n in adapted.saved):
+            yield f"{each!r} does not train whole"
 
 
 def _misfits(wanted: Shapes, lost: Iterable[str], tensors: Shapes) -> Iterator[str]:

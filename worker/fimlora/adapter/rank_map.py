@@ -12,6 +12,7 @@ from typing import Any
 from fimlora.adapter.initial.registry import START_CODES
 from fimlora.adapter.model_classes import sentence
 from fimlora.plan import RankPlan, TargetModule
+from fimlora.whole_names import saved_sentence
 
 SCORED = "in brackets: the score over the mean score, which bounds hide"
 MOVED = "after a rank: how many more or fewer than under labels of other rows"
@@ -175,6 +176,8 @@ def budget_line(plan: RankPlan) -> str:
         line += f" ({controls})"
     if holes := sum(rank == 0 for rank in plan.ranks.values()):
         line += f"; {holes} modules not targeted, check that your server allows that"
+    if whole := saved_sentence(plan.provenance):
+        line += f"; {whole}"
     if classes := sentence(plan.provenance):
         line += f"; {classes}"
     if plan.budget.unit == "rank":

@@ -61,15 +61,16 @@ def write_adapter(
             warning says so.
         statistics: What they are made of.
         seed: Seed of the initial weights.
-        head: Tensors that PEFT trains in full for this task, by parameter name in the base
-            model, as `fimlora.model.targets.head_tensors` finds them; needed for the weights of
+        head: Tensors that PEFT trains in full, for this task or as modules to save, by parameter
+            name in the base model, as `fimlora.model.targets.head_tensors` finds them; needed for the weights of
             a classifier, which PEFT does not load without them.
         module_names: Names of all modules of the base model, for short ``target_modules``;
             see `fimlora.adapter.config.target_names`.
         target_modules: Names that are known to target the plan's modules and no other;
             they are written as they stand.
         modules_to_save: Names of the modules that are trained in full, such as a new head;
-            ``None`` for those that ``head`` has tensors of.
+            ``None`` for those that ``head`` has tensors of. Those that the plan's provenance names
+            are in any case.
         model: The base model as it is loaded for this adapter, with weights or without: the
             adapter is first proved on it, see `fimlora.adapter.proof`, and a mismatch leaves
             nothing behind. Its names stand for ``module_names``.
@@ -125,7 +126,14 @@ def write_adapter(
 
 
 def _head_tensors(head: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{WRAPPER_PREFIX}{name}": t.cpu().contiguous() for name, t in head.items()}
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, tensor in head.items():
+        own = tensor.cpu().contiguous()
+        # A file holds no two tensors in one memory, as tied ones are.
+        found[f"{WRAPPER_PREFIX}{name}"] = own.clone() if own.data_ptr() in seen else own
+        seen.add(own.data_ptr())
+    return found
 
 
 def _lora_tensors(

@@ -21,8 +21,9 @@ from fimlora.memory.need import (
     whole_gradient_bytes,
 )
 from fimlora.memory.out_of_memory import error_for, format_bytes
-from fimlora.model.peft_trial import unadaptable_by_peft
+from fimlora.model.peft_trial import unadaptable_beside
 from fimlora.model.plain_weight import check_plain_weights
+from fimlora.model.saved_whole import find_saved
 from fimlora.model.targets import Choice, Unadaptable, base_model_of, choose_targets, locate
 from fimlora.plan import TargetModule
 from fimlora.statistics.options import (
@@ -54,6 +55,9 @@ class Settings:
         exclude_modules: What of these to leave out; see `fimlora.model.targets.choose_targets`.
         target_parameters: Fused experts that are targets besides: ``"all"``, or names or endings
             of parameters, as in PEFT; see `fimlora.model.targets.find_targets`.
+        modules_to_save: Names, or endings after a dot, of modules that are trained whole besides,
+            as in PEFT: they are not measured, and nothing inside one is a target; see
+            `fimlora.model.saved_whole.find_saved`.
         drawn: Names of modules whose weights the checkpoint lacks: they are no targets.
         unadaptable: Says which modules an adapter cannot hold as planned, and why: they are
             no targets. ``None`` asks the installed PEFT.
@@ -104,6 +108,7 @@ class Settings:
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
     target_parameters: str | Sequence[str] | None = None
+    modules_to_save: Sequence[str] | None = None
     drawn: Collection[str] = ()
     unadaptable: Unadaptable | None = None
     choice: Choice | None = None
@@ -205,13 +210,15 @@ class Settings:
         """
         if self.choice is not None:
             return self.choice
+        saved = [each.name for each in find_saved(base_model_of(model), self.modules_to_save)]
         return choose_targets(
             model,
             self.target_modules,
             exclude_modules=self.exclude_modules,
             target_parameters=self.target_parameters,
             drawn=self.drawn,
-            unadaptable=self.unadaptable or unadaptable_by_peft,
+            saved=saved,
+            unadaptable=self.unadaptable or unadaptable_beside(saved),
         )
 
     def identity(self, executor: Executor) -> dict[str, Any]:

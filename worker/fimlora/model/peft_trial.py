@@ -28,7 +28,7 @@ from fimlora.model.experts.wrapped import (
 )
 from fimlora.model.naming import named_endings
 from fimlora.model.outline import outline
-from fimlora.model.targets import base_model_of
+from fimlora.model.targets import Unadaptable, base_model_of
 
 _ADAPTER = "default"
 # Tasks for which PEFT saves a head in full, by how transformers names classes that have one.
@@ -102,12 +102,65 @@ def adapt(
         return _with_tensors(described, adapted) if with_tensors else described
 
 
-def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+def unadaptable_beside(saved: Collection[str]) -> Unadaptable:
+    """Say what stock PEFT will not adapt beside modules that are trained whole.
+
+    Args:
+        saved: Full names of these modules.
+
+    Returns:
+        As `unadaptable_by_peft`; it refuses where PEFT would not train just these whole.
+    """
+
+    def find(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+        if saved and names:
+            check_saved(base_model_of(model), names[0], saved)
+        return unadaptable_by_peft(model, names, saved)
+
+    return find
+
+
+def check_saved(model: nn.Module, target: str, saved: Collection[str]) -> None:
+    """See that stock PEFT trains some modules whole, and no others.
+
+    It takes every module whose name ends in a given one, without a dot between.
+
+    Args:
+        model: The base model, loaded or a skeleton.
+        target: Any target module: without one PEFT makes no adapter.
+        saved: Full names of the modules that are to be trained whole.
+
+    Raises:
+        UnsupportedModule: It refuses, or others would be trained, too.
+    """
+    experts = fused_experts(outline(model)).keys() & {target}
+    try:
+        adapted = adapt(model, _config([target], experts, None, saved))
+    except PeftRefusal as error:
+        raise UnsupportedModule(
+            f"PEFT refuses modules_to_save={sorted(saved)}: {error}"
+        ) from error
+    for name in adapted.saved:
+        if name not in saved:
+            meant = next((s for s in saved if name.endswith(s)), min(saved))
+            raise UnsupportedModule(
+                f"modules_to_save names {meant!r}, and PEFT, which goes by how names end, would "
+                f"train {name!r} whole with it: name both, or leave it out"
+            )
+    for name in saved:
+        if name not in adapted.saved:
+            raise UnsupportedModule(f"PEFT does not train {name!r} whole: leave it out")
+
+
+def unadaptable_by_peft(
+    model: nn.Module, names: Sequence[str], saved: Iterable[str] = ()
+) -> dict[str, str]:
     """Find the modules that stock PEFT will not adapt, for the task of the model's own class.
 
     Args:
         model: A model, wrapped by PEFT or not; what carries LoRA already can.
         names: Full names of the modules that are to be targets.
+        saved: Full names of modules that are trained whole besides.
 
     Returns:
         Reason by name; what is not in it is adapted, and nothing else.
@@ -117,7 +170,7 @@ def unadaptable_by_peft(model: nn.Module, names: Sequence[str]) -> dict[str, str
     fresh = [n for n in names if n not in carries and not _has_lora(base, n)]
     kind = type(base).__name__
     tasks = (task for ending, task in _TASKS_OF_HEADS.items() if kind.endswith(ending))
-    return unadaptable(base, fresh, task_type=next(tasks, None))
+    return unadaptable(base, fresh, task_type=next(tasks, None), modules_to_save=saved)
 
 
 def unadaptable(

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fimlora.errors import UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
+from fimlora.left_out import (
+    DRAWN_ANEW,
+    EXCLUDED,
+    FUSED_EXPERTS,
+    NOT_A_PRODUCT,
+    OTHER_CLASS,
+    SAVED_WHOLE,
+)
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
 from fimlora.model.embeddings import tied_pairs
@@ -39,12 +46,11 @@ from fimlora.model.naming import (
 from fimlora.model.own_forward import returns_its_product
 from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
+from fimlora.whole_names import FULL_NAMES, inside_saved
 
 ALL_LINEAR = "all-linear"
 # Of some modules of a model, by name: which cannot be adapted as planned, and why.
 Unadaptable = Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
-# How transformers names the head of a sequence classification model, as PEFT has it.
-_FULL_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,7 @@ def choose_targets(
     target_parameters: str | Sequence[str] | None = None,
     names: Collection[str] | None = None,
     drawn: Collection[str] = (),
+    saved: Collection[str] = (),
     unadaptable: Unadaptable | None = None,
 ) -> Choice:
     """Choose the target modules of a model, and say what is meant but is not one.
@@ -139,6 +146,7 @@ def choose_targets(
         names: Full names of modules of the base model, in place of ``target_modules``; each is
             one of many, none is named by itself.
         drawn: Names of modules whose weights are drawn anew at every load.
+        saved: Names of modules that are trained whole besides: nothing inside one is a target.
         unadaptable: Given the model and the names of modules, says by name which of them an
             adapter cannot hold as planned, and why.
 
@@ -170,11 +178,13 @@ def choose_targets(
     unfit |= dict.fromkeys((meant - excluded) & set(drawn), DRAWN_ANEW)
     unfit |= {n: DRAWN_ANEW for n in wanted - excluded if n.rpartition(".")[0] in drawn}
     unfit |= unfit_experts(wanted - excluded, experts)
+    unfit |= dict.fromkeys(inside_saved((meant | wanted) - excluded, saved), SAVED_WHOLE)
     fit = _in_order(model, (meant | wanted) - excluded - unfit.keys())
     if unadaptable is not None:
         unfit |= unadaptable(model, fit)
     named = frozenset(_named_alone(target_modules, modules) - excluded)
     _refuse_named(unfit, named)
+    _refuse_saved(unfit, target_modules, [*modules, *fused])
     left_out = dict.fromkeys(meant_fused - wanted, FUSED_EXPERTS) | unfit
     if _is_all_linear(target_modules):
         left_out |= dict.fromkeys(_other_classes(modules), OTHER_CLASS)
@@ -219,7 +229,7 @@ def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, 
     Returns:
         Tensor by parameter name; empty for models without a classification head.
     """
-    whole = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(_FULL_NAMES))
+    whole = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(FULL_NAMES))
     inside = (*whole, *(f"{name}." for name in drawn))
     return {
         plain_name(name): parameter.detach()
@@ -409,6 +419,27 @@ def _refuse_named(unfit: Mapping[str, str], named: frozenset[str]) -> None:
             raise UnsupportedModule(f"{name!r} can be no target module: {reason}; leave it out")
 
 
+def _refuse_saved(
+    unfit: Mapping[str, str], target_modules: str | Sequence[str] | None, names: Sequence[str]
+) -> None:
+    """Refuse an entry all of whose modules are trained whole: it asks for both.
+
+    Raises:
+        UnsupportedModule: There is one.
+    """
+    if target_modules is None or isinstance(target_modules, str):
+        return
+    whole = {name for name, reason in unfit.items() if reason == SAVED_WHOLE}
+    endings = named_endings(names) if whole else {}
+    for entry in target_modules:
+        if whole and whole.issuperset(endings.get(entry, [""])):
+            raise UnsupportedModule(
+                f"target_modules entry {entry!r} and modules_to_save mean the same modules, such as "
+                f"{endings[entry][0]!r}: PEFT trains them whole and puts no LoRA on them; leave "
+                "them out of one of both"
+            )
+
+
 def _refuse_ties(model: nn.Module, names: Collection[str]) -> None:
     """Refuse both sides of one weight, for which a plan would have two ranks.
 
@@ -417,8 +448,9 @@ def _refuse_ties(model: nn.Module, names: Collection[str]) -> None:
     """
     for table, linear in ties_among(model, names):
         raise UnsupportedModule(
-            f"{table!r} and {linear!r} are one weight, which two ranks would part: name one of them "
-            "(apply_fim_ranks gives both of a live adapter one rank)"
+            f"{table!r} and {linear!r} are one weight, to which merging would add the updates of "
+            "both, so that the merged model is another one: name one of them, or train both whole "
+            "with modules_to_save (apply_fim_ranks gives both of a live adapter one rank)"
         )
 
 
@@ -458,7 +490,7 @@ def _carriers(model: nn.Module) -> set[str]:
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    heads = [getattr(model, name, None) for name in _FULL_NAMES]
+    heads = [getattr(model, name, None) for name in FULL_NAMES]
     if hasattr(model, "get_output_embeddings"):
         heads.append(cast("Callable[[], nn.Module | None]", model.get_output_embeddings)())
     in_heads = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fimlora.adapter.config import build_adapter_config, modules_in_full
+from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.live import LiveAdapter, live_adapter
 from fimlora.errors import AdapterMismatch
 from fimlora.numerics.seeded_draws import draw_embedding_b, draw_lora_a
@@ -29,7 +29,7 @@ class Adapted:
     Attributes:
         model: A PEFT model.
         adapter_parameters: Of A and B.
-        trainable_parameters: These and those of the head.
+        trainable_parameters: These and those of the head and of modules that are saved whole.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ def adapt(
         plan,
         base_model=str(loaded.name_or_path),
         task_type=TASK_TYPES[base.request.task],
-        modules_to_save=modules_in_full(base.head_names()),
+        modules_to_save=base.whole_modules(),
     )
     model: Any = get_peft_model(loaded, LoraConfig(**config))
     adapter = live_adapter(model, experts=True)

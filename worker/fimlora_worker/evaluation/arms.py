@@ -76,6 +76,27 @@ def check_equal(arms: Mapping[str, Arm]) -> None:
         )
 
 
+def check_saved(arms: Mapping[str, Arm], saved: Mapping[str, int]) -> None:
+    """See that all plans were made beside the same modules that train whole.
+
+    Args:
+        arms: By name.
+        saved: Parameters, by name, of what the evaluation has trained whole in every run.
+
+    Raises:
+        UnequalArms: One was not.
+    """
+    for arm in arms.values():
+        for plan in arm.plans:
+            if odd := sorted(dict(plan.saved).keys() ^ saved.keys()):
+                whose = "the plan alone" if odd[0] in plan.saved else "this evaluation alone"
+                raise UnequalArms(
+                    f"arm {arm.name!r} was planned with modules_to_save={sorted(plan.saved)}, and "
+                    f"{odd[0]!r} is saved whole in {whose}: all arms must train the same modules "
+                    "whole; give the modules_to_save that the plan was made with"
+                )
+
+
 def _trains_some_experts(plan: RankPlan) -> bool:
     """Whether experts were selected: fused ones by number, others by which are targets."""
     is_some = any(module.experts is not None for module in plan.modules)

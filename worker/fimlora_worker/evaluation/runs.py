@@ -62,7 +62,7 @@ class RunResult:
         metrics: Value by name on the held-out rows at the end, ``loss`` among them; NaN where a
             run that diverged has none.
         adapter_parameters: Trained parameters of the adapter.
-        trainable_parameters: These and those of a head that is trained along.
+        trainable_parameters: These and those of all that is trained whole beside it.
         seconds: Of training and testing, without loading.
         n_steps: Steps that were done; fewer than asked for after a divergence.
     """

@@ -8,7 +8,7 @@ from fimlora.measuring.examples.losses import LossKind
 from fimlora.model.input_limits import input_limits
 from fimlora_jobs.datasets.columns import TaskName
 from fimlora_jobs.datasets.table import Rows
-from fimlora_worker.evaluation.arms import Arm, check_equal
+from fimlora_worker.evaluation.arms import Arm, check_equal, check_saved
 from fimlora_worker.evaluation.data import EvaluationData, encode
 from fimlora_worker.evaluation.settings import EvaluationSettings
 from fimlora_worker.evaluation.split import hold_out
@@ -77,10 +77,11 @@ def task_for(
         alive: Called for each row.
 
     Raises:
-        UnequalArms: The arms do not spend the same.
+        UnequalArms: The arms do not spend the same, or save other modules whole.
         DatasetEmpty: Nothing is left to train on, or to test on.
     """
     check_equal(arms)
+    check_saved(arms, {each.name: each.parameters for each in model.saved})
     split = hold_out(rows, encoder.fields, settings, own=held_out_rows, task=task)
     data = encode(split, encoder, settings, on_example=alive)
     n_ids = input_limits(model.outline()).n_ids

@@ -6,7 +6,7 @@ would load, down to a head that is drawn.
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fimlora.adapter.config import modules_in_full
 from fimlora.measuring.executors import shortage
 from fimlora.measuring.head.last_linear import candidates
 from fimlora.memory.need import MemoryNeed, estimate_need
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.drawn import drawn_modules
 from fimlora.model.loading import experts_per_token
+from fimlora.model.saved_whole import SavedModule, find_saved
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import head_tensors
 from fimlora.model.weight_reader import find_in, open_weights
 from fimlora.statistics.options import Passes
+from fimlora.whole_names import inside_saved, outermost
 from fimlora_worker.inputs.heads import (
     HEAD_SEED,
     ModelRequest,
@@ -55,6 +58,10 @@ class Builder:
         return model
 
 
+def _as_fitted(weights: dict[str, Tensor], fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return weights | {name: w.to(weights[name].dtype) for name, w in fitted.items()}
+
+
 def set_padding(config: Any, pad_token_id: int | None) -> None:
     """Say which token is padding, also where a classifier of a model with parts looks.
 
@@ -76,6 +83,7 @@ class BaseModel:
         request: Head, dtype and device.
         pad_token_id: Fills up examples.
         cache: Models that stay loaded between jobs.
+        modules_to_save: What is trained whole besides, as the request names it.
     """
 
     folder: Path
@@ -83,6 +91,7 @@ class BaseModel:
     request: ModelRequest
     pad_token_id: int | None
     cache: ModelCache
+    modules_to_save: tuple[str, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -143,13 +152,29 @@ class BaseModel:
             return ()
         return tuple(head_tensors(self.outline(), drawn=self.drawn))
 
-    def head(self, fitted: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
-        """Those parameters, some of them as they were fitted for a job."""
-        drawn = self._head()
-        return drawn | {name: w.to(drawn[name].dtype) for name, w in fitted.items()}
+    @cached_property
+    def saved(self) -> tuple[SavedModule, ...]:
+        """Modules that the request has trained whole, beside what the task has."""
+        return find_saved(self.outline(), self.modules_to_save)
 
-    def _head(self) -> dict[str, Tensor]:
-        names = self.head_names()
+    def whole_modules(self) -> list[str]:
+        """Names of all modules that are trained whole, for the task or for the request."""
+        return outermost(
+            [*modules_in_full(self.head_names()), *(each.name for each in self.saved)]
+        )
+
+    def head(self, fitted: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+        """The parameters that are trained in full for the task, some as they were fitted."""
+        return _as_fitted(self._weights(self.head_names()), fitted)
+
+    def whole_weights(self, fitted: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+        """All parameters that are trained in full, some of them as they were fitted for a job."""
+        parameters = dict(self.outline().named_parameters(remove_duplicate=False))
+        names = inside_saved(parameters, [each.name for each in self.saved])
+        wanted = {*self.head_names(), *names}
+        return _as_fitted(self._weights([n for n in parameters if n in wanted]), fitted)
+
+    def _weights(self, names: Sequence[str]) -> dict[str, Tensor]:
         if self.request in self.cache:
             loaded = self.load()
             return {name: loaded.get_parameter(name).detach() for name in names}

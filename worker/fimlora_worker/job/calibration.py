@@ -7,11 +7,11 @@ from typing import Any
 
 from fimlora import RankPlan, Statistics, score, write_adapter
 from fimlora import __version__ as engine_version
-from fimlora.adapter.config import modules_in_full
 from fimlora.confidence.evidence import with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.measuring.head.fitted import head_of
 from fimlora.methods.expert_choice import with_experts
+from fimlora.model.saved_whole import facts_of_saved
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -205,6 +205,7 @@ def facts_of(
     return {
         "engine": engine_version,
         **sources(accepted.resolved),
+        **facts_of_saved(prepared.model.saved),
         "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,
@@ -237,8 +238,8 @@ def _write(
         init=adapter.initial,
         statistics=statistics,
         seed=accepted.request.calibration.seed,
-        head=model.head(fitted.weights if fitted else {}) if adapter.weights else None,
-        modules_to_save=modules_in_full(model.head_names()),
+        head=model.whole_weights(fitted.weights if fitted else {}) if adapter.weights else None,
+        modules_to_save=model.whole_modules(),
         model=model.outline(),
         other_model=model.other_skeleton(),
     )

@@ -14,6 +14,7 @@ from fimlora import RankPlan, Scores, allocate, score
 from fimlora import __version__ as engine_version
 from fimlora.methods.registry import find_method
 from fimlora.plan import Budget
+from fimlora.whole_names import MODULES_TO_SAVE, UNTIED
 from fimlora_contract.jobs import Stage
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import ResultMissing
@@ -49,7 +50,8 @@ def make_plans(
     needs_model = ground.request.budget.unit == "fraction"  # which is a share of it
     if given and not (ground.request.wanted_methods or needs_model):
         reporter.enter(Stage.ALLOCATING)
-        return _arms(ground, given, _solve(ground, _scores_of_none(given), _sources(ground)))
+        facts = {**_sources(ground), **_saved_in(given)}
+        return _arms(ground, given, _solve(ground, _scores_of_none(given), facts))
     measured = find_measured(record, process)
     reporter.enter(Stage.LOADING)
     prepared = prepare(
@@ -88,6 +90,12 @@ def _scores_of_none(given: Mapping[str, list[Any]]) -> Callable[[str], Scores]:
     modules = RankPlan.from_json(next(iter(given.values()))[0]).modules
     even = {module.name: 1.0 for module in modules}
     return lambda method: Scores(modules, even, rule=find_method(method).rule, method=method)
+
+
+def _saved_in(given: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What given plans say trains whole; that all say the same is seen before training."""
+    facts = next(iter(given.values()))[0]["provenance"]
+    return {key: facts[key] for key in (MODULES_TO_SAVE, UNTIED) if key in facts}
 
 
 def _sources(ground: Ground) -> dict[str, Any]:

@@ -359,6 +359,7 @@ def _settings(
         target_modules=request.target_modules,
         exclude_modules=request.exclude_modules,
         target_parameters=request.target_parameters,
+        modules_to_save=request.modules_to_save,
         n_batches=len(batches),
         estimator=part.estimator or (calibration.estimator if goes_back else Estimator.NONE),
         seed=calibration.seed,

@@ -276,7 +276,8 @@ def find_base(
     )
     limits = input_limits(BaseModel(folder, config, wanted, None, process.models).outline())
     pad_id = padding_id(tokenizer, limits.n_ids)
-    model = BaseModel(folder, config, wanted, pad_id, process.models)
+    whole = None if request.modules_to_save is None else tuple(request.modules_to_save)
+    model = BaseModel(folder, config, wanted, pad_id, process.models, whole)
     return Base(model, tokenizer, limits, fields, labels, processor, rows.beside)
 
 

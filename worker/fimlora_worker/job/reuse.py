@@ -48,9 +48,11 @@ class Measured:
         return {key: facts[key] for key in ("n_batches_by",) if key in facts}
 
     def suffices_for(self, request: CalibrationRequest) -> bool:
-        """Whether the model is not needed: a classifier's weights have its head in them."""
-        task = self.written.config["task_type"]
-        return not (request.adapter.weights and task in CLASSIFIER_TASKS)
+        """Whether the model is not needed: weights hold what is trained whole, as a head is."""
+        has_whole = request.modules_to_save or (
+            self.written.config["task_type"] in CLASSIFIER_TASKS
+        )
+        return not (request.adapter.weights and has_whole)
 
 
 def find_measured(record: JobRecord, process: WorkerProcess) -> Measured | None:

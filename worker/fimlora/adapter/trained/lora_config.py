@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fimlora.adapter.config import FULL_NAMES, TASK_TYPES, dotted_ends
+from fimlora.adapter.config import TASK_TYPES, dotted_ends
 from fimlora.adapter.trained.patterns import first_keys, full_matches
 from fimlora.errors import InvalidAdapter
+from fimlora.whole_names import FULL_NAMES
 
 # What a field means for the function of an adapter, where it is set to something.
 _READ = frozenset(

@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fimlora.adapter.config import FULL_NAMES, WRAPPER_PREFIX, dotted_ends
+from fimlora.adapter.config import WRAPPER_PREFIX, dotted_ends
 from fimlora.adapter.trained.patterns import first_keys
 from fimlora.adapter.verifying.findings import Fault, Totals, Verification, weightiest_first
 from fimlora.adapter.verifying.fused import fused_into
 from fimlora.adapter.verifying.intended import BaseName, Intended
 from fimlora.adapter.verifying.names import hold_by_plan, other_names
 from fimlora.adapter.verifying.seen import SeenAdapter, SeenModule
+from fimlora.whole_names import FULL_NAMES
 
 _CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
 _PATTERNS = ("rank_pattern", "alpha_pattern")

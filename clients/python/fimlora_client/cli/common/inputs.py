@@ -92,6 +92,11 @@ def parameters_asked(names: str | None) -> str | list[str] | None:
     return [name.strip() for name in names.split(",")]
 
 
+def names_of(names: str | None) -> list[str] | None:
+    """Read names with commas between."""
+    return None if names is None else [name.strip() for name in names.split(",")]
+
+
 def split_names(names: str | None) -> str | list[str] | None:
     """A text with a sign that no name has is a regular expression."""
     if names is None or names == "all-linear" or is_expression(names):

@@ -96,6 +96,15 @@ TargetParameters = Annotated[
         help="Fused experts that are targets besides: all, or names with commas between.",
     ),
 ]
+ModulesToSave = Annotated[
+    str | None,
+    _option(
+        "--modules-to-save",
+        panel=ALLOCATION,
+        help="Modules that train whole beside LoRA, as in PEFT, such as lm_head: names with commas "
+        "between. The budget does not count them.",
+    ),
+]
 Method = Annotated[
     str | None,
     _option(

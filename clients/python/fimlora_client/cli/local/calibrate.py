@@ -20,7 +20,7 @@ from fimlora_client.bodies import build_request
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import INTERRUPTED, err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
-from fimlora_client.cli.common.inputs import columns_of, parameters_asked, split_names
+from fimlora_client.cli.common.inputs import columns_of, names_of, parameters_asked, split_names
 from fimlora_client.cli.common.option_names import options_of
 from fimlora_client.cli.common.progress import JobProgress
 from fimlora_client.errors import ClientError, InvalidFile, MissingExtra
@@ -88,6 +88,7 @@ def calibrate(
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
     target_parameters: options.TargetParameters = None,
+    modules_to_save: options.ModulesToSave = None,
     method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
@@ -146,6 +147,7 @@ def calibrate(
         **options.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
+            modules_to_save=names_of(modules_to_save),
         ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,

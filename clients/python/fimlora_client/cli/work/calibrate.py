@@ -14,6 +14,7 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
+    names_of,
     pairs_of,
     parameters_asked,
     split_names,
@@ -39,6 +40,7 @@ def calibrate(
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
     target_parameters: options.TargetParameters = None,
+    modules_to_save: options.ModulesToSave = None,
     method: options.Method = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
@@ -105,6 +107,7 @@ def calibrate(
         **options.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
+            modules_to_save=names_of(modules_to_save),
         ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,

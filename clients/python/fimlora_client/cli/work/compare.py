@@ -15,6 +15,7 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
+    names_of,
     parameters_asked,
     split_names,
     with_datasets,
@@ -54,6 +55,7 @@ def compare(
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
     target_parameters: options.TargetParameters = None,
+    modules_to_save: options.ModulesToSave = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -112,6 +114,7 @@ def compare(
         **options.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
+            modules_to_save=names_of(modules_to_save),
         ),
         "calibration": options.given(
             n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,

@@ -37,6 +37,8 @@ def _lines(estimate: Estimate) -> Iterator[tuple[str, str]]:
     parts.append(f"{size(model.weight_bytes)} in {memory.dtype}")
     if model.target_modules is not None:
         parts.append(f"{model.target_modules} target modules")
+    if model.saved_parameters is not None:
+        parts.append(f"{model.saved_parameters:,} parameters saved whole, beside the budget")
     yield "model", ", ".join(parts)
     if model.budget:
         yield "budget", _interval(model.budget)

@@ -16,6 +16,7 @@ from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
     columns_of,
+    names_of,
     pairs_of,
     parameters_asked,
     split_names,
@@ -150,6 +151,7 @@ def evaluate(
     target_modules: options.TargetModules = None,
     exclude_modules: options.ExcludeModules = None,
     target_parameters: options.TargetParameters = None,
+    modules_to_save: options.ModulesToSave = None,
     r_min: options.RMin = None,
     r_max: options.RMax = None,
     multiple_of: options.MultipleOf = None,
@@ -220,6 +222,7 @@ def evaluate(
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
             eval_rows=eval_rows, exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
+            modules_to_save=names_of(modules_to_save),
             priority=priority, deadline_s=deadline, webhook=webhook,
             metadata=pairs_of("--label", "KEY=VALUE", label),
         ),
