@@ -90,44 +90,56 @@ def make_llava(folder: Path) -> Path:
     return _save(transformers.LlavaForConditionalGeneration(config), processor, folder)
 
 
-def make_qwen_vl(folder: Path) -> Path:
-    """Patches of all images on one axis, positions of three rows; images of any size."""
+QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+QWEN_SIZES = {"shortest_edge": 14 * 14, "longest_edge": 56 * 56}
+MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+QWEN_VISION: dict[str, Any] = {
+    "depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48,
+    "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    "out_hidden_size": 32, "window_size": 28, "fullatt_block_indexes": [1],
+}  # fmt: skip
+
+
+def _save_qwen(folder: Path, tokenizer: Any, model: nn.Module) -> Path:
+    """Without a reader of videos, which would need torchvision."""
     from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as images
 
+    reader = images.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, size=QWEN_SIZES)
+    reader.save_pretrained(folder)
+    tokenizer.chat_template = template("<|vision_start|><|image_pad|><|vision_end|>")
+    return _save(model, tokenizer, folder)
+
+
+def make_qwen_vl(folder: Path) -> Path:
+    """Patches of all images on one axis, positions of three rows; images of any size."""
     torch.manual_seed(0)
-    named = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = byte_tokenizer(*named)
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(named))
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    tokenizer = byte_tokenizer(*QWEN)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(QWEN))
     config = transformers.Qwen2_5_VLConfig(
-        vision_config={
-            "depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48,
-            "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2,
-            "out_hidden_size": 32, "window_size": 28, "fullatt_block_indexes": [1],
-        },
-        text_config=TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope},
+        vision_config=QWEN_VISION,
+        text_config=TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE},
         image_token_id=image, video_token_id=video, vision_start_token_id=start,
         vision_end_token_id=end,
     )  # fmt: skip
-
-    class WithoutVideos(transformers.Qwen2_5_VLProcessor):
-        """Nothing reads videos here."""
-
-        def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
-            kind = super().check_argument_for_proper_class
-            return None if name == "video_processor" else kind(name, argument)
-
-    sizes = {"shortest_edge": 14 * 14, "longest_edge": 56 * 56}
-    processor = WithoutVideos(
-        images.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, size=sizes),
-        tokenizer,
-        None,
-        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"),
-    )
     model = transformers.Qwen2_5_VLForConditionalGeneration(config)
-    processor.image_processor.save_pretrained(folder)
-    processor.tokenizer.chat_template = processor.chat_template
-    return _save(model, processor.tokenizer, folder)
+    return _save_qwen(folder, tokenizer, model)
+
+
+def make_qwen2_vl(folder: Path) -> Path:
+    """The generation before, whose tower attends to all patches."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(*QWEN)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(QWEN))
+    config = transformers.Qwen2VLConfig(
+        vision_config={
+            "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2,
+            "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+        text_config=TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE},
+        image_token_id=image, video_token_id=video, vision_start_token_id=start,
+        vision_end_token_id=end,
+    )  # fmt: skip
+    return _save_qwen(folder, tokenizer, transformers.Qwen2VLForConditionalGeneration(config))
 
 
 def make_gemma3(folder: Path) -> Path:
@@ -178,6 +190,25 @@ def make_idefics3(folder: Path) -> Path:
     return _save(transformers.Idefics3ForConditionalGeneration(config), processor, folder)
 
 
+def make_paligemma(folder: Path) -> Path:
+    """Its processor writes a beginning before the text, and the end of a line behind it."""
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    torch.manual_seed(0)
+    reader = SiglipImageProcessorPil(size={"height": 28, "width": 28})
+    reader.image_seq_length = 4
+    processor = transformers.PaliGemmaProcessor(reader, byte_tokenizer())
+    tokenizer = processor.tokenizer
+    config = transformers.PaliGemmaConfig(
+        vision_config=VISION | {
+            "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32,
+        },
+        text_config=TEXT | {"model_type": "gemma", "vocab_size": len(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), projection_dim=32,
+    )  # fmt: skip
+    return _save(transformers.PaliGemmaForConditionalGeneration(config), processor, folder)
+
+
 def make_qwen_audio(folder: Path) -> Path:
     """Listens for a second at most, at 16,000 samples."""
     torch.manual_seed(0)
@@ -202,8 +233,8 @@ def make_qwen_audio(folder: Path) -> Path:
 
 
 MAKERS = {
-    "llava": make_llava, "qwen_vl": make_qwen_vl, "gemma3": make_gemma3,
-    "idefics3": make_idefics3, "qwen_audio": make_qwen_audio,
+    "llava": make_llava, "qwen_vl": make_qwen_vl, "qwen2_vl": make_qwen2_vl, "gemma3": make_gemma3,
+    "idefics3": make_idefics3, "paligemma": make_paligemma, "qwen_audio": make_qwen_audio,
 }  # fmt: skip
 
 

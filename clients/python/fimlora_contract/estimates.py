@@ -69,6 +69,10 @@ class MemoryEstimate(AnswerModel):
         description="Inputs of blocks that streaming keeps in host memory or on disk."
     )
     workers: list[WorkerFit]
+    note: str | None = Field(
+        None,
+        description="Of rows with images or sounds: what of them is counted, and what is not.",
+    )
 
 
 class QueueEstimate(AnswerModel):

@@ -34,6 +34,7 @@ from fimlora_service.calibrations.memory import (
     recorded_at_point,
     recorded_bytes,
 )
+from fimlora_service.calibrations.shown import shown_in
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.resolver import Resolved
@@ -68,6 +69,7 @@ def estimate_of(
         if resolved.adapter_ranks
         else recorded_bytes(request, shapes=model.shapes, config=config)
     )
+    shown = shown_in(config, resolved.references["dataset"].get("media", ()))
     demand = demand_of(
         checkpoint,
         config,
@@ -77,6 +79,7 @@ def estimate_of(
         passes=Passes.most(
             [passes_needed(*request.methods_measured), init_passes(request.adapter.initial)]
         ),
+        n_shown=shown.positions,
     )
     open_job = find_open(spec, submission.store)
     helps = reusable.result or reusable.measured
@@ -89,7 +92,7 @@ def estimate_of(
         batches=count_batches(request, resolved),
         fetch=FetchEstimate(model_bytes=to_fetch.model, dataset_bytes=to_fetch.dataset),
         model=model_estimate(request, model, checkpoint, demand),
-        memory=describe_memory(demand, dtype, workers),
+        memory=describe_memory(demand, dtype, workers, note=shown.note),
         queue=describe_queue(request, submission, workers, is_answered=bool(helps or open_job)),
     )
 
@@ -154,7 +157,9 @@ def model_estimate(
     )
 
 
-def describe_memory(demand: Demand, dtype: str, workers: Sequence[Worker]) -> MemoryEstimate:
+def describe_memory(
+    demand: Demand, dtype: str, workers: Sequence[Worker], *, note: str | None = None
+) -> MemoryEstimate:
     """The memory that is needed, against what each worker has."""
     return MemoryEstimate(
         dtype=dtype,
@@ -162,6 +167,7 @@ def describe_memory(demand: Demand, dtype: str, workers: Sequence[Worker]) -> Me
         streamed_bytes=demand.streamed,
         boundary_bytes=demand.boundary,
         workers=[fit(demand, worker) for worker in workers],
+        note=note,
     )
 
 

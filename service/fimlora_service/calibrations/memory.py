@@ -84,10 +84,12 @@ def demand_of(
     dtype: str,
     recorded: RecordedBytes = NOTHING,
     passes: Passes = Passes.BACKWARD,
+    n_shown: int = 0,
 ) -> Demand:
-    """Bytes by the rules above."""
+    """Bytes by the rules above, with so many positions for what a row shows beside its text."""
     size = BYTES[dtype]
     n_tokens = min(calibration.max_length, find(config, POSITIONS) or calibration.max_length)
+    n_tokens += n_shown
     n_examples = calibration.most_batches * calibration.batch_size
     weights, block = checkpoint.parameters * size, checkpoint.largest_block
     loaded = (block + max(block, checkpoint.largest_other)) * size

@@ -68,6 +68,7 @@ def test_a_request_is_estimated_and_nothing_is_written(http, body, redis_client,
     assert estimate["job_id"] is None
     assert estimate["fetch"] == {"model_bytes": 0, "dataset_bytes": 0}
     assert estimate["queue"] == {"ahead": 0, "workers": 0, "wait_s": None}
+    assert estimate["memory"]["note"] is None  # nothing but text
     job = http.post("/calibrate", json=body).json()
     assert estimate["resolved"] == job["resolved"]
     assert (

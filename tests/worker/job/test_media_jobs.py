@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 
 from support.jobs import Jobs, write_jsonl
-from support.seeing import MAKERS, data_url, pixels, png, wav
+from support.seeing import MAKERS, byte_tokenizer, data_url, pixels, png, wav
 
 pytest.importorskip("PIL")
 from PIL import Image
@@ -135,12 +136,71 @@ def test_images_on_one_axis_of_patches(jobs, run_queue, models):
 
 
 def test_sounds(jobs, run_queue, models):
-    """A column beside the messages, in whose places they go."""
-    MAKERS["qwen_audio"](models / "hears")
+    """A column beside the messages, in whose places they go; as the processor's own user reads them."""
+    folder = MAKERS["qwen_audio"](models / "hears")
+    rows = sound_rows()
 
-    job = run(jobs, run_queue, "hears", sound_rows())
+    job = run(jobs, run_queue, "hears", rows)
 
-    assert any("audio_tower" in m.name for m in job.result.rank_map.modules)
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    texts = []
+    for n, row in enumerate(rows):
+        inputs = processor(
+            text=[processor.apply_chat_template(row["messages"])],
+            audio=[samples(wav(n, n_samples=6_000 + 500 * n))],
+            sampling_rate=16_000, return_tensors="pt", add_special_tokens=False,
+        )  # fmt: skip
+        texts.append((f"{WORDS[n]}</s>", dict(inputs)))
+    names = [m.name for m in job.result.rank_map.modules]
+    wanted = own_gradients(folder, texts, names)
+    assert any("audio_tower" in name for name in names)
+    for module in job.result.rank_map.modules:
+        weight = wanted[module.name] / (module.d_in * module.d_out)
+        assert abs(module.score * 3 / 4 - weight) <= 1e-4 * weight, module.name
+
+
+def samples(content: bytes) -> Any:
+    """What a WAV file of one channel of 16 bits holds behind its header."""
+    return np.frombuffer(content[44:], "<i2").astype(np.float32) / 32_768
+
+
+def test_whisper_is_refused_by_name(jobs, run_queue, models):
+    """What writes what it hears reads no text beside it; the job says which models do."""
+    config = transformers.WhisperConfig(
+        vocab_size=300, num_mel_bins=8, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24,
+        decoder_ffn_dim=24, max_source_positions=50, max_target_positions=64, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(models / "whisper")
+    reader = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    reader.save_pretrained(models / "whisper")
+    byte_tokenizer().save_pretrained(models / "whisper")
+    for row in sound_rows()[0], {"audio": sound_rows()[0]["audio"], "text": "a red square"}:
+        job_id = jobs.submit(model="whisper", dataset={"source": "inline", "rows": [row]})
+        run_queue()
+        error = jobs.get(job_id).to_job().error
+
+        assert error.code == "unsupported_architecture"
+        assert "whisper" in error.detail.lower()
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of its own use of numpy
+def test_a_processor_that_rewrites_the_text_is_refused(jobs, run_queue, models):
+    """PaliGemma's puts a beginning and the end of a line around it: no label would be where it was."""
+    MAKERS["paligemma"](models / "sees")
+    row = {"image": data_url(png(pixels(0))), "prompt": "What is it?", "completion": " A"}
+    job_id = jobs.submit(
+        model="sees",
+        dataset={"source": "inline", "rows": [row]},
+        calibration={"n_batches": 1, "batch_size": 1},
+    )
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+
+    assert error.code == "unsupported_architecture"
+    assert "row 1: the model's processor (PaliGemmaProcessor) changes the text" in error.detail
 
 
 def test_files_beside_rows_of_a_registered_folder(jobs, run_queue, models):

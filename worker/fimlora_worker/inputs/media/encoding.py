@@ -125,6 +125,7 @@ class MediaEncoder:
             )
         shown = [tuple(r["new_span"]) for r in replaced]
         widened = _widened(text, replaced)
+        self._check_text(widened, _row(made["input_ids"]), add_special_tokens, where)
         offsets = [tuple(pair) for pair in _row(made.pop(OFFSETS))]
         is_shown = [any(a < end and start < b for a, b in shown) for start, end in offsets]
         moved = [(_moved(start, replaced), _moved(end, replaced)) for start, end in spans]
@@ -146,6 +147,24 @@ class MediaEncoder:
                 raise DatasetSchema(self._too_long(where, n_needed))
             return None
         return by_token | {n: v for n, v in made.items() if isinstance(v, Tensor)}
+
+    def _check_text(
+        self, text: str, ids: Sequence[int], add_special_tokens: bool, where: str
+    ) -> None:
+        """See that a processor has changed nothing but the places: marks would lie elsewhere.
+
+        Raises:
+            UnsupportedArchitecture: It writes more, as PaliGemma's a beginning and a line's end.
+        """
+        own = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        if list(own) != list(ids):
+            raise UnsupportedArchitecture(
+                f"{where}: the model's processor ({type(self.processor).__name__}) changes the text "
+                "besides putting in what stands for images and sounds, so that labels cannot be put: "
+                "rows with these are not read for this model; leave them alone by an empty name "
+                "(--column images=, --column audio=), or measure it by the library, with batches of "
+                "your own loader"
+            )
 
     def _cut(self, text: str, has_media: bool) -> str:
         """What of a text can come before the cut: all up to its last place, and some behind it."""

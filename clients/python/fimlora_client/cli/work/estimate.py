@@ -47,6 +47,8 @@ def _lines(estimate: Estimate) -> Iterator[tuple[str, str]]:
         f"{size(memory.streamed_bytes)} on the device, {size(memory.boundary_bytes)} kept"
     )
     yield "", streamed
+    if memory.note:
+        yield "", memory.note
     for worker in memory.workers:
         yield "worker", f"{worker.name}: {_fit(worker)}"
     yield "queue", f"{estimate.queue.ahead} ahead, workers: {estimate.queue.workers}"

@@ -1,0 +1,76 @@
+"""POST /estimate of rows with images and sounds: what the worker will count, or a plain word."""
+
+import pytest
+import torch
+import transformers
+
+from fimlora_service.calibrations.shown import shown_in
+from fimlora_worker.inputs.calibration_data import _n_patches
+from fimlora_worker.inputs.media.encoding import MediaEncoder
+from fimlora_worker.inputs.media.processor import load_processor
+from support.seeing import MAKERS, data_url, pixels, png, wav
+
+pytest.importorskip("PIL")
+IMAGE, SOUND = data_url(png(pixels(0))), data_url(wav(0), "audio/wav")
+CASES = [("llava", "image", IMAGE, "one image"), ("qwen_audio", "audio", SOUND, "one sound")]
+
+
+def rows(**shown):
+    return {"source": "inline", "rows": [{"text": f"words {n}", **shown} for n in range(4)]}
+
+
+@pytest.mark.parametrize(("name", "kind", "value", "said"), CASES)
+def test_what_a_tower_runs_through_is_counted(http, body, data_dir, name, kind, value, said):
+    """As many positions as the worker counts of what the processor makes."""
+    folder = MAKERS[name](data_dir / "models" / name)
+    asked = body | {"base_model": f"local:{name}", "dataset": rows(**{kind: value})}
+    asked |= {"target_modules": "all-linear"}
+
+    short, long = (
+        http.post("/estimate", json=asked | {"calibration": {"max_length": n}})
+        for n in (100, 200)
+    )
+
+    assert (short.status_code, long.status_code) == (200, 200), (short.text, long.text)
+    short, long = short.json()["memory"], long.json()["memory"]
+    processor = load_processor(folder, transformers.AutoConfig.from_pretrained(folder))
+    encoder = MediaEncoder(processor, 256)
+    text = encoder.placed("words", [(kind, value)], where="row 1")
+    example = encoder.encode(text, [(0, len(text))], [(kind, value)], where="row 1")
+    counted = sum(
+        _n_patches(v)
+        for name, v in example.items()
+        if isinstance(v, torch.Tensor) and "mask" not in name
+    )
+    assert shown_in(processor_config(folder), [kind]).positions == counted
+    assert short["note"].startswith(said)
+    assert f"as {counted} " in short["note"]
+    # Inputs of blocks are as many as there are tokens and positions, and nothing besides.
+    assert short["boundary_bytes"] * (200 + counted) == long["boundary_bytes"] * (100 + counted)
+    assert short["resident_bytes"] < long["resident_bytes"]
+
+
+def processor_config(folder):
+    return transformers.AutoConfig.from_pretrained(folder).to_dict()
+
+
+def test_images_of_any_size_are_said_not_to_be_counted(http, body, data_dir):
+    """No configuration tells how large they are."""
+    MAKERS["qwen_vl"](data_dir / "models" / "qwen")
+    asked = body | {"base_model": "local:qwen", "dataset": rows(image=IMAGE), "target_modules": "all-linear"}  # fmt: skip
+
+    note = http.post("/estimate", json=asked).json()["memory"]["note"]
+
+    assert "depends on their size, which no configuration tells" in note
+
+
+@pytest.mark.parametrize(
+    "part",
+    [None, [], {}, {"image_size": -1, "patch_size": 0}, {"image_size": "a", "patch_size": 14},
+     {"image_size": 10**30, "patch_size": 1}, {"image_size": [None], "patch_size": [2]},
+     {"image_size": 14, "patch_size": 28}],
+)  # fmt: skip
+def test_an_odd_configuration_is_no_figure(part):
+    """Nor an error."""
+    found = shown_in({"vision_config": part, "audio_config": part}, ["audio", "image"])
+    assert (found.positions, found.note.count("depends on")) == (0, 2)
