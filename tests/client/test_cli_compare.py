@@ -1,11 +1,19 @@
 """``fimlora compare`` on the real app, with a worker behind it."""
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from rich.console import Console
 
+from fimlora import Budget, TargetModule
+from fimlora import compare as compare_methods
 from fimlora.methods.registry import METHODS
+from fimlora_client.cli.work.compare import experts_table
+from fimlora_contract.comparisons import Comparison
+from support.results import make_statistics
 
 REQUEST = ["--budget", "4"]
 
@@ -71,3 +79,29 @@ def test_what_cannot_be_compared_is_said_before_anything_is_sent(run, rows, argu
 
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_selected_experts_have_a_line_and_random_ones_another():
+    """Of Fisher information 1, 2, 3 and 4 the half with the most has 7 of 10."""
+    names = [f"layers.0.experts.{n}.up" for n in range(4)]
+    measured = replace(
+        make_statistics(),
+        modules=tuple(TargetModule(name, 16, 16) for name in names),
+        row_energies={name: np.full(16, n + 1.0) for n, name in enumerate(names)},
+        example_energies={},
+    )
+    found = compare_methods(
+        measured,
+        Budget("parameters", 320),
+        methods=["fim", "uniform"],
+        experts={"select": "fisher", "share": 0.5},
+    )
+    console = Console(width=120, record=True)
+
+    console.print(experts_table(Comparison.model_validate(found.to_json())))
+
+    lines = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    asked, control = lines[-2:]
+    assert asked == ["fisher", "2", "of", "4", "\N{EN DASH}", "70.0%", "2", "320"]
+    assert control[:4] == ["random", "2", "of", "4"]
+    assert control[-1] == "320"

@@ -98,11 +98,30 @@ def test_methods_are_compared_on_selected_experts():
     assert JobComparisonRequest.model_validate({k: fields[k] for k in ("budget", "allocation")})
 
 
-@pytest.mark.parametrize("kind", [EvaluationRequest, SweepRequest])
-def test_where_all_experts_train_none_are_selected(kind):
-    """Those plans are swept or trained as they are."""
+def test_selected_experts_are_trained_beside_random_ones():
+    """An arm more than without; what would show nothing of them is refused."""
+    fields = ASKED | {"allocation": {"experts": EXPERTS}}
+    asked = EvaluationRequest.model_validate(fields)
+    plain = EvaluationRequest.model_validate(ASKED)
+    assert asked.arms == (*plain.arms, "random-experts")
+    assert asked.n_runs * 3 == plain.n_runs * 4
+    random = {"allocation": {"experts": {"select": "random", "share": 0.5}}}
+    for changes, message in (
+        (random, "give routed or fisher"),
+        ({"plans": {"mine": "name/tag"}}, "leave plans out"),
+        ({"methods": ["uniform"]}, "give a method that is neither"),
+        ({"methods": ["spectral"]}, "take one of fim, "),
+        (
+            {"target_parameters": None, "allocation": {"experts": FISHER}, "methods": ["eva"]},
+            "no Fisher information is measured",
+        ),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            EvaluationRequest.model_validate(fields | changes)
+
+
+def test_a_sweep_is_of_all_experts():
+    """It says why, and what to ask instead."""
     fields = {"budget": 8, "allocation": {"experts": EXPERTS}}
-    if kind is not SweepRequest:
-        fields |= ASKED
-    with pytest.raises(ValidationError, match="has no meaning here"):
-        kind.model_validate(fields)
+    with pytest.raises(ValidationError, match=r"fewer batches.*POST /jobs/\{id\}/compare"):
+        SweepRequest.model_validate(fields)

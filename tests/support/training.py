@@ -60,7 +60,12 @@ def make_rows(
 
 
 def make_task(
-    folder: Path, rows: Sequence[dict[str, Any]], *, own: Rows | None = None, **changes: Any
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    *,
+    own: Rows | None = None,
+    made: dict[str, Arm] | None = None,
+    **changes: Any,
 ) -> Task:
     """The task of an evaluation on a model in a folder, with arms that are no measurement."""
     settings = EvaluationSettings(**{**SETTINGS, **changes})
@@ -73,7 +78,7 @@ def make_task(
     task = "seq2seq_lm" if is_pair else fields.task
     model = base_model(folder, config, task, tokenizer.pad_token_id, split.labels)
     encoder = Encoder(tokenizer, fields, settings.max_length, split.labels, is_pair=is_pair)
-    return task_for(settings, make_arms(model), model, table, own, encoder)
+    return task_for(settings, made or make_arms(model), model, table, own, encoder)
 
 
 def base_model(
@@ -121,7 +126,7 @@ def by_hand(
     n_warmup: int,
     head: Sequence[str] = (),
 ) -> nn.Module:
-    """Train with PEFT and a loop: AdamW, clipping at 1, a rate that rises and falls in lines."""
+    """Train with PEFT and a loop, from given A."""
     ranks = {name: rank for name, rank in plan.ranks.items() if rank}
     config = LoraConfig(
         target_modules=list(ranks),
@@ -133,6 +138,11 @@ def by_hand(
     for name, A in starts.items():
         layer = model.base_model.model.get_submodule(name)
         layer.lora_A["default"].weight.data.copy_(A)
+    return loop(model, batches, rate=rate, n_warmup=n_warmup)
+
+
+def loop(model: Any, batches: Sequence[Any], *, rate: float, n_warmup: int) -> nn.Module:
+    """Train what requires gradients: AdamW, clipping at 1, a rate that rises and falls in lines."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=0.0)
     model.train()

@@ -7,7 +7,7 @@ seeds. ``uniform`` and ``random`` are always among the arms: without them there 
 
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fimlora_contract.allocations import Allocation
 from fimlora_contract.base import AnswerModel
@@ -20,11 +20,13 @@ from fimlora_contract.references import (
     InlineDataset,
     Name,
 )
-from fimlora_contract.request_checks import check_all_experts
+from fimlora_contract.request_checks import check_trained_experts
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.verdicts import EvaluationResult
 
 CONTROLS: tuple[MethodName, ...] = ("uniform", "random")
+# Where experts are selected, the control of that.
+RANDOM_EXPERTS = "random-experts"
 MOST_RUNS = 500
 # Rows that a run may train on, repeated ones included: their order is kept in memory.
 MOST_TRAINED_ROWS = 1_000_000
@@ -71,7 +73,14 @@ class EvaluationRequest(CalibrationRequest):
     parameters, those of uniform ranks at the budget.
     """
 
-    allocation: Annotated[Allocation, AfterValidator(check_all_experts)] = Allocation()
+    allocation: Annotated[
+        Allocation,
+        Field(
+            description="How the budget is shared. With experts, the plans of methods and random "
+            "train selected ones, uniform trains all, and an arm more, random-experts, as many "
+            "random ones in each layer."
+        ),
+    ] = Allocation()
     methods: Annotated[
         Annotated[list[AskedMethod], Field(max_length=8)] | None,
         Field(
@@ -190,6 +199,12 @@ class EvaluationRequest(CalibrationRequest):
         return self
 
     @model_validator(mode="after")
+    def _experts_have_a_control(self) -> Self:
+        has_plans = bool(self.plans)
+        check_trained_experts(self.allocation, self.wanted_methods, has_plans=has_plans)
+        return self
+
+    @model_validator(mode="after")
     def _not_too_many_runs(self) -> Self:
         rates = self.learning_rates or []
         if rates != sorted(set(rates)):
@@ -215,7 +230,8 @@ class EvaluationRequest(CalibrationRequest):
     @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms, the controls last."""
-        return tuple(dict.fromkeys([*self.wanted_methods, *self.plans, *CONTROLS]))
+        controls = (*CONTROLS, *([RANDOM_EXPERTS] if self.allocation.experts else []))
+        return tuple(dict.fromkeys([*self.wanted_methods, *self.plans, *controls]))
 
     @property
     def wanted_methods(self) -> tuple[MethodName, ...]:

@@ -74,9 +74,9 @@ class Levers(AnswerModel):
 class Verdict(AnswerModel):
     """The answer to whether the ranks help on this task."""
 
-    code: Literal["no_difference", "better", "any_uneven", "undecided"] = Field(
+    code: Literal["no_difference", "better", "any_uneven", "any_experts", "undecided"] = Field(
         description="better: an arm has less loss than uniform. any_uneven: random ranks have, "
-        "too, and the two are not told apart. undecided: uniform diverged, or seeds lack."
+        "too, and the two are not told apart. any_experts: so it is with random experts. undecided: uniform diverged, or seeds lack."
     )
     winner: str = Field(description="The arm to use; uniform where none can be named.")
     sentence: str

@@ -152,7 +152,7 @@ class EvaluationResolver:
 
 
 def check_all_train(maps: Mapping[str, RankMap]) -> None:
-    """Refuse plans that train some experts: stock PEFT, which trains the arms, trains all.
+    """Refuse plans that train some experts: random ones beside them are planned by methods.
 
     Raises:
         ValidationFailed: There is one.
@@ -161,8 +161,8 @@ def check_all_train(maps: Mapping[str, RankMap]) -> None:
         is_some = any(module.experts is not None for module in rank_map.modules)
         if is_some or rank_map.provenance.get("expert_selection") is not None:
             raise ValidationFailed(
-                f"plan {name!r} trains some experts, and all experts of a target train in an "
-                "evaluation; evaluate one made without allocation.experts"
+                f"plan {name!r} trains some experts, beside which random ones are to be trained; "
+                "give methods and allocation.experts in place of the plan, which makes both"
             )
 
 

@@ -21,7 +21,7 @@ METHOD = (
     "alpha / rank, and was tuned on the same learning rates. A seed gives all arms the same order "
     "of rows and the same start. An arm wins if its loss is lower than uniform's at 5 % by the "
     "paired t test, after Holm's correction for the number of arms; a winner is then held against "
-    "random ranks."
+    "random ranks, and where experts were selected against random experts."
 )
 
 

@@ -412,7 +412,7 @@ class TestGivenPlans:
 
     @pytest.mark.parametrize("is_fused", [True, False])
     def test_a_plan_for_some_experts_is_refused(self, http, body, data_dir, is_fused):
-        """All experts would train; fused ones say so, others by how their plan was made."""
+        """Random ones beside them are planned by methods; fused ones say so, others their plan."""
         names = ("up", "down") if is_fused else [f"{n}.up" for n in range(4)]
         modules = tuple(
             TargetModule(f"layers.0.experts.{name}", 16, 16, n_experts=4 if is_fused else None)
@@ -434,7 +434,7 @@ class TestGivenPlans:
 
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         assert "plan 'mine' trains some experts" in answer.json()["detail"]
-        assert "made without allocation.experts" in answer.json()["detail"]
+        assert "give methods and allocation.experts" in answer.json()["detail"]
 
     def test_a_plan_of_multiples_may_be_off_by_one(self, http, body, data_dir):
         """One step is as many ranks as a plan adds at once; without, it is one rank."""

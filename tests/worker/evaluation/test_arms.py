@@ -8,6 +8,7 @@ from fimlora.allocation import allocate
 from fimlora.allocation.division import dearest_step
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
+from fimlora.left_out import NOT_SELECTED
 from fimlora.plan import Budget, TargetModule
 from fimlora.scores import Scores
 from fimlora_worker.errors import UnequalArms
@@ -101,18 +102,36 @@ def test_other_modules_are_another_question():
         check_equal(as_arms(arm("uniform"), arm("fim", scores=fewer, r_max=32)))
 
 
-def test_some_experts_alone_cannot_be_trained():
-    """Fused ones say so themselves, others by how their plan was made."""
-    uniform = arm("uniform")
-    fused = TargetModule("layer.0.experts.up", 16, 16, n_experts=4, experts=(0, 2))
-    some = arm("fim", scores=Scores((fused,), {fused.name: 1.0}))
-    own = arm("fim", provenance={"expert_selection": {"select": "random", "share": 0.5}})
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_arms_may_train_other_experts_of_the_same_modules(is_fused):
+    """What they spend is what trains, and must be the same; others were meant, or are no arm's."""
+    q = TargetModule("layers.0.q", 16, 16)
+    names = ["up"] if is_fused else [f"{expert}.up" for expert in range(4)]
+    experts = [
+        TargetModule(f"layers.0.experts.{name}", 16, 16, n_experts=4 if is_fused else None)
+        for name in names
+    ]
+    budget = Budget("parameters", 40 * 32)
 
-    for each in (some, own):
-        with pytest.raises(
-            UnequalArms, match=r"'fim' trains some experts.*allocation\.experts"
-        ):
-            check_equal(as_arms(uniform, each))
+    def of(name, chosen, *, meant=NOT_SELECTED, limit=budget):
+        modules = [q] + (
+            [replace(m, experts=tuple(chosen)) for m in experts]
+            if is_fused
+            else [experts[e] for e in chosen]
+        )
+        left = {} if is_fused else {m.name: meant for m in experts if m not in modules}
+        scores = Scores(modules, {m.name: 1.0 for m in modules}, not_targeted=left)
+        return Arm(name, (allocate(scores, limit, r_min=1, r_max=16),))
+
+    uniform = of("uniform", range(4))
+    check_equal(as_arms(uniform, of("fim", [0, 2]), of("random-experts", [1, 3])))
+
+    less = Budget("parameters", 20 * 32)
+    with pytest.raises(UnequalArms, match="more than one step"):
+        check_equal(as_arms(uniform, of("fim", [0, 2], limit=less)))
+    if not is_fused:
+        with pytest.raises(UnequalArms, match="different target modules"):
+            check_equal(as_arms(uniform, of("fim", [0, 2], meant="it is excluded")))
 
 
 def test_an_arm_has_a_plan():

@@ -118,6 +118,35 @@ def test_a_difference_well_above_the_noise_is_found(offsets, code, winner):
     assert all(v.winner in v.sentence and "uniform" in v.sentence for v in right)
 
 
+@pytest.mark.parametrize(
+    ("offsets", "code", "winner"),
+    [
+        ({"fim": -0.1, "random": -0.05, "random-experts": -0.05}, "better", "fim"),
+        ({"fim": -0.05, "random-experts": -0.05}, "any_experts", None),
+        ({"random-experts": -0.05}, "any_experts", "random-experts"),
+        ({"fim": -0.05, "random-experts": 0.05}, "better", "fim"),
+    ],
+    ids=str,
+)
+def test_selected_experts_are_held_against_random_ones(offsets, code, winner):
+    """As ranks are against random ranks: a selection that random experts equal is none."""
+    arms = ("uniform", "random", "random-experts", "fim")
+    found = [judge(*simulate(seed, offsets, n_seeds=10, arms=arms)) for seed in range(100)]
+
+    right = [
+        j.verdict for j in found
+        if j.verdict.code == code and winner in {j.verdict.winner, None}
+    ]  # fmt: skip
+
+    assert len(right) >= 90
+    assert all("random-experts" in v.sentence or "random experts" in v.sentence or
+               "any selection" in v.sentence for v in right)  # fmt: skip
+    references = {(d.arm, d.reference) for d in found[0].differences}
+    controls = [*zip(arms[1:3], arms[:2], strict=True), ("random-experts", "uniform")]
+    fim = [("fim", control) for control in arms[:3]]
+    assert references == {*controls, *fim}
+
+
 def test_no_difference_says_how_large_one_could_be():
     """The farthest that simultaneous intervals reach, in loss and in points of accuracy."""
     settings, results = simulate(7, {})

@@ -39,9 +39,13 @@ def test_the_cheapest_stack_must_be_affordable(parameters, fits):
             check(model, {"parameters": parameters}, r_min=1)
 
 
-def test_experts_may_see_no_token():
-    """Only what is outside of them must be affordable."""
-    blocks = nn.ModuleList([nn.ModuleDict({"q": nn.Linear(4, 4), "experts": stack(5, 30)})])
+@pytest.mark.parametrize("name", ["{}", "expert_{}"])
+def test_experts_may_see_no_token(name):
+    """Only what is outside of them must be affordable, whatever they are called."""
+    experts = nn.ModuleDict(
+        {name.format(i): nn.ModuleDict({"q": nn.Linear(30, 30)}) for i in range(5)}
+    )
+    blocks = nn.ModuleList([nn.ModuleDict({"q": nn.Linear(4, 4), "experts": experts})])
 
     check(nn.ModuleDict({"layers": blocks}), {"parameters": 8}, r_min=1)
 
@@ -136,10 +140,10 @@ def mixture(**changes):
     return [*fused, *linear]
 
 
-def own(names):
-    return [TargetModule(f"layers.0.mlp.experts.{n}.wi", 8, 8) for n in names] + [
-        TargetModule("layers.0.attn.q", 16, 16)
-    ]
+def own(names, block="layers.0."):
+    """Experts that are modules of their own, 16 per rank, and a map of 32 beside them."""
+    experts = [TargetModule(f"{block}mlp.experts.{n}.wi", 8, 8) for n in names]
+    return [*experts, TargetModule(f"{block}attn.q", 16, 16)]
 
 
 def check_experts(modules, budget, experts, *, kind=CalibrationRequest, **changes):
@@ -173,7 +177,7 @@ def test_the_fewest_experts_that_may_be_selected_must_be_affordable(parameters, 
 
 def test_a_mean_rank_by_coverage_is_refused_where_no_number_of_experts_has_it():
     """Experts of their own are modules: many small ones lower the highest mean there can be."""
-    modules = own("abcd")
+    modules = own("abcd", block="")  # in no stack, which rows might not reach
     fisher = {"select": "fisher", "coverage": 0.5}
     check_experts(
         modules, 12, fisher, allocation={"r_max": 16}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from fimlora.adapter.config import build_adapter_config
 from fimlora.adapter.live import LiveAdapter, live_adapter
+from fimlora.adapter.stacked import only_selected, per_expert
 from fimlora.errors import AdapterMismatch
 from fimlora.numerics.seeded_draws import draw_embedding_b, draw_lora_a
-from fimlora.plan import RankPlan
+from fimlora.plan import RankPlan, TargetModule
 from fimlora_worker.inputs.base_model import BaseModel, set_padding
 from fimlora_worker.inputs.heads import TASK_TYPES, ModelRequest
 from fimlora_worker.inputs.models import load_model
@@ -28,7 +29,7 @@ class Adapted:
 
     Attributes:
         model: A PEFT model.
-        adapter_parameters: Of A and B.
+        adapter_parameters: Of A and B; of fused experts, those of the experts that train.
         trainable_parameters: These and those of the head and of modules that are saved whole.
     """
 
@@ -96,15 +97,53 @@ def _start_adapter(adapter: LiveAdapter, plan: RankPlan, *, seed: int) -> None:
                 B.copy_(draw_embedding_b(modules[name], rank=rank, seed=seed).T)
             else:
                 A.copy_(draw_lora_a(modules[name], rank=rank, seed=seed))
+                for part, some in zip((A, B), only_selected(modules[name], A, B), strict=True):
+                    part.copy_(some)
+
+
+def check_others_untouched(adapted: Adapted, plan: RankPlan) -> None:
+    """See that no other experts were trained than those that the plan selects.
+
+    Args:
+        adapted: The model, after training.
+        plan: The plan.
+
+    Raises:
+        AdapterMismatch: A or B of another expert is no longer zero, so that it has changed.
+    """
+    adapter = live_adapter(adapted.model, experts=True)
+    for module in _with_selected(plan):
+        pairs = per_expert(*adapter.factors(module.name), module.n_matrices)
+        for expert, pair in enumerate(pairs):
+            if expert not in (module.experts or ()) and any(bool(part.any()) for part in pair):
+                raise AdapterMismatch(
+                    f"expert {expert} of {module.name!r} is not selected, and training has changed "
+                    "its A or B, which begin with zero"
+                )
+
+
+def _with_selected(plan: RankPlan) -> list[TargetModule]:
+    return [m for m in plan.modules if m.experts is not None and plan.ranks[m.name]]
 
 
 def _counted(model: nn.Module, adapter: LiveAdapter, plan: RankPlan) -> Adapted:
-    factors = [part for name in adapter.layers for part in adapter.factors(name)]
-    n_adapter = sum(part.numel() for part in factors)
-    if n_adapter != plan.spent.parameters:
+    n_held = sum(part.numel() for name in adapter.layers for part in adapter.factors(name))
+    not_selected = {
+        module.name: sum(
+            part.numel()
+            for expert, pair in enumerate(
+                per_expert(*adapter.factors(module.name), module.n_matrices)
+            )
+            if expert not in (module.experts or ())
+            for part in pair
+        )
+        for module in _with_selected(plan)
+    }
+    n_zero = sum(not_selected.values())  # held and counted by PEFT, and never anything else
+    if n_held - n_zero != plan.spent.parameters:
         raise AdapterMismatch(
-            f"PEFT trains {n_adapter:,} parameters of A and B, the plan has "
+            f"PEFT trains {n_held - n_zero:,} parameters of A and B, the plan has "
             f"{plan.spent.parameters:,}"
         )
     n_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Adapted(model, n_adapter, n_trainable)
+    return Adapted(model, n_held - n_zero, n_trainable - n_zero)

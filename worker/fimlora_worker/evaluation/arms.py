@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fimlora.allocation.division import dearest_step
 from fimlora.errors import InvalidOption
+from fimlora.left_out import NOT_SELECTED
 from fimlora.plan import RankPlan
 from fimlora_worker.errors import UnequalArms
 
@@ -35,6 +36,8 @@ class Arm:
 def check_equal(arms: Mapping[str, Arm]) -> None:
     """See that all plans of all arms adapt the same modules, scaled alike, and spend the same.
 
+    Of a mixture they may train other experts of the same modules, or all of them.
+
     Parameters may differ by less than one step: the largest cost of as many ranks as a plan
     adds at once.
 
@@ -48,12 +51,7 @@ def check_equal(arms: Mapping[str, Arm]) -> None:
     first_name, first = plans[0]
     step = max(map(dearest_step, (plan for _, plan in plans)))
     for name, plan in plans:
-        if _trains_some_experts(plan):
-            raise UnequalArms(
-                f"arm {name!r} trains some experts, and all experts of a target train in an "
-                "evaluation; take a plan that was made without allocation.experts"
-            )
-        if {m.name: m.cost for m in plan.modules} != {m.name: m.cost for m in first.modules}:
+        if not _adapt_the_same(plan, first):
             raise UnequalArms(
                 f"arms {first_name!r} and {name!r} are plans for different target modules"
             )
@@ -97,7 +95,15 @@ def check_saved(arms: Mapping[str, Arm], saved: Mapping[str, int]) -> None:
                 )
 
 
-def _trains_some_experts(plan: RankPlan) -> bool:
-    """Whether experts were selected: fused ones by number, others by which are targets."""
-    is_some = any(module.experts is not None for module in plan.modules)
-    return is_some or plan.provenance.get("expert_selection") is not None
+def _adapt_the_same(plan: RankPlan, other: RankPlan) -> bool:
+    """Whether two plans are for the same modules, whichever experts of these train."""
+    mine, theirs = ({m.name: m.held_cost for m in each.modules} for each in (plan, other))
+    return _meant(plan) == _meant(other) and not {
+        name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]
+    }
+
+
+def _meant(plan: RankPlan) -> set[str]:
+    """Its modules, and those of experts that were not selected."""
+    not_selected = {name for name, why in plan.not_targeted.items() if why == NOT_SELECTED}
+    return {module.name for module in plan.modules} | not_selected

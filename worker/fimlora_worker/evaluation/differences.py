@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from fimlora_worker.evaluation.judgement import MORE_IS_BETTER, ArmSummary, Difference
 from fimlora_worker.evaluation.paired import Paired, differences_by_seed, holm, paired
 from fimlora_worker.evaluation.runs import RunResult
-from fimlora_worker.evaluation.settings import CONTROLS, RANDOM, UNIFORM
+from fimlora_worker.evaluation.settings import CONTROLS, RANDOM_EXPERTS
 from fimlora_worker.evaluation.summary import final_results, values_by_seed
 
+REFERENCES = (*CONTROLS, RANDOM_EXPERTS)
 Values = Mapping[str, Mapping[int, float]]  # by arm and seed
 
 
@@ -17,7 +18,7 @@ def find_differences(arms: Sequence[ArmSummary], runs: Sequence[RunResult]) -> l
     metrics = dict.fromkeys(name for arm in arms for name in arm.metrics)
     for metric in metrics:
         values = values_of(arms, runs, metric)
-        for reference in CONTROLS:
+        for reference in (name for name in REFERENCES if name in values):
             found.extend(_to_reference(values, reference, metric))
     return found
 
@@ -56,5 +57,7 @@ def _to_reference(values: Values, reference: str, metric: str) -> list[Differenc
 
 
 def _is_known(arm: str, reference: str) -> bool:
-    """Whether a difference is none, or that of random to uniform the other way round."""
-    return arm == reference or (arm, reference) == (UNIFORM, RANDOM)
+    """Whether a difference is none, or that of two controls the other way round."""
+    if arm not in REFERENCES:
+        return False
+    return REFERENCES.index(arm) <= REFERENCES.index(reference)

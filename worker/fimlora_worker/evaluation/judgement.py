@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fimlora_worker.evaluation.tuning import RateLoss
 
-Code = Literal["no_difference", "better", "any_uneven", "undecided"]
+Code = Literal["no_difference", "better", "any_uneven", "any_experts", "undecided"]
 # Metrics of which more is better; of all others less is.
 MORE_IS_BETTER = frozenset({"accuracy", "macro_f1", "pearson"})
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from fimlora_worker.evaluation.judgement import ArmSummary
 from fimlora_worker.evaluation.runs import LOSS
-from fimlora_worker.evaluation.settings import UNIFORM
+from fimlora_worker.evaluation.settings import RANDOM_EXPERTS, UNIFORM
 
 
 def find_notes(arms: Sequence[ArmSummary], n_tested: int | None) -> tuple[str, ...]:
@@ -21,7 +21,16 @@ def find_notes(arms: Sequence[ArmSummary], n_tested: int | None) -> tuple[str, .
         "all arms."
     )
     seeds = "Intervals cover the spread between seeds only, not what other rows would change."
-    return (*(note for arm in arms for note in _notes_on(arm)), tested, seeds)
+    return (*_on_experts(arms), *(n for arm in arms for n in _notes_on(arm)), tested, seeds)
+
+
+def _on_experts(arms: Sequence[ArmSummary]) -> Iterable[str]:
+    if any(arm.name == RANDOM_EXPERTS for arm in arms):
+        yield (
+            "Experts are selected: uniform trains all of them, random-experts as many random ones "
+            "in each layer, and all other arms the selected ones, each with the same number of "
+            "parameters. An expert of many that trains gets higher ranks for them."
+        )
 
 
 def _notes_on(arm: ArmSummary) -> Iterable[str]:

@@ -14,6 +14,8 @@ from fimlora.errors import InvalidOption
 
 UNIFORM, RANDOM = "uniform", "random"
 CONTROLS = (UNIFORM, RANDOM)
+# The control of selected experts: as many random ones in each layer; an arm where some are selected.
+RANDOM_EXPERTS = "random-experts"
 # Short runs want high rates; classifiers with a new head the highest. Given, not computed: the
 # grid is widened where it ends too early.
 RATES: Mapping[str, tuple[float, ...]] = {

@@ -31,7 +31,7 @@ from transformers import (
 
 from fimlora.memory.out_of_memory import named_out_of_memory
 from fimlora.model.random_states import random_states, restore_random_states
-from fimlora_worker.evaluation.adapted import adapt, training_request
+from fimlora_worker.evaluation.adapted import adapt, check_others_untouched, training_request
 from fimlora_worker.evaluation.data import order_of
 from fimlora_worker.evaluation.runs import LOSS, RunResult, RunSpec
 from fimlora_worker.evaluation.settings import EvaluationSettings
@@ -88,6 +88,8 @@ def _train(spec: RunSpec, task: Task, folder: Path, on_step: OnStep) -> RunResul
             watch=watch,
         )
         trainer.train()
+    if not math.isnan(watch.metrics[LOSS]):  # else no gradient is a number, of zeros neither
+        check_others_untouched(adapted, plan)
     return RunResult(
         spec=spec,
         curve=tuple(watch.curve),

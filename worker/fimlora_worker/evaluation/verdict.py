@@ -4,8 +4,8 @@ Loss decides. An arm wins if its loss is lower than uniform's over the same seed
 Holm's correction for the number of arms; among several the one with the lowest loss. The winner
 is then held against random ranks. Where it is not lower than these at 5 %, and random ranks win
 over uniform, too, any uneven pattern does it; where random does not win, all that is said is that
-the two were not told apart. Without a winner the verdict says how large a difference could have
-been missed: the farthest that the intervals reach, simultaneous at 95 % by Bonferroni. An arm
+the two were not told apart. Where experts were selected, random experts are held against it alike.
+Without a winner the verdict says how large a difference could have been missed: the farthest that the intervals reach, simultaneous at 95 % by Bonferroni. An arm
 that diverged in a final run cannot win, and uniform that did is not recommended. Intervals in
 tables are each at 95 %.
 """
@@ -21,7 +21,12 @@ from fimlora_worker.evaluation.notes import find_notes
 from fimlora_worker.evaluation.paired import LEVEL, differences_by_seed, paired
 from fimlora_worker.evaluation.runs import LOSS, RunResult
 from fimlora_worker.evaluation.schedule import next_runs
-from fimlora_worker.evaluation.settings import RANDOM, UNIFORM, EvaluationSettings
+from fimlora_worker.evaluation.settings import (
+    RANDOM,
+    RANDOM_EXPERTS,
+    UNIFORM,
+    EvaluationSettings,
+)
 from fimlora_worker.evaluation.summary import summarise
 
 ERROR_RATE = 1 - LEVEL
@@ -165,14 +170,25 @@ def _winner(
     if best.arm == RANDOM:
         sentence = f"{head}, and its ranks are random: any uneven pattern does it."
         return Verdict("any_uneven", RANDOM, sentence, notes)
-    to_random = next((d for d in differences if _is(d, best.arm, RANDOM, LOSS)), None)
-    against, is_told_apart = _against_random(to_random)
+    if best.arm == RANDOM_EXPERTS:
+        sentence = f"{head}, and its experts are random: any selection of as many does it."
+        return Verdict("any_experts", RANDOM_EXPERTS, sentence, notes)
+    against_experts, is_selection = _against(RANDOM_EXPERTS, best, differences)
+    if any(d.arm == RANDOM_EXPERTS for d in winners) and not is_selection:
+        sentence = (
+            f"{head}; {against_experts}, and random experts are better than uniform, too: any "
+            "selection of as many does it."
+        )
+        return Verdict("any_experts", best.arm, sentence, notes)
+    against, is_told_apart = _against(RANDOM, best, differences)
     if any(d.arm == RANDOM for d in winners) and not is_told_apart:
         sentence = (
             f"{head}; {against}, and random is better than uniform, too: any uneven pattern "
             "does it."
         )
         return Verdict("any_uneven", best.arm, sentence, notes)
+    if any(d.reference == RANDOM_EXPERTS for d in differences):
+        against = f"{against}; {against_experts}"
     return Verdict("better", best.arm, f"{head}; {against}: use {best.arm}.", notes)
 
 
@@ -188,15 +204,18 @@ def _head(best: Difference, uniform: ArmSummary, differences: Sequence[Differenc
     )
 
 
-def _against_random(to_random: Difference | None) -> tuple[str, bool]:
-    """How the winner stands to random ranks, in words, and whether they differ."""
-    if to_random is None:
-        return "nothing to hold against random", False
-    if to_random.p > ERROR_RATE:
-        return f"not told apart from random ({_signed(to_random)})", False
-    if to_random.mean < 0:
-        return f"against random {_signed(to_random)}", True
-    return f"worse than random ({_signed(to_random)})", False
+def _against(
+    control: str, best: Difference, differences: Sequence[Difference]
+) -> tuple[str, bool]:
+    """How the winner stands to random ranks, or experts, in words, and whether they differ."""
+    found = next((d for d in differences if _is(d, best.arm, control, LOSS)), None)
+    if found is None:
+        return f"nothing to hold against {control}", False
+    if found.p > ERROR_RATE:
+        return f"not told apart from {control} ({_signed(found)})", False
+    if found.mean < 0:
+        return f"against {control} {_signed(found)}", True
+    return f"worse than {control} ({_signed(found)})", False
 
 
 def _seeds(differences: Sequence[Difference]) -> str:

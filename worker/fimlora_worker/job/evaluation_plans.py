@@ -6,12 +6,14 @@ are a dataset of their own, those rows are a calibration's, and so may its stati
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fimlora import RankPlan, Scores, allocate, score
 from fimlora import __version__ as engine_version
+from fimlora.errors import InfeasibleBudget
+from fimlora.methods.expert_choice import ExpertChoice, with_experts
 from fimlora.methods.registry import find_method
 from fimlora.plan import Budget
 from fimlora.whole_names import MODULES_TO_SAVE, UNTIED
@@ -19,15 +21,17 @@ from fimlora_contract.jobs import Stage
 from fimlora_jobs.record import JobRecord
 from fimlora_jobs.results.store import ResultMissing
 from fimlora_worker.errors import PlanGone
-from fimlora_worker.evaluation.settings import CONTROLS, RANDOM, UNIFORM
+from fimlora_worker.evaluation.settings import CONTROLS, RANDOM, RANDOM_EXPERTS, UNIFORM
 from fimlora_worker.job.calibration import AcceptedJob, facts_of, measure
 from fimlora_worker.job.evaluation_ground import Ground
 from fimlora_worker.job.preparation import prepare
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.reuse import find_measured, sources
-from fimlora_worker.job.solving import budget_of
+from fimlora_worker.job.solving import all_experts_cost_more, budget_of, experts_of
 from fimlora_worker.job.worker_process import WorkerProcess
 
+# Of a method, and of the experts that train.
+ScoresOf = Callable[[str, ExpertChoice | None], Scores]
 N_RANDOM = 5  # one draw would say more about itself than about random ranks
 
 
@@ -71,7 +75,10 @@ def make_plans(
     )
     reporter.enter(Stage.ALLOCATING)
     aggregation = ground.request.allocation.aggregation
-    scores = partial(score, statistics, aggregation=aggregation)
+
+    def scores(method: str, experts: ExpertChoice | None) -> Scores:
+        return score(with_experts(statistics, experts), method, aggregation=aggregation)
+
     return _arms(ground, given, _solve(ground, scores, facts_of(accepted, prepared, rounds)))
 
 
@@ -85,11 +92,11 @@ def _arms(
     }
 
 
-def _scores_of_none(given: Mapping[str, list[Any]]) -> Callable[[str], Scores]:
+def _scores_of_none(given: Mapping[str, list[Any]]) -> ScoresOf:
     """What the controls need, which look at no score: the modules of a plan."""
     modules = RankPlan.from_json(next(iter(given.values()))[0]).modules
     even = {module.name: 1.0 for module in modules}
-    return lambda method: Scores(modules, even, rule=find_method(method).rule, method=method)
+    return lambda method, _: Scores(modules, even, rule=find_method(method).rule, method=method)
 
 
 def _saved_in(given: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -102,14 +109,17 @@ def _sources(ground: Ground) -> dict[str, Any]:
     return {"engine": engine_version, **sources(ground.resolved)}
 
 
-def _solve(
-    ground: Ground, scores: Callable[[str], Scores], facts: Mapping[str, Any]
-) -> dict[str, list[Any]]:
+def _solve(ground: Ground, scores: ScoresOf, facts: Mapping[str, Any]) -> dict[str, list[Any]]:
     request = ground.request
-    options = request.allocation.model_dump(exclude={"aggregation", "method", "seed"})
+    options = request.allocation.model_dump(
+        exclude={"aggregation", "method", "seed", "experts"}
+    )
+    selected = experts_of(request)
 
-    def plan(method: str, budget: Budget, seed: int) -> RankPlan:
-        taken = scores(method)
+    def plan(
+        method: str, budget: Budget, seed: int, experts: ExpertChoice | None = None
+    ) -> RankPlan:
+        taken = scores(method, experts)
         own = options if taken.rule == "layers" else options | {"n_layers": None}
         return allocate(
             taken,
@@ -122,16 +132,37 @@ def _solve(
 
     first = request.allocation.seed
     # Ranks cost what their modules cost: only in parameters do two plans spend the same.
-    uniform = plan(UNIFORM, budget_of(request), first)
+    uniform = plan(UNIFORM, budget_of(request), first, selected)
     budget = Budget("parameters", uniform.spent.parameters)
     draws = {RANDOM: N_RANDOM}
-    return {
+    if selected is not None:
+        _check_all_experts(plan, budget, first)
+    made = {
         method: [
-            plan(method, budget, first + number).to_json()
+            plan(method, budget, first + number, None if method == UNIFORM else selected)
             for number in range(draws.get(method, 1))
         ]
         for method in dict.fromkeys([*request.wanted_methods, *CONTROLS])
     }
+    if selected is not None and selected.control is not None:
+        leading = next(name for name in request.wanted_methods if name not in CONTROLS)
+        made[RANDOM_EXPERTS] = [
+            plan(leading, budget, first, replace(selected.control, seed=first + number))
+            for number in range(N_RANDOM)
+        ]
+    return {name: [each.to_json() for each in plans] for name, plans in made.items()}
+
+
+def _check_all_experts(plan: Callable[..., RankPlan], budget: Budget, seed: int) -> None:
+    """See that uniform ranks of all experts can spend what the selected ones do.
+
+    Raises:
+        InfeasibleBudget: They cannot: fewer experts cover what was asked for than that takes.
+    """
+    try:
+        plan(UNIFORM, budget, seed)
+    except InfeasibleBudget as error:
+        raise all_experts_cost_more(error) from error
 
 
 def _read(digest: str, name: str, process: WorkerProcess) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fimlora import RankPlan, Scores, TargetModule, allocate
@@ -23,6 +23,9 @@ from fimlora_contract.comparison_requests import ComparisonRequest
 from fimlora_contract.evaluations import EvaluationRequest
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_worker.evaluation.settings import UNIFORM
+
+# A part of a block by its number, or an expert that is a module of its own, by number or name.
+OF_ONE_EXPERT = re.compile(r"\b\d+\b|\bexperts\.\w+\.")
 
 
 def solve(
@@ -98,7 +101,8 @@ def check_feasible(
     refused: dict[bool, FimloraError] = {}
     for some, left_out in least_and_most(modules, choice):
         try:
-            _check_some(request, some, n_parameters, {**(not_targeted or {}), **left_out})
+            left = {**(not_targeted or {}), **left_out}
+            _check_some(request, _Targets(some, modules, left, n_parameters))
             return
         except (InfeasibleBudget, InvalidOption) as error:
             refused[_is_too_low(error, budget_of(request), some, n_parameters)] = error
@@ -134,44 +138,83 @@ def check_selection_is_written(
         )
 
 
-def _check_some(
-    request: CalibrationRequest,
-    modules: Sequence[TargetModule],
-    n_parameters: int,
-    left_out: Mapping[str, str],
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """Modules that may come to be targets.
+
+    Attributes:
+        modules: Those that train.
+        every: Those of experts that are not selected besides.
+        not_targeted: What else was meant to be a target, with the reason.
+        n_parameters: Of the base model.
+    """
+
+    modules: Sequence[TargetModule]
+    every: Sequence[TargetModule]
+    not_targeted: Mapping[str, str]
+    n_parameters: int
+
+    def of_stacks(self) -> "list[_Targets]":
+        """Those of each stack alone; both have the same ones, as experts of their own are in none."""
+        both = zip(_stacks(self.modules), _stacks(self.every), strict=True)
+        return [replace(self, modules=some, every=every) for some, every in both]
+
+    def scores(self, modules: Sequence[TargetModule]) -> Scores:
+        """Equal ones."""
+        return Scores(
+            modules,
+            {m.name: 1.0 for m in modules},
+            spectra={m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules},
+            base_parameters=self.n_parameters,
+            not_targeted=self.not_targeted,
+        )
+
+
+def _check_some(request: CalibrationRequest, targets: _Targets) -> None:
     """See that a budget is feasible for some modules, or for those of one of their stacks."""
     try:
-        _solve_evenly(request, modules, n_parameters, left_out)
+        _solve_evenly(request, targets)
     except InfeasibleBudget:
-        for stack in _stacks(modules):
+        for stack in targets.of_stacks():
             with suppress(InfeasibleBudget):
-                _solve_evenly(request, stack, n_parameters, left_out)
+                _solve_evenly(request, stack)
                 return
         raise
 
 
-def _solve_evenly(
-    request: CalibrationRequest,
-    modules: Sequence[TargetModule],
-    n_parameters: int,
-    left_out: Mapping[str, str],
-) -> None:
-    scores = Scores(
-        modules,
-        {m.name: 1.0 for m in modules},
-        spectra={m.name: [1.0] * min(m.d_in, m.d_out, N_VALUES) for m in modules},
-        base_parameters=n_parameters,
-        not_targeted=left_out,
-    )
+def _solve_evenly(request: CalibrationRequest, targets: _Targets) -> None:
+    scores = targets.scores(targets.modules)
     budget = budget_of(request)
     if isinstance(request, EvaluationRequest):  # whose arms spend what uniform ranks spend
         uniform = _solve(request, replace(scores, rule=UNIFORM), budget)
         budget = Budget("parameters", uniform.spent.parameters)
+        if request.allocation.experts is not None:
+            _solve_for_all(request, targets, budget)
     for rule in _rules(request):
         plan = _solve(request, replace(scores, rule=rule), budget)
         ceilings = highest_ranks(plan.constraints, plan.modules, plan.r_max, plan.not_targeted)
-        check_ceiling(request.adapter.initial, modules, ceilings)
+        check_ceiling(request.adapter.initial, targets.modules, ceilings)
+
+
+def _solve_for_all(request: CalibrationRequest, targets: _Targets, budget: Budget) -> None:
+    """See that uniform ranks of all experts can spend what the selected ones do.
+
+    Raises:
+        InfeasibleBudget: Even their lowest ranks cost more.
+    """
+    try:
+        _solve(request, replace(targets.scores(targets.every), rule=UNIFORM), budget)
+    except InfeasibleBudget as error:
+        raise all_experts_cost_more(error) from error
+
+
+def all_experts_cost_more(error: InfeasibleBudget) -> InfeasibleBudget:
+    """Say of a budget for selected experts that the arm of all experts cannot keep to it."""
+    return InfeasibleBudget(
+        f"uniform ranks of all experts, which are trained beside the selected ones, cannot spend as "
+        f"little as these: {error}; give a larger budget, or select more experts",
+        interval=error.interval,
+    )
 
 
 def _rules(request: CalibrationRequest) -> tuple[str, ...]:
@@ -188,6 +231,6 @@ def _stacks(modules: Sequence[TargetModule]) -> list[list[TargetModule]]:
     """The modules of each stack of blocks, without experts, of which some may see no token."""
     stacks: dict[str, list[TargetModule]] = defaultdict(list)
     for module in modules:
-        if module.layer is not None and not re.search(r"\b\d+\b", module.kind):
+        if module.layer is not None and not OF_ONE_EXPERT.search(module.kind):
             stacks[module.name.partition(f".{module.layer}.")[0]].append(module)
     return list(stacks.values())

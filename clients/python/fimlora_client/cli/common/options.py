@@ -193,8 +193,8 @@ SelectedExperts = Annotated[
         metavar="SELECT:SHARE",
         panel=ALLOCATION,
         help="Of a mixture, plans train this share of the experts of each layer, routed:0.25 or "
-        "fisher:0.25, or as few as cover a share of the tokens, routed:coverage=0.8; as many "
-        "random ones stand beside.",
+        "fisher:0.25, or as few as cover a share of the tokens, routed:coverage=0.8; beside as many "
+        "random ones.",
     ),
 ]
 Aggregation = Annotated[

@@ -19,7 +19,7 @@ from fimlora_client.cli.common.inputs import pairs_of
 from fimlora_client.cli.common.next_steps import step_after
 from fimlora_client.cli.common.options import AsJson, JobId, Tenant
 from fimlora_client.cli.common.progress import shards_text
-from fimlora_client.cli.work.compare import methods_table, pairs_table
+from fimlora_client.cli.work.compare import experts_table, methods_table, pairs_table
 from fimlora_client.cli.work.findings import runs_text, show_findings
 from fimlora_client.rank_map import rank_map_table
 from fimlora_contract.budgets import BUDGET_UNITS
@@ -127,6 +127,9 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
         console.print(methods_table(result.comparison))
         console.print()
         console.print(pairs_table(result.comparison))
+        if result.comparison.experts:
+            console.print()
+            console.print(experts_table(result.comparison))
 
 
 def reference(value: dict[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from fimlora_client.blocking.evaluations import EvaluationHandle
 from fimlora_client.bodies import build_evaluation
 from fimlora_client.cli.common import options
 from fimlora_client.cli.common.console import duration, err, out, say, show_json
-from fimlora_client.cli.common.constraints import constraints_of
+from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.inputs import (
     checked_model,
@@ -160,6 +160,7 @@ def evaluate(
     rank_menu: options.RankMenu = None,
     per_type: options.PerType = None,
     max_lora_rank: options.MaxLoraRank = None,
+    experts: options.SelectedExperts = None,
     aggregation: options.Aggregation = None,
     seed: options.Seed = None,
     batches: options.Batches = None,
@@ -188,6 +189,7 @@ def evaluate(
 
     All arms train equally many parameters, on the same rows in the same order, each at the
     best of the same learning rates. The verdict may be to use uniform ranks: it often is.
+    Selected experts of a mixture are trained beside as many random ones, and beside all.
 
     [bold]Examples[/bold]
 
@@ -211,7 +213,7 @@ def evaluate(
         "allocation": options.given(
             r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
-            **constraints_of(group, rank_menu, per_type, max_lora_rank),
+            **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         "adapter": options.given(scale=scale, alpha=alpha, rslora=rslora or None),
         "quick": quick,
