@@ -124,6 +124,7 @@ FIELDS = {
             "target_modules",
             "exclude_modules",
             "target_parameters",
+            "modules_to_save",
             "drawn",
             "unadaptable",
             "choice",

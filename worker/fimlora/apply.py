@@ -25,6 +25,7 @@ from fimlora.methods.score import score
 from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
 from fimlora.model.peft_trial import unadaptable_by_peft
+from fimlora.model.saved_whole import facts_of_saved, saved_on
 from fimlora.model.targets import Choice, choose_targets, ties_among
 from fimlora.plan import Budget, RankPlan
 
@@ -124,6 +125,7 @@ def apply_fim_ranks(
             groups=ties_among(model, [m.name for m in statistics.modules]),
             scale=scale,
             seed=seed,
+            provenance=facts_of_saved(saved_on(model, adapter_name)),
         )
         source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
         plan = with_signal(plan, source)

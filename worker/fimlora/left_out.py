@@ -12,6 +12,10 @@ OTHER_EXPERTS = (
     "measured"
 )
 OTHER_CLASS = "its class is neither Linear nor Conv1D, and other linear maps are not measured"
+OUTPUT_HEAD = (
+    "all-linear leaves the output head out, as PEFT does; a list of target_modules that names it, or "
+    "an embedding, has it as a target, and modules_to_save trains it whole"
+)
 EXCLUDED = "exclude_modules names it"
 SAVED_WHOLE = (
     "modules_to_save has it trained whole, and PEFT puts no LoRA on what it trains whole"

@@ -173,6 +173,8 @@ def budget_lines(rank_map: RankMap) -> Table:
         trained = f"{rank_map.adapter.trainable_parameters:,} parameters"
         padded = f"{trained}, each module padded to rank {rank_map.adapter.width}"
         table.add_row(Text("trained", "bold"), Text(padded))
+    if saved := saved_line(rank_map.provenance):
+        table.add_row(Text("saved", "bold"), Text(saved))
     if confidence := confidence_line(rank_map):
         table.add_row(Text("sure", "bold"), Text(confidence))
     if head := head_line(rank_map.provenance.get("head")):
@@ -231,6 +233,19 @@ def classes_line(provenance: Mapping[str, Any]) -> str:
     if other := provenance.get("names_do_not_hold_for"):
         return f"of {own}, and not for {other}, which has others"
     return f"of {own}"
+
+
+def saved_line(provenance: Mapping[str, Any]) -> str:
+    """What trains whole beside the budget; empty where nothing does."""
+    modules: Mapping[str, int] = provenance.get("modules_to_save") or {}
+    if not modules:
+        return ""
+    line = (
+        f"whole: {', '.join(modules)}, {sum(modules.values()):,} parameters beside the budget"
+    )
+    untied = provenance.get("untied_by_saving") or {}
+    pairs = ", ".join(f"{name} from {other}" for name, other in untied.items())
+    return f"{line}; as copies, which unties {pairs}" if pairs else line
 
 
 def begins_elsewhere(rank_map: RankMap) -> bool:

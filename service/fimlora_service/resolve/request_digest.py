@@ -12,7 +12,7 @@ from fimlora_contract.requests import CalibrationRequest
 
 # Raise it with every change after which an equal request gives other statistics, another plan or
 # other files: results of earlier code are then measured anew instead of served.
-MEASUREMENT = 6
+MEASUREMENT = 7
 MEASURED = frozenset({"target_modules", "exclude_modules", "calibration"})
 PLANNED = frozenset({"allocation", "adapter", "budget"})
 # Where the weights are while they are measured changes no number, nor who measures which batches.

@@ -130,7 +130,7 @@ def _table(shapes: Shapes, config: Mapping[str, Any]) -> int | None:
 
 def _unknown(entry: str, index: int, modules: Collection[str]) -> ValidationFailed:
     leaves = sorted({n.rpartition(".")[2] for n in modules} - {*map(str, range(1000))})
-    near = get_close_matches(entry, [*leaves, *modules], n=N_NEAR, cutoff=0.5)
+    near = get_close_matches(entry, sorted({*leaves, *modules}), n=N_NEAR, cutoff=0.5)
     hint = f"near names: {near}" if near else f"its modules end in {leaves[:20]}"
     message = f"the model has no module {entry!r}; {hint}"
     return wrong_entry(index, message, "unknown_module", field=FIELD)

@@ -12,7 +12,7 @@ from fimlora.left_out import NOT_SELECTED
 from fimlora.plan import Budget, TargetModule
 from fimlora.scores import Scores
 from fimlora_worker.errors import UnequalArms
-from fimlora_worker.evaluation.arms import Arm, check_equal
+from fimlora_worker.evaluation.arms import Arm, check_equal, check_saved
 
 MODULES = tuple(
     TargetModule(f"layer.{i}.{kind}", d_in, 16)
@@ -137,3 +137,22 @@ def test_arms_may_train_other_experts_of_the_same_modules(is_fused):
 def test_an_arm_has_a_plan():
     with pytest.raises(InvalidOption, match="no plan"):
         Arm("fim", ())
+
+
+def test_arms_beside_other_modules_that_train_whole_are_refused():
+    """Of either side, by name, with what to give."""
+    plain = as_arms(arm("uniform"), arm("fim"))
+    saving = as_arms(
+        arm("uniform", provenance={"modules_to_save": {"lm_head": 9}}),
+        arm("fim", provenance={"modules_to_save": {"lm_head": 9}}),
+    )
+
+    check_saved(plain, {})
+    check_saved(saving, {"lm_head": 9})
+    for arms, saved in (
+        (plain, {"lm_head": 9}),
+        (saving, {}),
+        (plain | {"x": saving["fim"]}, {}),
+    ):
+        with pytest.raises(UnequalArms, match=r"'lm_head' is saved whole in .* alone"):
+            check_saved(arms, saved)

@@ -208,6 +208,28 @@ def test_an_embedding_starts_the_other_way_round(encoder):
     assert found.adapter_parameters == 3 * (55 + 16)
 
 
+def test_all_arms_train_the_same_modules_whole(encoder):
+    """Beside the head, from the base model's weights; the trained parameters count them."""
+    task = make_task(encoder, make_rows(60))
+    whole = replace(task.model, modules_to_save=("pooler", "classifier"))
+    n_whole = sum(each.parameters for each in whole.saved)
+
+    for arm in task.arms.values():
+        found = adapt(whole, arm.plan(0), seed=3)
+
+        assert found.trainable_parameters == found.adapter_parameters + n_whole
+        base = found.model.base_model.model
+        pooler = base.bert.pooler
+        for copy, own in zip(
+            pooler.modules_to_save["default"].parameters(),
+            pooler.original_module.parameters(),
+            strict=True,
+        ):
+            assert copy.requires_grad
+            assert not own.requires_grad
+            assert torch.equal(copy, own)
+
+
 def test_a_head_that_is_given_is_what_training_starts_from(encoder):
     """A fitted head takes the place of the drawn one."""
     task = make_task(encoder, make_rows(60))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fimlora.left_out import EXCLUDED, UNREACHED
+from fimlora.left_out import EXCLUDED, OUTPUT_HEAD, UNREACHED
 from fimlora_contract.jobs import Job
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
@@ -70,7 +70,8 @@ def test_all_linear_lists_what_text_does_not_reach_whatever_the_executor(jobs: J
     ]
 
     assert results[0].digest == results[1].digest
-    left_out = results[0].rank_map.not_targeted
+    left_out = dict(results[0].rank_map.not_targeted)
+    assert left_out.pop("lm_head") == OUTPUT_HEAD
     assert len(results[0].rank_map.modules) == 2 * 7
     assert set(left_out.values()) == {UNREACHED}
     assert all("vision_tower" in name for name in left_out)

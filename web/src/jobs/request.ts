@@ -12,6 +12,7 @@ export interface Form {
   rMin: string;
   rMax: string;
   targets: string;
+  saved: string;
   batches: string;
   batchSize: string;
   maxLength: string;
@@ -21,7 +22,7 @@ export interface Form {
 
 export function emptyForm(): Form {
   return {
-    model: "", dataset: "", budget: "8", method: "fim", rMin: "", rMax: "", targets: "",
+    model: "", dataset: "", budget: "8", method: "fim", rMin: "", rMax: "", targets: "", saved: "",
     batches: "", batchSize: "", maxLength: "", weights: "", labels: "",
   };
 }
@@ -43,6 +44,12 @@ function targetsOf(text: string): string | string[] | undefined {
   if (!names.length) return undefined;
   const isOneText = names.length === 1 && (names[0] === "all-linear" || /[^\w.-]/.test(names[0]!));
   return isOneText ? text.trim() : names;
+}
+
+/** Names with commas or spaces between. */
+function namesOf(text: string): string[] | undefined {
+  const names = text.split(/[\s,]+/).filter(Boolean);
+  return names.length ? names : undefined;
 }
 
 function labelsOf(text: string): Record<string, string> | undefined {
@@ -71,6 +78,7 @@ export function bodyOf(form: Form): Body {
     dataset: form.dataset.trim(),
     budget: numberOr(form.budget),
     target_modules: targetsOf(form.targets),
+    modules_to_save: namesOf(form.saved),
     calibration, allocation, adapter,
     metadata: labelsOf(form.labels),
   };

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
+from fimlora.model.compiled import plain_name
 from fimlora.model.naming import Modules, named_endings
+from fimlora.model.targets import base_model_of
 from fimlora.whole_names import FULL_NAMES, is_inside, outermost, saved_facts
 
 # What PEFT does not wrap, as nothing calls them.
@@ -89,6 +92,30 @@ def find_saved(model: nn.Module, entries: Sequence[str] | None) -> tuple[SavedMo
     owners = _owners(model)
     whole = set(outermost(found))
     return tuple(_describe(n, m, owners) for n, m in modules.items() if n in whole)
+
+
+def saved_on(model: nn.Module, adapter_name: str) -> tuple[SavedModule, ...]:
+    """Find the modules that an adapter on a model trains whole, but a classification's head.
+
+    Args:
+        model: A model that PEFT has wrapped.
+        adapter_name: The adapter's name.
+
+    Returns:
+        The modules, each with the parameters of its copy.
+    """
+    base = base_model_of(model)
+    has_head = type(base).__name__.endswith(_WITH_HEAD)
+    copies = {
+        plain_name(name): module.modules_to_save[adapter_name]
+        for name, module in base.named_modules()
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save
+    }
+    return tuple(
+        SavedModule(name, sum(p.numel() for p in copy.parameters()))
+        for name, copy in copies.items()
+        if not (has_head and name.endswith(FULL_NAMES))
+    )
 
 
 def _check(entry: str, name: str, modules: Modules, model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from fimlora.left_out import (
     FUSED_EXPERTS,
     NOT_A_PRODUCT,
     OTHER_CLASS,
+    OUTPUT_HEAD,
     SAVED_WHOLE,
 )
 from fimlora.model.compiled import plain_name
@@ -188,6 +189,8 @@ def choose_targets(
     left_out = dict.fromkeys(meant_fused - wanted, FUSED_EXPERTS) | unfit
     if _is_all_linear(target_modules):
         left_out |= dict.fromkeys(_other_classes(modules), OTHER_CLASS)
+        heads = _output_head(base_model_of(model), modules) - excluded
+        left_out |= dict.fromkeys(heads - inside_saved(heads, saved), OUTPUT_HEAD)
     left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
     targets = tuple(
         describe_experts(n, experts[n]) if n in wanted else _describe(n, modules[n])
@@ -487,6 +490,16 @@ def _carriers(model: nn.Module) -> set[str]:
         if hasattr(m, "base_layer") and hasattr(m, "lora_A") and not adapts_parameter(m)
     )
     return set(map(plain_name, carriers))
+
+
+def _output_head(model: nn.Module, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Name of a language model's head, if it is a linear map."""
+    if not hasattr(model, "get_output_embeddings"):
+        return set()
+    head = cast("Callable[[], nn.Module | None]", model.get_output_embeddings)()
+    return {n for n, m in modules.items() if head is not None and m is _unwrap_layer(head)} & {
+        n for n, m in modules.items() if is_linear(m)
+    }
 
 
 def _all_linear(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:

@@ -15,7 +15,7 @@ from fimlora.adapter.verifying.fused import fused_into
 from fimlora.adapter.verifying.intended import BaseName, Intended
 from fimlora.adapter.verifying.names import hold_by_plan, other_names
 from fimlora.adapter.verifying.seen import SeenAdapter, SeenModule
-from fimlora.whole_names import FULL_NAMES
+from fimlora.whole_names import FULL_NAMES, UNTIED
 
 _CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
 _PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -282,7 +282,14 @@ def _saved(intended: Intended, seen: SeenAdapter) -> Iterator[Fault]:
         return
     is_classifier = seen.config.fields.get("task_type") in _CLASSIFIERS
     meant = (*intended.saved, *(FULL_NAMES if is_classifier else ()))
-    for name in seen.saved:
+    if seen.config.fields.get("ensure_weight_tying") and (pairs := _untied(intended)):
+        name, other = pairs[0]
+        yield Fault(
+            "saved", name, "a copy of its own", "one weight",
+            f"ensure_weight_tying keeps {name} one weight with {other}, and planned is a copy of its own",
+        )  # fmt: skip
+    knows_all = intended.has_head or not is_classifier
+    for name in seen.saved if knows_all else ():
         if not any(holder.endswith(meant) for holder in _holders(name)):
             message = f"{name} is trained in full, which is not planned"
             yield Fault("saved", name, "frozen", "trained in full", message)
@@ -291,6 +298,11 @@ def _saved(intended: Intended, seen: SeenAdapter) -> Iterator[Fault]:
         if name not in there:
             message = f"{name} is planned to be trained in full, and is not"
             yield Fault("saved", name, "trained in full", "not saved", message)
+
+
+def _untied(intended: Intended) -> list[tuple[str, str]]:
+    """Modules that are planned to be trained as copies, with what they share a weight with."""
+    return [*(intended.plan.provenance.get(UNTIED) or {}).items()]
 
 
 def _holders(name: str) -> list[str]:

@@ -396,11 +396,20 @@ def _by_config_alone(
         config=config,
         modules=modules,
         base=_base(config.fields, intended, base_model),
-        saved=tuple(config.fields.get("modules_to_save") or ()),
+        saved=_saved_by_config(config, intended),
         faults=(*unplain(config.fields, intended), *missing),
         notes=(f"there is no {WEIGHTS}: only what {CONFIG} says was compared",),
         is_complete=False,
     )
+
+
+def _saved_by_config(config: LoraConfig, intended: Intended) -> tuple[str, ...]:
+    """What a config trains in full, by planned names where it means those: it names ends."""
+    found: dict[str, None] = {}
+    for end in config.fields.get("modules_to_save") or ():
+        meant = [name for name in intended.saved or () if name.endswith(end)]
+        found |= dict.fromkeys(meant or [end])
+    return tuple(found)
 
 
 def _left_out(name: str, intended: Intended) -> Fault:

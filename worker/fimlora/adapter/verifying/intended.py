@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fimlora.adapter.config import LEFT_OUT
 from fimlora.adapter.read import read_adapter_config
 from fimlora.errors import InvalidAdapter
 from fimlora.plan import RankPlan
@@ -62,6 +63,7 @@ class Intended:
         base: The base model.
         model_type: The architecture's name in transformers, if that is known.
         saved: Modules that are to be trained in full; ``None`` where that is not known.
+        has_head: Whether the head of a classification is among them; a plan does not say.
         width: The one rank that layout C pads to, if the plan was written in it.
     """
 
@@ -70,6 +72,7 @@ class Intended:
     model_type: str | None = None
     saved: tuple[str, ...] | None = None
     width: int | None = None
+    has_head: bool = True
 
 
 def read_intended(plan: AnyPlan) -> Intended:
@@ -142,6 +145,13 @@ def _intended(rank_map: Mapping[str, Any], config: Mapping[str, Any] | None) -> 
         plan=plan,
         base=base,
         model_type=source.get("model_type"),
-        saved=None if config is None else tuple(config.get("modules_to_save") or ()),
+        saved=_saved(plan) if config is None else tuple(config.get("modules_to_save") or ()),
+        has_head=config is not None,
         width=written.get("width") if isinstance(written, dict) else None,
     )
+
+
+def _saved(plan: RankPlan) -> tuple[str, ...] | None:
+    """What a plan alone says is trained in full, by names that hold wherever its keys do."""
+    left_out = plan.provenance.get(LEFT_OUT, "")
+    return tuple(name.removeprefix(left_out) for name in plan.saved) or None
