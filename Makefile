@@ -50,15 +50,16 @@ families: $(INSTALLED) ## Check every family of models (ONLY="llama qwen3_moe" f
 
 # Packers pin versions of torch, transformers and numpy that they run without. GPT-QModel builds with our torch.
 PACKERS := 'bitsandbytes>=0.46,<1' 'torchao>=0.15,<1' 'compressed-tensors>=0.20,<1' 'hqq>=0.2.8,<1' \
-	'optimum-quanto>=0.2.7,<1' 'autoawq>=0.2.9,<1' 'auto-gptq>=0.7.1,<1' loguru termcolor \
-	pypcre logbar tokenicer device-smi defuser threadpoolctl dill pillow
+	'optimum-quanto>=0.2.7,<1' 'optimum>=1.24,<3' 'autoawq>=0.2.9,<1' 'auto-gptq>=0.7.1,<1' \
+	loguru termcolor pypcre logbar tokenicer device-smi defuser threadpoolctl dill pillow
 quantised: $(INSTALLED) ## Measure and read bases that the packers of the field have packed
-	$(PYTHON) -m venv --clear build/quantised
+	$(BIN)/python -m venv --clear build/quantised
 	ls -d $(abspath $(VENV))/lib/python*/site-packages > $$(ls -d build/quantised/lib/python*/site-packages)/all.pth
 	build/quantised/bin/python -m pip install --quiet 'setuptools>=80,<82' wheel
 	build/quantised/bin/python -m pip install --quiet --no-deps $(PACKERS)
 	BUILD_CUDA_EXT=0 build/quantised/bin/python -m pip install --quiet --no-deps --no-build-isolation 'gptqmodel>=7,<8'
-	build/quantised/bin/python -m pytest -q -W ignore tests/engine/laws/test_quantised.py tests/engine/laws/test_real_packers.py
+	build/quantised/bin/python -m pytest -q -W ignore --disable-warnings tests/engine/laws/test_quantised.py \
+		tests/engine/laws/test_quantised_trained.py tests/engine/laws/test_real_packers.py tests/worker/test_logs.py
 
 fuzz-files: $(INSTALLED) ## Send damaged files of every kind through service and worker (ONLY="csv config")
 	$(BIN)/python tests/fuzz/files/run.py $(ONLY)

@@ -28,6 +28,9 @@ QUIET = (
     "filelock",
     "datasets",
     "fsspec",
+    # Where it is installed, all that imports transformers tells of its kernels for other machines.
+    "torchao",
+    "torch.utils._pytree",
 )
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 _context: ContextVar[Mapping[str, Any]] = ContextVar(

@@ -26,11 +26,13 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @dataclass(frozen=True)
 class Format:
-    """A way to quantise a model: while transformers loads it, or map by map afterwards."""
+    """A way to quantise a model: while transformers loads it, map by map, or by a packer before."""
 
     package: str
     config: Callable[[], Any] = lambda: None
     of_map: Callable[[nn.Linear], nn.Module] | None = None
+    packer: str | None = None
+    is_half: bool = False  # kernels that multiply in half precision, whatever comes in
 
 
 def _bitsandbytes(**options: Any) -> Callable[[], Any]:
@@ -58,6 +60,12 @@ def _quanto() -> Any:
     return QuantoConfig(weights="int8")
 
 
+def _gptq() -> Any:
+    from transformers import GPTQConfig
+
+    return GPTQConfig(bits=4, backend="gptq_torch")  # bits are those of the checkpoint
+
+
 def _hqq(linear: nn.Linear) -> nn.Module:
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 
@@ -82,6 +90,12 @@ FORMATS = {
     "bitsandbytes_int8": Format("bitsandbytes", _bitsandbytes(load_in_8bit=True)),
     "torchao_int8": Format("torchao", _torchao("Int8WeightOnlyConfig")),
     "torchao_fp8": Format("torchao", _torchao("Float8WeightOnlyConfig")),
+    # By the kernel that transformers takes by itself on a CPU, and by one as wide as inputs are.
+    "gptq_4_fused": Format("gptqmodel", packer="gptqmodel_4", is_half=True),
+    "gptq_4": Format("gptqmodel", _gptq, packer="gptqmodel_4_v2_act_order"),
+    "gptq_3": Format("gptqmodel", _gptq, packer="gptqmodel_3"),
+    "gptq_8": Format("gptqmodel", packer="gptqmodel_8_symmetric"),
+    "awq_4": Format("gptqmodel", packer="gptqmodel_awq", is_half=True),
 }
 
 
@@ -102,13 +116,29 @@ def quantised(name: str, folder: Path) -> nn.Module:
         there = False
     if not there:
         pytest.skip(f"needs {form.package}: make quantised")
+    return loaded(name, folder if form.packer is None else _packed(form.packer, folder))
+
+
+def loaded(name: str, folder: Path) -> nn.Module:
+    """Load a folder in a format, or one that is packed in it."""
+    form = FORMATS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # packages tell of kernels that this machine lacks
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, quantization_config=form.config()
-        )
+        # Without one a packed folder is loaded by its own; told of None, as if it were plain.
+        told = {} if (config := form.config()) is None else {"quantization_config": config}
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **told)
         if form.of_map is not None:
             for path, module in [*model.named_modules()]:
                 if isinstance(module, nn.Linear) and ".layers." in path:
                     model.set_submodule(path, form.of_map(module))
     return model
+
+
+def _packed(name: str, plain: Path) -> Path:
+    """The folder of a model that a packer has packed, beside the plain one."""
+    from support.real_packers import pack_with  # which reads what is above
+
+    folder = plain.parent / f"{plain.name}-{name}"
+    if not folder.exists():
+        pack_with(name, folder)
+    return folder

@@ -153,6 +153,17 @@ def _file_of(package: str, path: str) -> ModuleType:
     return module
 
 
+def _gptqmodel_awq(linear: nn.Linear) -> Packed:
+    from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    made = coded(linear, 4)
+    layer = AwqTorchLinear(4, GROUP, False, False, linear.in_features, linear.out_features)
+    layer.pack(made.linear, made.scales, made.zeros)
+    weight = dequantize_gemm(layer.qweight, layer.qzeros, layer.scales, 4, GROUP)
+    return layer.state_dict(), weight.T
+
+
 def _gptqmodel(form: str, **options: Any) -> Callable[[nn.Linear], Packed]:
     def pack(linear: nn.Linear) -> Packed:
         from gptqmodel import QuantizeConfig
@@ -243,6 +254,7 @@ _GROUPS = {"group_size": 32, "strategy": "group"}
 REAL_PACKERS = {
     "autoawq": Packer("awq", by_layer(_AWQ, _autoawq)),
     "autogptq_4": Packer("auto_gptq", by_layer(_gptq_told(bits=4), _autogptq(bits=4))),
+    "autogptq_3": Packer("auto_gptq", by_layer(_gptq_told(bits=3), _autogptq(bits=3))),
     "autogptq_8_symmetric": Packer(
         "auto_gptq", by_layer(_gptq_told(bits=8, sym=True), _autogptq(bits=8, symmetric=True))
     ),
@@ -254,6 +266,11 @@ REAL_PACKERS = {
         "gptqmodel",
         by_layer(_gptq_told(bits=4, checkpoint_format="gptq"), _gptqmodel("gptq", bits=4)),
     ),
+    "gptqmodel_3": Packer(
+        "gptqmodel",
+        by_layer(_gptq_told(bits=3, checkpoint_format="gptq"), _gptqmodel("gptq", bits=3)),
+    ),
+    "gptqmodel_awq": Packer("gptqmodel", by_layer(_AWQ, _gptqmodel_awq)),
     "gptqmodel_4_v2_act_order": Packer(
         "gptqmodel",
         by_layer(

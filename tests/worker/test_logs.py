@@ -5,6 +5,8 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from fimlora_worker.logs import PrintedLines
 
 
@@ -40,3 +42,21 @@ def test_rq_does_not_call_a_job_abandoned_that_goes_on(tmp_path):
 
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["event"] == "a clean-up failed"
+
+
+def test_kernels_of_other_machines_are_no_news(tmp_path):
+    """Where torchao is installed, whatever imports transformers would tell of them."""
+    pytest.importorskip("torchao", reason="needs torchao: make quantised")
+    script = (
+        "from fimlora_jobs.logs import configure_logging;"
+        "configure_logging('INFO', process='worker', form='json');"
+        "import torchao.quantization"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path)}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("", "")

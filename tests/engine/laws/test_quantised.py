@@ -11,16 +11,17 @@ from fimlora import apply_fim_ranks, find_targets, measure
 from fimlora.errors import InvalidCheckpoint, UnsupportedModule
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.loading import load
+from fimlora.model.packed_parts import READABLE
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
 from fimlora.numerics.seeded_draws import draw_lora_a
 from support.models import make_batch, tiny
 from support.peft_models import lora_tensors, planned, resolved, uniform_peft
-from support.quantised import CONFIG, FORMATS, TARGETS, folder_of_a_model, quantised
+from support.quantised import CONFIG, FORMATS, TARGETS, folder_of_a_model, loaded, quantised
 from support.reference import relative_error
 
 RANK, SEED, SCALE = 4, 7, 2
-FLOAT32 = 1e-5
+FLOAT32, HALF = 1e-5, 0.02
 # Of packages, about kernels that a CPU has not or about how they are called.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:MatMul8bitLt:UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
@@ -65,7 +66,11 @@ def squares_by_peft(model, modules):
 
 
 def test_sampled_equals_autograd_through_peft(name, folder):
-    """Squared gradients of B are those of a real PEFT model on the same quantised base."""
+    """Squared gradients of B are those of a real PEFT model on the same quantised base.
+
+    Kernels that multiply in half precision round a gradient by its size, and an example's alone
+    is another than within a mean.
+    """
     model = quantised(name, folder)
     modules = find_targets(model, TARGETS)
     wanted = squares_by_peft(quantised(name, folder), modules)
@@ -79,7 +84,7 @@ def test_sampled_equals_autograd_through_peft(name, folder):
         for m in modules
     }
     assert len(errors) == 14
-    assert max(errors.values()) <= FLOAT32, errors
+    assert max(errors.values()) <= (HALF if FORMATS[name].is_half else FLOAT32), errors
 
 
 def test_sizes_are_those_of_the_model_before_it_was_quantised(name, folder):
@@ -89,7 +94,8 @@ def test_sizes_are_those_of_the_model_before_it_was_quantised(name, folder):
 
     statistics = measure(quantised(name, folder), batches(), target_modules="all-linear")
 
-    assert statistics.modules == find_targets(plain, "all-linear")
+    # A quantiser may put its maps into the tree in an order of its own.
+    assert set(statistics.modules) == set(find_targets(plain, "all-linear"))
     assert statistics.base_parameters == count_base_parameters(plain)
 
 
@@ -97,6 +103,7 @@ def test_the_model_comes_back_as_it_was(name, folder):
     """No weight is packed otherwise, no mode is left set, and what it computes is the same."""
     model, untouched = quantised(name, folder).eval(), quantised(name, folder).eval()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    kept = {n: b.detach().clone() for n, b in model.named_buffers()}
 
     measure(model, batches(), target_modules=TARGETS)
 
@@ -107,6 +114,7 @@ def test_the_model_comes_back_as_it_was(name, folder):
             before[parameter_name], "dequantize", lambda n=parameter_name: before[n]
         )()
         assert torch.equal(as_stored, was), parameter_name
+    assert all(torch.equal(b, kept[n]) for n, b in model.named_buffers())
     batch = batches()[0]
     assert torch.equal(logits_of(model, batch), logits_of(untouched, batch))
 
@@ -224,6 +232,19 @@ def test_forward_passes_need_no_backward_kernel():
     assert statistics.batch_sizes == (3, 3)
 
 
+@pytest.mark.parametrize("estimator", ["exact", "none"])
+def test_maps_that_the_first_pass_unpacks_are_refused(estimator):
+    """It would leave another model behind; the message says how to load one that trains."""
+    model, _ = tiny("llama_gqa_lm")
+    model.model.layers[1].mlp.up_proj.quantization_status = "compressed"
+    record = {"record": "input_components"} if estimator == "none" else {}
+
+    with pytest.raises(UnsupportedModule, match="dequantize=True") as caught:
+        measure(model, batches(), target_modules=["q_proj"], estimator=estimator, **record)
+
+    assert "'model.layers.1.mlp.up_proj' is compressed" in str(caught.value)
+
+
 def test_fp8_maps_of_transformers_are_refused_where_their_kernels_do_not_run():
     """They need a GPU; a CPU gives the kernel's own reason and a way out."""
     finegrained = pytest.importorskip("transformers.integrations.finegrained_fp8")
@@ -261,7 +282,7 @@ def test_a_saved_checkpoint_is_read_as_the_live_model_computes(name, folder, tmp
     """What bitsandbytes writes, unpacked without it; files of the others are refused by name."""
     live = quantised(name, folder)
     method = name.partition("_")[0]
-    if method != "bitsandbytes":
+    if method not in READABLE:
         live.config.quantization_config = {"quant_method": method}
         live.config.save_pretrained(tmp_path)
         folder_of_a_model(tmp_path / "weights")
@@ -270,13 +291,16 @@ def test_a_saved_checkpoint_is_read_as_the_live_model_computes(name, folder, tmp
             Checkpoint(tmp_path)
         return
     live.save_pretrained(tmp_path)
+    if FORMATS[name].packer:  # what transformers writes of some, it reads as other numbers
+        live = loaded(name, tmp_path)
 
     read = load(build_skeleton(tmp_path, dtype=torch.float32), tmp_path, seed=0).model
 
     batch = batches()[0]
-    torch.testing.assert_close(
-        logits_of(read, batch), logits_of(live, batch), rtol=1e-4, atol=1e-5
-    )
+    found, wanted = logits_of(read, batch), logits_of(live, batch)
+    # A kernel in half precision rounds its inputs, and nothing else.
+    within = 0.05 if FORMATS[name].is_half else 1e-4
+    assert (found - wanted).abs().max() <= within * wanted.abs().max()
 
 
 def test_maps_of_gpt2_are_turned_when_they_are_packed(tmp_path):

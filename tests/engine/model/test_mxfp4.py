@@ -1,6 +1,7 @@
 """A mixture whose experts are packed as MXFP4, as gpt-oss is published, is read as what it is."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fimlora.measuring.settings import Settings
 from fimlora.measuring.streamed.run import measure_streamed
 from fimlora.model.checkpoint import Checkpoint
 from fimlora.model.loading import load
+from fimlora.model.quantised_files import logical_shapes
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
 from support.models import make_batch
@@ -60,6 +62,19 @@ def test_weights_are_those_that_transformers_unpacks(folder):
         assert torch.equal(checkpoint.read(name), tensor), name
     packed = {name for name, tensor in checkpoint.tensors.items() if tensor.packed}
     assert len(packed) == 2 * len(EXPERTS)
+
+
+def test_heads_of_the_files_tell_how_many_parameters_it_has(folder):
+    """Two numbers to a byte, and scales are none."""
+    tensors = load_file(folder / "model.safetensors")
+    kinds = {torch.uint8: "U8", torch.bfloat16: "BF16"}
+    stored = {name: (kinds[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
+    config = json.loads((folder / "config.json").read_text())
+
+    shapes = logical_shapes(config, stored, None)
+
+    wanted = count_base_parameters(GptOssForCausalLM(CONFIG))
+    assert sum(map(math.prod, shapes.values())) == wanted
 
 
 def test_streamed_and_resident_measure_its_experts_alike(folder):

@@ -1,10 +1,12 @@
 """A quantised checkpoint is read as the model that its packed weights stand for."""
 
 import json
+import math
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from fimlora import measure
 from fimlora.errors import InvalidCheckpoint
@@ -15,9 +17,10 @@ from fimlora.model.loading import load
 from fimlora.model.packed_parts import UnreadablePacking, unpacked_view
 from fimlora.model.quantised_files import logical_shapes
 from fimlora.model.skeleton import build_skeleton
+from fimlora.model.targets import count_base_parameters
 from support.models import make_batch
 from support.packing import PACKERS, gptq, pack_folder, pack_gpt2
-from support.quantised import folder_of_a_model
+from support.quantised import CONFIG, folder_of_a_model
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,10 @@ def test_weights_are_what_the_packed_tensors_stand_for(packed):
 
 
 def test_headers_tell_the_shapes(packed):
-    """Of all methods; of 4 bit weights of bitsandbytes without their state, but for the order."""
+    """Of all methods; of 4 bit weights of bitsandbytes without their state, but for the order.
+
+    And so how many parameters there are, which a budget may be a fraction of.
+    """
     folder, numbers = packed
     config = json.loads((folder / "config.json").read_text())
     stored = {
@@ -68,6 +74,9 @@ def test_headers_tell_the_shapes(packed):
     assert {n: sorted(s) for n, s in shapes.items()} == {
         n: sorted(w.shape) for n, w in numbers.items()
     }
+    with torch.device("meta"):
+        unquantised = LlamaForCausalLM(CONFIG)
+    assert sum(map(math.prod, shapes.values())) == count_base_parameters(unquantised)
 
 
 def test_streamed_and_resident_measure_one_model(packed, plain, tmp_path):

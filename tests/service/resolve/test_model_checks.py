@@ -171,16 +171,18 @@ class TestQuantised:
     def test_packed_weights_that_are_read_count_as_what_they_stand_for(
         self, http, body, data_dir, tmp_path, packing
     ):
-        """Accepted, and estimated as the model that they were packed from."""
+        """Accepted, and estimated as the model that they were packed from, fractions of it too."""
         plain = make_decoder(data_dir / "models" / "plain")
         pack_folder(plain, data_dir / "models" / "packed", packing)
         request = body | {"target_modules": ["q_proj", "down_proj"], "dataset": TEXTS}
+        request["budget"] = {"fraction": 0.05}
         names = [{"base_model": f"local:{name}"} for name in ("plain", "packed")]
 
         estimates = [http.post("/estimate", json=request | name).json() for name in names]
 
         assert estimates[0]["model"]["target_modules"] == 4
         assert estimates[0]["model"] == estimates[1]["model"]
+        assert estimates[0]["model"]["budget"]["unit"] == "fraction"
         assert http.post("/calibrate", json=request | names[1]).status_code == 202
 
     @pytest.mark.parametrize(

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from fimlora.adapter.factors import Factors, acting_factors
-from fimlora.errors import EmptyCalibration, InvalidOption, NoLabelledExample
+from fimlora.errors import (
+    EmptyCalibration,
+    InvalidOption,
+    NoLabelledExample,
+    UnsupportedModule,
+)
 from fimlora.measuring.contrast import measure_both
 from fimlora.measuring.estimator_choice import decide_estimator
 from fimlora.measuring.examples.batches import Batch, as_batch, count_examples
@@ -57,6 +62,7 @@ from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
 from fimlora.model.hooks import Watch, watch_modules
 from fimlora.model.input_limits import input_limits
+from fimlora.model.linear_kinds import awaits_unpacking
 from fimlora.model.pass_state import PassState
 from fimlora.model.placement import input_device
 from fimlora.model.preserved import preserved
@@ -139,6 +145,7 @@ def measure(
         InvalidOption: An argument is outside what is allowed.
         OutOfMemory: Not even one example at a time fits.
         InvalidProgress: The progress file is damaged, or comes from another run.
+        UnsupportedModule: A map of the model cannot be measured as it is.
     """  # noqa: DOC502 - the helpers raise
     settings = Settings(
         target_modules=target_modules, exclude_modules=exclude_modules,
@@ -457,6 +464,13 @@ def _check_weights(model: nn.Module) -> None:
         raise InvalidOption(
             f"parameter {name!r} was made in torch.inference_mode(), and autograd takes no such "
             "tensor: load the model outside of it"
+        )
+    name = next((n for n, m in model.named_modules() if awaits_unpacking(m)), None)
+    if name is not None:
+        raise UnsupportedModule(
+            f"{name!r} is compressed (compressed-tensors) until the model's first pass unpacks all of "
+            "it for good, and PEFT trains no such map: load the model with quantization_config="
+            "CompressedTensorsConfig(dequantize=True), or give its folder to measure_streamed"
         )
 
 

@@ -57,6 +57,18 @@ def is_quantised(module: nn.Module) -> bool:
     return is_own_class or _is_packed_class(module) or is_packed(module)
 
 
+def awaits_unpacking(module: nn.Module) -> bool:
+    """Tell a map of compressed-tensors whose packed weight the model's first pass replaces for good.
+
+    Args:
+        module: A module of a base model.
+
+    Returns:
+        Whether it is one.
+    """
+    return bool(getattr(module, "quantization_status", None) == "compressed")
+
+
 def weight_of(module: nn.Module) -> Tensor | None:
     """Find the tensor that holds a linear map's weight, packed or not.
 
