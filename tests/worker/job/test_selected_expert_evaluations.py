@@ -125,21 +125,29 @@ def test_selected_experts_are_trained_beside_all_and_random_ones(
     assert any("uniform trains all of them" in note for note in job.result.verdict.notes)
 
 
-def test_what_all_experts_cannot_spend_is_refused_before_anything_is_measured(
-    jobs: Jobs, run_queue, folder_of
+@pytest.mark.parametrize(
+    ("experts", "is_known_before"),
+    [
+        ({"select": "routed", "share": 0.25}, True),
+        ({"select": "routed", "coverage": 0.01}, False),  # it may have come to all of them
+    ],
+    ids=str,
+)
+def test_what_all_experts_cannot_spend_is_refused(
+    jobs: Jobs, run_queue, folder_of, experts, is_known_before
 ):
     """A mean rank of 1 for one expert of four is a quarter of a rank for all."""
     folder_of("mixture", build("qwen3_moe_mlp_only"))
     job_id = jobs.submit_evaluation(
         base_model={"source": "local", "name": "mixture"},
         dataset={"source": "inline", "rows": TEXT}, budget=1,
-        target_modules=["q_proj"], target_parameters="all",
-        allocation={"experts": {"select": "routed", "share": 0.25}},
+        target_modules=["q_proj"], target_parameters="all", allocation={"experts": experts},
     )  # fmt: skip
     run_queue()
 
     job = jobs.get(job_id).to_job()
     assert job.error.code == "budget_infeasible"
     assert "uniform ranks of all experts" in job.error.detail
+    assert "give a larger budget" in job.error.detail
     stages = [e.progress.stage for e in jobs.store.events(job_id, limit=500) if e.progress]
-    assert "calibrating" not in stages
+    assert ("calibrating" in stages) is not is_known_before

@@ -15,7 +15,7 @@ import numpy as np
 
 from fimlora.allocation import allocate
 from fimlora.allocation.distance import plans_apart
-from fimlora.confidence.compare_experts import ComparedExperts, compared_experts
+from fimlora.confidence.compare_experts import ComparedExperts, Selection, compared_experts
 from fimlora.confidence.correlation import spearman
 from fimlora.confidence.signal import no_room, signal_of
 from fimlora.confidence.signal import obstacle as no_signal
@@ -169,38 +169,37 @@ def compare(
     groups = options.get("groups", ())
     if not isinstance(groups, str):  # looked through once per method
         options["groups"] = [tuple(group) for group in groups]
-    scale = statistics.scale if scale is None else scale
-
-    def planned(
-        some: Statistics,
-    ) -> tuple[dict[str, Scores], dict[str, RankPlan], dict[str, str]]:
-        taken = {
-            method: score(
-                some, method, scale=scale, aggregation=aggregation, estimator=estimator
-            )
-            for method in wanted
-        }
-        is_named = methods is not None
-        return taken, *_plans(taken, budget, options | {"scale": scale}, is_named=is_named)
-
-    taken, plans, cannot = planned(statistics)
+    options["scale"] = statistics.scale if scale is None else scale
+    taken_with = {"aggregation": aggregation, "estimator": estimator}
+    taken = _scores(statistics, wanted, options["scale"], taken_with)
+    plans, cannot = _plans(taken, budget, options, is_named=methods is not None)
     wanted, left_out = [name for name in wanted if name in plans], left_out | cannot
     values = {method: _values(taken[method]) for method in wanted}
-    selections: dict[str, tuple[Statistics, Mapping[str, RankPlan]]] = {}
+    selections: dict[str, Selection] = {}
     if choice is not None:
         selections["asked"] = statistics, plans
-        if choice.control is not None:
-            control = with_experts(every, choice.control)
-            selections["control"] = control, planned(control)[1]
+    if choice is not None and choice.control is not None:
+        random = with_experts(every, choice.control)
+        taken = _scores(random, wanted, options["scale"], taken_with)
+        selections["control"] = random, _plans(taken, budget, options, is_named=False)[0]
     return Comparison(
         plans,
         values,
         tuple(_likeness(a, b, plans, values) for a, b in combinations(wanted, 2)),
         left_out,
-        _signals(statistics, plans, aggregation=aggregation, estimator=estimator),
+        _signals(statistics, plans, **taken_with),
         statistics.provenance(),
         compared_experts(every, selections) if selections else (),
     )
+
+
+def _scores(
+    statistics: Statistics,
+    methods: Collection[str],
+    scale: int | float,
+    taken_with: Mapping[str, Any],
+) -> dict[str, Scores]:
+    return {method: score(statistics, method, scale=scale, **taken_with) for method in methods}
 
 
 def _choose(

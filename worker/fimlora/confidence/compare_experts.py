@@ -14,6 +14,8 @@ from fimlora.methods.expert_choice import experts_by_layer, fisher_of_selected
 from fimlora.plan import RankPlan
 from fimlora.statistics import Statistics
 
+# Statistics with some experts selected, and the plan of each method for them.
+Selection = tuple[Statistics, Mapping[str, RankPlan]]
 _DIGITS = 6
 
 
@@ -39,7 +41,7 @@ class ComparedExperts:
 
 def compared_experts(
     statistics: Statistics,
-    selections: Mapping[str, tuple[Statistics, Mapping[str, RankPlan]]],
+    selections: Mapping[str, Selection],
 ) -> tuple[ComparedExperts, ...]:
     """Put selections of experts side by side.
 
