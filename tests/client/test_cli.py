@@ -90,7 +90,7 @@ def test_options_reach_the_request(run, rows):
     """Each option is where the contract wants it; what is left out has its default."""
     options = [
         "--budget-parameters", "4000", "--target-modules", "query, key", "--r-min", "2",
-        "--exclude-modules", r".*\.0\..*key",
+        "--exclude-modules", r".*\.0\..*key", "--modules-to-save", "classifier, pooler",
         "--r-max", "30", "--method", "random", "--aggregation", "l2", "--seed", "7",
         "--rank-menu", "2,4,16", "--group", "query,key", "--group", "layer.1.*", "--max-lora-rank", "16",
         "--per-type", "query:r_min=3,share=0.25", "--per-type", "key:r_max=9", "--batch-size", "3", "--max-length", "16",
@@ -109,6 +109,7 @@ def test_options_reach_the_request(run, rows):
     assert request["metadata"] == {"team": "nlp"}
     assert request["target_modules"] == ["query", "key"]
     assert request["exclude_modules"] == r".*\.0\..*key"
+    assert request["modules_to_save"] == ["classifier", "pooler"]
     assert request["dataset"]["columns"]["text"] == "text"
     assert request["dataset"]["columns"]["tools"] == ""
     assert request["adapter"] == {

@@ -28,6 +28,7 @@ REFUSED = {
     f"{CALIBRATE} --batches 0": "--batches: must be a whole number from 1 to 4096, or auto",
     f"{CALIBRATE} --target-modules a,": "--target-modules: name 2 must have 1 to 256 characters",
     f"{CALIBRATE} --exclude-modules ,": "--exclude-modules: name 1 must have 1 to 256 characters",
+    f"{CALIBRATE} --modules-to-save ,": "--modules-to-save: name 1 must have 1 to 256 characters",
     f"{CALIBRATE} --target-parameters ,": "--target-parameters: name 1 must have 1 to 256 characters",
     f"{CALIBRATE} --group a,": "--group: group 1 must have names of 1 to 256 characters",
     f"{CALIBRATE} --rank-menu 8,4": "--rank-menu: must have ranks from 1 to 8192 in rising order",

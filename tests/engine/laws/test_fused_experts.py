@@ -5,7 +5,7 @@ import torch
 
 from fimlora import Settings, find_targets, measure, measure_streamed, score
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.left_out import FUSED_EXPERTS
+from fimlora.left_out import FUSED_EXPERTS, OUTPUT_HEAD
 from support.experts import (
     KINDS,
     LINEAR,
@@ -210,7 +210,7 @@ def test_experts_are_left_out_unless_they_are_asked_for():
     model = mixture("mixtral")
     choice = measure(model, mixture_batches(), target_modules="all-linear", estimator="exact")
 
-    assert set(choice.not_targeted.values()) == {FUSED_EXPERTS}
+    assert set(choice.not_targeted.values()) == {FUSED_EXPERTS, OUTPUT_HEAD}
     assert "target_parameters" in FUSED_EXPERTS
     down = find_targets(model, [LINEAR], target_parameters=["experts.down_proj"])
     assert [m.name.rpartition(".")[2] for m in down] == [LINEAR, "down_proj"] * 2

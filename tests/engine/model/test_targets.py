@@ -7,7 +7,14 @@ from torch import nn
 
 from fimlora import RankPlan, TargetModule, allocate, find_targets, measure, score
 from fimlora.errors import InvalidOption, UnknownTarget, UnsupportedModule
-from fimlora.left_out import DRAWN_ANEW, EXCLUDED, FUSED_EXPERTS, NOT_A_PRODUCT, OTHER_CLASS
+from fimlora.left_out import (
+    DRAWN_ANEW,
+    EXCLUDED,
+    FUSED_EXPERTS,
+    NOT_A_PRODUCT,
+    OTHER_CLASS,
+    OUTPUT_HEAD,
+)
 from fimlora.model.targets import choose_targets, count_base_parameters, locate
 from support.models import make_batch, tiny
 from support.peft_models import uniform_peft
@@ -213,7 +220,7 @@ def test_fused_experts_that_are_left_out_are_named():
 
     statistics = measure(model, batches, target_modules="all-linear")
 
-    reasons = dict.fromkeys(EXPERTS, FUSED_EXPERTS)
+    reasons = {"lm_head": OUTPUT_HEAD} | dict.fromkeys(EXPERTS, FUSED_EXPERTS)
     assert statistics.not_targeted == reasons
     plan = allocate(score(statistics), 4)
     assert plan.not_targeted == plan.to_json()["not_targeted"] == reasons

@@ -189,8 +189,6 @@ def choose_targets(
     left_out = dict.fromkeys(meant_fused - wanted, FUSED_EXPERTS) | unfit
     if _is_all_linear(target_modules):
         left_out |= dict.fromkeys(_other_classes(modules), OTHER_CLASS)
-        heads = _output_head(base_model_of(model), modules) - excluded
-        left_out |= dict.fromkeys(heads - inside_saved(heads, saved), OUTPUT_HEAD)
     left_out |= dict.fromkeys(excluded & (meant | meant_fused), EXCLUDED)
     targets = tuple(
         describe_experts(n, experts[n]) if n in wanted else _describe(n, modules[n])
@@ -199,6 +197,9 @@ def choose_targets(
     )
     if not targets:
         raise UnknownTarget(_none_left(left_out))
+    if _is_all_linear(target_modules):  # it does not mean the head, but who uses it may
+        heads = _output_head(base_model_of(model), modules) - excluded
+        left_out |= dict.fromkeys(heads - inside_saved(heads, saved), OUTPUT_HEAD)
     if names is None:
         _refuse_ties(model, [module.name for module in targets])
     targets = with_families(base_model_of(model), modules, targets)
