@@ -141,6 +141,8 @@ RULES: dict[str, dict[str, Any]] = {
     "proportional": {"groups": "fused", "r_min": 4, "r_max": 64},
     "spectral": {"r_min": 0, "r_max": 32},
     "spectral, groups": {"groups": "fused", "r_min": 4, "r_max": 32},
+    "layers": {},
+    "layers, groups": {"groups": "fused", "r_min": 4, "r_max": 64},
     "lists of groups": {"groups": "lists", "r_min": 4, "r_max": 64},
 }
 
@@ -158,7 +160,8 @@ def rule_row(name: str, n: int, turns: int) -> str:
         scores = Scores(modules, spectra=dict(zip(names, values, strict=True)), rule="spectral")
     else:
         drawn = rng.lognormal(0, 2, n).tolist()
-        rule = name if name in {"uniform", "random"} else "proportional"
+        rule = name.partition(",")[0]
+        rule = rule if rule in {"uniform", "random", "layers"} else "proportional"
         scores = Scores(modules, dict(zip(names, drawn, strict=True)), rule=rule)
 
     def call() -> object:

@@ -54,6 +54,11 @@ class DataFolder:
         return self.root / "tmp"
 
     @property
+    def digests(self) -> Path:
+        """Digests of large files, so that these are not read at every start."""
+        return self.root / "digests"
+
+    @property
     def hub(self) -> Path:
         """Cache of hub downloads."""
         return self.root / "hub"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOMS = ("models", "datasets", "adapters", "uploads", "artifacts", "tmp", "hub", "")
+ROOMS = ("models", "datasets", "adapters", "uploads", "artifacts", "tmp", "digests", "hub", "")
 LINKS_IN = ("models", "datasets", "adapters")
 ON_HUB = re.compile(
     r"(?:[\w.-]+/)*(?:models|datasets)--([\w.-]+?)--([\w.-]+?)/(?:snapshots|blobs|refs)/\w+"

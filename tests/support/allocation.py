@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from fimlora.allocation.layers import Layers
 from fimlora.allocation.spectral import share_by_gain
 from fimlora.allocation.units import gather_units
 from fimlora.plan import TargetModule
@@ -129,3 +130,9 @@ def spectra_of(modules, seed: int = 0) -> dict[str, Any]:
     return {
         m.name: [rng.lognormvariate(0, 2) for _ in range(min(m.d_in, m.d_out))] for m in modules
     }
+
+
+def modules_by_layer(modules):
+    """The modules of each layer by the name of its block, first layer first."""
+    layers = Layers(modules)
+    return dict(zip(layers.blocks, layers.sorted_in(modules), strict=True))

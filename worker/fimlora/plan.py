@@ -77,6 +77,8 @@ class TargetModule:
     @property
     def cost(self) -> int:
         """Parameters of one rank that train."""
+        if self.n_experts is None and self.experts is None:  # of most: no call more for each
+            return self.d_in + self.d_out
         return self.n_trained * (self.d_in + self.d_out)
 
     @property
@@ -87,22 +89,29 @@ class TargetModule:
     @property
     def layer(self) -> int | None:
         """Index of the block the module sits in, ``None`` outside the repeated blocks."""
-        return _place_of(self.name)[0]
+        return place_of(self.name)[0]
 
     @property
     def block(self) -> str | None:
         """Name of that block, such as ``model.layers.3``: stacks may share an index."""
-        return _place_of(self.name)[1]
+        return place_of(self.name)[1]
 
     @property
     def kind(self) -> str:
         """What the module is inside its block, such as ``self_attn.q_proj``."""
-        return _place_of(self.name)[2]
+        return place_of(self.name)[2]
 
 
 @lru_cache(maxsize=1 << 17)  # of more than one large model; rules ask many times for each
-def _place_of(name: str) -> tuple[int | None, str | None, str]:
-    """Layer, block and kind of a module, by its name."""
+def place_of(name: str) -> tuple[int | None, str | None, str]:
+    """Find a module's place by its name.
+
+    Args:
+        name: The name.
+
+    Returns:
+        Layer, block and kind, as `TargetModule` says what they are.
+    """
     match = BLOCK_INDEX.search(name)
     if match is None:
         return None, None, name

@@ -95,6 +95,11 @@ class Settings(ProcessSettings):
         """Cache of what was downloaded."""
         return self.data_dir / "hub"
 
+    @property
+    def digests_dir(self) -> Path:
+        """Digests of large files, so that these are not read at every start."""
+        return self.data_dir / "digests"
+
     def create_folders(self) -> None:
         """Create the folders that a worker writes to."""
         for folder in (self.tmp_dir, self.hub_dir):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fimlora_contract.digests import digest_file, digest_of
 from fimlora_contract.model_folders import MODEL_SUFFIXES
+from fimlora_jobs.datasets.kept_digests import KeptDigests, Stamp, stamp_of
 from fimlora_jobs.datasets.media import is_media_file
 
 MOST_MEDIA_FILES = 200_000
@@ -129,10 +130,15 @@ def _check_ordinary(files: Mapping[str, Path], *, where: str) -> None:
 
 
 class FolderDigests:
-    """Digests of folders; files are read again only when size or time of change differ."""
+    """Digests of folders; files are read again only when something of their state differs.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
+    Args:
+        kept: Digests that outlast this process; ``None`` to remember for its time alone.
+    """
+
+    def __init__(self, kept: KeptDigests | None = None) -> None:
+        self._known: dict[Path, tuple[Stamp, str]] = {}
+        self._kept = kept
 
     def of_files(self, files: Mapping[str, Path]) -> str:
         """One digest for all files under their names."""
@@ -144,8 +150,16 @@ class FolderDigests:
 
     def _of_file(self, path: Path) -> str:
         path = Path(os.path.realpath(path))
-        state = path.stat()
-        key = (path, state.st_size, state.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = digest_file(path)
-        return self._known[key]
+        stamp = stamp_of(path.stat())
+        known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        digest = self._kept.find(path, stamp) if self._kept else None
+        if digest is None:
+            digest = digest_file(path)
+            if stamp_of(path.stat()) != stamp:  # of what it was or of what it is: nobody knows
+                return digest
+            if self._kept:
+                self._kept.keep(path, stamp, digest)
+        self._known[path] = stamp, digest
+        return digest

@@ -20,6 +20,7 @@ from fimlora_jobs.datasets.columns import (
 )
 from fimlora_jobs.datasets.files import check_kinds, columns_of_rows, read_files, read_header
 from fimlora_jobs.datasets.folders import FolderDigests, folder_beside
+from fimlora_jobs.datasets.kept_digests import KeptDigests
 from fimlora_jobs.datasets.media import Kind
 from fimlora_jobs.datasets.rows import PlacedRow, read_inline
 from fimlora_service.datasets.local import content_of, data_files
@@ -44,7 +45,7 @@ class LocalDatasets:
     ) -> None:
         self._data = data_folder
         self._rows_checked = rows_checked
-        self._digests = FolderDigests()
+        self._digests = FolderDigests(KeptDigests(data_folder.digests))
         # Uploads never change, so what was checked once need not be read again.
         self._check_upload = lru_cache(maxsize=1024)(_check_file)
         self._check_files = lru_cache(maxsize=256)(_check_files)

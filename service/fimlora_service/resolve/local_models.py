@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from fimlora_contract.near_names import did_you_mean
 from fimlora_jobs.data_folder import registered_names
 from fimlora_jobs.datasets.folders import FolderDigests, FolderError
+from fimlora_jobs.datasets.kept_digests import KeptDigests
 from fimlora_jobs.models.base_model_name import base_model_name
 from fimlora_service.errors import ModelNotFound, UnsupportedArchitecture
 from fimlora_service.resolve.chat_templates import templates_in
@@ -35,11 +36,12 @@ class LocalModels:
 
     Args:
         models: Where each registered model has a folder.
+        kept: Digests of their files that outlast this process.
     """
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, kept: KeptDigests | None = None) -> None:
         self._models = models
-        self._digests = FolderDigests()
+        self._digests = FolderDigests(kept)
         self._lock = Lock()
         self._known: LRUCache[str, tuple[State, ResolvedModel]] = LRUCache(MAX_MODELS)
 

@@ -16,6 +16,7 @@ from fimlora_contract.row_formats import row_format
 from fimlora_jobs.allow_lists import EVERYTHING, Allowed
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.columns import ColumnError, TaskName, TextFields, check_retained
+from fimlora_jobs.datasets.kept_digests import KeptDigests
 from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
 from fimlora_service.keys.principal import EVERYBODY, Principal
@@ -94,7 +95,7 @@ class Resolver:
         self.allowed = allowed
         self._max_tokens = max_tokens
         self._hub = hub
-        self._models = LocalModels(data_folder.models)
+        self._models = LocalModels(data_folder.models, KeptDigests(data_folder.digests))
         self._datasets = LocalDatasets(data_folder)
         self._adapters = TrainedAdapters(data_folder)
 

@@ -10,6 +10,7 @@ from fimlora_contract.adapters import ADAPTER_ID
 from fimlora_contract.near_names import did_you_mean
 from fimlora_jobs.data_folder import DataFolder, registered_names
 from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.kept_digests import KeptDigests
 from fimlora_jobs.trained_adapters import adapter_files
 from fimlora_service.datasets.owners import owner_of
 from fimlora_service.errors import AdapterInvalid, AdapterNotFound
@@ -75,7 +76,7 @@ class TrainedAdapters:
 
     def __init__(self, data_folder: DataFolder) -> None:
         self._data_folder = data_folder
-        self._digests = FolderDigests()
+        self._digests = FolderDigests(KeptDigests(data_folder.digests))
 
     def resolve(
         self, name: str, *, shapes: Shapes | None, principal: Principal = EVERYBODY

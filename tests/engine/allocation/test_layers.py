@@ -5,16 +5,17 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from fimlora.allocation import allocate
-from fimlora.allocation.layers import RANDOM_LAYERS, choose_layers, layers_of, n_layers_of
+from fimlora.allocation.layers import Layers, choose_layers, n_layers_of
+from fimlora.allocation.over_layers import RANDOM_LAYERS
 from fimlora.allocation.planning import ranks_like
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
 from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.scores import Scores
-from support.allocation import llama_like
+from support.allocation import llama_like, modules_by_layer
 
 ANY_SCORE = st.one_of(
     st.sampled_from([0.0, 5e-324, 1e-300, 1.0, 1e300]), st.floats(0, 1e308, allow_nan=False)
@@ -66,10 +67,10 @@ def test_the_chosen_layers_are_those_of_a_full_sort_of_exact_sums(scores, data):
     values = {
         m.name: data.draw(st.sampled_from([0.0, 1.0, 0.3])) * scores[m.layer] for m in modules
     }
-    layers = layers_of(modules)
+    layers = modules_by_layer(modules)
     sums = {b: sum(Fraction(values[m.name]) for m in inside) for b, inside in layers.items()}
 
-    chosen = choose_layers(modules, values, {}, n)
+    chosen = choose_layers(Layers(modules), values, {}, n)
 
     assert len(chosen) == n
     most = max(
@@ -95,13 +96,16 @@ def test_neither_unit_nor_order_matters_and_a_greater_score_is_never_dropped(sco
     n = data.draw(st.integers(1, len(scores)))
     factor = data.draw(st.sampled_from([2.0**-100, 0.5, 2.0**70]))
     shuffled = data.draw(st.permutations(modules))
-    chosen = choose_layers(modules, values, {}, n)
+    chosen = choose_layers(Layers(modules), values, {}, n)
 
-    assert choose_layers(modules, {k: v * factor for k, v in values.items()}, {}, n) == chosen
-    assert choose_layers(shuffled, values, {}, n) == chosen
+    assert (
+        choose_layers(Layers(modules), {k: v * factor for k, v in values.items()}, {}, n)
+        == chosen
+    )
+    assert choose_layers(Layers(shuffled), values, {}, n) == chosen
     for kept in chosen:
         higher = {m.name: values[m.name] * (2 if m.block == kept else 1) for m in modules}
-        assert kept in choose_layers(modules, higher, {}, n)
+        assert kept in choose_layers(Layers(modules), higher, {}, n)
 
 
 @pytest.mark.parametrize("n_layers", [1, 3, 7, None])
@@ -184,9 +188,9 @@ def test_stacks_of_one_index_are_layers_of_their_own():
 
 def test_layers_are_in_their_order_of_depth():
     """The tenth after the second: numbers are compared as numbers."""
-    assert list(layers_of(llama_like(11)[::-1])) == [f"model.layers.{i}" for i in range(11)]
+    assert Layers(llama_like(11)[::-1]).blocks == [f"model.layers.{i}" for i in range(11)]
     assert choose_layers(
-        llama_like(11), dict.fromkeys([m.name for m in llama_like(11)], 0.0), {}, 3
+        Layers(llama_like(11)), dict.fromkeys([m.name for m in llama_like(11)], 0.0), {}, 3
     ) == {f"model.layers.{i}" for i in range(3)}
 
 
@@ -205,7 +209,7 @@ def test_a_layer_may_have_a_score_of_its_own():
     with pytest.raises(
         InvalidOption, match=r"'model\.layers\.2' has target modules and no score"
     ):
-        choose_layers(modules, {}, named_blocks([1.0, 2.0]), 1)
+        choose_layers(Layers(modules), {}, named_blocks([1.0, 2.0]), 1)
 
 
 def test_layers_without_room_give_way_to_others_among_the_draws():
@@ -455,7 +459,7 @@ CLOSE = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 2.0**53, 2.0**53 + 2, 1.7e308]
 def test_layers_are_ranked_by_their_exact_sums_where_rounding_makes_them_one(rows):
     """Nor does a sum that no float can hold come before a larger one."""
     modules = llama_like(len(rows))
-    layers = layers_of(modules)
+    layers = modules_by_layer(modules)
     scores = {m.name: 1e9 for m in modules}
     for inside, row in zip(layers.values(), rows, strict=True):
         scores |= {m.name: value for m, value in zip(inside, row * 9, strict=False)}
@@ -463,4 +467,83 @@ def test_layers_are_ranked_by_their_exact_sums_where_rounding_makes_them_one(row
     ranked = sorted(layers, key=lambda block: -exact[block])
 
     for n in range(1, len(rows) + 1):
-        assert choose_layers(modules, scores, {}, n) == frozenset(ranked[:n])
+        assert choose_layers(Layers(modules), scores, {}, n) == frozenset(ranked[:n])
+
+
+LEAVES = (
+    "attn.q_proj",
+    "attn.k_proj",
+    "attn.v_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.o_proj",
+)
+ASKED = (
+    {"groups": "fused"},
+    {"groups": "type"},
+    {"groups": "layer", "rank_menu": "powers-of-two"},
+    {"groups": [["k_proj", "v_proj"]], "multiple_of": 2},
+    {"groups": "fused", "per_type": {"o_proj": {"share": 0.25}}},
+    {"groups": "fused", "per_type": {"k_proj": {"r_min": 2, "r_max": 5}}, "max_lora_rank": 12},
+)
+
+
+LAYER = st.tuples(
+    st.lists(st.sampled_from(LEAVES), min_size=1, unique=True), st.sampled_from([16, 48])
+)
+
+
+@given(
+    st.lists(LAYER, min_size=1, max_size=5),
+    st.sampled_from(ASKED),
+    st.integers(1, 12),
+    st.data(),
+)
+def test_layers_share_as_a_model_of_them_alone_would(layers, asked, mean, data):
+    """Against the uniform control of modules gathered anew, the others no targets; so the draws."""
+    layers = [(LEAVES, 32), *layers]  # of unlike make-up and size; each leaf is in one
+    modules = [
+        TargetModule(f"layers.{i}.{leaf}", d_in, 32)
+        for i, (leaves, d_in) in enumerate(layers)
+        for leaf in leaves
+    ]
+    modules.append(TargetModule("head.o_proj", 32, 32))
+    values = {m.name: data.draw(st.sampled_from([0.0, 1.0, 2.5])) for m in modules}
+    budget = Budget("parameters", mean * sum(m.cost for m in modules) // 3)
+    options = {"r_min": 1, "r_max": 16, **asked}
+    try:
+        plan = allocate(Scores(modules, values), budget, rule="layers", **options)
+    except (InfeasibleBudget, InvalidOption):
+        reject()
+
+    def alone(ranks, limit):
+        chosen = layers_in(plan, ranks)
+        inside = [m for m in modules if m.block in chosen]
+        others = {m.name: "not chosen" for m in modules if m.block not in chosen}
+        scores = Scores(inside, {m.name: 1.0 for m in inside}, not_targeted=others)
+        return allocate(scores, Budget("parameters", limit), rule="uniform", **options)
+
+    patterns = [(plan.ranks, plan.limit)]
+    if "o_proj" not in asked.get(
+        "per_type", {}
+    ):  # no more than the chosen layers have room for
+        limit = min(plan.limit, alone(plan.ranks, 10**9).spent.parameters)
+        drawn = plan.controls.keys() & {*RANDOM_LAYERS}
+        patterns += [(plan.controls[name], limit) for name in sorted(drawn)]
+    for ranks, limit in patterns:
+        assert {n: r for n, r in ranks.items() if r} == dict(alone(ranks, limit).ranks)
+
+
+def test_a_family_without_a_tower_may_be_named_where_no_chosen_layer_is_of_it():
+    """All modules are known, so its rule is about those of the other layers."""
+    modules = tuple(
+        TargetModule(f"layers.{i}.in_proj", 64, 64, family="mamba" if i < 2 else "attention")
+        for i in range(4)
+    )
+    scores = Scores(modules, {m.name: float(m.layer) for m in modules})
+    plan = allocate(
+        scores, 4, rule="layers", n_layers=2, per_type={"family:mamba": {"r_max": 4}}
+    )
+
+    assert layers_in(plan) == {"layers.2", "layers.3"}
+    assert max(plan.controls["uniform"][f"layers.{i}.in_proj"] for i in (0, 1)) == 4

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fimlora import Settings, allocate, find_targets, measure, measure_streamed, score
-from fimlora.allocation.layers import layers_of, n_layers_of
+from fimlora.allocation.layers import n_layers_of
 from fimlora.allocation.planning import many_like, ranks_like
 from fimlora.confidence.bootstrap import confidence_of
 from fimlora.confidence.evidence import with_confidence
@@ -13,6 +13,7 @@ from fimlora.confidence.signal import no_room, signal_of, with_signal
 from fimlora.errors import InvalidOption, OutOfMemory
 from fimlora.plan import Budget
 from fimlora.scores import Scores
+from support.allocation import modules_by_layer
 from support.gradients import noise, statistics_of
 from support.models import TINY_MODELS, make_batch, tiny
 from support.reference import weight_gradients_by_example
@@ -39,7 +40,7 @@ def test_a_layer_scores_the_trace_of_its_fisher_information(name):
     batches = [make_batch(name, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
     modules = find_targets(model, targets)
     gradients = weight_gradients_by_example(model, batches, modules)
-    layers = layers_of(modules)
+    layers = modules_by_layer(modules)
     wanted = {
         block: sum(gradients[m.name].square().mean(dim=0).sum().item() for m in inside)
         for block, inside in layers.items()

@@ -56,6 +56,18 @@ def test_a_changed_weight_file_changes_the_digest(model):
     assert digests.of_model(model) != before
 
 
+def test_a_file_put_in_the_place_of_another_is_read_though_size_and_time_are_the_same(model):
+    """The time that the inode changed is nobody's to set."""
+    weights = model / "model.safetensors"
+    digests = FolderDigests()
+    before, state = digests.of_model(model), weights.stat()
+    weights.write_bytes(b"v")
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    assert weights.stat().st_mtime_ns == state.st_mtime_ns
+    assert digests.of_model(model) != before
+
+
 def test_a_link_has_the_digest_of_its_target(model, tmp_path):
     """Registering by link or by copy is the same model."""
     link = tmp_path / "link"

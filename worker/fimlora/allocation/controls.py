@@ -7,8 +7,7 @@ assumed. Nothing here imports torch.
 """
 
 import hashlib
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +20,6 @@ from fimlora.errors import UnequalControls
 RANDOM = ("random", *(f"random-{i}" for i in range(2, 6)))  # the first is what the rule gives
 _WORD = 6  # bytes of a random score
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
-_INDEX = re.compile(r"\.(\d+)(?=\.|$)", re.MULTILINE)  # of a block or an expert
 
 
 def control_ranks(
@@ -83,7 +81,7 @@ def spread_out(units: Units) -> Units:
     Returns:
         Units that solvers settle ties of in that order.
     """
-    kind_of, depth = _places(units.first_names)
+    kind_of, depth = units.naming.kinds_at(units.first)
     order = np.lexsort([*depth[::-1], kind_of])
     n_kinds = int(kind_of.max(initial=-1)) + 1
     rows, turns = [], []
@@ -96,29 +94,6 @@ def spread_out(units: Units) -> Units:
     return replace(
         units, ties=np.concatenate(rows)[np.argsort(np.concatenate(turns), kind="stable")]
     )
-
-
-def _places(names: Sequence[str]) -> tuple[NDArray[np.intp], list[Floats]]:
-    """Find the kind of each name, and the indices in it.
-
-    All names are taken apart as one text: a hundred thousand small lists would take longer.
-
-    Returns:
-        Number of the kind, in the order of the kinds' names; and the first index of each name,
-        the second, and so on: -1 where a name has no more.
-    """
-    text = "\n".join(name.replace("\n", " ") for name in names)
-    kinds = _INDEX.sub(".\0", text).split("\n")
-    place = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
-    kind_of = np.fromiter(map(place.__getitem__, kinds), dtype=np.intp, count=len(kinds))
-    counts = np.array([kind.count("\0") for kind in place], dtype=np.intp)[kind_of]
-    numbers = np.array([*map(int, _INDEX.findall(text)), -1], dtype=np.float64)
-    starts = np.cumsum(counts) - counts
-    depth = [
-        np.where(counts > i, numbers[np.minimum(starts + i, len(numbers) - 1)], -1)
-        for i in range(int(counts.max(initial=0)))
-    ]
-    return kind_of, depth
 
 
 def _scattered(n: int, *, start: int) -> NDArray[np.intp]:

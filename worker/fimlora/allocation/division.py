@@ -76,13 +76,20 @@ class Gathered:
         rows: What has one rank in each part.
     """
 
-    names: Sequence[str]
+    names: NDArray[np.object_]
     sizes: Whole
     costs: Whole | None
     constraints: Constraints
     types: Mapping[str, NDArray[np.intp]]
     columns: Mapping[str | None, NDArray[np.intp]]
     rows: Mapping[str | None, Rows]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def named(self, ranks: NDArray[np.int64]) -> dict[str, int]:
+        """Rank per module name, from the ranks in the order of the modules."""
+        return dict(zip(self.names.tolist(), ranks.tolist(), strict=True))
 
     def within(self, general: tuple[int, int], limit: int) -> tuple[Part, ...]:
         """Divide a limit within bounds.
@@ -93,6 +100,24 @@ class Gathered:
 
         Returns:
             The parts, whose limits add up to the limit.
+        """
+        units, limits = self.solvable(general, limit)
+        return tuple(
+            Part(entry, self._names_at(some), some, units[entry], limits[entry])
+            for entry, some in self.columns.items()
+        )
+
+    def solvable(
+        self, general: tuple[int, int], limit: int
+    ) -> tuple[dict[str | None, Units], dict[str | None, int]]:
+        """Do what `within` does, without names.
+
+        Args:
+            general: Lowest and highest rank, but for types with their own.
+            limit: Ranks in total, or parameters.
+
+        Returns:
+            Units and limit of each part, by its type.
         """
         bounds = self._bounds(general)
         ladder = ladder_of(self.constraints, int(bounds.highest.max(initial=0)))
@@ -109,17 +134,38 @@ class Gathered:
             for entry, some in self.columns.items()
         }
         shares = shares_of(self.constraints.per_type)
-        limits: dict[str | None, int] = {None: limit}
-        if shares:
-            limits = _limits(units, shares, limit)
-        return tuple(
-            Part(entry, self._named(some), some, units[entry], limits[entry])
-            for entry, some in self.columns.items()
+        return units, _limits(units, shares, limit) if shares else {None: limit}
+
+    def select(self, places: NDArray[np.intp]) -> "Gathered":
+        """Leave out all modules but some, as if the others were no targets.
+
+        Args:
+            places: Places of the modules that stay, rising.
+
+        Returns:
+            These, with what they were tied to and is left.
+        """
+        is_kept = np.zeros(len(self.sizes), dtype=bool)
+        is_kept[places] = True
+        place = np.cumsum(is_kept) - 1
+        types = {entry: place[some[is_kept[some]]] for entry, some in self.types.items()}
+        kept = {entry: is_kept[some] for entry, some in self.columns.items()}
+        columns: dict[str | None, NDArray[np.intp]] = {None: np.arange(len(places))}
+        if shares := shares_of(self.constraints.per_type):
+            columns = _columns(len(places), {entry: types[entry] for entry in shares})
+        return Gathered(
+            names=self.names[places],
+            sizes=self.sizes[places],
+            costs=None if self.costs is None else self.costs[places],
+            constraints=self.constraints,
+            types=types,
+            columns=columns,
+            rows={entry: self.rows[entry].select(kept[entry]) for entry in columns},
         )
 
     def _bounds(self, general: tuple[int, int]) -> Bounds:
         """A type's own bound goes before the general one; where it has but one, the other makes room."""
-        n = len(self.names)
+        n = len(self)
         lowest, highest = (np.full(n, bound, dtype=np.int64) for bound in general)
         for entry, columns in self.types.items():
             lowest[columns], highest[columns] = self.constraints.type_bounds(entry, general)
@@ -128,10 +174,8 @@ class Gathered:
         highest = np.minimum(highest, self.sizes)
         return Bounds(np.minimum(lowest, highest), highest)
 
-    def _named(self, columns: NDArray[np.intp]) -> tuple[str, ...]:
-        if len(columns) == len(self.names):
-            return tuple(self.names)
-        return tuple(self.names[i] for i in columns.tolist())
+    def _names_at(self, places: NDArray[np.intp]) -> tuple[str, ...]:
+        return tuple(self.names[places].tolist())
 
 
 def gather(
@@ -170,7 +214,26 @@ def gather(
         )
         for entry, some in columns.items()
     }
-    return Gathered(names, sizes, costs, constraints, types, columns, rows)
+    return Gathered(
+        np.array(names, dtype=object), sizes, costs, constraints, types, columns, rows
+    )
+
+
+def gathered_of(plan: RankPlan) -> Gathered:
+    """Gather the modules of a plan, as they were gathered for it.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        It, for any bounds and limit.
+    """
+    return gather(
+        plan.modules,
+        plan.constraints,
+        in_ranks=plan.budget.unit == "rank",
+        not_targeted=plan.not_targeted,
+    )
 
 
 def divide(
@@ -208,14 +271,7 @@ def division_of(plan: RankPlan) -> tuple[Part, ...]:
     Returns:
         The parts.
     """
-    return divide(
-        plan.modules,
-        (plan.r_min, plan.r_max),
-        plan.limit,
-        plan.constraints,
-        in_ranks=plan.budget.unit == "rank",
-        not_targeted=plan.not_targeted,
-    )
+    return gathered_of(plan).within((plan.r_min, plan.r_max), plan.limit)
 
 
 def dearest_step(plan: RankPlan) -> int:

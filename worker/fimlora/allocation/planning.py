@@ -7,24 +7,23 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fimlora.allocation.controls import check_steps, control_table
-from fimlora.allocation.division import Part, divide, division_of, share_parts
+from fimlora.allocation.division import Part, divide, division_of, gather, share_parts
 from fimlora.allocation.falling import Falling
-from fimlora.allocation.layers import (
-    choose_layers,
+from fimlora.allocation.layers import Layers, choose_layers
+from fimlora.allocation.limits import budget_limit, explain
+from fimlora.allocation.named_ranks import NamedRanks
+from fimlora.allocation.over_layers import (
     fits_any_layers,
     layer_bounds,
     layers_like,
     many_layers_like,
-    parts_by,
     share_over_layers,
 )
-from fimlora.allocation.limits import budget_limit, explain
 from fimlora.allocation.proportional import share_limit
 from fimlora.allocation.spectral import (
     captured_energies,
@@ -161,7 +160,7 @@ def allocate(
 
 
 _Named = dict[str, int]
-_Solved = tuple[tuple[int, int], _Named, dict[str, _Named]]
+_Solved = tuple[tuple[int, int], _Named, NamedRanks]
 
 
 def _over_modules(
@@ -188,9 +187,12 @@ def _over_modules(
             in_ranks=budget.unit == "rank",
             not_targeted=scores.not_targeted,
         )
-        controls = _with_controls(rule, parts, values, seed=seed)
-        ranks = controls[rule] if rule in {"uniform", "random"} else controls.pop(rule)
-    return bounds, ranks, controls
+        tables = _with_controls(rule, parts, values, seed=seed)
+    names = list(values)
+    ranks = dict(zip(names, tables[rule].tolist(), strict=True))
+    if rule not in {"uniform", "random"}:
+        del tables[rule]
+    return bounds, ranks, NamedRanks(names, tables)
 
 
 def _over_layers(
@@ -205,24 +207,24 @@ def _over_layers(
     seed: int,
 ) -> _Solved:
     """Bounds, ranks and controls by the rule that chooses layers."""
-    modules, in_ranks = tuple(scores.modules), budget.unit == "rank"
-    chosen = choose_layers(modules, values, scores.by_layer, n_layers)
-    gather_by = partial(parts_by, modules, in_ranks=in_ranks, not_targeted=scores.not_targeted)
-    gather_some = gather_by(constraints)
-    bounds = layer_bounds(
+    modules = tuple(scores.modules)
+    layers = Layers(modules)
+    chosen = layers.numbered(choose_layers(layers, values, scores.by_layer, n_layers))
+    gathered = gather(
         modules,
-        chosen,
+        constraints,
+        in_ranks=budget.unit == "rank",
+        not_targeted=scores.not_targeted,
+    )
+    bounds = layer_bounds(
+        gathered,
+        layers.inside(chosen),
         limit,
         mean=_mean(budget, limit, modules),
-        gather_some=gather_some,
-        constraints=constraints,
         given=given,
     )
-    freely = gather_by(constraints.without_floors(bounds[1]))
     with _explaining(budget, scores, bounds, given=given):
-        ranks, controls = share_over_layers(
-            modules, chosen, bounds, limit, gather_some=gather_some, freely=freely, seed=seed
-        )
+        ranks, controls = share_over_layers(gathered, layers, chosen, bounds, limit, seed=seed)
     return bounds, ranks, controls
 
 
@@ -289,11 +291,11 @@ def _share(rule: str, parts: tuple[Part, ...], values: Mapping[str, Any]) -> dic
 
 def _with_controls(
     rule: str, parts: tuple[Part, ...], values: Mapping[str, Any], *, seed: int
-) -> dict[str, dict[str, int]]:
+) -> dict[str, Ranks]:
     """Ranks by a rule and of each control, all of which are seen to spend the same.
 
     Returns:
-        Rank per module name, in the order of the values, by rule or control.
+        Ranks in the order of the values, by rule or control.
     """
     tables: dict[str, Ranks] = {}
     for part in parts:
@@ -309,9 +311,7 @@ def _with_controls(
             name: part.units.steps_of(ranks[part.columns]) for name, ranks in tables.items()
         }
         check_steps(part.units, part.limit, steps)
-    return {
-        name: dict(zip(values, ranks.tolist(), strict=True)) for name, ranks in tables.items()
-    }
+    return tables
 
 
 @contextmanager

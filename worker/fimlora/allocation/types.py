@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
-from fimlora.plan import BLOCK_INDEX, TOWERS, TargetModule
+from fimlora.plan import TOWERS, TargetModule, place_of
 from fimlora.shares import type_name
 
 _WILD = frozenset("*?[")
@@ -87,14 +87,6 @@ class Names:
                     dot = name.rfind(".", 0, max(dot, 0))
                 found[name[dot + 1 :]].append(name)
         return self._by_end[n_parts]
-
-
-def _place(module: TargetModule) -> tuple[str, str, str] | None:
-    """Stack, layer and kind; models with two towers have two stacks. ``None`` outside blocks."""
-    match = BLOCK_INDEX.search(module.name)
-    if match is None:
-        return None
-    return module.name[: match.start()], match[1], module.name[match.end() :]
 
 
 _starred = lru_cache(maxsize=4096)(type_name)  # a model has many modules and few kinds
@@ -233,30 +225,41 @@ def _may_be_left_out(family: str, names: Names, others: Names) -> bool:
     return is_one and bool(names.families) and len(others) > 0
 
 
-Key = Callable[[tuple[str, str, str]], Hashable]
+# What modules of one block and kind have in common with those that they are tied to.
+Key = Callable[[str, str], Hashable]
 
 
 def _preset(modules: Iterable[TargetModule], key: Key) -> list[tuple[str, ...]]:
     groups: dict[Hashable, list[str]] = defaultdict(list)
     for module in modules:
-        place = _place(module)
-        if place is not None and (common := key(place)) is not None:
+        _, block, kind = place_of(module.name)
+        if block is not None and (common := key(block, kind)) is not None:
             groups[common].append(module.name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _fused_key(place: tuple[str, str, str]) -> Hashable:
+def _fused_key(block: str, kind: str) -> Hashable:
     """What a server holds in one matrix: packed projections of one parent, and all its experts."""
-    stack, layer, kind = place
+    pack = _pack_of(kind)
+    return None if pack is None else (block, pack)
+
+
+@lru_cache(maxsize=4096)
+def _pack_of(kind: str) -> tuple[str, ...] | None:
     starred = _starred(kind)
     parent, _, leaf = starred.rpartition(".")
     if leaf in _PACK:
-        return stack, layer, parent, _PACK[leaf]
-    return (stack, layer, starred) if starred != kind else None
+        return parent, *_PACK[leaf]
+    return (starred,) if starred != kind else None
+
+
+def _stack_of(block: str) -> str:
+    """The list that a block is in; models with two towers have two."""
+    return block.rpartition(".")[0]
 
 
 _KEYS: dict[str, Key] = {
-    "type": lambda place: (place[0], _starred(place[2])),
+    "type": lambda block, kind: (_stack_of(block), _starred(kind)),
     "fused": _fused_key,
-    "layer": lambda place: place[:2],
+    "layer": lambda block, _: block,
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.naming import Naming
 from fimlora.constraints import Constraints
 from fimlora.errors import InfeasibleBudget, InvalidOption
 
@@ -19,13 +20,58 @@ Ranks = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Groups of modules and single ones; see `Units` for what each of them is."""
+    """Groups of modules and single ones, whatever their bounds; see `Units` for the most of it.
+
+    Attributes:
+        columns: Places of the modules, in the order of the modules they are of: row by row.
+        starts: Where each row begins among them.
+        row_of: The row of each module.
+        naming: Names of these modules, and of more if these are some of them.
+        named: Place of each module's name there.
+        first: Place there of the name of each row's first module.
+        ties: The rows in the order of these names.
+    """
 
     columns: NDArray[np.intp]
     starts: NDArray[np.intp]
-    first_names: Sequence[str]
     row_of: NDArray[np.intp]
+    naming: Naming
+    named: NDArray[np.intp]
+    first: NDArray[np.intp]
     ties: NDArray[np.intp]
+
+    @classmethod
+    def of(
+        cls,
+        columns: NDArray[np.intp],
+        sizes: NDArray[np.intp],
+        naming: Naming,
+        named: NDArray[np.intp],
+    ) -> "Rows":
+        """Put rows together from the places of their modules, row by row, and their sizes.
+
+        Returns:
+            The rows.
+        """
+        starts = np.cumsum(sizes) - sizes
+        row_of = np.empty(len(columns), dtype=np.intp)
+        row_of[columns] = np.repeat(np.arange(len(sizes)), sizes)
+        first = named[columns[starts]]
+        return cls(columns, starts, row_of, naming, named, first, naming.by_alphabet(first))
+
+    def select(self, is_kept: NDArray[np.bool_]) -> "Rows":
+        """Leave out modules, and rows of which none is left.
+
+        Args:
+            is_kept: Of each module, whether it stays.
+
+        Returns:
+            The rows of the others, in the order of these.
+        """
+        kept = self.columns[is_kept[self.columns]]
+        sizes = np.bincount(self.row_of[kept])
+        columns = (np.cumsum(is_kept) - 1)[kept]
+        return Rows.of(columns, sizes[sizes > 0], self.naming, self.named[is_kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +84,9 @@ class Units:
     Attributes:
         columns: Places of the modules, in the order of the modules they are of: row by row.
         starts: Where each row begins among them.
-        first_names: Name of each row's first module.
         row_of: The row of each module.
+        naming: Names of the modules.
+        first: Place of the name of each row's first module there.
         ties: The rows in the order in which equal claims are settled: that of their names.
         weight: What one rank costs.
         lowest: Fewest steps allowed.
@@ -50,8 +97,9 @@ class Units:
 
     columns: NDArray[np.intp]
     starts: NDArray[np.intp]
-    first_names: Sequence[str]
     row_of: NDArray[np.intp]
+    naming: Naming
+    first: NDArray[np.intp]
     ties: NDArray[np.intp]
     weight: Floats
     lowest: NDArray[np.intp]
@@ -138,8 +186,8 @@ class Units:
 
     def steps(self, ranks: Mapping[str, int]) -> NDArray[np.intp]:
         """Steps per row, from the rank of each module: the other way round than `ranks`."""
-        found = map(ranks.__getitem__, self.first_names)
-        of_rows = np.fromiter(found, dtype=np.float64, count=len(self.first_names))
+        found = map(ranks.__getitem__, self.naming.at(self.first))
+        of_rows = np.fromiter(found, dtype=np.float64, count=len(self.first))
         return np.searchsorted(self.ladder, of_rows)
 
     def steps_of(self, ranks: Ranks) -> NDArray[np.intp]:
@@ -270,24 +318,23 @@ def units_within(
     Raises:
         InfeasibleBudget: A unit has no allowed rank within its bounds.
     """
-    n_rows = len(rows.starts)
-    lo, hi = np.zeros(n_rows, dtype=np.int64), np.full(n_rows, np.iinfo(np.int64).max)
-    np.maximum.at(lo, rows.row_of, lowest)
-    np.minimum.at(hi, rows.row_of, highest)
+    lo = np.maximum.reduceat(lowest[rows.columns], rows.starts)
+    hi = np.minimum.reduceat(highest[rows.columns], rows.starts)
     low_steps = np.searchsorted(ladder, lo)
     high_steps = np.searchsorted(ladder, hi, side="right") - 1
     for i in np.flatnonzero(low_steps > high_steps):
         raise InfeasibleBudget(
-            f"{rows.first_names[int(i)]}: no allowed rank lies within the bounds [{lo[i]}, {hi[i]}]; "
+            f"{rows.naming.at(rows.first[i : i + 1])[0]}: no allowed rank lies within the bounds [{lo[i]}, {hi[i]}]; "
             f"allowed are {allowed}"
         )
     return Units(
         columns=rows.columns,
         starts=rows.starts,
-        first_names=rows.first_names,
         row_of=rows.row_of,
+        naming=rows.naming,
+        first=rows.first,
         ties=rows.ties,
-        weight=np.bincount(rows.row_of, weights, minlength=n_rows).astype(np.float64),
+        weight=np.bincount(rows.row_of, weights, minlength=len(rows.starts)).astype(np.float64),
         lowest=low_steps,
         highest=high_steps,
         ladder=ladder,
@@ -305,13 +352,8 @@ def rows_of(names: Sequence[str], groups: Iterable[Collection[str]] = ()) -> Row
     Returns:
         The rows, for any bounds.
     """
-    columns, starts = _rows(names, groups)
-    row_of = np.empty(len(names), dtype=np.intp)
-    row_of[columns] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(columns)))
-    first_names = [names[i] for i in columns[starts].tolist()]
-    n_rows = len(starts)
-    ties = np.array(sorted(range(n_rows), key=first_names.__getitem__), dtype=np.intp)
-    return Rows(columns, starts, first_names, row_of, ties)
+    columns, sizes = _rows(names, groups)
+    return Rows.of(columns, sizes, Naming(names), np.arange(len(names)))
 
 
 def _rows(
@@ -320,14 +362,14 @@ def _rows(
     """Sort modules into rows, of which groups come first, each in the order of its names.
 
     Returns:
-        The columns of the modules, row by row, and where each row begins among them.
+        The columns of the modules, row by row, and how many there are in each.
 
     Raises:
         InvalidOption: A group names an unknown module, or two groups share one.
     """
     grouped = [sorted(group) for group in groups if group]
     if not grouped:
-        return np.arange(len(names)), np.arange(len(names))
+        return np.arange(len(names)), np.ones(len(names), dtype=np.intp)
     place = {name: column for column, name in enumerate(names)}
     tied = [place.get(name, -1) for group in grouped for name in group]
     columns = np.array(tied, dtype=np.intp)
@@ -335,12 +377,9 @@ def _rows(
     is_alone[columns] = False
     if min(tied) < 0 or is_alone.sum() + len(tied) > len(names):
         raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
-    starts = np.cumsum([0, *map(len, grouped)])
     alone = np.flatnonzero(is_alone)
-    rest = np.arange(len(tied) + 1, len(names))
-    return np.concatenate([columns, alone]), np.concatenate([starts, rest])[
-        : len(grouped) + len(alone)
-    ]
+    sizes = np.array([*map(len, grouped)], dtype=np.intp)
+    return np.concatenate([columns, alone]), np.concatenate([sizes, np.ones_like(alone)])
 
 
 def exact_sums(values: Floats) -> Floats:

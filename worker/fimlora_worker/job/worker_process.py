@@ -15,6 +15,7 @@ from redis import Redis
 
 from fimlora_jobs.connection import patient_redis
 from fimlora_jobs.datasets.folders import FolderDigests
+from fimlora_jobs.datasets.kept_digests import KeptDigests
 from fimlora_jobs.queue import RqTransport
 from fimlora_jobs.results.object_store import open_artifacts
 from fimlora_jobs.results.store import ArtifactStore
@@ -77,7 +78,7 @@ class WorkerProcess:
             store=store,
             transport=RqTransport(redis),
             models=ModelCache(limit_bytes=settings.model_cache_bytes),
-            digests=FolderDigests(),
+            digests=FolderDigests(KeptDigests(settings.digests_dir)),
             artifacts=TrackedArtifacts(artifacts, ResultUsage(store)),
             tracing=Tracing(
                 open_provider("worker") if settings.are_traces_wanted else None,
