@@ -9,6 +9,7 @@ import pytest
 from fimlora_client.errors import JobNotFound, ValidationFailed
 from fimlora_contract.evaluations import FULL, QUICK
 from support.jobs import DISTINCT, write_jsonl
+from support.seeing import data_url, pixels, png
 
 SMALL = ["--quick", "--steps", "2", "--seeds", "2", "--batches", "2",
          "--learning-rates", "1e-3,2e-3"]  # fmt: skip
@@ -165,3 +166,18 @@ def test_a_wrong_field_is_refused_here_as_by_the_service(client):
         client.evaluate(base_model="tiny", dataset="local:x", budget=4, seeds=1)
     with pytest.raises(JobNotFound):
         client.evaluations.retrieve("job_none")
+
+
+def test_rows_with_images_are_refused_before_anything_is_queued(run, tmp_path, client):
+    """In a sentence that says what to do instead."""
+    shown = data_url(png(pixels(0, 2, 2)))
+    rows = [{"text": f"red {n}", "image": shown} for n in range(80)]
+    file = write_jsonl(tmp_path / "shown.jsonl", rows)
+
+    refused = run("evaluate", "tiny", file, "--budget", "4", *SMALL)
+
+    assert refused.exit_code != 0
+    said = " ".join(refused.stderr.split())
+    assert "evaluations train on text alone, and the rows have images or sounds" in said
+    assert "Traceback" not in said
+    assert client.jobs.list().data == []

@@ -12,6 +12,7 @@ from fimlora.whole_names import MODULES_TO_SAVE
 from fimlora_contract.digests import digest_of
 from fimlora_contract.evaluations import EVAL_SHARE, FEWEST_HELD_OUT, EvaluationRequest
 from fimlora_contract.rank_maps import RankMap, RankMapModule
+from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import DIGEST
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.datasets.columns import NO_MEDIA_IN_EVALUATIONS, TextFields, check_same
@@ -54,11 +55,12 @@ class EvaluationResolver:
         Raises:
             ServiceError: Names what is missing or wrong, and what is allowed.
         """
+        self._check_text_alone(request)
         resolved = self.resolver.resolve(request)
         references = dict(resolved.references)
-        if references["dataset"].get("media"):
-            raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
         held_out = self._held_out(request, references["dataset"])
+        if held_out and held_out.get("media"):
+            raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
         plans = {name: self._digest(given) for name, given in request.plans.items()}
         self._check_plans(request, plans)
         is_restricted = bool(held_out and held_out.get("restricted"))
@@ -85,6 +87,18 @@ class EvaluationResolver:
             # A share that is held out is not measured either: no calibration's statistics do.
             statistics_digest=resolved.statistics_digest if held_out else "",
         )
+
+    def _check_text_alone(self, request: EvaluationRequest) -> None:
+        """Refuse what is seen or heard first: a model that reads it would not be trained on it, too.
+
+        Raises:
+            DatasetSchema: Rows that are here show something, or such a column is named.
+        """
+        check_named_columns(request)
+        if not isinstance(request.dataset, HubDataset):
+            task = request.calibration.task
+            if self.resolver.resolve_dataset(request.dataset, task=task).get("media"):
+                raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
 
     def _held_out(
         self, request: EvaluationRequest, dataset: Mapping[str, Any]
@@ -242,6 +256,17 @@ def check_scales(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> Non
                 f"plan {name!r} has scale {rank_map.scale}, this request {request.adapter.scale}: "
                 f'all arms must have one scale; give adapter {{"scale": {rank_map.scale}}}'
             )
+
+
+def check_named_columns(request: EvaluationRequest) -> None:
+    """Refuse columns of images or sounds by their roles alone: rows of the hub are not here yet.
+
+    Raises:
+        DatasetSchema: A dataset names one.
+    """
+    for dataset in (request.dataset, request.held_out):
+        if dataset is not None and (dataset.columns.images or dataset.columns.audio):
+            raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
 
 
 def check_share(request: EvaluationRequest, n_rows: int | None) -> None:

@@ -279,6 +279,29 @@ def test_no_row_is_cut_before_its_last_image(jobs, run_queue, models, max_length
     assert "row 1: its images and sounds, and the text before them, take" in error.detail
 
 
+def test_an_evaluation_is_refused_before_anything_is_measured(
+    jobs, run_queue, models, monkeypatch
+):
+    """Where the service has not seen the rows: by the worker, as soon as it has."""
+
+    def make_plans(*_: Any) -> None:
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr("fimlora_worker.job.evaluation.make_plans", make_plans)
+    MAKERS["llava"](models / "sees")
+    rows = [{"image": data_url(png(pixels(n, 2, 2))), "text": f"red {n}"} for n in range(40)]
+    job_id = jobs.submit_evaluation(
+        base_model={"source": "local", "name": "sees"},
+        dataset={"source": "inline", "rows": rows},
+    )
+    run_queue()
+
+    error = jobs.get(job_id).to_job().error
+
+    assert error.code == "dataset_schema"
+    assert error.detail.startswith("evaluations train on text alone")
+
+
 def test_a_model_of_text_is_refused(jobs, run_queue):
     """With the way to leave the column alone."""
     rows = [{"text": "w1 w2 w3", "image": data_url(png(pixels(0)))}]

@@ -18,6 +18,7 @@ from fimlora_worker.evaluation.arms import Arm
 from fimlora_worker.evaluation.settings import FIRST_TUNING_SEED, RATES, EvaluationSettings
 from fimlora_worker.evaluation.split import Split, hold_out
 from fimlora_worker.evaluation.task import Task, task_for
+from fimlora_worker.inputs.media.kinds import kinds_shown
 from fimlora_worker.inputs.rows import open_rows
 from fimlora_worker.job.preparation import columns_of, fetch, find_base, find_columns
 from fimlora_worker.job.progress import Reporter
@@ -64,6 +65,9 @@ def open_ground(record: JobRecord, process: WorkerProcess, reporter: Reporter) -
             alive=reporter.keep_alive,
         )
         check_same(fields, columns_of(request.held_out, known, own, task))
+    for shown in filter(None, (rows, own)):  # before anything is measured
+        if kinds_shown(shown, fields):
+            raise DatasetSchema(NO_MEDIA_IN_EVALUATIONS)
     settings = settings_of(request, fields.task)
     split = hold_out(rows, fields, settings, own=own, task=task)
     return Ground(request, resolved, folder, rows, own, split, settings)
