@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from fimlora_contract.jobs import JobEvent, JobStatus
+from fimlora_contract.jobs import FINAL_STATUSES, JobEvent, JobStatus
 from fimlora_jobs.answers import as_ms, text_of
 from fimlora_jobs.durability import owe
 from fimlora_jobs.job_filter import JobFilter
@@ -151,12 +151,26 @@ class JobReader:
     def _ids_where(
         self, before: str | None, *, wanted: JobFilter, owner: str | None
     ) -> Iterator[str]:
-        """Ids of which no list is kept, so that all that are newer are looked at."""
-        while ids := self._ids(before, at_most=BATCH, owner=owner or ""):
+        """Ids that match, of which no list is kept: all newer ones are looked at.
+
+        Those of jobs that have not ended are, and are few: of them alone, if no others match.
+        """
+        is_open = wanted.statuses and not wanted.statuses & FINAL_STATUSES
+        batches = self._open_ids(before) if is_open else self._all_ids(before, owner or "")
+        for ids in batches:
             for record in self._read(ids, wanted.fields):
                 if record and owner in (None, record.owner) and wanted.matches(record):
                     yield record.id
+
+    def _all_ids(self, before: str | None, owner: str) -> Iterator[list[str]]:
+        while ids := self._ids(before, at_most=BATCH, owner=owner):
+            yield ids
             before = ids[-1]
+
+    def _open_ids(self, before: str | None) -> Iterator[list[str]]:
+        ids = map(text_of, self._redis.hkeys(self._open()))
+        found = sorted((id_ for id_ in ids if not before or id_ < before), reverse=True)
+        return (found[start : start + BATCH] for start in range(0, len(found), BATCH))
 
     def ids_before(self, created_ms: int, *, limit: int) -> list[str]:
         """Ids of jobs created before a time, the oldest first."""

@@ -301,6 +301,34 @@ def test_a_page_has_only_the_jobs_that_are_wanted(store):
     assert ids(kind=JobKind.EVALUATION, model="tiny") == []
 
 
+def test_jobs_in_a_status_that_ends_are_not_read_for_those_that_have_not_ended(
+    store, monkeypatch
+):
+    """A page of running jobs is asked for every few seconds, and those that have ended are many."""
+    every = [put(store, n, model="tiny" if n % 3 else "other") for n in range(20)]
+    still_open = every[::4]
+    for id_ in set(every) - set(still_open):
+        store.request_cancel(id_)
+    read, plain = [], store._read
+    monkeypatch.setattr(
+        store, "_read", lambda ids, fields: read.extend(ids) or plain(ids, fields)
+    )
+
+    seen, queued = [], frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
+    while page := store.page(
+        limit=2, before=seen[-1] if seen else None, wanted=JobFilter(statuses=queued)
+    ):
+        seen += [record.id for record in page]
+
+    assert seen == still_open[::-1]
+    assert set(read) == set(still_open)
+    wanted = JobFilter(statuses=queued, model="other")
+    assert [r.id for r in store.page(limit=9, wanted=wanted)] == [every[12], every[0]]
+    assert store.page(limit=9, wanted=wanted, owner="somebody") == []
+    mixed = JobFilter(statuses=queued | {JobStatus.CANCELED})
+    assert [r.id for r in store.page(limit=30, wanted=mixed)] == every[::-1]
+
+
 def test_a_record_without_a_kind_is_a_calibration(store, redis_client, job_id):
     """Records of before there were others stay what they were."""
     redis_client.hdel(store.key("job", job_id), "kind")
