@@ -18,6 +18,7 @@ from families.comparisons import (
     same_but_for_rounding,
     same_statistics,
 )
+from families.media_rows import media_examples
 from families.product import Product, Wanted, run
 from families.reference import (
     fused_parameters,
@@ -94,8 +95,9 @@ def check_family(family: Family, room: Path) -> Found:
     checkpoint.mkdir(parents=True)
     (room / "out").mkdir()
     try:
-        family.pretrained().save_pretrained(checkpoint, max_shard_size="100KB")
-        write_tokenizer(checkpoint)
+        family.write(checkpoint)
+        if family.kind != "media":
+            write_tokenizer(checkpoint)
         return _Checks(family, checkpoint, room / "out").run()
     finally:
         for child in room.iterdir():
@@ -130,12 +132,16 @@ class _Checks:
     @cached_property
     def reads_padding(self) -> bool:
         """Whether the model by itself does."""
+        if self.family.kind == "media":  # each is measured by itself, without any
+            return False
         alone = examples(self.family)
         return reads_padding(self._base(), alone, padded_examples(alone))
 
-    @property
+    @cached_property
     def examples(self) -> list[Example]:
         """One by one; where padding is read, each with the padding of the whole batch."""
+        if self.family.kind == "media":
+            return media_examples(self.family, self.checkpoint)
         alone = examples(self.family)
         return padded_examples(alone) if self.reads_padding else alone
 
@@ -183,7 +189,8 @@ class _Checks:
 
     def _peft(self, product: Product) -> None:
         """Two loads under different seeds are what was planned, and the measured model."""
-        batch = batches(examples(self.family))[0]
+        is_media = self.family.kind == "media"
+        batch = self.examples[0] if is_media else batches(examples(self.family))[0]
         wanted = logits_of(give_head(self._base(), product.folder), batch)
         for seed in (2, 3):
             base = self._base(seed=seed)

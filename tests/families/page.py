@@ -48,7 +48,9 @@ What the columns say:
   within a factor of three.
 
 `classification` starts from a checkpoint without the head, `vision_text` runs text through a model
-that also sees. Decoders of `causal_lm` and classifiers are run as jobs, the rest as a library.
+that also sees. `media` has rows with one or two images of several sizes, or with a sound, from a
+dataset through the model's own processor; its rows are measured one at a time. Decoders of
+`causal_lm`, classifiers and `media` are run as jobs, the rest as a library.
 """
 
 

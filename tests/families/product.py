@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from families.media_rows import media_dataset
 from families.registry import Family
 from families.rows import BATCH_SIZE, batches, dataset, examples
 from fimlora import (
@@ -31,7 +32,7 @@ from fimlora_worker.job.worker_process import WorkerProcess
 from fimlora_worker.settings import Settings as WorkerSettings
 
 MEAN_RANK, R_MIN, R_MAX = 3, 1, 8
-JOB_KINDS = ("causal_lm", "classification")
+JOB_KINDS = ("causal_lm", "classification", "media")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _run_job(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Pro
     settings.create_folders()
     request = CalibrationRequest.model_validate({
         "base_model": {"source": "local", "name": checkpoint.name},
-        "dataset": {"source": "inline", "rows": dataset(family)},
+        "dataset": {"source": "inline", "rows": _rows(family)},
         "budget": MEAN_RANK,
         "target_modules": wanted.target_modules,
         "target_parameters": wanted.target_parameters,
@@ -109,6 +110,10 @@ def _run_job(family: Family, checkpoint: Path, wanted: Wanted, out: Path) -> Pro
     plan = calibrate(accepted, process=process, reporter=reporter, folder=work).plan
     folder = work / "adapter"
     return Product(Statistics.load(folder / "statistics.safetensors"), plan, folder)
+
+
+def _rows(family: Family) -> list[dict[str, Any]]:
+    return media_dataset(family) if family.kind == "media" else dataset(family)
 
 
 class _NoRecord:

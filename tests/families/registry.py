@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 from transformers.models.auto import modeling_auto
 
 from families.shrinking import KEEP, PAD, tiny_config
+from support.seeing import MAKERS
 
 # What is done with a model. The first two are tasks of a job, the others of the library.
-Kind = Literal["causal_lm", "classification", "seq2seq_lm", "vision_text"]
+Kind = Literal["causal_lm", "classification", "seq2seq_lm", "vision_text", "media"]
 N_CLASSES = 3
 
 _FROM_PAD = {"decoder_start_token_id": PAD}
@@ -103,7 +105,12 @@ _VISION_TEXT = """
     aria aya_vision gemma3 idefics2 idefics3 internvl llava llava_next llava_onevision mistral3
     paligemma qwen3_vl smolvlm vipllava
 """
+# Who makes a checkpoint with its processor, by model type.
+_MEDIA = {
+    "llava": "llava", "paligemma": "paligemma", "qwen2_5_vl": "qwen_vl", "qwen2_audio": "qwen_audio",
+}  # fmt: skip
 _AUTO = {
+    "media": modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     "causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "seq2seq_lm": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -151,6 +158,18 @@ class Family:
                 return getattr(transformers, name if isinstance(name, str) else name[0])
         raise LookupError(self.model_type)
 
+    def write(self, folder: Path) -> None:
+        """A tiny checkpoint in shards, and of what sees or hears its processor."""
+        if self.kind == "media":
+            MAKERS[_MEDIA[self.model_type]](folder, max_shard_size="100KB")
+        else:
+            self.pretrained().save_pretrained(folder, max_shard_size="100KB")
+
+    @property
+    def hears(self) -> bool:
+        """Whether its rows have sounds, and not images."""
+        return "audio" in self.model_type
+
     def config(self) -> Any:
         """A tiny config."""
         config_class = transformers.CONFIG_MAPPING[self.model_type]
@@ -182,6 +201,7 @@ def _families() -> dict[str, Family]:
         "classification": _CLASSIFICATION,
         "seq2seq_lm": _SEQ2SEQ_LM,
         "vision_text": _VISION_TEXT,
+        "media": " ".join(_MEDIA),
     }
     found = [
         Family(model_type, kind, OPTIONS.get(model_type, {}))

@@ -54,18 +54,18 @@ def byte_tokenizer(*added: str, **named: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _save(model: nn.Module, processor: Any, folder: Path) -> Path:
+def _save(model: nn.Module, processor: Any, folder: Path, **saving: Any) -> Path:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.Conv1d):
             nn.init.normal_(module.weight, std=0.2)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.5)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **saving)
     processor.save_pretrained(folder)
     return folder
 
 
-def make_llava(folder: Path) -> Path:
+def make_llava(folder: Path, **saving: Any) -> Path:
     """Five places for each image of 28 x 28, less the one of the class."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -87,7 +87,9 @@ def make_llava(folder: Path) -> Path:
         image_token="<image>",
         chat_template=template("<image>\n"),
     )
-    return _save(transformers.LlavaForConditionalGeneration(config), processor, folder)
+    return _save(
+        transformers.LlavaForConditionalGeneration(config), processor, folder, **saving
+    )
 
 
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -100,17 +102,17 @@ QWEN_VISION: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _save_qwen(folder: Path, tokenizer: Any, model: nn.Module) -> Path:
+def _save_qwen(folder: Path, tokenizer: Any, model: nn.Module, **saving: Any) -> Path:
     """Without a reader of videos, which would need torchvision."""
     from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as images
 
     reader = images.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, size=QWEN_SIZES)
     reader.save_pretrained(folder)
     tokenizer.chat_template = template("<|vision_start|><|image_pad|><|vision_end|>")
-    return _save(model, tokenizer, folder)
+    return _save(model, tokenizer, folder, **saving)
 
 
-def make_qwen_vl(folder: Path) -> Path:
+def make_qwen_vl(folder: Path, **saving: Any) -> Path:
     """Patches of all images on one axis, positions of three rows; images of any size."""
     torch.manual_seed(0)
     tokenizer = byte_tokenizer(*QWEN)
@@ -122,10 +124,10 @@ def make_qwen_vl(folder: Path) -> Path:
         vision_end_token_id=end,
     )  # fmt: skip
     model = transformers.Qwen2_5_VLForConditionalGeneration(config)
-    return _save_qwen(folder, tokenizer, model)
+    return _save_qwen(folder, tokenizer, model, **saving)
 
 
-def make_qwen2_vl(folder: Path) -> Path:
+def make_qwen2_vl(folder: Path, **saving: Any) -> Path:
     """The generation before, whose tower attends to all patches."""
     torch.manual_seed(0)
     tokenizer = byte_tokenizer(*QWEN)
@@ -139,10 +141,11 @@ def make_qwen2_vl(folder: Path) -> Path:
         image_token_id=image, video_token_id=video, vision_start_token_id=start,
         vision_end_token_id=end,
     )  # fmt: skip
-    return _save_qwen(folder, tokenizer, transformers.Qwen2VLForConditionalGeneration(config))
+    model = transformers.Qwen2VLForConditionalGeneration(config)
+    return _save_qwen(folder, tokenizer, model, **saving)
 
 
-def make_gemma3(folder: Path) -> Path:
+def make_gemma3(folder: Path, **saving: Any) -> Path:
     """Four places for each image, between words of its own."""
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -161,10 +164,12 @@ def make_gemma3(folder: Path) -> Path:
         image_seq_length=4,
         chat_template=template("<boi>"),
     )
-    return _save(transformers.Gemma3ForConditionalGeneration(config), processor, folder)
+    return _save(
+        transformers.Gemma3ForConditionalGeneration(config), processor, folder, **saving
+    )
 
 
-def make_idefics3(folder: Path) -> Path:
+def make_idefics3(folder: Path, **saving: Any) -> Path:
     """Cuts an image into tiles, each of which has its places."""
     from transformers.models.idefics3 import image_processing_pil_idefics3 as images
 
@@ -187,17 +192,21 @@ def make_idefics3(folder: Path) -> Path:
         scale_factor=2,
         pad_token_id=0,
     )
-    return _save(transformers.Idefics3ForConditionalGeneration(config), processor, folder)
+    return _save(
+        transformers.Idefics3ForConditionalGeneration(config), processor, folder, **saving
+    )
 
 
-def make_paligemma(folder: Path) -> Path:
+def make_paligemma(folder: Path, **saving: Any) -> Path:
     """Its processor writes a beginning before the text, and the end of a line behind it."""
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     torch.manual_seed(0)
     reader = SiglipImageProcessorPil(size={"height": 28, "width": 28})
     reader.image_seq_length = 4
-    processor = transformers.PaliGemmaProcessor(reader, byte_tokenizer())
+    processor = transformers.PaliGemmaProcessor(
+        reader, byte_tokenizer(), chat_template=template("<image>")
+    )
     tokenizer = processor.tokenizer
     config = transformers.PaliGemmaConfig(
         vision_config=VISION | {
@@ -206,10 +215,12 @@ def make_paligemma(folder: Path) -> Path:
         text_config=TEXT | {"model_type": "gemma", "vocab_size": len(tokenizer)},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), projection_dim=32,
     )  # fmt: skip
-    return _save(transformers.PaliGemmaForConditionalGeneration(config), processor, folder)
+    return _save(
+        transformers.PaliGemmaForConditionalGeneration(config), processor, folder, **saving
+    )
 
 
-def make_qwen_audio(folder: Path) -> Path:
+def make_qwen_audio(folder: Path, **saving: Any) -> Path:
     """Listens for a second at most, at 16,000 samples."""
     torch.manual_seed(0)
     named = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -229,7 +240,9 @@ def make_qwen_audio(folder: Path) -> Path:
         tokenizer,
         chat_template=template(audio="<|audio_bos|><|AUDIO|><|audio_eos|>"),
     )
-    return _save(transformers.Qwen2AudioForConditionalGeneration(config), processor, folder)
+    return _save(
+        transformers.Qwen2AudioForConditionalGeneration(config), processor, folder, **saving
+    )
 
 
 MAKERS = {

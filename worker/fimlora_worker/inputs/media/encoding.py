@@ -291,12 +291,11 @@ class MediaEncoder:
     @cached_property
     def _places(self) -> dict[Kind, str]:
         """What the chat template writes where an image is, or else the token of one."""
-        found: dict[Kind, str] = {}
-        for kind in PLACES:
-            found[kind] = self._token(kind)
-            if self.tokenizer.chat_template:
-                with ChatTemplate(self.tokenizer) as template:
-                    found[kind] = _place(template, kind, self._token(kind)) or found[kind]
+        found = {kind: self._token(kind) for kind in PLACES}
+        if self.tokenizer.chat_template:
+            with ChatTemplate(self.tokenizer) as template:  # one process for all kinds
+                for kind, token in found.items():
+                    found[kind] = _place(template, kind, token) or token
         return found
 
 
