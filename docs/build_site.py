@@ -71,7 +71,8 @@ def faults_of(site: Path) -> Iterator[str]:
             if address.scheme or address.netloc or not address.path:
                 continue
             folder = site if address.path.startswith("/") else page.parent
-            if not (folder / unquote(address.path).lstrip("/")).exists():
+            target = folder / unquote(address.path).lstrip("/")
+            if not (target.is_file() or (target / "index.html").is_file()):
                 yield f"{here}: {value} is not there"
     for sheet in site.rglob("*.css"):
         for value in re.findall(r"url\([\"']?((?:https?:)?//[^)\"']+)", sheet.read_text()):

@@ -169,6 +169,7 @@ def test_a_job_can_be_followed_by_its_id(run, job_id, run_queue, tmp_path):
     shown = run("show", job_id)
     run_queue()
     listed = run("jobs")
+    assert "…" not in listed.stdout  # all of it in 80 columns
     fetched = run("fetch", job_id, "--output", tmp_path / "a")
 
     assert (early.exit_code, early.stdout) == (5, "")
@@ -608,3 +609,26 @@ def test_a_cancel_of_a_shared_job_says_that_it_goes_on(run, rows, job_id):
     assert "it goes on for 2 equal requests" in run("cancel", job_id).stderr
     assert "it goes on for another equal request" in run("cancel", job_id).stderr
     assert "goes on" not in run("cancel", job_id).stderr
+
+
+@pytest.mark.parametrize(
+    ("named", "said", "step"),
+    [
+        ("rows.tsv", "is not one of", "Convert it to one of these"),
+        ("./rows", "is a folder", "fimlora datasets add NAME ./rows"),
+        ("rows/", "is a folder", "fimlora datasets add NAME rows/"),
+    ],
+)
+def test_what_lies_here_and_is_no_file_of_rows_is_not_sought_on_the_hub(
+    run, tmp_path, monkeypatch, named, said, step
+):
+    """It is refused by what it is, before anybody is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows.tsv").write_text("text\tlabel\na\tb\n")
+
+    refused = run("calibrate", "tiny", named, "--budget", "4")
+
+    assert refused.exit_code == 1
+    assert said in refused.stderr
+    assert step in " ".join(refused.stderr.split())

@@ -39,6 +39,24 @@ def test_a_plan_is_the_same_text_from_wherever_it_comes(run, planned, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["peft_type"] == "LORA"
 
 
+def test_adalora_takes_the_steps_that_its_ranks_fall_by(run, planned):
+    """From the service and from a folder; without them it says which option is missing."""
+    job_id, folder = planned
+    wanted = ["--format", "adalora", "--steps", "2000", "--accumulation", "2"]
+
+    served, read = run("export", job_id, *wanted), run("export", folder, *wanted)
+    without, besides = (
+        run("export", job_id, *wanted[:2]),
+        run("export", job_id, "--format", "trl", *wanted[2:]),
+    )
+
+    assert json.loads(served.stdout)["total_step"] == 2000
+    assert served.stdout == read.stdout
+    assert without.exit_code == besides.exit_code == 2
+    assert "needs --steps" in without.stderr
+    assert "for --format adalora only" in besides.stderr
+
+
 def test_a_server_of_one_rank_gets_the_adapter_padded(run, planned, tmp_path):
     """In a new folder, with the command to go on with; one that is there is left alone."""
     _, folder = planned

@@ -296,3 +296,37 @@ def test_families_have_tables_of_their_own_below_what_each_gets():
     assert re.search(r"4 \(\.50\)", "\n".join(lines[at[0] : at[1]]))
     assert re.search(r"projector +5 \(\.50\)", "\n".join(lines[at[1] : at[2]]))
     assert re.search(r"16 \(2\.0\)", "\n".join(lines[at[2] :]))
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [
+            module("layers.0.q", 384, layer=0, kind="q"),
+            module("layers.0.v", 384, layer=0, kind="v"),
+        ],
+        [
+            module(f"layers.0.e.{n}.q", r, layer=0, kind=f"e.{n}.q")
+            for n, r in ((0, 16), (1, 128))
+        ],
+    ],
+    ids=["high", "experts"],
+)
+def test_a_wide_cell_stays_apart_from_its_neighbours(blocks):
+    """Layer 0 at rank 384 is not read as 0384."""
+    rows = [line.split() for line in shown(make(blocks)).splitlines() if line.strip()]
+    cells = [word for word in rows[1] if not word.startswith("(")]
+
+    assert cells[0] == "0"
+    assert cells[1] in {"384", "16\N{EN DASH}128"}
+
+
+def test_modules_too_small_for_the_lowest_rank_are_said():
+    """They have their full rank, which is below what each is said to get."""
+    small, large = module("layers.0.q", 3, layer=0), module("layers.0.v", 16, layer=0)
+    small |= {"d_in": 3}
+
+    text = " ".join(shown(make([small, large | {"d_in": 16, "d_out": 16}])).split())
+
+    assert "each 4 to 16; 1 of 2 modules at their full rank below" in text
+    assert "full rank" not in shown(make(BLOCKS))

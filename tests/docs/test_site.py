@@ -74,6 +74,7 @@ FAULTS = {
     "[x](nowhere.md)": "page does not exist",
     "[x](cli.md#nowhere)": "anchor does not exist",
     "[x](nowhere.json)": "nowhere.json is not there",
+    "[x](images)": "images is not there",  # a folder of files is no page
     '<script src="https://cdn.example.org/x.js"></script>': "script is fetched from",
     '<img src="//cdn.example.org/x.png">': "img is fetched from",
 }

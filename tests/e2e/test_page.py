@@ -126,6 +126,47 @@ def test_a_calibration_is_asked_for_watched_and_downloaded(browser, url, service
         other.check()
 
 
+def test_what_is_shown_to_train_with_loads_and_is_the_trainers_own(tab, service, job):
+    """The model by its real name, the head with its classes; and the words of the API for tools."""
+    page = tab.open(f"/#/jobs/{job}")
+    used = page.get_by_role("tabpanel")
+    result = service.get(f"/jobs/{job}/result").json()
+    facts = result["rank_map"]["provenance"]
+
+    expect(used).to_contain_text(
+        "from_pretrained(config.base_model_name_or_path, num_labels=2)"
+    )
+    expect(used).to_contain_text(f"from transformers import {facts['model_class']}")
+    expect(used).not_to_contain_text('"tiny"')
+    page.get_by_role("tab", name="Axolotl").click()
+    words = service.get(f"/rank-patterns/{result['digest']}", params={"format": "axolotl"}).text
+    expect(used.locator("pre")).to_have_text(words.rstrip())
+    tab.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("report.html", b"<!doctype"), ("rank_map.png", b"\x89PNG")]
+)
+def test_the_report_and_the_picture_are_taken_away(tab, job, name, begins):
+    """They are made on request, beside the files of the result."""
+    page = tab.open(f"/#/jobs/{job}")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name=f"Download {name}").click()
+
+    assert saved.value.suggested_filename == name
+    assert Path(saved.value.path()).read_bytes().lower().startswith(begins.lower())
+    tab.check()
+
+
+def test_nothing_is_tried_again_where_it_cannot_help(tab):
+    """A job that is not there is not there a second time."""
+    page = tab.open("/#/jobs/job_00000000000000000000000")
+
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    tab.check(expected=ITS_OWN)
+
+
 def test_what_the_api_refuses_is_told_beside_the_field(tab, folder):
     """Before anything is sent for good, in the words of the API."""
     page = tab.open("/#/new")

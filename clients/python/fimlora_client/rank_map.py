@@ -274,16 +274,17 @@ def left_out_lines(rank_map: RankMap) -> Table:
 
 
 def _blocks(grid: Grid, rank_map: RankMap) -> Table:
+    width = max(CELL, *(2 + len(_cell_text(*cell)) for cell in _filled(grid)))
     table = Table(box=None, padding=(0, 0), pad_edge=False)
     table.add_column("layer ", justify="right", style="dim", vertical="bottom")
     for name in short_names(grid.kinds):
         heading = Text("\n".join(f" {part} " for part in name.split(".")), "dim")
-        table.add_column(heading, justify="center", min_width=CELL, vertical="bottom")
+        table.add_column(heading, justify="center", min_width=width, vertical="bottom")
     table.add_column("mean", justify="right", style="dim", vertical="bottom")
     for layer in grid.layers:
         row = [grid.cells.get((layer, kind), ()) for kind in grid.kinds]
         scores = [grid.scores.get((layer, kind), ()) for kind in grid.kinds]
-        shown = [_cell(*cell, rank_map) for cell in zip(row, scores, strict=True)]
+        shown = [_cell(*cell, rank_map, width) for cell in zip(row, scores, strict=True)]
         table.add_row(f"{layer} ", *shown, _mean(rank for ranks in row for rank in ranks))
     means = [
         _mean(r for at in grid.layers for r in grid.cells.get((at, k), ())) for k in grid.kinds
@@ -301,14 +302,24 @@ def _others(modules: Sequence[RankMapModule], rank_map: RankMap) -> Table:
     return table
 
 
-def _cell(ranks: Sequence[int], scores: Sequence[float], rank_map: RankMap) -> Text:
+def _filled(grid: Grid) -> Iterable[tuple[Sequence[int], Sequence[float]]]:
+    return ((ranks, grid.scores.get(place, ())) for place, ranks in grid.cells.items())
+
+
+def _cell(
+    ranks: Sequence[int], scores: Sequence[float], rank_map: RankMap, width: int = CELL
+) -> Text:
     if not ranks:
         return Text(EMPTY, "dim", justify="center")
+    middle = (min(ranks) + max(ranks)) / 2
+    text = f" {_cell_text(ranks, scores)} "
+    return Text(f"{text:^{width}}", _shade(middle, rank_map), justify="center")
+
+
+def _cell_text(ranks: Sequence[int], scores: Sequence[float]) -> str:
     low, high = min(ranks), max(ranks)
     text = str(low) if low == high else f"{low}\N{EN DASH}{high}"
-    if scores:
-        text += f" ({ratio_text(sum(scores) / len(scores))})"
-    return Text(f"{text:^{CELL}}", _shade((low + high) / 2, rank_map), justify="center")
+    return f"{text} ({ratio_text(sum(scores) / len(scores))})" if scores else text
 
 
 def ratio_text(ratio: float) -> str:
@@ -345,7 +356,16 @@ def _asked(rank_map: RankMap) -> str:
             amount = f"{value:.3%} of the base model"
         case _:
             amount = f"{value:,.0f} {unit}"
-    return f"{amount}, each {rank_map.r_min} to {rank_map.r_max}"
+    return f"{amount}, each {rank_map.r_min} to {rank_map.r_max}{_full(rank_map)}"
+
+
+def _full(rank_map: RankMap) -> str:
+    """How many modules are too small for the lowest rank, and have all that they can have."""
+    below = [each for each in rank_map.modules if each.rank and each.rank < rank_map.r_min]
+    full = sum(each.rank == min(each.d_in, each.d_out) for each in below)
+    return (
+        f"; {full} of {len(rank_map.modules)} modules at their full rank below" if full else ""
+    )
 
 
 def _is_unique(tail: str, kinds: Sequence[str]) -> bool:

@@ -84,7 +84,8 @@ class LocalModels:
     def _why_missing(self, name: str) -> str:
         known = registered_names(self._models)
         if name not in known:
-            return f"no local model {name!r}; registered models: {known}{did_you_mean(name, known)}"
+            hint = did_you_mean(name, known) or "; on the hub a model is namespace/name"
+            return f"no local model {name!r}; registered models: {known}{hint}"
         if (self._models / name).is_symlink():
             return f"local model {name!r} is a broken link: it leads to no folder any more"
         return f"local model {name!r} is a file, and a model is a folder"

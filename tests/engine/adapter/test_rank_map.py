@@ -241,6 +241,18 @@ def test_the_sentence_stands_before_the_map_and_moves_beside_their_ranks():
     assert "labels of other rows" in lines[-3]
 
 
+def test_a_legend_explains_no_marks_that_are_not_there():
+    """Where labels move no rank, nothing stands behind a rank."""
+    plan = plan_of(decoder(2), [5, 2, 3])
+    null = [plan.ranks[each.name] for each in plan.modules]
+    signal = {"verdict": "none", "sentence": "no signal", "null_ranks": null}
+    unmoved = replace(plan, signal=signal)
+
+    assert "after a rank" in render_text(with_signal(plan))
+    assert "after a rank" not in render_text(unmoved)
+    assert "after a rank" not in render_svg(unmoved)
+
+
 def test_a_plan_without_a_signal_says_nothing_of_one():
     """Nor does one that only says why there is none have any moves."""
     plan = plan_of(decoder(2), [5, 2, 3])

@@ -1,11 +1,24 @@
 /** How to use a result: a few lines to take away, with this job's own names in them. */
-import { addressOf, type Job } from "$lib/api";
-import { modelOf } from "../jobs/describe";
+import { addressOf, type Job, type Schemas } from "$lib/api";
 
-export interface Snippet {
+type Calibrated = Schemas["CalibrationResult"];
+
+/** Lines to take away, made here; or the words of a tool, which the API gives. */
+export type Snippet = { name: string } & ({ text: string } | { format: Tool["format"] });
+
+interface Tool {
   name: string;
-  text: string;
+  format: "trl" | "axolotl" | "llama-factory" | "ms-swift" | "unsloth" | "vllm";
 }
+
+const TOOLS: Tool[] = [
+  { name: "TRL", format: "trl" },
+  { name: "Axolotl", format: "axolotl" },
+  { name: "LLaMA-Factory", format: "llama-factory" },
+  { name: "ms-swift", format: "ms-swift" },
+  { name: "Unsloth", format: "unsloth" },
+  { name: "vLLM", format: "vllm" },
+];
 
 const AUTO: Record<string, string> = {
   SEQ_CLS: "AutoModelForSequenceClassification",
@@ -13,24 +26,39 @@ const AUTO: Record<string, string> = {
   SEQ_2_SEQ_LM: "AutoModelForSeq2SeqLM",
 };
 
-function configOf(job: Job): Record<string, unknown> {
-  const result = job.result;
-  return result && "adapter_config" in result ? result.adapter_config : {};
+/** The class that was measured: names and head are its. */
+function classOf({ adapter_config, rank_map }: Calibrated): string {
+  const { model_class } = rank_map.provenance as { model_class?: unknown };
+  if (typeof model_class === "string" && model_class) return model_class;
+  return AUTO[String(adapter_config.task_type)] ?? "AutoModel";
 }
 
-export function snippetsOf(job: Job, digest: string, hasKey: boolean): Snippet[] {
+/** A new head has as many outputs as there are classes; a number has one. */
+function headOf({ adapter_config, rank_map }: Calibrated): string {
+  if (adapter_config.task_type !== "SEQ_CLS") return "";
+  const { task, classes } = rank_map.provenance as { task?: unknown; classes?: unknown };
+  const outputs = task === "regression" ? 1 : classes;
+  return typeof outputs === "number" ? `, num_labels=${outputs}` : "";
+}
+
+export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snippet[] {
+  const digest = result.digest;
   const url = addressOf("/").replace(/\/$/, "");
-  const auto = AUTO[String(configOf(job).task_type)] ?? "AutoModel";
+  const loaded = classOf(result);
+  const hasWeights = result.artifacts.some(({ name }) => name === "adapter_model.safetensors");
   const key = hasKey ? ' -H "Authorization: Bearer $FIMLORA_API_KEY"' : "";
   const fetched = `fimlora fetch ${job.id} --output adapter`;
+  const start = hasWeights ? "PeftModel" : "get_peft_model";
   const peft = [
     `# ${fetched}`,
-    `from peft import LoraConfig, get_peft_model`,
-    `from transformers import ${auto}`,
+    `from peft import LoraConfig, ${start}`,
+    `from transformers import ${loaded}`,
     ``,
-    `base = ${auto}.from_pretrained("${modelOf(job)}")`,
     `config = LoraConfig.from_pretrained("adapter")`,
-    `model = get_peft_model(base, config)`,
+    `base = ${loaded}.from_pretrained(config.base_model_name_or_path${headOf(result)})`,
+    hasWeights
+      ? `model = PeftModel.from_pretrained(base, "adapter", is_trainable=True)  # its initial weights`
+      : `model = get_peft_model(base, config)`,
     `model.print_trainable_parameters()`,
   ];
   const trainer = [
@@ -63,6 +91,7 @@ export function snippetsOf(job: Job, digest: string, hasKey: boolean): Snippet[]
   return [
     { name: "PEFT", text: peft.join("\n") },
     { name: "HF Trainer", text: trainer.join("\n") },
+    ...TOOLS,
     { name: "Command line", text: [`export FIMLORA_URL=${url}`, fetched].join("\n") },
     { name: "curl", text: curl.join("\n") },
     { name: "CI", text: ci.join("\n") },

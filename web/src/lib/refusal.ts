@@ -22,6 +22,11 @@ export class Refusal extends Error {
     return this.problem.code;
   }
 
+  /** Whether the same again may be answered otherwise: the service is away, busy, or at fault. */
+  get mayPass(): boolean {
+    return [0, 408, 425, 429].includes(this.status) || this.status >= 500;
+  }
+
   /** Where a body was wrong: names of fields with a sentence each. */
   get fields(): FieldError[] {
     const told = (this.problem.errors ?? []).filter(isFieldError);

@@ -148,6 +148,20 @@ def moved_by_labels(plan: RankPlan) -> dict[str, int]:
     return {m.name: plan.ranks[m.name] - r for m, r in zip(plan.modules, null, strict=True)}
 
 
+def marks_moves(plan: RankPlan) -> bool:
+    """Whether a cell of the table says how many of its ranks follow from the labels.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        False also where labels move no rank, so that no legend explains what is not there.
+    """
+    return any(
+        move for _, grid in family_grids(plan) for row in grid.rows for move in row.moved
+    )
+
+
 def signal_line(plan: RankPlan) -> str:
     """Say how much of a plan follows from the task.
 
@@ -320,7 +334,7 @@ def render_text(plan: RankPlan) -> str:
     ]
     start = start_line(plan)
     said = [f"mind: {start}"] * bool(start) + ([signal_line(plan)] if plan.signal else [])
-    notes = [SCORED] * bool(relative_scores(plan)) + [MOVED] * bool(moved_by_labels(plan))
+    notes = [SCORED] * bool(relative_scores(plan)) + [MOVED] * marks_moves(plan)
     lines += ["", *notes] if notes else []
     mind = [f"mind: {w.message}" for w in plan.warnings if w.message != start]
     below = [*share_lines(plan), budget_line(plan), *mind]

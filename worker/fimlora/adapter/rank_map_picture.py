@@ -17,7 +17,7 @@ from fimlora.adapter.rank_map import (
     budget_line,
     family_grids,
     heading,
-    moved_by_labels,
+    marks_moves,
     rank_text,
     ratio_text,
     relative_scores,
@@ -187,7 +187,7 @@ def _notes(plan: RankPlan) -> list[str]:
     lines = [
         part for line in budget_line(plan).split("; ") for part in textwrap.wrap(line, 112)
     ]
-    lines += [MOVED] * bool(moved_by_labels(plan)) + [SCORED] * bool(relative_scores(plan))
+    lines += [MOVED] * marks_moves(plan) + [SCORED] * bool(relative_scores(plan))
     return lines
 
 

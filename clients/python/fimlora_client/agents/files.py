@@ -51,8 +51,10 @@ class WorkFolder:
         Raises:
             InvalidFile: It looks like one, and there is none.
         """
-        looks_so = given.startswith((".", "/", "~")) or Path(given).suffix in UPLOADS
-        if not looks_so:
+        suffix = Path(given).suffix
+        is_here = bool(suffix) and (self.root / given).is_file()
+        looks_so = given.startswith((".", "/", "~")) or suffix in UPLOADS
+        if not (is_here or looks_so):
             return None
         path = self.path(given)
         if not path.is_file():

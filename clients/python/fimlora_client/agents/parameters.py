@@ -15,7 +15,7 @@ BaseModelName = Annotated[
 DatasetName = Annotated[
     str,
     Field(
-        description="A .jsonl, .csv or .parquet file below the folder of the tools (uploaded), an "
+        description="A .jsonl, .json, .csv or .parquet file below the folder of the tools (uploaded), an "
         "uploaded id ds_..., a registered name, or namespace/name on the hub. Rows: text and label; "
         "text alone; prompt and completion; or messages."
     ),

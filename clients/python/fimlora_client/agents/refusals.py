@@ -11,7 +11,7 @@ from fimlora_client.errors import ClientError
 _NEXT_STEPS = {
     "model_not_found": "look with what='models' lists registered models; on the hub a model is "
     "namespace/name.",
-    "dataset_not_found": "look with what='datasets' lists datasets; a .jsonl, .csv or .parquet "
+    "dataset_not_found": "look with what='datasets' lists datasets; a .jsonl, .json, .csv or .parquet "
     "file below the folder of the tools is uploaded.",
     "job_not_found": "look with what='jobs' lists jobs.",
     "job_gone": "calibrate again with the same arguments.",

@@ -10,6 +10,7 @@ from fimlora_client.cli.catalogues import adapter_files, adapters, datasets, mod
 from fimlora_client.cli.common.console import exit_code, print_plain, show_error
 from fimlora_client.cli.common.context import Connection
 from fimlora_client.cli.common.defaults import checked_defaults
+from fimlora_client.cli.common.help_text import flow_help, flowing
 from fimlora_client.cli.common.option_names import options_of, said_of_value
 from fimlora_client.cli.local import calibrate as local_calibrate
 from fimlora_client.cli.look import history, jobs, watch
@@ -68,7 +69,7 @@ def _show_version(wanted: bool) -> None:  # typer hands over the flag
 app = typer.Typer(
     name="fimlora",
     cls=Commands,
-    help=HELP,
+    help=flowing(HELP),
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -148,6 +149,7 @@ app.add_typer(models.group, name="models", rich_help_panel="Look")
 app.add_typer(datasets.group, name="datasets", rich_help_panel="Look")
 app.add_typer(keys.group, name="keys", rich_help_panel="Start")
 app.add_typer(adapters.group, name="adapters", rich_help_panel="Trained adapters")
+flow_help(app)
 
 
 def main() -> None:

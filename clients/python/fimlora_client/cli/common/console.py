@@ -48,6 +48,8 @@ IDS = frozenset(
         "other method",
     }
 )
+# Words that are as short as they can be; sentences and sizes give way to them.
+WHOLE = IDS | {"status", "budget", "age", "took"}
 OK, ERROR, USAGE, NOT_FOUND, FAILED, NOT_FINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 DIFFERS = 6  # a check that was asked for says no: drift above a limit, not as planned
 SETTINGS = 78  # EX_CONFIG of sysexits.h, as service and worker answer
@@ -129,13 +131,24 @@ def print_plain(text: str) -> None:
     out().print(text, markup=False, soft_wrap=True)
 
 
-def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A calm table: no frame, dim headings."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+def make_table(
+    *columns: str, right: tuple[str, ...] = (), folds: tuple[str, ...] = (), gap: int = 2
+) -> Table:
+    """A calm table: no frame, dim headings.
+
+    Args:
+        columns: Their headings, which say what may not be cut.
+        right: Columns of numbers.
+        folds: Columns that give way first, whatever their heading.
+        gap: Blanks between two columns.
+    """
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0))
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in right else "left"
         # An id that is cut cannot be copied; other columns give way first.
-        table.add_column(column, justify=justify, no_wrap=column in IDS)
+        table.add_column(
+            column, justify=justify, no_wrap=column in WHOLE and column not in folds
+        )
     return table
 
 

@@ -28,6 +28,18 @@ def checked_model(model: str) -> str:
     return model
 
 
+def checked_file(dataset: str) -> Path:
+    """Refuse a folder: one is registered, and only a file is uploaded."""
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        error = InvalidFile(f"{dataset} is a folder; only a file of rows is uploaded")
+        error.next_step = (
+            f"Name a file in it, or register it: fimlora datasets add NAME {dataset}"
+        )
+        raise error
+    return path
+
+
 def upload_file(client: Client, file: Path) -> Dataset:
     """Upload a file; on a terminal a moving line shows that something happens."""
     with err().status(f"uploading {file.name}"):
@@ -35,14 +47,17 @@ def upload_file(client: Client, file: Path) -> Dataset:
 
 
 def is_file(dataset: str) -> bool:
-    """Whether a dataset is a file here, and no name."""
-    return Path(dataset).suffix in UPLOADS or dataset.startswith((".", "/", "~"))
+    """Whether a dataset is a file here, and no name; of a kind that is read, or refused by name."""
+    path = Path(dataset)
+    is_here = bool(path.suffix) and path.is_file()
+    is_path = dataset.startswith((".", "/", "~")) or (dataset.endswith("/") and path.is_dir())
+    return is_here or is_path or path.suffix in UPLOADS
 
 
 def find_dataset(client: Client, dataset: str) -> dict[str, Any]:
     """The reference for a dataset; a file here is uploaded first."""
     if is_file(dataset):
-        path = Path(dataset).expanduser()
+        path = checked_file(dataset)
         uploaded = upload_file(client, path)
         rows = f", {uploaded.rows:,} rows" if uploaded.rows is not None else ""
         say(("✓ ", "green"), f"uploaded {path.name} as {uploaded.id}{rows}")

@@ -61,7 +61,7 @@ NEXT_STEPS: dict[type[ClientError], str] = {
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl, .json, .csv or .parquet file is uploaded.",
     DatasetSchema: "Correct the rows; or say which column is what, as in --column text=review "
     "--column label=stars: there are text, text_pair, label, prompt, completion, messages, tools, "
-    "system, instruction, input.",
+    "system, instruction, input, images, audio.",
     IdempotencyInFlight: "Send it again in a second.",
     IdempotencyMismatch: "Send it again.",
     JobAlreadyFinished: "`fimlora show` has the outcome.",

@@ -27,6 +27,8 @@ NAMES = {
     "allocation.n_layers": "--layers",
     "allocation.groups": "--group",
 }
+# Parts of a body that no option names; --adapter is another thing.
+SECTIONS = {"adapter", "allocation", "calibration"}
 STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
 
 
@@ -64,6 +66,8 @@ def _names_of(parameter: Any) -> Iterator[str]:
 def _line(found: dict[str, Any], options: Collection[str]) -> str:
     field = re.sub(r"^(body|path|query)\b\.?", "", str(found.get("field", "")))
     message = str(found.get("message", "")).removeprefix("Value error, ")
+    if field in SECTIONS:
+        return message
     named = _named(STEP.findall(field), options) or field
     return f"{named}: {message}" if named else message
 

@@ -403,6 +403,20 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def scaling_of(scale: float | None, alpha: float | None, rslora: bool) -> dict[str, Any]:
+    """How alphas follow from ranks, as it was given.
+
+    Raises:
+        typer.BadParameter: Both were given, also where the scale is the one by default.
+    """
+    if scale is not None and alpha is not None:
+        raise typer.BadParameter(
+            f"--scale {scale:g} and --alpha {alpha:g}: give one of both; with --alpha, scales "
+            "follow from ranks"
+        )
+    return given(scale=scale, alpha=alpha, rslora=rslora or None)
+
+
 def batches_of(batches: str | None) -> int | str | None:
     """A number of batches, or ``auto``."""
     return _number_or_auto("--batches", batches)

@@ -161,7 +161,7 @@ def calibrate(
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         "adapter": options.given(
-            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None,
+            layout=layout, **options.scaling_of(scale, alpha, rslora),
             weights=weights or bool(experts and target_parameters) or None, init=init,
         ),
     }  # fmt: skip

@@ -81,7 +81,8 @@ def list_jobs(
     if not page.data:
         say("no jobs yet; start one with  fimlora calibrate MODEL DATASET --budget 8")
         return
-    table = make_table("job", "kind", "status", "model", "budget", "created", "took")
+    names = ("job", "kind", "status", "model", "budget", "age", "took")
+    table = make_table(*names, folds=("model",), gap=1)  # all of it in 80 columns
     for job in page.data:
         table.add_row(
             job.id,
@@ -89,7 +90,7 @@ def list_jobs(
             status_text(job.status),
             reference(job.request.get("base_model")),
             budget(job.request.get("budget")),
-            ago(job.created_at),
+            ago(job.created_at).removesuffix(" ago"),
             _took(job),
         )
     out().print(table)
@@ -149,7 +150,13 @@ def budget(value: dict[str, Any] | None) -> str:
     unit = next((unit for unit in BUDGET_UNITS if (value or {}).get(unit) is not None), None)
     if unit is None or value is None:
         return ""
-    return f"rank {value[unit]}" if unit == "rank" else f"{value[unit]:,} {unit}"
+    match unit:
+        case "rank":
+            return f"rank {value[unit]}"
+        case "fraction":
+            return f"{100 * value[unit]:.10g} %"
+        case _:
+            return f"{value[unit]:,} {unit}"
 
 
 def execution(done: Execution) -> str:

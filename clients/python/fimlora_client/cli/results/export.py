@@ -5,7 +5,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.text import Text
@@ -15,6 +15,7 @@ from fimlora_client.cli.catalogues.adapter_files import engine_errors
 from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import out, print_plain, say
 from fimlora_client.cli.common.context import client_of
+from fimlora_client.cli.results.fetch import Accumulation, Steps, Words, check_schedule
 from fimlora_client.cli.results.pins import read_pin
 from fimlora_client.errors import ClientError, MissingExtra
 from fimlora_client.files import write_text
@@ -77,6 +78,8 @@ def export(
             help="File for a plan (standard output if left out); folder for a trained adapter.",
         ),
     ] = None,
+    steps: Steps = None,
+    accumulation: Accumulation = None,
 ) -> None:
     """Write a plan, or a trained adapter, as a trainer or a server reads it.
 
@@ -88,6 +91,7 @@ def export(
 
       fimlora export job_... --format axolotl -o lora.yaml
       fimlora export reviews:prod --format trl
+      fimlora export job_... --format adalora --steps 2000
       fimlora export ./trained --format gguf -o ./padded
     """  # fmt: skip
     if format in REFUSED:
@@ -96,14 +100,15 @@ def export(
         raise typer.BadParameter(
             f"--format {format!r}; allowed: {', '.join((*TEXTS, *PADDED))}"
         )
+    check_schedule(format, steps, accumulation)
     folder = Path(source).expanduser()
     if format in PADDED:
         _write_padded(source, folder, format, output)
     else:
         text = (
-            _from_folder(folder, source, format)
+            _from_folder(folder, source, format, steps, accumulation)
             if folder.is_dir()
-            else _from_service(client_of(ctx), source, format)
+            else _from_service(client_of(ctx), source, _words(format, steps, accumulation))
         )
         if output is None:
             print_plain(text.rstrip("\n"))
@@ -112,15 +117,18 @@ def export(
             out().print(Text(str(output)), soft_wrap=True)
 
 
-def _from_service(client: Client, source: str, format: str) -> str:
-    words = {"format": format}
+def _words(format: str, steps: int | None, accumulation: int | None) -> Words:
+    return {"format": cast("Format", format), "steps": steps, "accumulation": accumulation}
+
+
+def _from_service(client: Client, source: str, words: Words) -> str:
     if source.startswith("sha256:"):
-        found = client.rank_patterns.retrieve(source, **words)  # type: ignore[arg-type]
+        found = client.rank_patterns.retrieve(source, **words)
     elif source.startswith("job_"):
         digest = client.jobs.result(source).digest
-        found = client.rank_patterns.retrieve(digest, **words)  # type: ignore[arg-type]
+        found = client.rank_patterns.retrieve(digest, **words)
     elif ":" in source:
-        found = client.rank_patterns.pinned(*read_pin(source), **words)  # type: ignore[arg-type]
+        found = client.rank_patterns.pinned(*read_pin(source), **words)
     else:
         raise typer.BadParameter(
             f"{source} is no folder here, no id of a job, no digest and no NAME:TAG"
@@ -128,7 +136,9 @@ def _from_service(client: Client, source: str, format: str) -> str:
     return found.text or ""
 
 
-def _from_folder(folder: Path, named: str, format: str) -> str:
+def _from_folder(
+    folder: Path, named: str, format: str, steps: int | None, accumulation: int | None
+) -> str:
     with engine_errors():
         from fimlora.adapter.read import load_plan, read_adapter_config
 
@@ -139,7 +149,9 @@ def _from_folder(folder: Path, named: str, format: str) -> str:
                 f"{error.name} is not installed here: pip install 'fimlora[engine]'"
             ) from error
         plan, config = load_plan(folder), read_adapter_config(folder)
-        return written(plan, config, format, folder=named).text
+        return written(
+            plan, config, format, steps=steps, accumulation_steps=accumulation, folder=named
+        ).text
 
 
 def _write_padded(source: str, folder: Path, format: str, output: Path | None) -> None:

@@ -39,6 +39,24 @@ class Words(TypedDict):
 WHICH, HOW = "Which result (exactly one)", "How"
 
 
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="With --format adalora: optimizer steps of the training.",
+        min=2,
+        show_default=False,
+    ),
+]
+Accumulation = Annotated[
+    int | None,
+    typer.Option(
+        help="With --format adalora: micro-batches per optimizer step.",
+        min=1,
+        show_default=False,
+    ),
+]
+
+
 def fetch(
     ctx: typer.Context,
     job_id: Annotated[
@@ -84,14 +102,8 @@ def fetch(
             autocompletion=completion.formats,
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="With --format adalora: optimizer steps of the training.", min=2),
-    ] = None,
-    accumulation: Annotated[
-        int | None,
-        typer.Option(help="With --format adalora: micro-batches per optimizer step.", min=1),
-    ] = None,
+    steps: Steps = None,
+    accumulation: Accumulation = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -257,15 +269,24 @@ def _words(given: str | None, steps: int | None, accumulation: int | None) -> Wo
     """In whose words the pattern is wanted, as the look-ups take it."""
     if given is not None and given not in get_args(Format):
         raise typer.BadParameter(f"--format {given!r}; allowed: {', '.join(get_args(Format))}")
-    if given == "adalora" and steps is None:
-        raise typer.BadParameter("--format adalora needs --steps, the optimizer steps to train")
-    if given != "adalora" and (steps, accumulation) != (None, None):
-        raise typer.BadParameter("--steps and --accumulation are for --format adalora only")
+    check_schedule(given, steps, accumulation)
     return {
         "format": cast("Format", given or "json"),
         "steps": steps,
         "accumulation": accumulation,
     }
+
+
+def check_schedule(format: str | None, steps: int | None, accumulation: int | None) -> None:
+    """Refuse AdaLoRA without the steps that its ranks fall by, and steps without AdaLoRA.
+
+    Raises:
+        typer.BadParameter: One is there without the other.
+    """
+    if format == "adalora" and steps is None:
+        raise typer.BadParameter("--format adalora needs --steps, the optimizer steps to train")
+    if format != "adalora" and (steps, accumulation) != (None, None):
+        raise typer.BadParameter("--steps and --accumulation are for --format adalora only")
 
 
 def _show(call: Call, answer: Answer) -> None:

@@ -122,7 +122,7 @@ def calibrate(
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         "adapter": options.given(
-            layout=layout, weights=weights or bool(experts and target_parameters) or None, scale=scale, alpha=alpha, rslora=rslora or None,
+            layout=layout, weights=weights or bool(experts and target_parameters) or None, **options.scaling_of(scale, alpha, rslora),
             init=init,
         ),
         "force": force,

@@ -215,7 +215,7 @@ def evaluate(
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        "adapter": options.given(scale=scale, alpha=alpha, rslora=rslora or None),
+        "adapter": options.scaling_of(scale, alpha, rslora),
         "quick": quick,
         "force": force,
         **options.given(

@@ -50,7 +50,7 @@ def plan(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        adapter=options.given(layout=layout, scale=scale, alpha=alpha, rslora=rslora or None),
+        adapter=options.given(layout=layout, **options.scaling_of(scale, alpha, rslora)),
     )  # fmt: skip
     if as_json:
         show_json(found.model_dump(mode="json"))

@@ -86,7 +86,7 @@ def replan(
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
         adapter=options.given(
-            layout=layout, scale=scale, alpha=alpha, rslora=rslora or None, weights=weights or None,
+            layout=layout, **options.scaling_of(scale, alpha, rslora), weights=weights or None,
             init=init,
         ),
     )  # fmt: skip

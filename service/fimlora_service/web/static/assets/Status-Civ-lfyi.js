@@ -1,1 +1,0 @@
-import{F as e,K as t,P as n,U as r,W as i,nt as a,ot as o}from"./api-C5KzCLNn.js";var s=t(`<span> </span>`);function c(t,c){var l=s(),u=o(l,!0);a(()=>{n(l,1,e([`status`,c.status]),`svelte-9nj5u4`),r(u,c.status)}),i(t,l)}export{c as t};
