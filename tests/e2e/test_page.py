@@ -133,9 +133,9 @@ def test_what_is_shown_to_train_with_loads_and_is_the_trainers_own(tab, service,
     result = service.get(f"/jobs/{job}/result").json()
     facts = result["rank_map"]["provenance"]
 
-    expect(used).to_contain_text(
-        "from_pretrained(config.base_model_name_or_path, num_labels=2)"
-    )
+    n_classes = len({row["label"] for row in LABELLED})
+    loads = f"from_pretrained(config.base_model_name_or_path, num_labels={n_classes})"
+    expect(used).to_contain_text(loads)
     expect(used).to_contain_text(f"from transformers import {facts['model_class']}")
     expect(used).not_to_contain_text('"tiny"')
     page.get_by_role("tab", name="Axolotl").click()
