@@ -33,10 +33,21 @@ def test_a_plan_is_the_same_text_from_wherever_it_comes(run, planned, tmp_path):
 
     assert "lora_rank_pattern" in texts[0]
     assert len(set(texts)) == 1
-    served = run("export", folder, "--format", "vllm").stdout
-    assert served.endswith(f"--lora-modules fimlora={folder}\n")
     assert written.exit_code == 0
     assert json.loads((tmp_path / "a.json").read_text())["peft_type"] == "LORA"
+
+
+def test_a_server_that_knows_no_heads_is_told_nothing(run, planned):
+    """A classifier's new head is trained whole, which vLLM does not serve."""
+    job_id, folder = planned
+
+    refused = [run("export", source, "--format", "vllm") for source in (job_id, folder)]
+
+    assert [one.exit_code != 0 for one in refused] == [True, True]
+    assert not any(one.stdout for one in refused)
+    for one in refused:
+        assert "modules_to_save" in one.stderr
+        assert "merge it into the base model" in " ".join(one.stderr.split())
 
 
 def test_adalora_takes_the_steps_that_its_ranks_fall_by(run, planned):

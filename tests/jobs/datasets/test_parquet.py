@@ -52,17 +52,18 @@ def watched(file):
 
 
 @pytest.mark.parametrize(
-    ("cells", "options"),
+    ("others", "options"),
     [
-        (["a" * HUGE], {"use_dictionary": False}),
-        (["a" * HUGE], {}),
-        (["a" * HUGE, *["b"] * 5000], {"use_dictionary": False}),
+        ([], {"use_dictionary": False}),
+        ([], {}),
+        (["b"] * 5000, {"use_dictionary": False}),
     ],
     ids=["alone", "in-a-dictionary", "among-others"],
 )
-def test_a_small_file_with_a_huge_cell_is_refused_unopened(tmp_path, cells, options):
+def test_a_small_file_with_a_huge_cell_is_refused_unopened(tmp_path, others, options):
     """Ten KB that would take 300 MB, and as much again as a Python object."""
     file = tmp_path / "data.parquet"
+    cells = ["a" * HUGE, *others]
     pq.write_table(
         pa.table({"text": cells}), file, compression="zstd", write_statistics=False, **options
     )

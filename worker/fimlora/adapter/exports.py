@@ -355,7 +355,8 @@ def _vllm(adapter: _Adapter) -> str:
     if adapter.saved:
         raise InvalidOption(
             f"vLLM serves no adapter with modules_to_save, and this one has {adapter.saved[0]!r}: merge "
-            "it into the base model (merge_and_unload) and serve that, or plan without"
+            "it into the base model (merge_and_unload) and serve that; a plan of a language model without "
+            "modules_to_save needs no merge"
         )
     rank = server_rank(adapter.plan)
     comments = [
