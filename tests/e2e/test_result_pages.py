@@ -171,14 +171,17 @@ def test_an_evaluation_is_asked_for(tab, stack):
     form.get_by_label("Base model").fill("tinny")
     form.get_by_label("Dataset").fill("ds_" + "0" * 32)
     form.get_by_role("button", name="Start").click()
-    expect(form.get_by_role("alert")).to_contain_text("tinny")
+    expect(form.get_by_role("alert")).to_contain_text("ds_" + "0" * 32)
 
     rows = stack.client.post(
         "/datasets", content="\n".join(f'{{"text": "text {n}", "label": {n % 2}}}' for n in range(80)),
         headers={"Content-Type": "application/jsonl"},
     ).json()  # fmt: skip
-    form.get_by_label("Base model").fill("tiny")
     form.get_by_label("Dataset").fill(rows["id"])
+    form.get_by_role("button", name="Start").click()
+    expect(form.get_by_role("alert")).to_contain_text("tinny")
+
+    form.get_by_label("Base model").fill("tiny")
     form.get_by_role("button", name="Start").click()
     expect(page.get_by_text("Waiting for a worker")).to_be_visible()
     tab.check(expected=ITS_OWN)
